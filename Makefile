@@ -1,0 +1,49 @@
+# From a fresh clone each of these sets up what is missing and redoes nothing that is there:
+#   make build   npm packages, dist/, libtorch in .libtorch/, the engine; then `npx lorafit` runs
+#   make demo    everything once, on synthetic pages and a tiny model, into demo-out/
+#   make test    build, lint, all tests
+# LORAFIT_CUDA=1 takes the libtorch with CUDA; LORAFIT_LIBTORCH=<folder of the Python package torch> takes that one.
+
+BIN := node_modules/.bin
+PACKAGES := node_modules/.installed
+SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
+
+.PHONY: build demo test lint format docs clean distclean
+.DEFAULT_GOAL := build
+
+build: dist/.built
+	@node dist/cli/main.js setup
+
+demo: build
+	@bash scripts/demo.sh
+
+test: build lint
+	@$(BIN)/vitest run
+
+lint: $(PACKAGES)
+	@$(BIN)/biome check --error-on-warnings .
+	@$(BIN)/tsc --noEmit
+
+format: $(PACKAGES)
+	@$(BIN)/biome check --write .
+
+# What is generated from the option schemas: schemas/ and docs/cli.md.
+docs: build
+	@$(BIN)/vitest run tests/e2e/generated.test.ts --update
+
+clean:
+	rm -rf dist native/build demo-out coverage
+
+distclean: clean
+	rm -rf node_modules .libtorch
+
+$(PACKAGES): package.json package-lock.json
+	npm install --no-save # not `npm ci`: it refuses a lock file without every platform's optional binaries
+	@touch $@
+
+# npx finds a package's own command only where it is linked.
+dist/.built: $(PACKAGES) $(SOURCES) tsconfig.json tsconfig.build.json
+	@$(BIN)/tsc -p tsconfig.build.json
+	@chmod +x dist/cli/main.js
+	@ln -sf ../../dist/cli/main.js $(BIN)/lorafit
+	@touch $@

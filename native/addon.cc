@@ -1,0 +1,171 @@
+// The export table, and the guard that turns C++ exceptions into JavaScript errors.
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+
+#include <thread>
+
+#include "allocators.h"
+#include "autograd.h"
+#include "cuda.h"
+#include "dispatch.h"
+#include "memory.h"
+#include "meta_kernels.h"
+#include "tensors.h"
+
+namespace lorafit {
+namespace {
+
+/** Constructor of the JavaScript class OutOfMemoryError(requestedBytes, liveBytes, capBytes, device, pool,
+ * reason). */
+napi_ref out_of_memory_class = nullptr;
+
+void throw_error(
+    napi_env env, napi_status (*create)(napi_env, napi_value, napi_value, napi_value*),
+    const std::string& text) {
+  napi_value error;
+  if (create(env, nullptr, from_string(env, text), &error) == napi_ok) napi_throw(env, error);
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+void throw_out_of_memory(napi_env env, const c10::OutOfMemoryError& error) {
+  napi_value constructor, instance;
+  if (!out_of_memory_class || napi_get_reference_value(env, out_of_memory_class, &constructor) != napi_ok) {
+    throw_error(env, napi_create_error, first_line(error.what_without_backtrace()));
+    return;
+  }
+  const auto* pool = dynamic_cast<const OutOfPool*>(&error);
+  const std::array<napi_value, 6> arguments{
+      from_double(env, pool ? static_cast<double>(pool->requested) : 0),
+      from_double(env, pool ? static_cast<double>(pool->live) : 0),
+      pool && pool->cap >= 0 ? from_double(env, static_cast<double>(pool->cap)) : undefined_value(env),
+      from_double(env, static_cast<int>(pool ? pool->device : c10::kCUDA) * 256),
+      from_double(env, pool ? static_cast<double>(pool->pool) : 0),
+      from_string(env, first_line(error.what_without_backtrace()))};
+  if (napi_new_instance(env, constructor, arguments.size(), arguments.data(), &instance) == napi_ok)
+    napi_throw(env, instance);
+}
+
+/** Runs an exported function; whatever it throws becomes a JavaScript exception. */
+template <napi_value (*Body)(const Arguments&)>
+napi_value guarded(napi_env env, napi_callback_info info) {
+  const char* name = "";
+  try {
+    const Arguments arguments(env, info);
+    name = arguments.name();
+    return Body(arguments);
+  } catch (const PendingException&) {
+  } catch (const OperatorError& error) {
+    throw_error(env, napi_create_type_error, error.what());
+  } catch (const ArgumentError& error) {
+    throw_error(env, napi_create_type_error, std::string(name) + ": " + error.what());
+  } catch (const c10::OutOfMemoryError& error) {
+    throw_out_of_memory(env, error);
+  } catch (const c10::Error& error) {
+    throw_error(env, napi_create_error, first_line(error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    throw_error(env, napi_create_error, first_line(error.what()));
+  } catch (...) {
+    throw_error(env, napi_create_error, "the engine threw something that is no exception");
+  }
+  return nullptr;
+}
+
+napi_value set_out_of_memory_class(const Arguments& arguments) {
+  if (out_of_memory_class) check(arguments.env, napi_delete_reference(arguments.env, out_of_memory_class));
+  check(arguments.env, napi_create_reference(arguments.env, arguments[0], 1, &out_of_memory_class));
+  return undefined_value(arguments.env);
+}
+
+napi_value set_threads(const Arguments& arguments) {
+  const int64_t threads = to_int(arguments.env, arguments[0], "threads");
+  TORCH_CHECK(threads >= 1 && threads <= 4096, "a number of threads of ", threads);
+  at::set_num_threads(static_cast<int>(threads));
+  return undefined_value(arguments.env);
+}
+
+napi_value get_threads(const Arguments& arguments) {
+  return from_double(arguments.env, at::get_num_threads());
+}
+
+struct Export {
+  const char* name;
+  napi_callback callback;
+};
+
+constexpr Export kExports[] = {
+    {"resolve", guarded<resolve_operator>},
+    {"schema", guarded<operator_schema>},
+    {"call", guarded<call_operator>},
+    {"fromBytes", guarded<tensor_from_bytes>},
+    {"toBytes", guarded<tensor_to_bytes>},
+    {"item", guarded<tensor_item>},
+    {"shape", guarded<tensor_shape>},
+    {"strides", guarded<tensor_strides>},
+    {"dtype", guarded<tensor_dtype>},
+    {"device", guarded<tensor_device>},
+    {"isContiguous", guarded<tensor_is_contiguous>},
+    {"dispose", guarded<dispose_tensor>},
+    {"disposeAll", guarded<dispose_tensors>},
+    {"liveTensors", guarded<live_tensors>},
+    {"mapFile", guarded<map_file>},
+    {"mappedLength", guarded<mapped_length>},
+    {"mappedBytes", guarded<mapped_bytes>},
+    {"mappedTensor", guarded<mapped_tensor>},
+    {"unmapFile", guarded<unmap_file>},
+    {"grad", guarded<gradients>},
+    {"gradMode", guarded<set_grad_mode>},
+    {"setRequiresGrad", guarded<set_requires_grad>},
+    {"requiresGrad", guarded<requires_grad>},
+    {"createGenerator", guarded<create_generator>},
+    {"generatorState", guarded<generator_state>},
+    {"setGeneratorState", guarded<set_generator_state>},
+    {"disposeGenerator", guarded<dispose_generator>},
+    {"manualSeed", guarded<manual_seed>},
+    {"setPool", guarded<set_pool>},
+    {"setCategory", guarded<set_category>},
+    {"memoryStats", guarded<memory_stats>},
+    {"resetPeak", guarded<reset_memory_peak>},
+    {"setCap", guarded<set_memory_cap>},
+    {"failAtAllocation", guarded<inject_failure>},
+    {"recordAllocations", guarded<record_memory>},
+    {"takeAllocations", guarded<take_memory_record>},
+    {"setPlanTarget", guarded<set_plan_target>},
+    {"setOutOfMemoryClass", guarded<set_out_of_memory_class>},
+    {"setThreads", guarded<set_threads>},
+    {"getThreads", guarded<get_threads>},
+    {"loadCuda", guarded<load_cuda>},
+    {"synchronize", guarded<synchronize_device>},
+    {"emptyCache", guarded<empty_device_cache>},
+    {"deviceMemory", guarded<device_memory>},
+};
+
+} // namespace
+} // namespace lorafit
+
+NAPI_MODULE_INIT() {
+  static const std::thread::id owner = std::this_thread::get_id();
+  if (std::this_thread::get_id() != owner) {
+    napi_throw_error(
+        env, nullptr,
+        "tensors belong to the thread that loaded the engine first; this one can't load it again");
+    return nullptr;
+  }
+  try {
+    lorafit::install_allocators();
+    lorafit::register_meta_kernels();
+    c10::GradMode::set_enabled(false);
+  } catch (const std::exception& error) {
+    napi_throw_error(env, nullptr, error.what());
+    return nullptr;
+  }
+  for (const auto& [name, callback] : lorafit::kExports) {
+    napi_value function;
+    if (napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, const_cast<char*>(name), &function) !=
+        napi_ok)
+      return nullptr;
+    if (napi_set_named_property(env, exports, name, function) != napi_ok) return nullptr;
+  }
+  return exports;
+}

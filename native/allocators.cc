@@ -1,0 +1,215 @@
+#include "allocators.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/alignment.h>
+#include <c10/core/impl/alloc_cpu.h>
+
+#include <mutex>
+
+namespace lorafit {
+
+OutOfPool::OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::DeviceType device, Pool pool)
+    : c10::OutOfMemoryError(
+          {__func__, __FILE__, static_cast<uint32_t>(__LINE__)},
+          c10::str("out of memory: ", requested, " bytes requested, ", live, " bytes live")),
+      requested(requested),
+      live(live),
+      cap(cap),
+      device(device),
+      pool(pool) {}
+
+Booking& current_booking() {
+  thread_local Booking booking;
+  return booking;
+}
+
+bool& AskAllocation::asked() {
+  thread_local bool asked = false;
+  return asked;
+}
+
+/** Books of one device: charges and refunds blocks, from any thread. */
+class Ledger {
+ public:
+  explicit Ledger(c10::DeviceType device) : device_(device) {}
+
+  /** Books a new block where the calling thread's booking says; throws OutOfPool. A number gets the id 0, and
+   * no booking. */
+  Block charge(int64_t bytes) {
+    const Booking booking = current_booking();
+    if (bytes <= kNumberBytes) return {0, bytes, booking.pool, booking.category};
+    const std::lock_guard lock(mutex_);
+    PoolStats& stats = stats_[static_cast<size_t>(booking.pool)];
+    const bool fails = countdown_ > 0 && --countdown_ == 0;
+    if (fails || (stats.cap >= 0 && bytes > stats.cap - stats.live)) {
+      throw OutOfPool(bytes, stats.live, stats.cap, device_, booking.pool);
+    }
+    stats.live += bytes;
+    stats.live_by_category[booking.category] += bytes;
+    ++stats.count;
+    ++stats.blocks;
+    if (stats.live > stats.peak) {
+      stats.peak = stats.live;
+      stats.peak_by_category = stats.live_by_category;
+    }
+    const Block block{++last_id_, bytes, booking.pool, booking.category};
+    if (recording_) events_.push_back({block.id, bytes, block.pool, block.category});
+    return block;
+  }
+
+  void refund(const Block& block) noexcept {
+    if (block.id == 0) return;
+    const std::lock_guard lock(mutex_);
+    PoolStats& stats = stats_[static_cast<size_t>(block.pool)];
+    stats.live -= block.bytes;
+    stats.live_by_category[block.category] -= block.bytes;
+    --stats.blocks;
+    if (recording_) events_.push_back({block.id, -block.bytes, block.pool, block.category});
+  }
+
+  template <typename Body>
+  auto with_pool(Pool pool, Body body) {
+    const std::lock_guard lock(mutex_);
+    return body(stats_[static_cast<size_t>(pool)]);
+  }
+
+  void fail_at(int64_t n) {
+    const std::lock_guard lock(mutex_);
+    countdown_ = n;
+  }
+
+  void record(bool on) {
+    const std::lock_guard lock(mutex_);
+    recording_ = on;
+    events_.clear();
+  }
+
+  std::vector<AllocationEvent> take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(events_, {});
+  }
+
+ private:
+  const c10::DeviceType device_;
+  std::mutex mutex_;
+  std::array<PoolStats, kPools> stats_;
+  uint64_t last_id_ = 0;
+  int64_t countdown_ = 0;
+  bool recording_ = false;
+  std::vector<AllocationEvent> events_;
+};
+
+// Ledgers are never destroyed: tensors in libtorch's statics may die after ours.
+static Ledger& cpu_ledger() {
+  static auto* ledger = new Ledger(c10::kCPU);
+  return *ledger;
+}
+
+static Ledger& meta_ledger() {
+  static auto* ledger = new Ledger(c10::kMeta);
+  return *ledger;
+}
+
+Ledger& ledger_of(c10::DeviceType device) {
+  TORCH_CHECK(device == c10::kCPU || device == c10::kMeta, "allocations are tracked on cpu and meta only");
+  return device == c10::kCPU ? cpu_ledger() : meta_ledger();
+}
+
+PoolStats stats_of(c10::DeviceType device, Pool pool) {
+  return ledger_of(device).with_pool(pool, [](PoolStats& stats) { return stats; });
+}
+
+void reset_peak(c10::DeviceType device, Pool pool) {
+  ledger_of(device).with_pool(pool, [](PoolStats& stats) {
+    stats.peak = stats.live;
+    stats.peak_by_category = stats.live_by_category;
+    stats.count = 0;
+  });
+}
+
+void set_cap(c10::DeviceType device, Pool pool, std::optional<int64_t> bytes) {
+  ledger_of(device).with_pool(pool, [bytes](PoolStats& stats) { stats.cap = bytes.value_or(-1); });
+}
+
+void fail_at_allocation(c10::DeviceType device, int64_t n) { ledger_of(device).fail_at(n); }
+
+void record_allocations(c10::DeviceType device, bool on) { ledger_of(device).record(on); }
+
+std::vector<AllocationEvent> take_allocations(c10::DeviceType device) { return ledger_of(device).take(); }
+
+/** Blocks on the heap with their booking in a header, so that data keeps the alignment that kernels count on.
+ */
+class CpuAllocator final : public c10::Allocator {
+ public:
+  at::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &release, c10::Device(c10::kCPU)};
+    if (AskAllocation::asked() && bytes > kNumberBytes) throw AllocationAsked(static_cast<int64_t>(bytes));
+    TORCH_CHECK(bytes < (size_t{1} << 62), "an allocation of ", bytes, " bytes is beyond any machine");
+    const Block block = cpu_ledger().charge(static_cast<int64_t>(bytes));
+    auto* header = static_cast<Block*>(reserve(block));
+    *header = block;
+    void* data = reinterpret_cast<char*>(header) + kHeaderBytes;
+    return {data, data, &release, c10::Device(c10::kCPU)};
+  }
+
+  // oneDNN and others allocate raw: they keep the pointer alone and free it by this function.
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+
+  void copy_data(void* to, const void* from, std::size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+
+ private:
+  static constexpr size_t kHeaderBytes = c10::gAlignment;
+  static_assert(sizeof(Block) <= kHeaderBytes);
+
+  /** Memory for a booked block and its header; a machine that has none refunds the block and throws
+   * OutOfPool. */
+  static void* reserve(const Block& block) {
+    try {
+      return c10::alloc_cpu(static_cast<size_t>(block.bytes) + kHeaderBytes);
+    } catch (const c10::Error&) {
+      cpu_ledger().refund(block);
+      throw OutOfPool(block.bytes, stats_of(c10::kCPU, block.pool).live, -1, c10::kCPU, block.pool);
+    }
+  }
+
+  static void release(void* data) {
+    if (!data) return;
+    auto* header = reinterpret_cast<Block*>(static_cast<char*>(data) - kHeaderBytes);
+    cpu_ledger().refund(*header);
+    c10::free_cpu(header);
+  }
+};
+
+/** Blocks without data: only their booking is real. */
+class MetaAllocator final : public c10::Allocator {
+ public:
+  at::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &c10::detail::deleteNothing, c10::Device(c10::kMeta)};
+    return {
+        nullptr, new Block(meta_ledger().charge(static_cast<int64_t>(bytes))), &release,
+        c10::Device(c10::kMeta)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+
+  void copy_data(void*, const void*, std::size_t) const override {}
+
+ private:
+  static void release(void* context) {
+    auto* block = static_cast<Block*>(context);
+    meta_ledger().refund(*block);
+    delete block;
+  }
+};
+
+void install_allocators() {
+  constexpr uint8_t kPriority = 1; // above the default ones
+  static auto* cpu = new CpuAllocator;
+  static auto* meta = new MetaAllocator;
+  c10::SetAllocator(c10::kCPU, cpu, kPriority);
+  c10::SetAllocator(c10::kMeta, meta, kPriority);
+}
+
+} // namespace lorafit

@@ -1,0 +1,97 @@
+// Tracking allocators of the cpu and meta devices: what is alive, in which pool, for what, and how much may
+// be.
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/util/Exception.h>
+
+#include <array>
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <vector>
+
+namespace lorafit {
+
+enum class Pool : uint8_t { kDevice, kHost };
+constexpr size_t kPools = 2;
+/** Categories are numbered by src/torch/device.ts; these are all that C++ knows of them. */
+constexpr size_t kCategories = 10;
+constexpr uint8_t kWorkspace = kCategories - 1;
+/** Blocks up to this size stay out of the books: cpu kernels wrap the numbers they are given as tensors, no
+ * others do. */
+constexpr int64_t kNumberBytes = 8;
+
+/** An allocation that a pool's cap, an injected failure or the machine refused. Bytes; cap is -1 where there
+ * is none. */
+struct OutOfPool : c10::OutOfMemoryError {
+  OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::DeviceType device, Pool pool);
+  int64_t requested, live, cap;
+  c10::DeviceType device;
+  Pool pool;
+};
+
+using ByCategory = std::array<int64_t, kCategories>;
+
+struct PoolStats {
+  int64_t live = 0, peak = 0, cap = -1; // bytes
+  int64_t count = 0, blocks = 0;        // allocations since the peak was reset; blocks alive
+  ByCategory live_by_category{}, peak_by_category{};
+};
+
+/** One allocation (bytes above zero) or free (bytes below zero) of a block. */
+struct AllocationEvent {
+  uint64_t id;
+  int64_t bytes;
+  Pool pool;
+  uint8_t category;
+};
+
+/** Where a block that lives is booked; the id of one that isn't is 0. */
+struct Block {
+  uint64_t id;
+  int64_t bytes;
+  Pool pool;
+  uint8_t category;
+};
+
+/** Pool and category that allocations of the calling thread are booked to; worker threads book workspace on
+ * the device. */
+struct Booking {
+  Pool pool = Pool::kDevice;
+  uint8_t category = kWorkspace;
+};
+Booking& current_booking();
+
+/** What an allocation throws on a thread that asks for its size alone. */
+struct AllocationAsked : std::exception {
+  explicit AllocationAsked(int64_t bytes) : bytes(bytes) {}
+  int64_t bytes;
+};
+/** While one lives, the next allocation on cpu of this thread throws AllocationAsked instead. */
+class AskAllocation {
+ public:
+  AskAllocation() { asked() = true; }
+  AskAllocation(const AskAllocation&) = delete;
+  AskAllocation& operator=(const AskAllocation&) = delete;
+  ~AskAllocation() { asked() = false; }
+  static bool& asked();
+};
+
+class Ledger;
+/** The books of cpu or meta; throws on other devices. */
+Ledger& ledger_of(c10::DeviceType device);
+PoolStats stats_of(c10::DeviceType device, Pool pool);
+void reset_peak(c10::DeviceType device, Pool pool);
+void set_cap(c10::DeviceType device, Pool pool, std::optional<int64_t> bytes);
+/** The n-th allocation from now (1 is the next) throws OutOfPool; 0 calls it off. */
+void fail_at_allocation(c10::DeviceType device, int64_t n);
+/** Switches the log of events on (and empties it) or off. */
+void record_allocations(c10::DeviceType device, bool on);
+/** Hands over the events logged so far. */
+std::vector<AllocationEvent> take_allocations(c10::DeviceType device);
+
+/** Makes these allocators those of the process. */
+void install_allocators();
+
+} // namespace lorafit

@@ -1,0 +1,289 @@
+// Scaled dot product attention on meta. Sizes: B batch, H heads, T queries, S keys, D of a head.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include "meta_kernels.h"
+
+namespace lorafit {
+namespace {
+
+using at::Tensor;
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+bool is_half(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
+
+at::ScalarType accumulated(at::ScalarType type) { return is_half(type) ? at::kFloat : type; }
+
+/** (B, H, T, D) laid out as (B, T, H, D). */
+Tensor heads_inside(const Tensor& like) {
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
+}
+
+Tensor floats(const Tensor& like, at::IntArrayRef shape) {
+  return at::empty(shape, like.options().dtype(at::kFloat));
+}
+
+// On cpu: ATen's native/cpu/FlashAttentionKernel.cpp. What its GEMMs of half floats take inside oneDNN, each
+// thread for itself, is not here.
+
+int64_t cpu_query_block(int64_t queries) {
+  return std::min<int64_t>(queries, queries >= 768 ? 256 : queries >= 192 ? 64 : 32);
+}
+
+std::tuple<Tensor, Tensor> cpu_flash(
+    const Tensor& query, const Tensor& key, const Tensor& value, double dropout, bool causal,
+    const std::optional<Tensor>& mask, std::optional<double> scale) {
+  TORCH_CHECK(
+      query.dim() == 4 && key.dim() == 4 && value.dim() == 4, "query, key and value must have 4 dimensions");
+  const auto accumulator = query.options().dtype(accumulated(query.scalar_type()));
+  const int64_t threads = at::get_num_threads();
+  const int64_t query_block = cpu_query_block(query.size(2));
+  const int64_t key_block = std::min<int64_t>(key.size(2), 512);
+
+  Tensor out = heads_inside(query);
+  Tensor logsumexp = at::empty({query.size(0), query.size(2), query.size(1)}, accumulator).transpose(1, 2);
+  const Tensor scores = at::empty({threads, query_block * (key_block + 2 + query.size(3))}, accumulator);
+  const Tensor reduced =
+      at::empty({threads, query_block, is_half(query.scalar_type()) ? key_block : 0}, query.options());
+  return {out, logsumexp};
+}
+
+std::tuple<Tensor, Tensor, Tensor> cpu_flash_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out,
+    const Tensor& logsumexp, double dropout, bool causal, const std::optional<Tensor>& mask,
+    std::optional<double> scale) {
+  TORCH_CHECK(
+      query.dim() == 4 && key.dim() == 4 && value.dim() == 4, "query, key and value must have 4 dimensions");
+  const auto accumulator = query.options().dtype(accumulated(query.scalar_type()));
+  const int64_t threads = at::get_num_threads();
+  const int64_t query_block = cpu_query_block(query.size(2));
+  const int64_t block = 2 * query_block * std::min<int64_t>(key.size(2), 512);
+
+  Tensor grad_query = heads_inside(query), grad_key = heads_inside(key), grad_value = heads_inside(value);
+  const Tensor scores = at::empty({threads, block}, accumulator);
+  const Tensor reduced = at::empty({threads, is_half(query.scalar_type()) ? block : 0}, query.options());
+  std::vector<Tensor> row_sums; // one for each thread at work: all at once, at the most
+  for (int64_t thread = 0; thread < std::min(threads, query.size(0) * query.size(1)); ++thread) {
+    row_sums.push_back(at::empty({query_block}, accumulator));
+  }
+  return {grad_query, grad_key, grad_value};
+}
+
+// On CUDA, flash attention: ATen's native/transformers/cuda/flash_attn/flash_api.cpp. Layout (B, T, H, D).
+
+int64_t rounded_head(int64_t head) { return round_up(round_up(head, 8), head <= 128 ? 32 : 64); }
+
+/** Into how many parts keys are split so that few queries keep a card busy: the fewest near the best
+ * occupancy. */
+int64_t key_splits(int64_t query_blocks, int64_t slots, int64_t key_blocks) {
+  if (slots == 0 || query_blocks >= 0.8 * slots) return 1;
+  const int64_t most = std::min<int64_t>({128, slots, key_blocks});
+  const auto blocks_a_split = [&](int64_t splits) { return (key_blocks + splits - 1) / splits; };
+  const auto eligible = [&](int64_t splits) {
+    return splits == 1 || blocks_a_split(splits) != blocks_a_split(splits - 1);
+  };
+  const auto occupancy = [&](int64_t splits) {
+    const float waves = static_cast<float>(query_blocks * splits) / slots;
+    return waves / std::ceil(waves);
+  };
+  float best = 0;
+  for (int64_t splits = 1; splits <= most; ++splits) {
+    if (eligible(splits)) best = std::max(best, occupancy(splits));
+  }
+  for (int64_t splits = 1; splits <= most; ++splits) {
+    if (eligible(splits) && occupancy(splits) >= 0.85f * best) return splits;
+  }
+  return 1;
+}
+
+struct FlashResult {
+  Tensor out, logsumexp, rng_state, unused;
+};
+
+/** Dense (B, T, H, D), or packed (total, H, D) with cumulative lengths. */
+FlashResult flash(
+    const Tensor& query, const Tensor& key, const std::optional<Tensor>& cumulative, int64_t longest_query,
+    int64_t longest_key, double dropout) {
+  const int64_t heads = query.size(-2), head = query.size(-1);
+  const bool packed = cumulative && cumulative->defined();
+  const int64_t batch = packed ? cumulative->numel() - 1 : query.size(0);
+  FlashResult result;
+  result.out = at::empty_like(query);
+  result.logsumexp =
+      packed ? floats(query, {heads, query.size(0)}) : floats(query, {batch, heads, longest_query});
+  Tensor split_logsumexp, split_out;
+  if (!packed && dropout == 0) {
+    const int64_t key_block = head <= 64 ? 256 : head <= 128 ? 128 : 64;
+    const int64_t query_blocks = batch * heads * ((longest_query + 63) / 64);
+    const int64_t splits = key_splits(
+        query_blocks, 2 * plan_target().multiprocessors, (longest_key + key_block - 1) / key_block);
+    if (splits > 1) {
+      split_logsumexp = floats(query, {splits, batch, heads, longest_query});
+      split_out = floats(query, {splits, batch, heads, longest_query, rounded_head(head)});
+    }
+  }
+  result.rng_state = at::empty({2}, query.options().dtype(at::kUInt64));
+  result.unused = at::empty({}, query.options().dtype(at::kUInt64));
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> flash_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out,
+    const Tensor& cumulative) {
+  const int64_t heads = query.size(-2), head = query.size(-1);
+  const Tensor whole_grad = grad_out.contiguous(), whole_out = out.contiguous();
+  Tensor grad_query = at::empty_like(query), grad_key = at::empty_like(key),
+         grad_value = at::empty_like(value);
+  Tensor sums, query_sums, wide_key, wide_value;
+  if (cumulative.defined()) {
+    const int64_t rows = query.size(0) + 128 * (cumulative.numel() - 1);
+    sums = floats(query, {heads, rows});
+    query_sums = floats(query, {rows, heads, rounded_head(head)});
+  } else {
+    const int64_t rows = round_up(query.size(1), 128);
+    sums = floats(query, {query.size(0), heads, rows});
+    query_sums = floats(query, {query.size(0), rows, heads, rounded_head(head)});
+  }
+  if (key.size(-2) != heads) { // gradients of each query head, before they are summed by key head
+    auto shape = key.sizes().vec();
+    shape[shape.size() - 2] = heads;
+    wide_key = at::empty(shape, key.options());
+    wide_value = at::empty(shape, value.options());
+  }
+  return {grad_query, grad_key, grad_value};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> flash_forward(
+    const Tensor& query, const Tensor& key, const Tensor& value,
+    const std::optional<Tensor>& cumulative_query, const std::optional<Tensor>& cumulative_key,
+    int64_t longest_query, int64_t longest_key, double dropout, bool causal, bool debug,
+    std::optional<double> scale, std::optional<int64_t> window_left, std::optional<int64_t> window_right,
+    const std::optional<Tensor>& used_keys, const std::optional<Tensor>& alibi) {
+  auto result = flash(query, key, cumulative_query, longest_query, longest_key, dropout);
+  return {result.out, result.logsumexp, result.rng_state, result.unused, at::empty({0}, query.options())};
+}
+
+std::tuple<Tensor, Tensor, Tensor> flash_forward_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out,
+    const Tensor& logsumexp, const Tensor& cumulative_query, const Tensor& cumulative_key,
+    int64_t longest_query, int64_t longest_key, double dropout, bool causal, const Tensor& rng_state,
+    const Tensor& unused, std::optional<double> scale, std::optional<int64_t> window_left,
+    std::optional<int64_t> window_right) {
+  return flash_backward(grad_out, query, key, value, out, cumulative_query);
+}
+
+using FlashAttentionResult =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>;
+
+FlashAttentionResult scaled_flash(
+    const Tensor& query, const Tensor& key, const Tensor& value, double dropout, bool causal, bool debug,
+    std::optional<double> scale) {
+  auto result =
+      flash(query.transpose(1, 2), key.transpose(1, 2), std::nullopt, query.size(2), key.size(2), dropout);
+  const Tensor out = result.out.transpose(1, 2);
+  return {
+      out,
+      result.logsumexp,
+      Tensor(),
+      Tensor(),
+      query.size(2),
+      key.size(2),
+      result.rng_state,
+      result.unused,
+      at::empty({0}, query.options())};
+}
+
+std::tuple<Tensor, Tensor, Tensor> scaled_flash_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out,
+    const Tensor& logsumexp, const Tensor& cumulative_query, const Tensor& cumulative_key,
+    int64_t longest_query, int64_t longest_key, double dropout, bool causal, const Tensor& seed,
+    const Tensor& offset, std::optional<double> scale) {
+  auto [grad_query, grad_key, grad_value] = flash_backward(
+      grad_out.transpose(1, 2), query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2),
+      out.transpose(1, 2), cumulative_query);
+  return {grad_query.transpose(1, 2), grad_key.transpose(1, 2), grad_value.transpose(1, 2)};
+}
+
+// On CUDA, memory-efficient attention (any card, float32 too): ATen's native/transformers/cuda/attention*.cu.
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient(
+    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
+    bool with_logsumexp, double dropout, bool causal, std::optional<double> scale) {
+  const int64_t batch = query.size(0), heads = query.size(1), queries = query.size(2), head = value.size(3);
+  Tensor out = at::empty({batch, queries, heads, head}, query.options()).transpose(1, 2);
+  Tensor logsumexp = floats(query, {batch, heads, with_logsumexp ? round_up(queries, 32) : 0});
+  const bool accumulates = head > 128 && query.scalar_type() != at::kFloat;
+  const Tensor accumulator = accumulates ? floats(query, {batch, queries, heads, head}) : Tensor();
+  const auto scalar = query.options().dtype(at::kLong);
+  return {out, logsumexp, at::empty({}, scalar), at::empty({}, scalar)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
+    const Tensor& out, const Tensor& logsumexp, const Tensor& seed, const Tensor& offset, double dropout,
+    std::array<bool, 4> mask, bool causal, std::optional<double> scale) {
+  const int64_t batch = query.size(0), heads = query.size(1), queries = query.size(2);
+  const Tensor whole_grad = grad_out.transpose(1, 2).contiguous();
+  Tensor grad_query = heads_inside(query), grad_key = heads_inside(key), grad_value = heads_inside(value);
+  Tensor grad_bias;
+  if (mask[3] && bias.defined()) {
+    auto shape = bias.sizes().vec();
+    shape.back() = round_up(shape.back(), 16);
+    grad_bias = at::empty(shape, bias.options()).narrow(-1, 0, bias.size(-1));
+  }
+  const Tensor sums = floats(query, {batch, heads, queries});
+  // Half precision gathers the queries' gradient in float32 tiles of the kernel's blocks.
+  const int64_t columns = round_up(query.size(3), query.size(3) <= 64 ? 64 : 128);
+  const Tensor workspace =
+      is_half(query.scalar_type()) ? floats(query, {batch, heads, round_up(queries, 64), columns}) : Tensor();
+  return {grad_query, grad_key, grad_value, grad_bias};
+}
+
+// On CUDA, cuDNN's attention: ATen's native/cudnn/MHA.cpp. The workspace that cuDNN asks for is not known
+// beforehand.
+
+FlashAttentionResult cudnn(
+    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
+    bool with_logsumexp, double dropout, bool causal, bool debug, std::optional<double> scale) {
+  const Tensor out = at::empty_like(query);
+  const Tensor logsumexp =
+      with_logsumexp ? floats(query, {query.size(0), query.size(1), query.size(2), 1}) : Tensor();
+  const auto scalar = query.options().dtype(at::kLong);
+  return {
+      out,
+      logsumexp,
+      Tensor(),
+      Tensor(),
+      query.size(2),
+      key.size(2),
+      at::empty({}, scalar),
+      at::empty({}, scalar),
+      Tensor()};
+}
+
+std::tuple<Tensor, Tensor, Tensor> cudnn_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out,
+    const Tensor& logsumexp, const Tensor& seed, const Tensor& offset, const Tensor& bias,
+    const Tensor& cumulative_query, const Tensor& cumulative_key, int64_t longest_query, int64_t longest_key,
+    double dropout, bool causal, std::optional<double> scale) {
+  return {at::empty_like(query), at::empty_like(key), at::empty_like(value)};
+}
+
+} // namespace
+
+void implement_attention(torch::Library& library) {
+  library.impl("_scaled_dot_product_flash_attention_for_cpu", TORCH_FN(cpu_flash));
+  library.impl("_scaled_dot_product_flash_attention_for_cpu_backward", TORCH_FN(cpu_flash_backward));
+  library.impl("_flash_attention_forward", TORCH_FN(flash_forward));
+  library.impl("_flash_attention_backward", TORCH_FN(flash_forward_backward));
+  library.impl("_scaled_dot_product_flash_attention", TORCH_FN(scaled_flash));
+  library.impl("_scaled_dot_product_flash_attention_backward", TORCH_FN(scaled_flash_backward));
+  library.impl("_scaled_dot_product_efficient_attention", TORCH_FN(efficient));
+  library.impl("_scaled_dot_product_efficient_attention_backward", TORCH_FN(efficient_backward));
+  library.impl("_scaled_dot_product_cudnn_attention", TORCH_FN(cudnn));
+  library.impl("_scaled_dot_product_cudnn_attention_backward", TORCH_FN(cudnn_backward));
+}
+
+} // namespace lorafit

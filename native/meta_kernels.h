@@ -1,0 +1,28 @@
+// Kernels of the meta device for operators whose meta kernels exist in Python alone, or which don't count
+// what they allocate. They allocate the outputs and temporaries of the real kernel, in its order, so that a
+// step on meta has the step's peak.
+#pragma once
+
+#include <torch/library.h>
+
+#include "values.h"
+
+namespace lorafit {
+
+/** The device whose kernels meta ones stand for, where cpu's and CUDA's allocate differently. */
+struct PlanTarget {
+  bool cuda = false;
+  int64_t multiprocessors = 0; // of the card: flash attention splits short inputs over idle ones
+};
+PlanTarget& plan_target();
+
+/** Makes them those of the dispatcher, for the life of the process. */
+void register_meta_kernels();
+void implement_attention(torch::Library& library);
+void implement_norms(torch::Library& library);
+void implement_products(torch::Library& library);
+
+/** setPlanTarget(cuda, multiprocessors) -> [cuda, multiprocessors] as they were. */
+napi_value set_plan_target(const Arguments& arguments);
+
+} // namespace lorafit

@@ -1,0 +1,34 @@
+/** The cache of downloaded repositories as Hugging Face's tools lay it out: blobs, snapshots that link to them, and refs. */
+import { existsSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+
+/** The cache's folder: HF_HUB_CACHE, or hub/ in HF_HOME, or in the user's cache folder. */
+export function cacheFolder(env: NodeJS.ProcessEnv = process.env): string {
+  const caches = env.XDG_CACHE_HOME || join(homedir(), ".cache");
+  const home = env.HF_HOME || join(caches, "huggingface");
+  return expandHome(env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE || join(home, "hub"));
+}
+
+/** Where a repository "org/name" of kind model lies in a cache, be it there or not. */
+export function repositoryFolder(cache: string, repository: string): string {
+  return join(cache, `models--${repository.replace("/", "--")}`);
+}
+
+/** The folder of a downloaded revision (a branch, a tag or a commit), or undefined. */
+export function findSnapshot(cache: string, repository: string, revision = "main"): string | undefined {
+  const folder = repositoryFolder(cache, repository);
+  const ref = join(folder, "refs", revision);
+  const commit = existsSync(ref) ? readFileSync(ref, "utf8").trim() : revision;
+  const snapshot = join(folder, "snapshots", commit);
+  return existsSync(snapshot) ? snapshot : undefined;
+}
+
+/** Whether a text is the name of a repository, "org/name". */
+export function isRepositoryName(text: string): boolean {
+  return /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(text) && !text.includes("..");
+}
+
+function expandHome(path: string): string {
+  return path === "~" || path.startsWith("~/") ? join(homedir(), path.slice(1)) : path;
+}

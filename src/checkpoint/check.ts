@@ -1,0 +1,45 @@
+/** Whether a checkpoint has what a model needs. */
+import { UserError } from "../errors.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+
+const MOST_TOLD = 8;
+
+/**
+ * Compares the names and shapes of a checkpoint with those that a model expects, without reading a weight; `optional` names are
+ * neither needed nor refused. Throws one UserError that lists all that is wrong.
+ */
+export function checkTensors(
+  checkpoint: Checkpoint,
+  expected: ReadonlyMap<string, readonly number[]>,
+  { optional = [] }: { optional?: readonly string[] } = {},
+): void {
+  const known = new Set([...expected.keys(), ...optional]);
+  const missing = [...expected.keys()].filter((name) => !checkpoint.has(name));
+  const unexpected = checkpoint.names.filter((name) => !known.has(name));
+  const misshapen = [...expected].flatMap(([name, shape]) => {
+    const found = checkpoint.has(name) ? checkpoint.entry(name).shape : shape;
+    return found.join() === shape.join()
+      ? []
+      : [`${name}: [${found.join(", ")}] instead of [${shape.join(", ")}]`];
+  });
+  const faults = [
+    told("missing", missing),
+    told("of another shape", misshapen),
+    told("not part of the model", unexpected),
+  ].filter((fault) => fault !== undefined);
+  if (faults.length === 0) return;
+  throw new UserError(`${checkpoint.place}: its tensors are not those of the model.\n${faults.join("\n")}`, {
+    fix: "Check that config.json and weights belong together and are those of InternLM-XComposer2-4KHD.",
+  });
+}
+
+function told(fault: string, names: readonly string[]): string | undefined {
+  if (names.length === 0) return undefined;
+  return `  ${names.length} ${fault}:\n${linesOf(names)}`;
+}
+
+/** Names, one a line, of which only the first are told. */
+export function linesOf(names: readonly string[], indent = "    "): string {
+  const more = names.length > MOST_TOLD ? [`and ${names.length - MOST_TOLD} more`] : [];
+  return [...names.slice(0, MOST_TOLD), ...more].map((name) => `${indent}${name}`).join("\n");
+}

@@ -1,0 +1,75 @@
+/** What every weight format is read into: tensors by name, each a range of a file that is mapped when it is first asked for. */
+
+import { UserError } from "../errors.ts";
+import { type MappedFile, mapFile } from "../torch/files.ts";
+import type { DType, Tensor } from "../torch/tensor.ts";
+
+export interface TensorEntry {
+  name: string;
+  dtype: DType;
+  shape: number[];
+  /** In elements; absent where the tensor is contiguous. */
+  strides?: number[];
+  /** Bytes of its elements. */
+  bytes: number;
+  file: string;
+  /** Where its first element begins in the file. */
+  offsetBytes: number;
+}
+
+export interface Checkpoint {
+  /** The file or folder, for errors. */
+  readonly place: string;
+  /** In the order of the files. */
+  readonly names: readonly string[];
+  has(name: string): boolean;
+  /** Throws UserError where there is no such tensor. */
+  entry(name: string): TensorEntry;
+  /** On the cpu, over the mapped file: reads pages when they are used; belongs to the open scope. */
+  tensor(name: string): Tensor;
+  /** Unmaps the files; tensors handed out live on. */
+  close(): void;
+}
+
+/** A checkpoint of entries that have been checked against their files. */
+export function mappedCheckpoint(place: string, entries: Map<string, TensorEntry>): Checkpoint {
+  const files = new Map<string, MappedFile>();
+  const entry = (name: string): TensorEntry => {
+    const found = entries.get(name);
+    if (!found) throw missingTensor(place, name);
+    return found;
+  };
+  return {
+    place,
+    names: [...entries.keys()],
+    has: (name) => entries.has(name),
+    entry,
+    tensor(name) {
+      const found = entry(name);
+      const file = files.get(found.file) ?? mapFile(found.file);
+      files.set(found.file, file);
+      return tensorAt(file, found);
+    },
+    close() {
+      for (const file of files.values()) file.close();
+      files.clear();
+    },
+  };
+}
+
+function tensorAt(file: MappedFile, { dtype, shape, strides, offsetBytes }: TensorEntry): Tensor {
+  if (!strides) return file.tensor(offsetBytes, dtype, shape);
+  return file.tensor(offsetBytes, dtype, [spanOf(shape, strides)]).asStrided(shape, strides);
+}
+
+/** Elements from the first to the last that a strided view touches. */
+export function spanOf(shape: readonly number[], strides: readonly number[]): number {
+  if (shape.includes(0)) return 0;
+  return shape.reduce((span, extent, dim) => span + (extent - 1) * (strides[dim] ?? 0), 1);
+}
+
+function missingTensor(place: string, name: string): UserError {
+  return new UserError(`${place}: there is no tensor "${name}".`, {
+    fix: "Check that this is the checkpoint that you mean, and download it again if it is.",
+  });
+}

@@ -1,0 +1,136 @@
+/** Files and folders that are whole or absent: written aside, flushed to disk, renamed into place. */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { UserError } from "../errors.ts";
+import { cannotRead, cannotWrite } from "./faults.ts";
+
+/** Something that nobody sees until it is committed. */
+export interface Aside {
+  /** Flushes it and renames it to its name, in place of what has that name. */
+  commit(): void;
+  /** Removes it; does nothing after a commit. */
+  discard(): void;
+}
+
+export interface AsideFile extends Aside {
+  write(bytes: Uint8Array): void;
+}
+
+export interface AsideFolder extends Aside {
+  /** Where to write its files. */
+  readonly folder: string;
+}
+
+/** Begins a file. Like all that follows, throws UserError where the disk does not allow it. */
+export function openAsideFile(path: string): AsideFile {
+  const aside = beside(path, "writing");
+  let file: number | undefined = attempt(path, () => openSync(aside, "w"));
+  const close = (): void => {
+    if (file !== undefined) closeSync(file);
+    file = undefined;
+  };
+  return {
+    write: (bytes) => attempt(path, () => writeAll(file!, bytes)),
+    commit: () =>
+      attempt(path, () => {
+        fsyncSync(file!);
+        close();
+        renameSync(aside, path);
+        flush(dirname(path));
+      }),
+    discard() {
+      close();
+      rmSync(aside, { force: true });
+    },
+  };
+}
+
+/** Begins a folder. */
+export function openAsideFolder(path: string): AsideFolder {
+  const aside = beside(path, "writing");
+  const replaced = beside(path, "replaced");
+  attempt(path, () => {
+    rmSync(aside, { recursive: true, force: true });
+    mkdirSync(aside, { recursive: true });
+  });
+  return {
+    folder: aside,
+    commit: () =>
+      attempt(path, () => {
+        for (const name of readdirSync(aside)) flush(join(aside, name));
+        flush(aside);
+        if (existsSync(path)) {
+          rmSync(replaced, { recursive: true, force: true });
+          renameSync(path, replaced);
+        }
+        renameSync(aside, path);
+        flush(dirname(path));
+        rmSync(replaced, { recursive: true, force: true });
+      }),
+    discard: () => rmSync(aside, { recursive: true, force: true }),
+  };
+}
+
+/** Writes a file, whole or not at all. */
+export function writeFileWhole(path: string, text: string): void {
+  const file = openAsideFile(path);
+  try {
+    file.write(Buffer.from(text));
+    file.commit();
+  } finally {
+    file.discard();
+  }
+}
+
+/** A JSON object from a file; throws UserError where it cannot be read or is none. */
+export function readJsonObject(path: string): Record<string, unknown> {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cannotRead(path, cause);
+  }
+  if (typeof json !== "object" || json === null || Array.isArray(json)) {
+    throw new UserError(`${path} is not a JSON object.`, { fix: "Get the file again." });
+  }
+  return json as Record<string, unknown>;
+}
+
+/** Runs what touches the disk; its errors become a UserError that names the path. */
+function attempt<T>(path: string, body: () => T): T {
+  try {
+    return body();
+  } catch (cause) {
+    throw cannotWrite(path, cause);
+  }
+}
+
+function beside(path: string, state: "writing" | "replaced"): string {
+  const whole = resolve(path); // "." has a name too
+  return join(dirname(whole), `.${state}-${basename(whole)}`);
+}
+
+function writeAll(file: number, bytes: Uint8Array): void {
+  let written = 0;
+  while (written < bytes.length) written += writeSync(file, bytes, written);
+}
+
+function flush(path: string): void {
+  const file = openSync(path, "r");
+  try {
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}

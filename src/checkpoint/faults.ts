@@ -1,0 +1,48 @@
+/** What to say where a file is damaged, or the disk refuses. */
+import { messageOf, UserError } from "../errors.ts";
+
+/** A file is not whole or sound; `fault` is a clause. */
+export function damaged(path: string, fault: string, cause?: unknown): UserError {
+  return new UserError(`${path}: ${fault}.`, {
+    fix: "The file is damaged or not what its name says: get it again.",
+    cause,
+  });
+}
+
+const POINTER = "version https://git-lfs";
+
+/** Throws where a file's first bytes are those of a git-lfs pointer, which a clone without git-lfs leaves instead of weights. */
+export function refusePointer(path: string, start: Buffer): void {
+  if (!start.toString("latin1").startsWith(POINTER.slice(0, start.length)) || start.length < 4) return;
+  throw new UserError(`${path} is a git-lfs pointer, not the weights themselves.`, {
+    fix: "Run `git lfs pull` in that folder, or download the file.",
+  });
+}
+
+/** A file cannot be opened or read. */
+export function cannotRead(path: string, cause: unknown): UserError {
+  if (cause instanceof UserError) return cause;
+  return new UserError(`${path} cannot be read: ${messageOf(cause)}.`, {
+    fix: "Check that the file is there and that you may read it.",
+    cause,
+  });
+}
+
+const REMEDIES: Readonly<Record<string, string>> = {
+  ENOSPC: "The disk is full: make room, or write to another one.",
+  EDQUOT: "Your disk quota is used up: make room, or write elsewhere.",
+  EACCES: "Choose a place where you may write.",
+  EPERM: "Choose a place where you may write.",
+  EROFS: "This file system is read-only: choose another place.",
+  ENOENT: "Make the folder that it should go to first.",
+};
+
+/** A file cannot be written; what is no answer of the disk is given back as it is. */
+export function cannotWrite(path: string, cause: unknown): unknown {
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code;
+  if (cause instanceof UserError || code === undefined) return cause;
+  return new UserError(`${path} cannot be written: ${messageOf(cause)}.`, {
+    fix: REMEDIES[code] ?? "Check the path and the disk.",
+    cause,
+  });
+}

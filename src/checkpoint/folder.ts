@@ -1,0 +1,123 @@
+/** A model in a folder as Hugging Face lays it out: config.json beside weights in one file or in shards with an index. */
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../errors.ts";
+import { cacheFolder, findSnapshot, isRepositoryName } from "./cache.ts";
+import { linesOf } from "./check.ts";
+import { type Checkpoint, mappedCheckpoint, type TensorEntry } from "./checkpoint.ts";
+import { readJsonObject } from "./disk.ts";
+import { damaged } from "./faults.ts";
+import { readHeader } from "./safetensorsHeader.ts";
+import { readTorchBin } from "./torchBin.ts";
+
+export interface ModelFolder {
+  folder: string;
+  /** config.json as it is. */
+  config: Record<string, unknown>;
+  weights: Checkpoint;
+}
+
+/** Forms of weights in order of preference. */
+// biome-ignore format: columns line up
+const FORMS = [
+  { file: "model.safetensors", index: "model.safetensors.index.json", read: (path: string) => readHeader(path).entries },
+  { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: readTorchBin },
+] as const;
+
+/** Opens a folder. Throws UserError where config.json or weights are missing, damaged, or not those that the index names. */
+export function openModelFolder(folder: string): ModelFolder {
+  const configFile = join(folder, "config.json");
+  if (!existsSync(configFile)) {
+    throw new UserError(`${folder} is no model folder: there is no config.json.`, {
+      fix: "Name the folder that has config.json and the weights.",
+    });
+  }
+  return { folder, config: readJsonObject(configFile), weights: openWeights(folder) };
+}
+
+/** A model's folder: a path, or "org/name" for a repository that was downloaded into the Hugging Face cache. */
+export function resolveModel(nameOrPath: string): string {
+  if (existsSync(nameOrPath)) return folderAt(nameOrPath);
+  if (!isRepositoryName(nameOrPath)) {
+    throw new UserError(`There is no folder ${nameOrPath}.`, {
+      fix: "Name a folder with a model, or a repository as org/name.",
+    });
+  }
+  const snapshot = findSnapshot(cacheFolder(), nameOrPath);
+  if (snapshot) return snapshot;
+  throw new UserError(
+    `${nameOrPath} is neither a folder here nor a downloaded repository in ${cacheFolder()}.`,
+    {
+      fix: `Download it:  lorafit pull ${nameOrPath}`,
+    },
+  );
+}
+
+function folderAt(path: string): string {
+  if (statSync(path).isDirectory()) return path;
+  throw new UserError(`${path} is a file.`, { fix: "Name the folder that has config.json and the weights." });
+}
+
+function openWeights(folder: string): Checkpoint {
+  for (const { file, index, read } of FORMS) {
+    if (existsSync(join(folder, file))) return mappedCheckpoint(folder, read(join(folder, file)));
+    if (existsSync(join(folder, index))) return mappedCheckpoint(folder, readShards(folder, index, read));
+  }
+  const names = FORMS.flatMap(({ file, index }) => [file, index]);
+  throw new UserError(`${folder} has no weights: none of ${names.join(", ")} is there.`, {
+    fix: "Download the model again, with its weights.",
+  });
+}
+
+/** Entries of all shards, which must be there and hold exactly what the index says. */
+function readShards(
+  folder: string,
+  index: string,
+  read: (path: string) => Map<string, TensorEntry>,
+): Map<string, TensorEntry> {
+  const indexFile = join(folder, index);
+  const shardOf = weightMap(indexFile);
+  const shards = [...new Set(shardOf.values())];
+  const missing = shards.filter((shard) => !existsSync(join(folder, shard)));
+  if (missing.length > 0) {
+    throw new UserError(
+      `${folder}: ${missing.length} of ${shards.length} shards are missing:\n${linesOf(missing, "  ")}`,
+      {
+        fix: "Download them: `lorafit pull` goes on where a download stopped.",
+      },
+    );
+  }
+  const entries = new Map<string, TensorEntry>();
+  for (const shard of shards) {
+    const path = join(folder, shard);
+    for (const [name, entry] of read(path)) {
+      if (shardOf.get(name) !== shard)
+        throw damaged(path, `${index} does not say that it has tensor "${name}"`);
+      entries.set(name, entry);
+    }
+  }
+  for (const [name, shard] of shardOf) {
+    if (!entries.has(name))
+      throw damaged(join(folder, shard), `it has no tensor "${name}", though ${index} says so`);
+  }
+  return entries;
+}
+
+/** Tensor -> shard, from an index; a shard must lie in the folder itself. */
+function weightMap(indexFile: string): Map<string, string> {
+  const { weight_map } = readJsonObject(indexFile);
+  const items = typeof weight_map === "object" && weight_map !== null ? Object.entries(weight_map) : [];
+  const sound =
+    items.length > 0 && items.every(([, shard]) => typeof shard === "string" && isFileName(shard));
+  if (!sound) throw damaged(indexFile, "its weight_map is not a table from tensors to files of this folder");
+  return new Map(items as [string, string][]);
+}
+
+function isFileName(name: string): boolean {
+  return !/[/\\]/.test(name) && name !== "" && name !== "." && name !== "..";
+}
+
+/** Whether a file's name is that of weights, in this or another format, or of their index. */
+export function isWeightsFile(name: string): boolean {
+  return /\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf)(\.index\.json)?$/.test(name);
+}

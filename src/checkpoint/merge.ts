@@ -1,0 +1,125 @@
+/** A checkpoint with an adapter's factors added to its weights, tensor by tensor: no more than a few are in memory at once. */
+import { copyFileSync, existsSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { UserError } from "../errors.ts";
+import { type DType, dtypeBytes } from "../torch/dtypes.ts";
+import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { type AsideFolder, openAsideFolder, writeFileWhole } from "./disk.ts";
+import { numelOf } from "./dtypes.ts";
+import { cannotWrite } from "./faults.ts";
+import { isWeightsFile, type ModelFolder, openModelFolder } from "./folder.ts";
+import { type AdapterModule, readAdapter, weightNameOf } from "./peft.ts";
+import { type TensorSource, writeShards } from "./safetensors.ts";
+
+export interface MergeProgress {
+  doneBytes: number;
+  totalBytes: number;
+}
+
+export interface MergeOptions {
+  /** Of floating weights; as they are where left out. */
+  dtype?: DType;
+  shardBytes?: number;
+  onProgress?: (progress: MergeProgress) => void;
+  signal?: AbortSignal;
+}
+
+const DEFAULT_SHARD_BYTES = 5e9;
+
+/**
+ * Writes a whole Hugging Face checkpoint to outFolder, which must not have files yet: weights W + scale * B A in safetensors, and the
+ * model folder's other files as they are. Gives way to the event loop between tensors; leaves nothing behind when it fails.
+ */
+export async function mergeCheckpoint(
+  modelFolder: string,
+  adapterFolder: string,
+  outFolder: string,
+  options: MergeOptions = {},
+): Promise<void> {
+  if (existsSync(outFolder) && readdirSync(outFolder).length > 0) {
+    throw new UserError(`${outFolder} is not empty.`, { fix: "Name a new folder for the merged model." });
+  }
+  const model = openModelFolder(modelFolder);
+  const modules = new Map<string, AdapterModule>();
+  try {
+    const shapes = new Map(model.weights.names.map((name) => [name, model.weights.entry(name).shape]));
+    const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes })));
+    for (const [module, factors] of adapter.modules) modules.set(weightNameOf(module), factors);
+    const sources = model.weights.names.map((name) =>
+      sourceOf(model.weights, name, modules.get(name), options.dtype),
+    );
+    const aside = openAsideFolder(outFolder);
+    try {
+      await writeModel(aside, model, sources, options);
+      aside.commit();
+    } finally {
+      aside.discard();
+    }
+  } finally {
+    dispose(modules);
+    model.weights.close();
+  }
+}
+
+async function writeModel(
+  { folder }: AsideFolder,
+  model: ModelFolder,
+  sources: TensorSource[],
+  { dtype, shardBytes = DEFAULT_SHARD_BYTES, onProgress, signal }: MergeOptions,
+): Promise<void> {
+  copySmallFiles(model.folder, folder);
+  if (dtype) {
+    const config = { ...model.config, torch_dtype: dtype };
+    writeFileWhole(join(folder, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`);
+  }
+  const totalBytes = sources.reduce(
+    (sum, source) => sum + numelOf(source.shape) * dtypeBytes(source.dtype),
+    0,
+  );
+  let doneBytes = 0;
+  for (const bytes of writeShards(folder, sources, { shardBytes })) {
+    doneBytes += bytes;
+    onProgress?.({ doneBytes, totalBytes });
+    await setImmediate();
+    signal?.throwIfAborted();
+  }
+}
+
+function sourceOf(
+  weights: Checkpoint,
+  name: string,
+  factors: AdapterModule | undefined,
+  dtype: DType | undefined,
+): TensorSource {
+  const entry = weights.entry(name);
+  const target = dtype && isFloating(entry.dtype) ? dtype : entry.dtype;
+  const read = (): Tensor => {
+    const weight = weights.tensor(name);
+    return (factors ? merged(weight, factors) : weight).to({ dtype: target });
+  };
+  return { name, dtype: target, shape: entry.shape, read };
+}
+
+/** weight: (out, in), whatever its type; the sum is in float32. */
+function merged(weight: Tensor, { a, b, scale }: AdapterModule): Tensor {
+  return weight.to({ dtype: "float32", copy: true }).addmm_(b, a, { alpha: scale });
+}
+
+function isFloating(dtype: DType): boolean {
+  return dtype.startsWith("float") || dtype === "bfloat16";
+}
+
+/** Configuration, tokenizer, code and notes: every file of the folder itself that is no weights. */
+function copySmallFiles(from: string, to: string): void {
+  for (const name of readdirSync(from)) {
+    const path = join(from, name);
+    if (isWeightsFile(name) || !statSync(path).isFile()) continue;
+    try {
+      copyFileSync(path, join(to, name));
+    } catch (cause) {
+      throw cannotWrite(join(to, name), cause);
+    }
+  }
+}

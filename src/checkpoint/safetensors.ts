@@ -1,0 +1,121 @@
+/** safetensors files: read through the file's mapping, written tensor by tensor. The format is safetensorsHeader.ts. */
+import { join } from "node:path";
+import { type DType, dtypeBytes } from "../torch/dtypes.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { type Checkpoint, mappedCheckpoint } from "./checkpoint.ts";
+import { type AsideFile, openAsideFile, writeFileWhole } from "./disk.ts";
+import { numelOf } from "./dtypes.ts";
+import { encodeHeader, readHeader } from "./safetensorsHeader.ts";
+
+const PIECE_BYTES = 16 * 2 ** 20;
+
+/** A tensor that is yet to be read or computed; read() is called once, inside a scope, when its turn to be written comes. */
+export interface TensorSource {
+  name: string;
+  dtype: DType;
+  shape: readonly number[];
+  read(): Tensor;
+}
+
+/** The tensors of one file. Throws UserError where it is not a whole and sound safetensors file. */
+export function openSafetensors(path: string): Checkpoint {
+  return mappedCheckpoint(path, readHeader(path).entries);
+}
+
+/** Writes tensors to one file, whole or not at all. */
+export function writeSafetensors(
+  path: string,
+  tensors: Iterable<readonly [string, Tensor]>,
+  metadata: Record<string, string> = {},
+): void {
+  const sources = Array.from(tensors, ([name, tensor]) => ({
+    name,
+    dtype: tensor.dtype,
+    shape: tensor.shape,
+    read: () => tensor,
+  }));
+  for (const _ of writeSources(path, sources, metadata));
+}
+
+/** Writes one file, whole or not at all, with one tensor in memory at a time; yields the bytes of each as it is written. */
+export function* writeSources(
+  path: string,
+  sources: readonly TensorSource[],
+  metadata: Record<string, string> = {},
+): Generator<number, void> {
+  const ordered = sources.toSorted((left, right) => dtypeBytes(right.dtype) - dtypeBytes(left.dtype)); // keeps each aligned
+  const file = openAsideFile(path);
+  try {
+    file.write(encodeHeader(ordered, metadata));
+    for (const source of ordered) {
+      scope(() => writeTensor(file, source));
+      yield bytesOf(source);
+    }
+    file.commit();
+  } finally {
+    file.discard();
+  }
+}
+
+/**
+ * Writes a model's weights into a folder as Hugging Face lays them out: model.safetensors, or where that would exceed shardBytes,
+ * model-00001-of-0000N.safetensors and an index. Yields the bytes of each tensor as it is written.
+ */
+export function* writeShards(
+  folder: string,
+  sources: readonly TensorSource[],
+  { shardBytes, metadata = { format: "pt" } }: { shardBytes: number; metadata?: Record<string, string> },
+): Generator<number, void> {
+  const shards = splitByBytes(sources, shardBytes);
+  const name = (index: number): string =>
+    shards.length === 1
+      ? "model.safetensors"
+      : `model-${digits(index + 1)}-of-${digits(shards.length)}.safetensors`;
+  for (const [index, shard] of shards.entries()) {
+    yield* writeSources(join(folder, name(index)), shard, metadata);
+  }
+  if (shards.length === 1) return;
+  const index = {
+    metadata: { total_size: sources.reduce((sum, source) => sum + bytesOf(source), 0) },
+    weight_map: Object.fromEntries(
+      shards.flatMap((shard, at) => shard.map((source) => [source.name, name(at)])),
+    ),
+  };
+  writeFileWhole(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, undefined, 2)}\n`);
+}
+
+/** In order, each group at most shardBytes, but never without a tensor. */
+function splitByBytes(sources: readonly TensorSource[], shardBytes: number): TensorSource[][] {
+  const shards: TensorSource[][] = [[]];
+  let filledBytes = 0;
+  for (const source of sources) {
+    const bytes = bytesOf(source);
+    if (filledBytes > 0 && filledBytes + bytes > shardBytes) {
+      shards.push([]);
+      filledBytes = 0;
+    }
+    shards.at(-1)!.push(source);
+    filledBytes += bytes;
+  }
+  return shards;
+}
+
+function writeTensor(file: AsideFile, { name, dtype, shape, read }: TensorSource): void {
+  const tensor = read();
+  if (tensor.dtype !== dtype || tensor.shape.join() !== shape.join()) {
+    throw new Error(`"${name}" is ${tensor.dtype} [${tensor.shape}], its header says ${dtype} [${shape}]`);
+  }
+  const flat = tensor.to({ device: "cpu" }).contiguous().view([-1]);
+  const piece = PIECE_BYTES / dtypeBytes(dtype);
+  for (let start = 0; start < flat.numel; start += piece) {
+    file.write(flat.narrow(0, start, Math.min(piece, flat.numel - start)).toBytes());
+  }
+}
+
+function bytesOf({ dtype, shape }: TensorSource): number {
+  return numelOf(shape) * dtypeBytes(dtype);
+}
+
+function digits(number: number): string {
+  return String(number).padStart(5, "0");
+}

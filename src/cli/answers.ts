@@ -1,0 +1,87 @@
+/** What generate and chat share: a prompt laid out with its pictures, answered, and shown as it comes. */
+import { layoutBatch } from "../data/batches.ts";
+import { type EncodedSample, IMAGE_PLACEHOLDER } from "../data/dialogue.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { type Generated, generate } from "../models/generate.ts";
+import type { Evaluator } from "../train/evaluate.ts";
+
+/** As the options of generate and chat have them. */
+export interface AnswerOptions {
+  max_new_tokens: number;
+  ignore_eos: boolean;
+  temperature: number;
+  top_p: number;
+  repetition_penalty: number;
+  seed: number;
+}
+
+export interface AnswerHooks {
+  /** Called with each further piece of the text. */
+  onText?: (piece: string) => void;
+  signal?: AbortSignal;
+}
+
+/** The model's ids after a prompt, and their text where there is a tokenizer. */
+export async function answerPrompt(
+  prompt: EncodedSample,
+  { model, lora, policy, pictures, tokenizer }: Evaluator,
+  options: AnswerOptions,
+  { onText, signal }: AnswerHooks = {},
+): Promise<Generated & { text: string | null }> {
+  const images = await Promise.all(prompt.images.map(({ path, hdNum }) => pictures.load(path, hdNum)));
+  const ends = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [model.config.eosId];
+  const stream = tokenizer && onText && new TextStream(tokenizer, onText);
+  const generated = await generate(model, lora, layoutBatch([{ sample: prompt, images }]), {
+    sampling: {
+      temperature: options.temperature,
+      topP: options.top_p,
+      repetitionPenalty: options.repetition_penalty,
+      seed: options.seed,
+    },
+    maxNewTokens: options.max_new_tokens,
+    stopIds: options.ignore_eos ? [] : ends,
+    visionBatch: policy.visionBatchTiles,
+    ...(stream && { onToken: (id: number) => stream.add(id) }),
+    ...(signal && { signal }),
+  });
+  stream?.end();
+  return { ...generated, text: tokenizer?.decode(generated.ids, { skipSpecial: true }) ?? null };
+}
+
+/** The text with a placeholder in front for each picture that has none. */
+export function withPlaceholders(text: string, pictures: number): string {
+  const placed = text.split(IMAGE_PLACEHOLDER).length - 1;
+  return IMAGE_PLACEHOLDER.repeat(Math.max(0, pictures - placed)) + text;
+}
+
+/** Ids to pieces of text. A character may be spread over several ids, so what could still change is held back. */
+export class TextStream {
+  readonly #tokenizer: Tokenizer;
+  readonly #write: (piece: string) => void;
+  readonly #ids: number[] = [];
+  #written = "";
+
+  constructor(tokenizer: Tokenizer, write: (piece: string) => void) {
+    this.#tokenizer = tokenizer;
+    this.#write = write;
+  }
+
+  add(id: number): void {
+    this.#ids.push(id);
+    const text = this.#decode();
+    if (!text.endsWith("\ufffd")) this.#writeUpTo(text);
+  }
+
+  end(): void {
+    this.#writeUpTo(this.#decode());
+  }
+
+  #decode(): string {
+    return this.#tokenizer.decode(this.#ids, { skipSpecial: true });
+  }
+
+  #writeUpTo(text: string): void {
+    if (text.length > this.#written.length) this.#write(text.slice(this.#written.length));
+    this.#written = text;
+  }
+}

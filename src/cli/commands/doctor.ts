@@ -1,0 +1,88 @@
+/** `lorafit doctor`: what is there, what is missing, and the command that mends it. */
+import { existsSync } from "node:fs";
+import { availableParallelism, freemem, totalmem } from "node:os";
+import { cacheFolder } from "../../checkpoint/cache.ts";
+import { formatBytes, messageOf, UserError } from "../../errors.ts";
+import { type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
+import { isBuilt } from "../../torch/setup.ts";
+import type { OptionsOf } from "../options.ts";
+import { type Output, table } from "../report.ts";
+
+interface Finding {
+  what: string;
+  found: string;
+  /** The command that mends it; absent where all is well. */
+  fix?: string;
+}
+
+const LEAST_NODE = [20, 19] as const;
+
+export async function run(_: OptionsOf<"doctor">, output: Output): Promise<void> {
+  const libtorch = searchLibtorch();
+  const findings = [nodeFinding(), machineFinding(), ...libtorchFindings(libtorch)];
+  findings.push(await engineFinding(libtorch.at(-1)), gpuFinding(libtorch.at(-1)));
+  findings.push({ what: "models", found: cacheFolder() });
+  for (const finding of findings) output.record(finding);
+  const rows = findings.map(({ what, found, fix }) => [fix ? "missing" : "ok", what, found]);
+  output.answer(table(rows));
+  const fixes = findings.flatMap(({ fix }) => fix ?? []);
+  if (fixes.length > 0) throw new UserError("Something is missing.", { fix: [...new Set(fixes)].join("\n") });
+}
+
+function nodeFinding(): Finding {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  const enough = major > LEAST_NODE[0] || (major === LEAST_NODE[0] && minor >= LEAST_NODE[1]);
+  const fix = { fix: `Install Node ${LEAST_NODE.join(".")} or newer.` };
+  return {
+    what: "Node",
+    found: `${process.version} (${process.platform} ${process.arch})`,
+    ...(!enough && fix),
+  };
+}
+
+function machineFinding(): Finding {
+  const memory = `${formatBytes(freemem())} free of ${formatBytes(totalmem())}`;
+  return { what: "machine", found: `${availableParallelism()} cores, ${memory}` };
+}
+
+/** The places that were looked at in vain are worth a line only where none was of use. */
+function libtorchFindings(places: Libtorch[]): Finding[] {
+  const last = places.at(-1);
+  if (last?.usable) {
+    const parts = last.cuda ? "CPU and CUDA" : "CPU";
+    return [{ what: "libtorch", found: `${last.version}, ${parts}, in ${last.folder} (${last.from})` }];
+  }
+  return places.flatMap((place) =>
+    place.usable
+      ? []
+      : [{ what: "libtorch", found: `${place.from}: ${place.problem}`, fix: "npx lorafit setup" }],
+  );
+}
+
+async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
+  const missing = (found: string): Finding => ({ what: "engine", found, fix: "npx lorafit setup" });
+  if (!libtorch?.usable) return missing("it needs libtorch first");
+  if (!isBuilt(libtorch)) return missing("not built for this libtorch and these sources");
+  try {
+    const { cudaDevices, getThreads } = await import("../../torch/device.ts");
+    const devices = Array.from({ length: cudaDevices() }, (_, index) => `cuda:${index}`);
+    return {
+      what: "engine",
+      found: `built; devices cpu (${getThreads()} threads)${["", ...devices].join(", ")}`,
+    };
+  } catch (thrown) {
+    return missing(messageOf(thrown));
+  }
+}
+
+function gpuFinding(libtorch: Libtorch | undefined): Finding {
+  if (!existsSync("/dev/nvidia0"))
+    return { what: "GPU", found: "no NVIDIA driver: lorafit computes on the CPU" };
+  const found = "NVIDIA driver";
+  if (!libtorch?.usable || libtorch.cuda) return { what: "GPU", found };
+  return {
+    what: "GPU",
+    found: `${found}, but this libtorch is for the CPU`,
+    fix: "npx lorafit setup --cuda",
+  };
+}

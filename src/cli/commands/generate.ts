@@ -1,0 +1,48 @@
+/** `lorafit generate`: answers to the last question of each sample, or to one prompt. */
+import { resolve } from "node:path";
+import { describeSource } from "../../data/badSamples.ts";
+import { type Dataset, readDataset } from "../../data/samples.ts";
+import { prepareSamples } from "../../data/validate.ts";
+import { UserError } from "../../errors.ts";
+import { answerPrompt, withPlaceholders } from "../answers.ts";
+import type { OptionsOf } from "../options.ts";
+import type { Output } from "../report.ts";
+import { inspectModel, noteSkipped, withModel } from "../session.ts";
+
+export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {
+  const dataset = datasetOf(options);
+  const known = await inspectModel(options.model);
+  const prepared = await prepareSamples(dataset, {
+    tokenizer: known.tokenizer,
+    vocabSize: known.config.vocab,
+    hdNum: options.hd_num,
+    maxLength: options.max_length,
+    imageCompat: options.image_compat,
+    skipBad: options.skip_bad,
+    purpose: "generate",
+  });
+  noteSkipped(prepared, output);
+  await withModel(known, options, async (session) => {
+    for (const [index, sample] of prepared.samples.entries()) {
+      if (options.data) output.answer(output.paint("bold", describeSource(sample.source)));
+      const onText = (piece: string): void => output.piece(piece);
+      const { ids, text } = await answerPrompt(sample, session, options, { onText });
+      output.record({ index, ids, text });
+      output.answer(text === null ? ids.join(" ") : "");
+    }
+  });
+}
+
+/** The files of --data, or a data set of the one prompt. */
+function datasetOf({ data, prompt, image }: OptionsOf<"generate">): Dataset {
+  if (data && prompt === undefined) return readDataset(data);
+  if (data || prompt === undefined) {
+    throw new UserError(data ? "--data and --prompt were both given." : "There is nothing to answer.", {
+      fix: "Pass --data FILE, or --prompt TEXT with or without --image FILE.",
+    });
+  }
+  const source = { file: "--prompt", index: 0 };
+  const turns = [{ role: "user" as const, text: withPlaceholders(prompt, image.length) }];
+  const images = image.map((file) => resolve(file));
+  return { files: [], samples: [{ kind: "dialogue", source, turns, images }], bad: [] };
+}

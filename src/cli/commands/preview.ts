@@ -1,0 +1,69 @@
+/** `lorafit preview`: what the model sees of a picture, or of the samples of a data set. */
+import { mkdir, writeFile } from "node:fs/promises";
+import { basename, extname, join } from "node:path";
+import { resolveModel } from "../../checkpoint/folder.ts";
+import { describeSource } from "../../data/badSamples.ts";
+import { encodeSample } from "../../data/dialogue.ts";
+import { explainSample, type Span } from "../../data/explain.ts";
+import { hdGrid, imageSize, loadHdImage } from "../../data/image.ts";
+import { drawPreview, writeTransformedPng } from "../../data/previewImage.ts";
+import { readSamples } from "../../data/samples.ts";
+import { UserError } from "../../errors.ts";
+import { tokenizerOf } from "../../train/dataset.ts";
+import type { OptionsOf } from "../options.ts";
+import { formatCount, type Output } from "../report.ts";
+import { type ShownSample, samplesHtml } from "../samplesHtml.ts";
+
+type PreviewOptions = OptionsOf<"preview">;
+
+export async function run(options: PreviewOptions, output: Output): Promise<void> {
+  const { image, data } = options;
+  if (image !== undefined && !data) return previewImage(image, options, output);
+  if (data && image === undefined) return previewSamples(data, options, output);
+  throw new UserError(data ? "--image and --data were both given." : "There is nothing to preview.", {
+    fix: "Pass --image FILE, or --model FOLDER --data FILE.",
+  });
+}
+
+async function previewImage(file: string, options: PreviewOptions, output: Output): Promise<void> {
+  const { hd_num: hdNum, image_compat: compat, out } = options;
+  const source = await imageSize(file, compat);
+  const image = await loadHdImage(file, hdNum, compat);
+  const grid = hdGrid(source.width, source.height, hdNum, file);
+  await mkdir(out, { recursive: true });
+  const name = basename(file, extname(file));
+  const transformed = join(out, `${name}.png`);
+  const drawing = join(out, `${name}-tiles.png`);
+  await writeTransformedPng(image, transformed);
+  const caption = `${basename(file)}, ${source.width} x ${source.height}, hd_num ${hdNum}`;
+  await writeFile(drawing, await drawPreview(image, grid, { caption }));
+  const { rows, cols, width, height, tokens } = grid;
+  output.record({ width, height, grid: { rows, cols }, tokens, image: transformed });
+  output.answer(`${caption}: ${rows} x ${cols} tiles, ${width} x ${height}, ${formatCount(tokens)} tokens`);
+  output.answer(`  ${transformed}  what the tiles are cut from\n  ${drawing}  the same with its tiles`);
+}
+
+async function previewSamples(files: string[], options: PreviewOptions, output: Output): Promise<void> {
+  const tokenizer = options.model === undefined ? undefined : await tokenizerOf(resolveModel(options.model));
+  const shown: ShownSample[] = [];
+  for (const sample of readSamples(files)) {
+    const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, options.hd_num);
+    const spans = explainSample({ source, inputIds, labels, images }, tokenizer);
+    const text = spans.map((span) => span.text).join("");
+    output.record({ inputIds: [...inputIds], labels: [...labels], text });
+    const title = describeSource(source);
+    output.answer(`${output.paint("bold", title)}\n${spans.map((span) => painted(span, output)).join("")}`);
+    shown.push({ title, spans, images: images.map(({ path }) => path) });
+  }
+  if (output.json) return;
+  const page = join(options.out, "samples.html");
+  await mkdir(options.out, { recursive: true });
+  await writeFile(page, samplesHtml(shown));
+  output.note(`${page}  the same for a browser`);
+}
+
+const COLOURS = { prompt: "gray", picture: "magenta", answer: "green" } as const;
+
+function painted({ kind, text }: Span, output: Output): string {
+  return output.paint(COLOURS[kind], text);
+}

@@ -1,0 +1,22 @@
+/** `lorafit pull`: a model from the hub. */
+import { pull } from "../../checkpoint/hub.ts";
+import { formatBytes } from "../../errors.ts";
+import type { OptionsOf } from "../options.ts";
+import { bar, formatDuration, type Output, Pace } from "../report.ts";
+
+export async function run(options: OptionsOf<"pull">, output: Output): Promise<void> {
+  const { repository, revision, folder } = options;
+  const pace = new Pace();
+  const target = await pull(repository, {
+    ...(revision !== undefined && { revision }),
+    ...(folder !== undefined && { folder }),
+    onProgress: ({ file, doneBytes, totalBytes }) => {
+      const share = doneBytes / totalBytes;
+      const left = formatDuration(pace.leftMs(share));
+      const amount = `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+      output.live(`${bar(share, 20).padEnd(20)} ${amount}  ${left} left  ${file}`);
+    },
+  });
+  output.record({ folder: target });
+  output.answer(target);
+}

@@ -1,0 +1,53 @@
+/** `lorafit tiny`: a small random checkpoint, whose tokenizer knows the words of the synthetic pages. */
+import { pageDice } from "../../data/pagesDice.ts";
+import { drawForm } from "../../data/pagesForm.ts";
+import { drawReceipts } from "../../data/pagesReceipts.ts";
+import { drawTable } from "../../data/pagesTable.ts";
+import { trainTokenizer } from "../../data/sentencepieceTrainer.ts";
+import { formatBytes } from "../../errors.ts";
+import { tensorShapes } from "../../models/spec.ts";
+import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/tiny.ts";
+import type { OptionsOf } from "../options.ts";
+import { formatCount, type Output } from "../report.ts";
+
+/** Enough to meet every word that the pages are made of. */
+const TEXT_PAGES = 60;
+const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
+
+export async function run(options: OptionsOf<"tiny">, output: Output): Promise<void> {
+  const tiny = tinyOptions(options);
+  writeTinyCheckpoint(options.output, tiny, trainTokenizer(pageTexts(), { vocabSize: tiny.vocab }));
+  const parameters = parametersOf(tiny);
+  const bytes = parameters * (tiny.dtype === "float32" ? 4 : 2);
+  output.record({ output: options.output, parameters, bytes });
+  output.answer(`wrote ${options.output}: ${formatCount(parameters)} parameters, ${formatBytes(bytes)}`);
+}
+
+function tinyOptions(options: OptionsOf<"tiny">): TinyOptions {
+  const { hidden, layers, heads, ffn, vocab, seed } = options;
+  return {
+    ...{ hidden, layers, heads, ffn, vocab, seed },
+    kvHeads: options.kv_heads,
+    ploraRank: options.plora_rank,
+    visionHidden: options.vision_hidden,
+    visionLayers: options.vision_layers,
+    visionHeads: options.vision_heads,
+    visionFfn: options.vision_ffn,
+    dtype: options.dtype === "fp32" ? "float32" : "bfloat16",
+    shardBytes: options.shard,
+  };
+}
+
+function parametersOf(tiny: TinyOptions): number {
+  const shapes = [...tensorShapes(tinyConfig(tiny)).values()];
+  return shapes.reduce((sum, shape) => sum + shape.reduce((product, extent) => product * extent, 1), 0);
+}
+
+/** Questions about pages and their answers. */
+function pageTexts(): string[] {
+  return Array.from({ length: TEXT_PAGES }, (_, page) =>
+    [drawForm, drawReceipts, drawTable].flatMap((draw) => draw(pageDice(0, page), TEXT_PAGE_SIZE).questions),
+  )
+    .flat()
+    .flatMap(({ question, answer }) => [question, answer]);
+}

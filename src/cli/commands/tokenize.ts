@@ -1,0 +1,31 @@
+/** `lorafit tokenize`: texts from stdin, their ids to stdout, line by line. */
+import { existsSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { resolveModel } from "../../checkpoint/folder.ts";
+import { loadTokenizer } from "../../data/tokenizer.ts";
+import { UserError } from "../../errors.ts";
+import type { OptionsOf } from "../options.ts";
+import type { Output } from "../report.ts";
+
+export async function run({ model, bos, specials }: OptionsOf<"tokenize">, output: Output): Promise<void> {
+  const tokenizer = await loadTokenizer(existsSync(model) ? model : resolveModel(model));
+  let line = 0;
+  for await (const content of createInterface({ input: process.stdin })) {
+    line += 1;
+    const ids = tokenizer.encode(output.json ? textOf(content, line) : content, { bos, specials });
+    output.record(ids);
+    output.answer(ids.join(" "));
+  }
+}
+
+function textOf(content: string, line: number): string {
+  try {
+    const text: unknown = JSON.parse(content);
+    if (typeof text === "string") return text;
+  } catch {
+    // said below
+  }
+  throw new UserError(`stdin:${line}: this is no JSON string.`, {
+    fix: "With --json each line is one JSON string; without it, one text.",
+  });
+}

@@ -1,0 +1,110 @@
+#!/usr/bin/env node
+/** The command line: the table of commands, and what is alike around each of them: options, errors, exit codes. */
+import { readFileSync } from "node:fs";
+import { UserError } from "../errors.ts";
+import { programHelp } from "./help.ts";
+import type { CommandName, OptionsOf } from "./options.ts";
+import { Output } from "./report.ts";
+
+interface Command<N extends CommandName> {
+  summary: string;
+  /** Loaded for the command that runs and no other. */
+  load: () => Promise<{ run: (options: OptionsOf<N>, output: Output) => Promise<void> }>;
+}
+
+// biome-ignore format: columns line up
+const COMMANDS: { [N in CommandName]: Command<N> } = {
+  train:    { summary: "train a LoRA adapter on pictures and text",          load: () => import("./commands/train.ts") },
+  eval:     { summary: "loss, and scores of answers, sample by sample",      load: () => import("./commands/eval.ts") },
+  generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },
+  chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
+  merge:    { summary: "write base model and adapter as one checkpoint",     load: () => import("./commands/merge.ts") },
+  preview:  { summary: "what the model sees of a picture or a sample",       load: () => import("./commands/preview.ts") },
+  tokenize: { summary: "token ids of texts",                                 load: () => import("./commands/tokenize.ts") },
+  pages:    { summary: "write a data set of synthetic document pages",       load: () => import("./commands/pages.ts") },
+  tiny:     { summary: "write a small random checkpoint",                    load: () => import("./commands/tiny.ts") },
+  pull:     { summary: "download a model",                                   load: () => import("./commands/pull.ts") },
+  setup:    { summary: "find or install libtorch, and build the engine",     load: () => import("./commands/setup.ts") },
+  doctor:   { summary: "what was found on this machine, and what is missing", load: () => import("./commands/doctor.ts") },
+};
+
+const EXIT_FAILED = 1;
+const EXIT_WRONG_USAGE = 2;
+
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0); // the reader, such as head, has seen enough
+  throw error;
+});
+const exitCode = await main(process.argv.slice(2));
+if (exitCode !== 0) process.exitCode = exitCode; // a command that was interrupted has set its own
+
+async function main([name = "", ...argv]: string[]): Promise<number> {
+  if (name === "--version") return print(version());
+  if (name === "--help" || name === "-h" || (name === "help" && argv.length === 0)) return print(overview());
+  if (name === "") {
+    process.stderr.write(`${overview()}\n`);
+    return EXIT_WRONG_USAGE;
+  }
+  if (name === "help") return main([argv[0] as string, "--help"]);
+  return Object.hasOwn(COMMANDS, name) ? runCommand(name as CommandName, argv) : unknownCommand(name);
+}
+
+async function runCommand<N extends CommandName>(name: N, argv: string[]): Promise<number> {
+  const { readCommand } = await import("./command.ts");
+  let request: ReturnType<typeof readCommand>;
+  try {
+    request = readCommand(name, argv, process.stdout.columns);
+  } catch (thrown) {
+    return fail(thrown, EXIT_WRONG_USAGE);
+  }
+  if (request.kind === "help") return print(request.text);
+  const output = new Output({ ...process, environment: process.env, json: request.json });
+  for (const note of request.notes) output.note(`note: ${note}`);
+  try {
+    const { run } = await COMMANDS[name].load();
+    await run(request.options as OptionsOf<N>, output);
+    return 0;
+  } catch (thrown) {
+    output.endLive();
+    return fail(thrown, EXIT_FAILED);
+  }
+}
+
+async function unknownCommand(name: string): Promise<number> {
+  const { didYouMean } = await import("./didYouMean.ts");
+  const near = didYouMean(
+    name,
+    Object.keys(COMMANDS).map((known) => [known, known]),
+  );
+  const fix = near ? `Did you mean ${near}?` : "lorafit --help shows the commands.";
+  return fail(new UserError(`There is no command "${name}".`, { fix }), EXIT_WRONG_USAGE);
+}
+
+/** Says what went wrong: to a user what to do about it, else where it happened and that it is a defect. */
+function fail(thrown: unknown, exitCode: number): number {
+  const label = process.stderr.isTTY && !process.env.NO_COLOR ? "\x1b[1;31merror:\x1b[0m" : "error:";
+  if (thrown instanceof UserError) {
+    const fix = thrown.fix?.replaceAll(/^/gm, "  ");
+    process.stderr.write(`${label} ${thrown.message}\n${fix ? `${fix}\n` : ""}`);
+    return exitCode;
+  }
+  const stack = thrown instanceof Error ? thrown.stack : String(thrown);
+  process.stderr.write(
+    `${label} ${stack}\n  This is a defect of lorafit ${version()}. Please report it with these lines and the command that you ran.\n`,
+  );
+  return EXIT_FAILED;
+}
+
+function print(text: string): number {
+  process.stdout.write(`${text}\n`);
+  return 0;
+}
+
+function overview(): string {
+  const summaries = Object.entries(COMMANDS).map(([name, { summary }]) => [name, summary]);
+  return programHelp(version(), Object.fromEntries(summaries));
+}
+
+function version(): string {
+  return JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")).version;
+}

@@ -1,0 +1,290 @@
+/** The options of every command, once: flags, --help and docs/cli.md come from here. */
+import { z } from "zod";
+import { byteAmount, count, group, text } from "../options.ts";
+import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../train/options.ts";
+
+/** What a command takes, and how it is shown. */
+export interface CommandOptions {
+  options: z.ZodType;
+  /** What the command does, in a sentence or two for --help. */
+  about: string;
+  /** Command lines after "lorafit". */
+  examples: string[];
+  /** The option that a word without a flag stands for. */
+  positional?: string;
+  /** Whether --config FILE gives options too. */
+  config?: boolean;
+}
+
+/** Flags that every command has. */
+export const CommonOptions = z.strictObject(
+  group("Output", {
+    json: z.boolean().default(false).meta({ help: "print one JSON value a line instead of text for people" }),
+    help: z
+      .boolean()
+      .default(false)
+      .meta({ help: "show this help", alias: ["h"] }),
+  }),
+);
+
+/** Of commands that take a configuration. */
+export const ConfigOptions = CommonOptions.extend({
+  config: text
+    .optional()
+    .meta({ help: "YAML file with options; flags override it", value: "FILE", group: "Output" }),
+});
+
+const model = text.meta({
+  help: "checkpoint folder, or the name of a downloaded repository (org/name)",
+  value: "FOLDER",
+});
+const adapter = text.optional().meta({ help: "PEFT adapter on top of the model", value: "FOLDER" });
+const data = dataFiles.meta({
+  help: "samples: data.txt, conversations in .json, or .jsonl",
+  value: "FILE",
+  takes: "a file, or a list of files",
+});
+const max_length = count
+  .default(4096)
+  .meta({ help: "most tokens of a sample; a longer one is an error, never cut" });
+const skip_bad = z
+  .boolean()
+  .default(false)
+  .meta({ help: "leave out samples that cannot be used, and count them" });
+
+const samplingOptions = group("Answers", {
+  max_new_tokens: count.default(512).meta({ help: "most tokens of an answer" }),
+  ignore_eos: z.boolean().default(false).meta({ help: "go on to max_new_tokens whatever the model says" }),
+  temperature: z
+    .number()
+    .min(0)
+    .default(0)
+    .meta({ help: "0 takes the most likely token; higher draws more freely" }),
+  top_p: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(1)
+    .meta({ help: "draw from the likeliest tokens that hold this share" }),
+  repetition_penalty: z
+    .number()
+    .positive()
+    .default(1)
+    .meta({ help: "above 1 makes tokens seen before less likely" }),
+  seed: z.int().min(0).default(0).meta({ help: "of the draws" }),
+});
+
+const eval_ = {
+  about:
+    "Loss of each sample on its answers, and of all samples together. With --answers, also answers the questions and scores the answers.",
+  options: z.strictObject({
+    ...group("Model", { model, adapter }),
+    ...group("Data", { data, ...pictureOptions, max_length, skip_bad }),
+    ...group("Answers", {
+      answers: z
+        .boolean()
+        .default(false)
+        .meta({ help: "generate the last answer of each dialogue; score by exact match and ANLS" }),
+    }),
+    ...computeOptions,
+  }),
+  examples: [
+    "eval --model 4khd --adapter output/adapter --data test.json",
+    "eval --model 4khd --data test.json --answers",
+  ],
+} satisfies CommandOptions;
+
+const generate = {
+  about: "Answers the last question of each sample, or one prompt.",
+  options: z.strictObject({
+    ...group("Model", { model, adapter }),
+    ...group("Data", {
+      data: data.optional(),
+      prompt: text.optional().meta({
+        help: "one question instead of data; <ImageHere> stands for a picture, in front if left out",
+        value: "TEXT",
+      }),
+      image: z
+        .array(text)
+        .default([])
+        .meta({ help: "pictures of the prompt", value: "FILE", takes: "picture files" }),
+      ...pictureOptions,
+      max_length,
+      skip_bad,
+    }),
+    ...samplingOptions,
+    ...computeOptions,
+  }),
+  examples: [
+    'generate --model 4khd --adapter output/adapter --prompt "What is the total?" --image receipt.png',
+    "generate --model 4khd --data questions.json --max-new-tokens 64 --json",
+  ],
+} satisfies CommandOptions;
+
+const chat = {
+  about:
+    "A conversation in the terminal. /image FILE shows the model a picture with the next question, /reset starts anew, /quit ends.",
+  options: z.strictObject({
+    ...group("Model", { model, adapter }),
+    ...group("Data", {
+      image: z
+        .array(text)
+        .default([])
+        .meta({ help: "pictures of the first question", value: "FILE", takes: "picture files" }),
+      ...pictureOptions,
+    }),
+    ...samplingOptions,
+    ...computeOptions,
+  }),
+  examples: ["chat --model 4khd --adapter output/adapter --image page.png"],
+} satisfies CommandOptions;
+
+const merge = {
+  about: "Adds an adapter into its base model's weights and writes a whole checkpoint, tensor by tensor.",
+  options: z.strictObject({
+    ...group("Model", {
+      model,
+      adapter: text.meta({ help: "PEFT adapter to add", value: "FOLDER" }),
+      output: text.meta({ help: "folder for the merged checkpoint", value: "FOLDER" }),
+      shard: byteAmount.optional().meta({ help: "most bytes of one file; without it 5 GB" }),
+    }),
+  }),
+  examples: ["merge --model 4khd --adapter output/adapter --output merged"],
+} satisfies CommandOptions;
+
+const preview = {
+  about:
+    "What the model sees: a picture scaled and padded to its grid of tiles, or the prompt of every sample with the tokens that it learns to say.",
+  options: z.strictObject(
+    group("Data", {
+      image: text.optional().meta({ help: "picture to transform", value: "FILE" }),
+      data: data.optional(),
+      model: text.optional().meta({ help: "model whose tokenizer reads the data", value: "FOLDER" }),
+      ...pictureOptions,
+      out: text.default("preview").meta({ help: "folder for what is drawn", value: "FOLDER" }),
+    }),
+  ),
+  examples: ["preview --image page.png --hd-num 25 --out preview", "preview --model 4khd --data train.json"],
+} satisfies CommandOptions;
+
+const tokenize = {
+  about: "Token ids of texts, one a line of stdin; with --json each line is a JSON string.",
+  options: z.strictObject(
+    group("Data", {
+      model: text.meta({ help: "model folder, or a tokenizer.model", value: "FOLDER" }),
+      bos: z.boolean().default(false).meta({ help: "put <s> in front" }),
+      specials: z
+        .boolean()
+        .default(true)
+        .meta({ help: "take names of control tokens in the text for these tokens" }),
+    }),
+  ),
+  examples: ["tokenize --model 4khd --json < texts.jsonl"],
+} satisfies CommandOptions;
+
+const setup = {
+  about:
+    "Finds libtorch (LORAFIT_LIBTORCH, the project's .libtorch, Python's torch) or installs it with pip, and builds the engine. What is there already is kept.",
+  options: z.strictObject(
+    group("Engine", {
+      cuda: z
+        .boolean()
+        .default(false)
+        .meta({ help: "install the libtorch with CUDA; LORAFIT_CUDA=1 says the same" }),
+    }),
+  ),
+  examples: ["setup", "setup --cuda"],
+} satisfies CommandOptions;
+
+const doctor = {
+  about: "What lorafit finds on this machine, and the command that mends what is missing.",
+  options: z.strictObject({}),
+  examples: ["doctor"],
+} satisfies CommandOptions;
+
+const pull = {
+  about:
+    "Downloads a model from the Hugging Face Hub into its cache (HF_HOME); goes on where a download stopped.",
+  options: z.strictObject(
+    group("Model", {
+      repository: text.meta({ help: "org/name", value: "REPOSITORY" }),
+      revision: text.optional().meta({ help: "branch, tag or commit; without it main", value: "NAME" }),
+      folder: text.optional().meta({ help: "folder for the files instead of the cache", value: "FOLDER" }),
+    }),
+  ),
+  positional: "repository",
+  examples: ["pull internlm/internlm-xcomposer2-4khd-7b"],
+} satisfies CommandOptions;
+
+const tiny = {
+  about: "Writes a small random 4KHD checkpoint with a tokenizer of its own, to try things out on.",
+  options: z.strictObject(
+    group("Model", {
+      output: text.meta({ help: "folder for the checkpoint", value: "FOLDER" }),
+      hidden: count.default(256).meta({ help: "width of the decoder" }),
+      layers: count.default(4).meta({ help: "layers of the decoder" }),
+      heads: count.default(8).meta({ help: "query heads" }),
+      kv_heads: count.default(2).meta({ help: "key and value heads" }),
+      ffn: count.default(704).meta({ help: "width of the decoder's MLP" }),
+      vocab: count.default(1024).meta({ help: "tokens of the vocabulary and pieces of the tokenizer" }),
+      plora_rank: count.default(16).meta({ help: "rank of PLoRA; that of wqkv is the official 8" }),
+      vision_hidden: count.default(64).meta({ help: "width of the vision tower" }),
+      vision_layers: count.default(2).meta({ help: "layers of the vision tower" }),
+      vision_heads: count.default(4).meta({ help: "heads of the vision tower" }),
+      vision_ffn: count.default(256).meta({ help: "width of the vision tower's MLP" }),
+      dtype: z.enum(["fp32", "bf16"]).default("fp32").meta({ help: "type of the weights" }),
+      seed: z.int().min(0).default(0).meta({ help: "of the weights" }),
+      shard: byteAmount.default(2 ** 30).meta({ help: "most bytes of one file" }),
+    }),
+  ),
+  examples: ["tiny --output tiny", "tiny --output tiny --layers 2 --hidden 128 --heads 4"],
+} satisfies CommandOptions;
+
+const pages = {
+  about:
+    "Writes synthetic document pages (receipts, forms, tables with small print) and questions with known answers, in the official format.",
+  options: z.strictObject(
+    group("Data", {
+      output: text.meta({ help: "folder for the pages and data.txt", value: "FOLDER" }),
+      count: count.default(64).meta({ help: "pages to train on" }),
+      eval_count: z.int().min(0).default(0).meta({ help: "further pages, to evaluate on" }),
+      turns: count.default(1).meta({ help: "questions a page" }),
+      width: count.default(3840).meta({ help: "pixels" }),
+      height: count.default(2160).meta({ help: "pixels" }),
+      seed: z.int().min(0).default(1).meta({ help: "of what stands on the pages" }),
+    }),
+  ),
+  examples: ["pages --output pages", "pages --output small --count 8 --width 1344 --height 1008"],
+} satisfies CommandOptions;
+
+const train = {
+  about:
+    "Trains LoRA factors on pictures and text. Options come from flags, a YAML file, or both; names of the official finetune_lora.sh work too.",
+  options: TrainOptions,
+  config: true,
+  examples: [
+    "train --model 4khd --data data.txt --lora-r 64 --hd-num 16 --max-length 4096",
+    "train --config train.yaml --learning-rate 1e-4",
+    "train --resume output",
+  ],
+} satisfies CommandOptions;
+
+export const COMMAND_OPTIONS = {
+  train,
+  eval: eval_,
+  generate,
+  chat,
+  merge,
+  preview,
+  tokenize,
+  setup,
+  doctor,
+  pull,
+  tiny,
+  pages,
+} as const satisfies Record<string, CommandOptions>;
+
+export type CommandName = keyof typeof COMMAND_OPTIONS;
+
+/** Checked options of a command, as its module's run() gets them. */
+export type OptionsOf<N extends CommandName> = z.output<(typeof COMMAND_OPTIONS)[N]["options"]>;

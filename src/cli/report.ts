@@ -1,0 +1,158 @@
+/** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
+import { styleText } from "node:util";
+
+type Style = Parameters<typeof styleText>[0];
+
+interface Sink {
+  write(text: string): unknown;
+  isTTY?: boolean;
+  columns?: number;
+}
+
+export interface OutputOptions {
+  json: boolean;
+  stdout: Sink;
+  stderr: Sink;
+  environment: Record<string, string | undefined>;
+  now?: () => number;
+}
+
+/** In a pipe the live line is written anew at most this often. */
+const PLAIN_INTERVAL_MS = 10_000;
+
+export class Output {
+  /** Whether stdout carries one JSON value a line. */
+  readonly json: boolean;
+  readonly #stdout: Sink;
+  readonly #stderr: Sink;
+  readonly #colour: boolean;
+  readonly #now: () => number;
+  #liveShown = false;
+  #plainAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor({ json, stdout, stderr, environment, now = () => performance.now() }: OutputOptions) {
+    this.json = json;
+    this.#stdout = stdout;
+    this.#stderr = stderr;
+    this.#colour = !environment.NO_COLOR && environment.TERM !== "dumb";
+    this.#now = now;
+  }
+
+  /** A line or more for people; nothing with --json. */
+  answer(text: string): void {
+    if (this.json) return;
+    this.endLive();
+    this.#stdout.write(`${text}\n`);
+  }
+
+  /** A piece of an answer that comes bit by bit; nothing with --json. */
+  piece(text: string): void {
+    if (!this.json) this.#stdout.write(text);
+  }
+
+  /** One value for scripts; nothing without --json. */
+  record(value: unknown): void {
+    if (!this.json) return;
+    this.endLive();
+    this.#stdout.write(`${JSON.stringify(value)}\n`);
+  }
+
+  /** A line on stderr that stays. */
+  note(text: string): void {
+    this.endLive();
+    this.#stderr.write(`${text}\n`);
+  }
+
+  /** A line on stderr that the next one replaces; in a pipe one of them now and then. */
+  live(line: string): void {
+    if (this.flicker(line) || this.#now() - this.#plainAtMs < PLAIN_INTERVAL_MS) return;
+    this.#plainAtMs = this.#now();
+    this.#stderr.write(`${line}\n`);
+  }
+
+  /** A live line for what changes many times a second and is worth nothing in a pipe; says whether a person sees it. */
+  flicker(line: string): boolean {
+    if (!this.#stderr.isTTY) return false;
+    const columns = this.#stderr.columns ?? 80;
+    this.#stderr.write(`\r${line.slice(0, columns - 1)}\x1b[K`);
+    this.#liveShown = true;
+    return true;
+  }
+
+  /** Takes the live line away; whatever else is printed does so by itself. */
+  endLive(): void {
+    if (this.#liveShown) this.#stderr.write("\r\x1b[K");
+    this.#liveShown = false;
+  }
+
+  /** Styled text of an answer where stdout shows colours. */
+  paint(style: Style, text: string): string {
+    return this.#colour && this.#stdout.isTTY ? styled(style, text) : text;
+  }
+}
+
+/** What styleText itself thinks of the terminal is left aside. */
+function styled(style: Style, text: string): string {
+  return styleText(style, text, { validateStream: false });
+}
+
+/** Rows with columns lined up: numbers to the right, the rest to the left. */
+export function table(rows: (string | number)[][]): string {
+  const columns = Math.max(0, ...rows.map((row) => row.length));
+  const widths = Array.from({ length: columns }, (_, column) =>
+    Math.max(...rows.map((row) => String(row[column] ?? "").length)),
+  );
+  const cell = (value: string | number, column: number): string =>
+    typeof value === "number" ? String(value).padStart(widths[column]!) : value.padEnd(widths[column]!);
+  return rows.map((row) => row.map(cell).join("  ").trimEnd()).join("\n");
+}
+
+const BAR_EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+
+/** A bar of `columns` characters at most, in eighths: "███▌". */
+export function bar(share: number, columns: number): string {
+  const eighths = Math.round(Math.min(1, Math.max(0, share)) * columns * 8);
+  return "█".repeat(Math.floor(eighths / 8)) + BAR_EIGHTHS[eighths % 8];
+}
+
+const SPARKS = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+
+/** The last `columns` values as columns of text, from their smallest to their largest; values that are not finite are left out. */
+export function sparkline(values: number[], columns: number): string {
+  const shown = values.filter(Number.isFinite).slice(-columns);
+  const [low, high] = [Math.min(...shown), Math.max(...shown)];
+  return shown
+    .map((value) => SPARKS[high === low ? 0 : Math.round(((value - low) / (high - low)) * 7)])
+    .join("");
+}
+
+/** "12,544". */
+export function formatCount(count: number): string {
+  return Math.round(count).toLocaleString("en-US");
+}
+
+/** "8.6 s", "5 min 18 s", "2 h 5 min". */
+export function formatDuration(ms: number): string {
+  if (!Number.isFinite(ms)) return "…";
+  const seconds = ms / 1000;
+  if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+}
+
+/** How long something has to go on, by the share that is done. */
+export class Pace {
+  readonly #startMs: number;
+  readonly #now: () => number;
+
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+    this.#startMs = now();
+  }
+
+  leftMs(share: number): number {
+    return share > 0 ? ((this.#now() - this.#startMs) * (1 - share)) / share : Number.POSITIVE_INFINITY;
+  }
+}

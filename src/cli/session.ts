@@ -1,0 +1,82 @@
+/** What eval, generate and chat share: a model with its adapter, tokenizer and picture workers, closed when they are done. */
+import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { readAdapter } from "../checkpoint/peft.ts";
+import type { ImageCompat } from "../data/decode.ts";
+import { openImagePool } from "../data/imagePool.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import type { PreparedSamples } from "../data/validate.ts";
+import { UserError } from "../errors.ts";
+import { disposeLora, loraFromAdapter } from "../models/lora.ts";
+import { type ModelConfig, readModelConfig } from "../models/spec.ts";
+import { disposeModel, loadModel, type Model } from "../models/weights.ts";
+import { DEFAULT_POLICY } from "../step/policy.ts";
+import { OutOfMemoryError } from "../torch/device.ts";
+import { scope } from "../torch/tensor.ts";
+import { type ComputeOptions, startCompute } from "../train/compute.ts";
+import { tokenizerOf } from "../train/dataset.ts";
+import type { Evaluator } from "../train/evaluate.ts";
+import type { Output } from "./report.ts";
+
+/** A model that has not been loaded yet: enough to check samples by. */
+export interface KnownModel {
+  folder: string;
+  config: ModelConfig;
+  tokenizer: Tokenizer | undefined;
+}
+
+export interface SessionOptions extends ComputeOptions {
+  adapter?: string | undefined;
+  image_compat: ImageCompat;
+}
+
+/** Reads what a model's folder says of itself. Throws UserError where it is no 4KHD checkpoint. */
+export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
+  const folder = resolveModel(nameOrFolder);
+  const opened = openModelFolder(folder);
+  try {
+    return { folder, config: readModelConfig(opened), tokenizer: await tokenizerOf(folder) };
+  } finally {
+    opened.weights.close();
+  }
+}
+
+/** Loads a model for as long as body runs. Throws UserError where it does not fit into the memory that was given. */
+export async function withModel<T>(
+  { folder, tokenizer, config }: KnownModel,
+  options: SessionOptions,
+  body: (session: Evaluator) => Promise<T>,
+): Promise<T> {
+  const closers: (() => unknown)[] = [];
+  try {
+    const compute = startCompute(folder, options);
+    const model: Model = loadModel(folder, compute);
+    closers.push(() => disposeModel(model));
+    const lora = scope(() =>
+      options.adapter === undefined
+        ? undefined
+        : loraFromAdapter(config, readAdapter(options.adapter), { ...compute, gradients: false }),
+    );
+    if (lora) closers.push(() => disposeLora(lora));
+    const pictures = openImagePool({ compat: options.image_compat });
+    closers.push(() => pictures.close());
+    return await body({ model, lora, tokenizer, pictures, policy: DEFAULT_POLICY });
+  } catch (thrown) {
+    throw thrown instanceof OutOfMemoryError ? outOfMemory(thrown) : thrown;
+  } finally {
+    for (const close of closers.reverse()) await close();
+  }
+}
+
+/** Tells of samples that were left out. */
+export function noteSkipped({ skipped }: Pick<PreparedSamples, "skipped">, output: Output): void {
+  if (skipped.length === 0) return;
+  output.note(`left out ${skipped.length} samples that cannot be used:`);
+  for (const { message } of skipped) output.note(`  ${message}`);
+}
+
+function outOfMemory(cause: OutOfMemoryError): UserError {
+  return new UserError(`It does not fit: ${cause.message}.`, {
+    fix: "Pass more --memory, or a lower --hd-num for fewer image tiles.",
+    cause,
+  });
+}

@@ -1,0 +1,102 @@
+/** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
+import { formatBytes } from "../errors.ts";
+import type { TrainEvent, TrainResult } from "../train/trainer.ts";
+import { bar, formatCount, formatDuration, type Output, sparkline } from "./report.ts";
+
+type StepEvent = Extract<TrainEvent, { event: "step" }>;
+type StartEvent = Extract<TrainEvent, { event: "start" }>;
+type PhaseEvent = Extract<TrainEvent, { event: "phase" }>;
+
+const SPARK_COLUMNS = 16;
+const BAR_COLUMNS = 9;
+/** Steps whose mean time tells how long the rest will take. */
+const PACE_STEPS = 10;
+/** A phase passes in milliseconds on small models. */
+const PHASE_INTERVAL_MS = 200;
+
+export class TrainReport {
+  readonly #output: Output;
+  #start: StartEvent | undefined;
+  #losses: number[] = [];
+  #stepMs: number[] = [];
+  #line = "";
+  #phaseAtMs = 0;
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  show(event: TrainEvent): void {
+    if (event.event === "start") this.#begin(event);
+    else if (event.event === "notice") this.#output.note(event.text);
+    else if (event.event === "phase") this.#phase(event);
+    else if (event.event === "step") this.#step(event);
+    else if (event.event === "eval") this.#output.note(describeEval(event));
+    else if (event.event === "checkpoint") this.#output.note(`saved ${event.folder}`);
+  }
+
+  end(result: TrainResult, output: string): void {
+    if (result.ended === "finished") {
+      const [first, last] = [this.#losses[0], this.#losses.at(-1)];
+      const fall =
+        first === undefined || last === undefined ? "" : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
+      this.#output.answer(`${result.step} steps done${fall}: the adapter is in ${result.adapter}`);
+    } else {
+      this.#output.note(`stopped at step ${result.step}. Go on with:  npx lorafit train --resume ${output}`);
+    }
+  }
+
+  #begin(event: StartEvent): void {
+    const { options, step, totalSteps, samples } = event;
+    this.#start = event;
+    const rank = options.adapter === undefined ? `LoRA r ${options.lora_r}` : options.adapter;
+    const course = step > 0 ? `from step ${step} of ${totalSteps}` : `${totalSteps} steps`;
+    this.#output.note(
+      `${options.model}, ${rank}, ${options.dtype} on ${options.device}; ${formatCount(samples)} samples, ${course}, into ${options.output}`,
+    );
+  }
+
+  #phase({ step, microBatch, phase }: PhaseEvent): void {
+    const nowMs = performance.now();
+    if (nowMs - this.#phaseAtMs < PHASE_INTERVAL_MS) return;
+    this.#phaseAtMs = nowMs;
+    const total = this.#start?.options.gradient_accumulation ?? 1;
+    const at = total > 1 ? `micro-batch ${microBatch}/${total}, ` : "";
+    this.#output.flicker(
+      `${this.#line || `step ${step}`}   ${at}${phase.phase} ${phase.done}/${phase.total}`,
+    );
+  }
+
+  #step({ record, totalSteps }: StepEvent): void {
+    const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes } = record;
+    this.#output.record({ step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes });
+    this.#losses.push(loss);
+    this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);
+    const meanStepMs = this.#stepMs.reduce((sum, ms) => sum + ms, 0) / this.#stepMs.length;
+    this.#line = [
+      `step ${step}/${totalSteps}  loss ${loss.toFixed(4)} ${sparkline(this.#losses, SPARK_COLUMNS)}`,
+      `lr ${lr.toExponential(1)}`,
+      `${formatCount(tokensPerSecond)} tok/s`,
+      memoryOf(peakBytes, this.#start?.options.memory),
+      `step ${formatDuration(record.stepMs)}`,
+      `data ${Math.round(record.dataWaitRatio * 100)}%`,
+      `${formatDuration(meanStepMs * (totalSteps - step))} left`,
+    ]
+      .filter(Boolean)
+      .join("  ");
+    this.#output.live(this.#line);
+  }
+}
+
+/** "1.2/2.0 GiB █████"; without a cap the peak alone, and nothing where no one counts. */
+function memoryOf(peakBytes: number, capBytes: number | undefined): string {
+  if (peakBytes === 0) return "";
+  if (capBytes === undefined) return formatBytes(peakBytes);
+  return `${formatBytes(peakBytes)} of ${formatBytes(capBytes)} ${bar(peakBytes / capBytes, BAR_COLUMNS).padEnd(BAR_COLUMNS)}`;
+}
+
+function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>): string {
+  const { step, loss, exactMatch, anls } = record;
+  const similarity = anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`;
+  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${best ? " (best so far)" : ""}`;
+}

@@ -1,0 +1,57 @@
+/** Errors that a user can act on, and the byte amounts that they speak of. */
+
+/** What went wrong, where, and what to do; printed without a stack. Anything else that is thrown is a defect of ours. */
+export class UserError extends Error {
+  readonly fix: string | undefined;
+
+  constructor(message: string, { fix, cause }: { fix?: string; cause?: unknown } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "UserError";
+    this.fix = fix;
+  }
+}
+
+/** The message of anything thrown. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}
+
+const UNIT_BYTES = {
+  B: 1,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+  TIB: 2 ** 40,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+} as const;
+
+/** "24.3 GiB", "512 B": binary units, at most one decimal. */
+export function formatBytes(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const power = Math.min(units.length - 1, bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10));
+  return `${(bytes / 2 ** (10 * power)).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
+}
+
+/** Bytes of "32GiB", "300 MiB", "8GB", "1048576"; throws UserError on anything else. */
+export function parseBytes(text: string): number {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$/i.exec(text);
+  const letters = (match?.[2] ?? "").toUpperCase();
+  const unit =
+    letters === "" || letters === "B"
+      ? "B"
+      : letters.endsWith("B")
+        ? letters
+        : letters.endsWith("I")
+          ? `${letters}B`
+          : `${letters}IB`;
+  const bytes = match && Number(match[1]) * (UNIT_BYTES[unit as keyof typeof UNIT_BYTES] ?? Number.NaN);
+  if (!bytes || !Number.isFinite(bytes)) {
+    throw new UserError(`"${text}" is not an amount of memory.`, {
+      fix: "Write it as 32GiB, 300MiB or 8GB.",
+    });
+  }
+  return Math.round(bytes);
+}

@@ -1,0 +1,220 @@
+import { describe, expect, it } from "vitest";
+import {
+  randomLora,
+  randomModel,
+  randomTensor,
+  relativeDifference,
+  smallConfig,
+} from "../../tests/randomModel.ts";
+import { moduleNames } from "../../tests/step/reference.ts";
+import { ropeTables } from "../nn/attention.ts";
+import { type Rows, rowsOf } from "../nn/rows.ts";
+import { cat, fromArray, where } from "../torch/create.ts";
+import { memoryStats } from "../torch/device.ts";
+import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
+import {
+  attentionBackward_,
+  attentionForward_,
+  type Layer,
+  mlpBackward_,
+  mlpForward_,
+  type Sequence,
+} from "./decoder.ts";
+import { loraBranch } from "./lora.ts";
+import { LINEAR_NAMES } from "./spec.ts";
+
+const config = smallConfig();
+const { headDim: D, kvHeads: G, heads } = config;
+const Q = heads / G;
+
+interface Case {
+  name: string;
+  samples: number[];
+  imageRows: Rows[];
+  rank?: number;
+  targets?: string;
+  headGroups?: number;
+  mlpTileTokens?: number;
+}
+
+const CASES: Case[] = [
+  { name: "text of an odd number of tokens", samples: [37], imageRows: [] },
+  { name: "fewer tokens than a tile", samples: [5], imageRows: [{ start: 1, end: 3 }], mlpTileTokens: 512 },
+  { name: "only image rows", samples: [29], imageRows: [{ start: 0, end: 29 }] },
+  {
+    name: "several pictures over several tiles",
+    samples: [40],
+    imageRows: [
+      { start: 2, end: 11 },
+      { start: 20, end: 33 },
+    ],
+    mlpTileTokens: 9,
+  },
+  {
+    name: "packed samples in head groups",
+    samples: [13, 1, 22],
+    imageRows: [
+      { start: 3, end: 9 },
+      { start: 20, end: 30 },
+    ],
+    headGroups: 2,
+  },
+  { name: "a rank that is no multiple of 8", samples: [31], imageRows: [{ start: 4, end: 8 }], rank: 3 },
+  { name: "LoRA on some linears only", samples: [18], imageRows: [{ start: 4, end: 8 }], targets: "wo$|w1$" },
+];
+
+function build({ samples, imageRows, rank = 4, targets = ".", headGroups = 1, mlpTileTokens = 512 }: Case) {
+  const model = randomModel(config);
+  const lora = randomLora(config, { rank, targets, dtype: "float64" });
+  const positions = samples.flatMap((tokens) => Array.from({ length: tokens }, (_, at) => at));
+  let end = 0;
+  const rows = samples.map((tokens) => {
+    end += tokens;
+    return { start: end - tokens, end };
+  });
+  const sequence: Sequence = {
+    rope: ropeTables(Int32Array.from(positions), D, config.ropeTheta, { dtype: "float64", device: "cpu" }),
+    shape: { Q, D, samples: rows },
+    imageRows,
+    kvHeads: G,
+    headGroups,
+    mlpTileTokens,
+  };
+  const weights = model.layers[0]!;
+  const linears = LINEAR_NAMES.map((name) => [
+    name,
+    {
+      ...weights.linears[name],
+      lora: loraBranch(lora, 0, name, { dtype: "float64", dropoutSeed: undefined }),
+    },
+  ]);
+  const layer = {
+    attentionNorm: { weight: weights.attentionNorm, eps: config.rmsEps },
+    ffnNorm: { weight: weights.ffnNorm, eps: config.rmsEps },
+    linears: Object.fromEntries(linears),
+  } as Layer;
+  return { model, lora, sequence, layer, tokens: end };
+}
+
+/** The layer in autograd, with A and B as leaves. */
+function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
+  const linear = (name: (typeof LINEAR_NAMES)[number], x: Tensor): Tensor => {
+    const { weight, plora, lora } = layer.linears[name];
+    const rows = new Uint8Array(x.shape[0]!);
+    for (const { start, end } of sequence.imageRows) rows.fill(1, start, end);
+    const mask = fromArray(rows, [rows.length, 1], { dtype: "bool" });
+    const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
+    const y = x.mm(weight.t()).add(where(mask, image, image.mul(0)));
+    if (!lora) return y;
+    return y.add(
+      x
+        .mm(leaves.get(`${name}.a`)!.t())
+        .mm(leaves.get(`${name}.b`)!.t())
+        .mul(lora.scale),
+    );
+  };
+  const norm = (x: Tensor, { weight, eps }: Layer["ffnNorm"]): Tensor =>
+    x.mul(x.square().meanDim([-1], { keepdim: true }).add(eps).rsqrt()).mul(weight);
+  const rotate = (x: Tensor): Tensor => {
+    const [first, second] = [x.narrow(3, 0, D / 2), x.narrow(3, D / 2, D / 2)];
+    const { cos, sin } = sequence.rope;
+    return cat([first.mul(cos).sub(second.mul(sin)), second.mul(cos).add(first.mul(sin))], 3);
+  };
+  const attention = (h: Tensor): Tensor => {
+    const packed = linear("attention.wqkv", norm(h, layer.attentionNorm)).view([-1, G, Q + 2, D]);
+    const [query, key] = [rotate(packed.narrow(2, 0, Q)), rotate(packed.narrow(2, Q, 1))];
+    const value = packed.narrow(2, Q + 1, 1);
+    const outputs = sequence.shape.samples.map((rows) => {
+      const t = rows.end - rows.start;
+      const cut = (x: Tensor): Tensor => rowsOf(x, rows).permute([1, 2, 0, 3]);
+      const later = Uint8Array.from({ length: t * t }, (_, at) => (at % t > Math.floor(at / t) ? 1 : 0));
+      const scores = cut(query)
+        .matmul(cut(key).transpose(2, 3))
+        .mul(D ** -0.5);
+      const masked = scores.maskedFill(fromArray(later, [t, t], { dtype: "bool" }), Number.NEGATIVE_INFINITY);
+      return masked
+        .softmax(-1)
+        .matmul(cut(value))
+        .permute([2, 0, 1, 3])
+        .reshape([t, heads * D]);
+    });
+    return h.add(linear("attention.wo", cat(outputs, 0)));
+  };
+  const mlp = (h: Tensor): Tensor => {
+    const x = norm(h, layer.ffnNorm);
+    return h.add(
+      linear("feed_forward.w2", linear("feed_forward.w1", x).silu().mul(linear("feed_forward.w3", x))),
+    );
+  };
+  return { attention, mlp };
+}
+
+const SEGMENTS = {
+  attention: { forward: attentionForward_, backward: attentionBackward_ },
+  mlp: { forward: mlpForward_, backward: mlpBackward_ },
+} as const;
+
+describe.each(CASES)("$name", (given) => {
+  it.each(["attention", "mlp"] as const)(
+    "%s: outputs and every gradient equal autograd's, kept or recomputed",
+    (segment) => {
+      scope(() => {
+        const { lora, sequence, layer, tokens } = build(given);
+        const input = randomTensor([tokens, config.hidden], 11);
+        const dy = randomTensor([tokens, config.hidden], 12);
+        const leaves = new Map<string, Tensor>();
+        for (const name of LINEAR_NAMES) {
+          const module = lora.modules.get(`layers.0.${name}`);
+          if (module && name.startsWith(segment === "attention" ? "attention" : "feed")) {
+            leaves
+              .set(`${name}.a`, module.a.detach().requiresGrad_())
+              .set(`${name}.b`, module.b.detach().requiresGrad_());
+          }
+        }
+        const leaf = input.detach().requiresGrad_();
+        const { y, gradients } = withGrad(() => {
+          const out = plain(layer, sequence, leaves)[segment](leaf);
+          return { y: out.detach(), gradients: grad([out], [leaf, ...leaves.values()], [dy]) };
+        });
+        for (const keeps of [false, true]) {
+          for (const { gradA, gradB } of lora.modules.values()) {
+            gradA!.zero_();
+            gradB!.zero_();
+          }
+          const { forward, backward } = SEGMENTS[segment];
+          const h = input.clone();
+          const kept = forward(h, layer, sequence, keeps);
+          expect(relativeDifference(h, y)).toBeLessThan(1e-12);
+          const dh = dy.clone();
+          (backward as (...args: unknown[]) => void)(dh, input, layer, sequence, kept);
+          expect(relativeDifference(dh, gradients[0]!)).toBeLessThan(1e-9);
+          [...leaves.keys()].forEach((name, index) => {
+            const module = lora.modules.get(`layers.0.${name.slice(0, -2)}`)!;
+            const ours = name.endsWith(".a") ? module.gradA! : module.gradB!;
+            expect(relativeDifference(ours, gradients[index + 1]!), name).toBeLessThan(1e-9);
+          });
+        }
+      });
+    },
+  );
+});
+
+describe("a layer", () => {
+  it("gives back every byte that its segments take", () => {
+    scope(() => {
+      const { sequence, layer, tokens } = build(CASES[4]!);
+      const h = randomTensor([tokens, config.hidden], 11);
+      const dy = randomTensor([tokens, config.hidden], 12);
+      const beforeBytes = memoryStats("cpu").liveBytes;
+      attentionForward_(h, layer, sequence);
+      mlpForward_(h, layer, sequence);
+      mlpBackward_(dy, h, layer, sequence);
+      attentionBackward_(dy, h, layer, sequence);
+      expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
+    });
+  });
+
+  it("names its modules as adapters spell them", () => {
+    expect(moduleNames(1)).toContain("layers.0.attention.wqkv");
+  });
+});

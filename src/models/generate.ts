@@ -1,0 +1,243 @@
+/**
+ * Generation with a KV cache: the prompt, text and pictures, goes through the layers as in training and
+ * leaves its keys and values in the cache; then one token at a time. LoRA acts throughout, PLoRA on the
+ * prompt's pictures. Gives way to the event loop between layers of the prompt, batches of tiles and tokens;
+ * no scope is open then.
+ */
+import { setImmediate } from "node:timers/promises";
+import type { MicroBatch } from "../data/batches.ts";
+import { randomAt } from "../data/random.ts";
+import { UserError } from "../errors.ts";
+import { ropeTables, rotate_ } from "../nn/attention.ts";
+import { addLinear_, linearForward, type RowInfo } from "../nn/linear.ts";
+import { rmsNorm } from "../nn/norm.ts";
+import { type Rows, rowsOf } from "../nn/rows.ts";
+import { keep, scope, type Tensor } from "../torch/tensor.ts";
+import { attentionForward_, type KeptAttention, type Layer, mlpForward_, type Sequence } from "./decoder.ts";
+import { joinLayer } from "./join.ts";
+import { CACHE_GROWTH_TOKENS, type KeysAndValues, KvCache } from "./kvCache.ts";
+import type { Lora } from "./lora.ts";
+import { chooseToken, type Sampling } from "./sampling.ts";
+import type { ModelConfig } from "./spec.ts";
+import type { Model } from "./weights.ts";
+import { embedText, placeImage_ } from "./xcomposer.ts";
+
+/** Token ids, the rows among them that pictures take, and the pictures. */
+export type Prompt = Pick<MicroBatch, "inputIds" | "imageSlices" | "images">;
+
+export interface GenerateOptions {
+  sampling: Sampling;
+  maxNewTokens: number;
+  /** Ids that end the answer and are no part of it; none: it goes on to maxNewTokens. */
+  stopIds: readonly number[];
+  /** Tiles that the vision tower takes at a time. */
+  visionBatch?: number | undefined;
+  /** Called with each id as it comes; the next one waits for its promise. */
+  onToken?: ((id: number) => unknown) | undefined;
+  /** Ends the answer early. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface Generated {
+  ids: number[];
+  /** A stop id came, maxNewTokens or the model's last position was reached, or the signal was given. */
+  finish: "stop" | "length" | "aborted";
+}
+
+/** What goes on between two points at which the event loop may have its turn. */
+export type GenerateStep =
+  | { phase: "picture"; done: number; total: number }
+  | { phase: "prompt"; done: number; total: number }
+  | { phase: "answer"; id: number };
+
+/** Rows that the MLP takes at a time in the prompt. */
+const MLP_TILE_TOKENS = 2048;
+
+/** A generated token: no picture. */
+const TEXT_ROW: RowInfo = { firstRow: 0, imageRows: [] };
+
+/**
+ * The answer to a prompt. Throws UserError where the prompt is empty or fills all of the model's positions.
+ */
+export async function generate(
+  model: Model,
+  lora: Lora | undefined,
+  prompt: Prompt,
+  options: GenerateOptions,
+): Promise<Generated> {
+  const ids: number[] = [];
+  const steps = generateSteps(model, lora, prompt, options);
+  try {
+    for (let step = steps.next(); ; step = steps.next()) {
+      if (step.done) return { ids, finish: step.value };
+      if (step.value.phase === "answer") {
+        ids.push(step.value.id);
+        await options.onToken?.(step.value.id);
+      }
+      await setImmediate();
+      if (options.signal?.aborted) return { ids, finish: "aborted" };
+    }
+  } finally {
+    steps.return("aborted"); // frees the cache
+  }
+}
+
+/** The same, driven by the caller; returning early frees everything. */
+export function* generateSteps(
+  model: Model,
+  lora: Lora | undefined,
+  prompt: Prompt,
+  { sampling, maxNewTokens, stopIds, visionBatch = 4 }: GenerateOptions,
+): Generator<GenerateStep, Generated["finish"]> {
+  const { config } = model;
+  const roomTokens = Math.min(maxNewTokens, freePositions(config, prompt));
+  const capacityTokens = prompt.inputIds.length + Math.min(roomTokens, CACHE_GROWTH_TOKENS);
+  using cache = new KvCache(config, { ...model, capacityTokens });
+  const seen = new Set([config.bosId]); // the official generate(inputs_embeds) starts its ids with one
+  let logits = yield* readPrompt(model, lora, prompt, cache, visionBatch);
+  for (let count = 0; count < roomTokens; count++) {
+    const id = chooseToken(logits, seen, sampling, randomAt(sampling.seed, 0, count));
+    if (stopIds.includes(id)) return "stop";
+    seen.add(id);
+    yield { phase: "answer", id };
+    if (count + 1 < roomTokens) logits = nextLogits(model, lora, id, cache);
+  }
+  return "length";
+}
+
+/** Positions that the prompt leaves to the answer. */
+function freePositions({ maxPositions }: ModelConfig, { inputIds }: Prompt): number {
+  if (inputIds.length === 0) {
+    throw new UserError("There is nothing before the answer.", {
+      fix: "Begin the prompt with a token, such as <s>.",
+    });
+  }
+  if (inputIds.length < maxPositions) return maxPositions - inputIds.length;
+  throw new UserError(`The prompt has ${inputIds.length} tokens; the model ends at ${maxPositions}.`, {
+    fix: "Pass a lower --hd-num for fewer image tiles, or shorten the text.",
+  });
+}
+
+/** Fills the cache with the prompt; logits, (V), of the token after it. */
+function* readPrompt(
+  model: Model,
+  lora: Lora | undefined,
+  prompt: Prompt,
+  cache: KvCache,
+  visionBatch: number,
+): Generator<GenerateStep, Float32Array> {
+  const { config } = model;
+  const promptTokens = prompt.inputIds.length;
+  using hidden = keep(embedText(model, prompt.inputIds)); // (T, C)
+  for (const { start, end, image } of prompt.imageSlices) {
+    using rows = keep(rowsOf(hidden, { start, end })); // (imageTokens, C)
+    const batches = placeImage_(rows, model, prompt.images[image]!, visionBatch);
+    for (const progress of batches) yield { phase: "picture", ...progress };
+  }
+  for (let index = 0; index < config.layers; index++) {
+    scope(() => {
+      const layer = joinLayer(model, lora, index);
+      const sequence = sequenceFrom(0, promptTokens, model, prompt.imageSlices);
+      scope(() => fillCache(cache, index, attentionForward_(hidden, layer, sequence, true) ?? []));
+      mlpForward_(hidden, layer, sequence);
+    });
+    yield { phase: "prompt", done: index + 1, total: config.layers };
+  }
+  cache.advance(promptTokens);
+  return headLogits(model, hidden, promptTokens - 1);
+}
+
+/** Tokens from a position on as the layers see them: one sample, one group of all kv heads. */
+function sequenceFrom(first: number, tokens: number, model: Model, imageRows: readonly Rows[]): Sequence {
+  const { config, dtype, device } = model;
+  const { heads, kvHeads, headDim: D, ropeTheta } = config;
+  const positions = Int32Array.from({ length: tokens }, (_, index) => first + index);
+  return {
+    rope: ropeTables(positions, D, ropeTheta, { dtype, device }),
+    shape: { Q: heads / kvHeads, D, samples: [{ start: 0, end: tokens }] },
+    imageRows,
+    kvHeads,
+    headGroups: 1,
+    mlpTileTokens: MLP_TILE_TOKENS,
+  };
+}
+
+/**
+ * Keys and values that attention has rotated, behind those of the layer; groups come in the order of their kv
+ * heads.
+ */
+function fillCache(cache: KvCache, layer: number, groups: KeptAttention): void {
+  let firstHead = 0;
+  for (const { state } of groups) {
+    cache.write(layer, firstHead, keysAndValues(state.rotated));
+    firstHead += state.rotated.shape[1]!;
+  }
+}
+
+/** Takes one more token in; logits, (V), of the one after it. */
+function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvCache): Float32Array {
+  cache.reserve(1);
+  return scope(() => {
+    const hidden = embedText(model, Int32Array.of(id)); // (1, C)
+    const sequence = sequenceFrom(cache.tokens, 1, model, []);
+    for (let index = 0; index < model.config.layers; index++) {
+      scope(() => {
+        const layer = joinLayer(model, lora, index);
+        addCachedAttention_(hidden, layer, sequence, cache, index);
+        mlpForward_(hidden, layer, sequence);
+      });
+    }
+    cache.advance(1);
+    return headLogits(model, hidden, 0);
+  });
+}
+
+/**
+ * hidden += attention of its one token to all before it and itself, query heads by their kv head. hidden: (1,
+ * C).
+ */
+function addCachedAttention_(
+  hidden: Tensor,
+  layer: Layer,
+  { rope, shape }: Sequence,
+  cache: KvCache,
+  index: number,
+): void {
+  const { Q, D } = shape;
+  const { "attention.wqkv": wqkv, "attention.wo": wo } = layer.linears;
+  scope(() => {
+    const packed = linearForward(rmsNorm(hidden, layer.attentionNorm), wqkv, TEXT_ROW).view([
+      1,
+      -1,
+      Q + 2,
+      D,
+    ]); // (1, G, Q+2, D)
+    rotate_(packed.narrow(2, 0, Q + 1), rope);
+    cache.write(index, 0, keysAndValues(packed));
+    const { keys, values } = cache.read(index, 1); // (G, S, D) each, S tokens so far
+    const query = packed.select(0, 0).narrow(1, 0, Q); // (G, Q, D)
+    const scores = query.bmm(keys.transpose(1, 2)).to({ dtype: "float32" }); // (G, Q, S)
+    const shares = scores
+      .mul_(D ** -0.5)
+      .softmax(-1)
+      .to({ dtype: hidden.dtype });
+    addLinear_(hidden, shares.bmm(values).view([1, -1]), wo, TEXT_ROW); // (1, H * D)
+  });
+}
+
+/** Views of the packed output of wqkv, (t, G, Q+2, D). */
+function keysAndValues(packed: Tensor): KeysAndValues {
+  const last = packed.shape[2]! - 1;
+  return { keys: packed.select(2, last - 1), values: packed.select(2, last) }; // (t, G, D) each
+}
+
+/** Logits, (V), of the token after a row. hidden: (T, C), before the final norm. */
+function headLogits({ config, norm, head }: Model, hidden: Tensor, row: number): Float32Array {
+  return scope(() => {
+    const states = rmsNorm(rowsOf(hidden, { start: row, end: row + 1 }), {
+      weight: norm,
+      eps: config.rmsEps,
+    }); // (1, C)
+    return states.mm(head.t()).to({ dtype: "float32" }).toArray() as Float32Array;
+  });
+}

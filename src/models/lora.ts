@@ -1,0 +1,206 @@
+/** LoRA factors over the official targets (or any that a regular expression names), their gradients, and their PEFT form. */
+import type { Adapter } from "../checkpoint/peft.ts";
+import { UserError } from "../errors.ts";
+import { mixSeed } from "../nn/dropout.ts";
+import type { LoraBranch } from "../nn/linear.ts";
+import { empty, zeros } from "../torch/create.ts";
+import { category } from "../torch/device.ts";
+import type { Device, DType } from "../torch/dtypes.ts";
+import { createGenerator } from "../torch/random.ts";
+import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { LINEAR_NAMES, type LinearName, linearShape, type ModelConfig } from "./spec.ts";
+
+/** a: (R, in), b: (out, R), gradients alike; all float32. */
+export interface LoraModule {
+  a: Tensor;
+  b: Tensor;
+  gradA?: Tensor;
+  gradB?: Tensor;
+  scale: number;
+}
+
+export interface Lora {
+  rank: number;
+  alpha: number;
+  rslora: boolean;
+  dropout: number;
+  /** By module: "layers.0.attention.wqkv". */
+  modules: Map<string, LoraModule>;
+}
+
+export interface LoraOptions {
+  rank: number;
+  alpha: number;
+  dropout: number;
+  rslora: boolean;
+  /** A regular expression that a module's name must match somewhere, as "attention\\.(wqkv|wo)$". */
+  targets: string;
+  seed: number;
+  device: Device;
+  /** Whether gradients are held beside the factors. */
+  gradients: boolean;
+}
+
+/** The official targets: every linear of every decoder layer. */
+export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3)$";
+
+/** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
+export function createLora(config: ModelConfig, options: LoraOptions): Lora {
+  const { rank, alpha, dropout, rslora, device, gradients } = options;
+  const names = targetModules(config, options.targets);
+  return category("loraParameters", () =>
+    keep(
+      scope(() => {
+        const modules = names.map(({ name, linear }, index) => {
+          const [rows, columns] = linearShape(config, linear);
+          using generator = createGenerator(mixSeed(BigInt(options.seed), index), device);
+          const bound = Math.sqrt(1 / columns);
+          const a = empty([rank, columns], { dtype: "float32", device }).uniform_({
+            from: -bound,
+            to: bound,
+            generator,
+          });
+          const b = zeros([rows, rank], { dtype: "float32", device });
+          return [name, withGradients({ a, b, scale: scaleOf(options) }, gradients)] as const;
+        });
+        return { rank, alpha, rslora, dropout, modules: new Map(modules) };
+      }),
+    ),
+  );
+}
+
+/** Factors read from a PEFT adapter. Throws UserError where the adapter does not fit the model. */
+export function loraFromAdapter(
+  config: ModelConfig,
+  adapter: Adapter,
+  { device, gradients, dropout }: { device: Device; gradients: boolean; dropout?: number },
+): Lora {
+  const { r: rank, loraAlpha: alpha, useRslora: rslora, loraDropout } = adapter.config;
+  const modules = [...adapter.modules].map(([name, factors]) => {
+    const linear = LINEAR_NAMES.find((known) => name.endsWith(`.${known}`));
+    const layer = Number(/^layers\.(\d+)\./.exec(name)?.[1]);
+    if (!linear || !(layer < config.layers)) {
+      throw new UserError(`The adapter has factors for "${name}", which this model does not have.`, {
+        fix: "Use the base model that the adapter was trained on.",
+      });
+    }
+    checkFactors(config, name, linear, factors);
+    const own = (x: Tensor): Tensor => x.to({ dtype: "float32", device, copy: true });
+    const moduleRank = factors.a.shape[0]!;
+    return [
+      name,
+      linear,
+      factors,
+      own,
+      factors.scale ?? scaleOf({ rank: moduleRank, alpha, rslora }),
+    ] as const;
+  });
+  return category("loraParameters", () =>
+    keep(
+      scope(() => ({
+        rank,
+        alpha,
+        rslora,
+        dropout: dropout ?? loraDropout,
+        modules: new Map(
+          modules.map(([name, , { a, b }, own, scale]) => [
+            name,
+            withGradients({ a: own(a), b: own(b), scale }, gradients),
+          ]),
+        ),
+      })),
+    ),
+  );
+}
+
+/** The PEFT form of factors; its tensors are the factors' own. */
+export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
+  const linears = [...lora.modules.keys()].map((name) => name.replace(/^layers\.\d+\./, ""));
+  return {
+    config: {
+      r: lora.rank,
+      loraAlpha: lora.alpha,
+      loraDropout: lora.dropout,
+      useRslora: lora.rslora,
+      targetModules: [...new Set(linears)],
+      baseModel,
+    },
+    modules: lora.modules,
+  };
+}
+
+/** Frees the factors and their gradients. */
+export function disposeLora(lora: Lora): void {
+  dispose(lora.modules);
+}
+
+/** Sets every gradient to zero. */
+export function zeroGradients(lora: Lora): void {
+  scope(() => {
+    for (const { gradA, gradB } of lora.modules.values()) {
+      gradA?.zero_();
+      gradB?.zero_();
+    }
+  });
+}
+
+/** What one linear of one layer adds in a step: factors in the compute dtype, dropout seeded by layer and module. */
+export function loraBranch(
+  lora: Lora | undefined,
+  layer: number,
+  linear: LinearName,
+  { dtype, dropoutSeed }: { dtype: DType; dropoutSeed: bigint | undefined },
+): LoraBranch | undefined {
+  const module = lora?.modules.get(`layers.${layer}.${linear}`);
+  if (!lora || !module) return undefined;
+  const dropped = dropoutSeed !== undefined && lora.dropout > 0;
+  return {
+    a: module.a.to({ dtype }),
+    b: module.b.to({ dtype }),
+    gradA: module.gradA,
+    gradB: module.gradB,
+    scale: module.scale,
+    dropout: dropped
+      ? { probability: lora.dropout, seed: mixSeed(dropoutSeed, layer, LINEAR_NAMES.indexOf(linear)) }
+      : undefined,
+  };
+}
+
+function scaleOf({ rank, alpha, rslora }: { rank: number; alpha: number; rslora: boolean }): number {
+  return alpha / (rslora ? Math.sqrt(rank) : rank);
+}
+
+function withGradients(module: LoraModule, gradients: boolean): LoraModule {
+  if (!gradients) return module;
+  return category("loraGradients", () => ({
+    ...module,
+    gradA: module.a.zerosLike(),
+    gradB: module.b.zerosLike(),
+  }));
+}
+
+function targetModules(config: ModelConfig, targets: string): { name: string; linear: LinearName }[] {
+  const pattern = new RegExp(targets);
+  const all = Array.from({ length: config.layers }, (_, layer) =>
+    LINEAR_NAMES.map((linear) => ({ name: `layers.${layer}.${linear}`, linear })),
+  ).flat();
+  const chosen = all.filter(({ name }) => pattern.test(name));
+  if (chosen.length > 0) return chosen;
+  throw new UserError(`lora_targets "${targets}" matches no linear of the model.`, {
+    fix: `Modules are named like layers.0.attention.wqkv; the linears are ${LINEAR_NAMES.join(", ")}.`,
+  });
+}
+
+function checkFactors(
+  config: ModelConfig,
+  name: string,
+  linear: LinearName,
+  { a, b }: { a: Tensor; b: Tensor },
+): void {
+  const [rows, columns] = linearShape(config, linear);
+  if (a.shape[1] === columns && b.shape[0] === rows && a.shape[0] === b.shape[1]) return;
+  throw new UserError(
+    `The adapter's ${name} has A [${a.shape}] and B [${b.shape}]; the model needs [R, ${columns}] and [${rows}, R].`,
+    { fix: "Use the base model that the adapter was trained on." },
+  );
+}

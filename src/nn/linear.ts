@@ -1,0 +1,181 @@
+/**
+ * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on image rows (PLoRA).
+ * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
+ */
+import { empty } from "../torch/create.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { type Dropout, dropBlock_, dropoutBlocks, dropped } from "./dropout.ts";
+import { type Rows, rowsOf } from "./rows.ts";
+
+/** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes in float32, absent in evaluation. */
+export interface LoraBranch {
+  a: Tensor;
+  b: Tensor;
+  gradA: Tensor | undefined;
+  gradB: Tensor | undefined;
+  scale: number;
+  dropout: Dropout | undefined;
+}
+
+/** weight: (out, in); plora.a: (rank, in), plora.b: (out, rank). */
+export interface Linear {
+  weight: Tensor;
+  plora: { a: Tensor; b: Tensor; scale: number };
+  lora: LoraBranch | undefined;
+}
+
+/** Where rows lie in the micro-batch, and which of them (counted from the first) are of pictures. */
+export interface RowInfo {
+  firstRow: number;
+  imageRows: readonly Rows[];
+}
+
+/** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) a picture. */
+export interface LowRank {
+  lora: Tensor | undefined;
+  plora: Tensor[];
+}
+
+/** The inner products of the low-rank branches. x: (T, in). */
+export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
+  return {
+    lora: linear.lora && loraInner(x, linear.lora, info.firstRow),
+    plora: info.imageRows.map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
+  };
+}
+
+/** The part of a linear that makes some of its outputs: rows of weight, plora.b and lora.b. */
+export function outputSlice(linear: Linear, { start, end }: Rows): Linear {
+  const cut = (x: Tensor): Tensor => x.narrow(0, start, end - start);
+  const { weight, plora, lora } = linear;
+  return {
+    weight: cut(weight),
+    plora: { ...plora, b: cut(plora.b) },
+    lora: lora && { ...lora, b: cut(lora.b), gradB: lora.gradB && cut(lora.gradB) },
+  };
+}
+
+/** The part of a linear that reads some of its inputs: columns of weight, plora.a and lora.a. */
+export function inputSlice(linear: Linear, { start, end }: Rows): Linear {
+  const cut = (x: Tensor): Tensor => x.narrow(1, start, end - start);
+  const { weight, plora, lora } = linear;
+  return {
+    weight: cut(weight),
+    plora: { ...plora, a: cut(plora.a) },
+    lora: lora && { ...lora, a: cut(lora.a), gradA: lora.gradA && cut(lora.gradA) },
+  };
+}
+
+/** y = linear(x). x: (T, in) -> (T, out); `inner` is lowRank(x) where it is at hand. */
+export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): Tensor {
+  return scope(() => {
+    const y = x.mm(linear.weight.t()); // (T, out)
+    addLowRank_(y, linear, info, inner ?? lowRank(x, linear, info));
+    return y;
+  });
+}
+
+/** into += linear(x). x: (T, in), into: (T, out). */
+export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
+  scope(() => {
+    into.addmm_(x, linear.weight.t());
+    addLowRank_(into, linear, info, lowRank(x, linear, info));
+  });
+}
+
+/** y += the outer products of the low-rank branches. y: (T, out). */
+export function addLowRank_(
+  y: Tensor,
+  { plora, lora }: Linear,
+  { imageRows }: RowInfo,
+  inner: LowRank,
+): void {
+  scope(() => {
+    if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
+    imageRows.forEach((rows, picture) => {
+      rowsOf(y, rows).addmm_(inner.plora[picture]!, plora.b.t(), { alpha: plora.scale });
+    });
+  });
+}
+
+/** The gradient of x, (T, in), for the gradient dy, (T, out), of linear(x); LoRA gradients accumulate. x: (T, in). */
+export function linearBackward(dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): Tensor {
+  return scope(() => {
+    const dx = dy.mm(linear.weight); // (T, in)
+    addPloraGradient_(dx, dy, linear, info);
+    addLoraGradients_(dx, dy, x, linear, info);
+    return dx;
+  });
+}
+
+/** dx += the gradient of x for the gradient dy of linear(x); LoRA gradients accumulate. x, dx: (T, in), dy: (T, out). */
+export function addLinearGradients_(dx: Tensor, dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
+  addInputGradient_(dx, dy, linear, info);
+  addLoraGradients_(dx, dy, x, linear, info);
+}
+
+function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, { firstRow }: RowInfo): void {
+  if (!lora) return;
+  scope(() => {
+    const inner = loraInner(x, lora, firstRow); // (T, R)
+    addLoraInnerGradient_(dx, loraOuterGradient(dy, inner, lora), x, lora, firstRow);
+  });
+}
+
+/** dx += dy W, and the PLoRA branch's on image rows. dx: (T, in), dy: (T, out). */
+export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: RowInfo): void {
+  scope(() => {
+    dx.addmm_(dy, linear.weight);
+    addPloraGradient_(dx, dy, linear, info);
+  });
+}
+
+/** dx[I] += p (dy[I] PB) PA for the image rows I of each picture. */
+export function addPloraGradient_(dx: Tensor, dy: Tensor, { plora }: Linear, { imageRows }: RowInfo): void {
+  for (const rows of imageRows) {
+    scope(() => rowsOf(dx, rows).addmm_(rowsOf(dy, rows).mm(plora.b), plora.a, { alpha: plora.scale }));
+  }
+}
+
+/** Accumulates gradB = s dy^T inner and returns the gradient s dy B of `inner`. dy: (T, out), inner: (T, R) -> (T, R). */
+export function loraOuterGradient(dy: Tensor, inner: Tensor, { b, gradB, scale }: LoraBranch): Tensor {
+  return scope(() => {
+    gradB?.add_(dy.t().mm(inner), { alpha: scale });
+    return dy.mm(b).mul_(scale);
+  });
+}
+
+/** drop(x) A^T. x: (T, in) -> (T, R). */
+export function loraInner(x: Tensor, { a, dropout }: LoraBranch, firstRow: number): Tensor {
+  if (!dropout) return x.mm(a.t());
+  return scope(() => {
+    const inner = empty([x.shape[0]!, a.shape[0]!], { dtype: x.dtype, device: x.device });
+    for (const block of dropoutBlocks(x.shape[0]!, dropout)) {
+      scope(() =>
+        rowsOf(inner, block).copy_(dropped(rowsOf(x, block), dropout, firstRow + block.start).mm(a.t())),
+      );
+    }
+    return inner;
+  });
+}
+
+/** Accumulates gradA = dInner^T drop(x), and dx += drop'(dInner A). dx, x: (T, in), dInner: (T, R). */
+export function addLoraInnerGradient_(
+  dx: Tensor,
+  dInner: Tensor,
+  x: Tensor,
+  lora: LoraBranch,
+  firstRow: number,
+): void {
+  const { a, gradA, dropout } = lora;
+  for (const block of dropoutBlocks(x.shape[0]!, dropout)) {
+    scope(() => {
+      const input = rowsOf(x, block);
+      const inner = rowsOf(dInner, block);
+      const seen = dropout ? dropped(input, dropout, firstRow + block.start) : input;
+      gradA?.add_(inner.t().mm(seen));
+      if (dropout) rowsOf(dx, block).add_(dropBlock_(inner.mm(a), dropout, firstRow + block.start));
+      else dx.addmm_(dInner, a);
+    });
+  }
+}

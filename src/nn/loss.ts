@@ -1,0 +1,87 @@
+/** Cross-entropy through the frozen head, in chunks of label rows: the loss and its exact gradient in one pass, and no (T, V) matrix. */
+import { empty, fromArray, full, zeros } from "../torch/create.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
+import { tilesOf } from "./rows.ts";
+
+export interface HeadLoss {
+  /** Norm of the last hidden states. */
+  norm: RmsNorm;
+  /** (V, C), frozen. */
+  head: Tensor;
+  /** Label rows whose logits exist at a time. */
+  chunkTokens: number;
+}
+
+/** Label rows of a micro-batch and the token that each must predict; both have M elements. */
+export interface Labels {
+  rows: Int32Array;
+  targets: Int32Array;
+}
+
+/** The rows with a target, of targets with -100 where there is none. */
+export function labelsOf(targets: Int32Array): Labels {
+  const rows = Int32Array.from(targets.keys()).filter((row) => targets[row] !== -100);
+  return { rows, targets: rows.map((row) => targets[row]!) };
+}
+
+/**
+ * Negative log likelihood of every label, (M) in float32; where `gradient` is given, adds gradient.scale times the gradient of their
+ * sum to gradient.into, (T, C). hidden: (T, C), before the final norm.
+ */
+export function headLoss(
+  hidden: Tensor,
+  labels: Labels,
+  options: HeadLoss,
+  gradient?: { into: Tensor; scale: number },
+): Tensor {
+  return scope(() => {
+    const { device } = hidden;
+    const losses = empty([labels.rows.length], { dtype: wideOf(hidden), device });
+    const rows = fromArray(labels.rows, [labels.rows.length], { dtype: "int64", device });
+    const targets = fromArray(labels.targets, [labels.targets.length, 1], { dtype: "int64", device });
+    for (const { start, end } of tilesOf(labels.rows.length, options.chunkTokens)) {
+      scope(() => {
+        const cut = (x: Tensor): Tensor => x.narrow(0, start, end - start);
+        const states = hidden.indexSelect(0, cut(rows)); // (n, C)
+        const { loss, dStates } = chunkLoss(states, cut(targets), options, gradient?.scale);
+        cut(losses).copy_(loss);
+        if (gradient && dStates) gradient.into.indexAdd_(0, cut(rows), dStates);
+      });
+    }
+    return losses;
+  });
+}
+
+/** Loss (n) of a chunk and, where scale is given, scale times the gradient of `states`. states: (n, C), targets: (n, 1). */
+function chunkLoss(
+  states: Tensor,
+  targets: Tensor,
+  { norm, head }: HeadLoss,
+  scale: number | undefined,
+): { loss: Tensor; dStates?: Tensor } {
+  return scope(() => {
+    const logits = rmsNorm(states, norm).mm(head.t()); // (n, V)
+    const wide = logits.to({ dtype: wideOf(states) }); // (n, V): becomes exp(l - max), then the gradient
+    const target = wide.gather(1, targets); // (n, 1)
+    const max = wide.amax({ dim: [-1], keepdim: true }); // (n, 1)
+    wide.sub_(max).exp_();
+    const sum = wide.sumDim([-1], { keepdim: true }); // (n, 1)
+    const loss = sum.log().add_(max).sub_(target).squeeze(1); // (n)
+    if (scale === undefined) return { loss };
+    wide.mul_(sum.reciprocal().mul_(scale)); // scale * softmax
+    wide.scatterAdd_(
+      1,
+      targets,
+      full([targets.shape[0]!, 1], -scale, { dtype: wide.dtype, device: wide.device }),
+    );
+    const dLogits = wide.dtype === logits.dtype ? wide : logits.copy_(wide); // (n, V)
+    const dStates = zeros(states.shape, { dtype: states.dtype, device: states.device });
+    addRmsNormGradient_(dStates, dLogits.mm(head), states, norm);
+    return { loss, dStates };
+  });
+}
+
+function wideOf(x: Tensor): "float32" | "float64" {
+  return x.dtype === "float64" ? "float64" : "float32";
+}

@@ -1,0 +1,54 @@
+/** RMS norm and its gradient, in tiles of rows so that their float32 temporaries stay small. */
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { rowsOf, tilesOf } from "./rows.ts";
+
+/** Rows normalised at a time: with 4096 features, 4 MiB of float32. */
+const TILE_ROWS = 256;
+
+export interface RmsNorm {
+  /** (C) */
+  weight: Tensor;
+  eps: number;
+}
+
+/** RMS norm over the last dim, in float32, rounded to x's dtype before the weight. x: (T, C) -> (T, C). Source: arXiv:1910.07467. */
+export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
+  return scope(() => {
+    const out = x.emptyLike();
+    for (const tile of tilesOf(x.shape[0]!, TILE_ROWS)) {
+      scope(() => {
+        const { normalized } = normalize(rowsOf(x, tile), eps);
+        rowsOf(out, tile).copy_(normalized).mul_(weight);
+      });
+    }
+    return out;
+  });
+}
+
+/**
+ * into += the gradient of rmsNorm at x for the gradient `gradOut` of its output; all (T, C). With n = x * r, r = rsqrt(mean(x^2) + eps)
+ * and g = gradOut * weight: r * (g - n * mean(g * n)).
+ */
+export function addRmsNormGradient_(
+  into: Tensor,
+  gradOut: Tensor,
+  x: Tensor,
+  { weight, eps }: RmsNorm,
+): void {
+  for (const tile of tilesOf(x.shape[0]!, TILE_ROWS)) {
+    scope(() => {
+      const { normalized, inverseRms } = normalize(rowsOf(x, tile), eps);
+      const gradient = rowsOf(gradOut, tile).mul(weight).to({ dtype: normalized.dtype }); // (t, C) float32
+      const projection = gradient.mul(normalized).meanDim([-1], { keepdim: true }); // (t, 1)
+      const tangent = gradient.sub(normalized.mul_(projection)).mul_(inverseRms); // (t, C)
+      rowsOf(into, tile).add_(tangent);
+    });
+  }
+}
+
+/** x * rsqrt(mean(x^2) + eps) in float32 (or x's own dtype where that is wider), and the factor. x: (t, C). */
+function normalize(x: Tensor, eps: number): { normalized: Tensor; inverseRms: Tensor } {
+  const wide = x.to({ dtype: x.dtype === "float64" ? "float64" : "float32" });
+  const inverseRms = wide.square().meanDim([-1], { keepdim: true }).add_(eps).rsqrt_(); // (t, 1)
+  return { normalized: wide.mul(inverseRms), inverseRms };
+}

@@ -1,0 +1,226 @@
+/**
+ * Options as one strict zod schema each. Flags, configuration files, --help, documentation and error messages read what they need of
+ * a schema here, from its JSON Schema, which carries the meta data of every option along.
+ */
+import { z } from "zod";
+import { parseBytes, UserError } from "./errors.ts";
+
+declare module "zod" {
+  interface GlobalMeta {
+    /** One phrase for --help, the documentation and editors. */
+    help?: string;
+    /** The heading that the option stands under. */
+    group?: string;
+    /** What stands for the value in --help: FOLDER. */
+    value?: string;
+    /** What a right value is, in words, where type and limits do not say it. */
+    takes?: string;
+    /** What to do about a wrong value. */
+    advice?: string;
+    /** Other names of the option, such as the official script's. */
+    alias?: string[];
+  }
+}
+
+/** One option as flags and texts see it. */
+export interface OptionSpec {
+  /** The name in a configuration and in code: lora_r. */
+  key: string;
+  /** The name as a flag: --lora-r. */
+  flag: string;
+  /** switch: true or false; value: needs a value; either: a switch that may have a value. */
+  kind: "switch" | "value" | "either";
+  numeric: boolean;
+  /** Whether it takes a list. */
+  many: boolean;
+  required: boolean;
+  default: unknown;
+  /** What a right value is: "a whole number, 1 or more". */
+  takes: string;
+  help: string;
+  group: string;
+  /** What stands for a value in --help. */
+  value: string;
+  aliases: string[];
+  advice: string | undefined;
+}
+
+type JsonSchema = z.core.JSONSchema.JSONSchema;
+type JsonOption = JsonSchema & Limits & z.GlobalMeta;
+
+interface Limits {
+  type?: string;
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+}
+
+export const count = z.int().positive();
+export const text = z.string().min(1);
+
+/** "32GiB" or a number of bytes; a number either way. */
+export const byteAmount = z
+  .union([text, z.number()])
+  .transform((amount, context) => checked(context, () => parseBytes(String(amount))))
+  .meta({ value: "AMOUNT", takes: "an amount of memory, as 32GiB, 300MiB or 8GB" });
+
+/** Puts every option of a shape under one heading. */
+export function group<S extends Record<string, z.ZodType>>(name: string, shape: S): S {
+  const entries = Object.entries(shape).map(([key, schema]) => [
+    key,
+    schema.meta({ ...schema.meta(), group: name }),
+  ]);
+  return Object.fromEntries(entries) as S;
+}
+
+/** For transforms: the value of body(), or an issue where it throws. */
+export function checked<T>(context: z.core.$RefinementCtx, body: () => T): T {
+  try {
+    return body();
+  } catch (thrown) {
+    context.addIssue({ code: "custom", message: String(thrown) });
+    return z.NEVER;
+  }
+}
+
+/** For superRefine: refuses two options that state the same thing. */
+export function refuseTogether(
+  options: Record<string, unknown>,
+  pairs: readonly (readonly [string, string])[],
+  context: z.core.$RefinementCtx,
+): void {
+  for (const [first, second] of pairs) {
+    if (options[first] === undefined || options[second] === undefined) continue;
+    const message = `goes without ${first}`;
+    context.addIssue({
+      code: "custom",
+      path: [second],
+      message,
+      params: { conflictsWith: first },
+    });
+  }
+}
+
+/** What a schema takes, as JSON Schema with the meta data of every option. */
+export function jsonSchemaOf(schema: z.ZodType): JsonSchema {
+  return z.toJSONSchema(schema, { io: "input" });
+}
+
+/** The options of a schema in its order. */
+export function optionSpecs(schema: z.ZodType): OptionSpec[] {
+  const { properties = {}, required = [] } = jsonSchemaOf(schema);
+  return Object.entries(properties).map(([key, property]) =>
+    specOf(key, property as JsonOption, required.includes(key)),
+  );
+}
+
+/** The flag of an option: --lora-r of lora_r. */
+export function flagOf(key: string): string {
+  return `--${key.replaceAll("_", "-")}`;
+}
+
+/**
+ * Checked options with their defaults. Throws UserError for the first wrong one, called as `spell` has it: "--lora-r" or
+ * "train.yaml:3:9: lora_r".
+ */
+export function parseOptions<S extends z.ZodType>(
+  schema: S,
+  raw: Record<string, unknown>,
+  spell: (key: string) => string = (key) => key,
+): z.output<S> {
+  const parsed = schema.safeParse(raw);
+  if (parsed.success) return parsed.data;
+  throw wrongOption(parsed.error.issues[0] as z.core.$ZodIssue, optionSpecs(schema), raw, spell);
+}
+
+function wrongOption(
+  issue: z.core.$ZodIssue,
+  specs: OptionSpec[],
+  raw: Record<string, unknown>,
+  spell: (key: string) => string,
+): UserError {
+  if (issue.code === "unrecognized_keys") {
+    return new UserError(`${spell(issue.keys[0] as string)} is not an option.`, {
+      fix: `Options are ${specs.map(({ key }) => key).join(", ")}.`,
+    });
+  }
+  const key = String(issue.path[0]);
+  const spec = specs.find((one) => one.key === key) as OptionSpec;
+  if (issue.code === "custom" && issue.params?.conflictsWith) {
+    return new UserError(
+      `${spell(key)} cannot be given together with ${spell(issue.params.conflictsWith)}.`,
+      {
+        fix: "Leave one of them out.",
+      },
+    );
+  }
+  if (raw[key] === undefined) {
+    return new UserError(`${spell(key)} is missing: ${spec.help}.`, {
+      fix: `Pass ${spec.flag} ${spec.value}.`,
+    });
+  }
+  const got = JSON.stringify(valueAt(raw, issue.path));
+  return new UserError(`${spell(key)} takes ${spec.takes} (got ${got}).`, {
+    ...(spec.advice && { fix: spec.advice }),
+  });
+}
+
+function valueAt(raw: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce((value, step) => (value as Record<PropertyKey, unknown>)[step], raw);
+}
+
+function specOf(key: string, option: JsonOption, required: boolean): OptionSpec {
+  const forms = formsOf(option);
+  const types = new Set(forms.flatMap(({ type }) => type ?? []));
+  const numeric = !types.has("string") && (types.has("number") || types.has("integer"));
+  const valued = types.size > (types.has("boolean") ? 1 : 0);
+  return {
+    key,
+    flag: flagOf(key),
+    kind: types.has("boolean") ? (valued ? "either" : "switch") : "value",
+    numeric,
+    many: types.has("array"),
+    required,
+    default: option.default,
+    takes: option.takes ?? takesOf(option, numeric),
+    help: option.help ?? "",
+    group: option.group ?? "Options",
+    value: option.value ?? (option.enum ? option.enum.join("|") : numeric ? "N" : "TEXT"),
+    aliases: option.alias ?? [],
+    advice: option.advice,
+  };
+}
+
+/** The alternatives of a schema; itself where it has none. */
+function formsOf(schema: JsonSchema): JsonSchema[] {
+  return (schema.anyOf ?? [schema]).map((form) => form as JsonSchema);
+}
+
+function takesOf(option: JsonOption, numeric: boolean): string {
+  if (option.enum) return listOfChoices(option.enum.map(String));
+  if (option.type === "boolean") return "true or false";
+  if (!numeric) return "a text";
+  return `${option.type === "integer" ? "a whole number" : "a number"}${limitsOf(option)}`;
+}
+
+/** "a, b or c". */
+function listOfChoices(choices: string[]): string {
+  return choices.length < 2 ? choices.join() : `${choices.slice(0, -1).join(", ")} or ${choices.at(-1)}`;
+}
+
+function limitsOf({ type, minimum, maximum, exclusiveMinimum, exclusiveMaximum }: Limits): string {
+  const above = exclusiveMinimum === undefined ? undefined : `above ${exclusiveMinimum}`;
+  const least = type === "integer" && exclusiveMinimum !== undefined ? exclusiveMinimum + 1 : stated(minimum);
+  const most = stated(maximum);
+  const upper =
+    most !== undefined ? `to ${most}` : exclusiveMaximum !== undefined && `to below ${exclusiveMaximum}`;
+  if (upper) return ` from ${least ?? above} ${upper}`;
+  if (least !== undefined) return `, ${least} or more`;
+  return above ? ` ${above}` : "";
+}
+
+/** A limit that someone set, not the one that every whole number has. */
+function stated(limit: number | undefined): number | undefined {
+  return limit !== undefined && Math.abs(limit) === Number.MAX_SAFE_INTEGER ? undefined : limit;
+}

@@ -1,0 +1,260 @@
+/**
+ * Predicted time of a traced step: every op takes the longer of its arithmetic and its memory traffic, and
+ * transfers between host and card run beside the arithmetic. Views and kernels' own inefficiencies on small
+ * shapes aside, nothing else is modelled.
+ */
+import { type DType, dtypeBytes } from "../torch/dtypes.ts";
+import type { Card } from "./devices.ts";
+
+/**
+ * Part of the peak rate that large matmuls reach. Source: "Maximum Achievable Matmul FLOPS" for bf16 of
+ * stas00/ml-engineering, compute/accelerator: 271 of 312 TFLOP/s on A100, 795 of 989 on H100, 1745 of 2250 on
+ * B200.
+ */
+const MATMUL_FRACTION = 0.8;
+/**
+ * Part of the memory bandwidth that elementwise kernels reach; copies alone reach about 0.9 (an assumption,
+ * not measured here).
+ */
+const MEMORY_FRACTION = 0.85;
+/**
+ * Part of the link's rate that copies of pinned memory reach: 12.8 of 15.75 GB/s over PCIe 3.0, 26 of 31.5
+ * over 4.0.
+ */
+const LINK_FRACTION = 0.8;
+/** From one op to the next when kernels are shorter than their launch (an assumption, not measured here). */
+const LAUNCH_MS = 0.005;
+
+export interface TracedTensor {
+  shape: readonly number[];
+  dtype: DType;
+  /** Where it lies; the device unless said otherwise. */
+  place?: "device" | "host";
+  /** Tensors with the same number share memory. */
+  storage?: number;
+}
+
+/** A call of an ATen op ("addmm_", "sum.dim_IntList"), its tensors in schema order. */
+export interface OpCall {
+  op: string;
+  inputs: readonly TracedTensor[];
+  outputs: readonly TracedTensor[];
+  /** Of attention: the op's is_causal. */
+  causal?: boolean;
+  /** Of packed attention: the length of every sample; one sample unless given. */
+  sampleTokens?: readonly number[];
+}
+
+export interface OpTrace {
+  name: string;
+  /** none: a view or an allocation, which launches nothing. */
+  kind: "matmul" | "attention" | "memory" | "none";
+  flops: number;
+  /** Read and written; of a transfer, moved. */
+  bytes: number;
+  /** What the arithmetic runs in. */
+  dtype: DType;
+  stream: "compute" | "copy";
+}
+
+/** What a device really reaches: derived from a card's data sheet, or measured by a calibration. */
+export interface Speed {
+  /** Of large matmuls; a dtype that is absent runs as float32. */
+  flopsPerSecond: Partial<Record<DType, number>> & { float32: number };
+  /** Attention's rate in parts of the matmuls'. */
+  attentionRatio: number;
+  memoryBytesPerSecond: number;
+  linkBytesPerSecond: number;
+  launchMs: number;
+}
+
+/**
+ * Milliseconds of a step: the compute stream or the copy stream, whichever is longer; what transfers expose
+ * at the ends is left out.
+ */
+export function stepTimeMs(trace: readonly OpTrace[], speed: Speed): number {
+  const streamsMs = { compute: 0, copy: 0 };
+  for (const op of trace) streamsMs[op.stream] += opTimeMs(op, speed);
+  return Math.max(streamsMs.compute, streamsMs.copy);
+}
+
+/** Milliseconds of one op on its stream. */
+export function opTimeMs({ kind, flops, bytes, dtype, stream }: OpTrace, speed: Speed): number {
+  if (kind === "none") return 0;
+  if (stream === "copy") return speed.launchMs + (1e3 * bytes) / speed.linkBytesPerSecond;
+  const matmulRate = speed.flopsPerSecond[dtype] ?? speed.flopsPerSecond.float32;
+  const flopsPerSecond = kind === "attention" ? matmulRate * speed.attentionRatio : matmulRate;
+  return speed.launchMs + 1e3 * Math.max(flops / flopsPerSecond, bytes / speed.memoryBytesPerSecond);
+}
+
+/** What a card reaches of its data sheet. */
+export function speedOf(card: Card): Speed {
+  const peaks = Object.entries(card.peakFlopsPerSecond);
+  const reached = Object.fromEntries(peaks.map(([dtype, peak]) => [dtype, peak * MATMUL_FRACTION]));
+  return {
+    flopsPerSecond: { ...reached, float32: card.peakFlopsPerSecond.float32 * MATMUL_FRACTION },
+    attentionRatio: card.attentionFraction / MATMUL_FRACTION,
+    memoryBytesPerSecond: card.memoryBytesPerSecond * MEMORY_FRACTION,
+    linkBytesPerSecond: card.linkBytesPerSecond * LINK_FRACTION,
+    launchMs: LAUNCH_MS,
+  };
+}
+
+type Formula = (call: OpCall) => Pick<OpTrace, "kind" | "flops" | "bytes" | "dtype">;
+
+/**
+ * Ops that compute or move something else than each input and output once; names without overload, "_" where
+ * only that form differs.
+ */
+const FORMULAS: Readonly<Record<string, Formula>> = {
+  ...each(["mm", "bmm", "matmul", "linear", "dot", "_int_mm", "_scaled_mm"], matmulOf(0)),
+  ...each(["addmm", "baddbmm"], matmulOf(1)),
+  conv2d: convolution,
+  ...each(
+    [
+      "scaled_dot_product_attention",
+      "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_flash_attention_for_cpu",
+      "_scaled_dot_product_efficient_attention",
+      "_scaled_dot_product_cudnn_attention",
+      "_flash_attention_forward",
+    ],
+    attentionOf({ query: 0, matmuls: 2 }),
+  ),
+  ...each(
+    [
+      "_scaled_dot_product_flash_attention_backward",
+      "_scaled_dot_product_flash_attention_for_cpu_backward",
+      "_scaled_dot_product_efficient_attention_backward",
+      "_scaled_dot_product_cudnn_attention_backward",
+      "_flash_attention_backward",
+    ],
+    attentionOf({ query: 1, matmuls: 5 }),
+  ),
+  ...each(["index_select", "embedding", "gather", "index", "masked_select"], gathering),
+  ...each(["index_add_", "index_copy_", "index_put_", "scatter_", "scatter_add_"], scattering),
+  ...each(["zeros", "ones", "full", "arange", "linspace", "rand", "randn", "randint", "randperm"], filling),
+  ...each(["zeros_like", "ones_like", "full_like", "new_zeros", "new_full", "zero_", "fill_"], filling),
+  ...each(["uniform_", "normal_", "random_", "bernoulli_"], filling),
+  copy_: ({ inputs, outputs }) => moving(bytesOf(inputs.slice(1)) + bytesOf(outputs)),
+  ...each(["empty", "empty_strided", "empty_like", "new_empty", "resize_", "set_"], nothing),
+  ...each(["detach", "view", "expand", "expand_as", "permute", "transpose", "t", "unsqueeze"], nothing),
+  ...each(["squeeze", "narrow", "slice", "select", "as_strided", "diagonal", "unfold"], nothing),
+  ...each(["split", "split_with_sizes", "chunk", "unbind", "unflatten"], nothing),
+  ...each(["reshape", "flatten", "contiguous", "_to_copy", "to"], viewOrCopy),
+};
+
+/**
+ * FLOPs and bytes of a call. An op without a formula reads its inputs and writes its outputs, and its
+ * arithmetic costs nothing; a call on both sides of the link moves its last input, and one on the host alone
+ * is not the device's time.
+ */
+export function traceOp(call: OpCall): OpTrace {
+  const name = call.op.split(".")[0]!;
+  const places = new Set([...call.inputs, ...call.outputs].map(({ place }) => place ?? "device"));
+  if (places.size > 1) return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream: "copy" };
+  if (places.has("host")) return { name, ...nothing(), stream: "compute" };
+  const formula = FORMULAS[name] ?? FORMULAS[name.replace(/_$/, "")] ?? elementwise;
+  return { name, ...formula(call), stream: "compute" };
+}
+
+function each(names: readonly string[], formula: Formula): Record<string, Formula> {
+  return Object.fromEntries(names.map((name) => [name, formula]));
+}
+
+/**
+ * 2 FLOPs for every element of the output and of the contracted dim, the left factor's last; left: its place
+ * among the inputs.
+ */
+function matmulOf(left: number): Formula {
+  return ({ inputs, outputs }) => {
+    const factor = inputs[left]!;
+    const contracted = factor.shape.at(-1) ?? 1;
+    return {
+      kind: "matmul",
+      flops: 2 * elementsOf(outputs[0]!) * contracted,
+      bytes: bytesOf(inputs) + bytesOf(outputs),
+      dtype: factor.dtype,
+    };
+  };
+}
+
+/** weight: (out, in / groups, height, width). */
+function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
+  const [image, weight] = inputs as [TracedTensor, TracedTensor];
+  const contracted = elementsOf(weight) / weight.shape[0]!;
+  const flops = 2 * elementsOf(outputs[0]!) * contracted;
+  return { kind: "matmul", flops, bytes: bytesOf(inputs) + bytesOf(outputs), dtype: image.dtype };
+}
+
+/**
+ * Each matmul takes 2 D FLOPs for every query, key that it sees, and head: two forward, five backward, which
+ * computes the scores again (arXiv:2205.14135). query: its place among the inputs; (B, H, T, D), or (T, H, D)
+ * and (B, T, H, D) in _flash_attention_*.
+ */
+function attentionOf({ query, matmuls }: { query: number; matmuls: number }): Formula {
+  return (call) => {
+    const { inputs, outputs } = call;
+    const queries = inputs[query]!;
+    const featuresPerHead = queries.shape.at(-1)!;
+    return {
+      kind: "attention",
+      flops: matmuls * 2 * featuresPerHead * visiblePairs(call, queries, inputs[query + 1]!),
+      bytes: bytesOf(inputs) + bytesOf(outputs),
+      dtype: queries.dtype,
+    };
+  };
+}
+
+/** (query, key) pairs over all heads and samples; a causal query sees the keys up to its own. */
+function visiblePairs({ op, causal, sampleTokens }: OpCall, query: TracedTensor, key: TracedTensor): number {
+  const tokensDim = op.startsWith("_flash_attention") ? -3 : -2;
+  const queryTokens = query.shape.at(tokensDim)!;
+  const rows = elementsOf(query) / query.shape.at(-1)! / queryTokens; // batch and heads
+  const seen = (queries: number, keys: number): number =>
+    causal ? (queries * (keys + 1)) / 2 : queries * keys;
+  if (!sampleTokens) return rows * seen(queryTokens, key.shape.at(tokensDim)!);
+  return rows * sampleTokens.reduce((sum, tokens) => sum + seen(tokens, tokens), 0);
+}
+
+/** Reads as much of the first input as it writes, and the indices. */
+function gathering({ inputs, outputs }: OpCall): ReturnType<Formula> {
+  const indices = inputs.filter(({ dtype }) => dtype === "int64" || dtype === "int32" || dtype === "bool");
+  return moving(2 * bytesOf(outputs) + bytesOf(indices));
+}
+
+/** Reads the source and the indices, and reads and writes as much of the target. */
+function scattering({ inputs }: OpCall): ReturnType<Formula> {
+  const [, ...indexAndSource] = inputs;
+  return moving(bytesOf(indexAndSource) + 2 * bytesOf(inputs.slice(-1)));
+}
+
+function filling({ outputs }: OpCall): ReturnType<Formula> {
+  return moving(bytesOf(outputs));
+}
+
+function elementwise({ inputs, outputs }: OpCall): ReturnType<Formula> {
+  return moving(bytesOf(inputs) + bytesOf(outputs));
+}
+
+/** Costs nothing where the result is known to share the input's memory. */
+function viewOrCopy(call: OpCall): ReturnType<Formula> {
+  const [from, to] = [call.inputs[0]?.storage, call.outputs[0]?.storage];
+  return from !== undefined && from === to ? nothing() : elementwise(call);
+}
+
+function moving(bytes: number): ReturnType<Formula> {
+  return { kind: "memory", flops: 0, bytes, dtype: "float32" };
+}
+
+function nothing(): ReturnType<Formula> {
+  return { kind: "none", flops: 0, bytes: 0, dtype: "float32" };
+}
+
+function elementsOf({ shape }: TracedTensor): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+function bytesOf(tensors: readonly TracedTensor[]): number {
+  return tensors.reduce((sum, tensor) => sum + elementsOf(tensor) * dtypeBytes(tensor.dtype), 0);
+}

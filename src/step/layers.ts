@@ -1,0 +1,140 @@
+/** The decoder layers of a step: weights joined with LoRA branches, and each layer's forward and backward under its policy. */
+import type { MicroBatch } from "../data/batches.ts";
+import {
+  attentionBackward_,
+  attentionForward_,
+  type KeptAttention,
+  type KeptMlp,
+  type Layer,
+  mlpBackward_,
+  mlpForward_,
+  type Sequence,
+} from "../models/decoder.ts";
+import { joinLayer } from "../models/join.ts";
+import type { Lora } from "../models/lora.ts";
+import type { Model } from "../models/weights.ts";
+import { ropeTables } from "../nn/attention.ts";
+import type { Rows } from "../nn/rows.ts";
+import { category } from "../torch/device.ts";
+import type { Device } from "../torch/dtypes.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import type { Owner } from "./owner.ts";
+import { type LayerPolicy, layerPolicies, type Policy } from "./policy.ts";
+import type { StepPhase } from "./step.ts";
+
+/** What a layer keeps from forward to backward: its MLP's input (T, C), and inner values. */
+interface Kept {
+  middle: Tensor;
+  attention: KeptAttention | undefined;
+  mlp: KeptMlp | undefined;
+}
+
+/** The layers of one micro-batch. */
+export interface LayerRun {
+  readonly count: number;
+  readonly device: Device;
+  readonly policies: readonly LayerPolicy[];
+  readonly owner: Owner;
+  readonly sequence: Sequence;
+  readonly reuseAttention: boolean;
+  /** The layer ready for use; its tensors belong to the open scope. */
+  readonly layer: (index: number) => Layer;
+  readonly kept: Map<number, Kept>;
+}
+
+/** Joins model, adapter, micro-batch and policy. */
+export function prepareLayers(
+  model: Model,
+  lora: Lora | undefined,
+  batch: MicroBatch,
+  policy: Policy,
+  { owner, dropoutSeed }: { owner: Owner; dropoutSeed?: bigint | undefined },
+): LayerRun {
+  const { config, dtype, device } = model;
+  const { headDim: D, heads, kvHeads, ropeTheta } = config;
+  const rope = category("inputData", () =>
+    owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
+  );
+  return {
+    count: config.layers,
+    device,
+    policies: layerPolicies(policy, config),
+    owner,
+    sequence: {
+      rope,
+      shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
+      imageRows: batch.imageSlices,
+      kvHeads,
+      headGroups: policy.headGroups,
+      mlpTileTokens: policy.mlpTileTokens,
+    },
+    reuseAttention: policy.reuseAttention,
+    layer: (index) => joinLayer(model, lora, index, dropoutSeed),
+    kept: new Map(),
+  };
+}
+
+/** Rows of the samples packed in a micro-batch. */
+export function sampleRows({ sampleTokens }: MicroBatch): Rows[] {
+  let end = 0;
+  return sampleTokens.map((tokens) => {
+    end += tokens;
+    return { start: end - tokens, end };
+  });
+}
+
+/** hidden += attention, then += mlp, in place on (T, C); keeps what is asked for. */
+export function* layerForward(
+  run: LayerRun,
+  index: number,
+  hidden: Tensor,
+  keep: LayerPolicy["keep"] = "nothing",
+): Generator<StepPhase, void> {
+  const keepsAttention = keep === "attention" || keep === "all";
+  const attention = ownedSegment(run, () =>
+    attentionForward_(hidden, run.layer(index), run.sequence, keepsAttention),
+  );
+  const middle = keep === "nothing" ? undefined : ownedSegment(run, () => hidden.clone());
+  yield { phase: "forward", done: index, total: run.count };
+  const mlp = ownedSegment(run, () => mlpForward_(hidden, run.layer(index), run.sequence, keep === "all"));
+  if (middle) run.kept.set(index, { middle, attention, mlp });
+}
+
+/** gradient, (T, C), of the layer's output becomes that of its input, (T, C), in place. */
+export function* layerBackward(
+  run: LayerRun,
+  index: number,
+  input: Tensor,
+  gradient: Tensor,
+): Generator<StepPhase, void> {
+  const { middle, attention, mlp } = run.kept.get(index) ?? recomputeAttention(run, index, input);
+  run.kept.delete(index);
+  const done = run.count - 1 - index;
+  yield { phase: "backward", done, total: run.count };
+  segment(() => mlpBackward_(gradient, middle, run.layer(index), run.sequence, mlp));
+  run.owner.free(mlp);
+  run.owner.free(middle);
+  yield { phase: "backward", done, total: run.count };
+  segment(() => attentionBackward_(gradient, input, run.layer(index), run.sequence, attention));
+  run.owner.free(attention);
+}
+
+function recomputeAttention(run: LayerRun, index: number, input: Tensor): Kept {
+  const middle = ownedSegment(run, () => input.clone());
+  const attention = ownedSegment(run, () =>
+    attentionForward_(middle, run.layer(index), run.sequence, run.reuseAttention),
+  );
+  return { middle, attention, mlp: undefined };
+}
+
+type Body<T> = () => T extends PromiseLike<unknown> ? never : T;
+
+/** One segment: its temporaries die with it. */
+function segment<T>(body: Body<T>): T {
+  return category<T>("workingSet", (() => scope(body)) as Body<T>);
+}
+
+/** A segment whose result lives on in the run's care. */
+function ownedSegment<T>(run: LayerRun, body: Body<T>): T {
+  return run.owner.own(segment(body));
+}

@@ -1,0 +1,139 @@
+/** Tensors from arrays, shapes and other tensors. */
+import { type Device, DTYPES, type DType, dtypeCode, type TensorData } from "./dtypes.ts";
+import { native } from "./native.ts";
+import {
+  _arange,
+  _cat,
+  _empty,
+  _full,
+  _ones,
+  _rand,
+  _randint,
+  _randn,
+  _randperm,
+  _stack,
+  _where,
+  _whereScalar,
+  _whereScalarSelf,
+  _zeros,
+} from "./ops.gen.ts";
+import type { Generator } from "./random.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Where a new tensor lives and what its elements are: float32 on cpu unless said. A tensor will do: as that one. */
+export interface TensorOptions {
+  dtype?: DType | undefined;
+  device?: Device | undefined;
+}
+
+type RandomOptions = TensorOptions & { generator?: Generator | undefined };
+
+/**
+ * Tensor of this shape with a copy of the data, in the array's own dtype (a list: float32) or cast to `dtype`.
+ * Throws where the shape takes another number of elements.
+ */
+export function fromArray(
+  data: readonly number[] | TensorData | Uint8ClampedArray,
+  shape: readonly number[],
+  { dtype, device }: TensorOptions = {},
+): Tensor {
+  const array = ArrayBuffer.isView(data) ? data : arrayOf(data, dtype);
+  const own = new Tensor(native.fromBytes(array, dtypeCode(dtypeOfArray(array)), shape));
+  if ((dtype ?? own.dtype) === own.dtype && (device ?? "cpu") === "cpu") return own;
+  using host = own;
+  return host.to({ dtype, device });
+}
+
+/** Tensor of this shape with a copy of its raw bytes, row-major. Throws where they are too few or too many. */
+export function fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DType): Tensor {
+  return new Tensor(native.fromBytes(bytes, dtypeCode(dtype), shape));
+}
+
+/** Elements are whatever the memory held. */
+export function empty(shape: readonly number[], { dtype = "float32", device }: TensorOptions = {}): Tensor {
+  return _empty(shape, { dtype, device });
+}
+
+export function zeros(shape: readonly number[], { dtype = "float32", device }: TensorOptions = {}): Tensor {
+  return _zeros(shape, { dtype, device });
+}
+
+export function ones(shape: readonly number[], { dtype = "float32", device }: TensorOptions = {}): Tensor {
+  return _ones(shape, { dtype, device });
+}
+
+export function full(
+  shape: readonly number[],
+  value: number | bigint | boolean,
+  { dtype = "float32", device }: TensorOptions = {},
+): Tensor {
+  return _full(shape, value, { dtype, device });
+}
+
+/** The numbers from `start` (0) to below `end`, by ones; int64 unless said, for they mostly count positions. */
+export function arange(end: number, options?: TensorOptions): Tensor;
+export function arange(start: number, end: number, options?: TensorOptions): Tensor;
+export function arange(first: number, second?: number | TensorOptions, third?: TensorOptions): Tensor {
+  const [start, end, options] = typeof second === "number" ? [first, second, third] : [0, first, second];
+  return _arange(start, end, { dtype: options?.dtype ?? "int64", device: options?.device });
+}
+
+/** Uniform in [0, 1). */
+export function rand(
+  shape: readonly number[],
+  { generator, dtype = "float32", device }: RandomOptions = {},
+): Tensor {
+  return _rand(shape, { generator: generator ?? null, dtype, device });
+}
+
+/** Standard normal. */
+export function randn(
+  shape: readonly number[],
+  { generator, dtype = "float32", device }: RandomOptions = {},
+): Tensor {
+  return _randn(shape, { generator: generator ?? null, dtype, device });
+}
+
+/** Whole numbers from `low` to below `high`; int64 unless said. */
+export function randint(
+  low: number,
+  high: number,
+  shape: readonly number[],
+  { generator, dtype = "int64", device }: RandomOptions = {},
+): Tensor {
+  return _randint(low, high, shape, { generator: generator ?? null, dtype, device });
+}
+
+/** The numbers from 0 to below `n` in random order; int64 unless said. */
+export function randperm(n: number, { generator, dtype = "int64", device }: RandomOptions = {}): Tensor {
+  return _randperm(n, { generator: generator ?? null, dtype, device });
+}
+
+/** Tensors joined along a dimension that they have. */
+export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
+  return _cat(tensors, { dim });
+}
+
+/** Tensors of one shape joined along a new dimension. */
+export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
+  return _stack(tensors, { dim });
+}
+
+/** `a` where the condition holds, else `b`; all broadcast. */
+export function where(condition: Tensor, a: Tensor | number, b: Tensor | number): Tensor {
+  if (typeof a !== "number") return _where(condition, a, b);
+  return typeof b === "number" ? _whereScalar(condition, a, b) : _whereScalarSelf(condition, a, b);
+}
+
+/** Numbers of a list in an array that loses nothing of them before the cast to `dtype`. */
+function arrayOf(data: readonly number[], dtype: DType | undefined): Float32Array | Float64Array {
+  const narrow = dtype === undefined || DTYPES[dtype].array === undefined || dtype === "float32";
+  return narrow ? Float32Array.from(data) : Float64Array.from(data);
+}
+
+function dtypeOfArray(array: ArrayBufferView): DType {
+  if (array instanceof Uint8ClampedArray) return "uint8";
+  const found = Object.entries(DTYPES).find(([, { array: known }]) => known && array instanceof known);
+  if (!found) throw new TypeError(`no dtype has elements as in ${array.constructor.name}`);
+  return found[0] as DType;
+}

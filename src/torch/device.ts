@@ -1,0 +1,260 @@
+/** Memory of devices by pool and category, its caps, and what else concerns a device as a whole. */
+import { formatBytes, messageOf } from "../errors.ts";
+import { type Device, deviceCode, deviceOfCode } from "./dtypes.ts";
+import { LIBTORCH_VERSION } from "./libtorch.ts";
+import { native } from "./native.ts";
+import { refuseDeferred } from "./tensor.ts";
+
+/** Whose memory: the card's, or the host's that serves it (pinned). On cpu both are simulated, so that budgets hold there too. */
+export const POOLS = ["device", "host"] as const;
+export type Pool = (typeof POOLS)[number];
+
+/** What an allocation is for; the last one is what worker threads of kernels allocate. */
+export const CATEGORIES = [
+  "weights",
+  "loraParameters",
+  "loraGradients",
+  "optimizerState",
+  "inputData",
+  "visionFeatures",
+  "boundaryActivations",
+  "workingSet",
+  "loss",
+  "workspace",
+] as const;
+export type Category = (typeof CATEGORIES)[number];
+
+/** Devices whose allocations are tracked here. */
+export type TrackedDevice = "cpu" | "meta";
+
+export interface MemoryStats {
+  liveBytes: number;
+  peakBytes: number;
+  /** Of the hard cap, or undefined where there is none. */
+  capBytes: number | undefined;
+  /** Allocations since the peak was reset. */
+  count: number;
+  /** Allocations alive. */
+  liveCount: number;
+  liveByCategory: Record<Category, number>;
+  /** What made up the peak. */
+  peakByCategory: Record<Category, number>;
+}
+
+/** Allocations and frees in order: `bytes` above zero is an allocation, below zero the free of the block with that id. */
+export interface AllocationLog {
+  ids: Float64Array;
+  bytes: Float64Array;
+  /** Indexes of POOLS. */
+  pools: Uint8Array;
+  /** Indexes of CATEGORIES. */
+  categories: Uint8Array;
+}
+
+/** An allocation that a pool's cap, an injected failure or the device refused. */
+export class OutOfMemoryError extends Error {
+  readonly requestedBytes: number;
+  readonly liveBytes: number;
+  /** Undefined where no cap was set: the machine had no more. */
+  readonly capBytes: number | undefined;
+  readonly device: Device;
+  readonly pool: Pool;
+
+  constructor(
+    requested: number,
+    live: number,
+    cap: number | undefined,
+    device: number,
+    pool: number,
+    reason: string,
+  ) {
+    const limit = cap === undefined ? "" : `, cap ${formatBytes(cap)}`;
+    const where = deviceOfCode(device) + (pool === 0 ? "" : " (host pool)");
+    super(
+      requested > 0
+        ? `out of memory on ${where}: ${formatBytes(requested)} requested, ${formatBytes(live)} live${limit}`
+        : reason,
+    );
+    this.name = "OutOfMemoryError";
+    this.requestedBytes = requested;
+    this.liveBytes = live;
+    this.capBytes = cap;
+    this.device = deviceOfCode(device);
+    this.pool = POOLS[pool] ?? "device";
+  }
+}
+
+native.setOutOfMemoryClass(OutOfMemoryError);
+native.setCategory(CATEGORIES.indexOf("workingSet"));
+
+/** Runs the body with allocations counted to this pool. */
+export function pool<T>(name: Pool, body: () => T extends PromiseLike<unknown> ? never : T): T {
+  return booked(native.setPool, POOLS.indexOf(name), `pool("${name}")`, body);
+}
+
+/** Runs the body with allocations counted to this category ("workingSet" outside of any). */
+export function category<T>(name: Category, body: () => T extends PromiseLike<unknown> ? never : T): T {
+  return booked(native.setCategory, CATEGORIES.indexOf(name), `category("${name}")`, body);
+}
+
+/**
+ * What is alive in a pool and what was at its peak, in bytes as asked of the allocator. Blocks of at most 8 bytes are left
+ * out: kernels on cpu wrap the numbers that they are given as tensors, and no other device does.
+ */
+export function memoryStats(device: TrackedDevice, of: Pool = "device"): MemoryStats {
+  const numbers = native.memoryStats(deviceCode(device), POOLS.indexOf(of));
+  const [liveBytes = 0, peakBytes = 0, cap = -1, count = 0, liveCount = 0] = numbers;
+  return {
+    liveBytes,
+    peakBytes,
+    capBytes: cap < 0 ? undefined : cap,
+    count,
+    liveCount,
+    liveByCategory: byCategory(numbers.slice(5, 5 + CATEGORIES.length)),
+    peakByCategory: byCategory(numbers.slice(5 + CATEGORIES.length)),
+  };
+}
+
+/** Starts a new peak at what is alive now, and a new count. */
+export function resetPeak(device: TrackedDevice, of: Pool = "device"): void {
+  native.resetPeak(deviceCode(device), POOLS.indexOf(of));
+}
+
+/** Refuses with OutOfMemoryError whatever would take a pool above so many bytes; undefined lifts the cap. */
+export function setCap(device: TrackedDevice, bytes: number | undefined, of: Pool = "device"): void {
+  native.setCap(deviceCode(device), POOLS.indexOf(of), bytes);
+}
+
+/** The n-th allocation from now (1 is the next one) throws OutOfMemoryError; 0 calls it off. For tests. */
+export function failAtAllocation(device: TrackedDevice, n: number): void {
+  native.failAtAllocation(deviceCode(device), n);
+}
+
+/** Runs the body and returns what it gave with every allocation and free of both pools meanwhile, in order. */
+export function recordAllocations<T>(
+  device: TrackedDevice,
+  body: () => T extends PromiseLike<unknown> ? never : T,
+): { result: T; log: AllocationLog } {
+  native.recordAllocations(deviceCode(device), true);
+  try {
+    const result: T = body();
+    refuseDeferred(result, "recordAllocations");
+    const [ids, bytes, pools, categories] = native.takeAllocations(deviceCode(device));
+    if (!ids || !bytes || !pools || !categories)
+      throw new Error("the engine's allocation log has four columns");
+    return {
+      result,
+      log: {
+        ids: new Float64Array(ids.buffer),
+        bytes: new Float64Array(bytes.buffer),
+        pools,
+        categories,
+      },
+    };
+  } finally {
+    native.recordAllocations(deviceCode(device), false);
+  }
+}
+
+/** Runs the body with meta kernels that allocate as those of this device do (cpu's outside of it); a card's with so many multiprocessors. */
+export function planningFor<T>(
+  { device, multiprocessors = 0 }: { device: "cpu" | "cuda"; multiprocessors?: number },
+  body: () => T extends PromiseLike<unknown> ? never : T,
+): T {
+  const [wasCuda, before] = native.setPlanTarget(device === "cuda", multiprocessors);
+  try {
+    const result: T = body();
+    refuseDeferred(result, "planningFor");
+    return result;
+  } finally {
+    native.setPlanTarget(wasCuda, before);
+  }
+}
+
+/** Number of tensors alive: handles, of which several may share memory. */
+export function liveTensors(): number {
+  return native.liveTensors();
+}
+
+/** Threads that kernels on cpu use. */
+export function setThreads(threads: number): void {
+  native.setThreads(threads);
+}
+
+export function getThreads(): number {
+  return native.getThreads();
+}
+
+/** The libtorch release that the engine is written for. */
+export function libtorchVersion(): string {
+  return LIBTORCH_VERSION;
+}
+
+/** Whether a CUDA device can be used; loads libtorch's CUDA half where it is installed. */
+export function hasCuda(): boolean {
+  return cudaDevices() > 0;
+}
+
+/** Why no CUDA device can be used, in the loader's words; undefined where one can. */
+export function cudaProblem(): string | undefined {
+  try {
+    native.loadCuda();
+    return undefined;
+  } catch (error) {
+    return messageOf(error);
+  }
+}
+
+/** Number of CUDA devices; 0 without libtorch's CUDA half or without a driver. */
+export function cudaDevices(): number {
+  return cudaProblem() === undefined ? native.loadCuda() : 0;
+}
+
+/** Bytes of a card: its own, and what libtorch's caching allocator has given out and holds. */
+export interface CardMemory {
+  totalBytes: number;
+  /** Of the card, other programs considered. */
+  freeBytes: number;
+  allocatedBytes: number;
+  peakAllocatedBytes: number;
+  reservedBytes: number;
+  peakReservedBytes: number;
+}
+
+/** Throws where there is no such card. */
+export function cardMemory(device: `cuda:${number}`): CardMemory {
+  const [
+    totalBytes = 0,
+    freeBytes = 0,
+    allocatedBytes = 0,
+    peakAllocatedBytes = 0,
+    reservedBytes = 0,
+    peakReservedBytes = 0,
+  ] = native.deviceMemory(deviceCode(device));
+  return { totalBytes, freeBytes, allocatedBytes, peakAllocatedBytes, reservedBytes, peakReservedBytes };
+}
+
+/** Gives memory that the caching allocator holds unused back to the card. */
+export function emptyCache(device: `cuda:${number}`): void {
+  native.emptyCache(deviceCode(device));
+}
+
+/** Waits for everything queued on a device. */
+export function synchronize(device: Device): void {
+  native.synchronize(deviceCode(device));
+}
+
+function booked<T>(set: (value: number) => number, value: number, where: string, body: () => unknown): T {
+  const before = set(value);
+  try {
+    const result = body();
+    refuseDeferred(result, where);
+    return result as T;
+  } finally {
+    set(before);
+  }
+}
+
+function byCategory(bytes: readonly number[]): Record<Category, number> {
+  return Object.fromEntries(CATEGORIES.map((name, at) => [name, bytes[at] ?? 0])) as Record<Category, number>;
+}

@@ -1,0 +1,46 @@
+/** What generated ops stand on: how a handle becomes a Tensor and a Tensor a handle again. tensor.ts registers its class here. */
+import { notA } from "./dtypes.ts";
+import type { Handle } from "./native.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** Holds the C++ tensor's number; 0 once disposed. */
+export abstract class TensorHandle {
+  /** Of the C++ tensor, for calls into the engine; 0 once disposed. */
+  handle: Handle;
+
+  constructor(handle: Handle) {
+    this.handle = handle;
+  }
+
+  /** Drops what is remembered of shape after an operator changed it. */
+  abstract forget(): void;
+}
+
+let TensorClass: new (handle: Handle) => Tensor;
+
+/** Says which class results are made of. */
+export function registerTensorClass(made: new (handle: Handle) => Tensor): void {
+  TensorClass = made;
+}
+
+/** A result as a tensor of the innermost scope. An undefined tensor (null) stays null, where the op's type says so. */
+export function wrap(handle: Handle): Tensor {
+  return handle === null ? (handle as never) : new TensorClass(handle);
+}
+
+/** Several results; `kinds` has a "t" for each tensor and a "v" for each plain value, and without it all are tensors. */
+export function wrapAll(results: Handle[], kinds?: string): unknown[] {
+  return results.map((result, at) => (kinds === undefined || kinds[at] === "t" ? wrap(result) : result));
+}
+
+/** What a call takes for a tensor: its number; nothing stays nothing, and the engine's error names what is no tensor. */
+export function handleOf(value: unknown): Handle | symbol | null | undefined {
+  if (value instanceof TensorHandle) return value.handle;
+  return value === undefined || value === null ? value : notA(value);
+}
+
+/** What a call takes for a list of tensors. */
+export function handlesOf(values: unknown): unknown {
+  if (values === undefined || values === null) return values;
+  return Array.isArray(values) ? values.map(handleOf) : notA(values);
+}

@@ -1,0 +1,58 @@
+/** The addon as TypeScript sees it; importing this file loads libtorch. */
+import { loadAddon } from "./libtorch.ts";
+
+/** Names a C++ tensor or generator; 0 names none. */
+export type Handle = number;
+/** Number of an operator, from `resolve`. */
+export type Op = number;
+
+/** native/addon.cc's table; what each takes and throws is told in native/*.h. */
+export interface Native {
+  resolve(name: string, overload: string, nullable: readonly string[]): Op;
+  schema(op: Op): string;
+  // biome-ignore lint/suspicious/noExplicitAny: results have the form that the op's schema says
+  call(op: Op, ...inputs: unknown[]): any;
+  fromBytes(data: ArrayBufferView, dtype: unknown, shape: readonly number[]): Handle;
+  toBytes(tensor: Handle): Uint8Array<ArrayBuffer>;
+  item(tensor: Handle): number;
+  shape(tensor: Handle): number[];
+  strides(tensor: Handle): number[];
+  dtype(tensor: Handle): number;
+  device(tensor: Handle): number;
+  isContiguous(tensor: Handle): boolean;
+  dispose(tensor: Handle): boolean;
+  disposeAll(tensors: readonly Handle[]): void;
+  liveTensors(): number;
+  mapFile(path: string): Handle;
+  mappedLength(file: Handle): number;
+  mappedBytes(file: Handle, offsetBytes: number, lengthBytes: number): Uint8Array<ArrayBuffer>;
+  mappedTensor(file: Handle, offsetBytes: number, dtype: unknown, shape: readonly number[]): Handle;
+  unmapFile(file: Handle): boolean;
+  grad(outputs: unknown, inputs: unknown, gradOutputs: unknown, retainGraph: boolean): Handle[];
+  gradMode(on: boolean): boolean;
+  setRequiresGrad(tensor: Handle, on: boolean): void;
+  requiresGrad(tensor: Handle): boolean;
+  createGenerator(seed: bigint | number, device: unknown): Handle;
+  generatorState(generator: Handle): Uint8Array<ArrayBuffer>;
+  setGeneratorState(generator: Handle, state: Uint8Array): void;
+  disposeGenerator(generator: Handle): boolean;
+  manualSeed(seed: bigint | number): void;
+  setPool(pool: number): number;
+  setCategory(category: number): number;
+  memoryStats(device: unknown, pool: number): number[];
+  resetPeak(device: unknown, pool: number): void;
+  setCap(device: unknown, pool: number, bytes: number | undefined): void;
+  failAtAllocation(device: unknown, n: number): void;
+  recordAllocations(device: unknown, on: boolean): void;
+  takeAllocations(device: unknown): Uint8Array<ArrayBuffer>[];
+  setPlanTarget(cuda: boolean, multiprocessors: number): [cuda: boolean, multiprocessors: number];
+  setOutOfMemoryClass(made: new (...facts: never[]) => Error): void;
+  setThreads(threads: number): void;
+  getThreads(): number;
+  loadCuda(): number;
+  synchronize(device: unknown): void;
+  emptyCache(device: unknown): void;
+  deviceMemory(device: unknown): number[];
+}
+
+export const native = loadAddon() as Native;

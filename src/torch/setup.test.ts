@@ -1,0 +1,192 @@
+/** Setting up in a copy of the package, with stand-ins for the tools that it calls: what is run, and what is left behind. */
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { packageRoot } from "./libtorch.ts";
+
+type Setup = typeof import("./setup.ts");
+type Find = typeof import("./libtorch.ts");
+
+const copy = join(packageRoot, ".cache", `setup-test-${process.pid}`);
+const tools = join(copy, "tools");
+const calls = join(copy, "calls");
+const libtorch = join(copy, ".libtorch");
+
+beforeEach(() => {
+  rmSync(copy, { recursive: true, force: true });
+  for (const folder of ["src/torch", "native", "tools"]) mkdirSync(join(copy, folder), { recursive: true });
+  for (const file of [
+    "package.json",
+    "src/errors.ts",
+    "src/torch/setup.ts",
+    "src/torch/libtorch.ts",
+    "native/Makefile",
+  ]) {
+    cpSync(join(packageRoot, file), join(copy, file));
+  }
+  writeFileSync(join(copy, "native", "addon.cc"), "// one source");
+  vi.stubEnv("LORAFIT_LIBTORCH", undefined);
+  vi.stubEnv("PATH", `${tools}:/usr/bin:/bin`);
+  tool("make", `mkdir -p ${copy}/native/build && touch ${copy}/native/build/lorafit.node`);
+  tool("g++", "true");
+  tool(
+    "python3",
+    'case "$*" in *--target*) mkdir -p "$target" && '.concat(
+      fakeTorch('"$target/torch"', "2.11.0"),
+      ";; esac",
+    ),
+  );
+});
+
+afterEach(() => {
+  vi.unstubAllEnvs();
+  rmSync(copy, { recursive: true, force: true });
+});
+
+/** Shell lines that make a folder look like the package torch. */
+function fakeTorch(folder: string, version: string): string {
+  return [
+    `mkdir -p ${folder}/lib ${folder}/include/ATen/core`,
+    `mkdir -p ${folder}/../nvidia`,
+    `echo "__version__ = '${version}'" > ${folder}/version.py`,
+    `touch ${folder}/lib/libtorch_cpu.so ${folder}/lib/libc10.so ${folder}/lib/libtorch_cuda.so ${folder}/include/ATen/core/Tensor.h`,
+  ].join(" && ");
+}
+
+/** Puts a shell script in the place of a tool; each call is noted, and $target is what follows --target. */
+function tool(name: string, script: string): void {
+  const head = `#!/bin/sh\necho "${name} $*" >> ${calls}\ntarget=$(echo "$*" | sed -n 's/.*--target \\([^ ]*\\).*/\\1/p')\n`;
+  writeFileSync(join(tools, name), `${head}${script}\n`);
+  chmodSync(join(tools, name), 0o755);
+}
+
+/** Calls of a tool so far, but for those that only ask whether it is there. */
+function called(name: string): string[] {
+  const lines = existsSync(calls) ? readFileSync(calls, "utf8").split("\n") : [];
+  return lines.filter(
+    (line) => line.startsWith(`${name} `) && !/--version|-dumpversion|find_spec/.test(line),
+  );
+}
+
+const load = async (): Promise<Setup & Find> => ({
+  ...((await import(join(copy, "src/torch/setup.ts"))) as Setup),
+  ...((await import(join(copy, "src/torch/libtorch.ts"))) as Find),
+});
+
+/** Runs the set-up and gives what it logged. */
+async function setUp(cuda = false): Promise<string> {
+  const lines: string[] = [];
+  await (await load()).setupEngine({ cuda, log: (line) => lines.push(line) });
+  return lines.join("\n");
+}
+
+test("nothing there: libtorch is installed, the addon built, and a second run does neither", async () => {
+  expect(await setUp()).toContain("installing libtorch 2.11.0 for CPU");
+  expect(called("python3")).toHaveLength(1);
+  expect(called("python3")[0]).toContain("--no-deps");
+  expect(called("python3")[0]).toContain(
+    "torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85",
+  );
+  expect(called("make").at(-1)).toContain(`LIBTORCH=${libtorch}/torch`);
+  const madeTimes = called("make").length;
+
+  expect(await setUp()).toContain("up to date");
+  expect(called("python3")).toHaveLength(1);
+  expect(called("make")).toHaveLength(madeTimes);
+});
+
+test("CUDA installs the full wheel, over a set for cpu alone", async () => {
+  await setUp();
+  await setUp(true);
+  expect(called("python3")).toHaveLength(2);
+  expect(called("python3")[1]).toMatch(/torch==2\.11\.0$/);
+  expect(called("python3")[1]).not.toContain("--no-deps");
+});
+
+test("an installation that was cut off is done again, and never taken for a whole one", async () => {
+  mkdirSync(join(copy, ".libtorch.part", "torch"), { recursive: true });
+  mkdirSync(join(libtorch, "torch"), { recursive: true });
+  writeFileSync(join(libtorch, "torch", "version.py"), "__version__ = '2.11.0'");
+  await setUp();
+  expect(called("python3")).toHaveLength(1);
+  rmSync(join(libtorch, "nvidia"), { recursive: true });
+  await setUp();
+  expect(called("python3")).toHaveLength(2);
+  expect(readdirSync(copy).filter((name) => name.startsWith(".libtorch"))).toEqual([".libtorch"]);
+});
+
+test("pip that fails leaves nothing behind, and says what it needs", async () => {
+  tool("python3", 'case "$*" in *--target*) mkdir -p "$target/torch" && exit 1;; esac');
+  await expect(setUp()).rejects.toThrow("pip could not install torch 2.11.0");
+  expect(readdirSync(copy).filter((name) => name.startsWith(".libtorch"))).toEqual([]);
+});
+
+test("a machine without pip or a compiler is told what to install", async () => {
+  tool("python3", "exit 1");
+  await expect(setUp()).rejects.toThrow("pip is needed");
+  tool("python3", 'case "$*" in *--target*) '.concat(fakeTorch('"$target/torch"', "2.11.0"), ";; esac"));
+  tool("g++", "exit 127");
+  await expect(setUp()).rejects.toThrow("g++ is needed");
+});
+
+test("a build that fails shows the compiler's words, and the next run builds", async () => {
+  tool(
+    "make",
+    'case "$*" in *clean*|--version) ;; *) echo "addon.cc:1: error: no such luck" >&2; exit 2;; esac',
+  );
+  await expect(setUp()).rejects.toThrow("no such luck");
+  tool("make", `mkdir -p ${copy}/native/build && touch ${copy}/native/build/lorafit.node`);
+  expect(await setUp()).toContain("the engine is built");
+});
+
+test("changed sources are built anew without a clean, another libtorch with one", async () => {
+  await setUp();
+  const cleans = () => called("make").filter((line) => line.endsWith("clean")).length;
+  const before = cleans();
+  writeFileSync(join(copy, "native", "addon.cc"), "// changed");
+  expect(await setUp()).toContain("building the engine");
+  expect(cleans()).toBe(before);
+
+  cpSync(libtorch, join(copy, "elsewhere"), { recursive: true });
+  vi.stubEnv("LORAFIT_LIBTORCH", join(copy, "elsewhere"));
+  expect(await setUp()).toContain("building the engine");
+  expect(cleans()).toBe(before + 1);
+});
+
+test("LORAFIT_LIBTORCH is the user's word: it is used or refused, and nothing is installed instead", async () => {
+  mkdirSync(join(copy, "old"), { recursive: true });
+  writeFileSync(join(copy, "old", "version.py"), "__version__ = '2.9.1+cpu'");
+  vi.stubEnv("LORAFIT_LIBTORCH", join(copy, "old"));
+  await expect(setUp()).rejects.toThrow(
+    /LORAFIT_LIBTORCH: .*old: version 2\.9\.1\+cpu, and 2\.11\.0 is needed/,
+  );
+  expect(called("python3")).toEqual([]);
+});
+
+test("places are searched in order, each with what is wrong with it", async () => {
+  const { searchLibtorch, findLibtorch } = await load();
+  expect(searchLibtorch().map(({ from }) => from)).toEqual([".libtorch", "python3"]);
+  expect(() => findLibtorch()).toThrow(/\.libtorch: .* not there\n {2}python3: it has no package torch/);
+
+  tool("python3", `echo ${copy}/site/torch`);
+  mkdirSync(join(copy, "site", "torch"), { recursive: true });
+  writeFileSync(join(copy, "site", "torch", "version.py"), "__version__ = '2.11.0+cpu'");
+  expect(() => findLibtorch()).toThrow("lib/libtorch_cpu.so is missing");
+});
+
+test("an addon that isn't built is a user's error with the command that builds it", async () => {
+  const { loadAddon } = await load();
+  expect(() => loadAddon()).toThrow("The engine is not built yet");
+  mkdirSync(join(copy, "native", "build"));
+  writeFileSync(join(copy, "native", "build", "lorafit.node"), "no library");
+  expect(() => loadAddon()).toThrow("The engine can't be loaded");
+});

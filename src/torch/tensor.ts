@@ -1,0 +1,293 @@
+/**
+ * Tensors with deterministic lifetimes: memory of a device can't wait for the garbage collector, so every tensor belongs to
+ * the scope that it was made in, and dies with it unless it is returned, kept or disposed before.
+ */
+import {
+  type Device,
+  DTYPES,
+  type DType,
+  deviceCode,
+  deviceOfCode,
+  dtypeBytes,
+  dtypeCode,
+  dtypeOfCode,
+  type TensorData,
+} from "./dtypes.ts";
+import { handlesOf, registerTensorClass, wrap } from "./handle.ts";
+import { type Handle, native } from "./native.ts";
+import { TensorOps } from "./ops.gen.ts";
+
+export type { Device, DType } from "./dtypes.ts";
+
+interface Scope {
+  readonly outer: Scope | undefined;
+  tensors: Tensor[];
+  /** Length at which the disposed ones are swept out of the list. */
+  sweepAt: number;
+}
+
+let innermost: Scope | undefined;
+
+const TO = native.resolve("aten::to", "dtype_layout", []);
+
+/** A tensor of libtorch; operators are its methods. Made outside of any scope, it is the caller's to dispose. */
+export class Tensor extends TensorOps implements Disposable {
+  /** The scope that frees it; undefined once it is the caller's. */
+  owner: Scope | undefined;
+  private knownShape: readonly number[] | undefined;
+  private knownDtype: DType | undefined;
+  private knownDevice: Device | undefined;
+
+  constructor(handle: Handle) {
+    super(handle);
+    this.owner = innermost;
+    this.knownShape = undefined;
+    this.knownDtype = undefined;
+    this.knownDevice = undefined;
+    if (innermost) adopt(innermost, this);
+  }
+
+  get shape(): readonly number[] {
+    this.knownShape ??= native.shape(this.handle);
+    return this.knownShape;
+  }
+
+  get dtype(): DType {
+    this.knownDtype ??= dtypeOfCode(native.dtype(this.handle));
+    return this.knownDtype;
+  }
+
+  get device(): Device {
+    this.knownDevice ??= deviceOfCode(native.device(this.handle));
+    return this.knownDevice;
+  }
+
+  get ndim(): number {
+    return this.shape.length;
+  }
+
+  get numel(): number {
+    return this.shape.reduce((product, size) => product * size, 1);
+  }
+
+  /** Bytes of its elements, whatever its storage holds beside. */
+  get bytes(): number {
+    return this.numel * dtypeBytes(this.dtype);
+  }
+
+  /** Elements from one index to the next, a dimension. */
+  get strides(): readonly number[] {
+    return native.strides(this.handle);
+  }
+
+  get isContiguous(): boolean {
+    return native.isContiguous(this.handle);
+  }
+
+  get requiresGrad(): boolean {
+    return native.requiresGrad(this.handle);
+  }
+
+  get disposed(): boolean {
+    return this.handle === 0;
+  }
+
+  /** Makes a leaf (not) ask for gradients; returns itself. */
+  requiresGrad_(on = true): this {
+    native.setRequiresGrad(this.handle, on);
+    return this;
+  }
+
+  /** The same elements in this dtype on this device; shares memory where nothing changes, unless `copy`. */
+  to(options: {
+    dtype?: DType | undefined;
+    device?: Device | undefined;
+    nonBlocking?: boolean;
+    copy?: boolean;
+  }): Tensor {
+    const { dtype, device, nonBlocking, copy } = options;
+    return wrap(
+      native.call(
+        TO,
+        this.handle,
+        dtypeCode(dtype),
+        undefined,
+        deviceCode(device),
+        undefined,
+        nonBlocking,
+        copy,
+      ),
+    );
+  }
+
+  /** A copy of the elements in row-major order; what JavaScript has no array for (bfloat16, ...) comes as Float32Array. */
+  toArray(): TensorData {
+    const { array } = DTYPES[this.dtype];
+    using cpu = this.to({
+      device: "cpu",
+      dtype: array ? this.dtype : "float32",
+    });
+    return new (array ?? Float32Array)(cpu.toBytes().buffer);
+  }
+
+  /** A copy of the elements as float32, whatever the dtype. */
+  toFloat32Array(): Float32Array {
+    using floats = this.to({ device: "cpu", dtype: "float32" });
+    return new Float32Array(floats.toBytes().buffer);
+  }
+
+  /** A copy of the elements' bytes, row-major, as they lie in memory. */
+  toBytes(): Uint8Array<ArrayBuffer> {
+    using cpu = this.to({ device: "cpu" });
+    using flat = cpu.contiguous();
+    return native.toBytes(flat.handle);
+  }
+
+  /** The one element as a number; throws where there are more or none. */
+  item(): number {
+    return native.item(this.handle);
+  }
+
+  /** Frees the tensor; its memory goes when no other tensor shares it. Once more is no error. */
+  dispose(): void {
+    if (this.handle === 0) return;
+    native.dispose(this.handle);
+    this.handle = 0;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  override forget(): void {
+    this.knownShape = undefined;
+    this.knownDtype = undefined;
+  }
+
+  override toString(): string {
+    return this.disposed
+      ? "Tensor(disposed)"
+      : `Tensor(${this.dtype}[${this.shape.join(", ")}] ${this.device})`;
+  }
+
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    return this.toString();
+  }
+}
+
+registerTensorClass(Tensor);
+
+/**
+ * Runs the body and frees every tensor made in it, but those reachable in what it returns (tensors, arrays, plain objects,
+ * Maps, Sets), which pass to the scope around. Throws TypeError on a body that goes on after it returned (async, generator).
+ */
+export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
+  const own: Scope = { outer: innermost, tensors: [], sweepAt: 256 };
+  innermost = own;
+  try {
+    const result: T = body();
+    refuseDeferred(result, "scope");
+    for (const tensor of tensorsIn(result)) {
+      if (tensor.owner === own) passOn(tensor, own.outer);
+    }
+    return result;
+  } finally {
+    innermost = own.outer;
+    freeAll(own.tensors.filter((tensor) => tensor.owner === own));
+  }
+}
+
+/** Takes the tensors in a value out of every open scope: the caller owns and disposes them. */
+export function keep<T>(value: T): T {
+  for (const tensor of tensorsIn(value)) tensor.owner = undefined;
+  return value;
+}
+
+/** Frees every tensor reachable in a value. */
+export function dispose(value: unknown): void {
+  freeAll(tensorsIn(value));
+}
+
+/** Runs the body without recording for gradients. */
+export function noGrad<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
+  return withGradMode(false, body);
+}
+
+/** Runs the body recording for gradients, which is off otherwise. */
+export function withGrad<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
+  return withGradMode(true, body);
+}
+
+/**
+ * Gradients of the inputs, given those of the outputs (ones for scalars where left out). The graph is used up unless it is
+ * retained. Throws where an input had no part in the outputs.
+ */
+export function grad(
+  outputs: readonly Tensor[],
+  inputs: readonly Tensor[],
+  gradOutputs: readonly Tensor[] = [],
+  { retainGraph = false }: { retainGraph?: boolean } = {},
+): Tensor[] {
+  const gradients = native.grad(handlesOf(outputs), handlesOf(inputs), handlesOf(gradOutputs), retainGraph);
+  return gradients.map((gradient) => wrap(gradient));
+}
+
+function adopt(scope: Scope, tensor: Tensor): void {
+  if (scope.tensors.length >= scope.sweepAt) {
+    scope.tensors = scope.tensors.filter((known) => known.handle !== 0 && known.owner === scope);
+    scope.sweepAt = Math.max(256, 2 * scope.tensors.length);
+  }
+  scope.tensors.push(tensor);
+}
+
+function passOn(tensor: Tensor, outer: Scope | undefined): void {
+  tensor.owner = outer;
+  if (outer) adopt(outer, tensor);
+}
+
+function freeAll(tensors: Iterable<Tensor>): void {
+  const handles: Handle[] = [];
+  for (const tensor of tensors) {
+    if (tensor.handle !== 0) handles.push(tensor.handle);
+    tensor.handle = 0;
+  }
+  if (handles.length > 0) native.disposeAll(handles);
+}
+
+function withGradMode<T>(on: boolean, body: () => T extends PromiseLike<unknown> ? never : T): T {
+  const before = native.gradMode(on);
+  try {
+    const result: T = body();
+    refuseDeferred(result, on ? "withGrad" : "noGrad");
+    return result;
+  } finally {
+    native.gradMode(before);
+  }
+}
+
+/** Throws where a body would go on after its time: its tensors would be freed under its hands. */
+export function refuseDeferred(result: unknown, where: string): void {
+  if (typeof result !== "object" || result === null) return;
+  const deferred = "then" in result ? "a promise" : "next" in result ? "an iterator" : undefined;
+  if (!deferred) return;
+  if (result instanceof Promise) result.catch(() => {}); // this error tells of it; that one would end the process
+  throw new TypeError(
+    `${where}: the body returned ${deferred}, so it goes on after its end; bodies must be synchronous`,
+  );
+}
+
+/** Every tensor reachable in a value through arrays, plain objects, Maps and Sets. */
+function tensorsIn(value: unknown, found = new Set<Tensor>(), seen = new Set<object>()): Set<Tensor> {
+  if (value instanceof Tensor) return found.add(value);
+  if (typeof value !== "object" || value === null || seen.has(value)) return found;
+  seen.add(value);
+  for (const part of partsOf(value)) tensorsIn(part, found, seen);
+  return found;
+}
+
+function partsOf(value: object): Iterable<unknown> {
+  if (Array.isArray(value) || value instanceof Set) return value;
+  if (value instanceof Map) return [...value.keys(), ...value.values()];
+  const prototype = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null ? Object.values(value) : [];
+}

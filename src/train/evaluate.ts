@@ -1,0 +1,181 @@
+/** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
+import { createBatches, layoutBatch, type PictureLoader } from "../data/batches.ts";
+import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../data/dialogue.ts";
+import { fileOrder } from "../data/sampling.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import type { PreparedSample } from "../data/validate.ts";
+import { generate } from "../models/generate.ts";
+import type { Lora } from "../models/lora.ts";
+import { GREEDY } from "../models/sampling.ts";
+import type { Model } from "../models/weights.ts";
+import type { Policy } from "../step/policy.ts";
+import { evalStep } from "../step/step.ts";
+import { drive } from "./drive.ts";
+import { anls, exactMatch } from "./metrics.ts";
+
+/** What evaluates: a model, with or without an adapter. */
+export interface Evaluator {
+  model: Model;
+  lora: Lora | undefined;
+  policy: Policy;
+  pictures: PictureLoader;
+  /** Without one, answers are compared by their ids. */
+  tokenizer: Tokenizer | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+export interface SampleLoss {
+  /** Place in the list of samples. */
+  index: number;
+  /** Mean over the sample's labels. */
+  loss: number;
+  labelTokens: number;
+}
+
+export interface Answer {
+  /** Of its sample; a dialogue may have several answers. */
+  index: number;
+  expectedIds: number[];
+  ids: number[];
+  exactMatch: number;
+  /** Texts and their similarity, where there is a tokenizer. */
+  text?: { expected: string; answer: string; anls: number };
+}
+
+export interface Evaluation {
+  /** Mean over the labels of all samples. */
+  loss: number;
+  samples: number;
+  labelTokens: number;
+  exactMatch: number;
+  anls?: number;
+}
+
+/** Loss of each sample, in order. */
+export async function* sampleLosses(
+  samples: readonly PreparedSample[],
+  { model, lora, policy, pictures }: Evaluator,
+): AsyncGenerator<SampleLoss> {
+  const batches = createBatches({
+    samples,
+    sampler: fileOrder(samples.length),
+    packing: { by: "samples", samples: 1 },
+    draws: samples.length,
+    pictures,
+  });
+  let index = 0;
+  for await (const batch of batches) {
+    const { loss, labelTokens } = await drive(evalStep(model, lora, batch, policy));
+    yield { index: index++, loss, labelTokens };
+  }
+}
+
+/** Mean over the labels of all samples: one with a long answer counts for more. */
+export function totalLoss(losses: readonly Omit<SampleLoss, "index">[]): number {
+  const labels = sum(losses.map(({ labelTokens }) => labelTokens));
+  return sum(losses.map(({ loss, labelTokens }) => loss * labelTokens)) / labels;
+}
+
+/** Greedy answers to every question of each sample; later questions of a dialogue see the expected answers before them. */
+export async function* sampleAnswers(
+  samples: readonly PreparedSample[],
+  evaluator: Evaluator,
+): AsyncGenerator<Answer> {
+  for (const [index, sample] of samples.entries()) {
+    for (const { start, end } of answerSpans(sample)) {
+      yield { index, ...(await answer(sample, start, end, evaluator)) };
+    }
+  }
+}
+
+/** All of it in one record; undefined where the signal came before the end. */
+export async function evaluate(
+  samples: readonly PreparedSample[],
+  evaluator: Evaluator,
+): Promise<Evaluation | undefined> {
+  const losses: SampleLoss[] = [];
+  for await (const loss of sampleLosses(samples, evaluator)) {
+    if (evaluator.signal?.aborted) return undefined;
+    losses.push(loss);
+  }
+  const answers: Answer[] = [];
+  for await (const scored of sampleAnswers(samples, evaluator)) {
+    if (evaluator.signal?.aborted) return undefined;
+    answers.push(scored);
+  }
+  const similarities = answers.flatMap(({ text }) => (text ? [text.anls] : []));
+  return {
+    loss: totalLoss(losses),
+    samples: losses.length,
+    labelTokens: sum(losses.map(({ labelTokens }) => labelTokens)),
+    exactMatch: mean(answers.map((scored) => scored.exactMatch)),
+    ...(similarities.length > 0 && { anls: mean(similarities) }),
+  };
+}
+
+/** Runs of labels. */
+function answerSpans({ labels }: EncodedSample): { start: number; end: number }[] {
+  const spans: { start: number; end: number }[] = [];
+  for (const [row, label] of labels.entries()) {
+    if (label === IGNORE) continue;
+    const last = spans.at(-1);
+    if (last?.end === row) last.end = row + 1;
+    else spans.push({ start: row, end: row + 1 });
+  }
+  return spans;
+}
+
+async function answer(
+  sample: PreparedSample,
+  start: number,
+  end: number,
+  { model, lora, policy, pictures, tokenizer, signal }: Evaluator,
+): Promise<Omit<Answer, "index">> {
+  const stopIds = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [model.config.eosId];
+  const labelled = [...sample.inputIds.subarray(start, end)];
+  const expectedIds = labelled.slice(0, stopAt(labelled, stopIds));
+  const inputIds = sample.inputIds.slice(0, start);
+  const slots = inputIds.filter((id) => id === IMAGE_SLOT).length;
+  const images = await Promise.all(
+    sample.images.slice(0, slots).map(({ path, hdNum }) => pictures.load(path, hdNum)),
+  );
+  const labels = new Int32Array(start).fill(IGNORE);
+  const prompt = layoutBatch([{ sample: { ...sample, inputIds, labels }, images }]);
+  const { ids } = await generate(model, lora, prompt, {
+    sampling: GREEDY,
+    maxNewTokens: 2 * expectedIds.length + 1, // twice as long has no similarity that counts
+    stopIds,
+    visionBatch: policy.visionBatchTiles,
+    ...(signal && { signal }),
+  });
+  return { expectedIds, ids, ...scores(expectedIds, ids, tokenizer) };
+}
+
+function scores(
+  expectedIds: number[],
+  ids: number[],
+  tokenizer: Tokenizer | undefined,
+): Pick<Answer, "exactMatch" | "text"> {
+  if (!tokenizer) return { exactMatch: expectedIds.join() === ids.join() ? 1 : 0 };
+  const [expected, text] = [expectedIds, ids].map((each) =>
+    tokenizer.decode(each, { skipSpecial: true }).trim(),
+  );
+  return {
+    exactMatch: exactMatch(text!, expected!),
+    text: { expected: expected!, answer: text!, anls: anls(text!, expected!) },
+  };
+}
+
+/** Index of the first stop id, or the length. */
+function stopAt(ids: readonly number[], stopIds: readonly number[]): number {
+  const index = ids.findIndex((id) => stopIds.includes(id));
+  return index < 0 ? ids.length : index;
+}
+
+function mean(values: readonly number[]): number {
+  return sum(values) / values.length;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

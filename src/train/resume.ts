@@ -1,0 +1,95 @@
+/** Where a run begins: in an output folder cleared of what was there before, or at the last good checkpoint, if it is of the same run. */
+import { existsSync } from "node:fs";
+import { mkdir, rename } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { cannotWrite } from "../checkpoint/faults.ts";
+import { UserError } from "../errors.ts";
+import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
+import { mendFolders } from "./folders.ts";
+import { EVALS_FILE, OPTIONS_FILE, STEPS_FILE } from "./runLog.ts";
+
+/** The finished adapter, and the one with the lowest loss on eval_data. */
+export const ADAPTER_FOLDER = "adapter";
+export const BEST_FOLDER = "best";
+
+/** Options that may change from one part of a run to the next: paths, whose content is compared, and what does not change the result. */
+const FREE_OPTIONS = new Set([
+  ...["model", "adapter", "data", "output", "resume", "skip_bad"],
+  ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
+  ...["device", "threads", "memory"],
+  ...["policy", "head_groups", "mlp_tile", "loss_chunk", "vision_batch", "keep", "boundaries"],
+]);
+
+/**
+ * Makes the output folder ready. With `resume` returns the last good checkpoint, if there is one. Without it a finished run moves to a
+ * folder of its own, and an unfinished one is a UserError.
+ */
+export async function openOutput(
+  output: string,
+  resume: boolean,
+  notice: (text: string) => void,
+): Promise<Checkpoint | undefined> {
+  await mkdir(output, { recursive: true }).catch((cause) => {
+    throw cannotWrite(output, cause);
+  });
+  await mendFolders(output);
+  const checkpoint = await lastGoodCheckpoint(output, (folder, fault) => {
+    notice(`a damaged checkpoint is left out (${fault}); it is kept as ${folder}`);
+  });
+  if (resume) return checkpoint;
+  if (checkpoint && checkpoint.state.step < checkpoint.state.totalSteps)
+    throw unfinished(output, checkpoint.state);
+  await moveEarlierRun(output, notice);
+  return undefined;
+}
+
+/** Throws UserError, which lists the changes, where going on from a checkpoint would not give what the run began as. */
+export function checkSameRun(
+  { folder, state }: Checkpoint,
+  options: Record<string, unknown>,
+  fingerprints: Record<string, string>,
+): void {
+  const changes = [
+    ...changedKeys(state.options, options)
+      .filter((key) => !FREE_OPTIONS.has(key))
+      .map((key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`),
+    ...changedKeys(state.fingerprints, fingerprints).map((what) => `the content of ${what} has changed`),
+  ];
+  if (changes.length === 0) return;
+  throw new UserError(`${folder} is of a run with other settings:\n  ${changes.join("\n  ")}`, {
+    fix: `Go on with the settings of that run (${join(folder, "..", OPTIONS_FILE)}), or start a new one from what it has learned: --adapter ${folder} --output <another folder>.`,
+  });
+}
+
+function changedKeys(before: Record<string, unknown>, now: Record<string, unknown>): string[] {
+  const keys = [...new Set([...Object.keys(before), ...Object.keys(now)])];
+  return keys.filter((key) => JSON.stringify(before[key]) !== JSON.stringify(now[key]));
+}
+
+function show(value: unknown): string {
+  return value === undefined ? "not given" : JSON.stringify(value);
+}
+
+function unfinished(output: string, { step, totalSteps }: TrainerState): UserError {
+  return new UserError(`${output} holds a run that stopped at step ${step} of ${totalSteps}.`, {
+    fix: `Go on with it: npx lorafit train --resume ${output}\nOr start anew in another folder: --output <folder>`,
+  });
+}
+
+async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {
+  const files = [ADAPTER_FOLDER, BEST_FOLDER, STEPS_FILE, EVALS_FILE, OPTIONS_FILE].map((name) =>
+    join(output, name),
+  );
+  const checkpoints = await checkpointFolders(output);
+  const results = [...checkpoints, join(output, ADAPTER_FOLDER), join(output, BEST_FOLDER)].filter(
+    existsSync,
+  );
+  if (results.length === 0) return;
+  let number = 1;
+  while (existsSync(join(output, `earlier-${number}`))) number += 1;
+  const earlier = join(output, `earlier-${number}`);
+  await mkdir(earlier);
+  for (const path of [...checkpoints, ...files].filter(existsSync))
+    await rename(path, join(earlier, basename(path)));
+  notice(`the run that was in ${output} is now in ${earlier}`);
+}

@@ -1,0 +1,68 @@
+/** What a run writes down beside its checkpoints: its options in train.yaml, and a record a line in steps.jsonl and evals.jsonl. */
+import { appendFile, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { stringify } from "yaml";
+import { writeFileWhole } from "../checkpoint/disk.ts";
+import { cannotWrite } from "../checkpoint/faults.ts";
+
+export interface StepRecord {
+  step: number;
+  /** Mean over the step's micro-batches of their mean loss; with loss_scale batch, mean over all its labels. */
+  loss: number;
+  /** Before clipping. */
+  gradNorm: number;
+  lr: number;
+  tokens: number;
+  tokensPerSecond: number;
+  peakBytes: number;
+  stepMs: number;
+  /** Share of the step's time spent waiting for data. */
+  dataWaitRatio: number;
+  /** Of the step's last micro-batch, from 0. */
+  epoch: number;
+}
+
+export interface EvalRecord {
+  step: number;
+  /** Mean over all labels. */
+  loss: number;
+  samples: number;
+  labelTokens: number;
+  /** Share of the answers that are exactly as expected, and mean similarity of text. */
+  exactMatch: number;
+  anls?: number;
+}
+
+export const STEPS_FILE = "steps.jsonl";
+export const EVALS_FILE = "evals.jsonl";
+export const OPTIONS_FILE = "train.yaml";
+
+/** Adds a line. */
+export async function appendRecord(path: string, record: StepRecord | EvalRecord): Promise<void> {
+  await appendFile(path, `${JSON.stringify(record)}\n`).catch((cause) => {
+    throw cannotWrite(path, cause);
+  });
+}
+
+/** The records of a file; none where it is missing. A last line that a crash cut is left out. */
+export async function readRecords<R extends StepRecord | EvalRecord>(path: string): Promise<R[]> {
+  const text = await readFile(path, "utf8").catch(() => "");
+  const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
+  return lines.filter((line) => line !== "").map((line) => JSON.parse(line));
+}
+
+/** Begins the log at a state: writes the options as a configuration, and takes back the records after the state. */
+export async function restartLog(
+  output: string,
+  options: Record<string, unknown>,
+  { step, evals }: { step: number; evals: EvalRecord[] },
+): Promise<void> {
+  const steps = await readRecords<StepRecord>(join(output, STEPS_FILE));
+  writeFileWhole(join(output, OPTIONS_FILE), stringify(options));
+  writeFileWhole(join(output, STEPS_FILE), linesOf(steps.filter((record) => record.step <= step)));
+  writeFileWhole(join(output, EVALS_FILE), linesOf(evals));
+}
+
+function linesOf(records: object[]): string {
+  return records.map((record) => `${JSON.stringify(record)}\n`).join("");
+}

@@ -1,0 +1,216 @@
+/** All that a run needs before its first step: output folder, data, model, factors, optimizer, and the state that it begins with. */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
+import { readJsonObject } from "../checkpoint/disk.ts";
+import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { readAdapter } from "../checkpoint/peft.ts";
+import { type ImagePool, openImagePool } from "../data/imagePool.ts";
+import { countBatches, type Packing, START } from "../data/packing.ts";
+import type { Sampler } from "../data/sampling.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import type { PreparedSample } from "../data/validate.ts";
+import { createLora, disposeLora, type Lora, loraFromAdapter } from "../models/lora.ts";
+import { type ModelConfig, readModelConfig } from "../models/spec.ts";
+import { disposeModel, loadModel, type Model } from "../models/weights.ts";
+import { parseOptions } from "../options.ts";
+import { layerPolicies, Policy } from "../step/policy.ts";
+import { scope } from "../torch/tensor.ts";
+import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
+import { type Compute, startCompute } from "./compute.ts";
+import { type ReadOptions, readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
+import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "./optimizer.ts";
+import type { TrainOptions } from "./options.ts";
+import { checkSameRun, openOutput } from "./resume.ts";
+import { restartLog } from "./runLog.ts";
+import { type Schedule, stepsOfRatio } from "./schedule.ts";
+
+export interface TrainingData {
+  samples: PreparedSample[];
+  sampler: Sampler;
+  packing: Packing;
+  /** Draws of the whole run; Infinity where steps are counted. */
+  draws: number;
+  /** Empty without eval_data. */
+  evalSamples: PreparedSample[];
+  tokenizer: Tokenizer | undefined;
+  pictures: ImagePool;
+}
+
+export interface Run {
+  options: TrainOptions;
+  policy: Policy;
+  schedule: Schedule;
+  data: TrainingData;
+  model: Model;
+  lora: Lora;
+  optimizer: AdamW;
+  state: TrainerState;
+  /** The last one, whole on disk. */
+  checkpoint: string | undefined;
+}
+
+/** Things to do at the end, the last one first. */
+export type Closers = (() => unknown)[];
+
+/** Opens a run; what it takes is given back by `closers`, also where this throws. Nothing heavy is loaded before the data is checked. */
+export async function openRun(
+  given: TrainOptions,
+  notice: (text: string) => void,
+  closers: Closers,
+): Promise<Run> {
+  const checkpoint = await openOutput(given.output, given.resume, notice);
+  const compute = startCompute(given.model, given);
+  const options = settled(given, compute);
+  const config = configOf(options.model);
+  const policy = policyOf(options);
+  layerPolicies(policy, config); // refuses one that does not fit
+  const data = await openData(options, config, notice);
+  closers.push(() => data.pictures.close());
+  const schedule = scheduleOf(options, data);
+
+  const model = loadModel(options.model, compute);
+  closers.push(() => disposeModel(model));
+  const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
+  if (checkpoint) checkSameRun(checkpoint, options, fingerprints);
+  const lora = loraOf(config, options, compute, checkpoint);
+  closers.push(() => disposeLora(lora));
+  const optimizer = optimizerOf(lora, options);
+  closers.push(() => disposeAdamW(optimizer));
+  if (checkpoint) restoreOptimizer(checkpoint, optimizer);
+  const state = checkpoint
+    ? { ...checkpoint.state, options }
+    : newState({ totalSteps: schedule.totalSteps, options, fingerprints });
+  await restartLog(options.output, options, state);
+  return { options, policy, schedule, data, model, lora, optimizer, state, checkpoint: checkpoint?.folder };
+}
+
+/** The same options with what they leave to the machine, and paths that hold from any working folder. */
+function settled(options: TrainOptions, { dtype, device }: Compute): TrainOptions {
+  const { adapter, eval_data } = options;
+  return {
+    ...options,
+    model: existsSync(options.model) ? resolve(options.model) : options.model,
+    output: resolve(options.output),
+    data: options.data.map((file) => resolve(file)),
+    ...(adapter !== undefined && { adapter: resolve(adapter) }),
+    ...(eval_data !== undefined && { eval_data: eval_data.map((file) => resolve(file)) }),
+    dtype: dtype === "float32" ? "fp32" : "bf16",
+    device,
+  };
+}
+
+function configOf(model: string): ModelConfig {
+  const folder = openModelFolder(resolveModel(model));
+  try {
+    return readModelConfig(folder);
+  } finally {
+    folder.weights.close();
+  }
+}
+
+function policyOf(options: TrainOptions): Policy {
+  if (options.policy !== undefined) {
+    const json = typeof options.policy === "string" ? readJsonObject(options.policy) : options.policy;
+    return parseOptions(Policy, json, (key) => `policy: ${key}`);
+  }
+  const { head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries } = options;
+  const given = {
+    headGroups: head_groups,
+    mlpTileTokens: mlp_tile,
+    lossChunkTokens: loss_chunk,
+    visionBatchTiles: vision_batch,
+    layers: [{ count: 1, keep, boundary: boundaries }],
+  };
+  return parseOptions(Policy, given, (key) => `policy: ${key}`);
+}
+
+async function openData(
+  options: TrainOptions,
+  config: ModelConfig,
+  notice: (text: string) => void,
+): Promise<TrainingData> {
+  const tokenizer = await tokenizerOf(resolveModel(options.model));
+  const read: ReadOptions = {
+    tokenizer,
+    vocabSize: config.vocab,
+    hdNum: options.hd_num,
+    maxLength: options.max_length,
+    imageCompat: options.image_compat,
+    skipBad: options.skip_bad,
+  };
+  const ready = await readySamples(options.data, read);
+  const evaluated = options.eval_data && (await readySamples(options.eval_data, read));
+  const skipped = ready.skipped.length + (evaluated?.skipped.length ?? 0);
+  if (skipped > 0) notice(`left out ${skipped} samples that cannot be used`);
+  const sampler = samplerOf(ready, options);
+  return {
+    samples: ready.samples,
+    sampler,
+    packing: options.pack
+      ? { by: "tokens", tokens: options.max_length }
+      : { by: "samples", samples: options.batch_size },
+    draws: "epochs" in options ? options.epochs * sampler.epochDraws : Number.POSITIVE_INFINITY,
+    evalSamples: evaluated?.samples ?? [],
+    tokenizer,
+    pictures: openImagePool({ compat: options.image_compat }),
+  };
+}
+
+/** Accumulation runs on across the ends of epochs; the last step of all takes what is left, so that no sample is lost. */
+function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }: TrainingData): Schedule {
+  const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
+  const totalSteps =
+    "max_steps" in options
+      ? options.max_steps
+      : Math.ceil(countBatches(tokensOf, packing, draws) / options.gradient_accumulation);
+  return {
+    name: options.lr_schedule,
+    peakRate: options.learning_rate,
+    warmupSteps:
+      "warmup_steps" in options ? options.warmup_steps : stepsOfRatio(options.warmup_ratio, totalSteps),
+    totalSteps,
+  };
+}
+
+/** Factors of the checkpoint, of the adapter to start from (which brings rank, scale and targets), or new ones. */
+function loraOf(
+  config: ModelConfig,
+  options: TrainOptions,
+  { device }: Compute,
+  checkpoint: Checkpoint | undefined,
+): Lora {
+  const folder = checkpoint?.folder ?? options.adapter;
+  const dropout = options.lora_dropout;
+  if (folder !== undefined) {
+    return scope(() => loraFromAdapter(config, readAdapter(folder), { device, gradients: true, dropout }));
+  }
+  return createLora(config, {
+    rank: options.lora_r,
+    alpha: options.lora_alpha,
+    rslora: options.lora_rslora,
+    targets: options.lora_targets,
+    seed: options.seed,
+    dropout,
+    device,
+    gradients: true,
+  });
+}
+
+function optimizerOf(lora: Lora, options: TrainOptions): AdamW {
+  return createAdamW(loraParameters(lora), {
+    beta1: options.adam_beta1,
+    beta2: options.adam_beta2,
+    epsilon: options.adam_epsilon,
+    weightDecay: options.weight_decay,
+  });
+}
+
+function newState(known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints">): TrainerState {
+  return { version: 1, step: 0, microBatches: 0, data: START, accumulated: EMPTY_STEP, evals: [], ...known };
+}
+
+/** Of the sizes, and of the last norm's weights, which two models of the same sizes do not share. */
+function modelFingerprint({ config, norm }: Model): string {
+  return createHash("sha256").update(JSON.stringify(config)).update(norm.toBytes()).digest("hex");
+}

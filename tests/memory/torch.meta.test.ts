@@ -1,0 +1,140 @@
+/** Every operator takes on meta what it takes on cpu, so that a planned step has the peak of a real one. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { memoryStats, resetPeak, setThreads, type TrackedDevice } from "../../src/torch/device.ts";
+import type { DType } from "../../src/torch/dtypes.ts";
+import { FUNCTIONS, METHODS } from "../../src/torch/ops.ts";
+import { scope } from "../../src/torch/tensor.ts";
+import { ALL, type Case } from "./torchCases.ts";
+import { Inputs, type Sizes } from "./torchInputs.ts";
+
+setThreads(2);
+
+/** Operators without a meta kernel, and why none can be or none is wanted. */
+const NO_META: Record<string, string> = {
+  nonzero: "the shape depends on data",
+  unique: "the shape depends on data",
+  maskedSelect: "the shape depends on data",
+  equal: "the result is data",
+  allclose: "the result is data",
+  searchsorted: "for data preparation on cpu",
+  multinomial: "for generation, which is not planned",
+  conv2d: "the step writes its convolution as reshape and linear",
+  scaledDotProductAttention: "picks its kernel by device: the step names the kernel",
+};
+
+/** What cpu kernels take beside, and meta ones don't say: none of it is in the step. */
+const MORE_ON_CPU: { names: RegExp; dtypes?: DType[]; reason: string }[] = [
+  { names: /^(any|all)(Dim)?(:|$)/, reason: "a copy as bool" },
+  { names: /^(sort|argsort)(:|$)/, reason: "a buffer of one row" },
+  { names: /^(max|min|argmax|argmin): (turned|slice)/, reason: "a contiguous copy" },
+  { names: /^repeat$/, reason: "strides, as small tensors" },
+  { names: /^upsampleBicubic2d$/, reason: "tables of weights and indexes" },
+  { names: /^add: float64|^sumDim: float64/, reason: "a copy in the wider dtype" },
+  { names: /^sum(:|$)|^mean(:|$)/, reason: "a partial sum of each thread" },
+  { names: /^mean|^sum/, dtypes: ["bfloat16"], reason: "a copy in float32" },
+  { names: /^(gather|scatter)/, dtypes: ["bfloat16"], reason: "a copy in float32" },
+];
+
+/** Its threads at work allocate each for itself: how many are at it at once is chance. */
+const BY_THREADS = "_scaledDotProductFlashAttentionForCpuBackward";
+
+const sizes = fc.record({
+  rows: fc.integer({ min: 2, max: 900 }),
+  columns: fc.integer({ min: 2, max: 140 }),
+  inner: fc.integer({ min: 1, max: 90 }),
+  heads: fc.integer({ min: 1, max: 4 }),
+  headDim: fc.constantFrom(8, 16, 32),
+});
+
+/** Bytes at the peak of a call and after it, above what was alive before. */
+function cost(
+  run: Case,
+  wanted: Omit<Sizes, "device">,
+  device: TrackedDevice,
+): { peak: number; live: number } {
+  return scope(() => {
+    const inputs = new Inputs({ ...wanted, device });
+    resetPeak(device);
+    const before = memoryStats(device).liveBytes;
+    const { peakBytes, liveBytes } = scope(() => {
+      run(inputs);
+      return memoryStats(device);
+    });
+    return { peak: peakBytes - before, live: liveBytes - before };
+  });
+}
+
+const nameOf = (key: string): string => key.split(":")[0] ?? key;
+const planned = Object.entries(ALL).filter(([key]) => !NO_META[nameOf(key)] && key !== BY_THREADS);
+
+describe.each(["float32", "float64", "bfloat16"] as const)("in %s", (dtype) => {
+  const differs = (key: string) =>
+    MORE_ON_CPU.find(({ names, dtypes }) => names.test(key) && (dtypes?.includes(dtype) ?? true));
+
+  test.each(planned.filter(([key]) => !differs(key)))("%s has the same peak on meta and cpu", (_, run) => {
+    fc.assert(
+      fc.property(sizes, (some) => {
+        expect(cost(run, { ...some, dtype }, "meta")).toEqual(cost(run, { ...some, dtype }, "cpu"));
+      }),
+      { numRuns: 8 },
+    );
+  });
+
+  test.each(planned.filter(([key]) => differs(key)))("%s leaves the same bytes on meta and cpu", (_, run) => {
+    fc.assert(
+      fc.property(sizes, (some) => {
+        const [meta, cpu] = [cost(run, { ...some, dtype }, "meta"), cost(run, { ...some, dtype }, "cpu")];
+        expect(meta.live).toBe(cpu.live);
+        expect(meta.peak).toBeLessThanOrEqual(cpu.peak);
+      }),
+      { numRuns: 4 },
+    );
+  });
+});
+
+test("the attention's backward has the same peak on meta and cpu with one thread, and is planned with all at work", () => {
+  const run = ALL[BY_THREADS] as Case;
+  fc.assert(
+    fc.property(sizes, fc.constantFrom("float32", "float64"), (some, dtype) => {
+      const both = (threads: number) => {
+        setThreads(threads);
+        return [
+          cost(run, { ...some, dtype }, "meta").peak,
+          cost(run, { ...some, dtype }, "cpu").peak,
+        ] as const;
+      };
+      const [meta, cpu] = both(1);
+      expect(meta).toBe(cpu);
+      const [metaThreads, cpuThreads] = both(2);
+      const rowSumsBytes = 256 * 8;
+      expect(metaThreads).toBeGreaterThanOrEqual(cpuThreads);
+      expect(metaThreads - cpuThreads).toBeLessThanOrEqual(rowSumsBytes);
+    }),
+    { numRuns: 30 },
+  );
+});
+
+test("every operator of the tables has a case", () => {
+  const covered = new Set(Object.keys(ALL).map(nameOf));
+  const forCuda =
+    /FlashAttention(Backward)?$|EfficientAttention|CudnnAttention|_scaledMm|_fusedRmsNormBackward|_flashAttention|pinMemory|_intMm/;
+  const names = [...Object.keys(METHODS), ...Object.keys(FUNCTIONS)].filter((name) => !forCuda.test(name));
+  expect(names.filter((name) => !covered.has(name))).toEqual([]);
+});
+
+test("operators without a meta kernel say so", () => {
+  for (const [key, run] of Object.entries(ALL)) {
+    if (!NO_META[nameOf(key)]) continue;
+    const some = {
+      rows: 4,
+      columns: 6,
+      inner: 3,
+      heads: 2,
+      headDim: 8,
+      dtype: "float32",
+      device: "meta",
+    } as const;
+    expect(() => scope(() => void run(new Inputs(some))), key).toThrow(/^aten::/);
+  }
+});

@@ -1,0 +1,179 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
+import { disposeModel } from "../../src/models/weights.ts";
+import { embedText, placeImage_ } from "../../src/models/xcomposer.ts";
+import { rowsOf } from "../../src/nn/rows.ts";
+import { Policy } from "../../src/step/policy.ts";
+import { evalStep, trainStep } from "../../src/step/step.ts";
+import { memoryStats } from "../../src/torch/device.ts";
+import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
+import {
+  randomBatch,
+  randomLora,
+  randomModel,
+  relativeDifference,
+  runToEnd,
+  smallConfig,
+} from "../randomModel.ts";
+import { referenceStep } from "./reference.ts";
+
+const config = smallConfig({ layers: 4 });
+const model = randomModel(config, { dtype: "float32" });
+const lora = randomLora(config);
+const batch = randomBatch(config, [
+  { textTokens: 41, images: 2 },
+  { textTokens: 7, labelTokens: 1 },
+  { textTokens: 530 },
+]);
+let reference: ReturnType<typeof referenceStep>;
+
+/** Every option of a policy, one after the other, and together. */
+const POLICIES: Record<string, unknown> = {
+  default: {},
+  "two head groups": { headGroups: 2 },
+  "MLP tiles": { mlpTileTokens: 512 },
+  "small loss chunks": { lossChunkTokens: 3 },
+  "one tile of vision at a time": { visionBatchTiles: 1 },
+  "attention recomputed twice": { reuseAttention: false },
+  "boundaries on the host": { layers: [{ count: 4, boundary: "host" }] },
+  "every second boundary": { layers: [1, 2].flatMap(() => [{ count: 1 }, { count: 1, boundary: "none" }]) },
+  "one boundary": { layers: [{ count: 1 }, { count: 3, boundary: "none" }] },
+  "MLP inputs kept": { layers: [{ count: 4, keep: "middle" }] },
+  "attention kept": { layers: [{ count: 4, keep: "attention" }] },
+  "all kept": { layers: [{ count: 4, keep: "all" }] },
+  "all of it": {
+    headGroups: 2,
+    mlpTileTokens: 512,
+    lossChunkTokens: 7,
+    reuseAttention: false,
+    layers: [
+      { count: 1, boundary: "host" },
+      { count: 1, boundary: "none" },
+      { count: 1, keep: "attention" },
+      { count: 1, boundary: "host", keep: "all" },
+    ],
+  },
+};
+
+beforeAll(() => {
+  scope(() => {
+    const hidden = embedText(model, batch.inputIds);
+    for (const { start, end, image } of batch.imageSlices)
+      runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
+    reference = keep(referenceStep(model, lora, batch, hidden));
+  });
+});
+
+afterAll(() => {
+  dispose(reference);
+  disposeLora(lora);
+  disposeModel(model);
+});
+
+function gradients(): Map<string, Tensor> {
+  return new Map(
+    [...lora.modules].flatMap(
+      ([name, { gradA, gradB }]) =>
+        [
+          [`${name}.a`, gradA!],
+          [`${name}.b`, gradB!],
+        ] as const,
+    ),
+  );
+}
+
+describe("trainStep", () => {
+  it.each(Object.keys(POLICIES))(
+    "has the loss and gradients of plain autograd over the whole model: %s",
+    (name) => {
+      zeroGradients(lora);
+      const beforeBytes = memoryStats("cpu").liveBytes;
+      const hostBytes = memoryStats("cpu", "host").liveBytes;
+      const result = runToEnd(trainStep(model, lora, batch, Policy.parse(POLICIES[name]), { lossScale: 1 }));
+      expect(Math.abs(result.loss - reference.loss)).toBeLessThan(1e-5);
+      for (const [module, gradient] of gradients()) {
+        expect(relativeDifference(gradient, reference.gradients.get(module)!), module).toBeLessThan(1e-5);
+      }
+      expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
+      expect(memoryStats("cpu", "host").liveBytes).toBe(hostBytes);
+    },
+  );
+
+  it("draws the same dropout masks under every policy", () => {
+    const dropping = { ...lora, dropout: 0.3 };
+    let first: Map<string, Tensor> | undefined;
+    for (const [name, policy] of Object.entries(POLICIES)) {
+      zeroGradients(lora);
+      runToEnd(trainStep(model, dropping, batch, Policy.parse(policy), { lossScale: 1, dropoutSeed: 5n }));
+      if (!first) {
+        first = keep(
+          scope(() => new Map([...gradients()].map(([module, gradient]) => [module, gradient.clone()]))),
+        );
+        for (const [module, gradient] of first) {
+          if (module.endsWith("w2.a"))
+            expect(relativeDifference(gradient, reference.gradients.get(module)!)).toBeGreaterThan(0.01);
+        }
+      }
+      for (const [module, gradient] of gradients())
+        expect(relativeDifference(gradient, first.get(module)!), `${name} ${module}`).toBeLessThan(1e-5);
+    }
+    dispose(first);
+  });
+
+  it("gives the same for samples packed as for one by one", () => {
+    const alone = [{ textTokens: 41, images: 2 }, { textTokens: 9 }];
+    zeroGradients(lora);
+    const packed = randomBatch(config, alone);
+    const whole = runToEnd(
+      trainStep(model, lora, packed, Policy.parse({}), { lossScale: packed.labelTokens }),
+    );
+    const sum = keep(
+      scope(() => new Map([...gradients()].map(([name, gradient]) => [name, gradient.clone()]))),
+    );
+    zeroGradients(lora);
+    let lossSum = 0;
+    let row = 0;
+    packed.sampleTokens.forEach((tokens) => {
+      const cut = <A extends Int32Array>(array: A): A => array.slice(row, row + tokens) as A;
+      const slices = packed.imageSlices.filter(({ start }) => start >= row && start < row + tokens);
+      const single = {
+        ...packed,
+        inputIds: cut(packed.inputIds),
+        targets: cut(packed.targets),
+        positions: cut(packed.positions),
+        sampleTokens: [tokens],
+        imageSlices: slices.map(({ start, end, image }) => ({ start: start - row, end: end - row, image })),
+        labelTokens: cut(packed.targets).filter((target) => target !== -100).length,
+      };
+      lossSum += runToEnd(
+        trainStep(model, lora, single, Policy.parse({}), { lossScale: single.labelTokens }),
+      ).lossSum;
+      row += tokens;
+    });
+    expect(lossSum).toBeCloseTo(whole.lossSum, 3);
+    for (const [name, gradient] of gradients())
+      expect(relativeDifference(gradient, sum.get(name)!), name).toBeLessThan(1e-5);
+    dispose(sum);
+  });
+
+  it("frees everything when it is abandoned between two segments", () => {
+    const beforeBytes = memoryStats("cpu").liveBytes;
+    for (let segments = 0; segments < 20; segments += 3) {
+      const step = trainStep(model, lora, batch, Policy.parse({ layers: [{ count: 4, keep: "all" }] }), {
+        lossScale: 1,
+      });
+      for (let segment = 0; segment <= segments; segment++) step.next();
+      step.return(undefined as never);
+      expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
+    }
+  });
+});
+
+describe("evalStep", () => {
+  it("gives the loss of the training step, sample by sample", () => {
+    const result = runToEnd(evalStep(model, lora, batch, Policy.parse({})));
+    expect(Math.abs(result.loss - reference.loss)).toBeLessThan(1e-5);
+    expect(result.samples.map(({ labelTokens }) => labelTokens)).toEqual([14, 1, 177]);
+    expect(result.samples.reduce((sum, { lossSum }) => sum + lossSum, 0)).toBeCloseTo(result.lossSum, 4);
+  });
+});

@@ -1,0 +1,14 @@
+import { defineConfig } from "vitest/config";
+import { ClosingLine } from "./tests/closingLine.ts";
+
+export default defineConfig({
+  test: {
+    include: ["src/**/*.test.ts", "tests/**/*.test.ts"],
+    pool: "forks", // libtorch keeps global state: one process a file
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    setupFiles: ["tests/matchers.ts"],
+    reporters: ["default", new ClosingLine()],
+  },
+});
