@@ -19,6 +19,27 @@ export type LayerPolicy = z.output<typeof LayerPolicy>;
 
 const RunOfLayers = LayerPolicy.extend({ count: z.int().positive() });
 
+const WeightsPolicy = z.strictObject({
+  source: z.enum(["resident", "streamed"]).default("resident").meta({
+    help: "whether the layers' frozen weights stay on the device, or come from the host when their turn comes",
+  }),
+  aheadLayers: z
+    .int()
+    .nonnegative()
+    .default(1)
+    .meta({ help: "layers whose streamed weights are fetched while the one before computes" }),
+});
+
+const OptimizerPolicy = z.strictObject({
+  place: z
+    .enum(["device", "host"])
+    .default("device")
+    .meta({ help: "where the optimizer's state lies, and its update is computed" }),
+  precision: z.enum(["fp32", "8bit"]).default("fp32").meta({ help: "of the optimizer's moments" }),
+});
+
+const place = z.enum(["device", "host"]).default("device");
+
 export const Policy = z.strictObject({
   headGroups: z
     .int()
@@ -37,6 +58,9 @@ export const Policy = z.strictObject({
     .positive()
     .default(4)
     .meta({ help: "tiles that the vision tower takes at a time" }),
+  attentionInput: z.enum(["kept", "recomputed"]).default("kept").meta({
+    help: "whether attention's normalised input is held while its groups go by, or normalised again, in tiles of rows, for each of them",
+  }),
   reuseAttention: z.boolean().default(true).meta({
     help: "whether a recomputed layer's attention is recomputed once, and held while the MLP goes back, or twice",
   }),
@@ -44,6 +68,17 @@ export const Policy = z.strictObject({
     .array(RunOfLayers)
     .default([])
     .meta({ help: "runs of alike layers, from the first; the last run goes on to the end" }),
+  weights: WeightsPolicy.prefault({}).meta({ help: "where the layers' frozen weights come from" }),
+  embeddings: place.meta({
+    help: "where the embeddings lie; host: a step's rows are gathered there and copied",
+  }),
+  head: place.meta({ help: "where the head lies; host: fetched for the loss" }),
+  vision: place.meta({ help: "where the vision tower lies; host: fetched while pictures are encoded" }),
+  optimizer: OptimizerPolicy.prefault({}).meta({ help: "where and how precisely the optimizer works" }),
+  gradients: z
+    .enum(["fp32", "bf16"])
+    .default("fp32")
+    .meta({ help: "precision of the LoRA gradients that steps accumulate into" }),
 });
 
 export type Policy = z.output<typeof Policy>;
@@ -51,8 +86,30 @@ export type Policy = z.output<typeof Policy>;
 /** Everything on the device, nothing kept but boundaries: small, and needs no planning. */
 export const DEFAULT_POLICY: Policy = Policy.parse({});
 
+/** Options that have no effect so far, by the only value that is accepted. */
+const ONLY_VALUES: readonly [option: string, of: (policy: Policy) => string, value: string][] = [
+  ["attentionInput", (policy) => policy.attentionInput, "kept"],
+  ["weights.source", (policy) => policy.weights.source, "resident"],
+  ["embeddings", (policy) => policy.embeddings, "device"],
+  ["head", (policy) => policy.head, "device"],
+  ["vision", (policy) => policy.vision, "device"],
+  ["optimizer.place", (policy) => policy.optimizer.place, "device"],
+  ["optimizer.precision", (policy) => policy.optimizer.precision, "fp32"],
+  ["gradients", (policy) => policy.gradients, "fp32"],
+];
+
+function refuseUnsupported(policy: Policy): void {
+  for (const [option, of, value] of ONLY_VALUES) {
+    if (of(policy) === value) continue;
+    throw new UserError(`The policy sets ${option} to "${of(policy)}", which this version can't do yet.`, {
+      fix: `Leave ${option} at "${value}".`,
+    });
+  }
+}
+
 /** The policy of every layer of a model. Throws UserError where the policy does not fit the model. */
 export function layerPolicies(policy: Policy, config: ModelConfig): LayerPolicy[] {
+  refuseUnsupported(policy);
   if (config.kvHeads % policy.headGroups !== 0) {
     throw new UserError(
       `The policy has ${policy.headGroups} head groups, which do not divide ${config.kvHeads} kv heads.`,
