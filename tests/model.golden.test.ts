@@ -8,6 +8,7 @@ import { disposeLora, type Lora, loraFromAdapter, zeroGradients } from "../src/m
 import { disposeModel, loadModel, type Model } from "../src/models/weights.ts";
 import { embedText, placeImage_ } from "../src/models/xcomposer.ts";
 import { ropeTables } from "../src/nn/attention.ts";
+import { frozenValues } from "../src/nn/frozen.ts";
 import { rmsNorm } from "../src/nn/norm.ts";
 import { rowsOf } from "../src/nn/rows.ts";
 import { sampleRows } from "../src/step/layers.ts";
@@ -123,7 +124,7 @@ describe.each(GOLDEN_CASES)("golden case %s", (name: GoldenCase) => {
           dtype: "int64",
         },
       );
-      const logits = states.get("final_norm")!.indexSelect(0, rows).mm(model.head.t());
+      const logits = states.get("final_norm")!.indexSelect(0, rows).mm(frozenValues(model.head).t());
       expect(kept(logits, expected.logits_label!)).toMatchArray(numbers(expected.logits_label!), {
         atol: ATOL,
       });

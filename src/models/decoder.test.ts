@@ -8,6 +8,7 @@ import {
 } from "../../tests/randomModel.ts";
 import { moduleNames } from "../../tests/step/reference.ts";
 import { ropeTables } from "../nn/attention.ts";
+import { frozenValues } from "../nn/frozen.ts";
 import { type Rows, rowsOf } from "../nn/rows.ts";
 import { cat, fromArray, where } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
@@ -104,7 +105,7 @@ function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
     for (const { start, end } of sequence.imageRows) rows.fill(1, start, end);
     const mask = fromArray(rows, [rows.length, 1], { dtype: "bool" });
     const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
-    const y = x.mm(weight.t()).add(where(mask, image, image.mul(0)));
+    const y = x.mm(frozenValues(weight).t()).add(where(mask, image, image.mul(0)));
     if (!lora) return y;
     return y.add(
       x

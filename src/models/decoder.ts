@@ -10,6 +10,7 @@ import {
   type Rope,
 } from "../nn/attention.ts";
 import { dropBlock_, dropoutBlocks } from "../nn/dropout.ts";
+import { addFrozenProduct_, frozenGradient } from "../nn/frozen.ts";
 import {
   addInputGradient_,
   addLinear_,
@@ -81,7 +82,7 @@ export function attentionForward_(
       scope(() => {
         const output = groupForward(x, inner, wqkv, group, sequence);
         const part = inputSlice(wo, group.outColumns);
-        h.addmm_(output.out, part.weight.t());
+        addFrozenProduct_(h, output.out, part.weight);
         addGroupInner_(outer, output.out, part, info, group);
         return keeps ? output : undefined;
       }),
@@ -113,7 +114,7 @@ export function attentionBackward_(
       scope(() => {
         const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
         const part = inputSlice(wo, group.outColumns);
-        const dOut = dy.mm(part.weight); // (T, G * Q * D)
+        const dOut = frozenGradient(dy, part.weight); // (T, G * Q * D)
         info.imageRows.forEach((rows, picture) => {
           rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
         });

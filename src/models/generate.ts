@@ -9,6 +9,7 @@ import type { MicroBatch } from "../data/batches.ts";
 import { randomAt } from "../data/random.ts";
 import { UserError } from "../errors.ts";
 import { ropeTables, rotate_ } from "../nn/attention.ts";
+import { frozenProduct } from "../nn/frozen.ts";
 import { addLinear_, linearForward, type RowInfo } from "../nn/linear.ts";
 import { rmsNorm } from "../nn/norm.ts";
 import { type Rows, rowsOf } from "../nn/rows.ts";
@@ -238,6 +239,6 @@ function headLogits({ config, norm, head }: Model, hidden: Tensor, row: number):
       weight: norm,
       eps: config.rmsEps,
     }); // (1, C)
-    return states.mm(head.t()).to({ dtype: "float32" }).toArray() as Float32Array;
+    return frozenProduct(states, head).to({ dtype: "float32" }).toArray() as Float32Array;
   });
 }

@@ -2,6 +2,7 @@
 
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
@@ -16,7 +17,7 @@ export interface Plora {
 
 /** weight: (out, in). */
 export interface FrozenLinear {
-  weight: Tensor;
+  weight: FrozenMatrix;
   plora: Plora;
 }
 
@@ -69,7 +70,7 @@ export interface Model {
   embeddings: Tensor;
   layers: LayerWeights[];
   norm: Tensor;
-  head: Tensor;
+  head: FrozenMatrix;
   vision: VisionWeights;
 }
 
@@ -107,7 +108,7 @@ export function assembleModel(
     embeddings: read("model.tok_embeddings.weight"),
     layers: Array.from({ length: config.layers }, (_, layer) => assembleLayer(config, layer, read)),
     norm: read("model.norm.weight"),
-    head: read("output.weight"),
+    head: denseMatrix(read("output.weight")),
     vision: assembleVision(config, read),
   };
 }
@@ -120,7 +121,7 @@ export function assembleLayer(
 ): LayerWeights {
   const prefix = `model.layers.${layer}.`;
   const linear = (name: LinearName): FrozenLinear => ({
-    weight: read(`${prefix}${name}.weight`),
+    weight: denseMatrix(read(`${prefix}${name}.weight`)),
     plora: {
       a: read(`${prefix}${name}.Plora_A.weight`),
       b: read(`${prefix}${name}.Plora_B.weight`),

@@ -5,6 +5,15 @@
 import { empty } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type Dropout, dropBlock_, dropoutBlocks, dropped } from "./dropout.ts";
+import {
+  addFrozenGradient_,
+  addFrozenProduct_,
+  type FrozenMatrix,
+  frozenColumns,
+  frozenGradient,
+  frozenProduct,
+  frozenRows,
+} from "./frozen.ts";
 import { type Rows, rowsOf } from "./rows.ts";
 
 /** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes in float32, absent in evaluation. */
@@ -19,7 +28,7 @@ export interface LoraBranch {
 
 /** weight: (out, in); plora.a: (rank, in), plora.b: (out, rank). */
 export interface Linear {
-  weight: Tensor;
+  weight: FrozenMatrix;
   plora: { a: Tensor; b: Tensor; scale: number };
   lora: LoraBranch | undefined;
 }
@@ -45,22 +54,22 @@ export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
 }
 
 /** The part of a linear that makes some of its outputs: rows of weight, plora.b and lora.b. */
-export function outputSlice(linear: Linear, { start, end }: Rows): Linear {
-  const cut = (x: Tensor): Tensor => x.narrow(0, start, end - start);
+export function outputSlice(linear: Linear, rows: Rows): Linear {
+  const cut = (x: Tensor): Tensor => rowsOf(x, rows);
   const { weight, plora, lora } = linear;
   return {
-    weight: cut(weight),
+    weight: frozenRows(weight, rows),
     plora: { ...plora, b: cut(plora.b) },
     lora: lora && { ...lora, b: cut(lora.b), gradB: lora.gradB && cut(lora.gradB) },
   };
 }
 
 /** The part of a linear that reads some of its inputs: columns of weight, plora.a and lora.a. */
-export function inputSlice(linear: Linear, { start, end }: Rows): Linear {
-  const cut = (x: Tensor): Tensor => x.narrow(1, start, end - start);
+export function inputSlice(linear: Linear, columns: Rows): Linear {
+  const cut = (x: Tensor): Tensor => x.narrow(1, columns.start, columns.end - columns.start);
   const { weight, plora, lora } = linear;
   return {
-    weight: cut(weight),
+    weight: frozenColumns(weight, columns),
     plora: { ...plora, a: cut(plora.a) },
     lora: lora && { ...lora, a: cut(lora.a), gradA: lora.gradA && cut(lora.gradA) },
   };
@@ -69,7 +78,7 @@ export function inputSlice(linear: Linear, { start, end }: Rows): Linear {
 /** y = linear(x). x: (T, in) -> (T, out); `inner` is lowRank(x) where it is at hand. */
 export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): Tensor {
   return scope(() => {
-    const y = x.mm(linear.weight.t()); // (T, out)
+    const y = frozenProduct(x, linear.weight); // (T, out)
     addLowRank_(y, linear, info, inner ?? lowRank(x, linear, info));
     return y;
   });
@@ -78,7 +87,7 @@ export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: 
 /** into += linear(x). x: (T, in), into: (T, out). */
 export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
-    into.addmm_(x, linear.weight.t());
+    addFrozenProduct_(into, x, linear.weight);
     addLowRank_(into, linear, info, lowRank(x, linear, info));
   });
 }
@@ -101,7 +110,7 @@ export function addLowRank_(
 /** The gradient of x, (T, in), for the gradient dy, (T, out), of linear(x); LoRA gradients accumulate. x: (T, in). */
 export function linearBackward(dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
-    const dx = dy.mm(linear.weight); // (T, in)
+    const dx = frozenGradient(dy, linear.weight); // (T, in)
     addPloraGradient_(dx, dy, linear, info);
     addLoraGradients_(dx, dy, x, linear, info);
     return dx;
@@ -125,7 +134,7 @@ function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, 
 /** dx += dy W, and the PLoRA branch's on image rows. dx: (T, in), dy: (T, out). */
 export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
-    dx.addmm_(dy, linear.weight);
+    addFrozenGradient_(dx, dy, linear.weight);
     addPloraGradient_(dx, dy, linear, info);
   });
 }

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { randomTensor, relativeDifference } from "../../tests/randomModel.ts";
 import { fromArray } from "../torch/create.ts";
 import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
+import { denseMatrix } from "./frozen.ts";
 import { headLoss, labelsOf } from "./loss.ts";
 
 const EPS = 1e-5;
@@ -48,7 +49,7 @@ describe("headLoss", () => {
       const losses = headLoss(
         hidden,
         labelsOf(wanted),
-        { norm: { weight, eps: EPS }, head, chunkTokens },
+        { norm: { weight, eps: EPS }, head: denseMatrix(head), chunkTokens },
         { into: gradient, scale: 0.25 },
       );
       expect(relativeDifference(losses, expected.losses)).toBeLessThan(1e-12);
@@ -61,7 +62,7 @@ describe("headLoss", () => {
       const hidden = randomTensor([6, 24], 1);
       const options = {
         norm: { weight: randomTensor([24], 2), eps: EPS },
-        head: randomTensor([13, 24], 3),
+        head: denseMatrix(randomTensor([13, 24], 3)),
         chunkTokens: 4,
       };
       const labels = labelsOf(Int32Array.from([1, 2, 3, 4, 5, -100]));

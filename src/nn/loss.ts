@@ -1,6 +1,7 @@
 /** Cross-entropy through the frozen head, in chunks of label rows: the loss and its exact gradient in one pass, and no (T, V) matrix. */
 import { empty, fromArray, full, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
 import { tilesOf } from "./rows.ts";
 
@@ -8,7 +9,7 @@ export interface HeadLoss {
   /** Norm of the last hidden states. */
   norm: RmsNorm;
   /** (V, C), frozen. */
-  head: Tensor;
+  head: FrozenMatrix;
   /** Label rows whose logits exist at a time. */
   chunkTokens: number;
 }
@@ -61,7 +62,7 @@ function chunkLoss(
   scale: number | undefined,
 ): { loss: Tensor; dStates?: Tensor } {
   return scope(() => {
-    const logits = rmsNorm(states, norm).mm(head.t()); // (n, V)
+    const logits = frozenProduct(rmsNorm(states, norm), head); // (n, V)
     const wide = logits.to({ dtype: wideOf(states) }); // (n, V): becomes exp(l - max), then the gradient
     const target = wide.gather(1, targets); // (n, 1)
     const max = wide.amax({ dim: [-1], keepdim: true }); // (n, 1)
@@ -77,7 +78,7 @@ function chunkLoss(
     );
     const dLogits = wide.dtype === logits.dtype ? wide : logits.copy_(wide); // (n, V)
     const dStates = zeros(states.shape, { dtype: states.dtype, device: states.device });
-    addRmsNormGradient_(dStates, dLogits.mm(head), states, norm);
+    addRmsNormGradient_(dStates, frozenGradient(dLogits, head), states, norm);
     return { loss, dStates };
   });
 }

@@ -7,6 +7,7 @@ import { type Lora, loraBranch } from "../../src/models/lora.ts";
 import { LINEAR_NAMES, type LinearName } from "../../src/models/spec.ts";
 import type { LayerWeights, Model } from "../../src/models/weights.ts";
 import { ropeTables } from "../../src/nn/attention.ts";
+import { frozenValues } from "../../src/nn/frozen.ts";
 import { sampleRows } from "../../src/step/layers.ts";
 import { cat, fromArray, where } from "../../src/torch/create.ts";
 import { grad, keep, scope, type Tensor, withGrad } from "../../src/torch/tensor.ts";
@@ -62,7 +63,7 @@ function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): T
     { dtype: "int64" },
   );
   const labelled = h.indexSelect(0, fromArray(rows, [rows.length], { dtype: "int64" }));
-  const logits = norm(labelled, model.norm, config.rmsEps).mm(model.head.t());
+  const logits = norm(labelled, model.norm, config.rmsEps).mm(frozenValues(model.head).t());
   return logits
     .to({ dtype: dtype === "float64" ? dtype : "float32" })
     .logSoftmax(-1)
@@ -83,7 +84,7 @@ function referenceLinear(
   const { weight, plora } = weights.linears[name];
   const branch = loraBranch(lora, layer, name, { dtype, dropoutSeed: undefined });
   const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
-  let y = x.mm(weight.t());
+  let y = x.mm(frozenValues(weight).t());
   y = y.add(where(imageMask, image, image.mul(0)));
   return branch ? y.add(x.mm(branch.a.t()).mm(branch.b.t()).mul(branch.scale)) : y;
 }
