@@ -10,9 +10,9 @@ import { writeAdapterFiles } from "../checkpoint/peft.ts";
 import { openSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import type { DataPosition } from "../data/packing.ts";
 import { adapterFromLora, type Lora } from "../models/lora.ts";
+import { type AdamW, momentTensors } from "../step/optimizer.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { faultOf, removeFolder, writeFolder } from "./folders.ts";
-import { type AdamW, momentTensors } from "./optimizer.ts";
 import type { EvalRecord } from "./runLog.ts";
 
 /** What the micro-batches of the current step have come to so far; all zero between steps. */

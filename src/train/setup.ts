@@ -14,12 +14,12 @@ import { createLora, disposeLora, type Lora, loraFromAdapter } from "../models/l
 import { type ModelConfig, readModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
+import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
 import { layerPolicies, Policy } from "../step/policy.ts";
 import { scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, startCompute } from "./compute.ts";
 import { type ReadOptions, readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
-import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "./optimizer.ts";
 import type { TrainOptions } from "./options.ts";
 import { checkSameRun, openOutput } from "./resume.ts";
 import { restartLog } from "./runLog.ts";
