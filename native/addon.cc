@@ -7,6 +7,7 @@
 
 #include "allocators.h"
 #include "autograd.h"
+#include "copies.h"
 #include "cuda.h"
 #include "dispatch.h"
 #include "memory.h"
@@ -114,6 +115,9 @@ constexpr Export kExports[] = {
     {"mappedBytes", guarded<mapped_bytes>},
     {"mappedTensor", guarded<mapped_tensor>},
     {"unmapFile", guarded<unmap_file>},
+    {"startCopy", guarded<start_copy>},
+    {"waitCopy", guarded<wait_copy>},
+    {"pendingCopies", guarded<pending_copies>},
     {"grad", guarded<gradients>},
     {"gradMode", guarded<set_grad_mode>},
     {"setRequiresGrad", guarded<set_requires_grad>},
@@ -155,6 +159,7 @@ NAPI_MODULE_INIT() {
   try {
     lorafit::install_allocators();
     lorafit::register_meta_kernels();
+    lorafit::stop_copies_with(env);
     c10::GradMode::set_enabled(false);
   } catch (const std::exception& error) {
     napi_throw_error(env, nullptr, error.what());

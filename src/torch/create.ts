@@ -49,9 +49,12 @@ export function fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DT
   return new Tensor(native.fromBytes(bytes, dtypeCode(dtype), shape));
 }
 
-/** Elements are whatever the memory held. */
-export function empty(shape: readonly number[], { dtype = "float32", device }: TensorOptions = {}): Tensor {
-  return _empty(shape, { dtype, device });
+/** Elements are whatever the memory held. `pinMemory`: cpu memory that a card reads and writes by itself. */
+export function empty(
+  shape: readonly number[],
+  { dtype = "float32", device, pinMemory }: TensorOptions & { pinMemory?: boolean } = {},
+): Tensor {
+  return _empty(shape, { dtype, device, pinMemory });
 }
 
 export function zeros(shape: readonly number[], { dtype = "float32", device }: TensorOptions = {}): Tensor {

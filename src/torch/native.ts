@@ -28,6 +28,9 @@ export interface Native {
   mappedBytes(file: Handle, offsetBytes: number, lengthBytes: number): Uint8Array<ArrayBuffer>;
   mappedTensor(file: Handle, offsetBytes: number, dtype: unknown, shape: readonly number[]): Handle;
   unmapFile(file: Handle): boolean;
+  startCopy(to: unknown, from: unknown): Handle;
+  waitCopy(copy: Handle, onHost: boolean): void;
+  pendingCopies(): number;
   grad(outputs: unknown, inputs: unknown, gradOutputs: unknown, retainGraph: boolean): Handle[];
   gradMode(on: boolean): boolean;
   setRequiresGrad(tensor: Handle, on: boolean): void;

@@ -1,0 +1,280 @@
+#include "copies.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/Event.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/StreamGuard.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "allocators.h"
+#include "handles.h"
+
+namespace lorafit {
+namespace {
+
+constexpr size_t kMemcpyBytes = size_t{4} << 20;   // between two looks at whether the process ends
+constexpr int64_t kStagingBytes = int64_t{16} << 20; // of each of the two buffers between a file and a card
+
+bool on_card(const at::Tensor& tensor) { return !tensor.is_cpu() && !tensor.is_meta(); }
+
+/** A copy that was started. Its tensors are let go of on the JavaScript thread, so that memory is freed at a known time. */
+struct Copy {
+  Copy(at::Tensor to, at::Tensor from) : to(std::move(to)), from(std::move(from)) {}
+  at::Tensor to, from;
+  std::optional<c10::Event> computed; // on a card: the work queued before the copy
+  std::optional<c10::Event> copied;   // on a card: the copy itself, once it is queued
+  // Of the copying thread; under its mutex.
+  bool queued = false;
+  bool done = false;
+  std::exception_ptr error;
+};
+
+c10::Device card_of(const Copy& copy) { return on_card(copy.to) ? copy.to.device() : copy.from.device(); }
+
+/** A stream for each card and direction: a link carries both ways at once. */
+c10::Stream copy_stream(const Copy& copy) {
+  static auto* streams = new std::map<std::pair<int, bool>, c10::Stream>;
+  const c10::Device card = card_of(copy);
+  const std::pair<int, bool> key{card.index(), on_card(copy.to)};
+  const auto found = streams->find(key);
+  if (found != streams->end()) return found->second;
+  const c10::impl::VirtualGuardImpl impl(card.type());
+  return streams->emplace(key, impl.getStreamFromGlobalPool(card)).first->second;
+}
+
+/** Marks where a stream is done with what was queued of a copy. */
+void record_copied(Copy& copy, const c10::Stream& stream) {
+  copy.copied.emplace(stream.device_type());
+  copy.copied->record(stream);
+}
+
+/** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
+class Staging {
+ public:
+  /** Both buffers; on the thread that may allocate. */
+  explicit Staging(c10::DeviceType card) {
+    const Booking before = std::exchange(current_booking(), {Pool::kHost, kWorkspace});
+    try {
+      for (Buffer& buffer : buffers_) {
+        const auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
+        buffer.bytes = at::empty({kStagingBytes}, options);
+        buffer.sent.emplace(card);
+      }
+    } catch (...) {
+      current_booking() = before;
+      throw;
+    }
+    current_booking() = before;
+  }
+
+  void copy(Copy& copy, const c10::Stream& stream, const std::atomic<bool>& stopping) {
+    const c10::StreamGuard guard(stream);
+    const at::Tensor to = copy.to.view({-1}).view(at::kByte);
+    const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
+    for (int64_t at = 0, turn = 0; at < to.numel(); at += kStagingBytes, ++turn) {
+      TORCH_CHECK(!stopping, "the copy was called off: the process ends");
+      const int64_t length = std::min(kStagingBytes, to.numel() - at);
+      Buffer& buffer = buffers_[turn % buffers_.size()];
+      buffer.sent->synchronize();
+      std::memcpy(buffer.bytes.mutable_data_ptr(), from + at, length);
+      to.narrow(0, at, length).copy_(buffer.bytes.narrow(0, 0, length), /*non_blocking=*/true);
+      buffer.sent->record(stream);
+    }
+  }
+
+ private:
+  struct Buffer {
+    at::Tensor bytes;
+    std::optional<c10::Event> sent;
+  };
+  std::array<Buffer, 2> buffers_;
+};
+
+/** Asks the kernel to read ahead what a mapped file has under this range; of other memory it means nothing. */
+void read_ahead(const void* data, size_t length) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t start = reinterpret_cast<uintptr_t>(data) / page * page;
+  madvise(reinterpret_cast<void*>(start), reinterpret_cast<uintptr_t>(data) + length - start, MADV_WILLNEED);
+}
+
+/** One thread that copies what it is given, in order. It allocates nothing that is tracked and frees no tensor. */
+class CopyThread {
+ public:
+  void queue(const std::shared_ptr<Copy>& copy) {
+    const std::lock_guard lock(mutex_);
+    TORCH_CHECK(!stopping_, "no copy can start: the process ends");
+    if (on_card(copy->to) && !staging_) staging_.emplace(copy->to.device().type());
+    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+    waiting_.push_back(copy);
+    copy->queued = true;
+    work_.notify_one();
+  }
+
+  /** Blocks until the thread is done with a copy; throws what went wrong with it. */
+  void wait(const Copy& copy) {
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [&copy] { return !copy.queued || copy.done; });
+    if (copy.error) std::rethrow_exception(copy.error);
+  }
+
+  void stop() {
+    stopping_ = true;
+    {
+      const std::lock_guard lock(mutex_); // a thread between its look and its sleep would miss the call
+      work_.notify_all();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  void run() {
+    c10::GradMode::set_enabled(false);
+    while (const std::shared_ptr<Copy> copy = next()) {
+      std::exception_ptr error;
+      try {
+        carry_out(*copy);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      const std::lock_guard lock(mutex_);
+      copy->error = error;
+      copy->done = true;
+      done_.notify_all();
+    }
+  }
+
+  std::shared_ptr<Copy> next() {
+    std::unique_lock lock(mutex_);
+    work_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+    if (stopping_) return nullptr;
+    std::shared_ptr<Copy> copy = std::move(waiting_.front());
+    waiting_.pop_front();
+    return copy;
+  }
+
+  void carry_out(Copy& copy) {
+    read_ahead(copy.from.const_data_ptr(), copy.from.nbytes());
+    if (on_card(copy.to)) {
+      const c10::Stream stream = copy_stream(copy);
+      copy.computed->block(stream);
+      try {
+        staging_->copy(copy, stream, stopping_);
+      } catch (...) {
+        record_copied(copy, stream); // a part may be under way
+        throw;
+      }
+      return record_copied(copy, stream);
+    }
+    auto* to = static_cast<char*>(copy.to.mutable_data_ptr());
+    const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
+    for (size_t at = 0, length = copy.to.nbytes(); at < length; at += kMemcpyBytes) {
+      TORCH_CHECK(!stopping_, "the copy was called off: the process ends");
+      std::memcpy(to + at, from + at, std::min(kMemcpyBytes, length - at));
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::deque<std::shared_ptr<Copy>> waiting_;
+  std::atomic<bool> stopping_ = false;
+  std::optional<Staging> staging_;
+  std::thread thread_;
+};
+
+CopyThread& copy_thread() {
+  static auto* thread = new CopyThread; // never destroyed: stop_copies_with ends what runs in it
+  return *thread;
+}
+
+SlotTable<std::shared_ptr<Copy>>& copies() {
+  static auto* table = new SlotTable<std::shared_ptr<Copy>>;
+  return *table;
+}
+
+void check_copy(const at::Tensor& to, const at::Tensor& from) {
+  TORCH_CHECK(
+      to.scalar_type() == from.scalar_type() && to.sizes() == from.sizes(), "a copy to ", describe(to), " from ",
+      describe(from), ": dtype and shape must be the same");
+  TORCH_CHECK(to.is_contiguous() && from.is_contiguous(), "a copy in the background takes contiguous tensors");
+  TORCH_CHECK(to.is_meta() || !from.is_meta(), "a meta tensor has no data to copy");
+  if (!to.is_cpu() || !from.is_cpu()) return;
+  const auto* start = static_cast<const char*>(to.const_data_ptr());
+  const auto* other = static_cast<const char*>(from.const_data_ptr());
+  TORCH_CHECK(
+      start + to.nbytes() <= other || other + from.nbytes() <= start, "the tensors of a copy share memory");
+}
+
+void start(const std::shared_ptr<Copy>& copy) {
+  const bool to_card = on_card(copy->to), from_card = on_card(copy->from);
+  if (copy->to.is_meta() || copy->to.numel() == 0) return;
+  if (!to_card && !from_card) return copy_thread().queue(copy);
+  const c10::Device card = card_of(*copy);
+  // What the current stream still has to do may use either tensor's memory.
+  copy->computed.emplace(card.type());
+  copy->computed->record(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
+  const c10::Stream stream = copy_stream(*copy);
+  if (to_card && copy->from.is_cpu() && !copy->from.is_pinned()) return copy_thread().queue(copy);
+  copy->computed->block(stream);
+  const c10::StreamGuard guard(stream);
+  copy->to.copy_(copy->from, /*non_blocking=*/true);
+  record_copied(*copy, stream);
+}
+
+} // namespace
+
+napi_value start_copy(const Arguments& arguments) {
+  const at::Tensor& to = to_tensor(arguments.env, arguments[0], "to");
+  const at::Tensor& from = to_tensor(arguments.env, arguments[1], "from");
+  check_copy(to, from);
+  auto copy = std::make_shared<Copy>(to, from);
+  start(copy);
+  return from_double(arguments.env, copies().insert(std::move(copy)));
+}
+
+napi_value wait_copy(const Arguments& arguments) {
+  const double id = to_double(arguments.env, arguments[0], "copy");
+  const bool on_host = to_bool(arguments.env, arguments[1], "onHost");
+  const auto* found = copies().find(id);
+  TORCH_CHECK(found, "the copy was waited for already");
+  const std::shared_ptr<Copy> copy = *found;
+  copies().erase(id);
+  // The caching allocator may hand the tensors' memory on once they are let go of: work that it is handed to is queued on
+  // the current stream, which waits for the copy first.
+  const auto let_go = [&copy, on_host] {
+    if (copy->copied) {
+      const c10::Device card = card_of(*copy);
+      copy->copied->block(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
+      if (on_host) copy->copied->synchronize();
+    }
+    copy->to.reset();
+    copy->from.reset();
+  };
+  try {
+    copy_thread().wait(*copy);
+  } catch (...) {
+    let_go();
+    throw;
+  }
+  let_go();
+  return undefined_value(arguments.env);
+}
+
+napi_value pending_copies(const Arguments& arguments) {
+  return from_double(arguments.env, static_cast<double>(copies().live()));
+}
+
+void stop_copies_with(napi_env env) {
+  check(env, napi_add_env_cleanup_hook(env, [](void*) { copy_thread().stop(); }, nullptr));
+}
+
+} // namespace lorafit

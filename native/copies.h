@@ -1,0 +1,24 @@
+// Copies that run beside the computing: weights fetched ahead, activations moved to the host.
+#pragma once
+
+#include "values.h"
+
+namespace lorafit {
+
+/**
+ * startCopy(to, from) -> id of a copy between contiguous tensors of one dtype and shape, which it keeps alive until it is
+ * waited for. On cpu a thread copies; on CUDA the copy is queued on a stream of its own, after what is queued on the
+ * current one so far; on meta there is nothing to copy.
+ */
+napi_value start_copy(const Arguments& arguments);
+/**
+ * waitCopy(id, onHost) returns when whoever computes with `to` from now on sees the data: on CUDA that is the current
+ * stream, and with onHost this thread too. Throws what went wrong; the id is gone in any case.
+ */
+napi_value wait_copy(const Arguments& arguments);
+/** pendingCopies() -> how many were started and not waited for. */
+napi_value pending_copies(const Arguments& arguments);
+/** Ends the copying thread when this environment ends; what it has not copied by then stays so. */
+void stop_copies_with(napi_env env);
+
+} // namespace lorafit

@@ -1,0 +1,71 @@
+/** Copies that run beside the computing: weights are fetched ahead, boundary activations go to the host and come back. */
+import { empty } from "./create.ts";
+import { pool } from "./device.ts";
+import type { Device, DType } from "./dtypes.ts";
+import { handleOf } from "./handle.ts";
+import { type Handle, native } from "./native.ts";
+import { scope, type Tensor } from "./tensor.ts";
+
+/**
+ * A copy under way. It keeps both tensors alive until it is waited for, on every device, so that their memory is freed
+ * at the same time in a plan and in a run; until then nothing may write to either, nor read `to`.
+ */
+export class PendingCopy implements Disposable {
+  private copy: Handle;
+
+  constructor(copy: Handle) {
+    this.copy = copy;
+  }
+
+  /** From here on, operators on the device see the data; throws what went wrong. On CUDA the host doesn't stop for it. */
+  wait(): void {
+    this.finish(false);
+  }
+
+  /** As `wait`, and the host sees the data as well: for a copy to the host that JavaScript then reads. */
+  waitOnHost(): void {
+    this.finish(true);
+  }
+
+  /** Waits where nobody has; for the way out of an error, so it throws none of its own. */
+  [Symbol.dispose](): void {
+    if (this.copy === 0) return;
+    try {
+      this.wait();
+    } catch {} // whoever wanted the data has failed already
+  }
+
+  private finish(onHost: boolean): void {
+    const { copy } = this;
+    this.copy = 0;
+    native.waitCopy(copy, onHost);
+  }
+}
+
+/**
+ * Starts copying `from` into `to`: contiguous, of one dtype and shape, without common memory; throws otherwise. `from` may lie
+ * on a mapped file, in the host pool or on the device, `to` on the device or in the host pool. On CUDA the copy begins after
+ * everything that is queued by now; from memory that isn't pinned it goes through two pinned buffers of 16 MiB.
+ */
+export function startCopy(to: Tensor, from: Tensor): PendingCopy {
+  return new PendingCopy(native.startCopy(handleOf(to), handleOf(from)));
+}
+
+/** Copies started and not waited for yet. */
+export function pendingCopies(): number {
+  return native.pendingCopies();
+}
+
+/**
+ * A buffer in the host pool that serves a device: pinned memory for a card; on cpu and meta memory of the same device, booked to
+ * the host. Elements are whatever the memory held.
+ */
+export function emptyOnHost(
+  shape: readonly number[],
+  { dtype = "float32", device }: { dtype?: DType; device: Device },
+): Tensor {
+  const pinMemory = device.startsWith("cuda");
+  return pool("host", () =>
+    scope(() => empty(shape, { dtype, device: pinMemory ? "cpu" : device, pinMemory })),
+  );
+}
