@@ -167,6 +167,30 @@ const preview = {
   examples: ["preview --image page.png --hd-num 25 --out preview", "preview --model 4khd --data train.json"],
 } satisfies CommandOptions;
 
+const report = {
+  about:
+    "Writes a run as one page: loss, learning rate, gradient norm, speed, and memory against its budget, as charts with tables. It needs no network.",
+  options: z.strictObject(
+    group("Report", {
+      run: text.meta({ help: "output folder of a lorafit train, finished or not", value: "FOLDER" }),
+      out: text
+        .optional()
+        .meta({ help: "the page; without it report.html in the run's folder", value: "FILE" }),
+      preview: text.optional().meta({ help: "PNG of lorafit preview to show", value: "FILE" }),
+      evals: z.array(text).default([]).meta({
+        help: "outputs of lorafit eval --json to compare, each named by its file",
+        value: "FILE",
+        takes: "files that lorafit eval --json wrote",
+      }),
+    }),
+  ),
+  positional: "run",
+  examples: [
+    "report output",
+    "report output --out run.html --preview preview/page-tiles.png --evals before.jsonl after.jsonl",
+  ],
+} satisfies CommandOptions;
+
 const tokenize = {
   about: "Token ids of texts, one a line of stdin; with --json each line is a JSON string.",
   options: z.strictObject(
@@ -276,6 +300,7 @@ export const COMMAND_OPTIONS = {
   chat,
   merge,
   preview,
+  report,
   tokenize,
   setup,
   doctor,

@@ -1,5 +1,6 @@
 /** Samples as a self-contained page: what the model is given, where pictures go, and what it learns to say, in three colours. */
 import type { Span } from "../data/explain.ts";
+import { escaped, htmlPage } from "./html.ts";
 
 export interface ShownSample {
   /** Where it comes from. */
@@ -9,32 +10,21 @@ export interface ShownSample {
 }
 
 const STYLE = `
-:root { color-scheme: light dark; --prompt: light-dark(#5b6673, #9aa6b4); --picture: light-dark(#7b3fb5, #c79bf0); --answer: light-dark(#0b6b3a, #7fdca9) }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #8886; border-radius: 6px; padding: .8rem }
-.prompt { color: var(--prompt) } .picture { color: var(--picture); font-weight: 600 } .answer { color: var(--answer); font-weight: 600 }
-h2 { font-size: 1rem; margin-bottom: .3rem }`;
+:root { --prompt: light-dark(#5b6673, #9aa6b4); --picture: light-dark(#7b3fb5, #c79bf0); --answer: light-dark(#0b6b3a, #7fdca9) }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--edge); border-radius: 6px; padding: .8rem }
+.prompt { color: var(--prompt) } .picture { color: var(--picture); font-weight: 600 } .answer { color: var(--answer); font-weight: 600 }`;
 
 const LEGEND = { prompt: "given to the model", picture: "a picture's place", answer: "learned" } as const;
 
 export function samplesHtml(samples: ShownSample[]): string {
   const legend = Object.entries(LEGEND).map(([kind, text]) => `<span class="${kind}">${text}</span>`);
-  return `<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>${samples.length} samples</title><style>${STYLE}</style>
-<h1>${samples.length} samples as the model reads them</h1>
-<p>${legend.join(" · ")}</p>
-${samples.map(sampleHtml).join("\n")}
-</html>
-`;
+  const title = `${samples.length} samples as the model reads them`;
+  const body = [`<h1>${title}</h1>`, `<p>${legend.join(" · ")}</p>`, ...samples.map(sampleHtml)].join("\n");
+  return htmlPage({ title, style: STYLE, body });
 }
 
 function sampleHtml({ title, spans, images }: ShownSample): string {
   const body = spans.map(({ kind, text }) => `<span class="${kind}">${escaped(text)}</span>`).join("");
   const pictures = images.length === 0 ? "" : `<p>Pictures: ${images.map(escaped).join(", ")}</p>`;
   return `<section><h2>${escaped(title)}</h2>${pictures}<pre>${body}</pre></section>`;
-}
-
-function escaped(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }

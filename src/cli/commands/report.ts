@@ -1,0 +1,70 @@
+/** `lorafit report`: a run as one page with its charts. */
+import { readFile } from "node:fs/promises";
+import { basename, extname, join } from "node:path";
+import { parse } from "yaml";
+import { writeFileWhole } from "../../checkpoint/disk.ts";
+import { cannotRead } from "../../checkpoint/faults.ts";
+import { UserError } from "../../errors.ts";
+import {
+  EVALS_FILE,
+  type EvalRecord,
+  OPTIONS_FILE,
+  readRecords,
+  STEPS_FILE,
+  type StepRecord,
+} from "../../train/runLog.ts";
+import type { OptionsOf } from "../options.ts";
+import type { Output } from "../report.ts";
+import { runHtml, runSummary, type Scores } from "../runHtml.ts";
+
+export async function run(options: OptionsOf<"report">, output: Output): Promise<void> {
+  const folder = options.run;
+  const steps = await readRecords<StepRecord>(join(folder, STEPS_FILE));
+  if (steps.length === 0) {
+    throw new UserError(
+      `${folder} holds no step of a run: ${join(folder, STEPS_FILE)} is missing or empty.`,
+      {
+        fix: "Name the output folder of a lorafit train that has done a step.",
+      },
+    );
+  }
+  const out = options.out ?? join(folder, "report.html");
+  const html = runHtml({
+    folder,
+    options: parse(await readText(join(folder, OPTIONS_FILE))) as Record<string, unknown>,
+    steps,
+    evals: await readRecords<EvalRecord>(join(folder, EVALS_FILE)),
+    scores: await Promise.all(options.evals.map(readScores)),
+    preview:
+      options.preview === undefined
+        ? undefined
+        : { name: basename(options.preview), png: await readBytes(options.preview) },
+  });
+  writeFileWhole(out, html);
+  output.record({ report: out, ...runSummary(steps) });
+  output.answer(`wrote ${out}`);
+}
+
+/** The last line of what `lorafit eval --json` printed. */
+async function readScores(path: string): Promise<Scores> {
+  const last = (await readText(path)).trimEnd().split("\n").at(-1) as string;
+  try {
+    const { loss, exactMatch, anls } = JSON.parse(last);
+    if (typeof loss === "number") return { name: basename(path, extname(path)), loss, exactMatch, anls };
+  } catch {
+    // said below
+  }
+  throw new UserError(`${path}: this does not end as the output of an evaluation.`, {
+    fix: "Write one with: npx lorafit eval ... --json > FILE",
+  });
+}
+
+async function readText(path: string): Promise<string> {
+  return (await readBytes(path)).toString("utf8");
+}
+
+async function readBytes(path: string): Promise<Buffer> {
+  return readFile(path).catch((cause) => {
+    throw cannotRead(path, cause);
+  });
+}
