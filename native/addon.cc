@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "meta_kernels.h"
 #include "tensors.h"
+#include "trace.h"
 
 namespace lorafit {
 namespace {
@@ -135,6 +136,9 @@ constexpr Export kExports[] = {
     {"failAtAllocation", guarded<inject_failure>},
     {"recordAllocations", guarded<record_memory>},
     {"takeAllocations", guarded<take_memory_record>},
+    {"traceCalls", guarded<trace_calls>},
+    {"takeCalls", guarded<take_calls>},
+    {"setRepeats", guarded<set_repeats>},
     {"setPlanTarget", guarded<set_plan_target>},
     {"setOutOfMemoryClass", guarded<set_out_of_memory_class>},
     {"setThreads", guarded<set_threads>},

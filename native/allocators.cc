@@ -196,13 +196,17 @@ class MetaAllocator final : public c10::Allocator {
 
   void copy_data(void*, const void*, std::size_t) const override {}
 
- private:
   static void release(void* context) {
     auto* block = static_cast<Block*>(context);
     meta_ledger().refund(*block);
     delete block;
   }
 };
+
+Pool pool_of(const at::DataPtr& data) {
+  const bool booked = data.get_deleter() == &MetaAllocator::release;
+  return booked ? static_cast<const Block*>(data.get_context())->pool : Pool::kDevice;
+}
 
 void install_allocators() {
   constexpr uint8_t kPriority = 1; // above the default ones

@@ -2,6 +2,7 @@
 // be.
 #pragma once
 
+#include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 
@@ -77,6 +78,9 @@ class AskAllocation {
   ~AskAllocation() { asked() = false; }
   static bool& asked();
 };
+
+/** Where the memory of meta tensors is booked; of others, the device. */
+Pool pool_of(const at::DataPtr& data);
 
 class Ledger;
 /** The books of cpu or meta; throws on other devices. */

@@ -18,6 +18,7 @@
 
 #include "allocators.h"
 #include "handles.h"
+#include "trace.h"
 
 namespace lorafit {
 namespace {
@@ -236,6 +237,7 @@ napi_value start_copy(const Arguments& arguments) {
   const at::Tensor& to = to_tensor(arguments.env, arguments[0], "to");
   const at::Tensor& from = to_tensor(arguments.env, arguments[1], "from");
   check_copy(to, from);
+  count_copy(to, from);
   auto copy = std::make_shared<Copy>(to, from);
   start(copy);
   return from_double(arguments.env, copies().insert(std::move(copy)));

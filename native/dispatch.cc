@@ -9,6 +9,7 @@
 
 #include "allocators.h"
 #include "handles.h"
+#include "trace.h"
 
 namespace lorafit {
 namespace {
@@ -314,7 +315,10 @@ napi_value call_operator(const Arguments& arguments) {
     for (size_t i = 0; i < operation.parameters.size(); ++i) {
       stack.values.push_back(convert_or_default(env, arguments[i + 1], operation.parameters[i]));
     }
+    std::optional<TracedCall> traced;
+    if (TracedCall::tracing()) traced.emplace(arguments, operation.handle.schema(), stack.values);
     operation.handle.callBoxed(stack.values);
+    if (traced) traced->finish(stack.values);
     return operation.in_place ? undefined_value(env) : results(env, stack.values);
   } catch (const ArgumentError& error) {
     throw OperatorError(operation.name + ": " + error.what());

@@ -9,11 +9,12 @@
  */
 import { PIXEL_MEAN, PIXEL_STD } from "../data/globalView.ts";
 import type { HdImage } from "../data/image.ts";
-import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
+import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { cat, empty, fromArray } from "../torch/create.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { _scaledDotProductFlashAttentionForCpu as flashForCpu } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { repeated } from "../torch/trace.ts";
 import type { VisionConfig } from "./spec.ts";
 import type { Affine, VisionLayer, VisionWeights } from "./weights.ts";
 
@@ -60,13 +61,19 @@ export function* encodeImageInto(
 ): Generator<{ done: number; total: number }, void> {
   const total = 1 + picture.rows * picture.cols;
   scope(() => writeSeparators(tokenGrids(tokens, config, picture), vision));
-  for (const batch of tilesOf(total, options.visionBatch)) {
-    scope(() => {
+  for (const { part: batch, times } of kindsOf(tilesOf(total, options.visionBatch), batchKind)) {
+    const encodeBatch = (): void => {
       const merged = scope(() => mergeSquares(encodeTiles(vision, config, picture, batch, options), config));
       writeTiles(tokenGrids(tokens, config, picture), project(merged, vision), batch, config, picture);
-    });
+    };
+    repeated(times, () => scope(encodeBatch));
     yield { done: batch.end, total };
   }
+}
+
+/** What tells batches of tiles apart: the first has the global view, which comes in float32. */
+function batchKind({ start, end }: Rows): string {
+  return `${start === 0 ? "global" : "tiles"} ${end - start}`;
 }
 
 /** Features of a range of [global view, tiles], without the class token: (n, P, W). */
@@ -79,10 +86,14 @@ export function encodeTiles(
 ): Tensor {
   return scope(() => {
     const hidden = embedPatches(vision, config, picture, batch, options); // (n, P+1, W)
-    for (const layer of vision.layers) {
-      addAttention_(hidden, layer, config);
-      addMlp_(hidden, layer, config);
-    }
+    forEachPart(
+      vision.layers,
+      () => "layer",
+      (layer) => {
+        addAttention_(hidden, layer, config);
+        addMlp_(hidden, layer, config);
+      },
+    );
     return hidden.narrow(1, 1, hidden.shape[1]! - 1);
   });
 }
@@ -277,7 +288,13 @@ function addAttention_(hidden: Tensor, layer: VisionLayer, config: VisionConfig)
 function addMlp_(hidden: Tensor, layer: VisionLayer, config: VisionConfig): void {
   scope(() => {
     const x = scope(() => affine(layerNorm(hidden, layer.norm2, config), layer.fc1)); // (n, P+1, F)
-    for (let tile = 0; tile < x.shape[0]!; tile++) scope(() => quickGelu_(x.select(0, tile)));
+    forEachPart(
+      [...Array(x.shape[0]!).keys()],
+      () => "tile",
+      (tile) => {
+        scope(() => quickGelu_(x.select(0, tile)));
+      },
+    );
     addAffine_(hidden, x, layer.fc2);
   });
 }

@@ -6,7 +6,7 @@
 import { empty } from "../torch/create.ts";
 import { createGenerator } from "../torch/random.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { type Rows, rowsOf, tilesOf } from "./rows.ts";
+import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** Rows that share a generator; tiles of rows are multiples of it. */
 export const DROPOUT_BLOCK_ROWS = 512;
@@ -59,8 +59,9 @@ export function dropBlock_(x: Tensor, { probability, seed }: Dropout, firstRow: 
 export function dropped(x: Tensor, dropout: Dropout, firstRow: number, part = 0): Tensor {
   return scope(() => {
     const copy = x.clone();
-    for (const block of tilesOf(x.shape[0]!, DROPOUT_BLOCK_ROWS))
+    forEachPart(tilesOf(x.shape[0]!, DROPOUT_BLOCK_ROWS), rowCount, (block) => {
       dropBlock_(rowsOf(copy, block), dropout, firstRow + block.start, part);
+    });
     return copy;
   });
 }

@@ -14,7 +14,7 @@ import {
   frozenProduct,
   frozenRows,
 } from "./frozen.ts";
-import { type Rows, rowsOf } from "./rows.ts";
+import { forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
 /** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes in float32, absent in evaluation. */
 export interface LoraBranch {
@@ -159,11 +159,11 @@ export function loraInner(x: Tensor, { a, dropout }: LoraBranch, firstRow: numbe
   if (!dropout) return x.mm(a.t());
   return scope(() => {
     const inner = empty([x.shape[0]!, a.shape[0]!], { dtype: x.dtype, device: x.device });
-    for (const block of dropoutBlocks(x.shape[0]!, dropout)) {
+    forEachPart(dropoutBlocks(x.shape[0]!, dropout), rowCount, (block) => {
       scope(() =>
         rowsOf(inner, block).copy_(dropped(rowsOf(x, block), dropout, firstRow + block.start).mm(a.t())),
       );
-    }
+    });
     return inner;
   });
 }
@@ -177,7 +177,7 @@ export function addLoraInnerGradient_(
   firstRow: number,
 ): void {
   const { a, gradA, dropout } = lora;
-  for (const block of dropoutBlocks(x.shape[0]!, dropout)) {
+  forEachPart(dropoutBlocks(x.shape[0]!, dropout), rowCount, (block) => {
     scope(() => {
       const input = rowsOf(x, block);
       const inner = rowsOf(dInner, block);
@@ -186,5 +186,5 @@ export function addLoraInnerGradient_(
       if (dropout) rowsOf(dx, block).add_(dropBlock_(inner.mm(a), dropout, firstRow + block.start));
       else dx.addmm_(dInner, a);
     });
-  }
+  });
 }

@@ -3,7 +3,7 @@ import { empty, fromArray, full, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
-import { tilesOf } from "./rows.ts";
+import { forEachPart, rowCount, tilesOf } from "./rows.ts";
 
 export interface HeadLoss {
   /** Norm of the last hidden states. */
@@ -22,8 +22,11 @@ export interface Labels {
 
 /** The rows with a target, of targets with -100 where there is none. */
 export function labelsOf(targets: Int32Array): Labels {
-  const rows = Int32Array.from(targets.keys()).filter((row) => targets[row] !== -100);
-  return { rows, targets: rows.map((row) => targets[row]!) };
+  const rows = new Int32Array(targets.length);
+  let count = 0;
+  for (let row = 0; row < targets.length; row++) if (targets[row] !== -100) rows[count++] = row;
+  const labelled = rows.slice(0, count);
+  return { rows: labelled, targets: labelled.map((row) => targets[row]!) };
 }
 
 /**
@@ -41,7 +44,7 @@ export function headLoss(
     const losses = empty([labels.rows.length], { dtype: wideOf(hidden), device });
     const rows = fromArray(labels.rows, [labels.rows.length], { dtype: "int64", device });
     const targets = fromArray(labels.targets, [labels.targets.length, 1], { dtype: "int64", device });
-    for (const { start, end } of tilesOf(labels.rows.length, options.chunkTokens)) {
+    forEachPart(tilesOf(labels.rows.length, options.chunkTokens), rowCount, ({ start, end }) => {
       scope(() => {
         const cut = (x: Tensor): Tensor => x.narrow(0, start, end - start);
         const states = hidden.indexSelect(0, cut(rows)); // (n, C)
@@ -49,7 +52,7 @@ export function headLoss(
         cut(losses).copy_(loss);
         if (gradient && dStates) gradient.into.indexAdd_(0, cut(rows), dStates);
       });
-    }
+    });
     return losses;
   });
 }

@@ -1,6 +1,6 @@
 /** RMS norm and its gradient, in tiles of rows so that their float32 temporaries stay small. */
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { rowsOf, tilesOf } from "./rows.ts";
+import { forEachPart, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** Rows normalised at a time: with 4096 features, 4 MiB of float32. */
 const TILE_ROWS = 256;
@@ -15,12 +15,12 @@ export interface RmsNorm {
 export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
   return scope(() => {
     const out = x.emptyLike();
-    for (const tile of tilesOf(x.shape[0]!, TILE_ROWS)) {
+    forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
       scope(() => {
         const { normalized } = normalize(rowsOf(x, tile), eps);
         rowsOf(out, tile).copy_(normalized).mul_(weight);
       });
-    }
+    });
     return out;
   });
 }
@@ -35,7 +35,7 @@ export function addRmsNormGradient_(
   x: Tensor,
   { weight, eps }: RmsNorm,
 ): void {
-  for (const tile of tilesOf(x.shape[0]!, TILE_ROWS)) {
+  forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
     scope(() => {
       const { normalized, inverseRms } = normalize(rowsOf(x, tile), eps);
       const gradient = rowsOf(gradOut, tile).mul(weight).to({ dtype: normalized.dtype }); // (t, C) float32
@@ -43,7 +43,7 @@ export function addRmsNormGradient_(
       const tangent = gradient.sub(normalized.mul_(projection)).mul_(inverseRms); // (t, C)
       rowsOf(into, tile).add_(tangent);
     });
-  }
+  });
 }
 
 /** x * rsqrt(mean(x^2) + eps) in float32 (or x's own dtype where that is wider), and the factor. x: (t, C). */

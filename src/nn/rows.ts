@@ -1,5 +1,6 @@
 /** Ranges of rows of a [tokens, ...] tensor: packed samples, pictures, tiles. */
 import type { Tensor } from "../torch/tensor.ts";
+import { isAbridging, repeated } from "../torch/trace.ts";
 
 /** Rows start <= row < end. */
 export interface Rows {
@@ -28,4 +29,44 @@ export function tilesOf(rows: number, tileRows: number): Rows[] {
 /** A view of rows; x: (T, ...). */
 export function rowsOf(x: Tensor, { start, end }: Rows): Tensor {
   return x.narrow(0, start, end - start);
+}
+
+/** A part of a loop, and for how many like it stands. */
+export interface Kind<P> {
+  part: P;
+  index: number;
+  times: number;
+}
+
+/**
+ * The parts that a loop has to take: all of them, once each; in an abridged plan the first of each kind, which stands for the others. So
+ * parts of a kind must do alike, and leave nothing behind.
+ */
+export function kindsOf<P>(parts: readonly P[], kindOf: (part: P) => string | number): Kind<P>[] {
+  if (!isAbridging()) return parts.map((part, index) => ({ part, index, times: 1 }));
+  const found = new Map<string | number, Kind<P>>();
+  parts.forEach((part, index) => {
+    const kind = kindOf(part);
+    const known = found.get(kind);
+    if (known) known.times++;
+    else found.set(kind, { part, index, times: 1 });
+  });
+  return [...found.values()];
+}
+
+/** Calls body for every part that a loop has to take. */
+export function forEachPart<P>(
+  parts: readonly P[],
+  kindOf: (part: P) => string | number,
+  body: (part: P, index: number) => void,
+): void {
+  for (const { part, index, times } of kindsOf(parts, kindOf)) {
+    if (times === 1) body(part, index);
+    else repeated(times, () => body(part, index));
+  }
+}
+
+/** What tells ranges apart that are cut out of the same tensors. */
+export function rowCount({ start, end }: Rows): number {
+  return end - start;
 }

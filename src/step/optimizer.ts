@@ -61,10 +61,12 @@ export function loraParameters(lora: Lora): Parameter[] {
 
 /** L2 norm of all gradients together; NaN or Infinity where any of them is. */
 export function gradientNorm(parameters: readonly Parameter[]): number {
-  return scope(() => {
-    const norms = parameters.map(({ gradient }) => gradient.linalgVectorNorm());
-    return stack(norms).linalgVectorNorm().item();
-  });
+  return scope(() => normOfGradients(parameters).item());
+}
+
+/** The same as a tensor, without waiting for it. */
+export function normOfGradients(parameters: readonly Parameter[]): Tensor {
+  return scope(() => stack(parameters.map(({ gradient }) => gradient.linalgVectorNorm())).linalgVectorNorm());
 }
 
 /** What gradients of this norm are multiplied with to be no longer than maxNorm; 0 stands for no limit. */

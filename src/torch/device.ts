@@ -139,21 +139,23 @@ export function recordAllocations<T>(
   try {
     const result: T = body();
     refuseDeferred(result, "recordAllocations");
-    const [ids, bytes, pools, categories] = native.takeAllocations(deviceCode(device));
-    if (!ids || !bytes || !pools || !categories)
-      throw new Error("the engine's allocation log has four columns");
-    return {
-      result,
-      log: {
-        ids: new Float64Array(ids.buffer),
-        bytes: new Float64Array(bytes.buffer),
-        pools,
-        categories,
-      },
-    };
+    return { result, log: readAllocations(device) };
   } finally {
     native.recordAllocations(deviceCode(device), false);
   }
+}
+
+/** What was logged since recording began, or since the last call. */
+export function readAllocations(device: TrackedDevice): AllocationLog {
+  const [ids, bytes, pools, categories] = native.takeAllocations(deviceCode(device));
+  if (!ids || !bytes || !pools || !categories)
+    throw new Error("the engine's allocation log has four columns");
+  return {
+    ids: new Float64Array(ids.buffer),
+    bytes: new Float64Array(bytes.buffer),
+    pools,
+    categories,
+  };
 }
 
 /** Runs the body with meta kernels that allocate as those of this device do (cpu's outside of it); a card's with so many multiprocessors. */

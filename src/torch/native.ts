@@ -48,6 +48,9 @@ export interface Native {
   failAtAllocation(device: unknown, n: number): void;
   recordAllocations(device: unknown, on: boolean): void;
   takeAllocations(device: unknown): Uint8Array<ArrayBuffer>[];
+  traceCalls(on: boolean): void;
+  takeCalls(): Uint8Array<ArrayBuffer>;
+  setRepeats(repeats: number): number;
   setPlanTarget(cuda: boolean, multiprocessors: number): [cuda: boolean, multiprocessors: number];
   setOutOfMemoryClass(made: new (...facts: never[]) => Error): void;
   setThreads(threads: number): void;

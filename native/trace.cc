@@ -1,0 +1,107 @@
+#include "trace.h"
+
+#include <unordered_map>
+
+#include "allocators.h"
+
+namespace lorafit {
+namespace {
+
+struct Trace {
+  bool on = false;
+  double repeats = 1;
+  std::unordered_map<std::string, double> counts; // calls by their key: the values that take_calls gives
+};
+
+Trace& trace() {
+  static auto* one = new Trace;
+  return *one;
+}
+
+constexpr double kCausal = 1, kShared = 2;
+constexpr size_t kFlags = 1; // the place of the flags among a key's values
+
+void append(std::string& key, double value) {
+  key.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+void append(std::string& key, const at::Tensor& tensor, bool result) {
+  if (!tensor.defined()) return;
+  append(key, result);
+  append(key, static_cast<double>(tensor.scalar_type()));
+  append(key, static_cast<double>(pool_of(tensor.storage().data_ptr())));
+  append(key, static_cast<double>(tensor.dim()));
+  for (const int64_t size : tensor.sizes()) append(key, static_cast<double>(size));
+}
+
+void append(std::string& key, const c10::IValue& value, bool result) {
+  if (value.isTensor()) append(key, value.toTensor(), result);
+  if (value.isTensorList()) {
+    for (const at::Tensor& tensor : value.toTensorVector()) append(key, tensor, result);
+  }
+}
+
+const void* storage_of(const std::vector<c10::IValue>& values) {
+  const bool is_tensor = !values.empty() && values[0].isTensor() && values[0].toTensor().defined();
+  return is_tensor ? values[0].toTensor().storage().unsafeGetStorageImpl() : nullptr;
+}
+
+} // namespace
+
+bool TracedCall::tracing() { return trace().on; }
+
+TracedCall::TracedCall(
+    const Arguments& arguments, const c10::FunctionSchema& schema, const std::vector<c10::IValue>& inputs)
+    : first_storage_(storage_of(inputs)) {
+  const auto causal = schema.argumentIndexWithName("is_causal");
+  append(key_, to_double(arguments.env, arguments[0], "id"));
+  append(key_, causal && inputs[*causal].isBool() && inputs[*causal].toBool() ? kCausal : 0);
+  for (const c10::IValue& value : inputs) append(key_, value, false);
+}
+
+void TracedCall::finish(const std::vector<c10::IValue>& outputs) {
+  for (const c10::IValue& value : outputs) append(key_, value, true);
+  if (first_storage_ && storage_of(outputs) == first_storage_) {
+    auto* flags = reinterpret_cast<double*>(key_.data()) + kFlags;
+    *flags += kShared;
+  }
+  trace().counts[key_] += trace().repeats;
+}
+
+void count_copy(const at::Tensor& to, const at::Tensor& from) {
+  if (!trace().on) return;
+  std::string key;
+  append(key, -1);
+  append(key, 0);
+  append(key, to, false);
+  append(key, from, false);
+  append(key, to, true);
+  trace().counts[key] += trace().repeats;
+}
+
+napi_value trace_calls(const Arguments& arguments) {
+  trace().on = to_bool(arguments.env, arguments[0], "on");
+  trace().counts.clear();
+  return undefined_value(arguments.env);
+}
+
+napi_value take_calls(const Arguments& arguments) {
+  std::vector<double> values;
+  for (const auto& [key, count] : trace().counts) {
+    const auto* parts = reinterpret_cast<const double*>(key.data());
+    const size_t length = key.size() / sizeof(double);
+    values.push_back(static_cast<double>(length + 1));
+    values.push_back(count);
+    values.insert(values.end(), parts, parts + length);
+  }
+  trace().counts.clear();
+  return from_bytes(arguments.env, values.data(), values.size() * sizeof(double));
+}
+
+napi_value set_repeats(const Arguments& arguments) {
+  const double before = trace().repeats;
+  trace().repeats = to_double(arguments.env, arguments[0], "repeats");
+  return from_double(arguments.env, before);
+}
+
+} // namespace lorafit

@@ -1,0 +1,274 @@
+/**
+ * One configuration, tried out without data: the trainer's own parts (weights, factors, optimizer, one micro-batch, one update) run on the
+ * meta device, with every allocation and every call of an operator written down. Nothing here knows a formula for memory.
+ */
+import { createLora, disposeLora, type Lora } from "../models/lora.ts";
+import { type ModelConfig, tensorShapes } from "../models/spec.ts";
+import { assembleModel, disposeModel, type Model } from "../models/weights.ts";
+import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW } from "../step/optimizer.ts";
+import type { Policy } from "../step/policy.ts";
+import { trainStep } from "../step/step.ts";
+import { empty } from "../torch/create.ts";
+import { type AllocationLog, CATEGORIES, type Category, category, planningFor } from "../torch/device.ts";
+import { keep, scope } from "../torch/tensor.ts";
+import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
+import { type BatchShape, plannedBatch } from "./batch.ts";
+import { type OpTrace, opTimeMs, type Speed, traceOp } from "./cost.ts";
+import type { Card } from "./devices.ts";
+import { type Replay, replayAllocations } from "./replay.ts";
+
+export interface LoraShape {
+  rank: number;
+  dropout: number;
+  /** A regular expression over the names of modules. */
+  targets: string;
+}
+
+/** What is tried: a model, factors, a micro-batch and a policy, on this machine's CPU or on a card. */
+export interface Configuration {
+  model: ModelConfig;
+  dtype: "float32" | "bfloat16";
+  lora: LoraShape;
+  batch: BatchShape;
+  policy: Policy;
+  target: "cpu" | Card;
+}
+
+export type Bytes = Record<Category, number>;
+
+/** One pool over the run. */
+export interface PoolPlan {
+  peakBytes: number;
+  /** What is alive at the peak. */
+  categories: Bytes;
+}
+
+export interface PhasePlan {
+  name: string;
+  devicePeakBytes: number;
+  hostPeakBytes: number;
+  ops: CountedOp[];
+}
+
+/** So many calls of the same cost. */
+export type CountedOp = OpTrace & { count: number };
+
+/** The most that is alive at one time of the run, the device's pool. */
+export interface Moment {
+  phase: string;
+  bytes: Bytes;
+}
+
+export interface DryRun {
+  device: PoolPlan;
+  host: PoolPlan;
+  /** On a card what the caching allocator makes of the device's pool. */
+  replay: Replay | undefined;
+  /** What counts against a budget: on a card with the allocator's rounding, libraries' workspace and CUDA's context; on the CPU the pool. */
+  budgetedBytes: number;
+  phases: PhasePlan[];
+  timeline: Moment[];
+  tokens: number;
+}
+
+/** Moments of a timeline, at most. */
+const MOMENTS = 400;
+/** What a phase of the step is called; the rest are those of the run around it. */
+export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
+
+/** Runs one configuration on meta. Throws UserError where the policy does not fit the model. */
+export function dryRun(configuration: Configuration, { inFull = false } = {}): DryRun {
+  const { target } = configuration;
+  const wanted = target === "cpu" ? { device: "cpu" as const } : { device: "cuda" as const };
+  const run = (): Phase[] => traced("meta", (take) => runPhases(configuration, take));
+  const phases = planningFor(wanted, () => (inFull ? run() : abridged(run)));
+  return summarize(configuration, phases);
+}
+
+/** Milliseconds of the micro-batch, from vision to backward. */
+export function stepMs({ phases }: DryRun, speed: Speed): number {
+  return phases
+    .filter(({ name }) => STEP_PHASES.includes(name))
+    .reduce((sum, phase) => sum + phaseMs(phase, speed), 0);
+}
+
+/** Milliseconds of a phase: its computing or its copies, whichever takes longer, for they go side by side. */
+export function phaseMs({ ops }: PhasePlan, speed: Speed): number {
+  const streamsMs = { compute: 0, copy: 0 };
+  for (const op of ops) streamsMs[op.stream] += op.count * opTimeMs(op, speed);
+  return Math.max(streamsMs.compute, streamsMs.copy);
+}
+
+interface Phase extends Trace {
+  name: string;
+}
+
+function runPhases(configuration: Configuration, take: () => Trace): Phase[] {
+  const phases: Phase[] = [];
+  const end = (name: string): void => {
+    phases.push({ name, ...take() });
+  };
+  const model = emptyModel(configuration);
+  const lora = emptyLora(configuration);
+  const parameters = loraParameters(lora);
+  const optimizer = createAdamW(parameters, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 });
+  end("start");
+  runStep(configuration, model, lora, end);
+  scope(() => normOfGradients(parameters));
+  stepAdamW(optimizer, 1e-4, 0.5);
+  end("update");
+  disposeAdamW(optimizer);
+  disposeLora(lora);
+  disposeModel(model);
+  return phases;
+}
+
+function runStep(
+  { batch, policy, lora: { dropout } }: Configuration,
+  model: Model,
+  lora: Lora,
+  end: (name: string) => void,
+): void {
+  const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 1n }) };
+  const step = trainStep(model, lora, plannedBatch(batch), policy, options);
+  let name = "vision";
+  for (let next = step.next(); !next.done; next = step.next()) {
+    if (next.value.phase === name) continue;
+    end(name);
+    name = next.value.phase;
+  }
+  end(name);
+}
+
+function emptyModel({ model: config, dtype }: Configuration): Model {
+  const shapes = tensorShapes(config);
+  const options = { dtype, device: "meta" } as const;
+  return category("weights", () =>
+    keep(scope(() => assembleModel(config, options, (name) => empty(shapes.get(name)!, options)))),
+  );
+}
+
+function emptyLora({ model, lora }: Configuration): Lora {
+  const { rank, dropout, targets } = lora;
+  return createLora(model, {
+    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta", gradients: true },
+  });
+}
+
+/** The phases' logs read in order: live bytes, their peaks, and the moments between. */
+function summarize({ target, batch }: Configuration, phases: Phase[]): DryRun {
+  const events = phases.reduce((sum, { log }) => sum + log.ids.length, 0);
+  const pools = [new Pool(), new Pool()] as const;
+  const timeline: Moment[] = [];
+  const perMoment = Math.max(1, Math.ceil(events / MOMENTS));
+  const plans = phases.map(({ name, log, calls }): PhasePlan => {
+    for (const pool of pools) pool.startPhase();
+    for (let from = 0; from < log.ids.length; from += perMoment) {
+      for (const pool of pools) pool.startMoment();
+      const to = Math.min(log.ids.length, from + perMoment);
+      for (let event = from; event < to; event++) {
+        pools[log.pools[event] as 0 | 1].book(log.categories[event]!, log.bytes[event]!);
+      }
+      timeline.push({ phase: name, bytes: named(pools[0].momentCategories) });
+    }
+    const [devicePeakBytes, hostPeakBytes] = pools.map(({ phasePeakBytes }) => phasePeakBytes);
+    return {
+      name,
+      devicePeakBytes: devicePeakBytes!,
+      hostPeakBytes: hostPeakBytes!,
+      ops: countedOps(calls, batch),
+    };
+  });
+  const [device, host] = pools.map((pool) => ({
+    peakBytes: pool.peakBytes,
+    categories: named(pool.peakCategories),
+  }));
+  const replay = target === "cpu" ? undefined : replayOf(phases, target);
+  return {
+    device: device!,
+    host: host!,
+    replay,
+    budgetedBytes: target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes,
+    phases: plans,
+    timeline,
+    tokens: batch.samples * batch.sampleTokens,
+  };
+}
+
+/** Live bytes of a pool by category, and what they were at the peaks of the run, a phase and a moment. */
+class Pool {
+  peakBytes = 0;
+  phasePeakBytes = 0;
+  peakCategories = new Float64Array(CATEGORIES.length);
+  momentCategories = new Float64Array(CATEGORIES.length);
+  private momentPeakBytes = 0;
+  private liveBytes = 0;
+  private readonly live = new Float64Array(CATEGORIES.length);
+
+  startPhase(): void {
+    this.phasePeakBytes = this.liveBytes;
+  }
+
+  startMoment(): void {
+    this.momentPeakBytes = this.liveBytes;
+    this.momentCategories = this.live.slice();
+  }
+
+  book(category: number, bytes: number): void {
+    this.live[category]! += bytes;
+    this.liveBytes += bytes;
+    if (bytes < 0 || this.liveBytes <= this.momentPeakBytes) return;
+    this.momentPeakBytes = this.liveBytes;
+    this.momentCategories.set(this.live);
+    this.phasePeakBytes = Math.max(this.phasePeakBytes, this.liveBytes);
+    if (this.liveBytes <= this.peakBytes) return;
+    this.peakBytes = this.liveBytes;
+    this.peakCategories.set(this.live);
+  }
+}
+
+function named(bytes: Float64Array): Bytes {
+  return Object.fromEntries(CATEGORIES.map((name, index) => [name, bytes[index]!])) as Bytes;
+}
+
+/** PyTorch is told to grow its segments, which wastes the least. */
+function replayOf(phases: readonly Phase[], { workspaceBytes }: Card): Replay {
+  const log = joined(phases.map(({ log }) => log));
+  return replayAllocations(log, { workspaceBytes, expandableSegments: true });
+}
+
+function joined(logs: readonly AllocationLog[]): Pick<AllocationLog, "ids" | "bytes" | "pools"> {
+  const length = logs.reduce((sum, { ids }) => sum + ids.length, 0);
+  const whole = {
+    ids: new Float64Array(length),
+    bytes: new Float64Array(length),
+    pools: new Uint8Array(length),
+  };
+  let at = 0;
+  for (const { ids, bytes, pools } of logs) {
+    whole.ids.set(ids, at);
+    whole.bytes.set(bytes, at);
+    whole.pools.set(pools, at);
+    at += ids.length;
+  }
+  return whole;
+}
+
+function countedOps(calls: readonly CountedCall[], { samples, sampleTokens }: BatchShape): CountedOp[] {
+  const packed = Array<number>(samples).fill(sampleTokens);
+  return calls
+    .map(({ count, ...call }) => ({
+      ...traceOp(isPacked(call, packed) ? { ...call, sampleTokens: packed } : call),
+      count,
+    }))
+    .filter(({ kind }) => kind !== "none");
+}
+
+/** Whether a call of attention takes all samples at once. */
+function isPacked({ op, inputs }: Omit<CountedCall, "count">, samples: readonly number[]): boolean {
+  return (
+    samples.length > 1 &&
+    op.startsWith("_flash_attention") &&
+    inputs[0]!.shape[0] === samples.length * samples[0]!
+  );
+}

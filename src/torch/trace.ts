@@ -1,0 +1,120 @@
+/** What a body does on meta, for plans: its allocations in order, and its calls of operators counted by shapes. */
+import { type AllocationLog, readAllocations, type TrackedDevice } from "./device.ts";
+import { type DType, deviceCode, dtypeOfCode } from "./dtypes.ts";
+import { native } from "./native.ts";
+import { refuseDeferred } from "./tensor.ts";
+
+export interface CalledTensor {
+  shape: number[];
+  dtype: DType;
+  /** The pool that its memory is booked to; told of meta tensors. */
+  place: "device" | "host";
+  /** Tensors with the same number share memory. */
+  storage?: number;
+}
+
+/** Calls of one operator on tensors of the same shapes. */
+export interface CountedCall {
+  /** With its overload: "sum.dim_IntList". */
+  op: string;
+  inputs: CalledTensor[];
+  outputs: CalledTensor[];
+  causal: boolean;
+  count: number;
+}
+
+export interface Trace {
+  calls: CountedCall[];
+  log: AllocationLog;
+}
+
+/** Whether loops over parts that do alike run one part of each kind, and count it for all of them. */
+let abridging = false;
+
+/** Runs the body with calls counted and allocations logged; it calls `take` for what there was since the last time. */
+export function traced<T>(
+  device: TrackedDevice,
+  body: (take: () => Trace) => T extends PromiseLike<unknown> ? never : T,
+): T {
+  native.traceCalls(true);
+  native.recordAllocations(deviceCode(device), true);
+  try {
+    const result: T = body(() => ({ calls: takeCalls(), log: readAllocations(device) }));
+    refuseDeferred(result, "traced");
+    return result;
+  } finally {
+    native.traceCalls(false);
+    native.recordAllocations(deviceCode(device), false);
+  }
+}
+
+/** Runs the body with loops over like parts abridged: exact for the peak of memory and for the count of calls, and without data. */
+export function abridged<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
+  const before = abridging;
+  abridging = true;
+  try {
+    const result: T = body();
+    refuseDeferred(result, "abridged");
+    return result;
+  } finally {
+    abridging = before;
+  }
+}
+
+export function isAbridging(): boolean {
+  return abridging;
+}
+
+/** Runs the body once, its calls counted so many times. */
+export function repeated<T>(times: number, body: () => T): T {
+  const before = native.setRepeats(1);
+  native.setRepeats(before * times);
+  try {
+    return body();
+  } finally {
+    native.setRepeats(before);
+  }
+}
+
+const CAUSAL = 1;
+const SHARED = 2;
+
+function takeCalls(): CountedCall[] {
+  const values = new Float64Array(native.takeCalls().buffer);
+  const calls: CountedCall[] = [];
+  for (let at = 0; at < values.length; ) {
+    const length = values[at]!;
+    calls.push(callOf(values.subarray(at + 1, at + 1 + length)));
+    at += 1 + length;
+  }
+  return calls;
+}
+
+function callOf([count = 0, op = 0, flags = 0, ...rest]: Float64Array): CountedCall {
+  const inputs: CalledTensor[] = [];
+  const outputs: CalledTensor[] = [];
+  for (let at = 0; at < rest.length; ) {
+    const [isResult, dtype = 0, pool, dims = 0] = rest.slice(at, at + 4);
+    const shape = rest.slice(at + 4, at + 4 + dims);
+    const place = pool === 0 ? "device" : "host";
+    (isResult ? outputs : inputs).push({ shape, dtype: dtypeOfCode(dtype), place });
+    at += 4 + dims;
+  }
+  if (flags & SHARED) for (const tensor of [inputs[0]!, outputs[0]!]) tensor.storage = 0;
+  return { op: nameOf(op), inputs, outputs, causal: (flags & CAUSAL) !== 0, count };
+}
+
+/** -1 is a copy that runs beside the computing. */
+const names = new Map<number, string>([[-1, "copy_"]]);
+
+/** "sum.dim_IntList" of "aten::sum.dim_IntList(Tensor self, ...". */
+function nameOf(op: number): string {
+  const known = names.get(op);
+  if (known) return known;
+  const name = native
+    .schema(op)
+    .replace(/^aten::/, "")
+    .replace(/\(.*$/s, "");
+  names.set(op, name);
+  return name;
+}

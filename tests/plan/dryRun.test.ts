@@ -1,0 +1,149 @@
+import { describe, expect, it } from "vitest";
+import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { disposeModel } from "../../src/models/weights.ts";
+import { plannedBatch } from "../../src/plan/batch.ts";
+import { speedOf } from "../../src/plan/cost.ts";
+import { findDevice } from "../../src/plan/devices.ts";
+import { type Configuration, dryRun, stepMs } from "../../src/plan/dryRun.ts";
+import {
+  createAdamW,
+  disposeAdamW,
+  gradientNorm,
+  loraParameters,
+  stepAdamW,
+} from "../../src/step/optimizer.ts";
+import { Policy } from "../../src/step/policy.ts";
+import { trainStep } from "../../src/step/step.ts";
+import { memoryStats, resetPeak } from "../../src/torch/device.ts";
+import { randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+
+const model = smallConfig({ layers: 3 });
+const base: Configuration = {
+  model,
+  dtype: "float32",
+  lora: { rank: 4, dropout: 0, targets: OFFICIAL_TARGETS },
+  batch: { samples: 1, sampleTokens: 1500, pictures: [{ rows: 2, cols: 1 }], labelTokens: 300 },
+  policy: Policy.parse({}),
+  target: "cpu",
+};
+
+const CONFIGURATIONS: Record<string, Configuration> = {
+  "one sample": base,
+  "tiles, groups and chunks": {
+    ...base,
+    policy: Policy.parse({ headGroups: 2, mlpTileTokens: 512, lossChunkTokens: 64, visionBatchTiles: 2 }),
+  },
+  "dropout, two samples": {
+    ...base,
+    lora: { ...base.lora, dropout: 0.1 },
+    batch: { ...base.batch, samples: 2 },
+    policy: Policy.parse({ mlpTileTokens: 1024, layers: [{ count: 3, boundary: "host" }] }),
+  },
+  "all kept in one layer": {
+    ...base,
+    policy: Policy.parse({
+      layers: [{ count: 1, keep: "all" }, { count: 1 }, { count: 1, boundary: "none" }],
+    }),
+  },
+};
+
+describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
+  const configuration = CONFIGURATIONS[name]!;
+
+  it("has the peak of either pool, to the byte, that the same run on the CPU has", () => {
+    const { device, host } = dryRun(configuration);
+    expect({ device: device.peakBytes, host: host.peakBytes }).toEqual(measured(configuration));
+    expect(sum(device.categories)).toBe(device.peakBytes);
+  });
+
+  it("counts the same when like parts are run once as when each is run", () => {
+    const [short, full] = [dryRun(configuration), dryRun(configuration, { inFull: true })];
+    expect(short.device).toEqual(full.device);
+    expect(short.host).toEqual(full.host);
+    short.phases.forEach((phase, index) => {
+      const other = full.phases[index]!;
+      expect(phase.name).toBe(other.name);
+      expect(phase.devicePeakBytes, phase.name).toBe(other.devicePeakBytes);
+      for (const what of ["flops", "bytes", "count"] as const) {
+        expect(total(phase.ops, what), `${what} of ${phase.name}`).toBeCloseTo(total(other.ops, what), 0);
+      }
+    });
+  });
+
+  it("leaves nothing behind", () => {
+    const beforeBytes = memoryStats("meta").liveBytes;
+    dryRun(configuration);
+    expect(memoryStats("meta").liveBytes).toBe(beforeBytes);
+  });
+});
+
+describe("a dry run for a card", () => {
+  const card = findDevice("rtx-4090");
+
+  it("adds context, workspace and what the allocator rounds up", () => {
+    const { budgetedBytes, device, replay } = dryRun({ ...base, dtype: "bfloat16", target: card });
+    expect(budgetedBytes).toBeGreaterThan(device.peakBytes + card.contextBytes + card.workspaceBytes);
+    expect(replay!.outOfMemory).toBeUndefined();
+  });
+
+  it("predicts that twice the tokens take longer, and that a faster card takes less", () => {
+    const run = (sampleTokens: number) =>
+      dryRun({ ...base, dtype: "bfloat16", batch: { ...base.batch, sampleTokens }, target: card });
+    const [one, two] = [run(2048), run(4096)];
+    expect(stepMs(two, speedOf(card))).toBeGreaterThan(stepMs(one, speedOf(card)));
+    const faster = speedOf(findDevice("h100-80gb"));
+    expect(stepMs(two, faster)).toBeLessThan(stepMs(two, speedOf(card)));
+  });
+});
+
+/** What the trainer's own calls take on the CPU. */
+function measured({ model: config, lora: shape, batch, policy, dtype }: Configuration): {
+  device: number;
+  host: number;
+} {
+  const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
+  resetPeak("cpu");
+  resetPeak("cpu", "host");
+  const weights = randomModel(config, { dtype });
+  const lora = createLora(config, {
+    ...shape,
+    alpha: 4,
+    rslora: false,
+    seed: 1,
+    device: "cpu",
+    gradients: true,
+  });
+  const optimizer = createAdamW(loraParameters(lora), {
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weightDecay: 0,
+  });
+  const pictures = plannedBatch(batch);
+  const images = pictures.images.map(({ rows, cols }) => ({
+    ...{ rows, cols, pixels: new Uint8Array(rows * cols * 336 * 336 * 3) },
+    globalView: new Float32Array(3 * 336 * 336),
+  }));
+  const dropoutSeed = shape.dropout > 0 ? { dropoutSeed: 3n } : {};
+  runToEnd(trainStep(weights, lora, { ...pictures, images }, policy, { lossScale: 1, ...dropoutSeed }));
+  gradientNorm(optimizer.parameters);
+  stepAdamW(optimizer, 1e-4, 0.5);
+  disposeAdamW(optimizer);
+  disposeLora(lora);
+  disposeModel(weights);
+  return {
+    device: memoryStats("cpu").peakBytes - live[0],
+    host: memoryStats("cpu", "host").peakBytes - live[1],
+  };
+}
+
+function sum(bytes: Record<string, number>): number {
+  return Object.values(bytes).reduce((total, part) => total + part, 0);
+}
+
+function total(
+  ops: ReturnType<typeof dryRun>["phases"][number]["ops"],
+  what: "flops" | "bytes" | "count",
+): number {
+  return ops.reduce((all, op) => all + op.count * (what === "count" ? 1 : op[what]), 0);
+}
