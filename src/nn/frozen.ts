@@ -1,9 +1,20 @@
 /**
  * A frozen matrix W, (out, in), in one of the precisions of the base, and the four products that the step makes with it. Whoever holds
- * one calls these functions and does not ask which precision it is.
+ * one calls these functions and does not ask which precision it is. A quantised matrix is read back into a scratch, a tile at a time:
+ * rows for products, columns for gradients, so that no sum is rounded between tiles.
  */
-import type { Tensor } from "../torch/tensor.ts";
-import { type Rows, rowsOf } from "./rows.ts";
+import { empty } from "../torch/create.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import {
+  columnGranularity,
+  dequantizeInto_,
+  type QuantizedMatrix,
+  quantizedBytes,
+  quantizedColumns,
+  quantizedRows,
+  quantizedShape,
+} from "./quantized.ts";
+import { type Rows, rowsOf, tilesOf } from "./rows.ts";
 
 /** weight: (out, in), in the compute dtype. */
 export interface DenseMatrix {
@@ -11,7 +22,10 @@ export interface DenseMatrix {
   weight: Tensor;
 }
 
-export type FrozenMatrix = DenseMatrix;
+export type FrozenMatrix = DenseMatrix | QuantizedMatrix;
+
+/** Elements of the scratch, 16 MiB in bf16: large enough for products to run at full speed. */
+export const SCRATCH_ELEMENTS = 2 ** 23;
 
 /** A matrix that is held as it is. */
 export function denseMatrix(weight: Tensor): DenseMatrix {
@@ -19,46 +33,133 @@ export function denseMatrix(weight: Tensor): DenseMatrix {
 }
 
 /** x W^T. x: (T, in) -> (T, out). */
-export function frozenProduct(x: Tensor, { weight }: FrozenMatrix): Tensor {
-  return x.mm(weight.t());
+export function frozenProduct(x: Tensor, matrix: FrozenMatrix): Tensor {
+  if (matrix.precision === "dense") return x.mm(matrix.weight.t());
+  const y = empty([x.shape[0]!, quantizedShape(matrix)[0]], x); // (T, out)
+  quantizedProduct_(y, x, matrix, 0);
+  return y;
 }
 
 /** into += x W^T. x: (T, in), into: (T, out). */
-export function addFrozenProduct_(into: Tensor, x: Tensor, { weight }: FrozenMatrix): void {
-  into.addmm_(x, weight.t());
+export function addFrozenProduct_(into: Tensor, x: Tensor, matrix: FrozenMatrix): void {
+  if (matrix.precision === "dense") into.addmm_(x, matrix.weight.t());
+  else quantizedProduct_(into, x, matrix, 1);
 }
 
 /** dy W, the gradient of x for the gradient dy of x W^T. dy: (T, out) -> (T, in). */
-export function frozenGradient(dy: Tensor, { weight }: FrozenMatrix): Tensor {
-  return dy.mm(weight);
+export function frozenGradient(dy: Tensor, matrix: FrozenMatrix): Tensor {
+  if (matrix.precision === "dense") return dy.mm(matrix.weight);
+  const dx = empty([dy.shape[0]!, quantizedShape(matrix)[1]], dy); // (T, in)
+  quantizedGradient_(dx, dy, matrix, 0);
+  return dx;
 }
 
 /** into += dy W. dy: (T, out), into: (T, in). */
-export function addFrozenGradient_(into: Tensor, dy: Tensor, { weight }: FrozenMatrix): void {
-  into.addmm_(dy, weight);
+export function addFrozenGradient_(into: Tensor, dy: Tensor, matrix: FrozenMatrix): void {
+  if (matrix.precision === "dense") into.addmm_(dy, matrix.weight);
+  else quantizedGradient_(into, dy, matrix, 1);
 }
 
 /** The part that makes some of the outputs; shares memory. */
-export function frozenRows({ precision, weight }: FrozenMatrix, rows: Rows): FrozenMatrix {
-  return { precision, weight: rowsOf(weight, rows) };
+export function frozenRows(matrix: FrozenMatrix, rows: Rows): FrozenMatrix {
+  return matrix.precision === "dense"
+    ? denseMatrix(rowsOf(matrix.weight, rows))
+    : quantizedRows(matrix, rows);
 }
 
 /** The part that reads some of the inputs; shares memory. */
-export function frozenColumns({ precision, weight }: FrozenMatrix, { start, end }: Rows): FrozenMatrix {
-  return { precision, weight: weight.narrow(1, start, end - start) };
+export function frozenColumns(matrix: FrozenMatrix, columns: Rows): FrozenMatrix {
+  return matrix.precision === "dense"
+    ? denseMatrix(columnsOf(matrix.weight, columns))
+    : quantizedColumns(matrix, columns);
+}
+
+/** Some rows as numbers, in their order; indices: (n) -> (n, in). */
+export function frozenGather(matrix: FrozenMatrix, indices: Tensor, like: Pick<Tensor, "dtype">): Tensor {
+  if (matrix.precision === "dense") return matrix.weight.indexSelect(0, indices);
+  if (matrix.precision === "nf4") throw new Error("rows of an NF4 matrix can't be gathered");
+  return scope(() => {
+    const { codes, scales } = matrix;
+    const picked = {
+      ...matrix,
+      codes: codes.indexSelect(0, indices),
+      scales: scales.indexSelect(0, indices),
+    };
+    return frozenValues(picked, like);
+  });
 }
 
 /** [out, in]. */
-export function frozenShape({ weight }: FrozenMatrix): readonly number[] {
-  return weight.shape;
+export function frozenShape(matrix: FrozenMatrix): readonly number[] {
+  return matrix.precision === "dense" ? matrix.weight.shape : quantizedShape(matrix);
 }
 
 /** What it occupies. */
-export function frozenBytes({ weight }: FrozenMatrix): number {
-  return weight.bytes;
+export function frozenBytes(matrix: FrozenMatrix): number {
+  return matrix.precision === "dense" ? matrix.weight.bytes : quantizedBytes(matrix);
 }
 
-/** All of it as numbers, (out, in). */
-export function frozenValues({ weight }: FrozenMatrix): Tensor {
-  return weight;
+/** All of it as numbers, (out, in); a dense one as it is, whatever its dtype. */
+export function frozenValues(
+  matrix: FrozenMatrix,
+  { dtype }: Pick<Tensor, "dtype"> = { dtype: "float32" },
+): Tensor {
+  if (matrix.precision === "dense") return matrix.weight;
+  const { codes } = matrix;
+  const values = empty(quantizedShape(matrix), { dtype, device: codes.device });
+  dequantizeInto_(values, matrix);
+  return values;
+}
+
+/** into = beta into + x W^T, some of the outputs at a time. */
+function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
+  const [outs, ins] = quantizedShape(matrix);
+  const tiles = scratchTiles(outs, ins, 1);
+  scope(() => {
+    const scratch = scratchFor(tiles, ins, x);
+    for (const tile of tiles) {
+      scope(() => {
+        const weight = filledScratch(scratch, quantizedRows(matrix, tile)); // (tile, in)
+        columnsOf(into, tile).addmm_(x, weight.t(), { beta });
+      });
+    }
+  });
+}
+
+/** into = beta into + dy W, some of the inputs at a time. */
+function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
+  const [outs, ins] = quantizedShape(matrix);
+  const tiles = scratchTiles(ins, outs, columnGranularity(matrix));
+  scope(() => {
+    const scratch = scratchFor(tiles, outs, dy);
+    for (const tile of tiles) {
+      scope(() => {
+        const weight = filledScratch(scratch, quantizedColumns(matrix, tile)); // (out, tile)
+        columnsOf(into, tile).addmm_(dy, weight, { beta });
+      });
+    }
+  });
+}
+
+/** Rows or columns in tiles of about the same width, a multiple of `granularity` but for the last. */
+function scratchTiles(width: number, depth: number, granularity: number): Rows[] {
+  const count = Math.ceil((width * depth) / SCRATCH_ELEMENTS);
+  return tilesOf(width, Math.ceil(width / count / granularity) * granularity);
+}
+
+function scratchFor(tiles: readonly Rows[], depth: number, like: Tensor): Tensor {
+  const { start, end } = tiles[0]!;
+  return empty([(end - start) * depth], like);
+}
+
+/** The matrix's values at the beginning of a scratch, in its shape. */
+function filledScratch(scratch: Tensor, matrix: QuantizedMatrix): Tensor {
+  const [rows, columns] = quantizedShape(matrix);
+  const values = scratch.narrow(0, 0, rows * columns).view([rows, columns]);
+  dequantizeInto_(values, matrix);
+  return values;
+}
+
+function columnsOf(x: Tensor, { start, end }: Rows): Tensor {
+  return x.narrow(1, start, end - start);
 }

@@ -1,0 +1,229 @@
+/**
+ * NF4 with double quantisation, as bitsandbytes has it (arXiv:2305.14314): blocks of 64 numbers of the row-major matrix, each a 4-bit code
+ * for number / absmax; less their mean, the absmax in blocks of 256 are 8-bit codes of a dynamic map (arXiv:1511.04561) times their own absmax.
+ */
+import { arange, cat, empty, fromArray } from "../torch/create.ts";
+import type { Device } from "../torch/dtypes.ts";
+import { linspace } from "../torch/ops.gen.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { type Rows, tilesOf } from "./rows.ts";
+
+export const NF4_BLOCK = 64;
+export const NESTED_BLOCK = 256;
+
+/** The numbers that codes stand for: 16 quantiles of the normal distribution. */
+// biome-ignore format: eight a line
+export const NF4_MAP = Float32Array.of(
+  -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
+  0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
+);
+
+/** A window on a matrix: `rows` and `columns` of one with `width` columns. */
+export interface Nf4Matrix {
+  precision: "nf4";
+  /** (n / 2) of n numbers: a byte has two codes, the first in its upper half. */
+  codes: Tensor;
+  /** (n / 64) 8-bit codes. */
+  absmax: Tensor;
+  /** (n / 64 / 256) */
+  nestedAbsmax: Tensor;
+  /** (256): what the codes in absmax stand for. */
+  nestedMap: Tensor;
+  /** Mean of the absmax. */
+  offset: number;
+  /** (256) of 8 bytes: the two float32 that a byte of `codes` stands for. */
+  pairs: Tensor;
+  width: number;
+  rows: Rows;
+  columns: Rows;
+}
+
+/** Codes of a matrix, (out, in), read in pieces of whole blocks. */
+export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
+  return scope(() => {
+    const [rows, width] = [source.shape[0]!, source.shape[1]!];
+    const matrix = emptyNf4(rows, width, device);
+    const flat = source.reshape([-1]);
+    const absmax = empty([matrix.absmax.numel], { device });
+    const bounds = boundsOf(NF4_MAP, device);
+    for (const { start, end } of tilesOf(flat.numel, PIECE)) {
+      scope(() => {
+        const piece = flat.narrow(0, start, end - start).to({ device, dtype: "float32" });
+        const quantized = quantizeBlocks(piece, bounds, NF4_BLOCK);
+        absmax.narrow(0, start / NF4_BLOCK, quantized.absmax.numel).copy_(quantized.absmax);
+        const packed = packNibbles(quantized.codes);
+        matrix.codes.narrow(0, start / 2, packed.numel).copy_(packed);
+      });
+    }
+    const mean = absmax.mean();
+    matrix.offset = device === "meta" ? 0 : mean.item();
+    const nested = quantizeBlocks(absmax.sub_(mean), boundsOf(dynamicMap(), device), NESTED_BLOCK);
+    matrix.absmax.copy_(nested.codes);
+    matrix.nestedAbsmax.copy_(nested.absmax);
+    return matrix;
+  });
+}
+
+/** Room for a matrix of these sizes, with the maps in place. */
+export function emptyNf4(rows: number, width: number, device: Device): Nf4Matrix {
+  const blocks = Math.ceil((rows * width) / NF4_BLOCK);
+  return {
+    precision: "nf4",
+    codes: empty([Math.ceil((rows * width) / 2)], { dtype: "uint8", device }),
+    absmax: empty([blocks], { dtype: "uint8", device }),
+    nestedAbsmax: empty([Math.ceil(blocks / NESTED_BLOCK)], { device }),
+    nestedMap: fromArray(dynamicMap(), [NESTED_BLOCK], { device }),
+    offset: 0,
+    pairs: pairTable(device),
+    width,
+    rows: { start: 0, end: rows },
+    columns: { start: 0, end: width },
+  };
+}
+
+/** The window's numbers in float32, (rows, columns). */
+export function nf4Values(matrix: Nf4Matrix): Tensor {
+  return scope(() => (isAligned(matrix) ? alignedValues(matrix) : flatValues(matrix)));
+}
+
+/** Whether the window's rows begin and end with blocks, so that its columns can be read alone. */
+export function isAligned({ width, columns }: Nf4Matrix): boolean {
+  return [width, columns.start, columns.end].every((at) => at % NF4_BLOCK === 0);
+}
+
+/** The 256 numbers of bitsandbytes' dynamic map: seven powers of ten, each with twice as many fractions as the one below. */
+export function dynamicMap(): Float32Array {
+  knownDynamicMap ??= scope(() => {
+    const positive = [0, 1, 2, 3, 4, 5, 6].flatMap((exponent) => {
+      const steps = 2 ** exponent;
+      const edges = linspace(0.1, 1, steps + 1); // float32, as what it makes is rounded there
+      const middles = edges
+        .narrow(0, 0, steps)
+        .add(edges.narrow(0, 1, steps))
+        .div_(2);
+      return [...middles.mul(10 ** (exponent - 6)).toFloat32Array()];
+    });
+    return Float32Array.from([...positive.map((number) => -number), 0, ...positive, 1]).sort();
+  });
+  return knownDynamicMap;
+}
+
+let knownDynamicMap: Float32Array | undefined;
+
+/** Numbers quantised at a time: their float32 temporaries stay small. */
+const PIECE = 2 ** 18;
+
+/** Codes (n) and absmax (n / block) of numbers (n); `bounds` part the numbers of neighbouring codes. */
+function quantizeBlocks(numbers: Tensor, bounds: Tensor, block: number): { codes: Tensor; absmax: Tensor } {
+  return scope(() => {
+    const whole = numbers.numel - (numbers.numel % block);
+    const blocks = numbers.narrow(0, 0, whole).view([-1, block]);
+    const absmax = blocks.abs().amax({ dim: [1], keepdim: true }); // (n / block, 1)
+    const scaled = blocks.mul(absmax.clamp({ min: SMALLEST }).reciprocal()).clamp_({ min: -1, max: 1 });
+    const codes = bounds.searchsorted(scaled.view([-1]), { outInt32: true });
+    if (whole === numbers.numel) return { codes, absmax: absmax.squeeze(1) };
+    const rest = numbers.narrow(0, whole, numbers.numel - whole);
+    const restAbsmax = rest
+      .abs()
+      .amax({ dim: [0], keepdim: true })
+      .clamp_({ min: SMALLEST }); // (1)
+    const restCodes = bounds.searchsorted(rest.div(restAbsmax).clamp_({ min: -1, max: 1 }), {
+      outInt32: true,
+    });
+    return { codes: cat([codes, restCodes]), absmax: cat([absmax.squeeze(1), restAbsmax]) };
+  });
+}
+
+/** Stands for the absmax of a block of zeros. */
+const SMALLEST = 1e-38;
+
+/** Two codes a byte; (n) -> (n / 2), the last half byte 7 (the code of 0) where n is odd. */
+function packNibbles(codes: Tensor): Tensor {
+  return scope(() => {
+    const bytes = codes.to({ dtype: "uint8" });
+    const even = bytes.numel % 2 === 0 ? bytes : cat([bytes, fromArray(Uint8Array.of(7), [1], bytes)]);
+    const pairs = even.view([-1, 2]);
+    return pairs.select(1, 0).mul(16).add_(pairs.select(1, 1));
+  });
+}
+
+/** Midpoints of neighbours in float32, where a number on one belongs to the lower. */
+function boundsOf(map: Float32Array, device: Device): Tensor {
+  const bounds = map.slice(1).map((upper, index) => Math.fround(map[index]! + upper) / 2);
+  return fromArray(bounds, [bounds.length], { device });
+}
+
+function pairTable(device: Device): Tensor {
+  const pairs = Float32Array.from(
+    { length: 512 },
+    (_, at) => NF4_MAP[at % 2 === 0 ? at >> 5 : (at >> 1) & 15]!,
+  );
+  return scope(() => fromArray(pairs, [512], { device }).viewDtype("int64"));
+}
+
+/** By blocks of each row: as many columns as there are blocks. */
+function alignedValues(matrix: Nf4Matrix): Tensor {
+  const { codes, pairs, width, rows, columns } = matrix;
+  const window = cut(codes.view([-1, width / 2]), rows, scaledBy(columns, 1 / 2)); // (r, c / 2)
+  const values = expandPairs(window, pairs).view([-1, NF4_BLOCK]);
+  const blocks = scaledBy(columns, 1 / NF4_BLOCK);
+  return values
+    .mul_(blockScales(matrix, rows, blocks).view([-1, 1]))
+    .view([rows.end - rows.start, columns.end - columns.start]);
+}
+
+/** Absmax of blocks, (r * b), of a matrix whose rows are whole numbers of blocks. */
+function blockScales(matrix: Nf4Matrix, rows: Rows, blocks: Rows): Tensor {
+  const perRow = matrix.width / NF4_BLOCK;
+  return scope(() => {
+    const codes = cut(matrix.absmax.view([-1, perRow]), rows, blocks).reshape([-1]);
+    const first = rows.start * perRow;
+    const numbers = arange(first, rows.end * perRow, { dtype: "int32", device: codes.device }).view([
+      -1,
+      perRow,
+    ]);
+    const all = { start: 0, end: rows.end - rows.start };
+    return absmaxOf(matrix, codes, cut(numbers, all, blocks).reshape([-1]));
+  });
+}
+
+/** By the numbers of the rows in a line, however their blocks lie. */
+function flatValues(matrix: Nf4Matrix): Tensor {
+  const { codes, pairs, width, rows, columns } = matrix;
+  const [start, end] = [rows.start * width, rows.end * width];
+  const firstByte = Math.floor(start / 2);
+  const bytes = codes.narrow(0, firstByte, Math.ceil(end / 2) - firstByte);
+  const values = expandPairs(bytes, pairs).narrow(0, start % 2, end - start);
+  const firstBlock = Math.floor(start / NF4_BLOCK);
+  const blocks = Math.ceil(end / NF4_BLOCK) - firstBlock;
+  const { device } = codes;
+  const numbers = arange(firstBlock, firstBlock + blocks, { dtype: "int32", device });
+  const scales = absmaxOf(matrix, matrix.absmax.narrow(0, firstBlock, blocks), numbers);
+  const blockOf = arange(start, end, { dtype: "int32", device }).bitwiseRightShift(6).sub_(firstBlock);
+  const all = { start: 0, end: rows.end - rows.start };
+  return cut(values.mul_(scales.indexSelect(0, blockOf)).view([-1, width]), all, columns);
+}
+
+/** What codes of absmax stand for, (b); numbers: (b), those of the blocks. */
+function absmaxOf({ nestedMap, nestedAbsmax, offset }: Nf4Matrix, codes: Tensor, numbers: Tensor): Tensor {
+  return scope(() => {
+    const nested = nestedAbsmax.indexSelect(0, numbers.bitwiseRightShift(8));
+    return nestedMap
+      .indexSelect(0, codes.to({ dtype: "int32" }))
+      .mul_(nested)
+      .add_(offset);
+  });
+}
+
+/** The float32 that bytes of codes stand for, two each. */
+function expandPairs(bytes: Tensor, pairs: Tensor): Tensor {
+  return scope(() => pairs.indexSelect(0, bytes.to({ dtype: "int32" }).reshape([-1])).viewDtype("float32"));
+}
+
+function cut(x: Tensor, rows: Rows, columns: Rows): Tensor {
+  return x.narrow(0, rows.start, rows.end - rows.start).narrow(1, columns.start, columns.end - columns.start);
+}
+
+function scaledBy({ start, end }: Rows, factor: number): Rows {
+  return { start: start * factor, end: end * factor };
+}

@@ -1,0 +1,84 @@
+import { afterAll, describe, expect, it } from "vitest";
+import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { frozenColumns, frozenRows, frozenValues } from "../../src/nn/frozen.ts";
+import { dynamicMap, NF4_MAP, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
+import { scope, type Tensor } from "../../src/torch/tensor.ts";
+import { golden } from "../shared.ts";
+
+/** Made by bitsandbytes; scripts/makeNf4Fixture.py tells what is in it. */
+const fixture = openSafetensors(golden("nf4/matrices.safetensors"));
+const cases = fixture.names
+  .filter((name) => name.endsWith(".source"))
+  .map((name) => name.replace(".source", ""));
+afterAll(() => fixture.close());
+
+const state = (name: string): Record<string, unknown> =>
+  JSON.parse(
+    Buffer.from(fixture.tensor(`${name}.weight.quant_state.bitsandbytes__nf4`).toBytes()).toString(),
+  );
+
+describe("quantising to NF4 as bitsandbytes does", () => {
+  it("has its maps", () => {
+    scope(() => {
+      expect(NF4_MAP).toEqual(fixture.tensor("plain.weight.quant_map").toArray());
+      expect(dynamicMap()).toEqual(fixture.tensor("plain.weight.nested_quant_map").toArray());
+    });
+  });
+
+  it.each(cases)("gives its bytes: %s", (name) => {
+    scope(() => {
+      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), "cpu");
+      const bytes = (key: string): Uint8Array => fixture.tensor(`${name}.weight${key}`).toBytes();
+      expect(matrix.codes.toBytes()).toEqual(bytes(""));
+      expect(matrix.absmax.toBytes()).toEqual(bytes(".absmax"));
+      expect(matrix.nestedAbsmax.toBytes()).toEqual(bytes(".nested_absmax"));
+      expect(matrix.offset).toBe(state(name).nested_offset);
+    });
+  });
+
+  it.each(cases)("stays beside its CPU library, which rounds absmax by a table: %s", (name) => {
+    scope(() => {
+      if (name === "constant" || name === "zeros") return; // it divides 0 by 0 there
+      const ours = quantizeNf4(fixture.tensor(`${name}.source`), "cpu").absmax.toArray() as Uint8Array;
+      const theirs = fixture.tensor(`${name}.cpu_absmax`).toArray() as Uint8Array;
+      const apart = [...ours.keys()].filter((at) => ours[at] !== theirs[at]);
+      expect(apart.length).toBeLessThan(0.01 * ours.length + 1);
+      for (const at of apart) expect(Math.abs(ours[at]! - theirs[at]!)).toBe(1);
+    });
+  });
+
+  it.each(cases)("comes back as it reads it: %s", (name) => {
+    scope(() => {
+      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), "cpu");
+      const expected = fixture.tensor(`${name}.values`);
+      expect(frozenValues(matrix, expected).toBytes()).toEqual(expected.toBytes());
+    });
+  });
+
+  it.each(cases)("has the same values in any window: %s", (name) => {
+    scope(() => {
+      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), "cpu");
+      const whole = frozenValues(matrix);
+      const [rows, columns] = whole.shape as [number, number];
+      const cut = (x: Tensor, dim: number, start: number, end: number): Tensor =>
+        x.narrow(dim, start, end - start);
+      for (const [r0, r1] of [
+        [0, 1],
+        [1, rows],
+        [rows - 1, rows],
+      ] as const) {
+        for (const [c0, c1] of [
+          [0, columns],
+          [0, columns / 2],
+          [columns / 2, columns],
+          [3, columns - 1],
+        ] as const) {
+          const [start, end] = [Math.floor(c0), Math.ceil(c1)];
+          const window = frozenColumns(frozenRows(matrix, { start: r0, end: r1 }), { start, end });
+          const expected = cut(cut(whole, 0, r0, r1), 1, start, end);
+          expect(frozenValues(window).toBytes()).toEqual(expected.toBytes());
+        }
+      }
+    });
+  });
+});
