@@ -14,7 +14,7 @@ import {
   quantizedRows,
   quantizedShape,
 } from "./quantized.ts";
-import { type Rows, rowsOf, tilesOf } from "./rows.ts";
+import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** weight: (out, in), in the compute dtype. */
 export interface DenseMatrix {
@@ -35,7 +35,7 @@ export function denseMatrix(weight: Tensor): DenseMatrix {
 /** x W^T. x: (T, in) -> (T, out). */
 export function frozenProduct(x: Tensor, matrix: FrozenMatrix): Tensor {
   if (matrix.precision === "dense") return x.mm(matrix.weight.t());
-  const y = empty([x.shape[0]!, quantizedShape(matrix)[0]], x); // (T, out)
+  const y = empty([x.shape[0]!, quantizedShape(matrix)[0]], alike(x)); // (T, out)
   quantizedProduct_(y, x, matrix, 0);
   return y;
 }
@@ -49,7 +49,7 @@ export function addFrozenProduct_(into: Tensor, x: Tensor, matrix: FrozenMatrix)
 /** dy W, the gradient of x for the gradient dy of x W^T. dy: (T, out) -> (T, in). */
 export function frozenGradient(dy: Tensor, matrix: FrozenMatrix): Tensor {
   if (matrix.precision === "dense") return dy.mm(matrix.weight);
-  const dx = empty([dy.shape[0]!, quantizedShape(matrix)[1]], dy); // (T, in)
+  const dx = empty([dy.shape[0]!, quantizedShape(matrix)[1]], alike(dy)); // (T, in)
   quantizedGradient_(dx, dy, matrix, 0);
   return dx;
 }
@@ -117,12 +117,12 @@ function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, bet
   const tiles = scratchTiles(outs, ins, 1);
   scope(() => {
     const scratch = scratchFor(tiles, ins, x);
-    for (const tile of tiles) {
+    forEachPart(tiles, rowCount, (tile) => {
       scope(() => {
         const weight = filledScratch(scratch, quantizedRows(matrix, tile)); // (tile, in)
         columnsOf(into, tile).addmm_(x, weight.t(), { beta });
       });
-    }
+    });
   });
 }
 
@@ -132,12 +132,12 @@ function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, b
   const tiles = scratchTiles(ins, outs, columnGranularity(matrix));
   scope(() => {
     const scratch = scratchFor(tiles, outs, dy);
-    for (const tile of tiles) {
+    forEachPart(tiles, rowCount, (tile) => {
       scope(() => {
         const weight = filledScratch(scratch, quantizedColumns(matrix, tile)); // (out, tile)
         columnsOf(into, tile).addmm_(dy, weight, { beta });
       });
-    }
+    });
   });
 }
 
@@ -149,7 +149,7 @@ function scratchTiles(width: number, depth: number, granularity: number): Rows[]
 
 function scratchFor(tiles: readonly Rows[], depth: number, like: Tensor): Tensor {
   const { start, end } = tiles[0]!;
-  return empty([(end - start) * depth], like);
+  return empty([(end - start) * depth], alike(like));
 }
 
 /** The matrix's values at the beginning of a scratch, in its shape. */
@@ -158,6 +158,10 @@ function filledScratch(scratch: Tensor, matrix: QuantizedMatrix): Tensor {
   const values = scratch.narrow(0, 0, rows * columns).view([rows, columns]);
   dequantizeInto_(values, matrix);
   return values;
+}
+
+function alike({ dtype, device }: Tensor): Pick<Tensor, "dtype" | "device"> {
+  return { dtype, device };
 }
 
 function columnsOf(x: Tensor, { start, end }: Rows): Tensor {

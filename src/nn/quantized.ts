@@ -6,7 +6,7 @@ import { empty } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { emptyNf4, isAligned, NF4_BLOCK, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
-import { type Rows, rowsOf, tilesOf } from "./rows.ts";
+import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** Value = code * scale * unit; the largest of a row has the code `most`. */
 export const CHANNEL_FORMS = {
@@ -50,9 +50,9 @@ export function emptyQuantized(
 /** Writes the values of a matrix into a tensor of its shape. */
 export function dequantizeInto_(into: Tensor, matrix: QuantizedMatrix): void {
   const [rows, columns] = quantizedShape(matrix);
-  for (const tile of tilesOf(rows, rowsOfPiece(columns))) {
+  forEachPart(tilesOf(rows, rowsOfPiece(columns)), rowCount, (tile) => {
     scope(() => rowsOf(into, tile).copy_(wideValues(quantizedRows(matrix, tile))));
-  }
+  });
 }
 
 /** A window on rows; shares memory. */
