@@ -12,6 +12,7 @@
 #include "dispatch.h"
 #include "memory.h"
 #include "meta_kernels.h"
+#include "nvrtc.h"
 #include "tensors.h"
 #include "trace.h"
 
@@ -147,6 +148,11 @@ constexpr Export kExports[] = {
     {"synchronize", guarded<synchronize_device>},
     {"emptyCache", guarded<empty_device_cache>},
     {"deviceMemory", guarded<device_memory>},
+    {"cardFacts", guarded<card_facts>},
+    {"nvrtcFacts", guarded<nvrtc_facts>},
+    {"nvrtcCompile", guarded<nvrtc_compile>},
+    {"loadKernel", guarded<load_kernel>},
+    {"launchKernel", guarded<launch_kernel>},
 };
 
 } // namespace

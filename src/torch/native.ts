@@ -59,6 +59,17 @@ export interface Native {
   synchronize(device: unknown): void;
   emptyCache(device: unknown): void;
   deviceMemory(device: unknown): number[];
+  cardFacts(index: number): [name: string, capability: number, bytes: number, multiprocessors: number];
+  nvrtcFacts(library: string): number[];
+  nvrtcCompile(library: string, source: string, options: readonly string[]): Uint8Array<ArrayBuffer>;
+  loadKernel(device: unknown, code: Uint8Array, entry: string): Handle;
+  launchKernel(
+    kernel: Handle,
+    blocks: readonly number[],
+    threads: number,
+    kinds: string,
+    ...inputs: unknown[]
+  ): void;
 }
 
 export const native = loadAddon() as Native;

@@ -1,0 +1,333 @@
+/**
+ * CUDA C++ of the fused kernels, without any header: NVRTC compiles it for the card at hand, and a test compiles it as C++ for the
+ * CPU. Elements are read and written as float through `load` and `store`, eight at a time where alignment allows; `scalar` is
+ * what SCALAR_BF16, SCALAR_F16 or neither (float) says. Every kernel may work in place where its twin does.
+ */
+
+const PRELUDE = `
+typedef long long int64;
+typedef unsigned char byte;
+
+#if defined(SCALAR_BF16)
+struct scalar { unsigned short bits; };
+__device__ inline float widen(scalar x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ inline scalar narrow(float x) {
+  unsigned bits = __float_as_uint(x);
+  if (x != x) return {0x7fff};
+  bits += 0x7fff + (bits >> 16 & 1);
+  return {(unsigned short)(bits >> 16)};
+}
+#elif defined(SCALAR_F16)
+struct scalar { unsigned short bits; };
+__device__ inline float widen(scalar x) { return __half_bits_to_float(x.bits); }
+__device__ inline scalar narrow(float x) { return {__float_to_half_bits(x)}; }
+#else
+typedef float scalar;
+__device__ inline float widen(scalar x) { return x; }
+__device__ inline scalar narrow(float x) { return x; }
+#endif
+
+struct alignas(16) Eight { scalar at[8]; };
+
+__device__ inline bool whole(const scalar* at, int64 length) { return length >= 8 && (unsigned long long)at % 16 == 0; }
+
+__device__ inline void load(const scalar* from, int64 length, float* to) {
+  if (whole(from, length)) {
+    Eight part;
+    for (int i = 0; i < (int)(sizeof(Eight) / sizeof(uint4)); ++i) ((uint4*)&part)[i] = ((const uint4*)from)[i];
+    for (int i = 0; i < 8; ++i) to[i] = widen(part.at[i]);
+  } else {
+    for (int i = 0; i < 8; ++i) to[i] = i < length ? widen(from[i]) : 0;
+  }
+}
+
+__device__ inline void store(scalar* to, int64 length, const float* from) {
+  if (whole(to, length)) {
+    Eight part;
+    for (int i = 0; i < 8; ++i) part.at[i] = narrow(from[i]);
+    for (int i = 0; i < (int)(sizeof(Eight) / sizeof(uint4)); ++i) ((uint4*)to)[i] = ((const uint4*)&part)[i];
+  } else {
+    for (int i = 0; i < 8; ++i) if (i < length) to[i] = narrow(from[i]);
+  }
+}
+
+__device__ inline int64 thread_number() { return blockIdx.x * (int64)blockDim.x + threadIdx.x; }
+`;
+
+/** Half precision by the card's own conversions; the CPU test brings its own. */
+const HALF_ON_CARD = `
+#if defined(SCALAR_F16)
+__device__ inline float __half_bits_to_float(unsigned short bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+__device__ inline unsigned short __float_to_half_bits(float x) {
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+#endif
+`;
+
+/** What one block of threads adds up. THREADS is the number of threads that every launch of these kernels has. */
+const REDUCTION = `
+#define THREADS 256
+struct Sums { float first, second; };
+__device__ inline Sums block_sums(Sums mine) {
+  __shared__ Sums parts[THREADS];
+  parts[threadIdx.x] = mine;
+  for (int step = THREADS / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if ((int)threadIdx.x < step) {
+      parts[threadIdx.x].first += parts[threadIdx.x + step].first;
+      parts[threadIdx.x].second += parts[threadIdx.x + step].second;
+    }
+  }
+  __syncthreads();
+  return parts[0];
+}
+`;
+
+/** out = silu(gate) * up, and its gradients over gate and up. */
+const SWIGLU = `
+__device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+
+extern "C" __global__ void swiglu(scalar* out, const scalar* gate, const scalar* up, int64 count) {
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  float g[8], u[8];
+  load(gate + at, count - at, g);
+  load(up + at, count - at, u);
+  for (int i = 0; i < 8; ++i) u[i] *= g[i] * sigmoid(g[i]);
+  store(out + at, count - at, u);
+}
+
+extern "C" __global__ void swiglu_backward(const scalar* grad, scalar* gate, scalar* up, int64 count) {
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  float d[8], g[8], u[8];
+  load(grad + at, count - at, d);
+  load(gate + at, count - at, g);
+  load(up + at, count - at, u);
+  for (int i = 0; i < 8; ++i) {
+    const float s = sigmoid(g[i]);
+    const float dGate = d[i] * u[i] * s * (1 + g[i] * (1 - s));
+    u[i] = d[i] * g[i] * s;
+    g[i] = dGate;
+  }
+  store(gate + at, count - at, g);
+  store(up + at, count - at, u);
+}
+`;
+
+/** into += r * (g - n * mean(g * n)), n = x * r, r = rsqrt(mean(x^2) + eps), g = grad * weight; a block a row. */
+const RMS_NORM = `
+extern "C" __global__ void add_rms_norm_gradient(
+    scalar* into, const scalar* grad, const scalar* x, const scalar* weight, float eps, int64 columns) {
+  const int64 row = blockIdx.x * columns;
+  float d[8], v[8], w[8];
+  Sums sums = {0, 0};
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREADS) {
+    load(grad + row + at, columns - at, d);
+    load(x + row + at, columns - at, v);
+    load(weight + at, columns - at, w);
+    for (int i = 0; i < 8; ++i) {
+      sums.first += v[i] * v[i];
+      sums.second += d[i] * w[i] * v[i];
+    }
+  }
+  sums = block_sums(sums);
+  const float r = 1 / sqrtf(sums.first / columns + eps);
+  const float projection = sums.second / columns * r * r;
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREADS) {
+    float sum[8];
+    load(into + row + at, columns - at, sum);
+    load(grad + row + at, columns - at, d);
+    load(x + row + at, columns - at, v);
+    load(weight + at, columns - at, w);
+    for (int i = 0; i < 8; ++i) sum[i] += r * (d[i] * w[i] - v[i] * projection);
+    store(into + row + at, columns - at, sum);
+  }
+}
+`;
+
+/** A row's loss, and logits overwritten by scale * (softmax - onehot); a block a row, which it reads twice. */
+const SOFTMAX_GRADIENT = `
+#define THREADS 256
+struct Running { float max, sum; };
+__device__ inline Running join(Running a, Running b) {
+  const float max = a.max > b.max ? a.max : b.max;
+  const float left = a.max == max ? a.sum : a.sum * expf(a.max - max);
+  const float right = b.max == max ? b.sum : b.sum * expf(b.max - max);
+  return {max, left + right};
+}
+
+extern "C" __global__ void softmax_gradient(
+    scalar* logits, const int64* targets, float* losses, float scale, int64 columns) {
+  __shared__ Running parts[THREADS];
+  scalar* row = logits + blockIdx.x * columns;
+  const int64 target = targets[blockIdx.x];
+  const float wanted = widen(row[target]);
+  float l[8];
+  Running mine = {-3.402823466e38f, 0};
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREADS) {
+    load(row + at, columns - at, l);
+    Running eight = {l[0], 0};
+    for (int i = 1; i < 8; ++i) if (at + i < columns && l[i] > eight.max) eight.max = l[i];
+    for (int i = 0; i < 8; ++i) if (at + i < columns) eight.sum += expf(l[i] - eight.max);
+    mine = join(mine, eight);
+  }
+  parts[threadIdx.x] = mine;
+  for (int step = THREADS / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if ((int)threadIdx.x < step) parts[threadIdx.x] = join(parts[threadIdx.x], parts[threadIdx.x + step]);
+  }
+  __syncthreads();
+  const Running all = parts[0];
+  if (threadIdx.x == 0) losses[blockIdx.x] = logf(all.sum) + all.max - wanted;
+  const float factor = scale / all.sum;
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREADS) {
+    load(row + at, columns - at, l);
+    for (int i = 0; i < 8; ++i) l[i] = expf(l[i] - all.max) * factor - (at + i == target ? scale : 0);
+    store(row + at, columns - at, l);
+  }
+}
+`;
+
+/**
+ * Between u, (T, G, Q+2, D), and query, key, value, whose strides (elements from row to row, from group to group) are given: pairs
+ * (i, i + D/2) of queries and keys are rotated, values copied. A thread has eight pairs of one head.
+ */
+const ROPE = `
+struct Place {
+  int64 row, group, head, pair;
+};
+struct Strides {
+  int64 row, group;
+};
+__device__ inline bool place_of(int64 number, int64 rows, int64 groups, int64 heads, int64 half, Place& place) {
+  const int64 eights = (half + 7) / 8;
+  place.pair = number % eights * 8;
+  number /= eights;
+  place.head = number % heads;
+  number /= heads;
+  place.group = number % groups;
+  place.row = number / groups;
+  return place.row < rows;
+}
+__device__ inline void rotate(const scalar* from, scalar* to, const scalar* cos, const scalar* sin, Place place,
+                              int64 half, float direction) {
+  float a[8], b[8], c[8], s[8];
+  const int64 at = place.pair, length = half - at, table = place.row * half + at;
+  load(from + at, length, a);
+  load(from + half + at, length, b);
+  load(cos + table, length, c);
+  load(sin + table, length, s);
+  for (int i = 0; i < 8; ++i) {
+    const float first = a[i] * c[i] - direction * b[i] * s[i];
+    b[i] = b[i] * c[i] + direction * a[i] * s[i];
+    a[i] = first;
+  }
+  store(to + at, length, a);
+  store(to + half + at, length, b);
+}
+__device__ inline void copy(const scalar* from, scalar* to, int64 at, int64 half) {
+  if (from == to) return;
+  float a[8];
+  load(from + at, half - at, a);
+  store(to + at, half - at, a);
+  load(from + half + at, half - at, a);
+  store(to + half + at, half - at, a);
+}
+/** Where a head lies outside of u. */
+__device__ inline scalar* outside(Place place, int64 queries, int64 half, scalar* query, scalar* key, scalar* value,
+                                  Strides q, Strides k, Strides v) {
+  if (place.head < queries) return query + place.row * q.row + place.group * q.group + place.head * 2 * half;
+  if (place.head == queries) return key + place.row * k.row + place.group * k.group;
+  return value + place.row * v.row + place.group * v.group;
+}
+
+extern "C" __global__ void rope_unpack(
+    scalar* u, const scalar* cos, const scalar* sin, scalar* query, scalar* key, scalar* value, int64 rows,
+    int64 groups, int64 queries, int64 half, int64 qRow, int64 qGroup, int64 kRow, int64 kGroup, int64 vRow,
+    int64 vGroup) {
+  Place place;
+  if (!place_of(thread_number(), rows, groups, queries + 2, half, place)) return;
+  const scalar* from = u + ((place.row * groups + place.group) * (queries + 2) + place.head) * 2 * half;
+  scalar* to = outside(place, queries, half, query, key, value, {qRow, qGroup}, {kRow, kGroup}, {vRow, vGroup});
+  if (place.head > queries) copy(from, to, place.pair, half);
+  else rotate(from, to, cos, sin, place, half, 1);
+}
+
+extern "C" __global__ void rope_pack(
+    scalar* u, const scalar* cos, const scalar* sin, scalar* query, scalar* key, scalar* value, int64 rows,
+    int64 groups, int64 queries, int64 half, int64 qRow, int64 qGroup, int64 kRow, int64 kGroup, int64 vRow,
+    int64 vGroup) {
+  Place place;
+  if (!place_of(thread_number(), rows, groups, queries + 2, half, place)) return;
+  scalar* to = u + ((place.row * groups + place.group) * (queries + 2) + place.head) * 2 * half;
+  const scalar* from = outside(place, queries, half, query, key, value, {qRow, qGroup}, {kRow, kGroup}, {vRow, vGroup});
+  if (place.head > queries) copy(from, to, place.pair, half);
+  else rotate(from, to, cos, sin, place, half, -1);
+}
+`;
+
+/** The 16 values of NF4, the quantiles of a normal distribution scaled to [-1, 1]. Source: arXiv:2305.14314, appendix E. */
+// biome-ignore format: four a line
+export const NF4_VALUES = [
+  -1.0,                 -0.6961928009986877, -0.5250730514526367,  -0.39491748809814453,
+  -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+  0.07958029955625534,  0.16093020141124725, 0.24611230194568634,  0.33791524171829224,
+  0.44070982933044434,  0.5626170039176941,  0.7229568362236023,   1.0,
+] as const;
+
+/** Weights of 4 and 8 bits; a thread has eight. `block` counts from the start of the whole weight, of which this may be a slice. */
+const DEQUANTIZE = `
+extern "C" __global__ void dequantize_nf4(
+    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, const float* offset,
+    int64 block, int64 count) {
+  const float values[16] = {${NF4_VALUES.map((value) => `${value.toFixed(9)}f`).join(", ")}};
+  __shared__ float nf4[16];
+  if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
+  __syncthreads();
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  const int64 mine = at / 64;
+  const float factor = table[absmax[mine]] * scales[(block + mine) / 256] + offset[0];
+  float x[8];
+  for (int i = 0; i < 8; ++i) {
+    const byte pair = at + i < count ? codes[(at + i) / 2] : 0;
+    x[i] = nf4[i % 2 == 0 ? pair >> 4 : pair & 15] * factor;
+  }
+  store(out + at, count - at, x);
+}
+
+extern "C" __global__ void dequantize_int8(
+    scalar* out, const signed char* codes, const float* scales, int64 columns, int64 count) {
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  float x[8];
+  int64 row = at / columns, column = at % columns;
+  for (int i = 0; i < 8 && at + i < count; ++i) {
+    x[i] = codes[at + i] * scales[row];
+    if (++column == columns) { column = 0; ++row; }
+  }
+  store(out + at, count - at, x);
+}
+`;
+
+/** Threads of a block, in every launch. */
+export const THREADS = 256;
+
+/** What a source needs around it on a card; the CPU test puts its own in its place. */
+export const ON_CARD = HALF_ON_CARD;
+
+/** Whole sources, by name; each has one or two entries. */
+export const SOURCES = {
+  swiglu: PRELUDE + SWIGLU,
+  rmsNorm: PRELUDE + REDUCTION + RMS_NORM,
+  softmaxGradient: PRELUDE + SOFTMAX_GRADIENT,
+  rope: PRELUDE + ROPE,
+  dequantize: PRELUDE + DEQUANTIZE,
+} as const;

@@ -1,0 +1,154 @@
+/**
+ * Kernels of our own on a card: NVRTC (it comes with libtorch's CUDA packages) compiles their source for the card's architecture once,
+ * the machine code is kept on disk, and the driver launches it on the current stream. Compiling needs no card.
+ */
+import { createHash, randomUUID } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { messageOf, UserError } from "../errors.ts";
+import { type Device, type DType, deviceCode } from "./dtypes.ts";
+import { handleOf } from "./handle.ts";
+import { ON_CARD, SOURCES, THREADS } from "./kernelSources.ts";
+import { findLibtorch } from "./libtorch.ts";
+import { type Handle, native } from "./native.ts";
+import { Tensor } from "./tensor.ts";
+
+/** A usable NVRTC. */
+export interface Nvrtc {
+  library: string;
+  version: string;
+  /** Compute capabilities that it compiles for, as 75 or 120. */
+  architectures: number[];
+}
+
+/** A kernel's code to be had: a source of SOURCES, its entry, and the dtype of its scalars. */
+export interface KernelCode {
+  source: keyof typeof SOURCES;
+  entry: string;
+  dtype: DType;
+}
+
+export interface Launch extends KernelCode {
+  /** Of the work, where a thread each does one; the blocks follow. */
+  threads: number;
+  /** In the kernel's order; tensors as pointers, numbers as 64-bit whole numbers or, in `float`, as floats. */
+  inputs: readonly (Tensor | number | { float: number })[];
+}
+
+const SCALARS: Partial<Record<DType, string[]>> = {
+  bfloat16: ["-DSCALAR_BF16"],
+  float16: ["-DSCALAR_F16"],
+  float32: [],
+};
+
+const loaded = new Map<string, Handle>();
+let found: Nvrtc | undefined;
+
+/** Whether the kernels know scalars of this dtype; what has another goes the way of the twin. */
+export function hasScalar(dtype: DType): boolean {
+  return SCALARS[dtype] !== undefined;
+}
+
+/** Queues a kernel on the device's current stream, compiling it first where nobody has yet. */
+export function launch(device: Device, { threads, inputs, ...code }: Launch): void {
+  if (threads === 0) return;
+  const kinds = inputs.map((input) =>
+    input instanceof Tensor ? "t" : typeof input === "number" ? "i" : "f",
+  );
+  const values = inputs.map((input) =>
+    input instanceof Tensor ? handleOf(input) : typeof input === "number" ? input : input.float,
+  );
+  const blocks = [Math.ceil(threads / THREADS), 1, 1];
+  native.launchKernel(kernelOn(device, code), blocks, THREADS, kinds.join(""), ...values);
+}
+
+/** The NVRTC of libtorch's own packages, else the system's; throws UserError where there is none. */
+export function findNvrtc(): Nvrtc {
+  if (found) return found;
+  const problems: string[] = [];
+  for (const library of placesOfNvrtc()) {
+    try {
+      const [major, minor, ...architectures] = native.nvrtcFacts(library);
+      found = { library, version: `${major}.${minor}`, architectures };
+      return found;
+    } catch (error) {
+      problems.push(messageOf(error));
+    }
+  }
+  throw new UserError(`NVRTC, which compiles lorafit's kernels, was not found:\n  ${problems.join("\n  ")}`, {
+    fix: "Run `lorafit setup --cuda`, or install the package nvidia-cuda-nvrtc beside torch, or set LORAFIT_NVRTC to libnvrtc.so.",
+  });
+}
+
+/** Machine code of a kernel for an architecture, from the cache of `folder` where it has it. */
+export function compileKernel(
+  { source, dtype }: KernelCode,
+  architecture: number,
+  nvrtc: Nvrtc = findNvrtc(),
+  folder = kernelCacheFolder(),
+): Uint8Array {
+  const scalar = SCALARS[dtype];
+  if (!scalar) throw new Error(`no kernel has scalars of ${dtype}`);
+  if (!nvrtc.architectures.includes(architecture)) throw tooOld(architecture, nvrtc);
+  const options = [`--gpu-architecture=sm_${architecture}`, "--std=c++17", "-default-device", ...scalar];
+  const text = ON_CARD + SOURCES[source];
+  const key = createHash("sha256")
+    .update(JSON.stringify([text, options, nvrtc.version]))
+    .digest("hex");
+  const file = join(folder, `${key}.cubin`);
+  if (existsSync(file)) return readFileSync(file);
+  const code = native.nvrtcCompile(nvrtc.library, text, options);
+  keepCode(file, code);
+  return code;
+}
+
+/** Where machine code is kept: lorafit/kernels in the user's cache folder. */
+export function kernelCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
+  return join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lorafit", "kernels");
+}
+
+function kernelOn(device: Device, code: KernelCode): Handle {
+  const key = `${device} ${code.entry} ${code.dtype}`;
+  const known = loaded.get(key);
+  if (known !== undefined) return known;
+  const [, capability] = native.cardFacts(Number(device.split(":")[1]));
+  const kernel = native.loadKernel(deviceCode(device), compileKernel(code, capability), code.entry);
+  loaded.set(key, kernel);
+  return kernel;
+}
+
+/** Renamed when it is whole, so that two runs and a full disk leave no half of a file; without a cache it is compiled each time. */
+function keepCode(file: string, code: Uint8Array): void {
+  const part = `${file}.${randomUUID()}`;
+  try {
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(part, code);
+    renameSync(part, file);
+  } catch {} // a cache that can't be written costs seconds a start, no more
+}
+
+function placesOfNvrtc(): string[] {
+  const own = process.env.LORAFIT_NVRTC;
+  if (own) return [own];
+  const torch = findLibtorch().folder;
+  const folders = ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"].map((folder) => join(dirname(torch), folder));
+  const inside = [...folders, join(torch, "lib")].flatMap((folder) =>
+    existsSync(folder)
+      ? readdirSync(folder)
+          .filter((name) => /^libnvrtc(-[0-9a-f]+)?\.so/.test(name))
+          .map((name) => join(folder, name))
+      : [],
+  );
+  return [...inside, "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+}
+
+function tooOld(architecture: number, { version, architectures }: Nvrtc): UserError {
+  const range = `${Math.min(...architectures)} to ${Math.max(...architectures)}`;
+  return new UserError(
+    `NVRTC ${version} compiles for compute capabilities ${range}, and this card has ${architecture}.`,
+    {
+      fix: "Install the nvidia-cuda-nvrtc that knows the card (Volta and older: version 12), or train on another card.",
+    },
+  );
+}

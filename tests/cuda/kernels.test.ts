@@ -1,0 +1,153 @@
+/** The CUDA sources of the fused kernels: that they compile for every card, and that they compute what their twins do. */
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { fromBytes, randn } from "../../src/torch/create.ts";
+import { fused } from "../../src/torch/kernels.ts";
+import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/nvrtc.ts";
+import { manualSeed } from "../../src/torch/random.ts";
+import { scope, type Tensor } from "../../src/torch/tensor.ts";
+import {
+  CASES,
+  difference,
+  exactInputs,
+  type KernelCase,
+  kernelOf,
+  ROUNDING,
+  type Scalars,
+  type Sizes,
+} from "./kernelCases.ts";
+import { type Inside, runOnCpu } from "./onCpu.ts";
+
+const NAMES = Object.keys(fused) as (keyof typeof fused)[];
+const DTYPES = Object.keys(ROUNDING) as Scalars[];
+const CAPABILITIES = [75, 80, 86, 89, 90, 100, 120];
+
+const sizes = fc.record({
+  rows: fc.integer({ min: 1, max: 9 }),
+  columns: fc.integer({ min: 1, max: 700 }),
+  extra: fc.integer({ min: 0, max: 4 }),
+});
+
+/** Holds a kernel's source, run on the CPU, to its twin in float32. */
+function compare(
+  name: keyof typeof fused,
+  made: KernelCase,
+  dtype: Scalars,
+  inside: Record<number, Inside> = {},
+) {
+  const kernel = kernelOf(name);
+  const { source, entry } = kernel;
+  const right = exactInputs(made.inputs, dtype);
+  kernel.twin(right, made.options);
+  const results = runOnCpu({ source, entry, dtype }, kernel.work(made.inputs, made.options), inside);
+  for (const index of made.written) {
+    const { shape, dtype: own } = made.inputs[index]!;
+    const actual = fromBytes(results.get(index)!, shape, own).toFloat32Array();
+    const off = difference(actual, right[index]!.toFloat32Array());
+    expect(off, `${entry}, input ${index}`).toBeLessThanOrEqual(kernel.tolerance + ROUNDING[dtype]);
+  }
+}
+
+describe.each(DTYPES)("in %s, as C++ on the CPU,", (dtype) => {
+  test.each(NAMES)("%s computes what its twin does", (name) => {
+    const run = (some: Sizes, seed: number) =>
+      scope(() => {
+        manualSeed(seed);
+        compare(name, CASES[name](some, dtype), dtype);
+      });
+    run({ rows: 2, columns: 1, extra: 0 }, 1);
+    run({ rows: 3, columns: 256, extra: 3 }, 2);
+    fc.assert(fc.property(sizes, fc.nat(), run), { numRuns: 4 });
+  });
+});
+
+test("rope works in place: queries, keys and values may be views of u", () => {
+  scope(() => {
+    const [T, G, Q, D] = [5, 2, 3, 20] as const;
+    const packed = () => {
+      const u = randn([T, G, Q + 2, D]);
+      return [u, randn([T, D / 2]), randn([T, D / 2]), u.narrow(2, 0, Q), u.select(2, Q), u.select(2, Q + 1)];
+    };
+    const inside = Object.fromEntries(
+      [0, Q * D, (Q + 1) * D].map((offsetElements, at) => [3 + at, { of: 0, offsetElements }]),
+    );
+    for (const name of ["ropeUnpack", "ropePack"] as const) {
+      const inputs = packed() as Tensor[];
+      const kernel = kernelOf(name);
+      const { source, entry } = kernel;
+      const results = runOnCpu({ source, entry, dtype: "float32" }, kernel.work(inputs, undefined), inside);
+      kernel(inputs, undefined); // the twin, in place too
+      const actual = fromBytes(results.get(0)!, inputs[0]!.shape, "float32").toFloat32Array();
+      expect(difference(actual, inputs[0]!.toFloat32Array())).toBeLessThan(1e-6);
+    }
+  });
+});
+
+test("rope back undoes rope, where tables are of real angles", () => {
+  scope(() => {
+    const u = randn([4, 1, 3, 16], { dtype: "float64" });
+    const angle = randn([4, 8], { dtype: "float64" });
+    const before = u.clone();
+    const views = [u.narrow(2, 0, 1), u.select(2, 1), u.select(2, 2)] as const;
+    fused.ropeUnpack([u, angle.cos(), angle.sin(), ...views]);
+    expect(u.allclose(before)).toBe(false);
+    fused.ropePack([u, angle.cos(), angle.sin(), ...views]);
+    expect(u.allclose(before)).toBe(true);
+  });
+});
+
+test("what is not contiguous is refused", () => {
+  scope(() => {
+    const turned = randn([4, 6]).t();
+    expect(() => fused.swiglu([turned, turned, turned])).toThrow("swiglu: inputs must be contiguous");
+  });
+});
+
+/** NVRTC needs no card: LORAFIT_NVRTC, libtorch's packages or the system may have it here. */
+function nvrtcHere(): Nvrtc | undefined {
+  try {
+    return findNvrtc();
+  } catch {
+    return undefined;
+  }
+}
+const nvrtc = nvrtcHere();
+if (!nvrtc)
+  console.warn(
+    "SKIPPED: kernels are not compiled, for there is no NVRTC here (pip's nvidia-cuda-nvrtc; LORAFIT_NVRTC)",
+  );
+
+describe.skipIf(!nvrtc)("with NVRTC", () => {
+  test.each(CAPABILITIES)("every kernel compiles for compute capability %d", (capability) => {
+    const folder = mkdtempSync(join(tmpdir(), "lorafit-cubins-"));
+    for (const name of NAMES) {
+      for (const dtype of capability === CAPABILITIES[0] ? DTYPES : (["bfloat16"] as const)) {
+        const { source, entry } = kernelOf(name);
+        const code = compileKernel({ source, entry, dtype }, capability, nvrtc, folder);
+        expect(Buffer.from(code.subarray(0, 4)).toString("latin1"), `${entry} ${dtype}`).toBe("\x7fELF");
+        expect(Buffer.from(code).includes(entry)).toBe(true);
+      }
+    }
+    rmSync(folder, { recursive: true });
+  });
+
+  test("machine code is compiled once and kept on disk, whole; a folder that can't be written is no error", () => {
+    const folder = mkdtempSync(join(tmpdir(), "lorafit-cubins-"));
+    const swiglu = { source: "swiglu", entry: "swiglu", dtype: "bfloat16" } as const;
+    const first = compileKernel(swiglu, 80, nvrtc, folder);
+    const [file, ...others] = readdirSync(folder);
+    expect(others).toEqual([]);
+    writeFileSync(join(folder, file!), "from the cache");
+    expect(Buffer.from(compileKernel(swiglu, 80, nvrtc, folder)).toString()).toBe("from the cache");
+    expect(compileKernel(swiglu, 80, nvrtc, join(folder, file!, "below a file"))).toEqual(first);
+    rmSync(folder, { recursive: true });
+  });
+
+  test("a card that NVRTC doesn't know is a user's error that says which it knows", () => {
+    const swiglu = { source: "swiglu", entry: "swiglu", dtype: "float32" } as const;
+    expect(() => compileKernel(swiglu, 35, nvrtc)).toThrow(/capabilities 75 to \d+, and this card has 35/);
+  });
+});

@@ -1,0 +1,93 @@
+/** The CUDA sources compiled as C++ for the CPU, so that what they compute is tested where no card is. */
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { DType } from "../../src/torch/dtypes.ts";
+import { SOURCES, THREADS } from "../../src/torch/kernelSources.ts";
+import type { KernelCode, Launch } from "../../src/torch/nvrtc.ts";
+import { Tensor } from "../../src/torch/tensor.ts";
+
+/** An input that lies inside of another one's memory. */
+export interface Inside {
+  of: number;
+  offsetElements: number;
+}
+
+const SCALARS: Record<string, string> = {
+  bfloat16: "-DSCALAR_BF16",
+  float16: "-DSCALAR_F16",
+  float32: "-DSCALAR_F32",
+};
+const folder = mkdtempSync(join(tmpdir(), "lorafit-kernels-"));
+const compiled = new Map<string, string>();
+
+const here = (name: string): string => readFileSync(join(import.meta.dirname, name), "utf8");
+
+/** Runs a launch; returns the bytes of every tensor input afterwards, in their order (none for what lies inside of another). */
+export function runOnCpu(
+  code: KernelCode,
+  launch: Pick<Launch, "threads" | "inputs">,
+  inside: Record<number, Inside> = {},
+) {
+  const tensors: { index: number; bytes: number }[] = [];
+  const parts: Uint8Array[] = [whole(Math.ceil(launch.threads / THREADS)), whole(launch.inputs.length)];
+  for (const [index, input] of launch.inputs.entries()) {
+    const place = inside[index];
+    if (input instanceof Tensor && place) {
+      parts.push(
+        whole("a".charCodeAt(0)),
+        whole(place.of),
+        whole(place.offsetElements * (input.bytes / input.numel)),
+      );
+    } else if (input instanceof Tensor) {
+      tensors.push({ index, bytes: input.bytes });
+      parts.push(whole("t".charCodeAt(0)), whole(input.bytes), input.toBytes());
+    } else if (typeof input === "number") {
+      parts.push(whole("i".charCodeAt(0)), whole(input));
+    } else {
+      parts.push(whole("f".charCodeAt(0)), new Uint8Array(Float64Array.of(input.float).buffer));
+    }
+  }
+  const { status, stdout, stderr } = spawnSync(program(code.dtype), [code.entry], {
+    input: Buffer.concat(parts),
+    maxBuffer: 2 ** 28,
+  });
+  if (status !== 0) throw new Error(`${code.entry} ended with ${status}: ${stderr}`);
+  const results = new Map<number, Uint8Array<ArrayBuffer>>();
+  let at = 0;
+  for (const { index, bytes } of tensors) {
+    results.set(index, new Uint8Array(stdout.subarray(at, at + bytes)));
+    at += bytes;
+  }
+  return results;
+}
+
+/** One program has every kernel for one dtype of scalars; it is compiled when it is first wanted. */
+function program(dtype: DType): string {
+  const known = compiled.get(dtype);
+  if (known) return known;
+  const file = join(folder, dtype);
+  const spaces = Object.entries(SOURCES).map(([name, source]) => `namespace ${name} {${source}}\n`);
+  const calls = Object.entries(SOURCES).flatMap(([name, source]) =>
+    entriesOf(source).map(
+      (entry) => `  if (std::strcmp(name, "${entry}") == 0) return run(${name}::${entry});\n`,
+    ),
+  );
+  const main = `int main(int, char** arguments) {\n  const char* name = arguments[1];\n${calls.join("")}  return 4;\n}\n`;
+  writeFileSync(`${file}.cc`, [here("onCpu.h"), ...spaces, here("run.h"), main].join(""));
+  const options = ["-std=c++20", "-O1", "-pthread", "-fsanitize=undefined", "-fno-sanitize-recover"];
+  const all = [...options, SCALARS[dtype] ?? "", "-o", file, `${file}.cc`];
+  const { status, stderr } = spawnSync("g++", all, { encoding: "utf8" });
+  if (status !== 0) throw new Error(stderr.slice(0, 4000));
+  compiled.set(dtype, file);
+  return file;
+}
+
+function entriesOf(source: string): string[] {
+  return [...source.matchAll(/__global__ void (\w+)/g)].map(([, entry]) => entry!);
+}
+
+function whole(value: number): Uint8Array {
+  return new Uint8Array(BigInt64Array.of(BigInt(value)).buffer);
+}
