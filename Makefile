@@ -8,7 +8,7 @@ BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 
-.PHONY: build demo test lint format docs clean distclean
+.PHONY: build demo bench-cpu test lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -16,6 +16,16 @@ build: dist/.built
 
 demo: build
 	@bash scripts/demo.sh
+
+# A training step beside the official way in plain PyTorch and PEFT; the first time it installs those (7 GB) into bench/.venv.
+bench-cpu: build bench/.venv/.installed
+	@$(BIN)/tsc -p bench
+	@node bench-out/bench/cpu.js
+
+bench/.venv/.installed: bench/peers/requirements.txt
+	python3 -m venv bench/.venv
+	bench/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 test: build lint
 	@$(BIN)/vitest run

@@ -1,0 +1,38 @@
+/** lorafit's side of bench/cpu.ts: weights, factors and micro-batch as its task says, and one training step on them. */
+import { readAdapter } from "../src/checkpoint/peft.ts";
+import { loraFromAdapter } from "../src/models/lora.ts";
+import { loadModel } from "../src/models/weights.ts";
+import { Policy } from "../src/step/policy.ts";
+import { trainStep } from "../src/step/step.ts";
+import { setThreads } from "../src/torch/device.ts";
+import { scope } from "../src/torch/tensor.ts";
+import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/train/optimizer.ts";
+import type { CpuTask } from "./cpu.ts";
+import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
+
+/** `loaded` is called when the weights are there and nothing else is. */
+export function openBench(
+  task: CpuTask,
+  loaded: () => void = () => {},
+): { step: () => { loss: number; gradientNorm: number } } {
+  setThreads(task.threads);
+  const model = loadModel(task.checkpoint, { dtype: "bfloat16", device: "cpu" });
+  const batch = sampleBatch(noiseImage(task.grid, task.grid), task);
+  const policy = Policy.parse(task.policy);
+  loaded();
+  const lora = scope(() =>
+    loraFromAdapter(model.config, readAdapter(task.adapterFolder), { device: "cpu", gradients: true }),
+  );
+  const parameters = loraParameters(lora);
+  const optimizer = createAdamW(parameters, {
+    ...{ beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 },
+  });
+  return {
+    step: () => {
+      const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+      const norm = gradientNorm(parameters);
+      stepAdamW(optimizer, task.learningRate, 1);
+      return { loss, gradientNorm: norm };
+    },
+  };
+}

@@ -1,0 +1,82 @@
+/** What a bench trains on: one sample with one picture, and the same as the peers read it. */
+import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import { layoutBatch, type MicroBatch } from "../src/data/batches.ts";
+import { IGNORE, IMAGE_SLOT } from "../src/data/dialogue.ts";
+import type { HdImage } from "../src/data/image.ts";
+import { START } from "../src/data/packing.ts";
+import { embedText, placeImage_ } from "../src/models/xcomposer.ts";
+import type { Model } from "../src/models/weights.ts";
+import { fromArray } from "../src/torch/create.ts";
+import { scope, type Tensor } from "../src/torch/tensor.ts";
+
+export interface SampleSize {
+  textTokens: number;
+  /** The last so many of the text have labels. */
+  labelTokens: number;
+  /** Of ids; the text is drawn from all of them. */
+  vocab: number;
+}
+
+/** A micro-batch of one sample: bos, its picture, and text of which the end has labels. */
+export function sampleBatch(image: HdImage, { textTokens, labelTokens, vocab }: SampleSize): MicroBatch {
+  const random = lcg(1);
+  const text = Int32Array.from({ length: textTokens - 1 }, () => Math.floor(random() * vocab));
+  const inputIds = Int32Array.from([1, IMAGE_SLOT, ...text]);
+  const labels = inputIds.map((id, at) => (at >= inputIds.length - labelTokens ? id : IGNORE));
+  const source = { file: "bench", index: 0 };
+  const laidOut = layoutBatch([{ sample: { inputIds, labels, source }, images: [image] }] as never);
+  return { ...laidOut, epoch: 0, dataWaitMs: 0, position: START };
+}
+
+/** A picture of noise, as the data workers would hand it over. */
+export function noiseImage(rows: number, cols: number): HdImage {
+  const random = lcg(2);
+  return {
+    rows,
+    cols,
+    pixels: Uint8Array.from({ length: rows * cols * 336 * 336 * 3 }, () => Math.floor(random() * 256)),
+    globalView: Float32Array.from({ length: 3 * 336 * 336 }, () => random() * 4 - 2),
+  };
+}
+
+/** The decoder's input of a micro-batch, (T, C). */
+export function embedded(model: Model, batch: MicroBatch): Tensor {
+  return scope(() => {
+    const hidden = embedText(model, batch.inputIds);
+    for (const { start, end, image } of batch.imageSlices) {
+      for (const _ of placeImage_(hidden.narrow(0, start, end - start), model, batch.images[image]!, 4));
+    }
+    return hidden;
+  });
+}
+
+/** Writes what a peer needs of a micro-batch. */
+export function writeBatch(path: string, model: Model, batch: MicroBatch): void {
+  const { inputIds, targets, imageSlices } = batch;
+  const mask = new Uint8Array(inputIds.length);
+  for (const { start, end } of imageSlices) mask.fill(1, start, end);
+  scope(() =>
+    writeSafetensors(path, [
+      ["embeddings", embedded(model, batch)],
+      ["targets", fromArray(targets, [targets.length])],
+      ["image_mask", fromArray(mask, [mask.length])],
+    ]),
+  );
+}
+
+/** Runs a step's generator to its end. */
+export function runToEnd<T>(steps: Generator<unknown, T>): T {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** Numbers in 0..1, the same for the same seed. */
+function lcg(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
