@@ -11,8 +11,8 @@ import { formatBytes } from "../src/errors.ts";
 import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { TINY, tinyConfig, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
-import { createGenerator } from "../src/torch/random.ts";
 import { packageRoot } from "../src/torch/libtorch.ts";
+import { createGenerator } from "../src/torch/random.ts";
 import { scope } from "../src/torch/tensor.ts";
 import { median, type StepReport, Worker } from "./workers.ts";
 import { noiseImage, sampleBatch, writeBatch } from "./workload.ts";
@@ -156,7 +156,9 @@ function compare(ours: StepReport[], theirs: StepReport[]): void {
     (of(theirs, number) / of(ours, number)).toFixed(2);
   const resident = [ours, theirs].map((side) => Math.max(...side.map((report) => report.peakRssBytes)));
   const allocated = Math.max(...ours.map((report) => report.peakAllocatedBytes!));
-  console.log(`median seconds: ours ${of(ours, "seconds").toFixed(2)}, theirs ${of(theirs, "seconds").toFixed(2)}`);
+  console.log(
+    `median seconds: ours ${of(ours, "seconds").toFixed(2)}, theirs ${of(theirs, "seconds").toFixed(2)}`,
+  );
   console.log(`processor time ratio ${ratio("cpuSeconds")} (what other processes take does not count)`);
   console.log(`ours, as its allocator counts, to their resident: ${(allocated / resident[1]!).toFixed(3)}`);
   console.log(`speed ratio ${ratio("seconds")}`);

@@ -2,11 +2,11 @@
 import { readAdapter } from "../src/checkpoint/peft.ts";
 import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
+import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
 import { Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { scope } from "../src/torch/tensor.ts";
-import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/train/optimizer.ts";
 import type { CpuTask } from "./cpu.ts";
 import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
 

@@ -4,8 +4,8 @@ import { layoutBatch, type MicroBatch } from "../src/data/batches.ts";
 import { IGNORE, IMAGE_SLOT } from "../src/data/dialogue.ts";
 import type { HdImage } from "../src/data/image.ts";
 import { START } from "../src/data/packing.ts";
-import { embedText, placeImage_ } from "../src/models/xcomposer.ts";
 import type { Model } from "../src/models/weights.ts";
+import { embedText, placeImage_ } from "../src/models/xcomposer.ts";
 import { fromArray } from "../src/torch/create.ts";
 import { scope, type Tensor } from "../src/torch/tensor.ts";
 
