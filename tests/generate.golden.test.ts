@@ -27,7 +27,7 @@ const model = loadModel(golden("tiny"), { dtype: "float32", device: "cpu" });
 const lora = scope(() =>
   loraFromAdapter(model.config, readAdapter(golden("train/final_adapter")), {
     device: "cpu",
-    gradients: false,
+    gradients: "none",
   }),
 );
 afterAll(() => {

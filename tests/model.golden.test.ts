@@ -39,7 +39,7 @@ let lora: Lora;
 beforeAll(() => {
   model = loadModel(golden("tiny"), { dtype: "float32", device: "cpu" });
   lora = scope(() =>
-    loraFromAdapter(model.config, readAdapter(golden("tiny_lora")), { device: "cpu", gradients: true }),
+    loraFromAdapter(model.config, readAdapter(golden("tiny_lora")), { device: "cpu", gradients: "fp32" }),
   );
 });
 
@@ -79,6 +79,7 @@ function trace(batch: MicroBatch, names: Lora | undefined): Map<string, Tensor> 
     imageRows: batch.imageSlices,
     kvHeads,
     headGroups: 1,
+    attentionInput: "kept" as const,
     mlpTileTokens: 512,
   };
   for (let index = 0; index < config.layers; index++) {

@@ -1,6 +1,6 @@
 /** Small random models and micro-batches for tests that need no checkpoint. */
 import type { MicroBatch } from "../src/data/batches.ts";
-import { createLora, type Lora } from "../src/models/lora.ts";
+import { createLora, type Gradients, type Lora } from "../src/models/lora.ts";
 import { type ModelConfig, tensorShapes } from "../src/models/spec.ts";
 import { assembleModel, type Model } from "../src/models/weights.ts";
 import { mixSeed } from "../src/nn/dropout.ts";
@@ -83,6 +83,7 @@ export function randomLora(
     device = "cpu" as Device,
     dtype = "float32" as DType,
     targets = ".",
+    gradients = "fp32" as Gradients,
   } = {},
 ): Lora {
   const lora = createLora(config, {
@@ -93,7 +94,7 @@ export function randomLora(
     targets,
     seed,
     device,
-    gradients: true,
+    gradients,
   });
   scope(() => {
     let index = 0;

@@ -54,7 +54,7 @@ export async function withModel<T>(
     const lora = scope(() =>
       options.adapter === undefined
         ? undefined
-        : loraFromAdapter(config, readAdapter(options.adapter), { ...compute, gradients: false }),
+        : loraFromAdapter(config, readAdapter(options.adapter), { ...compute, gradients: "none" }),
     );
     if (lora) closers.push(() => disposeLora(lora));
     const pictures = openImagePool({ compat: options.image_compat });

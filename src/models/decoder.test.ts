@@ -9,7 +9,7 @@ import {
 import { moduleNames } from "../../tests/step/reference.ts";
 import { ropeTables } from "../nn/attention.ts";
 import { frozenValues } from "../nn/frozen.ts";
-import { type Rows, rowsOf } from "../nn/rows.ts";
+import { type Rows, rowSource, rowsOf } from "../nn/rows.ts";
 import { cat, fromArray, where } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
 import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
@@ -35,12 +35,18 @@ interface Case {
   rank?: number;
   targets?: string;
   headGroups?: number;
+  attentionInput?: Sequence["attentionInput"];
   mlpTileTokens?: number;
 }
 
 const CASES: Case[] = [
   { name: "text of an odd number of tokens", samples: [37], imageRows: [] },
-  { name: "fewer tokens than a tile", samples: [5], imageRows: [{ start: 1, end: 3 }], mlpTileTokens: 512 },
+  {
+    name: "fewer tokens than a tile",
+    samples: [5],
+    imageRows: [{ start: 1, end: 3 }],
+    mlpTileTokens: 512,
+  },
   { name: "only image rows", samples: [29], imageRows: [{ start: 0, end: 29 }] },
   {
     name: "several pictures over several tiles",
@@ -60,11 +66,30 @@ const CASES: Case[] = [
     ],
     headGroups: 2,
   },
+  {
+    name: "attention's input recomputed in tiles",
+    samples: [13, 27],
+    imageRows: [
+      { start: 3, end: 9 },
+      { start: 16, end: 21 },
+    ],
+    headGroups: 2,
+    attentionInput: "recomputed",
+    mlpTileTokens: 7,
+  },
   { name: "a rank that is no multiple of 8", samples: [31], imageRows: [{ start: 4, end: 8 }], rank: 3 },
   { name: "LoRA on some linears only", samples: [18], imageRows: [{ start: 4, end: 8 }], targets: "wo$|w1$" },
 ];
 
-function build({ samples, imageRows, rank = 4, targets = ".", headGroups = 1, mlpTileTokens = 512 }: Case) {
+function build({
+  samples,
+  imageRows,
+  rank = 4,
+  targets = ".",
+  headGroups = 1,
+  attentionInput = "kept",
+  mlpTileTokens = 512,
+}: Case) {
   const model = randomModel(config);
   const lora = randomLora(config, { rank, targets, dtype: "float64" });
   const positions = samples.flatMap((tokens) => Array.from({ length: tokens }, (_, at) => at));
@@ -79,6 +104,7 @@ function build({ samples, imageRows, rank = 4, targets = ".", headGroups = 1, ml
     imageRows,
     kvHeads: G,
     headGroups,
+    attentionInput,
     mlpTileTokens,
   };
   const weights = model.layers[0]!;
@@ -150,9 +176,17 @@ function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
   return { attention, mlp };
 }
 
+/** Forward of h in place with its input at hand or not, then backward of dy in place. */
 const SEGMENTS = {
-  attention: { forward: attentionForward_, backward: attentionBackward_ },
-  mlp: { forward: mlpForward_, backward: mlpBackward_ },
+  attention: (h: Tensor, input: Tensor, dy: Tensor, layer: Layer, sequence: Sequence, keeps: boolean) => {
+    const source = rowSource(input);
+    const kept = attentionForward_(h, layer, sequence, { keeps, input: keeps ? undefined : source });
+    attentionBackward_(dy, source, layer, sequence, kept);
+  },
+  mlp: (h: Tensor, input: Tensor, dy: Tensor, layer: Layer, sequence: Sequence, keeps: boolean) => {
+    const kept = mlpForward_(h, layer, sequence, keeps);
+    mlpBackward_(dy, input, layer, sequence, kept);
+  },
 } as const;
 
 describe.each(CASES)("$name", (given) => {
@@ -182,12 +216,10 @@ describe.each(CASES)("$name", (given) => {
             gradA!.zero_();
             gradB!.zero_();
           }
-          const { forward, backward } = SEGMENTS[segment];
           const h = input.clone();
-          const kept = forward(h, layer, sequence, keeps);
-          expect(relativeDifference(h, y)).toBeLessThan(1e-12);
           const dh = dy.clone();
-          (backward as (...args: unknown[]) => void)(dh, input, layer, sequence, kept);
+          SEGMENTS[segment](h, input, dh, layer, sequence, keeps);
+          expect(relativeDifference(h, y)).toBeLessThan(1e-12);
           expect(relativeDifference(dh, gradients[0]!)).toBeLessThan(1e-9);
           [...leaves.keys()].forEach((name, index) => {
             const module = lora.modules.get(`layers.0.${name.slice(0, -2)}`)!;
@@ -210,7 +242,7 @@ describe("a layer", () => {
       attentionForward_(h, layer, sequence);
       mlpForward_(h, layer, sequence);
       mlpBackward_(dy, h, layer, sequence);
-      attentionBackward_(dy, h, layer, sequence);
+      attentionBackward_(dy, rowSource(h), layer, sequence);
       expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
     });
   });

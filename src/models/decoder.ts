@@ -2,13 +2,8 @@
  * One InternLM2 layer as two segments, h += attention(h) and h += mlp(h), forward and backward. Both work in place and accumulate
  * into what is there; the formulas are those of docs/architecture.md, "The step, written out".
  */
-import {
-  type AttentionShape,
-  type AttentionState,
-  attend,
-  attendBackward,
-  type Rope,
-} from "../nn/attention.ts";
+import { type AttentionState, attend, attendBackward_, type Rope } from "../nn/attention.ts";
+import type { AttentionShape } from "../nn/attentionKernels.ts";
 import { dropBlock_, dropoutBlocks } from "../nn/dropout.ts";
 import { addFrozenProduct_, frozenGradient } from "../nn/frozen.ts";
 import {
@@ -17,6 +12,7 @@ import {
   addLinearGradients_,
   addLoraInnerGradient_,
   addLowRank_,
+  addProduct_,
   inputSlice,
   type Linear,
   type LoraBranch,
@@ -25,11 +21,22 @@ import {
   linearForward,
   loraOuterGradient,
   lowRank,
+  lowRankRows,
   outputSlice,
   type RowInfo,
+  zeroLowRank,
 } from "../nn/linear.ts";
-import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "../nn/norm.ts";
-import { clipRows, type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
+import { addRmsNormGradient_, type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
+import {
+  clipRows,
+  forEachPart,
+  type RowSource,
+  type Rows,
+  rowCount,
+  rowSource,
+  rowsOf,
+  tilesOf,
+} from "../nn/rows.ts";
 import { zeros } from "../torch/create.ts";
 import { siluBackward } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
@@ -50,7 +57,9 @@ export interface Sequence {
   kvHeads: number;
   /** Groups of kv heads that attention takes one after the other; divides kvHeads. */
   headGroups: number;
-  /** Rows that the MLP takes at a time. */
+  /** Whether attention's normalised input is held, or made again in tiles of rows whenever a group needs it. */
+  attentionInput: "kept" | "recomputed";
+  /** Rows that the MLP takes at a time, and attention where it makes its input again. */
   mlpTileTokens: number;
 }
 
@@ -66,105 +75,116 @@ interface GroupOutput {
   state: AttentionState;
 }
 
+export interface AttentionOptions {
+  /** Where h, as it was before the segment, can be had again; without it the normalised input is held. */
+  input?: RowSource | undefined;
+  /** Whether to return what the backward needs. */
+  keeps?: boolean;
+}
+
 /** h += attention(h), in place; returns what the backward needs where it is to be kept. h: (T, C). */
 export function attentionForward_(
   h: Tensor,
   layer: Layer,
   sequence: Sequence,
-  keeps = false,
+  { input, keeps = false }: AttentionOptions = {},
 ): KeptAttention | undefined {
   const { wqkv, wo, info } = attentionParts(layer, sequence);
   return scope(() => {
-    const x = rmsNorm(h, layer.attentionNorm); // (T, C)
-    const inner = lowRank(x, wqkv, info);
-    const outer = zeroLowRank(h, wo, info);
-    const outputs = headGroups(sequence).map((group) =>
-      scope(() => {
-        const output = groupForward(x, inner, wqkv, group, sequence);
-        const part = inputSlice(wo, group.outColumns);
-        addFrozenProduct_(h, output.out, part.weight);
-        addGroupInner_(outer, output.out, part, info, group);
-        return keeps ? output : undefined;
-      }),
-    );
+    const holds = input === undefined || sequence.attentionInput === "kept";
+    const x = normalizedInput(input ?? rowSource(h), h, layer, sequence, holds);
+    const inner = inputLowRank(x, wqkv, sequence);
+    const outer = zeroLowRank(h.shape[0]!, wo, info);
+    const forwardGroup = (group: HeadGroup): GroupOutput => {
+      const output = groupForward(x, inner, wqkv, group, sequence);
+      const part = inputSlice(wo, group.outColumns);
+      addFrozenProduct_(h, output.out, part.weight);
+      addGroupInner_(outer, output.out, part, info, group);
+      return output;
+    };
+    const groups = headGroups(sequence);
+    const kept = keeps ? groups.map((group) => scope(() => forwardGroup(group))) : undefined;
+    if (!keeps) forEachGroup(groups, forwardGroup);
     addLowRank_(h, wo, info, outer);
-    return keeps ? outputs.filter((output) => output !== undefined) : undefined;
+    return kept;
   });
 }
 
-/** dy becomes the gradient of h; LoRA gradients accumulate. dy, h: (T, C), h before the segment. */
+/** dy, (T, C), becomes the gradient of the segment's input; LoRA gradients accumulate; what was kept is used up. */
 export function attentionBackward_(
   dy: Tensor,
-  h: Tensor,
+  input: RowSource,
   layer: Layer,
   sequence: Sequence,
   kept?: KeptAttention,
 ): void {
   const { wqkv, wo, info } = attentionParts(layer, sequence);
   scope(() => {
-    const x = rmsNorm(h, layer.attentionNorm); // (T, C)
-    const inner = lowRank(x, wqkv, info);
-    const dx = x.zerosLike(); // (T, C)
-    const like = { dtype: h.dtype, device: h.device };
+    const x = normalizedInput(input, dy, layer, sequence, sequence.attentionInput === "kept");
+    const inner = inputLowRank(x, wqkv, sequence);
+    const dx = dy.zerosLike(); // (T, C)
     const dInner = inner.lora?.zerosLike(); // (T, R)
-    const z = wo.lora && zeros([h.shape[0]!, wo.lora.a.shape[0]!], like); // (T, R)
-    const dzPlora = info.imageRows.map((rows) => rowsOf(dy, rows).mm(wo.plora.b)); // (|I|, rank) each
+    const z = wo.lora && zeros([dy.shape[0]!, wo.lora.a.shape[0]!], dy); // (T, R)
     const dz = wo.lora && dy.mm(wo.lora.b).mul_(wo.lora.scale); // (T, R)
-    headGroups(sequence).forEach((group, index) => {
-      scope(() => {
-        const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
-        const part = inputSlice(wo, group.outColumns);
-        const dOut = frozenGradient(dy, part.weight); // (T, G * Q * D)
-        info.imageRows.forEach((rows, picture) => {
-          rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
-        });
-        if (part.lora && z && dz)
-          addGroupLoraGradients_({ dOut, z, gradA: part.lora.gradA }, dz, out, part.lora, group);
-        const du = attendBackward(dOut, state, sequence.rope, sequence.shape); // (T, G * (Q+2) * D)
-        const rows = outputSlice(wqkv, group.qkvRows);
-        if (rows.lora && inner.lora) dInner?.add_(loraOuterGradient(du, inner.lora, rows.lora));
-        addInputGradient_(dx, du, rows, info);
+    const dzPlora = info.imageRows.map((rows) => rowsOf(dy, rows).mm(wo.plora.b)); // (|I|, rank) each
+    forEachGroup(headGroups(sequence), (group, index) => {
+      const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
+      const part = inputSlice(wo, group.outColumns);
+      const dOut = frozenGradient(dy, part.weight); // (T, G * Q * D)
+      info.imageRows.forEach((rows, picture) => {
+        rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
       });
+      if (part.lora && z && dz)
+        addGroupLoraGradients_({ dOut, z, gradA: part.lora.gradA }, dz, out, part.lora, group);
+      const du = attendBackward_(dOut, state, sequence.rope, sequence.shape); // (T, G * (Q+2) * D)
+      const rows = outputSlice(wqkv, group.qkvRows);
+      if (rows.lora && inner.lora) dInner?.add_(loraOuterGradient(du, inner.lora, rows.lora));
+      addInputGradient_(dx, du, rows, info);
     });
-    if (wo.lora && z) wo.lora.gradB?.add_(dy.t().mm(z), { alpha: wo.lora.scale });
-    if (wqkv.lora && dInner) addLoraInnerGradient_(dx, dInner, x, wqkv.lora, info.firstRow);
-    addRmsNormGradient_(dy, dx, h, layer.attentionNorm);
+    if (wo.lora?.gradB && z) addProduct_(wo.lora.gradB, dy.t(), z, wo.lora.scale);
+    forEachTile(tilesOf(input.tokens, sequence.mlpTileTokens), sequence, (tile) => {
+      const h = input.rows(tile);
+      const dxRows = rowsOf(dx, tile);
+      if (wqkv.lora && dInner)
+        addLoraInnerGradient_(dxRows, rowsOf(dInner, tile), x.rows(tile, h), wqkv.lora, tile.start);
+      addRmsNormGradient_(rowsOf(dy, tile), dxRows, h, layer.attentionNorm);
+    });
   });
 }
 
 /** h += mlp(h), in place, tile by tile; returns what the backward needs where it is to be kept. h: (T, C). */
 export function mlpForward_(h: Tensor, layer: Layer, sequence: Sequence, keeps = false): KeptMlp | undefined {
-  const tiles = tilesOf(h.shape[0]!, sequence.mlpTileTokens).map((tile) =>
-    scope(() => {
-      const rows = rowsOf(h, tile);
-      const info = tileInfo(sequence, tile);
-      const gates = gateAndUp(rmsNorm(rows, layer.ffnNorm), layer, info);
-      const active = (keeps ? gates.gate.silu() : gates.gate.silu_()).mul_(gates.up); // (t, F)
-      addLinear_(rows, active, layer.linears["feed_forward.w2"], info);
-      return keeps ? gates : undefined;
-    }),
-  );
-  return keeps ? tiles.filter((tile) => tile !== undefined) : undefined;
+  const tiles = tilesOf(h.shape[0]!, sequence.mlpTileTokens);
+  const forwardTile = (tile: Rows): KeptMlp[number] => {
+    const rows = rowsOf(h, tile);
+    const info = tileInfo(sequence, tile);
+    const gates = gateAndUp(rmsNorm(rows, layer.ffnNorm), layer, info);
+    const active = (keeps ? gates.gate.silu() : gates.gate.silu_()).mul_(gates.up); // (t, F)
+    addLinear_(rows, active, layer.linears["feed_forward.w2"], info);
+    return gates;
+  };
+  if (keeps) return tiles.map((tile) => scope(() => forwardTile(tile)));
+  forEachTile(tiles, sequence, forwardTile);
+  return undefined;
 }
 
 /** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate. dy, h: (T, C), h before the segment. */
 export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, sequence: Sequence, kept?: KeptMlp): void {
   const { "feed_forward.w1": w1, "feed_forward.w2": w2, "feed_forward.w3": w3 } = layer.linears;
-  tilesOf(h.shape[0]!, sequence.mlpTileTokens).forEach((tile, index) => {
-    scope(() => {
-      const info = tileInfo(sequence, tile);
-      const rows = rowsOf(h, tile);
-      const dRows = rowsOf(dy, tile);
-      const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
-      const { gate, up } = kept?.[index] ?? gateAndUp(x, layer, info); // (t, F) each
-      const dActive = scope(() => linearBackward(dRows, gate.silu().mul_(up), w2, info)); // (t, F)
-      const dUp = dActive.mul(gate.silu()); // (t, F)
-      const dGate = siluBackward(dActive.mul_(up), gate); // (t, F)
-      const dx = linearBackward(dGate, x, w1, info); // (t, C)
-      addLinearGradients_(dx, dUp, x, w3, info);
-      addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
-    });
-  });
+  const backTile = (tile: Rows, index: number): void => {
+    const info = tileInfo(sequence, tile);
+    const rows = rowsOf(h, tile);
+    const dRows = rowsOf(dy, tile);
+    const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
+    const { gate, up } = kept?.[index] ?? gateAndUp(x, layer, info); // (t, F) each
+    const dActive = scope(() => linearBackward(dRows, gate.silu().mul_(up), w2, info)); // (t, F)
+    const dUp = dActive.mul(gate.silu()); // (t, F)
+    const dGate = siluBackward(dActive.mul_(up), gate); // (t, F)
+    const dx = linearBackward(dGate, x, w1, info); // (t, C)
+    addLinearGradients_(dx, dUp, x, w3, info);
+    addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
+  };
+  forEachTile(tilesOf(h.shape[0]!, sequence.mlpTileTokens), sequence, backTile);
 }
 
 interface HeadGroup {
@@ -186,6 +206,20 @@ function headGroups({ kvHeads, headGroups, shape: { Q, D } }: Sequence): HeadGro
   }));
 }
 
+/** Calls body for each group in a scope of its own; all are alike. */
+function forEachGroup(
+  groups: readonly HeadGroup[],
+  body: (group: HeadGroup, index: number) => unknown,
+): void {
+  forEachPart(
+    groups,
+    () => "group",
+    (group, index) => {
+      scope(() => void body(group, index));
+    },
+  );
+}
+
 function attentionParts(layer: Layer, { imageRows }: Sequence): { wqkv: Linear; wo: Linear; info: RowInfo } {
   const { "attention.wqkv": wqkv, "attention.wo": wo } = layer.linears;
   return { wqkv, wo, info: { firstRow: 0, imageRows } };
@@ -195,16 +229,73 @@ function tileInfo({ imageRows }: Sequence, tile: Rows): RowInfo {
   return { firstRow: tile.start, imageRows: clipRows(imageRows, tile) };
 }
 
-/** The group's slice of wqkv, and attention. x: (T, C). */
+/** Attention's normalised input, (T, C), in tiles of rows. */
+interface NormalizedInput {
+  tiles: Rows[];
+  /** The tile's rows, (t, C); h: the same rows of the input, where they are at hand. */
+  rows(tile: Rows, h?: Tensor): Tensor;
+}
+
+/** Held in one piece, or made again for each tile that is asked for. like: any (T, C) of its dtype. */
+function normalizedInput(
+  input: RowSource,
+  like: Tensor,
+  { attentionNorm }: Layer,
+  sequence: Sequence,
+  holds: boolean,
+): NormalizedInput {
+  const tiles = tilesOf(input.tokens, sequence.mlpTileTokens);
+  if (!holds) return { tiles, rows: (tile, h = input.rows(tile)) => rmsNorm(h, attentionNorm) };
+  const x = like.emptyLike(); // (T, C)
+  forEachTile(tiles, sequence, (tile) => rmsNormInto(rowsOf(x, tile), input.rows(tile), attentionNorm));
+  return { tiles: [{ start: 0, end: input.tokens }], rows: (tile) => rowsOf(x, tile) };
+}
+
+/** The inner products of wqkv's low-rank branches, of all rows. */
+function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): LowRank {
+  const { imageRows } = sequence;
+  const tokens = x.tiles.at(-1)!.end;
+  const inner = zeroLowRank(tokens, wqkv, { firstRow: 0, imageRows });
+  forEachTile(x.tiles, sequence, (tile) => {
+    const rows = lowRankRows(inner, imageRows, tile);
+    const part = lowRank(x.rows(tile), wqkv, tileInfo(sequence, tile));
+    if (part.lora) rows.lora?.copy_(part.lora);
+    rows.plora.forEach((picture, index) => {
+      picture.copy_(part.plora[index]!);
+    });
+  });
+  return inner;
+}
+
+/** Calls body for each tile of rows, in a scope of its own; tiles of as many rows, and image rows, are alike. */
+function forEachTile(
+  tiles: readonly Rows[],
+  { imageRows }: Sequence,
+  body: (tile: Rows, index: number) => unknown,
+): void {
+  const kindOf = (tile: Rows): string => [tile, ...clipRows(imageRows, tile)].map(rowCount).join(" ");
+  forEachPart(tiles, kindOf, (tile, index) => {
+    scope(() => void body(tile, index));
+  });
+}
+
+/** The group's slice of wqkv, and attention. */
 function groupForward(
-  x: Tensor,
+  x: NormalizedInput,
   inner: LowRank,
   wqkv: Linear,
   { qkvRows }: HeadGroup,
-  { rope, shape, imageRows }: Sequence,
+  sequence: Sequence,
 ): GroupOutput {
   return scope(() => {
-    const u = linearForward(x, outputSlice(wqkv, qkvRows), { firstRow: 0, imageRows }, inner); // (T, G * (Q+2) * D)
+    const { rope, shape, imageRows } = sequence;
+    const part = outputSlice(wqkv, qkvRows);
+    const { dtype, device } = part.plora.b;
+    const u = zeros([x.tiles.at(-1)!.end, qkvRows.end - qkvRows.start], { dtype, device }); // (T, G * (Q+2) * D)
+    forEachTile(x.tiles, sequence, (tile) => {
+      const rows = lowRankRows(inner, imageRows, tile);
+      addLinear_(rowsOf(u, tile), x.rows(tile), part, tileInfo(sequence, tile), rows);
+    });
     return attend(u, rope, shape);
   });
 }
@@ -214,15 +305,6 @@ function gateAndUp(x: Tensor, { linears }: Layer, info: RowInfo): { gate: Tensor
   return {
     gate: linearForward(x, linears["feed_forward.w1"], info),
     up: linearForward(x, linears["feed_forward.w3"], info),
-  };
-}
-
-/** Zeros to accumulate the inner products of wo in, group by group. */
-function zeroLowRank(h: Tensor, { plora, lora }: Linear, { imageRows }: RowInfo): LowRank {
-  const like = { dtype: h.dtype, device: h.device };
-  return {
-    lora: lora && zeros([h.shape[0]!, lora.a.shape[0]!], like),
-    plora: imageRows.map(({ start, end }) => zeros([end - start, plora.a.shape[0]!], like)),
   };
 }
 
@@ -261,7 +343,7 @@ function addGroupLoraGradients_(
       const kept = dropout ? dropBlock_(seen.clone(), dropout, rows.start, head) : seen;
       const dzRows = rowsOf(dz, rows);
       rowsOf(z, rows).addmm_(kept, cut(a).t());
-      gradA && cut(gradA).add_(dzRows.t().mm(kept));
+      if (gradA) addProduct_(cut(gradA), dzRows.t(), kept);
       const into = cut(rowsOf(dOut, rows));
       if (dropout) into.add_(dropBlock_(dzRows.mm(cut(a)), dropout, rows.start, head));
       else into.addmm_(dzRows, cut(a));

@@ -18,6 +18,7 @@ import { attentionForward_, type KeptAttention, type Layer, mlpForward_, type Se
 import { joinLayer } from "./join.ts";
 import { CACHE_GROWTH_TOKENS, type KeysAndValues, KvCache } from "./kvCache.ts";
 import type { Lora } from "./lora.ts";
+import { onDevice, startFetch } from "./places.ts";
 import { chooseToken, type Sampling } from "./sampling.ts";
 import type { ModelConfig } from "./spec.ts";
 import type { Model } from "./weights.ts";
@@ -130,22 +131,34 @@ function* readPrompt(
   const { config } = model;
   const promptTokens = prompt.inputIds.length;
   using hidden = keep(embedText(model, prompt.inputIds)); // (T, C)
-  for (const { start, end, image } of prompt.imageSlices) {
-    using rows = keep(rowsOf(hidden, { start, end })); // (imageTokens, C)
-    const batches = placeImage_(rows, model, prompt.images[image]!, visionBatch);
-    for (const progress of batches) yield { phase: "picture", ...progress };
-  }
+  if (prompt.imageSlices.length > 0) yield* placePictures(model, prompt, hidden, visionBatch);
   for (let index = 0; index < config.layers; index++) {
     scope(() => {
       const layer = joinLayer(model, lora, index);
       const sequence = sequenceFrom(0, promptTokens, model, prompt.imageSlices);
-      scope(() => fillCache(cache, index, attentionForward_(hidden, layer, sequence, true) ?? []));
+      scope(() => fillCache(cache, index, attentionForward_(hidden, layer, sequence, { keeps: true }) ?? []));
       mlpForward_(hidden, layer, sequence);
     });
     yield { phase: "prompt", done: index + 1, total: config.layers };
   }
   cache.advance(promptTokens);
   return headLogits(model, hidden, promptTokens - 1);
+}
+
+/** Writes the image tokens into their rows of hidden, (T, C). */
+function* placePictures(
+  model: Model,
+  { imageSlices, images }: Prompt,
+  hidden: Tensor,
+  visionBatch: number,
+): Generator<GenerateStep, void> {
+  using vision = startFetch(model.vision, model.places.vision, model.device);
+  const ready = { ...model, vision: vision.wait() };
+  for (const { start, end, image } of imageSlices) {
+    using rows = keep(rowsOf(hidden, { start, end })); // (imageTokens, C)
+    const batches = placeImage_(rows, ready, images[image]!, visionBatch);
+    for (const progress of batches) yield { phase: "picture", ...progress };
+  }
 }
 
 /** Tokens from a position on as the layers see them: one sample, one group of all kv heads. */
@@ -159,6 +172,7 @@ function sequenceFrom(first: number, tokens: number, model: Model, imageRows: re
     imageRows,
     kvHeads,
     headGroups: 1,
+    attentionInput: "kept",
     mlpTileTokens: MLP_TILE_TOKENS,
   };
 }
@@ -233,12 +247,18 @@ function keysAndValues(packed: Tensor): KeysAndValues {
 }
 
 /** Logits, (V), of the token after a row. hidden: (T, C), before the final norm. */
-function headLogits({ config, norm, head }: Model, hidden: Tensor, row: number): Float32Array {
+function headLogits(
+  { config, norm, head, places, device }: Model,
+  hidden: Tensor,
+  row: number,
+): Float32Array {
   return scope(() => {
     const states = rmsNorm(rowsOf(hidden, { start: row, end: row + 1 }), {
       weight: norm,
       eps: config.rmsEps,
     }); // (1, C)
-    return frozenProduct(states, head).to({ dtype: "float32" }).toArray() as Float32Array;
+    return frozenProduct(states, onDevice(head, places.head, device))
+      .to({ dtype: "float32" })
+      .toArray() as Float32Array;
   });
 }

@@ -2,13 +2,21 @@
 import type { Tensor } from "../torch/tensor.ts";
 import type { Layer } from "./decoder.ts";
 import { type Lora, loraBranch } from "./lora.ts";
+import { onDevice } from "./places.ts";
 import { LINEAR_NAMES } from "./spec.ts";
-import type { Model } from "./weights.ts";
+import type { LayerWeights, Model } from "./weights.ts";
 
-/** The layer ready for use; LoRA factors cast to the compute dtype belong to the open scope. */
-export function joinLayer(model: Model, lora: Lora | undefined, index: number, dropoutSeed?: bigint): Layer {
-  const { dtype, config } = model;
-  const { attentionNorm, ffnNorm, linears } = model.layers[index]!;
+/**
+ * The layer ready for use; LoRA factors cast to the compute dtype belong to the open scope, and so do weights that it fetches from the
+ * host where they are not given.
+ */
+export function joinLayer(
+  { dtype, config, layers, places, device }: Model,
+  lora: Lora | undefined,
+  index: number,
+  { dropoutSeed, weights }: { dropoutSeed?: bigint | undefined; weights?: LayerWeights } = {},
+): Layer {
+  const { attentionNorm, ffnNorm, linears } = weights ?? onDevice(layers[index]!, places.layers, device);
   const norm = (weight: Tensor): Layer["ffnNorm"] => ({ weight, eps: config.rmsEps });
   const joined = LINEAR_NAMES.map((name) => {
     const { weight, plora } = linears[name];

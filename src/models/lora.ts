@@ -10,7 +10,7 @@ import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { LINEAR_NAMES, type LinearName, linearShape, type ModelConfig } from "./spec.ts";
 
-/** a: (R, in), b: (out, R), gradients alike; all float32. */
+/** a: (R, in), b: (out, R), in float32; gradients of the same shapes. */
 export interface LoraModule {
   a: Tensor;
   b: Tensor;
@@ -28,6 +28,9 @@ export interface Lora {
   modules: Map<string, LoraModule>;
 }
 
+/** The precision of the gradients that are held beside the factors, if any. */
+export type Gradients = "fp32" | "bf16" | "none";
+
 export interface LoraOptions {
   rank: number;
   alpha: number;
@@ -37,8 +40,7 @@ export interface LoraOptions {
   targets: string;
   seed: number;
   device: Device;
-  /** Whether gradients are held beside the factors. */
-  gradients: boolean;
+  gradients: Gradients;
 }
 
 /** The official targets: every linear of every decoder layer. */
@@ -73,7 +75,7 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
 export function loraFromAdapter(
   config: ModelConfig,
   adapter: Adapter,
-  { device, gradients, dropout }: { device: Device; gradients: boolean; dropout?: number },
+  { device, gradients, dropout }: { device: Device; gradients: Gradients; dropout?: number },
 ): Lora {
   const { r: rank, loraAlpha: alpha, useRslora: rslora, loraDropout } = adapter.config;
   const modules = [...adapter.modules].map(([name, factors]) => {
@@ -170,12 +172,13 @@ function scaleOf({ rank, alpha, rslora }: { rank: number; alpha: number; rslora:
   return alpha / (rslora ? Math.sqrt(rank) : rank);
 }
 
-function withGradients(module: LoraModule, gradients: boolean): LoraModule {
-  if (!gradients) return module;
+function withGradients(module: LoraModule, gradients: Gradients): LoraModule {
+  if (gradients === "none") return module;
+  const dtype = gradients === "bf16" ? "bfloat16" : module.a.dtype;
   return category("loraGradients", () => ({
     ...module,
-    gradA: module.a.zerosLike(),
-    gradB: module.b.zerosLike(),
+    gradA: module.a.zerosLike({ dtype }),
+    gradB: module.b.zerosLike({ dtype }),
   }));
 }
 

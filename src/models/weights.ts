@@ -1,11 +1,11 @@
 /** The frozen base as records of tensors, and how it is loaded from a checkpoint. */
 
-import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
-import { category } from "../torch/device.ts";
+import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { hostOf, ON_DEVICE, type Place, type Places } from "./places.ts";
 import { LINEAR_NAMES, type LinearName, type ModelConfig, readModelConfig, VISION_PREFIX } from "./spec.ts";
 
 /** Low-rank branch of the base that acts on image rows only: scale * (x a^T) b^T. a: (rank, in), b: (out, rank). */
@@ -66,7 +66,9 @@ export interface VisionWeights {
 export interface Model {
   config: ModelConfig;
   dtype: DType;
+  /** Where it computes. */
   device: Device;
+  places: Places;
   embeddings: Tensor;
   layers: LayerWeights[];
   norm: Tensor;
@@ -77,15 +79,24 @@ export interface Model {
 export interface LoadOptions {
   dtype: DType;
   device: Device;
+  /** On the device where left out. */
+  places?: Places;
 }
 
-/** Loads a checkpoint folder, or a downloaded repository by its name, onto a device; the caller disposes it with disposeModel. */
-export function loadModel(nameOrFolder: string, { dtype, device }: LoadOptions): Model {
+/** Has a tensor of an official name lie on a device. */
+export type ReadTensor = (name: string, device: Device, place: Place) => Tensor;
+
+/**
+ * Loads a checkpoint folder, or a downloaded repository by its name; the caller disposes it with disposeModel. What lies on the host is
+ * the mapped file itself where its dtype is the computing one, and no memory of the host pool.
+ */
+export function loadModel(nameOrFolder: string, options: LoadOptions): Model {
   const folder = openModelFolder(resolveModel(nameOrFolder));
   try {
     const config = readModelConfig(folder);
-    const read = (name: string): Tensor => ownedCopy(folder.weights, name, { dtype, device });
-    return category("weights", () => keep(scope(() => assembleModel(config, { dtype, device }, read))));
+    const read: ReadTensor = (name, device, place) =>
+      scope(() => folder.weights.tensor(name).to({ dtype: options.dtype, device, copy: place === "device" }));
+    return category("weights", () => keep(scope(() => assembleModel(config, options, read))));
   } finally {
     folder.weights.close();
   }
@@ -99,17 +110,23 @@ export function disposeModel(model: Model): void {
 /** The model's record with every tensor had from read(official name). */
 export function assembleModel(
   config: ModelConfig,
-  options: LoadOptions,
-  read: (name: string) => Tensor,
+  { dtype, device, places = ON_DEVICE }: LoadOptions,
+  read: ReadTensor,
 ): Model {
+  const readAt = (place: Place) => (name: string) =>
+    pool(place, () => read(name, place === "host" ? hostOf(device) : device, place));
   return {
     config,
-    ...options,
-    embeddings: read("model.tok_embeddings.weight"),
-    layers: Array.from({ length: config.layers }, (_, layer) => assembleLayer(config, layer, read)),
-    norm: read("model.norm.weight"),
-    head: denseMatrix(read("output.weight")),
-    vision: assembleVision(config, read),
+    dtype,
+    device,
+    places,
+    embeddings: readAt(places.embeddings)("model.tok_embeddings.weight"),
+    layers: Array.from({ length: config.layers }, (_, layer) =>
+      assembleLayer(config, layer, readAt(places.layers)),
+    ),
+    norm: readAt("device")("model.norm.weight"),
+    head: denseMatrix(readAt(places.head)("output.weight")),
+    vision: assembleVision(config, readAt(places.vision)),
   };
 }
 
@@ -164,9 +181,4 @@ function assembleVision(config: ModelConfig, read: (name: string) => Tensor): Vi
     glbGN: read("plora_glb_GN").view([1, 4 * width]),
     subGN: read("plora_sub_GN").view([1, 4 * width]),
   };
-}
-
-/** A tensor of the checkpoint as the device's own memory: the mapped file is left at once. */
-function ownedCopy(weights: Checkpoint, name: string, { dtype, device }: LoadOptions): Tensor {
-  return scope(() => weights.tensor(name).to({ dtype, device, copy: true }));
 }

@@ -1,17 +1,40 @@
 /** Text and image rows assembled into the decoder's input. */
-import { fromArray } from "../torch/create.ts";
+import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
+import { empty, fromArray } from "../torch/create.ts";
+import { pool } from "../torch/device.ts";
+import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { hostOf } from "./places.ts";
 import { encodeImageInto, type Picture } from "./vision.ts";
 import type { Model } from "./weights.ts";
 
+/** Rows of embeddings that are gathered on the host at a time. */
+const HOST_GATHER_ROWS = 1024;
+
 /** Embeddings of token ids, (T) -> (T, C); rows of pictures hold whatever id stands there until placeImage_. */
-export function embedText({ embeddings, device }: Model, inputIds: Int32Array): Tensor {
-  return scope(() =>
-    embeddings.indexSelect(0, fromArray(inputIds, [inputIds.length], { dtype: "int64", device })),
-  );
+export function embedText({ embeddings, places, device }: Model, inputIds: Int32Array): Tensor {
+  return scope(() => {
+    const ids = (at: Device, rows: Rows): Tensor =>
+      fromArray(inputIds.subarray(rows.start, rows.end), [rows.end - rows.start], {
+        dtype: "int64",
+        device: at,
+      });
+    const all = { start: 0, end: inputIds.length };
+    if (places.embeddings === "device") return embeddings.indexSelect(0, ids(device, all));
+    const hidden = empty([inputIds.length, embeddings.shape[1]!], { dtype: embeddings.dtype, device });
+    for (const tile of tilesOf(inputIds.length, HOST_GATHER_ROWS)) {
+      scope(() => {
+        const gathered = pool("host", () =>
+          scope(() => embeddings.indexSelect(0, ids(hostOf(device), tile))),
+        );
+        rowsOf(hidden, tile).copy_(gathered);
+      });
+    }
+    return hidden;
+  });
 }
 
-/** Writes the image tokens of a picture into its rows, (imageTokens, C); yields after each batch of tiles. */
+/** Writes the image tokens of a picture into its rows, (imageTokens, C), with a tower on the device; yields after each batch of tiles. */
 export function placeImage_(
   rows: Tensor,
   { vision, config, dtype, device }: Model,

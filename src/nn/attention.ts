@@ -1,15 +1,11 @@
 /**
  * Causal attention of packed samples for a group of kv heads, from the group's slice of wqkv's output to its attention output, and
- * back. The flash kernel is called by name, the one of the target device, so that a plan on meta makes the same allocations.
+ * back: rotary positions, and the kernel of the device that computes.
  */
-import { cat, empty, fromArray } from "../torch/create.ts";
+import { fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
-import {
-  _scaledDotProductFlashAttentionForCpu as flashForCpu,
-  _scaledDotProductFlashAttentionForCpuBackward as flashForCpuBackward,
-} from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { type Rows, rowsOf } from "./rows.ts";
+import { type AttentionShape, type KernelState, kernelBackward_, kernelForward } from "./attentionKernels.ts";
 
 /** cos and sin of each position and frequency: (T, 1, 1, D/2) in the compute dtype. */
 export interface Rope {
@@ -17,17 +13,10 @@ export interface Rope {
   sin: Tensor;
 }
 
-/** Q query heads a kv head, D features a head; samples: the rows of each packed sample. */
-export interface AttentionShape {
-  Q: number;
-  D: number;
-  samples: readonly Rows[];
-}
-
-/** What the backward needs: the group's rotated (T, G, Q+2, D), and for each sample output (G, Q, t, D) and logsumexp (G, Q, t). */
+/** What the backward needs: the group's rotated (T, G, Q+2, D), and what the kernel left. */
 export interface AttentionState {
   rotated: Tensor;
-  samples: { out: Tensor; logsumexp: Tensor }[];
+  kernel: KernelState;
 }
 
 /** Rotary tables for positions, computed in float32. positions: (T) -> cos, sin: (T, 1, 1, D/2). Source: arXiv:2104.09864. */
@@ -66,62 +55,25 @@ export function rotate_(x: Tensor, { cos, sin }: Rope, inverse = false): void {
 export function attend(u: Tensor, rope: Rope, shape: AttentionShape): { out: Tensor; state: AttentionState } {
   const { Q, D } = shape;
   const T = u.shape[0]!;
-  const packed = u.view([T, -1, Q + 2, D]); // (T, G, Q+2, D)
-  rotate_(packed.narrow(2, 0, Q + 1), rope);
-  const samples = shape.samples.map((rows) => {
-    const { query, key, value } = heads(packed, rows, Q);
-    const [out, logsumexp] = flashForCpu(query, key, value, { isCausal: true });
-    return { out, logsumexp };
-  });
-  const byRow = samples.map(({ out }) => out.permute([2, 0, 1, 3])); // (t, G, Q, D) each
-  const all = byRow.length === 1 ? byRow[0]! : cat(byRow, 0);
-  return { out: all.reshape([T, -1]), state: { rotated: packed, samples } };
+  const rotated = u.view([T, -1, Q + 2, D]); // (T, G, Q+2, D)
+  rotate_(rotated.narrow(2, 0, Q + 1), rope);
+  const kernel = kernelForward(rotated, shape);
+  return { out: kernel.out.reshape([T, -1]), state: { rotated, kernel } };
 }
 
-/** Gradient of u, (T, G * (Q+2) * D), for the gradient dOut of attend's output, (T, G * Q * D). */
-export function attendBackward(
+/**
+ * Gradient of u, (T, G * (Q+2) * D), for the gradient dOut of attend's output, (T, G * Q * D). It takes the place of the state's rotated
+ * heads, which are gone.
+ */
+export function attendBackward_(
   dOut: Tensor,
-  state: AttentionState,
+  { rotated, kernel }: AttentionState,
   rope: Rope,
   shape: AttentionShape,
 ): Tensor {
-  return scope(() => {
-    const { Q, D } = shape;
-    const T = dOut.shape[0]!;
-    const du = empty(state.rotated.shape, { dtype: dOut.dtype, device: dOut.device }); // (T, G, Q+2, D)
-    shape.samples.forEach((rows, index) => {
-      scope(() => {
-        const { query, key, value } = heads(state.rotated, rows, Q);
-        const { out, logsumexp } = state.samples[index]!;
-        const dOutHeads = rowsOf(dOut.view([T, -1, Q, D]), rows).permute([1, 2, 0, 3]); // (G, Q, t, D)
-        const [dQuery, dKey, dValue] = flashForCpuBackward(
-          dOutHeads,
-          query,
-          key,
-          value,
-          out,
-          logsumexp,
-          0,
-          true,
-        );
-        const duRows = rowsOf(du, rows).permute([1, 2, 0, 3]); // (G, Q+2, t, D)
-        duRows.narrow(1, 0, Q).copy_(dQuery);
-        duRows.select(1, Q).copy_(dKey.sumDim([1]));
-        duRows.select(1, Q + 1).copy_(dValue.sumDim([1]));
-      });
-    });
-    rotate_(du.narrow(2, 0, Q + 1), rope, true);
-    return du.view([T, -1]);
-  });
-}
-
-/** Views of a sample's rows as the kernel takes them: kv heads are its batch, (G, Q, t, D) each; key and value are not copied. */
-function heads(packed: Tensor, rows: Rows, Q: number): { query: Tensor; key: Tensor; value: Tensor } {
-  const all = rowsOf(packed, rows).permute([1, 2, 0, 3]); // (G, Q+2, t, D)
-  const query = all.narrow(1, 0, Q);
-  return {
-    query,
-    key: all.narrow(1, Q, 1).expand(query.shape),
-    value: all.narrow(1, Q + 1, 1).expand(query.shape),
-  };
+  const { Q, D } = shape;
+  const T = dOut.shape[0]!;
+  kernelBackward_(rotated, dOut.view([T, -1, Q, D]), kernel, shape);
+  rotate_(rotated.narrow(2, 0, Q + 1), rope, true);
+  return rotated.view([T, -1]);
 }

@@ -2,7 +2,7 @@
  * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on image rows (PLoRA).
  * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
  */
-import { empty } from "../torch/create.ts";
+import { empty, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type Dropout, dropBlock_, dropoutBlocks, dropped } from "./dropout.ts";
 import {
@@ -14,9 +14,9 @@ import {
   frozenProduct,
   frozenRows,
 } from "./frozen.ts";
-import { forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
+import { clipRows, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
-/** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes in float32, absent in evaluation. */
+/** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes, absent in evaluation. */
 export interface LoraBranch {
   a: Tensor;
   b: Tensor;
@@ -53,6 +53,26 @@ export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   };
 }
 
+/** Room for the inner products of T rows, filled with zeros. */
+export function zeroLowRank(tokens: number, { plora, lora }: Linear, { imageRows }: RowInfo): LowRank {
+  const { dtype, device } = plora.a;
+  const room = (rows: number, factor: Tensor): Tensor => zeros([rows, factor.shape[0]!], { dtype, device });
+  return {
+    lora: lora && room(tokens, lora.a),
+    plora: imageRows.map(({ start, end }) => room(end - start, plora.a)),
+  };
+}
+
+/** The inner products of some of the rows, as views; imageRows: of all rows. */
+export function lowRankRows({ lora, plora }: LowRank, imageRows: readonly Rows[], rows: Rows): LowRank {
+  return {
+    lora: lora && rowsOf(lora, rows),
+    plora: imageRows.flatMap((picture, index) =>
+      clipRows([rows], picture).map((shared) => rowsOf(plora[index]!, shared)),
+    ),
+  };
+}
+
 /** The part of a linear that makes some of its outputs: rows of weight, plora.b and lora.b. */
 export function outputSlice(linear: Linear, rows: Rows): Linear {
   const cut = (x: Tensor): Tensor => rowsOf(x, rows);
@@ -84,11 +104,11 @@ export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: 
   });
 }
 
-/** into += linear(x). x: (T, in), into: (T, out). */
-export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
+/** into += linear(x). x: (T, in), into: (T, out); `inner` is lowRank(x) where it is at hand. */
+export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): void {
   scope(() => {
     addFrozenProduct_(into, x, linear.weight);
-    addLowRank_(into, linear, info, lowRank(x, linear, info));
+    addLowRank_(into, linear, info, inner ?? lowRank(x, linear, info));
   });
 }
 
@@ -149,9 +169,15 @@ export function addPloraGradient_(dx: Tensor, dy: Tensor, { plora }: Linear, { i
 /** Accumulates gradB = s dy^T inner and returns the gradient s dy B of `inner`. dy: (T, out), inner: (T, R) -> (T, R). */
 export function loraOuterGradient(dy: Tensor, inner: Tensor, { b, gradB, scale }: LoraBranch): Tensor {
   return scope(() => {
-    gradB?.add_(dy.t().mm(inner), { alpha: scale });
+    if (gradB) addProduct_(gradB, dy.t(), inner, scale);
     return dy.mm(b).mul_(scale);
   });
+}
+
+/** into += alpha * left right: in place where the dtypes agree, else the product is rounded once. */
+export function addProduct_(into: Tensor, left: Tensor, right: Tensor, alpha = 1): void {
+  if (into.dtype === left.dtype) into.addmm_(left, right, { alpha });
+  else scope(() => into.add_(left.mm(right), { alpha }));
 }
 
 /** drop(x) A^T. x: (T, in) -> (T, R). */
@@ -182,7 +208,7 @@ export function addLoraInnerGradient_(
       const input = rowsOf(x, block);
       const inner = rowsOf(dInner, block);
       const seen = dropout ? dropped(input, dropout, firstRow + block.start) : input;
-      gradA?.add_(inner.t().mm(seen));
+      if (gradA) addProduct_(gradA, inner.t(), seen);
       if (dropout) rowsOf(dx, block).add_(dropBlock_(inner.mm(a), dropout, firstRow + block.start));
       else dx.addmm_(dInner, a);
     });

@@ -3,7 +3,7 @@ import { empty, fromArray, full, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
-import { forEachPart, rowCount, tilesOf } from "./rows.ts";
+import { forEachPart, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 export interface HeadLoss {
   /** Norm of the last hidden states. */
@@ -30,15 +30,10 @@ export function labelsOf(targets: Int32Array): Labels {
 }
 
 /**
- * Negative log likelihood of every label, (M) in float32; where `gradient` is given, adds gradient.scale times the gradient of their
- * sum to gradient.into, (T, C). hidden: (T, C), before the final norm.
+ * Negative log likelihood of every label, (M) in float32. Where a scale is given, hidden becomes scale times the gradient of their sum,
+ * chunk by chunk, each row after its last use. hidden: (T, C), before the final norm.
  */
-export function headLoss(
-  hidden: Tensor,
-  labels: Labels,
-  options: HeadLoss,
-  gradient?: { into: Tensor; scale: number },
-): Tensor {
+export function headLoss_(hidden: Tensor, labels: Labels, options: HeadLoss, gradientScale?: number): Tensor {
   return scope(() => {
     const { device } = hidden;
     const losses = empty([labels.rows.length], { dtype: wideOf(hidden), device });
@@ -48,13 +43,25 @@ export function headLoss(
       scope(() => {
         const cut = (x: Tensor): Tensor => x.narrow(0, start, end - start);
         const states = hidden.indexSelect(0, cut(rows)); // (n, C)
-        const { loss, dStates } = chunkLoss(states, cut(targets), options, gradient?.scale);
+        const { loss, dStates } = chunkLoss(states, cut(targets), options, gradientScale);
         cut(losses).copy_(loss);
-        if (gradient && dStates) gradient.into.indexAdd_(0, cut(rows), dStates);
+        if (dStates) hidden.indexCopy_(0, cut(rows), dStates);
       });
     });
+    if (gradientScale !== undefined) zeroRowsBetween_(hidden, labels.rows);
     return losses;
   });
+}
+
+/** Zeros in all rows but these, which ascend. x: (T, C). */
+function zeroRowsBetween_(x: Tensor, rows: Int32Array): void {
+  let start = 0;
+  const zeroTo = (end: number): void => {
+    if (start < end) scope(() => rowsOf(x, { start, end }).zero_());
+    start = end + 1;
+  };
+  for (const row of rows) zeroTo(row);
+  zeroTo(x.shape[0]!);
 }
 
 /** Loss (n) of a chunk and, where scale is given, scale times the gradient of `states`. states: (n, C), targets: (n, 1). */

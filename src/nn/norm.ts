@@ -15,13 +15,18 @@ export interface RmsNorm {
 export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
   return scope(() => {
     const out = x.emptyLike();
-    forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
-      scope(() => {
-        const { normalized } = normalize(rowsOf(x, tile), eps);
-        rowsOf(out, tile).copy_(normalized).mul_(weight);
-      });
-    });
+    rmsNormInto(out, x, { weight, eps });
     return out;
+  });
+}
+
+/** The same into `out`, (T, C). */
+export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): void {
+  forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
+    scope(() => {
+      const { normalized } = normalize(rowsOf(x, tile), eps);
+      rowsOf(out, tile).copy_(normalized).mul_(weight);
+    });
   });
 }
 

@@ -70,3 +70,14 @@ export function forEachPart<P>(
 export function rowCount({ start, end }: Rows): number {
   return end - start;
 }
+
+/** Rows of a (T, C) tensor wherever it waits: views where it is on the device, else copies on it that the open scope frees. */
+export interface RowSource {
+  readonly tokens: number;
+  rows(rows: Rows): Tensor;
+}
+
+/** Rows of a tensor that is on the device. */
+export function rowSource(x: Tensor): RowSource {
+  return { tokens: x.shape[0]!, rows: (rows) => rowsOf(x, rows) };
+}

@@ -6,7 +6,7 @@ import { createLora, disposeLora, type Lora } from "../models/lora.ts";
 import { type ModelConfig, tensorShapes } from "../models/spec.ts";
 import { assembleModel, disposeModel, type Model } from "../models/weights.ts";
 import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW } from "../step/optimizer.ts";
-import type { Policy } from "../step/policy.ts";
+import { type Policy, placesOf } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { empty } from "../torch/create.ts";
 import { type AllocationLog, CATEGORIES, type Category, category, planningFor } from "../torch/device.ts";
@@ -140,18 +140,18 @@ function runStep(
   end(name);
 }
 
-function emptyModel({ model: config, dtype }: Configuration): Model {
+function emptyModel({ model: config, dtype, policy }: Configuration): Model {
   const shapes = tensorShapes(config);
-  const options = { dtype, device: "meta" } as const;
+  const options = { dtype, device: "meta", places: placesOf(policy) } as const;
   return category("weights", () =>
     keep(scope(() => assembleModel(config, options, (name) => empty(shapes.get(name)!, options)))),
   );
 }
 
-function emptyLora({ model, lora }: Configuration): Lora {
+function emptyLora({ model, lora, policy: { gradients } }: Configuration): Lora {
   const { rank, dropout, targets } = lora;
   return createLora(model, {
-    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta", gradients: true },
+    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta", gradients },
   });
 }
 

@@ -1,5 +1,9 @@
 /** Boundary activations: the inputs of layers, waiting for the backward on the device, on the host, or nowhere. */
-import { category, pool } from "../torch/device.ts";
+import type { RowSource } from "../nn/rows.ts";
+import { rowSource, rowsOf } from "../nn/rows.ts";
+import { emptyOnHost, startCopy } from "../torch/copies.ts";
+import { empty } from "../torch/create.ts";
+import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { Owner } from "./owner.ts";
@@ -14,26 +18,35 @@ export function saveBoundary(hidden: Tensor, place: LayerPolicy["boundary"], own
   return { at: place, hidden: owner.own(copy) };
 }
 
-/** The layer's input on the device, (T, C), the caller's to free. Throws where there is none. */
-export function takeBoundary(boundary: Boundary, device: Device, owner: Owner): Tensor {
+/** Rows of the layer's input on the device: of the host's they are fetched as they are asked for. Throws where there is none. */
+export function boundaryRows(boundary: Boundary, device: Device): RowSource {
   if (boundary.at === "none")
     throw new Error("a layer without boundary activations was taken before it was restored");
-  if (boundary.at === "device") return boundary.hidden;
   const { hidden } = boundary;
-  const onDevice = category("boundaryActivations", () => owner.own(hidden.to({ device, copy: true })));
-  owner.free(hidden);
-  return onDevice;
+  if (boundary.at === "device") return rowSource(hidden);
+  return { tokens: hidden.shape[0]!, rows: (rows) => fetchRows(rowsOf(hidden, rows), device) };
 }
 
-/** A second copy on the device, (T, C): the boundary stays. Throws where there is none. */
-export function copyBoundary(boundary: Boundary, device: Device, owner: Owner): Tensor {
+/** A copy of the layer's input on the device, (T, C), the open scope's. */
+export function copyBoundary(boundary: Boundary, device: Device): Tensor {
   if (boundary.at === "none") throw new Error("a layer without boundary activations can't be restored from");
-  const { hidden } = boundary;
-  return category("workingSet", () => owner.own(hidden.to({ device, copy: true })));
+  return boundary.at === "device" ? boundary.hidden.clone() : fetchRows(boundary.hidden, device);
 }
 
-/** On cpu and meta the host is another pool of the same device. */
+export function freeBoundary(boundary: Boundary, owner: Owner): void {
+  if (boundary.at !== "none") owner.free(boundary.hidden);
+}
+
 function hostCopy(hidden: Tensor): Tensor {
-  const device = hidden.device.startsWith("cuda") ? "cpu" : hidden.device;
-  return pool("host", () => scope(() => hidden.to({ device, copy: true })));
+  const copy = emptyOnHost(hidden.shape, hidden);
+  startCopy(copy, hidden).wait();
+  return copy;
+}
+
+function fetchRows(rows: Tensor, device: Device): Tensor {
+  return scope(() => {
+    const copy = empty(rows.shape, { dtype: rows.dtype, device });
+    startCopy(copy, rows).wait();
+    return copy;
+  });
 }

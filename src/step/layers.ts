@@ -12,15 +12,18 @@ import {
 } from "../models/decoder.ts";
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
-import type { Model } from "../models/weights.ts";
+import type { Place, Places } from "../models/places.ts";
+import type { LayerWeights, Model } from "../models/weights.ts";
 import { ropeTables } from "../nn/attention.ts";
 import type { Rows } from "../nn/rows.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { type Boundary, boundaryRows, copyBoundary } from "./boundaries.ts";
 import type { Owner } from "./owner.ts";
-import { type LayerPolicy, layerPolicies, type Policy } from "./policy.ts";
+import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "./policy.ts";
 import type { StepPhase } from "./step.ts";
+import { type LayerSource, layerSource } from "./weights.ts";
 
 /** What a layer keeps from forward to backward: its MLP's input (T, C), and inner values. */
 interface Kept {
@@ -37,8 +40,9 @@ export interface LayerRun {
   readonly owner: Owner;
   readonly sequence: Sequence;
   readonly reuseAttention: boolean;
-  /** The layer ready for use; its tensors belong to the open scope. */
-  readonly layer: (index: number) => Layer;
+  readonly weights: LayerSource;
+  /** The layer ready for use with its weights; LoRA factors in the compute dtype belong to the open scope. */
+  readonly join: (index: number, weights: LayerWeights) => Layer;
   readonly kept: Map<number, Kept>;
 }
 
@@ -52,6 +56,7 @@ export function prepareLayers(
 ): LayerRun {
   const { config, dtype, device } = model;
   const { headDim: D, heads, kvHeads, ropeTheta } = config;
+  refuseOtherPlaces(model, policy);
   const rope = category("inputData", () =>
     owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
   );
@@ -66,12 +71,22 @@ export function prepareLayers(
       imageRows: batch.imageSlices,
       kvHeads,
       headGroups: policy.headGroups,
+      attentionInput: policy.attentionInput,
       mlpTileTokens: policy.mlpTileTokens,
     },
     reuseAttention: policy.reuseAttention,
-    layer: (index) => joinLayer(model, lora, index, dropoutSeed),
+    weights: owner.own(layerSource(model, policy.weights.aheadLayers)),
+    join: (index, weights) => joinLayer(model, lora, index, { dropoutSeed, weights }),
     kept: new Map(),
   };
+}
+
+/** A policy is only kept where the model was loaded for it. */
+function refuseOtherPlaces({ places }: Model, policy: Policy): void {
+  for (const [part, place] of Object.entries(placesOf(policy)) as [keyof Places, Place][]) {
+    if (places[part] !== place)
+      throw new Error(`the policy wants ${part} on the ${place}; the model has them on the ${places[part]}`);
+  }
 }
 
 /** Rows of the samples packed in a micro-batch. */
@@ -90,13 +105,17 @@ export function* layerForward(
   hidden: Tensor,
   keep: LayerPolicy["keep"] = "nothing",
 ): Generator<StepPhase, void> {
-  const keepsAttention = keep === "attention" || keep === "all";
+  const weights = run.weights.enter(index);
+  const keeps = keep === "attention" || keep === "all";
   const attention = ownedSegment(run, () =>
-    attentionForward_(hidden, run.layer(index), run.sequence, keepsAttention),
+    attentionForward_(hidden, run.join(index, weights), run.sequence, { keeps }),
   );
   const middle = keep === "nothing" ? undefined : ownedSegment(run, () => hidden.clone());
   yield { phase: "forward", done: index, total: run.count };
-  const mlp = ownedSegment(run, () => mlpForward_(hidden, run.layer(index), run.sequence, keep === "all"));
+  const mlp = ownedSegment(run, () =>
+    mlpForward_(hidden, run.join(index, weights), run.sequence, keep === "all"),
+  );
+  run.weights.leave();
   if (middle) run.kept.set(index, { middle, attention, mlp });
 }
 
@@ -104,25 +123,30 @@ export function* layerForward(
 export function* layerBackward(
   run: LayerRun,
   index: number,
-  input: Tensor,
+  boundary: Boundary,
   gradient: Tensor,
 ): Generator<StepPhase, void> {
-  const { middle, attention, mlp } = run.kept.get(index) ?? recomputeAttention(run, index, input);
+  const weights = run.weights.enter(index);
+  const { middle, attention, mlp } = run.kept.get(index) ?? recomputeAttention(run, index, weights, boundary);
   run.kept.delete(index);
   const done = run.count - 1 - index;
   yield { phase: "backward", done, total: run.count };
-  segment(() => mlpBackward_(gradient, middle, run.layer(index), run.sequence, mlp));
+  segment(() => mlpBackward_(gradient, middle, run.join(index, weights), run.sequence, mlp));
   run.owner.free(mlp);
   run.owner.free(middle);
   yield { phase: "backward", done, total: run.count };
-  segment(() => attentionBackward_(gradient, input, run.layer(index), run.sequence, attention));
+  const input = boundaryRows(boundary, run.device);
+  segment(() => attentionBackward_(gradient, input, run.join(index, weights), run.sequence, attention));
   run.owner.free(attention);
+  run.weights.leave();
 }
 
-function recomputeAttention(run: LayerRun, index: number, input: Tensor): Kept {
-  const middle = ownedSegment(run, () => input.clone());
+function recomputeAttention(run: LayerRun, index: number, weights: LayerWeights, boundary: Boundary): Kept {
+  const middle = ownedSegment(run, () => copyBoundary(boundary, run.device));
+  const input = boundaryRows(boundary, run.device);
+  const options = { input, keeps: run.reuseAttention };
   const attention = ownedSegment(run, () =>
-    attentionForward_(middle, run.layer(index), run.sequence, run.reuseAttention),
+    attentionForward_(middle, run.join(index, weights), run.sequence, options),
   );
   return { middle, attention, mlp: undefined };
 }

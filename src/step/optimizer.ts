@@ -2,7 +2,7 @@
 import type { Lora } from "../models/lora.ts";
 import { stack } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
-import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { type DType, dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 
 export interface Parameter {
   name: string;
@@ -66,7 +66,14 @@ export function gradientNorm(parameters: readonly Parameter[]): number {
 
 /** The same as a tensor, without waiting for it. */
 export function normOfGradients(parameters: readonly Parameter[]): Tensor {
-  return scope(() => stack(parameters.map(({ gradient }) => gradient.linalgVectorNorm())).linalgVectorNorm());
+  return scope(() => {
+    const norms = parameters.map(({ gradient }) => gradient.linalgVectorNorm({ dtype: wideDtype(gradient) }));
+    return stack(norms).linalgVectorNorm();
+  });
+}
+
+function wideDtype({ dtype }: Tensor): DType {
+  return dtype === "float64" ? dtype : "float32";
 }
 
 /** What gradients of this norm are multiplied with to be no longer than maxNorm; 0 stands for no limit. */
@@ -99,10 +106,11 @@ function update_(
   const meanCorrection = 1 - beta1 ** stepsDone;
   const squareCorrection = 1 - beta2 ** stepsDone;
   scope(() => {
-    if (gradientScale !== 1) gradient.mul_(gradientScale);
+    const wide = gradient.to({ dtype: value.dtype }); // itself where gradients have the factors' precision
+    if (gradientScale !== 1) wide.mul_(gradientScale);
     value.mul_(1 - learningRate * weightDecay);
-    mean.lerp_(gradient, 1 - beta1);
-    square.mul_(beta2).addcmul_(gradient, gradient, { value: 1 - beta2 });
+    mean.lerp_(wide, 1 - beta1);
+    square.mul_(beta2).addcmul_(wide, wide, { value: 1 - beta2 });
     const denominator = square.sqrt().div_(Math.sqrt(squareCorrection)).add_(epsilon);
     value.addcdiv_(mean, denominator, { value: -learningRate / meanCorrection });
     gradient.zero_();

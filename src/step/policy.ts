@@ -1,6 +1,7 @@
 /** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result. */
 import { z } from "zod";
 import { UserError } from "../errors.ts";
+import type { Places } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { DROPOUT_BLOCK_ROWS } from "../nn/dropout.ts";
 
@@ -86,16 +87,15 @@ export type Policy = z.output<typeof Policy>;
 /** Everything on the device, nothing kept but boundaries: small, and needs no planning. */
 export const DEFAULT_POLICY: Policy = Policy.parse({});
 
+/** Where a model must lie for a policy. */
+export function placesOf({ weights, embeddings, head, vision }: Policy): Places {
+  return { layers: weights.source === "streamed" ? "host" : "device", embeddings, head, vision };
+}
+
 /** Options that have no effect so far, by the only value that is accepted. */
 const ONLY_VALUES: readonly [option: string, of: (policy: Policy) => string, value: string][] = [
-  ["attentionInput", (policy) => policy.attentionInput, "kept"],
-  ["weights.source", (policy) => policy.weights.source, "resident"],
-  ["embeddings", (policy) => policy.embeddings, "device"],
-  ["head", (policy) => policy.head, "device"],
-  ["vision", (policy) => policy.vision, "device"],
   ["optimizer.place", (policy) => policy.optimizer.place, "device"],
   ["optimizer.precision", (policy) => policy.optimizer.precision, "fp32"],
-  ["gradients", (policy) => policy.gradients, "fp32"],
 ];
 
 function refuseUnsupported(policy: Policy): void {

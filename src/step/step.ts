@@ -4,16 +4,18 @@
  */
 import type { MicroBatch } from "../data/batches.ts";
 import type { Lora } from "../models/lora.ts";
+import { onDevice, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
 import { embedText, placeImage_ } from "../models/xcomposer.ts";
-import { headLoss, type Labels, labelsOf } from "../nn/loss.ts";
+import { headLoss_, type Labels, labelsOf } from "../nn/loss.ts";
 import { rowsOf } from "../nn/rows.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { type Boundary, copyBoundary, saveBoundary, takeBoundary } from "./boundaries.ts";
+import { type Boundary, copyBoundary, freeBoundary, saveBoundary } from "./boundaries.ts";
 import { type LayerRun, layerBackward, layerForward, prepareLayers, sampleRows } from "./layers.ts";
 import { Owner } from "./owner.ts";
 import type { Policy } from "./policy.ts";
+import { backwardVisits, forwardVisits } from "./weights.ts";
 
 export type StepPhase = { phase: "vision" | "forward" | "loss" | "backward"; done: number; total: number };
 
@@ -49,11 +51,9 @@ export function* trainStep(
   const run = prepareLayers(model, lora, batch, policy, { owner, dropoutSeed });
   const hidden = yield* embed(model, batch, policy, owner);
   const boundaries = yield* forward(run, hidden);
-  const { losses, gradient } = lossAndGradient(model, hidden, labels, policy, lossScale);
-  owner.own(gradient);
-  owner.free(hidden);
+  const losses = lossOf(model, hidden, labels, policy, lossScale / Math.max(1, labels.rows.length)); // hidden is its gradient now
   yield { phase: "loss", done: 1, total: 1 };
-  yield* backward(run, boundaries, gradient);
+  yield* backward(run, boundaries, hidden);
   return resultOf(losses);
 }
 
@@ -68,13 +68,12 @@ export function* evalStep(
   const labels = labelsOf(batch.targets);
   const run = prepareLayers(model, lora, batch, policy, { owner });
   const hidden = yield* embed(model, batch, policy, owner);
+  run.weights.begin(forwardVisits(run.count));
   for (let layer = 0; layer < run.count; layer++) {
     yield* layerForward(run, layer, hidden);
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
-  const losses = category("loss", () =>
-    scope(() => numbersOf(headLoss(hidden, labels, headOf(model, policy)))),
-  );
+  const losses = lossOf(model, hidden, labels, policy);
   const samples = sampleRows(batch).map(({ start, end }) => {
     const own = losses.filter((_, label) => labels.rows[label]! >= start && labels.rows[label]! < end);
     return { lossSum: sumOf(own), labelTokens: own.length };
@@ -85,9 +84,23 @@ export function* evalStep(
 /** The decoder's input, (T, C): embeddings of text, and image tokens in their rows. */
 function* embed(model: Model, batch: MicroBatch, policy: Policy, owner: Owner): Generator<StepPhase, Tensor> {
   const hidden = category("workingSet", () => owner.own(embedText(model, batch.inputIds)));
+  if (batch.imageSlices.length > 0) yield* placeImages(model, batch, hidden, policy, owner);
+  return hidden;
+}
+
+/** Writes the image tokens into their rows of hidden, (T, C); a tower on the host is fetched, and given up at the end. */
+function* placeImages(
+  model: Model,
+  batch: MicroBatch,
+  hidden: Tensor,
+  { visionBatchTiles }: Policy,
+  owner: Owner,
+): Generator<StepPhase, void> {
+  const fetch = owner.own(startFetch(model.vision, model.places.vision, model.device));
+  const ready = { ...model, vision: fetch.wait() };
   for (const { start, end, image } of batch.imageSlices) {
     const rows = owner.own(rowsOf(hidden, { start, end }));
-    const tiles = placeImage_(rows, model, batch.images[image]!, policy.visionBatchTiles);
+    const tiles = placeImage_(rows, ready, batch.images[image]!, visionBatchTiles);
     for (;;) {
       const { done, value } = category("visionFeatures", () => tiles.next());
       if (done) break;
@@ -95,12 +108,13 @@ function* embed(model: Model, batch: MicroBatch, policy: Policy, owner: Owner): 
     }
     owner.free(rows);
   }
-  return hidden;
+  owner.free(fetch);
 }
 
 /** All layers, in place on hidden, (T, C); the input of each is kept as its policy says. */
 function* forward(run: LayerRun, hidden: Tensor): Generator<StepPhase, Boundary[]> {
   const boundaries: Boundary[] = [];
+  run.weights.begin(forwardVisits(run.count));
   for (let layer = 0; layer < run.count; layer++) {
     const { boundary, keep } = run.policies[layer]!;
     boundaries.push(saveBoundary(hidden, boundary, run.owner));
@@ -112,11 +126,11 @@ function* forward(run: LayerRun, hidden: Tensor): Generator<StepPhase, Boundary[
 
 /** All layers from the last, in place on the gradient of their output, (T, C). */
 function* backward(run: LayerRun, boundaries: Boundary[], gradient: Tensor): Generator<StepPhase, void> {
+  run.weights.begin(backwardVisits(run.policies));
   for (let layer = run.count - 1; layer >= 0; layer--) {
     if (boundaries[layer]!.at === "none") yield* restoreBoundaries(run, boundaries, layer);
-    const input = takeBoundary(boundaries[layer]!, run.device, run.owner);
-    yield* layerBackward(run, layer, input, gradient);
-    run.owner.free(input);
+    yield* layerBackward(run, layer, boundaries[layer]!, gradient);
+    freeBoundary(boundaries[layer]!, run.owner);
     yield { phase: "backward", done: run.count - layer, total: run.count };
   }
 }
@@ -128,7 +142,9 @@ function* restoreBoundaries(
   layer: number,
 ): Generator<StepPhase, void> {
   const from = boundaries.findLastIndex(({ at }, index) => index < layer && at !== "none");
-  const hidden = copyBoundary(boundaries[from]!, run.device, run.owner);
+  const hidden = category("boundaryActivations", () =>
+    run.owner.own(copyBoundary(boundaries[from]!, run.device)),
+  );
   for (let index = from; index < layer; index++) {
     yield* layerForward(run, index, hidden);
     if (index + 1 < layer) boundaries[index + 1] = saveBoundary(hidden, "device", run.owner);
@@ -136,24 +152,23 @@ function* restoreBoundaries(
   boundaries[layer] = { at: "device", hidden };
 }
 
-/** Losses of the labels, and the gradient of the last hidden states, (T, C). */
-function lossAndGradient(
-  model: Model,
+/** Losses of the labels; where a scale is given, hidden, (T, C), becomes its gradient. */
+function lossOf(
+  { config, norm, head, places, device }: Model,
   hidden: Tensor,
   labels: Labels,
-  policy: Policy,
-  lossScale: number,
-): { losses: Float32Array | Float64Array; gradient: Tensor } {
-  return scope(() => {
-    const gradient = category("workingSet", () => hidden.zerosLike());
-    const target = { into: gradient, scale: lossScale / Math.max(1, labels.rows.length) };
-    const losses = category("loss", () => headLoss(hidden, labels, headOf(model, policy), target));
-    return { losses: numbersOf(losses), gradient };
-  });
-}
-
-function headOf({ config, norm, head }: Model, { lossChunkTokens }: Policy): Parameters<typeof headLoss>[2] {
-  return { norm: { weight: norm, eps: config.rmsEps }, head, chunkTokens: lossChunkTokens };
+  { lossChunkTokens }: Policy,
+  gradientScale?: number,
+): Float32Array | Float64Array {
+  const body = (): Float32Array | Float64Array => {
+    const options = {
+      norm: { weight: norm, eps: config.rmsEps },
+      head: onDevice(head, places.head, device),
+      chunkTokens: lossChunkTokens,
+    };
+    return numbersOf(headLoss_(hidden, labels, options, gradientScale));
+  };
+  return category("loss", () => scope(body));
 }
 
 /** The one synchronisation of a step. On meta there are no numbers: NaN for each. */

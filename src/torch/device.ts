@@ -158,18 +158,39 @@ export function readAllocations(device: TrackedDevice): AllocationLog {
   };
 }
 
-/** Runs the body with meta kernels that allocate as those of this device do (cpu's outside of it); a card's with so many multiprocessors. */
+/** The device that meta kernels stand for. */
+export type PlanTarget =
+  | { device: "cpu" }
+  | { device: "cuda"; multiprocessors?: number; computeCapability?: number };
+
+let target: PlanTarget = { device: "cpu" };
+
+/** The device that is planned for: cpu outside of planningFor. */
+export function planTarget(): { device: "cpu" } | { device: "cuda"; computeCapability: number } {
+  return target.device === "cpu"
+    ? { device: "cpu" }
+    : { device: "cuda", computeCapability: target.computeCapability ?? 8 };
+}
+
+/**
+ * Runs the body with meta kernels that allocate as those of this device do (cpu's outside of it); a card's with so many
+ * multiprocessors, and the kernels that its compute capability (8.0 unless said) has.
+ */
 export function planningFor<T>(
-  { device, multiprocessors = 0 }: { device: "cpu" | "cuda"; multiprocessors?: number },
+  wanted: PlanTarget,
   body: () => T extends PromiseLike<unknown> ? never : T,
 ): T {
-  const [wasCuda, before] = native.setPlanTarget(device === "cuda", multiprocessors);
+  const before = target;
+  const multiprocessors = wanted.device === "cuda" ? (wanted.multiprocessors ?? 0) : 0;
+  const [wasCuda, wasMultiprocessors] = native.setPlanTarget(wanted.device === "cuda", multiprocessors);
+  target = wanted;
   try {
     const result: T = body();
     refuseDeferred(result, "planningFor");
     return result;
   } finally {
-    native.setPlanTarget(wasCuda, before);
+    target = before;
+    native.setPlanTarget(wasCuda, wasMultiprocessors);
   }
 }
 

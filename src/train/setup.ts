@@ -10,13 +10,13 @@ import { countBatches, type Packing, START } from "../data/packing.ts";
 import type { Sampler } from "../data/sampling.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PreparedSample } from "../data/validate.ts";
-import { createLora, disposeLora, type Lora, loraFromAdapter } from "../models/lora.ts";
+import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../models/lora.ts";
 import { type ModelConfig, readModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
 import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
-import { layerPolicies, Policy } from "../step/policy.ts";
-import { scope } from "../torch/tensor.ts";
+import { layerPolicies, Policy, placesOf } from "../step/policy.ts";
+import { type Device, scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, startCompute } from "./compute.ts";
 import { type ReadOptions, readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
@@ -69,11 +69,11 @@ export async function openRun(
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
 
-  const model = loadModel(options.model, compute);
+  const model = loadModel(options.model, { ...compute, places: placesOf(policy) });
   closers.push(() => disposeModel(model));
   const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
   if (checkpoint) checkSameRun(checkpoint, options, fingerprints);
-  const lora = loraOf(config, options, compute, checkpoint);
+  const lora = loraOf(config, options, { ...compute, gradients: policy.gradients }, checkpoint);
   closers.push(() => disposeLora(lora));
   const optimizer = optimizerOf(lora, options);
   closers.push(() => disposeAdamW(optimizer));
@@ -177,13 +177,13 @@ function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }:
 function loraOf(
   config: ModelConfig,
   options: TrainOptions,
-  { device }: Compute,
+  { device, gradients }: { device: Device; gradients: Gradients },
   checkpoint: Checkpoint | undefined,
 ): Lora {
   const folder = checkpoint?.folder ?? options.adapter;
   const dropout = options.lora_dropout;
   if (folder !== undefined) {
-    return scope(() => loraFromAdapter(config, readAdapter(folder), { device, gradients: true, dropout }));
+    return scope(() => loraFromAdapter(config, readAdapter(folder), { device, gradients, dropout }));
   }
   return createLora(config, {
     rank: options.lora_r,
@@ -193,7 +193,7 @@ function loraOf(
     seed: options.seed,
     dropout,
     device,
-    gradients: true,
+    gradients,
   });
 }
 

@@ -111,7 +111,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype }: Configur
     rslora: false,
     seed: 1,
     device: "cpu",
-    gradients: true,
+    gradients: "fp32",
   });
   const optimizer = createAdamW(loraParameters(lora), {
     beta1: 0.9,

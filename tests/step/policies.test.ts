@@ -1,9 +1,10 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
+import { moveModel_, ON_DEVICE } from "../../src/models/places.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { embedText, placeImage_ } from "../../src/models/xcomposer.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
-import { Policy } from "../../src/step/policy.ts";
+import { Policy, placesOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import { memoryStats } from "../../src/torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
@@ -35,13 +36,38 @@ const POLICIES: Record<string, unknown> = {
   "small loss chunks": { lossChunkTokens: 3 },
   "one tile of vision at a time": { visionBatchTiles: 1 },
   "attention recomputed twice": { reuseAttention: false },
+  "attention's input recomputed": { attentionInput: "recomputed", headGroups: 2, mlpTileTokens: 512 },
   "boundaries on the host": { layers: [{ count: 4, boundary: "host" }] },
   "every second boundary": { layers: [1, 2].flatMap(() => [{ count: 1 }, { count: 1, boundary: "none" }]) },
   "one boundary": { layers: [{ count: 1 }, { count: 3, boundary: "none" }] },
   "MLP inputs kept": { layers: [{ count: 4, keep: "middle" }] },
   "attention kept": { layers: [{ count: 4, keep: "attention" }] },
   "all kept": { layers: [{ count: 4, keep: "all" }] },
+  "weights streamed": { weights: { source: "streamed" } },
+  "weights streamed, none ahead": { weights: { source: "streamed", aheadLayers: 0 } },
+  "weights streamed, all ahead": {
+    weights: { source: "streamed", aheadLayers: 9 },
+    layers: [{ count: 1 }, { count: 3, boundary: "none" }],
+  },
+  "embeddings on the host": { embeddings: "host" },
+  "head on the host": { head: "host" },
+  "vision tower on the host": { vision: "host" },
+  "the smallest working set": {
+    headGroups: 2,
+    mlpTileTokens: 512,
+    lossChunkTokens: 7,
+    visionBatchTiles: 1,
+    attentionInput: "recomputed",
+    reuseAttention: false,
+    layers: [{ count: 1, boundary: "host" }],
+    weights: { source: "streamed", aheadLayers: 0 },
+    embeddings: "host",
+    head: "host",
+    vision: "host",
+  },
   "all of it": {
+    attentionInput: "recomputed",
+    weights: { source: "streamed", aheadLayers: 2 },
     headGroups: 2,
     mlpTileTokens: 512,
     lossChunkTokens: 7,
@@ -63,6 +89,8 @@ beforeAll(() => {
     reference = keep(referenceStep(model, lora, batch, hidden));
   });
 });
+
+afterEach(() => moveModel_(model, ON_DEVICE));
 
 afterAll(() => {
   dispose(reference);
@@ -86,10 +114,12 @@ describe("trainStep", () => {
   it.each(Object.keys(POLICIES))(
     "has the loss and gradients of plain autograd over the whole model: %s",
     (name) => {
+      const policy = Policy.parse(POLICIES[name]);
+      moveModel_(model, placesOf(policy));
       zeroGradients(lora);
       const beforeBytes = memoryStats("cpu").liveBytes;
       const hostBytes = memoryStats("cpu", "host").liveBytes;
-      const result = runToEnd(trainStep(model, lora, batch, Policy.parse(POLICIES[name]), { lossScale: 1 }));
+      const result = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
       expect(Math.abs(result.loss - reference.loss)).toBeLessThan(1e-5);
       for (const [module, gradient] of gradients()) {
         expect(relativeDifference(gradient, reference.gradients.get(module)!), module).toBeLessThan(1e-5);
@@ -99,12 +129,34 @@ describe("trainStep", () => {
     },
   );
 
+  it.each(["default", "the smallest working set", "all of it"])(
+    "accumulates bfloat16 gradients to their precision: %s",
+    (name) => {
+      const policy = Policy.parse({ ...(POLICIES[name] as object), gradients: "bf16" });
+      moveModel_(model, placesOf(policy));
+      const narrow = randomLora(config, { gradients: policy.gradients });
+      runToEnd(trainStep(model, narrow, batch, policy, { lossScale: 1 }));
+      for (const [module, { gradA, gradB }] of narrow.modules) {
+        expect(gradA!.dtype).toBe("bfloat16");
+        expect(relativeDifference(gradA!, reference.gradients.get(`${module}.a`)!), module).toBeLessThan(
+          2 ** -7,
+        );
+        expect(relativeDifference(gradB!, reference.gradients.get(`${module}.b`)!), module).toBeLessThan(
+          2 ** -7,
+        );
+      }
+      disposeLora(narrow);
+    },
+  );
+
   it("draws the same dropout masks under every policy", () => {
     const dropping = { ...lora, dropout: 0.3 };
     let first: Map<string, Tensor> | undefined;
-    for (const [name, policy] of Object.entries(POLICIES)) {
+    for (const [name, given] of Object.entries(POLICIES)) {
+      const policy = Policy.parse(given);
+      moveModel_(model, placesOf(policy));
       zeroGradients(lora);
-      runToEnd(trainStep(model, dropping, batch, Policy.parse(policy), { lossScale: 1, dropoutSeed: 5n }));
+      runToEnd(trainStep(model, dropping, batch, policy, { lossScale: 1, dropoutSeed: 5n }));
       if (!first) {
         first = keep(
           scope(() => new Map([...gradients()].map(([module, gradient]) => [module, gradient.clone()]))),
@@ -156,12 +208,23 @@ describe("trainStep", () => {
     dispose(sum);
   });
 
+  it("refuses a policy for which the model does not lie right", () => {
+    const policy = Policy.parse({ head: "host" });
+    expect(() => runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }))).toThrow(
+      "wants head on the host",
+    );
+  });
+
   it("frees everything when it is abandoned between two segments", () => {
+    const policy = Policy.parse({
+      layers: [{ count: 4, keep: "all" }],
+      weights: { source: "streamed" },
+      vision: "host",
+    });
+    moveModel_(model, placesOf(policy));
     const beforeBytes = memoryStats("cpu").liveBytes;
     for (let segments = 0; segments < 20; segments += 3) {
-      const step = trainStep(model, lora, batch, Policy.parse({ layers: [{ count: 4, keep: "all" }] }), {
-        lossScale: 1,
-      });
+      const step = trainStep(model, lora, batch, policy, { lossScale: 1 });
       for (let segment = 0; segment <= segments; segment++) step.next();
       step.return(undefined as never);
       expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);

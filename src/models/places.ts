@@ -1,0 +1,112 @@
+/** Where the parts of the frozen base lie, and how those on the host come to the device. */
+import { emptyOnHost, type PendingCopy, startCopy } from "../torch/copies.ts";
+import { empty } from "../torch/create.ts";
+import { category, pool } from "../torch/device.ts";
+import type { Device } from "../torch/dtypes.ts";
+import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
+import type { Model } from "./weights.ts";
+
+export type Place = "device" | "host";
+
+/** Of each part; norms outside of layers are always on the device. */
+export interface Places {
+  layers: Place;
+  embeddings: Place;
+  head: Place;
+  vision: Place;
+}
+
+export const ON_DEVICE: Places = { layers: "device", embeddings: "device", head: "device", vision: "device" };
+
+/** A part of a model on its way to the device. */
+export interface Fetch<T> extends Disposable {
+  /** The part on the device, ready to be used until this is disposed. */
+  wait(): T;
+}
+
+/** Starts copying a part of a model to its device; one that lies there is ready, and stays. */
+export function startFetch<T>(part: T, place: Place, device: Device): Fetch<T> {
+  if (place === "device") return { wait: () => part, [Symbol.dispose]: () => {} };
+  const copies: PendingCopy[] = [];
+  const fetched = booked(() =>
+    mapTensors(part, (x) => {
+      const copy = keep(emptyOnDevice(x, device));
+      copies.push(startCopy(copy, x));
+      return copy;
+    }),
+  );
+  const finish = (how: (copy: PendingCopy) => void): void => copies.splice(0).forEach(how);
+  return {
+    wait: () => {
+      finish((copy) => copy.wait());
+      return fetched;
+    },
+    [Symbol.dispose]: () => {
+      finish((copy) => copy[Symbol.dispose]());
+      dispose(fetched);
+    },
+  };
+}
+
+/** A part of a model on its device: itself where it lies there, else a copy that belongs to the open scope. */
+export function onDevice<T>(part: T, place: Place, device: Device): T {
+  return place === "device" ? part : copyOf(part, "device", device);
+}
+
+/** Moves the parts of a model to other places; what lay elsewhere is freed. */
+export function moveModel_(model: Model, places: Places): void {
+  const { device, places: before } = model;
+  const move = <T>(part: T, from: Place, to: Place): T => {
+    if (from === to) return part;
+    const moved = keep(copyOf(part, to, device));
+    dispose(part);
+    return moved;
+  };
+  model.layers = model.layers.map((layer) => move(layer, before.layers, places.layers));
+  model.embeddings = move(model.embeddings, before.embeddings, places.embeddings);
+  model.head = move(model.head, before.head, places.head);
+  model.vision = move(model.vision, before.vision, places.vision);
+  model.places = places;
+}
+
+/** The device whose tensors lie on the host: on cpu and meta the host is another pool of the same. */
+export function hostOf(device: Device): Device {
+  return device.startsWith("cuda") ? "cpu" : device;
+}
+
+/** Copies of a record's tensors; they belong to the open scope. */
+function copyOf<T>(record: T, place: Place, device: Device): T {
+  return booked(() =>
+    mapTensors(record, (x) => {
+      const { shape, dtype } = x;
+      const copy = place === "host" ? emptyOnHost(shape, { dtype, device }) : emptyOnDevice(x, device);
+      startCopy(copy, x).wait();
+      return copy;
+    }),
+  );
+}
+
+/** Runs the body, which returns no promise, with allocations counted to the weights. */
+function booked<T>(body: () => T): T {
+  const result: { value?: T } = {};
+  category("weights", () => {
+    result.value = body();
+  });
+  return result.value as T;
+}
+
+function emptyOnDevice({ shape, dtype }: Tensor, device: Device): Tensor {
+  return pool("device", () => scope(() => empty(shape, { dtype, device })));
+}
+
+/** The same record with each tensor, in arrays and plain objects, replaced. */
+function mapTensors<T>(record: T, change: (x: Tensor) => Tensor): T {
+  return mapped(record, change) as T;
+}
+
+function mapped(value: unknown, change: (x: Tensor) => Tensor): unknown {
+  if (value instanceof Tensor) return change(value);
+  if (Array.isArray(value)) return value.map((part) => mapped(part, change));
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, mapped(part, change)]));
+}

@@ -1,0 +1,103 @@
+/**
+ * The layers' frozen weights, on the device when their turn comes: resident, or streamed from the host, the next ones fetched while one
+ * computes, and each given up at once after its use.
+ */
+import { type Fetch, startFetch } from "../models/places.ts";
+import type { LayerWeights, Model } from "../models/weights.ts";
+import type { LayerPolicy } from "./policy.ts";
+
+export interface LayerSource extends Disposable {
+  /** Announces the layers that will be visited, in order; those of an order before are done with. */
+  begin(order: readonly number[]): void;
+  /** The weights of the next layer of the order, until it is left. */
+  enter(index: number): LayerWeights;
+  leave(): void;
+}
+
+export function layerSource({ layers, places, device }: Model, aheadLayers: number): LayerSource {
+  return places.layers === "device"
+    ? new ResidentLayers(layers)
+    : new StreamedLayers((index) => startFetch(layers[index]!, "host", device), aheadLayers);
+}
+
+/** Layers in the order in which the forward visits them. */
+export function forwardVisits(layers: number): number[] {
+  return Array.from({ length: layers }, (_, layer) => layer);
+}
+
+/** Layers in the order in which the backward visits them: before one without a boundary, those that it is restored through. */
+export function backwardVisits(policies: readonly Pick<LayerPolicy, "boundary">[]): number[] {
+  const saved = policies.map(({ boundary }) => boundary !== "none");
+  const visits: number[] = [];
+  for (let layer = policies.length - 1; layer >= 0; layer--) {
+    if (!saved[layer]) {
+      for (let from = saved.lastIndexOf(true, layer); from < layer; from++) {
+        visits.push(from);
+        saved[from + 1] = true;
+      }
+    }
+    visits.push(layer);
+  }
+  return visits;
+}
+
+class ResidentLayers implements LayerSource {
+  readonly #layers: readonly LayerWeights[];
+
+  constructor(layers: readonly LayerWeights[]) {
+    this.#layers = layers;
+  }
+
+  begin(): void {}
+
+  enter(index: number): LayerWeights {
+    return this.#layers[index]!;
+  }
+
+  leave(): void {}
+
+  [Symbol.dispose](): void {}
+}
+
+class StreamedLayers implements LayerSource {
+  readonly #fetch: (index: number) => Fetch<LayerWeights>;
+  readonly #aheadLayers: number;
+  readonly #fetched = new Map<number, Fetch<LayerWeights>>();
+  /** Visits to come, the one under way first. */
+  #order: readonly number[] = [];
+
+  constructor(fetch: (index: number) => Fetch<LayerWeights>, aheadLayers: number) {
+    this.#fetch = fetch;
+    this.#aheadLayers = aheadLayers;
+  }
+
+  begin(order: readonly number[]): void {
+    this.#order = order;
+    this.#evictBut(order.slice(0, 1));
+  }
+
+  enter(index: number): LayerWeights {
+    if (index !== this.#order[0]) throw new Error(`layer ${index} was visited instead of ${this.#order[0]}`);
+    for (const wanted of this.#order.slice(0, 1 + this.#aheadLayers)) {
+      if (!this.#fetched.has(wanted)) this.#fetched.set(wanted, this.#fetch(wanted));
+    }
+    return this.#fetched.get(index)!.wait();
+  }
+
+  leave(): void {
+    this.#order = this.#order.slice(1);
+    this.#evictBut(this.#order.slice(0, Math.max(1, this.#aheadLayers)));
+  }
+
+  [Symbol.dispose](): void {
+    this.#evictBut([]);
+  }
+
+  #evictBut(wanted: readonly number[]): void {
+    for (const [index, fetched] of this.#fetched) {
+      if (wanted.includes(index)) continue;
+      fetched[Symbol.dispose]();
+      this.#fetched.delete(index);
+    }
+  }
+}
