@@ -120,7 +120,7 @@ function writeInputs(path: (name: string) => string): void {
   const lora = createLora(model.config, {
     ...{ rank: LORA.rank, alpha: LORA.alpha, dropout: 0, rslora: false, targets: OFFICIAL_TARGETS, seed: 3 },
     device: "cpu",
-    gradients: false,
+    gradients: "none",
   });
   scope(() => {
     using generator = createGenerator(4n, "cpu");

@@ -21,7 +21,7 @@ export function openBench(
   const policy = Policy.parse(task.policy);
   loaded();
   const lora = scope(() =>
-    loraFromAdapter(model.config, readAdapter(task.adapterFolder), { device: "cpu", gradients: true }),
+    loraFromAdapter(model.config, readAdapter(task.adapterFolder), { device: "cpu", gradients: "fp32" }),
   );
   const parameters = loraParameters(lora);
   const optimizer = createAdamW(parameters, {
