@@ -20,6 +20,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
   merge:    { summary: "write base model and adapter as one checkpoint",     load: () => import("./commands/merge.ts") },
   preview:  { summary: "what the model sees of a picture or a sample",       load: () => import("./commands/preview.ts") },
+  validate: { summary: "check a data set, and count its tokens",               load: () => import("./commands/validate.ts") },
   report:   { summary: "a run as a page with charts",                        load: () => import("./commands/report.ts") },
   tokenize: { summary: "token ids of texts",                                 load: () => import("./commands/tokenize.ts") },
   pages:    { summary: "write a data set of synthetic document pages",       load: () => import("./commands/pages.ts") },

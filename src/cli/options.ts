@@ -167,6 +167,13 @@ const preview = {
   examples: ["preview --image page.png --hd-num 25 --out preview", "preview --model 4khd --data train.json"],
 } satisfies CommandOptions;
 
+const validate = {
+  about:
+    "Checks that every sample of a data set can be trained on, and says how many tokens they have. Training does the same before it begins.",
+  options: z.strictObject(group("Data", { model, data, ...pictureOptions, max_length, skip_bad })),
+  examples: ["validate --model 4khd --data data.txt --hd-num 16 --max-length 4096"],
+} satisfies CommandOptions;
+
 const report = {
   about:
     "Writes a run as one page: loss, learning rate, gradient norm, speed, and memory against its budget, as charts with tables. It needs no network.",
@@ -300,6 +307,7 @@ export const COMMAND_OPTIONS = {
   chat,
   merge,
   preview,
+  validate,
   report,
   tokenize,
   setup,

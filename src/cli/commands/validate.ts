@@ -1,0 +1,54 @@
+/** `lorafit validate`: whether every sample of a data set can be trained on, and how long they are, before any run. */
+import { describeSource } from "../../data/badSamples.ts";
+import { IGNORE } from "../../data/dialogue.ts";
+import type { PreparedSample } from "../../data/validate.ts";
+import { readySamples } from "../../train/dataset.ts";
+import type { OptionsOf } from "../options.ts";
+import { formatCount, type Output, table } from "../report.ts";
+import { inspectModel, noteSkipped } from "../session.ts";
+
+export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {
+  const { tokenizer, config } = await inspectModel(options.model);
+  const { samples, skipped } = await readySamples(options.data, {
+    tokenizer,
+    vocabSize: config.vocab,
+    hdNum: options.hd_num,
+    maxLength: options.max_length,
+    imageCompat: options.image_compat,
+    skipBad: options.skip_bad,
+  });
+  noteSkipped({ skipped }, output);
+  const byLength = samples.toSorted((a, b) => a.tokens - b.tokens);
+  const shown = {
+    shortest: byLength[0]!,
+    median: byLength[byLength.length >> 1]!,
+    longest: byLength.at(-1)!,
+  };
+  output.record({
+    samples: samples.length,
+    skipped: skipped.length,
+    pictures: sum(samples.map(({ images }) => images.length)),
+    tokens: sum(samples.map(({ tokens }) => tokens)),
+    labelTokens: sum(samples.map(labelsOf)),
+    shortest: shown.shortest.tokens,
+    median: shown.median.tokens,
+    longest: shown.longest.tokens,
+  });
+  output.answer(
+    `${formatCount(samples.length)} samples can be trained on: ${formatCount(sum(samples.map(({ tokens }) => tokens)))} tokens, ${formatCount(sum(samples.map(labelsOf)))} of them learned`,
+  );
+  const rows = Object.entries(shown).map(([name, { tokens, source }]) => [
+    `  ${name}`,
+    `${formatCount(tokens)} tokens`,
+    describeSource(source),
+  ]);
+  output.answer(table(rows));
+}
+
+function labelsOf({ labels }: PreparedSample): number {
+  return labels.filter((label) => label !== IGNORE).length;
+}
+
+function sum(values: number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}
