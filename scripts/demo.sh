@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 OUT=demo-out
 PAGES=64
 HD_NUM=4          # 2 x 2 tiles a page: 757 tokens
-EPOCHS=10
+EPOCHS=12
 MEMORY=2GiB       # a hard cap on the CPU: one byte more, and the run would stop
 
 # Threads that wait sleep instead of spinning: the picture workers, and whatever else runs here, want the cores too.
@@ -32,7 +32,7 @@ bold "1. $PAGES document pages at 3840 x 2160, with questions and answers"
 lorafit pages --output $OUT/pages --count $PAGES
 
 bold "2. A tiny 4KHD checkpoint: the official layout, random weights, a tokenizer of its own"
-lorafit tiny --output $OUT/tiny --hidden 192 --layers 2 --heads 6 --ffn 512 --vision-hidden 32 --vision-layers 1 --vision-ffn 128
+lorafit tiny --output $OUT/tiny --layers 2 --vision-hidden 32 --vision-layers 1 --vision-ffn 128
 
 bold "3. What the model sees of a page"
 lorafit preview --image $OUT/pages/images/page-0001.png --hd-num $HD_NUM --out $OUT/preview
@@ -44,7 +44,7 @@ score $OUT/before.jsonl
 
 bold "5. LoRA training on the CPU, within $MEMORY"
 lorafit train --model $OUT/tiny --data $OUT/pages/data.txt --output $OUT/run --hd-num $HD_NUM --memory $MEMORY --epochs $EPOCHS \
-  --gradient-accumulation 1 --learning-rate 1.5e-3 --warmup-steps 20 --weight-decay 0 --lora-dropout 0
+  --gradient-accumulation 1 --keep all --learning-rate 1e-3 --warmup-steps 20 --weight-decay 0 --lora-dropout 0
 
 bold "6. After training, on the same pages (it has learned them by heart, which is all that a tiny model can do)"
 lorafit eval --model $OUT/tiny --adapter $OUT/run/adapter "${EVALUATE[@]}" > $OUT/after.jsonl
