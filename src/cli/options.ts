@@ -84,7 +84,7 @@ const eval_ = {
       answers: z
         .boolean()
         .default(false)
-        .meta({ help: "generate the last answer of each dialogue; score by exact match and ANLS" }),
+        .meta({ help: "answer the questions of each dialogue too; score by exact match and ANLS" }),
     }),
     ...computeOptions,
   }),

@@ -1,6 +1,7 @@
 /** `lorafit generate`: answers to the last question of each sample, or to one prompt. */
 import { resolve } from "node:path";
 import { describeSource } from "../../data/badSamples.ts";
+import { imageSize } from "../../data/image.ts";
 import { type Dataset, readDataset } from "../../data/samples.ts";
 import { prepareSamples } from "../../data/validate.ts";
 import { UserError } from "../../errors.ts";
@@ -11,6 +12,7 @@ import { inspectModel, noteSkipped, withModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {
   const dataset = datasetOf(options);
+  for (const file of options.image) await imageSize(file, options.image_compat); // says what is wrong with it by itself
   const known = await inspectModel(options.model);
   const prepared = await prepareSamples(dataset, {
     tokenizer: known.tokenizer,

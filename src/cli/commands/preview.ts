@@ -45,8 +45,14 @@ async function previewImage(file: string, options: PreviewOptions, output: Outpu
 
 async function previewSamples(files: string[], options: PreviewOptions, output: Output): Promise<void> {
   const tokenizer = options.model === undefined ? undefined : await tokenizerOf(resolveModel(options.model));
+  const samples = readSamples(files);
+  if (options.model === undefined && samples.some(({ kind }) => kind === "dialogue")) {
+    throw new UserError("These samples are text, and no model was named whose tokenizer reads them.", {
+      fix: "Pass --model FOLDER.",
+    });
+  }
   const shown: ShownSample[] = [];
-  for (const sample of readSamples(files)) {
+  for (const sample of samples) {
     const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, options.hd_num);
     const spans = explainSample({ source, inputIds, labels, images }, tokenizer);
     const text = spans.map((span) => span.text).join("");
