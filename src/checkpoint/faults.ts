@@ -19,9 +19,19 @@ export function refusePointer(path: string, start: Buffer): void {
   });
 }
 
-/** A file cannot be opened or read. */
-export function cannotRead(path: string, cause: unknown): UserError {
-  if (cause instanceof UserError) return cause;
+const MOST_QUOTED = 120; // characters
+
+/** A name from a file, for a message: in quotes, short, and without anything that a terminal would obey. */
+export function quoted(name: string): string {
+  return JSON.stringify(name.length > MOST_QUOTED ? `${name.slice(0, MOST_QUOTED)}...` : name);
+}
+
+const TOO_LARGE = new Set(["ERR_FS_FILE_TOO_LARGE", "ERR_STRING_TOO_LONG"]);
+
+/** A file cannot be opened or read; what is no answer of the disk, and so a defect of ours, is given back as it is. */
+export function cannotRead(path: string, cause: unknown): unknown {
+  const { code, syscall } = (cause ?? {}) as NodeJS.ErrnoException;
+  if (cause instanceof UserError || !(syscall !== undefined || TOO_LARGE.has(code ?? ""))) return cause;
   return new UserError(`${path} cannot be read: ${messageOf(cause)}.`, {
     fix: "Check that the file is there and that you may read it.",
     cause,

@@ -38,8 +38,10 @@ export async function mergeCheckpoint(
   outFolder: string,
   options: MergeOptions = {},
 ): Promise<void> {
-  if (existsSync(outFolder) && readdirSync(outFolder).length > 0) {
-    throw new UserError(`${outFolder} is not empty.`, { fix: "Name a new folder for the merged model." });
+  if (existsSync(outFolder) && !isEmptyFolder(outFolder)) {
+    throw new UserError(`${outFolder} is not an empty folder.`, {
+      fix: "Name a new folder for the merged model.",
+    });
   }
   const model = openModelFolder(modelFolder);
   const modules = new Map<string, AdapterModule>();
@@ -61,6 +63,10 @@ export async function mergeCheckpoint(
     dispose(modules);
     model.weights.close();
   }
+}
+
+function isEmptyFolder(path: string): boolean {
+  return statSync(path).isDirectory() && readdirSync(path).length === 0;
 }
 
 async function writeModel(

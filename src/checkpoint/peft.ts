@@ -85,6 +85,9 @@ export function weightNameOf(module: string): string {
 }
 
 const Patterns = z.record(z.string(), z.number().positive()).nullish();
+const absent = z.literal(false).nullish();
+/** Ways to begin that also change the base's weights, which are then not those of the checkpoint. */
+const CHANGES_BASE = /^(pissa|olora|corda|loftq)/i;
 const ConfigJson = z.object({
   peft_type: z.literal("LORA"),
   r: z.int().positive(),
@@ -92,7 +95,14 @@ const ConfigJson = z.object({
   lora_dropout: z.number().min(0).max(1).default(0),
   target_modules: z.union([z.string(), z.array(z.string())]).nullish(),
   use_rslora: z.boolean().default(false),
-  use_dora: z.literal(false).default(false),
+  use_dora: absent,
+  lora_bias: absent,
+  fan_in_fan_out: absent,
+  layer_replication: z.null().optional(),
+  modules_to_save: z.array(z.never()).nullish(),
+  init_lora_weights: z
+    .unknown()
+    .refine((init) => typeof init !== "string" || !CHANGES_BASE.test(init), "changes the base's weights"),
   bias: z.literal("none").default("none"),
   rank_pattern: Patterns,
   alpha_pattern: Patterns,
@@ -111,7 +121,7 @@ function readConfig(folder: string): ConfigJson {
   if (parsed.success) return parsed.data;
   const faults = parsed.error.issues.map(({ path, message }) => `  ${path.join(".")}: ${message}`);
   throw new UserError(`${file}: this adapter can't be used:\n${faults.join("\n")}`, {
-    fix: "Only LoRA adapters are read, without trained biases and without DoRA.",
+    fix: "Only LoRA adapters are read, without DoRA, trained biases or whole trained modules.",
   });
 }
 
@@ -205,7 +215,7 @@ function patternFor(patterns: z.output<typeof Patterns>, module: string): number
 
 function pythonPattern(pattern: string): RegExp {
   try {
-    return new RegExp(pattern, "u");
+    return new RegExp(pattern);
   } catch (cause) {
     throw new UserError(`${CONFIG_FILE}: "${pattern}" is no regular expression that can be used here.`, {
       fix: "Write the pattern without what only Python's regular expressions have.",

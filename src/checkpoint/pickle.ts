@@ -19,7 +19,7 @@ export interface PickleHost {
   persistent(id: unknown): unknown;
 }
 
-const MOST_OPCODES = 2 ** 22; // 80 times those of a 7B model; bounds time and memory
+const MOST_WORK = 2 ** 22; // opcodes; 80 times those of a 7B model; bounds time and memory
 const MOST_LONG_BYTES = 32;
 
 interface Machine {
@@ -29,6 +29,8 @@ interface Machine {
   /** Ends reading with an error; `fault` is a clause about the pickle. */
   fail(fault: string): UserError;
   at: number;
+  /** Opcodes run, and items given to functions, which may be many for one opcode. */
+  work: number;
   stack: unknown[];
   /** Stacks as they were at each open mark. */
   readonly marked: unknown[][];
@@ -50,10 +52,11 @@ export function unpickle(
     memo: new Map(),
     fail: (fault) => damaged(path, `its pickle ${fault} (at byte ${machine.at})`),
     at: start,
+    work: 0,
     stack: [],
     marked: [],
   };
-  for (let opcodes = 0; opcodes < MOST_OPCODES; opcodes++) {
+  while (machine.work++ < MOST_WORK) {
     const code = uint(machine, 1);
     if (code === STOP) return { value: pop(machine), end: machine.at };
     const run = OPCODES.get(code);
@@ -144,7 +147,9 @@ function long(machine: Machine, bytes: number): number | bigint {
 function line(machine: Machine): string {
   const end = machine.bytes.indexOf("\n", machine.at);
   if (end < 0) throw machine.fail("is cut off");
-  return take(machine, end + 1 - machine.at).toString("utf8", 0, end - machine.at);
+  return take(machine, end + 1 - machine.at)
+    .subarray(0, -1)
+    .toString("utf8");
 }
 
 function protocol(machine: Machine, version: number): void {
@@ -220,6 +225,8 @@ function call(machine: Machine, [callee, args]: unknown[]): void {
       `calls ${typeof name === "string" ? `"${name}", which is no function` : "what is no function"}`,
     );
   }
+  for (const arg of args) machine.work += Array.isArray(arg) ? arg.length : 1;
+  if (machine.work > MOST_WORK) throw machine.fail("is longer than any checkpoint needs");
   push(machine, call(args));
 }
 

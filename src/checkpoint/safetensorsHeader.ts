@@ -8,7 +8,7 @@ import { formatBytes, UserError } from "../errors.ts";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import type { TensorEntry } from "./checkpoint.ts";
 import { dtypeOfSafetensors, numelOf, SPELLINGS } from "./dtypes.ts";
-import { cannotRead, damaged, refusePointer } from "./faults.ts";
+import { cannotRead, damaged, quoted, refusePointer } from "./faults.ts";
 
 const LENGTH_BYTES = 8;
 const MAX_HEADER_BYTES = 100_000_000; // the limit of the reference implementation
@@ -111,7 +111,7 @@ function parseJsonObject(header: Uint8Array, path: string): Record<string, unkno
     throw damaged(path, "its header is not a JSON object");
   }
   const repeated = repeatedKey(text);
-  if (repeated !== undefined) throw damaged(path, `its header names ${JSON.stringify(repeated)} twice`);
+  if (repeated !== undefined) throw damaged(path, `its header names ${quoted(repeated)} twice`);
   return json as Record<string, unknown>;
 }
 
@@ -148,12 +148,11 @@ function isKey(json: string, end: number): boolean {
 
 function checkedEntry(name: string, json: unknown, dataStart: number, path: string): TensorEntry {
   const parsed = Entry.safeParse(json);
-  const quoted = JSON.stringify(name);
   if (!parsed.success) {
     const { path: place, message } = parsed.error.issues[0]!;
     throw damaged(
       path,
-      `tensor ${quoted} in its header is malformed: ${place.join(".") || "entry"}: ${message}`,
+      `tensor ${quoted(name)} in its header is malformed: ${place.join(".") || "entry"}: ${message}`,
     );
   }
   const { dtype: spelling, shape, data_offsets } = parsed.data;
@@ -161,7 +160,7 @@ function checkedEntry(name: string, json: unknown, dataStart: number, path: stri
   if (!dtype) {
     const known = Object.values(SPELLINGS).map(({ safetensors }) => safetensors);
     throw new UserError(
-      `${path}: tensor ${quoted} has the type ${JSON.stringify(spelling)}, which is not known here.`,
+      `${path}: tensor ${quoted(name)} has the type ${quoted(spelling)}, which is not known here.`,
       {
         fix: `Convert it to one of ${known.join(", ")}.`,
       },
@@ -169,10 +168,11 @@ function checkedEntry(name: string, json: unknown, dataStart: number, path: stri
   }
   const [start, end] = data_offsets;
   const bytes = numelOf(shape) * dtypeBytes(dtype);
+  if (Number.isNaN(bytes)) throw damaged(path, `tensor ${quoted(name)} has an impossible shape [${shape}]`);
   if (bytes !== end - start) {
     throw damaged(
       path,
-      `tensor ${quoted} of ${spelling} [${shape}] needs ${bytes} bytes, but its data_offsets [${start}, ${end}] hold ${end - start}`,
+      `tensor ${quoted(name)} of ${spelling} [${shape}] needs ${bytes} bytes, but its data_offsets [${start}, ${end}] hold ${end - start}`,
     );
   }
   return { name, dtype, shape, bytes, file: path, offsetBytes: dataStart + start };
@@ -187,11 +187,11 @@ function checkCoverage(entries: TensorEntry[], dataStart: number, fileBytes: num
       const relation = offsetBytes < end ? "overlap" : "have a hole between them";
       throw damaged(
         path,
-        `${before} and tensor ${JSON.stringify(name)} ${relation} (byte ${offsetBytes}, expected ${end})`,
+        `${before} and tensor ${quoted(name)} ${relation} (byte ${offsetBytes}, expected ${end})`,
       );
     }
     end += bytes;
-    before = `tensor ${JSON.stringify(name)}`;
+    before = `tensor ${quoted(name)}`;
   }
   if (end > fileBytes) {
     throw damaged(

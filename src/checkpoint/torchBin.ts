@@ -8,7 +8,7 @@ import { UserError } from "../errors.ts";
 import { dtypeBytes } from "../torch/dtypes.ts";
 import { type Checkpoint, mappedCheckpoint, type TensorEntry } from "./checkpoint.ts";
 import { numelOf } from "./dtypes.ts";
-import { cannotRead, damaged, refusePointer } from "./faults.ts";
+import { cannotRead, damaged, quoted, refusePointer } from "./faults.ts";
 import { unpickle } from "./pickle.ts";
 import { isView, type Storage, torchHost, type View } from "./torchPickle.ts";
 import { type ReadRange, readZip, startsAsZip, type ZipEntry } from "./zip.ts";
@@ -85,7 +85,7 @@ function fromZip(path: string, fileBytes: number, read: ReadRange): Contents {
     if (entry?.bytes !== bytes) {
       throw damaged(
         path,
-        `storage "${key}" ${entry ? `has ${entry.bytes} bytes instead of ${bytes}` : "is missing"}`,
+        `storage ${quoted(key)} ${entry ? `has ${entry.bytes} bytes instead of ${bytes}` : "is missing"}`,
       );
     }
     offsets.set(key, entry.offsetBytes);
@@ -150,10 +150,10 @@ function legacyOffsets(
       throw damaged(path, "its list of storages is not that of its tensors");
     }
     if (storage.bytes + 8 > fileBytes - at)
-      throw damaged(path, `it is cut off inside of storage "${storage.key}"`);
+      throw damaged(path, `it is cut off inside of storage ${quoted(storage.key)}`);
     const numel = Number(read(at, 8).readBigInt64LE());
     if (numel * dtypeBytes(storage.dtype) !== storage.bytes) {
-      throw damaged(path, `storage "${storage.key}" has ${numel} elements, its tensors say otherwise`);
+      throw damaged(path, `storage ${quoted(storage.key)} has ${numel} elements, its tensors say otherwise`);
     }
     offsets.set(storage.key, at + 8);
     at += 8 + storage.bytes;

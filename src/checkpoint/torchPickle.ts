@@ -3,7 +3,7 @@ import { UserError } from "../errors.ts";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { spanOf } from "./checkpoint.ts";
 import { dtypeOfStorage, dtypeOfTorch, numelOf } from "./dtypes.ts";
-import { damaged } from "./faults.ts";
+import { damaged, quoted } from "./faults.ts";
 import type { PickleGlobal, PickleHost } from "./pickle.ts";
 
 /** Bytes beside the pickle that tensors are views of. */
@@ -49,7 +49,7 @@ export function torchHost(path: string, storages: Map<string, Storage>): PickleH
       if (call) return { name: whole, call };
       if (storageType(whole) || torchType(whole)) return { name: whole };
       throw new UserError(
-        `${path}: its pickle asks for "${whole}", which is refused: only tensors, dicts, lists, numbers and text are read.`,
+        `${path}: its pickle asks for ${quoted(whole)}, which is refused: only tensors, dicts, lists, numbers and text are read.`,
         {
           fix: "Get the model as safetensors; or, if you trust its source, load it with PyTorch and save its state_dict() alone.",
         },
@@ -59,7 +59,7 @@ export function torchHost(path: string, storages: Map<string, Storage>): PickleH
       const storage = storageOf(id, fail);
       const known = storages.get(storage.key);
       if (known && (known.bytes !== storage.bytes || known.dtype !== storage.dtype)) {
-        throw fail(`two descriptions of storage "${storage.key}"`);
+        throw fail(`two descriptions of storage ${quoted(storage.key)}`);
       }
       storages.set(storage.key, known ?? storage);
       return known ?? storage;

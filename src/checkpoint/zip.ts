@@ -3,7 +3,7 @@
  * where it is needed. Format: PKWARE's APPNOTE.TXT 6.3.
  */
 import { UserError } from "../errors.ts";
-import { damaged } from "./faults.ts";
+import { damaged, quoted } from "./faults.ts";
 
 /** Reads a range of a file; the range has been checked to lie inside. */
 export type ReadRange = (offsetBytes: number, lengthBytes: number) => Buffer;
@@ -43,7 +43,7 @@ export function readZip(path: string, fileBytes: number, read: ReadRange): Map<s
   let at = 0;
   for (let index = 0; index < count; index++) {
     const header = parseCentral(path, directory, at);
-    if (entries.has(header.name)) throw damaged(path, `two entries are called "${header.name}"`);
+    if (entries.has(header.name)) throw damaged(path, `two entries are called ${quoted(header.name)}`);
     entries.set(header.name, locate(path, header, offsetBytes, read));
     at = header.end;
   }
@@ -124,7 +124,7 @@ function parseCentral(path: string, directory: Buffer, at: number): CentralHeade
   const compressed = directory.readUInt16LE(at + 10) !== 0 || bytes !== storedBytes;
   if (encrypted || compressed) {
     throw new UserError(
-      `${path}: its entry "${name}" is ${encrypted ? "encrypted" : "compressed"}, which torch.save never does.`,
+      `${path}: its entry ${quoted(name)} is ${encrypted ? "encrypted" : "compressed"}, which torch.save never does.`,
       {
         fix: "Load it with PyTorch and save it again with torch.save.",
       },
@@ -152,13 +152,13 @@ function zip64Extra(extra: Buffer): bigint[] {
 function locate(path: string, header: CentralHeader, directoryOffset: number, read: ReadRange): ZipEntry {
   const { name, bytes, crc32, localOffset } = header;
   if (localOffset > directoryOffset - LOCAL_BYTES)
-    throw damaged(path, `its entry "${name}" lies outside of the file`);
+    throw damaged(path, `its entry ${quoted(name)} lies outside of the file`);
   const local = read(localOffset, LOCAL_BYTES);
   if (local.readUInt32LE() !== LOCAL_SIGNATURE)
-    throw damaged(path, `its entry "${name}" has no header where it should begin`);
+    throw damaged(path, `its entry ${quoted(name)} has no header where it should begin`);
   const offsetBytes = localOffset + LOCAL_BYTES + local.readUInt16LE(26) + local.readUInt16LE(28);
   if (bytes > directoryOffset - offsetBytes)
-    throw damaged(path, `its entry "${name}" lies outside of the file`);
+    throw damaged(path, `its entry ${quoted(name)} lies outside of the file`);
   return { offsetBytes, bytes, crc32 };
 }
 
@@ -167,7 +167,7 @@ function checkDisjoint(path: string, entries: Map<string, ZipEntry>): void {
   for (const [name, { offsetBytes, bytes }] of [...entries].sort(
     (a, b) => a[1].offsetBytes - b[1].offsetBytes,
   )) {
-    if (offsetBytes < end) throw damaged(path, `its entry "${name}" overlaps another`);
+    if (offsetBytes < end) throw damaged(path, `its entry ${quoted(name)} overlaps another`);
     end = offsetBytes + bytes;
   }
 }
