@@ -209,13 +209,14 @@ function divisor(rank: number, rslora: boolean): number {
 function patternFor(patterns: z.output<typeof Patterns>, module: string): number | undefined {
   const name = peftName(module);
   return Object.entries(patterns ?? {}).find(([pattern]) => {
-    return pattern === name || pythonPattern(`^(?:.*\\.)?(?:${pattern})$`).test(name);
+    return pattern === name || pythonPattern(pattern).test(name);
   })?.[1];
 }
 
+/** Of a module's whole name, or of an end of it after a dot. */
 function pythonPattern(pattern: string): RegExp {
   try {
-    return new RegExp(pattern);
+    return new RegExp(`^(?:.*\\.)?(?:${pattern})$`);
   } catch (cause) {
     throw new UserError(`${CONFIG_FILE}: "${pattern}" is no regular expression that can be used here.`, {
       fix: "Write the pattern without what only Python's regular expressions have.",

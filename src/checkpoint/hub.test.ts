@@ -1,0 +1,242 @@
+import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
+import { UserError } from "../errors.ts";
+import { resolveModel } from "./folder.ts";
+import { type PullOptions, type PullProgress, pull } from "./hub.ts";
+
+const COMMIT = "0123456789abcdef0123456789abcdef01234567";
+const root = mkdtempSync(join(tmpdir(), "hub-"));
+const environment = { ...process.env };
+const big = Buffer.from(Array.from({ length: 300_000 }, (_, at) => at % 251));
+const small = Buffer.from('{"hidden_size": 8}');
+
+/** What the hub of a test has, and how it misbehaves. */
+interface Hub {
+  files: Record<string, Buffer>;
+  /** Answers to whole files and ranges that break off after so many bytes, one number an answer. */
+  cuts: number[];
+  ignoresRanges: boolean;
+  /** Sent instead of a file's own bytes. */
+  garbled: Record<string, Buffer>;
+  status: number;
+  /** "path from-to" of each answer with content. */
+  sent: string[];
+  authorization: string | undefined;
+}
+
+let hub: Hub;
+let server: Server;
+let endpoint: string;
+
+beforeEach(async () => {
+  hub = {
+    files: { "config.json": small, "model.safetensors": big, "pytorch_model.bin": Buffer.from("not wanted") },
+    ...{ cuts: [], ignoresRanges: false, garbled: {}, status: 200, sent: [], authorization: undefined },
+  };
+  server = createServer(answer);
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  process.env.HF_HOME = mkdtempSync(join(root, "home-"));
+  for (const name of ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN"]) {
+    delete process.env[name];
+  }
+});
+afterEach(async () => {
+  process.env = { ...environment };
+  server.closeAllConnections();
+  await new Promise((closed) => server.close(closed));
+});
+afterAll(() => rmSync(root, { recursive: true }));
+
+function answer(request: IncomingMessage, response: ServerResponse): void {
+  const path = new URL(request.url!, endpoint).pathname;
+  hub.authorization = request.headers.authorization;
+  const json = (value: unknown): void => {
+    response.setHeader("content-type", "application/json");
+    response.end(JSON.stringify(value));
+  };
+  if (hub.status !== 200) {
+    response.statusCode = hub.status;
+    json({ error: "no" });
+  } else if (/^\/api\/models\/org\/name\/revision\/\w+$/.test(path)) {
+    json({ _id: "1", id: "org/name", sha: COMMIT, lastModified: "2024-01-01T00:00:00.000Z" });
+  } else if (path === `/api/models/org/name/tree/${COMMIT}`) {
+    json(Object.entries(hub.files).map(([name, data]) => listed(name, data)));
+  } else if (path.startsWith(`/org/name/resolve/${COMMIT}/`)) {
+    sendFile(path.slice(`/org/name/resolve/${COMMIT}/`.length), request, response);
+  } else {
+    response.statusCode = 404;
+    json({ error: "Repository not found" });
+  }
+}
+
+function listed(path: string, data: Buffer): object {
+  const oid = createHash("sha1").update(`blob ${data.length}\0`).update(data).digest("hex");
+  const lfs = { oid: createHash("sha256").update(data).digest("hex"), size: data.length };
+  return { type: "file", path, size: data.length, oid, ...(data.length > 1000 ? { lfs } : {}) };
+}
+
+function sendFile(name: string, request: IncomingMessage, response: ServerResponse): void {
+  const data = hub.garbled[name] ?? hub.files[name]!;
+  const [, from, to] = /bytes=(\d+)-(\d*)/.exec(request.headers.range ?? "") ?? [];
+  const probe = from === "0" && to === "0";
+  const ranged = from !== undefined && (probe || !hub.ignoresRanges);
+  const start = ranged ? Number(from) : 0;
+  const end = ranged && to ? Number(to) + 1 : data.length;
+  response.statusCode = ranged ? 206 : 200;
+  response.setHeader("etag", '"etag"');
+  response.setHeader("content-length", end - start);
+  if (ranged) response.setHeader("content-range", `bytes ${start}-${end - 1}/${data.length}`);
+  if (!probe) hub.sent.push(`${name} ${start}-${end}`);
+  const cut = probe ? undefined : hub.cuts.shift();
+  if (cut === undefined) return void response.end(data.subarray(start, end));
+  response.write(data.subarray(start, start + cut), () => setTimeout(() => response.destroy(), 20));
+}
+
+const download = (options: PullOptions = {}): Promise<string> =>
+  pull("org/name", { endpoint, retryMs: 1, ...options });
+
+async function faultOf(running: Promise<unknown>): Promise<UserError> {
+  const thrown = await running.then(
+    () => new Error("it went well"),
+    (cause: unknown) => cause,
+  );
+  if (thrown instanceof UserError) return thrown;
+  throw thrown;
+}
+
+const blobOf = (data: Buffer): string =>
+  join(process.env.HF_HOME!, "hub/models--org--name/blobs", createHash("sha256").update(data).digest("hex"));
+
+describe("pull", () => {
+  it("lays the cache out as Hugging Face's own tools do, so that org/name is found", async () => {
+    const folder = await download();
+    const repository = join(process.env.HF_HOME!, "hub/models--org--name");
+    expect(folder).toBe(join(repository, "snapshots", COMMIT));
+    expect(readFileSync(join(repository, "refs/main"), "utf8")).toBe(COMMIT);
+    expect(readFileSync(join(folder, "model.safetensors")).equals(big)).toBe(true);
+    expect(readlinkSync(join(folder, "model.safetensors"))).toMatch(/^\.\.\/\.\.\/blobs\/[0-9a-f]{64}$/);
+    expect(readlinkSync(join(folder, "config.json"))).toMatch(/^\.\.\/\.\.\/blobs\/[0-9a-f]{40}$/);
+    expect(resolveModel("org/name")).toBe(folder);
+  });
+
+  it("takes weights in one form, and nothing twice", async () => {
+    const folder = await download();
+    expect(existsSync(join(folder, "pytorch_model.bin"))).toBe(false);
+    expect(hub.sent.length).toBe(2);
+    await download();
+    expect(hub.sent.length).toBe(2);
+  });
+
+  it("takes pickles where there is nothing else, and files in folders", async () => {
+    hub.files = { "pytorch_model.bin": big, "deep/er/notes.txt": small, empty: Buffer.of() };
+    const folder = await download();
+    expect(readFileSync(join(folder, "pytorch_model.bin")).equals(big)).toBe(true);
+    expect(readFileSync(join(folder, "deep/er/notes.txt")).equals(small)).toBe(true);
+    expect(readFileSync(join(folder, "empty")).length).toBe(0);
+  });
+
+  it("tells of progress, which only grows and ends at the whole", async () => {
+    const told: PullProgress[] = [];
+    await download({ onProgress: (progress) => told.push(progress) });
+    const done = told.map(({ doneBytes }) => doneBytes);
+    const total = big.length + small.length;
+    expect(done).toEqual(done.toSorted((left, right) => left - right));
+    expect(done.at(-1)).toBe(total);
+    expect(new Set(told.map(({ totalBytes }) => totalBytes))).toEqual(new Set([total]));
+    expect(new Set(told.map(({ file }) => file))).toEqual(new Set(["config.json", "model.safetensors"]));
+  });
+
+  it("goes on where a connection broke off, again and again", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.cuts = [100_000, 50_000, 1];
+    const folder = await download();
+    expect(readFileSync(join(folder, "model.safetensors")).equals(big)).toBe(true);
+    const starts = hub.sent.map((sent) => Number(/ (\d+)-/.exec(sent)![1]));
+    expect(starts).toEqual([0, 100_000, 150_000, 150_001]);
+  });
+
+  it("goes on in a later run where it gave up, and says so", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.cuts = [200_000, 0, 0, 0, 0, 0];
+    const fault = await faultOf(download());
+    expect(fault.message).toContain(
+      "The download of model.safetensors broke off after 195.3 KiB of 293.0 KiB",
+    );
+    expect(fault.fix).toContain("goes on where it stopped");
+    expect(existsSync(join(process.env.HF_HOME!, "hub/models--org--name/refs/main"))).toBe(false);
+    hub.cuts = [];
+    hub.sent = [];
+    const folder = await download();
+    expect(hub.sent).toEqual([`model.safetensors 200000-${big.length}`]);
+    expect(readFileSync(join(folder, "model.safetensors")).equals(big)).toBe(true);
+  });
+
+  it("begins anew where the server ignores ranges", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.cuts = [100_000];
+    hub.ignoresRanges = true;
+    const folder = await download();
+    expect(readFileSync(join(folder, "model.safetensors")).equals(big)).toBe(true);
+  });
+
+  it("refuses a file that is not the one of the listing, and fetches it anew the next time", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.garbled = { "model.safetensors": Buffer.alloc(big.length) };
+    const fault = await faultOf(download());
+    expect(fault.message).toContain("model.safetensors arrived damaged");
+    expect(existsSync(blobOf(big))).toBe(false);
+    hub.garbled = {};
+    expect(existsSync(join(await download(), "model.safetensors"))).toBe(true);
+  });
+
+  it("writes into a folder of one's choice, and mends a file there that is not whole", async () => {
+    const folder = join(root, "chosen");
+    expect(await download({ folder })).toBe(folder);
+    writeFileSync(join(folder, "model.safetensors"), "half");
+    hub.sent = [];
+    await download({ folder });
+    expect(hub.sent).toEqual([`model.safetensors 0-${big.length}`]);
+    expect(readFileSync(join(folder, "model.safetensors")).equals(big)).toBe(true);
+  });
+
+  it("sends the token", async () => {
+    await download({ accessToken: "hf_secret" });
+    expect(hub.authorization).toBe("Bearer hf_secret");
+  });
+
+  it("stops when asked to, and leaves what came", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.cuts = [1000];
+    const control = new AbortController();
+    const running = download({ signal: control.signal, retryMs: 60_000, onProgress: () => control.abort() });
+    await expect(running).rejects.toThrow("aborted");
+  });
+
+  it("refuses a listing that leads out of the folder", async () => {
+    for (const name of ["../evil", "a/../../evil", "/evil", "a\\evil", "C:evil"]) {
+      hub.files = { [name]: small };
+      expect((await faultOf(download())).message).toContain(`a file called "${name}", which is refused`);
+    }
+  });
+
+  it("says what is wrong with the name, the access, the network", async () => {
+    expect((await faultOf(pull("no-such", { endpoint }))).message).toContain(
+      '"no-such" at "main" is no repo',
+    );
+    expect((await faultOf(pull("org/name", { endpoint, revision: "../x" }))).message).toContain("is no repo");
+    expect((await faultOf(pull("org/other", { endpoint }))).message).toContain("does not exist");
+    hub.status = 401;
+    expect((await faultOf(download())).message).toContain("org/name at main may not be read");
+    hub.status = 500;
+    expect((await faultOf(download())).message).toContain("can't be had");
+    expect((await faultOf(pull("org/name", { endpoint: "http://127.0.0.1:1" }))).message).toContain(
+      "The hub can't be reached",
+    );
+  });
+});
