@@ -2,22 +2,14 @@ import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readAdapter } from "../src/checkpoint/peft.ts";
 import type { MicroBatch } from "../src/data/batches.ts";
-import { attentionForward_, mlpForward_ } from "../src/models/decoder.ts";
-import { joinLayer } from "../src/models/join.ts";
 import { disposeLora, type Lora, loraFromAdapter, zeroGradients } from "../src/models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../src/models/weights.ts";
-import { embedText, placeImage_ } from "../src/models/xcomposer.ts";
-import { ropeTables } from "../src/nn/attention.ts";
-import { frozenValues } from "../src/nn/frozen.ts";
-import { rmsNorm } from "../src/nn/norm.ts";
-import { rowsOf } from "../src/nn/rows.ts";
-import { sampleRows } from "../src/step/layers.ts";
 import { DEFAULT_POLICY } from "../src/step/policy.ts";
 import { evalStep, trainStep } from "../src/step/step.ts";
-import { fromArray } from "../src/torch/create.ts";
 import { scope, type Tensor } from "../src/torch/tensor.ts";
 import { type Fixture, readFixture } from "./fixtures.ts";
 import { GOLDEN_CASES, type GoldenCase, goldenBatch } from "./goldenBatch.ts";
+import { logitsAt, trace } from "./hiddenStates.ts";
 import { runToEnd } from "./randomModel.ts";
 import { golden } from "./shared.ts";
 
@@ -63,35 +55,6 @@ function numbers({ data }: Fixture): ArrayLike<number> {
   return Array.from(data as ArrayLike<number | bigint>, Number);
 }
 
-/** Hidden states at every point that the official code was asked about. */
-function trace(batch: MicroBatch, names: Lora | undefined): Map<string, Tensor> {
-  const { config, dtype, device } = model;
-  const states = new Map<string, Tensor>();
-  const hidden = embedText(model, batch.inputIds);
-  for (const { start, end, image } of batch.imageSlices) {
-    runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
-  }
-  states.set("inputs_embeds", hidden.clone());
-  const { headDim: D, heads, kvHeads } = config;
-  const sequence = {
-    rope: ropeTables(batch.positions, D, config.ropeTheta, { dtype, device }),
-    shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
-    imageRows: batch.imageSlices,
-    kvHeads,
-    headGroups: 1,
-    attentionInput: "kept" as const,
-    mlpTileTokens: 512,
-  };
-  for (let index = 0; index < config.layers; index++) {
-    const layer = joinLayer(model, names, index);
-    attentionForward_(hidden, layer, sequence);
-    mlpForward_(hidden, layer, sequence);
-    states.set(`layer_out.${index}`, hidden.clone());
-  }
-  states.set("final_norm", rmsNorm(hidden, { weight: model.norm, eps: config.rmsEps }));
-  return states;
-}
-
 describe.each(GOLDEN_CASES)("golden case %s", (name: GoldenCase) => {
   const expected = readFixture(golden(`tiny_cases/${name}.safetensors`));
   let batch: MicroBatch;
@@ -109,7 +72,7 @@ describe.each(GOLDEN_CASES)("golden case %s", (name: GoldenCase) => {
 
   it("has the official embeddings, hidden states of every layer and logits", () => {
     scope(() => {
-      const states = trace(batch, undefined);
+      const states = trace(model, undefined, batch);
       let compared = 0;
       for (const [point, state] of states) {
         const fixture = expected[point];
@@ -118,14 +81,7 @@ describe.each(GOLDEN_CASES)("golden case %s", (name: GoldenCase) => {
         compared++;
       }
       expect(compared).toBeGreaterThanOrEqual(4);
-      const rows = fromArray(
-        Int32Array.from(numbers(expected.label_positions!)),
-        [expected.label_positions!.data.length],
-        {
-          dtype: "int64",
-        },
-      );
-      const logits = states.get("final_norm")!.indexSelect(0, rows).mm(frozenValues(model.head).t());
+      const logits = logitsAt(model, states, numbers(expected.label_positions!));
       expect(kept(logits, expected.logits_label!)).toMatchArray(numbers(expected.logits_label!), {
         atol: ATOL,
       });

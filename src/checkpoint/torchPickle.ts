@@ -112,6 +112,9 @@ function rebuild(args: readonly unknown[], type: unknown, fail: Fail): View {
   ) {
     throw fail("a tensor with a malformed description");
   }
+  const repeats = shape.some((extent, dim) => extent > 1 && strides[dim] === 0);
+  if (repeats)
+    throw fail(`a tensor [${shape.slice(0, MAX_DIMS)}] that repeats its elements (an expanded one)`);
   const numel = numelOf(shape);
   const storageNumel = storage!.bytes / dtypeBytes(dtype);
   const inside = numel === 0 || (numel <= storageNumel && offset + spanOf(shape, strides) <= storageNumel);
