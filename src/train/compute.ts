@@ -36,6 +36,11 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   return { dtype: options.dtype ? DTYPES[options.dtype] : storedType(model), device };
 }
 
+/** Lets what comes next in this process have all the memory there is. */
+export function liftCap(): void {
+  setCap("cpu", undefined);
+}
+
 /** Bytes at the peak since the last call; 0 where nothing tracks them. */
 export function takePeakBytes(device: Device): number {
   if (device.startsWith("cuda")) return 0;

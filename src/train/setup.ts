@@ -18,7 +18,7 @@ import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/o
 import { layerPolicies, Policy, placesOf } from "../step/policy.ts";
 import { type Device, scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
-import { type Compute, startCompute } from "./compute.ts";
+import { type Compute, liftCap, startCompute } from "./compute.ts";
 import { type ReadOptions, readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import type { TrainOptions } from "./options.ts";
 import { checkSameRun, openOutput } from "./resume.ts";
@@ -61,6 +61,7 @@ export async function openRun(
 ): Promise<Run> {
   const checkpoint = await openOutput(given.output, given.resume, notice);
   const compute = startCompute(given.model, given);
+  closers.push(liftCap);
   const options = settled(given, compute);
   const config = configOf(options.model);
   const policy = policyOf(options);
@@ -141,8 +142,9 @@ async function openData(
   };
   const ready = await readySamples(options.data, read);
   const evaluated = options.eval_data && (await readySamples(options.eval_data, read));
-  const skipped = ready.skipped.length + (evaluated?.skipped.length ?? 0);
-  if (skipped > 0) notice(`left out ${skipped} samples that cannot be used`);
+  const skipped = [...ready.skipped, ...(evaluated?.skipped ?? [])];
+  if (skipped.length > 0) notice(`left out ${skipped.length} samples that cannot be used:`);
+  for (const { message } of skipped) notice(`  ${message}`);
   const sampler = samplerOf(ready, options);
   return {
     samples: ready.samples,

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
-import { UserError } from "../errors.ts";
+import type { UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import { clipCoefficient, gradientNorm, stepAdamW } from "../step/optimizer.ts";
 import { type StepPhase, type StepResult, trainStep } from "../step/step.ts";
@@ -20,6 +20,7 @@ import { ADAPTER_FOLDER, BEST_FOLDER } from "./resume.ts";
 import { appendRecord, EVALS_FILE, type EvalRecord, STEPS_FILE, type StepRecord } from "./runLog.ts";
 import { learningRate } from "./schedule.ts";
 import { type Closers, openRun, type Run } from "./setup.ts";
+import { doesNotFit, namesOf, notFinite, withWayOn } from "./stops.ts";
 
 export type TrainEvent =
   | { event: "start"; options: TrainOptions; step: number; totalSteps: number; samples: number }
@@ -49,7 +50,9 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
     const run = await openRun(trainOptions(input), (text) => emit({ event: "notice", text }), closers);
     const { step, totalSteps } = run.state;
     emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
-    return await runToEnd({ ...run, signal, emit, saved: step > 0 });
+    return await runToEnd({ ...run, signal, emit, saved: run.checkpoint !== undefined, stepSamples: [] });
+  } catch (thrown) {
+    throw thrown instanceof OutOfMemoryError ? doesNotFit("The run", thrown) : thrown;
   } finally {
     for (const close of closers.reverse()) await close();
   }
@@ -60,18 +63,16 @@ interface Running extends Run {
   emit: (event: TrainEvent) => void;
   /** Whether the state is that of the last checkpoint. */
   saved: boolean;
+  /** Of the current step, as far as this process has seen them. */
+  stepSamples: SampleSource[];
 }
 
 async function runToEnd(run: Running): Promise<TrainResult> {
-  const { state, data, options, emit } = run;
-  const { samples, sampler, packing, draws, pictures } = data;
-  const onBadPicture = (_: SampleSource, { message }: UserError): void =>
-    emit({ event: "notice", text: message });
-  const source = { samples, sampler, packing, draws, pictures, ...(options.skip_bad && { onBadPicture }) };
-  const batches = createBatches(source, state.data);
+  const { state, options } = run;
+  const batches = openBatches(run);
   try {
     for (;;) {
-      await evaluateWhenDue(run);
+      if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
       if (isDue(run, options.save_every) && !run.saved) await save(run);
       if (state.step === state.totalSteps) return await finish(run);
       const outcome = await takeStep(run, batches);
@@ -83,6 +84,20 @@ async function runToEnd(run: Running): Promise<TrainResult> {
   }
 }
 
+/** The micro-batches from where the run stands; with skip_bad, samples whose picture is gone by now are left out, and each is told once. */
+function openBatches({ state, data, options, emit }: Running): AsyncGenerator<MicroBatch> {
+  const { samples, sampler, packing, draws, pictures } = data;
+  const source = { samples, sampler, packing, draws, pictures };
+  if (!options.skip_bad) return createBatches(source, state.data);
+  const left = new Set(samples.map((sample) => describeSource(sample.source)));
+  const onBadPicture = (sample: SampleSource, error: UserError): void => {
+    if (!left.delete(describeSource(sample))) return;
+    if (left.size === 0) throw error; // else the search for one that is good would never end
+    emit({ event: "notice", text: `left out: ${error.message}` });
+  };
+  return createBatches({ ...source, onBadPicture }, state.data);
+}
+
 /** One optimizer step, or as much of it as comes before an interruption. */
 async function takeStep(
   run: Running,
@@ -92,7 +107,7 @@ async function takeStep(
   while (state.accumulated.microBatches < options.gradient_accumulation) {
     if (signal?.aborted) return "interrupted";
     const startMs = performance.now();
-    const { value: batch, done } = await batches.next();
+    const { value: batch, done } = await withWayOn(run, () => batches.next());
     if (done) break;
     const result = await accumulate(run, batch);
     state.microBatches += 1;
@@ -110,15 +125,22 @@ async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> 
   const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
   const lossScale = weightOf(options, batch.labelTokens);
   const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
-  try {
-    const steps = trainStep(model, lora, batch, policy, { lossScale, dropoutSeed });
-    const result = await drive(steps, (phase) => emit({ event: "phase", step, microBatch, phase }));
-    emit({ event: "microBatch", step, microBatch, loss: result.loss, samples: batch.samples });
-    if (Number.isFinite(result.loss)) return result;
-  } catch (thrown) {
-    throw thrown instanceof OutOfMemoryError ? outOfMemory(run, batch, thrown) : thrown;
+  const steps = trainStep(model, lora, batch, policy, { lossScale, dropoutSeed });
+  const result = await drive(steps, (phase) => emit({ event: "phase", step, microBatch, phase })).catch(
+    (thrown) => {
+      throw thrown instanceof OutOfMemoryError ? doesNotFit(subjectOf(batch, step), thrown, run) : thrown;
+    },
+  );
+  emit({ event: "microBatch", step, microBatch, loss: result.loss, samples: batch.samples });
+  if (!Number.isFinite(result.loss)) {
+    throw await notFinite(run, `the loss of ${namesOf(batch.samples)}`, run.saved);
   }
-  throw notFinite(run, "loss", `The loss of ${namesOf(batch.samples)}`);
+  run.stepSamples.push(...batch.samples);
+  return result;
+}
+
+function subjectOf({ samples, inputIds }: MicroBatch, step: number): string {
+  return `Step ${step}: ${namesOf(samples)} (${inputIds.length.toLocaleString("en-US")} tokens)`;
 }
 
 /** What a micro-batch counts for in its step: one as another, or by their labels. */
@@ -151,11 +173,14 @@ async function updateFactors(run: Running): Promise<void> {
   const { weightSum, lossSum, tokens, dataWaitMs, epoch, ...sums } = state.accumulated;
   const startMs = performance.now();
   const gradNorm = gradientNorm(optimizer.parameters) / weightSum;
-  if (!Number.isFinite(gradNorm)) throw notFinite(run, "gradient", "The gradient");
+  if (!Number.isFinite(gradNorm)) {
+    throw await notFinite(run, `the gradient of ${namesOf(run.stepSamples)}`, run.saved);
+  }
   const lr = learningRate(state.step + 1, schedule);
   stepAdamW(optimizer, lr, clipCoefficient(gradNorm, options.max_grad_norm) / weightSum);
   state.step += 1;
   state.accumulated = EMPTY_STEP;
+  run.stepSamples = [];
   run.saved = false;
 
   const stepMs = sums.elapsedMs + performance.now() - startMs;
@@ -171,7 +196,7 @@ async function updateFactors(run: Running): Promise<void> {
     dataWaitRatio: dataWaitMs / stepMs,
     epoch,
   };
-  await appendRecord(join(options.output, STEPS_FILE), record);
+  await withWayOn(run, () => appendRecord(join(options.output, STEPS_FILE), record));
   emit({ event: "step", record, totalSteps: state.totalSteps });
 }
 
@@ -181,25 +206,30 @@ function isDue({ state }: Running, every: number | undefined): boolean {
   return step > 0 && (step === totalSteps || (every !== undefined && step % every === 0));
 }
 
-async function evaluateWhenDue(run: Running): Promise<void> {
+async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   const { state, options, data, emit, signal } = run;
   const { step, evals } = state;
-  if (data.evalSamples.length === 0 || !isDue(run, options.eval_every)) return;
-  if (evals.at(-1)?.step === step || signal?.aborted) return;
-  const evaluation = await evaluate(data.evalSamples, { ...run, ...data });
-  if (!evaluation) return;
+  const due = data.evalSamples.length > 0 && isDue(run, options.eval_every) && evals.at(-1)?.step !== step;
+  if (!due) return "done";
+  if (signal?.aborted) return "interrupted";
+  const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, { ...run, ...data }));
+  if (!evaluation) return "interrupted";
+  if (!Number.isFinite(evaluation.loss)) throw await notFinite(run, "the loss on eval_data", run.saved);
   const record: EvalRecord = { step, ...evaluation };
   const best = evals.every(({ loss }) => record.loss < loss);
   state.evals = [...evals, record];
   run.saved = false;
-  if (best) await onDisk(run, () => saveAdapter(join(options.output, BEST_FOLDER), trainedOf(run)));
-  await appendRecord(join(options.output, EVALS_FILE), record);
+  await withWayOn(run, async () => {
+    if (best) await saveAdapter(join(options.output, BEST_FOLDER), trainedOf(run));
+    await appendRecord(join(options.output, EVALS_FILE), record);
+  });
   emit({ event: "eval", record, best });
+  return "done";
 }
 
 async function save(run: Running): Promise<void> {
   const { options, state, emit } = run;
-  run.checkpoint = await onDisk(run, () => saveCheckpoint(options.output, state, trainedOf(run)));
+  run.checkpoint = await withWayOn(run, () => saveCheckpoint(options.output, state, trainedOf(run)));
   run.saved = true;
   await pruneCheckpoints(options.output, options.keep_checkpoints);
   emit({ event: "checkpoint", step: state.step, folder: run.checkpoint });
@@ -207,7 +237,7 @@ async function save(run: Running): Promise<void> {
 
 async function finish(run: Running): Promise<TrainResult> {
   const adapter = join(run.options.output, ADAPTER_FOLDER);
-  await onDisk(run, () => saveAdapter(adapter, trainedOf(run)));
+  await withWayOn(run, () => saveAdapter(adapter, trainedOf(run)));
   return { ended: "finished", step: run.state.step, adapter };
 }
 
@@ -218,50 +248,4 @@ async function interrupt(run: Running): Promise<TrainResult> {
 
 function trainedOf({ lora, optimizer, options }: Run): Trained {
   return { lora, optimizer, baseModel: options.model };
-}
-
-/** Adds to an error of the disk what is safe and how to go on. */
-async function onDisk<T>(run: Run, write: () => Promise<T>): Promise<T> {
-  try {
-    return await write();
-  } catch (cause) {
-    if (!(cause instanceof UserError)) throw cause;
-    throw new UserError(cause.message, { fix: [cause.fix, howToGoOn(run)].join("\n"), cause });
-  }
-}
-
-function howToGoOn({ checkpoint, options }: Run): string {
-  if (checkpoint === undefined) return "There is no checkpoint yet: then start again.";
-  return `The last good checkpoint is ${checkpoint}. Go on from it: npx lorafit train --resume ${options.output}`;
-}
-
-function outOfMemory(run: Running, batch: MicroBatch, cause: OutOfMemoryError): UserError {
-  const tokens = batch.inputIds.length.toLocaleString("en-US");
-  return new UserError(
-    `Step ${run.state.step + 1}: ${namesOf(batch.samples)} (${tokens} tokens) does not fit: ${cause.message}.`,
-    {
-      fix: `Pass more --memory, a lower --hd-num, or --boundaries host, a higher --head-groups, a smaller --mlp-tile.\n${howToGoOn(run)}`,
-      cause,
-    },
-  );
-}
-
-function notFinite(
-  { state, checkpoint, options }: Running,
-  what: "loss" | "gradient",
-  subject: string,
-): UserError {
-  const good =
-    checkpoint === undefined ? "There is no checkpoint yet" : `The last good checkpoint is ${checkpoint}`;
-  const start = checkpoint === undefined ? "" : `--adapter ${checkpoint} `;
-  return new UserError(`Step ${state.step + 1}: ${subject} is not a finite number. ${good}.`, {
-    fix:
-      what === "loss"
-        ? `Look at it with lorafit preview, leave it out, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`
-        : `Start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
-  });
-}
-
-function namesOf(samples: readonly SampleSource[]): string {
-  return samples.map(describeSource).join(", ");
 }

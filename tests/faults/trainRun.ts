@@ -1,0 +1,112 @@
+/** Runs of a very small model on a handful of samples, for tests of what happens to a run. */
+import { createHash } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import sharp from "sharp";
+import { afterAll } from "vitest";
+import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
+import type { TrainInput } from "../../src/train/options.ts";
+import { type TrainEvent, type TrainResult, train } from "../../src/train/trainer.ts";
+import { lcg } from "../randomModel.ts";
+
+const SIZES = {
+  ...{ hidden: 32, layers: 2, heads: 4, kvHeads: 2, ffn: 48, vocab: 97, ploraRank: 4 },
+  ...{ visionHidden: 16, visionLayers: 1, visionHeads: 2, visionFfn: 24 },
+};
+/** Of each sample; those with a picture have 313 tokens more. */
+const TEXT_TOKENS = [9, 30, 14, 25, 7, 40, 18];
+const WITH_PICTURE = [2, 5];
+
+export interface Workplace {
+  folder: string;
+  /** The checkpoint's folder. */
+  model: string;
+  pictures: string[];
+  /** Options that every run here begins with: file order, a step a micro-batch. */
+  input: TrainInput & { data: string };
+}
+
+/** A folder with a checkpoint and seven samples, two with pictures; removed after the tests of the file. */
+export async function makeWorkplace(): Promise<Workplace> {
+  const folder = mkdtempSync(join(tmpdir(), "faults-"));
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  const model = join(folder, "model");
+  writeTinyCheckpoint(model, { ...TINY, ...SIZES });
+  const random = lcg(5);
+  const lines = TEXT_TOKENS.map((count, sample) => {
+    const ids = Array.from({ length: count }, () => 3 + Math.floor(random() * (SIZES.vocab - 3)));
+    const picture = WITH_PICTURE.includes(sample);
+    const input_ids = picture ? [1, -200, ...ids] : [1, ...ids];
+    const labels = input_ids.map((id, at) => (at < input_ids.length / 2 ? -100 : id));
+    return { input_ids, labels, ...(picture && { images: [`${sample}.png`], hd_num: 1 }) };
+  });
+  const data = join(folder, "data.jsonl");
+  writeFileSync(data, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+  const pictures = WITH_PICTURE.map((sample) => join(folder, `${sample}.png`));
+  for (const [index, path] of pictures.entries()) {
+    const background = { r: 200, g: 90 * index, b: 40 };
+    await sharp({ create: { width: 90, height: 60, channels: 3, background } }).toFile(path);
+  }
+  return {
+    folder,
+    model,
+    pictures,
+    input: {
+      ...{ model, data, lora_r: 2, lora_alpha: 4, lora_dropout: 0, learning_rate: 1e-2, warmup_steps: 0 },
+      ...{ shuffle: false, gradient_accumulation: 1, save_every: 1000, device: "cpu", threads: 1 },
+    },
+  };
+}
+
+/** A run to its end or to an error, with what it told. */
+export async function runWith(
+  input: TrainInput,
+  { stopAfterMicroBatches = Number.POSITIVE_INFINITY, onEvent = (_: TrainEvent): void => {} } = {},
+): Promise<{ events: TrainEvent[] } & ({ result: TrainResult } | { error: unknown })> {
+  const events: TrainEvent[] = [];
+  const interruption = new AbortController();
+  let microBatches = 0;
+  const hear = (event: TrainEvent): void => {
+    events.push(event);
+    onEvent(event);
+    if (event.event === "microBatch" && ++microBatches === stopAfterMicroBatches) interruption.abort();
+  };
+  try {
+    return { events, result: await train(input, { signal: interruption.signal, onEvent: hear }) };
+  } catch (error) {
+    return { events, error };
+  }
+}
+
+export function noticesOf(events: readonly TrainEvent[]): string[] {
+  return events.flatMap((event) => (event.event === "notice" ? [event.text] : []));
+}
+
+/** All of a run's result that must not depend on when it was stopped: adapters to the byte, and the numbers of its logs. */
+export function resultOf(output: string): Record<string, unknown> {
+  const adapters = ["adapter", "best"].flatMap((name) => hashesBelow(join(output, name)));
+  return {
+    adapters,
+    steps: numbersOf(join(output, "steps.jsonl")),
+    evals: numbersOf(join(output, "evals.jsonl")),
+  };
+}
+
+function hashesBelow(folder: string): [file: string, sha256: string][] {
+  let names: string[] = [];
+  try {
+    names = readdirSync(folder).sort();
+  } catch {}
+  const hashOf = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
+  return names.map((name) => [name, hashOf(join(folder, name))]);
+}
+
+/** Records without what a clock or the history of the process has said. */
+function numbersOf(path: string): object[] {
+  const lines = readFileSync(path, "utf8").split("\n").filter(Boolean);
+  return lines.map((line) => {
+    const { stepMs: _, tokensPerSecond: __, dataWaitRatio: ___, peakBytes: ____, ...rest } = JSON.parse(line);
+    return rest;
+  });
+}
