@@ -78,7 +78,12 @@ export function openAsideFolder(path: string): AsideFolder {
         flush(dirname(path));
         rmSync(replaced, { recursive: true, force: true });
       }),
-    discard: () => rmSync(aside, { recursive: true, force: true }),
+    discard() {
+      rmSync(aside, { recursive: true, force: true });
+      if (!existsSync(replaced)) return;
+      if (existsSync(path)) rmSync(replaced, { recursive: true, force: true });
+      else renameSync(replaced, path); // the successor did not get its name
+    },
   };
 }
 

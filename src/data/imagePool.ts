@@ -109,6 +109,7 @@ function workerLane(url: URL, settings: ImageSettings): Lane {
       });
     },
     async close() {
+      worker?.removeAllListeners("message"); // an answer that comes now would unref it, and the process end while it waits here
       await worker?.terminate();
     },
   };

@@ -1,6 +1,7 @@
 /** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
 import { createBatches, layoutBatch, type PictureLoader } from "../data/batches.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../data/dialogue.ts";
+import type { SampleSource } from "../data/samples.ts";
 import { fileOrder } from "../data/sampling.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PreparedSample } from "../data/validate.ts";
@@ -88,15 +89,16 @@ export async function* sampleAnswers(
   }
 }
 
-/** All of it in one record; undefined where the signal came before the end. */
+/** All of it in one record, or the first sample whose loss is NaN or Infinity; undefined where the signal came before the end. */
 export async function evaluate(
   samples: readonly PreparedSample[],
   evaluator: Evaluator,
-): Promise<Evaluation | undefined> {
+): Promise<Evaluation | { notFinite: SampleSource } | undefined> {
   const losses: SampleLoss[] = [];
-  for await (const loss of sampleLosses(samples, evaluator)) {
+  for await (const sample of sampleLosses(samples, evaluator)) {
     if (evaluator.signal?.aborted) return undefined;
-    losses.push(loss);
+    if (!Number.isFinite(sample.loss)) return { notFinite: samples[sample.index]!.source };
+    losses.push(sample);
   }
   const answers: Answer[] = [];
   for await (const scored of sampleAnswers(samples, evaluator)) {

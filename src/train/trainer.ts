@@ -214,7 +214,8 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   if (signal?.aborted) return "interrupted";
   const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, { ...run, ...data }));
   if (!evaluation) return "interrupted";
-  if (!Number.isFinite(evaluation.loss)) throw await notFinite(run, "the loss on eval_data", run.saved);
+  if ("notFinite" in evaluation)
+    throw await notFinite(run, `the loss of ${namesOf([evaluation.notFinite])}`, run.saved);
   const record: EvalRecord = { step, ...evaluation };
   const best = evals.every(({ loss }) => record.loss < loss);
   state.evals = [...evals, record];

@@ -110,7 +110,7 @@ it("a disk that takes no more ends the run with what to do, and the checkpoint b
   await runWith({ ...long, output }, { stopAfterMicroBatches: 9 });
   const before = await lastGoodCheckpoint(output, () => expect.unreachable());
   const child = start(writeConfig("full", { ...long, output }), "ulimit -f 6"); // KiB that a file may have
-  expect(await child.ended).toBe(1);
+  expect(await child.ended, child.stderr()).toBe(1);
   expect(child.stderr()).toMatch(/error: .* cannot be written: EFBIG/);
   expect(child.stderr()).toContain(`The last good checkpoint is ${before?.folder}.`);
   expect(child.stderr()).toContain(`npx lorafit train --resume ${output}`);

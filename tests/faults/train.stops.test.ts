@@ -1,0 +1,160 @@
+/** What stops a run, or nearly: numbers that are not finite, too little memory, pictures that vanish, a disk that fails. */
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { UserError } from "../../src/errors.ts";
+import { liveTensors, memoryStats } from "../../src/torch/device.ts";
+import type { TrainInput } from "../../src/train/options.ts";
+import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+
+const { folder, input, pictures } = await makeWorkplace();
+let count = 0;
+let output: string;
+beforeEach(() => {
+  output = join(folder, `run-${count++}`);
+});
+
+async function errorOf(
+  options: Partial<TrainInput>,
+  hooks: Parameters<typeof runWith>[1] = {},
+): Promise<UserError> {
+  const outcome = await runWith({ ...input, output, ...options } as TrainInput, hooks);
+  if (!("error" in outcome)) throw new Error(`the run ended: ${JSON.stringify(outcome.result)}`);
+  if (!(outcome.error instanceof UserError)) throw outcome.error;
+  return outcome.error;
+}
+
+describe("a loss or gradient that is not finite", () => {
+  // at this rate the factors are so large after step 3 that all is infinite; step 1 and 2 come before the warm-up's end
+  const diverging = { max_steps: 9, learning_rate: 1e30, warmup_steps: 2, weight_decay: 0 };
+
+  it("names step, sample, and no checkpoint where there is none", async () => {
+    const { message, fix } = await errorOf(diverging);
+    expect(message).toBe(
+      `Step 3: the loss of ${input.data}:3: sample 2 is not a finite number. There is no good checkpoint before it.`,
+    );
+    expect(fix).toContain(`--learning-rate ${diverging.learning_rate / 2} --output <another folder>`);
+  });
+
+  it("names the last checkpoint whose factors gave a finite loss, not the one that broke it", async () => {
+    const { message, fix } = await errorOf({ ...diverging, save_every: 1 });
+    const good = join(output, "checkpoint-1");
+    expect(message).toContain(`The last good checkpoint is ${good}.`);
+    expect(fix).toContain(`--adapter ${good} `);
+    const again = { ...input, adapter: good, max_steps: 2, output: join(output, "anew") };
+    expect(await runWith(again)).toMatchObject({ result: { ended: "finished" } });
+  });
+
+  it("stops an evaluation too", async () => {
+    const { message } = await errorOf({ ...diverging, eval_data: input.data, eval_every: 1 });
+    expect(message).toContain(`the loss of ${input.data}:1: sample 0 is not a finite number`);
+    expect(existsSync(join(output, "best"))).toBe(true);
+  });
+});
+
+describe("too little memory", () => {
+  const cap = (bytes: number): Partial<TrainInput> => ({ max_steps: 9, memory: bytes });
+
+  it("for a micro-batch names step, sample, tokens and what to do, and gives back every byte", async () => {
+    const before = [memoryStats("cpu").liveBytes, liveTensors()];
+    const { message, fix } = await errorOf(cap(700_000));
+    expect(message).toMatch(
+      /^Step 3: .*data\.jsonl:3: sample 2 \(328 tokens\) does not fit: out of memory on cpu: /,
+    );
+    expect(message).toContain("cap 683.6 KiB");
+    expect(fix).toMatch(/Pass more --memory, a lower --hd-num/);
+    expect([memoryStats("cpu").liveBytes, liveTensors()]).toEqual(before);
+    expect(memoryStats("cpu").capBytes).toBeUndefined();
+
+    const after = await runWith({ ...input, output, max_steps: 3 } as TrainInput);
+    expect(after).toMatchObject({ result: { ended: "finished" } });
+  });
+
+  it("for the model is said as well", async () => {
+    const before = memoryStats("cpu").liveBytes;
+    const { message, fix } = await errorOf(cap(20_000));
+    expect(message).toMatch(/^The run does not fit: out of memory on cpu: /);
+    expect(fix).toContain("--memory");
+    expect(memoryStats("cpu").liveBytes).toBe(before);
+  });
+
+  it("a run that fits gives back every byte too, also where it is interrupted", async () => {
+    const before = [memoryStats("cpu").liveBytes, liveTensors()];
+    await runWith({ ...input, output, max_steps: 6, gradient_accumulation: 2 }, { stopAfterMicroBatches: 3 });
+    expect([memoryStats("cpu").liveBytes, liveTensors()]).toEqual(before);
+  });
+});
+
+describe("a picture that vanishes during the run", () => {
+  const away = (path: string): string => `${path}.away`;
+  const hide = (paths: string[]) => (event: { event: string }) => {
+    if (event.event === "start") for (const path of paths) renameSync(path, away(path));
+  };
+  afterEach(() => {
+    for (const path of pictures) if (existsSync(away(path))) renameSync(away(path), path);
+  });
+
+  it("stops it with the sample, the picture and the way on", async () => {
+    const onEvent = hide(pictures);
+    const { message, fix } = await errorOf({ max_steps: 9, save_every: 1 }, { onEvent });
+    expect(message).toContain(`${input.data}:3: sample 2 shows a picture that can't be used.`);
+    expect(message).toContain(pictures[0]);
+    expect(fix).toContain(`npx lorafit train --resume ${output}`);
+    for (const path of pictures) renameSync(away(path), path);
+    const rest = await runWith({ ...input, output, max_steps: 9, save_every: 1, resume: true });
+    expect(rest).toMatchObject({ result: { ended: "finished", step: 9 } });
+  });
+
+  it("with skip_bad is left out, said once, and the run ends when the rest is done", async () => {
+    const onEvent = hide(pictures);
+    const options = { ...input, output, epochs: 3, gradient_accumulation: 5, skip_bad: true };
+    const { events, ...end } = await runWith(options, { onEvent });
+    expect(end).toMatchObject({ result: { ended: "finished", step: 3 } }); // 15 samples of 21
+    expect(noticesOf(events).filter((text) => text.startsWith("left out: "))).toHaveLength(2);
+  });
+
+  it("with skip_bad ends a run of which no sample is left", async () => {
+    const data = join(folder, "pictures.jsonl");
+    const lines = readFileSync(input.data, "utf8").split("\n");
+    writeFileSync(data, `${lines[2]}\n${lines[5]}\n`);
+    const { message } = await errorOf({ data, max_steps: 9, skip_bad: true }, { onEvent: hide(pictures) });
+    expect(message).toContain("shows a picture that can't be used");
+  });
+});
+
+it("samples that are bad from the start are named and counted with skip_bad", async () => {
+  const data = join(folder, "some.jsonl");
+  const good = readFileSync(input.data, "utf8");
+  writeFileSync(
+    data,
+    `${good}{"input_ids": [1, -200, 5], "labels": [-100, -100, 5], "images": ["nowhere.png"]}\n`,
+  );
+  const outcome = await runWith({ ...input, data, output, max_steps: 1, skip_bad: true });
+  expect(outcome).toMatchObject({ result: { ended: "finished" } });
+  expect(noticesOf(outcome.events)).toEqual([
+    "left out 1 samples that cannot be used:",
+    expect.stringMatching(/^ {2}.*some\.jsonl:8: sample 7 .*nowhere\.png/),
+  ]);
+});
+
+it("timers fire between the segments of a step", async () => {
+  let [phases, turns] = [0, 0];
+  const tick = (): void => {
+    turns++;
+    timer = setImmediate(tick);
+  };
+  let timer = setImmediate(tick);
+  let turnsInStep = 0;
+  await runWith(
+    { ...input, output, max_steps: 1 },
+    {
+      onEvent: ({ event }) => {
+        if (event === "phase" && phases++ === 0) turnsInStep = -turns;
+        if (event === "microBatch") turnsInStep += turns;
+      },
+    },
+  );
+  clearImmediate(timer);
+  expect(phases).toBeGreaterThan(4); // two layers there and back, and the loss
+  expect(turnsInStep).toBeGreaterThanOrEqual(phases - 1);
+});
