@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { disposeLora } from "../../src/models/lora.ts";
+import { createAdamW, disposeAdamW, loraParameters, momentTensors } from "../../src/step/optimizer.ts";
 import {
   EMPTY_STEP,
   lastGoodCheckpoint,
@@ -13,7 +14,6 @@ import {
   type TrainerState,
 } from "../../src/train/checkpoints.ts";
 import { mendFolders } from "../../src/train/folders.ts";
-import { createAdamW, disposeAdamW, loraParameters, momentTensors } from "../../src/train/optimizer.ts";
 import { randomLora, smallConfig } from "../randomModel.ts";
 
 /** The disk: from operation `failAt` on it refuses one operation (full), or all that follow (the process was killed). */
