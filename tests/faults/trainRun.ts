@@ -93,7 +93,7 @@ export function resultOf(output: string): Record<string, unknown> {
   };
 }
 
-function hashesBelow(folder: string): [file: string, sha256: string][] {
+export function hashesBelow(folder: string): [file: string, sha256: string][] {
   let names: string[] = [];
   try {
     names = readdirSync(folder).sort();

@@ -1,0 +1,86 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import { trainOptions } from "../train/options.ts";
+import type { StepRecord } from "../train/runLog.ts";
+import { Output } from "./report.ts";
+import { TrainReport } from "./trainReport.ts";
+
+const options = { ...trainOptions({ model: "4khd", data: "data.txt", output: "runs/7" }), memory: 2 ** 31 };
+
+let [stdout, stderr] = ["", ""];
+beforeEach(() => {
+  [stdout, stderr] = ["", ""];
+});
+
+function reportTo({ json = false, terminal = true } = {}): TrainReport {
+  const output = new Output({
+    json,
+    stdout: { write: (text) => (stdout += text), isTTY: terminal },
+    stderr: { write: (text) => (stderr += text), isTTY: terminal, columns: 200 },
+    environment: {},
+  });
+  const report = new TrainReport(output);
+  report.show({ event: "start", options, step: 0, totalSteps: 80, samples: 12544 });
+  return report;
+}
+
+function stepRecord(step: number, changes: Partial<StepRecord> = {}): StepRecord {
+  const rates = { lr: 3.1e-5, tokensPerSecond: 1912, dataWaitRatio: 0.03, stepMs: 8600 };
+  return {
+    step,
+    loss: 0.412,
+    gradNorm: 1.5,
+    tokens: 16443,
+    peakBytes: 2 ** 30,
+    epoch: 0,
+    ...rates,
+    ...changes,
+  };
+}
+
+describe("a run on a terminal", () => {
+  it("begins with model, samples and course", () => {
+    reportTo();
+    expect(stderr).toMatch(/^4khd, LoRA r 64, .*; 12,544 samples, 80 steps, into runs\/7\n$/);
+  });
+
+  it("has one line that lives: loss, rate, speed, memory, share of waiting, and time left", () => {
+    reportTo().show({ event: "step", record: stepRecord(43), totalSteps: 80 });
+    const [, line] = stderr.split("\r");
+    expect(line).toContain("step 43/80  loss 0.4120 ▁  lr 3.1e-5  1,912 tok/s  1.0 GiB of 2.0 GiB ████▌");
+    expect(line).toContain("step 8.6 s  data 3%  5 min 18 s left");
+    expect(stdout).toBe("");
+  });
+
+  it("keeps a line for each evaluation and checkpoint", () => {
+    const report = reportTo();
+    const record = { step: 20, loss: 0.5, samples: 4, labelTokens: 90, exactMatch: 0.25, anls: 0.5 };
+    report.show({ event: "eval", record, best: true });
+    report.show({ event: "checkpoint", step: 20, folder: "runs/7/checkpoint-20" });
+    expect(stderr).toContain("step 20: eval loss 0.5000, exact match 0.250, ANLS 0.500 (best so far)\n");
+    expect(stderr).toContain("saved runs/7/checkpoint-20\n");
+  });
+
+  it("ends with where the adapter is, or with how to go on", () => {
+    const report = reportTo();
+    for (const [step, loss] of [
+      [1, 2],
+      [2, 0.5],
+    ] as const)
+      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 2 });
+    report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
+    expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
+    report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
+    expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
+  });
+});
+
+it("for scripts prints one object a step with exactly the fields that are promised", () => {
+  const report = reportTo({ json: true, terminal: false });
+  report.show({ event: "step", record: stepRecord(1), totalSteps: 80 });
+  expect(
+    stdout
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => Object.keys(JSON.parse(line))),
+  ).toEqual([["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "peakBytes"]]);
+});

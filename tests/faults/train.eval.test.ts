@@ -1,0 +1,70 @@
+/** Evaluations within a run: when they come, what they record, and which adapter is kept. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { type EvalRecord, readRecords } from "../../src/train/runLog.ts";
+import type { TrainEvent } from "../../src/train/trainer.ts";
+import { hashesBelow, makeWorkplace, runWith } from "./trainRun.ts";
+
+const { folder, input } = await makeWorkplace();
+
+it("come every so many steps and at the end; the adapter with the lowest loss is kept beside the last", async () => {
+  const output = join(folder, "run");
+  const bests: { step: number; hashes: unknown }[] = [];
+  const onEvent = (event: TrainEvent): void => {
+    if (event.event === "eval" && event.best)
+      bests.push({ step: event.record.step, hashes: hashesBelow(join(output, "best")) });
+  };
+  // it learns, and then overshoots
+  const options = {
+    ...input,
+    max_steps: 7,
+    eval_data: input.data,
+    eval_every: 2,
+    learning_rate: 0.3,
+    output,
+  };
+  const { events } = await runWith(options, { onEvent });
+
+  const records = await readRecords<EvalRecord>(join(output, "evals.jsonl"));
+  expect(records.map(({ step }) => step)).toEqual([2, 4, 6, 7]);
+  expect(events.flatMap((event) => (event.event === "eval" ? [event.record] : []))).toEqual(records);
+  for (const { samples, labelTokens, exactMatch, anls } of records) {
+    expect([samples, labelTokens]).toEqual([7, 75]);
+    expect(exactMatch).toBeGreaterThanOrEqual(0);
+    expect(exactMatch).toBeLessThanOrEqual(1);
+    expect(anls).toBeUndefined(); // ids alone have no text
+  }
+  const lowest = records.reduce((best, record) => (record.loss < best.loss ? record : best));
+  expect(bests.at(-1)?.step).toBe(lowest.step);
+  expect(lowest.step).toBeLessThan(7);
+  expect(hashesBelow(join(output, "best"))).toEqual(bests.at(-1)?.hashes);
+  expect(hashesBelow(join(output, "best"))).not.toEqual(hashesBelow(join(output, "adapter")));
+
+  // the kept adapter has the loss that was recorded for it
+  const again = {
+    ...input,
+    adapter: join(output, "best"),
+    learning_rate: 0,
+    max_steps: 1,
+    eval_data: input.data,
+  };
+  await runWith({ ...again, output: join(folder, "again") });
+  const [record] = await readRecords<EvalRecord>(join(folder, "again", "evals.jsonl"));
+  expect(record).toEqual({ ...lowest, step: 1 });
+});
+
+it("change nothing of the training, and without eval_data there are none", async () => {
+  const [plain, evaluated] = [join(folder, "plain"), join(folder, "evaluated")];
+  await runWith({ ...input, max_steps: 4, lora_dropout: 0.2, output: plain });
+  await runWith({
+    ...input,
+    max_steps: 4,
+    lora_dropout: 0.2,
+    output: evaluated,
+    eval_data: input.data,
+    eval_every: 1,
+  });
+  expect(hashesBelow(join(evaluated, "adapter"))).toEqual(hashesBelow(join(plain, "adapter")));
+  expect(existsSync(join(plain, "best"))).toBe(false);
+});
