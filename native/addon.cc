@@ -7,6 +7,7 @@
 
 #include "allocators.h"
 #include "autograd.h"
+#include "card_memory.h"
 #include "copies.h"
 #include "cuda.h"
 #include "dispatch.h"
@@ -38,12 +39,14 @@ void throw_out_of_memory(napi_env env, const c10::OutOfMemoryError& error) {
     throw_error(env, napi_create_error, first_line(error.what_without_backtrace()));
     return;
   }
-  const auto* pool = dynamic_cast<const OutOfPool*>(&error);
+  const auto* ours = dynamic_cast<const OutOfPool*>(&error);
+  const std::optional<OutOfPool> pool = ours ? std::optional(*ours) : take_card_refusal();
+  const c10::Device device = pool ? pool->device : c10::Device(c10::kCUDA, 0);
   const std::array<napi_value, 6> arguments{
       from_double(env, pool ? static_cast<double>(pool->requested) : 0),
       from_double(env, pool ? static_cast<double>(pool->live) : 0),
       pool && pool->cap >= 0 ? from_double(env, static_cast<double>(pool->cap)) : undefined_value(env),
-      from_double(env, static_cast<int>(pool ? pool->device : c10::kCUDA) * 256),
+      from_double(env, static_cast<int>(device.type()) * 256 + device.index() + 1),
       from_double(env, pool ? static_cast<double>(pool->pool) : 0),
       from_string(env, first_line(error.what_without_backtrace()))};
   if (napi_new_instance(env, constructor, arguments.size(), arguments.data(), &instance) == napi_ok)

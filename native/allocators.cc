@@ -4,11 +4,13 @@
 #include <c10/core/alignment.h>
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <map>
+#include <memory>
 #include <mutex>
 
 namespace lorafit {
 
-OutOfPool::OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::DeviceType device, Pool pool)
+OutOfPool::OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::Device device, Pool pool)
     : c10::OutOfMemoryError(
           {__func__, __FILE__, static_cast<uint32_t>(__LINE__)},
           c10::str("out of memory: ", requested, " bytes requested, ", live, " bytes live")),
@@ -31,7 +33,7 @@ bool& AskAllocation::asked() {
 /** Books of one device: charges and refunds blocks, from any thread. */
 class Ledger {
  public:
-  explicit Ledger(c10::DeviceType device) : device_(device) {}
+  explicit Ledger(c10::Device device) : device_(device) {}
 
   /** Books a new block where the calling thread's booking says; throws OutOfPool. A number gets the id 0, and
    * no booking. */
@@ -44,17 +46,13 @@ class Ledger {
     if (fails || (stats.cap >= 0 && bytes > stats.cap - stats.live)) {
       throw OutOfPool(bytes, stats.live, stats.cap, device_, booking.pool);
     }
-    stats.live += bytes;
-    stats.live_by_category[booking.category] += bytes;
-    ++stats.count;
-    ++stats.blocks;
-    if (stats.live > stats.peak) {
-      stats.peak = stats.live;
-      stats.peak_by_category = stats.live_by_category;
-    }
-    const Block block{++last_id_, bytes, booking.pool, booking.category};
-    if (recording_) events_.push_back({block.id, bytes, block.pool, block.category});
-    return block;
+    return enter(bytes, booking);
+  }
+
+  /** Books a block that exists already, into the device pool. */
+  Block note(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    return enter(bytes, {Pool::kDevice, current_booking().category});
   }
 
   void refund(const Block& block) noexcept {
@@ -90,7 +88,22 @@ class Ledger {
   }
 
  private:
-  const c10::DeviceType device_;
+  Block enter(int64_t bytes, Booking booking) {
+    PoolStats& stats = stats_[static_cast<size_t>(booking.pool)];
+    stats.live += bytes;
+    stats.live_by_category[booking.category] += bytes;
+    ++stats.count;
+    ++stats.blocks;
+    if (stats.live > stats.peak) {
+      stats.peak = stats.live;
+      stats.peak_by_category = stats.live_by_category;
+    }
+    const Block block{++last_id_, bytes, booking.pool, booking.category};
+    if (recording_) events_.push_back({block.id, bytes, block.pool, block.category});
+    return block;
+  }
+
+  const c10::Device device_;
   std::mutex mutex_;
   std::array<PoolStats, kPools> stats_;
   uint64_t last_id_ = 0;
@@ -110,32 +123,53 @@ static Ledger& meta_ledger() {
   return *ledger;
 }
 
-Ledger& ledger_of(c10::DeviceType device) {
-  TORCH_CHECK(device == c10::kCPU || device == c10::kMeta, "allocations are tracked on cpu and meta only");
-  return device == c10::kCPU ? cpu_ledger() : meta_ledger();
+static Ledger& card_ledger(c10::Device device) {
+  static std::mutex mutex;
+  static auto* ledgers = new std::map<c10::DeviceIndex, std::unique_ptr<Ledger>>;
+  const std::lock_guard lock(mutex);
+  std::unique_ptr<Ledger>& ledger = (*ledgers)[device.index()];
+  if (!ledger) ledger = std::make_unique<Ledger>(device);
+  return *ledger;
 }
 
-PoolStats stats_of(c10::DeviceType device, Pool pool) {
-  return ledger_of(device).with_pool(pool, [](PoolStats& stats) { return stats; });
+static Ledger& ledger_of(c10::Device device, Pool pool = Pool::kDevice) {
+  if (device.is_meta()) return meta_ledger();
+  TORCH_CHECK(device.is_cpu() || device.is_cuda(), "no allocations of ", device, " are tracked");
+  if (device.is_cpu() || pool == Pool::kHost) return cpu_ledger();
+  TORCH_CHECK(device.has_index(), "which card is asked for?");
+  return card_ledger(device);
 }
 
-void reset_peak(c10::DeviceType device, Pool pool) {
-  ledger_of(device).with_pool(pool, [](PoolStats& stats) {
+PoolStats stats_of(c10::Device device, Pool pool) {
+  return ledger_of(device, pool).with_pool(pool, [](PoolStats& stats) { return stats; });
+}
+
+void reset_peak(c10::Device device, Pool pool) {
+  ledger_of(device, pool).with_pool(pool, [](PoolStats& stats) {
     stats.peak = stats.live;
     stats.peak_by_category = stats.live_by_category;
     stats.count = 0;
   });
 }
 
-void set_cap(c10::DeviceType device, Pool pool, std::optional<int64_t> bytes) {
-  ledger_of(device).with_pool(pool, [bytes](PoolStats& stats) { stats.cap = bytes.value_or(-1); });
+void set_cap(c10::Device device, Pool pool, std::optional<int64_t> bytes) {
+  ledger_of(device, pool).with_pool(pool, [bytes](PoolStats& stats) { stats.cap = bytes.value_or(-1); });
 }
 
-void fail_at_allocation(c10::DeviceType device, int64_t n) { ledger_of(device).fail_at(n); }
+void fail_at_allocation(c10::Device device, int64_t n) {
+  TORCH_CHECK(!device.is_cuda(), "an allocation on a card can't be made to fail");
+  ledger_of(device).fail_at(n);
+}
 
-void record_allocations(c10::DeviceType device, bool on) { ledger_of(device).record(on); }
+void record_allocations(c10::Device device, bool on) { ledger_of(device).record(on); }
 
-std::vector<AllocationEvent> take_allocations(c10::DeviceType device) { return ledger_of(device).take(); }
+std::vector<AllocationEvent> take_allocations(c10::Device device) { return ledger_of(device).take(); }
+
+Block book(c10::Device device, int64_t bytes) { return ledger_of(device).charge(bytes); }
+
+Block book_given(c10::Device device, int64_t bytes) { return ledger_of(device).note(bytes); }
+
+void unbook(c10::Device device, const Block& block) noexcept { ledger_of(device).refund(block); }
 
 /** Blocks on the heap with their booking in a header, so that data keeps the alignment that kernels count on.
  */

@@ -1,5 +1,5 @@
-// Tracking allocators of the cpu and meta devices: what is alive, in which pool, for what, and how much may
-// be.
+// Tracking allocators of the cpu and meta devices: what is alive, in which pool, for what, and how much may be. Cards are tracked
+// as well, by what libtorch's own allocator tells of them (card_memory.h).
 #pragma once
 
 #include <c10/core/Allocator.h>
@@ -26,9 +26,9 @@ constexpr int64_t kNumberBytes = 8;
 /** An allocation that a pool's cap, an injected failure or the machine refused. Bytes; cap is -1 where there
  * is none. */
 struct OutOfPool : c10::OutOfMemoryError {
-  OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::DeviceType device, Pool pool);
+  OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::Device device, Pool pool);
   int64_t requested, live, cap;
-  c10::DeviceType device;
+  c10::Device device;
   Pool pool;
 };
 
@@ -82,18 +82,23 @@ class AskAllocation {
 /** Where the memory of meta tensors is booked; of others, the device. */
 Pool pool_of(const at::DataPtr& data);
 
-class Ledger;
-/** The books of cpu or meta; throws on other devices. */
-Ledger& ledger_of(c10::DeviceType device);
-PoolStats stats_of(c10::DeviceType device, Pool pool);
-void reset_peak(c10::DeviceType device, Pool pool);
-void set_cap(c10::DeviceType device, Pool pool, std::optional<int64_t> bytes);
-/** The n-th allocation from now (1 is the next) throws OutOfPool; 0 calls it off. */
-void fail_at_allocation(c10::DeviceType device, int64_t n);
+/** A card's host pool is that of cpu. */
+PoolStats stats_of(c10::Device device, Pool pool);
+void reset_peak(c10::Device device, Pool pool);
+/** Holds for cpu and meta, and for the host pool of a card; of its device pool it is remembered only. */
+void set_cap(c10::Device device, Pool pool, std::optional<int64_t> bytes);
+/** The n-th allocation from now (1 is the next) throws OutOfPool; 0 calls it off. Not on a card. */
+void fail_at_allocation(c10::Device device, int64_t n);
 /** Switches the log of events on (and empties it) or off. */
-void record_allocations(c10::DeviceType device, bool on);
+void record_allocations(c10::Device device, bool on);
 /** Hands over the events logged so far. */
-std::vector<AllocationEvent> take_allocations(c10::DeviceType device);
+std::vector<AllocationEvent> take_allocations(c10::Device device);
+
+/** Books a new block where the calling thread's booking says; throws OutOfPool. */
+Block book(c10::Device device, int64_t bytes);
+/** Books what a card has given out already, into its device pool. */
+Block book_given(c10::Device device, int64_t bytes);
+void unbook(c10::Device device, const Block& block) noexcept;
 
 /** Makes these allocators those of the process. */
 void install_allocators();

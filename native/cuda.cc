@@ -5,6 +5,9 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
+#include "card_memory.h"
+#include "pinned.h"
+
 namespace lorafit {
 namespace {
 
@@ -24,10 +27,13 @@ void ensure_cuda() {
       dladdr(reinterpret_cast<void*>(&at::globalContext), &library), "libtorch's own folder can't be found");
   const std::string beside = library.dli_fname;
   const std::string path = beside.substr(0, beside.rfind('/')) + "/libtorch_cuda.so";
+  configure_card_allocator();
   // Resolved lazily and globally, as libtorch's own loader has it: its parts look each other's symbols up.
   TORCH_CHECK(dlopen(path.c_str(), RTLD_LAZY | RTLD_GLOBAL), "CUDA can't be used: ", dlerror());
   TORCH_CHECK(at::globalContext().hasCUDA(), "CUDA can't be used: no device or no driver was found");
+  install_pinned_allocator();
   at::globalContext().lazyInitDevice(c10::kCUDA);
+  book_cards();
   loaded = true;
 }
 

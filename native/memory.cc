@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include "allocators.h"
+#include "card_memory.h"
 
 namespace lorafit {
 namespace {
@@ -11,9 +12,7 @@ Pool to_pool(napi_env env, napi_value value) {
   return static_cast<Pool>(pool);
 }
 
-c10::DeviceType to_device_type(napi_env env, napi_value value) {
-  return to_device(env, value, "device").type();
-}
+c10::Device to_tracked(napi_env env, napi_value value) { return to_device(env, value, "device"); }
 
 } // namespace
 
@@ -34,7 +33,7 @@ napi_value set_category(const Arguments& arguments) {
 
 napi_value memory_stats(const Arguments& arguments) {
   const PoolStats stats =
-      stats_of(to_device_type(arguments.env, arguments[0]), to_pool(arguments.env, arguments[1]));
+      stats_of(to_tracked(arguments.env, arguments[0]), to_pool(arguments.env, arguments[1]));
   std::vector<int64_t> numbers{stats.live, stats.peak, stats.cap, stats.count, stats.blocks};
   numbers.insert(numbers.end(), stats.live_by_category.begin(), stats.live_by_category.end());
   numbers.insert(numbers.end(), stats.peak_by_category.begin(), stats.peak_by_category.end());
@@ -42,29 +41,32 @@ napi_value memory_stats(const Arguments& arguments) {
 }
 
 napi_value reset_memory_peak(const Arguments& arguments) {
-  reset_peak(to_device_type(arguments.env, arguments[0]), to_pool(arguments.env, arguments[1]));
+  reset_peak(to_tracked(arguments.env, arguments[0]), to_pool(arguments.env, arguments[1]));
   return undefined_value(arguments.env);
 }
 
 napi_value set_memory_cap(const Arguments& arguments) {
   const bool none = type_of(arguments.env, arguments[2]) == napi_undefined;
   const auto bytes = none ? std::nullopt : std::optional(to_int(arguments.env, arguments[2], "bytes"));
-  set_cap(to_device_type(arguments.env, arguments[0]), to_pool(arguments.env, arguments[1]), bytes);
+  const c10::Device device = to_tracked(arguments.env, arguments[0]);
+  const Pool pool = to_pool(arguments.env, arguments[1]);
+  if (device.is_cuda() && pool == Pool::kDevice) cap_card(device, bytes);
+  set_cap(device, pool, bytes);
   return undefined_value(arguments.env);
 }
 
 napi_value inject_failure(const Arguments& arguments) {
-  fail_at_allocation(to_device_type(arguments.env, arguments[0]), to_int(arguments.env, arguments[1], "n"));
+  fail_at_allocation(to_tracked(arguments.env, arguments[0]), to_int(arguments.env, arguments[1], "n"));
   return undefined_value(arguments.env);
 }
 
 napi_value record_memory(const Arguments& arguments) {
-  record_allocations(to_device_type(arguments.env, arguments[0]), to_bool(arguments.env, arguments[1], "on"));
+  record_allocations(to_tracked(arguments.env, arguments[0]), to_bool(arguments.env, arguments[1], "on"));
   return undefined_value(arguments.env);
 }
 
 napi_value take_memory_record(const Arguments& arguments) {
-  const std::vector<AllocationEvent> events = take_allocations(to_device_type(arguments.env, arguments[0]));
+  const std::vector<AllocationEvent> events = take_allocations(to_tracked(arguments.env, arguments[0]));
   std::vector<double> ids, bytes;
   std::vector<uint8_t> pools, categories;
   for (const AllocationEvent& event : events) {

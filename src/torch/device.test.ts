@@ -3,9 +3,11 @@ import { cat, empty, fromArray, ones, zeros } from "./create.ts";
 import {
   CATEGORIES,
   type Category,
+  cardInfo,
   category,
   cudaDevices,
   cudaProblem,
+  describeCard,
   failAtAllocation,
   getThreads,
   hasCuda,
@@ -267,4 +269,22 @@ test("a machine without a card says so, and tells why on use", () => {
   if (hasCuda()) return expect(cudaProblem()).toBe(undefined);
   expect(cudaProblem()).toContain("CUDA can't be used");
   expect(() => zeros([1], { device: "cuda:0" })).toThrow("CUDA can't be used");
+});
+
+test.each([
+  [75, "none of bf16, flash attention, fp8"],
+  [86, "bf16, flash attention"],
+  [90, "bf16, flash attention, fp8"],
+])("a card of compute capability %d can do: %s", (capability, can) => {
+  const text = describeCard({ name: "Card", capability, totalBytes: 24 * 2 ** 30, multiprocessors: 1 });
+  expect(text).toBe(`Card, 24.0 GiB, compute capability ${capability / 10}: ${can}`.replace("9:", "9.0:"));
+});
+
+test.skipIf(hasCuda())("without a driver, asking for a card says so", () => {
+  expect(() => cardInfo("cuda:0")).toThrow(/libcuda|driver/);
+});
+
+test.skipIf(hasCuda())("without a card, its memory has no books", () => {
+  expect(() => memoryStats("cuda:9")).toThrow("CUDA can't be used");
+  expect(() => setCap("cuda:9", 1)).toThrow("CUDA can't be used");
 });

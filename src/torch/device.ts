@@ -24,8 +24,8 @@ export const CATEGORIES = [
 ] as const;
 export type Category = (typeof CATEGORIES)[number];
 
-/** Devices whose allocations are tracked here. */
-export type TrackedDevice = "cpu" | "meta";
+/** Devices whose allocations are tracked here: all. A card's host pool is pinned memory, and cpu's. */
+export type TrackedDevice = Device;
 
 export interface MemoryStats {
   liveBytes: number;
@@ -120,12 +120,15 @@ export function resetPeak(device: TrackedDevice, of: Pool = "device"): void {
   native.resetPeak(deviceCode(device), POOLS.indexOf(of));
 }
 
-/** Refuses with OutOfMemoryError whatever would take a pool above so many bytes; undefined lifts the cap. */
+/**
+ * Refuses with OutOfMemoryError whatever would take a pool above so many bytes; undefined lifts the cap. On a card the cap is on
+ * what its caching allocator holds, in use or not, so that a large card behaves as a small one.
+ */
 export function setCap(device: TrackedDevice, bytes: number | undefined, of: Pool = "device"): void {
   native.setCap(deviceCode(device), POOLS.indexOf(of), bytes);
 }
 
-/** The n-th allocation from now (1 is the next one) throws OutOfMemoryError; 0 calls it off. For tests. */
+/** The n-th allocation from now (1 is the next one) throws OutOfMemoryError; 0 calls it off. For tests, and not on a card. */
 export function failAtAllocation(device: TrackedDevice, n: number): void {
   native.failAtAllocation(deviceCode(device), n);
 }
@@ -255,6 +258,32 @@ export function cardMemory(device: `cuda:${number}`): CardMemory {
     peakReservedBytes = 0,
   ] = native.deviceMemory(deviceCode(device));
   return { totalBytes, freeBytes, allocatedBytes, peakAllocatedBytes, reservedBytes, peakReservedBytes };
+}
+
+/** What a card is. */
+export interface CardInfo {
+  name: string;
+  /** Compute capability, as 80 or 120. */
+  capability: number;
+  totalBytes: number;
+  multiprocessors: number;
+}
+
+/** What kernels need of a card, as compute capability. */
+export const CARD_ABILITIES = { bf16: 80, "flash attention": 80, fp8: 89 } as const;
+export type CardAbility = keyof typeof CARD_ABILITIES;
+
+/** The driver's word on a card; throws where there is no driver or no such card. */
+export function cardInfo(device: `cuda:${number}`): CardInfo {
+  const [name, capability, totalBytes, multiprocessors] = native.cardFacts(Number(device.slice(5)));
+  return { name, capability, totalBytes, multiprocessors };
+}
+
+/** "NVIDIA H100 80GB HBM3, 79.1 GiB, compute capability 9.0: bf16, flash attention, fp8". */
+export function describeCard({ name, capability, totalBytes }: CardInfo): string {
+  const able = Object.entries(CARD_ABILITIES).flatMap(([what, least]) => (capability >= least ? what : []));
+  const can = able.length > 0 ? able.join(", ") : `none of ${Object.keys(CARD_ABILITIES).join(", ")}`;
+  return `${name}, ${formatBytes(totalBytes)}, compute capability ${(capability / 10).toFixed(1)}: ${can}`;
 }
 
 /** Gives memory that the caching allocator holds unused back to the card. */

@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { fromBytes, randn } from "../../src/torch/create.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/nvrtc.ts";
@@ -19,7 +19,7 @@ import {
   type Scalars,
   type Sizes,
 } from "./kernelCases.ts";
-import { type Inside, runOnCpu } from "./onCpu.ts";
+import { type Inside, removePrograms, runOnCpu } from "./onCpu.ts";
 
 const NAMES = Object.keys(fused) as (keyof typeof fused)[];
 const DTYPES = Object.keys(ROUNDING) as Scalars[];
@@ -30,6 +30,8 @@ const sizes = fc.record({
   columns: fc.integer({ min: 1, max: 700 }),
   extra: fc.integer({ min: 0, max: 4 }),
 });
+
+afterAll(removePrograms);
 
 /** Holds a kernel's source, run on the CPU, to its twin in float32. */
 function compare(

@@ -1,6 +1,6 @@
 /** The CUDA sources compiled as C++ for the CPU, so that what they compute is tested where no card is. */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { DType } from "../../src/torch/dtypes.ts";
@@ -63,6 +63,11 @@ export function runOnCpu(
   return results;
 }
 
+/** Removes the programs that were compiled. */
+export function removePrograms(): void {
+  rmSync(folder, { recursive: true });
+}
+
 /** One program has every kernel for one dtype of scalars; it is compiled when it is first wanted. */
 function program(dtype: DType): string {
   const known = compiled.get(dtype);
@@ -76,7 +81,7 @@ function program(dtype: DType): string {
   );
   const main = `int main(int, char** arguments) {\n  const char* name = arguments[1];\n${calls.join("")}  return 4;\n}\n`;
   writeFileSync(`${file}.cc`, [here("onCpu.h"), ...spaces, here("run.h"), main].join(""));
-  const options = ["-std=c++20", "-O1", "-pthread", "-fsanitize=undefined", "-fno-sanitize-recover"];
+  const options = ["-std=c++20", "-O0", "-pthread", "-fsanitize=undefined", "-fno-sanitize-recover"];
   const all = [...options, SCALARS[dtype] ?? "", "-o", file, `${file}.cc`];
   const { status, stderr } = spawnSync("g++", all, { encoding: "utf8" });
   if (status !== 0) throw new Error(stderr.slice(0, 4000));

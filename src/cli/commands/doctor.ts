@@ -21,6 +21,7 @@ export async function run(_: OptionsOf<"doctor">, output: Output): Promise<void>
   const libtorch = searchLibtorch();
   const findings = [nodeFinding(), machineFinding(), ...libtorchFindings(libtorch)];
   findings.push(await engineFinding(libtorch.at(-1)), gpuFinding(libtorch.at(-1)));
+  findings.push(...(await cardFindings(libtorch.at(-1))));
   findings.push({ what: "models", found: cacheFolder() });
   for (const finding of findings) output.record(finding);
   const rows = findings.map(({ what, found, fix }) => [fix ? "missing" : "ok", what, found]);
@@ -72,6 +73,28 @@ async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
     };
   } catch (thrown) {
     return missing(messageOf(thrown));
+  }
+}
+
+/** What each card can do, and whether our kernels can be compiled for it. */
+async function cardFindings(libtorch: Libtorch | undefined): Promise<Finding[]> {
+  if (!libtorch?.usable || !libtorch.cuda || !isBuilt(libtorch) || !existsSync("/dev/nvidia0")) return [];
+  const { cardInfo, cudaDevices, cudaProblem, describeCard } = await import("../../torch/device.ts");
+  const problem = cudaProblem();
+  if (problem)
+    return [{ what: "CUDA", found: problem, fix: "Install an NVIDIA driver of version 580 or newer." }];
+  const cards = Array.from({ length: cudaDevices() }, (_, index) => `cuda:${index}` as const);
+  const found = cards.map((device) => ({ what: device, found: describeCard(cardInfo(device)) }));
+  return [...found, await kernelFinding()];
+}
+
+async function kernelFinding(): Promise<Finding> {
+  try {
+    const { findNvrtc } = await import("../../torch/nvrtc.ts");
+    const { version, library } = findNvrtc();
+    return { what: "kernels", found: `NVRTC ${version} (${library})` };
+  } catch (thrown) {
+    return { what: "kernels", found: messageOf(thrown), fix: "npx lorafit setup --cuda" };
   }
 }
 

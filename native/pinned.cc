@@ -1,0 +1,173 @@
+#include "pinned.h"
+
+#include <ATen/core/CachingHostAllocator.h>
+#include <c10/core/Event.h>
+#include <dlfcn.h>
+
+#include <map>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "allocators.h"
+
+namespace lorafit {
+namespace {
+
+constexpr size_t kPageBytes = 4096;
+
+/** Of the CUDA runtime, which libtorch_cuda has brought along. */
+template <typename Function>
+Function runtime_function(const char* name) {
+  auto* function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
+  TORCH_CHECK(function, "the CUDA runtime has no ", name);
+  return function;
+}
+
+/** A range of pinned pages; in use, waiting for copies from or to it, or idle. */
+struct PinnedBlock {
+  char* data;
+  size_t bytes;
+  Block booked;
+  std::vector<c10::Event> copies;
+
+  bool at_rest() {
+    while (!copies.empty() && copies.back().query()) copies.pop_back();
+    return copies.empty();
+  }
+};
+
+/**
+ * Blocks are kept for reuse, for pinning takes milliseconds; together they never exceed by much what was in use at once. A block
+ * that was freed is not given out before the copies that it takes part in are done.
+ */
+class PinnedAllocator final : public at::HostAllocator {
+ public:
+  at::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &c10::detail::deleteNothing, c10::Device(c10::kCPU)};
+    const Block booked = book(c10::kCPU, static_cast<int64_t>(bytes));
+    try {
+      const std::lock_guard lock(mutex_);
+      PinnedBlock* block = take((bytes + kPageBytes - 1) / kPageBytes * kPageBytes);
+      block->booked = booked;
+      in_use_.emplace(block->data, block);
+      return {block->data, block, &release, c10::Device(c10::kCPU)};
+    } catch (...) {
+      unbook(c10::kCPU, booked);
+      throw;
+    }
+  }
+
+  /** Called by copies that don't wait; `context` is the block's, or that of memory of another kind. */
+  bool record_event(void* data, void* context, c10::Stream stream) override {
+    const std::lock_guard lock(mutex_);
+    PinnedBlock* block = find(static_cast<char*>(data));
+    if (!block) return false;
+    block->copies.emplace_back(stream.device_type());
+    block->copies.back().record(stream);
+    return true;
+  }
+
+  void empty_cache() override {
+    const std::lock_guard lock(mutex_);
+    settle();
+    free_idle(0);
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  void copy_data(void* to, const void* from, std::size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+  at::HostStats get_stats() override { return {}; }
+  void reset_accumulated_stats() override {}
+  void reset_peak_stats() override {}
+
+ private:
+  using HostAlloc = int (*)(void**, size_t, unsigned);
+  using FreeHost = int (*)(void*);
+
+  static void release(void* context) {
+    auto* block = static_cast<PinnedBlock*>(context);
+    unbook(c10::kCPU, block->booked);
+    PinnedAllocator& owner = *static_cast<PinnedAllocator*>(at::getHostAllocator(c10::kCUDA));
+    const std::lock_guard lock(owner.mutex_);
+    owner.in_use_.erase(block->data);
+    owner.in_use_bytes_ -= block->bytes;
+    owner.waiting_.push_back(block);
+  }
+
+  /** An idle block at most a quarter too large, or a new one. */
+  PinnedBlock* take(size_t bytes) {
+    settle();
+    PinnedBlock* block;
+    const auto fits = idle_.lower_bound(bytes);
+    if (fits != idle_.end() && fits->first <= bytes + bytes / 4) {
+      block = fits->second;
+      idle_bytes_ -= block->bytes;
+      idle_.erase(fits);
+    } else {
+      most_in_use_bytes_ = std::max(most_in_use_bytes_, in_use_bytes_ + bytes);
+      free_idle(most_in_use_bytes_ - in_use_bytes_ - bytes);
+      block = new PinnedBlock{pin(bytes), bytes, {}, {}};
+    }
+    in_use_bytes_ += block->bytes;
+    most_in_use_bytes_ = std::max(most_in_use_bytes_, in_use_bytes_);
+    return block;
+  }
+
+  char* pin(size_t bytes) {
+    static const auto host_alloc = runtime_function<HostAlloc>("cudaHostAlloc");
+    constexpr unsigned kPortable = 1; // pinned for every card
+    void* data = nullptr;
+    if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
+    free_idle(0);
+    if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
+    runtime_function<int (*)()>("cudaGetLastError")(); // it would fail the next kernel's launch
+    throw OutOfPool(
+        static_cast<int64_t>(bytes), stats_of(c10::kCPU, Pool::kHost).live, -1, c10::kCPU, Pool::kHost);
+  }
+
+  /** Blocks whose copies are done become idle. */
+  void settle() {
+    std::erase_if(waiting_, [this](PinnedBlock* block) {
+      if (!block->at_rest()) return false;
+      idle_.emplace(block->bytes, block);
+      idle_bytes_ += block->bytes;
+      return true;
+    });
+  }
+
+  /** Gives idle blocks back to the system, the largest first, until so many bytes are left. */
+  void free_idle(size_t bytes) {
+    static const auto free_host = runtime_function<FreeHost>("cudaFreeHost");
+    while (idle_bytes_ > bytes) {
+      const auto largest = std::prev(idle_.end());
+      idle_bytes_ -= largest->first;
+      free_host(largest->second->data);
+      delete largest->second;
+      idle_.erase(largest);
+    }
+  }
+
+  PinnedBlock* find(char* data) {
+    auto after = in_use_.upper_bound(data);
+    if (after == in_use_.begin()) return nullptr;
+    PinnedBlock* block = std::prev(after)->second;
+    return data < block->data + block->bytes ? block : nullptr;
+  }
+
+  std::mutex mutex_;
+  std::map<char*, PinnedBlock*> in_use_;
+  std::vector<PinnedBlock*> waiting_;
+  std::multimap<size_t, PinnedBlock*> idle_;
+  size_t idle_bytes_ = 0, in_use_bytes_ = 0, most_in_use_bytes_ = 0;
+};
+
+} // namespace
+
+void install_pinned_allocator() {
+  constexpr uint8_t kPriority = 1; // above libtorch's own
+  at::setHostAllocator(c10::kCUDA, new PinnedAllocator, kPriority);
+}
+
+} // namespace lorafit
