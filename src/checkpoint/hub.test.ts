@@ -1,46 +1,28 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
+import { COMMIT, type HubServer, startHub } from "../../tests/hubServer.ts";
 import { UserError } from "../errors.ts";
 import { resolveModel } from "./folder.ts";
 import { type PullOptions, type PullProgress, pull } from "./hub.ts";
 
-const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 const root = mkdtempSync(join(tmpdir(), "hub-"));
 const environment = { ...process.env };
 const big = Buffer.from(Array.from({ length: 300_000 }, (_, at) => at % 251));
 const small = Buffer.from('{"hidden_size": 8}');
 
-/** What the hub of a test has, and how it misbehaves. */
-interface Hub {
-  files: Record<string, Buffer>;
-  /** Answers to whole files and ranges that break off after so many bytes, one number an answer. */
-  cuts: number[];
-  ignoresRanges: boolean;
-  /** Sent instead of a file's own bytes. */
-  garbled: Record<string, Buffer>;
-  status: number;
-  /** "path from-to" of each answer with content. */
-  sent: string[];
-  authorization: string | undefined;
-}
-
-let hub: Hub;
-let server: Server;
+let hub: HubServer;
 let endpoint: string;
 
 beforeEach(async () => {
-  hub = {
-    files: { "config.json": small, "model.safetensors": big, "pytorch_model.bin": Buffer.from("not wanted") },
-    ...{ cuts: [], ignoresRanges: false, garbled: {}, status: 200, sent: [], authorization: undefined },
-  };
-  server = createServer(answer);
-  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
-  endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  hub = await startHub({
+    "config.json": small,
+    "model.safetensors": big,
+    "pytorch_model.bin": Buffer.from("no"),
+  });
+  endpoint = hub.endpoint;
   process.env.HF_HOME = mkdtempSync(join(root, "home-"));
   for (const name of ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN"]) {
     delete process.env[name];
@@ -48,55 +30,9 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   process.env = { ...environment };
-  server.closeAllConnections();
-  await new Promise((closed) => server.close(closed));
+  await hub.close();
 });
 afterAll(() => rmSync(root, { recursive: true }));
-
-function answer(request: IncomingMessage, response: ServerResponse): void {
-  const path = new URL(request.url!, endpoint).pathname;
-  hub.authorization = request.headers.authorization;
-  const json = (value: unknown): void => {
-    response.setHeader("content-type", "application/json");
-    response.end(JSON.stringify(value));
-  };
-  if (hub.status !== 200) {
-    response.statusCode = hub.status;
-    json({ error: "no" });
-  } else if (/^\/api\/models\/org\/name\/revision\/\w+$/.test(path)) {
-    json({ _id: "1", id: "org/name", sha: COMMIT, lastModified: "2024-01-01T00:00:00.000Z" });
-  } else if (path === `/api/models/org/name/tree/${COMMIT}`) {
-    json(Object.entries(hub.files).map(([name, data]) => listed(name, data)));
-  } else if (path.startsWith(`/org/name/resolve/${COMMIT}/`)) {
-    sendFile(path.slice(`/org/name/resolve/${COMMIT}/`.length), request, response);
-  } else {
-    response.statusCode = 404;
-    json({ error: "Repository not found" });
-  }
-}
-
-function listed(path: string, data: Buffer): object {
-  const oid = createHash("sha1").update(`blob ${data.length}\0`).update(data).digest("hex");
-  const lfs = { oid: createHash("sha256").update(data).digest("hex"), size: data.length };
-  return { type: "file", path, size: data.length, oid, ...(data.length > 1000 ? { lfs } : {}) };
-}
-
-function sendFile(name: string, request: IncomingMessage, response: ServerResponse): void {
-  const data = hub.garbled[name] ?? hub.files[name]!;
-  const [, from, to] = /bytes=(\d+)-(\d*)/.exec(request.headers.range ?? "") ?? [];
-  const probe = from === "0" && to === "0";
-  const ranged = from !== undefined && (probe || !hub.ignoresRanges);
-  const start = ranged ? Number(from) : 0;
-  const end = ranged && to ? Number(to) + 1 : data.length;
-  response.statusCode = ranged ? 206 : 200;
-  response.setHeader("etag", '"etag"');
-  response.setHeader("content-length", end - start);
-  if (ranged) response.setHeader("content-range", `bytes ${start}-${end - 1}/${data.length}`);
-  if (!probe) hub.sent.push(`${name} ${start}-${end}`);
-  const cut = probe ? undefined : hub.cuts.shift();
-  if (cut === undefined) return void response.end(data.subarray(start, end));
-  response.write(data.subarray(start, start + cut), () => setTimeout(() => response.destroy(), 20));
-}
 
 const download = (options: PullOptions = {}): Promise<string> =>
   pull("org/name", { endpoint, retryMs: 1, ...options });

@@ -43,10 +43,10 @@ describe("files of PyTorch", () => {
     },
   );
 
-  it("are refused at every length that is not the whole", () => {
+  it("are refused when they are cut off, wherever", () => {
     for (const name of ["dtypes.bin", "dtypes_legacy.bin"]) {
       const bytes = readFileSync(golden(`bin_extra/${name}`));
-      for (let length = 0; length < bytes.length; length += 7) {
+      for (let length = 0; length < bytes.length; length += 31) {
         writeFileSync(path, bytes.subarray(0, length));
         expect(() => openTorchBin(path), `${name} at ${length} bytes`).toThrow(UserError);
       }

@@ -16,7 +16,7 @@ import { golden } from "../shared.ts";
 import { zip } from "../torchFile.ts";
 
 const SEEDS = [1, 2, 3, randomInt(2 ** 31)];
-const MUTANTS = 1_300; // of a kind and seed
+const MUTANTS = 700; // of a kind and seed
 const MOST_OPENED = 40; // of them really mapped and read, where they are accepted
 
 const root = mkdtempSync(join(tmpdir(), "fuzz-"));
