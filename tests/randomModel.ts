@@ -2,7 +2,7 @@
 import type { MicroBatch } from "../src/data/batches.ts";
 import { createLora, type Gradients, type Lora } from "../src/models/lora.ts";
 import { type ModelConfig, tensorShapes } from "../src/models/spec.ts";
-import { assembleModel, type Model } from "../src/models/weights.ts";
+import { assembleModel, type LoadOptions, type Model } from "../src/models/weights.ts";
 import { mixSeed } from "../src/nn/dropout.ts";
 import { empty } from "../src/torch/create.ts";
 import { category } from "../src/torch/device.ts";
@@ -56,7 +56,12 @@ export function randomTensor(
 /** A model of random weights: norms about 1, the rest small. */
 export function randomModel(
   config: ModelConfig,
-  { dtype = "float64", device = "cpu", seed = 1 }: { dtype?: DType; device?: Device; seed?: number } = {},
+  {
+    dtype = "float64",
+    device = "cpu",
+    seed = 1,
+    ...bases
+  }: Partial<LoadOptions> & { seed?: number | undefined } = {},
 ): Model {
   const shapes = tensorShapes(config);
   let index = 0;
@@ -70,7 +75,9 @@ export function randomModel(
     });
     return name.includes("norm.weight") || name.endsWith("norm1.weight") ? noise.add_(1) : noise;
   };
-  return category("weights", () => keep(scope(() => assembleModel(config, { dtype, device }, read))));
+  return category("weights", () =>
+    keep(scope(() => assembleModel(config, { dtype, device, ...bases }, read))),
+  );
 }
 
 /** Random factors, B too, so that every gradient is lively. */

@@ -11,6 +11,7 @@ import { z } from "zod";
 import { checkTensors } from "../checkpoint/check.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
+import { storedShapes } from "../nn/quantizedLayout.ts";
 
 export const LINEAR_NAMES = [
   "attention.wqkv",
@@ -239,7 +240,8 @@ export function readModelConfig({ folder, config, weights }: ModelFolder): Model
       { fix: "Check that config.json belongs to this checkpoint." },
     );
   }
-  checkTensors(weights, tensorShapes(model), { optional: OPTIONAL_TENSORS });
+  const shapes = [...tensorShapes(model)].flatMap(([name, shape]) => storedShapes(name, shape, weights));
+  checkTensors(weights, new Map(shapes), { optional: OPTIONAL_TENSORS });
   return model;
 }
 

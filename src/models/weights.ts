@@ -1,12 +1,23 @@
 /** The frozen base as records of tensors, and how it is loaded from a checkpoint. */
 
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
-import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
+import { UserError } from "../errors.ts";
+import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen.ts";
+import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
+import { readQuantized, storedPrecision } from "../nn/quantizedLayout.ts";
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { hostOf, ON_DEVICE, type Place, type Places } from "./places.ts";
-import { LINEAR_NAMES, type LinearName, type ModelConfig, readModelConfig, VISION_PREFIX } from "./spec.ts";
+import {
+  LINEAR_NAMES,
+  type LinearName,
+  type ModelConfig,
+  readModelConfig,
+  tensorShapes,
+  VISION_PREFIX,
+} from "./spec.ts";
 
 /** Low-rank branch of the base that acts on image rows only: scale * (x a^T) b^T. a: (rank, in), b: (out, rank). */
 export interface Plora {
@@ -69,34 +80,49 @@ export interface Model {
   /** Where it computes. */
   device: Device;
   places: Places;
-  embeddings: Tensor;
+  embeddings: FrozenMatrix;
   layers: LayerWeights[];
   norm: Tensor;
   head: FrozenMatrix;
   vision: VisionWeights;
 }
 
+/** How frozen matrices are held; bf16 stands for the compute dtype. */
+export const BASES = ["bf16", "int8", "nf4", "fp8"] as const;
+export type Base = (typeof BASES)[number];
+/** Embeddings and head have fewer choices: single rows of them are read. */
+export const HEAD_BASES = ["bf16", "int8"] as const;
+
 export interface LoadOptions {
   dtype: DType;
   device: Device;
   /** On the device where left out. */
   places?: Places;
+  /** Of the decoder's linears; left out: as the checkpoint has them. */
+  base?: Base | undefined;
+  /** Of embeddings and head. */
+  headBase?: (typeof HEAD_BASES)[number] | undefined;
 }
 
 /** Has a tensor of an official name lie on a device. */
 export type ReadTensor = (name: string, device: Device, place: Place) => Tensor;
 
+/** Where weights come from; a matrix comes in the precision asked for, whatever it was in. */
+export interface WeightReader {
+  tensor: ReadTensor;
+  matrix(name: string, base: Base | undefined, device: Device, place: Place): FrozenMatrix;
+}
+
 /**
  * Loads a checkpoint folder, or a downloaded repository by its name; the caller disposes it with disposeModel. What lies on the host is
- * the mapped file itself where its dtype is the computing one, and no memory of the host pool.
+ * the mapped file itself where it is stored as it is wanted, and no memory of the host pool.
  */
 export function loadModel(nameOrFolder: string, options: LoadOptions): Model {
   const folder = openModelFolder(resolveModel(nameOrFolder));
   try {
     const config = readModelConfig(folder);
-    const read: ReadTensor = (name, device, place) =>
-      scope(() => folder.weights.tensor(name).to({ dtype: options.dtype, device, copy: place === "device" }));
-    return category("weights", () => keep(scope(() => assembleModel(config, options, read))));
+    const reader = checkpointReader(config, folder.weights, options.dtype);
+    return category("weights", () => keep(scope(() => assembleModel(config, options, reader))));
   } finally {
     folder.weights.close();
   }
@@ -107,26 +133,49 @@ export function disposeModel(model: Model): void {
   dispose(model);
 }
 
-/** The model's record with every tensor had from read(official name). */
+/** The model's record with every tensor had by its official name. */
 export function assembleModel(
   config: ModelConfig,
-  { dtype, device, places = ON_DEVICE }: LoadOptions,
-  read: ReadTensor,
+  { dtype, device, places = ON_DEVICE, base, headBase }: LoadOptions,
+  source: WeightReader | ReadTensor,
 ): Model {
-  const readAt = (place: Place) => (name: string) =>
-    pool(place, () => read(name, place === "host" ? hostOf(device) : device, place));
+  const reader = typeof source === "function" ? tensorReader(source) : source;
+  const at = (place: Place): PlacedReader => {
+    const on = place === "host" ? hostOf(device) : device;
+    return {
+      tensor: (name) => pool(place, () => reader.tensor(name, on, place)),
+      matrix: (name, wanted) => pool(place, () => reader.matrix(name, wanted, on, place)),
+    };
+  };
   return {
     config,
     dtype,
     device,
     places,
-    embeddings: readAt(places.embeddings)("model.tok_embeddings.weight"),
+    embeddings: at(places.embeddings).matrix("model.tok_embeddings.weight", headBase),
     layers: Array.from({ length: config.layers }, (_, layer) =>
-      assembleLayer(config, layer, readAt(places.layers)),
+      assembleLayer(config, layer, at(places.layers), base),
     ),
-    norm: readAt("device")("model.norm.weight"),
-    head: denseMatrix(readAt(places.head)("output.weight")),
-    vision: assembleVision(config, readAt(places.vision)),
+    norm: at("device").tensor("model.norm.weight"),
+    head: at(places.head).matrix("output.weight", headBase),
+    vision: assembleVision(config, at(places.vision).tensor),
+  };
+}
+
+/** A reader whose weights lie at a place. */
+interface PlacedReader {
+  tensor(name: string): Tensor;
+  matrix(name: string, base: Base | undefined): FrozenMatrix;
+}
+
+/** Full tensors, quantised where that is asked for. */
+function tensorReader(read: ReadTensor): WeightReader {
+  return {
+    tensor: read,
+    matrix: (name, base, device, place) =>
+      base && base !== "bf16"
+        ? scope(() => quantize(read(name, device, place), base, { device }))
+        : denseMatrix(read(name, device, place)),
   };
 }
 
@@ -134,20 +183,21 @@ export function assembleModel(
 export function assembleLayer(
   config: ModelConfig,
   layer: number,
-  read: (name: string) => Tensor,
+  { tensor, matrix }: PlacedReader,
+  base: Base | undefined,
 ): LayerWeights {
   const prefix = `model.layers.${layer}.`;
   const linear = (name: LinearName): FrozenLinear => ({
-    weight: denseMatrix(read(`${prefix}${name}.weight`)),
+    weight: matrix(`${prefix}${name}.weight`, base),
     plora: {
-      a: read(`${prefix}${name}.Plora_A.weight`),
-      b: read(`${prefix}${name}.Plora_B.weight`),
+      a: tensor(`${prefix}${name}.Plora_A.weight`),
+      b: tensor(`${prefix}${name}.Plora_B.weight`),
       scale: config.plora[name].scale,
     },
   });
   return {
-    attentionNorm: read(`${prefix}attention_norm.weight`),
-    ffnNorm: read(`${prefix}ffn_norm.weight`),
+    attentionNorm: tensor(`${prefix}attention_norm.weight`),
+    ffnNorm: tensor(`${prefix}ffn_norm.weight`),
     linears: Object.fromEntries(LINEAR_NAMES.map((name) => [name, linear(name)])) as LayerWeights["linears"],
   };
 }
@@ -181,4 +231,36 @@ function assembleVision(config: ModelConfig, read: (name: string) => Tensor): Vi
     glbGN: read("plora_glb_GN").view([1, 4 * width]),
     subGN: read("plora_sub_GN").view([1, 4 * width]),
   };
+}
+
+/** A checkpoint's weights, dequantised and quantised on the way where they are stored otherwise than asked for. */
+function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType): WeightReader {
+  const shapes = tensorShapes(config);
+  const stored = (name: string, device: Device, place: Place): QuantizedMatrix | undefined => {
+    const precision = storedPrecision(name, weights);
+    const [rows, columns] = shapes.get(name) ?? [];
+    if (!precision || rows === undefined || columns === undefined) return undefined;
+    return readQuantized(name, [rows, columns], precision, weights, { device, copy: place === "device" });
+  };
+  const tensor: ReadTensor = (name, device, place) =>
+    scope(() => {
+      const matrix = stored(name, device, place);
+      if (matrix) return frozenValues(matrix, { dtype });
+      return weights.tensor(name).to({ dtype, device, copy: place === "device" });
+    });
+  const matrix: WeightReader["matrix"] = (name, base, device, place) =>
+    scope(() => {
+      const precision = storedPrecision(name, weights);
+      if (precision && (base ?? precision) === precision) return stored(name, device, place)!;
+      if (!base || base === "bf16") return denseMatrix(tensor(name, device, place));
+      if (precision) throw storedOtherwise(weights.place, precision, base);
+      return quantize(weights.tensor(name), base, { device });
+    });
+  return { tensor, matrix };
+}
+
+function storedOtherwise(place: string, precision: Base, base: Base): UserError {
+  return new UserError(`${place} holds its base in ${precision}; it can't be had in ${base}.`, {
+    fix: `Leave the option out, or start from the unquantised checkpoint for ${base}.`,
+  });
 }

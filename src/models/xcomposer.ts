@@ -1,4 +1,5 @@
 /** Text and image rows assembled into the decoder's input. */
+import { frozenGather, frozenShape } from "../nn/frozen.ts";
 import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { empty, fromArray } from "../torch/create.ts";
 import { pool } from "../torch/device.ts";
@@ -12,7 +13,7 @@ import type { Model } from "./weights.ts";
 const HOST_GATHER_ROWS = 1024;
 
 /** Embeddings of token ids, (T) -> (T, C); rows of pictures hold whatever id stands there until placeImage_. */
-export function embedText({ embeddings, places, device }: Model, inputIds: Int32Array): Tensor {
+export function embedText({ embeddings, places, device, dtype }: Model, inputIds: Int32Array): Tensor {
   return scope(() => {
     const ids = (at: Device, rows: Rows): Tensor =>
       fromArray(inputIds.subarray(rows.start, rows.end), [rows.end - rows.start], {
@@ -20,12 +21,12 @@ export function embedText({ embeddings, places, device }: Model, inputIds: Int32
         device: at,
       });
     const all = { start: 0, end: inputIds.length };
-    if (places.embeddings === "device") return embeddings.indexSelect(0, ids(device, all));
-    const hidden = empty([inputIds.length, embeddings.shape[1]!], { dtype: embeddings.dtype, device });
+    if (places.embeddings === "device") return frozenGather(embeddings, ids(device, all), { dtype });
+    const hidden = empty([inputIds.length, frozenShape(embeddings)[1]!], { dtype, device });
     for (const tile of tilesOf(inputIds.length, HOST_GATHER_ROWS)) {
       scope(() => {
         const gathered = pool("host", () =>
-          scope(() => embeddings.indexSelect(0, ids(hostOf(device), tile))),
+          scope(() => frozenGather(embeddings, ids(hostOf(device), tile), { dtype })),
         );
         rowsOf(hidden, tile).copy_(gathered);
       });

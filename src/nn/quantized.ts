@@ -30,6 +30,7 @@ export function quantize(
   precision: QuantizedPrecision,
   { device }: { device: Device },
 ): QuantizedMatrix {
+  if (device === "meta") return emptyQuantized([source.shape[0]!, source.shape[1]!], precision, device);
   return precision === "nf4" ? quantizeNf4(source, device) : quantizeChannels(source, precision, device);
 }
 

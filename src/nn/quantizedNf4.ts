@@ -56,7 +56,7 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
       });
     }
     const mean = absmax.mean();
-    matrix.offset = device === "meta" ? 0 : mean.item();
+    matrix.offset = mean.item();
     const nested = quantizeBlocks(absmax.sub_(mean), boundsOf(dynamicMap(), device), NESTED_BLOCK);
     matrix.absmax.copy_(nested.codes);
     matrix.nestedAbsmax.copy_(nested.absmax);
@@ -67,14 +67,25 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
 /** Room for a matrix of these sizes, with the maps in place. */
 export function emptyNf4(rows: number, width: number, device: Device): Nf4Matrix {
   const blocks = Math.ceil((rows * width) / NF4_BLOCK);
-  return {
-    precision: "nf4",
+  return wholeNf4(rows, width, {
     codes: empty([Math.ceil((rows * width) / 2)], { dtype: "uint8", device }),
     absmax: empty([blocks], { dtype: "uint8", device }),
     nestedAbsmax: empty([Math.ceil(blocks / NESTED_BLOCK)], { device }),
     nestedMap: fromArray(dynamicMap(), [NESTED_BLOCK], { device }),
     offset: 0,
-    pairs: pairTable(device),
+  });
+}
+
+/** A matrix of these sizes from what is stored of it. */
+export function wholeNf4(
+  rows: number,
+  width: number,
+  parts: Pick<Nf4Matrix, "codes" | "absmax" | "nestedAbsmax" | "nestedMap" | "offset">,
+): Nf4Matrix {
+  return {
+    precision: "nf4",
+    ...parts,
+    pairs: pairTable(parts.codes.device),
     width,
     rows: { start: 0, end: rows },
     columns: { start: 0, end: width },

@@ -4,13 +4,15 @@
  */
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
 import { type ModelConfig, tensorShapes } from "../models/spec.ts";
-import { assembleModel, disposeModel, type Model } from "../models/weights.ts";
+import { assembleModel, type Base, disposeModel, type LoadOptions, type Model } from "../models/weights.ts";
+import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
+import { emptyQuantized } from "../nn/quantized.ts";
 import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW } from "../step/optimizer.ts";
 import { type Policy, placesOf } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { empty } from "../torch/create.ts";
 import { type AllocationLog, CATEGORIES, type Category, category, planningFor } from "../torch/device.ts";
-import { keep, scope } from "../torch/tensor.ts";
+import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, plannedBatch } from "./batch.ts";
 import { type OpTrace, opTimeMs, type Speed, traceOp } from "./cost.ts";
@@ -32,6 +34,9 @@ export interface Configuration {
   batch: BatchShape;
   policy: Policy;
   target: "cpu" | Card;
+  /** Precision of the decoder's frozen matrices, and of embeddings and head; bf16 without. */
+  base?: LoadOptions["base"];
+  headBase?: LoadOptions["headBase"];
 }
 
 export type Bytes = Record<Category, number>;
@@ -140,12 +145,15 @@ function runStep(
   end(name);
 }
 
-function emptyModel({ model: config, dtype, policy }: Configuration): Model {
+function emptyModel({ model: config, dtype, policy, base, headBase }: Configuration): Model {
   const shapes = tensorShapes(config);
-  const options = { dtype, device: "meta", places: placesOf(policy) } as const;
-  return category("weights", () =>
-    keep(scope(() => assembleModel(config, options, (name) => empty(shapes.get(name)!, options)))),
-  );
+  const options = { dtype, device: "meta", places: placesOf(policy), base, headBase } as const;
+  const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });
+  const matrix = (name: string, base: Base | undefined): FrozenMatrix =>
+    base && base !== "bf16"
+      ? emptyQuantized(shapes.get(name) as [number, number], base, "meta")
+      : denseMatrix(tensor(name));
+  return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
 }
 
 function emptyLora({ model, lora, policy: { gradients } }: Configuration): Lora {

@@ -63,7 +63,7 @@ function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): T
     { dtype: "int64" },
   );
   const labelled = h.indexSelect(0, fromArray(rows, [rows.length], { dtype: "int64" }));
-  const logits = norm(labelled, model.norm, config.rmsEps).mm(frozenValues(model.head).t());
+  const logits = norm(labelled, model.norm, config.rmsEps).mm(frozenValues(model.head, model).t());
   return logits
     .to({ dtype: dtype === "float64" ? dtype : "float32" })
     .logSoftmax(-1)
@@ -84,7 +84,7 @@ function referenceLinear(
   const { weight, plora } = weights.linears[name];
   const branch = loraBranch(lora, layer, name, { dtype, dropoutSeed: undefined });
   const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
-  let y = x.mm(frozenValues(weight).t());
+  let y = x.mm(frozenValues(weight, { dtype }).t());
   y = y.add(where(imageMask, image, image.mul(0)));
   return branch ? y.add(x.mm(branch.a.t()).mm(branch.b.t()).mul(branch.scale)) : y;
 }
