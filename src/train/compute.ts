@@ -1,6 +1,7 @@
 /** What the options of device, type and memory come to on this machine. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
+import type { LoadOptions } from "../models/weights.ts";
 import {
   cudaDevices,
   memoryStats,
@@ -16,11 +17,13 @@ export interface ComputeOptions {
   device?: Device | undefined;
   threads?: number | undefined;
   memory?: number | undefined;
+  base?: LoadOptions["base"];
+  head_base?: LoadOptions["headBase"];
 }
 
-export interface Compute {
+/** How a model is loaded. */
+export interface Compute extends LoadOptions {
   dtype: "float32" | "bfloat16";
-  device: Device;
 }
 
 const DTYPES = { fp32: "float32", bf16: "bfloat16" } as const satisfies Record<string, DType>;
@@ -33,7 +36,12 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
     throw noDevice(device, devices);
   if (options.threads !== undefined) setThreads(options.threads);
   if (device === "cpu") setCap("cpu", options.memory);
-  return { dtype: options.dtype ? DTYPES[options.dtype] : storedType(model), device };
+  return {
+    dtype: options.dtype ? DTYPES[options.dtype] : storedType(model),
+    device,
+    base: options.base,
+    headBase: options.head_base,
+  };
 }
 
 /** Lets what comes next in this process have all the memory there is. */
@@ -53,7 +61,7 @@ export function takePeakBytes(device: Device): number {
 function storedType(model: string): Compute["dtype"] {
   const { weights } = openModelFolder(resolveModel(model));
   try {
-    return weights.entry("output.weight").dtype === "float32" ? "float32" : "bfloat16";
+    return weights.entry("model.norm.weight").dtype === "float32" ? "float32" : "bfloat16";
   } finally {
     weights.close();
   }

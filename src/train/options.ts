@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { LINEAR_NAMES } from "../models/spec.ts";
+import { BASES, HEAD_BASES } from "../models/weights.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../options.ts";
 import type { Device } from "../torch/tensor.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
@@ -25,6 +26,10 @@ export const computeOptions = group("Device and memory", {
       value: "DEVICE",
       takes: "cpu, cuda or cuda:N",
     }),
+  base: z.enum(BASES).optional().meta({
+    help: "precision of the decoder's frozen linears (bf16: full, in dtype); without it as the checkpoint has them",
+  }),
+  head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
   threads: count.optional().meta({ help: "CPU threads; without it one a core" }),
   memory: byteAmount.optional().meta({ help: "most bytes that the run may hold; on the CPU a hard cap" }),
 });

@@ -67,10 +67,10 @@ describe.each(CASES)("a step over a base in $base, $size, head $headBase", ({ si
     zeroGradients(lora);
   });
 
-  it.each(["float32", "bfloat16"] as const)("takes the same memory on meta as on the CPU: %s", (dtype) => {
+  it("takes the same memory on meta as on the CPU", () => {
     const [cpu, meta] = (["cpu", "meta"] as const).map((device) => {
       const before = memoryStats(device).liveBytes;
-      const planned = randomModel(config, { dtype, device, ...bases });
+      const planned = randomModel(config, { dtype: "float32", device, ...bases });
       const factors = randomLora(config, { device });
       const modelBytes = memoryStats(device).liveBytes - before;
       resetPeak(device);
