@@ -1,0 +1,69 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { readCommand } from "../src/cli/command.ts";
+import { COMMAND_OPTIONS, type CommandName } from "../src/cli/options.ts";
+import { readDataset } from "../src/data/samples.ts";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const DOCUMENTS = [
+  "README.md",
+  "docs/data.md",
+  "docs/troubleshooting.md",
+  "docs/contributing.md",
+  "docs/api.md",
+];
+const textOf = (document: string): string => readFileSync(join(ROOT, document), "utf8");
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "docs-"));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+describe("the examples of docs/data.md are data sets", () => {
+  const blocks = [...textOf("docs/data.md").matchAll(/^```(jsonl?)\n([\s\S]*?)^```/gm)];
+  it.each(blocks.map(([, ending, text], index) => [index, ending!, text!] as const))(
+    "block %i",
+    (index, ending, text) => {
+      const file = join(folder, `${index}.${ending}`);
+      writeFileSync(file, text);
+      const { samples, bad } = readDataset(file);
+      expect(bad).toEqual([]);
+      expect(samples).not.toEqual([]);
+      for (const sample of samples) expect(sample.images).toHaveLength(1);
+    },
+  );
+});
+
+it("README's file tree names what is there", () => {
+  const paths = [...textOf("README.md").matchAll(/^ {4}( {2})?([\w./]+) {2,}\S/gm)];
+  expect(paths.length).toBeGreaterThan(12);
+  for (const [, nested, path] of paths)
+    expect(existsSync(join(ROOT, nested ? "src" : "", path!)), path).toBe(true);
+});
+
+it.each(DOCUMENTS)("links of %s lead somewhere", (document) => {
+  for (const [, link] of textOf(document).matchAll(/\]\((?!https?:)([^)#]+)[^)]*\)/g)) {
+    expect(existsSync(resolve(ROOT, dirname(document), link!)), link).toBe(true);
+  }
+});
+
+it.each(DOCUMENTS)("command lines of %s have flags that exist", (document) => {
+  const lines = [
+    ...textOf(document)
+      .replaceAll("\\\n", " ")
+      .matchAll(/^\s*npx lorafit (\w+)(.*)$/gm),
+  ];
+  if (document === "README.md") expect(lines.length).toBeGreaterThan(10);
+  for (const [line, name, rest] of lines) {
+    if (rest!.trim() === "" || rest!.includes("--resume")) continue; // needs a run
+    expect(COMMAND_OPTIONS, line).toHaveProperty(name!);
+    const words = [...rest!.replace(/ # .*$/, "").matchAll(/"([^"]*)"|(\S+)/g)].map(
+      ([, quoted, word]) => quoted ?? word!,
+    );
+    expect(readCommand(name as CommandName, words, 80).kind, line).toBe("run");
+  }
+});
