@@ -33,6 +33,7 @@ it("says in its headline whether the loss fell, and the memory against the budge
   expect(pageOf({ options })).toContain(
     "<h1>The loss fell from 4.00 to 2.00 in 3 steps, with at most 42.0 MiB of the 2.0 GiB allowed.</h1>",
   );
+  expect(pageOf({ steps: stepsOf([2]) })).toContain("The loss stayed at 2.00 in 1 step,");
   expect(pageOf({ steps: stepsOf([2, 4]) })).toContain("The loss rose from 2.00 to 4.00 in 2 steps");
 });
 

@@ -48,7 +48,7 @@ th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(
 th { font-weight: 600; white-space: nowrap }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
 .options td:last-child, .options th:last-child { text-align: left; overflow-wrap: anywhere }
-@media print { .charts { grid-template-columns: 1fr 1fr; gap: 4mm } table { font-size: 8pt } }`;
+@media print { .charts { grid-template-columns: 1fr 1fr; gap: 4mm } table, figcaption { font-size: 8pt } }`;
 
 const GIB = 2 ** 30;
 const STEPS_AXIS = { label: "step", whole: true } as const;
@@ -88,8 +88,12 @@ export function runSummary(steps: readonly StepRecord[]): RunSummary {
 }
 
 function headline({ firstLoss, lastLoss, steps, peakBytes }: RunSummary, { options }: RunPage): string {
-  const course = lastLoss < firstLoss ? "fell" : "rose";
-  const loss = `The loss ${course} from ${firstLoss.toFixed(2)} to ${lastLoss.toFixed(2)} in ${formatCount(steps)} steps`;
+  const [first, last] = [firstLoss.toFixed(2), lastLoss.toFixed(2)];
+  const course =
+    first === last
+      ? `stayed at ${first}`
+      : `${lastLoss < firstLoss ? "fell" : "rose"} from ${first} to ${last}`;
+  const loss = `The loss ${course} in ${formatCount(steps)} ${steps === 1 ? "step" : "steps"}`;
   if (peakBytes === 0) return `${loss}.`;
   const budget = budgetOf(options);
   const within = budget === undefined ? "" : ` of the ${formatBytes(budget)} allowed`;
@@ -253,9 +257,13 @@ function previewSection(preview: RunPage["preview"]): string {
 function optionsSection(options: Record<string, unknown>): string {
   const rows = Object.entries(options).map(([name, value]) => [
     name,
-    typeof value === "string" ? value : JSON.stringify(value),
+    name === "memory" && typeof value === "number" ? formatBytes(value) : shownValue(value),
   ]);
   return `<h2>Options of the run</h2>\n<div class="options">${htmlTable(["option", "value"], rows)}</div>`;
+}
+
+function shownValue(value: unknown): string {
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 function budgetOf({ memory }: Record<string, unknown>): number | undefined {
