@@ -5,8 +5,9 @@ cd "$(dirname "$0")/.."
 
 OUT=demo-out
 PAGES=64
-HD_NUM=4          # 2 x 2 tiles a page: 757 tokens
-EPOCHS=12
+HD_NUM=1          # one tile and the global view of a page, 313 tokens: fast on a CPU
+PREVIEW_HD_NUM=16 # what the real model is usually trained with: 3 x 5 tiles, 2,353 tokens
+EPOCHS=20
 MEMORY=2GiB       # a hard cap on the CPU: one byte more, and the run would stop
 
 # Threads that wait sleep instead of spinning: the picture workers, and whatever else runs here, want the cores too.
@@ -34,8 +35,8 @@ lorafit pages --output $OUT/pages --count $PAGES
 bold "2. A tiny 4KHD checkpoint: the official layout, random weights, a tokenizer of its own"
 lorafit tiny --output $OUT/tiny --layers 2 --vision-hidden 32 --vision-layers 1 --vision-ffn 128
 
-bold "3. What the model sees of a page"
-lorafit preview --image $OUT/pages/images/page-0001.png --hd-num $HD_NUM --out $OUT/preview
+bold "3. What the model sees of a page at hd_num $PREVIEW_HD_NUM (the training below takes $HD_NUM, to be fast)"
+lorafit preview --image $OUT/pages/images/page-0001.png --hd-num $PREVIEW_HD_NUM --out $OUT/preview
 
 EVALUATE=(--data $OUT/pages/data.txt --hd-num $HD_NUM --answers --json)
 bold "4. Before training: the model's answers are noise"
@@ -66,7 +67,7 @@ lorafit report $OUT/run --out $OUT/report.html --preview $OUT/preview/page-0001-
 
 bold "Done in $((SECONDS - started)) s. All of it is in $OUT/"
 fromJson $OUT/summary.json '`  loss of a step, mean of ${it.meanSteps}   ${it.firstLoss.toFixed(2)} -> ${it.lastLoss.toFixed(2)} in ${it.steps} steps, ${Math.round((1000 * it.tokens) / it.durationMs)} tokens/s
-  most memory                 ${(it.peakBytes / 2 ** 20).toFixed(0)} MiB of '$MEMORY'`'
+  most memory                 ${(it.peakBytes / 2 ** 20).toFixed(0)} MiB of the '$MEMORY' allowed`'
 cat <<END
   before                      $(score $OUT/before.jsonl)
   after                       $(score $OUT/after.jsonl)
