@@ -29,10 +29,18 @@ struct PinnedBlock {
   char* data;
   size_t bytes;
   Block booked;
-  std::vector<c10::Event> copies;
+  /** The last copy on each stream; those before it are done when it is. */
+  std::vector<std::pair<c10::Stream, c10::Event>> copies;
+
+  c10::Event& last_copy_on(const c10::Stream& stream) {
+    for (auto& [known, event] : copies) {
+      if (known == stream) return event;
+    }
+    return copies.emplace_back(stream, c10::Event(stream.device_type())).second;
+  }
 
   bool at_rest() {
-    while (!copies.empty() && copies.back().query()) copies.pop_back();
+    std::erase_if(copies, [](const auto& copy) { return copy.second.query(); });
     return copies.empty();
   }
 };
@@ -63,8 +71,7 @@ class PinnedAllocator final : public at::HostAllocator {
     const std::lock_guard lock(mutex_);
     PinnedBlock* block = find(static_cast<char*>(data));
     if (!block) return false;
-    block->copies.emplace_back(stream.device_type());
-    block->copies.back().record(stream);
+    block->last_copy_on(stream).record(stream);
     return true;
   }
 
@@ -167,7 +174,8 @@ class PinnedAllocator final : public at::HostAllocator {
 
 void install_pinned_allocator() {
   constexpr uint8_t kPriority = 1; // above libtorch's own
-  at::setHostAllocator(c10::kCUDA, new PinnedAllocator, kPriority);
+  static auto* allocator = new PinnedAllocator;
+  at::setHostAllocator(c10::kCUDA, allocator, kPriority);
 }
 
 } // namespace lorafit

@@ -282,36 +282,60 @@ export const NF4_VALUES = [
   0.44070982933044434,  0.5626170039176941,  0.7229568362236023,   1.0,
 ] as const;
 
-/** Weights of 4 and 8 bits; a thread has eight. `block` counts from the start of the whole weight, of which this may be a slice. */
+/**
+ * Windows on weights of 4 and 8 bits, out: (rows, columns), where the NF4 matrix has `width` columns and the int8 one a stride from
+ * row to row; a thread has eight elements of `out`.
+ */
 const DEQUANTIZE = `
+struct Element {
+  int64 row, column;
+};
+__device__ inline Element element_of(int64 at, int64 columns) { return {at / columns, at % columns}; }
+__device__ inline void advance(Element& element, int64 columns) {
+  if (++element.column < columns) return;
+  element.column = 0;
+  ++element.row;
+}
+
 extern "C" __global__ void dequantize_nf4(
-    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, const float* offset,
-    int64 block, int64 count) {
+    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, float offset,
+    int64 width, int64 row, int64 column, int64 columns, int64 count) {
   const float values[16] = {${NF4_VALUES.map((value) => `${value.toFixed(9)}f`).join(", ")}};
   __shared__ float nf4[16];
   if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
   __syncthreads();
   const int64 at = 8 * thread_number();
   if (at >= count) return;
-  const int64 mine = at / 64;
-  const float factor = table[absmax[mine]] * scales[(block + mine) / 256] + offset[0];
-  float x[8];
+  float x[8], factor = 0;
+  int64 known = -1;
+  Element element = element_of(at, columns);
   for (int i = 0; i < 8; ++i) {
-    const byte pair = at + i < count ? codes[(at + i) / 2] : 0;
-    x[i] = nf4[i % 2 == 0 ? pair >> 4 : pair & 15] * factor;
+    x[i] = 0;
+    if (at + i >= count) continue;
+    const int64 number = (row + element.row) * width + column + element.column;
+    const int64 block = number / 64;
+    if (block != known) {
+      known = block;
+      factor = table[absmax[block]] * scales[block / 256] + offset;
+    }
+    const byte pair = codes[number / 2];
+    x[i] = nf4[number % 2 == 0 ? pair >> 4 : pair & 15] * factor;
+    advance(element, columns);
   }
   store(out + at, count - at, x);
 }
 
 extern "C" __global__ void dequantize_int8(
-    scalar* out, const signed char* codes, const float* scales, int64 columns, int64 count) {
+    scalar* out, const signed char* codes, const float* scales, float unit, int64 stride, int64 columns, int64 count) {
   const int64 at = 8 * thread_number();
   if (at >= count) return;
   float x[8];
-  int64 row = at / columns, column = at % columns;
-  for (int i = 0; i < 8 && at + i < count; ++i) {
-    x[i] = codes[at + i] * scales[row];
-    if (++column == columns) { column = 0; ++row; }
+  Element element = element_of(at, columns);
+  for (int i = 0; i < 8; ++i) {
+    x[i] = 0;
+    if (at + i >= count) continue;
+    x[i] = codes[element.row * stride + element.column] * scales[element.row] * unit;
+    advance(element, columns);
   }
   store(out + at, count - at, x);
 }

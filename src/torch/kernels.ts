@@ -2,7 +2,8 @@
  * Fused kernels: each does in one pass over memory what takes several operators. On a card the CUDA source runs, elsewhere (and for
  * dtypes that the source doesn't know) its twin of ATen operators, to which tests hold it.
  */
-import { fromArray, full } from "./create.ts";
+import { arange, fromArray, full } from "./create.ts";
+import { planTarget } from "./device.ts";
 import { NF4_VALUES, THREADS } from "./kernelSources.ts";
 import { hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
@@ -13,6 +14,8 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Omit<KernelC
   scalars: (...inputs: Inputs) => Tensor;
   work: (inputs: Inputs, options: Options) => Pick<Launch, "threads" | "inputs">;
   twin: (inputs: Inputs, options: Options) => void;
+  /** Indexes of inputs whose rows, or groups of heads, may lie apart. */
+  strided?: readonly number[];
   /** Relative difference (of the norm of what is written) to the twin in float32; lower precisions add their own rounding. */
   tolerance: number;
 }
@@ -21,27 +24,35 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Omit<KernelC
 export type Fused<Inputs extends readonly Tensor[], Options> = Kernel<Inputs, Options> &
   ((inputs: Inputs, options: Options) => void);
 
-/** A weight in NF4: blocks of 64, their largest magnitudes in 8 bits themselves, as bitsandbytes has them (double quantisation). */
+/** A matrix in NF4: blocks of 64, their largest magnitudes in 8 bits themselves, as bitsandbytes has them (double quantisation). */
 export type Nf4Inputs = [
-  /** (count): what is written. */
+  /** (rows, columns): what is written, a window of the matrix. */
   out: Tensor,
-  /** (count / 2) uint8: the first element in the high bits. */
+  /** (n / 2) uint8 of the n elements of the matrix: the first in the high bits. */
   codes: Tensor,
-  /** (blocks) uint8: index into `table`. */
+  /** (n / 64) uint8: index into `table`. */
   absmax: Tensor,
   /** (256) float32 */
   table: Tensor,
-  /** (all blocks / 256) float32, of the whole weight. */
+  /** (n / 64 / 256) float32 */
   scales: Tensor,
-  /** (1) float32: added to each magnitude. */
-  offset: Tensor,
 ];
+
+export interface Nf4Window {
+  /** Added to each magnitude. */
+  offset: number;
+  /** Columns of the whole matrix. */
+  width: number;
+  /** Where the window begins. */
+  row: number;
+  column: number;
+}
 
 /** u: (T, G, Q+2, D), contiguous; cos, sin: T * D/2 elements; query: (T, G, Q, D), key and value: (T, G, D), of any strides between heads. */
 export type RopeInputs = [u: Tensor, cos: Tensor, sin: Tensor, query: Tensor, key: Tensor, value: Tensor];
 
-/** Blocks of NF4 that the twin takes at a time: 1 MiB of float32. */
-const NF4_TILE_BLOCKS = 4096;
+/** Elements of NF4 that the twin takes at a time, about: 1 MiB of float32. */
+const NF4_TILE_ELEMENTS = 2 ** 18;
 
 /** Every kernel works in place where it writes what it reads, and the inputs' order is the CUDA source's. */
 export const fused = {
@@ -115,6 +126,7 @@ export const fused = {
   ropeUnpack: kernel<RopeInputs, void>({
     source: "rope",
     entry: "rope_unpack",
+    strided: [3, 4, 5],
     scalars: (u) => u,
     work: ropeWork,
     twin: ([u, cos, sin, query, key, value]) => {
@@ -129,6 +141,7 @@ export const fused = {
   ropePack: kernel<RopeInputs, void>({
     source: "rope",
     entry: "rope_pack",
+    strided: [3, 4, 5],
     scalars: (u) => u,
     work: ropeWork,
     twin: ([u, cos, sin, query, key, value]) => {
@@ -139,53 +152,48 @@ export const fused = {
     },
     tolerance: 1e-6,
   }),
-  /** Elements from blocks of 64, of which the first is block number `block` of the whole weight. */
-  dequantizeNf4: kernel<Nf4Inputs, { block: number }>({
+  /** A window of a matrix in NF4. */
+  dequantizeNf4: kernel<Nf4Inputs, Nf4Window>({
     source: "dequantize",
     entry: "dequantize_nf4",
     scalars: (out) => out,
-    work: ([out, ...packed], { block }) => ({
+    work: ([out, ...packed], { offset, width, row, column }) => ({
       threads: Math.ceil(out.numel / 8),
-      inputs: [out, ...packed, block, out.numel],
+      inputs: [out, ...packed, { float: offset }, width, row, column, out.shape[1]!, out.numel],
     }),
     twin: dequantizeNf4Twin,
     tolerance: 1e-6,
   }),
-  /** out = codes * scales of their rows; out: (rows, columns), codes: the same in int8, scales: (rows) float32. */
-  dequantizeInt8: kernel<[out: Tensor, codes: Tensor, scales: Tensor], void>({
+  /** out = codes * scales of their rows * unit; out: (rows, columns), codes: the same in int8, rows apart by any stride, scales: (rows) float32. */
+  dequantizeInt8: kernel<[out: Tensor, codes: Tensor, scales: Tensor], { unit: number }>({
     source: "dequantize",
     entry: "dequantize_int8",
+    strided: [1],
     scalars: (out) => out,
-    work: ([out, codes, scales]) => ({
+    work: ([out, codes, scales], { unit }) => ({
       threads: Math.ceil(out.numel / 8),
-      inputs: [out, codes, scales, out.numel / scales.numel, out.numel],
+      inputs: [out, codes, scales, { float: unit }, codes.strides[0]!, codes.shape[1]!, out.numel],
     }),
-    twin: ([out, codes, scales]) => {
-      const rows = scales.numel;
-      out.view([rows, -1]).copy_(
-        codes
-          .view([rows, -1])
-          .to({ dtype: "float32" })
-          .mul_(scales.view([rows, 1])),
-      );
+    twin: ([out, codes, scales], { unit }) => {
+      const factors = scales.mul(unit).view([-1, 1]); // (rows, 1)
+      out.copy_(codes.to({ dtype: "float32" }).mul_(factors));
     },
     tolerance: 1e-6,
   }),
 } as const;
 
-/** Runs the source where it can, the twin elsewhere. */
+/** Runs the source where it can, the twin elsewhere; a plan for a card allocates nothing, as the source does. */
 function kernel<Inputs extends readonly Tensor[], Options>(
   known: Kernel<Inputs, Options>,
 ): Fused<Inputs, Options> {
+  const { source, entry, strided = [], scalars, work, twin } = known;
   const run = (inputs: Inputs, options: Options): void => {
-    const { device, dtype } = known.scalars(...inputs);
-    const odd = inputs.find((input) => !input.isContiguous && known.source !== "rope");
-    if (odd) throw new TypeError(`${known.entry}: inputs must be contiguous, and one is ${odd}`);
-    if (device.startsWith("cuda") && hasScalar(dtype)) {
-      launch(device, { source: known.source, entry: known.entry, dtype, ...known.work(inputs, options) });
-    } else {
-      scope(() => known.twin(inputs, options));
-    }
+    const odd = inputs.find((input, index) => !strided.includes(index) && !input.isContiguous);
+    if (odd) throw new TypeError(`${entry}: inputs must be contiguous, and one is ${odd}`);
+    const { device, dtype } = scalars(...inputs);
+    const onCard = device.startsWith("cuda") || (device === "meta" && planTarget().device === "cuda");
+    if (!onCard || !hasScalar(dtype)) scope(() => twin(inputs, options));
+    else if (device !== "meta") launch(device, { source, entry, dtype, ...work(inputs, options) });
   };
   return Object.assign(run, known);
 }
@@ -215,38 +223,30 @@ function rotate(from: Tensor, to: Tensor, cos: Tensor, sin: Tensor, direction: 1
   to.narrow(3, 0, half).copy_(turned);
 }
 
-/** Each byte's two values come from one table; the float32 between stays small by going through it in tiles. */
+/** By the numbers of the elements in the whole matrix, a few rows at a time: the float32 between stays small. */
 function dequantizeNf4Twin(
-  [out, codes, absmax, table, scales, offset]: Nf4Inputs,
-  { block }: { block: number },
+  [out, codes, absmax, table, scales]: Nf4Inputs,
+  { offset, width, row, column }: Nf4Window,
 ): void {
   const { device } = out;
-  const values = Float32Array.from(
-    { length: 512 },
-    (_, at) => NF4_VALUES[at % 2 ? (at >> 1) & 15 : at >> 5]!,
-  );
-  const pairs = fromArray(values, [256, 2], { device });
-  const [flat, bytes] = [out.view([-1]), codes.view([-1])];
-  const blocks = Math.ceil(flat.numel / 64);
-  for (let start = 0; start < blocks; start += NF4_TILE_BLOCKS) {
+  const [rows, columns] = [out.shape[0]!, out.shape[1]!];
+  const values = fromArray(Float32Array.from(NF4_VALUES), [16], { device });
+  const tileRows = Math.max(1, Math.floor(NF4_TILE_ELEMENTS / columns));
+  const look = (from: Tensor, at: Tensor): Tensor => from.indexSelect(0, at.view([-1])).view(at.shape);
+  for (let start = 0; start < rows; start += tileRows) {
     scope(() => {
-      const count = Math.min(NF4_TILE_BLOCKS, blocks - start);
-      const elements = Math.min(count * 64, flat.numel - start * 64);
-      const numbers = Int32Array.from({ length: count }, (_, at) => (block + start + at) >> 8);
-      const ofBlock = scales.indexSelect(0, fromArray(numbers, [count], { device }));
-      const magnitude = table.indexSelect(0, absmax.narrow(0, start, count).to({ dtype: "int32" }));
-      const factor = magnitude.mul_(ofBlock).add_(offset).view([count, 1]); // (blocks, 1)
-      const packed = bytes.narrow(0, start * 32, Math.ceil(elements / 2)).to({ dtype: "int32" });
-      const unpacked = pairs.indexSelect(0, packed).view([-1]).narrow(0, 0, elements); // (elements) float32
-      const whole = elements - (elements % 64);
-      const scaled = unpacked
-        .narrow(0, 0, whole)
-        .view([-1, 64])
-        .mul_(factor.narrow(0, 0, whole / 64));
-      flat.narrow(0, start * 64, whole).copy_(scaled.view([-1]));
-      if (whole === elements) return;
-      const rest = unpacked.narrow(0, whole, elements - whole).mul_(factor.select(0, count - 1));
-      flat.narrow(0, start * 64 + whole, elements - whole).copy_(rest);
+      const count = Math.min(tileRows, rows - start);
+      const starts = arange(row + start, row + start + count, { device })
+        .mul_(width)
+        .view([count, 1]);
+      const number = starts.add(arange(column, column + columns, { device })); // (count, columns) int64
+      const pair = look(codes, number.bitwiseRightShift(1)).to({ dtype: "int32" });
+      const low = number.bitwiseAnd(1).to({ dtype: "int32" });
+      const code = pair.bitwiseRightShift(low.rsub(1).mul_(4)).bitwiseAnd(15);
+      const block = number.bitwiseRightShift(6);
+      const magnitude = look(table, look(absmax, block).to({ dtype: "int32" }));
+      const factor = magnitude.mul_(look(scales, block.bitwiseRightShift(8))).add_(offset);
+      out.narrow(0, start, count).copy_(look(values, code).mul_(factor));
     });
   }
 }

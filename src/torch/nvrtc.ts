@@ -90,8 +90,12 @@ export function compileKernel(
 ): Uint8Array {
   const scalar = SCALARS[dtype];
   if (!scalar) throw new Error(`no kernel has scalars of ${dtype}`);
-  if (!nvrtc.architectures.includes(architecture)) throw tooOld(architecture, nvrtc);
-  const options = [`--gpu-architecture=sm_${architecture}`, "--std=c++17", "-default-device", ...scalar];
+  const options = [
+    `--gpu-architecture=sm_${nearest(architecture, nvrtc)}`,
+    "--std=c++17",
+    "-default-device",
+    ...scalar,
+  ];
   const text = ON_CARD + SOURCES[source];
   const key = createHash("sha256")
     .update(JSON.stringify([text, options, nvrtc.version]))
@@ -141,6 +145,16 @@ function placesOfNvrtc(): string[] {
       : [],
   );
   return [...inside, "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+}
+
+/** Machine code runs on later cards of the same major version. */
+function nearest(architecture: number, nvrtc: Nvrtc): number {
+  const major = Math.floor(architecture / 10);
+  const fit = nvrtc.architectures.filter(
+    (known) => known <= architecture && Math.floor(known / 10) === major,
+  );
+  if (fit.length === 0) throw tooOld(architecture, nvrtc);
+  return Math.max(...fit);
 }
 
 function tooOld(architecture: number, { version, architectures }: Nvrtc): UserError {

@@ -69,19 +69,21 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
   }),
   ropePack: (sizes, dtype) => ({ inputs: ropeInputs(sizes, dtype), options: undefined, written: [0] }),
   dequantizeNf4: ({ rows, columns, extra }, dtype) => {
-    const count = rows * columns;
-    const blocks = Math.ceil(count / 64);
+    // A window inside of a matrix that is larger by `extra` on each side.
+    const width = columns + 2 * extra;
+    const elements = (rows + 2 * extra) * width;
+    const blocks = Math.ceil(elements / 64);
     const bytes = (n: number) => randint(0, 256, [n], { dtype: "uint8" });
+    const scales = rand([Math.ceil(blocks / 256)]);
     return {
       inputs: [
-        empty([count], { dtype }),
-        bytes(Math.ceil(count / 2)),
+        empty([rows, columns], { dtype }),
+        bytes(Math.ceil(elements / 2)),
         bytes(blocks),
         randn([256]),
-        rand([Math.ceil((blocks + 100 * extra) / 256)]),
-        randn([1]),
+        scales,
       ],
-      options: { block: 100 * extra },
+      options: { offset: 0.7, width, row: extra, column: extra },
       written: [0],
     };
   },
@@ -91,7 +93,7 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
       randint(-127, 128, [rows, columns], { dtype: "int8" }),
       rand([rows]),
     ],
-    options: undefined,
+    options: { unit: 1 / 127 },
     written: [0],
   }),
 };

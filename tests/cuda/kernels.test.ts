@@ -4,7 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import { fromBytes, randn } from "../../src/torch/create.ts";
+import { nf4Values, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
+import { empty, fromBytes, rand, randint, randn, zeros } from "../../src/torch/create.ts";
+import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/nvrtc.ts";
 import { manualSeed } from "../../src/torch/random.ts";
@@ -98,6 +100,50 @@ test("rope back undoes rope, where tables are of real angles", () => {
     expect(u.allclose(before)).toBe(false);
     fused.ropePack([u, angle.cos(), angle.sin(), ...views]);
     expect(u.allclose(before)).toBe(true);
+  });
+});
+
+test("a window of columns of an int8 matrix is read by its stride", () => {
+  scope(() => {
+    const codes = randint(-127, 128, [5, 40], { dtype: "int8" });
+    const [window, out, scales] = [codes.narrow(1, 8, 19), zeros([5, 19]), rand([5])];
+    const { source, entry, work, twin } = fused.dequantizeInt8;
+    const launch = work([out, window, scales], { unit: 0.5 });
+    const inputs = launch.inputs.map((input) => (input === window ? codes : input)); // from its start, shifted below
+    const shifted = [...inputs.slice(0, 1), codes.view([-1]).narrow(0, 8, 192), ...inputs.slice(2)];
+    const results = runOnCpu({ source, entry, dtype: "float32" }, { ...launch, inputs: shifted });
+    twin([out, window, scales], { unit: 0.5 });
+    expect(
+      difference(fromBytes(results.get(0)!, [5, 19], "float32").toFloat32Array(), out.toFloat32Array()),
+    ).toBeLessThan(1e-6);
+  });
+});
+
+test("the twin of NF4 is what the quantised matrices are", () => {
+  scope(() => {
+    const matrix = quantizeNf4(randn([24, 192]), "cpu");
+    const { codes, absmax, nestedMap, nestedAbsmax, offset, width } = matrix;
+    const out = empty([10, 64]);
+    fused.dequantizeNf4([out, codes, absmax, nestedMap, nestedAbsmax], { offset, width, row: 7, column: 64 });
+    const window = nf4Values({ ...matrix, rows: { start: 7, end: 17 }, columns: { start: 64, end: 128 } });
+    expect(out.equal(window)).toBe(true);
+  });
+});
+
+test("a plan for a card allocates nothing in a fused kernel, one for the CPU what its twin does", () => {
+  scope(() => {
+    const [out, gate, up] = [1, 2, 3].map(() => empty([4096], { dtype: "bfloat16", device: "meta" })) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
+    const peak = () => {
+      resetPeak("meta");
+      fused.swiglu([out, gate, up]);
+      return memoryStats("meta").peakBytes - memoryStats("meta").liveBytes;
+    };
+    expect(planningFor({ device: "cuda" }, peak)).toBe(0);
+    expect(peak()).toBe(2 * 4096);
   });
 });
 
