@@ -32,6 +32,7 @@ bool on_card(const at::Tensor& tensor) { return !tensor.is_cpu() && !tensor.is_m
 struct Copy {
   Copy(at::Tensor to, at::Tensor from) : to(std::move(to)), from(std::move(from)) {}
   at::Tensor to, from;
+  std::optional<c10::Stream> stream;  // on a card: where it is queued
   std::optional<c10::Event> computed; // on a card: the work queued before the copy
   std::optional<c10::Event> copied;   // on a card: the copy itself, once it is queued
   // Of the copying thread; under its mutex.
@@ -42,7 +43,7 @@ struct Copy {
 
 c10::Device card_of(const Copy& copy) { return on_card(copy.to) ? copy.to.device() : copy.from.device(); }
 
-/** A stream for each card and direction: a link carries both ways at once. */
+/** A stream for each card and direction: a link carries both ways at once. For the JavaScript thread. */
 c10::Stream copy_stream(const Copy& copy) {
   static auto* streams = new std::map<std::pair<int, bool>, c10::Stream>;
   const c10::Device card = card_of(copy);
@@ -53,10 +54,10 @@ c10::Stream copy_stream(const Copy& copy) {
   return streams->emplace(key, impl.getStreamFromGlobalPool(card)).first->second;
 }
 
-/** Marks where a stream is done with what was queued of a copy. */
-void record_copied(Copy& copy, const c10::Stream& stream) {
-  copy.copied.emplace(stream.device_type());
-  copy.copied->record(stream);
+/** Marks where its stream is done with what was queued of a copy. */
+void record_copied(Copy& copy) {
+  copy.copied.emplace(copy.stream->device_type());
+  copy.copied->record(*copy.stream);
 }
 
 /** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
@@ -78,8 +79,8 @@ class Staging {
     current_booking() = before;
   }
 
-  void copy(Copy& copy, const c10::Stream& stream, const std::atomic<bool>& stopping) {
-    const c10::StreamGuard guard(stream);
+  void copy(Copy& copy, const std::atomic<bool>& stopping) {
+    const c10::StreamGuard guard(*copy.stream);
     const at::Tensor to = copy.to.view({-1}).view(at::kByte);
     const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
     for (int64_t at = 0, turn = 0; at < to.numel(); at += kStagingBytes, ++turn) {
@@ -89,7 +90,7 @@ class Staging {
       buffer.sent->synchronize();
       std::memcpy(buffer.bytes.mutable_data_ptr(), from + at, length);
       to.narrow(0, at, length).copy_(buffer.bytes.narrow(0, 0, length), /*non_blocking=*/true);
-      buffer.sent->record(stream);
+      buffer.sent->record(*copy.stream);
     }
   }
 
@@ -166,15 +167,14 @@ class CopyThread {
   void carry_out(Copy& copy) {
     read_ahead(copy.from.const_data_ptr(), copy.from.nbytes());
     if (on_card(copy.to)) {
-      const c10::Stream stream = copy_stream(copy);
-      copy.computed->block(stream);
+      copy.computed->block(*copy.stream);
       try {
-        staging_->copy(copy, stream, stopping_);
+        staging_->copy(copy, stopping_);
       } catch (...) {
-        record_copied(copy, stream); // a part may be under way
+        record_copied(copy); // a part may be under way
         throw;
       }
-      return record_copied(copy, stream);
+      return record_copied(copy);
     }
     auto* to = static_cast<char*>(copy.to.mutable_data_ptr());
     const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
@@ -223,12 +223,12 @@ void start(const std::shared_ptr<Copy>& copy) {
   // What the current stream still has to do may use either tensor's memory.
   copy->computed.emplace(card.type());
   copy->computed->record(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
-  const c10::Stream stream = copy_stream(*copy);
+  copy->stream = copy_stream(*copy);
   if (to_card && copy->from.is_cpu() && !copy->from.is_pinned()) return copy_thread().queue(copy);
-  copy->computed->block(stream);
-  const c10::StreamGuard guard(stream);
+  copy->computed->block(*copy->stream);
+  const c10::StreamGuard guard(*copy->stream);
   copy->to.copy_(copy->from, /*non_blocking=*/true);
-  record_copied(*copy, stream);
+  record_copied(*copy);
 }
 
 } // namespace
