@@ -46,6 +46,7 @@ export async function mergeCheckpoint(
   const model = openModelFolder(modelFolder);
   const modules = new Map<string, AdapterModule>();
   try {
+    refuseQuantized(model);
     const shapes = new Map(model.weights.names.map((name) => [name, model.weights.entry(name).shape]));
     const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes })));
     for (const [module, factors] of adapter.modules) modules.set(weightNameOf(module), factors);
@@ -67,6 +68,14 @@ export async function mergeCheckpoint(
 
 function isEmptyFolder(path: string): boolean {
   return statSync(path).isDirectory() && readdirSync(path).length === 0;
+}
+
+/** Sums with an adapter need the weights in full. */
+function refuseQuantized({ folder, config }: ModelFolder): void {
+  if (config.quantization_config === undefined) return;
+  throw new UserError(`${folder} is quantised: an adapter can't be added into it.`, {
+    fix: "Merge into the checkpoint with the full weights that it was made from.",
+  });
 }
 
 async function writeModel(
@@ -118,7 +127,7 @@ function isFloating(dtype: DType): boolean {
 }
 
 /** Configuration, tokenizer, code and notes: every file of the folder itself that is no weights. */
-function copySmallFiles(from: string, to: string): void {
+export function copySmallFiles(from: string, to: string): void {
   for (const name of readdirSync(from)) {
     const path = join(from, name);
     if (isWeightsFile(name) || !statSync(path).isFile()) continue;

@@ -67,20 +67,28 @@ export function* writeShards(
   { shardBytes, metadata = { format: "pt" } }: { shardBytes: number; metadata?: Record<string, string> },
 ): Generator<number, void> {
   const shards = splitByBytes(sources, shardBytes);
-  const name = (index: number): string =>
-    shards.length === 1
-      ? "model.safetensors"
-      : `model-${digits(index + 1)}-of-${digits(shards.length)}.safetensors`;
+  const name = (index: number): string => shardName(index, shards.length);
   for (const [index, shard] of shards.entries()) {
     yield* writeSources(join(folder, name(index)), shard, metadata);
   }
   if (shards.length === 1) return;
-  const index = {
-    metadata: { total_size: sources.reduce((sum, source) => sum + bytesOf(source), 0) },
-    weight_map: Object.fromEntries(
-      shards.flatMap((shard, at) => shard.map((source) => [source.name, name(at)])),
-    ),
-  };
+  const totalBytes = sources.reduce((sum, source) => sum + bytesOf(source), 0);
+  const shardOf = shards.flatMap((shard, at) => shard.map((source) => [source.name, name(at)] as const));
+  writeShardIndex(folder, new Map(shardOf), totalBytes);
+}
+
+/** What Hugging Face calls a shard of so many. */
+export function shardName(index: number, shards: number): string {
+  return shards === 1 ? "model.safetensors" : `model-${digits(index + 1)}-of-${digits(shards)}.safetensors`;
+}
+
+/** Says which shard of the folder has which tensor. */
+export function writeShardIndex(
+  folder: string,
+  shardOf: ReadonlyMap<string, string>,
+  totalBytes: number,
+): void {
+  const index = { metadata: { total_size: totalBytes }, weight_map: Object.fromEntries(shardOf) };
   writeFileWhole(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, undefined, 2)}\n`);
 }
 

@@ -19,6 +19,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },
   chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
   merge:    { summary: "write base model and adapter as one checkpoint",     load: () => import("./commands/merge.ts") },
+  quantize: { summary: "write the base in 8 or 4 bits",                      load: () => import("./commands/quantize.ts") },
   preview:  { summary: "what the model sees of a picture or a sample",       load: () => import("./commands/preview.ts") },
   validate: { summary: "check a data set, and count its tokens",               load: () => import("./commands/validate.ts") },
   report:   { summary: "a run as a page with charts",                        load: () => import("./commands/report.ts") },

@@ -11,7 +11,14 @@ import { z } from "zod";
 import { checkTensors } from "../checkpoint/check.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { storedShapes } from "../nn/quantizedLayout.ts";
+import { QUANTIZED_PRECISIONS, storedShapes } from "../nn/quantizedNames.ts";
+
+/** How frozen matrices are held; bf16 stands for the compute dtype. */
+export const BASES = ["bf16", ...QUANTIZED_PRECISIONS] as const;
+export type Base = (typeof BASES)[number];
+/** Embeddings and head have fewer choices: single rows of them are read. */
+export const HEAD_BASES = ["bf16", "int8"] as const;
+export type HeadBase = (typeof HEAD_BASES)[number];
 
 export const LINEAR_NAMES = [
   "attention.wqkv",

@@ -5,12 +5,15 @@ import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen.ts";
 import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
-import { readQuantized, storedPrecision } from "../nn/quantizedLayout.ts";
+import { readQuantized } from "../nn/quantizedLayout.ts";
+import { storedPrecision } from "../nn/quantizedNames.ts";
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { hostOf, ON_DEVICE, type Place, type Places } from "./places.ts";
 import {
+  type Base,
+  type HeadBase,
   LINEAR_NAMES,
   type LinearName,
   type ModelConfig,
@@ -87,12 +90,6 @@ export interface Model {
   vision: VisionWeights;
 }
 
-/** How frozen matrices are held; bf16 stands for the compute dtype. */
-export const BASES = ["bf16", "int8", "nf4", "fp8"] as const;
-export type Base = (typeof BASES)[number];
-/** Embeddings and head have fewer choices: single rows of them are read. */
-export const HEAD_BASES = ["bf16", "int8"] as const;
-
 export interface LoadOptions {
   dtype: DType;
   device: Device;
@@ -101,7 +98,7 @@ export interface LoadOptions {
   /** Of the decoder's linears; left out: as the checkpoint has them. */
   base?: Base | undefined;
   /** Of embeddings and head. */
-  headBase?: (typeof HEAD_BASES)[number] | undefined;
+  headBase?: HeadBase | undefined;
 }
 
 /** Has a tensor of an official name lie on a device. */

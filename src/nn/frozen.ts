@@ -111,6 +111,24 @@ export function frozenValues(
   return values;
 }
 
+/** ||W - matrix|| / ||W||, some rows at a time; 0 for a matrix of zeros. source: W, (out, in), wherever it lies. */
+export function relativeError(source: Tensor, matrix: QuantizedMatrix): number {
+  const [rows, columns] = quantizedShape(matrix);
+  const sums = tilesOf(rows, Math.max(1, Math.floor(SCRATCH_ELEMENTS / 4 / columns))).map((tile) =>
+    scope(() => {
+      const values = frozenValues(quantizedRows(matrix, tile));
+      const wanted = rowsOf(source, tile).to({ dtype: "float32", device: values.device });
+      return { error: sumOfSquares(values.sub_(wanted)), all: sumOfSquares(wanted) };
+    }),
+  );
+  const total = (part: "error" | "all"): number => sums.reduce((sum, each) => sum + each[part], 0);
+  return total("all") === 0 ? 0 : Math.sqrt(total("error") / total("all"));
+}
+
+function sumOfSquares(x: Tensor): number {
+  return scope(() => x.square().sum().item());
+}
+
 /** into = beta into + x W^T, some of the outputs at a time. */
 function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
   const [outs, ins] = quantizedShape(matrix);

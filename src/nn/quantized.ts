@@ -5,7 +5,8 @@
 import { empty } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { emptyNf4, isAligned, NF4_BLOCK, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
+import { NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
+import { emptyNf4, isAligned, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
 import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** Value = code * scale * unit; the largest of a row has the code `most`. */
@@ -22,7 +23,6 @@ export interface ChannelMatrix {
 }
 
 export type QuantizedMatrix = ChannelMatrix | Nf4Matrix;
-export type QuantizedPrecision = QuantizedMatrix["precision"];
 
 /** Quantises a matrix, (out, in), wherever it lies, on `device`; no more than a piece of it is there in full at a time. */
 export function quantize(

@@ -1,19 +1,15 @@
-/**
- * How quantised matrices lie in a checkpoint. NF4 and int8 are as bitsandbytes writes them into safetensors, fp8 is one scale a row; what
- * a matrix is stored as is told by the names beside it.
- */
+/** Quantised matrices read from a checkpoint and as the tensors that are written to one; names and shapes are quantizedNames.ts. */
 import { UserError } from "../errors.ts";
 import { fromArray, fromBytes } from "../torch/create.ts";
-import type { Device } from "../torch/dtypes.ts";
+import type { Device, DType } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import type { ChannelMatrix, QuantizedMatrix, QuantizedPrecision } from "./quantized.ts";
-import { NESTED_BLOCK, NF4_BLOCK, NF4_MAP, type Nf4Matrix, wholeNf4 } from "./quantizedNf4.ts";
+import type { ChannelMatrix, QuantizedMatrix } from "./quantized.ts";
+import { LAYOUTS, NESTED_BLOCK, NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
+import { NF4_MAP, type Nf4Matrix, wholeNf4 } from "./quantizedNf4.ts";
 
 /** What is asked of a checkpoint. */
 export interface StoredTensors {
   readonly place: string;
-  has(name: string): boolean;
-  entry(name: string): { shape: readonly number[] };
   tensor(name: string): Tensor;
 }
 
@@ -23,76 +19,7 @@ export interface Target {
   copy: boolean;
 }
 
-interface Layout<M> {
-  /** Names beside the weight's own; the first one tells that it is stored so. */
-  beside(name: string): string[];
-  /** Of the weight's tensor and then of those beside it; undefined: any. */
-  shapes(rows: number, columns: number): (readonly number[] | undefined)[];
-  read(name: string, shape: readonly [number, number], from: StoredTensors, to: Target): M;
-  /** In the order of shapes; the source's dtype is told to who dequantises. */
-  tensors(matrix: M, sourceDtype: string): Tensor[];
-}
-
-const LAYOUTS: {
-  nf4: Layout<Nf4Matrix>;
-  int8: Layout<ChannelMatrix>;
-  fp8: Layout<ChannelMatrix>;
-} = {
-  nf4: {
-    beside: (name) =>
-      ["quant_state.bitsandbytes__nf4", "absmax", "quant_map", "nested_absmax", "nested_quant_map"].map(
-        (part) => `${name}.${part}`,
-      ),
-    shapes(rows, columns) {
-      const blocks = Math.ceil((rows * columns) / NF4_BLOCK);
-      const bytes = Math.ceil((rows * columns) / 2);
-      return [[bytes, 1], undefined, [blocks], [16], [Math.ceil(blocks / NESTED_BLOCK)], [NESTED_BLOCK]];
-    },
-    read: readNf4,
-    tensors: nf4Tensors,
-  },
-  int8: {
-    beside: (name) => [`${moduleOf(name)}.SCB`, `${moduleOf(name)}.weight_format`],
-    shapes: (rows, columns) => [[rows, columns], [rows], []],
-    read: (name, _, from, to) => readChannels("int8", name, `${moduleOf(name)}.SCB`, from, to),
-    tensors: ({ codes, scales }) => [codes, scales, fromBytes(Uint8Array.of(0), [], "uint8")], // 0: by rows
-  },
-  fp8: {
-    beside: (name) => [`${moduleOf(name)}.weight_scale`],
-    shapes: (rows, columns) => [
-      [rows, columns],
-      [rows, 1],
-    ],
-    read: (name, _, from, to) => readChannels("fp8", name, `${moduleOf(name)}.weight_scale`, from, to),
-    tensors: ({ codes, scales }) => [codes, scales.unsqueeze(1)],
-  },
-};
-
-/** How a weight is stored; undefined where it is in full. */
-export function storedPrecision(
-  name: string,
-  { has }: Pick<StoredTensors, "has">,
-): QuantizedPrecision | undefined {
-  return Object.entries(LAYOUTS).find(([, { beside }]) => has(beside(name)[0]!))?.[0] as
-    | QuantizedPrecision
-    | undefined;
-}
-
-/** Names and shapes that a weight of [rows, columns] has in a checkpoint, as it is stored there. */
-export function storedShapes(
-  name: string,
-  shape: readonly number[],
-  from: Pick<StoredTensors, "has" | "entry">,
-): [string, readonly number[]][] {
-  const precision = storedPrecision(name, from);
-  const [rows, columns] = shape;
-  if (!precision || rows === undefined || columns === undefined) return [[name, shape]];
-  const { beside, shapes } = LAYOUTS[precision];
-  const names = [name, ...beside(name)];
-  return shapes(rows, columns).map((wanted, at) => [names[at]!, wanted ?? from.entry(names[at]!).shape]);
-}
-
-/** A weight of [rows, columns] that is stored quantised, on `device`. */
+/** A weight of [rows, columns] that is stored quantised. */
 export function readQuantized(
   name: string,
   shape: readonly [number, number],
@@ -100,32 +27,26 @@ export function readQuantized(
   from: StoredTensors,
   to: Target,
 ): QuantizedMatrix {
-  return scope(() => LAYOUTS[precision].read(name, shape, from, to));
+  return scope(() => {
+    if (precision === "nf4") return readNf4(name, shape, from, to);
+    const [codes, scales] = LAYOUTS[precision].names(name).map((part) => from.tensor(part));
+    return { precision, codes: placed(codes!, to), scales: placed(scales!, to).view([-1]) };
+  });
 }
 
-/** A whole matrix as the tensors that stand for a weight of this name. */
+/** A whole matrix as the tensors that stand for a weight of this name; its dtype before is told to who dequantises. */
 export function quantizedTensors(
   name: string,
   matrix: QuantizedMatrix,
-  sourceDtype: string,
+  sourceDtype: DType,
 ): (readonly [string, Tensor])[] {
-  const { beside, tensors } = LAYOUTS[matrix.precision] as Layout<QuantizedMatrix>;
-  const names = [name, ...beside(name)];
-  return tensors(matrix, sourceDtype).map((tensor, at) => [names[at]!, tensor] as const);
+  const tensors = matrix.precision === "nf4" ? nf4Tensors(matrix, sourceDtype) : channelTensors(matrix);
+  return LAYOUTS[matrix.precision].names(name).map((part, at) => [part, tensors[at]!] as const);
 }
 
-function readChannels(
-  precision: ChannelMatrix["precision"],
-  name: string,
-  scalesName: string,
-  from: StoredTensors,
-  to: Target,
-): ChannelMatrix {
-  return {
-    precision,
-    codes: placed(from.tensor(name), to),
-    scales: placed(from.tensor(scalesName), to).view([-1]),
-  };
+function channelTensors({ precision, codes, scales }: ChannelMatrix): Tensor[] {
+  if (precision === "fp8") return [codes, scales.unsqueeze(1)];
+  return [codes, scales, fromBytes(Uint8Array.of(0), [], "uint8")]; // 0: by rows
 }
 
 function readNf4(
@@ -166,7 +87,7 @@ function readState(from: StoredTensors, name: string): Record<string, unknown> {
   }
 }
 
-function nf4Tensors(matrix: Nf4Matrix, sourceDtype: string): Tensor[] {
+function nf4Tensors(matrix: Nf4Matrix, sourceDtype: DType): Tensor[] {
   const { codes, absmax, nestedAbsmax, nestedMap, offset, width, rows } = matrix;
   const state = {
     quant_type: '"nf4"',
@@ -191,9 +112,4 @@ function nf4Tensors(matrix: Nf4Matrix, sourceDtype: string): Tensor[] {
 
 function placed(tensor: Tensor, { device, copy }: Target): Tensor {
   return tensor.to({ device, copy });
-}
-
-/** Scales of a weight are named beside it, not below it. */
-function moduleOf(name: string): string {
-  return name.replace(/\.weight$/, "");
 }

@@ -6,10 +6,8 @@ import { arange, cat, empty, fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { linspace } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { NESTED_BLOCK, NF4_BLOCK } from "./quantizedNames.ts";
 import { type Rows, tilesOf } from "./rows.ts";
-
-export const NF4_BLOCK = 64;
-export const NESTED_BLOCK = 256;
 
 /** The numbers that codes stand for: 16 quantiles of the normal distribution. */
 // biome-ignore format: eight a line

@@ -3,8 +3,8 @@
  * meta device, with every allocation and every call of an operator written down. Nothing here knows a formula for memory.
  */
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
-import { type ModelConfig, tensorShapes } from "../models/spec.ts";
-import { assembleModel, type Base, disposeModel, type LoadOptions, type Model } from "../models/weights.ts";
+import { type Base, type ModelConfig, tensorShapes } from "../models/spec.ts";
+import { assembleModel, disposeModel, type LoadOptions, type Model } from "../models/weights.ts";
 import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
 import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW } from "../step/optimizer.ts";

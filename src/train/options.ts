@@ -3,8 +3,7 @@
  * the official recipe: InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh.
  */
 import { z } from "zod";
-import { LINEAR_NAMES } from "../models/spec.ts";
-import { BASES, HEAD_BASES } from "../models/weights.ts";
+import { BASES, HEAD_BASES, LINEAR_NAMES } from "../models/spec.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../options.ts";
 import type { Device } from "../torch/tensor.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";

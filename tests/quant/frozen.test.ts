@@ -13,7 +13,8 @@ import {
   frozenValues,
   SCRATCH_ELEMENTS,
 } from "../../src/nn/frozen.ts";
-import { emptyQuantized, type QuantizedPrecision, quantize } from "../../src/nn/quantized.ts";
+import { emptyQuantized, quantize } from "../../src/nn/quantized.ts";
+import type { QuantizedPrecision } from "../../src/nn/quantizedNames.ts";
 import { empty, fromArray } from "../../src/torch/create.ts";
 import { memoryStats, recordAllocations, resetPeak } from "../../src/torch/device.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";

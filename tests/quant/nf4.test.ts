@@ -1,6 +1,8 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { frozenColumns, frozenRows, frozenValues } from "../../src/nn/frozen.ts";
+import { quantizedTensors, readQuantized } from "../../src/nn/quantizedLayout.ts";
+import { storedPrecision, storedShapes } from "../../src/nn/quantizedNames.ts";
 import { dynamicMap, NF4_MAP, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { golden } from "../shared.ts";
@@ -78,6 +80,29 @@ describe("quantising to NF4 as bitsandbytes does", () => {
           const expected = cut(cut(whole, 0, r0, r1), 1, start, end);
           expect(frozenValues(window).toBytes()).toEqual(expected.toBytes());
         }
+      }
+    });
+  });
+});
+
+describe("the layout of bitsandbytes' checkpoints", () => {
+  it.each(cases)("is read, and written again byte for byte: %s", (name) => {
+    scope(() => {
+      const source = fixture.tensor(`${name}.source`);
+      const weight = `${name}.weight`;
+      const [rows, columns] = source.shape as [number, number];
+      expect(storedPrecision(weight, fixture)).toBe("nf4");
+      for (const [part, shape] of storedShapes(weight, [rows, columns], fixture))
+        expect(fixture.entry(part).shape).toEqual(shape);
+      const matrix = readQuantized(weight, [rows, columns], "nf4", fixture, { device: "cpu", copy: true });
+      const expected = fixture.tensor(`${name}.values`);
+      expect(frozenValues(matrix, expected).toBytes()).toEqual(expected.toBytes());
+      const written = quantizedTensors(weight, matrix, source.dtype);
+      const parts = fixture.names.filter((part) => part.startsWith(weight));
+      expect(written.map(([part]) => part).sort()).toEqual([...parts].sort());
+      for (const [part, tensor] of written) {
+        expect(tensor.shape, part).toEqual(fixture.entry(part).shape);
+        expect(tensor.toBytes(), part).toEqual(fixture.tensor(part).toBytes());
       }
     });
   });

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora, type Lora, zeroGradients } from "../../src/models/lora.ts";
-import { BASES, disposeModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
+import { BASES } from "../../src/models/spec.ts";
+import { disposeModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
 import { embedText, placeImage_ } from "../../src/models/xcomposer.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
 import { Policy } from "../../src/step/policy.ts";

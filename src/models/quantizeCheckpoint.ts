@@ -1,0 +1,199 @@
+/** A checkpoint written anew with its large matrices quantised, a layer in memory at a time. */
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { openAsideFolder, writeFileWhole } from "../checkpoint/disk.ts";
+import { type ModelFolder, openModelFolder } from "../checkpoint/folder.ts";
+import { copySmallFiles } from "../checkpoint/merge.ts";
+import { shardName, writeSafetensors, writeShardIndex } from "../checkpoint/safetensors.ts";
+import { UserError } from "../errors.ts";
+import { relativeError } from "../nn/frozen.ts";
+import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
+import { quantizedTensors } from "../nn/quantizedLayout.ts";
+import { type QuantizedPrecision, storedPrecision } from "../nn/quantizedNames.ts";
+import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { LINEAR_NAMES, readModelConfig } from "./spec.ts";
+
+export interface QuantizeOptions {
+  /** Of the decoder's linears. */
+  base: QuantizedPrecision;
+  /** Of embeddings and head; left as they are without it. */
+  headBase?: "bf16" | "int8" | undefined;
+  /** Whether each matrix is compared with what becomes of it. */
+  report?: boolean;
+  onProgress?: (progress: { done: number; total: number }) => void;
+  signal?: AbortSignal;
+}
+
+/** What became of a matrix. */
+export interface MatrixReport {
+  name: string;
+  precision: QuantizedPrecision;
+  beforeBytes: number;
+  bytes: number;
+  /** ||W - Q|| / ||W||; absent without a report. */
+  relativeError?: number;
+}
+
+export interface QuantizeResult {
+  matrices: MatrixReport[];
+  /** Of all tensors. */
+  beforeBytes: number;
+  bytes: number;
+}
+
+/**
+ * Writes the checkpoint to outFolder, which must not have files yet, with the model folder's other files. Gives way to the event loop
+ * between layers; leaves nothing behind when it fails. Throws UserError where the checkpoint is quantised already.
+ */
+export async function quantizeCheckpoint(
+  modelFolder: string,
+  outFolder: string,
+  options: QuantizeOptions,
+): Promise<QuantizeResult> {
+  if (existsSync(outFolder) && readdirSync(outFolder).length > 0) {
+    throw new UserError(`${outFolder} is not empty.`, { fix: "Name a new folder for the quantised model." });
+  }
+  const model = openModelFolder(modelFolder);
+  const aside = openAsideFolder(outFolder);
+  try {
+    const precisions = precisionsOf(model, options);
+    const shards = shardsOf(model.weights.names);
+    const result: QuantizeResult = { matrices: [], beforeBytes: 0, bytes: 0 };
+    const shardOf = new Map<string, string>();
+    for (const [index, names] of shards.entries()) {
+      const file = shardName(index, shards.length);
+      for (const name of writeShard(
+        join(aside.folder, file),
+        names,
+        model.weights,
+        precisions,
+        options,
+        result,
+      ))
+        shardOf.set(name, file);
+      options.onProgress?.({ done: index + 1, total: shards.length });
+      await setImmediate();
+      options.signal?.throwIfAborted();
+    }
+    if (shards.length > 1) writeShardIndex(aside.folder, shardOf, result.bytes);
+    copySmallFiles(model.folder, aside.folder);
+    writeConfig(aside.folder, model, options);
+    aside.commit();
+    return result;
+  } finally {
+    aside.discard();
+    model.weights.close();
+  }
+}
+
+/** The matrices to quantise, by name. */
+function precisionsOf(
+  model: ModelFolder,
+  { base, headBase }: QuantizeOptions,
+): Map<string, QuantizedPrecision> {
+  const { layers } = readModelConfig(model);
+  const linears = Array.from({ length: layers }, (_, layer) =>
+    LINEAR_NAMES.map((name) => `model.layers.${layer}.${name}.weight`),
+  ).flat();
+  const stored = linears.find((name) => storedPrecision(name, model.weights));
+  if (stored) {
+    throw new UserError(`${model.folder} is quantised already: ${stored}.`, {
+      fix: "Quantise the original checkpoint.",
+    });
+  }
+  const heads = headBase === "int8" ? ["model.tok_embeddings.weight", "output.weight"] : [];
+  return new Map([
+    ...linears.map((name) => [name, base] as const),
+    ...heads.map((name) => [name, "int8"] as const),
+  ]);
+}
+
+/** Names of tensors in files: each decoder layer has its own, the rest share the last. */
+function shardsOf(names: readonly string[]): string[][] {
+  const layers = new Map<string, string[]>();
+  const rest: string[] = [];
+  for (const name of names) {
+    const layer = /^model\.layers\.\d+\./.exec(name)?.[0];
+    if (layer === undefined) rest.push(name);
+    else layers.set(layer, [...(layers.get(layer) ?? []), name]);
+  }
+  return [...layers.values(), rest].filter((shard) => shard.length > 0);
+}
+
+/** Writes a file and adds what is in it to the result; the names of its tensors. */
+function writeShard(
+  path: string,
+  names: readonly string[],
+  weights: Checkpoint,
+  precisions: ReadonlyMap<string, QuantizedPrecision>,
+  { report = false }: QuantizeOptions,
+  result: QuantizeResult,
+): string[] {
+  const written = keep(
+    scope(() =>
+      names.flatMap((name): (readonly [string, Tensor])[] => {
+        const precision = precisions.get(name);
+        const source = weights.tensor(name);
+        result.beforeBytes += source.bytes;
+        if (!precision) return [[name, source]];
+        const matrix = quantize(source, precision, { device: "cpu" });
+        const tensors = quantizedTensors(name, matrix, source.dtype);
+        result.matrices.push(reportOf(name, source, matrix, tensors, report));
+        return tensors;
+      }),
+    ),
+  );
+  try {
+    writeSafetensors(path, written, { format: "pt" });
+    result.bytes += bytesOf(written);
+    return written.map(([name]) => name);
+  } finally {
+    dispose(written);
+  }
+}
+
+function reportOf(
+  name: string,
+  source: Tensor,
+  matrix: QuantizedMatrix,
+  tensors: (readonly [string, Tensor])[],
+  report: boolean,
+): MatrixReport {
+  const { precision } = matrix;
+  return {
+    ...{ name, precision, beforeBytes: source.bytes, bytes: bytesOf(tensors) },
+    ...(report && { relativeError: relativeError(source, matrix) }),
+  };
+}
+
+function bytesOf(tensors: (readonly [string, Tensor])[]): number {
+  return tensors.reduce((sum, [, { bytes }]) => sum + bytes, 0);
+}
+
+/** What other programs call the forms; lorafit itself goes by the names of the tensors. */
+const QUANTIZATION_CONFIGS: Record<QuantizedPrecision, Record<string, unknown>> = {
+  nf4: {
+    quant_method: "bitsandbytes",
+    load_in_4bit: true,
+    bnb_4bit_quant_type: "nf4",
+    bnb_4bit_use_double_quant: true,
+    bnb_4bit_compute_dtype: "bfloat16",
+    bnb_4bit_quant_storage: "uint8",
+  },
+  int8: { quant_method: "bitsandbytes", load_in_8bit: true },
+  fp8: { quant_method: "lorafit", weights: "float8_e4m3fn", scales: "channel" },
+};
+
+function writeConfig(folder: string, { config }: ModelFolder, { base, headBase }: QuantizeOptions): void {
+  const kept = ["vit", "vision_proj", "Plora_A", "Plora_B", ...(headBase === "int8" ? [] : ["output"])];
+  const quantization_config = {
+    ...QUANTIZATION_CONFIGS[base],
+    ...(base !== "fp8" && { llm_int8_skip_modules: kept }),
+  };
+  writeFileWhole(
+    join(folder, "config.json"),
+    `${JSON.stringify({ ...config, quantization_config }, undefined, 2)}\n`,
+  );
+}

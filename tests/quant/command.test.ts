@@ -1,0 +1,50 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { lorafit, records } from "../e2e/lorafit.ts";
+import { golden } from "../shared.ts";
+
+const tiny = golden("tiny");
+const cases = golden("tiny_cases/cases.jsonl");
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "quantize-"));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const run = (...args: string[]) =>
+  records(lorafit([...args, "--json"], { cwd: folder })) as Record<string, unknown>[];
+
+describe("lorafit quantize", () => {
+  it("reports each matrix, sizes and losses, which are those of eval on either folder", () => {
+    const shown = run("quantize", "--model", tiny, "--output", "nf4", "--report", "--data", cases);
+    const matrices = shown.filter(({ name }) => name !== undefined);
+    expect(matrices).toHaveLength(15);
+    for (const { relativeError } of matrices) expect(relativeError).toBeLessThan(0.1);
+    const [sizes, losses] = shown.slice(-2) as [Record<string, number>, Record<string, number>];
+    expect(sizes.bytes).toBeLessThan(sizes.beforeBytes!);
+    const loss = (model: string, ...more: string[]) =>
+      run("eval", "--model", model, "--data", cases, ...more).at(-1)!.loss;
+    expect(losses.lossBefore).toBe(loss(tiny));
+    expect(losses.loss).toBe(loss("nf4"));
+    expect(losses.difference).toBeCloseTo(losses.loss! - losses.lossBefore!, 9);
+    expect(loss(tiny, "--base", "nf4")).toBe(losses.loss);
+  });
+
+  it("says what can't be done with a quantised model, and what to do instead", () => {
+    run("quantize", "--model", tiny, "--output", "int8", "--base", "int8");
+    for (const [args, told] of [
+      [["quantize", "--model", "int8", "--output", "twice"], /quantised already.*\n.*original checkpoint/],
+      [["eval", "--model", "int8", "--data", cases, "--base", "nf4"], /can't be had in nf4.*\n.*unquantised/],
+      [
+        ["merge", "--model", "int8", "--adapter", golden("tiny_lora"), "--output", "merged"],
+        /quantised.*\n.*full weights/,
+      ],
+    ] as const) {
+      const { code, stderr } = lorafit([...args], { cwd: folder });
+      expect(code).toBe(1);
+      expect(stderr).toMatch(told);
+    }
+  });
+});
