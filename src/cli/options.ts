@@ -4,6 +4,7 @@ import { HEAD_BASES } from "../models/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../nn/quantizedNames.ts";
 import { byteAmount, count, group, text } from "../options.ts";
 import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../train/options.ts";
+import { PlanOptions } from "./planOptions.ts";
 
 /** What a command takes, and how it is shown. */
 export interface CommandOptions {
@@ -318,6 +319,18 @@ const pages = {
   examples: ["pages --output pages", "pages --output small --count 8 --width 1344 --height 1008"],
 } satisfies CommandOptions;
 
+const plan = {
+  about:
+    "What fits a card, and how fast it will be: the training step itself, run without data. No GPU and no weights are needed. Ends with the lorafit train line that does it.",
+  options: PlanOptions,
+  examples: [
+    "plan --gpu rtx-4090",
+    "plan --memory 8GiB --hd-num 55",
+    "plan --memory 24GiB --lora-r 16 --solve max-length --json",
+    "plan --gpu v100-32gb --compare official --html plan.html",
+  ],
+} satisfies CommandOptions;
+
 const train = {
   about:
     "Trains LoRA factors on pictures and text. Options come from flags, a YAML file, or both; names of the official finetune_lora.sh work too.",
@@ -331,6 +344,7 @@ const train = {
 } satisfies CommandOptions;
 
 export const COMMAND_OPTIONS = {
+  plan,
   train,
   eval: eval_,
   generate,

@@ -29,7 +29,10 @@ import {
 import { addRmsNormGradient_, type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
 import {
   clipRows,
+  forEachKind,
   forEachPart,
+  type Kind,
+  kindsOf,
   type RowSource,
   type Rows,
   rowCount,
@@ -40,6 +43,7 @@ import {
 import { zeros } from "../torch/create.ts";
 import { siluBackward } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { isAbridging } from "../torch/trace.ts";
 import type { LinearName } from "./spec.ts";
 
 /** A layer's frozen weights joined with its LoRA branches. */
@@ -131,7 +135,7 @@ export function attentionBackward_(
       const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
       const part = inputSlice(wo, group.outColumns);
       const dOut = frozenGradient(dy, part.weight); // (T, G * Q * D)
-      info.imageRows.forEach((rows, picture) => {
+      forEachPart(info.imageRows, rowCount, (rows, picture) => {
         rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
       });
       if (part.lora && z && dz)
@@ -273,10 +277,23 @@ function forEachTile(
   { imageRows }: Sequence,
   body: (tile: Rows, index: number) => unknown,
 ): void {
-  const kindOf = (tile: Rows): string => [tile, ...clipRows(imageRows, tile)].map(rowCount).join(" ");
-  forEachPart(tiles, kindOf, (tile, index) => {
+  forEachKind(tileKinds(tiles, imageRows), (tile, index) => {
     scope(() => void body(tile, index));
   });
+}
+
+/** Kinds of tiles by the pictures of a micro-batch: the same are asked for in every layer, and pictures can be many. */
+const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
+
+function tileKinds(tiles: readonly Rows[], imageRows: readonly Rows[]): Kind<Rows>[] {
+  const kindOf = (tile: Rows): string => [tile, ...clipRows(imageRows, tile)].map(rowCount).join(" ");
+  if (!isAbridging()) return kindsOf(tiles, kindOf);
+  const known = knownKinds.get(imageRows) ?? new Map<string, Kind<Rows>[]>();
+  knownKinds.set(imageRows, known);
+  const key = `${tiles.length} ${tiles.at(-1)?.end}`;
+  const kinds = known.get(key) ?? kindsOf(tiles, kindOf);
+  known.set(key, kinds);
+  return kinds;
 }
 
 /** The group's slice of wqkv, and attention. */
@@ -310,7 +327,7 @@ function gateAndUp(x: Tensor, { linears }: Layer, info: RowInfo): { gate: Tensor
 
 /** outer += the inner products of a group's attention output. out: (T, G * Q * D). */
 function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo, group: HeadGroup): void {
-  info.imageRows.forEach((rows, picture) => {
+  forEachPart(info.imageRows, rowCount, (rows, picture) => {
     outer.plora[picture]!.addmm_(rowsOf(out, rows), part.plora.a.t());
   });
   const { lora } = part;
@@ -319,13 +336,13 @@ function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo
 
 /** z += drop(out) A^T; masks are drawn for each kv head, so that grouping does not change them. */
 function addDroppedInner_(z: Tensor, out: Tensor, { a, dropout }: LoraBranch, group: HeadGroup): void {
-  for (const { rows, columns, head } of dropoutParts(out, dropout, group)) {
+  forEachPart(dropoutParts(out, dropout, group), blockKind, ({ rows, columns, head }) => {
     scope(() => {
       const seen = rowsOf(out, rows).narrow(1, columns.start, columns.end - columns.start);
       const kept = dropout ? dropBlock_(seen.clone(), dropout, rows.start, head) : seen;
       rowsOf(z, rows).addmm_(kept, a.narrow(1, columns.start, columns.end - columns.start).t());
     });
-  }
+  });
 }
 
 /** Adds the group's share to dOut (gradient of its output), z (inner products) and gradA. dz: (T, R), out: (T, G * Q * D). */
@@ -336,7 +353,7 @@ function addGroupLoraGradients_(
   { a, dropout }: LoraBranch,
   group: HeadGroup,
 ): void {
-  for (const { rows, columns, head } of dropoutParts(out, dropout, group)) {
+  forEachPart(dropoutParts(out, dropout, group), blockKind, ({ rows, columns, head }) => {
     scope(() => {
       const cut = (x: Tensor): Tensor => x.narrow(1, columns.start, columns.end - columns.start);
       const seen = cut(rowsOf(out, rows));
@@ -348,7 +365,11 @@ function addGroupLoraGradients_(
       if (dropout) into.add_(dropBlock_(dzRows.mm(cut(a)), dropout, rows.start, head));
       else into.addmm_(dzRows, cut(a));
     });
-  }
+  });
+}
+
+function blockKind({ rows, columns }: { rows: Rows; columns: Rows }): string {
+  return `${rowCount(rows)} ${rowCount(columns)}`;
 }
 
 /** The blocks of a group's output that have a mask of their own; all of it where nothing is dropped. */

@@ -29,7 +29,7 @@ export function ropeTables(
   return scope(() => {
     const { dtype, device } = target;
     const inverse = Float32Array.from({ length: D / 2 }, (_, pair) => 1 / theta ** ((2 * pair) / D));
-    const position = fromArray(Float32Array.from(positions), [positions.length, 1, 1, 1], { device });
+    const position = fromArray(new Float32Array(positions), [positions.length, 1, 1, 1], { device });
     const angle = position.mul(fromArray(inverse, [D / 2], { device })); // (T, 1, 1, D/2)
     return { cos: angle.cos().to({ dtype }), sin: angle.sin().to({ dtype }) };
   });

@@ -121,7 +121,7 @@ export function addLowRank_(
 ): void {
   scope(() => {
     if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
-    imageRows.forEach((rows, picture) => {
+    forEachPart(imageRows, rowCount, (rows, picture) => {
       rowsOf(y, rows).addmm_(inner.plora[picture]!, plora.b.t(), { alpha: plora.scale });
     });
   });
@@ -161,9 +161,9 @@ export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: 
 
 /** dx[I] += p (dy[I] PB) PA for the image rows I of each picture. */
 export function addPloraGradient_(dx: Tensor, dy: Tensor, { plora }: Linear, { imageRows }: RowInfo): void {
-  for (const rows of imageRows) {
+  forEachPart(imageRows, rowCount, (rows) => {
     scope(() => rowsOf(dx, rows).addmm_(rowsOf(dy, rows).mm(plora.b), plora.a, { alpha: plora.scale }));
-  }
+  });
 }
 
 /** Accumulates gradB = s dy^T inner and returns the gradient s dy B of `inner`. dy: (T, out), inner: (T, R) -> (T, R). */

@@ -60,7 +60,12 @@ export function forEachPart<P>(
   kindOf: (part: P) => string | number,
   body: (part: P, index: number) => void,
 ): void {
-  for (const { part, index, times } of kindsOf(parts, kindOf)) {
+  forEachKind(kindsOf(parts, kindOf), body);
+}
+
+/** Calls body for parts that kindsOf has chosen. */
+export function forEachKind<P>(kinds: readonly Kind<P>[], body: (part: P, index: number) => void): void {
+  for (const { part, index, times } of kinds) {
     if (times === 1) body(part, index);
     else repeated(times, () => body(part, index));
   }

@@ -198,6 +198,18 @@ export function findDevice(name: string): Card {
   );
 }
 
+/**
+ * A card for a plan that only knows an amount of memory: the smallest of Ampere or later that has as much, whose speed stands for it; where
+ * none has, the largest.
+ */
+export function cardOfMemory(memoryBytes: number): Card {
+  const modern = listDevices().filter(({ peakFlopsPerSecond }) => peakFlopsPerSecond.bfloat16 !== undefined);
+  return modern.find((card) => card.memoryBytes >= memoryBytes * (1 - DRIVER_SHARE)) ?? modern.at(-1)!;
+}
+
+/** What drivers keep of a card that is sold as so many GiB, at most: 8 GB cards report 7.6 GiB. */
+const DRIVER_SHARE = 0.05;
+
 /** All cards, by memory. */
 export function listDevices(): Card[] {
   const names = Object.keys(ROWS) as CardName[];

@@ -11,7 +11,15 @@ import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW }
 import { type Policy, placesOf } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { empty } from "../torch/create.ts";
-import { type AllocationLog, CATEGORIES, type Category, category, planningFor } from "../torch/device.ts";
+import {
+  type AllocationLog,
+  CATEGORIES,
+  type Category,
+  category,
+  type PlanTarget,
+  POOLS,
+  planningFor,
+} from "../torch/device.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, plannedBatch } from "./batch.ts";
@@ -37,6 +45,8 @@ export interface Configuration {
   /** Precision of the decoder's frozen matrices, and of embeddings and head; bf16 without. */
   base?: LoadOptions["base"];
   headBase?: LoadOptions["headBase"];
+  /** Whether weights on the host are the checkpoint's mapped file and no memory of the host pool: where it has the computing dtype. */
+  mapsWeights: boolean;
 }
 
 export type Bytes = Record<Category, number>;
@@ -69,6 +79,10 @@ export interface DryRun {
   host: PoolPlan;
   /** On a card what the caching allocator makes of the device's pool. */
   replay: Replay | undefined;
+  /** Weights that stay in the checkpoint's mapped file: the host needs room for them, though nothing is allocated. */
+  mappedBytes: number;
+  /** What the host has to have: its pool, and what is mapped. */
+  hostBytes: number;
   /** What counts against a budget: on a card with the allocator's rounding, libraries' workspace and CUDA's context; on the CPU the pool. */
   budgetedBytes: number;
   phases: PhasePlan[];
@@ -78,13 +92,18 @@ export interface DryRun {
 
 /** Moments of a timeline, at most. */
 const MOMENTS = 400;
+const HOST_POOL = POOLS.indexOf("host");
+const WEIGHTS = CATEGORIES.indexOf("weights");
 /** What a phase of the step is called; the rest are those of the run around it. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
 /** Runs one configuration on meta. Throws UserError where the policy does not fit the model. */
 export function dryRun(configuration: Configuration, { inFull = false } = {}): DryRun {
   const { target } = configuration;
-  const wanted = target === "cpu" ? { device: "cpu" as const } : { device: "cuda" as const };
+  const wanted: PlanTarget =
+    target === "cpu"
+      ? { device: "cpu" }
+      : { device: "cuda", computeCapability: Number(target.computeCapability) };
   const run = (): Phase[] => traced("meta", (take) => runPhases(configuration, take));
   const phases = planningFor(wanted, () => (inFull ? run() : abridged(run)));
   return summarize(configuration, phases);
@@ -164,7 +183,8 @@ function emptyLora({ model, lora, policy: { gradients } }: Configuration): Lora 
 }
 
 /** The phases' logs read in order: live bytes, their peaks, and the moments between. */
-function summarize({ target, batch }: Configuration, phases: Phase[]): DryRun {
+function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[]): DryRun {
+  let mappedBytes = 0;
   const events = phases.reduce((sum, { log }) => sum + log.ids.length, 0);
   const pools = [new Pool(), new Pool()] as const;
   const timeline: Moment[] = [];
@@ -175,7 +195,9 @@ function summarize({ target, batch }: Configuration, phases: Phase[]): DryRun {
       for (const pool of pools) pool.startMoment();
       const to = Math.min(log.ids.length, from + perMoment);
       for (let event = from; event < to; event++) {
-        pools[log.pools[event] as 0 | 1].book(log.categories[event]!, log.bytes[event]!);
+        const isMapped = mapsWeights && log.pools[event] === HOST_POOL && log.categories[event] === WEIGHTS;
+        if (isMapped) mappedBytes += log.bytes[event]!;
+        else pools[log.pools[event] as 0 | 1].book(log.categories[event]!, log.bytes[event]!);
       }
       timeline.push({ phase: name, bytes: named(pools[0].momentCategories) });
     }
@@ -196,6 +218,8 @@ function summarize({ target, batch }: Configuration, phases: Phase[]): DryRun {
     device: device!,
     host: host!,
     replay,
+    mappedBytes,
+    hostBytes: host!.peakBytes + mappedBytes,
     budgetedBytes: target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes,
     phases: plans,
     timeline,

@@ -19,6 +19,7 @@ import type { Rows } from "../nn/rows.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { isAbridging } from "../torch/trace.ts";
 import { type Boundary, boundaryRows, copyBoundary } from "./boundaries.ts";
 import type { Owner } from "./owner.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "./policy.ts";
@@ -44,6 +45,8 @@ export interface LayerRun {
   /** The layer ready for use with its weights; LoRA factors in the compute dtype belong to the open scope. */
   readonly join: (index: number, weights: LayerWeights) => Layer;
   readonly kept: Map<number, Kept>;
+  /** How many layers each stands for: itself, but in an abridged plan. */
+  readonly times: readonly number[];
 }
 
 /** Joins model, adapter, micro-batch and policy. */
@@ -60,10 +63,12 @@ export function prepareLayers(
   const rope = category("inputData", () =>
     owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
   );
+  const policies = layerPolicies(policy, config);
   return {
     count: config.layers,
     device,
-    policies: layerPolicies(policy, config),
+    policies,
+    times: timesOf(policies),
     owner,
     sequence: {
       rope,
@@ -79,6 +84,49 @@ export function prepareLayers(
     join: (index, weights) => joinLayer(model, lora, index, { dropoutSeed, weights }),
     kept: new Map(),
   };
+}
+
+/** Layers at either end of a stretch that a plan goes through: more than are fetched ahead. */
+const ENDS = 4;
+/** After how many layers a policy is seen to repeat. */
+const PERIODS = [1, 2, 4, 8];
+
+/** In an abridged plan the middle of a stretch that repeats, and leaves nothing but boundaries, is stood for by its first period. */
+function timesOf(policies: readonly LayerPolicy[]): number[] {
+  const times = policies.map(() => 1);
+  for (let start = 0; isAbridging() && start < policies.length; ) {
+    const { end, period } = stretchFrom(policies, start);
+    const ends = period * Math.ceil(ENDS / period);
+    const left = Math.max(0, Math.floor((end - start - 2 * ends) / period));
+    if (left > 0) times.fill(1 + left, start + ends - period, start + ends);
+    times.fill(0, start + ends, start + ends + left * period);
+    start = end;
+  }
+  return times;
+}
+
+/** The longest stretch from a layer on whose policies repeat. */
+function stretchFrom(policies: readonly LayerPolicy[], start: number): { end: number; period: number } {
+  const stretches = PERIODS.map((period) => {
+    let end = start + period;
+    while (end < policies.length && isSame(policies[end]!, policies[end - period]!)) end++;
+    return { end, period };
+  });
+  const first = policies.slice(start);
+  return stretches
+    .filter(({ end }) => first[0]!.boundary !== "none" && first.slice(0, end - start).every(keepsNothing))
+    .reduce((best, other) => (other.end > best.end + other.period ? other : best), {
+      end: start + 1,
+      period: 1,
+    });
+}
+
+function keepsNothing({ keep }: LayerPolicy): boolean {
+  return keep === "nothing";
+}
+
+function isSame(one: LayerPolicy, other: LayerPolicy): boolean {
+  return one.boundary === other.boundary && one.keep === other.keep;
 }
 
 /** A policy is only kept where the model was loaded for it. */

@@ -8,9 +8,10 @@ import { onDevice, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
 import { embedText, placeImage_ } from "../models/xcomposer.ts";
 import { headLoss_, type Labels, labelsOf } from "../nn/loss.ts";
-import { rowsOf } from "../nn/rows.ts";
+import { kindsOf, rowsOf } from "../nn/rows.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary } from "./boundaries.ts";
 import { type LayerRun, layerBackward, layerForward, prepareLayers, sampleRows } from "./layers.ts";
 import { Owner } from "./owner.ts";
@@ -98,11 +99,16 @@ function* placeImages(
 ): Generator<StepPhase, void> {
   const fetch = owner.own(startFetch(model.vision, model.places.vision, model.device));
   const ready = { ...model, vision: fetch.wait() };
-  for (const { start, end, image } of batch.imageSlices) {
-    const rows = owner.own(rowsOf(hidden, { start, end }));
-    const tiles = placeImage_(rows, ready, batch.images[image]!, visionBatchTiles);
+  const gridOf = ({ image }: { image: number }): string => {
+    const { rows, cols } = batch.images[image]!;
+    return `${rows} ${cols}`;
+  };
+  for (const { part, times } of kindsOf(batch.imageSlices, gridOf)) {
+    const rows = owner.own(rowsOf(hidden, part));
+    const tiles = placeImage_(rows, ready, batch.images[part.image]!, visionBatchTiles);
+    const nextTiles = (): ReturnType<typeof tiles.next> => repeated(times, () => tiles.next());
     for (;;) {
-      const { done, value } = category("visionFeatures", () => tiles.next());
+      const { done, value } = category("visionFeatures", nextTiles);
       if (done) break;
       yield { phase: "vision", ...value };
     }
@@ -114,11 +120,11 @@ function* placeImages(
 /** All layers, in place on hidden, (T, C); the input of each is kept as its policy says. */
 function* forward(run: LayerRun, hidden: Tensor): Generator<StepPhase, Boundary[]> {
   const boundaries: Boundary[] = [];
-  run.weights.begin(forwardVisits(run.count));
+  run.weights.begin(forwardVisits(run.count).filter((layer) => run.times[layer] !== 0));
   for (let layer = 0; layer < run.count; layer++) {
     const { boundary, keep } = run.policies[layer]!;
     boundaries.push(saveBoundary(hidden, boundary, run.owner));
-    yield* layerForward(run, layer, hidden, keep);
+    yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden, keep));
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
   return boundaries;
@@ -126,30 +132,35 @@ function* forward(run: LayerRun, hidden: Tensor): Generator<StepPhase, Boundary[
 
 /** All layers from the last, in place on the gradient of their output, (T, C). */
 function* backward(run: LayerRun, boundaries: Boundary[], gradient: Tensor): Generator<StepPhase, void> {
-  run.weights.begin(backwardVisits(run.policies));
+  run.weights.begin(backwardVisits(run.policies).filter((layer) => run.times[layer] !== 0));
   for (let layer = run.count - 1; layer >= 0; layer--) {
-    if (boundaries[layer]!.at === "none") yield* restoreBoundaries(run, boundaries, layer);
-    yield* layerBackward(run, layer, boundaries[layer]!, gradient);
+    if (boundaries[layer]!.at === "none")
+      yield* repeatedSteps(run.times[layer]!, () => restoreBoundaries(run, boundaries, layer));
+    yield* repeatedSteps(run.times[layer]!, () => layerBackward(run, layer, boundaries[layer]!, gradient));
     freeBoundary(boundaries[layer]!, run.owner);
     yield { phase: "backward", done: run.count - layer, total: run.count };
   }
 }
 
-/** Goes forward again from the last layer before that has a boundary, and keeps those up to `layer` on the device. */
+/** Goes forward again from the last layer before that has a boundary, and keeps those up to `layer` where that one is. */
 function* restoreBoundaries(
   run: LayerRun,
   boundaries: Boundary[],
   layer: number,
 ): Generator<StepPhase, void> {
   const from = boundaries.findLastIndex(({ at }, index) => index < layer && at !== "none");
+  const { at } = boundaries[from]!;
   const hidden = category("boundaryActivations", () =>
     run.owner.own(copyBoundary(boundaries[from]!, run.device)),
   );
   for (let index = from; index < layer; index++) {
-    yield* layerForward(run, index, hidden);
-    if (index + 1 < layer) boundaries[index + 1] = saveBoundary(hidden, "device", run.owner);
+    for (const _ of layerForward(run, index, hidden)) {
+      yield { phase: "backward", done: run.count - 1 - layer, total: run.count };
+    }
+    if (index + 1 < layer || at === "host") boundaries[index + 1] = saveBoundary(hidden, at, run.owner);
   }
-  boundaries[layer] = { at: "device", hidden };
+  if (at === "host") run.owner.free(hidden);
+  else boundaries[layer] = { at: "device", hidden };
 }
 
 /** Losses of the labels; where a scale is given, hidden, (T, C), becomes its gradient. */

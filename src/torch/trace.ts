@@ -76,6 +76,20 @@ export function repeated<T>(times: number, body: () => T): T {
   }
 }
 
+/** The steps of a generator with their calls counted so many times; none of them where that is 0. */
+export function* repeatedSteps<Step>(
+  times: number,
+  begin: () => Generator<Step, void>,
+): Generator<Step, void> {
+  if (times === 1) return yield* begin();
+  const steps = times === 0 ? undefined : begin();
+  for (let next = step(); next && !next.done; next = step()) yield next.value;
+
+  function step(): IteratorResult<Step, void> | undefined {
+    return steps && repeated(times, () => steps.next());
+  }
+}
+
 const CAUSAL = 1;
 const SHARED = 2;
 

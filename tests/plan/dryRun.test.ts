@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { moveModel_ } from "../../src/models/places.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { plannedBatch } from "../../src/plan/batch.ts";
 import { speedOf } from "../../src/plan/cost.ts";
@@ -12,12 +13,12 @@ import {
   loraParameters,
   stepAdamW,
 } from "../../src/step/optimizer.ts";
-import { Policy } from "../../src/step/policy.ts";
+import { Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { randomModel, runToEnd, smallConfig } from "../randomModel.ts";
 
-const model = smallConfig({ layers: 3 });
+const model = smallConfig({ layers: 12 });
 const base: Configuration = {
   model,
   dtype: "float32",
@@ -25,6 +26,7 @@ const base: Configuration = {
   batch: { samples: 1, sampleTokens: 1500, pictures: [{ rows: 2, cols: 1 }], labelTokens: 300 },
   policy: Policy.parse({}),
   target: "cpu",
+  mapsWeights: false,
 };
 
 const CONFIGURATIONS: Record<string, Configuration> = {
@@ -37,14 +39,30 @@ const CONFIGURATIONS: Record<string, Configuration> = {
     ...base,
     lora: { ...base.lora, dropout: 0.1 },
     batch: { ...base.batch, samples: 2 },
-    policy: Policy.parse({ mlpTileTokens: 1024, layers: [{ count: 3, boundary: "host" }] }),
-  },
-  "all kept in one layer": {
-    ...base,
     policy: Policy.parse({
-      layers: [{ count: 1, keep: "all" }, { count: 1 }, { count: 1, boundary: "none" }],
+      mlpTileTokens: 1024,
+      weights: { source: "streamed" },
+      embeddings: "host",
+      head: "host",
+      layers: [{ count: 11, boundary: "host" }, { count: 1 }],
     }),
   },
+  "inputs of MLPs kept, boundaries lost": {
+    ...base,
+    policy: Policy.parse({
+      layers: [{ count: 1, keep: "middle" }, { count: 2 }, { count: 1, boundary: "none" }, { count: 8 }],
+    }),
+  },
+};
+
+CONFIGURATIONS["every second boundary on the host"] = {
+  ...base,
+  policy: Policy.parse({
+    layers: Array.from({ length: 12 }, (_, layer) => ({
+      count: 1,
+      boundary: layer % 2 === 0 ? "host" : "none",
+    })),
+  }),
 };
 
 describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
@@ -105,6 +123,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype }: Configur
   resetPeak("cpu");
   resetPeak("cpu", "host");
   const weights = randomModel(config, { dtype });
+  moveModel_(weights, placesOf(policy));
   const lora = createLora(config, {
     ...shape,
     alpha: 4,

@@ -1,0 +1,53 @@
+/** `lorafit plan`: what fits, from the training step run without data. */
+
+import { formatBytes } from "../../errors.ts";
+import { listDevices } from "../../plan/devices.ts";
+import type { OptionsOf } from "../options.ts";
+import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
+import { type Question, questionOf } from "../planQuestion.ts";
+import { planText, trainCommand } from "../planReport.ts";
+import { type Output, table } from "../report.ts";
+
+export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
+  if (options.list_gpus) return listGpus(output);
+  const question = questionOf(options);
+  const answer = answerOf(question);
+  output.record(recordOf(question, answer));
+  if (!output.json) output.answer(planText(question, answer));
+}
+
+/** The answer for scripts. */
+function recordOf(question: Question, { plan, solved }: Answer): Record<string, unknown> {
+  const { run, policy, fits, stepMs } = plan;
+  const { budgetBytes } = question.limits;
+  return {
+    fits,
+    ...(solved !== undefined && { solved }),
+    peakBytes: run.budgetedBytes,
+    hostPeakBytes: run.host.peakBytes,
+    hostMappedBytes: run.mappedBytes,
+    budgetBytes: Number.isFinite(budgetBytes) ? budgetBytes : null,
+    categories: partsOf({ run, card: question.card }),
+    stepMs,
+    tokens: run.tokens,
+    policy,
+    train: trainCommand(question, plan),
+  };
+}
+
+function listGpus(output: Output): void {
+  const cards = listDevices();
+  for (const card of cards) output.record(card);
+  const rows = cards.map(
+    ({ name, title, memoryBytes, memoryBytesPerSecond, peakFlopsPerSecond, link, note }) => [
+      name,
+      title,
+      formatBytes(memoryBytes),
+      `${Math.round(memoryBytesPerSecond / 1e9)} GB/s`,
+      `${Math.round((peakFlopsPerSecond.bfloat16 ?? peakFlopsPerSecond.float16 ?? 0) / 1e12)} TFLOP/s`,
+      link,
+      note ? "see its plan for what it would take" : "",
+    ],
+  );
+  output.answer(table([["name", "card", "memory", "bandwidth", "16 bit", "link", ""], ...rows]));
+}

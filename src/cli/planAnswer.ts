@@ -1,0 +1,95 @@
+/** The answer to a question of `lorafit plan`: the recommended configuration, its alternatives, and what more of each lever costs. */
+import { pictureTokens } from "../plan/batch.ts";
+import type { DryRun } from "../plan/dryRun.ts";
+import { keepingLayers } from "../plan/ladder.ts";
+import {
+  batchOf,
+  fastestPlan,
+  leastMemory,
+  type Plan,
+  planRungs,
+  solve,
+  type Unknown,
+  type Workload,
+} from "../plan/search.ts";
+import { CATEGORIES } from "../torch/device.ts";
+import { isUnlimited, type Question } from "./planQuestion.ts";
+
+export interface Answer {
+  plan: Plan;
+  /** What was solved for: bytes of memory, or the largest value that fits; null where none does. */
+  solved: number | null | undefined;
+}
+
+export function answerOf(question: Question): Answer {
+  const { planner, workload, limits, fixed, options } = question;
+  if (options.solve === "memory") {
+    const plan = leastMemory(planner, workload, limits, fixed);
+    return { plan, solved: plan.run.budgetedBytes };
+  }
+  if (options.solve !== undefined && !isUnlimited(question)) {
+    const solution = solve(planner, options.solve, workload, limits, fixed);
+    if (solution) return solution;
+    return { plan: leastMemory(planner, workload, limits, fixed), solved: null };
+  }
+  const plan = isUnlimited(question)
+    ? leastMemory(planner, workload, limits, fixed)
+    : fastestPlan(planner, workload, limits, fixed);
+  return { plan, solved: undefined };
+}
+
+/** The recommended plan's other choices: each rung that differs in memory, from fast to lean. */
+export function alternativesOf({ planner, limits, fixed }: Question, plan: Plan): Plan[] {
+  const rungs = planRungs(planner, plan.workload, limits, fixed);
+  return rungs.filter(
+    (rung, index) => rungs.findLastIndex(({ run }) => run.budgetedBytes === rung.run.budgetedBytes) === index,
+  );
+}
+
+/** The most that the room to spare would take of one thing, the rest as it is. */
+export function roomFor(
+  { planner, limits, fixed }: Question,
+  plan: Plan,
+  unknown: Unknown,
+): number | undefined {
+  return solve(planner, unknown, plan.workload, limits, fixed)?.solved;
+}
+
+/** Bytes that more of each lever takes under the plan's own policy. */
+export interface Levers {
+  perThousandTokens: number;
+  perRank: number;
+  perSample: number;
+  /** Every layer keeps its values: no gradient checkpointing. */
+  withoutCheckpointing: number;
+}
+
+export function leversOf({ planner, limits }: Question, { workload, policy, run }: Plan): Levers {
+  const extra = (changed: Partial<Workload>, chosen = policy): number =>
+    planner.plan({ ...workload, ...changed }, chosen, limits).run.budgetedBytes - run.budgetedBytes;
+  const tokens = 8000; // over more tokens than the allocator's pages hide
+  const ranks = 64;
+  return {
+    perThousandTokens: extra({ maxLength: workload.maxLength + tokens }) / (tokens / 1000),
+    perRank: extra({ rank: workload.rank + ranks }) / ranks,
+    perSample: extra({ batchSize: workload.batchSize + 1 }),
+    withoutCheckpointing: extra({}, keepingLayers(policy, planner.config, planner.config.layers, "all")),
+  };
+}
+
+/** What makes up the budgeted bytes: the categories at the device's peak, and on a card what CUDA and its allocator add. */
+export function partsOf({ run, card }: { run: DryRun; card: Question["card"] }): Record<string, number> {
+  const parts: Record<string, number> = Object.fromEntries(
+    CATEGORIES.map((name) => [name, run.device.categories[name]]),
+  );
+  if (!card) return parts;
+  parts.workspace! += card.workspaceBytes;
+  const known = run.device.peakBytes + card.workspaceBytes + card.contextBytes;
+  return { ...parts, context: card.contextBytes, allocator: run.budgetedBytes - known };
+}
+
+/** Tokens of a sample's picture at its largest, and what they leave to text. */
+export function supervisedOf({ workload }: Plan): { pictureTokens: number; textTokens: number } {
+  const tokens = pictureTokens(batchOf(workload).pictures);
+  return { pictureTokens: tokens, textTokens: workload.maxLength - tokens };
+}

@@ -1,0 +1,106 @@
+/** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
+import { existsSync } from "node:fs";
+import { readJsonObject } from "../checkpoint/disk.ts";
+import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { UserError } from "../errors.ts";
+import { type ModelConfig, PRESETS, readModelConfig } from "../models/spec.ts";
+import { parseOptions } from "../options.ts";
+import { largestGrid, pictureTokens } from "../plan/batch.ts";
+import { calibratedSpeed } from "../plan/calibration.ts";
+import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
+import { DIALOGUE_TOKENS, type Limits, type PlannedModel, Planner, type Workload } from "../plan/search.ts";
+import { Policy } from "../step/policy.ts";
+import { trainOptions } from "../train/options.ts";
+import type { PlanOptions } from "./planOptions.ts";
+
+export interface Question {
+  options: PlanOptions;
+  planner: Planner;
+  /** The device, as people call it. */
+  device: string;
+  card: Card | undefined;
+  workload: Workload;
+  limits: Limits;
+  fixed: { weights: PlanOptions["weights"]; policy: Policy | undefined };
+}
+
+/** Throws UserError where a model, card or policy is not known. */
+export function questionOf(options: PlanOptions): Question {
+  const { config, dtype, mapsWeights } = modelOf(options);
+  const { memory, host_memory, device } = options;
+  const card = device === "cpu" ? undefined : cardFor(options);
+  const planner = new Planner(
+    { model: config, dtype, target: card ?? "cpu", mapsWeights },
+    card ? undefined : calibratedSpeed(dtype),
+  );
+  return {
+    options,
+    planner,
+    device: card ? deviceName(options, card) : "this machine's CPU",
+    card,
+    workload: workloadOf(options),
+    limits: {
+      budgetBytes: Math.min(
+        memory ?? Number.POSITIVE_INFINITY,
+        options.gpu === undefined || !card ? Number.POSITIVE_INFINITY : card.memoryBytes,
+      ),
+      hostBytes: host_memory ?? Number.POSITIVE_INFINITY,
+    },
+    fixed: { weights: options.weights, policy: policyOf(options) },
+  };
+}
+
+/** Whether nothing says how much memory there is. */
+export function isUnlimited({ limits }: Question): boolean {
+  return limits.budgetBytes === Number.POSITIVE_INFINITY;
+}
+
+function modelOf({
+  model,
+  base,
+}: PlanOptions): Omit<PlannedModel, "model" | "target"> & { config: ModelConfig } {
+  const isPreset = Object.hasOwn(PRESETS, model) && !existsSync(model);
+  if (isPreset) return { config: PRESETS[model as keyof typeof PRESETS], ...typesOf("bf16", base) };
+  const folder = openModelFolder(resolveModel(model));
+  try {
+    const stored = folder.weights.entry("output.weight").dtype === "float32" ? "fp32" : "bf16";
+    return { config: readModelConfig(folder), ...typesOf(stored, base) };
+  } finally {
+    folder.weights.close();
+  }
+}
+
+function typesOf(stored: "bf16" | "fp32", base = stored): Pick<PlannedModel, "dtype" | "mapsWeights"> {
+  return { dtype: base === "fp32" ? "float32" : "bfloat16", mapsWeights: base === stored };
+}
+
+/** The card of a name, or one as fast as cards of so much memory are. */
+function cardFor({ gpu, memory }: PlanOptions): Card {
+  return gpu === undefined ? cardOfMemory(memory ?? Number.POSITIVE_INFINITY) : findDevice(gpu);
+}
+
+function deviceName({ gpu }: PlanOptions, { title }: Card): string {
+  return gpu === undefined ? `a card as fast as ${title}` : title;
+}
+
+function workloadOf({ hd_num, max_length, image_share, batch_size, lora_r }: PlanOptions): Workload {
+  const defaults = trainOptions({ model: "-", data: "-" });
+  const hdNum = hd_num ?? defaults.hd_num;
+  const needed = image_share === undefined ? pictureTokens([largestGrid(hdNum)]) + DIALOGUE_TOKENS : 0;
+  return {
+    rank: lora_r ?? defaults.lora_r,
+    dropout: defaults.lora_dropout,
+    targets: defaults.lora_targets,
+    maxLength: max_length ?? Math.max(defaults.max_length, needed),
+    hdNum,
+    imageShare: image_share,
+    batchSize: batch_size,
+  };
+}
+
+function policyOf({ policy }: PlanOptions): Policy | undefined {
+  if (policy === undefined) return undefined;
+  if (!existsSync(policy))
+    throw new UserError(`${policy} is missing.`, { fix: "Name the file of a policy, as a run records it." });
+  return parseOptions(Policy, readJsonObject(policy), (key) => `${policy}: ${key}`);
+}

@@ -1,0 +1,181 @@
+/**
+ * Policies from fast to lean. Every rung is the one before with one thing given up, the cheapest in time first, so a run that is out of
+ * memory can go down from wherever it stands.
+ */
+import { UserError } from "../errors.ts";
+import type { ModelConfig } from "../models/spec.ts";
+import { type LayerPolicy, layerPolicies, Policy } from "../step/policy.ts";
+
+/** What a user may fix of a policy. */
+export interface FixedPolicy {
+  weights?: "resident" | "streamed" | undefined;
+}
+
+/** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
+export function fastPolicy({ weights = "resident" }: FixedPolicy = {}): Policy {
+  return Policy.parse({
+    headGroups: 1,
+    mlpTileTokens: 4096,
+    lossChunkTokens: 1024,
+    visionBatchTiles: 8,
+    weights: { source: weights },
+  });
+}
+
+/** The leanest policies, of which one or another lets the most fit: it depends on what the host has room for. */
+export function leanestPolicies(config: ModelConfig, fixed: FixedPolicy = {}): Policy[] {
+  const leanest = policyLadder(config, fixed).at(-1)!;
+  const every = (layers: number, boundary: "host" | "device"): Policy => ({
+    ...leanest,
+    layers: runsOf(
+      Array.from({ length: config.layers }, (_, layer) => ({
+        boundary: layer % layers === 0 ? boundary : "none",
+        keep: "nothing",
+      })),
+    ),
+  });
+  return [
+    leanest,
+    ...[2, 4, 8].map((layers) => every(layers, "host")),
+    ...[1, 4].map((layers) => every(layers, "device")),
+  ];
+}
+
+/** The policies to choose from, from fast to lean. */
+export function policyLadder(config: ModelConfig, fixed: FixedPolicy = {}): Policy[] {
+  const rungs: Policy[] = [];
+  for (let rung: Policy | undefined = fastPolicy(fixed); rung; rung = leanerPolicy(rung, config, fixed))
+    rungs.push(rung);
+  return rungs;
+}
+
+/** The policy with the next thing given up; undefined where nothing is left. */
+export function leanerPolicy(
+  policy: Policy,
+  config: ModelConfig,
+  fixed: FixedPolicy = {},
+): Policy | undefined {
+  for (const { change } of CONCESSIONS) {
+    const leaner = change(policy, config, fixed);
+    if (leaner && JSON.stringify(leaner) !== JSON.stringify(policy) && isReal(leaner, config)) return leaner;
+  }
+  return undefined;
+}
+
+/** What a policy gives up against the fastest, in a few words each. */
+export function concessionsOf(policy: Policy, config: ModelConfig): string[] {
+  const layers = layerPolicies(policy, config);
+  const kept = layers.filter(({ keep }) => keep !== "nothing").length;
+  const onHost = layers.filter(({ boundary }) => boundary === "host").length;
+  const lost = layers.filter(({ boundary }) => boundary === "none").length;
+  const parts = (["embeddings", "head", "vision"] as const).filter((part) => policy[part] === "host");
+  return [
+    kept > 0 ? `keeps ${kept} layers' values instead of computing them again` : "",
+    policy.headGroups > 1 ? `attention in ${policy.headGroups} groups` : "",
+    policy.mlpTileTokens < 4096 ? `MLP in tiles of ${policy.mlpTileTokens}` : "",
+    parts.length > 0 ? `${listed(parts)} on the host` : "",
+    onHost > 0 ? `${onHost === layers.length ? "" : `${onHost} layers' `}boundaries on the host` : "",
+    lost > 0 ? `${lost} layers' boundaries computed again` : "",
+    policy.attentionInput === "recomputed" ? "attention's input normalised again for each group" : "",
+    policy.weights.source === "streamed" ? "weights streamed from the host" : "",
+    policy.optimizer.place === "host" ? "optimizer on the host" : "",
+  ].filter(Boolean);
+}
+
+/** The same policy with so many of the layers, the first ones, keeping what the forward has made. */
+export function keepingLayers(
+  policy: Policy,
+  config: ModelConfig,
+  count: number,
+  keep: LayerPolicy["keep"],
+): Policy {
+  const layers = layerPolicies(policy, config).map((layer, index) =>
+    index < count ? { ...layer, keep } : layer,
+  );
+  return { ...policy, layers: runsOf(layers) };
+}
+
+type Change = (policy: Policy, config: ModelConfig, fixed: FixedPolicy) => Policy | undefined;
+
+/** In the order in which they are made; each is made again until it changes nothing. */
+const CONCESSIONS: readonly { change: Change }[] = [
+  { change: keepFewer },
+  { change: (policy, { kvHeads }) => split(policy, { most: Math.min(4, kvHeads), leastRows: 2048 }) },
+  { change: (policy) => ({ ...policy, embeddings: "host", vision: "host" }) },
+  { change: (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 1024 }) },
+  { change: (policy, config) => onHost(policy, config) },
+  { change: (policy) => ({ ...policy, head: "host" }) },
+  { change: (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 512 }) },
+  {
+    change: (policy) => ({
+      ...policy,
+      attentionInput: "recomputed",
+      lossChunkTokens: 128,
+      visionBatchTiles: 2,
+    }),
+  },
+  {
+    change: (policy, _, { weights }) =>
+      weights === "resident" ? undefined : { ...policy, weights: { source: "streamed", aheadLayers: 1 } },
+  },
+  { change: (policy) => ({ ...policy, optimizer: { ...policy.optimizer, place: "host" } }) },
+];
+
+/** Whether the step takes this policy for this model. */
+function isReal(policy: Policy, config: ModelConfig): boolean {
+  try {
+    layerPolicies(policy, config);
+    return true;
+  } catch (refusal) {
+    if (refusal instanceof UserError) return false;
+    throw refusal;
+  }
+}
+
+/** Half of the layers that keep something keep it no longer. */
+function keepFewer(policy: Policy, config: ModelConfig): Policy {
+  const layers = layerPolicies(policy, config);
+  const keeping = layers.flatMap(({ keep }, index) => (keep === "nothing" ? [] : [index]));
+  const dropped = new Set(keeping.slice(Math.floor(keeping.length / 2)));
+  return keeping.length === 0
+    ? policy
+    : {
+        ...policy,
+        layers: runsOf(
+          layers.map((layer, index) => (dropped.has(index) ? { ...layer, keep: "nothing" } : layer)),
+        ),
+      };
+}
+
+function split(policy: Policy, { most, leastRows }: { most: number; leastRows: number }): Policy {
+  const headGroups = policy.headGroups < most ? policy.headGroups * 2 : policy.headGroups;
+  const mlpTileTokens = Math.min(policy.mlpTileTokens, Math.max(leastRows, policy.mlpTileTokens / 2));
+  const lossChunkTokens = Math.min(
+    policy.lossChunkTokens,
+    Math.max(leastRows / 4, policy.lossChunkTokens / 2),
+  );
+  return { ...policy, headGroups, mlpTileTokens, lossChunkTokens };
+}
+
+function onHost(policy: Policy, config: ModelConfig): Policy {
+  const layers = layerPolicies(policy, config).map((layer) =>
+    layer.boundary === "device" ? { ...layer, boundary: "host" as const } : layer,
+  );
+  return { ...policy, layers: runsOf(layers) };
+}
+
+/** Layers written as runs of alike ones; the last run goes on to the end. */
+export function runsOf(layers: readonly LayerPolicy[]): Policy["layers"] {
+  const runs: Policy["layers"] = [];
+  for (const layer of layers) {
+    const last = runs.at(-1);
+    if (last && last.boundary === layer.boundary && last.keep === layer.keep) last.count++;
+    else runs.push({ ...layer, count: 1 });
+  }
+  return runs;
+}
+
+/** "a, b and c". */
+function listed(words: readonly string[]): string {
+  return words.length < 2 ? words.join() : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+}

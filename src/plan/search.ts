@@ -1,0 +1,246 @@
+/** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
+import type { ModelConfig } from "../models/spec.ts";
+import type { LayerPolicy, Policy } from "../step/policy.ts";
+import { type BatchShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
+import { type Speed, speedOf } from "./cost.ts";
+import type { Card } from "./devices.ts";
+import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
+import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
+
+/** What is to be trained, as the user's options have it. */
+export interface Workload {
+  rank: number;
+  dropout: number;
+  targets: string;
+  /** Tokens of the longest sample. */
+  maxLength: number;
+  hdNum: number;
+  /** The part of a sample that is picture; without it, one picture of the most tokens that hd_num allows. */
+  imageShare: number | undefined;
+  batchSize: number;
+}
+
+export interface Limits {
+  /** Of the device. */
+  budgetBytes: number;
+  hostBytes: number;
+}
+
+/** What the user has fixed of the policy. */
+export interface Fixed extends FixedPolicy {
+  policy?: Policy | undefined;
+}
+
+/** What has been chosen, and what it comes to. */
+export interface Plan {
+  workload: Workload;
+  policy: Policy;
+  run: DryRun;
+  fits: boolean;
+  stepMs: number;
+}
+
+/** A model on a device. */
+export type PlannedModel = Pick<Configuration, "model" | "dtype" | "target" | "mapsWeights">;
+
+/** What can be solved for. */
+export const UNKNOWNS = {
+  "max-length": { key: "maxLength", least: 64, most: 2 ** 24 },
+  "hd-num": { key: "hdNum", least: 1, most: 4096 },
+  "lora-r": { key: "rank", least: 1, most: 4096 },
+  "batch-size": { key: "batchSize", least: 1, most: 4096 },
+} as const satisfies Record<string, { key: keyof Workload; least: number; most: number }>;
+export type Unknown = keyof typeof UNKNOWNS;
+
+/** Plans for one model on one device; what was tried once is remembered. */
+export class Planner {
+  readonly speed: Speed;
+  readonly #model: PlannedModel;
+  readonly #known = new Map<string, DryRun>();
+
+  constructor(model: PlannedModel, speed?: Speed) {
+    this.#model = model;
+    this.speed = speed ?? speedOf(model.target as Card);
+  }
+
+  get config(): ModelConfig {
+    return this.#model.model;
+  }
+
+  get dtype(): Configuration["dtype"] {
+    return this.#model.dtype;
+  }
+
+  /** How a workload goes under a policy. */
+  plan(workload: Workload, policy: Policy, { budgetBytes, hostBytes }: Limits): Plan {
+    const run = this.#run(workload, policy);
+    const fits = run.budgetedBytes <= budgetBytes && run.hostBytes <= hostBytes;
+    return { workload, policy, run, fits, stepMs: stepMs(run, this.speed) };
+  }
+
+  #run({ rank, dropout, targets, ...workload }: Workload, policy: Policy): DryRun {
+    const key = JSON.stringify([rank, dropout, targets, workload, policy]);
+    const known = this.#known.get(key);
+    if (known) return known;
+    const batch = batchOf(workload);
+    const run = dryRun({ ...this.#model, lora: { rank, dropout, targets }, batch, policy });
+    this.#known.set(key, run);
+    return run;
+  }
+}
+
+/** The rows of a workload's micro-batch: in each sample its pictures, then text, all of it with labels. */
+export function batchOf({
+  maxLength,
+  hdNum,
+  imageShare,
+  batchSize,
+}: Omit<Workload, "rank" | "dropout" | "targets">): BatchShape {
+  const largest = largestGrid(hdNum);
+  const room = imageShare === undefined ? maxLength - 2 : Math.floor(maxLength * imageShare);
+  const whole = imageShare === undefined && pictureTokens([largest]) <= room ? largest : gridOfTokens(room);
+  const pictures = whole ? [whole] : [];
+  const textTokens = maxLength - pictureTokens(pictures);
+  return { samples: batchSize, sampleTokens: maxLength, pictures, labelTokens: Math.max(1, textTokens - 1) };
+}
+
+/** Every rung of the ladder, the given policy alone where there is one. */
+export function planRungs(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed): Plan[] {
+  const policies = fixed.policy ? [fixed.policy] : policyLadder(planner.config, fixed);
+  return policies.map((policy) => planner.plan(workload, policy, limits));
+}
+
+/** The fastest policy that fits; where none does, the one that comes nearest. */
+export function fastestPlan(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed = {}): Plan {
+  const rungs = planRungs(planner, workload, limits, fixed);
+  const fitting = rungs.filter(({ fits }) => fits);
+  if (fitting.length === 0) return leastMemory(planner, workload, limits, fixed);
+  const fastest = fitting.reduce(faster);
+  return fixed.policy ? fastest : keepWhatFits(planner, fastest, limits);
+}
+
+/** The policy that takes the least of the device within what the host has; of any, where the host has too little for all. */
+export function leastMemory(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed = {}): Plan {
+  const lean = leanest(planner, limits, fixed).map((policy) => planner.plan(workload, policy, limits));
+  const all = [...planRungs(planner, workload, limits, fixed), ...lean];
+  const possible = all.filter(({ run }) => run.hostBytes <= limits.hostBytes);
+  return (possible.length > 0 ? possible : all).reduce((best, plan) =>
+    plan.run.budgetedBytes < best.run.budgetedBytes ? plan : best,
+  );
+}
+
+/** The largest value of one thing with which something fits, and the fastest policy there; undefined where not even the least fits. */
+export function solve(
+  planner: Planner,
+  unknown: Unknown,
+  workload: Workload,
+  limits: Limits,
+  fixed: Fixed = {},
+): { solved: number; plan: Plan } | undefined {
+  const { key, least, most } = UNKNOWNS[unknown];
+  let best: { solved: number; plan: Plan } | undefined;
+  for (const policy of leanest(planner, limits, fixed)) {
+    const at = (value: number): Plan => planner.plan(withValue(workload, key, value), policy, limits);
+    const from = best ? best.solved + 1 : least;
+    if (best && !at(Math.ceil(from * NEAR)).fits) continue;
+    const solved = largestThatFits((value) => shortage(at(value).run, limits), {
+      ...{ least: from, most, from: best ? 2 * from : workload[key] },
+    });
+    if (solved !== undefined) best = { solved, plan: at(solved) };
+    if (best && !isShortOfHost(best.plan, limits)) break;
+  }
+  return best;
+}
+
+/** How much better another policy has to be to be worth the search. */
+const NEAR = 1.02;
+
+/** Whether it is the host that a little more would not fit. */
+function isShortOfHost({ run }: Plan, { hostBytes, budgetBytes }: Limits): boolean {
+  return run.hostBytes / hostBytes > run.budgetedBytes / budgetBytes;
+}
+
+/** Without a limit on the host there is one leanest policy; with it, which one lets the most fit depends. */
+function leanest(planner: Planner, { hostBytes }: Limits, fixed: Fixed): Policy[] {
+  if (fixed.policy) return [fixed.policy];
+  const policies = leanestPolicies(planner.config, fixed);
+  return Number.isFinite(hostBytes) ? policies : policies.slice(0, 1);
+}
+
+/** hd_num needs room for its picture: a sample as long as its worst case and a dialogue. */
+function withValue(workload: Workload, key: (typeof UNKNOWNS)[Unknown]["key"], value: number): Workload {
+  if (key !== "hdNum") return { ...workload, [key]: value };
+  const tokens = pictureTokens([largestGrid(value)]);
+  return { ...workload, hdNum: value, maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS) };
+}
+
+/** Text that a picture comes with where nothing else is said. */
+export const DIALOGUE_TOKENS = 256;
+
+/** How much is wanting, in parts of the limits: negative where it fits. */
+function shortage({ budgetedBytes, hostBytes }: DryRun, limits: Limits): number {
+  return Math.max(budgetedBytes / limits.budgetBytes, hostBytes === 0 ? 0 : hostBytes / limits.hostBytes) - 1;
+}
+
+/**
+ * The largest whole number where `shortage`, which rises nearly in a line, is not above zero: by the line through two points, then by
+ * halves; to one part in 2048. Undefined where not even the least number fits.
+ */
+export function largestThatFits(
+  shortage: (value: number) => number,
+  { least, most, from }: { least: number; most: number; from: number },
+): number | undefined {
+  let low = { value: least, shortage: shortage(least) };
+  if (low.shortage > 0) return undefined;
+  let high = { value: Math.max(from, 2 * least), shortage: 0 };
+  for (high.shortage = shortage(high.value); high.shortage <= 0; high.shortage = shortage(high.value)) {
+    const line = crossing(low, high);
+    low = { ...high };
+    if (high.value >= most) return most;
+    high.value = Math.min(most, Math.max(2 * high.value, Math.ceil(line * 1.02)));
+  }
+  const isClose = (): boolean => high.value - low.value <= Math.max(1, low.value / 2048);
+  for (let round = 0; !isClose(); round++) {
+    const middle = (low.value + high.value) / 2;
+    const guess =
+      round % 3 === 2
+        ? middle
+        : crossing(low, high) + ((round % 3 === 0 ? -1 : 1) * (high.value - low.value)) / 256;
+    const value = Math.min(high.value - 1, Math.max(low.value + 1, Math.round(guess)));
+    const point = { value, shortage: shortage(value) };
+    if (point.shortage <= 0) low = point;
+    else high = point;
+  }
+  return low.value;
+}
+
+interface Point {
+  value: number;
+  shortage: number;
+}
+
+function crossing(low: Point, high: Point): number {
+  const slope = (high.shortage - low.shortage) / (high.value - low.value);
+  return slope > 0 ? low.value - low.shortage / slope : 2 * high.value;
+}
+
+/** Uses the room that is left for layers that are not computed again: as many as fit, of what is fastest. */
+function keepWhatFits(planner: Planner, plan: Plan, limits: Limits): Plan {
+  const { config } = planner;
+  const keeps: LayerPolicy["keep"][] = ["all", "attention"];
+  const options = keeps.map((keep) => {
+    const at = (count: number): Plan =>
+      planner.plan(plan.workload, keepingLayers(plan.policy, config, count, keep), limits);
+    const count = largestThatFits((layers) => shortage(at(layers).run, limits), {
+      least: 1,
+      most: config.layers,
+      from: 2,
+    });
+    return count === undefined ? plan : at(count);
+  });
+  return [plan, ...options].reduce(faster);
+}
+
+function faster(one: Plan, other: Plan): Plan {
+  return other.stepMs < one.stepMs ? other : one;
+}

@@ -1,0 +1,114 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { speedOf } from "../../src/plan/cost.ts";
+import { findDevice } from "../../src/plan/devices.ts";
+import { leanerPolicy, policyLadder } from "../../src/plan/ladder.ts";
+import {
+  fastestPlan,
+  largestThatFits,
+  leastMemory,
+  Planner,
+  solve,
+  UNKNOWNS,
+  type Unknown,
+  type Workload,
+} from "../../src/plan/search.ts";
+import { Policy } from "../../src/step/policy.ts";
+import { smallConfig } from "../randomModel.ts";
+
+const MIB = 2 ** 20;
+const model = smallConfig({ layers: 6 });
+const speed = speedOf(findDevice("a100-80gb"));
+const planner = new Planner({ model, dtype: "float32", target: "cpu", mapsWeights: false }, speed);
+const workload: Workload = {
+  ...{ rank: 4, dropout: 0.05, targets: OFFICIAL_TARGETS },
+  ...{ maxLength: 1200, hdNum: 1, imageShare: undefined, batchSize: 1 },
+};
+const anyHost = Number.POSITIVE_INFINITY;
+
+describe("the ladder", () => {
+  it("goes down in memory, rung by rung, to the least", () => {
+    const limits = { budgetBytes: 64 * MIB, hostBytes: anyHost };
+    const rungs = policyLadder(model).map(
+      (policy) => planner.plan(workload, policy, limits).run.budgetedBytes,
+    );
+    expect(rungs.length).toBeGreaterThan(4);
+    rungs.forEach((bytes, index) => {
+      if (index > 0) expect(bytes, `rung ${index}`).toBeLessThanOrEqual(rungs[index - 1]!);
+    });
+    expect(leastMemory(planner, workload, limits).run.budgetedBytes).toBe(Math.min(...rungs));
+  });
+
+  it("can be entered with any policy, and ends", () => {
+    let policy: Policy | undefined = Policy.parse({ layers: [{ count: 6, keep: "all" }] });
+    let rungs = 0;
+    for (; policy; rungs++) policy = leanerPolicy(policy, model);
+    expect(rungs).toBeGreaterThan(6);
+    expect(rungs).toBeLessThan(40);
+  });
+
+  it("never streams weights that are to stay", () => {
+    for (const { weights } of policyLadder(model, { weights: "resident" }))
+      expect(weights.source).toBe("resident");
+  });
+});
+
+describe("the fastest plan", () => {
+  it("fits, and is no slower with more memory", () => {
+    const budgets = [6, 8, 12, 16, 64].map((mib) => mib * MIB);
+    const plans = budgets.map((budgetBytes) =>
+      fastestPlan(planner, workload, { budgetBytes, hostBytes: anyHost }),
+    );
+    plans.forEach((plan, index) => {
+      if (plan.fits) expect(plan.run.budgetedBytes).toBeLessThanOrEqual(budgets[index]!);
+      if (index > 0 && plans[index - 1]!.fits)
+        expect(plan.stepMs).toBeLessThanOrEqual(plans[index - 1]!.stepMs);
+    });
+    expect(plans.at(-1)!.fits).toBe(true);
+  });
+
+  it("puts nothing on a host that has no room", () => {
+    const { run } = fastestPlan(planner, workload, { budgetBytes: 64 * MIB, hostBytes: 0 });
+    expect(run.hostBytes).toBe(0);
+  });
+});
+
+describe("solving", () => {
+  it.each(Object.keys(UNKNOWNS) as Unknown[])(
+    "%s: what is found fits, and clearly more does not",
+    (unknown) => {
+      const limits = { budgetBytes: 16 * MIB, hostBytes: anyHost };
+      const { solved, plan } = solve(planner, unknown, workload, limits)!;
+      expect(plan.fits).toBe(true);
+      const { key } = UNKNOWNS[unknown];
+      const more = { ...plan.workload, [key]: Math.ceil(solved * 1.01) + 1 };
+      if (unknown === "hd-num") more.maxLength = Math.ceil(more.maxLength * 1.05);
+      expect(planner.plan(more, plan.policy, limits).fits).toBe(false);
+    },
+  );
+
+  it("says so where nothing fits", () => {
+    expect(
+      solve(planner, "max-length", workload, { budgetBytes: MIB / 16, hostBytes: anyHost }),
+    ).toBeUndefined();
+  });
+
+  it("finds the largest number of any rising shortage, to one part in 2048", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 10 ** 6 }),
+        fc.double({ min: 0.5, max: 2, noNaN: true }),
+        (edge, power) => {
+          const found = largestThatFits((value) => (value / edge) ** power - 1, {
+            least: 1,
+            most: 2 ** 24,
+            from: 16,
+          });
+          expect(found).toBeLessThanOrEqual(edge);
+          expect(found).toBeGreaterThanOrEqual(edge - Math.max(1, edge / 2048));
+        },
+      ),
+    );
+  });
+});
