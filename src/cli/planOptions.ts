@@ -37,9 +37,11 @@ export const PlanOptions = z.strictObject({
     }),
     batch_size: count.default(1).meta({ help: "samples of a micro-batch" }),
     lora_r: count.optional().meta({ help: "rank of the factors; without it 64" }),
-    base: z.enum(["bf16", "fp32"]).optional().meta({
-      help: "precision of the frozen weights; without it as they are stored",
-    }),
+    base: z
+      .enum(BASES)
+      .optional()
+      .meta({ help: "precision of the decoder's frozen weights; without it as they are stored" }),
+    head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
     weights: z.enum(["resident", "streamed"]).optional().meta({
       help: "whether the layers' weights stay on the card; without it whatever is faster and fits",
     }),

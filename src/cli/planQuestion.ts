@@ -26,12 +26,12 @@ export interface Question {
 
 /** Throws UserError where a model, card or policy is not known. */
 export function questionOf(options: PlanOptions): Question {
-  const { config, dtype, mapsWeights } = modelOf(options);
+  const { config, ...model } = modelOf(options);
   const { memory, host_memory, device } = options;
   const card = device === "cpu" ? undefined : cardFor(options);
   const planner = new Planner(
-    { model: config, dtype, target: card ?? "cpu", mapsWeights },
-    card ? undefined : calibratedSpeed(dtype),
+    { ...model, model: config, target: card ?? "cpu" },
+    card ? undefined : calibratedSpeed(model.dtype),
   );
   return {
     options,
@@ -55,23 +55,20 @@ export function isUnlimited({ limits }: Question): boolean {
   return limits.budgetBytes === Number.POSITIVE_INFINITY;
 }
 
-function modelOf({
-  model,
-  base,
-}: PlanOptions): Omit<PlannedModel, "model" | "target"> & { config: ModelConfig } {
+type KnownModel = Omit<PlannedModel, "model" | "target"> & { config: ModelConfig };
+
+function modelOf({ model, base, head_base: headBase }: PlanOptions): KnownModel {
+  const mapsWeights = (base ?? "bf16") === "bf16" && (headBase ?? "bf16") === "bf16";
+  const precisions = { base, headBase, mapsWeights };
   const isPreset = Object.hasOwn(PRESETS, model) && !existsSync(model);
-  if (isPreset) return { config: PRESETS[model as keyof typeof PRESETS], ...typesOf("bf16", base) };
+  if (isPreset) return { config: PRESETS[model as keyof typeof PRESETS], dtype: "bfloat16", ...precisions };
   const folder = openModelFolder(resolveModel(model));
   try {
-    const stored = folder.weights.entry("output.weight").dtype === "float32" ? "fp32" : "bf16";
-    return { config: readModelConfig(folder), ...typesOf(stored, base) };
+    const isWide = folder.weights.entry("output.weight").dtype === "float32";
+    return { config: readModelConfig(folder), dtype: isWide ? "float32" : "bfloat16", ...precisions };
   } finally {
     folder.weights.close();
   }
-}
-
-function typesOf(stored: "bf16" | "fp32", base = stored): Pick<PlannedModel, "dtype" | "mapsWeights"> {
-  return { dtype: base === "fp32" ? "float32" : "bfloat16", mapsWeights: base === stored };
 }
 
 /** The card of a name, or one as fast as cards of so much memory are. */

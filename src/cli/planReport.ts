@@ -70,6 +70,8 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
     max_length: workload.maxLength,
     ...(workload.batchSize > 1 && { batch_size: workload.batchSize }),
     ...(Number.isFinite(limits.budgetBytes) && { memory: amountOf(limits.budgetBytes) }),
+    ...(options.base !== undefined && { base: options.base }),
+    ...(options.head_base !== undefined && { head_base: options.head_base }),
     ...(options.device === "cpu" && { device: "cpu" }),
   };
 }
@@ -83,7 +85,7 @@ function amountOf(bytes: number): string {
 function headline({ options, device, limits, planner }: Question, { plan, solved }: Answer): string {
   const { workload, run, fits, stepMs } = plan;
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
-  const base = planner.dtype === "bfloat16" ? "bf16" : "fp32";
+  const base = options.base ?? (planner.dtype === "bfloat16" ? "bf16" : "fp32");
   const what = `${name} (${base}), LoRA r ${workload.rank}, ${pictureOf(workload)}, max_len ${formatCount(workload.maxLength)}, batch ${workload.batchSize}`;
   const needs = `${formatBytes(run.budgetedBytes)} on ${device}`;
   const time = `about ${formatDuration(stepMs)} a micro-batch`;

@@ -41,7 +41,10 @@ export interface Plan {
 }
 
 /** A model on a device. */
-export type PlannedModel = Pick<Configuration, "model" | "dtype" | "target" | "mapsWeights">;
+export type PlannedModel = Pick<
+  Configuration,
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase"
+>;
 
 /** What can be solved for. */
 export const UNKNOWNS = {
