@@ -1,5 +1,6 @@
 /** The options of `lorafit plan`. What is left out is searched for, or is as `lorafit train` has it. */
 import { z } from "zod";
+import { BASES, HEAD_BASES } from "../models/spec.ts";
 import { byteAmount, count, group, text } from "../options.ts";
 import { UNKNOWNS, type Unknown } from "../plan/search.ts";
 
