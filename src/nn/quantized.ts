@@ -4,6 +4,7 @@
  */
 import { empty } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
+import { fused, isOnCard } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
 import { emptyNf4, isAligned, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
@@ -48,8 +49,13 @@ export function emptyQuantized(
   };
 }
 
-/** Writes the values of a matrix into a tensor of its shape. */
+/** Writes the values of a matrix into a tensor of its shape, contiguous rows. */
 export function dequantizeInto_(into: Tensor, matrix: QuantizedMatrix): void {
+  if (isOnCard(into.device)) dequantizeOnCard_(into, matrix);
+  else dequantizeInPieces_(into, matrix);
+}
+
+function dequantizeInPieces_(into: Tensor, matrix: QuantizedMatrix): void {
   const [rows, columns] = quantizedShape(matrix);
   forEachPart(tilesOf(rows, rowsOfPiece(columns)), rowCount, (tile) => {
     scope(() => rowsOf(into, tile).copy_(wideValues(quantizedRows(matrix, tile))));
@@ -97,6 +103,21 @@ export function quantizedBytes(matrix: QuantizedMatrix): number {
 export function columnGranularity(matrix: QuantizedMatrix): number {
   if (matrix.precision !== "nf4") return 1;
   return isAligned(matrix) ? NF4_BLOCK : matrix.width;
+}
+
+/** In one pass, without temporaries of its size. */
+function dequantizeOnCard_(into: Tensor, matrix: QuantizedMatrix): void {
+  scope(() => {
+    if (matrix.precision === "nf4") {
+      const { codes, absmax, nestedMap, nestedAbsmax, offset, width, rows, columns } = matrix;
+      const window = { offset, width, row: rows.start, column: columns.start };
+      fused.dequantizeNf4([into, codes, absmax, nestedMap, nestedAbsmax], window);
+      return;
+    }
+    const { codes, scales, precision } = matrix;
+    if (precision === "int8") fused.dequantizeInt8([into, codes, scales], { unit: CHANNEL_FORMS.int8.unit });
+    else into.copy_(codes).mul_(scales.unsqueeze(1)); // a 16-bit float holds the codes exactly
+  });
 }
 
 function quantizeChannels(

@@ -43,11 +43,11 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
     const matrix = emptyNf4(rows, width, device);
     const flat = source.reshape([-1]);
     const absmax = empty([matrix.absmax.numel], { device });
-    const bounds = boundsOf(NF4_MAP, device);
+    const nearest = nearestNf4(device);
     for (const { start, end } of tilesOf(flat.numel, PIECE)) {
       scope(() => {
         const piece = flat.narrow(0, start, end - start).to({ device, dtype: "float32" });
-        const quantized = quantizeBlocks(piece, bounds, NF4_BLOCK);
+        const quantized = quantizeBlocks(piece, nearest, NF4_BLOCK);
         absmax.narrow(0, start / NF4_BLOCK, quantized.absmax.numel).copy_(quantized.absmax);
         const packed = packNibbles(quantized.codes);
         matrix.codes.narrow(0, start / 2, packed.numel).copy_(packed);
@@ -55,7 +55,9 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
     }
     const mean = absmax.mean();
     matrix.offset = mean.item();
-    const nested = quantizeBlocks(absmax.sub_(mean), boundsOf(dynamicMap(), device), NESTED_BLOCK);
+    const nestedBounds = tensorOf(boundsOf(dynamicMap()), device);
+    const nearestNested: Nearest = (x) => nestedBounds.searchsorted(x, { outInt32: true });
+    const nested = quantizeBlocks(absmax.sub_(mean), nearestNested, NESTED_BLOCK);
     matrix.absmax.copy_(nested.codes);
     matrix.nestedAbsmax.copy_(nested.absmax);
     return matrix;
@@ -122,23 +124,24 @@ let knownDynamicMap: Float32Array | undefined;
 /** Numbers quantised at a time: their float32 temporaries stay small. */
 const PIECE = 2 ** 18;
 
-/** Codes (n) and absmax (n / block) of numbers (n); `bounds` part the numbers of neighbouring codes. */
-function quantizeBlocks(numbers: Tensor, bounds: Tensor, block: number): { codes: Tensor; absmax: Tensor } {
+/** Codes of the nearest numbers of a map, (n), for numbers (n) in -1..1. */
+type Nearest = (scaled: Tensor) => Tensor;
+
+/** Codes (n) and absmax (n / block) of numbers (n). */
+function quantizeBlocks(numbers: Tensor, nearest: Nearest, block: number): { codes: Tensor; absmax: Tensor } {
   return scope(() => {
     const whole = numbers.numel - (numbers.numel % block);
     const blocks = numbers.narrow(0, 0, whole).view([-1, block]);
     const absmax = blocks.abs().amax({ dim: [1], keepdim: true }); // (n / block, 1)
     const scaled = blocks.mul(absmax.clamp({ min: SMALLEST }).reciprocal()).clamp_({ min: -1, max: 1 });
-    const codes = bounds.searchsorted(scaled.view([-1]), { outInt32: true });
+    const codes = nearest(scaled.view([-1]));
     if (whole === numbers.numel) return { codes, absmax: absmax.squeeze(1) };
     const rest = numbers.narrow(0, whole, numbers.numel - whole);
     const restAbsmax = rest
       .abs()
       .amax({ dim: [0], keepdim: true })
       .clamp_({ min: SMALLEST }); // (1)
-    const restCodes = bounds.searchsorted(rest.div(restAbsmax).clamp_({ min: -1, max: 1 }), {
-      outInt32: true,
-    });
+    const restCodes = nearest(rest.div(restAbsmax).clamp_({ min: -1, max: 1 }));
     return { codes: cat([codes, restCodes]), absmax: cat([absmax.squeeze(1), restAbsmax]) };
   });
 }
@@ -157,9 +160,34 @@ function packNibbles(codes: Tensor): Tensor {
 }
 
 /** Midpoints of neighbours in float32, where a number on one belongs to the lower. */
-function boundsOf(map: Float32Array, device: Device): Tensor {
-  const bounds = map.slice(1).map((upper, index) => Math.fround(map[index]! + upper) / 2);
-  return fromArray(bounds, [bounds.length], { device });
+function boundsOf(map: Float32Array): Float32Array {
+  return map.slice(1).map((upper, index) => Math.fround(map[index]! + upper) / 2);
+}
+
+/** Cells a unit: wide enough for one bound each at most, none of which is near a cell's edge. */
+const CELLS = 32;
+
+/** By the cell of a number, and on which side of the one bound in it the number lies: several times as fast as a search. */
+function nearestNf4(device: Device): Nearest {
+  const bounds = boundsOf(NF4_MAP);
+  const edges = Array.from({ length: 2 * CELLS + 1 }, (_, cell) => cell / CELLS - 1);
+  const codesBelow = edges.map((edge) => bounds.filter((bound) => bound < edge).length);
+  const within = codesBelow.map((below, cell) =>
+    bounds[below]! < edges[cell]! + 1 / CELLS ? bounds[below]! : Number.POSITIVE_INFINITY,
+  );
+  const lowest = tensorOf(Uint8Array.from(codesBelow), device);
+  const bound = tensorOf(Float32Array.from(within), device);
+  return (scaled) =>
+    scope(() => {
+      const cells = scaled.mul(CELLS).add_(CELLS).to({ dtype: "int32" });
+      const cell = cells.clamp_({ min: 0, max: 2 * CELLS }); // NaN has some cell, too
+      const above = scaled.gt(bound.indexSelect(0, cell)); // false for NaN
+      return lowest.indexSelect(0, cell).add_(above.viewDtype("uint8"));
+    });
+}
+
+function tensorOf(numbers: Float32Array | Uint8Array, device: Device): Tensor {
+  return fromArray(numbers, [numbers.length], { device });
 }
 
 function pairTable(device: Device): Tensor {

@@ -4,6 +4,7 @@
  */
 import { arange, fromArray, full } from "./create.ts";
 import { planTarget } from "./device.ts";
+import type { Device } from "./dtypes.ts";
 import { NF4_VALUES, THREADS } from "./kernelSources.ts";
 import { hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
@@ -182,6 +183,11 @@ export const fused = {
   }),
 } as const;
 
+/** Whether a device is a card, or a plan stands for one. */
+export function isOnCard(device: Device): boolean {
+  return device.startsWith("cuda") || (device === "meta" && planTarget().device === "cuda");
+}
+
 /** Runs the source where it can, the twin elsewhere; a plan for a card allocates nothing, as the source does. */
 function kernel<Inputs extends readonly Tensor[], Options>(
   known: Kernel<Inputs, Options>,
@@ -191,8 +197,7 @@ function kernel<Inputs extends readonly Tensor[], Options>(
     const odd = inputs.find((input, index) => !strided.includes(index) && !input.isContiguous);
     if (odd) throw new TypeError(`${entry}: inputs must be contiguous, and one is ${odd}`);
     const { device, dtype } = scalars(...inputs);
-    const onCard = device.startsWith("cuda") || (device === "meta" && planTarget().device === "cuda");
-    if (!onCard || !hasScalar(dtype)) scope(() => twin(inputs, options));
+    if (!isOnCard(device) || !hasScalar(dtype)) scope(() => twin(inputs, options));
     else if (device !== "meta") launch(device, { source, entry, dtype, ...work(inputs, options) });
   };
   return Object.assign(run, known);
