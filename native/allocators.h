@@ -69,6 +69,16 @@ struct AllocationAsked : std::exception {
   explicit AllocationAsked(int64_t bytes) : bytes(bytes) {}
   int64_t bytes;
 };
+/** While one lives, allocations on cpu of this thread are listed, and booked nowhere. */
+class ListAllocations {
+ public:
+  explicit ListAllocations(std::vector<int64_t>& sizes) { list() = &sizes; }
+  ListAllocations(const ListAllocations&) = delete;
+  ListAllocations& operator=(const ListAllocations&) = delete;
+  ~ListAllocations() { list() = nullptr; }
+  static std::vector<int64_t>*& list();
+};
+
 /** While one lives, the next allocation on cpu of this thread throws AllocationAsked instead. */
 class AskAllocation {
  public:

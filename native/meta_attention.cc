@@ -1,8 +1,12 @@
 // Scaled dot product attention on meta. Sizes: B batch, H heads, T queries, S keys, D of a head.
 #include <ATen/Parallel.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <map>
+
+#include "allocators.h"
 #include "meta_kernels.h"
 
 namespace lorafit {
@@ -25,8 +29,7 @@ Tensor floats(const Tensor& like, at::IntArrayRef shape) {
   return at::empty(shape, like.options().dtype(at::kFloat));
 }
 
-// On cpu: ATen's native/cpu/FlashAttentionKernel.cpp. What its GEMMs of half floats take inside oneDNN, each
-// thread for itself, is not here.
+// On cpu: ATen's native/cpu/FlashAttentionKernel.cpp.
 
 int64_t cpu_query_block(int64_t queries) {
   return std::min<int64_t>(queries, queries >= 768 ? 256 : queries >= 192 ? 64 : 32);
@@ -42,12 +45,40 @@ std::tuple<Tensor, Tensor> cpu_flash(
   const int64_t query_block = cpu_query_block(query.size(2));
   const int64_t key_block = std::min<int64_t>(key.size(2), 512);
 
-  Tensor out = heads_inside(query);
+  Tensor out = at::empty_like(query); // laid out as the query
   Tensor logsumexp = at::empty({query.size(0), query.size(2), query.size(1)}, accumulator).transpose(1, 2);
   const Tensor scores = at::empty({threads, query_block * (key_block + 2 + query.size(3))}, accumulator);
   const Tensor reduced =
       at::empty({threads, query_block, is_half(query.scalar_type()) ? key_block : 0}, query.options());
   return {out, logsumexp};
+}
+
+/** Most bytes that one thread's products take inside oneDNN at a time: the real kernel is run on one head of
+ * zeros, as long as its blocks differ by length, once for each shape. */
+int64_t backward_product_scratch(
+    const Tensor& query, const Tensor& key, const Tensor& value, bool causal) {
+  if (!is_half(query.scalar_type())) return 0;
+  static auto* known = new std::map<std::vector<int64_t>, int64_t>;
+  const int64_t queries = std::min<int64_t>(query.size(2), 768), keys = std::min<int64_t>(key.size(2), 768);
+  const std::vector<int64_t> shape{queries,       keys,           query.size(3),
+                                   query.stride(2), key.stride(2), value.stride(2), causal};
+  if (const auto found = known->find(shape); found != known->end()) return found->second;
+  const auto head = [](const Tensor& like, int64_t rows) {
+    return phantom({1, 1, rows, like.size(3)}, {0, 0, like.stride(2), 1}, like.scalar_type());
+  };
+  const Tensor one_query = head(query, queries), one_key = head(key, keys), one_value = head(value, keys);
+  const Tensor out =
+      phantom({1, 1, queries, query.size(3)}, {0, 0, query.size(3), 1}, query.scalar_type());
+  const Tensor logsumexp = phantom({1, 1, queries}, {0, 0, 1}, at::kFloat);
+  std::vector<int64_t> sizes;
+  {
+    const ListAllocations listing(sizes);
+    at::_scaled_dot_product_flash_attention_for_cpu_backward(
+        out, one_query, one_key, one_value, out, logsumexp, 0, causal);
+  }
+  constexpr size_t kOwn = 6; // three gradients, two blocks of scores, sums of rows
+  const int64_t most = sizes.size() > kOwn ? *std::max_element(sizes.begin() + kOwn, sizes.end()) : 0;
+  return known->emplace(shape, most).first->second;
 }
 
 std::tuple<Tensor, Tensor, Tensor> cpu_flash_backward(
@@ -61,12 +92,15 @@ std::tuple<Tensor, Tensor, Tensor> cpu_flash_backward(
   const int64_t query_block = cpu_query_block(query.size(2));
   const int64_t block = 2 * query_block * std::min<int64_t>(key.size(2), 512);
 
+  const Tensor whole_grad = grad_out.transpose(1, 2).contiguous();
   Tensor grad_query = heads_inside(query), grad_key = heads_inside(key), grad_value = heads_inside(value);
   const Tensor scores = at::empty({threads, block}, accumulator);
   const Tensor reduced = at::empty({threads, is_half(query.scalar_type()) ? block : 0}, query.options());
-  std::vector<Tensor> row_sums; // one for each thread at work: all at once, at the most
+  const int64_t scratch = backward_product_scratch(query, key, value, causal);
+  std::vector<Tensor> of_threads; // of each thread at work: all at once, at the most
   for (int64_t thread = 0; thread < std::min(threads, query.size(0) * query.size(1)); ++thread) {
-    row_sums.push_back(at::empty({query_block}, accumulator));
+    of_threads.push_back(at::empty({query_block}, accumulator));
+    if (scratch > 0) of_threads.push_back(at::empty({scratch}, query.options().dtype(at::kByte)));
   }
   return {grad_query, grad_key, grad_value};
 }

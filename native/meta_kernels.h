@@ -22,6 +22,9 @@ void implement_attention(torch::Library& library);
 void implement_norms(torch::Library& library);
 void implement_products(torch::Library& library);
 
+/** A cpu tensor of these sizes and strides on address space alone: untouched pages cost nothing. */
+at::Tensor phantom(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype);
+
 /** setPlanTarget(cuda, multiprocessors) -> [cuda, multiprocessors] as they were. */
 napi_value set_plan_target(const Arguments& arguments);
 

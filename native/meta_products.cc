@@ -17,12 +17,10 @@
 #include "meta_kernels.h"
 
 namespace lorafit {
-namespace {
 
 using at::Scalar;
 using at::Tensor;
 
-/** A cpu tensor of these sizes and strides on address space alone: untouched pages cost nothing. */
 Tensor phantom(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype) {
   int64_t elements = 1;
   for (size_t dim = 0; dim < sizes.size(); ++dim) elements += (sizes[dim] - 1) * strides[dim];
@@ -34,7 +32,9 @@ Tensor phantom(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dt
   return at::from_blob(start, sizes, strides, [bytes](void* data) { munmap(data, bytes); }, options);
 }
 
-Tensor phantom(const Tensor& like) { return phantom(like.sizes(), like.strides(), like.scalar_type()); }
+namespace {
+
+Tensor phantom_of(const Tensor& like) { return phantom(like.sizes(), like.strides(), like.scalar_type()); }
 
 /** Bytes of the one buffer that a product takes on cpu beside its result; asked once for each shape. */
 template <typename Call>
@@ -46,7 +46,7 @@ int64_t scratch_bytes(
       at::get_num_threads());
   if (const auto found = known->find(key); found != known->end()) return found->second;
   int64_t bytes = 0;
-  const Tensor phantom_out = phantom(out), phantom_left = phantom(left), phantom_right = phantom(right);
+  const Tensor phantom_out = phantom_of(out), phantom_left = phantom_of(left), phantom_right = phantom_of(right);
   try {
     const AskAllocation ask;
     call(phantom_out, phantom_left, phantom_right);

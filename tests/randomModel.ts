@@ -68,6 +68,7 @@ export function randomModel(
   const read = (name: string): Tensor => {
     const shape = shapes.get(name);
     if (!shape) throw new Error(`no tensor ${name}`);
+    if (device === "meta") return empty(shape, { dtype, device });
     const noise = randomTensor(shape, seed * 1000 + index++, {
       dtype,
       device,

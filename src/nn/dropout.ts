@@ -50,7 +50,7 @@ export function dropBlock_(x: Tensor, { probability, seed }: Dropout, firstRow: 
     const words = empty([DROPOUT_BLOCK_ROWS, Math.ceil(columns / 4)], { dtype: "int64", device: x.device });
     words.random_(-(2n ** 63n), null, { generator }); // one draw gives four numbers of 16 bits
     const numbers = rowsOf(words, { start: 0, end: x.shape[0]! }).viewDtype("int16").narrow(1, 0, columns);
-    x.mul_(numbers.ge(Math.round(probability * 2 ** 16) - 2 ** 15)).mul_(1 / (1 - probability));
+    x.maskedFill_(numbers.lt(Math.round(probability * 2 ** 16) - 2 ** 15), 0).mul_(1 / (1 - probability));
   });
   return x;
 }

@@ -177,7 +177,7 @@ export function loraOuterGradient(dy: Tensor, inner: Tensor, { b, gradB, scale }
 /** into += alpha * left right: in place where the dtypes agree, else the product is rounded once. */
 export function addProduct_(into: Tensor, left: Tensor, right: Tensor, alpha = 1): void {
   if (into.dtype === left.dtype) into.addmm_(left, right, { alpha });
-  else scope(() => into.add_(left.mm(right), { alpha }));
+  else scope(() => into.add_(left.mm(right).to({ dtype: into.dtype }), { alpha }));
 }
 
 /** drop(x) A^T. x: (T, in) -> (T, R). */

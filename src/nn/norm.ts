@@ -46,7 +46,8 @@ export function addRmsNormGradient_(
       const gradient = rowsOf(gradOut, tile).mul(weight).to({ dtype: normalized.dtype }); // (t, C) float32
       const projection = gradient.mul(normalized).meanDim([-1], { keepdim: true }); // (t, 1)
       const tangent = gradient.sub(normalized.mul_(projection)).mul_(inverseRms); // (t, C)
-      rowsOf(into, tile).add_(tangent);
+      const sum = rowsOf(into, tile); // cast here, for a kernel that casts inside takes memory that no plan sees
+      sum.copy_(tangent.add_(sum.to({ dtype: tangent.dtype })));
     });
   });
 }

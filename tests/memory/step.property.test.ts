@@ -1,0 +1,132 @@
+import fc from "fast-check";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { disposeLora } from "../../src/models/lora.ts";
+import { disposeModel } from "../../src/models/weights.ts";
+import { layerPolicies, Policy, placesOf } from "../../src/step/policy.ts";
+import { trainStep } from "../../src/step/step.ts";
+import {
+  getThreads,
+  memoryStats,
+  POOLS,
+  type Pool,
+  resetPeak,
+  setThreads,
+  type TrackedDevice,
+} from "../../src/torch/device.ts";
+import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+
+const place = fc.constantFrom("device", "host");
+/** [kv heads, query heads of each]. */
+const heads = fc.constantFrom([1, 1], [1, 4], [2, 1], [2, 2], [4, 2]);
+
+const policies = fc.record({
+  headGroups: fc.constantFrom(1, 2, 4),
+  mlpTileTokens: fc.constantFrom(512, 1024),
+  lossChunkTokens: fc.integer({ min: 1, max: 300 }),
+  visionBatchTiles: fc.integer({ min: 1, max: 3 }),
+  attentionInput: fc.constantFrom("kept", "recomputed"),
+  reuseAttention: fc.boolean(),
+  layers: fc.array(
+    fc.record({
+      count: fc.constant(1),
+      boundary: fc.constantFrom("device", "host", "none"),
+      keep: fc.constantFrom("nothing", "middle", "attention", "all"),
+    }),
+    { maxLength: 3 },
+  ),
+  weights: fc.record({
+    source: fc.constantFrom("resident", "streamed"),
+    aheadLayers: fc.integer({ min: 0, max: 3 }),
+  }),
+  embeddings: place,
+  head: place,
+  vision: place,
+  gradients: fc.constantFrom("fp32", "bf16"),
+});
+
+const samples = fc.array(
+  fc.record({
+    textTokens: fc.integer({ min: 2, max: 400 }),
+    images: fc.constantFrom(0, 0, 1, 2),
+    labelTokens: fc.integer({ min: 1, max: 200 }),
+  }),
+  { minLength: 1, maxLength: 3 },
+);
+
+const configurations = fc.record({
+  layers: fc.integer({ min: 1, max: 4 }),
+  heads,
+  headDim: fc.constantFrom(8, 16),
+  ffn: fc.constantFrom(24, 48, 130),
+  rank: fc.integer({ min: 1, max: 9 }),
+  dropout: fc.constantFrom(0, 0, 0.2),
+  targets: fc.constantFrom(".", "wqkv$|wo$", "w2$"),
+  dtype: fc.constantFrom("float32" as const, "bfloat16" as const, "float64" as const),
+  policy: policies,
+  samples,
+});
+
+type Configuration = typeof configurations extends fc.Arbitrary<infer C> ? C : never;
+
+interface Measured {
+  peakBytes: Record<Pool, number>;
+  /** What a step leaves behind. */
+  leftBytes: Record<Pool, number>;
+}
+
+function measure(configuration: Configuration, device: TrackedDevice): Measured {
+  const { layers, headDim, ffn, rank, dropout, targets, dtype } = configuration;
+  const [kvHeads, queries] = configuration.heads as [number, number];
+  const count = kvHeads * queries;
+  const config = smallConfig({ layers, heads: count, kvHeads, headDim, hidden: count * headDim, ffn });
+  const policy = fittingPolicy(configuration, kvHeads);
+  layerPolicies(policy, config);
+  const model = randomModel(config, { dtype, device, places: placesOf(policy) });
+  const lora = randomLora(config, { rank, dropout, targets, device, gradients: policy.gradients });
+  const batch = randomBatch(config, configuration.samples);
+  const before = POOLS.map((pool) => memoryStats(device, pool).liveBytes);
+  for (const pool of POOLS) resetPeak(device, pool);
+  const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 5n }) };
+  runToEnd(trainStep(model, lora, batch, policy, options));
+  const [onDevice, onHost] = POOLS.map((pool, index) => {
+    const { peakBytes, liveBytes } = memoryStats(device, pool);
+    return { peak: peakBytes - before[index]!, left: liveBytes - before[index]! };
+  });
+  disposeLora(lora);
+  disposeModel(model);
+  return {
+    peakBytes: { device: onDevice!.peak, host: onHost!.peak },
+    leftBytes: { device: onDevice!.left, host: onHost!.left },
+  };
+}
+
+/** The drawn policy made one that the model can have. */
+function fittingPolicy({ policy, layers }: Configuration, kvHeads: number): Policy {
+  const runs = policy.layers.slice(0, layers).map((run, index) => ({
+    ...run,
+    boundary: index === 0 && run.boundary === "none" ? "host" : run.boundary,
+  }));
+  return Policy.parse({ ...policy, headGroups: Math.min(policy.headGroups, kvHeads), layers: runs });
+}
+
+/** With one thread, what kernels take for each is what they take at once. */
+const threads = getThreads();
+beforeAll(() => setThreads(1));
+afterAll(() => setThreads(threads));
+
+it("a plan's peak of each pool is the measured one, and a step gives back every byte, whatever the configuration", () => {
+  fc.assert(
+    fc.property(configurations, (configuration) => {
+      const planned = measure(configuration, "meta");
+      const measured = measure(configuration, "cpu");
+      for (const { leftBytes } of [planned, measured]) expect(leftBytes).toEqual({ device: 0, host: 0 });
+      for (const pool of POOLS) {
+        const toleranceBytes = Math.max(64 * 1024, measured.peakBytes[pool] / 1000);
+        expect(Math.abs(planned.peakBytes[pool] - measured.peakBytes[pool]), pool).toBeLessThanOrEqual(
+          toleranceBytes,
+        );
+      }
+    }),
+    { numRuns: 200, seed: 7 },
+  );
+}, 120_000);
