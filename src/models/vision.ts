@@ -9,10 +9,10 @@
  */
 import { PIXEL_MEAN, PIXEL_STD } from "../data/globalView.ts";
 import type { HdImage } from "../data/image.ts";
+import { fullAttention } from "../nn/attentionKernels.ts";
 import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { cat, empty, fromArray } from "../torch/create.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
-import { _scaledDotProductFlashAttentionForCpu as flashForCpu } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { repeated } from "../torch/trace.ts";
 import type { VisionConfig } from "./spec.ts";
@@ -279,7 +279,7 @@ function addAttention_(hidden: Tensor, layer: VisionLayer, config: VisionConfig)
         affine(x, weights).view([n, positions, config.heads, -1]).transpose(1, 2); // (n, H, P+1, D)
       return { query: heads(layer.q), key: heads(layer.k), value: heads(layer.v) };
     });
-    const [out] = flashForCpu(query, key, value); // (n, H, P+1, D)
+    const out = fullAttention(query, key, value); // (n, H, P+1, D)
     addAffine_(hidden, out.transpose(1, 2).reshape([n, positions, W]), layer.out);
   });
 }

@@ -83,10 +83,7 @@ const POLICIES: Record<string, unknown> = {
 
 beforeAll(() => {
   scope(() => {
-    const hidden = embedText(model, batch.inputIds);
-    for (const { start, end, image } of batch.imageSlices)
-      runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
-    reference = keep(referenceStep(model, lora, batch, hidden));
+    reference = keep(referenceStep(model, lora, batch, decoderInput(model)));
   });
 });
 
@@ -97,6 +94,14 @@ afterAll(() => {
   disposeLora(lora);
   disposeModel(model);
 });
+
+/** The decoder's input, (T, C), of the batch. */
+function decoderInput(of: typeof model): Tensor {
+  const hidden = embedText(of, batch.inputIds);
+  for (const { start, end, image } of batch.imageSlices)
+    runToEnd(placeImage_(rowsOf(hidden, { start, end }), of, batch.images[image]!, 4));
+  return hidden;
+}
 
 function gradients(): Map<string, Tensor> {
   return new Map(
@@ -148,6 +153,31 @@ describe("trainStep", () => {
       disposeLora(narrow);
     },
   );
+
+  it("is exact to 1e-9 in float64, under every policy", () => {
+    const exactModel = randomModel(config, { dtype: "float64" });
+    const exactLora = randomLora(config, { dtype: "float64" });
+    const exact = keep(scope(() => referenceStep(exactModel, exactLora, batch, decoderInput(exactModel))));
+    for (const [name, given] of Object.entries(POLICIES)) {
+      const policy = Policy.parse(given);
+      moveModel_(exactModel, placesOf(policy));
+      zeroGradients(exactLora);
+      runToEnd(trainStep(exactModel, exactLora, batch, policy, { lossScale: 1 }));
+      for (const [module, { gradA, gradB }] of exactLora.modules) {
+        expect(
+          relativeDifference(gradA!, exact.gradients.get(`${module}.a`)!),
+          `${name} ${module}`,
+        ).toBeLessThan(1e-9);
+        expect(
+          relativeDifference(gradB!, exact.gradients.get(`${module}.b`)!),
+          `${name} ${module}`,
+        ).toBeLessThan(1e-9);
+      }
+    }
+    dispose(exact);
+    disposeLora(exactLora);
+    disposeModel(exactModel);
+  });
 
   it("draws the same dropout masks under every policy", () => {
     const dropping = { ...lora, dropout: 0.3 };
