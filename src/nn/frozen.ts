@@ -14,6 +14,7 @@ import {
   quantizedRows,
   quantizedShape,
 } from "./quantized.ts";
+import { fp8Gradient_, fp8Product_, multipliesFp8 } from "./quantizedFp8.ts";
 import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** weight: (out, in), in the compute dtype. */
@@ -131,6 +132,10 @@ function sumOfSquares(x: Tensor): number {
 
 /** into = beta into + x W^T, some of the outputs at a time. */
 function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
+  if (matrix.precision === "fp8" && multipliesFp8(matrix, x)) {
+    fp8Product_(into, x, matrix, beta);
+    return;
+  }
   const [outs, ins] = quantizedShape(matrix);
   const tiles = scratchTiles(outs, ins, 1);
   scope(() => {
@@ -146,6 +151,10 @@ function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, bet
 
 /** into = beta into + dy W, some of the inputs at a time. */
 function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
+  if (matrix.precision === "fp8" && multipliesFp8(matrix, dy)) {
+    fp8Gradient_(into, dy, matrix, beta);
+    return;
+  }
   const [outs, ins] = quantizedShape(matrix);
   const tiles = scratchTiles(ins, outs, columnGranularity(matrix));
   scope(() => {

