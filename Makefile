@@ -8,7 +8,7 @@ BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu test lint format docs clean distclean
+.PHONY: build demo bench-cpu bundle test lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -26,6 +26,11 @@ bench/.venv/.installed: bench/peers/requirements.txt
 	python3 -m venv bench/.venv
 	bench/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# One archive that runs on a machine without Node and without a network (docs/cluster.md).
+bundle: build
+	@$(BIN)/tsc -p bench
+	@bash scripts/bundle.sh
 
 test: build lint
 	@$(BIN)/vitest run

@@ -14,6 +14,7 @@ import {
   _scaledDotProductFlashAttentionForCpuBackward as flashForCpuBackward,
 } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { causalProducts, causalProductsBackward } from "./attentionProducts.ts";
 import { type Rows, rowsOf } from "./rows.ts";
 
 /** Q query heads a kv head, D features a head; samples: the rows of each packed sample. */
@@ -23,8 +24,8 @@ export interface AttentionShape {
   samples: readonly Rows[];
 }
 
-/** What one call of a kernel leaves to its backward: logsumexp first, then what that kernel needs beside. */
-type Saved = readonly [logsumexp: Tensor, ...beside: Tensor[]];
+/** What one call of a kernel leaves to its backward: logsumexp first, where it has one, then what it needs beside. */
+type Saved = readonly Tensor[];
 
 /** out: (T, G, Q, D); saved: of each call. */
 export interface KernelState {
@@ -70,7 +71,14 @@ const KERNELS = {
     sharesKeys: false,
     forward: ({ query, key, value }) => flashForCpu(query, key, value, { isCausal: true }),
     backward: (dOut, { query, key, value }, out, [logsumexp]) =>
-      flashForCpuBackward(dOut, query, key, value, out, logsumexp, 0, true),
+      flashForCpuBackward(dOut, query, key, value, out, logsumexp!, 0, true),
+    full: (query, key, value) => flashForCpu(query, key, value)[0],
+  },
+  cpuHalf: {
+    calls: perSample,
+    sharesKeys: true,
+    forward: (heads) => [causalProducts(heads)],
+    backward: (dOut, heads) => causalProductsBackward(dOut, heads),
     full: (query, key, value) => flashForCpu(query, key, value)[0],
   },
   flash: {
@@ -95,7 +103,7 @@ const KERNELS = {
     backward: (dOut, { query, key, value }, out, [logsumexp, rng, unused, lengths = null], samples) => {
       const longest = longestOf(samples);
       return flashBackward(
-        ...([dOut, query, key, value, out, logsumexp, lengths, lengths, longest, longest] as const),
+        ...([dOut, query, key, value, out, logsumexp!, lengths, lengths, longest, longest] as const),
         ...([0, true, rng ?? null, unused ?? null] as const),
       );
     },
@@ -112,7 +120,7 @@ const KERNELS = {
       const beside = [seed ?? null, offset ?? null] as const;
       const wanted = [true, true, true, false];
       const gradients = efficientBackward(
-        ...([dOut, query, key, value, null, out, logsumexp, ...beside, 0, wanted] as const),
+        ...([dOut, query, key, value, null, out, logsumexp!, ...beside, 0, wanted] as const),
         { isCausal: true },
       );
       return gradients.filter((gradient) => gradient !== null);
@@ -181,10 +189,11 @@ export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor
 /** The kernel that computes tensors of this dtype on this device; on meta, on the device that is planned for. */
 export function kernelFor({ device, dtype }: { device: Device; dtype: DType }): KernelName {
   const half = dtype === "bfloat16" || dtype === "float16";
-  if (device === "cpu") return "cpu";
+  const onCpu = half ? "cpuHalf" : "cpu";
+  if (device === "cpu") return onCpu;
   if (device !== "meta") return half && hasFlash(device) ? "flash" : "efficient";
   const target = planTarget();
-  if (target.device === "cpu") return "cpu";
+  if (target.device === "cpu") return onCpu;
   return half && target.computeCapability >= 8 ? "flash" : "efficient";
 }
 

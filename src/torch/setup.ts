@@ -37,10 +37,14 @@ export async function setupEngine({ cuda, log }: SetupOptions): Promise<void> {
   await buildAddon(libtorch, log);
 }
 
+/** In the stamp of a bundle's addon, which has no path in it: its launcher puts a libtorch on the library path, and tries. */
+const ANY_LIBTORCH = "any";
+
 /** Whether the addon is built from these sources against this libtorch. */
 export function isBuilt(libtorch: UsableLibtorch): boolean {
   const stamp = readStamp();
-  return existsSync(addonFile) && stamp?.libtorch === nameOf(libtorch) && stamp.sources === hashSources();
+  const fits = stamp?.libtorch === nameOf(libtorch) || stamp?.libtorch === ANY_LIBTORCH;
+  return existsSync(addonFile) && fits && stamp.sources === hashSources();
 }
 
 function isEnough(found: Libtorch | undefined, cuda: boolean): boolean {
