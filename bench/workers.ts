@@ -15,15 +15,18 @@ export interface StepReport {
 
 export class Worker<Report extends object = StepReport> {
   readonly name: string;
+  /** What it said first. */
+  readonly facts: object;
   private readonly child: ChildProcess;
   private readonly lines: AsyncIterator<string>;
   private readonly reader: Interface;
 
-  private constructor(child: ChildProcess, reader: Interface, lines: AsyncIterator<string>, name: string) {
+  private constructor(child: ChildProcess, reader: Interface, lines: AsyncIterator<string>, facts: object) {
     this.child = child;
     this.reader = reader;
     this.lines = lines;
-    this.name = name;
+    this.facts = facts;
+    this.name = (facts as { name: string }).name;
   }
 
   /** Starts the process and waits until it has its weights. Throws where it ends before. */
@@ -35,8 +38,10 @@ export class Worker<Report extends object = StepReport> {
     const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
     const reader = createInterface({ input: child.stdout! });
     const lines = reader[Symbol.asyncIterator]();
-    const { name } = (await nextLine(lines, command)) as { name: string };
-    return new Worker(child, reader, lines, name);
+    // of a worker that has ended, or never began, the missing answer is the error
+    child.on("error", () => {});
+    child.stdin!.on("error", () => {});
+    return new Worker(child, reader, lines, (await nextLine(lines, command)) as object);
   }
 
   async step(): Promise<Report> {

@@ -50,11 +50,17 @@ export function embedded(model: Model, batch: MicroBatch): Tensor {
   });
 }
 
-/** Writes what a peer needs of a micro-batch. */
-export function writeBatch(path: string, model: Model, batch: MicroBatch): void {
-  const { inputIds, targets, imageSlices } = batch;
+/** 1 in the rows of pictures. */
+export function imageMask({ inputIds, imageSlices }: MicroBatch): Uint8Array {
   const mask = new Uint8Array(inputIds.length);
   for (const { start, end } of imageSlices) mask.fill(1, start, end);
+  return mask;
+}
+
+/** Writes what a peer needs of a micro-batch. */
+export function writeBatch(path: string, model: Model, batch: MicroBatch): void {
+  const { targets } = batch;
+  const mask = imageMask(batch);
   scope(() =>
     writeSafetensors(path, [
       ["embeddings", embedded(model, batch)],

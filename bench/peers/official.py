@@ -35,11 +35,12 @@ class PLora(nn.Linear):
     def __init__(self, inputs, outputs, rank, scale, **kwargs):
         super().__init__(inputs, outputs, bias=False, **kwargs)
         self.scale = scale
+        self.matmul = F.linear
         self.Plora_A = nn.Linear(inputs, rank, bias=False, **kwargs)
         self.Plora_B = nn.Linear(rank, outputs, bias=False, **kwargs)
 
     def forward(self, x, image_mask):
-        y = F.linear(x, self.weight)
+        y = self.matmul(x, self.weight)
         y[image_mask] += self.Plora_B(self.Plora_A(x[image_mask])) * self.scale
         return y
 
@@ -133,10 +134,10 @@ class Decoder(nn.Module):
         h.requires_grad_()  # so that a checkpoint of a layer over frozen weights has a gradient
         for layer in self.model.layers:
             h = checkpoint(layer, h, rope, image_mask, use_reentrant=False)
-        logits = self.output(self.model.norm(h)).float()
-        return self.loss(logits, targets)
+        return self.forward_loss(self.model.norm(h), targets)
 
-    def loss(self, logits, targets):
+    def forward_loss(self, h, targets):
+        logits = self.output(h).float()
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
     def rope(self, h):

@@ -39,4 +39,4 @@ def serve(step, facts):
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), cpu_seconds()
         result = step()
-        answer(seconds=time.perf_counter() - wall, cpuSeconds=cpu_seconds() - cpu, **result)
+        answer(**{"seconds": time.perf_counter() - wall, "cpuSeconds": cpu_seconds() - cpu} | result)

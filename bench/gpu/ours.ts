@@ -1,0 +1,83 @@
+/** lorafit's side of bench/gpu/run.ts, a worker: ours.js TASK. Weights are random, made on the device, in the precision of the case. */
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { loadHdImage } from "../../src/data/image.ts";
+import { createLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { tensorShapes } from "../../src/models/spec.ts";
+import { assembleModel, type Model } from "../../src/models/weights.ts";
+import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
+import { Policy, placesOf } from "../../src/step/policy.ts";
+import { trainStep } from "../../src/step/step.ts";
+import { empty } from "../../src/torch/create.ts";
+import { category, memoryStats, resetPeak, setCap, synchronize } from "../../src/torch/device.ts";
+import type { Device } from "../../src/torch/dtypes.ts";
+import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
+import { runToEnd, sampleBatch } from "../workload.ts";
+import { PLACEMENTS, SIZES, TEXT } from "./matrix.ts";
+import type { GpuTask } from "./task.ts";
+
+const { case: wanted, device, picture } = JSON.parse(readFileSync(process.argv[2]!, "utf8")) as GpuTask;
+const config = SIZES[wanted.size].model;
+const placement = PLACEMENTS[wanted.placement];
+const policy = Policy.parse({
+  ...placement,
+  headGroups: Math.min(placement.headGroups ?? 1, config.kvHeads),
+});
+setCap(device, wanted.capBytes);
+const image = await loadHdImage(picture, wanted.hdNum, "lorafit");
+const batch = sampleBatch(image, { ...TEXT, vocab: config.vocab });
+const model = randomModel();
+const lora = createLora(config, {
+  ...{ rank: wanted.rank, alpha: wanted.rank, dropout: 0, rslora: false, targets: OFFICIAL_TARGETS, seed: 1 },
+  device,
+  gradients: policy.gradients,
+});
+const optimizer = createAdamW(loraParameters(lora), {
+  ...{ beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 },
+});
+
+answer({ name: "lorafit", matrixFlopsPerSecond: matrixRate() });
+for await (const _ of createInterface({ input: process.stdin })) answer(step());
+
+function step(): object {
+  resetPeak(device);
+  const startMs = performance.now();
+  const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+  stepAdamW(optimizer, 5e-5, 1);
+  synchronize(device);
+  const seconds = (performance.now() - startMs) / 1000;
+  return { seconds, loss, peakBytes: memoryStats(device).peakBytes };
+}
+
+/** Each matrix is quantised as soon as it is made. */
+function randomModel(): Model {
+  const shapes = tensorShapes(config);
+  const options = { dtype: "bfloat16", device, places: placesOf(policy), base: wanted.base } as const;
+  const random = (name: string, on: Device): Tensor =>
+    scope(() => {
+      const weight = empty(shapes.get(name)!, { dtype: "bfloat16", device: on });
+      return /norm\d?\.weight$/.test(name) ? weight.fill_(1) : weight.normal_({ std: 0.02 });
+    });
+  return category("weights", () => keep(scope(() => assembleModel(config, options, random))));
+}
+
+/** FLOPs a second of a large product in bf16: what the device can do. */
+function matrixRate(): number {
+  const extent = device === "cpu" ? 1024 : 8192;
+  return scope(() => {
+    const a = empty([extent, extent], { dtype: "bfloat16", device }).normal_();
+    let best = Number.POSITIVE_INFINITY;
+    for (let round = 0; round < 8; round++) {
+      synchronize(device);
+      const startMs = performance.now();
+      scope(() => void a.mm(a));
+      synchronize(device);
+      best = Math.min(best, performance.now() - startMs);
+    }
+    return (2 * extent ** 3) / (best / 1000);
+  });
+}
+
+function answer(value: object): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
