@@ -179,6 +179,25 @@ describe("trainStep", () => {
     disposeModel(exactModel);
   });
 
+  it.each(["int8", "nf4", "fp8"] as const)(
+    "streams a base in %s as it is, with the same gradients",
+    (base) => {
+      const narrowModel = randomModel(config, { dtype: "float32", base });
+      const policies = [{}, { weights: { source: "streamed" } }].map((given) => Policy.parse(given));
+      const [resident, streamed] = policies.map((policy) => {
+        moveModel_(narrowModel, placesOf(policy));
+        zeroGradients(lora);
+        runToEnd(trainStep(narrowModel, lora, batch, policy, { lossScale: 1 }));
+        return keep(scope(() => [...gradients().values()].map((gradient) => gradient.clone())));
+      });
+      resident!.forEach((gradient, index) => {
+        expect(relativeDifference(streamed![index]!, gradient)).toBeLessThan(1e-6);
+      });
+      dispose([resident, streamed]);
+      disposeModel(narrowModel);
+    },
+  );
+
   it("draws the same dropout masks under every policy", () => {
     const dropping = { ...lora, dropout: 0.3 };
     let first: Map<string, Tensor> | undefined;
