@@ -94,6 +94,12 @@ Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {
   return at::empty(shape, self.options());
 }
 
+Tensor searchsorted(
+    const Tensor& /*sorted_sequence*/, const Tensor& self, bool out_int32, bool /*right*/,
+    std::optional<std::string_view> /*side*/, const std::optional<Tensor>& /*sorter*/) {
+  return at::empty(self.sizes(), self.options().dtype(out_int32 ? at::kInt : at::kLong));
+}
+
 /** Shape after a reduction over these dims, or over all where none are given. */
 std::vector<int64_t> reduced_shape(const Tensor& self, at::OptionalIntArrayRef dims, bool keepdim) {
   std::vector<bool> gone(self.dim(), !dims || dims->empty());
@@ -213,6 +219,7 @@ void register_meta_kernels() {
   library->impl("min", TORCH_FN(scalar_of));
   library->impl("where.self", TORCH_FN(where));
   library->impl("index_select", TORCH_FN(index_select));
+  library->impl("searchsorted.Tensor", TORCH_FN(searchsorted));
   library->impl("index_add_", TORCH_FN(index_add_));
   library->impl("_softmax", TORCH_FN(softmax));
   library->impl("_log_softmax", TORCH_FN(softmax));

@@ -3,6 +3,7 @@ import type { Adapter } from "../checkpoint/peft.ts";
 import { UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import type { LoraBranch } from "../nn/linear.ts";
+import { emptyOnHost, startCopy } from "../torch/copies.ts";
 import { empty, zeros } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
@@ -10,10 +11,12 @@ import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { LINEAR_NAMES, type LinearName, linearShape, type ModelConfig } from "./spec.ts";
 
-/** a: (R, in), b: (out, R), in float32; gradients of the same shapes. */
+/** a: (R, in), b: (out, R), in float32 or, where there are masters, in the computing dtype; gradients of the same shapes. */
 export interface LoraModule {
   a: Tensor;
   b: Tensor;
+  /** The same in float32, in the host pool: what the optimizer changes and a checkpoint keeps. */
+  masters?: { a: Tensor; b: Tensor };
   gradA?: Tensor;
   gradB?: Tensor;
   scale: number;
@@ -41,6 +44,8 @@ export interface LoraOptions {
   seed: number;
   device: Device;
   gradients: Gradients;
+  /** Where given, float32 factors lie in the host pool, and the device has copies of them in this dtype. */
+  copies?: DType | undefined;
 }
 
 /** The official targets: every linear of every decoder layer. */
@@ -48,7 +53,7 @@ export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3
 
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
-  const { rank, alpha, dropout, rslora, device, gradients } = options;
+  const { rank, alpha, dropout, rslora, device, gradients, copies } = options;
   const names = targetModules(config, options.targets);
   return category("loraParameters", () =>
     keep(
@@ -57,13 +62,11 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
           const [rows, columns] = linearShape(config, linear);
           using generator = createGenerator(mixSeed(BigInt(options.seed), index), device);
           const bound = Math.sqrt(1 / columns);
-          const a = empty([rank, columns], { dtype: "float32", device }).uniform_({
-            from: -bound,
-            to: bound,
-            generator,
-          });
-          const b = zeros([rows, rank], { dtype: "float32", device });
-          return [name, withGradients({ a, b, scale: scaleOf(options) }, gradients)] as const;
+          const newA = (): Tensor =>
+            empty([rank, columns], { device }).uniform_({ from: -bound, to: bound, generator });
+          const newB = (): Tensor => zeros([rows, rank], { device });
+          const factors = factorsOf({ a: newA, b: newB }, copies, device);
+          return [name, withGradients({ ...factors, scale: scaleOf(options) }, gradients)] as const;
         });
         return { rank, alpha, rslora, dropout, modules: new Map(modules) };
       }),
@@ -75,7 +78,12 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
 export function loraFromAdapter(
   config: ModelConfig,
   adapter: Adapter,
-  { device, gradients, dropout }: { device: Device; gradients: Gradients; dropout?: number },
+  {
+    device,
+    gradients,
+    dropout,
+    copies,
+  }: Pick<LoraOptions, "device" | "gradients" | "copies"> & { dropout?: number },
 ): Lora {
   const { r: rank, loraAlpha: alpha, useRslora: rslora, loraDropout } = adapter.config;
   const modules = [...adapter.modules].map(([name, factors]) => {
@@ -87,7 +95,7 @@ export function loraFromAdapter(
       });
     }
     checkFactors(config, name, linear, factors);
-    const own = (x: Tensor): Tensor => x.to({ dtype: "float32", device, copy: true });
+    const own = (x: Tensor) => (): Tensor => x.to({ dtype: "float32", device, copy: true });
     const moduleRank = factors.a.shape[0]!;
     return [
       name,
@@ -107,7 +115,7 @@ export function loraFromAdapter(
         modules: new Map(
           modules.map(([name, , { a, b }, own, scale]) => [
             name,
-            withGradients({ a: own(a), b: own(b), scale }, gradients),
+            withGradients({ ...factorsOf({ a: own(a), b: own(b) }, copies, device), scale }, gradients),
           ]),
         ),
       })),
@@ -127,7 +135,9 @@ export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
       targetModules: [...new Set(linears)],
       baseModel,
     },
-    modules: lora.modules,
+    modules: new Map(
+      [...lora.modules].map(([name, { a, b, masters, scale }]) => [name, { a, b, ...masters, scale }]),
+    ),
   };
 }
 
@@ -172,9 +182,27 @@ function scaleOf({ rank, alpha, rslora }: { rank: number; alpha: number; rslora:
   return alpha / (rslora ? Math.sqrt(rank) : rank);
 }
 
+/** Factors, each made in float32 on the device; where copies are wanted, it moves to the host before the next one is made. */
+function factorsOf(
+  made: { a: () => Tensor; b: () => Tensor },
+  copies: DType | undefined,
+  device: Device,
+): Pick<LoraModule, "a" | "b" | "masters"> {
+  if (!copies) return { a: made.a(), b: made.b() };
+  const moved = (make: () => Tensor): { master: Tensor; copy: Tensor } =>
+    scope(() => {
+      const factor = make();
+      const master = emptyOnHost(factor.shape, { device });
+      startCopy(master, factor).waitOnHost();
+      return { master, copy: factor.to({ dtype: copies, copy: true }) };
+    });
+  const [a, b] = [moved(made.a), moved(made.b)];
+  return { a: a.copy, b: b.copy, masters: { a: a.master, b: b.master } };
+}
+
 function withGradients(module: LoraModule, gradients: Gradients): LoraModule {
   if (gradients === "none") return module;
-  const dtype = gradients === "bf16" ? "bfloat16" : module.a.dtype;
+  const dtype = gradients === "bf16" ? "bfloat16" : (module.masters ?? module).a.dtype;
   return category("loraGradients", () => ({
     ...module,
     gradA: module.a.zerosLike({ dtype }),

@@ -1,7 +1,7 @@
 /** Where the parts of the frozen base lie, and how those on the host come to the device. */
 import { emptyOnHost, type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
-import { category, pool } from "../torch/device.ts";
+import { type Category, category, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
 import type { Model } from "./weights.ts";
@@ -25,10 +25,15 @@ export interface Fetch<T> extends Disposable {
 }
 
 /** Starts copying a part of a model to its device; one that lies there is ready, and stays. */
-export function startFetch<T>(part: T, place: Place, device: Device): Fetch<T> {
+export function startFetch<T>(
+  part: T,
+  place: Place,
+  device: Device,
+  bookedTo: Category = "weights",
+): Fetch<T> {
   if (place === "device") return { wait: () => part, [Symbol.dispose]: () => {} };
   const copies: PendingCopy[] = [];
-  const fetched = booked(() =>
+  const fetched = booked(bookedTo, () =>
     mapTensors(part, (x) => {
       const copy = keep(emptyOnDevice(x, device));
       copies.push(startCopy(copy, x));
@@ -76,7 +81,7 @@ export function hostOf(device: Device): Device {
 
 /** Copies of a record's tensors; they belong to the open scope. */
 function copyOf<T>(record: T, place: Place, device: Device): T {
-  return booked(() =>
+  return booked("weights", () =>
     mapTensors(record, (x) => {
       const { shape, dtype } = x;
       const copy = place === "host" ? emptyOnHost(shape, { dtype, device }) : emptyOnDevice(x, device);
@@ -86,10 +91,10 @@ function copyOf<T>(record: T, place: Place, device: Device): T {
   );
 }
 
-/** Runs the body, which returns no promise, with allocations counted to the weights. */
-function booked<T>(body: () => T): T {
+/** Runs the body, which returns no promise, with allocations counted to a category. */
+function booked<T>(to: Category, body: () => T): T {
   const result: { value?: T } = {};
-  category("weights", () => {
+  category(to, () => {
     result.value = body();
   });
   return result.value as T;

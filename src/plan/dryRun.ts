@@ -8,7 +8,7 @@ import { assembleModel, disposeModel, type LoadOptions, type Model } from "../mo
 import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
 import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW } from "../step/optimizer.ts";
-import { type Policy, placesOf } from "../step/policy.ts";
+import { factorCopies, type Policy, placesOf } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { empty } from "../torch/create.ts";
 import {
@@ -135,7 +135,8 @@ function runPhases(configuration: Configuration, take: () => Trace): Phase[] {
   const model = emptyModel(configuration);
   const lora = emptyLora(configuration);
   const parameters = loraParameters(lora);
-  const optimizer = createAdamW(parameters, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 });
+  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
+  const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
   end("start");
   runStep(configuration, model, lora, end);
   scope(() => normOfGradients(parameters));
@@ -175,10 +176,11 @@ function emptyModel({ model: config, dtype, policy, base, headBase }: Configurat
   return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
 }
 
-function emptyLora({ model, lora, policy: { gradients } }: Configuration): Lora {
+function emptyLora({ model, lora, policy, dtype }: Configuration): Lora {
   const { rank, dropout, targets } = lora;
   return createLora(model, {
-    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta", gradients },
+    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta" },
+    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
   });
 }
 

@@ -1,19 +1,37 @@
-/** AdamW as torch has it, over the LoRA factors: decoupled decay, bias corrections, epsilon outside the root; all of it in place. */
+/**
+ * AdamW as torch has it, over the LoRA factors: decoupled decay, bias corrections, epsilon outside the root; all of it in place and in
+ * tiles, so that no step holds a second copy of anything. Its state lies on the device, or on the host and visits the device tile by tile.
+ */
 import type { Lora } from "../models/lora.ts";
+import { type Fetch, type Place, startFetch } from "../models/places.ts";
+import { forEachPart } from "../nn/rows.ts";
+import { type PendingCopy, startCopy } from "../torch/copies.ts";
 import { stack } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
-import { type DType, dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { type Device, dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
+import {
+  type CodeTables,
+  codeTables,
+  flatSpan,
+  isCodes,
+  type Moment,
+  type Moments,
+  momentSpan,
+  type Precision,
+  type Span,
+  spansOf,
+  zeroMoments,
+} from "./moments.ts";
+import { Owner } from "./owner.ts";
 
 export interface Parameter {
   name: string;
+  /** float32; in the host pool where there is a copy. */
   value: Tensor;
+  /** What steps read instead of the value: on the device, in the computing dtype. */
+  copy?: Tensor | undefined;
   gradient: Tensor;
-}
-
-/** Running means of a parameter's gradient and of its square. */
-export interface Moments {
-  mean: Tensor;
-  square: Tensor;
 }
 
 export interface AdamWOptions {
@@ -23,38 +41,62 @@ export interface AdamWOptions {
   weightDecay: number;
 }
 
+/** Where and how the moments are held. */
+export interface StateOptions {
+  place?: Place;
+  precision?: Precision;
+  /** Elements that are updated at a time: a multiple of 256. */
+  tileElements?: number;
+}
+
 export interface AdamW {
   options: AdamWOptions;
   parameters: Parameter[];
   /** In the order of the parameters. */
   moments: Moments[];
+  place: Place;
+  precision: Precision;
+  tables: CodeTables;
+  tileElements: number;
   stepsDone: number;
 }
 
 /** What torch's clip_grad_norm_ adds to the norm. */
 const CLIP_EPSILON = 1e-6;
+/** 1 MiB of float32: long enough to keep a device busy, and a handful of such tiles is all that an update takes. */
+const TILE_ELEMENTS = 2 ** 18;
 
 /** An optimizer before its first step; the caller disposes it with disposeAdamW. */
-export function createAdamW(parameters: Parameter[], options: AdamWOptions): AdamW {
-  const newMoments = ({ value }: Parameter): Moments => ({
-    mean: value.zerosLike(),
-    square: value.zerosLike(),
-  });
-  const moments = category("optimizerState", () => keep(scope(() => parameters.map(newMoments))));
-  return { options, parameters, moments, stepsDone: 0 };
+export function createAdamW(
+  parameters: Parameter[],
+  options: AdamWOptions,
+  { place = "device", precision = "fp32", tileElements = TILE_ELEMENTS }: StateOptions = {},
+): AdamW {
+  const device = deviceOf(parameters);
+  const { tables, moments } = category("optimizerState", () =>
+    keep(
+      scope(() => {
+        const tables = codeTables(device);
+        const newMoments = ({ value }: Parameter): Moments =>
+          zeroMoments(value, { device, place, precision }, tables);
+        return { tables, moments: parameters.map(newMoments) };
+      }),
+    ),
+  );
+  return { options, parameters, moments, place, precision, tables, tileElements, stepsDone: 0 };
 }
 
-export function disposeAdamW({ moments }: AdamW): void {
-  dispose(moments);
+export function disposeAdamW({ moments, tables }: AdamW): void {
+  dispose([moments, tables]);
 }
 
 /** The factors of a LoRA made with gradients, in the order of its modules. */
 export function loraParameters(lora: Lora): Parameter[] {
-  return [...lora.modules].flatMap(([name, { a, b, gradA, gradB }]) => {
+  return [...lora.modules].flatMap(([name, { a, b, masters, gradA, gradB }]) => {
     if (!gradA || !gradB) throw new Error(`the LoRA of ${name} was made without gradients`);
     return [
-      { name: `${name}.lora_A`, value: a, gradient: gradA },
-      { name: `${name}.lora_B`, value: b, gradient: gradB },
+      { name: `${name}.lora_A`, value: masters?.a ?? a, copy: masters && a, gradient: gradA },
+      { name: `${name}.lora_B`, value: masters?.b ?? b, copy: masters && b, gradient: gradB },
     ];
   });
 }
@@ -64,16 +106,17 @@ export function gradientNorm(parameters: readonly Parameter[]): number {
   return scope(() => normOfGradients(parameters).item());
 }
 
-/** The same as a tensor, without waiting for it. */
+/** The same as a tensor, without waiting for it. Gradients in half precision are widened a tile at a time. */
 export function normOfGradients(parameters: readonly Parameter[]): Tensor {
   return scope(() => {
-    const norms = parameters.map(({ gradient }) => gradient.linalgVectorNorm({ dtype: wideDtype(gradient) }));
+    const norms = parameters.flatMap(({ gradient }) => {
+      if (gradient.dtype !== "bfloat16") return gradient.linalgVectorNorm();
+      return spansOf(gradient, TILE_ELEMENTS).map((span) =>
+        scope(() => flatSpan(gradient, span).to({ dtype: "float32" }).linalgVectorNorm()),
+      );
+    });
     return stack(norms).linalgVectorNorm();
   });
-}
-
-function wideDtype({ dtype }: Tensor): DType {
-  return dtype === "float64" ? dtype : "float32";
 }
 
 /** What gradients of this norm are multiplied with to be no longer than maxNorm; 0 stands for no limit. */
@@ -84,25 +127,115 @@ export function clipCoefficient(norm: number, maxNorm: number): number {
 /** One step with the gradients times `gradientScale`, which are zero afterwards. */
 export function stepAdamW(optimizer: AdamW, learningRate: number, gradientScale: number): void {
   optimizer.stepsDone += 1;
-  for (const [index, parameter] of optimizer.parameters.entries()) {
-    update_(parameter, optimizer.moments[index]!, optimizer, { learningRate, gradientScale });
+  const update: Update = { ...optimizer, learningRate, gradientScale };
+  const tiles = optimizer.parameters.flatMap((parameter, index) =>
+    spansOf(parameter.value, optimizer.tileElements).map((span) => ({
+      parameter,
+      span,
+      moments: optimizer.moments[index]!,
+    })),
+  );
+  if (optimizer.place === "host") updateThroughDevice(tiles, update);
+  else forEachPart(tiles, kindOfTile, (tile) => scope(() => updateTile_(tile, stateOf(tile), update)));
+}
+
+/** Elements of one parameter. */
+interface Tile {
+  parameter: Parameter;
+  moments: Moments;
+  span: Span;
+}
+
+/** What an update changes of a tile, beside factors that are on the device. */
+interface TileState extends Moments {
+  value: Tensor | undefined;
+}
+
+type Update = AdamW & { learningRate: number; gradientScale: number };
+
+function kindOfTile({ span, moments }: Tile): string {
+  return `${span.elements} ${isCodes(moments.mean)}`;
+}
+
+/** Views. */
+function stateOf({ parameter: { value, copy }, moments, span }: Tile): TileState {
+  return {
+    value: copy && flatSpan(value, span),
+    mean: momentSpan(moments.mean, span),
+    square: momentSpan(moments.square, span),
+  };
+}
+
+/** One tile is fetched while the one before it is updated, and the one before that goes back. */
+function updateThroughDevice(tiles: readonly Tile[], update: Update): void {
+  using owner = new Owner();
+  const device = deviceOf(update.parameters);
+  const fetch = (tile: Tile | undefined): Fetch<TileState> | undefined =>
+    tile && owner.own(scope(() => startFetch(stateOf(tile), "host", device, "optimizerState")));
+  let next = fetch(tiles[0]);
+  let returning: PendingCopy[] = [];
+  for (const [index, tile] of tiles.entries()) {
+    const fetched = next!;
+    next = fetch(tiles[index + 1]);
+    const state = fetched.wait();
+    updateTile_(tile, state, update);
+    finish(returning, owner);
+    returning = scope(() => startReturn(stateOf(tile), state)).map((copy) => owner.own(copy));
+    owner.free(fetched); // its memory stays until the copies are waited for
+  }
+  finish(returning, owner);
+}
+
+function startReturn(home: TileState, visitor: TileState): PendingCopy[] {
+  const targets = tensorsOf(home);
+  return tensorsOf(visitor).map((tensor, index) => startCopy(targets[index]!, tensor));
+}
+
+function tensorsOf({ value, mean, square }: TileState): Tensor[] {
+  const ofMoment = (moment: Moment): Tensor[] => (isCodes(moment) ? [moment.codes, moment.absmax] : [moment]);
+  return [...(value ? [value] : []), ...ofMoment(mean), ...ofMoment(square)];
+}
+
+/** The host waits as well, for it may save what has come back. */
+function finish(copies: readonly PendingCopy[], owner: Owner): void {
+  for (const copy of copies) {
+    copy.waitOnHost();
+    owner.free(copy);
   }
 }
 
-/** The moments by name, for a checkpoint. */
-export function momentTensors({ parameters, moments }: AdamW): [name: string, Tensor][] {
-  return parameters.flatMap(({ name }, index): [string, Tensor][] => [
-    [`exp_avg.${name}`, moments[index]!.mean],
-    [`exp_avg_sq.${name}`, moments[index]!.square],
-  ]);
+function updateTile_({ parameter, span }: Tile, state: TileState, update: Update): void {
+  const { tables } = update;
+  scope(() => {
+    const value = state.value ?? flatSpan(parameter.value, span);
+    withNumbers_(state.mean, tables.mean, span, (mean) => {
+      withNumbers_(state.square, tables.square, span, (square) => {
+        adamW_({ value, gradient: flatSpan(parameter.gradient, span), mean, square }, update);
+      });
+    });
+    if (parameter.copy) flatSpan(parameter.copy, span).copy_(value);
+  });
 }
 
-function update_(
-  { value, gradient }: Parameter,
-  { mean, square }: Moments,
-  { options: { beta1, beta2, epsilon, weightDecay }, stepsDone }: AdamW,
-  { learningRate, gradientScale }: { learningRate: number; gradientScale: number },
+/** Lets the body change a tile's moment as float32; codes are read before and written after it. */
+function withNumbers_(
+  moment: Moment,
+  table: CodeTable,
+  { elements }: Span,
+  change: (numbers: Tensor) => void,
 ): void {
+  scope(() => {
+    const numbers = isCodes(moment) ? dequantized(moment, table) : moment;
+    change(flatSpan(numbers, { start: 0, elements }));
+    if (isCodes(moment)) quantize_(moment, numbers, table);
+  });
+}
+
+function adamW_(
+  { value, gradient, mean, square }: Record<"value" | "gradient" | "mean" | "square", Tensor>,
+  { options, stepsDone, learningRate, gradientScale }: Update,
+): void {
+  const { beta1, beta2, epsilon, weightDecay } = options;
   const meanCorrection = 1 - beta1 ** stepsDone;
   const squareCorrection = 1 - beta2 ** stepsDone;
   scope(() => {
@@ -115,4 +248,8 @@ function update_(
     value.addcdiv_(mean, denominator, { value: -learningRate / meanCorrection });
     gradient.zero_();
   });
+}
+
+function deviceOf(parameters: readonly Parameter[]): Device {
+  return parameters[0]?.gradient.device ?? "cpu";
 }

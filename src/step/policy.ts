@@ -1,9 +1,10 @@
-/** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result. */
+/** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result, but for the optimizer's precision. */
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { Places } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { DROPOUT_BLOCK_ROWS } from "../nn/dropout.ts";
+import type { DType } from "../torch/dtypes.ts";
 
 const LayerPolicy = z.strictObject({
   boundary: z
@@ -32,11 +33,13 @@ const WeightsPolicy = z.strictObject({
 });
 
 const OptimizerPolicy = z.strictObject({
-  place: z
-    .enum(["device", "host"])
-    .default("device")
-    .meta({ help: "where the optimizer's state lies, and its update is computed" }),
-  precision: z.enum(["fp32", "8bit"]).default("fp32").meta({ help: "of the optimizer's moments" }),
+  place: z.enum(["device", "host"]).default("device").meta({
+    help: "where the optimizer's state lies; host: it visits the device tile by tile for the update, and the factors are on the device in the computing precision only",
+  }),
+  precision: z
+    .enum(["fp32", "8bit"])
+    .default("fp32")
+    .meta({ help: "of the optimizer's moments; the only choice here that changes results a little" }),
 });
 
 const place = z.enum(["device", "host"]).default("device");
@@ -92,24 +95,13 @@ export function placesOf({ weights, embeddings, head, vision }: Policy): Places 
   return { layers: weights.source === "streamed" ? "host" : "device", embeddings, head, vision };
 }
 
-/** Options that have no effect so far, by the only value that is accepted. */
-const ONLY_VALUES: readonly [option: string, of: (policy: Policy) => string, value: string][] = [
-  ["optimizer.place", (policy) => policy.optimizer.place, "device"],
-  ["optimizer.precision", (policy) => policy.optimizer.precision, "fp32"],
-];
-
-function refuseUnsupported(policy: Policy): void {
-  for (const [option, of, value] of ONLY_VALUES) {
-    if (of(policy) === value) continue;
-    throw new UserError(`The policy sets ${option} to "${of(policy)}", which this version can't do yet.`, {
-      fix: `Leave ${option} at "${value}".`,
-    });
-  }
+/** What dtype LoRA factors are copied to on the device, where the optimizer keeps them in float32 on the host; computing in float32 needs no copy. */
+export function factorCopies({ optimizer }: Policy, dtype: DType): DType | undefined {
+  return optimizer.place === "host" && dtype !== "float32" ? dtype : undefined;
 }
 
 /** The policy of every layer of a model. Throws UserError where the policy does not fit the model. */
 export function layerPolicies(policy: Policy, config: ModelConfig): LayerPolicy[] {
-  refuseUnsupported(policy);
   if (config.kvHeads % policy.headGroups !== 0) {
     throw new UserError(
       `The policy has ${policy.headGroups} head groups, which do not divide ${config.kvHeads} kv heads.`,

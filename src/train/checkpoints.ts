@@ -10,7 +10,8 @@ import { writeAdapterFiles } from "../checkpoint/peft.ts";
 import { openSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import type { DataPosition } from "../data/packing.ts";
 import { adapterFromLora, type Lora } from "../models/lora.ts";
-import { type AdamW, momentTensors } from "../step/optimizer.ts";
+import type { AdamW } from "../step/optimizer.ts";
+import { momentTensors, restoreMoments, type TensorFile } from "../step/savedMoments.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { faultOf, removeFolder, writeFolder } from "./folders.ts";
 import type { EvalRecord } from "./runLog.ts";
@@ -105,10 +106,21 @@ export async function lastGoodCheckpoint(
   return undefined;
 }
 
-/** Puts a checkpoint's moments and gradients into an optimizer of the same parameters. */
-export function restoreOptimizer({ folder, state }: Checkpoint, optimizer: AdamW): void {
-  copyFrom(join(folder, OPTIMIZER_FILE), momentTensors(optimizer));
-  if (state.accumulated.microBatches > 0) copyFrom(join(folder, GRADIENTS_FILE), gradientTensors(optimizer));
+/** Puts a checkpoint's moments and gradients into an optimizer of the same parameters; a change of the moments' precision is told. */
+export function restoreOptimizer(
+  { folder, state }: Checkpoint,
+  optimizer: AdamW,
+  notice: (text: string) => void,
+): void {
+  const was = reading(join(folder, OPTIMIZER_FILE), (file) => restoreMoments(optimizer, file));
+  if (was !== optimizer.precision) {
+    notice(
+      `the optimizer's moments were saved as ${was} and go on as ${optimizer.precision}, as the policy says; the run's numbers differ a little from here on`,
+    );
+  }
+  if (state.accumulated.microBatches > 0) {
+    reading(join(folder, GRADIENTS_FILE), (file) => restoreGradients(optimizer, file));
+  }
   optimizer.stepsDone = state.step;
 }
 
@@ -143,12 +155,15 @@ function gradientTensors({ parameters }: AdamW): [name: string, Tensor][] {
   return parameters.map(({ name, gradient }) => [name, gradient]);
 }
 
-function copyFrom(path: string, tensors: [name: string, Tensor][]): void {
+/** One tensor after the other. */
+function restoreGradients(optimizer: AdamW, file: TensorFile): void {
+  for (const [name, gradient] of gradientTensors(optimizer)) scope(() => gradient.copy_(file.tensor(name)));
+}
+
+function reading<T>(path: string, read: (file: TensorFile) => T): T {
   const file = openSafetensors(path);
   try {
-    scope(() => {
-      for (const [name, tensor] of tensors) tensor.copy_(file.tensor(name));
-    });
+    return read(file);
   } finally {
     file.close();
   }

@@ -15,8 +15,8 @@ import { type ModelConfig, readModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
 import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
-import { layerPolicies, Policy, placesOf } from "../step/policy.ts";
-import { type Device, scope } from "../torch/tensor.ts";
+import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
+import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, liftCap, startCompute } from "./compute.ts";
 import { type ReadOptions, readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
@@ -74,11 +74,13 @@ export async function openRun(
   closers.push(() => disposeModel(model));
   const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
   if (checkpoint) checkSameRun(checkpoint, options, fingerprints);
-  const lora = loraOf(config, options, { ...compute, gradients: policy.gradients }, checkpoint);
+  const { device, dtype } = compute;
+  const held = { device, gradients: policy.gradients, copies: factorCopies(policy, dtype) };
+  const lora = loraOf(config, options, held, checkpoint);
   closers.push(() => disposeLora(lora));
-  const optimizer = optimizerOf(lora, options);
+  const optimizer = optimizerOf(lora, options, policy);
   closers.push(() => disposeAdamW(optimizer));
-  if (checkpoint) restoreOptimizer(checkpoint, optimizer);
+  if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
   const state = checkpoint
     ? { ...checkpoint.state, options }
     : newState({ totalSteps: schedule.totalSteps, options, fingerprints });
@@ -179,13 +181,13 @@ function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }:
 function loraOf(
   config: ModelConfig,
   options: TrainOptions,
-  { device, gradients }: { device: Device; gradients: Gradients },
+  held: { device: Device; gradients: Gradients; copies: DType | undefined },
   checkpoint: Checkpoint | undefined,
 ): Lora {
   const folder = checkpoint?.folder ?? options.adapter;
   const dropout = options.lora_dropout;
   if (folder !== undefined) {
-    return scope(() => loraFromAdapter(config, readAdapter(folder), { device, gradients, dropout }));
+    return scope(() => loraFromAdapter(config, readAdapter(folder), { ...held, dropout }));
   }
   return createLora(config, {
     rank: options.lora_r,
@@ -194,18 +196,18 @@ function loraOf(
     targets: options.lora_targets,
     seed: options.seed,
     dropout,
-    device,
-    gradients,
+    ...held,
   });
 }
 
-function optimizerOf(lora: Lora, options: TrainOptions): AdamW {
-  return createAdamW(loraParameters(lora), {
+function optimizerOf(lora: Lora, options: TrainOptions, policy: Policy): AdamW {
+  const adamW = {
     beta1: options.adam_beta1,
     beta2: options.adam_beta2,
     epsilon: options.adam_epsilon,
     weightDecay: options.weight_decay,
-  });
+  };
+  return createAdamW(loraParameters(lora), adamW, policy.optimizer);
 }
 
 function newState(known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints">): TrainerState {

@@ -17,7 +17,6 @@ const NO_META: Record<string, string> = {
   maskedSelect: "the shape depends on data",
   equal: "the result is data",
   allclose: "the result is data",
-  searchsorted: "for data preparation on cpu",
   multinomial: "for generation, which is not planned",
   conv2d: "the step writes its convolution as reshape and linear",
   scaledDotProductAttention: "picks its kernel by device: the step names the kernel",

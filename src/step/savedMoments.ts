@@ -1,0 +1,116 @@
+/** Moments by name, as a checkpoint keeps them, and back again, tile by tile where their precision has changed meanwhile. */
+import { startFetch } from "../models/places.ts";
+import { zeros } from "../torch/create.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { BLOCK_ELEMENTS, type Codes, type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
+import {
+  flatSpan,
+  isCodes,
+  type Moment,
+  type Moments,
+  momentSpan,
+  type Precision,
+  type Span,
+  spansOf,
+} from "./moments.ts";
+import type { AdamW } from "./optimizer.ts";
+
+/** A file's tensors by name, on the host. */
+export interface TensorFile {
+  has(name: string): boolean;
+  /** Belongs to the open scope. */
+  tensor(name: string): Tensor;
+}
+
+/** As torch calls them. */
+const NAMES = { mean: "exp_avg", square: "exp_avg_sq" } as const satisfies Record<keyof Moments, string>;
+const KINDS = Object.keys(NAMES) as (keyof Moments)[];
+
+/** The moments by name, for a checkpoint. */
+export function momentTensors({ parameters, moments }: AdamW): [name: string, Tensor][] {
+  return parameters.flatMap(({ name }, index) =>
+    KINDS.flatMap((kind): [string, Tensor][] => {
+      const moment = moments[index]![kind];
+      const saved = `${NAMES[kind]}.${name}`;
+      return isCodes(moment)
+        ? [
+            [codesOf(saved), moment.codes],
+            [absmaxOf(saved), moment.absmax],
+          ]
+        : [[saved, moment]];
+    }),
+  );
+}
+
+/** Reads the moments of the same parameters, one after the other, and returns the precision that they were saved in. */
+export function restoreMoments(optimizer: AdamW, file: TensorFile): Precision {
+  const { parameters, moments, tables, precision } = optimizer;
+  let was = precision;
+  for (const [index, { name, value }] of parameters.entries()) {
+    for (const kind of KINDS) {
+      const [into, saved] = [moments[index]![kind], `${NAMES[kind]}.${name}`];
+      scope(() => {
+        const from: Moment = file.has(codesOf(saved))
+          ? { codes: file.tensor(codesOf(saved)), absmax: file.tensor(absmaxOf(saved)) }
+          : file.tensor(saved);
+        if (isCodes(from) === isCodes(into)) return copyMoment_(into, from);
+        was = isCodes(from) ? "8bit" : "fp32";
+        for (const span of spansOf(value, optimizer.tileElements)) {
+          convertTile_(momentSpan(into, span), momentSpan(from, span), span, tables[kind], optimizer);
+        }
+      });
+    }
+  }
+  return was;
+}
+
+function codesOf(name: string): string {
+  return `${name}.codes`;
+}
+
+function absmaxOf(name: string): string {
+  return `${name}.absmax`;
+}
+
+function copyMoment_(into: Moment, from: Moment): void {
+  if (isCodes(into) && isCodes(from)) {
+    into.codes.copy_(from.codes);
+    into.absmax.copy_(from.absmax);
+  } else {
+    (into as Tensor).copy_(from as Tensor);
+  }
+}
+
+/** Computes on the device, whatever the place of either. */
+function convertTile_(
+  into: Moment,
+  from: Moment,
+  { elements }: Span,
+  table: CodeTable,
+  { parameters }: AdamW,
+): void {
+  const { device } = parameters[0]!.gradient;
+  scope(() => {
+    using fetch = startFetch(from, "host", device, "optimizerState");
+    const here = fetch.wait();
+    if (isCodes(here)) {
+      (into as Tensor).copy_(flatSpan(dequantized(here, table), { start: 0, elements }));
+      return;
+    }
+    const blocks = Math.ceil(elements / BLOCK_ELEMENTS);
+    const numbers = zeros([blocks, BLOCK_ELEMENTS], { device });
+    flatSpan(numbers, { start: 0, elements }).copy_(here);
+    writeCodes_(into as Codes, numbers, table);
+  });
+}
+
+/** Codes are made on the device and copied to where they belong. */
+function writeCodes_(into: Codes, numbers: Tensor, table: CodeTable): void {
+  const { device } = numbers;
+  const here = {
+    codes: into.codes.emptyLike({ device }),
+    absmax: into.absmax.emptyLike({ device }),
+  };
+  quantize_(here, numbers, table);
+  copyMoment_(into, here);
+}
