@@ -15,7 +15,7 @@ export interface AdapterConfig {
   r: number;
   loraAlpha: number;
   loraDropout: number;
-  /** Ends of module names, or a regular expression for whole ones. */
+  /** Names of modules or ends of them after a dot, or a regular expression for whole ones. */
   targetModules: string | string[];
   useRslora: boolean;
   baseModel: string;
@@ -225,8 +225,8 @@ function pythonPattern(pattern: string): RegExp {
   }
 }
 
-/** Name of a module as PEFT and the official code see it. */
-function peftName(module: string): string {
+/** Name of a module as PEFT and the official code see it: "model.layers.0.attention.wqkv". */
+export function peftName(module: string): string {
   return module.startsWith("layers.") ? `model.${module}` : module;
 }
 

@@ -1,5 +1,5 @@
 /** LoRA factors over the official targets (or any that a regular expression names), their gradients, and their PEFT form. */
-import type { Adapter } from "../checkpoint/peft.ts";
+import { type Adapter, peftName } from "../checkpoint/peft.ts";
 import { UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import type { LoraBranch } from "../nn/linear.ts";
@@ -27,6 +27,8 @@ export interface Lora {
   alpha: number;
   rslora: boolean;
   dropout: number;
+  /** Of the model; not all of them need have factors. */
+  layers: number;
   /** By module: "layers.0.attention.wqkv". */
   modules: Map<string, LoraModule>;
 }
@@ -54,7 +56,7 @@ export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
   const { rank, alpha, dropout, rslora, device, gradients, copies } = options;
-  const names = targetModules(config, options.targets);
+  const names = modulesToTarget(config, options.targets);
   return category("loraParameters", () =>
     keep(
       scope(() => {
@@ -68,7 +70,7 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
           const factors = factorsOf({ a: newA, b: newB }, copies, device);
           return [name, withGradients({ ...factors, scale: scaleOf(options) }, gradients)] as const;
         });
-        return { rank, alpha, rslora, dropout, modules: new Map(modules) };
+        return { rank, alpha, rslora, dropout, layers: config.layers, modules: new Map(modules) };
       }),
     ),
   );
@@ -112,6 +114,7 @@ export function loraFromAdapter(
         alpha,
         rslora,
         dropout: dropout ?? loraDropout,
+        layers: config.layers,
         modules: new Map(
           modules.map(([name, , { a, b }, own, scale]) => [
             name,
@@ -125,20 +128,26 @@ export function loraFromAdapter(
 
 /** The PEFT form of factors; its tensors are the factors' own. */
 export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
-  const linears = [...lora.modules.keys()].map((name) => name.replace(/^layers\.\d+\./, ""));
   return {
     config: {
       r: lora.rank,
       loraAlpha: lora.alpha,
       loraDropout: lora.dropout,
       useRslora: lora.rslora,
-      targetModules: [...new Set(linears)],
+      targetModules: targetModulesOf(lora),
       baseModel,
     },
     modules: new Map(
       [...lora.modules].map(([name, { a, b, masters, scale }]) => [name, { a, b, ...masters, scale }]),
     ),
   };
+}
+
+/** Names of linears where every layer has them, else whole names, for PEFT makes factors wherever a name matches. */
+function targetModulesOf({ modules, layers }: Lora): string[] {
+  const names = [...modules.keys()];
+  const linears = LINEAR_NAMES.filter((linear) => names.some((name) => name.endsWith(`.${linear}`)));
+  return names.length === linears.length * layers ? linears : names.map(peftName);
 }
 
 /** Frees the factors and their gradients. */
@@ -210,7 +219,7 @@ function withGradients(module: LoraModule, gradients: Gradients): LoraModule {
   }));
 }
 
-function targetModules(config: ModelConfig, targets: string): { name: string; linear: LinearName }[] {
+function modulesToTarget(config: ModelConfig, targets: string): { name: string; linear: LinearName }[] {
   const pattern = new RegExp(targets);
   const all = Array.from({ length: config.layers }, (_, layer) =>
     LINEAR_NAMES.map((linear) => ({ name: `layers.${layer}.${linear}`, linear })),

@@ -70,6 +70,14 @@ describe("targets", () => {
     expect(matches("layers\\.[01]\\.", "layers.2.attention.wo")).toBe(false);
     expect(() => trainOptions({ ...given, lora_targets: "(" })).toThrow(/lora_targets takes/);
   });
+
+  it("may be regular expressions in a list, as flags give them, beside names", () => {
+    const both = ["^layers\\.[01]\\.", "feed_forward.w2"];
+    expect(matches(both, "layers.1.attention.wo")).toBe(true);
+    expect(matches(both, "layers.2.attention.wo")).toBe(false);
+    expect(matches(both, "layers.2.feed_forward.w2")).toBe(true);
+    expect(() => trainOptions({ ...given, lora_targets: ["("] })).toThrow(/lora_targets takes/);
+  });
 });
 
 it("takes the folder to resume as the output", () => {

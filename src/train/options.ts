@@ -124,9 +124,9 @@ const loraOptions = group("LoRA", {
     .default([...LINEAR_NAMES])
     .transform((targets, context) => checked(context, () => targetPattern(targets)))
     .meta({
-      help: "linears that get factors, by name; or one regular expression over names like layers.0.attention.wqkv",
+      help: "linears that get factors, by name, or by a regular expression over names like layers.0.attention.wqkv",
       value: "NAME",
-      takes: "names of linears, or a regular expression",
+      takes: "names of linears, or regular expressions",
       alias: ["lora_target_modules"],
     }),
   lora_rslora: z
@@ -268,9 +268,11 @@ export function trainOptions(input: TrainInput): TrainOptions {
   return parseOptions(TrainOptions, input);
 }
 
-/** A regular expression over module names from itself, or from the names of linears. */
+/** One regular expression over module names; in a list, which is what flags give, names stand for whole linears. */
 function targetPattern(targets: string | string[]): string {
-  const names = [targets].flat().map((name) => name.replaceAll(".", "\\."));
-  const pattern = typeof targets === "string" ? targets : `(?:^|\\.)(?:${names.join("|")})$`;
-  return new RegExp(pattern).source;
+  if (typeof targets === "string") return new RegExp(targets).source;
+  const isName = (target: string): boolean => /^[\w.]+$/.test(target);
+  const names = targets.filter(isName).map((name) => name.replaceAll(".", "\\."));
+  const named = names.length > 0 ? [`(?:^|\\.)(?:${names.join("|")})$`] : [];
+  return new RegExp([...named, ...targets.filter((target) => !isName(target))].join("|")).source;
 }

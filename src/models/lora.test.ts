@@ -1,0 +1,64 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { randomLora, smallConfig } from "../../tests/randomModel.ts";
+import type { Adapter } from "../checkpoint/peft.ts";
+import { scope } from "../torch/tensor.ts";
+import { adapterFromLora, disposeLora, type Lora, loraFromAdapter, OFFICIAL_TARGETS } from "./lora.ts";
+
+const config = smallConfig({ layers: 3 });
+const made: Lora[] = [];
+afterEach(() => {
+  for (const lora of made.splice(0)) disposeLora(lora);
+});
+
+function loraOf(targets: string): Lora {
+  const lora = randomLora(config, { targets });
+  made.push(lora);
+  return lora;
+}
+
+const targetsOf = (lora: Lora): string | string[] => adapterFromLora(lora, "base").config.targetModules;
+
+describe("target_modules of an adapter", () => {
+  it("are linears where every layer has them", () => {
+    expect(targetsOf(loraOf("attention.wo$|w2$"))).toEqual(["attention.wo", "feed_forward.w2"]);
+    expect(targetsOf(loraOf(OFFICIAL_TARGETS))).toHaveLength(5);
+  });
+
+  it("are modules by their whole names where some layers have none", () => {
+    const expected = [
+      "model.layers.0.attention.wo",
+      "model.layers.0.feed_forward.w2",
+      "model.layers.2.attention.wo",
+    ];
+    const lora = loraOf("layers\\.[02].*wo$|layers.0.*w2");
+    expect(targetsOf(lora)).toEqual(expected);
+    const again = scope(() =>
+      loraFromAdapter(config, adapterFromLora(lora, "base"), { device: "cpu", gradients: "none" }),
+    );
+    made.push(again);
+    expect(targetsOf(again)).toEqual(expected);
+  });
+});
+
+describe("an adapter for another model is refused", () => {
+  const read = (adapter: Adapter, of = config): Lora =>
+    scope(() => loraFromAdapter(of, adapter, { device: "cpu", gradients: "none" }));
+
+  it("with a layer that the model lacks", () => {
+    const adapter = adapterFromLora(loraOf("layers.2.*wo$"), "base");
+    expect(() => read(adapter, smallConfig({ layers: 2 }))).toThrow(
+      'The adapter has factors for "layers.2.attention.wo", which this model does not have.',
+    );
+  });
+
+  it("with factors of another size", () => {
+    const adapter = adapterFromLora(loraOf("w2$"), "base");
+    expect(() => read(adapter, smallConfig({ layers: 3, ffn: 64 }))).toThrow(
+      "feed_forward.w2 has A [4,48] and B [32,4]; the model needs [R, 64] and [32, R].",
+    );
+  });
+});
+
+it("an expression that matches nothing says what there is", () => {
+  expect(() => loraOf("vision")).toThrow('lora_targets "vision" matches no linear of the model.');
+});
