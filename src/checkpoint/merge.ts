@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../errors.ts";
-import { type DType, dtypeBytes } from "../torch/dtypes.ts";
+import { type Device, type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { type AsideFolder, openAsideFolder, writeFileWhole } from "./disk.ts";
@@ -21,8 +21,12 @@ export interface MergeProgress {
 export interface MergeOptions {
   /** Of floating weights; as they are where left out. */
   dtype?: DType;
+  /** Where sums are computed; the CPU where left out. */
+  device?: Device;
   shardBytes?: number;
   onProgress?: (progress: MergeProgress) => void;
+  /** Hears of the adapter's tensors that were left out. */
+  onNotice?: (text: string) => void;
   signal?: AbortSignal;
 }
 
@@ -48,10 +52,11 @@ export async function mergeCheckpoint(
   try {
     refuseQuantized(model);
     const shapes = new Map(model.weights.names.map((name) => [name, model.weights.entry(name).shape]));
-    const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes })));
+    const { onNotice: notice } = options;
+    const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes, ...(notice && { notice }) })));
     for (const [module, factors] of adapter.modules) modules.set(weightNameOf(module), factors);
     const sources = model.weights.names.map((name) =>
-      sourceOf(model.weights, name, modules.get(name), options.dtype),
+      sourceOf(model.weights, name, modules.get(name), options),
     );
     const aside = openAsideFolder(outFolder);
     try {
@@ -106,20 +111,21 @@ function sourceOf(
   weights: Checkpoint,
   name: string,
   factors: AdapterModule | undefined,
-  dtype: DType | undefined,
+  { dtype, device = "cpu" }: MergeOptions,
 ): TensorSource {
   const entry = weights.entry(name);
   const target = dtype && isFloating(entry.dtype) ? dtype : entry.dtype;
   const read = (): Tensor => {
     const weight = weights.tensor(name);
-    return (factors ? merged(weight, factors) : weight).to({ dtype: target });
+    return (factors ? merged(weight, factors, device) : weight).to({ dtype: target }).to({ device: "cpu" });
   };
   return { name, dtype: target, shape: entry.shape, read };
 }
 
-/** weight: (out, in), whatever its type; the sum is in float32. */
-function merged(weight: Tensor, { a, b, scale }: AdapterModule): Tensor {
-  return weight.to({ dtype: "float32", copy: true }).addmm_(b, a, { alpha: scale });
+/** weight: (out, in), whatever its type; the sum is in float32, on the device. */
+function merged(weight: Tensor, { a, b, scale }: AdapterModule, device: Device): Tensor {
+  const sum = weight.to({ device, dtype: "float32", copy: true });
+  return sum.addmm_(b.to({ device }), a.to({ device }), { alpha: scale });
 }
 
 function isFloating(dtype: DType): boolean {

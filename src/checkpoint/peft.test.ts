@@ -131,6 +131,10 @@ describe("reading", () => {
       expect([...modules.keys()].sort()).toEqual(["layers.0.attention.wqkv", "layers.1.attention.wo"]);
       expect(ignored.sort()).toEqual([`${KEY}.lora_embedding_A`, "base_model.model.plora_glb_GN"].sort());
     });
+    const told: string[] = [];
+    scope(() => void readAdapter(folder, { notice: (text) => told.push(text) }));
+    expect(told).toEqual([expect.stringContaining("left out 2 tensors that are no LoRA factors:\n")]);
+    expect(told[0]).toContain("\n  base_model.model.plora_glb_GN");
   });
 
   it("scales by alpha over rank, or its root, with patterns that PEFT would match", () => {

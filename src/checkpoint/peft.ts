@@ -39,6 +39,8 @@ export interface StoredAdapter extends Adapter {
   ignored: string[];
 }
 
+type Notice = (text: string) => void;
+
 const CONFIG_FILE = "adapter_config.json";
 const WEIGHT_FILES = {
   "adapter_model.safetensors": openSafetensors,
@@ -46,18 +48,22 @@ const WEIGHT_FILES = {
 } as const;
 
 /**
- * Reads an adapter; its tensors belong to the open scope. Throws UserError where it is none, is damaged, or does not fit: with
- * `shapes` (official tensor name -> shape), to the model's weights.
+ * Reads an adapter; its tensors belong to the open scope, and `notice` hears of those that were left out. Throws UserError where it is
+ * none, is damaged, or does not fit: with `shapes` (official tensor name -> shape), to the model's weights.
  */
 export function readAdapter(
   folder: string,
-  { shapes }: { shapes?: ReadonlyMap<string, readonly number[]> } = {},
+  { shapes, notice }: { shapes?: ReadonlyMap<string, readonly number[]>; notice?: Notice } = {},
 ): StoredAdapter {
   const json = readConfig(folder);
   const weights = openWeights(folder);
   try {
     const { factors, ignored } = factorNames(weights);
     checkFactors(weights, factors, json, shapes);
+    if (ignored.length > 0) {
+      const told = `left out ${ignored.length} tensors that are no LoRA factors`;
+      notice?.(`${weights.place}: ${told}:\n${linesOf(ignored, "  ")}`);
+    }
     const read = (name: string): Tensor => scope(() => weights.tensor(name).to({ dtype: "float32" }));
     const modules = [...factors].map(([module, { A, B }]) => {
       return [module, { a: read(A!), b: read(B!), scale: scaleOf(json, module) }] as const;

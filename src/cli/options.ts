@@ -151,6 +151,10 @@ const merge = {
       output: text.meta({ help: "folder for the merged checkpoint", value: "FOLDER" }),
       shard: byteAmount.optional().meta({ help: "most bytes of one file; without it 5 GB" }),
     }),
+    ...group("Device and memory", {
+      dtype: computeOptions.dtype.meta({ help: "type of the merged weights; without it as they are stored" }),
+      device: computeOptions.device,
+    }),
   }),
   examples: ["merge --model 4khd --adapter output/adapter --output merged"],
 } satisfies CommandOptions;

@@ -44,6 +44,7 @@ export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
 export async function withModel<T>(
   { folder, tokenizer, config }: KnownModel,
   options: SessionOptions,
+  output: Output,
   body: (session: Evaluator) => Promise<T>,
 ): Promise<T> {
   const closers: (() => unknown)[] = [];
@@ -51,10 +52,14 @@ export async function withModel<T>(
     const compute = startCompute(folder, options);
     const model: Model = loadModel(folder, compute);
     closers.push(() => disposeModel(model));
+    const notice = (text: string): void => output.note(text);
     const lora = scope(() =>
       options.adapter === undefined
         ? undefined
-        : loraFromAdapter(config, readAdapter(options.adapter), { ...compute, gradients: "none" }),
+        : loraFromAdapter(config, readAdapter(options.adapter, { notice }), {
+            ...compute,
+            gradients: "none",
+          }),
     );
     if (lora) closers.push(() => disposeLora(lora));
     const pictures = openImagePool({ compat: options.image_compat });

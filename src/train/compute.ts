@@ -26,14 +26,11 @@ export interface Compute extends LoadOptions {
   dtype: "float32" | "bfloat16";
 }
 
-const DTYPES = { fp32: "float32", bf16: "bfloat16" } as const satisfies Record<string, DType>;
+export const DTYPES = { fp32: "float32", bf16: "bfloat16" } as const satisfies Record<string, DType>;
 
 /** Sets threads and memory cap of the process, and says where and in which type to compute. Throws UserError without that device. */
 export function startCompute(model: string, options: ComputeOptions): Compute {
-  const devices = cudaDevices();
-  const device = options.device ?? (devices > 0 ? "cuda:0" : "cpu");
-  if (device.startsWith("cuda") && Number(device.slice("cuda:".length)) >= devices)
-    throw noDevice(device, devices);
+  const device = chooseDevice(options.device);
   if (options.threads !== undefined) setThreads(options.threads);
   if (device === "cpu") setCap("cpu", options.memory);
   return {
@@ -42,6 +39,15 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
     base: options.base,
     headBase: options.head_base,
   };
+}
+
+/** The device that was asked for, else the first GPU, else the CPU. Throws UserError where it is not there. */
+export function chooseDevice(asked: Device | undefined): Device {
+  const devices = cudaDevices();
+  const device = asked ?? (devices > 0 ? "cuda:0" : "cpu");
+  if (device.startsWith("cuda") && Number(device.slice("cuda:".length)) >= devices)
+    throw noDevice(device, devices);
+  return device;
 }
 
 /** Lets what comes next in this process have all the memory there is. */

@@ -76,7 +76,7 @@ export async function openRun(
   if (checkpoint) checkSameRun(checkpoint, options, fingerprints);
   const { device, dtype } = compute;
   const held = { device, gradients: policy.gradients, copies: factorCopies(policy, dtype) };
-  const lora = loraOf(config, options, held, checkpoint);
+  const lora = loraOf(config, options, held, checkpoint, notice);
   closers.push(() => disposeLora(lora));
   const optimizer = optimizerOf(lora, options, policy);
   closers.push(() => disposeAdamW(optimizer));
@@ -183,11 +183,12 @@ function loraOf(
   options: TrainOptions,
   held: { device: Device; gradients: Gradients; copies: DType | undefined },
   checkpoint: Checkpoint | undefined,
+  notice: (text: string) => void,
 ): Lora {
   const folder = checkpoint?.folder ?? options.adapter;
   const dropout = options.lora_dropout;
   if (folder !== undefined) {
-    return scope(() => loraFromAdapter(config, readAdapter(folder), { ...held, dropout }));
+    return scope(() => loraFromAdapter(config, readAdapter(folder, { notice }), { ...held, dropout }));
   }
   return createLora(config, {
     rank: options.lora_r,

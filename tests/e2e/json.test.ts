@@ -165,8 +165,13 @@ describe("train", () => {
 it("merge: a checkpoint that computes what model and adapter do together", () => {
   const [merged] = run("merge", "--model", tiny, "--adapter", adapter, "--output", "merged") as {
     output: string;
+    bytes: number;
   }[];
   expect(merged?.output).toBe("merged");
+  const half = ["--output", "half", "--dtype", "bf16", "--device", "cpu"];
+  expect(run("merge", "--model", tiny, "--adapter", adapter, ...half)).toEqual([
+    { output: "half", bytes: merged!.bytes / 2 },
+  ]);
   cpSync(cases, join(folder, "merged.jsonl"));
   const losses = (...args: string[]) =>
     (run("eval", "--data", cases, ...args) as { loss: number }[]).map(({ loss }) => loss);

@@ -25,7 +25,7 @@ export async function run(options: ChatOptions, output: Output): Promise<void> {
   for (const file of options.image) await imageSize(file, options.image_compat); // says now what is wrong with it
   const known = await inspectModel(options.model);
   requireTokenizer(known.tokenizer);
-  await withModel(known, options, (session) => converse(session, options, output));
+  await withModel(known, options, output, (session) => converse(session, options, output));
 }
 
 async function converse(session: Evaluator, options: ChatOptions, output: Output): Promise<void> {

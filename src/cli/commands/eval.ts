@@ -30,7 +30,7 @@ export async function run(options: OptionsOf<"eval">, output: Output): Promise<v
     skipBad: options.skip_bad,
   });
   noteSkipped(ready, output);
-  const rows = await withModel(known, options, async (session) => {
+  const rows = await withModel(known, options, output, async (session) => {
     const done: Row[] = [];
     for await (const loss of sampleLosses(ready.samples, session)) {
       const sample = ready.samples[loss.index] as PreparedSample;

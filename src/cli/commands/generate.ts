@@ -24,7 +24,7 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
     purpose: "generate",
   });
   noteSkipped(prepared, output);
-  await withModel(known, options, async (session) => {
+  await withModel(known, options, output, async (session) => {
     for (const [index, sample] of prepared.samples.entries()) {
       if (options.data) output.answer(output.paint("bold", describeSource(sample.source)));
       const onText = (piece: string): void => output.piece(piece);

@@ -55,7 +55,8 @@ function lossOf(
   samples: Parameters<typeof sampleLosses>[0],
   output: Output,
 ): Promise<number> {
-  return withModel(known, { ...options, base: undefined, head_base: undefined }, async (session) => {
+  const asStored = { ...options, base: undefined, head_base: undefined };
+  return withModel(known, asStored, output, async (session) => {
     const losses: SampleLoss[] = [];
     for await (const loss of sampleLosses(samples, session)) {
       losses.push(loss);
