@@ -8,9 +8,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { homedir, tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
-import { golden } from "../../tests/shared.ts";
+import { findShared, golden } from "../../tests/shared.ts";
 import { pickled, torchZip } from "../../tests/torchFile.ts";
 import { UserError } from "../errors.ts";
 import { zeros } from "../torch/create.ts";
@@ -45,6 +45,8 @@ function folderOf(files: Record<string, string | Buffer | Record<string, number[
   return folder;
 }
 
+const bins = findShared("golden/tiny/pytorch_model.bin.index.json");
+
 const INDEX = "model.safetensors.index.json";
 const index = (weightMap: unknown): string => JSON.stringify({ metadata: {}, weight_map: weightMap });
 
@@ -55,6 +57,24 @@ describe("a model folder", () => {
     expect(weights.names.length).toBe(97);
     expect(weights.entry("plora_glb_GN").shape).toEqual([1, 1, 128]);
     weights.close();
+  });
+
+  it.skipIf(!bins)("may hold the same weights in PyTorch's own shards", () => {
+    const folder = mkdtempSync(join(root, "bins-"));
+    const shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
+    for (const name of ["config.json", "pytorch_model.bin.index.json", ...shards])
+      copyFileSync(join(dirname(bins as string), name), join(folder, name));
+    const [pickles, tensors] = [openModelFolder(folder).weights, openModelFolder(golden("tiny")).weights];
+    expect([...pickles.names].sort()).toEqual([...tensors.names].sort());
+    for (const name of tensors.names) {
+      expect(pickles.entry(name).shape, name).toEqual(tensors.entry(name).shape);
+      scope(() => {
+        const [pickle, tensor] = [pickles.tensor(name).toBytes(), tensors.tensor(name).toBytes()];
+        expect(Buffer.from(pickle).equals(Buffer.from(tensor)), name).toBe(true);
+      });
+    }
+    pickles.close();
+    tensors.close();
   });
 
   it("prefers safetensors to pickles, and one file to shards", () => {
