@@ -19,6 +19,7 @@ interface GoldenStep {
 }
 const expected: GoldenStep[] = JSON.parse(readFileSync(golden("train/train.json"), "utf8")).steps;
 const tolerance = 1e-5;
+const SLOW_MACHINE_MS = 240_000;
 
 const output = mkdtempSync(join(tmpdir(), "train-golden-"));
 afterAll(() => rmSync(output, { recursive: true }));
@@ -44,7 +45,7 @@ describe("ten steps of the official code", () => {
   const events: TrainEvent[] = [];
   beforeAll(async () => {
     await train(options, { onEvent: (event) => events.push(event) });
-  });
+  }, SLOW_MACHINE_MS);
 
   it("follows the loss of every micro-batch", () => {
     const losses = events.flatMap((event) => (event.event === "microBatch" ? [event.loss] : []));
