@@ -113,10 +113,15 @@ function writeTensor(file: AsideFile, { name, dtype, shape, read }: TensorSource
   if (tensor.dtype !== dtype || tensor.shape.join() !== shape.join()) {
     throw new Error(`"${name}" is ${tensor.dtype} [${tensor.shape}], its header says ${dtype} [${shape}]`);
   }
-  const flat = tensor.to({ device: "cpu" }).contiguous().view([-1]);
-  const piece = PIECE_BYTES / dtypeBytes(dtype);
-  for (let start = 0; start < flat.numel; start += piece) {
-    file.write(flat.narrow(0, start, Math.min(piece, flat.numel - start)).toBytes());
+  for (const piece of piecesOf(tensor)) file.write(piece.toBytes());
+}
+
+/** A tensor as it is written: flat views, each copied from its device on its own. */
+export function* piecesOf(tensor: Tensor): Generator<Tensor> {
+  const flat = tensor.contiguous().view([-1]);
+  const elements = PIECE_BYTES / dtypeBytes(tensor.dtype);
+  for (let start = 0; start < flat.numel; start += elements) {
+    yield flat.narrow(0, start, Math.min(elements, flat.numel - start));
   }
 }
 

@@ -23,6 +23,7 @@ import {
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, plannedBatch } from "./batch.ts";
+import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
 import { type OpTrace, opTimeMs, type Speed, traceOp } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Replay, replayAllocations } from "./replay.ts";
@@ -138,10 +139,14 @@ function runPhases(configuration: Configuration, take: () => Trace): Phase[] {
   const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
   const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
   end("start");
+  resumeOnMeta(optimizer);
+  end("resume");
   runStep(configuration, model, lora, end);
   scope(() => normOfGradients(parameters));
   stepAdamW(optimizer, 1e-4, 0.5);
   end("update");
+  saveOnMeta(optimizer, lora);
+  end("save");
   disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(model);

@@ -15,7 +15,7 @@ import {
   type StateOptions,
   stepAdamW,
 } from "./optimizer.ts";
-import { momentTensors, restoreMoments } from "./savedMoments.ts";
+import { momentTensors, restoreMoments } from "./savedState.ts";
 
 setThreads(1);
 

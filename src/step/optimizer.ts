@@ -9,6 +9,7 @@ import { type PendingCopy, startCopy } from "../torch/copies.ts";
 import { stack } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { type Device, dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { isAbridging, repeated } from "../torch/trace.ts";
 import { type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
 import {
   type CodeTables,
@@ -170,20 +171,47 @@ function stateOf({ parameter: { value, copy }, moments, span }: Tile): TileState
 function updateThroughDevice(tiles: readonly Tile[], update: Update): void {
   using owner = new Owner();
   const device = deviceOf(update.parameters);
-  const fetch = (tile: Tile | undefined): Fetch<TileState> | undefined =>
-    tile && owner.own(scope(() => startFetch(stateOf(tile), "host", device, "optimizerState")));
-  let next = fetch(tiles[0]);
+  const visits = visitsOf(tiles);
+  const fetch = ({ tile, times }: Visit): Fetch<TileState> =>
+    repeated(times, () =>
+      owner.own(scope(() => startFetch(stateOf(tile), "host", device, "optimizerState"))),
+    );
+  let next = visits[0] && fetch(visits[0]);
   let returning: PendingCopy[] = [];
-  for (const [index, tile] of tiles.entries()) {
+  for (const [index, { tile, times }] of visits.entries()) {
     const fetched = next!;
-    next = fetch(tiles[index + 1]);
+    const following = visits[index + 1];
+    next = following && fetch(following);
     const state = fetched.wait();
-    updateTile_(tile, state, update);
+    repeated(times, () => updateTile_(tile, state, update));
     finish(returning, owner);
-    returning = scope(() => startReturn(stateOf(tile), state)).map((copy) => owner.own(copy));
+    returning = repeated(times, () => scope(() => startReturn(stateOf(tile), state)));
+    for (const copy of returning) owner.own(copy);
     owner.free(fetched); // its memory stays until the copies are waited for
   }
   finish(returning, owner);
+}
+
+interface Visit {
+  tile: Tile;
+  /** How many tiles it stands for: itself, but in an abridged plan. */
+  times: number;
+}
+
+/** In an abridged plan the first tiles, until every three in a row that there are have been among them; all others are alike. */
+function visitsOf(tiles: readonly Tile[]): Visit[] {
+  const visits = tiles.map((tile) => ({ tile, times: 1 }));
+  if (!isAbridging()) return visits;
+  const kinds = tiles.map(kindOfTile);
+  const seen = new Set<string>();
+  let length = 0;
+  kinds.forEach((_, index) => {
+    const three = kinds.slice(Math.max(0, index - 1), index + 2).join();
+    if (!seen.has(three)) length = index + 2;
+    seen.add(three);
+  });
+  for (const kind of kinds.slice(length)) visits[kinds.indexOf(kind)]!.times += 1;
+  return visits.slice(0, length);
 }
 
 function startReturn(home: TileState, visitor: TileState): PendingCopy[] {

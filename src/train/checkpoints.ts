@@ -11,8 +11,14 @@ import { openSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts"
 import type { DataPosition } from "../data/packing.ts";
 import { adapterFromLora, type Lora } from "../models/lora.ts";
 import type { AdamW } from "../step/optimizer.ts";
-import { momentTensors, restoreMoments, type TensorFile } from "../step/savedMoments.ts";
-import { scope, type Tensor } from "../torch/tensor.ts";
+import {
+  gradientTensors,
+  momentTensors,
+  restoreGradients,
+  restoreMoments,
+  type TensorFile,
+} from "../step/savedState.ts";
+
 import { faultOf, removeFolder, writeFolder } from "./folders.ts";
 import type { EvalRecord } from "./runLog.ts";
 
@@ -149,15 +155,6 @@ async function setAside(folder: string): Promise<string> {
 
 function writeLora(folder: string, { lora, baseModel }: Trained): void {
   writeAdapterFiles(folder, adapterFromLora(lora, baseModel));
-}
-
-function gradientTensors({ parameters }: AdamW): [name: string, Tensor][] {
-  return parameters.map(({ name, gradient }) => [name, gradient]);
-}
-
-/** One tensor after the other. */
-function restoreGradients(optimizer: AdamW, file: TensorFile): void {
-  for (const [name, gradient] of gradientTensors(optimizer)) scope(() => gradient.copy_(file.tensor(name)));
 }
 
 function reading<T>(path: string, read: (file: TensorFile) => T): T {

@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vites
 import { UserError } from "../../src/errors.ts";
 import { disposeLora } from "../../src/models/lora.ts";
 import { createAdamW, disposeAdamW, loraParameters } from "../../src/step/optimizer.ts";
-import { momentTensors } from "../../src/step/savedMoments.ts";
+import { momentTensors } from "../../src/step/savedState.ts";
 import {
   EMPTY_STEP,
   lastGoodCheckpoint,

@@ -13,7 +13,7 @@ import {
   loraParameters,
   stepAdamW,
 } from "../../src/step/optimizer.ts";
-import { Policy, placesOf } from "../../src/step/policy.ts";
+import { factorCopies, Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { randomModel, runToEnd, smallConfig } from "../randomModel.ts";
@@ -30,6 +30,22 @@ const base: Configuration = {
 };
 
 const CONFIGURATIONS: Record<string, Configuration> = {
+  "an optimizer on the host": {
+    ...base,
+    dtype: "bfloat16",
+    lora: { ...base.lora, rank: 96 },
+    policy: Policy.parse({ gradients: "bf16", optimizer: { place: "host" } }),
+  },
+  "an optimizer on the host in 8 bits": {
+    ...base,
+    lora: { ...base.lora, rank: 96 },
+    policy: Policy.parse({ optimizer: { place: "host", precision: "8bit" } }),
+  },
+  "an optimizer in 8 bits": {
+    ...base,
+    lora: { ...base.lora, rank: 96 },
+    policy: Policy.parse({ optimizer: { precision: "8bit" } }),
+  },
   "one sample": base,
   "tiles, groups and chunks": {
     ...base,
@@ -125,19 +141,11 @@ function measured({ model: config, lora: shape, batch, policy, dtype }: Configur
   const weights = randomModel(config, { dtype });
   moveModel_(weights, placesOf(policy));
   const lora = createLora(config, {
-    ...shape,
-    alpha: 4,
-    rslora: false,
-    seed: 1,
-    device: "cpu",
-    gradients: "fp32",
+    ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
+    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
   });
-  const optimizer = createAdamW(loraParameters(lora), {
-    beta1: 0.9,
-    beta2: 0.95,
-    epsilon: 1e-8,
-    weightDecay: 0,
-  });
+  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 };
+  const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
   const pictures = plannedBatch(batch);
   const images = pictures.images.map(({ rows, cols }) => ({
     ...{ rows, cols, pixels: new Uint8Array(rows * cols * 336 * 336 * 3) },

@@ -1,5 +1,6 @@
-/** Moments by name, as a checkpoint keeps them, and back again, tile by tile where their precision has changed meanwhile. */
+/** Moments and gradients by name, as a checkpoint keeps them, and back again: one after the other, tile by tile where their precision changes. */
 import { startFetch } from "../models/places.ts";
+import { forEachPart } from "../nn/rows.ts";
 import { zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { BLOCK_ELEMENTS, type Codes, type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
@@ -13,7 +14,7 @@ import {
   type Span,
   spansOf,
 } from "./moments.ts";
-import type { AdamW } from "./optimizer.ts";
+import type { AdamW, Parameter } from "./optimizer.ts";
 
 /** A file's tensors by name, on the host. */
 export interface TensorFile {
@@ -46,7 +47,7 @@ export function momentTensors({ parameters, moments }: AdamW): [name: string, Te
 export function restoreMoments(optimizer: AdamW, file: TensorFile): Precision {
   const { parameters, moments, tables, precision } = optimizer;
   let was = precision;
-  for (const [index, { name, value }] of parameters.entries()) {
+  const restore = ({ name, value }: Parameter, index: number): void => {
     for (const kind of KINDS) {
       const [into, saved] = [moments[index]![kind], `${NAMES[kind]}.${name}`];
       scope(() => {
@@ -60,8 +61,22 @@ export function restoreMoments(optimizer: AdamW, file: TensorFile): Precision {
         }
       });
     }
-  }
+  };
+  forEachPart(parameters, ({ value }) => value.numel, restore);
   return was;
+}
+
+/** The gradients by name, for a checkpoint within a step. */
+export function gradientTensors({ parameters }: AdamW): [name: string, Tensor][] {
+  return parameters.map(({ name, gradient }) => [name, gradient]);
+}
+
+export function restoreGradients(optimizer: AdamW, file: TensorFile): void {
+  const restore = ([name, gradient]: [string, Tensor]): void =>
+    scope(() => {
+      gradient.copy_(file.tensor(name));
+    });
+  forEachPart(gradientTensors(optimizer), ([, { numel }]) => numel, restore);
 }
 
 function codesOf(name: string): string {
