@@ -8,7 +8,7 @@ BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bundle test lint format docs clean distclean
+.PHONY: build demo bench-cpu bench-plan bundle test lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -21,6 +21,11 @@ demo: build
 bench-cpu: build bench/.venv/.installed
 	@$(BIN)/tsc -p bench
 	@node bench-out/bench/cpu.js
+
+# What the planner finds beside published figures; no GPU and no weights.
+bench-plan: build
+	@$(BIN)/tsc -p bench
+	@node bench-out/bench/plan.js
 
 bench/.venv/.installed: bench/peers/requirements.txt
 	python3 -m venv bench/.venv

@@ -19,6 +19,8 @@ export interface Answer {
   plan: Plan;
   /** What was solved for: bytes of memory, or the largest value that fits; null where none does. */
   solved: number | null | undefined;
+  /** The official schedule, where it is asked for. */
+  official?: DryRun | undefined;
 }
 
 export function answerOf(question: Question): Answer {
@@ -64,7 +66,10 @@ export interface Levers {
   withoutCheckpointing: number;
 }
 
-export function leversOf({ planner, limits }: Question, { workload, policy, run }: Plan): Levers {
+export function leversOf({ planner, limits }: Question, plan: Plan): Levers {
+  const { workload } = plan;
+  const policy = keepingLayers(plan.policy, planner.config, planner.config.layers, "nothing"); // else kept layers would hide the rest
+  const { run } = planner.plan(workload, policy, limits);
   const extra = (changed: Partial<Workload>, chosen = policy): number =>
     planner.plan({ ...workload, ...changed }, chosen, limits).run.budgetedBytes - run.budgetedBytes;
   const tokens = 8000; // over more tokens than the allocator's pages hide

@@ -15,6 +15,7 @@ import {
   roomFor,
   supervisedOf,
 } from "./planAnswer.ts";
+import { comparisonText } from "./planCompare.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 import { bar, formatCount, formatDuration, table } from "./report.ts";
 
@@ -44,6 +45,7 @@ export function planText(question: Question, answer: Answer): string {
     levers(leversOf(question, plan), plan),
     "",
     supervised(plan),
+    ...(answer.official ? ["", comparisonText(question, plan, answer.official)] : []),
     ...(question.options.explain ? ["", explained(question, plan)] : []),
     ...(question.card?.note ? ["", `About this card: ${question.card.note}`] : []),
     "",
@@ -157,7 +159,10 @@ function levers(
       `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens; gradient accumulation costs nothing`,
     ],
   ];
-  return ["Levers, under this policy:", table(rows.map(([name, what]) => [`  ${name}`, what!]))].join("\n");
+  return [
+    "Levers, with every layer computed again in the backward:",
+    table(rows.map(([name, what]) => [`  ${name}`, what!])),
+  ].join("\n");
 }
 
 function supervised(plan: Plan): string {

@@ -100,12 +100,26 @@ export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
 /** Runs one configuration on meta. Throws UserError where the policy does not fit the model. */
 export function dryRun(configuration: Configuration, { inFull = false } = {}): DryRun {
+  return observe(configuration, (end) => runPhases(configuration, end), { inFull });
+}
+
+/** Runs a body on meta, as on the configuration's device; it calls `end` with a phase's name at each one's end. */
+export function observe(
+  configuration: Configuration,
+  body: (end: (phase: string) => void) => void,
+  { inFull = false } = {},
+): DryRun {
   const { target } = configuration;
   const wanted: PlanTarget =
     target === "cpu"
       ? { device: "cpu" }
       : { device: "cuda", computeCapability: Number(target.computeCapability) };
-  const run = (): Phase[] => traced("meta", (take) => runPhases(configuration, take));
+  const run = (): Phase[] =>
+    traced("meta", (take) => {
+      const phases: Phase[] = [];
+      body((name) => void phases.push({ name, ...take() }));
+      return phases;
+    });
   const phases = planningFor(wanted, () => (inFull ? run() : abridged(run)));
   return summarize(configuration, phases);
 }
@@ -128,11 +142,7 @@ interface Phase extends Trace {
   name: string;
 }
 
-function runPhases(configuration: Configuration, take: () => Trace): Phase[] {
-  const phases: Phase[] = [];
-  const end = (name: string): void => {
-    phases.push({ name, ...take() });
-  };
+function runPhases(configuration: Configuration, end: (phase: string) => void): void {
   const model = emptyModel(configuration);
   const lora = emptyLora(configuration);
   const parameters = loraParameters(lora);
@@ -150,7 +160,6 @@ function runPhases(configuration: Configuration, take: () => Trace): Phase[] {
   disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(model);
-  return phases;
 }
 
 function runStep(
@@ -170,7 +179,8 @@ function runStep(
   end(name);
 }
 
-function emptyModel({ model: config, dtype, policy, base, headBase }: Configuration): Model {
+/** The model without data, where the policy wants its parts. */
+export function emptyModel({ model: config, dtype, policy, base, headBase }: Configuration): Model {
   const shapes = tensorShapes(config);
   const options = { dtype, device: "meta", places: placesOf(policy), base, headBase } as const;
   const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });

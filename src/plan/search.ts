@@ -74,6 +74,16 @@ export class Planner {
     return this.#model.dtype;
   }
 
+  /** The same model on another card. */
+  onCard(card: Card): Planner {
+    return new Planner({ ...this.#model, target: card });
+  }
+
+  /** Milliseconds of a run's micro-batch at this device's speed. */
+  time(run: DryRun): number {
+    return stepMs(run, this.speed);
+  }
+
   /** How a workload goes under a policy. */
   plan(workload: Workload, policy: Policy, { budgetBytes, hostBytes }: Limits): Plan {
     const run = this.#run(workload, policy);
@@ -139,6 +149,7 @@ export function solve(
   workload: Workload,
   limits: Limits,
   fixed: Fixed = {},
+  parts = CLOSE_PARTS,
 ): { solved: number; plan: Plan } | undefined {
   const { key, least, most } = UNKNOWNS[unknown];
   let best: { solved: number; plan: Plan } | undefined;
@@ -147,7 +158,7 @@ export function solve(
     const from = best ? best.solved + 1 : least;
     if (best && !at(Math.ceil(from * NEAR)).fits) continue;
     const solved = largestThatFits((value) => shortage(at(value).run, limits), {
-      ...{ least: from, most, from: best ? 2 * from : workload[key] },
+      ...{ least: from, most, from: best ? 2 * from : workload[key], parts },
     });
     if (solved !== undefined) best = { solved, plan: at(solved) };
     if (best && !isShortOfHost(best.plan, limits)) break;
@@ -155,12 +166,24 @@ export function solve(
   return best;
 }
 
+/** What is solved for is found to one such part of itself. */
+const CLOSE_PARTS = 2048;
+
 /** How much better another policy has to be to be worth the search. */
 const NEAR = 1.02;
 
 /** Whether it is the host that a little more would not fit. */
 function isShortOfHost({ run }: Plan, { hostBytes, budgetBytes }: Limits): boolean {
   return run.hostBytes / hostBytes > run.budgetedBytes / budgetBytes;
+}
+
+/** What a workload takes under the leanest policy, whatever the host has. */
+export function leanestPlan(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed): Plan {
+  return planner.plan(
+    workload,
+    leanest(planner, { ...limits, hostBytes: Number.POSITIVE_INFINITY }, fixed)[0]!,
+    limits,
+  );
 }
 
 /** Without a limit on the host there is one leanest policy; with it, which one lets the most fit depends. */
@@ -187,11 +210,11 @@ function shortage({ budgetedBytes, hostBytes }: DryRun, limits: Limits): number 
 
 /**
  * The largest whole number where `shortage`, which rises nearly in a line, is not above zero: by the line through two points, then by
- * halves; to one part in 2048. Undefined where not even the least number fits.
+ * halves; to one part of `parts`. Undefined where not even the least number fits.
  */
 export function largestThatFits(
   shortage: (value: number) => number,
-  { least, most, from }: { least: number; most: number; from: number },
+  { least, most, from, parts = CLOSE_PARTS }: { least: number; most: number; from: number; parts?: number },
 ): number | undefined {
   let low = { value: least, shortage: shortage(least) };
   if (low.shortage > 0) return undefined;
@@ -202,7 +225,7 @@ export function largestThatFits(
     if (high.value >= most) return most;
     high.value = Math.min(most, Math.max(2 * high.value, Math.ceil(line * 1.02)));
   }
-  const isClose = (): boolean => high.value - low.value <= Math.max(1, low.value / 2048);
+  const isClose = (): boolean => high.value - low.value <= Math.max(1, low.value / parts);
   for (let round = 0; !isClose(); round++) {
     const middle = (low.value + high.value) / 2;
     const guess =

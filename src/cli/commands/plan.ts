@@ -1,9 +1,12 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
 
+import { writeFileWhole } from "../../checkpoint/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { listDevices } from "../../plan/devices.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
+import { officialOf } from "../planCompare.ts";
+import { planHtml } from "../planHtml.ts";
 import { type Question, questionOf } from "../planQuestion.ts";
 import { planText, trainCommand } from "../planReport.ts";
 import { type Output, table } from "../report.ts";
@@ -12,12 +15,14 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
   if (options.list_gpus) return listGpus(output);
   const question = questionOf(options);
   const answer = answerOf(question);
+  if (options.compare === "official") answer.official = officialOf(question, answer.plan);
+  if (options.html !== undefined) writePage(question, answer, options.html, output);
   output.record(recordOf(question, answer));
   if (!output.json) output.answer(planText(question, answer));
 }
 
 /** The answer for scripts. */
-function recordOf(question: Question, { plan, solved }: Answer): Record<string, unknown> {
+function recordOf(question: Question, { plan, solved, official }: Answer): Record<string, unknown> {
   const { run, policy, fits, stepMs } = plan;
   const { budgetBytes } = question.limits;
   return {
@@ -32,7 +37,15 @@ function recordOf(question: Question, { plan, solved }: Answer): Record<string, 
     tokens: run.tokens,
     policy,
     train: trainCommand(question, plan),
+    ...(official && {
+      official: { peakBytes: official.budgetedBytes, fits: official.budgetedBytes <= budgetBytes },
+    }),
   };
+}
+
+function writePage(question: Question, answer: Answer, file: string, output: Output): void {
+  writeFileWhole(file, planHtml(question, answer));
+  output.note(`wrote ${file}`);
 }
 
 function listGpus(output: Output): void {

@@ -1,0 +1,127 @@
+/** Charts of areas as SVG strings: layers on top of each other over time, and a grid of cells by colour. */
+import { formatTick, niceTicks } from "./charts.ts";
+import { escaped } from "./html.ts";
+
+export interface StackedAreas {
+  title: string;
+  /** From the bottom; all have as many values. */
+  layers: readonly { name: string; values: readonly number[] }[];
+  /** Of each value: where it changes a line is drawn. */
+  phases: readonly string[];
+}
+
+export interface HeatMap {
+  title: string;
+  rows: { label: string; names: readonly string[] };
+  columns: { label: string; names: readonly string[] };
+  /** Undefined where there is no value. */
+  cells: readonly (readonly (number | undefined)[])[];
+  /** Cells above it are marked. */
+  limit?: number | undefined;
+}
+
+const WIDTH = 880;
+const HEIGHT = 380;
+const FRAME = { left: 56, right: 690, top: 40, bottom: 330 } as const;
+const COLOURS = [
+  "#1f6fb2",
+  "#7c3aad",
+  "#b3478f",
+  "#0f7b4d",
+  "#7a8a00",
+  "#2a9d8f",
+  "#c2410c",
+  "#d9982b",
+  "#a33",
+  "#666",
+] as const;
+
+/** Layers over the moments of a run, with the phases under it. */
+export function stackedAreas({ title, layers, phases }: StackedAreas): string {
+  const count = phases.length;
+  const totals = phases.map((_, at) => layers.reduce((sum, { values }) => sum + values[at]!, 0));
+  const ticks = niceTicks([0, Math.max(1e-9, ...totals)], 6);
+  const x = (at: number): number => FRAME.left + (at / Math.max(1, count - 1)) * (FRAME.right - FRAME.left);
+  const y = (value: number): number => FRAME.bottom - (value / ticks.at(-1)!) * (FRAME.bottom - FRAME.top);
+  const below = new Float64Array(count);
+  const areas = layers.map(({ values }, index) => {
+    const floor = [...below].map((value, at) => `${round(x(at))} ${round(y(value))}`);
+    for (const [at, value] of values.entries()) below[at]! += value;
+    const ceiling = [...below].map((value, at) => `${round(x(at))} ${round(y(value))}`);
+    return `<path d="M${ceiling.join("L")}L${floor.reverse().join("L")}Z" fill="${colourOf(index)}" fill-opacity=".85"/>`;
+  });
+  return svg(title, HEIGHT, [
+    ...ticks.map((tick) => grid(tick, y(tick))),
+    ...areas,
+    ...phaseMarks(phases, x),
+    ...legend(layers),
+  ]);
+}
+
+/** Cells coloured from the least to the greatest value, each with its number. */
+export function heatMap({ title, rows, columns, cells, limit }: HeatMap): string {
+  const values = cells.flat().filter((cell) => cell !== undefined);
+  const [least, greatest] = [Math.min(...values), Math.max(...values)];
+  const cellWidth = (WIDTH - 90) / columns.names.length;
+  const cellHeight = 34;
+  const shade = (value: number): number =>
+    Math.log(value / least) / Math.max(1e-9, Math.log(greatest / least));
+  const drawn = cells.flatMap((row, down) =>
+    row.map((value, across) => {
+      const [left, top] = [round(80 + across * cellWidth), 56 + down * cellHeight];
+      const name = value === undefined ? "–" : value.toFixed(1);
+      const isOver = value !== undefined && limit !== undefined && value > limit;
+      const fill =
+        value === undefined
+          ? 'fill="none"'
+          : `fill="#c2410c" fill-opacity="${round(0.08 + 0.72 * shade(value))}"`;
+      return `<rect x="${left}" y="${top}" width="${round(cellWidth - 2)}" height="${cellHeight - 2}" ${fill} stroke="currentColor" stroke-opacity="${isOver ? ".9" : ".15"}"/>${text(isOver ? `${name} !` : name, left + cellWidth / 2, top + 21, "middle")}`;
+    }),
+  );
+  const height = 80 + rows.names.length * cellHeight;
+  return svg(title, height, [
+    text(
+      `${rows.label} down, ${columns.label} across${limit === undefined ? "" : "; ! is above the limit"}`,
+      4,
+      34,
+    ),
+    ...columns.names.map((name, at) => text(name, 80 + (at + 0.5) * cellWidth, 52, "middle")),
+    ...rows.names.map((name, at) => text(name, 70, 78 + at * cellHeight, "end")),
+    ...drawn,
+  ]);
+}
+
+function svg(title: string, height: number, parts: readonly string[]): string {
+  return `<svg class="chart" viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="${escaped(title)}" xmlns="http://www.w3.org/2000/svg" font-size="13" fill="currentColor">${text(title, 4, 17)}${parts.join("")}</svg>`;
+}
+
+function grid(value: number, y: number): string {
+  return `<path d="M${FRAME.left} ${round(y)}H${FRAME.right}" stroke="currentColor" stroke-opacity=".15"/>${text(formatTick(value), FRAME.left - 7, y + 4, "end")}`;
+}
+
+function phaseMarks(phases: readonly string[], x: (at: number) => number): string[] {
+  const starts = phases.flatMap((phase, at) => (at > 0 && phase === phases[at - 1] ? [] : [{ phase, at }]));
+  return starts.map(({ phase, at }, index) => {
+    const left = x(at);
+    return `<path d="M${round(left)} ${FRAME.top}V${FRAME.bottom + 6}" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="2 3"/>${text(phase, left, FRAME.bottom + 20 + 14 * (index % 2))}`;
+  });
+}
+
+function legend(layers: StackedAreas["layers"]): string[] {
+  return layers.map(({ name }, index) => {
+    const top = FRAME.bottom - 22 * (index + 1);
+    return `<rect x="${FRAME.right + 16}" y="${top}" width="14" height="14" fill="${colourOf(index)}"/>${text(name, FRAME.right + 36, top + 12)}`;
+  });
+}
+
+function text(content: string, x: number, y: number, anchor = "start"): string {
+  return `<text x="${round(x)}" y="${round(y)}" text-anchor="${anchor}">${escaped(content)}</text>`;
+}
+
+function colourOf(index: number): string {
+  return COLOURS[index % COLOURS.length]!;
+}
+
+function round(value: number): number {
+  return Math.round(value * 100) / 100;
+}

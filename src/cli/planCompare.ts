@@ -1,0 +1,77 @@
+/** The official schedule beside lorafit's rungs: where the memory goes, and what each step down saves. */
+import { UserError } from "../errors.ts";
+import type { DryRun } from "../plan/dryRun.ts";
+import { concessionsOf } from "../plan/ladder.ts";
+import { officialRun } from "../plan/official.ts";
+import { batchOf, type Plan } from "../plan/search.ts";
+import { alternativesOf } from "./planAnswer.ts";
+import type { Question } from "./planQuestion.ts";
+import { bar, table } from "./report.ts";
+
+const GIB = 2 ** 30;
+const BAR_COLUMNS = 30;
+
+/** The official recipe's own plan for a workload. Throws UserError for the CPU, which the official script does not train on. */
+export function officialOf({ planner, card }: Question, { workload, policy }: Plan): DryRun {
+  if (!card) {
+    throw new UserError(
+      "The official recipe trains on a GPU, so --compare official needs one to compare on.",
+      {
+        fix: "Pass --gpu or --memory, and leave --device cpu out.",
+      },
+    );
+  }
+  const { rank, dropout, targets } = workload;
+  return officialRun({
+    ...{ model: planner.config, dtype: planner.dtype, mapsWeights: true, policy, target: card },
+    ...{ batch: batchOf(workload), lora: { rank, dropout, targets } },
+  });
+}
+
+/** Each schedule with its memory and what it saves against the one before. */
+export function savings(
+  question: Question,
+  plan: Plan,
+  official: DryRun,
+): { what: string; bytes: number; savedBytes: number }[] {
+  const rungs = alternativesOf(question, plan);
+  const steps = [
+    {
+      what: "official recipe: layers checkpointed, all logits in float32, everything resident",
+      run: official,
+    },
+    ...rungs.map((rung, index) => ({ what: changeOf(rungs[index - 1], rung, question), run: rung.run })),
+  ];
+  return steps.map(({ what, run }, index) => {
+    const before = steps[index - 1]?.run.budgetedBytes ?? run.budgetedBytes;
+    return { what, bytes: run.budgetedBytes, savedBytes: before - run.budgetedBytes };
+  });
+}
+
+export function comparisonText(question: Question, plan: Plan, official: DryRun): string {
+  const rows = savings(question, plan, official);
+  const most = Math.max(...rows.map(({ bytes }) => bytes));
+  const { budgetBytes } = question.limits;
+  const verdict = Number.isFinite(budgetBytes)
+    ? `, which ${official.budgetedBytes <= budgetBytes ? "fits" : "does not fit"} ${(budgetBytes / GIB).toFixed(1)} GiB`
+    : "";
+  return [
+    `The official recipe's schedule takes ${(official.budgetedBytes / GIB).toFixed(1)} GiB at the same sizes${verdict}. Step by step:`,
+    table(
+      rows.map(({ what, bytes, savedBytes }, index) => [
+        `  ${(bytes / GIB).toFixed(2).padStart(6)} GiB`,
+        index === 0 ? "" : `${savedBytes < 0 ? "+" : "-"}${(Math.abs(savedBytes) / GIB).toFixed(2)}`,
+        bar(bytes / most, BAR_COLUMNS).padEnd(BAR_COLUMNS),
+        what,
+      ]),
+    ),
+  ].join("\n");
+}
+
+/** What a rung gives up that the one before did not. */
+function changeOf(before: Plan | undefined, rung: Plan, { planner }: Question): string {
+  if (!before) return "lorafit's step: no graph, no full logits, factors' gradients accumulated in place";
+  const known = concessionsOf(before.policy, planner.config);
+  const added = concessionsOf(rung.policy, planner.config).filter((what) => !known.includes(what));
+  return added.join("; ");
+}

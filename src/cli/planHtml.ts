@@ -1,0 +1,172 @@
+/** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
+import { formatBytes } from "../errors.ts";
+import { largestGrid, pictureTokens } from "../plan/batch.ts";
+import { listDevices } from "../plan/devices.ts";
+import type { Moment } from "../plan/dryRun.ts";
+import { leanestPlan, type Plan, solve, type Workload } from "../plan/search.ts";
+import { CATEGORIES } from "../torch/device.ts";
+import { heatMap, stackedAreas } from "./areaCharts.ts";
+import { lineChart } from "./charts.ts";
+import { escaped, htmlPage, htmlTable } from "./html.ts";
+import type { Answer } from "./planAnswer.ts";
+import { savings } from "./planCompare.ts";
+import type { Question } from "./planQuestion.ts";
+import { planText } from "./planReport.ts";
+import { formatCount, formatDuration } from "./report.ts";
+
+const GIB = 2 ** 30;
+const HD_NUMS = [4, 9, 16, 25, 36, 55, 91];
+const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768, 65536, 131072];
+const RANKS = [4, 8, 16, 24, 32, 48, 64];
+
+const TITLES: Partial<Record<string, string>> = {
+  weights: "frozen base",
+  loraParameters: "LoRA factors",
+  loraGradients: "LoRA gradients",
+  optimizerState: "optimizer state",
+  inputData: "input data",
+  visionFeatures: "vision",
+  boundaryActivations: "boundaries",
+  workingSet: "working set",
+  loss: "loss",
+  workspace: "workspace",
+};
+
+const STYLE = `
+.table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--edge) } th:first-child, td:first-child { text-align: left; padding-left: 0 }
+figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure svg { width: 100%; height: auto }
+pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
+
+export function planHtml(question: Question, answer: Answer): string {
+  const { plan } = answer;
+  const [title = "", verdict = ""] = planText(question, answer).split("\n");
+  const body = [
+    `<h1>${escaped(verdict)}</h1><p>${escaped(title)}</p>`,
+    "<h2>What uses the memory in the course of a step?</h2>",
+    timeline(plan),
+    "<h2>What do picture and sequence need at the least?</h2>",
+    sizes(question, plan),
+    "<h2>What does a rank cost?</h2>",
+    ranks(question, plan),
+    ...(answer.official
+      ? ["<h2>What does each step save against the official recipe?</h2>", waterfall(question, answer)]
+      : []),
+    "<h2>How long a sequence does each card take?</h2>",
+    cards(question, plan),
+    "<h2>The plan in words</h2>",
+    `<pre>${escaped(planText(question, answer))}</pre>`,
+  ];
+  return htmlPage({ title: "lorafit plan", style: STYLE, body: body.join("\n") });
+}
+
+function timeline({ run }: Plan): string {
+  const used = CATEGORIES.filter((name) => run.timeline.some(({ bytes }) => bytes[name] > 0));
+  const chart = stackedAreas({
+    title: "Device memory over the run, GiB",
+    layers: used.map((name) => ({
+      name: TITLES[name] ?? name,
+      values: run.timeline.map(({ bytes }) => bytes[name] / GIB),
+    })),
+    phases: run.timeline.map(({ phase }) => phase),
+  });
+  const peaks = run.phases.map(({ name, devicePeakBytes, hostPeakBytes }) => [
+    name,
+    formatBytes(devicePeakBytes),
+    formatBytes(hostPeakBytes),
+    largestAt(run.timeline, name),
+  ]);
+  return `<figure>${chart}</figure>${htmlTable(["phase", "device at the peak", "host at the peak", "largest part"], peaks)}`;
+}
+
+function largestAt(moments: readonly Moment[], phase: string): string {
+  const sums = CATEGORIES.map(
+    (name) =>
+      [
+        name,
+        Math.max(0, ...moments.filter((one) => one.phase === phase).map(({ bytes }) => bytes[name])),
+      ] as const,
+  );
+  const [name] = sums.reduce((best, other) => (other[1] > best[1] ? other : best));
+  return TITLES[name] ?? name;
+}
+
+function sizes({ planner, limits, fixed }: Question, { workload }: Plan): string {
+  const cells = HD_NUMS.map((hdNum) =>
+    MAX_LENGTHS.map((maxLength) => {
+      if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return undefined; // no token would be left to learn
+      const sized: Workload = { ...workload, hdNum, maxLength, imageShare: undefined };
+      return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes / GIB;
+    }),
+  );
+  const chart = heatMap({
+    title: "Least device memory, GiB",
+    rows: { label: "hd_num", names: HD_NUMS.map(String) },
+    columns: { label: "max_length", names: MAX_LENGTHS.map(formatCount) },
+    cells,
+    limit: Number.isFinite(limits.budgetBytes) ? limits.budgetBytes / GIB : undefined,
+  });
+  const rows = cells.map((row, index) => [
+    String(HD_NUMS[index]),
+    ...row.map((cell) => cell?.toFixed(2) ?? "too short"),
+  ]);
+  return `<figure>${chart}</figure>${htmlTable(["hd_num", ...MAX_LENGTHS.map(formatCount)], rows)}`;
+}
+
+function ranks({ planner, limits }: Question, { workload, policy }: Plan): string {
+  const points = RANKS.map(
+    (rank) => [rank, planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes / GIB] as const,
+  );
+  const chart = lineChart({
+    title: "Memory by rank, under this policy",
+    x: { label: "lora_r", whole: true },
+    y: { label: "device memory", unit: "GiB" },
+    series: [{ name: "device memory", points }],
+    ...(Number.isFinite(limits.budgetBytes) && { limit: { name: "limit", value: limits.budgetBytes / GIB } }),
+    yFrom: "data",
+  });
+  return `<figure>${chart}</figure>${htmlTable(
+    ["lora_r", "GiB"],
+    points.map(([rank, gib]) => [String(rank), gib.toFixed(2)]),
+  )}`;
+}
+
+function waterfall(question: Question, { plan, official }: Answer): string {
+  const rows = savings(question, plan, official!);
+  return htmlTable(
+    ["schedule", "GiB", "saves"],
+    rows.map(({ what, bytes, savedBytes }) => [
+      what,
+      (bytes / GIB).toFixed(2),
+      (savedBytes / GIB).toFixed(2),
+    ]),
+  );
+}
+
+/** Cards that share kernels and workspace differ by what they have beside their context; each amount is asked once. */
+function cards({ planner, limits, fixed }: Question, { workload }: Plan): string {
+  const answers = new Map<string, ReturnType<typeof solve>>();
+  const rows = listDevices().map((card) => {
+    const own = planner.onCard(card);
+    const key = [
+      Number(card.computeCapability) >= 8,
+      card.workspaceBytes,
+      card.memoryBytes - card.contextBytes,
+    ].join();
+    const cardLimits = { ...limits, budgetBytes: card.memoryBytes };
+    if (!answers.has(key))
+      answers.set(key, solve(own, "max-length", workload, cardLimits, fixed, CARD_PARTS));
+    const solution = answers.get(key);
+    return [
+      card.title,
+      formatBytes(card.memoryBytes),
+      solution ? formatCount(solution.solved) : "does not fit",
+      solution ? formatDuration(own.time(solution.plan.run)) : "",
+      card.note ?? "",
+    ];
+  });
+  return htmlTable(["card", "memory", "longest max_length", "time a micro-batch of it", "remarks"], rows);
+}
+
+/** The lengths in the table of cards are found to one part in so many. */
+const CARD_PARTS = 48;

@@ -1,0 +1,59 @@
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { Policy } from "../../src/step/policy.ts";
+import { lorafit, records } from "../e2e/lorafit.ts";
+
+interface Record_ {
+  fits: boolean;
+  solved?: number;
+  peakBytes: number;
+  hostPeakBytes: number;
+  budgetBytes: number;
+  categories: Record<string, number>;
+  stepMs: number;
+  tokens: number;
+  policy: unknown;
+  train: string;
+  official?: { peakBytes: number; fits: boolean };
+}
+
+const GIB = 2 ** 30;
+const plan = (...args: string[]): Record_ => records(lorafit(["plan", ...args, "--json"]))[0] as Record_;
+
+describe("lorafit plan", () => {
+  it("prints a plan whose categories make up its peak, and whose policy can be planned again", () => {
+    const found = plan("--memory", "24GiB", "--lora-r", "16", "--compare", "official");
+    expect(found).toMatchObject({ fits: true, budgetBytes: 24 * GIB, tokens: 4096 });
+    expect(found.peakBytes).toBeLessThanOrEqual(24 * GIB);
+    expect(Object.values(found.categories).reduce((sum, bytes) => sum + bytes, 0)).toBe(found.peakBytes);
+    expect(found.train).toContain("--memory 24GiB");
+    expect(found.official!.peakBytes).toBeGreaterThan(found.peakBytes - 4 * GIB);
+    const file = join(mkdtempSync(join(tmpdir(), "plan-")), "policy.json");
+    writeFileSync(file, JSON.stringify(Policy.parse(found.policy)));
+    expect(plan("--memory", "24GiB", "--lora-r", "16", "--policy", file).peakBytes).toBe(found.peakBytes);
+  });
+
+  it("solves for the longest sequence, which then fits", () => {
+    const shape = ["--memory", "8GiB", "--lora-r", "16", "--image-share", "0.8", "--weights", "streamed"];
+    const { solved } = plan(...shape, "--solve", "max-length");
+    expect(solved).toBeGreaterThan(110_000);
+    expect(plan(...shape, "--max-length", String(solved)).fits).toBe(true);
+  });
+
+  it("writes for people, warns where no token would be left, and ends with what to train with", () => {
+    const { stdout, code } = lorafit(["plan", "--gpu", "v100-32gb", "--hd-num", "55", "--max-length", "4096"]);
+    expect(code).toBe(0);
+    expect(stdout).toContain("Warning: a picture at hd_num 55 takes up to 8,737 tokens");
+    expect(stdout).toContain("npx lorafit train --model <folder>");
+    expect(stdout).toContain("CUDA 12.6");
+  });
+
+  it("knows cards, and says which it might be where it does not", () => {
+    expect(records(lorafit(["plan", "--list-gpus", "--json"])).length).toBeGreaterThanOrEqual(25);
+    const { code, stderr } = lorafit(["plan", "--gpu", "rtx-4099"]);
+    expect(code).not.toBe(0);
+    expect(stderr).toContain("rtx-4090");
+  });
+});
