@@ -43,7 +43,15 @@ describe("lorafit plan", () => {
   });
 
   it("writes for people, warns where no token would be left, and ends with what to train with", () => {
-    const { stdout, code } = lorafit(["plan", "--gpu", "v100-32gb", "--hd-num", "55", "--max-length", "4096"]);
+    const { stdout, code } = lorafit([
+      "plan",
+      "--gpu",
+      "v100-32gb",
+      "--hd-num",
+      "55",
+      "--max-length",
+      "4096",
+    ]);
     expect(code).toBe(0);
     expect(stdout).toContain("Warning: a picture at hd_num 55 takes up to 8,737 tokens");
     expect(stdout).toContain("npx lorafit train --model <folder>");
