@@ -4,7 +4,6 @@ import { readAdapter } from "../checkpoint/peft.ts";
 import type { ImageCompat } from "../data/decode.ts";
 import { openImagePool } from "../data/imagePool.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
-import type { PreparedSamples } from "../data/validate.ts";
 import { UserError } from "../errors.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
 import { type ModelConfig, readModelConfig } from "../models/spec.ts";
@@ -70,13 +69,6 @@ export async function withModel<T>(
   } finally {
     for (const close of closers.reverse()) await close();
   }
-}
-
-/** Tells of samples that were left out. */
-export function noteSkipped({ skipped }: Pick<PreparedSamples, "skipped">, output: Output): void {
-  if (skipped.length === 0) return;
-  output.note(`left out ${skipped.length} samples that cannot be used:`);
-  for (const { message } of skipped) output.note(`  ${message}`);
 }
 
 function outOfMemory(cause: OutOfMemoryError): UserError {

@@ -2,32 +2,68 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
-import type { BadSample } from "../data/badSamples.ts";
 import type { ImageCompat } from "../data/decode.ts";
 import { type Dataset, readDataset } from "../data/samples.ts";
 import { fileOrder, officialOrder, type Sampler, sampleGroups, shuffledOrder } from "../data/sampling.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { type PreparedSample, prepareSamples } from "../data/validate.ts";
+import {
+  type PreparedSample,
+  type PreparedSamples,
+  type PrepareOptions,
+  prepareSamples,
+} from "../data/validate.ts";
 
-export interface ReadOptions {
+/** A model as far as samples are read for it. */
+export interface Reader {
   tokenizer: Tokenizer | undefined;
-  vocabSize: number;
-  hdNum: number;
-  maxLength: number;
-  imageCompat: ImageCompat;
-  skipBad: boolean;
+  config: { vocab: number };
 }
 
-export interface ReadySamples {
-  dataset: Dataset;
-  samples: PreparedSample[];
-  skipped: BadSample[];
+/** The options of a command that say how samples are read. */
+export interface DataOptions {
+  hd_num: number;
+  max_length: number;
+  image_compat: ImageCompat;
+  skip_bad: boolean;
 }
+
+export interface ReadySamples extends PreparedSamples {
+  dataset: Dataset;
+}
+
+type Notice = (text: string) => void;
 
 /** The samples of files with their answers. Throws a UserError that lists the bad ones, unless they are to be left out. */
-export async function readySamples(files: string[], options: ReadOptions): Promise<ReadySamples> {
+export async function readySamples(
+  files: string[],
+  reader: Reader,
+  options: DataOptions,
+  notice: Notice,
+): Promise<ReadySamples> {
   const dataset = readDataset(files);
-  return { dataset, ...(await prepareSamples(dataset, { ...options, purpose: "train" })) };
+  return { dataset, ...(await checkSamples(dataset, reader, options, { purpose: "train", notice })) };
+}
+
+/** The samples of a data set that can be used; `notice` hears of those that were left out. Throws as readySamples does. */
+export async function checkSamples(
+  dataset: Dataset,
+  { tokenizer, config }: Reader,
+  options: DataOptions,
+  { purpose, notice }: { purpose: PrepareOptions["purpose"]; notice: Notice },
+): Promise<PreparedSamples> {
+  const prepared = await prepareSamples(dataset, {
+    tokenizer,
+    vocabSize: config.vocab,
+    hdNum: options.hd_num,
+    maxLength: options.max_length,
+    imageCompat: options.image_compat,
+    skipBad: options.skip_bad,
+    purpose,
+  });
+  const { length } = prepared.skipped;
+  if (length > 0) notice(`left out ${length} sample${length === 1 ? "" : "s"} that cannot be used:`);
+  for (const { message } of prepared.skipped) notice(`  ${message}`);
+  return prepared;
 }
 
 /** The tokenizer in a model's folder; data that comes as ids needs none. */

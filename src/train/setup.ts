@@ -19,7 +19,7 @@ import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, liftCap, startCompute } from "./compute.ts";
-import { type ReadOptions, readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
+import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import type { TrainOptions } from "./options.ts";
 import { checkSameRun, openOutput } from "./resume.ts";
 import { restartLog } from "./runLog.ts";
@@ -134,19 +134,9 @@ async function openData(
   notice: (text: string) => void,
 ): Promise<TrainingData> {
   const tokenizer = await tokenizerOf(resolveModel(options.model));
-  const read: ReadOptions = {
-    tokenizer,
-    vocabSize: config.vocab,
-    hdNum: options.hd_num,
-    maxLength: options.max_length,
-    imageCompat: options.image_compat,
-    skipBad: options.skip_bad,
-  };
-  const ready = await readySamples(options.data, read);
-  const evaluated = options.eval_data && (await readySamples(options.eval_data, read));
-  const skipped = [...ready.skipped, ...(evaluated?.skipped ?? [])];
-  if (skipped.length > 0) notice(`left out ${skipped.length} samples that cannot be used:`);
-  for (const { message } of skipped) notice(`  ${message}`);
+  const reader = { tokenizer, config };
+  const ready = await readySamples(options.data, reader, options, notice);
+  const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, notice));
   const sampler = samplerOf(ready, options);
   return {
     samples: ready.samples,

@@ -132,7 +132,7 @@ it("samples that are bad from the start are named and counted with skip_bad", as
   const outcome = await runWith({ ...input, data, output, max_steps: 1, skip_bad: true });
   expect(outcome).toMatchObject({ result: { ended: "finished" } });
   expect(noticesOf(outcome.events)).toEqual([
-    "left out 1 samples that cannot be used:",
+    "left out 1 sample that cannot be used:",
     expect.stringMatching(/^ {2}.*some\.jsonl:8: sample 7 .*nowhere\.png/),
   ]);
 });

@@ -5,7 +5,7 @@ import { readySamples } from "../../train/dataset.ts";
 import { type Answer, type Evaluator, sampleAnswers, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import type { OptionsOf } from "../options.ts";
 import type { Output } from "../report.ts";
-import { inspectModel, noteSkipped, withModel } from "../session.ts";
+import { inspectModel, withModel } from "../session.ts";
 
 interface Scores {
   exactMatch: number;
@@ -21,15 +21,7 @@ interface Row extends Partial<Scores> {
 
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
-  const ready = await readySamples(options.data, {
-    tokenizer: known.tokenizer,
-    vocabSize: known.config.vocab,
-    hdNum: options.hd_num,
-    maxLength: options.max_length,
-    imageCompat: options.image_compat,
-    skipBad: options.skip_bad,
-  });
-  noteSkipped(ready, output);
+  const ready = await readySamples(options.data, known, options, (text) => output.note(text));
   const rows = await withModel(known, options, output, async (session) => {
     const done: Row[] = [];
     for await (const loss of sampleLosses(ready.samples, session)) {

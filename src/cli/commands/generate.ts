@@ -3,29 +3,23 @@ import { resolve } from "node:path";
 import { describeSource } from "../../data/badSamples.ts";
 import { imageSize } from "../../data/image.ts";
 import { type Dataset, readDataset } from "../../data/samples.ts";
-import { prepareSamples } from "../../data/validate.ts";
 import { UserError } from "../../errors.ts";
+import { checkSamples } from "../../train/dataset.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
 import type { OptionsOf } from "../options.ts";
 import type { Output } from "../report.ts";
-import { inspectModel, noteSkipped, withModel } from "../session.ts";
+import { inspectModel, withModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {
   const dataset = datasetOf(options);
   for (const file of options.image) await imageSize(file, options.image_compat); // says what is wrong with it by itself
   const known = await inspectModel(options.model);
-  const prepared = await prepareSamples(dataset, {
-    tokenizer: known.tokenizer,
-    vocabSize: known.config.vocab,
-    hdNum: options.hd_num,
-    maxLength: options.max_length,
-    imageCompat: options.image_compat,
-    skipBad: options.skip_bad,
+  const { samples } = await checkSamples(dataset, known, options, {
     purpose: "generate",
+    notice: (text) => output.note(text),
   });
-  noteSkipped(prepared, output);
   await withModel(known, options, output, async (session) => {
-    for (const [index, sample] of prepared.samples.entries()) {
+    for (const [index, sample] of samples.entries()) {
       if (options.data) output.answer(output.paint("bold", describeSource(sample.source)));
       const onText = (piece: string): void => output.piece(piece);
       const { ids, text } = await answerPrompt(sample, session, options, { onText });

@@ -6,13 +6,14 @@ import { readySamples } from "../../train/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Output, table } from "../report.ts";
-import { inspectModel, type KnownModel, noteSkipped, withModel } from "../session.ts";
+import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 type Options = OptionsOf<"quantize">;
 
 export async function run(options: Options, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
-  const ready = options.data && (await readSamples(options, options.data, known, output));
+  const notice = (text: string): void => output.note(text);
+  const ready = options.data && (await readySamples(options.data, known, options, notice));
   const { matrices, beforeBytes, bytes } = await quantizeCheckpoint(known.folder, options.output, {
     base: options.base,
     headBase: options.head_base,
@@ -32,19 +33,6 @@ export async function run(options: Options, output: Output): Promise<void> {
   output.record({ lossBefore: before, loss: after, difference });
   const signed = `${difference < 0 ? "" : "+"}${difference.toFixed(4)}`;
   output.answer(`loss ${before.toFixed(4)} before, ${after.toFixed(4)} quantised (${signed})`);
-}
-
-async function readSamples(options: Options, data: string[], known: KnownModel, output: Output) {
-  const ready = await readySamples(data, {
-    tokenizer: known.tokenizer,
-    vocabSize: known.config.vocab,
-    hdNum: options.hd_num,
-    maxLength: options.max_length,
-    imageCompat: options.image_compat,
-    skipBad: options.skip_bad,
-  });
-  noteSkipped(ready, output);
-  return ready;
 }
 
 /** Mean over all labels; the model is loaded as its folder has it. */

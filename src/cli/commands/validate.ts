@@ -5,19 +5,11 @@ import type { PreparedSample } from "../../data/validate.ts";
 import { readySamples } from "../../train/dataset.ts";
 import type { OptionsOf } from "../options.ts";
 import { formatCount, type Output, table } from "../report.ts";
-import { inspectModel, noteSkipped } from "../session.ts";
+import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {
-  const { tokenizer, config } = await inspectModel(options.model);
-  const { samples, skipped } = await readySamples(options.data, {
-    tokenizer,
-    vocabSize: config.vocab,
-    hdNum: options.hd_num,
-    maxLength: options.max_length,
-    imageCompat: options.image_compat,
-    skipBad: options.skip_bad,
-  });
-  noteSkipped({ skipped }, output);
+  const known = await inspectModel(options.model);
+  const { samples, skipped } = await readySamples(options.data, known, options, (text) => output.note(text));
   const byLength = samples.toSorted((a, b) => a.tokens - b.tokens);
   const shown = {
     shortest: byLength[0]!,
