@@ -4,8 +4,8 @@
  */
 import { arange, cat, empty, fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
-import { linspace } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { dynamicMap } from "./dynamicMap.ts";
 import { NESTED_BLOCK, NF4_BLOCK } from "./quantizedNames.ts";
 import { type Rows, tilesOf } from "./rows.ts";
 
@@ -55,7 +55,7 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
     }
     const mean = absmax.mean();
     matrix.offset = mean.item();
-    const nestedBounds = tensorOf(boundsOf(dynamicMap()), device);
+    const nestedBounds = tensorOf(boundsOf(dynamicMap("signed")), device);
     const nearestNested: Nearest = (x) => nestedBounds.searchsorted(x, { outInt32: true });
     const nested = quantizeBlocks(absmax.sub_(mean), nearestNested, NESTED_BLOCK);
     matrix.absmax.copy_(nested.codes);
@@ -71,7 +71,7 @@ export function emptyNf4(rows: number, width: number, device: Device): Nf4Matrix
     codes: empty([Math.ceil((rows * width) / 2)], { dtype: "uint8", device }),
     absmax: empty([blocks], { dtype: "uint8", device }),
     nestedAbsmax: empty([Math.ceil(blocks / NESTED_BLOCK)], { device }),
-    nestedMap: fromArray(dynamicMap(), [NESTED_BLOCK], { device }),
+    nestedMap: fromArray(dynamicMap("signed"), [NESTED_BLOCK], { device }),
     offset: 0,
   });
 }
@@ -101,25 +101,6 @@ export function nf4Values(matrix: Nf4Matrix): Tensor {
 export function isAligned({ width, columns }: Nf4Matrix): boolean {
   return [width, columns.start, columns.end].every((at) => at % NF4_BLOCK === 0);
 }
-
-/** The 256 numbers of bitsandbytes' dynamic map: seven powers of ten, each with twice as many fractions as the one below. */
-export function dynamicMap(): Float32Array {
-  knownDynamicMap ??= scope(() => {
-    const positive = [0, 1, 2, 3, 4, 5, 6].flatMap((exponent) => {
-      const steps = 2 ** exponent;
-      const edges = linspace(0.1, 1, steps + 1); // float32, as what it makes is rounded there
-      const middles = edges
-        .narrow(0, 0, steps)
-        .add(edges.narrow(0, 1, steps))
-        .div_(2);
-      return [...middles.mul(10 ** (exponent - 6)).toFloat32Array()];
-    });
-    return Float32Array.from([...positive.map((number) => -number), 0, ...positive, 1]).sort();
-  });
-  return knownDynamicMap;
-}
-
-let knownDynamicMap: Float32Array | undefined;
 
 /** Numbers quantised at a time: their float32 temporaries stay small. */
 const PIECE = 2 ** 18;

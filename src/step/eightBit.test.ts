@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { lcg } from "../../tests/randomModel.ts";
+import { dynamicMap } from "../nn/dynamicMap.ts";
 import { empty, fromArray } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { BLOCK_ELEMENTS, codeTable, dequantized, dynamicMap, quantize_, zeroCodes } from "./eightBit.ts";
+import { BLOCK_ELEMENTS, codeTable, dequantized, quantize_, zeroCodes } from "./eightBit.ts";
 
 /** What create_dynamic_map of bitsandbytes 0.50.2 gives, by place in ascending order. */
 const KNOWN = {

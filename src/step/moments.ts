@@ -32,19 +32,16 @@ export function codeTables(device: Device): CodeTables {
   return { mean: codeTable("signed", device), square: codeTable("unsigned", device) };
 }
 
-/** Moments before the first step. */
+/** Moments before the first step; in 8 bits where there are tables. */
 export function zeroMoments(
   { shape, dtype, numel }: Tensor,
-  { device, place, precision }: { device: Device; place: Place; precision: Precision },
-  tables: CodeTables,
+  { device, place, tables }: { device: Device; place: Place; tables: CodeTables | undefined },
 ): Moments {
   const make = (shape: readonly number[], dtype: DType): Tensor =>
     place === "host" ? emptyOnHost(shape, { dtype, device }) : empty(shape, { dtype, device });
-  const zero = (table: CodeTable): Moment =>
-    precision === "8bit" && numel >= LEAST_ELEMENTS_IN_8_BITS
-      ? zeroCodes(numel, table, make)
-      : make(shape, dtype).zero_();
-  return { mean: zero(tables.mean), square: zero(tables.square) };
+  const zero = (table: CodeTable | undefined): Moment =>
+    table && numel >= LEAST_ELEMENTS_IN_8_BITS ? zeroCodes(numel, table, make) : make(shape, dtype).zero_();
+  return { mean: zero(tables?.mean), square: zero(tables?.square) };
 }
 
 export function isCodes(moment: Moment): moment is Codes {

@@ -200,11 +200,12 @@ describe("saved moments", () => {
     ({ was, ...how }) => {
       fc.assert(
         fc.property(shapes, (given) => {
+          const tableBytes = was === "8bit" && how.precision === "fp32" ? 2 * (1024 + 5 * 2 ** 16) : 0;
           const [cpu, meta] = (["cpu", "meta"] as const).map((device) =>
             costOfResuming(given, was, how, device),
           );
           expect(cpu).toEqual(meta);
-          expect(cpu!.device.peakBytes).toBeLessThan(16 * TILE + 4096);
+          expect(cpu!.device.peakBytes).toBeLessThan(24 * TILE + tableBytes);
         }),
         { numRuns: 8 },
       );

@@ -57,7 +57,8 @@ export interface AdamW {
   moments: Moments[];
   place: Place;
   precision: Precision;
-  tables: CodeTables;
+  /** Where moments are in 8 bits. */
+  tables: CodeTables | undefined;
   tileElements: number;
   stepsDone: number;
 }
@@ -77,9 +78,8 @@ export function createAdamW(
   const { tables, moments } = category("optimizerState", () =>
     keep(
       scope(() => {
-        const tables = codeTables(device);
-        const newMoments = ({ value }: Parameter): Moments =>
-          zeroMoments(value, { device, place, precision }, tables);
+        const tables = precision === "8bit" ? codeTables(device) : undefined;
+        const newMoments = ({ value }: Parameter): Moments => zeroMoments(value, { device, place, tables });
         return { tables, moments: parameters.map(newMoments) };
       }),
     ),
@@ -236,8 +236,8 @@ function updateTile_({ parameter, span }: Tile, state: TileState, update: Update
   const { tables } = update;
   scope(() => {
     const value = state.value ?? flatSpan(parameter.value, span);
-    withNumbers_(state.mean, tables.mean, span, (mean) => {
-      withNumbers_(state.square, tables.square, span, (square) => {
+    withNumbers_(state.mean, tables?.mean, span, (mean) => {
+      withNumbers_(state.square, tables?.square, span, (square) => {
         adamW_({ value, gradient: flatSpan(parameter.gradient, span), mean, square }, update);
       });
     });
@@ -248,14 +248,14 @@ function updateTile_({ parameter, span }: Tile, state: TileState, update: Update
 /** Lets the body change a tile's moment as float32; codes are read before and written after it. */
 function withNumbers_(
   moment: Moment,
-  table: CodeTable,
+  table: CodeTable | undefined,
   { elements }: Span,
   change: (numbers: Tensor) => void,
 ): void {
   scope(() => {
-    const numbers = isCodes(moment) ? dequantized(moment, table) : moment;
+    const numbers = isCodes(moment) ? dequantized(moment, table!) : moment;
     change(flatSpan(numbers, { start: 0, elements }));
-    if (isCodes(moment)) quantize_(moment, numbers, table);
+    if (isCodes(moment)) quantize_(moment, numbers, table!);
   });
 }
 

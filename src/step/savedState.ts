@@ -2,9 +2,10 @@
 import { startFetch } from "../models/places.ts";
 import { forEachPart } from "../nn/rows.ts";
 import { zeros } from "../torch/create.ts";
-import { scope, type Tensor } from "../torch/tensor.ts";
+import { type Device, scope, type Tensor } from "../torch/tensor.ts";
 import { BLOCK_ELEMENTS, type Codes, type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
 import {
+  codeTables,
   flatSpan,
   isCodes,
   type Moment,
@@ -15,6 +16,7 @@ import {
   spansOf,
 } from "./moments.ts";
 import type { AdamW, Parameter } from "./optimizer.ts";
+import { Owner } from "./owner.ts";
 
 /** A file's tensors by name, on the host. */
 export interface TensorFile {
@@ -45,9 +47,11 @@ export function momentTensors({ parameters, moments }: AdamW): [name: string, Te
 
 /** Reads the moments of the same parameters, one after the other, and returns the precision that they were saved in. */
 export function restoreMoments(optimizer: AdamW, file: TensorFile): Precision {
-  const { parameters, moments, tables, precision } = optimizer;
+  using owner = new Owner();
+  const { parameters, moments, precision } = optimizer;
+  let tables = optimizer.tables;
   let was = precision;
-  const restore = ({ name, value }: Parameter, index: number): void => {
+  const restore = ({ name, value, gradient }: Parameter, index: number): void => {
     for (const kind of KINDS) {
       const [into, saved] = [moments[index]![kind], `${NAMES[kind]}.${name}`];
       scope(() => {
@@ -56,8 +60,13 @@ export function restoreMoments(optimizer: AdamW, file: TensorFile): Precision {
           : file.tensor(saved);
         if (isCodes(from) === isCodes(into)) return copyMoment_(into, from);
         was = isCodes(from) ? "8bit" : "fp32";
+        tables ??= owner.own(codeTables(gradient.device));
+        const table = tables[kind];
         for (const span of spansOf(value, optimizer.tileElements)) {
-          convertTile_(momentSpan(into, span), momentSpan(from, span), span, tables[kind], optimizer);
+          convertTile_(momentSpan(into, span), momentSpan(from, span), span, {
+            table,
+            device: gradient.device,
+          });
         }
       });
     }
@@ -101,10 +110,8 @@ function convertTile_(
   into: Moment,
   from: Moment,
   { elements }: Span,
-  table: CodeTable,
-  { parameters }: AdamW,
+  { table, device }: { table: CodeTable; device: Device },
 ): void {
-  const { device } = parameters[0]!.gradient;
   scope(() => {
     using fetch = startFetch(from, "host", device, "optimizerState");
     const here = fetch.wait();
