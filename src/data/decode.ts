@@ -75,7 +75,7 @@ async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
         ? `${path}: there is no such picture.`
         : `${path}: this picture can't be read (${reason(thrown)}).`,
       {
-        fix: missing ? "Correct the path in the data." : "Save it anew, for example as PNG or JPEG.",
+        fix: missing ? "Correct the path." : "Save it anew, for example as PNG or JPEG.",
         cause: thrown,
       },
     );
