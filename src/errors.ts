@@ -1,4 +1,4 @@
-/** Errors that a user can act on, and the byte amounts that they speak of. */
+/** Errors that a user can act on, and the counts and byte amounts that they speak of. */
 
 /** What went wrong, where, and what to do; printed without a stack. Anything else that is thrown is a defect of ours. */
 export class UserError extends Error {
@@ -14,6 +14,16 @@ export class UserError extends Error {
 /** The message of anything thrown. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
+}
+
+/** "12,544". */
+export function formatCount(count: number): string {
+  return Math.round(count).toLocaleString("en-US");
+}
+
+/** "1 sample", "2,000 samples". */
+export function plural(count: number, noun: string): string {
+  return `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 const UNIT_BYTES = {
@@ -39,14 +49,7 @@ export function formatBytes(bytes: number): string {
 export function parseBytes(text: string): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$/i.exec(text);
   const letters = (match?.[2] ?? "").toUpperCase();
-  const unit =
-    letters === "" || letters === "B"
-      ? "B"
-      : letters.endsWith("B")
-        ? letters
-        : letters.endsWith("I")
-          ? `${letters}B`
-          : `${letters}IB`;
+  const unit = letters === "" ? "B" : letters.replace(/^([KMGT])I?$/, "$1IB"); // as Linux tools have it, K is KiB
   const bytes = match && Number(match[1]) * (UNIT_BYTES[unit as keyof typeof UNIT_BYTES] ?? Number.NaN);
   if (!bytes || !Number.isFinite(bytes)) {
     throw new UserError(`"${text}" is not an amount of memory.`, {

@@ -1,5 +1,4 @@
 /** What every weight format is read into: tensors by name, each a range of a file that is mapped when it is first asked for. */
-
 import { UserError } from "../errors.ts";
 import { type MappedFile, mapFile } from "../torch/files.ts";
 import type { DType, Tensor } from "../torch/tensor.ts";

@@ -133,7 +133,7 @@ describe("reading", () => {
     });
     const told: string[] = [];
     scope(() => void readAdapter(folder, { notice: (text) => told.push(text) }));
-    expect(told).toEqual([expect.stringContaining("left out 2 tensors that are no LoRA factors:\n")]);
+    expect(told).toEqual([expect.stringContaining("left out 2 tensors beside the LoRA factors:\n")]);
     expect(told[0]).toContain("\n  base_model.model.plora_glb_GN");
   });
 

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { UserError } from "../errors.ts";
+import { plural, UserError } from "../errors.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { linesOf } from "./check.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -61,7 +61,7 @@ export function readAdapter(
     const { factors, ignored } = factorNames(weights);
     checkFactors(weights, factors, json, shapes);
     if (ignored.length > 0) {
-      const told = `left out ${ignored.length} tensors that are no LoRA factors`;
+      const told = `left out ${plural(ignored.length, "tensor")} beside the LoRA factors`;
       notice?.(`${weights.place}: ${told}:\n${linesOf(ignored, "  ")}`);
     }
     const read = (name: string): Tensor => scope(() => weights.tensor(name).to({ dtype: "float32" }));

@@ -1,5 +1,5 @@
 /** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
-import { formatBytes } from "../errors.ts";
+import { formatBytes, formatCount } from "../errors.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { listDevices } from "../plan/devices.ts";
 import type { Moment } from "../plan/dryRun.ts";
@@ -12,7 +12,7 @@ import type { Answer } from "./planAnswer.ts";
 import { savings } from "./planCompare.ts";
 import type { Question } from "./planQuestion.ts";
 import { planText } from "./planReport.ts";
-import { formatCount, formatDuration } from "./report.ts";
+import { formatDuration } from "./report.ts";
 
 const GIB = 2 ** 30;
 const HD_NUMS = [4, 9, 16, 25, 36, 55, 91];

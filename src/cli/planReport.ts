@@ -1,6 +1,6 @@
 /** A plan in words: headline, where the memory goes, what else there is to choose, what each lever costs, and the command that does it. */
 import { stringify } from "yaml";
-import { formatBytes } from "../errors.ts";
+import { formatBytes, formatCount } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { phaseMs } from "../plan/dryRun.ts";
@@ -17,7 +17,7 @@ import {
 } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
-import { bar, formatCount, formatDuration, table } from "./report.ts";
+import { bar, formatDuration, table } from "./report.ts";
 
 const GIB = 2 ** 30;
 const BAR_COLUMNS = 36;

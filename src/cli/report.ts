@@ -126,11 +126,6 @@ export function sparkline(values: number[], columns: number): string {
     .join("");
 }
 
-/** "12,544". */
-export function formatCount(count: number): string {
-  return Math.round(count).toLocaleString("en-US");
-}
-
 /** "8.6 s", "5 min 18 s", "2 h 5 min". */
 export function formatDuration(ms: number): string {
   if (!Number.isFinite(ms)) return "…";

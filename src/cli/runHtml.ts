@@ -1,9 +1,9 @@
 /** The page of a run: did the loss fall, how, and within which memory; charts with a table under each. */
-import { formatBytes } from "../errors.ts";
+import { formatBytes, formatCount } from "../errors.ts";
 import type { EvalRecord, StepRecord } from "../train/runLog.ts";
 import { axisTitle, formatTick, type LineChart, lineChart, type Point, type Series } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
-import { formatCount, formatDuration } from "./report.ts";
+import { formatDuration } from "./report.ts";
 
 export interface RunPage {
   /** Of the run. */

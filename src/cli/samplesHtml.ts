@@ -1,5 +1,6 @@
 /** Samples as a self-contained page: what the model is given, where pictures go, and what it learns to say, in three colours. */
 import type { Span } from "../data/explain.ts";
+import { plural } from "../errors.ts";
 import { escaped, htmlPage } from "./html.ts";
 
 export interface ShownSample {
@@ -18,7 +19,7 @@ const LEGEND = { prompt: "given to the model", picture: "a picture's place", ans
 
 export function samplesHtml(samples: ShownSample[]): string {
   const legend = Object.entries(LEGEND).map(([kind, text]) => `<span class="${kind}">${text}</span>`);
-  const title = `${samples.length} samples as the model reads them`;
+  const title = `What the model reads: ${plural(samples.length, "sample")}`;
   const body = [`<h1>${title}</h1>`, `<p>${legend.join(" · ")}</p>`, ...samples.map(sampleHtml)].join("\n");
   return htmlPage({ title, style: STYLE, body });
 }

@@ -1,7 +1,7 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
-import { formatBytes } from "../errors.ts";
+import { formatBytes, formatCount, plural } from "../errors.ts";
 import type { TrainEvent, TrainResult } from "../train/trainer.ts";
-import { bar, formatCount, formatDuration, type Output, sparkline } from "./report.ts";
+import { bar, formatDuration, type Output, sparkline } from "./report.ts";
 
 type StepEvent = Extract<TrainEvent, { event: "step" }>;
 type StartEvent = Extract<TrainEvent, { event: "start" }>;
@@ -52,7 +52,7 @@ export class TrainReport {
     const rank = options.adapter === undefined ? `LoRA r ${options.lora_r}` : options.adapter;
     const course = step > 0 ? `from step ${step} of ${totalSteps}` : `${totalSteps} steps`;
     this.#output.note(
-      `${options.model}, ${rank}, ${options.dtype} on ${options.device}; ${formatCount(samples)} samples, ${course}, into ${options.output}`,
+      `${options.model}, ${rank}, ${options.dtype} on ${options.device}; ${plural(samples, "sample")}, ${course}, into ${options.output}`,
     );
   }
 

@@ -1,5 +1,5 @@
 /** What is said of samples that can't be used: where each is, what is wrong with it, what mends it. */
-import { UserError } from "../errors.ts";
+import { formatCount, UserError } from "../errors.ts";
 import type { SampleSource } from "./samples.ts";
 
 export interface BadSample {
@@ -58,11 +58,6 @@ function waysToFitAll(bad: readonly BadSample[]): string[] {
   const fits = `(fits the ${formatCount(needs.length)} that are too long)`;
   const byLength = `--max-length ${Math.max(...needs.map(({ maxLength }) => maxLength))}  ${fits}`;
   return hdNums.length < needs.length ? [byLength] : [byLength, `--hd-num ${Math.min(...hdNums)}  ${fits}`];
-}
-
-/** "9,412". */
-export function formatCount(count: number): string {
-  return count.toLocaleString("en-US");
 }
 
 function indent(text: string, spaces: number): string {

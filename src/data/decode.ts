@@ -6,7 +6,7 @@
  */
 import { access } from "node:fs/promises";
 import sharp, { type Metadata, type Sharp } from "sharp";
-import { messageOf, UserError } from "../errors.ts";
+import { formatCount, messageOf, UserError } from "../errors.ts";
 import type { Raster } from "./resize.ts";
 
 export type ImageCompat = "lorafit" | "official";
@@ -28,7 +28,7 @@ export async function decodeImage(
   if (header.width * header.height > maxPixels) {
     throw new UserError(
       `${path}: ${header.width} x ${header.height} pixels are more than ` +
-        `the limit of ${maxPixels.toLocaleString("en-US")}.`,
+        `the limit of ${formatCount(maxPixels)}.`,
       { fix: "Scale the picture down: the model sees at most 336 x 336 pixels a tile." },
     );
   }

@@ -4,7 +4,7 @@
  * Labels follow the roles (answers and what ends them), where the official code counts turns and goes astray on a system turn;
  * and no text becomes a control token, whatever a user typed.
  */
-import { UserError } from "../errors.ts";
+import { plural, UserError } from "../errors.ts";
 import { sampleError } from "./badSamples.ts";
 import type { Sample, SampleSource, Turn } from "./samples.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -134,10 +134,6 @@ function withPictures(
 
 function slotCount(inputIds: Int32Array): number {
   return inputIds.reduce((count, id) => count + (id === IMAGE_SLOT ? 1 : 0), 0);
-}
-
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** First row of the last run of labels; the end where nothing is labelled. */

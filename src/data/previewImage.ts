@@ -1,5 +1,6 @@
 /** Drawings of a transformed picture: as the model takes it, and as a person understands it. */
 import sharp from "sharp";
+import { formatCount } from "../errors.ts";
 import { PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
 import { type HdGrid, type HdImage, TILE_PIXELS } from "./image.ts";
 import { type TextStyle, textPath, textWidth } from "./lettering.ts";
@@ -122,8 +123,11 @@ function captionLines(grid: HdGrid, { globalView }: Layout, caption: string): st
       `${rows} x ${cols} ${tiles === 1 ? "tile" : "tiles"} of ${TILE_PIXELS} pixels: ${width} x ${height}`,
       DETAIL,
     ],
-    [`${number(tokens)} image tokens`, { ...DETAIL, face: "sansBold", fill: ACCENT }],
-    [`${number(tiles * 144)} tiles + 144 global view + ${(rows + 1) * 12} row ends + 1 between them`, REMARK],
+    [`${formatCount(tokens)} image tokens`, { ...DETAIL, face: "sansBold", fill: ACCENT }],
+    [
+      `${formatCount(tiles * 144)} tiles + 144 global view + ${(rows + 1) * 12} row ends + 1 between them`,
+      REMARK,
+    ],
     [padding === 0 ? "no padding" : `hatched: ${padding} pixels of white padding`, REMARK],
   ];
   const roomPixels = globalView.left - 2 * MARGIN_PIXELS;
@@ -197,8 +201,4 @@ function shortened(text: string, roomPixels: number, style: TextStyle): string {
 
 function rawSize({ rows, cols }: HdImage): { width: number; height: number; channels: 3 } {
   return { width: cols * TILE_PIXELS, height: rows * TILE_PIXELS, channels: 3 };
-}
-
-function number(value: number): string {
-  return value.toLocaleString("en-US");
 }

@@ -1,6 +1,6 @@
 /** What is said of a sample above max_length: where its tokens come from, and which settings would hold it. Nothing is cut. */
-import { UserError } from "../errors.ts";
-import { type BadSample, describeSource, formatCount } from "./badSamples.ts";
+import { formatCount, UserError } from "../errors.ts";
+import { type BadSample, describeSource } from "./badSamples.ts";
 import type { EncodedSample } from "./dialogue.ts";
 import { type HdGrid, hdGrid } from "./image.ts";
 

@@ -3,15 +3,8 @@
  * run halfway. Nothing is cut to fit: a sample that is too long is a bad sample, and its error says what would fit it.
  */
 import { setImmediate } from "node:timers/promises";
-import { UserError } from "../errors.ts";
-import {
-  type BadSample,
-  badSample,
-  badSamplesError,
-  formatCount,
-  pictureError,
-  sampleError,
-} from "./badSamples.ts";
+import { formatCount, UserError } from "../errors.ts";
+import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
 import { type ImageCompat, MAX_PIXELS } from "./decode.ts";
 import {
   type EncodedSample,

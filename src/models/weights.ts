@@ -1,5 +1,4 @@
 /** The frozen base as records of tensors, and how it is loaded from a checkpoint. */
-
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";

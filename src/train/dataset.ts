@@ -12,6 +12,7 @@ import {
   type PrepareOptions,
   prepareSamples,
 } from "../data/validate.ts";
+import { plural } from "../errors.ts";
 
 /** A model as far as samples are read for it. */
 export interface Reader {
@@ -61,7 +62,7 @@ export async function checkSamples(
     purpose,
   });
   const { length } = prepared.skipped;
-  if (length > 0) notice(`left out ${length} sample${length === 1 ? "" : "s"} that cannot be used:`);
+  if (length > 0) notice(`left out ${plural(length, "sample")} that cannot be used:`);
   for (const { message } of prepared.skipped) notice(`  ${message}`);
   return prepared;
 }

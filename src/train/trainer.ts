@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
-import type { UserError } from "../errors.ts";
+import { formatCount, type UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import { clipCoefficient, gradientNorm, stepAdamW } from "../step/optimizer.ts";
 import { type StepPhase, type StepResult, trainStep } from "../step/step.ts";
@@ -140,7 +140,7 @@ async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> 
 }
 
 function subjectOf({ samples, inputIds }: MicroBatch, step: number): string {
-  return `Step ${step}: ${namesOf(samples)} (${inputIds.length.toLocaleString("en-US")} tokens)`;
+  return `Step ${step}: ${namesOf(samples)} (${formatCount(inputIds.length)} tokens)`;
 }
 
 /** What a micro-batch counts for in its step: one as another, or by their labels. */

@@ -1,5 +1,4 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
-
 import { writeFileWhole } from "../../checkpoint/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { listDevices } from "../../plan/devices.ts";

@@ -8,10 +8,10 @@ import { explainSample, type Span } from "../../data/explain.ts";
 import { hdGrid, imageSize, loadHdImage } from "../../data/image.ts";
 import { drawPreview, writeTransformedPng } from "../../data/previewImage.ts";
 import { readSamples } from "../../data/samples.ts";
-import { UserError } from "../../errors.ts";
+import { formatCount, UserError } from "../../errors.ts";
 import { tokenizerOf } from "../../train/dataset.ts";
 import type { OptionsOf } from "../options.ts";
-import { formatCount, type Output } from "../report.ts";
+import type { Output } from "../report.ts";
 import { type ShownSample, samplesHtml } from "../samplesHtml.ts";
 
 type PreviewOptions = OptionsOf<"preview">;

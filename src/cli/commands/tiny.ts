@@ -4,11 +4,11 @@ import { drawForm } from "../../data/pagesForm.ts";
 import { drawReceipts } from "../../data/pagesReceipts.ts";
 import { drawTable } from "../../data/pagesTable.ts";
 import { trainTokenizer } from "../../data/sentencepieceTrainer.ts";
-import { formatBytes } from "../../errors.ts";
+import { formatBytes, formatCount } from "../../errors.ts";
 import { tensorShapes } from "../../models/spec.ts";
 import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/tiny.ts";
 import type { OptionsOf } from "../options.ts";
-import { formatCount, type Output } from "../report.ts";
+import type { Output } from "../report.ts";
 
 /** Enough to meet every word that the pages are made of. */
 const TEXT_PAGES = 60;

@@ -2,9 +2,10 @@
 import { describeSource } from "../../data/badSamples.ts";
 import { IGNORE } from "../../data/dialogue.ts";
 import type { PreparedSample } from "../../data/validate.ts";
+import { formatCount, plural } from "../../errors.ts";
 import { readySamples } from "../../train/dataset.ts";
 import type { OptionsOf } from "../options.ts";
-import { formatCount, type Output, table } from "../report.ts";
+import { type Output, table } from "../report.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {
@@ -27,7 +28,7 @@ export async function run(options: OptionsOf<"validate">, output: Output): Promi
     longest: shown.longest.tokens,
   });
   output.answer(
-    `${formatCount(samples.length)} samples can be trained on: ${formatCount(sum(samples.map(({ tokens }) => tokens)))} tokens, ${formatCount(sum(samples.map(labelsOf)))} of them learned`,
+    `${plural(samples.length, "sample")} can be trained on: ${formatCount(sum(samples.map(({ tokens }) => tokens)))} tokens, ${formatCount(sum(samples.map(labelsOf)))} of them learned`,
   );
   const rows = Object.entries(shown).map(([name, { tokens, source }]) => [
     `  ${name}`,
