@@ -140,6 +140,7 @@ constexpr Export kExports[] = {
     {"failAtAllocation", guarded<inject_failure>},
     {"recordAllocations", guarded<record_memory>},
     {"takeAllocations", guarded<take_memory_record>},
+    {"countKernel", guarded<count_kernel>},
     {"traceCalls", guarded<trace_calls>},
     {"takeCalls", guarded<take_calls>},
     {"setRepeats", guarded<set_repeats>},

@@ -79,6 +79,21 @@ void count_copy(const at::Tensor& to, const at::Tensor& from) {
   trace().counts[key] += trace().repeats;
 }
 
+napi_value count_kernel(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  if (!trace().on) return undefined_value(env);
+  std::string key;
+  append(key, to_double(env, arguments[0], "id"));
+  append(key, 0);
+  for (const size_t list : {1, 2}) {
+    const uint32_t length = array_length(env, arguments[list], "tensors");
+    for (uint32_t at = 0; at < length; ++at)
+      append(key, to_tensor(env, element(env, arguments[list], at), "tensors"), list == 2);
+  }
+  trace().counts[key] += trace().repeats;
+  return undefined_value(env);
+}
+
 napi_value trace_calls(const Arguments& arguments) {
   trace().on = to_bool(arguments.env, arguments[0], "on");
   trace().counts.clear();

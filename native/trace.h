@@ -23,6 +23,8 @@ class TracedCall {
 /** Counts a copy between pools that runs beside the computing, as the operator -1. */
 void count_copy(const at::Tensor& to, const at::Tensor& from);
 
+/** countKernel(id, reads, writes) counts a launch of a kernel of our own, as the operator `id`, which is below -1. */
+napi_value count_kernel(const Arguments& arguments);
 /** traceCalls(on) forgets what was counted, and counts from here on or no longer. */
 napi_value trace_calls(const Arguments& arguments);
 /**

@@ -40,8 +40,8 @@ import {
   rowsOf,
   tilesOf,
 } from "../nn/rows.ts";
+import { activated, activationGradients_, type Gates } from "../nn/swiglu.ts";
 import { zeros } from "../torch/create.ts";
-import { siluBackward } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import type { LinearName } from "./spec.ts";
@@ -71,7 +71,7 @@ export interface Sequence {
 export type KeptAttention = GroupOutput[];
 
 /** Outputs of w1 and w3, (t, F), a tile each. */
-export type KeptMlp = { gate: Tensor; up: Tensor }[];
+export type KeptMlp = Gates[];
 
 /** out: (T, G * Q * D) of the group. */
 interface GroupOutput {
@@ -163,7 +163,7 @@ export function mlpForward_(h: Tensor, layer: Layer, sequence: Sequence, keeps =
     const rows = rowsOf(h, tile);
     const info = tileInfo(sequence, tile);
     const gates = gateAndUp(rmsNorm(rows, layer.ffnNorm), layer, info);
-    const active = (keeps ? gates.gate.silu() : gates.gate.silu_()).mul_(gates.up); // (t, F)
+    const active = activated(gates, keeps); // (t, F)
     addLinear_(rows, active, layer.linears["feed_forward.w2"], info);
     return gates;
   };
@@ -172,7 +172,7 @@ export function mlpForward_(h: Tensor, layer: Layer, sequence: Sequence, keeps =
   return undefined;
 }
 
-/** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate. dy, h: (T, C), h before the segment. */
+/** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate; what was kept is used up. dy, h: (T, C), h before the segment. */
 export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, sequence: Sequence, kept?: KeptMlp): void {
   const { "feed_forward.w1": w1, "feed_forward.w2": w2, "feed_forward.w3": w3 } = layer.linears;
   const backTile = (tile: Rows, index: number): void => {
@@ -181,9 +181,8 @@ export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, sequence: Sequ
     const dRows = rowsOf(dy, tile);
     const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
     const { gate, up } = kept?.[index] ?? gateAndUp(x, layer, info); // (t, F) each
-    const dActive = scope(() => linearBackward(dRows, gate.silu().mul_(up), w2, info)); // (t, F)
-    const dUp = dActive.mul(gate.silu()); // (t, F)
-    const dGate = siluBackward(dActive.mul_(up), gate); // (t, F)
+    const dActive = scope(() => linearBackward(dRows, activated({ gate, up }, true), w2, info)); // (t, F)
+    const { dGate, dUp } = activationGradients_(dActive, { gate, up }); // (t, F) each
     const dx = linearBackward(dGate, x, w1, info); // (t, C)
     addLinearGradients_(dx, dUp, x, w3, info);
     addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
@@ -318,7 +317,7 @@ function groupForward(
 }
 
 /** x: (t, C) -> w1(x), w3(x): (t, F). */
-function gateAndUp(x: Tensor, { linears }: Layer, info: RowInfo): { gate: Tensor; up: Tensor } {
+function gateAndUp(x: Tensor, { linears }: Layer, info: RowInfo): Gates {
   return {
     gate: linearForward(x, linears["feed_forward.w1"], info),
     up: linearForward(x, linears["feed_forward.w3"], info),

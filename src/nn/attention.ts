@@ -4,6 +4,7 @@
  */
 import { fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
+import { fused, isFused, type RopeInputs } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type AttentionShape, type KernelState, kernelBackward_, kernelForward } from "./attentionKernels.ts";
 
@@ -48,6 +49,21 @@ export function rotate_(x: Tensor, { cos, sin }: Rope, inverse = false): void {
   });
 }
 
+/** Rotates queries and keys of packed heads, and leaves their values. packed: (T, G, Q+2, D). */
+function rotateHeads_(packed: Tensor, rope: Rope, inverse = false): void {
+  const Q = packed.shape[2]! - 2;
+  if (!isFused(packed)) {
+    scope(() => rotate_(packed.narrow(2, 0, Q + 1), rope, inverse));
+    return;
+  }
+  scope(() => {
+    const heads = [packed.narrow(2, 0, Q), packed.select(2, Q), packed.select(2, Q + 1)] as const;
+    const inputs: RopeInputs = [packed, rope.cos, rope.sin, ...heads];
+    if (inverse) fused.ropePack(inputs);
+    else fused.ropeUnpack(inputs);
+  });
+}
+
 /**
  * Attention of a group. u: (T, G * (Q+2) * D), the packed output of wqkv: for each kv head its Q query heads, its key, its value;
  * rotated in place -> (T, G * Q * D), and the state for attendBackward.
@@ -56,7 +72,7 @@ export function attend(u: Tensor, rope: Rope, shape: AttentionShape): { out: Ten
   const { Q, D } = shape;
   const T = u.shape[0]!;
   const rotated = u.view([T, -1, Q + 2, D]); // (T, G, Q+2, D)
-  rotate_(rotated.narrow(2, 0, Q + 1), rope);
+  rotateHeads_(rotated, rope);
   const kernel = kernelForward(rotated, shape);
   return { out: kernel.out.reshape([T, -1]), state: { rotated, kernel } };
 }
@@ -74,6 +90,6 @@ export function attendBackward_(
   const { Q, D } = shape;
   const T = dOut.shape[0]!;
   kernelBackward_(rotated, dOut.view([T, -1, Q, D]), kernel, shape);
-  rotate_(rotated.narrow(2, 0, Q + 1), rope, true);
+  rotateHeads_(rotated, rope, true);
   return rotated.view([T, -1]);
 }

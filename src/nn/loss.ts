@@ -1,5 +1,6 @@
 /** Cross-entropy through the frozen head, in chunks of label rows: the loss and its exact gradient in one pass, and no (T, V) matrix. */
 import { empty, fromArray, full, zeros } from "../torch/create.ts";
+import { fused, isFused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
@@ -73,6 +74,16 @@ function chunkLoss(
 ): { loss: Tensor; dStates?: Tensor } {
   return scope(() => {
     const logits = frozenProduct(rmsNorm(states, norm), head); // (n, V)
+    const gradientOf = (dLogits: Tensor): Tensor => {
+      const dStates = zeros(states.shape, { dtype: states.dtype, device: states.device });
+      addRmsNormGradient_(dStates, frozenGradient(dLogits, head), states, norm);
+      return dStates;
+    };
+    if (isFused(logits)) {
+      const loss = empty([targets.shape[0]!], { device: states.device });
+      fused.softmaxGradient([logits, targets.squeeze(1), loss], { scale: scale ?? 0 }); // in place of the logits
+      return scale === undefined ? { loss } : { loss, dStates: gradientOf(logits) };
+    }
     const wide = logits.to({ dtype: wideOf(states) }); // (n, V): becomes exp(l - max), then the gradient
     const target = wide.gather(1, targets); // (n, 1)
     const max = wide.amax({ dim: [-1], keepdim: true }); // (n, 1)
@@ -87,9 +98,7 @@ function chunkLoss(
       full([targets.shape[0]!, 1], -scale, { dtype: wide.dtype, device: wide.device }),
     );
     const dLogits = wide.dtype === logits.dtype ? wide : logits.copy_(wide); // (n, V)
-    const dStates = zeros(states.shape, { dtype: states.dtype, device: states.device });
-    addRmsNormGradient_(dStates, frozenGradient(dLogits, head), states, norm);
-    return { loss, dStates };
+    return { loss, dStates: gradientOf(dLogits) };
   });
 }
 

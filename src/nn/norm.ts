@@ -1,4 +1,5 @@
 /** RMS norm and its gradient, in tiles of rows so that their float32 temporaries stay small. */
+import { fused, isFused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachPart, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
@@ -22,6 +23,10 @@ export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
 
 /** The same into `out`, (T, C). */
 export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): void {
+  if (isFused(x)) {
+    fused.rmsNorm([out, x, weight], { eps });
+    return;
+  }
   forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
     scope(() => {
       const { normalized } = normalize(rowsOf(x, tile), eps);
@@ -40,6 +45,10 @@ export function addRmsNormGradient_(
   x: Tensor,
   { weight, eps }: RmsNorm,
 ): void {
+  if (isFused(x)) {
+    fused.addRmsNormGradient([into, gradOut, x, weight], { eps });
+    return;
+  }
   forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
     scope(() => {
       const { normalized, inverseRms } = normalize(rowsOf(x, tile), eps);

@@ -4,17 +4,14 @@
  */
 import { arange, cat, empty, fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
+import { NF4_VALUES } from "../torch/kernelSources.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { dynamicMap } from "./dynamicMap.ts";
 import { NESTED_BLOCK, NF4_BLOCK } from "./quantizedNames.ts";
 import { type Rows, tilesOf } from "./rows.ts";
 
 /** The numbers that codes stand for: 16 quantiles of the normal distribution. */
-// biome-ignore format: eight a line
-export const NF4_MAP = Float32Array.of(
-  -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
-  0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
-);
+export const NF4_MAP = Float32Array.from(NF4_VALUES);
 
 /** A window on a matrix: `rows` and `columns` of one with `width` columns. */
 export interface Nf4Matrix {

@@ -121,8 +121,26 @@ extern "C" __global__ void swiglu_backward(const scalar* grad, scalar* gate, sca
 }
 `;
 
-/** into += r * (g - n * mean(g * n)), n = x * r, r = rsqrt(mean(x^2) + eps), g = grad * weight; a block a row. */
+/** out = n * weight; into += r * (g - n * mean(g * n)), n = x * r, r = rsqrt(mean(x^2) + eps), g = grad * weight; a block a row. */
 const RMS_NORM = `
+extern "C" __global__ void rms_norm(scalar* out, const scalar* x, const scalar* weight, float eps, int64 columns) {
+  const int64 row = blockIdx.x * columns;
+  float v[8], w[8];
+  Sums sums = {0, 0};
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREADS) {
+    load(x + row + at, columns - at, v);
+    for (int i = 0; i < 8; ++i) sums.first += v[i] * v[i];
+  }
+  sums = block_sums(sums);
+  const float r = 1 / sqrtf(sums.first / columns + eps);
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREADS) {
+    load(x + row + at, columns - at, v);
+    load(weight + at, columns - at, w);
+    for (int i = 0; i < 8; ++i) v[i] = widen(narrow(v[i] * r)) * w[i];
+    store(out + row + at, columns - at, v);
+  }
+}
+
 extern "C" __global__ void add_rms_norm_gradient(
     scalar* into, const scalar* grad, const scalar* x, const scalar* weight, float eps, int64 columns) {
   const int64 row = blockIdx.x * columns;

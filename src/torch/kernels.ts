@@ -9,12 +9,16 @@ import { NF4_VALUES, THREADS } from "./kernelSources.ts";
 import { hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
 import { scope, type Tensor } from "./tensor.ts";
+import { countKernel } from "./trace.ts";
 
 interface Kernel<Inputs extends readonly Tensor[], Options> extends Omit<KernelCode, "dtype"> {
   /** The first of the inputs that has the kernel's scalars. */
   scalars: (...inputs: Inputs) => Tensor;
   work: (inputs: Inputs, options: Options) => Pick<Launch, "threads" | "inputs">;
   twin: (inputs: Inputs, options: Options) => void;
+  /** Indexes of inputs that it reads and writes in full, for a plan's time. */
+  reads: readonly number[];
+  writes: readonly number[];
   /** Indexes of inputs whose rows, or groups of heads, may lie apart. */
   strided?: readonly number[];
   /** Relative difference (of the norm of what is written) to the twin in float32; lower precisions add their own rounding. */
@@ -63,6 +67,8 @@ export const fused = {
     entry: "swiglu",
     scalars: (out) => out,
     work: ([out, gate, up]) => elementwise([out, gate, up], out.numel),
+    reads: [1, 2],
+    writes: [0],
     twin: ([out, gate, up]) => out.copy_(gate.silu().mul_(up)),
     tolerance: 1e-6,
   }),
@@ -72,12 +78,32 @@ export const fused = {
     entry: "swiglu_backward",
     scalars: (grad) => grad,
     work: ([grad, gate, up]) => elementwise([grad, gate, up], grad.numel),
+    reads: [0, 1, 2],
+    writes: [1, 2],
     twin: ([grad, gate, up]) => {
       const dUp = grad.mul(gate.silu());
       gate.copy_(siluBackward(grad.mul(up), gate));
       up.copy_(dUp);
     },
     tolerance: 1e-6,
+  }),
+  /** out = the RMS norm of x over the last dim, rounded to the scalars' dtype before the weight; out, x: (T, C), weight: (C). */
+  rmsNorm: kernel<[out: Tensor, x: Tensor, weight: Tensor], { eps: number }>({
+    source: "rmsNorm",
+    entry: "rms_norm",
+    scalars: (out) => out,
+    work: ([out, x, weight], { eps }) => ({
+      threads: (x.numel / weight.numel) * THREADS,
+      inputs: [out, x, weight, { float: eps }, weight.numel],
+    }),
+    reads: [1],
+    writes: [0],
+    twin: ([out, x, weight], { eps }) => {
+      const wide = widened(x);
+      const inverseRms = wide.square().meanDim([-1], { keepdim: true }).add_(eps).rsqrt_(); // (T, 1)
+      out.copy_(wide.mul(inverseRms)).mul_(weight);
+    },
+    tolerance: 1e-5,
   }),
   /** into += the gradient of an RMS norm over the last dim at x for the gradient `grad` of its output; (T, C), weight: (C). */
   addRmsNormGradient: kernel<[into: Tensor, grad: Tensor, x: Tensor, weight: Tensor], { eps: number }>({
@@ -88,6 +114,8 @@ export const fused = {
       threads: (x.numel / weight.numel) * THREADS,
       inputs: [into, grad, x, weight, { float: eps }, weight.numel],
     }),
+    reads: [0, 1, 2],
+    writes: [0],
     twin: ([into, grad, x, weight], { eps }) => {
       const wide = widened(x);
       const inverseRms = wide.square().meanDim([-1], { keepdim: true }).add_(eps).rsqrt_(); // (T, 1)
@@ -107,6 +135,8 @@ export const fused = {
       threads: targets.numel * THREADS,
       inputs: [logits, targets, losses, { float: scale }, logits.numel / targets.numel],
     }),
+    reads: [0, 0],
+    writes: [0, 2],
     twin: ([logits, targets, losses], { scale }) => {
       const wide = widened(logits);
       const index = targets.unsqueeze(1);
@@ -130,6 +160,8 @@ export const fused = {
     strided: [3, 4, 5],
     scalars: (u) => u,
     work: ropeWork,
+    reads: [0, 1, 2],
+    writes: [3, 4, 5],
     twin: ([u, cos, sin, query, key, value]) => {
       const Q = query.shape[2]!;
       rotate(u.narrow(2, 0, Q), query, cos, sin, 1);
@@ -145,6 +177,8 @@ export const fused = {
     strided: [3, 4, 5],
     scalars: (u) => u,
     work: ropeWork,
+    reads: [1, 2, 3, 4, 5],
+    writes: [0],
     twin: ([u, cos, sin, query, key, value]) => {
       const Q = query.shape[2]!;
       rotate(query, u.narrow(2, 0, Q), cos, sin, -1);
@@ -162,6 +196,8 @@ export const fused = {
       threads: Math.ceil(out.numel / 8),
       inputs: [out, ...packed, { float: offset }, width, row, column, out.shape[1]!, out.numel],
     }),
+    reads: [],
+    writes: [0],
     twin: dequantizeNf4Twin,
     tolerance: 1e-6,
   }),
@@ -175,6 +211,8 @@ export const fused = {
       threads: Math.ceil(out.numel / 8),
       inputs: [out, codes, scales, { float: unit }, codes.strides[0]!, codes.shape[1]!, out.numel],
     }),
+    reads: [1],
+    writes: [0],
     twin: ([out, codes, scales], { unit }) => {
       const factors = scales.mul(unit).view([-1, 1]); // (rows, 1)
       out.copy_(codes.to({ dtype: "float32" }).mul_(factors));
@@ -182,6 +220,11 @@ export const fused = {
     tolerance: 1e-6,
   }),
 } as const;
+
+/** Whether the kernels' sources run on tensors as this one: else whoever has an order of ATen operators of its own uses that. */
+export function isFused({ device, dtype }: Pick<Tensor, "device" | "dtype">): boolean {
+  return isOnCard(device) && hasScalar(dtype);
+}
 
 /** Whether a device is a card, or a plan stands for one. */
 export function isOnCard(device: Device): boolean {
@@ -192,15 +235,20 @@ export function isOnCard(device: Device): boolean {
 function kernel<Inputs extends readonly Tensor[], Options>(
   known: Kernel<Inputs, Options>,
 ): Fused<Inputs, Options> {
-  const { source, entry, strided = [], scalars, work, twin } = known;
+  const { source, entry, strided = [], scalars, work, reads, writes, twin } = known;
   const run = (inputs: Inputs, options: Options): void => {
     const odd = inputs.find((input, index) => !strided.includes(index) && !input.isContiguous);
     if (odd) throw new TypeError(`${entry}: inputs must be contiguous, and one is ${odd}`);
     const { device, dtype } = scalars(...inputs);
-    if (!isOnCard(device) || !hasScalar(dtype)) scope(() => twin(inputs, options));
+    if (!isFused({ device, dtype })) scope(() => twin(inputs, options));
     else if (device !== "meta") launch(device, { source, entry, dtype, ...work(inputs, options) });
+    else countKernel(entry, tensorsAt(inputs, reads), tensorsAt(inputs, writes));
   };
   return Object.assign(run, known);
+}
+
+function tensorsAt(inputs: readonly Tensor[], indexes: readonly number[]): Tensor[] {
+  return indexes.map((index) => inputs[index]!);
 }
 
 /** A thread for eight elements. */

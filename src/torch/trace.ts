@@ -1,8 +1,9 @@
 /** What a body does on meta, for plans: its allocations in order, and its calls of operators counted by shapes. */
 import { type AllocationLog, readAllocations, type TrackedDevice } from "./device.ts";
 import { type DType, deviceCode, dtypeOfCode } from "./dtypes.ts";
+import { handlesOf } from "./handle.ts";
 import { native } from "./native.ts";
-import { refuseDeferred } from "./tensor.ts";
+import { refuseDeferred, type Tensor } from "./tensor.ts";
 
 export interface CalledTensor {
   shape: number[];
@@ -118,8 +119,17 @@ function callOf([count = 0, op = 0, flags = 0, ...rest]: Float64Array): CountedC
   return { op: nameOf(op), inputs, outputs, causal: (flags & CAUSAL) !== 0, count };
 }
 
-/** -1 is a copy that runs beside the computing. */
+/** -1 is a copy that runs beside the computing; kernels of our own have numbers below, as they come. */
 const names = new Map<number, string>([[-1, "copy_"]]);
+const kernels = new Map<string, number>();
+
+/** Counts a launch of a kernel of our own in a plan, with the tensors that it reads and writes. */
+export function countKernel(entry: string, reads: readonly Tensor[], writes: readonly Tensor[]): void {
+  const id = kernels.get(entry) ?? -2 - kernels.size;
+  kernels.set(entry, id);
+  names.set(id, entry);
+  native.countKernel(id, handlesOf(reads), handlesOf(writes));
+}
 
 /** "sum.dim_IntList" of "aten::sum.dim_IntList(Tensor self, ...". */
 function nameOf(op: number): string {

@@ -52,6 +52,11 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
     options: undefined,
     written: [1, 2],
   }),
+  rmsNorm: ({ rows, columns }, dtype) => ({
+    inputs: [...[1, 2].map(() => randn([rows, columns], { dtype })), randn([columns], { dtype })],
+    options: { eps: 1e-5 },
+    written: [0],
+  }),
   addRmsNormGradient: ({ rows, columns }, dtype) => ({
     inputs: [...[1, 2, 3].map(() => randn([rows, columns], { dtype })), randn([columns], { dtype })],
     options: { eps: 1e-5 },

@@ -30,7 +30,7 @@ it("plans the 7B base in every precision: so much less, and a small scratch besi
   expect(fp8!.weights).toBe(int8!.weights);
   expect((8 * (nf4!.weights - full!.weights + 2 * linears)) / linears).toBeCloseTo(4.127, 2); // bits a weight
   for (const { others } of [int8!, nf4!]) expect(others - full!.others).toBeLessThanOrEqual(16 * MiB);
-  expect(fp8!.others - full!.others).toBeLessThanOrEqual(32 * MiB); // this card multiplies fp8: activations in it, and their pieces
+  expect(fp8!.others - full!.others).toBeLessThanOrEqual(48 * MiB); // this card multiplies fp8: activations in it, and their pieces
 });
 
 it.each(["int8", "nf4", "fp8"] as const)(
