@@ -12,6 +12,7 @@ const stepsOf = (losses: number[]): StepRecord[] =>
     lr: 1e-3,
     tokens: 100,
     tokensPerSecond: 50,
+    hostPeakBytes: 0,
     peakBytes: (40 + index) * MIB,
     stepMs: 2000,
     dataWaitRatio: 0.25,

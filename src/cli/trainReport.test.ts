@@ -1,5 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { CATEGORIES, type Category } from "../torch/device.ts";
 import { trainOptions } from "../train/options.ts";
+import type { StepPeaks } from "../train/peakWatch.ts";
 import type { StepRecord } from "../train/runLog.ts";
 import { Output } from "./report.ts";
 import { TrainReport } from "./trainReport.ts";
@@ -23,6 +25,11 @@ function reportTo({ json = false, terminal = true } = {}): TrainReport {
   return report;
 }
 
+/** Of a step that was not planned. */
+const categories = Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Record<Category, number>;
+const pool = { bytes: 2 ** 30, categories };
+const peaks: StepPeaks = { measured: { device: pool, host: pool }, planned: undefined, isExact: false };
+
 function stepRecord(step: number, changes: Partial<StepRecord> = {}): StepRecord {
   const rates = { lr: 3.1e-5, tokensPerSecond: 1912, dataWaitRatio: 0.03, stepMs: 8600 };
   return {
@@ -31,6 +38,7 @@ function stepRecord(step: number, changes: Partial<StepRecord> = {}): StepRecord
     gradNorm: 1.5,
     tokens: 16443,
     peakBytes: 2 ** 30,
+    hostPeakBytes: 0,
     epoch: 0,
     ...rates,
     ...changes,
@@ -44,7 +52,7 @@ describe("a run on a terminal", () => {
   });
 
   it("has one line that lives: loss, rate, speed, memory, share of waiting, and time left", () => {
-    reportTo().show({ event: "step", record: stepRecord(43), totalSteps: 80 });
+    reportTo().show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
     const [, line] = stderr.split("\r");
     expect(line).toContain("step 43/80  loss 0.4120 ▁  lr 3.1e-5  1,912 tok/s  1.0 GiB of 2.0 GiB ████▌");
     expect(line).toContain("step 8.6 s  data 3%  5 min 18 s left");
@@ -66,7 +74,7 @@ describe("a run on a terminal", () => {
       [1, 2],
       [2, 0.5],
     ] as const)
-      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 2 });
+      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 2, peaks });
     report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
     expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
@@ -76,11 +84,11 @@ describe("a run on a terminal", () => {
 
 it("for scripts prints one object a step with exactly the fields that are promised", () => {
   const report = reportTo({ json: true, terminal: false });
-  report.show({ event: "step", record: stepRecord(1), totalSteps: 80 });
+  report.show({ event: "step", record: stepRecord(1), totalSteps: 80, peaks });
   expect(
     stdout
       .split("\n")
       .filter(Boolean)
       .map((line) => Object.keys(JSON.parse(line))),
-  ).toEqual([["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "peakBytes"]]);
+  ).toEqual([["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "peakBytes", "hostPeakBytes"]]);
 });

@@ -1,7 +1,9 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
 import { formatBytes, formatCount, plural } from "../errors.ts";
+import type { StepPeaks } from "../train/peakWatch.ts";
 import type { TrainEvent, TrainResult } from "../train/trainer.ts";
 import { bar, formatDuration, type Output, sparkline } from "./report.ts";
+import { defectLine, peaksLine, planLines } from "./runPlanLines.ts";
 
 type StepEvent = Extract<TrainEvent, { event: "step" }>;
 type StartEvent = Extract<TrainEvent, { event: "start" }>;
@@ -21,6 +23,8 @@ export class TrainReport {
   #stepMs: number[] = [];
   #line = "";
   #phaseAtMs = 0;
+  /** Of the steps so far, that with the highest peak, and whether the first has been told of. */
+  #highest: StepPeaks | undefined;
 
   constructor(output: Output) {
     this.#output = output;
@@ -28,6 +32,8 @@ export class TrainReport {
 
   show(event: TrainEvent): void {
     if (event.event === "start") this.#begin(event);
+    else if (event.event === "plan") for (const line of planLines(event)) this.#output.note(line);
+    else if (event.event === "defect") this.#output.note(defectLine(event.step, event.defect));
     else if (event.event === "notice") this.#output.note(event.text);
     else if (event.event === "phase") this.#phase(event);
     else if (event.event === "step") this.#step(event);
@@ -36,6 +42,8 @@ export class TrainReport {
   }
 
   end(result: TrainResult, output: string): void {
+    const peaks = this.#highest && peaksLine(this.#highest);
+    if (peaks) this.#output.note(`peak of the run: ${peaks}`);
     if (result.ended === "finished") {
       const [first, last] = [this.#losses[0], this.#losses.at(-1)];
       const fall =
@@ -67,9 +75,12 @@ export class TrainReport {
     );
   }
 
-  #step({ record, totalSteps }: StepEvent): void {
-    const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes } = record;
-    this.#output.record({ step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes });
+  #step({ record, totalSteps, peaks }: StepEvent): void {
+    const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes, hostPeakBytes } = record;
+    const { plannedPeakBytes } = record; // left out of the JSON where it is undefined
+    const rates = { step, loss, gradNorm, lr, tokens, tokensPerSecond };
+    this.#output.record({ ...rates, peakBytes, hostPeakBytes, plannedPeakBytes });
+    this.#peaks(step, peaks);
     this.#losses.push(loss);
     this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);
     const meanStepMs = this.#stepMs.reduce((sum, ms) => sum + ms, 0) / this.#stepMs.length;
@@ -86,6 +97,13 @@ export class TrainReport {
       .join("  ");
     this.#output.live(this.#line);
   }
+
+  /** The first step's are told at once, the highest at the end. */
+  #peaks(step: number, peaks: StepPeaks): void {
+    const line = peaksLine(peaks);
+    if (this.#highest === undefined && line) this.#output.note(`step ${step}: ${line}`);
+    if (peaks.measured.device.bytes > (this.#highest?.measured.device.bytes ?? -1)) this.#highest = peaks;
+  }
 }
 
 /** "1.2/2.0 GiB █████"; without a cap the peak alone, and nothing where no one counts. */
@@ -96,7 +114,7 @@ function memoryOf(peakBytes: number, capBytes: number | undefined): string {
 }
 
 function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>): string {
-  const { step, loss, exactMatch, anls } = record;
+  const { step, loss, exactMatch, anls, unanswered } = record;
   const similarity = anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`;
-  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${best ? " (best so far)" : ""}`;
+  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${unanswered === undefined ? "" : `, ${unanswered} unanswered for want of memory`}${best ? " (best so far)" : ""}`;
 }

@@ -20,6 +20,29 @@ export interface BatchShape {
   labelTokens: number;
 }
 
+/** The rows of a micro-batch that there is. */
+export interface ExactShape {
+  /** Rows of each sample. */
+  rows: readonly number[];
+  imageSlices: MicroBatch["imageSlices"];
+  grids: readonly Grid[];
+  labelTokens: number;
+}
+
+export function exactShape({ sampleTokens, imageSlices, images, labelTokens }: MicroBatch): ExactShape {
+  return {
+    rows: sampleTokens,
+    imageSlices,
+    grids: images.map(({ rows, cols }) => ({ rows, cols })),
+    labelTokens,
+  };
+}
+
+/** Rows of each sample of a micro-batch. */
+export function rowsOfSamples(shape: BatchShape | ExactShape): readonly number[] {
+  return "rows" in shape ? shape.rows : Array<number>(shape.samples).fill(shape.sampleTokens);
+}
+
 /** Image tokens of one sample. */
 export function pictureTokens(pictures: readonly Grid[]): number {
   return pictures.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
@@ -38,34 +61,59 @@ export function gridOfTokens(tokens: number): Grid | undefined {
 }
 
 /** The rows of a batch shape. */
-export function plannedBatch({ samples, sampleTokens, pictures, labelTokens }: BatchShape): MicroBatch {
-  const tokens = samples * sampleTokens;
-  const targets = new Int32Array(tokens).fill(IGNORE);
+export function plannedBatch(shape: BatchShape | ExactShape): MicroBatch {
+  const rows = rowsOfSamples(shape);
+  const { grids, imageSlices } = "rows" in shape ? shape : alikeSlices(shape);
+  const tokens = rows.reduce((sum, count) => sum + count, 0);
   const positions = new Int32Array(tokens);
-  const imageSlices: MicroBatch["imageSlices"] = [];
+  rows.reduce((first, count) => {
+    for (let row = 0; row < count; row++) positions[first + row] = row;
+    return first + count;
+  }, 0);
+  const targets = "rows" in shape ? firstLabels(tokens, shape.labelTokens) : lastLabels(shape);
+  return {
+    inputIds: new Int32Array(tokens),
+    targets,
+    positions,
+    sampleTokens: [...rows],
+    imageSlices,
+    images: grids.map((grid) => ({ ...grid }) as MicroBatch["images"][number]), // on meta nobody reads pixels
+    samples: [],
+    labelTokens: "rows" in shape ? shape.labelTokens : shape.samples * shape.labelTokens,
+    epoch: 0,
+    dataWaitMs: 0,
+    position: START,
+  };
+}
+
+/** The pictures of samples that are alike. */
+function alikeSlices({
+  samples,
+  sampleTokens,
+  pictures,
+}: BatchShape): Pick<ExactShape, "grids" | "imageSlices"> {
+  const imageSlices: ExactShape["imageSlices"] = [];
   for (let sample = 0; sample < samples; sample++) {
-    const first = sample * sampleTokens;
-    for (let row = 0; row < sampleTokens; row++) positions[first + row] = row;
-    // a label is of the next row, so the last row of a sample has none
-    targets.fill(1, first + sampleTokens - 1 - labelTokens, first + sampleTokens - 1);
-    let start = first;
+    let start = sample * sampleTokens;
     pictures.forEach(({ rows, cols }, image) => {
       const end = start + imageTokens(rows, cols);
       imageSlices.push({ start, end, image });
       start = end;
     });
   }
-  return {
-    inputIds: new Int32Array(tokens),
-    targets,
-    positions,
-    sampleTokens: Array<number>(samples).fill(sampleTokens),
-    imageSlices,
-    images: pictures.map((grid) => ({ ...grid }) as MicroBatch["images"][number]), // on meta nobody reads pixels
-    samples: [],
-    labelTokens: samples * labelTokens,
-    epoch: 0,
-    dataWaitMs: 0,
-    position: START,
-  };
+  return { grids: pictures, imageSlices };
+}
+
+/** A label is of the next row, so the last row of a sample has none. */
+function lastLabels({ samples, sampleTokens, labelTokens }: BatchShape): Int32Array {
+  const targets = new Int32Array(samples * sampleTokens).fill(IGNORE);
+  for (let end = sampleTokens; end <= targets.length; end += sampleTokens) {
+    targets.fill(1, end - 1 - labelTokens, end - 1);
+  }
+  return targets;
+}
+
+/** How many rows have a label is all that memory depends on. */
+function firstLabels(tokens: number, labelTokens: number): Int32Array {
+  return new Int32Array(tokens).fill(IGNORE).fill(1, 0, labelTokens);
 }

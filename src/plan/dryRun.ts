@@ -22,7 +22,7 @@ import {
 } from "../torch/device.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
-import { type BatchShape, plannedBatch } from "./batch.ts";
+import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batch.ts";
 import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
 import { type OpTrace, opTimeMs, type Speed, traceOp } from "./cost.ts";
 import type { Card } from "./devices.ts";
@@ -40,7 +40,7 @@ export interface Configuration {
   model: ModelConfig;
   dtype: "float32" | "bfloat16";
   lora: LoraShape;
-  batch: BatchShape;
+  batch: BatchShape | ExactShape;
   policy: Policy;
   target: "cpu" | Card;
   /** Precision of the decoder's frozen matrices, and of embeddings and head; bf16 without. */
@@ -152,7 +152,7 @@ function runPhases(configuration: Configuration, end: (phase: string) => void): 
   resumeOnMeta(optimizer);
   end("resume");
   runStep(configuration, model, lora, end);
-  scope(() => normOfGradients(parameters));
+  scope(() => void normOfGradients(parameters));
   stepAdamW(optimizer, 1e-4, 0.5);
   end("update");
   saveOnMeta(optimizer, lora);
@@ -240,7 +240,7 @@ function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[
     budgetedBytes: target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes,
     phases: plans,
     timeline,
-    tokens: batch.samples * batch.sampleTokens,
+    tokens: rowsOfSamples(batch).reduce((sum, rows) => sum + rows, 0),
   };
 }
 
@@ -303,8 +303,8 @@ function joined(logs: readonly AllocationLog[]): Pick<AllocationLog, "ids" | "by
   return whole;
 }
 
-function countedOps(calls: readonly CountedCall[], { samples, sampleTokens }: BatchShape): CountedOp[] {
-  const packed = Array<number>(samples).fill(sampleTokens);
+function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShape): CountedOp[] {
+  const packed = [...rowsOfSamples(batch)];
   return calls
     .map(({ count, ...call }) => ({
       ...traceOp(isPacked(call, packed) ? { ...call, sampleTokens: packed } : call),
@@ -318,6 +318,6 @@ function isPacked({ op, inputs }: Omit<CountedCall, "count">, samples: readonly 
   return (
     samples.length > 1 &&
     op.startsWith("_flash_attention") &&
-    inputs[0]!.shape[0] === samples.length * samples[0]!
+    inputs[0]!.shape[0] === samples.reduce((sum, rows) => sum + rows, 0)
   );
 }

@@ -9,16 +9,27 @@ import { type LayerPolicy, layerPolicies, Policy } from "../step/policy.ts";
 /** What a user may fix of a policy. */
 export interface FixedPolicy {
   weights?: "resident" | "streamed" | undefined;
+  /** What a run can't change once it is under way: a policy's places and precisions. */
+  places?: RunPlaces | undefined;
+}
+
+/** The parts of a policy that a model, its factors and its optimizer are made for. */
+export type RunPlaces = Pick<Policy, (typeof RUN_PLACES)[number]>;
+const RUN_PLACES = ["weights", "embeddings", "head", "vision", "optimizer", "gradients"] as const;
+
+export function runPlaces(policy: Policy): RunPlaces {
+  return Object.fromEntries(RUN_PLACES.map((part) => [part, policy[part]])) as RunPlaces;
 }
 
 /** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
-export function fastPolicy({ weights = "resident" }: FixedPolicy = {}): Policy {
+export function fastPolicy({ weights = "resident", places }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
     mlpTileTokens: 4096,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
     weights: { source: weights },
+    ...places,
   });
 }
 
@@ -56,7 +67,8 @@ export function leanerPolicy(
   fixed: FixedPolicy = {},
 ): Policy | undefined {
   for (const { change } of CONCESSIONS) {
-    const leaner = change(policy, config, fixed);
+    const changed = change(policy, config, fixed);
+    const leaner = changed && { ...changed, ...fixed.places };
     if (leaner && JSON.stringify(leaner) !== JSON.stringify(policy) && isReal(leaner, config)) return leaner;
   }
   return undefined;

@@ -1,7 +1,7 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
 import type { ModelConfig } from "../models/spec.ts";
 import type { LayerPolicy, Policy } from "../step/policy.ts";
-import { type BatchShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
+import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
 import { type Speed, speedOf } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
@@ -18,6 +18,8 @@ export interface Workload {
   /** The part of a sample that is picture; without it, one picture of the most tokens that hd_num allows. */
   imageShare: number | undefined;
   batchSize: number;
+  /** The micro-batch, where it is known: the four above say nothing then. */
+  batch?: BatchShape | ExactShape | undefined;
 }
 
 export interface Limits {
@@ -95,7 +97,7 @@ export class Planner {
     const key = JSON.stringify([rank, dropout, targets, workload, policy]);
     const known = this.#known.get(key);
     if (known) return known;
-    const batch = batchOf(workload);
+    const batch = workload.batch ?? batchOf(workload);
     const run = dryRun({ ...this.#model, lora: { rank, dropout, targets }, batch, policy });
     this.#known.set(key, run);
     return run;

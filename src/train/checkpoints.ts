@@ -57,6 +57,8 @@ export interface TrainerState {
   data: DataPosition;
   accumulated: Accumulated;
   evals: EvalRecord[];
+  /** Where memory ran out: tokens of the length classes, in order. */
+  stepsDown: number[];
   options: Record<string, unknown>;
   /** Hashes by which a changed model or changed data are known. */
   fingerprints: Record<string, string>;

@@ -3,20 +3,24 @@ import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import type { LoadOptions } from "../models/weights.ts";
 import {
+  type Category,
   cudaDevices,
   memoryStats,
+  POOLS,
+  type Pool,
   resetPeak,
   setCap,
   setThreads,
-  type TrackedDevice,
 } from "../torch/device.ts";
 import type { Device, DType } from "../torch/tensor.ts";
+import { cardOf } from "./planner.ts";
 
 export interface ComputeOptions {
   dtype?: "fp32" | "bf16" | undefined;
   device?: Device | undefined;
   threads?: number | undefined;
   memory?: number | undefined;
+  host_memory?: number | undefined;
   base?: LoadOptions["base"];
   head_base?: LoadOptions["headBase"];
 }
@@ -32,7 +36,8 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16" } as const satisfies R
 export function startCompute(model: string, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
   if (options.threads !== undefined) setThreads(options.threads);
-  if (device === "cpu") setCap("cpu", options.memory);
+  setCap(device, options.memory === undefined ? undefined : options.memory - outsideBytes(device));
+  setCap(device, options.host_memory, "host");
   return {
     dtype: options.dtype ? DTYPES[options.dtype] : storedType(model),
     device,
@@ -50,17 +55,32 @@ export function chooseDevice(asked: Device | undefined): Device {
   return device;
 }
 
-/** Lets what comes next in this process have all the memory there is. */
-export function liftCap(): void {
-  setCap("cpu", undefined);
+/** What a device's memory holds beside what is allocated: CUDA's context. */
+function outsideBytes(device: Device): number {
+  return device === "cpu" ? 0 : cardOf(device as `cuda:${number}`).contextBytes;
 }
 
-/** Bytes at the peak since the last call; 0 where nothing tracks them. */
-export function takePeakBytes(device: Device): number {
-  if (device.startsWith("cuda")) return 0;
-  const { peakBytes } = memoryStats(device as TrackedDevice);
-  resetPeak(device as TrackedDevice);
-  return peakBytes;
+/** Lets what comes next in this process have all the memory there is. */
+export function liftCaps(device: Device): void {
+  setCap(device, undefined);
+  setCap(device, undefined, "host");
+}
+
+/** What either pool has held at most, and of what. */
+export type Peaks = Record<Pool, { bytes: number; categories: Record<Category, number> }>;
+
+/** Since the last resetPeaks. */
+export function peaksOf(device: Device): Peaks {
+  const peakOf = (pool: Pool): Peaks[Pool] => {
+    const { peakBytes, peakByCategory } = memoryStats(device, pool);
+    return { bytes: peakBytes, categories: peakByCategory };
+  };
+  return { device: peakOf("device"), host: peakOf("host") };
+}
+
+/** What comes from here on is counted anew, from what is alive. */
+export function resetPeaks(device: Device): void {
+  for (const pool of POOLS) resetPeak(device, pool);
 }
 
 /** float32 for a checkpoint that is stored so, else bfloat16. */

@@ -1,4 +1,5 @@
 /** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
+import { describeSource } from "../data/badSamples.ts";
 import { createBatches, layoutBatch, type PictureLoader } from "../data/batches.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../data/dialogue.ts";
 import type { SampleSource } from "../data/samples.ts";
@@ -11,6 +12,7 @@ import { GREEDY } from "../models/sampling.ts";
 import type { Model } from "../models/weights.ts";
 import type { Policy } from "../step/policy.ts";
 import { evalStep } from "../step/step.ts";
+import { OutOfMemoryError } from "../torch/device.ts";
 import { drive } from "./drive.ts";
 import { anls, exactMatch } from "./metrics.ts";
 
@@ -23,7 +25,18 @@ export interface Evaluator {
   /** Without one, answers are compared by their ids. */
   tokenizer: Tokenizer | undefined;
   signal?: AbortSignal | undefined;
+  /** Chooses the policy of each sample's loss instead. */
+  fitting?: Fitting;
+  /** Called for an answer that memory does not suffice for, which counts as wrong. Without it, that is an error. */
+  onUnanswered?: (source: SampleSource, cause: OutOfMemoryError) => void;
 }
+
+/** Runs a body under a policy that so many tokens fit with; `subject` is what errors call it. */
+export type Fitting = <T>(
+  subject: string,
+  tokens: number,
+  body: (policy: Policy) => Promise<T>,
+) => Promise<T>;
 
 export interface SampleLoss {
   /** Place in the list of samples. */
@@ -38,6 +51,8 @@ export interface Answer {
   index: number;
   expectedIds: number[];
   ids: number[];
+  /** Whether memory did not suffice for it. */
+  isMissing: boolean;
   exactMatch: number;
   /** Texts and their similarity, where there is a tokenizer. */
   text?: { expected: string; answer: string; anls: number };
@@ -50,12 +65,14 @@ export interface Evaluation {
   labelTokens: number;
   exactMatch: number;
   anls?: number;
+  /** Answers that memory did not suffice for, where there are any. */
+  unanswered?: number;
 }
 
 /** Loss of each sample, in order. */
 export async function* sampleLosses(
   samples: readonly PreparedSample[],
-  { model, lora, policy, pictures }: Evaluator,
+  { model, lora, policy, pictures, fitting = (_subject, _tokens, body) => body(policy) }: Evaluator,
 ): AsyncGenerator<SampleLoss> {
   const batches = createBatches({
     samples,
@@ -66,7 +83,10 @@ export async function* sampleLosses(
   });
   let index = 0;
   for await (const batch of batches) {
-    const { loss, labelTokens } = await drive(evalStep(model, lora, batch, policy));
+    const subject = batch.samples.map(describeSource).join(", ");
+    const { loss, labelTokens } = await fitting(subject, batch.inputIds.length, (chosen) =>
+      drive(evalStep(model, lora, batch, chosen)),
+    );
     yield { index: index++, loss, labelTokens };
   }
 }
@@ -105,6 +125,7 @@ export async function evaluate(
     if (evaluator.signal?.aborted) return undefined;
     answers.push(scored);
   }
+  const unanswered = sum(answers.map(({ isMissing }) => (isMissing ? 1 : 0)));
   const similarities = answers.flatMap(({ text }) => (text ? [text.anls] : []));
   return {
     loss: totalLoss(losses),
@@ -112,6 +133,7 @@ export async function evaluate(
     labelTokens: sum(losses.map(({ labelTokens }) => labelTokens)),
     exactMatch: mean(answers.map((scored) => scored.exactMatch)),
     ...(similarities.length > 0 && { anls: mean(similarities) }),
+    ...(unanswered > 0 && { unanswered }),
   };
 }
 
@@ -131,7 +153,7 @@ async function answer(
   sample: PreparedSample,
   start: number,
   end: number,
-  { model, lora, policy, pictures, tokenizer, signal }: Evaluator,
+  { model, lora, policy, pictures, tokenizer, signal, onUnanswered }: Evaluator,
 ): Promise<Omit<Answer, "index">> {
   const stopIds = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [model.config.eosId];
   const labelled = [...sample.inputIds.subarray(start, end)];
@@ -143,14 +165,21 @@ async function answer(
   );
   const labels = new Int32Array(start).fill(IGNORE);
   const prompt = layoutBatch([{ sample: { ...sample, inputIds, labels }, images }]);
-  const { ids } = await generate(model, lora, prompt, {
+  const generated = await generate(model, lora, prompt, {
     sampling: GREEDY,
     maxNewTokens: 2 * expectedIds.length + 1, // twice as long has no similarity that counts
     stopIds,
     visionBatch: policy.visionBatchTiles,
     ...(signal && { signal }),
+  }).catch((thrown) => {
+    if (!(thrown instanceof OutOfMemoryError && onUnanswered)) throw thrown;
+    onUnanswered(sample.source, thrown);
+    return undefined;
   });
-  return { expectedIds, ids, ...scores(expectedIds, ids, tokenizer) };
+  const ids = generated?.ids ?? [];
+  const made = scores(expectedIds, ids, tokenizer);
+  const isMissing = generated === undefined;
+  return { expectedIds, ids, isMissing, ...made, ...(isMissing && { exactMatch: 0 }) };
 }
 
 function scores(

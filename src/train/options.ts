@@ -30,7 +30,17 @@ export const computeOptions = group("Device and memory", {
   }),
   head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
   threads: count.optional().meta({ help: "CPU threads; without it one a core" }),
-  memory: byteAmount.optional().meta({ help: "most bytes that the run may hold; on the CPU a hard cap" }),
+  memory: byteAmount.optional().meta({
+    help: "most that may be held on the device, and what a run is planned for; on the CPU a hard cap; without it all that a GPU has free",
+  }),
+  host_memory: z
+    .union([z.literal(["0", 0]).transform(() => 0), byteAmount])
+    .optional()
+    .meta({
+      help: "most that may lie in the host's memory beside; without it as much as is of use",
+      value: "AMOUNT",
+      takes: "an amount of memory, as 64GiB, or 0",
+    }),
 });
 
 /** How pictures become tiles. */
@@ -202,6 +212,9 @@ const checkpointOptions = group("Checkpoints and evaluation", {
 });
 
 const policyOptions = group("Device and memory", {
+  planned_step: z.boolean().default(false).meta({
+    help: "plan each step to the byte, and record its planned peak beside the measured one",
+  }),
   policy: z
     .union([text, z.record(z.string(), z.unknown())])
     .optional()

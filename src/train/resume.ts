@@ -16,7 +16,7 @@ export const BEST_FOLDER = "best";
 const FREE_OPTIONS = new Set([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
   ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
-  ...["device", "threads", "memory"],
+  ...["device", "threads", "memory", "host_memory", "planned_step"],
   ...["policy", "head_groups", "mlp_tile", "loss_chunk", "vision_batch", "keep", "boundaries"],
 ]);
 

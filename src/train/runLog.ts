@@ -14,7 +14,11 @@ export interface StepRecord {
   lr: number;
   tokens: number;
   tokensPerSecond: number;
+  /** Of the device's pool, and of the host's. */
   peakBytes: number;
+  hostPeakBytes: number;
+  /** Of the device's pool; with planned_step. */
+  plannedPeakBytes?: number;
   stepMs: number;
   /** Share of the step's time spent waiting for data. */
   dataWaitRatio: number;
@@ -31,14 +35,20 @@ export interface EvalRecord {
   /** Share of the answers that are exactly as expected, and mean similarity of text. */
   exactMatch: number;
   anls?: number;
+  /** Answers that memory did not suffice for; they count as wrong. Absent where there are none. */
+  unanswered?: number;
 }
 
 export const STEPS_FILE = "steps.jsonl";
 export const EVALS_FILE = "evals.jsonl";
 export const OPTIONS_FILE = "train.yaml";
+/** The policy of the longest micro-batches, as --policy takes it. */
+export const POLICY_FILE = "policy.json";
+/** Steps that took more than their plan. */
+export const DEFECTS_FILE = "defects.jsonl";
 
 /** Adds a line. */
-export async function appendRecord(path: string, record: StepRecord | EvalRecord): Promise<void> {
+export async function appendRecord(path: string, record: object): Promise<void> {
   await appendFile(path, `${JSON.stringify(record)}\n`).catch((cause) => {
     throw cannotWrite(path, cause);
   });

@@ -1,9 +1,9 @@
 /** All that a run needs before its first step: output folder, data, model, factors, optimizer, and the state that it begins with. */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { resolve } from "node:path";
-import { readJsonObject } from "../checkpoint/disk.ts";
-import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { join, resolve } from "node:path";
+import { readJsonObject, writeFileWhole } from "../checkpoint/disk.ts";
+import { resolveModel } from "../checkpoint/folder.ts";
 import { readAdapter } from "../checkpoint/peft.ts";
 import { type ImagePool, openImagePool } from "../data/imagePool.ts";
 import { countBatches, type Packing, START } from "../data/packing.ts";
@@ -11,18 +11,24 @@ import type { Sampler } from "../data/sampling.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../models/lora.ts";
-import { type ModelConfig, readModelConfig } from "../models/spec.ts";
+import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
+import type { Planner } from "../plan/search.ts";
 import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
 import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
-import { type Compute, liftCap, startCompute } from "./compute.ts";
+import { type Compute, liftCaps, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
+import { type Demand, demandOf } from "./demand.ts";
+import { type GradientBackup, gradientCopies, zeroGradients } from "./gradientBackup.ts";
 import type { TrainOptions } from "./options.ts";
+import { limitsOf, plannerOf } from "./planner.ts";
+import { planRun, type RunPlanning } from "./planning.ts";
 import { checkSameRun, openOutput } from "./resume.ts";
-import { restartLog } from "./runLog.ts";
+import { POLICY_FILE, restartLog } from "./runLog.ts";
+import type { RunPlan, RunWorkload } from "./runPlan.ts";
 import { type Schedule, stepsOfRatio } from "./schedule.ts";
 
 export interface TrainingData {
@@ -39,60 +45,89 @@ export interface TrainingData {
 
 export interface Run {
   options: TrainOptions;
-  policy: Policy;
+  planner: Planner;
+  workload: RunWorkload;
+  demand: Demand;
+  plan: RunPlan;
   schedule: Schedule;
   data: TrainingData;
   model: Model;
   lora: Lora;
   optimizer: AdamW;
+  /** The gradients before the micro-batch under way. */
+  backup: GradientBackup;
   state: TrainerState;
   /** The last one, whole on disk. */
   checkpoint: string | undefined;
+  /** Tells the user. */
+  notice: (text: string) => void;
+}
+
+/** What was planned, for what. */
+export type PlannedRun = RunPlanning & { demand: Demand; planner: Planner };
+
+export interface OpenHooks {
+  notice: (text: string) => void;
+  /** Called before anything heavy is loaded. */
+  onPlan: (planned: PlannedRun) => void;
 }
 
 /** Things to do at the end, the last one first. */
 export type Closers = (() => unknown)[];
 
 /** Opens a run; what it takes is given back by `closers`, also where this throws. Nothing heavy is loaded before the data is checked. */
-export async function openRun(
-  given: TrainOptions,
-  notice: (text: string) => void,
-  closers: Closers,
-): Promise<Run> {
+export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Closers): Promise<Run> {
+  const { notice } = hooks;
   const checkpoint = await openOutput(given.output, given.resume, notice);
   const compute = startCompute(given.model, given);
-  closers.push(liftCap);
+  closers.push(() => liftCaps(compute.device));
   const options = settled(given, compute);
-  const config = configOf(options.model);
+  const planner = plannerOf(options.model, compute);
+  const { config } = planner;
   const policy = policyOf(options);
-  layerPolicies(policy, config); // refuses one that does not fit
+  if (policy) layerPolicies(policy, config); // refuses one that does not fit
   const data = await openData(options, config, notice);
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
+  const demand = demandOf(data.samples, data.packing);
+  const asked = { options, planner, demand, evalSamples: data.evalSamples, checkpoint, policy };
+  const planning = await planRun(asked);
+  const { plan, workload, backupPlace } = planning;
+  hooks.onPlan({ ...planning, demand, planner });
 
-  const model = loadModel(options.model, { ...compute, places: placesOf(policy) });
+  const model = loadModel(options.model, { ...compute, places: placesOf(plan.policy) });
   closers.push(() => disposeModel(model));
   const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
   if (checkpoint) checkSameRun(checkpoint, options, fingerprints);
   const { device, dtype } = compute;
-  const held = { device, gradients: policy.gradients, copies: factorCopies(policy, dtype) };
+  const held = { device, gradients: plan.policy.gradients, copies: factorCopies(plan.policy, dtype) };
   const lora = loraOf(config, options, held, checkpoint, notice);
   closers.push(() => disposeLora(lora));
-  const optimizer = optimizerOf(lora, options, policy);
+  const optimizer = optimizerOf(lora, options, plan.policy);
   closers.push(() => disposeAdamW(optimizer));
+  const gradients = optimizer.parameters.map(({ gradient }) => gradient);
+  const backup = backupPlace ? gradientCopies(gradients, backupPlace) : zeroGradients(gradients);
+  closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
+  const { stepsDown } = plan;
   const state = checkpoint
-    ? { ...checkpoint.state, options }
-    : newState({ totalSteps: schedule.totalSteps, options, fingerprints });
+    ? { ...checkpoint.state, options, stepsDown }
+    : newState({ totalSteps: schedule.totalSteps, options, fingerprints, stepsDown });
   await restartLog(options.output, options, state);
-  return { options, policy, schedule, data, model, lora, optimizer, state, checkpoint: checkpoint?.folder };
+  writeFileWhole(join(options.output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
+  return {
+    ...{ options, planner, workload, demand, plan, schedule, data, model, lora, optimizer, backup, state },
+    ...{ checkpoint: checkpoint?.folder, notice },
+  };
 }
 
 /** The same options with what they leave to the machine, and paths that hold from any working folder. */
 function settled(options: TrainOptions, { dtype, device }: Compute): TrainOptions {
   const { adapter, eval_data } = options;
+  const limits = limitsOf(options, device);
   return {
     ...options,
+    ...(limits && Number.isFinite(limits.budgetBytes) && { memory: limits.budgetBytes }),
     model: existsSync(options.model) ? resolve(options.model) : options.model,
     output: resolve(options.output),
     data: options.data.map((file) => resolve(file)),
@@ -103,29 +138,24 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
   };
 }
 
-function configOf(model: string): ModelConfig {
-  const folder = openModelFolder(resolveModel(model));
-  try {
-    return readModelConfig(folder);
-  } finally {
-    folder.weights.close();
-  }
-}
-
-function policyOf(options: TrainOptions): Policy {
+/** The policy that the options give, in whole or in part; undefined where they leave it to the plan. */
+function policyOf(options: TrainOptions): Policy | undefined {
+  const spell = (key: string): string => `policy: ${key}`;
   if (options.policy !== undefined) {
     const json = typeof options.policy === "string" ? readJsonObject(options.policy) : options.policy;
-    return parseOptions(Policy, json, (key) => `policy: ${key}`);
+    return parseOptions(Policy, json, spell);
   }
   const { head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries } = options;
-  const given = {
+  const given = [head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries];
+  if (given.every((part) => part === undefined)) return undefined;
+  const policy = {
     headGroups: head_groups,
     mlpTileTokens: mlp_tile,
     lossChunkTokens: loss_chunk,
     visionBatchTiles: vision_batch,
     layers: [{ count: 1, keep, boundary: boundaries }],
   };
-  return parseOptions(Policy, given, (key) => `policy: ${key}`);
+  return parseOptions(Policy, policy, spell);
 }
 
 async function openData(
@@ -201,7 +231,9 @@ function optimizerOf(lora: Lora, options: TrainOptions, policy: Policy): AdamW {
   return createAdamW(loraParameters(lora), adamW, policy.optimizer);
 }
 
-function newState(known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints">): TrainerState {
+function newState(
+  known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints" | "stepsDown">,
+): TrainerState {
   return { version: 1, step: 0, microBatches: 0, data: START, accumulated: EMPTY_STEP, evals: [], ...known };
 }
 

@@ -2,8 +2,10 @@
 import { describeSource } from "../data/badSamples.ts";
 import type { SampleSource } from "../data/samples.ts";
 import { UserError } from "../errors.ts";
-import type { OutOfMemoryError } from "../torch/device.ts";
+import type { Limits } from "../plan/search.ts";
+import { cardMemory, type OutOfMemoryError } from "../torch/device.ts";
 import { checkpointFolders } from "./checkpoints.ts";
+import { waysToFit } from "./refusal.ts";
 import type { Run } from "./setup.ts";
 
 /** Runs a part of a run; to an error that its user can mend it adds the way on. */
@@ -16,14 +18,34 @@ export async function withWayOn<T>(run: Run, part: () => Promise<T>): Promise<T>
   }
 }
 
-/** Memory ran out; `subject` is what does not fit. */
-export function doesNotFit(subject: string, cause: OutOfMemoryError, run?: Run): UserError {
-  const levers =
-    "Pass more --memory, a lower --hd-num, or --boundaries host, a higher --head-groups, a smaller --mlp-tile.";
-  return new UserError(`${subject} does not fit: ${cause.message}.`, {
-    fix: run ? `${levers}\n${howToGoOn(run)}` : levers,
+/** Memory ran out where no policy can help; `subject` is what does not fit. */
+export function ranOut(subject: string, cause: OutOfMemoryError, run?: Run): UserError {
+  const fix = run ? `Pass more --memory.\n${howToGoOn(run)}` : "Pass more --memory, or a lower --hd-num.";
+  return new UserError(`${subject} does not fit: ${cause.message}.`, { fix, cause });
+}
+
+/** Memory ran out under the leanest policy. What would fit is solved for what this run has at all. */
+export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
+  const { options, planner, demand, workload } = run;
+  const ways = await waysToFit({ planner, workload, demand, limits: roomOf(run, cause), options });
+  return new UserError(`${subject} does not fit even under the leanest policy: ${cause.message}.`, {
+    fix: [["Pass more --memory", ...ways].join("\nor   "), howToGoOn(run)].join("\n"),
     cause,
   });
+}
+
+/** What there is for a run: the cap, or on a card what it holds and what is free. */
+function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): Limits {
+  const { device } = model;
+  const free = (): number => {
+    if (device === "cpu") return Number.POSITIVE_INFINITY;
+    const { freeBytes, reservedBytes } = cardMemory(device as `cuda:${number}`);
+    return freeBytes + reservedBytes;
+  };
+  return {
+    budgetBytes: options.memory ?? (pool === "device" ? capBytes : undefined) ?? free(),
+    hostBytes: options.host_memory ?? Number.POSITIVE_INFINITY,
+  };
 }
 
 /** A number of the step that is being done is NaN or Infinity; `subject` says which. */

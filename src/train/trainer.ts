@@ -6,28 +6,38 @@ import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
-import { formatCount, type UserError } from "../errors.ts";
-import { mixSeed } from "../nn/dropout.ts";
+import type { UserError } from "../errors.ts";
 import { clipCoefficient, gradientNorm, stepAdamW } from "../step/optimizer.ts";
-import { type StepPhase, type StepResult, trainStep } from "../step/step.ts";
+import type { StepPhase, StepResult } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { EMPTY_STEP, pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
-import { takePeakBytes } from "./compute.ts";
-import { drive } from "./drive.ts";
-import { evaluate } from "./evaluate.ts";
+import { type Evaluator, evaluate } from "./evaluate.ts";
+import { fitting, runMicroBatch } from "./microBatch.ts";
 import { type TrainInput, type TrainOptions, trainOptions } from "./options.ts";
+import { type Defect, PeakWatch, type StepPeaks } from "./peakWatch.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER } from "./resume.ts";
-import { appendRecord, EVALS_FILE, type EvalRecord, STEPS_FILE, type StepRecord } from "./runLog.ts";
+import {
+  appendRecord,
+  DEFECTS_FILE,
+  EVALS_FILE,
+  type EvalRecord,
+  STEPS_FILE,
+  type StepRecord,
+} from "./runLog.ts";
 import { learningRate } from "./schedule.ts";
-import { type Closers, openRun, type Run } from "./setup.ts";
-import { doesNotFit, namesOf, notFinite, withWayOn } from "./stops.ts";
+import { type Closers, type OpenHooks, openRun, type PlannedRun, type Run } from "./setup.ts";
+import { namesOf, notFinite, ranOut, withWayOn } from "./stops.ts";
 
 export type TrainEvent =
   | { event: "start"; options: TrainOptions; step: number; totalSteps: number; samples: number }
+  /** Before anything heavy is loaded. */
+  | ({ event: "plan" } & PlannedRun)
   | { event: "notice"; text: string }
   | { event: "phase"; step: number; microBatch: number; phase: StepPhase }
   | { event: "microBatch"; step: number; microBatch: number; loss: number; samples: SampleSource[] }
-  | { event: "step"; record: StepRecord; totalSteps: number }
+  | { event: "step"; record: StepRecord; totalSteps: number; peaks: StepPeaks }
+  /** A step took more memory than its plan: the plan is wrong. */
+  | { event: "defect"; step: number; defect: Defect }
   | { event: "eval"; record: EvalRecord; best: boolean }
   | { event: "checkpoint"; step: number; folder: string };
 
@@ -47,12 +57,17 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
   const emit = onEvent ?? (() => {});
   const closers: Closers = [];
   try {
-    const run = await openRun(trainOptions(input), (text) => emit({ event: "notice", text }), closers);
+    const hooks: OpenHooks = {
+      notice: (text) => emit({ event: "notice", text }),
+      onPlan: (planned) => emit({ event: "plan", ...planned }),
+    };
+    const run = await openRun(trainOptions(input), hooks, closers);
     const { step, totalSteps } = run.state;
     emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
-    return await runToEnd({ ...run, signal, emit, saved: run.checkpoint !== undefined, stepSamples: [] });
+    const saved = run.checkpoint !== undefined;
+    return await runToEnd({ ...run, signal, emit, saved, stepSamples: [], watch: new PeakWatch(run) });
   } catch (thrown) {
-    throw thrown instanceof OutOfMemoryError ? doesNotFit("The run", thrown) : thrown;
+    throw thrown instanceof OutOfMemoryError ? ranOut("The run", thrown) : thrown;
   } finally {
     for (const close of closers.reverse()) await close();
   }
@@ -63,6 +78,7 @@ interface Running extends Run {
   emit: (event: TrainEvent) => void;
   /** Whether the state is that of the last checkpoint. */
   saved: boolean;
+  watch: PeakWatch;
   /** Of the current step, as far as this process has seen them. */
   stepSamples: SampleSource[];
 }
@@ -104,6 +120,7 @@ async function takeStep(
   batches: AsyncGenerator<MicroBatch>,
 ): Promise<"done" | "interrupted" | "no data"> {
   const { state, options, signal } = run;
+  run.watch.startStep();
   while (state.accumulated.microBatches < options.gradient_accumulation) {
     if (signal?.aborted) return "interrupted";
     const startMs = performance.now();
@@ -115,32 +132,29 @@ async function takeStep(
     addToStep(run, batch, result, performance.now() - startMs);
   }
   if (state.accumulated.microBatches === 0) return "no data";
-  await updateFactors(run);
+  await updateFactors(run).catch((thrown) => {
+    throw thrown instanceof OutOfMemoryError
+      ? ranOut(`The update of step ${state.step + 1}`, thrown, run)
+      : thrown;
+  });
   return "done";
 }
 
 /** Adds a micro-batch's gradients to those of the step. */
 async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> {
-  const { model, lora, policy, state, options, emit } = run;
+  const { state, options, emit } = run;
   const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
   const lossScale = weightOf(options, batch.labelTokens);
-  const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
-  const steps = trainStep(model, lora, batch, policy, { lossScale, dropoutSeed });
-  const result = await drive(steps, (phase) => emit({ event: "phase", step, microBatch, phase })).catch(
-    (thrown) => {
-      throw thrown instanceof OutOfMemoryError ? doesNotFit(subjectOf(batch, step), thrown, run) : thrown;
-    },
+  const result = await runMicroBatch(run, batch, lossScale, (phase) =>
+    emit({ event: "phase", step, microBatch, phase }),
   );
+  run.watch.add(batch);
   emit({ event: "microBatch", step, microBatch, loss: result.loss, samples: batch.samples });
   if (!Number.isFinite(result.loss)) {
     throw await notFinite(run, `the loss of ${namesOf(batch.samples)}`, run.saved);
   }
   run.stepSamples.push(...batch.samples);
   return result;
-}
-
-function subjectOf({ samples, inputIds }: MicroBatch, step: number): string {
-  return `Step ${step}: ${namesOf(samples)} (${formatCount(inputIds.length)} tokens)`;
 }
 
 /** What a micro-batch counts for in its step: one as another, or by their labels. */
@@ -184,6 +198,7 @@ async function updateFactors(run: Running): Promise<void> {
   run.saved = false;
 
   const stepMs = sums.elapsedMs + performance.now() - startMs;
+  const { defects, ...peaks } = run.watch.endStep();
   const record: StepRecord = {
     step: state.step,
     loss: lossSum / weightSum,
@@ -191,13 +206,20 @@ async function updateFactors(run: Running): Promise<void> {
     lr,
     tokens,
     tokensPerSecond: (tokens / stepMs) * 1000,
-    peakBytes: takePeakBytes(run.model.device),
+    peakBytes: peaks.measured.device.bytes,
+    hostPeakBytes: peaks.measured.host.bytes,
+    ...(options.planned_step && peaks.planned && { plannedPeakBytes: peaks.planned.device.peakBytes }),
     stepMs,
     dataWaitRatio: dataWaitMs / stepMs,
     epoch,
   };
-  await withWayOn(run, () => appendRecord(join(options.output, STEPS_FILE), record));
-  emit({ event: "step", record, totalSteps: state.totalSteps });
+  await withWayOn(run, async () => {
+    await appendRecord(join(options.output, STEPS_FILE), record);
+    for (const defect of defects)
+      await appendRecord(join(options.output, DEFECTS_FILE), { step: state.step, ...defect });
+  });
+  emit({ event: "step", record, totalSteps: state.totalSteps, peaks });
+  for (const defect of defects) emit({ event: "defect", step: state.step, defect });
 }
 
 /** Every so many steps, and at the end. */
@@ -212,7 +234,7 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   const due = data.evalSamples.length > 0 && isDue(run, options.eval_every) && evals.at(-1)?.step !== step;
   if (!due) return "done";
   if (signal?.aborted) return "interrupted";
-  const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, { ...run, ...data }));
+  const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, evaluatorOf(run)));
   if (!evaluation) return "interrupted";
   if ("notFinite" in evaluation)
     throw await notFinite(run, `the loss of ${namesOf([evaluation.notFinite])}`, run.saved);
@@ -226,6 +248,16 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   });
   emit({ event: "eval", record, best });
   return "done";
+}
+
+/** The run's model and factors; losses under the policies of their lengths. */
+function evaluatorOf(run: Running): Evaluator {
+  const { model, lora, plan, data, signal } = run;
+  return {
+    ...{ model, lora, policy: plan.policy, pictures: data.pictures, tokenizer: data.tokenizer, signal },
+    fitting: (subject, tokens, body) => fitting(run, `Evaluation: ${subject}`, tokens, undefined, body),
+    onUnanswered: (source, { message }) => run.notice(`no answer to ${namesOf([source])}: ${message}`),
+  };
 }
 
 async function save(run: Running): Promise<void> {

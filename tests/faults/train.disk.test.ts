@@ -58,6 +58,7 @@ afterEach(() => rmSync(output, { recursive: true }));
 const stateOf = (step: number): TrainerState => ({
   ...{
     version: 1,
+    stepsDown: [],
     step,
     totalSteps: 9,
     microBatches: 2 * step + 1,

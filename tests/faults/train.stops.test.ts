@@ -54,15 +54,16 @@ describe("a loss or gradient that is not finite", () => {
 
 describe("too little memory", () => {
   const cap = (bytes: number): Partial<TrainInput> => ({ max_steps: 9, memory: bytes });
+  const own = { head_groups: 1 }; // a policy of the user's is tried as it is
 
   it("for a micro-batch names step, sample, tokens and what to do, and gives back every byte", async () => {
     const before = [memoryStats("cpu").liveBytes, liveTensors()];
-    const { message, fix } = await errorOf(cap(700_000));
+    const { message, fix } = await errorOf({ ...cap(700_000), ...own });
     expect(message).toMatch(
-      /^Step 3: .*data\.jsonl:3: sample 2 \(328 tokens\) does not fit: out of memory on cpu: /,
+      /^Step 3: .*data\.jsonl:3: sample 2 \(328 tokens\) does not fit even under the leanest policy: out of memory on cpu: /,
     );
     expect(message).toContain("cap 683.6 KiB");
-    expect(fix).toMatch(/Pass more --memory, a lower --hd-num/);
+    expect(fix).toMatch(/^Pass more --memory\n/);
     expect([memoryStats("cpu").liveBytes, liveTensors()]).toEqual(before);
     expect(memoryStats("cpu").capBytes).toBeUndefined();
 
@@ -72,10 +73,21 @@ describe("too little memory", () => {
 
   it("for the model is said as well", async () => {
     const before = memoryStats("cpu").liveBytes;
-    const { message, fix } = await errorOf(cap(20_000));
+    const { message, fix } = await errorOf({ ...cap(20_000), ...own });
     expect(message).toMatch(/^The run does not fit: out of memory on cpu: /);
     expect(fix).toContain("--memory");
     expect(memoryStats("cpu").liveBytes).toBe(before);
+  });
+
+  it("is said before anything is loaded, with the longest sample, its tokens, and what would do", async () => {
+    const { message, fix } = await errorOf(cap(700_000));
+    expect(message).toMatch(
+      /^683\.6 KiB are too little: the longest sample, .*data\.jsonl:6: sample 5, has 354 tokens, which takes at least 4\.\d MiB\.$/,
+    );
+    expect(fix).toMatch(/^Pass --memory 5MiB\nor {3}--max-length \d+ --skip-bad/);
+    expect(memoryStats("cpu").capBytes).toBeUndefined();
+    const enough = await runWith({ ...input, output, ...cap(5 * 2 ** 20) });
+    expect(enough).toMatchObject({ result: { ended: "finished" } });
   });
 
   it("a run that fits gives back every byte too, also where it is interrupted", async () => {

@@ -1,0 +1,75 @@
+/** A run's plan in lines: what it takes and gives up before the run, and planned beside measured after its first step and at its end. */
+import { describeSource } from "../data/badSamples.ts";
+import { formatBytes, formatCount } from "../errors.ts";
+import { concessionsOf } from "../plan/ladder.ts";
+import type { Category } from "../torch/device.ts";
+import type { Defect, StepPeaks } from "../train/peakWatch.ts";
+import type { PlannedRun } from "../train/setup.ts";
+
+const NAMES = {
+  weights: "frozen base",
+  loraParameters: "LoRA",
+  loraGradients: "LoRA gradients",
+  optimizerState: "optimizer",
+  inputData: "input data",
+  visionFeatures: "vision",
+  boundaryActivations: "boundary activations",
+  workingSet: "working set",
+  loss: "loss",
+  workspace: "workspace",
+} as const satisfies Record<Category, string>;
+
+/** Categories that are named one by one; what is left of the peak is a rest. */
+const SHOWN_CATEGORIES = 5;
+
+/** None where nothing was planned. */
+export function planLines({ plan, demand, planner, limits }: PlannedRun): string[] {
+  const { longest } = plan;
+  if (!longest || !limits) return [];
+  const { run, policy } = longest;
+  const of = Number.isFinite(limits.budgetBytes) ? ` of ${formatBytes(limits.budgetBytes)}` : "";
+  const host = run.hostBytes > 0 ? `, and ${formatBytes(run.hostBytes)} on the host` : "";
+  const tokens = `${formatCount(demand.mostTokens)} tokens`;
+  const largest =
+    demand.mostTokens > demand.longest.tokens
+      ? `micro-batches of up to ${tokens}`
+      : `the longest sample, ${describeSource(demand.longest.source)}, ${tokens}`;
+  const gives = concessionsOf(policy, planner.config);
+  return [
+    `planned ${formatBytes(run.budgetedBytes)}${of}${host}, for ${largest}: ${partsOf(run.device.categories)}`,
+    `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up but what is recomputed"}; shorter micro-batches give up less where they can`,
+  ];
+}
+
+/** "planned 201.3 MiB, measured 201.3 MiB"; undefined where nothing was planned. */
+export function peaksLine({ planned, measured, isExact }: StepPeaks): string | undefined {
+  if (!planned) return undefined;
+  const pair = (plannedBytes: number, measuredBytes: number): string =>
+    `planned ${isExact ? "" : "at most "}${formatBytes(plannedBytes)}, measured ${formatBytes(measuredBytes)}`;
+  const host =
+    planned.host.peakBytes > 0 || measured.host.bytes > 0
+      ? `; host: ${pair(planned.host.peakBytes, measured.host.bytes)}`
+      : "";
+  return `${pair(planned.device.peakBytes, measured.device.bytes)}${host}`;
+}
+
+export function defectLine(step: number, { pool, plannedBytes, measuredBytes, categories }: Defect): string {
+  const percent = ((100 * measuredBytes) / plannedBytes - 100).toFixed(1);
+  const where = categories
+    .slice(0, SHOWN_CATEGORIES)
+    .map(
+      ({ category, ...bytes }) =>
+        `${NAMES[category]} ${formatBytes(bytes.measuredBytes)} instead of ${formatBytes(bytes.plannedBytes)}`,
+    );
+  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan: please report it with defects.jsonl.`;
+}
+
+function partsOf(categories: Record<Category, number>): string {
+  const entries = (Object.entries(categories) as [Category, number][]).filter(([, bytes]) => bytes > 0);
+  const byBytes = entries.sort(([, one], [, other]) => other - one);
+  const shown = byBytes
+    .slice(0, SHOWN_CATEGORIES)
+    .map(([name, bytes]) => `${NAMES[name]} ${formatBytes(bytes)}`);
+  const restBytes = byBytes.slice(SHOWN_CATEGORIES).reduce((sum, [, bytes]) => sum + bytes, 0);
+  return [...shown, ...(restBytes > 0 ? [`rest ${formatBytes(restBytes)}`] : [])].join(", ");
+}

@@ -1,0 +1,46 @@
+/** LoRA gradients as they were before a micro-batch, so that one that ran out of memory can be undone to the bit. */
+import type { Place } from "../models/places.ts";
+import { emptyOnHost, startCopy } from "../torch/copies.ts";
+import { category, type Pool } from "../torch/device.ts";
+import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+
+export interface GradientBackup extends Disposable {
+  /** What it takes of either pool. */
+  bytes: Record<Pool, number>;
+  /** Remembers the gradients as they are. */
+  save(): void;
+  /** Gives them back their values of then. */
+  restore(): void;
+}
+
+/** Room for a copy of the gradients, where a step has several micro-batches. */
+export function gradientCopies(gradients: readonly Tensor[], place: Place): GradientBackup {
+  const room = ({ shape, dtype, device }: Tensor): Tensor => emptyOnHost(shape, { dtype, device });
+  const copies = category("loraGradients", () =>
+    keep(
+      scope(() => gradients.map((gradient) => (place === "host" ? room(gradient) : gradient.zerosLike()))),
+    ),
+  );
+  const bytes = gradients.reduce((sum, gradient) => sum + gradient.bytes, 0);
+  return {
+    bytes: { device: 0, host: 0, [place]: bytes },
+    save: () => copyAll(copies, gradients),
+    restore: () => copyAll(gradients, copies),
+    [Symbol.dispose]: () => dispose(copies),
+  };
+}
+
+/** Where a step has one micro-batch, gradients are zero before it. */
+export function zeroGradients(gradients: readonly Tensor[]): GradientBackup {
+  return {
+    bytes: { device: 0, host: 0 },
+    save: () => {},
+    restore: () => scope(() => gradients.forEach((gradient) => void gradient.zero_())),
+    [Symbol.dispose]: () => {},
+  };
+}
+
+/** One after the other: what comes next on the device may change them. */
+function copyAll(to: readonly Tensor[], from: readonly Tensor[]): void {
+  for (const [index, target] of to.entries()) startCopy(target, from[index]!).wait();
+}

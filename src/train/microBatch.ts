@@ -1,0 +1,60 @@
+/**
+ * One micro-batch, which no lack of memory ends as long as a leaner policy is left: what it took is freed, the gradients are again what
+ * they were, and it is done once more. What a policy gives up is time, never a result.
+ */
+import type { MicroBatch } from "../data/batches.ts";
+import { formatCount } from "../errors.ts";
+import { mixSeed } from "../nn/dropout.ts";
+import { concessionsOf } from "../plan/ladder.ts";
+import type { Policy } from "../step/policy.ts";
+import { type StepPhase, type StepResult, trainStep } from "../step/step.ts";
+import { emptyCache, OutOfMemoryError } from "../torch/device.ts";
+import { drive } from "./drive.ts";
+import type { GradientBackup } from "./gradientBackup.ts";
+import type { Run } from "./setup.ts";
+import { doesNotFit, namesOf } from "./stops.ts";
+
+/** Adds a micro-batch's gradients to those of the step. Throws UserError where it does not fit under the leanest policy. */
+export async function runMicroBatch(
+  run: Run,
+  batch: MicroBatch,
+  lossScale: number,
+  onPhase: (phase: StepPhase) => void,
+): Promise<StepResult> {
+  const { model, lora, state, options, backup } = run;
+  const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
+  const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
+  backup.save();
+  return await fitting(run, subject, batch.inputIds.length, backup, (policy) =>
+    drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed }), onPhase),
+  );
+}
+
+/**
+ * Runs the body under the policy of so many tokens, and again under a leaner one whenever memory runs out; `subject` is what errors and
+ * notices call it. Throws UserError where none is left.
+ */
+export async function fitting<T>(
+  run: Run,
+  subject: string,
+  tokens: number,
+  undo: Pick<GradientBackup, "restore"> | undefined,
+  body: (policy: Policy) => Promise<T>,
+): Promise<T> {
+  for (;;) {
+    try {
+      return await body(run.plan.policyFor(tokens));
+    } catch (thrown) {
+      if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+      if (run.model.device.startsWith("cuda")) emptyCache(run.model.device as `cuda:${number}`);
+      undo?.restore();
+      const leaner = run.plan.stepDown(tokens);
+      if (!leaner)
+        throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, thrown, run);
+      const gives = concessionsOf(leaner, run.model.config).join(", ") || "the next leaner policy";
+      run.notice(
+        `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result.`,
+      );
+    }
+  }
+}

@@ -1,0 +1,112 @@
+/** Holds a run to its plan: measured peaks beside planned ones, step by step, and what took more than it should have. */
+import type { MicroBatch } from "../data/batches.ts";
+import type { PoolPlan } from "../plan/dryRun.ts";
+import { CATEGORIES, type Category, POOLS, type Pool } from "../torch/device.ts";
+import { type Peaks, peaksOf, resetPeaks } from "./compute.ts";
+import type { Run } from "./setup.ts";
+
+/** More than this of the plan is a defect of the plan. */
+const TOLERATED_RATIO = 1.01;
+
+export type PlannedPeaks = Record<Pool, PoolPlan>;
+
+export interface StepPeaks {
+  measured: Peaks;
+  /** Undefined where nothing was planned. */
+  planned: PlannedPeaks | undefined;
+  /** Whether it is of the very micro-batches, and not of the longest of their classes. */
+  isExact: boolean;
+}
+
+/** A pool that held more than planned, and the categories that say where, the largest difference first. */
+export interface Defect {
+  pool: Pool;
+  plannedBytes: number;
+  measuredBytes: number;
+  categories: { category: Category; plannedBytes: number; measuredBytes: number }[];
+}
+
+export class PeakWatch {
+  readonly #run: Run;
+  #planned: PlannedPeaks | undefined;
+  #isFirst = true;
+  #stepsDown = 0;
+
+  constructor(run: Run) {
+    this.#run = run;
+  }
+
+  /** What was before, loading or an evaluation, counts no longer. */
+  startStep(): void {
+    resetPeaks(this.#run.model.device);
+    this.#planned = undefined;
+    this.#stepsDown = this.#run.plan.stepsDown.length;
+  }
+
+  /** Another micro-batch of the step is done. */
+  add(batch: MicroBatch): void {
+    const { plan } = this.#run;
+    if (!this.#isExact && !plan.longest) return;
+    const { device, host } = this.#isExact ? plan.planned(batch) : plan.plannedAtMost(batch.inputIds.length);
+    this.#planned = this.#planned
+      ? { device: larger(this.#planned.device, device), host: larger(this.#planned.host, host) }
+      : { device, host };
+  }
+
+  endStep(): StepPeaks & { defects: Defect[] } {
+    const isExact = this.#isExact;
+    const measured = peaksOf(this.#run.model.device);
+    const planned = this.#planned && withBackup(this.#planned, this.#run);
+    const wasDisturbed = this.#run.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
+    this.#isFirst = false;
+    return {
+      measured,
+      planned,
+      isExact,
+      defects: planned && !wasDisturbed ? defectsOf(planned, measured) : [],
+    };
+  }
+
+  /** The first step of a planned run is planned anew, to the byte, and all are where that is asked for. */
+  get #isExact(): boolean {
+    const { options, plan } = this.#run;
+    return options.planned_step || (this.#isFirst && plan.longest !== undefined);
+  }
+}
+
+function larger(one: PoolPlan, other: PoolPlan): PoolPlan {
+  return other.peakBytes > one.peakBytes ? other : one;
+}
+
+/** The same with the copy of the gradients. */
+function withBackup(planned: PlannedPeaks, { backup }: Run): PlannedPeaks {
+  const more = ({ peakBytes, categories }: PoolPlan, bytes: number): PoolPlan => ({
+    peakBytes: peakBytes + bytes,
+    categories: { ...categories, loraGradients: categories.loraGradients + bytes },
+  });
+  return {
+    device: more(planned.device, backup.bytes.device),
+    host: more(planned.host, backup.bytes.host),
+  };
+}
+
+function defectsOf(planned: PlannedPeaks, measured: Peaks): Defect[] {
+  return POOLS.filter((pool) => measured[pool].bytes > planned[pool].peakBytes * TOLERATED_RATIO).map(
+    (pool) => ({
+      pool,
+      plannedBytes: planned[pool].peakBytes,
+      measuredBytes: measured[pool].bytes,
+      categories: CATEGORIES.map((category) => ({
+        category,
+        plannedBytes: planned[pool].categories[category],
+        measuredBytes: measured[pool].categories[category],
+      }))
+        .filter(({ plannedBytes, measuredBytes }) => plannedBytes !== measuredBytes)
+        .sort((one, other) => excessOf(other) - excessOf(one)),
+    }),
+  );
+}
+
+function excessOf({ plannedBytes, measuredBytes }: { plannedBytes: number; measuredBytes: number }): number {
+  return measuredBytes - plannedBytes;
+}

@@ -1,0 +1,94 @@
+/** The plan of a run, made from its options and its data before anything is loaded. */
+import { readAdapter } from "../checkpoint/peft.ts";
+import type { PreparedSample } from "../data/validate.ts";
+import type { Place } from "../models/places.ts";
+import { fastPolicy } from "../plan/ladder.ts";
+import type { Limits, Planner } from "../plan/search.ts";
+import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
+import { scope } from "../torch/tensor.ts";
+import type { Checkpoint } from "./checkpoints.ts";
+import type { Demand } from "./demand.ts";
+import type { TrainOptions } from "./options.ts";
+import { limitsOf } from "./planner.ts";
+import { tooLittleMemory } from "./refusal.ts";
+import { RunPlan, type RunWorkload, workloadOf } from "./runPlan.ts";
+
+export interface PlanRequest {
+  options: TrainOptions;
+  planner: Planner;
+  demand: Demand;
+  evalSamples: readonly PreparedSample[];
+  checkpoint: Checkpoint | undefined;
+  /** The user's own, if there is one. */
+  policy: Policy | undefined;
+}
+
+export interface RunPlanning {
+  plan: RunPlan;
+  workload: RunWorkload;
+  /** Where gradients are copied to before a micro-batch; undefined where a step has but one. */
+  backupPlace: Place | undefined;
+  /** What was planned within; undefined where the policy is the user's, or nothing says how much there is. */
+  limits: Limits | undefined;
+}
+
+/** Throws UserError where the longest micro-batch fits under no policy. */
+export async function planRun(request: PlanRequest): Promise<RunPlanning> {
+  const { options, planner, demand, evalSamples, checkpoint, policy } = request;
+  const workload = workloadOfRun(options, checkpoint);
+  const given = policy ? undefined : limitsOf(options, options.device!);
+  const { limits, backupPlace } = withoutBackup(given, { options, planner, demand, workload });
+  const stepsDown = stepsDownOf(checkpoint, options);
+  const evalTokens = evalSamples.reduce((most, { tokens }) => Math.max(most, tokens), 0);
+  const common = { planner, workload, demand, evalTokens, stepsDown };
+  const plan = new RunPlan({
+    ...common,
+    choice: limits ? { by: "planner", limits } : { by: "user", policy: policy ?? DEFAULT_POLICY },
+  });
+  if (plan.longest && !plan.longest.fits) {
+    throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options });
+  }
+  return { plan, workload, backupPlace, limits: given };
+}
+
+/** Rank and targets are those of the adapter that the run starts from, where there is one. */
+function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined): RunWorkload {
+  const { lora_r, lora_dropout: dropout, lora_targets, adapter } = options;
+  const folder = checkpoint?.folder ?? adapter;
+  if (folder === undefined) return { rank: lora_r, dropout, targets: lora_targets };
+  return scope(() => {
+    const { config, modules } = readAdapter(folder);
+    const names = [...modules.keys()].map((name) => name.replaceAll(".", "\\."));
+    return { rank: config.r, dropout, targets: `^(?:${names.join("|")})$` };
+  });
+}
+
+/** The copy of the gradients lies on the host where there is room, else on the device; either way the plan leaves room for it. */
+function withoutBackup(
+  limits: Limits | undefined,
+  {
+    options,
+    planner,
+    demand,
+    workload,
+  }: Pick<PlanRequest, "options" | "planner" | "demand"> & { workload: RunWorkload },
+): { limits: Limits | undefined; backupPlace: Place | undefined } {
+  if (options.gradient_accumulation === 1) return { limits, backupPlace: undefined };
+  if (!limits || limits.hostBytes === Number.POSITIVE_INFINITY) return { limits, backupPlace: "host" };
+  const asked = workloadOf(workload, demand.shapeOf(1));
+  const { loraGradients } = planner.plan(asked, fastPolicy(), limits).run.device.categories;
+  const { budgetBytes, hostBytes } = limits;
+  return hostBytes >= loraGradients
+    ? { limits: { budgetBytes, hostBytes: hostBytes - loraGradients }, backupPlace: "host" }
+    : { limits: { budgetBytes: budgetBytes - loraGradients, hostBytes }, backupPlace: "device" };
+}
+
+/** Where memory ran out before the run was stopped: remembered as long as there is not more or less of it. */
+function stepsDownOf(checkpoint: Checkpoint | undefined, options: TrainOptions): number[] {
+  if (!checkpoint) return [];
+  const { stepsDown = [], options: before } = checkpoint.state;
+  const isSame = (["memory", "host_memory", "policy"] as const).every(
+    (key) => JSON.stringify(before[key]) === JSON.stringify(options[key]),
+  );
+  return isSame ? stepsDown : [];
+}

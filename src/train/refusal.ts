@@ -1,0 +1,79 @@
+/** What is said before anything is loaded where the data does not fit the memory: what is too long, and what would fit. */
+import { describeSource } from "../data/badSamples.ts";
+import type { ImageCompat } from "../data/decode.ts";
+import { imageSize } from "../data/image.ts";
+import { type PictureSize, tooLongSample } from "../data/tooLong.ts";
+import type { PreparedSample } from "../data/validate.ts";
+import { formatBytes, formatCount, UserError } from "../errors.ts";
+import { type Limits, leastMemory, type Planner, solve } from "../plan/search.ts";
+import type { Demand } from "./demand.ts";
+import { type RunWorkload, workloadOf } from "./runPlan.ts";
+
+export interface Misfit {
+  planner: Planner;
+  workload: RunWorkload;
+  demand: Demand;
+  limits: Limits;
+  options: { hd_num: number; image_compat: ImageCompat };
+}
+
+/** Throws nothing: the error is the answer. */
+export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
+  const { planner, workload, demand, limits } = misfit;
+  const { longest, mostTokens } = demand;
+  const asked = workloadOf(workload, demand.shapeOf(mostTokens));
+  const least = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY });
+  const what =
+    mostTokens > longest.tokens
+      ? `the largest micro-batch has up to ${formatCount(mostTokens)} tokens; the longest sample is ${describeSource(longest.source)}, with ${formatCount(longest.tokens)}`
+      : `the longest sample, ${describeSource(longest.source)}, has ${formatCount(longest.tokens)} tokens`;
+  const { budgetedBytes, hostBytes } = least.run;
+  const host = hostBytes > limits.hostBytes ? ` and ${formatBytes(hostBytes)} of the host` : "";
+  return new UserError(
+    `${formatBytes(limits.budgetBytes)}${host && `, and ${formatBytes(limits.hostBytes)} of the host,`} are too little: ${what}, which takes at least ${formatBytes(budgetedBytes)}${host}.`,
+    { fix: [`Pass --memory ${inMebibytes(budgetedBytes)}`, ...(await waysToFit(misfit))].join("\nor   ") },
+  );
+}
+
+/** Settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
+export async function waysToFit({ planner, workload, demand, limits, options }: Misfit): Promise<string[]> {
+  const { longest, mostTokens } = demand;
+  const tokens = longestThatFits({ planner, workload, demand, limits });
+  if (tokens === undefined || tokens >= mostTokens) return [];
+  const samples = Math.floor(tokens / longest.tokens);
+  if (mostTokens > longest.tokens && samples >= 1)
+    return [`--batch-size ${samples}, or with --pack --max-length ${tokens}`];
+  const hdNum = await hdNumFor(longest, tokens, options);
+  return [
+    ...(hdNum === undefined
+      ? []
+      : [`--hd-num ${hdNum}  (this sample then has at most ${formatCount(tokens)} tokens)`]),
+    `--max-length ${tokens} --skip-bad  (leaves out what is longer)`,
+  ];
+}
+
+/** Tokens of a sample with the same share of pictures. */
+function longestThatFits({ planner, workload, demand, limits }: Omit<Misfit, "options">): number | undefined {
+  const { longest, mostTokens } = demand;
+  const imageTokens = longest.grids.reduce((sum, { tokens }) => sum + tokens, 0);
+  const asked = {
+    ...workloadOf(workload, demand.shapeOf(mostTokens)),
+    ...{ batch: undefined, maxLength: mostTokens, imageShare: imageTokens / longest.tokens },
+  };
+  return solve(planner, "max-length", asked, limits)?.solved;
+}
+
+async function hdNumFor(
+  sample: PreparedSample,
+  maxLength: number,
+  { hd_num, image_compat }: Misfit["options"],
+): Promise<number | undefined> {
+  const { grids, images } = sample;
+  const ownHdNum = images.some(({ hdNum }) => hdNum !== hd_num);
+  const sizes: PictureSize[] = await Promise.all(images.map(({ path }) => imageSize(path, image_compat)));
+  return tooLongSample(sample, { grids, sizes, ownHdNum }, maxLength).needs?.hdNum;
+}
+
+function inMebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)}MiB`;
+}

@@ -1,0 +1,136 @@
+/**
+ * Which policy each micro-batch of a run has, and what it comes to. Policies are chosen by length class within what the run may take, and
+ * follow from the options, the data and the steps down the ladder alone: a run that goes on later chooses the same ones.
+ */
+import type { MicroBatch } from "../data/batches.ts";
+import { type BatchShape, type ExactShape, exactShape } from "../plan/batch.ts";
+import type { DryRun } from "../plan/dryRun.ts";
+import { type FixedPolicy, leanerPolicy, runPlaces } from "../plan/ladder.ts";
+import { fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
+import type { Policy } from "../step/policy.ts";
+import type { Demand } from "./demand.ts";
+
+/** How many times as long the micro-batches of the next class may be. */
+const CLASS_RATIO = 1.5;
+const SHORTEST_CLASS_TOKENS = 64;
+
+/** What stays the same for all micro-batches of a run. */
+export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets">;
+
+/** Who chooses: the planner within limits, or the user. */
+export type Choice = { by: "planner"; limits: Limits } | { by: "user"; policy: Policy };
+
+export interface RunPlanOptions {
+  planner: Planner;
+  workload: RunWorkload;
+  demand: Demand;
+  /** Of the longest sample that is only evaluated. */
+  evalTokens: number;
+  choice: Choice;
+  /** Tokens of the classes that memory ran out in, in order; the plan adds to it. */
+  stepsDown: number[];
+}
+
+export class RunPlan {
+  /** Of the longest micro-batches; its places are those of all. */
+  readonly policy: Policy;
+  /** Of the longest micro-batches, where the planner has chosen. */
+  readonly longest: Plan | undefined;
+  /** Most tokens of each class, ascending. */
+  readonly #classes: number[];
+  readonly #options: RunPlanOptions;
+  readonly #places: FixedPolicy;
+  /** Of each class, as planned, and after the steps down. */
+  readonly #planned = new Map<number, Policy>();
+  readonly #current = new Map<number, Policy>();
+
+  constructor(options: RunPlanOptions) {
+    const { demand, evalTokens, choice } = options;
+    this.#options = options;
+    this.#classes = classesUpTo(demand.mostTokens, evalTokens);
+    this.longest = choice.by === "planner" ? this.#fastest(demand.mostTokens, choice.limits, {}) : undefined;
+    this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
+    this.#places = { places: runPlaces(this.policy) };
+    this.#planned.set(demand.mostTokens, this.policy);
+  }
+
+  /** Tokens of the classes that memory ran out in, in order. */
+  get stepsDown(): number[] {
+    return this.#options.stepsDown;
+  }
+
+  /** The policy of micro-batches of so many tokens. */
+  policyFor(tokens: number): Policy {
+    const most = this.#classOf(tokens);
+    const known = this.#current.get(most);
+    if (known) return known;
+    let policy = this.#plannedFor(most);
+    for (const step of this.#options.stepsDown) if (step <= most) policy = this.#leaner(policy) ?? policy;
+    this.#current.set(most, policy);
+    return policy;
+  }
+
+  /** Takes the next leaner policy for micro-batches of so many tokens and longer ones; undefined where there is none. */
+  stepDown(tokens: number): Policy | undefined {
+    const leaner = this.#leaner(this.policyFor(tokens));
+    if (!leaner) return undefined;
+    this.#options.stepsDown.push(this.#classOf(tokens));
+    this.#current.clear();
+    return leaner;
+  }
+
+  /** The run of a micro-batch under its policy, to the byte. */
+  planned(batch: MicroBatch): DryRun {
+    return this.#dryRun(exactShape(batch), batch.inputIds.length);
+  }
+
+  /** The most that a micro-batch of so many tokens may come to. */
+  plannedAtMost(tokens: number): DryRun {
+    const most = this.#classOf(tokens);
+    return this.#dryRun(this.#options.demand.shapeOf(most), most);
+  }
+
+  #dryRun(batch: BatchShape | ExactShape, tokens: number): DryRun {
+    const { planner, workload } = this.#options;
+    return planner.plan(workloadOf(workload, batch), this.policyFor(tokens), UNLIMITED).run;
+  }
+
+  #plannedFor(most: number): Policy {
+    const { choice } = this.#options;
+    if (choice.by === "user") return choice.policy;
+    const known = this.#planned.get(most);
+    if (known) return known;
+    const { fits, policy } = this.#fastest(most, choice.limits, this.#places);
+    const chosen = fits ? policy : this.policy;
+    this.#planned.set(most, chosen);
+    return chosen;
+  }
+
+  #fastest(tokens: number, limits: Limits, fixed: FixedPolicy): Plan {
+    const { planner, workload, demand } = this.#options;
+    return fastestPlan(planner, workloadOf(workload, demand.shapeOf(tokens)), limits, fixed);
+  }
+
+  #leaner(policy: Policy): Policy | undefined {
+    return leanerPolicy(policy, this.#options.planner.config, this.#places);
+  }
+
+  #classOf(tokens: number): number {
+    return this.#classes.find((most) => tokens <= most) ?? this.#classes.at(-1)!;
+  }
+}
+
+const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+
+export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): Workload {
+  return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };
+}
+
+/** The longest of training is a class of its own, so that none of its room is lost; what is only evaluated may be longer. */
+function classesUpTo(mostTokens: number, evalTokens: number): number[] {
+  const classes: number[] = [];
+  for (let tokens = SHORTEST_CLASS_TOKENS; tokens < mostTokens; tokens = Math.ceil(tokens * CLASS_RATIO)) {
+    classes.push(tokens);
+  }
+  return [...classes, mostTokens, ...(evalTokens > mostTokens ? [evalTokens] : [])];
+}
