@@ -1,0 +1,71 @@
+/** The promise of --memory: a run of any budget from the least up stays within it, is as planned to the byte, and learns the same. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { leastMemory } from "../../src/plan/search.ts";
+import { readySamples } from "../../src/train/dataset.ts";
+import { demandOf } from "../../src/train/demand.ts";
+import { plannerOf } from "../../src/train/planner.ts";
+import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
+import { workloadOf } from "../../src/train/runPlan.ts";
+import type { TrainEvent } from "../../src/train/trainer.ts";
+import { lcg } from "../randomModel.ts";
+import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+
+const UNLIMITED = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+
+const { folder, input } = await makeWorkplace();
+const data = join(folder, "lengths.jsonl");
+const random = lcg(11);
+writeFileSync(
+  data,
+  [70, 1900, 640, 300, 1200]
+    .map((tokens) => {
+      const input_ids = Array.from({ length: tokens }, () => 3 + Math.floor(random() * 90));
+      return `${JSON.stringify({ input_ids, labels: input_ids.map((id, at) => (at < 40 ? -100 : id)) })}\n`;
+    })
+    .join("") + readFileSync(input.data, "utf8").split("\n")[2],
+);
+const options = { ...input, data, max_steps: 3, gradient_accumulation: 2, planned_step: true };
+
+/** Of the leanest policy for the longest sample. */
+async function leastBytes(): Promise<number> {
+  const planner = plannerOf(input.model, { dtype: "float32", device: "cpu" });
+  const read = { tokenizer: undefined, vocabSize: planner.config.vocab, hdNum: 16, maxLength: 4096 };
+  const { samples } = await readySamples([data], { ...read, imageCompat: "lorafit", skipBad: false });
+  const demand = demandOf(samples, { by: "samples", samples: 1 });
+  const asked = workloadOf(
+    { rank: 2, dropout: 0, targets: OFFICIAL_TARGETS },
+    demand.shapeOf(demand.mostTokens),
+  );
+  return leastMemory(planner, asked, UNLIMITED).run.budgetedBytes;
+}
+
+function plansOf(events: readonly TrainEvent[]) {
+  return events.flatMap((event) => (event.event === "plan" ? [event.plan] : []));
+}
+
+it("holds from the least budget up, with the same losses, and planned is measured", async () => {
+  const least = await leastBytes();
+  const policies = new Set<string>();
+  const free = join(folder, "free");
+  expect(await runWith({ ...options, output: free })).toMatchObject({ result: { ended: "finished" } });
+  const expected = await readRecords<StepRecord>(join(free, "steps.jsonl"));
+  for (const ratio of [1, 1.1, 1.3, 1.7, 2.5, 6]) {
+    const output = join(folder, `times-${ratio}`);
+    const memory = Math.ceil(ratio * least);
+    const { events, ...end } = await runWith({ ...options, output, memory });
+    expect(end, `${ratio} times the least`).toMatchObject({ result: { ended: "finished" } });
+    policies.add(JSON.stringify(plansOf(events)[0]!.policy));
+    const steps = await readRecords<StepRecord>(join(output, "steps.jsonl"));
+    for (const [index, step] of steps.entries()) {
+      expect(step.peakBytes).toBeLessThanOrEqual(memory);
+      expect(step.peakBytes).toBe(step.plannedPeakBytes);
+      expect(step.loss).toBeCloseTo(expected[index]!.loss, 4);
+    }
+    expect(events.filter(({ event }) => event === "defect")).toEqual([]);
+    expect(noticesOf(events)).toEqual([]);
+  }
+  expect(policies.size).toBeGreaterThan(2);
+});
