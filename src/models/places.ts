@@ -32,24 +32,31 @@ export function startFetch<T>(
   bookedTo: Category = "weights",
 ): Fetch<T> {
   if (place === "device") return { wait: () => part, [Symbol.dispose]: () => {} };
-  const copies: PendingCopy[] = [];
-  const fetched = booked(bookedTo, () =>
-    mapTensors(part, (x) => {
-      const copy = keep(emptyOnDevice(x, device));
-      copies.push(startCopy(copy, x));
-      return copy;
-    }),
-  );
+  const [tensors, copies]: [Tensor[], PendingCopy[]] = [[], []];
   const finish = (how: (copy: PendingCopy) => void): void => copies.splice(0).forEach(how);
+  const giveUp = (): void => {
+    finish((copy) => copy[Symbol.dispose]());
+    dispose(tensors);
+  };
+  const fetchOne = (x: Tensor): Tensor => {
+    const copy = keep(emptyOnDevice(x, device));
+    tensors.push(copy);
+    copies.push(startCopy(copy, x));
+    return copy;
+  };
+  let fetched: T;
+  try {
+    fetched = booked(bookedTo, () => mapTensors(part, fetchOne));
+  } catch (thrown) {
+    giveUp(); // of those that memory sufficed for nobody else knows
+    throw thrown;
+  }
   return {
     wait: () => {
       finish((copy) => copy.wait());
       return fetched;
     },
-    [Symbol.dispose]: () => {
-      finish((copy) => copy[Symbol.dispose]());
-      dispose(fetched);
-    },
+    [Symbol.dispose]: giveUp,
   };
 }
 

@@ -1,6 +1,6 @@
 /** Holds a run to its plan: measured peaks beside planned ones, step by step, and what took more than it should have. */
 import type { MicroBatch } from "../data/batches.ts";
-import type { PoolPlan } from "../plan/dryRun.ts";
+import type { DryRun, PoolPlan } from "../plan/dryRun.ts";
 import { CATEGORIES, type Category, POOLS, type Pool } from "../torch/device.ts";
 import { type Peaks, peaksOf, resetPeaks } from "./compute.ts";
 import type { Run } from "./setup.ts";
@@ -47,7 +47,9 @@ export class PeakWatch {
   add(batch: MicroBatch): void {
     const { plan } = this.#run;
     if (!this.#isExact && !plan.longest) return;
-    const { device, host } = this.#isExact ? plan.planned(batch) : plan.plannedAtMost(batch.inputIds.length);
+    const { device, host } = ofStep(
+      this.#isExact ? plan.planned(batch) : plan.plannedAtMost(batch.inputIds.length),
+    );
     this.#planned = this.#planned
       ? { device: larger(this.#planned.device, device), host: larger(this.#planned.host, host) }
       : { device, host };
@@ -72,6 +74,17 @@ export class PeakWatch {
     const { options, plan } = this.#run;
     return options.planned_step || (this.#isFirst && plan.longest !== undefined);
   }
+}
+
+/** The peaks of a plan without those of resuming and saving, which are not part of a step. */
+function ofStep({ device, host, phases }: DryRun): PlannedPeaks {
+  const step = phases.filter(({ name }) => !["resume", "save"].includes(name));
+  const most = (of: "devicePeakBytes" | "hostPeakBytes"): number =>
+    step.reduce((bytes, phase) => Math.max(bytes, phase[of]), 0);
+  return {
+    device: { ...device, peakBytes: most("devicePeakBytes") },
+    host: { ...host, peakBytes: most("hostPeakBytes") },
+  };
 }
 
 function larger(one: PoolPlan, other: PoolPlan): PoolPlan {

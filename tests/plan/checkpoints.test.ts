@@ -28,7 +28,15 @@ const model = smallConfig();
 const RANK = 96;
 const adam = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 const state: TrainerState = {
-  ...{ version: 1, step: 3, totalSteps: 9, microBatches: 7, data: { next: 3, waiting: [] }, evals: [] },
+  ...{
+    version: 1,
+    step: 3,
+    totalSteps: 9,
+    microBatches: 7,
+    data: { next: 3, waiting: [] },
+    evals: [],
+    stepsDown: [],
+  },
   ...{ accumulated: { ...EMPTY_STEP, microBatches: 1, weightSum: 1 }, options: {}, fingerprints: {} },
 };
 const COMBINATIONS = (["fp32", "8bit"] as const).flatMap((precision) =>

@@ -1,0 +1,106 @@
+/** Memory that runs out at any allocation of a micro-batch: nothing is lost, nothing leaks, and the gradients are those of a run in peace. */
+import { join } from "node:path";
+import { afterAll, expect, it } from "vitest";
+import { createBatches, type MicroBatch } from "../../src/data/batches.ts";
+import { zeroGradients } from "../../src/models/lora.ts";
+import { Policy } from "../../src/step/policy.ts";
+import { pendingCopies } from "../../src/torch/copies.ts";
+import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
+import { runMicroBatch } from "../../src/train/microBatch.ts";
+import { trainOptions } from "../../src/train/options.ts";
+import { RunPlan } from "../../src/train/runPlan.ts";
+import { type Closers, openRun, type Run } from "../../src/train/setup.ts";
+import { makeWorkplace } from "./trainRun.ts";
+
+const { folder, input } = await makeWorkplace();
+const closers: Closers = [];
+afterAll(async () => {
+  for (const close of closers.reverse()) await close();
+});
+
+// biome-ignore format: an option a word
+const STREAMED = {
+  headGroups: 2, mlpTileTokens: 1024, attentionInput: "recomputed", visionBatchTiles: 1,
+  layers: [{ count: 1, boundary: "host" }, { count: 1, boundary: "none" }],
+  weights: { source: "streamed" }, embeddings: "host", head: "host", vision: "host",
+};
+
+/** `second` is the place in the data of the micro-batch that is disturbed: 2 has a picture, which takes long. */
+const CASES = {
+  "all kept on the device": { policy: { layers: [{ count: 2, keep: "all" }] }, second: 1, every: 1 },
+  "weights streamed, boundaries on the host": { policy: STREAMED, second: 1, every: 1 },
+  "a picture, the tower on the host": { policy: STREAMED, second: 2, every: 7 },
+} as const;
+
+it.each(Object.keys(CASES) as (keyof typeof CASES)[])(
+  "memory that runs out at each allocation in turn costs no gradient and no byte: %s",
+  async (name) => {
+    const { second, every, ...given } = CASES[name];
+    const policy = Policy.parse(given.policy);
+    const notices: string[] = [];
+    const run = await openRunWith(policy, join(folder, `${second}-${every}`), notices);
+    const batches = await microBatchesOf(run);
+    const two = [batches[0]!, batches[second]!];
+    const peaceful = await gradientsOf(run, policy, two);
+    const before = live();
+    let failures = 0;
+    for (let at = 1; notices.length === failures; at += every) {
+      const disturbed = await gradientsOf(run, policy, two, at);
+      expect(live(), `after a failure at allocation ${at}`).toEqual(before);
+      expect(distance(disturbed, peaceful), `a failure at allocation ${at}`).toBeLessThan(1e-5);
+      failures++; // as long as there are as many allocations
+    }
+    expect(notices.length).toBeGreaterThan(200 / every);
+    for (const notice of notices)
+      expect(notice).toMatch(/^Step 1: .*out of memory.*Done again, with the same result\.$/);
+  },
+);
+
+async function openRunWith(policy: Policy, output: string, notices: string[]): Promise<Run> {
+  const given = { ...input, output, policy, lora_dropout: 0.1, gradient_accumulation: 2, max_steps: 1 };
+  const hooks = { notice: (text: string) => void notices.push(text), onPlan: () => {} };
+  return await openRun(trainOptions(given), hooks, closers);
+}
+
+function live(): number[] {
+  const [device, host] = [memoryStats("cpu"), memoryStats("cpu", "host")];
+  return [device.liveBytes, host.liveBytes, liveTensors(), pendingCopies()];
+}
+
+/** Gradients of two micro-batches, where the n-th allocation of the second one fails. */
+async function gradientsOf(
+  run: Run,
+  policy: Policy,
+  batches: MicroBatch[],
+  failAt = 0,
+): Promise<Float32Array> {
+  const { planner, workload, demand } = run;
+  const plan = new RunPlan({
+    planner,
+    workload,
+    demand,
+    evalTokens: 0,
+    stepsDown: [],
+    choice: { by: "user", policy },
+  });
+  zeroGradients(run.lora);
+  await runMicroBatch({ ...run, plan }, batches[0]!, 1, () => {});
+  failAtAllocation("cpu", failAt);
+  await runMicroBatch({ ...run, plan }, batches[1]!, 1, () => {});
+  failAtAllocation("cpu", 0);
+  const all = run.optimizer.parameters.map(({ gradient }) => gradient.toFloat32Array());
+  return Float32Array.from(all.flatMap((values) => [...values]));
+}
+
+/** Of the second from the first, in parts of its length. */
+function distance(one: Float32Array, other: Float32Array): number {
+  const length = (of: (at: number) => number): number =>
+    Math.sqrt(one.reduce((sum, _, at) => sum + of(at) ** 2, 0));
+  return length((at) => one[at]! - other[at]!) / length((at) => other[at]!);
+}
+
+async function microBatchesOf({ data }: Run): Promise<MicroBatch[]> {
+  const batches: MicroBatch[] = [];
+  for await (const batch of createBatches({ ...data, draws: 7 })) batches.push(batch);
+  return batches;
+}
