@@ -145,7 +145,16 @@ describe("train", () => {
     const steps = run("train", "--config", "train.yaml") as Record<string, number>[];
     expect(steps.map(({ step }) => step)).toEqual([1, 2]);
     for (const step of steps) {
-      const keys = ["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "peakBytes"];
+      const keys = [
+        "step",
+        "loss",
+        "gradNorm",
+        "lr",
+        "tokens",
+        "tokensPerSecond",
+        "peakBytes",
+        "hostPeakBytes",
+      ];
       expect(Object.keys(step)).toEqual(keys);
       expect(Object.values(step).every(Number.isFinite)).toBe(true);
     }
