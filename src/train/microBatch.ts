@@ -49,8 +49,7 @@ export async function fitting<T>(
       if (run.model.device.startsWith("cuda")) emptyCache(run.model.device as `cuda:${number}`);
       undo?.restore();
       const leaner = run.plan.stepDown(tokens);
-      if (!leaner)
-        throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, thrown, run);
+      if (!leaner) throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, thrown, run);
       const gives = concessionsOf(leaner, run.model.config).join(", ") || "the next leaner policy";
       run.notice(
         `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result.`,
