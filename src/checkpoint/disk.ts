@@ -9,6 +9,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -85,6 +86,12 @@ export function openAsideFolder(path: string): AsideFolder {
       else renameSync(replaced, path); // the successor did not get its name
     },
   };
+}
+
+/** Throws UserError unless the folder has yet to be made, or has nothing in it. */
+export function requireNewFolder(path: string): void {
+  if (!existsSync(path) || (statSync(path).isDirectory() && readdirSync(path).length === 0)) return;
+  throw new UserError(`${path} is not an empty folder.`, { fix: "Name a new folder, or remove this one." });
 }
 
 /** Writes a file, whole or not at all. */

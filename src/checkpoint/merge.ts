@@ -1,12 +1,12 @@
 /** A checkpoint with an adapter's factors added to its weights, tensor by tensor: no more than a few are in memory at once. */
-import { copyFileSync, existsSync, readdirSync, statSync } from "node:fs";
+import { copyFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { UserError } from "../errors.ts";
 import { type Device, type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { type AsideFolder, openAsideFolder, writeFileWhole } from "./disk.ts";
+import { type AsideFolder, openAsideFolder, requireNewFolder, writeFileWhole } from "./disk.ts";
 import { numelOf } from "./dtypes.ts";
 import { cannotWrite } from "./faults.ts";
 import { isWeightsFile, type ModelFolder, openModelFolder } from "./folder.ts";
@@ -42,11 +42,7 @@ export async function mergeCheckpoint(
   outFolder: string,
   options: MergeOptions = {},
 ): Promise<void> {
-  if (existsSync(outFolder) && !isEmptyFolder(outFolder)) {
-    throw new UserError(`${outFolder} is not an empty folder.`, {
-      fix: "Name a new folder for the merged model.",
-    });
-  }
+  requireNewFolder(outFolder);
   const model = openModelFolder(modelFolder);
   const modules = new Map<string, AdapterModule>();
   try {
@@ -69,10 +65,6 @@ export async function mergeCheckpoint(
     dispose(modules);
     model.weights.close();
   }
-}
-
-function isEmptyFolder(path: string): boolean {
-  return statSync(path).isDirectory() && readdirSync(path).length === 0;
 }
 
 /** Sums with an adapter need the weights in full. */

@@ -1,9 +1,8 @@
 /** A checkpoint written anew with its large matrices quantised, a layer in memory at a time. */
-import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { openAsideFolder, writeFileWhole } from "../checkpoint/disk.ts";
+import { openAsideFolder, requireNewFolder, writeFileWhole } from "../checkpoint/disk.ts";
 import { type ModelFolder, openModelFolder } from "../checkpoint/folder.ts";
 import { copySmallFiles } from "../checkpoint/merge.ts";
 import { shardName, writeSafetensors, writeShardIndex } from "../checkpoint/safetensors.ts";
@@ -52,9 +51,7 @@ export async function quantizeCheckpoint(
   outFolder: string,
   options: QuantizeOptions,
 ): Promise<QuantizeResult> {
-  if (existsSync(outFolder) && readdirSync(outFolder).length > 0) {
-    throw new UserError(`${outFolder} is not empty.`, { fix: "Name a new folder for the quantised model." });
-  }
+  requireNewFolder(outFolder);
   const model = openModelFolder(modelFolder);
   const aside = openAsideFolder(outFolder);
   try {

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
@@ -55,8 +55,9 @@ test("the same seed gives the same bytes, another one others; memory is given ba
     writeTinyCheckpoint(join(root, name), { ...SMALL, seed });
     return readFileSync(join(root, name, "model.safetensors"));
   };
-  expect(weights("seed1", 1).equals(weights("again", 1))).toBe(true);
-  expect(weights("seed1", 1).equals(weights("seed2", 2))).toBe(false);
+  const first = weights("first", 1);
+  expect(first.equals(weights("again", 1))).toBe(true);
+  expect(first.equals(weights("other", 2))).toBe(false);
   expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
 });
 
@@ -93,6 +94,14 @@ test.each([{ hidden: 66 }, { kvHeads: 3 }, { visionHeads: 5 }])(
     expect(() => tinyConfig({ ...SMALL, ...wrong })).toThrow(UserError);
   },
 );
+
+test("a folder that holds something, such as a real model, is left alone", () => {
+  const folder = join(root, "taken");
+  mkdirSync(folder);
+  writeFileSync(join(folder, "config.json"), "{}");
+  expect(() => writeTinyCheckpoint(folder, SMALL)).toThrow("taken is not an empty folder.");
+  expect(readdirSync(folder)).toEqual(["config.json"]);
+});
 
 test("a folder that cannot be made is an error that names it", () => {
   const blocked = join(golden("tiny/config.json"), "inside");

@@ -5,7 +5,7 @@
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileWhole } from "../checkpoint/disk.ts";
+import { requireNewFolder, writeFileWhole } from "../checkpoint/disk.ts";
 import { cannotWrite } from "../checkpoint/faults.ts";
 import { type TensorSource, writeShards } from "../checkpoint/safetensors.ts";
 import { UserError } from "../errors.ts";
@@ -59,6 +59,7 @@ export const TINY: TinyOptions = {
  */
 export function writeTinyCheckpoint(folder: string, options: TinyOptions, tokenizer?: Uint8Array): void {
   const config = tinyConfig(options);
+  requireNewFolder(folder);
   try {
     mkdirSync(folder, { recursive: true });
     if (tokenizer) writeFileSync(join(folder, "tokenizer.model"), tokenizer);

@@ -208,6 +208,11 @@ it("tiny, pages, preview and chat work on what each other writes", () => {
   expect(run("pages", "--output", "pages", "--count", "3", ...size)).toEqual([
     { output: "pages", pages: 3, data: join("pages", "data.txt") },
   ]);
+  const overPages = lorafit(["pages", "--output", "pages"], { cwd: folder });
+  expect(overPages).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining("pages is not an empty folder."),
+  });
   const shown = run("preview", "--model", "small", "--data", "pages/data.txt") as { text: string }[];
   expect(shown.map(({ text }) => text)).toEqual(
     Array(3).fill(expect.stringMatching(/^<s>.*<ImageHere>.*<\/s>$/s)),
