@@ -38,7 +38,7 @@ export function writeSafetensors(
 }
 
 /** Writes one file, whole or not at all, with one tensor in memory at a time; yields the bytes of each as it is written. */
-export function* writeSources(
+function* writeSources(
   path: string,
   sources: readonly TensorSource[],
   metadata: Record<string, string> = {},

@@ -55,7 +55,7 @@ export function withPlaceholders(text: string, pictures: number): string {
 }
 
 /** Ids to pieces of text. A character may be spread over several ids, so what could still change is held back. */
-export class TextStream {
+class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #write: (piece: string) => void;
   readonly #ids: number[] = [];

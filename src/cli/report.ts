@@ -73,7 +73,7 @@ export class Output {
   /** A live line for what changes many times a second and is worth nothing in a pipe; says whether a person sees it. */
   flicker(line: string): boolean {
     if (!this.#stderr.isTTY) return false;
-    const columns = this.#stderr.columns ?? 80;
+    const columns = this.#stderr.columns || 80; // some pseudo-terminals have 0
     this.#stderr.write(`\r${line.slice(0, columns - 1)}\x1b[K`);
     this.#liveShown = true;
     return true;

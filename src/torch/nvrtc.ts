@@ -108,7 +108,7 @@ export function compileKernel(
 }
 
 /** Where machine code is kept: lorafit/kernels in the user's cache folder. */
-export function kernelCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
+function kernelCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
   return join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lorafit", "kernels");
 }
 

@@ -1,7 +1,7 @@
 /** `lorafit eval`: losses of samples on their answers, and on request the answers that the model gives itself. */
 import { describeSource } from "../../data/badSamples.ts";
 import type { PreparedSample } from "../../data/validate.ts";
-import { formatCount } from "../../errors.ts";
+import { plural } from "../../errors.ts";
 import { readySamples } from "../../train/dataset.ts";
 import { type Answer, type Evaluator, sampleAnswers, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import type { OptionsOf } from "../options.ts";
@@ -37,7 +37,7 @@ export async function run(options: OptionsOf<"eval">, output: Output): Promise<v
   });
   const total = { loss: totalLoss(rows), ...meanScores(rows) };
   output.record(total);
-  output.answer(`all ${formatCount(rows.length)} samples  ${describe(total)}`);
+  output.answer(`${plural(rows.length, "sample")} in all  ${describe(total)}`);
 }
 
 /** Over all answers of a sample. */
