@@ -118,7 +118,7 @@ const dataOptions = group("Data", {
   }),
 });
 
-const loraOptions = group("LoRA", {
+export const loraOptions = group("LoRA", {
   lora_r: count.default(64).meta({ help: "rank of the factors; memory in proportion" }),
   lora_alpha: z.number().positive().default(64).meta({
     help: "the update is scaled by alpha / rank; costs no memory",

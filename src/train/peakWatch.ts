@@ -77,7 +77,7 @@ export class PeakWatch {
 }
 
 /** The peaks of a plan without those of resuming and saving, which are not part of a step. */
-function ofStep({ device, host, phases }: DryRun): PlannedPeaks {
+export function ofStep({ device, host, phases }: DryRun): PlannedPeaks {
   const step = phases.filter(({ name }) => !["resume", "save"].includes(name));
   const most = (of: "devicePeakBytes" | "hostPeakBytes"): number =>
     step.reduce((bytes, phase) => Math.max(bytes, phase[of]), 0);

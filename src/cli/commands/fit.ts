@@ -1,0 +1,56 @@
+/** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
+import { formatBytes, formatCount } from "../../errors.ts";
+import { concessionsOf } from "../../plan/ladder.ts";
+import { type FitTrial, fitTrials } from "../../train/fit.ts";
+import type { OptionsOf } from "../options.ts";
+import { formatDuration, type Output, table } from "../report.ts";
+import { inspectModel } from "../session.ts";
+
+export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {
+  const { config } = await inspectModel(options.model);
+  const trials: FitTrial[] = [];
+  for await (const trial of fitTrials(options)) {
+    trials.push(trial);
+    output.record(recordOf(trial));
+    output.live(`${formatCount(trial.tokens)} tokens ${trial.measured ? "fit" : "do not fit"}`);
+  }
+  const rows = trials
+    .toSorted((one, other) => one.tokens - other.tokens)
+    .map((trial) => [...rowOf(trial), concessionsOf(trial.plan.policy, config).join(", ")]);
+  output.answer(table([["tokens", "planned", "measured", "a step", "policy gives up"], ...rows]));
+  const longest = trials.reduce(
+    (most, { tokens, measured }) => (measured ? Math.max(most, tokens) : most),
+    0,
+  );
+  output.record({ maxLength: longest });
+  output.answer(
+    longest > 0
+      ? `longest that fits: ${formatCount(longest)} tokens. Train with:  --max-length ${longest}`
+      : "not even the shortest length fits: pass more --memory, a lower --lora-r or --base nf4",
+  );
+}
+
+function recordOf({ tokens, planned, measured }: FitTrial): Record<string, unknown> {
+  return {
+    tokens,
+    fits: measured !== undefined,
+    plannedPeakBytes: planned.device.peakBytes,
+    plannedHostPeakBytes: planned.host.peakBytes,
+    ...(measured && {
+      peakBytes: measured.device.bytes,
+      hostPeakBytes: measured.host.bytes,
+      stepMs: measured.stepMs,
+    }),
+  };
+}
+
+function rowOf({ tokens, planned, measured }: FitTrial): string[] {
+  const pools = (device: number, host: number): string =>
+    host > 0 ? `${formatBytes(device)} + ${formatBytes(host)} host` : formatBytes(device);
+  return [
+    formatCount(tokens),
+    pools(planned.device.peakBytes, planned.host.peakBytes),
+    measured ? pools(measured.device.bytes, measured.host.bytes) : "out of memory",
+    measured ? formatDuration(measured.stepMs) : "",
+  ];
+}

@@ -1,0 +1,166 @@
+/** The longest micro-batch that a device takes, found by real steps: lengths that double, then halve the gap, each beside its plan. */
+import type { MicroBatch } from "../data/batches.ts";
+import { UserError } from "../errors.ts";
+import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
+import { disposeModel, loadModel, type Model } from "../models/weights.ts";
+import { plannedBatch } from "../plan/batch.ts";
+import { runPlaces } from "../plan/ladder.ts";
+import { batchOf, fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
+import { createAdamW, disposeAdamW, gradientNorm, loraParameters, stepAdamW } from "../step/optimizer.ts";
+import { factorCopies, type Policy, placesOf } from "../step/policy.ts";
+import { trainStep } from "../step/step.ts";
+import { OutOfMemoryError } from "../torch/device.ts";
+import {
+  type Compute,
+  type ComputeOptions,
+  liftCaps,
+  type Peaks,
+  peaksOf,
+  resetPeaks,
+  startCompute,
+} from "./compute.ts";
+import { drive } from "./drive.ts";
+import { ofStep, type PlannedPeaks } from "./peakWatch.ts";
+import { limitsOf, plannerOf } from "./planner.ts";
+
+export interface FitOptions extends ComputeOptions {
+  model: string;
+  lora_r: number;
+  lora_dropout: number;
+  /** The part of each length that is picture. */
+  image_share: number;
+  /** The first length, and where the search ends in any case. */
+  from: number;
+  to: number;
+}
+
+/** One length: what was planned for it, and what the real step took; undefined where memory ran out. */
+export interface FitTrial {
+  tokens: number;
+  plan: Plan;
+  planned: PlannedPeaks;
+  measured: (Peaks & { stepMs: number }) | undefined;
+}
+
+/** The gap that is left between what fits and what does not, as a part of the former. */
+const GAP_RATIO = 0.02;
+
+/** Tries lengths until the limit is known. Throws UserError where nothing says how much memory there is. */
+export async function* fitTrials(options: FitOptions): AsyncGenerator<FitTrial> {
+  const compute = startCompute(options.model, options);
+  try {
+    const limits = limitsOf(options, compute.device);
+    if (!limits) {
+      throw new UserError("On a CPU there is no card whose memory is the limit.", {
+        fix: "Pass --memory, which then is a hard cap.",
+      });
+    }
+    yield* trials(new Trials(options, compute, limits));
+  } finally {
+    liftCaps(compute.device);
+  }
+}
+
+async function* trials(bench: Trials): AsyncGenerator<FitTrial> {
+  const { from, to } = bench.options;
+  let [fits, fails] = [0, to + 1];
+  try {
+    for (let tokens = Math.min(from, to); fails - fits > Math.max(1, fits * GAP_RATIO); ) {
+      const trial = await bench.run(tokens);
+      yield trial;
+      if (trial.measured) fits = tokens;
+      else fails = tokens;
+      if (fits === 0 && fails <= 64) return; // not even a line of text
+      tokens = fails > to ? Math.min(2 * tokens, to) : Math.floor((fits + fails) / 2);
+    }
+  } finally {
+    bench[Symbol.dispose]();
+  }
+}
+
+/** Runs steps; the model stays loaded as long as plans want its parts in the same places. */
+class Trials implements Disposable {
+  readonly options: FitOptions;
+  readonly #compute: Compute;
+  readonly #limits: Limits;
+  readonly #planner: Planner;
+  #loaded: { model: Model; places: string } | undefined;
+
+  constructor(options: FitOptions, compute: Compute, limits: Limits) {
+    this.options = options;
+    this.#compute = compute;
+    this.#limits = limits;
+    this.#planner = plannerOf(options.model, compute);
+  }
+
+  /** One micro-batch and one update under the fastest policy that should fit, else under the leanest. */
+  async run(tokens: number): Promise<FitTrial> {
+    const plan = fastestPlan(this.#planner, this.#workload(tokens), this.#limits);
+    const planned = ofStep(plan.run);
+    try {
+      return { tokens, plan, planned, measured: await this.#step(plan) };
+    } catch (thrown) {
+      if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+      return { tokens, plan, planned, measured: undefined };
+    }
+  }
+
+  #workload(maxLength: number): Workload {
+    const { lora_r: rank, lora_dropout: dropout, image_share: imageShare } = this.options;
+    return { rank, dropout, targets: OFFICIAL_TARGETS, maxLength, hdNum: 1, imageShare, batchSize: 1 };
+  }
+
+  async #step({ policy, workload }: Plan): Promise<Peaks & { stepMs: number }> {
+    const { device, dtype } = this.#compute;
+    const model = this.#modelFor(policy);
+    const { gradients } = policy;
+    const { rank, dropout, targets } = workload;
+    const lora = createLora(model.config, {
+      ...{ rank, alpha: rank, dropout, targets, rslora: false, seed: 0 },
+      ...{ device, gradients, copies: factorCopies(policy, dtype) },
+    });
+    const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
+    try {
+      const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
+      try {
+        const batch = withPixels(plannedBatch(batchOf(workload)));
+        resetPeaks(device);
+        const startMs = performance.now();
+        await drive(trainStep(model, lora, batch, policy, { lossScale: 1, dropoutSeed: 1n }));
+        gradientNorm(optimizer.parameters);
+        stepAdamW(optimizer, 1e-4, 0.5);
+        return { ...peaksOf(device), stepMs: performance.now() - startMs };
+      } finally {
+        disposeAdamW(optimizer);
+      }
+    } finally {
+      disposeLora(lora);
+    }
+  }
+
+  #modelFor(policy: Policy): Model {
+    const places = JSON.stringify(runPlaces(policy));
+    if (this.#loaded?.places === places) return this.#loaded.model;
+    this[Symbol.dispose]();
+    const model = loadModel(this.options.model, { ...this.#compute, places: placesOf(policy) });
+    this.#loaded = { model, places };
+    return model;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#loaded) disposeModel(this.#loaded.model);
+    this.#loaded = undefined;
+  }
+}
+
+const TILE_PIXELS = 336;
+
+/** Black pictures in the places of the planned ones. */
+function withPixels(batch: MicroBatch): MicroBatch {
+  const images = batch.images.map(({ rows, cols }) => ({
+    ...{ rows, cols },
+    pixels: new Uint8Array(rows * cols * TILE_PIXELS * TILE_PIXELS * 3),
+    globalView: new Float32Array(3 * TILE_PIXELS * TILE_PIXELS),
+  }));
+  return { ...batch, images };
+}
