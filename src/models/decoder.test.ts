@@ -23,6 +23,7 @@ import {
 } from "./decoder.ts";
 import { loraBranch } from "./lora.ts";
 import { LINEAR_NAMES } from "./spec.ts";
+import { type MlpRows, pickRows } from "./tiles.ts";
 
 const config = smallConfig();
 const { headDim: D, kvHeads: G, heads } = config;
@@ -244,6 +245,38 @@ describe("a layer", () => {
       mlpBackward_(dy, h, layer, sequence);
       attentionBackward_(dy, rowSource(h), layer, sequence);
       expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
+    });
+  });
+
+  it("has the same MLP on picked rows, of pictures or not, as on all", () => {
+    scope(() => {
+      const { lora, sequence, layer, tokens } = build(CASES[3]!);
+      const [input, dy] = [11, 12].map((seed) => randomTensor([tokens, config.hidden], seed));
+      const picked = Int32Array.from([0, 1, 5, 10, 11, 12, 19, 20, 33, 39]);
+      const rows = fromArray(picked, [picked.length], { dtype: "int64" });
+      const through = (x: Tensor, dx: Tensor, seen: MlpRows): Tensor[] => {
+        const y = x.clone();
+        for (const { gradA, gradB } of lora.modules.values()) [gradA, gradB].map((each) => each!.zero_());
+        mlpForward_(y, layer, seen);
+        mlpBackward_(dx, x, layer, seen);
+        return [
+          y,
+          dx,
+          ...[...lora.modules.values()].flatMap(({ gradA, gradB }) => [gradA!.clone(), gradB!.clone()]),
+        ];
+      };
+      const ofPicked = dy!.zerosLike().indexCopy_(0, rows, dy!.indexSelect(0, rows));
+      const [y, dx, ...factors] = through(input!, ofPicked, sequence);
+      const [part, dPart, ...others] = through(
+        input!.indexSelect(0, rows),
+        dy!.indexSelect(0, rows),
+        pickRows(sequence, picked),
+      );
+      expect(relativeDifference(part!, y!.indexSelect(0, rows))).toBeLessThan(1e-12);
+      expect(relativeDifference(dPart!, dx!.indexSelect(0, rows))).toBeLessThan(1e-9);
+      factors.forEach((factor, index) => {
+        expect(relativeDifference(others[index]!, factor)).toBeLessThan(1e-9);
+      });
     });
   });
 

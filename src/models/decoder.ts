@@ -27,24 +27,12 @@ import {
   zeroLowRank,
 } from "../nn/linear.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
-import {
-  clipRows,
-  forEachKind,
-  forEachPart,
-  type Kind,
-  kindsOf,
-  type RowSource,
-  type Rows,
-  rowCount,
-  rowSource,
-  rowsOf,
-  tilesOf,
-} from "../nn/rows.ts";
+import { forEachPart, type RowSource, type Rows, rowCount, rowSource, rowsOf, tilesOf } from "../nn/rows.ts";
 import { activated, activationGradients_, type Gates } from "../nn/swiglu.ts";
 import { zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { isAbridging } from "../torch/trace.ts";
 import type { LinearName } from "./spec.ts";
+import { forEachTile, type MlpRows, tileInfo } from "./tiles.ts";
 
 /** A layer's frozen weights joined with its LoRA branches. */
 export interface Layer {
@@ -54,17 +42,14 @@ export interface Layer {
 }
 
 /** The micro-batch as the layers see it, and how finely they cut it. */
-export interface Sequence {
+export interface Sequence extends MlpRows {
   rope: Rope;
   shape: AttentionShape;
-  imageRows: readonly Rows[];
   kvHeads: number;
   /** Groups of kv heads that attention takes one after the other; divides kvHeads. */
   headGroups: number;
   /** Whether attention's normalised input is held, or made again in tiles of rows whenever a group needs it. */
   attentionInput: "kept" | "recomputed";
-  /** Rows that the MLP takes at a time, and attention where it makes its input again. */
-  mlpTileTokens: number;
 }
 
 /** What a layer that is not recomputed keeps of its attention, a group each. */
@@ -157,26 +142,26 @@ export function attentionBackward_(
 }
 
 /** h += mlp(h), in place, tile by tile; returns what the backward needs where it is to be kept. h: (T, C). */
-export function mlpForward_(h: Tensor, layer: Layer, sequence: Sequence, keeps = false): KeptMlp | undefined {
-  const tiles = tilesOf(h.shape[0]!, sequence.mlpTileTokens);
+export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = false): KeptMlp | undefined {
+  const tiles = tilesOf(h.shape[0]!, seen.mlpTileTokens);
   const forwardTile = (tile: Rows): KeptMlp[number] => {
     const rows = rowsOf(h, tile);
-    const info = tileInfo(sequence, tile);
+    const info = tileInfo(seen, tile);
     const gates = gateAndUp(rmsNorm(rows, layer.ffnNorm), layer, info);
     const active = activated(gates, keeps); // (t, F)
     addLinear_(rows, active, layer.linears["feed_forward.w2"], info);
     return gates;
   };
   if (keeps) return tiles.map((tile) => scope(() => forwardTile(tile)));
-  forEachTile(tiles, sequence, forwardTile);
+  forEachTile(tiles, seen, forwardTile);
   return undefined;
 }
 
 /** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate; what was kept is used up. dy, h: (T, C), h before the segment. */
-export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, sequence: Sequence, kept?: KeptMlp): void {
+export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, seen: MlpRows, kept?: KeptMlp): void {
   const { "feed_forward.w1": w1, "feed_forward.w2": w2, "feed_forward.w3": w3 } = layer.linears;
   const backTile = (tile: Rows, index: number): void => {
-    const info = tileInfo(sequence, tile);
+    const info = tileInfo(seen, tile);
     const rows = rowsOf(h, tile);
     const dRows = rowsOf(dy, tile);
     const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
@@ -187,7 +172,7 @@ export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, sequence: Sequ
     addLinearGradients_(dx, dUp, x, w3, info);
     addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
   };
-  forEachTile(tilesOf(h.shape[0]!, sequence.mlpTileTokens), sequence, backTile);
+  forEachTile(tilesOf(h.shape[0]!, seen.mlpTileTokens), seen, backTile);
 }
 
 interface HeadGroup {
@@ -225,11 +210,7 @@ function forEachGroup(
 
 function attentionParts(layer: Layer, { imageRows }: Sequence): { wqkv: Linear; wo: Linear; info: RowInfo } {
   const { "attention.wqkv": wqkv, "attention.wo": wo } = layer.linears;
-  return { wqkv, wo, info: { firstRow: 0, imageRows } };
-}
-
-function tileInfo({ imageRows }: Sequence, tile: Rows): RowInfo {
-  return { firstRow: tile.start, imageRows: clipRows(imageRows, tile) };
+  return { wqkv, wo, info: { place: 0, imageRows } };
 }
 
 /** Attention's normalised input, (T, C), in tiles of rows. */
@@ -258,7 +239,7 @@ function normalizedInput(
 function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): LowRank {
   const { imageRows } = sequence;
   const tokens = x.tiles.at(-1)!.end;
-  const inner = zeroLowRank(tokens, wqkv, { firstRow: 0, imageRows });
+  const inner = zeroLowRank(tokens, wqkv, { place: 0, imageRows });
   forEachTile(x.tiles, sequence, (tile) => {
     const rows = lowRankRows(inner, imageRows, tile);
     const part = lowRank(x.rows(tile), wqkv, tileInfo(sequence, tile));
@@ -268,31 +249,6 @@ function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): Low
     });
   });
   return inner;
-}
-
-/** Calls body for each tile of rows, in a scope of its own; tiles of as many rows, and image rows, are alike. */
-function forEachTile(
-  tiles: readonly Rows[],
-  { imageRows }: Sequence,
-  body: (tile: Rows, index: number) => unknown,
-): void {
-  forEachKind(tileKinds(tiles, imageRows), (tile, index) => {
-    scope(() => void body(tile, index));
-  });
-}
-
-/** Kinds of tiles by the pictures of a micro-batch: the same are asked for in every layer, and pictures can be many. */
-const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
-
-function tileKinds(tiles: readonly Rows[], imageRows: readonly Rows[]): Kind<Rows>[] {
-  const kindOf = (tile: Rows): string => [tile, ...clipRows(imageRows, tile)].map(rowCount).join(" ");
-  if (!isAbridging()) return kindsOf(tiles, kindOf);
-  const known = knownKinds.get(imageRows) ?? new Map<string, Kind<Rows>[]>();
-  knownKinds.set(imageRows, known);
-  const key = `${tiles.length} ${tiles.at(-1)?.end}`;
-  const kinds = known.get(key) ?? kindsOf(tiles, kindOf);
-  known.set(key, kinds);
-  return kinds;
 }
 
 /** The group's slice of wqkv, and attention. */
@@ -378,7 +334,7 @@ function dropoutParts(
   { heads, headColumns }: HeadGroup,
 ): { rows: Rows; columns: Rows; head: number }[] {
   const [rows, columns] = [out.shape[0]!, out.shape[1]!];
-  return dropoutBlocks(rows, dropout).flatMap((block) =>
+  return dropoutBlocks(rows, dropout, 0).flatMap((block) =>
     tilesOf(columns, dropout ? headColumns : columns).map((cut, index) => ({
       rows: block,
       columns: cut,

@@ -56,7 +56,7 @@ export type GenerateStep =
 const MLP_TILE_TOKENS = 2048;
 
 /** A generated token: no picture. */
-const TEXT_ROW: RowInfo = { firstRow: 0, imageRows: [] };
+const TEXT_ROW: RowInfo = { place: 0, imageRows: [] };
 
 /**
  * The answer to a prompt. Throws UserError where the prompt is empty or fills all of the model's positions.

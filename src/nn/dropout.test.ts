@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ones } from "../torch/create.ts";
-import { scope } from "../torch/tensor.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
 import { DROPOUT_BLOCK_ROWS, dropped, mixSeed } from "./dropout.ts";
 import { rowsOf, tilesOf } from "./rows.ts";
 
@@ -18,6 +18,23 @@ describe("dropped", () => {
             const part = dropped(rowsOf(x, tile), dropout, tile.start).toArray() as Float32Array;
             expect(part).toEqual(whole.slice(tile.start * 5, tile.end * 5));
           }
+        }),
+      ),
+      { numRuns: 20 },
+    );
+  });
+
+  it("gives picked rows the mask that they have in the whole", () => {
+    fc.assert(
+      fc.property(fc.uniqueArray(fc.integer({ min: 0, max: 1799 }), { minLength: 1 }), (rows) =>
+        scope(() => {
+          const picked = Int32Array.from(rows.toSorted((a, b) => a - b));
+          const of = (count: number): Tensor => ones([count, 5], { dtype: "float32", device: "cpu" });
+          const whole = dropped(of(1800), dropout, 0).toArray() as Float32Array;
+          const part = dropped(of(picked.length), dropout, picked).toArray() as Float32Array;
+          expect(part).toEqual(
+            Float32Array.from([...picked].flatMap((row) => [...whole.slice(row * 5, row * 5 + 5)])),
+          );
         }),
       ),
       { numRuns: 20 },

@@ -3,7 +3,7 @@
  * recomputation, tiles and head groups see the same one.
  */
 
-import { empty } from "../torch/create.ts";
+import { empty, fromArray } from "../torch/create.ts";
 import { createGenerator } from "../torch/random.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
@@ -31,36 +31,64 @@ function splitMix(state: bigint): bigint {
   return z ^ (z >> 31n);
 }
 
-/** The blocks of a tile that starts at firstRow (a multiple of the block) of the micro-batch; one block where nothing is dropped. */
-export function dropoutBlocks(rows: number, dropout: Dropout | undefined): Rows[] {
-  return dropout ? tilesOf(rows, DROPOUT_BLOCK_ROWS) : [{ start: 0, end: rows }];
+/** Which rows of the micro-batch a tensor's rows are: those from this one on, the first of a block; or these, which ascend. */
+export type RowPlace = number | Int32Array;
+
+/** Rows of a tensor that share a generator, and which of the micro-batch they are. */
+export interface DropoutBlock extends Rows {
+  place: RowPlace;
+}
+
+/** The blocks of a tensor's rows; one block where nothing is dropped. */
+export function dropoutBlocks(rows: number, dropout: Dropout | undefined, place: RowPlace): DropoutBlock[] {
+  if (!dropout) return [{ start: 0, end: rows, place }];
+  if (typeof place !== "number") return pickedBlocks(place);
+  return tilesOf(rows, DROPOUT_BLOCK_ROWS).map((block) => ({ ...block, place: place + block.start }));
+}
+
+/** Picked rows by the block that each is of. */
+export function pickedBlocks(picked: Int32Array): DropoutBlock[] {
+  const blocks: DropoutBlock[] = [];
+  for (let start = 0; start < picked.length; ) {
+    const block = Math.floor(picked[start]! / DROPOUT_BLOCK_ROWS);
+    let end = start + 1;
+    while (end < picked.length && Math.floor(picked[end]! / DROPOUT_BLOCK_ROWS) === block) end++;
+    blocks.push({ start, end, place: picked.subarray(start, end) });
+    start = end;
+  }
+  return blocks;
 }
 
 /**
- * Multiplies x by its mask / (1 - probability), in place. x: one block of rows, (t <= 512, columns), whose first row in the micro-batch
- * is firstRow; `part` tells apart masks of the same rows, as those of the kv heads. The probability is met to 1 / 65536.
+ * Multiplies x by its mask / (1 - probability), in place. x: rows of one block, (t <= 512, columns); `part` tells apart masks of the same
+ * rows, as those of the kv heads. The probability is met to 1 / 65536.
  */
-export function dropBlock_(x: Tensor, { probability, seed }: Dropout, firstRow: number, part = 0): Tensor {
+export function dropBlock_(x: Tensor, { probability, seed }: Dropout, place: RowPlace, part = 0): Tensor {
   scope(() => {
     const columns = x.shape[1]!;
-    using generator = createGenerator(
-      mixSeed(seed, Math.floor(firstRow / DROPOUT_BLOCK_ROWS), part),
-      x.device,
-    );
+    const block = Math.floor((typeof place === "number" ? place : place[0]!) / DROPOUT_BLOCK_ROWS);
+    using generator = createGenerator(mixSeed(seed, block, part), x.device);
     const words = empty([DROPOUT_BLOCK_ROWS, Math.ceil(columns / 4)], { dtype: "int64", device: x.device });
     words.random_(-(2n ** 63n), null, { generator }); // one draw gives four numbers of 16 bits
-    const numbers = rowsOf(words, { start: 0, end: x.shape[0]! }).viewDtype("int16").narrow(1, 0, columns);
+    const numbers = blockRows(words, x.shape[0]!, place).viewDtype("int16").narrow(1, 0, columns);
     x.maskedFill_(numbers.lt(Math.round(probability * 2 ** 16) - 2 ** 15), 0).mul_(1 / (1 - probability));
   });
   return x;
 }
 
-/** A copy of x with its mask applied. x: (t, columns) from row firstRow of the micro-batch. */
-export function dropped(x: Tensor, dropout: Dropout, firstRow: number, part = 0): Tensor {
+/** Those of a block's rows that a tensor of so many has. */
+function blockRows(block: Tensor, rows: number, place: RowPlace): Tensor {
+  if (typeof place === "number") return rowsOf(block, { start: 0, end: rows });
+  const within = place.map((row) => row % DROPOUT_BLOCK_ROWS);
+  return block.indexSelect(0, fromArray(within, [rows], { dtype: "int64", device: block.device }));
+}
+
+/** A copy of x with its mask applied. x: (t, columns). */
+export function dropped(x: Tensor, dropout: Dropout, place: RowPlace, part = 0): Tensor {
   return scope(() => {
     const copy = x.clone();
-    forEachPart(tilesOf(x.shape[0]!, DROPOUT_BLOCK_ROWS), rowCount, (block) => {
-      dropBlock_(rowsOf(copy, block), dropout, firstRow + block.start, part);
+    forEachPart(dropoutBlocks(x.shape[0]!, dropout, place), rowCount, (block) => {
+      dropBlock_(rowsOf(copy, block), dropout, block.place, part);
     });
     return copy;
   });

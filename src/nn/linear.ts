@@ -4,7 +4,7 @@
  */
 import { empty, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { type Dropout, dropBlock_, dropoutBlocks, dropped } from "./dropout.ts";
+import { type Dropout, dropBlock_, dropoutBlocks, dropped, type RowPlace } from "./dropout.ts";
 import {
   addFrozenGradient_,
   addFrozenProduct_,
@@ -33,9 +33,9 @@ export interface Linear {
   lora: LoraBranch | undefined;
 }
 
-/** Where rows lie in the micro-batch, and which of them (counted from the first) are of pictures. */
+/** Which rows of the micro-batch are at hand, and which of them (counted from the first) are of pictures. */
 export interface RowInfo {
-  firstRow: number;
+  place: RowPlace;
   imageRows: readonly Rows[];
 }
 
@@ -48,7 +48,7 @@ export interface LowRank {
 /** The inner products of the low-rank branches. x: (T, in). */
 export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   return {
-    lora: linear.lora && loraInner(x, linear.lora, info.firstRow),
+    lora: linear.lora && loraInner(x, linear.lora, info.place),
     plora: info.imageRows.map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
   };
 }
@@ -143,11 +143,11 @@ export function addLinearGradients_(dx: Tensor, dy: Tensor, x: Tensor, linear: L
   addLoraGradients_(dx, dy, x, linear, info);
 }
 
-function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, { firstRow }: RowInfo): void {
+function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, { place }: RowInfo): void {
   if (!lora) return;
   scope(() => {
-    const inner = loraInner(x, lora, firstRow); // (T, R)
-    addLoraInnerGradient_(dx, loraOuterGradient(dy, inner, lora), x, lora, firstRow);
+    const inner = loraInner(x, lora, place); // (T, R)
+    addLoraInnerGradient_(dx, loraOuterGradient(dy, inner, lora), x, lora, place);
   });
 }
 
@@ -181,14 +181,12 @@ export function addProduct_(into: Tensor, left: Tensor, right: Tensor, alpha = 1
 }
 
 /** drop(x) A^T. x: (T, in) -> (T, R). */
-export function loraInner(x: Tensor, { a, dropout }: LoraBranch, firstRow: number): Tensor {
+export function loraInner(x: Tensor, { a, dropout }: LoraBranch, place: RowPlace): Tensor {
   if (!dropout) return x.mm(a.t());
   return scope(() => {
     const inner = empty([x.shape[0]!, a.shape[0]!], { dtype: x.dtype, device: x.device });
-    forEachPart(dropoutBlocks(x.shape[0]!, dropout), rowCount, (block) => {
-      scope(() =>
-        rowsOf(inner, block).copy_(dropped(rowsOf(x, block), dropout, firstRow + block.start).mm(a.t())),
-      );
+    forEachPart(dropoutBlocks(x.shape[0]!, dropout, place), rowCount, (block) => {
+      scope(() => rowsOf(inner, block).copy_(dropped(rowsOf(x, block), dropout, block.place).mm(a.t())));
     });
     return inner;
   });
@@ -200,16 +198,16 @@ export function addLoraInnerGradient_(
   dInner: Tensor,
   x: Tensor,
   lora: LoraBranch,
-  firstRow: number,
+  place: RowPlace,
 ): void {
   const { a, gradA, dropout } = lora;
-  forEachPart(dropoutBlocks(x.shape[0]!, dropout), rowCount, (block) => {
+  forEachPart(dropoutBlocks(x.shape[0]!, dropout, place), rowCount, (block) => {
     scope(() => {
       const input = rowsOf(x, block);
       const inner = rowsOf(dInner, block);
-      const seen = dropout ? dropped(input, dropout, firstRow + block.start) : input;
+      const seen = dropout ? dropped(input, dropout, block.place) : input;
       if (gradA) addProduct_(gradA, inner.t(), seen);
-      if (dropout) rowsOf(dx, block).add_(dropBlock_(inner.mm(a), dropout, firstRow + block.start));
+      if (dropout) rowsOf(dx, block).add_(dropBlock_(inner.mm(a), dropout, block.place));
       else dx.addmm_(dInner, a);
     });
   });

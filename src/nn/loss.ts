@@ -31,38 +31,29 @@ export function labelsOf(targets: Int32Array): Labels {
 }
 
 /**
- * Negative log likelihood of every label, (M) in float32. Where a scale is given, hidden becomes scale times the gradient of their sum,
- * chunk by chunk, each row after its last use. hidden: (T, C), before the final norm.
+ * Negative log likelihood of the target of every row, (M) in float32. Where a scale is given, states becomes scale times the gradient of
+ * their sum, chunk by chunk. states: (M, C), before the final norm; targets: (M).
  */
-export function headLoss_(hidden: Tensor, labels: Labels, options: HeadLoss, gradientScale?: number): Tensor {
+export function headLoss_(
+  states: Tensor,
+  targets: Int32Array,
+  options: HeadLoss,
+  gradientScale?: number,
+): Tensor {
   return scope(() => {
-    const { device } = hidden;
-    const losses = empty([labels.rows.length], { dtype: wideOf(hidden), device });
-    const rows = fromArray(labels.rows, [labels.rows.length], { dtype: "int64", device });
-    const targets = fromArray(labels.targets, [labels.targets.length, 1], { dtype: "int64", device });
-    forEachPart(tilesOf(labels.rows.length, options.chunkTokens), rowCount, ({ start, end }) => {
+    const { device } = states;
+    const losses = empty([targets.length], { dtype: wideOf(states), device });
+    const wanted = fromArray(targets, [targets.length, 1], { dtype: "int64", device });
+    forEachPart(tilesOf(targets.length, options.chunkTokens), rowCount, (chunk) => {
       scope(() => {
-        const cut = (x: Tensor): Tensor => x.narrow(0, start, end - start);
-        const states = hidden.indexSelect(0, cut(rows)); // (n, C)
-        const { loss, dStates } = chunkLoss(states, cut(targets), options, gradientScale);
-        cut(losses).copy_(loss);
-        if (dStates) hidden.indexCopy_(0, cut(rows), dStates);
+        const rows = rowsOf(states, chunk); // (n, C)
+        const { loss, dStates } = chunkLoss(rows, rowsOf(wanted, chunk), options, gradientScale);
+        rowsOf(losses, chunk).copy_(loss);
+        if (dStates) rows.copy_(dStates);
       });
     });
-    if (gradientScale !== undefined) zeroRowsBetween_(hidden, labels.rows);
     return losses;
   });
-}
-
-/** Zeros in all rows but these, which ascend. x: (T, C). */
-function zeroRowsBetween_(x: Tensor, rows: Int32Array): void {
-  let start = 0;
-  const zeroTo = (end: number): void => {
-    if (start < end) scope(() => rowsOf(x, { start, end }).zero_());
-    start = end + 1;
-  };
-  for (const row of rows) zeroTo(row);
-  zeroTo(x.shape[0]!);
 }
 
 /** Loss (n) of a chunk and, where scale is given, scale times the gradient of `states`. states: (n, C), targets: (n, 1). */

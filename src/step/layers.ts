@@ -13,9 +13,11 @@ import {
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
+import { type MlpRows, pickRows } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { ropeTables } from "../nn/attention.ts";
 import type { Rows } from "../nn/rows.ts";
+import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
@@ -26,7 +28,7 @@ import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "./policy
 import type { StepPhase } from "./step.ts";
 import { type LayerSource, layerSource } from "./weights.ts";
 
-/** What a layer keeps from forward to backward: its MLP's input (T, C), and inner values. */
+/** What a layer keeps from forward to backward: its MLP's input, (T, C) or (M, C) of the last layer, and inner values. */
 interface Kept {
   middle: Tensor;
   attention: KeptAttention | undefined;
@@ -40,6 +42,8 @@ export interface LayerRun {
   readonly policies: readonly LayerPolicy[];
   readonly owner: Owner;
   readonly sequence: Sequence;
+  /** Rows with a label, (M) int64, and what the last layer's MLP sees of them. */
+  readonly labelled: { rows: Tensor; seen: MlpRows };
   readonly reuseAttention: boolean;
   readonly weights: LayerSource;
   /** The layer ready for use with its weights; LoRA factors in the compute dtype belong to the open scope. */
@@ -55,7 +59,11 @@ export function prepareLayers(
   lora: Lora | undefined,
   batch: MicroBatch,
   policy: Policy,
-  { owner, dropoutSeed }: { owner: Owner; dropoutSeed?: bigint | undefined },
+  {
+    owner,
+    labelRows,
+    dropoutSeed,
+  }: { owner: Owner; labelRows: Int32Array; dropoutSeed?: bigint | undefined },
 ): LayerRun {
   const { config, dtype, device } = model;
   const { headDim: D, heads, kvHeads, ropeTheta } = config;
@@ -63,22 +71,27 @@ export function prepareLayers(
   const rope = category("inputData", () =>
     owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
   );
+  const rows = category("inputData", () =>
+    owner.own(fromArray(labelRows, [labelRows.length], { dtype: "int64", device })),
+  );
   const policies = layerPolicies(policy, config);
+  const sequence: Sequence = {
+    rope,
+    shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
+    imageRows: batch.imageSlices,
+    kvHeads,
+    headGroups: policy.headGroups,
+    attentionInput: policy.attentionInput,
+    mlpTileTokens: policy.mlpTileTokens,
+  };
   return {
     count: config.layers,
     device,
     policies,
     times: timesOf(policies),
     owner,
-    sequence: {
-      rope,
-      shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
-      imageRows: batch.imageSlices,
-      kvHeads,
-      headGroups: policy.headGroups,
-      attentionInput: policy.attentionInput,
-      mlpTileTokens: policy.mlpTileTokens,
-    },
+    sequence,
+    labelled: { rows, seen: pickRows(sequence, labelRows) },
     reuseAttention: policy.reuseAttention,
     weights: owner.own(layerSource(model, policy.weights.aheadLayers)),
     join: (index, weights) => joinLayer(model, lora, index, { dropoutSeed, weights }),
@@ -167,6 +180,54 @@ export function* layerForward(
   if (middle) run.kept.set(index, { middle, attention, mlp });
 }
 
+/**
+ * The last layer, whose MLP only rows with a label need. hidden, (T, C), is its attention's output afterwards -> its output in rows with a
+ * label, (M, C), the run's. Its backward is next, so with `trains` its attention is kept where a recomputed one would be.
+ */
+export function* lastLayerForward(
+  run: LayerRun,
+  hidden: Tensor,
+  trains: boolean,
+): Generator<StepPhase, Tensor> {
+  const index = run.count - 1;
+  const { keep } = run.policies[index]!;
+  const { rows, seen } = run.labelled;
+  const weights = run.weights.enter(index);
+  const keeps = trains && (run.reuseAttention || keep === "attention" || keep === "all");
+  const attention = ownedSegment(run, () =>
+    attentionForward_(hidden, run.join(index, weights), run.sequence, { keeps }),
+  );
+  const states = ownedSegment(run, () => hidden.indexSelect(0, rows)); // (M, C)
+  const middle = trains ? ownedSegment(run, () => states.clone()) : undefined;
+  yield { phase: "forward", done: index, total: run.count };
+  const mlp = ownedSegment(run, () =>
+    mlpForward_(states, run.join(index, weights), seen, trains && keep === "all"),
+  );
+  run.weights.leave();
+  if (middle) run.kept.set(index, { middle, attention, mlp });
+  return states;
+}
+
+/** gradient, (T, C), becomes that of the last layer's input for the gradient of lastLayerForward's result, (M, C), which is freed. */
+export function* lastLayerBackward(
+  run: LayerRun,
+  boundary: Boundary,
+  states: Tensor,
+  gradient: Tensor,
+): Generator<StepPhase, void> {
+  const index = run.count - 1;
+  const weights = run.weights.enter(index);
+  const { middle, attention, mlp } = run.kept.get(index)!;
+  run.kept.delete(index);
+  segment(() => mlpBackward_(states, middle, run.join(index, weights), run.labelled.seen, mlp));
+  run.owner.free(mlp);
+  run.owner.free(middle);
+  segment(() => void gradient.zero_().indexCopy_(0, run.labelled.rows, states));
+  run.owner.free(states);
+  yield { phase: "backward", done: 0, total: run.count };
+  backAttention(run, index, weights, boundary, gradient, attention);
+}
+
 /** gradient, (T, C), of the layer's output becomes that of its input, (T, C), in place. */
 export function* layerBackward(
   run: LayerRun,
@@ -183,6 +244,17 @@ export function* layerBackward(
   run.owner.free(mlp);
   run.owner.free(middle);
   yield { phase: "backward", done, total: run.count };
+  backAttention(run, index, weights, boundary, gradient, attention);
+}
+
+function backAttention(
+  run: LayerRun,
+  index: number,
+  weights: LayerWeights,
+  boundary: Boundary,
+  gradient: Tensor,
+  attention: KeptAttention | undefined,
+): void {
   const input = boundaryRows(boundary, run.device);
   segment(() => attentionBackward_(gradient, input, run.join(index, weights), run.sequence, attention));
   run.owner.free(attention);

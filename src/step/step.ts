@@ -7,13 +7,21 @@ import type { Lora } from "../models/lora.ts";
 import { onDevice, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
 import { embedText, placeImage_ } from "../models/xcomposer.ts";
-import { headLoss_, type Labels, labelsOf } from "../nn/loss.ts";
+import { headLoss_, labelsOf } from "../nn/loss.ts";
 import { kindsOf, rowsOf } from "../nn/rows.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary } from "./boundaries.ts";
-import { type LayerRun, layerBackward, layerForward, prepareLayers, sampleRows } from "./layers.ts";
+import {
+  type LayerRun,
+  lastLayerBackward,
+  lastLayerForward,
+  layerBackward,
+  layerForward,
+  prepareLayers,
+  sampleRows,
+} from "./layers.ts";
 import { Owner } from "./owner.ts";
 import type { Policy } from "./policy.ts";
 import { backwardVisits, forwardVisits } from "./weights.ts";
@@ -49,12 +57,12 @@ export function* trainStep(
 ): Generator<StepPhase, StepResult> {
   using owner = new Owner();
   const labels = labelsOf(batch.targets);
-  const run = prepareLayers(model, lora, batch, policy, { owner, dropoutSeed });
+  const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows, dropoutSeed });
   const hidden = yield* embed(model, batch, policy, owner);
-  const boundaries = yield* forward(run, hidden);
-  const losses = lossOf(model, hidden, labels, policy, lossScale / Math.max(1, labels.rows.length)); // hidden is its gradient now
+  const { boundaries, states } = yield* forward(run, hidden);
+  const losses = lossOf(model, states, labels.targets, policy, lossScale / Math.max(1, labels.rows.length));
   yield { phase: "loss", done: 1, total: 1 };
-  yield* backward(run, boundaries, hidden);
+  yield* backward(run, boundaries, states, hidden); // states are their gradient now
   return resultOf(losses);
 }
 
@@ -67,14 +75,16 @@ export function* evalStep(
 ): Generator<StepPhase, EvalResult> {
   using owner = new Owner();
   const labels = labelsOf(batch.targets);
-  const run = prepareLayers(model, lora, batch, policy, { owner });
+  const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows });
   const hidden = yield* embed(model, batch, policy, owner);
   run.weights.begin(forwardVisits(run.count));
-  for (let layer = 0; layer < run.count; layer++) {
+  for (let layer = 0; layer < run.count - 1; layer++) {
     yield* layerForward(run, layer, hidden);
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
-  const losses = lossOf(model, hidden, labels, policy);
+  const states = yield* lastLayerForward(run, hidden, false);
+  yield { phase: "forward", done: run.count, total: run.count };
+  const losses = lossOf(model, states, labels.targets, policy);
   const samples = sampleRows(batch).map(({ start, end }) => {
     const own = losses.filter((_, label) => labels.rows[label]! >= start && labels.rows[label]! < end);
     return { lossSum: sumOf(own), labelTokens: own.length };
@@ -117,27 +127,39 @@ function* placeImages(
   owner.free(fetch);
 }
 
-/** All layers, in place on hidden, (T, C); the input of each is kept as its policy says. */
-function* forward(run: LayerRun, hidden: Tensor): Generator<StepPhase, Boundary[]> {
+/** All layers, in place on hidden, (T, C); the input of each is kept as its policy says. states: what comes out in rows with a label, (M, C). */
+function* forward(
+  run: LayerRun,
+  hidden: Tensor,
+): Generator<StepPhase, { boundaries: Boundary[]; states: Tensor }> {
   const boundaries: Boundary[] = [];
   run.weights.begin(forwardVisits(run.count).filter((layer) => run.times[layer] !== 0));
+  let states: Tensor | undefined;
   for (let layer = 0; layer < run.count; layer++) {
     const { boundary, keep } = run.policies[layer]!;
     boundaries.push(saveBoundary(hidden, boundary, run.owner));
-    yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden, keep));
+    if (layer === run.count - 1) states = yield* lastLayerForward(run, hidden, true);
+    else yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden, keep));
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
-  return boundaries;
+  return { boundaries, states: states! };
 }
 
-/** All layers from the last, in place on the gradient of their output, (T, C). */
-function* backward(run: LayerRun, boundaries: Boundary[], gradient: Tensor): Generator<StepPhase, void> {
+/** All layers from the last, for the gradient of what came out, (M, C); gradient: room for that of their inputs, (T, C). */
+function* backward(
+  run: LayerRun,
+  boundaries: Boundary[],
+  states: Tensor,
+  gradient: Tensor,
+): Generator<StepPhase, void> {
   run.weights.begin(backwardVisits(run.policies).filter((layer) => run.times[layer] !== 0));
   for (let layer = run.count - 1; layer >= 0; layer--) {
     if (boundaries[layer]!.at === "none")
       yield* repeatedSteps(run.times[layer]!, () => restoreBoundaries(run, boundaries, layer));
-    yield* repeatedSteps(run.times[layer]!, () => layerBackward(run, layer, boundaries[layer]!, gradient));
-    freeBoundary(boundaries[layer]!, run.owner);
+    const boundary = boundaries[layer]!;
+    if (layer === run.count - 1) yield* lastLayerBackward(run, boundary, states, gradient);
+    else yield* repeatedSteps(run.times[layer]!, () => layerBackward(run, layer, boundary, gradient));
+    freeBoundary(boundary, run.owner);
     yield { phase: "backward", done: run.count - layer, total: run.count };
   }
 }
@@ -163,11 +185,11 @@ function* restoreBoundaries(
   else boundaries[layer] = { at: "device", hidden };
 }
 
-/** Losses of the labels; where a scale is given, hidden, (T, C), becomes its gradient. */
+/** Losses of the rows with a label; where a scale is given, states, (M, C), becomes their gradient. */
 function lossOf(
   { config, norm, head, places, device }: Model,
-  hidden: Tensor,
-  labels: Labels,
+  states: Tensor,
+  targets: Int32Array,
   { lossChunkTokens }: Policy,
   gradientScale?: number,
 ): Float32Array | Float64Array {
@@ -177,7 +199,7 @@ function lossOf(
       head: onDevice(head, places.head, device),
       chunkTokens: lossChunkTokens,
     };
-    return numbersOf(headLoss_(hidden, labels, options, gradientScale));
+    return numbersOf(headLoss_(states, targets, options, gradientScale));
   };
   return category("loss", () => scope(body));
 }

@@ -1,0 +1,63 @@
+/** Rows of a micro-batch in tiles: which of them are of pictures, and which tiles are alike to a plan. */
+import { pickedBlocks } from "../nn/dropout.ts";
+import type { RowInfo } from "../nn/linear.ts";
+import { clipRows, forEachKind, type Kind, kindsOf, type Rows, rowCount } from "../nn/rows.ts";
+import { scope } from "../torch/tensor.ts";
+import { isAbridging } from "../torch/trace.ts";
+
+/** Rows of the micro-batch as an MLP sees them: all of them, or some. */
+export interface MlpRows {
+  imageRows: readonly Rows[];
+  /** Rows that the MLP takes at a time, and attention where it makes its input again. */
+  mlpTileTokens: number;
+  /** Which rows of the micro-batch they are, where they are not all of it; they ascend. */
+  picked?: Int32Array;
+}
+
+/** What an MLP sees of some rows of a micro-batch, (n) ascending. */
+export function pickRows({ imageRows, mlpTileTokens }: MlpRows, picked: Int32Array): MlpRows {
+  const before = (row: number): number => {
+    let [low, high] = [0, picked.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (picked[middle]! < row) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
+  const pictures = imageRows.map(({ start, end }) => ({ start: before(start), end: before(end) }));
+  return { imageRows: pictures.filter(({ start, end }) => start < end), mlpTileTokens, picked };
+}
+
+/** Where a tile lies, and its image rows. */
+export function tileInfo({ imageRows, picked }: MlpRows, tile: Rows): RowInfo {
+  const place = picked ? picked.subarray(tile.start, tile.end) : tile.start;
+  return { place, imageRows: clipRows(imageRows, tile) };
+}
+
+/** Calls body for each tile of rows, in a scope of its own; tiles of as many rows, and image rows, are alike. */
+export function forEachTile(
+  tiles: readonly Rows[],
+  seen: MlpRows,
+  body: (tile: Rows, index: number) => unknown,
+): void {
+  forEachKind(tileKinds(tiles, seen), (tile, index) => {
+    scope(() => void body(tile, index));
+  });
+}
+
+/** Kinds of tiles by the pictures of a micro-batch: the same are asked for in every layer, and pictures can be many. */
+const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
+
+function tileKinds(tiles: readonly Rows[], { imageRows, picked }: MlpRows): Kind<Rows>[] {
+  const blocks = (tile: Rows): Rows[] => (picked ? pickedBlocks(picked.subarray(tile.start, tile.end)) : []);
+  const kindOf = (tile: Rows): string =>
+    [clipRows(imageRows, tile), blocks(tile), [tile]].map((rows) => rows.map(rowCount).join(" ")).join(", ");
+  if (!isAbridging()) return kindsOf(tiles, kindOf);
+  const known = knownKinds.get(imageRows) ?? new Map<string, Kind<Rows>[]>();
+  knownKinds.set(imageRows, known);
+  const key = `${tiles.length} ${tiles.at(-1)?.end}`;
+  const kinds = known.get(key) ?? kindsOf(tiles, kindOf);
+  known.set(key, kinds);
+  return kinds;
+}
