@@ -36,7 +36,7 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16" } as const satisfies R
 export function startCompute(model: string, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
   if (options.threads !== undefined) setThreads(options.threads);
-  setCap(device, options.memory === undefined ? undefined : options.memory - outsideBytes(device));
+  setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
   setCap(device, options.host_memory, "host");
   return {
     dtype: options.dtype ? DTYPES[options.dtype] : storedType(model),

@@ -1,0 +1,106 @@
+/** Memory that runs out within a whole run: in a micro-batch, an update, an evaluation; and what a resumed run knows of it. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { UserError } from "../../src/errors.ts";
+import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
+import type { TrainEvent } from "../../src/train/trainer.ts";
+import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
+
+const { folder, input } = await makeWorkplace();
+/** Pictures aside, the first two samples: short texts. */
+const texts = join(folder, "texts.jsonl");
+writeFileSync(texts, readFileSync(input.data, "utf8").split("\n").slice(0, 2).join("\n"));
+const options = { ...input, data: texts, max_steps: 3, gradient_accumulation: 2 };
+const MEMORY = 2_000_000;
+
+/** Has the n-th allocation after an event of that kind fail, the first time that there is one. */
+function failAfter(kind: TrainEvent["event"], n = 1): (event: TrainEvent) => void {
+  let armed = true;
+  return ({ event }) => {
+    if (event !== kind || !armed) return;
+    armed = false;
+    failAtAllocation("cpu", n);
+  };
+}
+
+const live = (): number[] => [
+  memoryStats("cpu").liveBytes,
+  memoryStats("cpu", "host").liveBytes,
+  liveTensors(),
+];
+
+it("a planned run that is stopped within a step and goes on ends with the same bytes", async () => {
+  const [whole, parts] = [join(folder, "whole"), join(folder, "parts")];
+  const planned = { ...options, memory: MEMORY, host_memory: MEMORY };
+  await runWith({ ...planned, output: whole });
+  await runWith({ ...planned, output: parts }, { stopAfterMicroBatches: 3 });
+  const { events, ...end } = await runWith({ ...planned, output: parts, resume: true });
+  expect(end).toMatchObject({ result: { ended: "finished", step: 3 } });
+  expect(resultOf(parts)).toEqual(resultOf(whole));
+  expect(events.some(({ event }) => event === "defect")).toBe(false);
+});
+
+it("a run's policy is kept, and can be given to another", async () => {
+  const output = join(folder, "kept");
+  await runWith({ ...options, memory: MEMORY, output });
+  const policy = join(output, "policy.json");
+  const again = join(folder, "again");
+  expect(await runWith({ ...options, policy, output: again })).toMatchObject({
+    result: { ended: "finished" },
+  });
+  expect(readFileSync(join(again, "policy.json"), "utf8")).toBe(readFileSync(policy, "utf8"));
+});
+
+it("a step down the ladder is told once, and remembered when the run goes on", async () => {
+  const output = join(folder, "ladder");
+  const before = live();
+  const hooks = { onEvent: failAfter("phase"), stopAfterMicroBatches: 3 };
+  const { events } = await runWith({ ...options, output }, hooks);
+  expect(noticesOf(events)).toEqual([
+    expect.stringMatching(/^Step 1: .*texts\.jsonl:1: sample 0: out of memory/),
+  ]);
+  const stateOf = (name: string) =>
+    JSON.parse(readFileSync(join(output, name, "trainer_state.json"), "utf8")).stepsDown;
+  expect(stateOf("checkpoint-1-micro-1")).toHaveLength(1);
+  const rest = await runWith({ ...options, output, resume: true });
+  expect(rest).toMatchObject({ result: { ended: "finished" } });
+  expect(noticesOf(rest.events)).toEqual([]);
+  expect(stateOf("checkpoint-3")).toHaveLength(1);
+  expect(live()).toEqual(before);
+});
+
+it("in an update it ends the run with the way on, and leaves no tensor", async () => {
+  const output = join(folder, "update");
+  const before = live();
+  const onEvent = failAfter("microBatch");
+  const outcome = await runWith({ ...options, gradient_accumulation: 1, output }, { onEvent });
+  const { error } = outcome as { error: UserError };
+  expect(error).toBeInstanceOf(UserError);
+  expect(error.message).toMatch(/^The update of step 1 does not fit: /);
+  expect(error.fix).toContain("Pass more --memory.");
+  expect(live()).toEqual(before);
+});
+
+it("in an evaluation it costs an answer at most, and no loss", async () => {
+  const evaluated = { ...options, max_steps: 1, eval_data: texts, seed: 1 };
+  const peace = await runWith({ ...evaluated, output: join(folder, "peace") });
+  const before = live();
+  const told = new Set<string>();
+  for (const n of [1, 40, 400, 500, 600, 700]) {
+    const output = join(folder, `eval-${n}`);
+    const { events, ...end } = await runWith({ ...evaluated, output }, { onEvent: failAfter("step", n) });
+    failAtAllocation("cpu", 0);
+    expect(end).toMatchObject({ result: { ended: "finished" } });
+    const [evaluation, expected] = [events, peace.events].map((all) =>
+      all.flatMap((event) => (event.event === "eval" ? [event.record] : [])),
+    );
+    expect(evaluation![0]!.loss).toBeCloseTo(expected![0]!.loss, 5);
+    const [notice = "nothing"] = noticesOf(events);
+    if (notice.startsWith("no answer to")) expect(evaluation![0]!.unanswered).toBe(1);
+    told.add(notice.split(" ").slice(0, 2).join(" "));
+    expect(live()).toEqual(before);
+  }
+  expect([...told]).toEqual(expect.arrayContaining(["no answer"]));
+  expect([...told].some((words) => words.startsWith("Evaluation:"))).toBe(true);
+});
