@@ -3,7 +3,7 @@ import { formatBytes, formatCount } from "../errors.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { listDevices } from "../plan/devices.ts";
 import type { Moment } from "../plan/dryRun.ts";
-import { leanestPlan, type Plan, solve, type Workload } from "../plan/search.ts";
+import { leanestPlan, type Plan, type Planner, solve, type Workload } from "../plan/search.ts";
 import { CATEGORIES } from "../torch/device.ts";
 import { heatMap, stackedAreas } from "./areaCharts.ts";
 import { lineChart } from "./charts.ts";
@@ -143,25 +143,32 @@ function waterfall(question: Question, { plan, official }: Answer): string {
   );
 }
 
-/** Cards that share kernels and workspace differ by what they have beside their context; each amount is asked once. */
+/** Cards that share kernels and workspace share a planner; they differ by what they have beside their context. */
 function cards({ planner, limits, fixed }: Question, { workload }: Plan): string {
-  const answers = new Map<string, ReturnType<typeof solve>>();
+  const planners = new Map<string, { own: Planner; contextBytes: number }>();
+  let maxLength = workload.maxLength; // each card's search begins at the answer of the card before, which is smaller
   const rows = listDevices().map((card) => {
-    const own = planner.onCard(card);
-    const key = [
-      Number(card.computeCapability) >= 8,
-      card.workspaceBytes,
-      card.memoryBytes - card.contextBytes,
-    ].join();
-    const cardLimits = { ...limits, budgetBytes: card.memoryBytes };
-    if (!answers.has(key))
-      answers.set(key, solve(own, "max-length", workload, cardLimits, fixed, CARD_PARTS));
-    const solution = answers.get(key);
+    const key = `${Number(card.computeCapability) >= 8} ${card.workspaceBytes}`;
+    const { own, contextBytes } = planners.get(key) ?? {
+      own: planner.onCard(card),
+      contextBytes: card.contextBytes,
+    };
+    planners.set(key, { own, contextBytes });
+    const budgetBytes = card.memoryBytes - card.contextBytes + contextBytes;
+    const solution = solve(
+      own,
+      "max-length",
+      { ...workload, maxLength },
+      { ...limits, budgetBytes },
+      fixed,
+      CARD_PARTS,
+    );
+    maxLength = solution?.solved ?? maxLength;
     return [
       card.title,
       formatBytes(card.memoryBytes),
       solution ? formatCount(solution.solved) : "does not fit",
-      solution ? formatDuration(own.time(solution.plan.run)) : "",
+      solution ? formatDuration(planner.onCard(card).time(solution.plan.run)) : "",
       card.note ?? "",
     ];
   });
