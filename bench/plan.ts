@@ -7,7 +7,6 @@ import { PRESETS } from "../src/models/spec.ts";
 import { findDevice } from "../src/plan/devices.ts";
 import { officialRun } from "../src/plan/official.ts";
 import { batchOf, leastMemory, Planner, solve, type Workload } from "../src/plan/search.ts";
-import { DEFAULT_POLICY } from "../src/step/policy.ts";
 
 const GIB = 2 ** 30;
 const ANY = Number.POSITIVE_INFINITY;
@@ -49,7 +48,7 @@ row("resident weights, boundaries on the host", least(ANY, "resident"), 18.5);
 row("nothing on the host", least(0, "resident"), 22);
 const { rank, dropout, targets } = workload;
 const official = officialRun({
-  ...{ ...model, policy: DEFAULT_POLICY, target: card },
+  ...{ ...model, target: card },
   ...{ batch: batchOf(workload), lora: { rank, dropout, targets } },
 });
 console.log(

@@ -12,7 +12,7 @@ const GIB = 2 ** 30;
 const BAR_COLUMNS = 30;
 
 /** The official recipe's own plan for a workload. Throws UserError for the CPU, which the official script does not train on. */
-export function officialOf({ planner, card }: Question, { workload, policy }: Plan): DryRun {
+export function officialOf({ planner, card }: Question, { workload }: Plan): DryRun {
   if (!card) {
     throw new UserError(
       "The official recipe trains on a GPU, so --compare official needs one to compare on.",
@@ -23,7 +23,7 @@ export function officialOf({ planner, card }: Question, { workload, policy }: Pl
   }
   const { rank, dropout, targets } = workload;
   return officialRun({
-    ...{ model: planner.config, dtype: planner.dtype, mapsWeights: true, policy, target: card },
+    ...{ model: planner.config, dtype: planner.dtype, mapsWeights: true, target: card },
     ...{ batch: batchOf(workload), lora: { rank, dropout, targets } },
   });
 }

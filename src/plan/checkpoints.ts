@@ -9,9 +9,7 @@ import {
   restoreMoments,
   type TensorFile,
 } from "../step/savedState.ts";
-import { emptyOnHost } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
-import { planTarget } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 
 /** Restores moments, and the gradients of a step that was interrupted. */
@@ -20,19 +18,14 @@ export function resumeOnMeta(optimizer: AdamW): void {
   restoreGradients(optimizer, mappedOnMeta(gradientTensors(optimizer)));
 }
 
-/** Writes factors, moments and gradients; from a card each piece is copied to the host first. */
+/**
+ * Writes factors, moments and gradients, piece by piece. What a piece is copied to on its way from a card to the file is passing memory of
+ * the process, as are decoded pictures: neither pool's, so a plan with nothing on the host has nothing there.
+ */
 export function saveOnMeta(optimizer: AdamW, lora: Lora): void {
   const factors = [...adapterFromLora(lora, "").modules.values()].flatMap(({ a, b }) => [a, b]);
   const state = [...momentTensors(optimizer), ...gradientTensors(optimizer)].map(([, tensor]) => tensor);
-  const device = optimizer.parameters[0]!.gradient.device;
-  for (const tensor of [...factors, ...state]) {
-    scope(() => {
-      for (const piece of piecesOf(tensor)) {
-        if (planTarget().device === "cuda")
-          scope(() => void emptyOnHost(piece.shape, { dtype: piece.dtype, device }));
-      }
-    });
-  }
+  for (const tensor of [...factors, ...state]) scope(() => void [...piecesOf(tensor)]);
 }
 
 /** A mapped file's tensors: their elements are the file's, and count for no pool. */

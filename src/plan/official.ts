@@ -10,6 +10,7 @@ import { ropeTables } from "../nn/attention.ts";
 import { frozenValues } from "../nn/frozen.ts";
 import type { Rows } from "../nn/rows.ts";
 import { rowsOf } from "../nn/rows.ts";
+import { DEFAULT_POLICY } from "../step/policy.ts";
 import { cat, empty, zeros } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
 import {
@@ -35,8 +36,9 @@ interface Context {
   hasFlash: boolean;
 }
 
-/** What the official schedule takes for this model, micro-batch and rank on a card; the configuration's policy plays no part. */
-export function officialRun(configuration: Configuration & { target: Card }): DryRun {
+/** What the official schedule takes for this model, micro-batch and rank on a card: everything lies there. */
+export function officialRun(asked: Omit<Configuration, "policy"> & { target: Card }): DryRun {
+  const configuration = { ...asked, policy: DEFAULT_POLICY };
   return observe(configuration, (end) => {
     const model = emptyModel(configuration);
     const factors = held("loraParameters", () => emptyFactors(configuration));

@@ -81,6 +81,21 @@ CONFIGURATIONS["every second boundary on the host"] = {
   }),
 };
 
+for (const keep of ["middle", "attention", "all"] as const) {
+  const kept = { mlpTileTokens: 512, headGroups: 2, layers: [{ count: 11, keep }, { count: 1 }] };
+  CONFIGURATIONS[`kept values: ${keep}`] = { ...base, policy: Policy.parse(kept) };
+  CONFIGURATIONS[`kept values: ${keep}, two samples, bfloat16`] = {
+    ...base,
+    dtype: "bfloat16",
+    batch: { ...base.batch, samples: 2 },
+    policy: Policy.parse({
+      ...kept,
+      attentionInput: "recomputed",
+      layers: [{ count: 12, boundary: "host", keep }],
+    }),
+  };
+}
+
 describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
   const configuration = CONFIGURATIONS[name]!;
 
