@@ -30,6 +30,7 @@ import { addRmsNormGradient_, type RmsNorm, rmsNorm, rmsNormInto } from "../nn/n
 import { forEachPart, type RowSource, type Rows, rowCount, rowSource, rowsOf, tilesOf } from "../nn/rows.ts";
 import { activated, activationGradients_, type Gates } from "../nn/swiglu.ts";
 import { zeros } from "../torch/create.ts";
+import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { LinearName } from "./spec.ts";
 import { forEachTile, type MlpRows, tileInfo } from "./tiles.ts";
@@ -69,6 +70,8 @@ export interface AttentionOptions {
   input?: RowSource | undefined;
   /** Whether to return what the backward needs. */
   keeps?: boolean;
+  /** What the memory of that counts as: it may outlive the segment by far. */
+  keptAs?: Category;
 }
 
 /** h += attention(h), in place; returns what the backward needs where it is to be kept. h: (T, C). */
@@ -76,7 +79,7 @@ export function attentionForward_(
   h: Tensor,
   layer: Layer,
   sequence: Sequence,
-  { input, keeps = false }: AttentionOptions = {},
+  { input, keeps = false, keptAs = "workingSet" }: AttentionOptions = {},
 ): KeptAttention | undefined {
   const { wqkv, wo, info } = attentionParts(layer, sequence);
   return scope(() => {
@@ -85,7 +88,7 @@ export function attentionForward_(
     const inner = inputLowRank(x, wqkv, sequence);
     const outer = zeroLowRank(h.shape[0]!, wo, info);
     const forwardGroup = (group: HeadGroup): GroupOutput => {
-      const output = groupForward(x, inner, wqkv, group, sequence);
+      const output = groupForward(x, inner, wqkv, group, sequence, keptAs);
       const part = inputSlice(wo, group.outColumns);
       addFrozenProduct_(h, output.out, part.weight);
       addGroupInner_(outer, output.out, part, info, group);
@@ -147,7 +150,8 @@ export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = fals
   const forwardTile = (tile: Rows): KeptMlp[number] => {
     const rows = rowsOf(h, tile);
     const info = tileInfo(seen, tile);
-    const gates = gateAndUp(rmsNorm(rows, layer.ffnNorm), layer, info);
+    const x = rmsNorm(rows, layer.ffnNorm);
+    const gates = category(keeps ? "boundaryActivations" : "workingSet", () => gateAndUp(x, layer, info));
     const active = activated(gates, keeps); // (t, F)
     addLinear_(rows, active, layer.linears["feed_forward.w2"], info);
     return gates;
@@ -258,17 +262,19 @@ function groupForward(
   wqkv: Linear,
   { qkvRows }: HeadGroup,
   sequence: Sequence,
+  keptAs: Category = "workingSet",
 ): GroupOutput {
   return scope(() => {
     const { rope, shape, imageRows } = sequence;
     const part = outputSlice(wqkv, qkvRows);
     const { dtype, device } = part.plora.b;
-    const u = zeros([x.tiles.at(-1)!.end, qkvRows.end - qkvRows.start], { dtype, device }); // (T, G * (Q+2) * D)
+    const [T, columns] = [x.tiles.at(-1)!.end, rowCount(qkvRows)];
+    const u = category(keptAs, () => zeros([T, columns], { dtype, device })); // (T, G * (Q+2) * D)
     forEachTile(x.tiles, sequence, (tile) => {
       const rows = lowRankRows(inner, imageRows, tile);
       addLinear_(rowsOf(u, tile), x.rows(tile), part, tileInfo(sequence, tile), rows);
     });
-    return attend(u, rope, shape);
+    return category(keptAs, () => attend(u, rope, shape));
   });
 }
 

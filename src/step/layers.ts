@@ -169,9 +169,13 @@ export function* layerForward(
   const weights = run.weights.enter(index);
   const keeps = keep === "attention" || keep === "all";
   const attention = ownedSegment(run, () =>
-    attentionForward_(hidden, run.join(index, weights), run.sequence, { keeps }),
+    attentionForward_(hidden, run.join(index, weights), run.sequence, {
+      keeps,
+      ...(keeps && { keptAs: "boundaryActivations" }),
+    }),
   );
-  const middle = keep === "nothing" ? undefined : ownedSegment(run, () => hidden.clone());
+  const middle =
+    keep === "nothing" ? undefined : category("boundaryActivations", () => run.owner.own(hidden.clone()));
   yield { phase: "forward", done: index, total: run.count };
   const mlp = ownedSegment(run, () =>
     mlpForward_(hidden, run.join(index, weights), run.sequence, keep === "all"),

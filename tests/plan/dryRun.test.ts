@@ -5,7 +5,7 @@ import { disposeModel } from "../../src/models/weights.ts";
 import { plannedBatch } from "../../src/plan/batch.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
-import { type Configuration, dryRun, stepMs } from "../../src/plan/dryRun.ts";
+import { type Bytes, type Configuration, dryRun, stepMs } from "../../src/plan/dryRun.ts";
 import {
   createAdamW,
   disposeAdamW,
@@ -124,6 +124,19 @@ describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
     dryRun(configuration);
     expect(memoryStats("meta").liveBytes).toBe(beforeBytes);
   });
+});
+
+it("books what layers keep as boundary activations: what lives between segments", () => {
+  const run = (keep: string) =>
+    dryRun({ ...base, policy: Policy.parse({ mlpTileTokens: 512, layers: [{ count: 12, keep }] }) }).device
+      .categories;
+  const [middle, all] = ["middle", "all"].map(run) as [Bytes, Bytes];
+  const columnBytes = model.layers * base.batch.sampleTokens * 4;
+  const rowsOfLayers = 2 * model.layers - 1; // at the peak the last layer has used up its MLP's input
+  expect(middle.boundaryActivations).toBe(rowsOfLayers * base.batch.sampleTokens * 4 * model.hidden);
+  const innerBytes = all.boundaryActivations - middle.boundaryActivations;
+  expect(innerBytes).toBeGreaterThan(columnBytes * 2 * model.ffn);
+  expect(all.workingSet).toBeLessThan(innerBytes);
 });
 
 describe("a dry run for a card", () => {
