@@ -19,11 +19,12 @@ import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { randomModel, runToEnd, smallConfig } from "../randomModel.ts";
 
 const model = smallConfig({ layers: 12 });
+const SAMPLE_TOKENS = 1500;
 const base: Configuration = {
   model,
   dtype: "float32",
   lora: { rank: 4, dropout: 0, targets: OFFICIAL_TARGETS },
-  batch: { samples: 1, sampleTokens: 1500, pictures: [{ rows: 2, cols: 1 }], labelTokens: 300 },
+  batch: { samples: 1, sampleTokens: SAMPLE_TOKENS, pictures: [{ rows: 2, cols: 1 }], labelTokens: 300 },
   policy: Policy.parse({}),
   target: "cpu",
   mapsWeights: false,
@@ -131,9 +132,9 @@ it("books what layers keep as boundary activations: what lives between segments"
     dryRun({ ...base, policy: Policy.parse({ mlpTileTokens: 512, layers: [{ count: 12, keep }] }) }).device
       .categories;
   const [middle, all] = ["middle", "all"].map(run) as [Bytes, Bytes];
-  const columnBytes = model.layers * base.batch.sampleTokens * 4;
+  const columnBytes = model.layers * SAMPLE_TOKENS * 4;
   const rowsOfLayers = 2 * model.layers - 1; // at the peak the last layer has used up its MLP's input
-  expect(middle.boundaryActivations).toBe(rowsOfLayers * base.batch.sampleTokens * 4 * model.hidden);
+  expect(middle.boundaryActivations).toBe(rowsOfLayers * SAMPLE_TOKENS * 4 * model.hidden);
   const innerBytes = all.boundaryActivations - middle.boundaryActivations;
   expect(innerBytes).toBeGreaterThan(columnBytes * 2 * model.ffn);
   expect(all.workingSet).toBeLessThan(innerBytes);
