@@ -70,3 +70,22 @@ it("holds from the least budget up, with the same losses, and planned is measure
   }
   expect(policies.size).toBeGreaterThan(1);
 });
+
+it.each([
+  ["bf16", { dtype: "bf16" }],
+  ["packs", { pack: true, max_length: 1500 }],
+  ["pairs", { batch_size: 2, lora_dropout: 0.1 }],
+  ["int8", { base: "int8" }],
+] as const)("keeps its plan of either pool with %s", async (name, more) => {
+  const output = join(folder, `with-${name}`);
+  const { events, ...end } = await runWith({ ...options, ...more, output, memory: 7_000_000 });
+  expect(end).toMatchObject({ result: { ended: "finished" } });
+  for (const event of events) {
+    if (event.event !== "step") continue;
+    const { measured, planned } = event.peaks;
+    expect({ device: measured.device.bytes, host: measured.host.bytes }).toEqual({
+      device: planned!.device.peakBytes,
+      host: planned!.host.peakBytes,
+    });
+  }
+});
