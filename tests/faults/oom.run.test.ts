@@ -1,6 +1,7 @@
 /** Memory that runs out within a whole run: in a micro-batch, an update, an evaluation; and what a resumed run knows of it. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import sharp from "sharp";
 import { expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
@@ -103,4 +104,31 @@ it("in an evaluation it costs an answer at most, and no loss", async () => {
   }
   expect([...told]).toEqual(expect.arrayContaining(["no answer"]));
   expect([...told].some((words) => words.startsWith("Evaluation:"))).toBe(true);
+});
+
+it("the hd_num and the max_length that a refusal names do fit", async () => {
+  const data = join(folder, "large.jsonl");
+  const background = { r: 9, g: 90, b: 200 };
+  await sharp({ create: { width: 1300, height: 900, channels: 3, background } }).toFile(
+    join(folder, "large.png"),
+  );
+  const input_ids = [1, -200, 5, 6, 7, 8];
+  writeFileSync(
+    data,
+    `${JSON.stringify({ input_ids, labels: [-100, -100, 5, 6, 7, 8], images: ["large.png"] })}\n${readFileSync(texts, "utf8")}`,
+  );
+  const tight = { ...options, data, hd_num: 12, memory: 6_000_000, max_steps: 3 };
+  const { error } = (await runWith({ ...tight, output: join(folder, "refused") })) as { error: UserError };
+  expect(error).toBeInstanceOf(UserError);
+  const [, hdNum] = /--hd-num (\d+)/.exec(error.fix!)!;
+  const [, maxLength] = /--max-length (\d+) --skip-bad/.exec(error.fix!)!;
+  const fewerTiles = { ...tight, hd_num: Number(hdNum), output: join(folder, "fewer-tiles") };
+  expect(await runWith(fewerTiles)).toMatchObject({ result: { ended: "finished" } });
+  const shorter = {
+    ...tight,
+    max_length: Number(maxLength),
+    skip_bad: true,
+    output: join(folder, "shorter"),
+  };
+  expect(await runWith(shorter)).toMatchObject({ result: { ended: "finished" } });
 });

@@ -1,0 +1,44 @@
+import { describe, expect, it } from "vitest";
+import type { PreparedSample } from "../data/validate.ts";
+import { demandOf } from "./demand.ts";
+
+const GRID = { rows: 1, cols: 1 };
+
+function sample(tokens: number, labels: number, pictures = 0): PreparedSample {
+  return {
+    source: { file: "data.jsonl", index: 0 },
+    inputIds: new Int32Array(tokens),
+    labels: new Int32Array(tokens).fill(-100).fill(7, 0, labels),
+    images: [],
+    grids: Array.from({ length: pictures }, () => GRID),
+    tokens,
+  } as unknown as PreparedSample;
+}
+
+const samples = [sample(400, 5, 1), sample(60, 50), sample(900, 9, 2)];
+
+describe("one sample a micro-batch", () => {
+  const { longest, mostTokens, shapeOf } = demandOf(samples, { by: "samples", samples: 1 });
+
+  it("asks for the longest sample", () => {
+    expect([longest.tokens, mostTokens]).toEqual([900, 900]);
+  });
+
+  it("asks, up to a length, for the most labels and pictures that any sample there has", () => {
+    expect(shapeOf(64)).toMatchObject({ sampleTokens: 64, labelTokens: 50, pictures: [] });
+    expect(shapeOf(500)).toMatchObject({ sampleTokens: 500, labelTokens: 50, pictures: [GRID] });
+    expect(shapeOf(900)).toMatchObject({ labelTokens: 50, pictures: [GRID, GRID] });
+  });
+});
+
+it("several samples a micro-batch may be the longest ones, also of two epochs", () => {
+  expect(demandOf(samples, { by: "samples", samples: 2 }).mostTokens).toBe(1300);
+  expect(demandOf(samples, { by: "samples", samples: 4 }).mostTokens).toBe(900 + 400 + 60 + 900);
+});
+
+it("a pack may be full, and have labels throughout", () => {
+  const { mostTokens, shapeOf } = demandOf(samples, { by: "tokens", tokens: 4096 });
+  expect(mostTokens).toBe(4096);
+  expect(shapeOf(4096).labelTokens).toBe(4095);
+  expect(shapeOf(4096).pictures.length).toBeGreaterThan(10);
+});
