@@ -72,6 +72,8 @@ export interface AttentionOptions {
   keeps?: boolean;
   /** What the memory of that counts as: it may outlive the segment by far. */
   keptAs?: Category;
+  /** Called before h is written to, perhaps several times. */
+  beforeWrite?: () => void;
 }
 
 /** h += attention(h), in place; returns what the backward needs where it is to be kept. h: (T, C). */
@@ -79,7 +81,7 @@ export function attentionForward_(
   h: Tensor,
   layer: Layer,
   sequence: Sequence,
-  { input, keeps = false, keptAs = "workingSet" }: AttentionOptions = {},
+  { input, keeps = false, keptAs = "workingSet", beforeWrite }: AttentionOptions = {},
 ): KeptAttention | undefined {
   const { wqkv, wo, info } = attentionParts(layer, sequence);
   return scope(() => {
@@ -90,6 +92,7 @@ export function attentionForward_(
     const forwardGroup = (group: HeadGroup): GroupOutput => {
       const output = groupForward(x, inner, wqkv, group, sequence, keptAs);
       const part = inputSlice(wo, group.outColumns);
+      beforeWrite?.();
       addFrozenProduct_(h, output.out, part.weight);
       addGroupInner_(outer, output.out, part, info, group);
       return output;

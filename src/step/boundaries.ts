@@ -1,52 +1,136 @@
-/** Boundary activations: the inputs of layers, waiting for the backward on the device, on the host, or nowhere. */
-import type { RowSource } from "../nn/rows.ts";
-import { rowSource, rowsOf } from "../nn/rows.ts";
-import { emptyOnHost, startCopy } from "../torch/copies.ts";
+/**
+ * Boundary activations: the inputs of layers, waiting for the backward on the device, on the host, or nowhere. What goes to the host or
+ * comes back does so beside the computing, until somebody needs it there.
+ */
+import type { RowSource, Rows } from "../nn/rows.ts";
+import { rowCount, rowSource, rowsOf } from "../nn/rows.ts";
+import { emptyOnHost, type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { isAbridging } from "../torch/trace.ts";
 import type { Owner } from "./owner.ts";
 import type { LayerPolicy } from "./policy.ts";
 
-export type Boundary = { at: "device"; hidden: Tensor } | { at: "host"; hidden: Tensor } | { at: "none" };
+export type Boundary = { at: "device"; hidden: Tensor } | HostBoundary | { at: "none" };
 
-/** Keeps a copy of a layer's input, (T, C), where the policy wants it. */
-export function saveBoundary(hidden: Tensor, place: LayerPolicy["boundary"], owner: Owner): Boundary {
-  if (place === "none") return { at: "none" };
-  const copy = category("boundaryActivations", () => (place === "host" ? hostCopy(hidden) : hidden.clone()));
-  return { at: place, hidden: owner.own(copy) };
+interface HostBoundary {
+  at: "host";
+  hidden: Tensor;
+  /** On its way there: what it is copied from must not be written to. */
+  saving?: PendingCopy | undefined;
+  /** On its way back, ahead of its use. */
+  coming?: { hidden: Tensor; copy: PendingCopy } | undefined;
 }
 
-/** Rows of the layer's input on the device: of the host's they are fetched as they are asked for. Throws where there is none. */
-export function boundaryRows(boundary: Boundary, device: Device): RowSource {
+/** Keeps a copy of a layer's input, (T, C), where the policy wants it; before `hidden` is written to, settleBoundary. */
+export function saveBoundary(hidden: Tensor, place: LayerPolicy["boundary"], owner: Owner): Boundary {
+  if (place === "none") return { at: "none" };
+  return category("boundaryActivations", (): Boundary => {
+    if (place === "device") return { at: place, hidden: owner.own(hidden.clone()) };
+    const copy = owner.own(emptyOnHost(hidden.shape, hidden));
+    return { at: place, hidden: copy, saving: owner.own(startCopy(copy, hidden)) };
+  });
+}
+
+/** From here on a boundary is whole, and what it was copied from may be written to. */
+export function settleBoundary(boundary: Boundary, owner: Owner): void {
+  if (boundary.at !== "host" || !boundary.saving) return;
+  const { saving } = boundary;
+  boundary.saving = undefined;
+  saving.wait();
+  owner.free(saving);
+}
+
+/** Starts bringing a boundary from the host, for copyBoundary; where it is elsewhere there is nothing to do. */
+export function fetchBoundary(boundary: Boundary, device: Device, owner: Owner): void {
+  if (boundary.at !== "host" || boundary.coming) return;
+  settleBoundary(boundary, owner);
+  const { shape, dtype } = boundary.hidden;
+  const hidden = owner.own(empty(shape, { dtype, device }));
+  boundary.coming = { hidden, copy: owner.own(startCopy(hidden, boundary.hidden)) };
+}
+
+/** A copy of the layer's input on the device, (T, C), the owner's. */
+export function copyBoundary(boundary: Boundary, device: Device, owner: Owner): Tensor {
+  if (boundary.at === "none") throw new Error("a layer without boundary activations can't be restored from");
+  if (boundary.at === "device") return owner.own(boundary.hidden.clone());
+  fetchBoundary(boundary, device, owner);
+  const { hidden, copy } = boundary.coming!;
+  boundary.coming = undefined;
+  copy.wait();
+  owner.free(copy);
+  return hidden;
+}
+
+/**
+ * Rows of the layer's input on the device. Of one on the host a tile of rows is fetched while the one before it is in use: each is good
+ * until the next but one is asked for. Its buffers are the open scope's.
+ */
+export function boundaryRows(
+  boundary: Boundary,
+  { device, tileTokens, owner }: { device: Device; tileTokens: number; owner: Owner },
+): RowSource & Disposable {
   if (boundary.at === "none")
     throw new Error("a layer without boundary activations was taken before it was restored");
   const { hidden } = boundary;
-  if (boundary.at === "device") return rowSource(hidden);
-  return { tokens: hidden.shape[0]!, rows: (rows) => fetchRows(rowsOf(hidden, rows), device) };
-}
-
-/** A copy of the layer's input on the device, (T, C), the open scope's. */
-export function copyBoundary(boundary: Boundary, device: Device): Tensor {
-  if (boundary.at === "none") throw new Error("a layer without boundary activations can't be restored from");
-  return boundary.at === "device" ? boundary.hidden.clone() : fetchRows(boundary.hidden, device);
+  if (boundary.at === "device") return { ...rowSource(hidden), [Symbol.dispose]: () => {} };
+  settleBoundary(boundary, owner);
+  return new FetchedRows(hidden, device, tileTokens);
 }
 
 export function freeBoundary(boundary: Boundary, owner: Owner): void {
-  if (boundary.at !== "none") owner.free(boundary.hidden);
+  if (boundary.at === "none") return;
+  settleBoundary(boundary, owner);
+  owner.free(boundary.hidden);
 }
 
-function hostCopy(hidden: Tensor): Tensor {
-  const copy = emptyOnHost(hidden.shape, hidden);
-  startCopy(copy, hidden).wait();
-  return copy;
-}
+/** Two buffers in turn: what a copy writes was read by work that is queued before it. */
+class FetchedRows implements RowSource, Disposable {
+  readonly tokens: number;
+  readonly #hidden: Tensor;
+  readonly #tileTokens: number;
+  readonly #buffers: Tensor[];
+  #ahead: { rows: Rows; copy: PendingCopy } | undefined;
+  #turn = 0;
 
-function fetchRows(rows: Tensor, device: Device): Tensor {
-  return scope(() => {
-    const copy = empty(rows.shape, { dtype: rows.dtype, device });
-    startCopy(copy, rows).wait();
-    return copy;
-  });
+  constructor(hidden: Tensor, device: Device, tileTokens: number) {
+    const [tokens, width] = hidden.shape as [number, number];
+    this.tokens = tokens;
+    this.#hidden = hidden;
+    this.#tileTokens = tileTokens;
+    const buffers = tokens > tileTokens ? 2 : 1;
+    const shape = [Math.min(tokens, tileTokens), width];
+    this.#buffers = Array.from({ length: buffers }, () => empty(shape, { dtype: hidden.dtype, device }));
+  }
+
+  rows(rows: Rows): Tensor {
+    if (this.#ahead?.rows.start !== rows.start || this.#ahead.rows.end !== rows.end) {
+      this[Symbol.dispose]();
+      this.#start(rows);
+    }
+    this.#ahead!.copy.wait();
+    this.#ahead = undefined;
+    const fetched = this.#buffer(rows);
+    this.#turn += 1;
+    const next = { start: rows.end, end: Math.min(this.tokens, rows.end + this.#tileTokens) };
+    if (next.start < next.end && !isAbridging()) this.#start(next); // an abridged plan asks for tiles out of turn
+    return fetched;
+  }
+
+  [Symbol.dispose](): void {
+    this.#ahead?.copy[Symbol.dispose]();
+    this.#ahead = undefined;
+  }
+
+  #start(rows: Rows): void {
+    const copy = scope(() => startCopy(this.#buffer(rows), rowsOf(this.#hidden, rows)));
+    this.#ahead = { rows, copy };
+  }
+
+  #buffer(rows: Rows): Tensor {
+    const buffer = this.#buffers[this.#turn % this.#buffers.length]!;
+    return rowsOf(buffer, { start: 0, end: rowCount(rows) });
+  }
 }

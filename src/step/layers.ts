@@ -16,13 +16,13 @@ import type { Place, Places } from "../models/places.ts";
 import { type MlpRows, pickRows } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { ropeTables } from "../nn/attention.ts";
-import type { Rows } from "../nn/rows.ts";
+import type { RowSource, Rows } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
-import { type Boundary, boundaryRows, copyBoundary } from "./boundaries.ts";
+import { type Boundary, boundaryRows, copyBoundary, fetchBoundary, settleBoundary } from "./boundaries.ts";
 import type { Owner } from "./owner.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "./policy.ts";
 import type { StepPhase } from "./step.ts";
@@ -45,6 +45,7 @@ export interface LayerRun {
   /** Rows with a label, (M) int64, and what the last layer's MLP sees of them. */
   readonly labelled: { rows: Tensor; seen: MlpRows };
   readonly reuseAttention: boolean;
+  readonly boundaryAhead: boolean;
   readonly weights: LayerSource;
   /** The layer ready for use with its weights; LoRA factors in the compute dtype belong to the open scope. */
   readonly join: (index: number, weights: LayerWeights) => Layer;
@@ -93,6 +94,7 @@ export function prepareLayers(
     sequence,
     labelled: { rows, seen: pickRows(sequence, labelRows) },
     reuseAttention: policy.reuseAttention,
+    boundaryAhead: policy.boundaryAhead,
     weights: owner.own(layerSource(model, policy.weights.aheadLayers)),
     join: (index, weights) => joinLayer(model, lora, index, { dropoutSeed, weights }),
     kept: new Map(),
@@ -159,18 +161,20 @@ export function sampleRows({ sampleTokens }: MicroBatch): Rows[] {
   });
 }
 
-/** hidden += attention, then += mlp, in place on (T, C); keeps what is asked for. */
+/** hidden += attention, then += mlp, in place on (T, C), whose boundary may be under way; keeps what is asked for. */
 export function* layerForward(
   run: LayerRun,
   index: number,
   hidden: Tensor,
-  keep: LayerPolicy["keep"] = "nothing",
+  { keep = "nothing", boundary }: { keep?: LayerPolicy["keep"]; boundary?: Boundary | undefined } = {},
 ): Generator<StepPhase, void> {
   const weights = run.weights.enter(index);
   const keeps = keep === "attention" || keep === "all";
+  const beforeWrite = (): void => boundary && settleBoundary(boundary, run.owner);
   const attention = ownedSegment(run, () =>
     attentionForward_(hidden, run.join(index, weights), run.sequence, {
       keeps,
+      beforeWrite,
       ...(keeps && { keptAs: "boundaryActivations" }),
     }),
   );
@@ -191,7 +195,7 @@ export function* layerForward(
 export function* lastLayerForward(
   run: LayerRun,
   hidden: Tensor,
-  trains: boolean,
+  { trains, boundary }: { trains: boolean; boundary?: Boundary | undefined },
 ): Generator<StepPhase, Tensor> {
   const index = run.count - 1;
   const { keep } = run.policies[index]!;
@@ -199,7 +203,10 @@ export function* lastLayerForward(
   const weights = run.weights.enter(index);
   const keeps = trains && (run.reuseAttention || keep === "attention" || keep === "all");
   const attention = ownedSegment(run, () =>
-    attentionForward_(hidden, run.join(index, weights), run.sequence, { keeps }),
+    attentionForward_(hidden, run.join(index, weights), run.sequence, {
+      keeps,
+      beforeWrite: () => boundary && settleBoundary(boundary, run.owner),
+    }),
   );
   const states = ownedSegment(run, () => hidden.indexSelect(0, rows)); // (M, C)
   const middle = trains ? ownedSegment(run, () => states.clone()) : undefined;
@@ -215,7 +222,7 @@ export function* lastLayerForward(
 /** gradient, (T, C), becomes that of the last layer's input for the gradient of lastLayerForward's result, (M, C), which is freed. */
 export function* lastLayerBackward(
   run: LayerRun,
-  boundary: Boundary,
+  { boundary, next }: { boundary: Boundary; next: Boundary | undefined },
   states: Tensor,
   gradient: Tensor,
 ): Generator<StepPhase, void> {
@@ -223,6 +230,7 @@ export function* lastLayerBackward(
   const weights = run.weights.enter(index);
   const { middle, attention, mlp } = run.kept.get(index)!;
   run.kept.delete(index);
+  if (next && run.boundaryAhead) fetchBoundary(next, run.device, run.owner);
   segment(() => mlpBackward_(states, middle, run.join(index, weights), run.labelled.seen, mlp));
   run.owner.free(mlp);
   run.owner.free(middle);
@@ -232,16 +240,17 @@ export function* lastLayerBackward(
   backAttention(run, index, weights, boundary, gradient, attention);
 }
 
-/** gradient, (T, C), of the layer's output becomes that of its input, (T, C), in place. */
+/** gradient, (T, C), of the layer's output becomes that of its input, (T, C), in place; `next` is the boundary that is needed after it. */
 export function* layerBackward(
   run: LayerRun,
   index: number,
-  boundary: Boundary,
+  { boundary, next }: { boundary: Boundary; next: Boundary | undefined },
   gradient: Tensor,
 ): Generator<StepPhase, void> {
   const weights = run.weights.enter(index);
   const { middle, attention, mlp } = run.kept.get(index) ?? recomputeAttention(run, index, weights, boundary);
   run.kept.delete(index);
+  if (next && run.boundaryAhead) fetchBoundary(next, run.device, run.owner);
   const done = run.count - 1 - index;
   yield { phase: "backward", done, total: run.count };
   segment(() => mlpBackward_(gradient, middle, run.join(index, weights), run.sequence, mlp));
@@ -259,20 +268,27 @@ function backAttention(
   gradient: Tensor,
   attention: KeptAttention | undefined,
 ): void {
-  const input = boundaryRows(boundary, run.device);
-  segment(() => attentionBackward_(gradient, input, run.join(index, weights), run.sequence, attention));
+  segment(() => {
+    using input = inputRows(run, boundary);
+    attentionBackward_(gradient, input, run.join(index, weights), run.sequence, attention);
+  });
   run.owner.free(attention);
   run.weights.leave();
 }
 
 function recomputeAttention(run: LayerRun, index: number, weights: LayerWeights, boundary: Boundary): Kept {
-  const middle = ownedSegment(run, () => copyBoundary(boundary, run.device));
-  const input = boundaryRows(boundary, run.device);
-  const options = { input, keeps: run.reuseAttention };
-  const attention = ownedSegment(run, () =>
-    attentionForward_(middle, run.join(index, weights), run.sequence, options),
-  );
+  const middle = category("workingSet", () => copyBoundary(boundary, run.device, run.owner));
+  const again = run.sequence.attentionInput === "recomputed"; // else the rows are read before middle is written to
+  const attention = ownedSegment(run, () => {
+    using input = again ? inputRows(run, boundary) : undefined;
+    const options = { input, keeps: run.reuseAttention };
+    return attentionForward_(middle, run.join(index, weights), run.sequence, options);
+  });
   return { middle, attention, mlp: undefined };
+}
+
+function inputRows({ device, owner, sequence }: LayerRun, boundary: Boundary): RowSource & Disposable {
+  return boundaryRows(boundary, { device, owner, tileTokens: sequence.mlpTileTokens });
 }
 
 type Body<T> = () => T extends PromiseLike<unknown> ? never : T;

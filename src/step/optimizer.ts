@@ -184,12 +184,12 @@ function updateThroughDevice(tiles: readonly Tile[], update: Update): void {
     next = following && fetch(following);
     const state = fetched.wait();
     repeated(times, () => updateTile_(tile, state, update));
-    finish(returning, owner);
+    finish(returning, owner, (copy) => copy.wait());
     returning = repeated(times, () => scope(() => startReturn(stateOf(tile), state)));
     for (const copy of returning) owner.own(copy);
     owner.free(fetched); // its memory stays until the copies are waited for
   }
-  finish(returning, owner);
+  finish(returning, owner, (copy) => copy.waitOnHost()); // copies to the host end in their order: now it may save what came back
 }
 
 interface Visit {
@@ -224,10 +224,9 @@ function tensorsOf({ value, mean, square }: TileState): Tensor[] {
   return [...(value ? [value] : []), ...ofMoment(mean), ...ofMoment(square)];
 }
 
-/** The host waits as well, for it may save what has come back. */
-function finish(copies: readonly PendingCopy[], owner: Owner): void {
+function finish(copies: readonly PendingCopy[], owner: Owner, wait: (copy: PendingCopy) => void): void {
   for (const copy of copies) {
-    copy.waitOnHost();
+    wait(copy);
     owner.free(copy);
   }
 }

@@ -68,6 +68,9 @@ export const Policy = z.strictObject({
   reuseAttention: z.boolean().default(true).meta({
     help: "whether a recomputed layer's attention is recomputed once, and held while the MLP goes back, or twice",
   }),
+  boundaryAhead: z.boolean().default(false).meta({
+    help: "whether the input of the layer that goes back next comes from the host while one goes back: hides the transfer, for one more input on the device",
+  }),
   layers: z
     .array(RunOfLayers)
     .default([])

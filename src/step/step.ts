@@ -9,10 +9,11 @@ import type { Model } from "../models/weights.ts";
 import { embedText, placeImage_ } from "../models/xcomposer.ts";
 import { headLoss_, labelsOf } from "../nn/loss.ts";
 import { kindsOf, rowsOf } from "../nn/rows.ts";
+import { cat } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { repeated, repeatedSteps } from "../torch/trace.ts";
-import { type Boundary, copyBoundary, freeBoundary, saveBoundary } from "./boundaries.ts";
+import { type Boundary, copyBoundary, freeBoundary, saveBoundary, settleBoundary } from "./boundaries.ts";
 import {
   type LayerRun,
   lastLayerBackward,
@@ -22,6 +23,7 @@ import {
   prepareLayers,
   sampleRows,
 } from "./layers.ts";
+import { normOfGradients, type Parameter } from "./optimizer.ts";
 import { Owner } from "./owner.ts";
 import type { Policy } from "./policy.ts";
 import { backwardVisits, forwardVisits } from "./weights.ts";
@@ -40,11 +42,18 @@ export interface EvalResult extends StepResult {
   samples: { lossSum: number; labelTokens: number }[];
 }
 
+export interface TrainResult extends StepResult {
+  /** L2 norm of the gradients, where it was asked for. */
+  gradientNorm: number | undefined;
+}
+
 export interface TrainStepOptions {
   /** Gradients are of lossScale times the mean loss over the micro-batch's labels. */
   lossScale: number;
   /** Names run and micro-batch; the masks of LoRA dropout follow from it. Without it nothing is dropped. */
   dropoutSeed?: bigint;
+  /** Whose gradients' norm is read together with the loss: the host waits for the device once, at the end. */
+  normOf?: readonly Parameter[] | undefined;
 }
 
 /** Forward and backward of a micro-batch: adds its gradients to those of the LoRA factors. */
@@ -53,17 +62,21 @@ export function* trainStep(
   lora: Lora,
   batch: MicroBatch,
   policy: Policy,
-  { lossScale, dropoutSeed }: TrainStepOptions,
-): Generator<StepPhase, StepResult> {
+  { lossScale, dropoutSeed, normOf }: TrainStepOptions,
+): Generator<StepPhase, TrainResult> {
   using owner = new Owner();
   const labels = labelsOf(batch.targets);
   const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows, dropoutSeed });
   const hidden = yield* embed(model, batch, policy, owner);
   const { boundaries, states } = yield* forward(run, hidden);
-  const losses = lossOf(model, states, labels.targets, policy, lossScale / Math.max(1, labels.rows.length));
+  const gradientScale = lossScale / Math.max(1, labels.rows.length);
+  const losses = owner.own(lossOf(model, states, labels.targets, policy, gradientScale));
   yield { phase: "loss", done: 1, total: 1 };
   yield* backward(run, boundaries, states, hidden); // states are their gradient now
-  return resultOf(losses);
+  if (!normOf) return { ...resultOf(numbersOf(losses)), gradientNorm: undefined };
+  const norm = (): Tensor => normOfGradients(normOf).to({ dtype: losses.dtype }).view([1]);
+  const numbers = scope(() => numbersOf(cat([norm(), losses])));
+  return { ...resultOf(numbers.subarray(1)), gradientNorm: numbers[0] };
 }
 
 /** Loss of a micro-batch and of each of its samples, forward only. */
@@ -82,9 +95,9 @@ export function* evalStep(
     yield* layerForward(run, layer, hidden);
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
-  const states = yield* lastLayerForward(run, hidden, false);
+  const states = yield* lastLayerForward(run, hidden, { trains: false });
   yield { phase: "forward", done: run.count, total: run.count };
-  const losses = lossOf(model, states, labels.targets, policy);
+  const losses = scope(() => numbersOf(lossOf(model, states, labels.targets, policy)));
   const samples = sampleRows(batch).map(({ start, end }) => {
     const own = losses.filter((_, label) => labels.rows[label]! >= start && labels.rows[label]! < end);
     return { lossSum: sumOf(own), labelTokens: own.length };
@@ -136,10 +149,11 @@ function* forward(
   run.weights.begin(forwardVisits(run.count).filter((layer) => run.times[layer] !== 0));
   let states: Tensor | undefined;
   for (let layer = 0; layer < run.count; layer++) {
-    const { boundary, keep } = run.policies[layer]!;
-    boundaries.push(saveBoundary(hidden, boundary, run.owner));
-    if (layer === run.count - 1) states = yield* lastLayerForward(run, hidden, true);
-    else yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden, keep));
+    const { boundary: place, keep } = run.policies[layer]!;
+    const boundary = saveBoundary(hidden, place, run.owner);
+    boundaries.push(boundary);
+    if (layer === run.count - 1) states = yield* lastLayerForward(run, hidden, { trains: true, boundary });
+    else yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden, { keep, boundary }));
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
   return { boundaries, states: states! };
@@ -157,11 +171,22 @@ function* backward(
     if (boundaries[layer]!.at === "none")
       yield* repeatedSteps(run.times[layer]!, () => restoreBoundaries(run, boundaries, layer));
     const boundary = boundaries[layer]!;
-    if (layer === run.count - 1) yield* lastLayerBackward(run, boundary, states, gradient);
-    else yield* repeatedSteps(run.times[layer]!, () => layerBackward(run, layer, boundary, gradient));
+    const around = { boundary, next: nextRecomputed(run, boundaries, layer) };
+    if (layer === run.count - 1) yield* lastLayerBackward(run, around, states, gradient);
+    else yield* repeatedSteps(run.times[layer]!, () => layerBackward(run, layer, around, gradient));
     freeBoundary(boundary, run.owner);
     yield { phase: "backward", done: run.count - layer, total: run.count };
   }
+}
+
+/** The boundary that the layer to go back next is recomputed from, where it is there yet. */
+function nextRecomputed(
+  { policies, times }: LayerRun,
+  boundaries: readonly Boundary[],
+  layer: number,
+): Boundary | undefined {
+  const next = times.findLastIndex((count, index) => index < layer && count > 0);
+  return next >= 0 && policies[next]!.keep === "nothing" ? boundaries[next] : undefined;
 }
 
 /** Goes forward again from the last layer before that has a boundary, and keeps those up to `layer` where that one is. */
@@ -173,38 +198,39 @@ function* restoreBoundaries(
   const from = boundaries.findLastIndex(({ at }, index) => index < layer && at !== "none");
   const { at } = boundaries[from]!;
   const hidden = category("boundaryActivations", () =>
-    run.owner.own(copyBoundary(boundaries[from]!, run.device)),
+    copyBoundary(boundaries[from]!, run.device, run.owner),
   );
   for (let index = from; index < layer; index++) {
-    for (const _ of layerForward(run, index, hidden)) {
+    for (const _ of layerForward(run, index, hidden, { boundary: boundaries[index] })) {
       yield { phase: "backward", done: run.count - 1 - layer, total: run.count };
     }
     if (index + 1 < layer || at === "host") boundaries[index + 1] = saveBoundary(hidden, at, run.owner);
   }
+  settleBoundary(boundaries[layer]!, run.owner);
   if (at === "host") run.owner.free(hidden);
   else boundaries[layer] = { at: "device", hidden };
 }
 
-/** Losses of the rows with a label; where a scale is given, states, (M, C), becomes their gradient. */
+/** Losses of the rows with a label, (M); where a scale is given, states, (M, C), becomes their gradient. */
 function lossOf(
   { config, norm, head, places, device }: Model,
   states: Tensor,
   targets: Int32Array,
   { lossChunkTokens }: Policy,
   gradientScale?: number,
-): Float32Array | Float64Array {
-  const body = (): Float32Array | Float64Array => {
+): Tensor {
+  const body = (): Tensor => {
     const options = {
       norm: { weight: norm, eps: config.rmsEps },
       head: onDevice(head, places.head, device),
       chunkTokens: lossChunkTokens,
     };
-    return numbersOf(headLoss_(states, targets, options, gradientScale));
+    return headLoss_(states, targets, options, gradientScale);
   };
   return category("loss", () => scope(body));
 }
 
-/** The one synchronisation of a step. On meta there are no numbers: NaN for each. */
+/** The one synchronisation of a step, at its end. On meta there are no numbers: NaN for each. */
 function numbersOf(losses: Tensor): Float32Array | Float64Array {
   if (losses.device === "meta") return new Float32Array(losses.shape[0]!).fill(Number.NaN);
   return losses.toArray() as Float32Array | Float64Array;

@@ -18,7 +18,7 @@ import {
   _zeros,
 } from "./ops.gen.ts";
 import type { Generator } from "./random.ts";
-import { Tensor } from "./tensor.ts";
+import { scope, Tensor } from "./tensor.ts";
 
 /** Where a new tensor lives and what its elements are: float32 on cpu unless said. A tensor will do: as that one. */
 export interface TensorOptions {
@@ -40,8 +40,18 @@ export function fromArray(
   const array = ArrayBuffer.isView(data) ? data : arrayOf(data, dtype);
   const own = new Tensor(native.fromBytes(array, dtypeCode(dtypeOfArray(array)), shape));
   if ((dtype ?? own.dtype) === own.dtype && (device ?? "cpu") === "cpu") return own;
+  if (device?.startsWith("cuda") && own.numel > 0) return sentToCard(own, dtype ?? own.dtype, device);
   using host = own;
   return host.to({ dtype, device });
+}
+
+/** By way of pinned memory, whose copies don't make the host wait for what the card is doing. */
+function sentToCard(own: Tensor, dtype: DType, device: Device): Tensor {
+  return scope(() => {
+    using host = own;
+    const pinned = empty(host.shape, { dtype, pinMemory: true }).copy_(host);
+    return pinned.to({ device, nonBlocking: true });
+  });
 }
 
 /** Tensor of this shape with a copy of its raw bytes, row-major. Throws where they are too few or too many. */

@@ -26,6 +26,7 @@ const policies = fc.record({
   visionBatchTiles: fc.integer({ min: 1, max: 3 }),
   attentionInput: fc.constantFrom("kept", "recomputed"),
   reuseAttention: fc.boolean(),
+  boundaryAhead: fc.boolean(),
   layers: fc.array(
     fc.record({
       count: fc.constant(1),

@@ -38,6 +38,20 @@ const POLICIES: Record<string, unknown> = {
   "attention recomputed twice": { reuseAttention: false },
   "attention's input recomputed": { attentionInput: "recomputed", headGroups: 2, mlpTileTokens: 512 },
   "boundaries on the host": { layers: [{ count: 4, boundary: "host" }] },
+  "boundaries from the host one layer ahead": {
+    boundaryAhead: true,
+    mlpTileTokens: 512,
+    layers: [{ count: 4, boundary: "host" }],
+  },
+  "some boundaries from the host one layer ahead": {
+    boundaryAhead: true,
+    layers: [
+      { count: 1, boundary: "host" },
+      { count: 1, boundary: "none" },
+      { count: 1, boundary: "host", keep: "middle" },
+      { count: 1, boundary: "host" },
+    ],
+  },
   "every second boundary": { layers: [1, 2].flatMap(() => [{ count: 1 }, { count: 1, boundary: "none" }]) },
   "one boundary": { layers: [{ count: 1 }, { count: 3, boundary: "none" }] },
   "MLP inputs kept": { layers: [{ count: 4, keep: "middle" }] },
