@@ -8,7 +8,7 @@ import { emptyOnHost, type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
-import { scope, type Tensor } from "../torch/tensor.ts";
+import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import type { Owner } from "./owner.ts";
 import type { LayerPolicy } from "./policy.ts";
@@ -65,8 +65,8 @@ export function copyBoundary(boundary: Boundary, device: Device, owner: Owner): 
 }
 
 /**
- * Rows of the layer's input on the device. Of one on the host a tile of rows is fetched while the one before it is in use: each is good
- * until the next but one is asked for. Its buffers are the open scope's.
+ * Rows of the layer's input on the device. Of one on the host a tile of rows, which the open scope frees, is fetched while the one before
+ * it is in use.
  */
 export function boundaryRows(
   boundary: Boundary,
@@ -86,23 +86,19 @@ export function freeBoundary(boundary: Boundary, owner: Owner): void {
   owner.free(boundary.hidden);
 }
 
-/** Two buffers in turn: what a copy writes was read by work that is queued before it. */
+/** The tile in use belongs to the scope that asked for it; the one ahead is held here. */
 class FetchedRows implements RowSource, Disposable {
   readonly tokens: number;
   readonly #hidden: Tensor;
+  readonly #device: Device;
   readonly #tileTokens: number;
-  readonly #buffers: Tensor[];
-  #ahead: { rows: Rows; copy: PendingCopy } | undefined;
-  #turn = 0;
+  #ahead: { rows: Rows; tile: Tensor; copy: PendingCopy } | undefined;
 
   constructor(hidden: Tensor, device: Device, tileTokens: number) {
-    const [tokens, width] = hidden.shape as [number, number];
-    this.tokens = tokens;
+    this.tokens = hidden.shape[0]!;
     this.#hidden = hidden;
+    this.#device = device;
     this.#tileTokens = tileTokens;
-    const buffers = tokens > tileTokens ? 2 : 1;
-    const shape = [Math.min(tokens, tileTokens), width];
-    this.#buffers = Array.from({ length: buffers }, () => empty(shape, { dtype: hidden.dtype, device }));
   }
 
   rows(rows: Rows): Tensor {
@@ -110,27 +106,32 @@ class FetchedRows implements RowSource, Disposable {
       this[Symbol.dispose]();
       this.#start(rows);
     }
-    this.#ahead!.copy.wait();
+    const { tile, copy } = this.#ahead!;
     this.#ahead = undefined;
-    const fetched = this.#buffer(rows);
-    this.#turn += 1;
+    copy.wait();
+    const fetched = rowsOf(tile, { start: 0, end: rowCount(rows) }); // the open scope's, as its memory from here on
+    tile.dispose();
     const next = { start: rows.end, end: Math.min(this.tokens, rows.end + this.#tileTokens) };
-    if (next.start < next.end && !isAbridging()) this.#start(next); // an abridged plan asks for tiles out of turn
+    if (next.start === next.end) return fetched;
+    if (isAbridging())
+      this.#room(next); // which asks for tiles out of turn; the scope gives it back with this one
+    else this.#start(next);
     return fetched;
   }
 
   [Symbol.dispose](): void {
     this.#ahead?.copy[Symbol.dispose]();
+    this.#ahead?.tile.dispose();
     this.#ahead = undefined;
   }
 
   #start(rows: Rows): void {
-    const copy = scope(() => startCopy(this.#buffer(rows), rowsOf(this.#hidden, rows)));
-    this.#ahead = { rows, copy };
+    const tile = keep(this.#room(rows));
+    this.#ahead = { rows, tile, copy: scope(() => startCopy(tile, rowsOf(this.#hidden, rows))) };
   }
 
-  #buffer(rows: Rows): Tensor {
-    const buffer = this.#buffers[this.#turn % this.#buffers.length]!;
-    return rowsOf(buffer, { start: 0, end: rowCount(rows) });
+  #room(rows: Rows): Tensor {
+    const { shape, dtype } = this.#hidden;
+    return empty([rowCount(rows), shape[1]!], { dtype, device: this.#device });
   }
 }

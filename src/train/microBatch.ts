@@ -7,26 +7,28 @@ import { formatCount } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import { concessionsOf } from "../plan/ladder.ts";
 import type { Policy } from "../step/policy.ts";
-import { type StepPhase, type StepResult, trainStep } from "../step/step.ts";
+import { type StepPhase, type TrainResult, trainStep } from "../step/step.ts";
 import { emptyCache, OutOfMemoryError } from "../torch/device.ts";
 import { drive } from "./drive.ts";
 import type { GradientBackup } from "./gradientBackup.ts";
 import type { Run } from "./setup.ts";
 import { doesNotFit, namesOf } from "./stops.ts";
 
-/** Adds a micro-batch's gradients to those of the step. Throws UserError where it does not fit under the leanest policy. */
+/** Adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
 export async function runMicroBatch(
   run: Run,
   batch: MicroBatch,
   lossScale: number,
   onPhase: (phase: StepPhase) => void,
-): Promise<StepResult> {
-  const { model, lora, state, options, backup } = run;
+): Promise<TrainResult> {
+  const { model, lora, state, options, optimizer, backup } = run;
   const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
+  const isLast = state.accumulated.microBatches + 1 === options.gradient_accumulation;
+  const normOf = isLast ? optimizer.parameters : undefined;
   backup.save();
   return await fitting(run, subject, batch.inputIds.length, backup, (policy) =>
-    drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed }), onPhase),
+    drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
 }
 

@@ -65,7 +65,15 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
     const { step, totalSteps } = run.state;
     emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
     const saved = run.checkpoint !== undefined;
-    return await runToEnd({ ...run, signal, emit, saved, stepSamples: [], watch: new PeakWatch(run) });
+    return await runToEnd({
+      ...run,
+      signal,
+      emit,
+      saved,
+      stepSamples: [],
+      gradientNorm: undefined,
+      watch: new PeakWatch(run),
+    });
   } catch (thrown) {
     throw thrown instanceof OutOfMemoryError ? ranOut("The run", thrown) : thrown;
   } finally {
@@ -81,6 +89,8 @@ interface Running extends Run {
   watch: PeakWatch;
   /** Of the current step, as far as this process has seen them. */
   stepSamples: SampleSource[];
+  /** Of all gradients of the step, where its last micro-batch has told. */
+  gradientNorm: number | undefined;
 }
 
 async function runToEnd(run: Running): Promise<TrainResult> {
@@ -154,6 +164,7 @@ async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> 
     throw await notFinite(run, `the loss of ${namesOf(batch.samples)}`, run.saved);
   }
   run.stepSamples.push(...batch.samples);
+  run.gradientNorm = result.gradientNorm;
   return result;
 }
 
@@ -186,7 +197,7 @@ async function updateFactors(run: Running): Promise<void> {
   const { state, options, optimizer, schedule, emit } = run;
   const { weightSum, lossSum, tokens, dataWaitMs, epoch, ...sums } = state.accumulated;
   const startMs = performance.now();
-  const gradNorm = gradientNorm(optimizer.parameters) / weightSum;
+  const gradNorm = (run.gradientNorm ?? gradientNorm(optimizer.parameters)) / weightSum;
   if (!Number.isFinite(gradNorm)) {
     throw await notFinite(run, `the gradient of ${namesOf(run.stepSamples)}`, run.saved);
   }
@@ -195,6 +206,7 @@ async function updateFactors(run: Running): Promise<void> {
   state.step += 1;
   state.accumulated = EMPTY_STEP;
   run.stepSamples = [];
+  run.gradientNorm = undefined;
   run.saved = false;
 
   const stepMs = sums.elapsedMs + performance.now() - startMs;
