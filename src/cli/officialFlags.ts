@@ -12,7 +12,7 @@ interface OfficialFlag {
 // biome-ignore format: columns line up
 export const OFFICIAL_FLAGS: Record<string, OfficialFlag> = {
   bf16:                        { why: "it is said by --dtype" },
-  fp16:                        { why: "lorafit computes in fp32 or bf16", only: "false" },
+  fp16:                        { why: "it is said by --dtype" },
   use_lora:                    { why: "lorafit trains LoRA factors", only: "true" },
   fix_vit:                     { why: "the vision tower stays frozen", only: "true" },
   fix_sampler:                 { why: "the projector stays frozen", only: "true" },
@@ -43,8 +43,8 @@ export function takeOfficialFlags(raw: Record<string, unknown>): string[] {
     const { why, only } = OFFICIAL_FLAGS[key] as OfficialFlag;
     const value = String(raw[key]).toLowerCase();
     delete raw[key];
-    if (key === "bf16") {
-      if (value === "true") raw.dtype ??= "bf16";
+    if (key === "bf16" || key === "fp16") {
+      if (value === "true") raw.dtype ??= key;
       return [];
     }
     if (only === undefined) return [`--${key} has no effect: ${why}`];

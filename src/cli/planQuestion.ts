@@ -26,9 +26,12 @@ export interface Question {
 
 /** Throws UserError where a model, card or policy is not known. */
 export function questionOf(options: PlanOptions): Question {
-  const { config, ...model } = modelOf(options);
   const { memory, host_memory, device } = options;
   const card = device === "cpu" ? undefined : cardFor(options);
+  const { config, ...model } = modelOf(
+    options,
+    card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16",
+  );
   const planner = new Planner(
     { ...model, model: config, target: card ?? "cpu" },
     card ? undefined : calibratedSpeed(model.dtype),
@@ -57,15 +60,19 @@ export function isUnlimited({ limits }: Question): boolean {
 
 type KnownModel = Omit<PlannedModel, "model" | "target"> & { config: ModelConfig };
 
-function modelOf({ model, base, head_base: headBase }: PlanOptions): KnownModel {
+/** Computed in `half`, but for a checkpoint in float32. */
+function modelOf(
+  { model, base, head_base: headBase }: PlanOptions,
+  half: "bfloat16" | "float16",
+): KnownModel {
   const mapsWeights = (base ?? "bf16") === "bf16" && (headBase ?? "bf16") === "bf16";
   const precisions = { base, headBase, mapsWeights };
   const isPreset = Object.hasOwn(PRESETS, model) && !existsSync(model);
-  if (isPreset) return { config: PRESETS[model as keyof typeof PRESETS], dtype: "bfloat16", ...precisions };
+  if (isPreset) return { config: PRESETS[model as keyof typeof PRESETS], dtype: half, ...precisions };
   const folder = openModelFolder(resolveModel(model));
   try {
     const isWide = folder.weights.entry("output.weight").dtype === "float32";
-    return { config: readModelConfig(folder), dtype: isWide ? "float32" : "bfloat16", ...precisions };
+    return { config: readModelConfig(folder), dtype: isWide ? "float32" : half, ...precisions };
   } finally {
     folder.weights.close();
   }

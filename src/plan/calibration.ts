@@ -8,7 +8,7 @@ import { _scaledDotProductFlashAttentionForCpu as flashForCpu } from "../torch/o
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { Speed } from "./cost.ts";
 
-type Compute = "float32" | "bfloat16";
+type Compute = "float32" | "bfloat16" | "float16";
 
 /** Each measurement goes on for so long, of which the best counts: other programs only ever take time away. */
 const MEASURE_MS = 500;

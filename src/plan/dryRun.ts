@@ -38,7 +38,7 @@ export interface LoraShape {
 /** What is tried: a model, factors, a micro-batch and a policy, on this machine's CPU or on a card. */
 export interface Configuration {
   model: ModelConfig;
-  dtype: "float32" | "bfloat16";
+  dtype: "float32" | "bfloat16" | "float16";
   lora: LoraShape;
   batch: BatchShape | ExactShape;
   policy: Policy;

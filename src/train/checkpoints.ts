@@ -10,6 +10,7 @@ import { writeAdapterFiles } from "../checkpoint/peft.ts";
 import { openSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import type { DataPosition } from "../data/packing.ts";
 import { adapterFromLora, type Lora } from "../models/lora.ts";
+import type { LossScale } from "../step/lossScale.ts";
 import type { AdamW } from "../step/optimizer.ts";
 import {
   gradientTensors,
@@ -59,6 +60,8 @@ export interface TrainerState {
   evals: EvalRecord[];
   /** Where memory ran out: tokens of the length classes, in order. */
   stepsDown: number[];
+  /** Where computing is in float16; of the step under way as well. */
+  lossScale?: LossScale | undefined;
   options: Record<string, unknown>;
   /** Hashes by which a changed model or changed data are known. */
   fingerprints: Record<string, string>;
@@ -129,7 +132,7 @@ export function restoreOptimizer(
   if (state.accumulated.microBatches > 0) {
     reading(join(folder, GRADIENTS_FILE), (file) => restoreGradients(optimizer, file));
   }
-  optimizer.stepsDone = state.step;
+  optimizer.stepsDone = state.step - (state.lossScale?.skippedSteps ?? 0);
 }
 
 /** Removes all but the newest `keep` checkpoints. */

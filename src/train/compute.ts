@@ -3,7 +3,9 @@ import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import type { LoadOptions } from "../models/weights.ts";
 import {
+  CARD_ABILITIES,
   type Category,
+  cardInfo,
   cudaDevices,
   memoryStats,
   POOLS,
@@ -16,7 +18,7 @@ import type { Device, DType } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
 
 export interface ComputeOptions {
-  dtype?: "fp32" | "bf16" | undefined;
+  dtype?: "fp32" | "bf16" | "fp16" | undefined;
   device?: Device | undefined;
   threads?: number | undefined;
   memory?: number | undefined;
@@ -27,10 +29,13 @@ export interface ComputeOptions {
 
 /** How a model is loaded. */
 export interface Compute extends LoadOptions {
-  dtype: "float32" | "bfloat16";
+  dtype: "float32" | "bfloat16" | "float16";
 }
 
-export const DTYPES = { fp32: "float32", bf16: "bfloat16" } as const satisfies Record<string, DType>;
+export const DTYPES = { fp32: "float32", bf16: "bfloat16", fp16: "float16" } as const satisfies Record<
+  string,
+  DType
+>;
 
 /** Sets threads and memory cap of the process, and says where and in which type to compute. Throws UserError without that device. */
 export function startCompute(model: string, options: ComputeOptions): Compute {
@@ -39,7 +44,7 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
   setCap(device, options.host_memory, "host");
   return {
-    dtype: options.dtype ? DTYPES[options.dtype] : storedType(model),
+    dtype: options.dtype ? DTYPES[options.dtype] : usualType(model, device),
     device,
     base: options.base,
     headBase: options.head_base,
@@ -83,14 +88,20 @@ export function resetPeaks(device: Device): void {
   for (const pool of POOLS) resetPeak(device, pool);
 }
 
-/** float32 for a checkpoint that is stored so, else bfloat16. */
-function storedType(model: string): Compute["dtype"] {
+/** float32 for a checkpoint that is stored so, else bfloat16, or float16 on a card without it. */
+function usualType(model: string, device: Device): Compute["dtype"] {
   const { weights } = openModelFolder(resolveModel(model));
   try {
-    return weights.entry("model.norm.weight").dtype === "float32" ? "float32" : "bfloat16";
+    return weights.entry("model.norm.weight").dtype === "float32" ? "float32" : halfOf(device);
   } finally {
     weights.close();
   }
+}
+
+function halfOf(device: Device): "bfloat16" | "float16" {
+  return device === "cpu" || cardInfo(device as `cuda:${number}`).capability >= CARD_ABILITIES.bf16
+    ? "bfloat16"
+    : "float16";
 }
 
 function noDevice(device: Device, devices: number): UserError {

@@ -13,8 +13,8 @@ const OFFICIAL_EPOCHS = 1;
 
 /** Where a model is computed, and in which type; every command that computes takes them. */
 export const computeOptions = group("Device and memory", {
-  dtype: z.enum(["fp32", "bf16"]).optional().meta({
-    help: "type of weights and activations; without it fp32 for a checkpoint stored in fp32, bf16 for others",
+  dtype: z.enum(["fp32", "bf16", "fp16"]).optional().meta({
+    help: "type of weights and activations; without it fp32 for a checkpoint stored in fp32, bf16 for others (fp16, with loss scaling, on cards without it)",
   }),
   device: z
     .stringFormat("device", /^(cpu|cuda(:\d+)?)$/)

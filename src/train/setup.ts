@@ -15,6 +15,7 @@ import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
 import type { Planner } from "../plan/search.ts";
+import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
 import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
@@ -112,7 +113,10 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const { stepsDown } = plan;
   const state = checkpoint
     ? { ...checkpoint.state, options, stepsDown }
-    : newState({ totalSteps: schedule.totalSteps, options, fingerprints, stepsDown });
+    : newState({
+        ...{ totalSteps: schedule.totalSteps, options, fingerprints, stepsDown },
+        lossScale: firstLossScale(dtype),
+      });
   await restartLog(options.output, options, state);
   writeFileWhole(join(options.output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
   return {
@@ -133,7 +137,7 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
     data: options.data.map((file) => resolve(file)),
     ...(adapter !== undefined && { adapter: resolve(adapter) }),
     ...(eval_data !== undefined && { eval_data: eval_data.map((file) => resolve(file)) }),
-    dtype: dtype === "float32" ? "fp32" : "bf16",
+    dtype: ({ float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const)[dtype],
     device,
   };
 }
@@ -232,7 +236,7 @@ function optimizerOf(lora: Lora, options: TrainOptions, policy: Policy): AdamW {
 }
 
 function newState(
-  known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints" | "stepsDown">,
+  known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints" | "stepsDown" | "lossScale">,
 ): TrainerState {
   return { version: 1, step: 0, microBatches: 0, data: START, accumulated: EMPTY_STEP, evals: [], ...known };
 }

@@ -7,6 +7,8 @@ import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
 import type { UserError } from "../errors.ts";
+import { zeroGradients } from "../models/lora.ts";
+import { afterGoodStep, afterOverflow, isOverflow, type LossScale } from "../step/lossScale.ts";
 import { clipCoefficient, gradientNorm, stepAdamW } from "../step/optimizer.ts";
 import type { StepPhase, StepResult } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
@@ -154,7 +156,7 @@ async function takeStep(
 async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> {
   const { state, options, emit } = run;
   const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
-  const lossScale = weightOf(options, batch.labelTokens);
+  const lossScale = weightOf(options, batch.labelTokens) * (state.lossScale?.scale ?? 1);
   const result = await runMicroBatch(run, batch, lossScale, (phase) =>
     emit({ event: "phase", step, microBatch, phase }),
   );
@@ -197,17 +199,16 @@ async function updateFactors(run: Running): Promise<void> {
   const { state, options, optimizer, schedule, emit } = run;
   const { weightSum, lossSum, tokens, dataWaitMs, epoch, ...sums } = state.accumulated;
   const startMs = performance.now();
-  const gradNorm = (run.gradientNorm ?? gradientNorm(optimizer.parameters)) / weightSum;
+  const scaledBy = weightSum * (state.lossScale?.scale ?? 1);
+  const gradNorm = (run.gradientNorm ?? gradientNorm(optimizer.parameters)) / scaledBy;
+  if (state.lossScale && isOverflow(gradNorm, state.lossScale)) return skipStep(run, state.lossScale);
   if (!Number.isFinite(gradNorm)) {
     throw await notFinite(run, `the gradient of ${namesOf(run.stepSamples)}`, run.saved);
   }
   const lr = learningRate(state.step + 1, schedule);
-  stepAdamW(optimizer, lr, clipCoefficient(gradNorm, options.max_grad_norm) / weightSum);
-  state.step += 1;
-  state.accumulated = EMPTY_STEP;
-  run.stepSamples = [];
-  run.gradientNorm = undefined;
-  run.saved = false;
+  stepAdamW(optimizer, lr, clipCoefficient(gradNorm, options.max_grad_norm) / scaledBy);
+  if (state.lossScale) state.lossScale = afterGoodStep(state.lossScale);
+  endStep(run);
 
   const stepMs = sums.elapsedMs + performance.now() - startMs;
   const { defects, ...peaks } = run.watch.endStep();
@@ -232,6 +233,27 @@ async function updateFactors(run: Running): Promise<void> {
   });
   emit({ event: "step", record, totalSteps: state.totalSteps, peaks });
   for (const defect of defects) emit({ event: "defect", step: state.step, defect });
+}
+
+/** Leaves the factors as they are, for float16 could not hold their gradients; there is no record of such a step. */
+function skipStep(run: Running, before: LossScale): void {
+  const { state, lora } = run;
+  zeroGradients(lora);
+  const after = afterOverflow(before);
+  state.lossScale = after;
+  endStep(run);
+  run.watch.endStep();
+  run.notice(
+    `step ${state.step}: the gradients overflow float16, so the factors stay as they are; the loss scale is ${after.scale} from here on`,
+  );
+}
+
+function endStep(run: Running): void {
+  run.state.step += 1;
+  run.state.accumulated = EMPTY_STEP;
+  run.stepSamples = [];
+  run.gradientNorm = undefined;
+  run.saved = false;
 }
 
 /** Every so many steps, and at the end. */

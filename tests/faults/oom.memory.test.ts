@@ -53,7 +53,7 @@ it("holds from the least budget up, with the same losses, and planned is measure
   const free = join(folder, "free");
   expect(await runWith({ ...options, output: free })).toMatchObject({ result: { ended: "finished" } });
   const expected = await readRecords<StepRecord>(join(free, "steps.jsonl"));
-  for (const ratio of [1, 1.3, 2, 4]) {
+  for (const ratio of [1, 1.02, 1.05, 4]) {
     const output = join(folder, `times-${ratio}`);
     const memory = Math.ceil(ratio * least);
     const { events, ...end } = await runWith({ ...options, output, memory });
