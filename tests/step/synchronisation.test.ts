@@ -74,7 +74,7 @@ it("boundaries go to the host and come back while layers compute, and none is un
     pending[phase] = [...(pending[phase] ?? []), pendingCopies()];
   }
   expect(pending.forward).toEqual(pending.forward!.map(() => 0)); // a layer's input is whole before its attention is added
-  expect(pending.backward).toEqual([1, 1, 1, 1, 1, 1, 0, 0, 0]); // from when a layer's own input is there until the next layer begins
+  expect(pending.backward).toEqual([1, 1, 1, 1, 1, 0, 0, 0]); // from when a layer's own input is there until the next layer begins
   expect(pendingCopies()).toBe(0);
   disposeLora(lora);
   disposeModel(model);
