@@ -1,30 +1,16 @@
 /** `lorafit train`: a run, shown as it goes. */
 import { train } from "../../train/trainer.ts";
+import { EXIT_INTERRUPTED, interruptible } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
 import type { Output } from "../report.ts";
 import { TrainReport } from "../trainReport.ts";
 
 export async function run(options: OptionsOf<"train">, output: Output): Promise<void> {
   const report = new TrainReport(output);
-  const interruption = new AbortController();
-  const stop = (): void => {
-    if (interruption.signal.aborted) process.exit(EXIT_INTERRUPTED);
-    output.note("stopping after this micro-batch (again to stop at once)");
-    interruption.abort();
-  };
-  for (const signal of SIGNALS) process.on(signal, stop);
-  try {
-    const result = await train(options, {
-      signal: interruption.signal,
-      onEvent: (event) => report.show(event),
-    });
-    report.end(result, options.output);
-    if (result.ended === "interrupted") process.exitCode = EXIT_INTERRUPTED;
-  } finally {
-    for (const signal of SIGNALS) process.off(signal, stop);
-  }
+  const onEvent: TrainReport["show"] = (event) => report.show(event);
+  const result = await interruptible(output, "stopping after this micro-batch", (signal) =>
+    train(options, { signal, onEvent }),
+  );
+  report.end(result, options.output);
+  if (result.ended === "interrupted") process.exitCode = EXIT_INTERRUPTED;
 }
-
-const SIGNALS = ["SIGINT", "SIGTERM"] as const;
-/** As shells count it: 128 and the number of SIGINT. */
-const EXIT_INTERRUPTED = 130;
