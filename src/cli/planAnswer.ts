@@ -19,7 +19,7 @@ export interface Answer {
   plan: Plan;
   /** What was solved for: bytes of memory, or the largest value that fits; null where none does. */
   solved: number | null | undefined;
-  /** The official schedule, where it is asked for. */
+  /** The official schedule at the same sizes, on a card. */
   official?: DryRun | undefined;
 }
 
@@ -54,8 +54,11 @@ export function roomFor(
   plan: Plan,
   unknown: Unknown,
 ): number | undefined {
-  return solve(planner, unknown, plan.workload, limits, fixed)?.solved;
+  return solve(planner, unknown, plan.workload, limits, fixed, ROOM_PARTS)?.solved;
 }
+
+/** What room is left for is found to one part in so many. */
+const ROOM_PARTS = 32;
 
 /** Bytes that more of each lever takes under the plan's own policy. */
 export interface Levers {

@@ -1,8 +1,9 @@
 /** The official schedule beside lorafit's rungs: where the memory goes, and what each step down saves. */
+
 import { UserError } from "../errors.ts";
 import type { DryRun } from "../plan/dryRun.ts";
-import { concessionsOf } from "../plan/ladder.ts";
 import { officialRun } from "../plan/official.ts";
+import { concessionsOf } from "../plan/policyWords.ts";
 import { batchOf, type Plan } from "../plan/search.ts";
 import { alternativesOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
@@ -37,7 +38,7 @@ export function savings(
   const rungs = alternativesOf(question, plan);
   const steps = [
     {
-      what: "official recipe: layers checkpointed, all logits in float32, everything resident",
+      what: "official recipe: gradient checkpointing, all logits in float32, everything on the card",
       run: official,
     },
     ...rungs.map((rung, index) => ({ what: changeOf(rungs[index - 1], rung, question), run: rung.run })),
@@ -70,8 +71,9 @@ export function comparisonText(question: Question, plan: Plan, official: DryRun)
 
 /** What a rung gives up that the one before did not. */
 function changeOf(before: Plan | undefined, rung: Plan, { planner }: Question): string {
-  if (!before) return "lorafit's step: no graph, no full logits, factors' gradients accumulated in place";
-  const known = concessionsOf(before.policy, planner.config);
-  const added = concessionsOf(rung.policy, planner.config).filter((what) => !known.includes(what));
-  return added.join("; ");
+  if (!before) return "lorafit: attention and MLP apart, logits in parts, no second copies of gradients";
+  return (
+    concessionsOf(rung.policy, planner.config, before.policy).join("; ") ||
+    "smaller parts of the loss and of pictures"
+  );
 }

@@ -10,8 +10,8 @@ import { lineChart } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
 import type { Answer } from "./planAnswer.ts";
 import { savings } from "./planCompare.ts";
-import type { Question } from "./planQuestion.ts";
-import { planText } from "./planReport.ts";
+import { isUnlimited, type Question } from "./planQuestion.ts";
+import { overview, planText, titleOf } from "./planReport.ts";
 import { formatDuration } from "./report.ts";
 
 const GIB = 2 ** 30;
@@ -40,16 +40,16 @@ pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-
 
 export function planHtml(question: Question, answer: Answer): string {
   const { plan } = answer;
-  const [title = "", verdict = ""] = planText(question, answer).split("\n");
   const body = [
-    `<h1>${escaped(verdict)}</h1><p>${escaped(title)}</p>`,
+    `<h1>${escaped(verdictOf(question, plan))}</h1><p>${escaped(titleOf(question, plan))}</p>`,
+    `<pre>${escaped(overview(question, answer))}</pre>`,
     "<h2>What uses the memory in the course of a step?</h2>",
     timeline(plan),
     "<h2>What do picture and sequence need at the least?</h2>",
     sizes(question, plan),
     "<h2>What does a rank cost?</h2>",
     ranks(question, plan),
-    ...(answer.official
+    ...(question.options.compare === "official" && answer.official
       ? ["<h2>What does each step save against the official recipe?</h2>", waterfall(question, answer)]
       : []),
     "<h2>How long a sequence does each card take?</h2>",
@@ -58,6 +58,13 @@ export function planHtml(question: Question, answer: Answer): string {
     `<pre>${escaped(planText(question, answer))}</pre>`,
   ];
   return htmlPage({ title: "lorafit plan", style: STYLE, body: body.join("\n") });
+}
+
+function verdictOf(question: Question, { fits, run, stepMs }: Plan): string {
+  const time = `about ${formatDuration(stepMs)} a step`;
+  if (isUnlimited(question)) return `The least memory is ${formatBytes(run.budgetedBytes)}, ${time}`;
+  const verdict = fits ? "Fits" : "Does not fit";
+  return `${verdict} ${formatBytes(question.limits.budgetBytes)}: needs ${formatBytes(run.budgetedBytes)}, ${time}`;
 }
 
 function timeline({ run }: Plan): string {

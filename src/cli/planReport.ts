@@ -3,9 +3,10 @@ import { stringify } from "yaml";
 import { formatBytes, formatCount } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
-import { phaseMs } from "../plan/dryRun.ts";
-import { concessionsOf } from "../plan/ladder.ts";
-import type { Plan, Workload } from "../plan/search.ts";
+import type { DryRun } from "../plan/dryRun.ts";
+import { ALL_CHECKPOINTED, concessionsOf } from "../plan/policyWords.ts";
+import { fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
+import { layerPolicies } from "../step/policy.ts";
 import {
   type Answer,
   alternativesOf,
@@ -16,6 +17,7 @@ import {
   supervisedOf,
 } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";
+import { explanation, gib, SHOWN_BYTES } from "./planExplain.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
@@ -24,10 +26,10 @@ const BAR_COLUMNS = 36;
 
 /** Names of categories for people; those that belong together stand together. */
 const PARTS: readonly [title: string, parts: readonly string[]][] = [
-  ["frozen base", ["weights"]],
-  ["LoRA, gradients, optimizer", ["loraParameters", "loraGradients", "optimizerState"]],
-  ["boundary activations", ["boundaryActivations"]],
-  ["working set", ["workingSet", "loss"]],
+  ["frozen model", ["weights"]],
+  ["LoRA, its gradients, optimizer", ["loraParameters", "loraGradients", "optimizerState"]],
+  ["kept for the backward pass", ["boundaryActivations"]],
+  ["the layer being computed", ["workingSet", "loss"]],
   ["input data, vision", ["inputData", "visionFeatures"]],
   ["CUDA context, workspaces, rounding", ["workspace", "context", "allocator"]],
 ];
@@ -35,18 +37,24 @@ const PARTS: readonly [title: string, parts: readonly string[]][] = [
 export function planText(question: Question, answer: Answer): string {
   const { plan } = answer;
   return [
-    headline(question, answer),
+    titleOf(question, plan),
+    "",
+    overview(question, answer),
+    ...solvedFor(question, answer),
+    ...warningOf(plan),
     "",
     recommended(question, plan),
     "",
     alternatives(question, plan),
     "",
-    ...(plan.fits && !isUnlimited(question) ? [spareRoom(question, plan), ""] : []),
+    ...(isUnlimited(question) ? [] : [plan.fits ? spareRoom(question, plan) : wayOut(question, plan), ""]),
     levers(leversOf(question, plan), plan),
     "",
     supervised(plan),
-    ...(answer.official ? ["", comparisonText(question, plan, answer.official)] : []),
-    ...(question.options.explain ? ["", explained(question, plan)] : []),
+    ...(question.options.compare === "official" && answer.official
+      ? ["", comparisonText(question, plan, answer.official)]
+      : []),
+    ...(question.options.explain ? ["", explanation(question, plan)] : []),
     ...(question.card?.note ? ["", `About this card: ${question.card.note}`] : []),
     "",
     closing(question, plan),
@@ -84,21 +92,63 @@ function amountOf(bytes: number): string {
   return gib >= 1 ? `${gib}GiB` : `${Math.floor(bytes / 2 ** 20)}MiB`;
 }
 
-function headline({ options, device, limits, planner }: Question, { plan, solved }: Answer): string {
-  const { workload, run, fits, stepMs } = plan;
+/** What is planned, and for what. */
+export function titleOf({ options, card, device, limits, planner }: Question, { workload }: Plan): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
   const base = options.base ?? (planner.dtype === "bfloat16" ? "bf16" : "fp32");
-  const what = `${name} (${base}), LoRA r ${workload.rank}, ${pictureOf(workload)}, max_len ${formatCount(workload.maxLength)}, batch ${workload.batchSize}`;
-  const needs = `${formatBytes(run.budgetedBytes)} on ${device}`;
-  const time = `about ${formatDuration(stepMs)} a micro-batch`;
-  const host = run.hostBytes > 0 ? `, ${formatBytes(run.hostBytes)} of host memory` : "";
-  if (solved === null) return `${what}\nNothing fits: even the least of it needs ${needs}${host}.`;
-  if (typeof solved === "number" && options.solve !== "memory")
-    return `${what}\nThe most that fits: ${options.solve} ${formatCount(solved)}; it takes ${needs}${host}, ${time}.`;
-  if (!Number.isFinite(limits.budgetBytes))
-    return `${what}\nThe least that it needs: ${needs}${host}, ${time}.`;
-  const verdict = fits ? "Fits" : "Does not fit";
-  return `${what}\n${verdict} ${formatBytes(limits.budgetBytes)}: ${needs}${host}, ${time}.`;
+  const what = `${name}, ${base} base, LoRA r ${workload.rank}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${workload.batchSize}`;
+  const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";
+  if (!card) return `${what}\n${memory}memory on this machine's CPU`;
+  if (options.gpu !== undefined) return `${what}\n${memory}VRAM on a ${device}`;
+  return `${what}\n${memory}VRAM; no --gpu is given, so times are those of a ${card.title}`;
+}
+
+/** The official schedule, the least that lorafit needs, and what it recommends: a line each. */
+export function overview(question: Question, { plan, official }: Answer): string {
+  const { planner, limits, fixed } = question;
+  const least = leastMemory(planner, plan.workload, limits, fixed);
+  const fastest = isUnlimited(question) ? fastestPlan(planner, plan.workload, limits, fixed) : plan;
+  const rows = [
+    ...(official
+      ? [overviewRow(question, "official recipe, at least", official, official.budgetedBytes)]
+      : []),
+    overviewRow(question, "lorafit, least memory", least.run, least.run.budgetedBytes, least.stepMs),
+  ];
+  const isLeast = fastest.run.budgetedBytes === least.run.budgetedBytes;
+  if (!isLeast) {
+    const what = isUnlimited(question) ? "lorafit, fastest" : "lorafit, recommended";
+    rows.push(overviewRow(question, what, fastest.run, fastest.run.budgetedBytes, fastest.stepMs));
+  }
+  const last = rows.at(-1)!;
+  if (!isUnlimited(question) && plan.fits)
+    last.push(isLeast ? "<- recommended: nothing faster fits" : "<- fastest that fits");
+  return table(rows);
+}
+
+function overviewRow(
+  question: Question,
+  what: string,
+  run: DryRun,
+  bytes: number,
+  stepMs?: number,
+): string[] {
+  const { budgetBytes, hostBytes } = question.limits;
+  const fits = bytes <= budgetBytes && run.hostBytes <= hostBytes;
+  return [
+    `  ${what}`,
+    gib(bytes),
+    isUnlimited(question) ? "" : fits ? "fits" : "does not fit",
+    stepMs === undefined ? "" : `~${formatDuration(stepMs)} a step`,
+    run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} of RAM` : "",
+  ];
+}
+
+function solvedFor({ options }: Question, { solved, plan }: Answer): string[] {
+  if (solved === undefined) return [];
+  if (solved === null) return ["", "Nothing fits, however small it is made."];
+  const what = options.solve === "memory" ? "The least memory" : `The largest ${options.solve} that fits`;
+  const value = options.solve === "memory" ? formatBytes(plan.run.budgetedBytes) : formatCount(solved);
+  return ["", `${what}: ${value}`];
 }
 
 function pictureOf({ hdNum, imageShare }: Workload): string {
@@ -113,36 +163,59 @@ function recommended({ card, planner }: Question, plan: Plan): string {
   const rows = PARTS.map(([title, names]) => ({
     title,
     bytes: names.reduce((sum, name) => sum + (parts[name] ?? 0), 0),
-  })).filter(({ bytes }) => bytes > 0);
-  const given = concessionsOf(plan.policy, planner.config);
+  })).filter(({ bytes }) => bytes >= Math.min(SHOWN_BYTES, most / 200));
+  const keeps = layerPolicies(plan.policy, planner.config).some(({ keep }) => keep !== "nothing");
+  const given = [...(keeps ? [] : [ALL_CHECKPOINTED]), ...concessionsOf(plan.policy, planner.config)];
   return [
-    plan.fits ? "Recommended" : "Nearest to it",
+    `What fills the ${card ? "VRAM" : "memory"} at the peak of a step${plan.fits ? "" : " (the leanest there is)"}`,
     table(rows.map(({ title, bytes }) => [`  ${title}`, gib(bytes), bar(bytes / most, BAR_COLUMNS)])),
-    `  policy: ${given.length > 0 ? given.join("; ") : "everything on the card, nothing kept but boundaries"}`,
+    "How it is done; nothing of it changes what is learned:",
+    ...given.map((what) => `  - ${what}`),
   ].join("\n");
 }
 
 function alternatives(question: Question, plan: Plan): string {
-  const rows = alternativesOf(question, plan).map((other) => [
-    other.fits ? "  fits" : "  too large",
-    gib(other.run.budgetedBytes),
-    other.run.hostBytes > 0 ? `+ ${gib(other.run.hostBytes)} host` : "",
-    formatDuration(other.stepMs),
-    concessionsOf(other.policy, question.planner.config).join("; ") || "gives up nothing but kept layers",
-  ]);
-  return ["Alternatives: memory, time a micro-batch, what it gives up", table(rows)].join("\n");
+  const others = alternativesOf(question, plan);
+  const { config } = question.planner;
+  const rows = others.map((other, index) => {
+    const added = concessionsOf(other.policy, config, others[index - 1]?.policy).join("; ");
+    return [
+      other.fits ? "  fits" : "  too large",
+      gib(other.run.budgetedBytes),
+      other.run.hostBytes >= SHOWN_BYTES ? `+ ${gib(other.run.hostBytes)} RAM` : "",
+      formatDuration(other.stepMs),
+      index === 0
+        ? added || ALL_CHECKPOINTED
+        : `also ${added || "smaller parts of the loss and of pictures"}`,
+    ];
+  });
+  return [
+    "Alternatives, each giving up a little more than the line before; memory, time a step:",
+    table(rows),
+  ].join("\n");
 }
 
 function spareRoom(question: Question, plan: Plan): string {
   const spareBytes = question.limits.budgetBytes - plan.run.budgetedBytes;
-  const most = (["max-length", "lora-r"] as const).map((unknown) => {
-    const value = roomFor(question, plan, unknown);
-    return `  ${unknown.padEnd(10)}  up to ${value === undefined ? "no more" : formatCount(value)}`;
-  });
   return [
-    `Room to spare, ${formatBytes(Math.max(0, spareBytes))}. By leaner policies it would take, each alone:`,
-    ...most,
+    `Room to spare: ${formatBytes(Math.max(0, spareBytes))}. With the leanest policy it would be enough for, each alone:`,
+    ...mostOf(question, plan),
   ].join("\n");
+}
+
+/** What to change where nothing fits. */
+function wayOut(question: Question, plan: Plan): string {
+  const ways = mostOf(question, plan);
+  if (ways.length > 0) return ["What would fit, each alone:", ...ways].join("\n");
+  const hasHost = Number.isFinite(question.limits.hostBytes) || question.fixed.weights === "resident";
+  return `Neither a shorter max_length nor a lower rank makes it fit.${hasHost ? " Leave --host-memory and --weights resident out, or pass --base nf4." : ""}`;
+}
+
+function mostOf(question: Question, plan: Plan): string[] {
+  return (["max-length", "lora-r"] as const).flatMap((unknown) => {
+    const value = roomFor(question, plan, unknown);
+    return value === undefined ? [] : [`  --${unknown.padEnd(10)}  up to ${formatCount(value)}`];
+  });
 }
 
 function levers(
@@ -150,7 +223,7 @@ function levers(
   { workload }: Plan,
 ): string {
   const rows = [
-    ["max_len", `${signed(perThousandTokens)} per 1,000 tokens`],
+    ["max_length", `${signed(perThousandTokens)} per 1,000 tokens`],
     ["lora_r", `${signed(perRank)} per unit of rank (4 to 32 is usual)`],
     ["lora_alpha", `costs nothing: keep it at 1 to 2 x r, ${workload.rank} to ${2 * workload.rank} here`],
     ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
@@ -165,49 +238,42 @@ function levers(
   ].join("\n");
 }
 
+/** A picture that leaves nothing to learn of a sample. */
+function warningOf({ workload: { maxLength, hdNum, imageShare } }: Plan): string[] {
+  const worst = pictureTokens([largestGrid(hdNum)]);
+  if (imageShare !== undefined || worst + 2 <= maxLength) return [];
+  return [
+    "",
+    `Warning: a picture at hd_num ${hdNum} takes up to ${formatCount(worst)} tokens, so max_length ${formatCount(maxLength)} would leave no token to learn of such a sample.`,
+    `Pass --max-length ${worst + 256} or a lower --hd-num. The plan below has the largest picture that leaves room for text.`,
+  ];
+}
+
 function supervised(plan: Plan): string {
   const { maxLength, hdNum, imageShare } = plan.workload;
   const { pictureTokens: picture, textTokens } = supervisedOf(plan);
   if (imageShare !== undefined)
     return `Of ${formatCount(maxLength)} tokens ${formatCount(picture)} are picture; at most ${formatCount(textTokens)} are text that can be learned.`;
   const worst = pictureTokens([largestGrid(hdNum)]);
-  if (worst + 2 > maxLength) {
-    return `Warning: a picture at hd_num ${hdNum} takes up to ${formatCount(worst)} tokens, so max_len ${formatCount(maxLength)} would leave no token to learn of such a sample. Pass --max-length ${worst + 256} or a lower --hd-num.`;
-  }
-  return `A picture at hd_num ${hdNum} takes up to ${formatCount(worst)} tokens; of max_len ${formatCount(maxLength)} that leaves ${formatCount(maxLength - worst)} to question and answer, at most so many are supervised.`;
-}
-
-/** Phase by phase: what is alive at its peak and how long it takes. */
-function explained({ planner }: Question, { run }: Plan): string {
-  const rows = run.phases.map((phase) => [
-    `  ${phase.name}`,
-    gib(phase.devicePeakBytes),
-    phase.hostPeakBytes > 0 ? `+ ${gib(phase.hostPeakBytes)} host` : "",
-    formatDuration(phaseMs(phase, planner.speed)),
-    `${(phase.ops.reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
-  ]);
-  return [
-    "How it comes about: the step's own code ran on the meta device, which allocates and computes nothing.",
-    "Phases: live bytes at the peak, time, arithmetic",
-    table(rows),
-  ].join("\n");
+  if (worst + 2 > maxLength)
+    return `As planned, ${formatCount(textTokens)} of ${formatCount(maxLength)} tokens are text.`;
+  return `A picture at hd_num ${hdNum} takes up to ${formatCount(worst)} tokens; of max_length ${formatCount(maxLength)} that leaves ${formatCount(maxLength - worst)} for question and answer, which is the most that can be learned of a sample.`;
 }
 
 function closing(question: Question, plan: Plan): string {
+  const train = `Train with it:  ${trainCommand(question, plan)}`;
+  if (!question.options.explain)
+    return `${train}\nWhy these numbers:  --explain      As a page with charts:  --html plan.html`;
   const yaml = stringify(
-    { ...trainOptionsOf({ ...question, limits: question.limits }, plan.workload), policy: plan.policy },
+    { ...trainOptionsOf(question, plan.workload), policy: plan.policy },
     { lineWidth: 0 },
   );
   return [
-    `Train with it:  ${trainCommand(question, plan)}`,
+    train,
     "",
-    "The same as a file, with the policy spelled out (lorafit train --config train.yaml):",
+    "The same as a file, with the policy spelled out (lorafit train --config train.yaml); --memory alone finds it too:",
     yaml.trimEnd().replaceAll(/^/gm, "  "),
   ].join("\n");
-}
-
-function gib(bytes: number): string {
-  return `${(bytes / GIB).toFixed(2).padStart(6)} GiB`;
 }
 
 function signed(bytes: number): string {

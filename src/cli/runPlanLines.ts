@@ -1,7 +1,7 @@
 /** A run's plan in lines: what it takes and gives up before the run, and planned beside measured after its first step and at its end. */
 import { describeSource } from "../data/badSamples.ts";
 import { formatBytes, formatCount } from "../errors.ts";
-import { concessionsOf } from "../plan/ladder.ts";
+import { concessionsOf } from "../plan/policyWords.ts";
 import type { Category } from "../torch/device.ts";
 import type { Defect, StepPeaks } from "../train/peakWatch.ts";
 import type { PlannedRun } from "../train/setup.ts";

@@ -74,26 +74,6 @@ export function leanerPolicy(
   return undefined;
 }
 
-/** What a policy gives up against the fastest, in a few words each. */
-export function concessionsOf(policy: Policy, config: ModelConfig): string[] {
-  const layers = layerPolicies(policy, config);
-  const kept = layers.filter(({ keep }) => keep !== "nothing").length;
-  const onHost = layers.filter(({ boundary }) => boundary === "host").length;
-  const lost = layers.filter(({ boundary }) => boundary === "none").length;
-  const parts = (["embeddings", "head", "vision"] as const).filter((part) => policy[part] === "host");
-  return [
-    kept > 0 ? `keeps ${kept} layers' values instead of computing them again` : "",
-    policy.headGroups > 1 ? `attention in ${policy.headGroups} groups` : "",
-    policy.mlpTileTokens < 4096 ? `MLP in tiles of ${policy.mlpTileTokens}` : "",
-    parts.length > 0 ? `${listed(parts)} on the host` : "",
-    onHost > 0 ? `${onHost === layers.length ? "" : `${onHost} layers' `}boundaries on the host` : "",
-    lost > 0 ? `${lost} layers' boundaries computed again` : "",
-    policy.attentionInput === "recomputed" ? "attention's input normalised again for each group" : "",
-    policy.weights.source === "streamed" ? "weights streamed from the host" : "",
-    policy.optimizer.place === "host" ? "optimizer on the host" : "",
-  ].filter(Boolean);
-}
-
 /** The same policy with so many of the layers, the first ones, keeping what the forward has made. */
 export function keepingLayers(
   policy: Policy,
@@ -185,9 +165,4 @@ export function runsOf(layers: readonly LayerPolicy[]): Policy["layers"] {
     else runs.push({ ...layer, count: 1 });
   }
   return runs;
-}
-
-/** "a, b and c". */
-function listed(words: readonly string[]): string {
-  return words.length < 2 ? words.join() : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 }

@@ -5,7 +5,7 @@
 import type { MicroBatch } from "../data/batches.ts";
 import { formatCount } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
-import { concessionsOf } from "../plan/ladder.ts";
+import { concessionsOf } from "../plan/policyWords.ts";
 import type { Policy } from "../step/policy.ts";
 import { type StepPhase, type TrainResult, trainStep } from "../step/step.ts";
 import { emptyCache, OutOfMemoryError } from "../torch/device.ts";

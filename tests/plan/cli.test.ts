@@ -58,6 +58,42 @@ describe("lorafit plan", () => {
     expect(stdout).toContain("CUDA 12.6");
   });
 
+  it("begins with what the official recipe needs, the least, and the fastest that fits, and repeats nothing", () => {
+    const { stdout } = lorafit(["plan", "--memory", "8GiB"]);
+    const lines = stdout.split("\n");
+    expect(lines[1]).toMatch(/no --gpu is given, so times are those of a /);
+    const [official, least, fastest] = lines.slice(3, 6);
+    expect(official).toMatch(/official recipe, at least +(2\d\.\d\d) GiB +does not fit/);
+    expect(least).toMatch(/lorafit, least memory +\d\.\d\d GiB +fits/);
+    expect(fastest).toMatch(/lorafit, recommended +\d\.\d\d GiB +fits .*<- fastest that fits/);
+    expect(stdout).not.toMatch(/\b0\.00 GiB/);
+    expect(stdout.match(/optimizer state in RAM/g)).toHaveLength(2); // as recommended, and where it comes in below
+    expect(stdout).not.toContain("headGroups");
+    expect(stdout).toContain("--memory 8GiB");
+  });
+
+  it("explains its numbers by category and spells out the policy where asked", () => {
+    const { stdout } = lorafit(["plan", "--memory", "24GiB", "--explain"]);
+    expect(stdout).toContain("docs/memory.md");
+    expect(stdout).toMatch(/boundaryActivations +\d+\.\d\d GiB +each layer's input/);
+    expect(stdout).toContain("headGroups:");
+  });
+
+  it("says what would fit where nothing does", () => {
+    const { stdout, code } = lorafit([
+      "plan",
+      "--memory",
+      "6GiB",
+      "--weights",
+      "resident",
+      "--max-length",
+      "8192",
+    ]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/lorafit, least memory .* does not fit/);
+    expect(stdout).toContain("Leave --host-memory and --weights resident out");
+  });
+
   it("knows cards, and says which it might be where it does not", () => {
     expect(records(lorafit(["plan", "--list-gpus", "--json"])).length).toBeGreaterThanOrEqual(25);
     const { code, stderr } = lorafit(["plan", "--gpu", "rtx-4099"]);

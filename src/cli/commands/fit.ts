@@ -1,6 +1,6 @@
 /** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
 import { formatBytes, formatCount } from "../../errors.ts";
-import { concessionsOf } from "../../plan/ladder.ts";
+import { concessionsOf } from "../../plan/policyWords.ts";
 import { type FitTrial, fitTrials } from "../../train/fit.ts";
 import type { OptionsOf } from "../options.ts";
 import { formatDuration, type Output, table } from "../report.ts";

@@ -14,7 +14,8 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
   if (options.list_gpus) return listGpus(output);
   const question = questionOf(options);
   const answer = answerOf(question);
-  if (options.compare === "official") answer.official = officialOf(question, answer.plan);
+  if (question.card && (options.compare === "official" || !output.json || options.html !== undefined))
+    answer.official = officialOf(question, answer.plan);
   if (options.html !== undefined) writePage(question, answer, options.html, output);
   output.record(recordOf(question, answer));
   if (!output.json) output.answer(planText(question, answer));
@@ -36,9 +37,10 @@ function recordOf(question: Question, { plan, solved, official }: Answer): Recor
     tokens: run.tokens,
     policy,
     train: trainCommand(question, plan),
-    ...(official && {
-      official: { peakBytes: official.budgetedBytes, fits: official.budgetedBytes <= budgetBytes },
-    }),
+    ...(official &&
+      question.options.compare === "official" && {
+        official: { peakBytes: official.budgetedBytes, fits: official.budgetedBytes <= budgetBytes },
+      }),
   };
 }
 

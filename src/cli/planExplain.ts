@@ -1,0 +1,62 @@
+/** Why a plan's numbers are what they are: each category with the tensors in it, and each phase of the step. */
+import { formatCount } from "../errors.ts";
+import { type DryRun, phaseMs } from "../plan/dryRun.ts";
+import type { Plan } from "../plan/search.ts";
+import { partsOf } from "./planAnswer.ts";
+import type { Question } from "./planQuestion.ts";
+import { formatDuration, table } from "./report.ts";
+
+const GIB = 2 ** 30;
+
+/** What is in each part of the budgeted bytes. */
+const TENSORS: Record<string, (plan: Plan, question: Question) => string> = {
+  weights: ({ policy }) =>
+    policy.weights.source === "streamed"
+      ? "the frozen layer that computes, the next ones on their way, and what else of the model lies on the card"
+      : "all decoder layers' frozen matrices, and of embeddings, head and vision tower what lies on the card",
+  loraParameters: ({ workload }) =>
+    `factors A and B of rank ${workload.rank} of the five matrices of each layer`,
+  loraGradients: ({ policy }) => `a gradient for each factor, ${policy.gradients}`,
+  optimizerState: ({ policy }) => `AdamW's two moments of each factor, ${policy.optimizer.precision}`,
+  inputData: () => "tables of rotary positions, tokens, pixels",
+  visionFeatures: () => "tiles on their way through the vision tower",
+  boundaryActivations: ({ run }, { planner: { config } }) =>
+    `each layer's input, ${formatCount(run.tokens)} tokens x ${formatCount(config.hidden)} numbers, and what layers keep`,
+  workingSet: () => "the values of the layer that computes: queries, keys, MLP slices, and their gradients",
+  loss: ({ policy }) => `logits of ${formatCount(policy.lossChunkTokens)} tokens at a time`,
+  workspace: () => "what cuBLAS and kernels take for themselves",
+  context: () => "the CUDA context, outside of PyTorch's allocator",
+  allocator: () => "rounding and gaps of PyTorch's caching allocator, replayed",
+};
+
+export function explanation(question: Question, plan: Plan): string {
+  const parts = partsOf({ run: plan.run, card: question.card });
+  const rows = Object.entries(parts)
+    .filter(([, bytes]) => bytes >= 2 ** 20)
+    .map(([name, bytes]) => [`  ${name}`, gib(bytes), TENSORS[name]?.(plan, question) ?? ""]);
+  return [
+    "Why these numbers: the training step's own code ran without data, with every allocation written down (docs/memory.md).",
+    "Alive at the peak:",
+    table(rows),
+    "",
+    "Phases: peak of live bytes, time, arithmetic",
+    table(phases(question, plan.run)),
+  ].join("\n");
+}
+
+function phases({ planner }: Question, run: DryRun): string[][] {
+  return run.phases.map((phase) => [
+    `  ${phase.name}`,
+    gib(phase.devicePeakBytes),
+    phase.hostPeakBytes >= SHOWN_BYTES ? `+ ${gib(phase.hostPeakBytes)} RAM` : "",
+    formatDuration(phaseMs(phase, planner.speed)),
+    `${(phase.ops.reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
+  ]);
+}
+
+/** Less than this is 0.00 GiB, and left out. */
+export const SHOWN_BYTES = 0.005 * GIB;
+
+export function gib(bytes: number): string {
+  return `${(bytes / GIB).toFixed(2).padStart(6)} GiB`;
+}
