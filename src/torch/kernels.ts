@@ -2,11 +2,12 @@
  * Fused kernels: each does in one pass over memory what takes several operators. On a card the CUDA source runs, elsewhere (and for
  * dtypes that the source doesn't know) its twin of ATen operators, to which tests hold it.
  */
+import { messageOf } from "../errors.ts";
 import { arange, fromArray, full } from "./create.ts";
 import { planTarget } from "./device.ts";
 import type { Device } from "./dtypes.ts";
 import { NF4_VALUES, THREADS } from "./kernelSources.ts";
-import { hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
+import { compileKernel, hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
 import { scope, type Tensor } from "./tensor.ts";
 import { countKernel } from "./trace.ts";
@@ -223,7 +224,22 @@ export const fused = {
 
 /** Whether the kernels' sources run on tensors as this one: else whoever has an order of ATen operators of its own uses that. */
 export function isFused({ device, dtype }: Pick<Tensor, "device" | "dtype">): boolean {
-  return isOnCard(device) && hasScalar(dtype);
+  return compiles && isOnCard(device) && hasScalar(dtype);
+}
+
+/** Whether sources can be compiled for cards; else twins run there, and in plans. */
+let compiles = true;
+
+/** Why kernels can't be compiled for a card of this compute capability (as 80 or 120); twins run from here on where that is so. */
+export function kernelProblem(capability: number): string | undefined {
+  try {
+    compileKernel({ source: "swiglu", entry: "swiglu", dtype: "float32" }, capability);
+    compiles = true;
+    return undefined;
+  } catch (thrown) {
+    compiles = false;
+    return messageOf(thrown);
+  }
 }
 
 /** Whether a device is a card, or a plan stands for one. */

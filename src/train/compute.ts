@@ -14,6 +14,7 @@ import {
   setCap,
   setThreads,
 } from "../torch/device.ts";
+import { driverProblem } from "../torch/driver.ts";
 import type { Device, DType } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
 
@@ -113,7 +114,9 @@ function noDevice(device: Device, devices: number): UserError {
       },
     );
   }
-  return new UserError(`${device} can't be used: libtorch finds no GPU.`, {
+  const driver = driverProblem();
+  const why = driver === undefined ? "" : `; ${driver}`;
+  return new UserError(`${device} can't be used: libtorch finds no GPU${why}.`, {
     fix: "npx lorafit doctor says what was found and what is missing; --device cpu computes on the CPU.",
   });
 }

@@ -18,6 +18,8 @@ import type { Planner } from "../plan/search.ts";
 import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
 import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
+import { cardInfo } from "../torch/device.ts";
+import { kernelProblem } from "../torch/kernels.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, liftCaps, startCompute } from "./compute.ts";
@@ -82,6 +84,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const checkpoint = await openOutput(given.output, given.resume, notice);
   const compute = startCompute(given.model, given);
   closers.push(() => liftCaps(compute.device));
+  noticeKernels(compute.device, notice);
   const options = settled(given, compute);
   const planner = plannerOf(options.model, compute);
   const { config } = planner;
@@ -123,6 +126,13 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
     ...{ options, planner, workload, demand, plan, schedule, data, model, lora, optimizer, backup, state },
     ...{ checkpoint: checkpoint?.folder, notice },
   };
+}
+
+/** Without NVRTC a run is slower and takes somewhat more memory, but runs. */
+function noticeKernels(device: Device, notice: (text: string) => void): void {
+  if (device === "cpu") return;
+  const problem = kernelProblem(cardInfo(device as `cuda:${number}`).capability);
+  if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
 }
 
 /** The same options with what they leave to the machine, and paths that hold from any working folder. */

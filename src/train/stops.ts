@@ -18,6 +18,22 @@ export async function withWayOn<T>(run: Run, part: () => Promise<T>): Promise<T>
   }
 }
 
+/** What libtorch, its libraries and the driver say of a card that computes no more, as one that was lost does. */
+const CARD_FAULT = /\bCUDA error\b|CUDA driver|\bCU(BLAS|DNN)_STATUS|cuDNN error/;
+
+/** Whether an error is a card's; every call after it fails as well. */
+export function isCardFault(thrown: unknown): thrown is Error {
+  return thrown instanceof Error && !(thrown instanceof UserError) && CARD_FAULT.test(thrown.message);
+}
+
+/** The card failed in the midst of a run. */
+export function cardFailed(run: Run, cause: Error): UserError {
+  return new UserError(`Step ${run.state.step + 1}: ${run.model.device} computes no more: ${cause.message}`, {
+    fix: `nvidia-smi and dmesg tell more of the card.\n${howToGoOn(run)}`,
+    cause,
+  });
+}
+
 /** Memory ran out where no policy can help; `subject` is what does not fit. */
 export function ranOut(subject: string, cause: OutOfMemoryError, run?: Run): UserError {
   const fix = run ? `Pass more --memory.\n${howToGoOn(run)}` : "Pass more --memory, or a lower --hd-num.";

@@ -28,7 +28,7 @@ import {
 } from "./runLog.ts";
 import { learningRate } from "./schedule.ts";
 import { type Closers, type OpenHooks, openRun, type PlannedRun, type Run } from "./setup.ts";
-import { namesOf, notFinite, ranOut, withWayOn } from "./stops.ts";
+import { cardFailed, isCardFault, namesOf, notFinite, ranOut, withWayOn } from "./stops.ts";
 
 export type TrainEvent =
   | { event: "start"; options: TrainOptions; step: number; totalSteps: number; samples: number }
@@ -67,7 +67,7 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
     const { step, totalSteps } = run.state;
     emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
     const saved = run.checkpoint !== undefined;
-    return await runToEnd({
+    const running = {
       ...run,
       signal,
       emit,
@@ -75,11 +75,23 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
       stepSamples: [],
       gradientNorm: undefined,
       watch: new PeakWatch(run),
+    };
+    return await runToEnd(running).catch((thrown) => {
+      throw isCardFault(thrown) ? cardFailed(running, thrown) : thrown;
     });
   } catch (thrown) {
     throw thrown instanceof OutOfMemoryError ? ranOut("The run", thrown) : thrown;
   } finally {
-    for (const close of closers.reverse()) await close();
+    for (const close of closers.reverse()) await closed(close);
+  }
+}
+
+/** On a card that is lost nothing can be freed, which must not hide why. */
+async function closed(close: Closers[number]): Promise<void> {
+  try {
+    await close();
+  } catch (thrown) {
+    if (!isCardFault(thrown)) throw thrown;
   }
 }
 

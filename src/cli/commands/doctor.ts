@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism, freemem, totalmem } from "node:os";
 import { cacheFolder } from "../../checkpoint/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
+import { driverProblem, LEAST_DRIVER } from "../../torch/driver.ts";
 import { type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
 import { isBuilt } from "../../torch/setup.ts";
 import type { OptionsOf } from "../options.ts";
@@ -82,7 +83,9 @@ async function cardFindings(libtorch: Libtorch | undefined): Promise<Finding[]> 
   const { cardInfo, cudaDevices, cudaProblem, describeCard } = await import("../../torch/device.ts");
   const problem = cudaProblem();
   if (problem)
-    return [{ what: "CUDA", found: problem, fix: "Install an NVIDIA driver of version 580 or newer." }];
+    return [
+      { what: "CUDA", found: problem, fix: `Install an NVIDIA driver of version ${LEAST_DRIVER} or newer.` },
+    ];
   const cards = Array.from({ length: cudaDevices() }, (_, index) => `cuda:${index}` as const);
   const found = cards.map((device) => ({ what: device, found: describeCard(cardInfo(device)) }));
   return [...found, await kernelFinding()];
@@ -101,6 +104,13 @@ async function kernelFinding(): Promise<Finding> {
 function gpuFinding(libtorch: Libtorch | undefined): Finding {
   if (!existsSync("/dev/nvidia0"))
     return { what: "GPU", found: "no NVIDIA driver: lorafit computes on the CPU" };
+  const problem = driverProblem();
+  if (problem)
+    return {
+      what: "GPU",
+      found: problem,
+      fix: `Install an NVIDIA driver of version ${LEAST_DRIVER} or newer.`,
+    };
   const found = "NVIDIA driver";
   if (!libtorch?.usable || libtorch.cuda) return { what: "GPU", found };
   return {
