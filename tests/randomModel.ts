@@ -47,7 +47,7 @@ export function randomTensor(
   const { dtype = "float64", device = "cpu", scale = 1 } = options;
   return scope(() => {
     using generator = createGenerator(BigInt(seed), device);
-    return empty(shape, { dtype: dtype === "bfloat16" ? "float32" : dtype, device })
+    return empty(shape, { dtype: dtype === "float64" ? dtype : "float32", device })
       .normal_({ std: scale, generator })
       .to({ dtype });
   });
@@ -69,11 +69,8 @@ export function randomModel(
     const shape = shapes.get(name);
     if (!shape) throw new Error(`no tensor ${name}`);
     if (device === "meta") return empty(shape, { dtype, device });
-    const noise = randomTensor(shape, seed * 1000 + index++, {
-      dtype,
-      device,
-      scale: shape.length === 1 ? 0.1 : 0.15,
-    });
+    const scale = shape.length === 1 ? 0.1 : 0.15;
+    const noise = randomTensor(shape, seed * 1000 + index++, { dtype, scale }).to({ device }); // the same on every device
     return name.includes("norm.weight") || name.endsWith("norm1.weight") ? noise.add_(1) : noise;
   };
   return category("weights", () =>

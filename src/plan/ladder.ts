@@ -91,6 +91,7 @@ type Change = (policy: Policy, config: ModelConfig, fixed: FixedPolicy) => Polic
 
 /** In the order in which they are made; each is made again until it changes nothing. */
 const CONCESSIONS: readonly { change: Change }[] = [
+  { change: (policy) => ({ ...policy, boundaryAhead: false }) },
   { change: keepFewer },
   { change: (policy, { kvHeads }) => split(policy, { most: Math.min(4, kvHeads), leastRows: 2048 }) },
   { change: (policy) => ({ ...policy, embeddings: "host", vision: "host" }) },

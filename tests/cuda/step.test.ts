@@ -1,0 +1,95 @@
+/** The whole step on a card beside the same on the CPU, under policies that move things. Skipped out loud where there is no card. */
+import { describe, expect, test } from "vitest";
+import { disposeLora, type Lora } from "../../src/models/lora.ts";
+import { disposeModel } from "../../src/models/weights.ts";
+import { Policy, placesOf } from "../../src/step/policy.ts";
+import { trainStep } from "../../src/step/step.ts";
+import { cardInfo, cudaProblem, memoryStats, synchronize } from "../../src/torch/device.ts";
+import type { Device, DType } from "../../src/torch/dtypes.ts";
+import { scope } from "../../src/torch/tensor.ts";
+import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { difference } from "./kernelCases.ts";
+
+const card = "cuda:0";
+const problem = cudaProblem();
+if (problem) console.warn(`SKIPPED: no step is made on a card. ${problem}`);
+
+const config = smallConfig({ layers: 3 });
+const batch = randomBatch(config, [
+  { textTokens: 700, images: 2, labelTokens: 90 },
+  { textTokens: 13, labelTokens: 9 },
+]);
+
+const POLICIES: Record<string, unknown> = {
+  default: {},
+  "boundaries on the host": {
+    boundaryAhead: true,
+    mlpTileTokens: 512,
+    layers: [{ count: 1, boundary: "host" }],
+  },
+  "all on the host": {
+    headGroups: 2,
+    mlpTileTokens: 512,
+    attentionInput: "recomputed",
+    layers: [{ count: 1, boundary: "host" }],
+    weights: { source: "streamed" },
+    embeddings: "host",
+    head: "host",
+    vision: "host",
+  },
+};
+const DTYPES = { float32: 1e-3, bfloat16: 0.1, float16: 0.02 } as const satisfies Partial<
+  Record<DType, number>
+>;
+
+interface Outcome {
+  loss: number;
+  gradients: Float32Array[];
+  leftBytes: number;
+}
+
+/** One step, in float32 on the CPU, as far as the factors go from the same numbers. */
+function outcome(device: Device, dtype: keyof typeof DTYPES, policy: Policy): Outcome {
+  const model = randomModel(config, { dtype, device, places: placesOf(policy) });
+  const lora = randomLora(config, { device, gradients: policy.gradients });
+  const same = randomLora(config);
+  copyFactors(lora, same);
+  synchronize(device);
+  const before = memoryStats(device).liveBytes;
+  const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+  synchronize(device);
+  const leftBytes = memoryStats(device).liveBytes - before;
+  const gradients = [...lora.modules.values()].flatMap(({ gradA, gradB }) =>
+    [gradA!, gradB!].map((x) => x.toFloat32Array()),
+  );
+  for (const each of [lora, same]) disposeLora(each);
+  disposeModel(model);
+  return { loss, gradients, leftBytes };
+}
+
+function copyFactors(to: Lora, from: Lora): void {
+  scope(() => {
+    for (const [name, { a, b }] of to.modules) {
+      const source = from.modules.get(name)!;
+      a.copy_(source.a);
+      b.copy_(source.b);
+    }
+  });
+}
+
+describe.skipIf(problem)("a step on a card", () => {
+  const cases = Object.keys(DTYPES).flatMap((dtype) => Object.keys(POLICIES).map((name) => [dtype, name]));
+  test.each(cases as [keyof typeof DTYPES, string][])(
+    "has the CPU's loss and gradients, and gives back every byte: %s, %s",
+    (dtype, name) => {
+      if (dtype === "bfloat16" && cardInfo(card).capability < 80) return;
+      const policy = Policy.parse(POLICIES[name]);
+      const [onCard, onCpu] = [outcome(card, dtype, policy), outcome("cpu", "float32", policy)];
+      expect(onCard.leftBytes).toBe(0);
+      expect(Math.abs(onCard.loss / onCpu.loss - 1)).toBeLessThan(DTYPES[dtype]);
+      onCpu.gradients.forEach((right, index) => {
+        expect(difference(onCard.gradients[index]!, right)).toBeLessThan(DTYPES[dtype]);
+      });
+    },
+  );
+});
