@@ -80,7 +80,9 @@ function print(costs: Map<string, Cost>, totalMs: number, rows: number): void {
     });
   }
   const inside = [...costs.values()].reduce((sum, { ms }) => sum + ms, 0);
+  const flops = [...costs.values()].reduce((sum, cost) => sum + cost.flops, 0);
   console.log(`processor time ${totalMs.toFixed(0)} ms, ${inside.toFixed(0)} ms of it inside operators`);
+  console.log(`products of matrices: ${(flops / 1e12).toFixed(2)} TFLOP`);
   for (const [title, table] of [
     ["by operator", byOperator],
     ["by operator and shapes (' is not contiguous)", costs],

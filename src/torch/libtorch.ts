@@ -57,6 +57,14 @@ export function findLibtorch(): UsableLibtorch {
   });
 }
 
+/**
+ * Has libtorch's threads sleep while they wait for work, unless the user has said how they wait: spinning, they starve each other and all
+ * else where cores are shared (docs/performance.md). Read once, while libtorch is loaded.
+ */
+export function setThreadsToSleep(environment: NodeJS.ProcessEnv): void {
+  if (environment.GOMP_SPINCOUNT === undefined) environment.OMP_WAIT_POLICY ??= "passive";
+}
+
 /** The addon's exports; throws UserError where it is not built or can't be loaded. */
 export function loadAddon(): unknown {
   if (!existsSync(addonFile)) {
@@ -64,6 +72,7 @@ export function loadAddon(): unknown {
       fix: "Run `lorafit setup` (in a checkout: `make build`).",
     });
   }
+  setThreadsToSleep(process.env);
   try {
     return createRequire(import.meta.url)(addonFile);
   } catch (error) {
