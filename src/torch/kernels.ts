@@ -24,6 +24,8 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Omit<KernelC
   strided?: readonly number[];
   /** Relative difference (of the norm of what is written) to the twin in float32; lower precisions add their own rounding. */
   tolerance: number;
+  /** How often a number is rounded on its way to the result; once unless said. */
+  roundings?: number;
 }
 
 /** A kernel to call, with what its table says. */
@@ -105,6 +107,7 @@ export const fused = {
       out.copy_(wide.mul(inverseRms)).mul_(weight);
     },
     tolerance: 1e-5,
+    roundings: 2,
   }),
   /** into += the gradient of an RMS norm over the last dim at x for the gradient `grad` of its output; (T, C), weight: (C). */
   addRmsNormGradient: kernel<[into: Tensor, grad: Tensor, x: Tensor, weight: Tensor], { eps: number }>({

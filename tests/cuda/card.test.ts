@@ -195,7 +195,7 @@ describe.skipIf(problem)("on a card", () => {
           synchronize(card);
           for (const index of made.written) {
             expect(relative(onCard[index]!, right[index]!)).toBeLessThanOrEqual(
-              kernel.tolerance + ROUNDING[dtype],
+              kernel.tolerance + (kernel.roundings ?? 1) * ROUNDING[dtype],
             );
           }
         });

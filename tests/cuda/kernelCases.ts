@@ -27,6 +27,7 @@ export interface AnyKernel {
   source: Launch["source"];
   entry: string;
   tolerance: number;
+  roundings?: number;
   work(inputs: readonly Tensor[], options: unknown): Pick<Launch, "threads" | "inputs">;
   twin(inputs: readonly Tensor[], options: unknown): void;
 }

@@ -51,7 +51,9 @@ function compare(
     const { shape, dtype: own } = made.inputs[index]!;
     const actual = fromBytes(results.get(index)!, shape, own).toFloat32Array();
     const off = difference(actual, right[index]!.toFloat32Array());
-    expect(off, `${entry}, input ${index}`).toBeLessThanOrEqual(kernel.tolerance + ROUNDING[dtype]);
+    expect(off, `${entry}, input ${index}`).toBeLessThanOrEqual(
+      kernel.tolerance + (kernel.roundings ?? 1) * ROUNDING[dtype],
+    );
   }
 }
 
