@@ -9,9 +9,9 @@ import {
   type Plan,
   planRungs,
   solve,
-  type Unknown,
   type Workload,
 } from "../plan/search.ts";
+import type { Unknown } from "../plan/unknowns.ts";
 import { CATEGORIES } from "../torch/device.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 

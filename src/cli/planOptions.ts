@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { BASES, HEAD_BASES } from "../models/spec.ts";
 import { byteAmount, count, group, text } from "../options.ts";
-import { UNKNOWNS, type Unknown } from "../plan/search.ts";
+import { UNKNOWNS, type Unknown } from "../plan/unknowns.ts";
 
 const unknowns = ["memory", ...(Object.keys(UNKNOWNS) as Unknown[])] as const;
 

@@ -6,6 +6,7 @@ import { type Speed, speedOf } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
+import { UNKNOWNS, type Unknown } from "./unknowns.ts";
 
 /** What is to be trained, as the user's options have it. */
 export interface Workload {
@@ -47,15 +48,6 @@ export type PlannedModel = Pick<
   Configuration,
   "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase"
 >;
-
-/** What can be solved for. */
-export const UNKNOWNS = {
-  "max-length": { key: "maxLength", least: 64, most: 2 ** 24 },
-  "hd-num": { key: "hdNum", least: 1, most: 4096 },
-  "lora-r": { key: "rank", least: 1, most: 4096 },
-  "batch-size": { key: "batchSize", least: 1, most: 4096 },
-} as const satisfies Record<string, { key: keyof Workload; least: number; most: number }>;
-export type Unknown = keyof typeof UNKNOWNS;
 
 /** Plans for one model on one device; what was tried once is remembered. */
 export class Planner {

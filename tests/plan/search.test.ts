@@ -10,10 +10,9 @@ import {
   leastMemory,
   Planner,
   solve,
-  UNKNOWNS,
-  type Unknown,
   type Workload,
 } from "../../src/plan/search.ts";
+import { UNKNOWNS, type Unknown } from "../../src/plan/unknowns.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { smallConfig } from "../randomModel.ts";
 

@@ -1,0 +1,9 @@
+/** What a plan can be solved for: apart from the search, so that options are read without the engine, which may not be built yet. */
+export const UNKNOWNS = {
+  "max-length": { key: "maxLength", least: 64, most: 2 ** 24 },
+  "hd-num": { key: "hdNum", least: 1, most: 4096 },
+  "lora-r": { key: "rank", least: 1, most: 4096 },
+  "batch-size": { key: "batchSize", least: 1, most: 4096 },
+} as const;
+
+export type Unknown = keyof typeof UNKNOWNS;
