@@ -92,10 +92,12 @@ function amountOf(bytes: number): string {
   return gib >= 1 ? `${gib}GiB` : `${Math.floor(bytes / 2 ** 20)}MiB`;
 }
 
+const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const;
+
 /** What is planned, and for what. */
 export function titleOf({ options, card, device, limits, planner }: Question, { workload }: Plan): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
-  const base = options.base ?? (planner.dtype === "bfloat16" ? "bf16" : "fp32");
+  const base = options.base ?? SHORT_NAMES[planner.dtype];
   const what = `${name}, ${base} base, LoRA r ${workload.rank}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${workload.batchSize}`;
   const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";
   if (!card) return `${what}\n${memory}memory on this machine's CPU`;

@@ -98,10 +98,10 @@ describe("the time of a step", () => {
     expect(opTimeMs(op({}), { ...round, launchMs: 1 })).toBe(1);
   });
 
-  it("runs a dtype without arithmetic of its own as float32", () => {
+  it("takes a dtype without a rate as float32, and cards without bf16 at their rate of fp16", () => {
     expect(opTimeMs(op({ kind: "matmul", flops: 1e12, dtype: "float16" }), round)).toBeCloseTo(10, 9);
     const v100 = speedOf(findDevice("v100-32gb")).flopsPerSecond;
-    expect(v100.bfloat16).toBeUndefined();
+    expect(v100.bfloat16).toBe(v100.float16);
     expect(v100.float16).toBeCloseTo(1e14, -9);
   });
 

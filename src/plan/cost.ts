@@ -87,12 +87,17 @@ export function opTimeMs({ kind, flops, bytes, dtype, stream }: OpTrace, speed: 
   return speed.launchMs + 1e3 * Math.max(flops / flopsPerSecond, bytes / speed.memoryBytesPerSecond);
 }
 
-/** What a card reaches of its data sheet. */
+/** What a card reaches of its data sheet. Cards without bf16 are taken to compute in fp16, which has as many bytes. */
 export function speedOf(card: Card): Speed {
   const peaks = Object.entries(card.peakFlopsPerSecond);
   const reached = Object.fromEntries(peaks.map(([dtype, peak]) => [dtype, peak * MATMUL_FRACTION]));
+  const half = reached.bfloat16 ?? reached.float16;
   return {
-    flopsPerSecond: { ...reached, float32: card.peakFlopsPerSecond.float32 * MATMUL_FRACTION },
+    flopsPerSecond: {
+      ...reached,
+      ...(half && { bfloat16: half }),
+      float32: card.peakFlopsPerSecond.float32 * MATMUL_FRACTION,
+    },
     attentionRatio: card.attentionFraction / MATMUL_FRACTION,
     memoryBytesPerSecond: card.memoryBytesPerSecond * MEMORY_FRACTION,
     linkBytesPerSecond: card.linkBytesPerSecond * LINK_FRACTION,

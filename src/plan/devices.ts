@@ -27,7 +27,7 @@ const LINKS = {
 const CUDA_12_6 =
   "libtorch 2.11 for CUDA 13.0 begins at compute capability 7.5: install its CUDA 12.6 build for this card";
 const NO_BF16 =
-  "Its tensor cores take no bf16 and no flash attention: steps are slower than its fp16 rate says";
+  "It takes no bf16 and has no flash attention: times are those of computing in fp16, with memory-efficient attention";
 const OLD_PASCAL = `${CUDA_12_6}. It has no tensor cores.`;
 const OLD_VOLTA = `${CUDA_12_6}. ${NO_BF16}.`;
 const TURING = `${NO_BF16}.`;
