@@ -5,7 +5,7 @@ import { type BaseName, longestThatFits, shownLength } from "../../bench/fits.ts
 
 const rows = readFileSync(new URL("../../README.md", import.meta.url), "utf8")
   .split("\n")
-  .filter((line) => /^\| (VRAM|\d+ GiB) \|/.test(line))
+  .filter((line) => /^\| +(VRAM|\d+ GiB) \|/.test(line))
   .map((line) => line.split("|").map((cell) => cell.trim()));
 
 it.each([
