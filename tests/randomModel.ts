@@ -89,6 +89,7 @@ export function randomLora(
     dtype = "float32" as DType,
     targets = ".",
     gradients = "fp32" as Gradients,
+    copies = undefined as DType | undefined,
   } = {},
 ): Lora {
   const lora = createLora(config, {
@@ -100,6 +101,7 @@ export function randomLora(
     seed,
     device,
     gradients,
+    copies,
   });
   scope(() => {
     let index = 0;

@@ -2,7 +2,14 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { disposeLora } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { layerPolicies, Policy, placesOf } from "../../src/step/policy.ts";
+import {
+  createAdamW,
+  disposeAdamW,
+  loraParameters,
+  normOfGradients,
+  stepAdamW,
+} from "../../src/step/optimizer.ts";
+import { factorCopies, layerPolicies, Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import {
   getThreads,
@@ -13,6 +20,7 @@ import {
   setThreads,
   type TrackedDevice,
 } from "../../src/torch/device.ts";
+import { scope } from "../../src/torch/tensor.ts";
 import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
 
 const place = fc.constantFrom("device", "host");
@@ -42,6 +50,7 @@ const policies = fc.record({
   embeddings: place,
   head: place,
   vision: place,
+  optimizer: fc.record({ place, precision: fc.constantFrom("fp32", "8bit") }),
   gradients: fc.constantFrom("fp32", "bf16"),
 });
 
@@ -75,6 +84,9 @@ interface Measured {
   leftBytes: Record<Pool, number>;
 }
 
+const ADAM = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
+
+/** One micro-batch and the update of its factors. */
 function measure(configuration: Configuration, device: TrackedDevice): Measured {
   const { layers, headDim, ffn, rank, dropout, targets, dtype } = configuration;
   const [kvHeads, queries] = configuration.heads as [number, number];
@@ -83,16 +95,23 @@ function measure(configuration: Configuration, device: TrackedDevice): Measured 
   const policy = fittingPolicy(configuration, kvHeads);
   layerPolicies(policy, config);
   const model = randomModel(config, { dtype, device, places: placesOf(policy) });
-  const lora = randomLora(config, { rank, dropout, targets, device, gradients: policy.gradients });
+  const { gradients } = policy;
+  const copies = factorCopies(policy, dtype);
+  const lora = randomLora(config, { rank, dropout, targets, device, gradients, copies });
+  const parameters = loraParameters(lora);
+  const optimizer = createAdamW(parameters, ADAM, policy.optimizer);
   const batch = randomBatch(config, configuration.samples);
   const before = POOLS.map((pool) => memoryStats(device, pool).liveBytes);
   for (const pool of POOLS) resetPeak(device, pool);
   const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 5n }) };
   runToEnd(trainStep(model, lora, batch, policy, options));
+  scope(() => void normOfGradients(parameters));
+  stepAdamW(optimizer, 1e-4, 0.5);
   const [onDevice, onHost] = POOLS.map((pool, index) => {
     const { peakBytes, liveBytes } = memoryStats(device, pool);
     return { peak: peakBytes - before[index]!, left: liveBytes - before[index]! };
   });
+  disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(model);
   return {

@@ -1,0 +1,69 @@
+/** A run's policies by length: each class of micro-batches has the fastest that fits, over places that are the same for all. */
+import { describe, expect, it } from "vitest";
+import type { PreparedSample } from "../../src/data/validate.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { runPlaces } from "../../src/plan/ladder.ts";
+import { leastMemory, Planner } from "../../src/plan/search.ts";
+import { layerPolicies, type Policy } from "../../src/step/policy.ts";
+import { demandOf } from "../../src/train/demand.ts";
+import { RunPlan, workloadOf } from "../../src/train/runPlan.ts";
+import { smallConfig } from "../randomModel.ts";
+
+const config = smallConfig({ layers: 4 });
+const speed = {
+  flopsPerSecond: { float32: 1e11 },
+  ...{ attentionRatio: 0.5, memoryBytesPerSecond: 1e10, linkBytesPerSecond: 1e10, launchMs: 2e-3 },
+};
+const planner = new Planner({ model: config, dtype: "float32", target: "cpu", mapsWeights: true }, speed);
+const workload = { rank: 4, dropout: 0, targets: OFFICIAL_TARGETS };
+const SHORT = 70;
+const LONG = 2000;
+const demand = demandOf([SHORT, 500, LONG].map(textOf), { by: "samples", samples: 1 });
+const UNLIMITED = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+const least = leastMemory(planner, workloadOf(workload, demand.shapeOf(LONG)), UNLIMITED);
+/** Little more than the longest micro-batch takes at least. */
+const limits = { ...UNLIMITED, budgetBytes: Math.ceil(1.1 * least.run.budgetedBytes) };
+
+function textOf(tokens: number): PreparedSample {
+  const labels = new Int32Array(tokens).fill(7);
+  return { labels, grids: [], images: [], tokens } as unknown as PreparedSample;
+}
+
+function planOf(stepsDown: number[] = []): RunPlan {
+  return new RunPlan({
+    planner,
+    workload,
+    demand,
+    evalTokens: 0,
+    choice: { by: "planner", limits },
+    stepsDown,
+  });
+}
+
+const layersThatKeep = (policy: Policy): number =>
+  layerPolicies(policy, config).filter(({ keep }) => keep !== "nothing").length;
+
+describe("the policies of a run whose longest micro-batch hardly fits", () => {
+  it("keep graphs of short micro-batches that long ones can't, within the same memory", () => {
+    const plan = planOf();
+    expect(layersThatKeep(plan.policyFor(SHORT))).toBe(config.layers);
+    expect(layersThatKeep(plan.policyFor(LONG))).toBeLessThan(config.layers);
+    for (const tokens of [SHORT, 500, LONG])
+      expect(plan.plannedAtMost(tokens).budgetedBytes).toBeLessThanOrEqual(limits.budgetBytes);
+  });
+
+  it("want model and optimizer in the same places", () => {
+    const plan = planOf();
+    for (const tokens of [SHORT, 500])
+      expect(runPlaces(plan.policyFor(tokens))).toEqual(runPlaces(plan.policy));
+  });
+
+  it("get leaner where memory ran out and for longer ones, and shorter ones stay as they are", () => {
+    const [plan, before] = [planOf(), planOf()];
+    const leaner = plan.stepDown(500);
+    expect(leaner).not.toEqual(before.policyFor(500));
+    expect(plan.policyFor(500)).toEqual(leaner);
+    expect(plan.policyFor(SHORT)).toEqual(before.policyFor(SHORT));
+    expect(planOf([...plan.stepsDown]).policyFor(500)).toEqual(leaner);
+  });
+});
