@@ -75,7 +75,7 @@ function withoutBackup(
 ): { limits: Limits | undefined; backupPlace: Place | undefined } {
   if (options.gradient_accumulation === 1) return { limits, backupPlace: undefined };
   if (!limits || limits.hostBytes === Number.POSITIVE_INFINITY) return { limits, backupPlace: "host" };
-  const asked = workloadOf(workload, demand.shapeOf(1));
+  const asked = workloadOf(workload, demand.shapeOf(demand.mostTokens)); // gradients are as large for any
   const { loraGradients } = planner.plan(asked, fastPolicy(), limits).run.device.categories;
   const { budgetBytes, hostBytes } = limits;
   return hostBytes >= loraGradients

@@ -12,7 +12,7 @@ import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
 import { workloadOf } from "../../src/train/runPlan.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
 import { lcg } from "../randomModel.ts";
-import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const UNLIMITED = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
 
@@ -69,6 +69,17 @@ it("holds from the least budget up, with the same losses, and planned is measure
     expect(noticesOf(events)).toEqual([]);
   }
   expect(policies.size).toBeGreaterThan(1);
+});
+
+it("a run with the least budget that is stopped within a step goes on within it, to the same bytes", async () => {
+  const least = { ...options, memory: await leastBytes() };
+  const [whole, parts] = ["least-whole", "least-parts"].map((name) => join(folder, name));
+  await runWith({ ...least, output: whole });
+  await runWith({ ...least, output: parts }, { stopAfterMicroBatches: 3 });
+  const { events, ...end } = await runWith({ ...least, output: parts, resume: true });
+  expect(end).toMatchObject({ result: { ended: "finished", step: 3 } });
+  expect(noticesOf(events)).toEqual([]);
+  expect(resultOf(parts!).adapters).toEqual(resultOf(whole!).adapters);
 });
 
 it.each([

@@ -4,7 +4,9 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
-import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
+import { zeros } from "../../src/torch/create.ts";
+import { category, failAtAllocation, liveTensors, memoryStats, POOLS } from "../../src/torch/device.ts";
+import type { Tensor } from "../../src/torch/tensor.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
@@ -40,6 +42,23 @@ it("a planned run that is stopped within a step and goes on ends with the same b
   expect(end).toMatchObject({ result: { ended: "finished", step: 3 } });
   expect(resultOf(parts)).toEqual(resultOf(whole));
   expect(events.some(({ event }) => event === "defect")).toBe(false);
+});
+
+it("with little memory on the host the copy of the gradients lies where there is room, and both pools are as planned", async () => {
+  const lines = readFileSync(input.data, "utf8").split("\n");
+  const data = join(folder, "picture.jsonl");
+  writeFileSync(data, `${lines[2]}\n`); // not even the shortest sample is without a picture
+  for (const host_memory of [20_000, 5_000_000]) {
+    const output = join(folder, `host-${host_memory}`);
+    const planned = { ...options, data, memory: 4 * MEMORY, host_memory, planned_step: true };
+    const { events, ...end } = await runWith({ ...planned, output });
+    expect(end).toMatchObject({ result: { ended: "finished" } });
+    for (const event of events) {
+      if (event.event !== "step") continue;
+      const { measured, planned } = event.peaks;
+      for (const pool of POOLS) expect(measured[pool].bytes, pool).toBe(planned![pool].peakBytes);
+    }
+  }
 });
 
 it("a run's policy is kept, and can be given to another", async () => {
@@ -131,4 +150,29 @@ it("the hd_num and the max_length that a refusal names do fit", async () => {
     output: join(folder, "shorter"),
   };
   expect(await runWith(shorter)).toMatchObject({ result: { ended: "finished" } });
+});
+
+it("a step that takes more than its plan is told and written down as a defect, with what there is too much of", async () => {
+  const output = join(folder, "defect");
+  const extraBytes = 400_000;
+  const extra: Tensor[] = [];
+  const planned = { ...options, memory: 4 * MEMORY, gradient_accumulation: 1, planned_step: true, output };
+  const onEvent = (event: TrainEvent): void => {
+    if (event.event !== "phase" || event.step !== 2 || extra.length > 0) return;
+    extra.push(category("loss", () => zeros([extraBytes / 4])));
+  };
+  const { events, ...end } = await runWith(planned, { onEvent });
+  extra[0]!.dispose();
+  expect(end).toMatchObject({ result: { ended: "finished" } });
+  const told = events.flatMap((event) => (event.event === "defect" ? [event] : []));
+  expect(told.map(({ step }) => step)).toContain(2);
+  expect(told.map(({ step }) => step)).not.toContain(1);
+  const { defect } = told[0]!;
+  expect(defect.pool).toBe("device");
+  expect(defect.measuredBytes - defect.plannedBytes).toBe(extraBytes);
+  const [worst] = defect.categories;
+  expect(worst!.category).toBe("loss");
+  expect(worst!.measuredBytes - worst!.plannedBytes).toBe(extraBytes);
+  const written = readFileSync(join(output, "defects.jsonl"), "utf8").split("\n")[0]!;
+  expect(JSON.parse(written)).toEqual({ step: 2, ...defect });
 });
