@@ -39,7 +39,8 @@ describe("the examples of docs/data.md are data sets", () => {
 });
 
 it("README's file tree names what is there", () => {
-  const paths = [...textOf("README.md").matchAll(/^ {4}( {2})?([\w./]+) {2,}\S/gm)];
+  const tree = textOf("README.md").split("## Where things are")[1]!.split("\n## ")[0]!;
+  const paths = [...tree.matchAll(/^ {4}( {2})?([\w./]+) {2,}\S/gm)];
   expect(paths.length).toBeGreaterThan(12);
   for (const [, nested, path] of paths)
     expect(existsSync(join(ROOT, nested ? "src" : "", path!)), path).toBe(true);

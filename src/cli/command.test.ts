@@ -41,10 +41,12 @@ describe("the official command line", () => {
     expect(notes).toHaveLength(8);
   });
 
+  it("says the dtype by --bf16 or --fp16", () => {
+    const { options } = train(OFFICIAL.replace("--bf16 True", "--bf16 False --fp16 True"));
+    expect(options).toMatchObject({ dtype: "fp16" });
+  });
+
   it("is refused where it asks for what lorafit does not do", () => {
-    expect(() => train(`${OFFICIAL} --fp16 True`)).toThrow(
-      "--fp16 true cannot be had: lorafit computes in fp32",
-    );
     expect(() => train(OFFICIAL.replace("fix_vit True", "fix_vit False"))).toThrow(
       "the vision tower stays frozen",
     );

@@ -36,11 +36,12 @@ export function fastPolicy({ weights = "resident", places }: FixedPolicy = {}): 
 /** The leanest policies, of which one or another lets the most fit: it depends on what the host has room for. */
 export function leanestPolicies(config: ModelConfig, fixed: FixedPolicy = {}): Policy[] {
   const leanest = policyLadder(config, fixed).at(-1)!;
+  // The last layer goes back first, beside what it kept of its attention: too much to restore its input there.
   const every = (layers: number, boundary: "host" | "device"): Policy => ({
     ...leanest,
     layers: runsOf(
       Array.from({ length: config.layers }, (_, layer) => ({
-        boundary: layer % layers === 0 ? boundary : "none",
+        boundary: layer % layers === 0 || layer === config.layers - 1 ? boundary : "none",
         keep: "nothing",
       })),
     ),

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
-import { leanerPolicy, policyLadder } from "../../src/plan/ladder.ts";
+import { leanerPolicy, leanestPolicies, policyLadder } from "../../src/plan/ladder.ts";
 import {
   fastestPlan,
   largestThatFits,
@@ -50,6 +50,18 @@ describe("the ladder", () => {
   it("never streams weights that are to stay", () => {
     for (const { weights } of policyLadder(model, { weights: "resident" }))
       expect(weights.source).toBe("resident");
+  });
+});
+
+describe("the leanest policies", () => {
+  it("take no more of the device where boundaries of every second layer are computed again from the host's", () => {
+    const long = { ...workload, maxLength: 20_000 };
+    const limits = { budgetBytes: 64 * MIB, hostBytes: anyHost };
+    const [all, second] = leanestPolicies(model, { weights: "streamed" }).map(
+      (policy) => planner.plan(long, policy, limits).run,
+    );
+    expect(second!.budgetedBytes).toBeLessThanOrEqual(all!.budgetedBytes);
+    expect(second!.hostBytes).toBeLessThan(all!.hostBytes);
   });
 });
 
