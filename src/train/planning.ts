@@ -5,6 +5,7 @@ import type { Place } from "../models/places.ts";
 import { fastPolicy } from "../plan/ladder.ts";
 import type { Limits, Planner } from "../plan/search.ts";
 import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
+import type { Pool } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
 import type { Checkpoint } from "./checkpoints.ts";
 import type { Demand } from "./demand.ts";
@@ -37,7 +38,7 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const { options, planner, demand, evalSamples, checkpoint, policy } = request;
   const workload = workloadOfRun(options, checkpoint);
   const given = policy ? undefined : limitsOf(options, options.device!);
-  const { limits, backupPlace } = withoutBackup(given, { options, planner, demand, workload });
+  const { limits, backupPlace, backupBytes } = withoutBackup(given, { options, planner, demand, workload });
   const stepsDown = stepsDownOf(checkpoint, options);
   const evalTokens = evalSamples.reduce((most, { tokens }) => Math.max(most, tokens), 0);
   const common = { planner, workload, demand, evalTokens, stepsDown };
@@ -46,7 +47,7 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
     choice: limits ? { by: "planner", limits } : { by: "user", policy: policy ?? DEFAULT_POLICY },
   });
   if (plan.longest && !plan.longest.fits) {
-    throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options });
+    throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options }, backupBytes);
   }
   return { plan, workload, backupPlace, limits: given };
 }
@@ -66,21 +67,34 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
 /** The copy of the gradients lies on the host where there is room, else on the device; either way the plan leaves room for it. */
 function withoutBackup(
   limits: Limits | undefined,
-  {
-    options,
-    planner,
-    demand,
-    workload,
-  }: Pick<PlanRequest, "options" | "planner" | "demand"> & { workload: RunWorkload },
-): { limits: Limits | undefined; backupPlace: Place | undefined } {
-  if (options.gradient_accumulation === 1) return { limits, backupPlace: undefined };
-  if (!limits || limits.hostBytes === Number.POSITIVE_INFINITY) return { limits, backupPlace: "host" };
-  const asked = workloadOf(workload, demand.shapeOf(demand.mostTokens)); // gradients are as large for any
-  const { loraGradients } = planner.plan(asked, fastPolicy(), limits).run.device.categories;
-  const { budgetBytes, hostBytes } = limits;
-  return hostBytes >= loraGradients
-    ? { limits: { budgetBytes, hostBytes: hostBytes - loraGradients }, backupPlace: "host" }
-    : { limits: { budgetBytes: budgetBytes - loraGradients, hostBytes }, backupPlace: "device" };
+  request: Pick<PlanRequest, "options" | "planner" | "demand"> & { workload: RunWorkload },
+): { limits: Limits | undefined; backupPlace: Place | undefined; backupBytes: Record<Pool, number> } {
+  const none = { device: 0, host: 0 };
+  if (request.options.gradient_accumulation === 1) {
+    return { limits, backupPlace: undefined, backupBytes: none };
+  }
+  if (!limits || limits.hostBytes === Number.POSITIVE_INFINITY) {
+    return { limits, backupPlace: "host", backupBytes: none }; // of the host there is enough
+  }
+  const bytes = gradientBytes(request, limits);
+  const backupPlace = limits.hostBytes >= bytes ? "host" : "device";
+  const backupBytes = { ...none, [backupPlace]: bytes };
+  return {
+    limits: {
+      budgetBytes: limits.budgetBytes - backupBytes.device,
+      hostBytes: limits.hostBytes - backupBytes.host,
+    },
+    ...{ backupPlace, backupBytes },
+  };
+}
+
+/** Of a run's LoRA gradients; they are as large for any micro-batch. */
+function gradientBytes(
+  { planner, demand, workload }: Pick<PlanRequest, "planner" | "demand"> & { workload: RunWorkload },
+  limits: Limits,
+): number {
+  const asked = workloadOf(workload, demand.shapeOf(demand.mostTokens));
+  return planner.plan(asked, fastPolicy(), limits).run.device.categories.loraGradients;
 }
 
 /** Where memory ran out before the run was stopped: remembered as long as there is not more or less of it. */

@@ -6,6 +6,7 @@ import { type PictureSize, tooLongSample } from "../data/tooLong.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
 import { type Limits, leastMemory, type Planner, solve } from "../plan/search.ts";
+import type { Pool } from "../torch/device.ts";
 import type { Demand } from "./demand.ts";
 import { type RunWorkload, workloadOf } from "./runPlan.ts";
 
@@ -13,12 +14,13 @@ export interface Misfit {
   planner: Planner;
   workload: RunWorkload;
   demand: Demand;
+  /** What there is, but for the copy of the gradients. */
   limits: Limits;
   options: { hd_num: number; image_compat: ImageCompat };
 }
 
-/** Throws nothing: the error is the answer. */
-export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
+/** Throws nothing: the error is the answer. `backupBytes`: what the copy of the gradients takes beside. */
+export async function tooLittleMemory(misfit: Misfit, backupBytes: Record<Pool, number>): Promise<UserError> {
   const { planner, workload, demand, limits } = misfit;
   const { longest, mostTokens } = demand;
   const asked = workloadOf(workload, demand.shapeOf(mostTokens));
@@ -27,11 +29,21 @@ export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
     mostTokens > longest.tokens
       ? `the largest micro-batch has up to ${formatCount(mostTokens)} tokens; the longest sample is ${describeSource(longest.source)}, with ${formatCount(longest.tokens)}`
       : `the longest sample, ${describeSource(longest.source)}, has ${formatCount(longest.tokens)} tokens`;
-  const { budgetedBytes, hostBytes } = least.run;
-  const host = hostBytes > limits.hostBytes ? ` and ${formatBytes(hostBytes)} of the host` : "";
+  const [needed, given] = [
+    { device: least.run.budgetedBytes, host: least.run.hostBytes },
+    { device: limits.budgetBytes, host: limits.hostBytes },
+  ].map(({ device, host }) => ({ device: device + backupBytes.device, host: host + backupBytes.host }));
+  const isShortOfHost = needed!.host > given!.host;
+  const hostFlag = isShortOfHost ? ` --host-memory ${inMebibytes(needed!.host)}` : "";
+  const amounts = ({ device, host }: Record<Pool, number>): string =>
+    `${formatBytes(device)}${isShortOfHost ? ` and ${formatBytes(host)} of the host` : ""}`;
   return new UserError(
-    `${formatBytes(limits.budgetBytes)}${host && `, and ${formatBytes(limits.hostBytes)} of the host,`} are too little: ${what}, which takes at least ${formatBytes(budgetedBytes)}${host}.`,
-    { fix: [`Pass --memory ${inMebibytes(budgetedBytes)}`, ...(await waysToFit(misfit))].join("\nor   ") },
+    `${amounts(given!)} are too little: ${what}, which takes at least ${amounts(needed!)}.`,
+    {
+      fix: [`Pass --memory ${inMebibytes(needed!.device)}${hostFlag}`, ...(await waysToFit(misfit))].join(
+        "\nor   ",
+      ),
+    },
   );
 }
 
