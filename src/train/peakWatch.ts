@@ -1,7 +1,7 @@
 /** Holds a run to its plan: measured peaks beside planned ones, step by step, and what took more than it should have. */
 import type { MicroBatch } from "../data/batches.ts";
 import type { DryRun, PoolPlan } from "../plan/dryRun.ts";
-import { CATEGORIES, type Category, POOLS, type Pool } from "../torch/device.ts";
+import { CATEGORIES, type Category, memoryStats, POOLS, type Pool } from "../torch/device.ts";
 import { type Peaks, peaksOf, resetPeaks } from "./compute.ts";
 import type { Run } from "./setup.ts";
 
@@ -23,14 +23,22 @@ export interface Defect {
   pool: Pool;
   plannedBytes: number;
   measuredBytes: number;
+  /** Of the step, in which the pool came to its peak: vision, forward, loss, backward or update. */
+  phase: string;
   categories: { category: Category; plannedBytes: number; measuredBytes: number }[];
 }
+
+/** What each pool has held at most, and the phase that it came to it in. */
+type Highest = Record<Pool, { bytes: number; phase: string }>;
+const lowest = (): Highest => ({ device: { bytes: 0, phase: "" }, host: { bytes: 0, phase: "" } });
 
 export class PeakWatch {
   readonly #run: Run;
   #planned: PlannedPeaks | undefined;
   #isFirst = true;
   #stepsDown = 0;
+  /** As far as the step has come. */
+  #highest: Highest = lowest();
 
   constructor(run: Run) {
     this.#run = run;
@@ -39,8 +47,17 @@ export class PeakWatch {
   /** What was before, loading or an evaluation, counts no longer. */
   startStep(): void {
     resetPeaks(this.#run.model.device);
+    this.#highest = lowest();
     this.#planned = undefined;
     this.#stepsDown = this.#run.plan.stepsDown.length;
+  }
+
+  /** A part of a phase is done. */
+  passed(phase: string): void {
+    for (const pool of POOLS) {
+      const { peakBytes } = memoryStats(this.#run.model.device, pool);
+      if (peakBytes > this.#highest[pool].bytes) this.#highest[pool] = { bytes: peakBytes, phase };
+    }
   }
 
   /** Another micro-batch of the step is done. */
@@ -56,6 +73,7 @@ export class PeakWatch {
   }
 
   endStep(): StepPeaks & { defects: Defect[] } {
+    this.passed("update");
     const isExact = this.#isExact;
     const measured = peaksOf(this.#run.model.device);
     const planned = this.#planned && withBackup(this.#planned, this.#run);
@@ -65,7 +83,7 @@ export class PeakWatch {
       measured,
       planned,
       isExact,
-      defects: planned && !wasDisturbed ? defectsOf(planned, measured) : [],
+      defects: planned && !wasDisturbed ? defectsOf(planned, measured, this.#highest) : [],
     };
   }
 
@@ -103,12 +121,13 @@ function withBackup(planned: PlannedPeaks, { backup }: Run): PlannedPeaks {
   };
 }
 
-function defectsOf(planned: PlannedPeaks, measured: Peaks): Defect[] {
+function defectsOf(planned: PlannedPeaks, measured: Peaks, highest: Highest): Defect[] {
   return POOLS.filter((pool) => measured[pool].bytes > planned[pool].peakBytes * TOLERATED_RATIO).map(
     (pool) => ({
       pool,
       plannedBytes: planned[pool].peakBytes,
       measuredBytes: measured[pool].bytes,
+      phase: highest[pool].phase,
       categories: CATEGORIES.map((category) => ({
         category,
         plannedBytes: planned[pool].categories[category],

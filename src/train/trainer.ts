@@ -169,9 +169,10 @@ async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> 
   const { state, options, emit } = run;
   const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
   const lossScale = weightOf(options, batch.labelTokens) * (state.lossScale?.scale ?? 1);
-  const result = await runMicroBatch(run, batch, lossScale, (phase) =>
-    emit({ event: "phase", step, microBatch, phase }),
-  );
+  const result = await runMicroBatch(run, batch, lossScale, (phase) => {
+    run.watch.passed(phase.phase);
+    emit({ event: "phase", step, microBatch, phase });
+  });
   run.watch.add(batch);
   emit({ event: "microBatch", step, microBatch, loss: result.loss, samples: batch.samples });
   if (!Number.isFinite(result.loss)) {

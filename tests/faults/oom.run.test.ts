@@ -180,6 +180,7 @@ it("a step that takes more than its plan is told and written down as a defect, w
   const { defect } = told[0]!;
   expect(defect.pool).toBe("device");
   expect(defect.measuredBytes - defect.plannedBytes).toBe(extraBytes);
+  expect(["forward", "backward"]).toContain(defect.phase);
   const [worst] = defect.categories;
   expect(worst!.category).toBe("loss");
   expect(worst!.measuredBytes - worst!.plannedBytes).toBe(extraBytes);
