@@ -38,6 +38,7 @@ export function fromArray(
   { dtype, device }: TensorOptions = {},
 ): Tensor {
   const array = ArrayBuffer.isView(data) ? data : arrayOf(data, dtype);
+  if (device === "meta") return empty(shape, { dtype: dtype ?? dtypeOfArray(array), device }); // a plan holds no data
   const own = new Tensor(native.fromBytes(array, dtypeCode(dtypeOfArray(array)), shape));
   if ((dtype ?? own.dtype) === own.dtype && (device ?? "cpu") === "cpu") return own;
   if (device?.startsWith("cuda") && own.numel > 0) return sentToCard(own, dtype ?? own.dtype, device);

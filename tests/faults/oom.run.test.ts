@@ -48,7 +48,7 @@ it("with little memory on the host the copy of the gradients lies where there is
   const lines = readFileSync(input.data, "utf8").split("\n");
   const data = join(folder, "picture.jsonl");
   writeFileSync(data, `${lines[2]}\n`); // not even the shortest sample is without a picture
-  for (const host_memory of [20_000, 5_000_000]) {
+  for (const host_memory of [0, 20_000, 5_000_000]) {
     const output = join(folder, `host-${host_memory}`);
     const planned = { ...options, data, memory: 4 * MEMORY, host_memory, planned_step: true };
     const { events, ...end } = await runWith({ ...planned, output });
