@@ -1,16 +1,17 @@
 /** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/disk.ts";
-import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { type ModelConfig, PRESETS, readModelConfig } from "../models/spec.ts";
+import { PRESETS } from "../models/spec.ts";
 import { parseOptions } from "../options.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { calibratedSpeed } from "../plan/calibration.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
 import { DIALOGUE_TOKENS, type Limits, type PlannedModel, Planner, type Workload } from "../plan/search.ts";
 import { Policy } from "../step/policy.ts";
+import type { DType } from "../torch/dtypes.ts";
 import { trainOptions } from "../train/options.ts";
+import { loadedModel } from "../train/planner.ts";
 import type { PlanOptions } from "./planOptions.ts";
 
 export interface Question {
@@ -28,12 +29,9 @@ export interface Question {
 export function questionOf(options: PlanOptions): Question {
   const { memory, host_memory, device } = options;
   const card = device === "cpu" ? undefined : cardFor(options);
-  const { config, ...model } = modelOf(
-    options,
-    card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16",
-  );
+  const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
   const planner = new Planner(
-    { ...model, model: config, target: card ?? "cpu" },
+    { ...model, target: card ?? "cpu" },
     card ? undefined : calibratedSpeed(model.dtype),
   );
   return {
@@ -58,24 +56,17 @@ export function isUnlimited({ limits }: Question): boolean {
   return limits.budgetBytes === Number.POSITIVE_INFINITY;
 }
 
-type KnownModel = Omit<PlannedModel, "model" | "target"> & { config: ModelConfig };
-
 /** Computed in `half`, but for a checkpoint in float32. */
 function modelOf(
   { model, base, head_base: headBase }: PlanOptions,
   half: "bfloat16" | "float16",
-): KnownModel {
-  const mapsWeights = (base ?? "bf16") === "bf16" && (headBase ?? "bf16") === "bf16";
-  const precisions = { base, headBase, mapsWeights };
-  const isPreset = Object.hasOwn(PRESETS, model) && !existsSync(model);
-  if (isPreset) return { config: PRESETS[model as keyof typeof PRESETS], dtype: half, ...precisions };
-  const folder = openModelFolder(resolveModel(model));
-  try {
-    const isWide = folder.weights.entry("output.weight").dtype === "float32";
-    return { config: readModelConfig(folder), dtype: isWide ? "float32" : half, ...precisions };
-  } finally {
-    folder.weights.close();
+): Omit<PlannedModel, "target"> {
+  if (Object.hasOwn(PRESETS, model) && !existsSync(model)) {
+    const mapsWeights = (base ?? "bf16") === "bf16" && (headBase ?? "bf16") === "bf16";
+    return { model: PRESETS[model as keyof typeof PRESETS], dtype: half, base, headBase, mapsWeights };
   }
+  const dtypeFor = (stored: DType): PlannedModel["dtype"] => (stored === "float32" ? "float32" : half);
+  return loadedModel(model, { dtypeFor, base, headBase });
 }
 
 /** The card of a name, or one as fast as cards of so much memory are. */

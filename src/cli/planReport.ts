@@ -61,12 +61,14 @@ export function planText(question: Question, answer: Answer): string {
   ].join("\n");
 }
 
-/** What `lorafit train` has to be told to do as planned. */
-export function trainCommand(question: Question, { workload }: Plan): string {
+/** What `lorafit train` has to be told to do as planned; a policy that it would not choose by itself is spelled out. */
+export function trainCommand(question: Question, { workload, policy }: Plan): string {
   const flags = Object.entries(trainOptionsOf(question, workload)).flatMap(([key, value]) => [
     `--${key.replaceAll("_", "-")}`,
     String(value),
   ]);
+  const { fixed } = question;
+  if (fixed.policy || fixed.weights) flags.push("--policy", `'${JSON.stringify(policy)}'`);
   return `npx lorafit train ${flags.join(" ")}`;
 }
 
@@ -80,6 +82,7 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
     max_length: workload.maxLength,
     ...(workload.batchSize > 1 && { batch_size: workload.batchSize }),
     ...(Number.isFinite(limits.budgetBytes) && { memory: amountOf(limits.budgetBytes) }),
+    ...(Number.isFinite(limits.hostBytes) && { host_memory: amountOf(limits.hostBytes) }),
     ...(options.base !== undefined && { base: options.base }),
     ...(options.head_base !== undefined && { head_base: options.head_base }),
     ...(options.device === "cpu" && { device: "cpu" }),
@@ -89,6 +92,7 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
 /** An amount as an option takes it, never rounded up. */
 function amountOf(bytes: number): string {
   const gib = Math.floor((bytes / GIB) * 10) / 10;
+  if (bytes === 0) return "0";
   return gib >= 1 ? `${gib}GiB` : `${Math.floor(bytes / 2 ** 20)}MiB`;
 }
 
@@ -222,7 +226,7 @@ function mostOf(question: Question, plan: Plan): string[] {
 
 function levers(
   { perThousandTokens, perRank, perSample, withoutCheckpointing }: Levers,
-  { workload }: Plan,
+  { workload, run }: Plan,
 ): string {
   const rows = [
     ["max_length", `${signed(perThousandTokens)} per 1,000 tokens`],
@@ -231,7 +235,7 @@ function levers(
     ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
     [
       "batch size",
-      `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens; gradient accumulation costs nothing`,
+      `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens; gradient accumulation costs a copy of the gradients in RAM, ${formatBytes(run.device.categories.loraGradients)}`,
     ],
   ];
   return [

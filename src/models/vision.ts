@@ -12,6 +12,7 @@ import type { HdImage } from "../data/image.ts";
 import { fullAttention } from "../nn/attentionKernels.ts";
 import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { cat, empty, fromArray } from "../torch/create.ts";
+import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { repeated } from "../torch/trace.ts";
@@ -266,7 +267,7 @@ function upload(
   shape: number[],
   options: { dtype: DType; device: Device },
 ): Tensor {
-  return data ? fromArray(data, shape, options) : empty(shape, options);
+  return category("inputData", () => (data ? fromArray(data, shape, options) : empty(shape, options)));
 }
 
 /** hidden += attention(norm1(hidden)), every position to every other of its tile. hidden: (n, P+1, W). */

@@ -2,7 +2,7 @@
 import { frozenGather, frozenShape } from "../nn/frozen.ts";
 import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { empty, fromArray } from "../torch/create.ts";
-import { pool } from "../torch/device.ts";
+import { category, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { hostOf } from "./places.ts";
@@ -16,10 +16,12 @@ const HOST_GATHER_ROWS = 1024;
 export function embedText({ embeddings, places, device, dtype }: Model, inputIds: Int32Array): Tensor {
   return scope(() => {
     const ids = (at: Device, rows: Rows): Tensor =>
-      fromArray(inputIds.subarray(rows.start, rows.end), [rows.end - rows.start], {
-        dtype: "int64",
-        device: at,
-      });
+      category("inputData", () =>
+        fromArray(inputIds.subarray(rows.start, rows.end), [rows.end - rows.start], {
+          dtype: "int64",
+          device: at,
+        }),
+      );
     const all = { start: 0, end: inputIds.length };
     if (places.embeddings === "device") return frozenGather(embeddings, ids(device, all), { dtype });
     const hidden = empty([inputIds.length, frozenShape(embeddings)[1]!], { dtype, device });

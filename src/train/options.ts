@@ -219,9 +219,9 @@ const policyOptions = group("Device and memory", {
     .union([text, z.record(z.string(), z.unknown())])
     .optional()
     .meta({
-      help: "a whole policy, as a run records it",
+      help: "a whole policy, as a run records it: its file, or its JSON",
       value: "FILE",
-      takes: "the file of a policy",
+      takes: "the file of a policy, or its JSON",
     }),
   head_groups: count.optional().meta({
     help: "groups of kv heads that attention takes one after the other",

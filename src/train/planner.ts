@@ -5,9 +5,9 @@ import { type Base, type HeadBase, readModelConfig } from "../models/spec.ts";
 import { storedPrecision } from "../nn/quantizedNames.ts";
 import type { Speed } from "../plan/cost.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
-import { type Limits, Planner } from "../plan/search.ts";
+import { type Limits, type PlannedModel, Planner } from "../plan/search.ts";
 import { cardInfo, cardMemory } from "../torch/device.ts";
-import type { Device } from "../torch/tensor.ts";
+import type { Device, DType } from "../torch/tensor.ts";
 import type { Compute } from "./compute.ts";
 
 /** Only the order of policies follows from it, and that must not depend on the machine: a run may go on elsewhere, to the same bytes. */
@@ -21,23 +21,37 @@ const ANY_CPU: Speed = {
 
 /** The planner of a checkpoint as it will be loaded. */
 export function plannerOf(model: string, { dtype, device, base, headBase }: Compute): Planner {
+  const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
+  const loaded = loadedModel(model, { dtypeFor: () => dtype, base, headBase });
+  return new Planner({ ...loaded, target }, target === "cpu" ? ANY_CPU : undefined);
+}
+
+/** A checkpoint as it will be loaded: in precisions that are asked for, or as it is stored. */
+export function loadedModel(
+  model: string,
+  {
+    dtypeFor,
+    base,
+    headBase,
+  }: {
+    /** What to compute in, given what norms are stored in. */
+    dtypeFor: (stored: DType) => PlannedModel["dtype"];
+    base: Base | undefined;
+    headBase: HeadBase | undefined;
+  },
+): Omit<PlannedModel, "target"> {
   const folder = openModelFolder(resolveModel(model));
   try {
     const { weights } = folder;
-    const stored = {
-      base: base ?? storedPrecision("model.layers.0.attention.wqkv.weight", weights),
-      headBase: headBase ?? storedPrecision("output.weight", weights),
+    const stored = weights.entry("model.norm.weight").dtype;
+    const dtype = dtypeFor(stored);
+    return {
+      model: readModelConfig(folder),
+      dtype,
+      mapsWeights: stored === dtype && base === undefined && headBase === undefined,
+      base: base ?? (storedPrecision("model.layers.0.attention.wqkv.weight", weights) as Base | undefined),
+      headBase: headBase ?? (storedPrecision("output.weight", weights) as HeadBase | undefined),
     };
-    const isStored =
-      weights.entry("model.norm.weight").dtype === dtype && base === undefined && headBase === undefined;
-    const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
-    return new Planner(
-      {
-        ...{ model: readModelConfig(folder), dtype, target, mapsWeights: isStored },
-        ...{ base: stored.base as Base | undefined, headBase: stored.headBase as HeadBase | undefined },
-      },
-      target === "cpu" ? ANY_CPU : undefined,
-    );
   } finally {
     folder.weights.close();
   }

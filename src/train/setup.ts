@@ -10,6 +10,7 @@ import { countBatches, type Packing, START } from "../data/packing.ts";
 import type { Sampler } from "../data/sampling.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PreparedSample } from "../data/validate.ts";
+import { messageOf, UserError } from "../errors.ts";
 import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../models/lora.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
@@ -156,7 +157,7 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
 function policyOf(options: TrainOptions): Policy | undefined {
   const spell = (key: string): string => `policy: ${key}`;
   if (options.policy !== undefined) {
-    const json = typeof options.policy === "string" ? readJsonObject(options.policy) : options.policy;
+    const json = typeof options.policy === "string" ? policyJson(options.policy) : options.policy;
     return parseOptions(Policy, json, spell);
   }
   const { head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries } = options;
@@ -170,6 +171,19 @@ function policyOf(options: TrainOptions): Policy | undefined {
     layers: [{ count: 1, keep, boundary: boundaries }],
   };
   return parseOptions(Policy, policy, spell);
+}
+
+/** A policy that is given as a file, or as JSON itself. */
+function policyJson(given: string): Record<string, unknown> {
+  if (!given.startsWith("{")) return readJsonObject(given);
+  try {
+    return JSON.parse(given);
+  } catch (cause) {
+    throw new UserError(`The policy is not JSON: ${messageOf(cause)}.`, {
+      fix: "Name the file of a policy, or copy its JSON whole, between single quotes.",
+      cause,
+    });
+  }
 }
 
 async function openData(

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Policy } from "../../src/step/policy.ts";
 import { lorafit, records } from "../e2e/lorafit.ts";
+import { golden } from "../shared.ts";
 
 interface Record_ {
   fits: boolean;
@@ -33,6 +34,23 @@ describe("lorafit plan", () => {
     const file = join(mkdtempSync(join(tmpdir(), "plan-")), "policy.json");
     writeFileSync(file, JSON.stringify(Policy.parse(found.policy)));
     expect(plan("--memory", "24GiB", "--lora-r", "16", "--policy", file).peakBytes).toBe(found.peakBytes);
+  });
+
+  it("spells out in the command to train what was fixed, and a broken policy is an error", () => {
+    const { train, policy } = plan("--memory", "8GiB", "--host-memory", "64GiB", "--weights", "streamed");
+    expect(train).toContain("--host-memory 64GiB");
+    expect(train).toContain(`--policy '${JSON.stringify(policy)}'`);
+    const { code, stderr } = lorafit([
+      "train",
+      "--model",
+      golden("tiny"),
+      "--data",
+      "x",
+      "--policy",
+      "{headGroups",
+    ]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("error: The policy is not JSON");
   });
 
   it("solves for the longest sequence, which then fits", () => {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -30,6 +30,18 @@ describe("lorafit quantize", () => {
     expect(losses.loss).toBe(loss("nf4"));
     expect(losses.difference).toBeCloseTo(losses.loss! - losses.lossBefore!, 9);
     expect(loss(tiny, "--base", "nf4")).toBe(losses.loss);
+  });
+
+  it("is planned in the precision that it is stored in", () => {
+    const weightsBytes = (model: string, ...more: string[]): number => {
+      const [plan] = run("plan", "--model", model, "--device", "cpu", "--max-length", "600", ...more);
+      return (plan!.categories as Record<string, number>).weights!;
+    };
+    run("quantize", "--model", tiny, "--output", "planned", "--base", "nf4");
+    const policy = ["--policy", "resident.json"];
+    writeFileSync(join(folder, "resident.json"), "{}");
+    expect(weightsBytes("planned", ...policy)).toBe(weightsBytes(tiny, "--base", "nf4", ...policy));
+    expect(weightsBytes("planned", ...policy)).toBeLessThan(weightsBytes(tiny, ...policy));
   });
 
   it("says what can't be done with a quantised model, and what to do instead", () => {
