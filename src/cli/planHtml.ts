@@ -35,7 +35,8 @@ const TITLES: Partial<Record<string, string>> = {
 const STYLE = `
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--edge) } th:first-child, td:first-child { text-align: left; padding-left: 0 }
-figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure svg { width: 100%; height: auto }
+figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure svg { width: 100%; height: auto } .small svg { display: block; max-width: 34rem }
+.remarks td:last-child, .remarks th:last-child { text-align: left }
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
 
 export function planHtml(question: Question, answer: Answer): string {
@@ -132,7 +133,7 @@ function ranks({ planner, limits }: Question, { workload, policy }: Plan): strin
     ...(Number.isFinite(limits.budgetBytes) && { limit: { name: "limit", value: limits.budgetBytes / GIB } }),
     yFrom: "data",
   });
-  return `<figure>${chart}</figure>${htmlTable(
+  return `<figure class="small">${chart}</figure>${htmlTable(
     ["lora_r", "GiB"],
     points.map(([rank, gib]) => [String(rank), gib.toFixed(2)]),
   )}`;
@@ -179,7 +180,8 @@ function cards({ planner, limits, fixed }: Question, { workload }: Plan): string
       card.note ?? "",
     ];
   });
-  return htmlTable(["card", "memory", "longest max_length", "time a micro-batch of it", "remarks"], rows);
+  const headings = ["card", "memory", "longest max_length", "time a micro-batch of it", "remarks"];
+  return `<div class="remarks">${htmlTable(headings, rows)}</div>`;
 }
 
 /** The lengths in the table of cards are found to one part in so many. */
