@@ -1,6 +1,7 @@
 /** Why a plan's numbers are what they are: each category with the tensors in it, and each phase of the step. */
 import { formatCount } from "../errors.ts";
-import { type DryRun, phaseMs } from "../plan/dryRun.ts";
+import { stepTimeMs } from "../plan/cost.ts";
+import type { DryRun } from "../plan/dryRun.ts";
 import type { Plan } from "../plan/search.ts";
 import { partsOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
@@ -49,7 +50,7 @@ function phases({ planner }: Question, run: DryRun): string[][] {
     `  ${phase.name}`,
     gib(phase.devicePeakBytes),
     phase.hostPeakBytes >= SHOWN_BYTES ? `+ ${gib(phase.hostPeakBytes)} RAM` : "",
-    formatDuration(phaseMs(phase, planner.speed)),
+    formatDuration(stepTimeMs(phase.ops, planner.speed)),
     `${(phase.ops.reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
   ]);
 }

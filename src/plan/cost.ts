@@ -69,12 +69,12 @@ export interface Speed {
 }
 
 /**
- * Milliseconds of a step: the compute stream or the copy stream, whichever is longer; what transfers expose
- * at the ends is left out.
+ * Milliseconds of a step, or a phase of it: the compute stream or the copy stream, whichever is longer; what
+ * transfers expose at the ends is left out. count: calls of the same cost that an op stands for.
  */
-export function stepTimeMs(trace: readonly OpTrace[], speed: Speed): number {
+export function stepTimeMs(trace: readonly (OpTrace & { count?: number })[], speed: Speed): number {
   const streamsMs = { compute: 0, copy: 0 };
-  for (const op of trace) streamsMs[op.stream] += opTimeMs(op, speed);
+  for (const op of trace) streamsMs[op.stream] += (op.count ?? 1) * opTimeMs(op, speed);
   return Math.max(streamsMs.compute, streamsMs.copy);
 }
 

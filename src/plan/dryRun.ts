@@ -24,7 +24,7 @@ import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batch.ts";
 import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
-import { type OpTrace, opTimeMs, type Speed, traceOp } from "./cost.ts";
+import { type OpTrace, type Speed, stepTimeMs, traceOp } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Replay, replayAllocations } from "./replay.ts";
 
@@ -128,14 +128,7 @@ export function observe(
 export function stepMs({ phases }: DryRun, speed: Speed): number {
   return phases
     .filter(({ name }) => STEP_PHASES.includes(name))
-    .reduce((sum, phase) => sum + phaseMs(phase, speed), 0);
-}
-
-/** Milliseconds of a phase: its computing or its copies, whichever takes longer, for they go side by side. */
-export function phaseMs({ ops }: PhasePlan, speed: Speed): number {
-  const streamsMs = { compute: 0, copy: 0 };
-  for (const op of ops) streamsMs[op.stream] += op.count * opTimeMs(op, speed);
-  return Math.max(streamsMs.compute, streamsMs.copy);
+    .reduce((sum, phase) => sum + stepTimeMs(phase.ops, speed), 0);
 }
 
 interface Phase extends Trace {

@@ -271,7 +271,6 @@ export interface CardInfo {
 
 /** What kernels need of a card, as compute capability. */
 export const CARD_ABILITIES = { bf16: 80, "flash attention": 80, fp8: 89 } as const;
-export type CardAbility = keyof typeof CARD_ABILITIES;
 
 /** The driver's word on a card; throws where there is no driver or no such card. */
 export function cardInfo(device: `cuda:${number}`): CardInfo {

@@ -31,7 +31,7 @@ export function gradientCopies(gradients: readonly Tensor[], place: Place): Grad
 }
 
 /** Where a step has one micro-batch, gradients are zero before it. */
-export function zeroGradients(gradients: readonly Tensor[]): GradientBackup {
+export function zeroBackup(gradients: readonly Tensor[]): GradientBackup {
   return {
     bytes: { device: 0, host: 0 },
     save: () => {},

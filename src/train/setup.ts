@@ -26,7 +26,7 @@ import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from
 import { type Compute, liftCaps, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
-import { type GradientBackup, gradientCopies, zeroGradients } from "./gradientBackup.ts";
+import { type GradientBackup, gradientCopies, zeroBackup } from "./gradientBackup.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
@@ -111,7 +111,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const optimizer = optimizerOf(lora, options, plan.policy);
   closers.push(() => disposeAdamW(optimizer));
   const gradients = optimizer.parameters.map(({ gradient }) => gradient);
-  const backup = backupPlace ? gradientCopies(gradients, backupPlace) : zeroGradients(gradients);
+  const backup = backupPlace ? gradientCopies(gradients, backupPlace) : zeroBackup(gradients);
   closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
   const { stepsDown } = plan;
