@@ -1,4 +1,5 @@
 /** The answer to a question of `lorafit plan`: the recommended configuration, its alternatives, and what more of each lever costs. */
+import type { Place } from "../models/places.ts";
 import { pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { keepingLayers } from "../plan/ladder.ts";
@@ -67,6 +68,8 @@ export interface Levers {
   perSample: number;
   /** Every layer keeps its values: no gradient checkpointing. */
   withoutCheckpointing: number;
+  /** The copy of the gradients that a run with gradient accumulation keeps, and where. */
+  gradientCopy: { bytes: number; place: Place };
 }
 
 export function leversOf({ planner, limits }: Question, plan: Plan): Levers {
@@ -82,6 +85,10 @@ export function leversOf({ planner, limits }: Question, plan: Plan): Levers {
     perRank: extra({ rank: workload.rank + ranks }) / ranks,
     perSample: extra({ batchSize: workload.batchSize + 1 }),
     withoutCheckpointing: extra({}, keepingLayers(policy, planner.config, planner.config.layers, "all")),
+    gradientCopy: {
+      bytes: planner.gradientBytes(workload, policy),
+      place: planner.gradientCopy({ ...workload, accumulation: 2 }, policy, limits)!,
+    },
   };
 }
 

@@ -37,6 +37,10 @@ export const PlanOptions = z.strictObject({
       help: "the part of a sample that is picture; without it one picture of the most tokens that hd_num allows",
     }),
     batch_size: count.default(1).meta({ help: "samples of a micro-batch" }),
+    gradient_accumulation: count.optional().meta({
+      help: "micro-batches of a step, as many as of lorafit train without it; with several, a copy of the gradients is planned",
+      alias: ["gradient_accumulation_steps"],
+    }),
     lora_r: count.optional().meta({ help: "rank of the factors; without it 64" }),
     base: z
       .enum(BASES)

@@ -78,7 +78,8 @@ function deviceName({ gpu }: PlanOptions, { title }: Card): string {
   return gpu === undefined ? `a card as fast as ${title}` : title;
 }
 
-function workloadOf({ hd_num, max_length, image_share, batch_size, lora_r }: PlanOptions): Workload {
+function workloadOf(options: PlanOptions): Workload {
+  const { hd_num, max_length, image_share, batch_size, lora_r, gradient_accumulation } = options;
   const defaults = trainOptions({ model: "-", data: "-" });
   const hdNum = hd_num ?? defaults.hd_num;
   const needed = image_share === undefined ? pictureTokens([largestGrid(hdNum)]) + DIALOGUE_TOKENS : 0;
@@ -90,6 +91,7 @@ function workloadOf({ hd_num, max_length, image_share, batch_size, lora_r }: Pla
     hdNum,
     imageShare: image_share,
     batchSize: batch_size,
+    accumulation: gradient_accumulation ?? defaults.gradient_accumulation,
   };
 }
 

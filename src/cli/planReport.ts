@@ -81,6 +81,9 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
     hd_num: workload.hdNum,
     max_length: workload.maxLength,
     ...(workload.batchSize > 1 && { batch_size: workload.batchSize }),
+    ...(options.gradient_accumulation !== undefined && {
+      gradient_accumulation: options.gradient_accumulation,
+    }),
     ...(Number.isFinite(limits.budgetBytes) && { memory: amountOf(limits.budgetBytes) }),
     ...(Number.isFinite(limits.hostBytes) && { host_memory: amountOf(limits.hostBytes) }),
     ...(options.base !== undefined && { base: options.base }),
@@ -225,23 +228,27 @@ function mostOf(question: Question, plan: Plan): string[] {
 }
 
 function levers(
-  { perThousandTokens, perRank, perSample, withoutCheckpointing }: Levers,
-  { workload, run }: Plan,
+  { perThousandTokens, perRank, perSample, withoutCheckpointing, gradientCopy }: Levers,
+  { workload }: Plan,
 ): string {
   const rows = [
     ["max_length", `${signed(perThousandTokens)} per 1,000 tokens`],
     ["lora_r", `${signed(perRank)} per unit of rank (4 to 32 is usual)`],
     ["lora_alpha", `costs nothing: keep it at 1 to 2 x r, ${workload.rank} to ${2 * workload.rank} here`],
     ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
-    [
-      "batch size",
-      `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens; gradient accumulation costs a copy of the gradients in RAM, ${formatBytes(run.device.categories.loraGradients)}`,
-    ],
+    ["batch size", `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens`],
+    ["gradient accumulation", accumulationLever(gradientCopy, workload)],
   ];
   return [
     "Levers, with every layer computed again in the backward:",
     table(rows.map(([name, what]) => [`  ${name}`, what!])),
   ].join("\n");
+}
+
+function accumulationLever({ bytes, place }: Levers["gradientCopy"], { accumulation = 1 }: Workload): string {
+  const where = place === "host" ? "in RAM" : "beside them, as the host has no room for it";
+  const counted = accumulation > 1 ? `, counted here for ${accumulation} micro-batches a step` : "";
+  return `a copy of the gradients ${where}, ${formatBytes(bytes)}${counted}`;
 }
 
 /** A picture that leaves nothing to learn of a sample. */

@@ -37,7 +37,17 @@ export function planLines({ plan, demand, planner, limits }: PlannedRun): string
   const gives = concessionsOf(policy, planner.config);
   return [
     `planned ${formatBytes(run.budgetedBytes)}${of}${host}, for ${largest}: ${partsOf(run.device.categories)}`,
+    ...copyLine(plan),
     `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up but what is recomputed"}; shorter micro-batches give up less where they can`,
+  ];
+}
+
+/** What a step of several micro-batches takes beside one of a single one. */
+function copyLine({ gradientCopy }: PlannedRun["plan"]): string[] {
+  if (!gradientCopy) return [];
+  const { place, bytes } = gradientCopy;
+  return [
+    `of it ${formatBytes(bytes)} on the ${place} are a copy of the gradients, by which a micro-batch that runs out of memory is undone`,
   ];
 }
 

@@ -3,11 +3,20 @@
  * meta device, with every allocation and every call of an operator written down. Nothing here knows a formula for memory.
  */
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
+import type { Place } from "../models/places.ts";
 import { type Base, type ModelConfig, tensorShapes } from "../models/spec.ts";
 import { assembleModel, disposeModel, type LoadOptions, type Model } from "../models/weights.ts";
 import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
-import { createAdamW, disposeAdamW, loraParameters, normOfGradients, stepAdamW } from "../step/optimizer.ts";
+import { gradientCopies } from "../step/gradientBackup.ts";
+import {
+  createAdamW,
+  disposeAdamW,
+  gradientsOf,
+  loraParameters,
+  normOfGradients,
+  stepAdamW,
+} from "../step/optimizer.ts";
 import { factorCopies, type Policy, placesOf } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { empty } from "../torch/create.ts";
@@ -48,6 +57,8 @@ export interface Configuration {
   headBase?: LoadOptions["headBase"];
   /** Whether weights on the host are the checkpoint's mapped file and no memory of the host pool: where it has the computing dtype. */
   mapsWeights: boolean;
+  /** Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one micro-batch. */
+  gradientCopy?: Place | undefined;
 }
 
 export type Bytes = Record<Category, number>;
@@ -141,6 +152,8 @@ function runPhases(configuration: Configuration, end: (phase: string) => void): 
   const parameters = loraParameters(lora);
   const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
   const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
+  const { gradientCopy } = configuration;
+  const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
   end("start");
   resumeOnMeta(optimizer);
   end("resume");
@@ -150,6 +163,7 @@ function runPhases(configuration: Configuration, end: (phase: string) => void): 
   end("update");
   saveOnMeta(optimizer, lora);
   end("save");
+  copies?.[Symbol.dispose]();
   disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(model);
@@ -184,12 +198,27 @@ export function emptyModel({ model: config, dtype, policy, base, headBase }: Con
   return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
 }
 
-function emptyLora({ model, lora, policy, dtype }: Configuration): Lora {
+function emptyLora({
+  model,
+  lora,
+  policy,
+  dtype,
+}: Pick<Configuration, "model" | "lora" | "policy" | "dtype">): Lora {
   const { rank, dropout, targets } = lora;
   return createLora(model, {
     ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta" },
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
   });
+}
+
+/** Of all LoRA gradients of a run. */
+export function gradientBytes(
+  configuration: Pick<Configuration, "model" | "lora" | "policy" | "dtype">,
+): number {
+  const lora = emptyLora(configuration);
+  const bytes = gradientsOf(loraParameters(lora)).reduce((sum, gradient) => sum + gradient.bytes, 0);
+  disposeLora(lora);
+  return bytes;
 }
 
 /** The phases' logs read in order: live bytes, their peaks, and the moments between. */

@@ -1,10 +1,11 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
+import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import type { LayerPolicy, Policy } from "../step/policy.ts";
 import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
 import { type Speed, speedOf } from "./cost.ts";
 import type { Card } from "./devices.ts";
-import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
+import { type Configuration, type DryRun, dryRun, gradientBytes, stepMs } from "./dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { UNKNOWNS, type Unknown } from "./unknowns.ts";
 
@@ -19,6 +20,8 @@ export interface Workload {
   /** The part of a sample that is picture; without it, one picture of the most tokens that hd_num allows. */
   imageShare: number | undefined;
   batchSize: number;
+  /** Micro-batches of a step, 1 without. Where there are several, the run keeps a copy of the gradients. */
+  accumulation?: number | undefined;
   /** The micro-batch, where it is known: the four above say nothing then. */
   batch?: BatchShape | ExactShape | undefined;
 }
@@ -54,6 +57,7 @@ export class Planner {
   readonly speed: Speed;
   readonly #model: PlannedModel;
   readonly #known = new Map<string, DryRun>();
+  readonly #gradientBytes = new Map<string, number>();
 
   constructor(model: PlannedModel, speed?: Speed) {
     this.#model = model;
@@ -79,18 +83,44 @@ export class Planner {
   }
 
   /** How a workload goes under a policy. */
-  plan(workload: Workload, policy: Policy, { budgetBytes, hostBytes }: Limits): Plan {
-    const run = this.#run(workload, policy);
+  plan(workload: Workload, policy: Policy, limits: Limits): Plan {
+    const { budgetBytes, hostBytes } = limits;
+    const run = this.#run(workload, policy, this.gradientCopy(workload, policy, limits));
     const fits = run.budgetedBytes <= budgetBytes && run.hostBytes <= hostBytes;
     return { workload, policy, run, fits, stepMs: stepMs(run, this.speed) };
   }
 
-  #run({ rank, dropout, targets, ...workload }: Workload, policy: Policy): DryRun {
-    const key = JSON.stringify([rank, dropout, targets, workload, policy]);
+  /** Where a run keeps the copy of its gradients: on the host where there is room; undefined where it needs none. */
+  gradientCopy(
+    workload: Workload,
+    policy: Policy,
+    { hostBytes }: Pick<Limits, "hostBytes">,
+  ): Place | undefined {
+    if ((workload.accumulation ?? 1) === 1) return undefined;
+    if (hostBytes === Number.POSITIVE_INFINITY) return "host";
+    return this.gradientBytes(workload, policy) <= hostBytes ? "host" : "device";
+  }
+
+  /** Of a run's LoRA gradients, and of the copy that it keeps of them. */
+  gradientBytes({ rank, dropout, targets }: Workload, policy: Policy): number {
+    const key = JSON.stringify([rank, targets, policy.gradients]);
+    const known = this.#gradientBytes.get(key);
+    if (known !== undefined) return known;
+    const bytes = gradientBytes({ ...this.#model, lora: { rank, dropout, targets }, policy });
+    this.#gradientBytes.set(key, bytes);
+    return bytes;
+  }
+
+  #run(
+    { rank, dropout, targets, accumulation: _, ...workload }: Workload,
+    policy: Policy,
+    gradientCopy: Place | undefined,
+  ): DryRun {
+    const key = JSON.stringify([rank, dropout, targets, workload, policy, gradientCopy]);
     const known = this.#known.get(key);
     if (known) return known;
     const batch = workload.batch ?? batchOf(workload);
-    const run = dryRun({ ...this.#model, lora: { rank, dropout, targets }, batch, policy });
+    const run = dryRun({ ...this.#model, lora: { rank, dropout, targets }, batch, policy, gradientCopy });
     this.#known.set(key, run);
     return run;
   }

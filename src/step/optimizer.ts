@@ -102,6 +102,11 @@ export function loraParameters(lora: Lora): Parameter[] {
   });
 }
 
+/** In the order of the parameters. */
+export function gradientsOf(parameters: readonly Parameter[]): Tensor[] {
+  return parameters.map(({ gradient }) => gradient);
+}
+
 /** L2 norm of all gradients together; NaN or Infinity where any of them is. */
 export function gradientNorm(parameters: readonly Parameter[]): number {
   return scope(() => normOfGradients(parameters).item());

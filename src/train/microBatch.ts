@@ -6,11 +6,11 @@ import type { MicroBatch } from "../data/batches.ts";
 import { formatCount } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
+import type { GradientBackup } from "../step/gradientBackup.ts";
 import type { Policy } from "../step/policy.ts";
 import { type StepPhase, type TrainResult, trainStep } from "../step/step.ts";
 import { emptyCache, OutOfMemoryError } from "../torch/device.ts";
 import { drive } from "./drive.ts";
-import type { GradientBackup } from "./gradientBackup.ts";
 import type { Run } from "./setup.ts";
 import { doesNotFit, namesOf } from "./stops.ts";
 

@@ -76,7 +76,7 @@ export class PeakWatch {
     this.passed("update");
     const isExact = this.#isExact;
     const measured = peaksOf(this.#run.model.device);
-    const planned = this.#planned && withBackup(this.#planned, this.#run);
+    const planned = this.#planned;
     const wasDisturbed = this.#run.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
     this.#isFirst = false;
     return {
@@ -107,18 +107,6 @@ export function ofStep({ device, host, phases }: DryRun): PlannedPeaks {
 
 function larger(one: PoolPlan, other: PoolPlan): PoolPlan {
   return other.peakBytes > one.peakBytes ? other : one;
-}
-
-/** The same with the copy of the gradients. */
-function withBackup(planned: PlannedPeaks, { backup }: Run): PlannedPeaks {
-  const more = ({ peakBytes, categories }: PoolPlan, bytes: number): PoolPlan => ({
-    peakBytes: peakBytes + bytes,
-    categories: { ...categories, loraGradients: categories.loraGradients + bytes },
-  });
-  return {
-    device: more(planned.device, backup.bytes.device),
-    host: more(planned.host, backup.bytes.host),
-  };
 }
 
 function defectsOf(planned: PlannedPeaks, measured: Peaks, highest: Highest): Defect[] {

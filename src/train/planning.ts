@@ -1,18 +1,15 @@
 /** The plan of a run, made from its options and its data before anything is loaded. */
 import { readAdapter } from "../checkpoint/peft.ts";
 import type { PreparedSample } from "../data/validate.ts";
-import type { Place } from "../models/places.ts";
-import { fastPolicy } from "../plan/ladder.ts";
 import type { Limits, Planner } from "../plan/search.ts";
 import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
-import type { Pool } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
 import type { Checkpoint } from "./checkpoints.ts";
 import type { Demand } from "./demand.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf } from "./planner.ts";
 import { tooLittleMemory } from "./refusal.ts";
-import { RunPlan, type RunWorkload, workloadOf } from "./runPlan.ts";
+import { RunPlan, type RunWorkload } from "./runPlan.ts";
 
 export interface PlanRequest {
   options: TrainOptions;
@@ -27,8 +24,6 @@ export interface PlanRequest {
 export interface RunPlanning {
   plan: RunPlan;
   workload: RunWorkload;
-  /** Where gradients are copied to before a micro-batch; undefined where a step has but one. */
-  backupPlace: Place | undefined;
   /** What was planned within; undefined where the policy is the user's, or nothing says how much there is. */
   limits: Limits | undefined;
 }
@@ -37,64 +32,39 @@ export interface RunPlanning {
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const { options, planner, demand, evalSamples, checkpoint, policy } = request;
   const workload = workloadOfRun(options, checkpoint);
-  const given = policy ? undefined : limitsOf(options, options.device!);
-  const { limits, backupPlace, backupBytes } = withoutBackup(given, { options, planner, demand, workload });
+  const room = limitsOf(options, options.device!);
+  const limits = policy ? undefined : room;
   const stepsDown = stepsDownOf(checkpoint, options);
   const evalTokens = evalSamples.reduce((most, { tokens }) => Math.max(most, tokens), 0);
   const common = { planner, workload, demand, evalTokens, stepsDown };
   const plan = new RunPlan({
     ...common,
-    choice: limits ? { by: "planner", limits } : { by: "user", policy: policy ?? DEFAULT_POLICY },
+    choice: limits
+      ? { by: "planner", limits }
+      : { by: "user", policy: policy ?? DEFAULT_POLICY, hostBytes: room?.hostBytes },
   });
   if (plan.longest && !plan.longest.fits) {
-    throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options }, backupBytes);
+    throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options });
   }
-  return { plan, workload, backupPlace, limits: given };
+  return { plan, workload, limits };
 }
 
 /** Rank and targets are those of the adapter that the run starts from, where there is one. */
 function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined): RunWorkload {
-  const { lora_r, lora_dropout: dropout, lora_targets, adapter } = options;
+  const {
+    lora_r,
+    lora_dropout: dropout,
+    lora_targets,
+    adapter,
+    gradient_accumulation: accumulation,
+  } = options;
   const folder = checkpoint?.folder ?? adapter;
-  if (folder === undefined) return { rank: lora_r, dropout, targets: lora_targets };
+  if (folder === undefined) return { rank: lora_r, dropout, targets: lora_targets, accumulation };
   return scope(() => {
     const { config, modules } = readAdapter(folder);
     const names = [...modules.keys()].map((name) => name.replaceAll(".", "\\."));
-    return { rank: config.r, dropout, targets: `^(?:${names.join("|")})$` };
+    return { rank: config.r, dropout, accumulation, targets: `^(?:${names.join("|")})$` };
   });
-}
-
-/** The copy of the gradients lies on the host where there is room, else on the device; either way the plan leaves room for it. */
-function withoutBackup(
-  limits: Limits | undefined,
-  request: Pick<PlanRequest, "options" | "planner" | "demand"> & { workload: RunWorkload },
-): { limits: Limits | undefined; backupPlace: Place | undefined; backupBytes: Record<Pool, number> } {
-  const none = { device: 0, host: 0 };
-  if (request.options.gradient_accumulation === 1) {
-    return { limits, backupPlace: undefined, backupBytes: none };
-  }
-  if (!limits || limits.hostBytes === Number.POSITIVE_INFINITY) {
-    return { limits, backupPlace: "host", backupBytes: none }; // of the host there is enough
-  }
-  const bytes = gradientBytes(request, limits);
-  const backupPlace = limits.hostBytes >= bytes ? "host" : "device";
-  const backupBytes = { ...none, [backupPlace]: bytes };
-  return {
-    limits: {
-      budgetBytes: limits.budgetBytes - backupBytes.device,
-      hostBytes: limits.hostBytes - backupBytes.host,
-    },
-    ...{ backupPlace, backupBytes },
-  };
-}
-
-/** Of a run's LoRA gradients; they are as large for any micro-batch. */
-function gradientBytes(
-  { planner, demand, workload }: Pick<PlanRequest, "planner" | "demand"> & { workload: RunWorkload },
-  limits: Limits,
-): number {
-  const asked = workloadOf(workload, demand.shapeOf(demand.mostTokens));
-  return planner.plan(asked, fastPolicy(), limits).run.device.categories.loraGradients;
 }
 
 /** Where memory ran out before the run was stopped: remembered as long as there is not more or less of it. */

@@ -14,33 +14,33 @@ export interface Misfit {
   planner: Planner;
   workload: RunWorkload;
   demand: Demand;
-  /** What there is, but for the copy of the gradients. */
   limits: Limits;
   options: { hd_num: number; image_compat: ImageCompat };
 }
 
-/** Throws nothing: the error is the answer. `backupBytes`: what the copy of the gradients takes beside. */
-export async function tooLittleMemory(misfit: Misfit, backupBytes: Record<Pool, number>): Promise<UserError> {
+const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+
+/** Throws nothing: the error is the answer. */
+export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
   const { planner, workload, demand, limits } = misfit;
   const { longest, mostTokens } = demand;
   const asked = workloadOf(workload, demand.shapeOf(mostTokens));
-  const least = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY });
+  const within = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY });
+  const isShortOfHost = within.run.hostBytes > limits.hostBytes;
+  const least = isShortOfHost ? leastMemory(planner, asked, UNLIMITED) : within; // more of the host may take more of the run
   const what =
     mostTokens > longest.tokens
       ? `the largest micro-batch has up to ${formatCount(mostTokens)} tokens; the longest sample is ${describeSource(longest.source)}, with ${formatCount(longest.tokens)}`
       : `the longest sample, ${describeSource(longest.source)}, has ${formatCount(longest.tokens)} tokens`;
-  const [needed, given] = [
-    { device: least.run.budgetedBytes, host: least.run.hostBytes },
-    { device: limits.budgetBytes, host: limits.hostBytes },
-  ].map(({ device, host }) => ({ device: device + backupBytes.device, host: host + backupBytes.host }));
-  const isShortOfHost = needed!.host > given!.host;
-  const hostFlag = isShortOfHost ? ` --host-memory ${inMebibytes(needed!.host)}` : "";
+  const needed = { device: least.run.budgetedBytes, host: least.run.hostBytes };
+  const given = { device: limits.budgetBytes, host: limits.hostBytes };
+  const hostFlag = isShortOfHost ? ` --host-memory ${inMebibytes(needed.host)}` : "";
   const amounts = ({ device, host }: Record<Pool, number>): string =>
     `${formatBytes(device)}${isShortOfHost ? ` and ${formatBytes(host)} of the host` : ""}`;
   return new UserError(
-    `${amounts(given!)} are too little: ${what}, which takes at least ${amounts(needed!)}.`,
+    `${amounts(given)} are too little: ${what}, which takes at least ${amounts(needed)}.`,
     {
-      fix: [`Pass --memory ${inMebibytes(needed!.device)}${hostFlag}`, ...(await waysToFit(misfit))].join(
+      fix: [`Pass --memory ${inMebibytes(needed.device)}${hostFlag}`, ...(await waysToFit(misfit))].join(
         "\nor   ",
       ),
     },

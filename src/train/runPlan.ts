@@ -3,6 +3,7 @@
  * follow from the options, the data and the steps down the ladder alone: a run that goes on later chooses the same ones.
  */
 import type { MicroBatch } from "../data/batches.ts";
+import type { Place } from "../models/places.ts";
 import { type BatchShape, type ExactShape, exactShape } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { type FixedPolicy, leanerPolicy, runPlaces } from "../plan/ladder.ts";
@@ -15,10 +16,12 @@ const CLASS_RATIO = 1.5;
 const SHORTEST_CLASS_TOKENS = 64;
 
 /** What stays the same for all micro-batches of a run. */
-export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets">;
+export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets" | "accumulation">;
 
-/** Who chooses: the planner within limits, or the user. */
-export type Choice = { by: "planner"; limits: Limits } | { by: "user"; policy: Policy };
+/** Who chooses: the planner within limits, or the user, where the host may have a limit all the same. */
+export type Choice =
+  | { by: "planner"; limits: Limits }
+  | { by: "user"; policy: Policy; hostBytes?: number | undefined };
 
 export interface RunPlanOptions {
   planner: Planner;
@@ -40,6 +43,8 @@ export class RunPlan {
   readonly #classes: number[];
   readonly #options: RunPlanOptions;
   readonly #places: FixedPolicy;
+  /** Any budget on the device, and what the host has. */
+  readonly #room: Limits;
   /** Of each class, as planned, and after the steps down. */
   readonly #planned = new Map<number, Policy>();
   readonly #current = new Map<number, Policy>();
@@ -50,6 +55,8 @@ export class RunPlan {
     this.#classes = classesUpTo(demand.mostTokens, evalTokens);
     this.longest = choice.by === "planner" ? this.#fastest(demand.mostTokens, choice.limits, {}) : undefined;
     this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
+    const { hostBytes = Number.POSITIVE_INFINITY } = choice.by === "planner" ? choice.limits : choice;
+    this.#room = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes };
     this.#places = { places: runPlaces(this.policy) };
     this.#planned.set(demand.mostTokens, this.policy);
   }
@@ -57,6 +64,14 @@ export class RunPlan {
   /** Tokens of the classes that memory ran out in, in order. */
   get stepsDown(): number[] {
     return this.#options.stepsDown;
+  }
+
+  /** The copy of the gradients by which a micro-batch is undone; undefined where a step has but one. */
+  get gradientCopy(): { place: Place; bytes: number } | undefined {
+    const { planner, workload, demand } = this.#options;
+    const asked = workloadOf(workload, demand.shapeOf(demand.mostTokens));
+    const place = planner.gradientCopy(asked, this.policy, this.#room);
+    return place && { place, bytes: planner.gradientBytes(asked, this.policy) };
   }
 
   /** The policy of micro-batches of so many tokens. */
@@ -92,7 +107,7 @@ export class RunPlan {
 
   #dryRun(batch: BatchShape | ExactShape, tokens: number): DryRun {
     const { planner, workload } = this.#options;
-    return planner.plan(workloadOf(workload, batch), this.policyFor(tokens), UNLIMITED).run;
+    return planner.plan(workloadOf(workload, batch), this.policyFor(tokens), this.#room).run;
   }
 
   #plannedFor(most: number): Policy {
@@ -119,8 +134,6 @@ export class RunPlan {
     return this.#classes.find((most) => tokens <= most) ?? this.#classes.at(-1)!;
   }
 }
-
-const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
 
 export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): Workload {
   return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };

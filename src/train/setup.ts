@@ -16,8 +16,9 @@ import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
 import type { Planner } from "../plan/search.ts";
+import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import { firstLossScale } from "../step/lossScale.ts";
-import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../step/optimizer.ts";
+import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";
 import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
 import { cardInfo } from "../torch/device.ts";
 import { kernelProblem } from "../torch/kernels.ts";
@@ -26,7 +27,6 @@ import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from
 import { type Compute, liftCaps, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
-import { type GradientBackup, gradientCopies, zeroBackup } from "./gradientBackup.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
@@ -97,7 +97,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const demand = demandOf(data.samples, data.packing);
   const asked = { options, planner, demand, evalSamples: data.evalSamples, checkpoint, policy };
   const planning = await planRun(asked);
-  const { plan, workload, backupPlace } = planning;
+  const { plan, workload } = planning;
   hooks.onPlan({ ...planning, demand, planner });
 
   const model = loadModel(options.model, { ...compute, places: placesOf(plan.policy) });
@@ -110,8 +110,9 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   closers.push(() => disposeLora(lora));
   const optimizer = optimizerOf(lora, options, plan.policy);
   closers.push(() => disposeAdamW(optimizer));
-  const gradients = optimizer.parameters.map(({ gradient }) => gradient);
-  const backup = backupPlace ? gradientCopies(gradients, backupPlace) : zeroBackup(gradients);
+  const gradients = gradientsOf(optimizer.parameters);
+  const copy = plan.gradientCopy;
+  const backup = copy ? gradientCopies(gradients, copy.place) : zeroBackup(gradients);
   closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
   const { stepsDown } = plan;

@@ -50,8 +50,8 @@ export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: 
   });
 }
 
-/** What there is for a run but for its copy of the gradients: the cap, or on a card what it holds and what is free. */
-function roomOf({ model, options, backup }: Run, { capBytes, pool }: OutOfMemoryError): Limits {
+/** What there is for a run: the cap, or on a card what it holds and what is free. */
+function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): Limits {
   const { device } = model;
   const free = (): number => {
     if (device === "cpu") return Number.POSITIVE_INFINITY;
@@ -59,9 +59,8 @@ function roomOf({ model, options, backup }: Run, { capBytes, pool }: OutOfMemory
     return freeBytes + reservedBytes;
   };
   return {
-    budgetBytes:
-      (options.memory ?? (pool === "device" ? capBytes : undefined) ?? free()) - backup.bytes.device,
-    hostBytes: (options.host_memory ?? Number.POSITIVE_INFINITY) - backup.bytes.host,
+    budgetBytes: options.memory ?? (pool === "device" ? capBytes : undefined) ?? free(),
+    hostBytes: options.host_memory ?? Number.POSITIVE_INFINITY,
   };
 }
 

@@ -1,12 +1,10 @@
 /** LoRA gradients as they were before a micro-batch, so that one that ran out of memory can be undone to the bit. */
 import type { Place } from "../models/places.ts";
 import { emptyOnHost, startCopy } from "../torch/copies.ts";
-import { category, type Pool } from "../torch/device.ts";
+import { category } from "../torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 
 export interface GradientBackup extends Disposable {
-  /** What it takes of either pool. */
-  bytes: Record<Pool, number>;
   /** Remembers the gradients as they are. */
   save(): void;
   /** Gives them back their values of then. */
@@ -21,9 +19,7 @@ export function gradientCopies(gradients: readonly Tensor[], place: Place): Grad
       scope(() => gradients.map((gradient) => (place === "host" ? room(gradient) : gradient.zerosLike()))),
     ),
   );
-  const bytes = gradients.reduce((sum, gradient) => sum + gradient.bytes, 0);
   return {
-    bytes: { device: 0, host: 0, [place]: bytes },
     save: () => copyAll(copies, gradients),
     restore: () => copyAll(gradients, copies),
     [Symbol.dispose]: () => dispose(copies),
@@ -33,7 +29,6 @@ export function gradientCopies(gradients: readonly Tensor[], place: Place): Grad
 /** Where a step has one micro-batch, gradients are zero before it. */
 export function zeroBackup(gradients: readonly Tensor[]): GradientBackup {
   return {
-    bytes: { device: 0, host: 0 },
     save: () => {},
     restore: () => scope(() => gradients.forEach((gradient) => void gradient.zero_())),
     [Symbol.dispose]: () => {},
