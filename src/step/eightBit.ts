@@ -112,16 +112,20 @@ export function dequantized({ codes, absmax }: Codes, { values }: CodeTable): Te
   });
 }
 
-/** Writes numbers, float32 (blocks, 256), as codes; the numbers are used up. */
-export function quantize_({ codes, absmax }: Codes, numbers: Tensor, { lowest, bound }: CodeTable): void {
-  scope(() => {
-    const [most, least] = [
-      numbers.amax({ dim: [1], keepdim: true }),
-      numbers.amin({ dim: [1], keepdim: true }),
-    ];
-    absmax.copy_(most.maximum(least.neg_()).clampMin_(LEAST));
+/** The codes of numbers, float32 (blocks, 256), which are used up. */
+export function quantized(numbers: Tensor, { lowest, bound }: CodeTable): Codes {
+  return scope(() => {
+    const { shape } = numbers;
+    const absmax = scope(() => {
+      const [most, least] = [
+        numbers.amax({ dim: [1], keepdim: true }),
+        numbers.amin({ dim: [1], keepdim: true }),
+      ];
+      return most.maximum(least.neg_()).clampMin_(LEAST);
+    });
     const cells = numbers.div_(absmax).viewDtype("int32").bitwiseRightShift(16).add_(-FIRST_CELL).view([-1]);
     const above = scope(() => numbers.view([-1]).gt(bound.indexSelect(0, cells)));
-    codes.view([-1]).copy_(lowest.indexSelect(0, cells).add_(above.viewDtype("uint8")));
+    const codes = lowest.indexSelect(0, cells).add_(above.viewDtype("uint8")).view(shape);
+    return { codes, absmax };
   });
 }

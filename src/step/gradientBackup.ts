@@ -9,21 +9,37 @@ export interface GradientBackup extends Disposable {
   save(): void;
   /** Gives them back their values of then. */
   restore(): void;
+  /** Frees its memory until the next time that gradients are saved; false where there was none. */
+  release(): boolean;
 }
 
 /** Room for a copy of the gradients, where a step has several micro-batches. */
 export function gradientCopies(gradients: readonly Tensor[], place: Place): GradientBackup {
+  let copies: Tensor[] | undefined = copiesOf(gradients, place);
+  const release = (): boolean => {
+    const had = copies !== undefined;
+    dispose(copies);
+    copies = undefined;
+    return had;
+  };
+  return {
+    save: () => {
+      copies ??= copiesOf(gradients, place);
+      copyAll(copies, gradients);
+    },
+    restore: () => copyAll(gradients, copies!),
+    release,
+    [Symbol.dispose]: release,
+  };
+}
+
+function copiesOf(gradients: readonly Tensor[], place: Place): Tensor[] {
   const room = ({ shape, dtype, device }: Tensor): Tensor => emptyOnHost(shape, { dtype, device });
-  const copies = category("loraGradients", () =>
+  return category("loraGradients", () =>
     keep(
       scope(() => gradients.map((gradient) => (place === "host" ? room(gradient) : gradient.zerosLike()))),
     ),
   );
-  return {
-    save: () => copyAll(copies, gradients),
-    restore: () => copyAll(gradients, copies),
-    [Symbol.dispose]: () => dispose(copies),
-  };
 }
 
 /** Where a step has one micro-batch, gradients are zero before it. */
@@ -31,6 +47,7 @@ export function zeroBackup(gradients: readonly Tensor[]): GradientBackup {
   return {
     save: () => {},
     restore: () => scope(() => gradients.forEach((gradient) => void gradient.zero_())),
+    release: () => false,
     [Symbol.dispose]: () => {},
   };
 }

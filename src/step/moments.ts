@@ -48,6 +48,16 @@ export function isCodes(moment: Moment): moment is Codes {
   return "codes" in moment;
 }
 
+/** Both are floats, or both are codes. */
+export function copyMoment_(into: Moment, from: Moment): void {
+  if (isCodes(into) && isCodes(from)) {
+    into.codes.copy_(from.codes);
+    into.absmax.copy_(from.absmax);
+  } else {
+    (into as Tensor).copy_(from as Tensor);
+  }
+}
+
 /** So many elements of a tensor as a flat view. */
 export function flatSpan(x: Tensor, { start, elements }: Span): Tensor {
   return x.view([-1]).narrow(0, start, elements);
@@ -61,10 +71,11 @@ export function momentSpan(moment: Moment, span: Span): Moment {
   return { codes: cut(moment.codes), absmax: cut(moment.absmax) };
 }
 
-/** Spans of so many elements, a multiple of a block, that make up a parameter. */
-export function spansOf({ numel }: Tensor, tileElements: number): Span[] {
-  return Array.from({ length: Math.ceil(numel / tileElements) }, (_, tile) => ({
-    start: tile * tileElements,
-    elements: Math.min(tileElements, numel - tile * tileElements),
+/** Spans of so many elements, a multiple of a block, that make up a parameter, or what there is of it from an element on. */
+export function spansOf({ numel }: Tensor, tileElements: number, from = 0): Span[] {
+  const count = Math.max(0, Math.ceil((numel - from) / tileElements));
+  return Array.from({ length: count }, (_, tile) => ({
+    start: from + tile * tileElements,
+    elements: Math.min(tileElements, numel - from - tile * tileElements),
   }));
 }

@@ -10,7 +10,6 @@ import { stack } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { type Device, dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging, repeated } from "../torch/trace.ts";
-import { type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
 import {
   type CodeTables,
   codeTables,
@@ -20,11 +19,11 @@ import {
   type Moments,
   momentSpan,
   type Precision,
-  type Span,
   spansOf,
   zeroMoments,
 } from "./moments.ts";
 import { Owner } from "./owner.ts";
+import { type Tile, type TileState, updateTile_ } from "./updateTile.ts";
 
 export interface Parameter {
   name: string;
@@ -132,32 +131,51 @@ export function clipCoefficient(norm: number, maxNorm: number): number {
 
 /** One step with the gradients times `gradientScale`, which are zero afterwards. */
 export function stepAdamW(optimizer: AdamW, learningRate: number, gradientScale: number): void {
+  continueUpdate(optimizer, beginUpdate(optimizer, learningRate, gradientScale));
+}
+
+/** A step under way. */
+export interface Update {
+  learningRate: number;
+  gradientScale: number;
+  /** Elements that are updated, the parameters one after the other. */
+  doneElements: number;
+}
+
+/** A step of which nothing is done yet. */
+export function beginUpdate(optimizer: AdamW, learningRate: number, gradientScale: number): Update {
   optimizer.stepsDone += 1;
-  const update: Update = { ...optimizer, learningRate, gradientScale };
-  const tiles = optimizer.parameters.flatMap((parameter, index) =>
-    spansOf(parameter.value, optimizer.tileElements).map((span) => ({
-      parameter,
-      span,
-      moments: optimizer.moments[index]!,
-    })),
-  );
-  if (optimizer.place === "host") updateThroughDevice(tiles, update);
-  else forEachPart(tiles, kindOfTile, (tile) => scope(() => updateTile_(tile, stateOf(tile), update)));
+  return { learningRate, gradientScale, doneElements: 0 };
 }
 
-/** Elements of one parameter. */
-interface Tile {
-  parameter: Parameter;
-  moments: Moments;
-  span: Span;
+/** Does what is left of a step. Where this throws OutOfMemoryError, called again it goes on where it stood, with tiles of any size. */
+export function continueUpdate(optimizer: AdamW, update: Update): void {
+  const tiles = tilesAfter(update.doneElements, optimizer);
+  const { learningRate, gradientScale } = update;
+  const change = (tile: Tile, state: TileState): void =>
+    updateTile_(tile, state, { ...optimizer, learningRate, gradientScale });
+  const done = ({ endElements }: Tile): void => {
+    update.doneElements = endElements;
+  };
+  const onDevice = (tile: Tile): void => {
+    scope(() => change(tile, stateOf(tile)));
+    done(tile);
+  };
+  if (optimizer.place === "device") forEachPart(tiles, kindOfTile, onDevice);
+  else updateThroughDevice(tiles, deviceOf(optimizer.parameters), change, done);
 }
 
-/** What an update changes of a tile, beside factors that are on the device. */
-interface TileState extends Moments {
-  value: Tensor | undefined;
+function tilesAfter(doneElements: number, { parameters, moments, tileElements }: AdamW): Tile[] {
+  let before = 0;
+  return parameters.flatMap((parameter, index) => {
+    const start = before;
+    before += parameter.value.numel;
+    return spansOf(parameter.value, tileElements, Math.max(0, doneElements - start)).map((span) => ({
+      ...{ parameter, span, moments: moments[index]! },
+      endElements: start + span.start + span.elements,
+    }));
+  });
 }
-
-type Update = AdamW & { learningRate: number; gradientScale: number };
 
 function kindOfTile({ span, moments }: Tile): string {
   return `${span.elements} ${isCodes(moments.mean)}`;
@@ -173,9 +191,13 @@ function stateOf({ parameter: { value, copy }, moments, span }: Tile): TileState
 }
 
 /** One tile is fetched while the one before it is updated, and the one before that goes back. */
-function updateThroughDevice(tiles: readonly Tile[], update: Update): void {
+function updateThroughDevice(
+  tiles: readonly Tile[],
+  device: Device,
+  change: (tile: Tile, state: TileState) => void,
+  done: (tile: Tile) => void,
+): void {
   using owner = new Owner();
-  const device = deviceOf(update.parameters);
   const visits = visitsOf(tiles);
   const fetch = ({ tile, times }: Visit): Fetch<TileState> =>
     repeated(times, () =>
@@ -188,10 +210,11 @@ function updateThroughDevice(tiles: readonly Tile[], update: Update): void {
     const following = visits[index + 1];
     next = following && fetch(following);
     const state = fetched.wait();
-    repeated(times, () => updateTile_(tile, state, update));
+    repeated(times, () => change(tile, state));
     finish(returning, owner, (copy) => copy.wait());
     returning = repeated(times, () => scope(() => startReturn(stateOf(tile), state)));
     for (const copy of returning) owner.own(copy);
+    done(tile); // whatever comes now, the owner waits for these copies
     owner.free(fetched); // its memory stays until the copies are waited for
   }
   finish(returning, owner, (copy) => copy.waitOnHost()); // copies to the host end in their order: now it may save what came back
@@ -234,52 +257,6 @@ function finish(copies: readonly PendingCopy[], owner: Owner, wait: (copy: Pendi
     wait(copy);
     owner.free(copy);
   }
-}
-
-function updateTile_({ parameter, span }: Tile, state: TileState, update: Update): void {
-  const { tables } = update;
-  scope(() => {
-    const value = state.value ?? flatSpan(parameter.value, span);
-    withNumbers_(state.mean, tables?.mean, span, (mean) => {
-      withNumbers_(state.square, tables?.square, span, (square) => {
-        adamW_({ value, gradient: flatSpan(parameter.gradient, span), mean, square }, update);
-      });
-    });
-    if (parameter.copy) flatSpan(parameter.copy, span).copy_(value);
-  });
-}
-
-/** Lets the body change a tile's moment as float32; codes are read before and written after it. */
-function withNumbers_(
-  moment: Moment,
-  table: CodeTable | undefined,
-  { elements }: Span,
-  change: (numbers: Tensor) => void,
-): void {
-  scope(() => {
-    const numbers = isCodes(moment) ? dequantized(moment, table!) : moment;
-    change(flatSpan(numbers, { start: 0, elements }));
-    if (isCodes(moment)) quantize_(moment, numbers, table!);
-  });
-}
-
-function adamW_(
-  { value, gradient, mean, square }: Record<"value" | "gradient" | "mean" | "square", Tensor>,
-  { options, stepsDone, learningRate, gradientScale }: Update,
-): void {
-  const { beta1, beta2, epsilon, weightDecay } = options;
-  const meanCorrection = 1 - beta1 ** stepsDone;
-  const squareCorrection = 1 - beta2 ** stepsDone;
-  scope(() => {
-    const wide = gradient.to({ dtype: value.dtype }); // itself where gradients have the factors' precision
-    if (gradientScale !== 1) wide.mul_(gradientScale);
-    value.mul_(1 - learningRate * weightDecay);
-    mean.lerp_(wide, 1 - beta1);
-    square.mul_(beta2).addcmul_(wide, wide, { value: 1 - beta2 });
-    const denominator = square.sqrt().div_(Math.sqrt(squareCorrection)).add_(epsilon);
-    value.addcdiv_(mean, denominator, { value: -learningRate / meanCorrection });
-    gradient.zero_();
-  });
 }
 
 function deviceOf(parameters: readonly Parameter[]): Device {

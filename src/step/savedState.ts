@@ -3,9 +3,10 @@ import { startFetch } from "../models/places.ts";
 import { forEachPart } from "../nn/rows.ts";
 import { zeros } from "../torch/create.ts";
 import { type Device, scope, type Tensor } from "../torch/tensor.ts";
-import { BLOCK_ELEMENTS, type Codes, type CodeTable, dequantized, quantize_ } from "./eightBit.ts";
+import { BLOCK_ELEMENTS, type CodeTable, dequantized, quantized } from "./eightBit.ts";
 import {
   codeTables,
+  copyMoment_,
   flatSpan,
   isCodes,
   type Moment,
@@ -96,15 +97,6 @@ function absmaxOf(name: string): string {
   return `${name}.absmax`;
 }
 
-function copyMoment_(into: Moment, from: Moment): void {
-  if (isCodes(into) && isCodes(from)) {
-    into.codes.copy_(from.codes);
-    into.absmax.copy_(from.absmax);
-  } else {
-    (into as Tensor).copy_(from as Tensor);
-  }
-}
-
 /** Computes on the device, whatever the place of either. */
 function convertTile_(
   into: Moment,
@@ -122,17 +114,6 @@ function convertTile_(
     const blocks = Math.ceil(elements / BLOCK_ELEMENTS);
     const numbers = zeros([blocks, BLOCK_ELEMENTS], { device });
     flatSpan(numbers, { start: 0, elements }).copy_(here);
-    writeCodes_(into as Codes, numbers, table);
+    copyMoment_(into, quantized(numbers, table)); // made on the device, whatever the place
   });
-}
-
-/** Codes are made on the device and copied to where they belong. */
-function writeCodes_(into: Codes, numbers: Tensor, table: CodeTable): void {
-  const { device } = numbers;
-  const here = {
-    codes: into.codes.emptyLike({ device }),
-    absmax: into.absmax.emptyLike({ device }),
-  };
-  quantize_(here, numbers, table);
-  copyMoment_(into, here);
 }

@@ -7,6 +7,7 @@ import {
   type Category,
   cardInfo,
   cudaDevices,
+  emptyCache,
   memoryStats,
   POOLS,
   type Pool,
@@ -87,6 +88,11 @@ export function peaksOf(device: Device): Peaks {
 /** What comes from here on is counted anew, from what is alive. */
 export function resetPeaks(device: Device): void {
   for (const pool of POOLS) resetPeak(device, pool);
+}
+
+/** Gives what a card's allocator holds unused back to the card. */
+export function freeCache(device: Device): void {
+  if (device !== "cpu") emptyCache(device as `cuda:${number}`);
 }
 
 /** float32 for a checkpoint that is stored so, else bfloat16, or float16 on a card without it. */

@@ -9,10 +9,11 @@ import { concessionsOf } from "../plan/policyWords.ts";
 import type { GradientBackup } from "../step/gradientBackup.ts";
 import type { Policy } from "../step/policy.ts";
 import { type StepPhase, type TrainResult, trainStep } from "../step/step.ts";
-import { emptyCache, OutOfMemoryError } from "../torch/device.ts";
+import { OutOfMemoryError } from "../torch/device.ts";
+import { freeCache } from "./compute.ts";
 import { drive } from "./drive.ts";
 import type { Run } from "./setup.ts";
-import { doesNotFit, namesOf } from "./stops.ts";
+import { doesNotFit, namesOf, ranOut } from "./stops.ts";
 
 /** Adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
 export async function runMicroBatch(
@@ -26,10 +27,20 @@ export async function runMicroBatch(
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
   const isLast = state.accumulated.microBatches + 1 === options.gradient_accumulation;
   const normOf = isLast ? optimizer.parameters : undefined;
-  backup.save();
+  saveGradients(run, subject);
   return await fitting(run, subject, batch.inputIds.length, backup, (policy) =>
     drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
+}
+
+/** Where an update has given up the copy of the gradients, this may be too much. */
+function saveGradients(run: Run, subject: string): void {
+  try {
+    run.backup.save();
+  } catch (thrown) {
+    if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+    throw ranOut(`${subject}: the copy of the gradients before it`, thrown, run);
+  }
 }
 
 /**
@@ -48,7 +59,7 @@ export async function fitting<T>(
       return await body(run.plan.policyFor(tokens));
     } catch (thrown) {
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
-      if (run.model.device.startsWith("cuda")) emptyCache(run.model.device as `cuda:${number}`);
+      freeCache(run.model.device);
       undo?.restore();
       const leaner = run.plan.stepDown(tokens);
       if (!leaner) throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, thrown, run);

@@ -9,7 +9,7 @@ import type { SampleSource } from "../data/samples.ts";
 import type { UserError } from "../errors.ts";
 import { zeroGradients } from "../models/lora.ts";
 import { afterGoodStep, afterOverflow, isOverflow, type LossScale } from "../step/lossScale.ts";
-import { clipCoefficient, gradientNorm, stepAdamW } from "../step/optimizer.ts";
+import { clipCoefficient } from "../step/optimizer.ts";
 import type { StepPhase, StepResult } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { EMPTY_STEP, pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
@@ -29,6 +29,7 @@ import {
 import { learningRate } from "./schedule.ts";
 import { type Closers, type OpenHooks, openRun, type PlannedRun, type Run } from "./setup.ts";
 import { cardFailed, isCardFault, namesOf, notFinite, ranOut, withWayOn } from "./stops.ts";
+import { normWithin, updateWithin } from "./update.ts";
 
 export type TrainEvent =
   | { event: "start"; options: TrainOptions; step: number; totalSteps: number; samples: number }
@@ -156,11 +157,7 @@ async function takeStep(
     addToStep(run, batch, result, performance.now() - startMs);
   }
   if (state.accumulated.microBatches === 0) return "no data";
-  await updateFactors(run).catch((thrown) => {
-    throw thrown instanceof OutOfMemoryError
-      ? ranOut(`The update of step ${state.step + 1}`, thrown, run)
-      : thrown;
-  });
+  await updateFactors(run);
   return "done";
 }
 
@@ -209,17 +206,17 @@ function addToStep(
 
 /** The optimizer's step over what was accumulated, and its record. */
 async function updateFactors(run: Running): Promise<void> {
-  const { state, options, optimizer, schedule, emit } = run;
+  const { state, options, schedule, emit } = run;
   const { weightSum, lossSum, tokens, dataWaitMs, epoch, ...sums } = state.accumulated;
   const startMs = performance.now();
   const scaledBy = weightSum * (state.lossScale?.scale ?? 1);
-  const gradNorm = (run.gradientNorm ?? gradientNorm(optimizer.parameters)) / scaledBy;
+  const gradNorm = (run.gradientNorm ?? normWithin(run)) / scaledBy;
   if (state.lossScale && isOverflow(gradNorm, state.lossScale)) return skipStep(run, state.lossScale);
   if (!Number.isFinite(gradNorm)) {
     throw await notFinite(run, `the gradient of ${namesOf(run.stepSamples)}`, run.saved);
   }
   const lr = learningRate(state.step + 1, schedule);
-  stepAdamW(optimizer, lr, clipCoefficient(gradNorm, options.max_grad_norm) / scaledBy);
+  updateWithin(run, lr, clipCoefficient(gradNorm, options.max_grad_norm) / scaledBy);
   if (state.lossScale) state.lossScale = afterGoodStep(state.lossScale);
   endStep(run);
 

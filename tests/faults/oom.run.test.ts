@@ -5,7 +5,14 @@ import sharp from "sharp";
 import { expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { zeros } from "../../src/torch/create.ts";
-import { category, failAtAllocation, liveTensors, memoryStats, POOLS } from "../../src/torch/device.ts";
+import {
+  category,
+  failAtAllocation,
+  liveTensors,
+  memoryStats,
+  POOLS,
+  setCap,
+} from "../../src/torch/device.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
@@ -90,10 +97,26 @@ it("a step down the ladder is told once, and remembered when the run goes on", a
   expect(live()).toEqual(before);
 });
 
-it("in an update it ends the run with the way on, and leaves no tensor", async () => {
-  const output = join(folder, "update");
+it("in an update it costs a notice, and the run ends with the same bytes", async () => {
+  const [peaceful, output] = ["peaceful", "update"].map((name) => join(folder, name));
+  const once = { ...options, gradient_accumulation: 1 };
+  await runWith({ ...once, output: peaceful });
   const before = live();
-  const onEvent = failAfter("microBatch");
+  const { events, ...end } = await runWith({ ...once, output }, { onEvent: failAfter("microBatch") });
+  expect(end).toMatchObject({ result: { ended: "finished" } });
+  expect(noticesOf(events)).toEqual([
+    expect.stringMatching(/^The update of step 1: out of memory.* with the same result\.$/),
+  ]);
+  expect(resultOf(output!)).toEqual(resultOf(peaceful!));
+  expect(live()).toEqual(before);
+});
+
+it("without memory for the least part of an update the run ends with the way on, and leaves no tensor", async () => {
+  const output = join(folder, "no-update");
+  const before = live();
+  const onEvent = ({ event }: TrainEvent): void => {
+    if (event === "microBatch") setCap("cpu", memoryStats("cpu").liveBytes);
+  };
   const outcome = await runWith({ ...options, gradient_accumulation: 1, output }, { onEvent });
   const { error } = outcome as { error: UserError };
   expect(error).toBeInstanceOf(UserError);
