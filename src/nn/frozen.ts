@@ -15,6 +15,7 @@ import {
   quantizedShape,
 } from "./quantized.ts";
 import { fp8Gradient_, fp8Product_, multipliesFp8 } from "./quantizedFp8.ts";
+import { fusedProduct_, multipliesFused } from "./quantizedFused.ts";
 import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** weight: (out, in), in the compute dtype. */
@@ -134,6 +135,10 @@ function sumOfSquares(x: Tensor): number {
 function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
   if (matrix.precision === "fp8" && multipliesFp8(matrix, x)) {
     fp8Product_(into, x, matrix, beta);
+    return;
+  }
+  if (multipliesFused(matrix, x)) {
+    fusedProduct_(into, x, matrix, beta);
     return;
   }
   const [outs, ins] = quantizedShape(matrix);

@@ -4,7 +4,7 @@
  */
 import { arange, cat, empty, fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
-import { NF4_VALUES } from "../torch/kernelSources.ts";
+import { NF4_VALUES } from "../torch/quantizedSources.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { dynamicMap } from "./dynamicMap.ts";
 import { NESTED_BLOCK, NF4_BLOCK } from "./quantizedNames.ts";

@@ -4,6 +4,8 @@
  * what SCALAR_BF16, SCALAR_F16 or neither (float) says. Every kernel may work in place where its twin does.
  */
 
+import { DEQUANTIZE, PRODUCT } from "./quantizedSources.ts";
+
 const PRELUDE = `
 typedef long long int64;
 typedef unsigned char byte;
@@ -291,74 +293,6 @@ extern "C" __global__ void rope_pack(
 }
 `;
 
-/** The 16 values of NF4, the quantiles of a normal distribution scaled to [-1, 1]. Source: arXiv:2305.14314, appendix E. */
-// biome-ignore format: four a line
-export const NF4_VALUES = [
-  -1.0,                 -0.6961928009986877, -0.5250730514526367,  -0.39491748809814453,
-  -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-  0.07958029955625534,  0.16093020141124725, 0.24611230194568634,  0.33791524171829224,
-  0.44070982933044434,  0.5626170039176941,  0.7229568362236023,   1.0,
-] as const;
-
-/**
- * Windows on weights of 4 and 8 bits, out: (rows, columns), where the NF4 matrix has `width` columns and the int8 one a stride from
- * row to row; a thread has eight elements of `out`.
- */
-const DEQUANTIZE = `
-struct Element {
-  int64 row, column;
-};
-__device__ inline Element element_of(int64 at, int64 columns) { return {at / columns, at % columns}; }
-__device__ inline void advance(Element& element, int64 columns) {
-  if (++element.column < columns) return;
-  element.column = 0;
-  ++element.row;
-}
-
-extern "C" __global__ void dequantize_nf4(
-    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, float offset,
-    int64 width, int64 row, int64 column, int64 columns, int64 count) {
-  const float values[16] = {${NF4_VALUES.map((value) => `${value.toFixed(9)}f`).join(", ")}};
-  __shared__ float nf4[16];
-  if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
-  __syncthreads();
-  const int64 at = 8 * thread_number();
-  if (at >= count) return;
-  float x[8], factor = 0;
-  int64 known = -1;
-  Element element = element_of(at, columns);
-  for (int i = 0; i < 8; ++i) {
-    x[i] = 0;
-    if (at + i >= count) continue;
-    const int64 number = (row + element.row) * width + column + element.column;
-    const int64 block = number / 64;
-    if (block != known) {
-      known = block;
-      factor = table[absmax[block]] * scales[block / 256] + offset;
-    }
-    const byte pair = codes[number / 2];
-    x[i] = nf4[number % 2 == 0 ? pair >> 4 : pair & 15] * factor;
-    advance(element, columns);
-  }
-  store(out + at, count - at, x);
-}
-
-extern "C" __global__ void dequantize_int8(
-    scalar* out, const signed char* codes, const float* scales, float unit, int64 stride, int64 columns, int64 count) {
-  const int64 at = 8 * thread_number();
-  if (at >= count) return;
-  float x[8];
-  Element element = element_of(at, columns);
-  for (int i = 0; i < 8; ++i) {
-    x[i] = 0;
-    if (at + i >= count) continue;
-    x[i] = codes[element.row * stride + element.column] * scales[element.row] * unit;
-    advance(element, columns);
-  }
-  store(out + at, count - at, x);
-}
-`;
-
 /** Threads of a block, in every launch. */
 export const THREADS = 256;
 
@@ -372,4 +306,5 @@ export const SOURCES = {
   softmaxGradient: PRELUDE + SOFTMAX_GRADIENT,
   rope: PRELUDE + ROPE,
   dequantize: PRELUDE + DEQUANTIZE,
+  product: PRELUDE + PRODUCT,
 } as const;

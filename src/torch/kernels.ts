@@ -3,12 +3,13 @@
  * dtypes that the source doesn't know) its twin of ATen operators, to which tests hold it.
  */
 import { messageOf } from "../errors.ts";
-import { arange, fromArray, full } from "./create.ts";
+import { arange, empty, fromArray, full } from "./create.ts";
 import { planTarget } from "./device.ts";
 import type { Device } from "./dtypes.ts";
-import { NF4_VALUES, THREADS } from "./kernelSources.ts";
+import { THREADS } from "./kernelSources.ts";
 import { compileKernel, hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
+import { NF4_VALUES, PRODUCT_ROWS, PRODUCT_TOKENS } from "./quantizedSources.ts";
 import { scope, type Tensor } from "./tensor.ts";
 import { countKernel } from "./trace.ts";
 
@@ -19,6 +20,8 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Omit<KernelC
   twin: (inputs: Inputs, options: Options) => void;
   /** Indexes of inputs that it reads and writes in full, for a plan's time. */
   reads: readonly number[];
+  /** What it reads of others, as views. */
+  readsOf?: (inputs: Inputs) => Tensor[];
   writes: readonly number[];
   /** Indexes of inputs whose rows, or groups of heads, may lie apart. */
   strided?: readonly number[];
@@ -54,6 +57,13 @@ export interface Nf4Window {
   /** Where the window begins. */
   row: number;
   column: number;
+}
+
+type Packed<Inputs> = Inputs extends [Tensor, ...infer Rest extends Tensor[]] ? Rest : never;
+
+interface ProductOptions {
+  /** Whether what is in `out` is added to. */
+  add: 0 | 1;
 }
 
 /** u: (T, G, Q+2, D), contiguous; cos, sin: T * D/2 elements; query: (T, G, Q, D), key and value: (T, G, D), of any strides between heads. */
@@ -223,6 +233,51 @@ export const fused = {
     },
     tolerance: 1e-6,
   }),
+  /** out = add out + x W^T for few rows of x and a window W of a matrix in NF4, which is nowhere in full. */
+  productNf4: kernel<[out: Tensor, x: Tensor, ...Packed<Nf4Inputs>], Nf4Window & ProductOptions>({
+    source: "product",
+    entry: "product_nf4",
+    strided: [0, 1],
+    scalars: (out) => out,
+    work: ([out, x, ...packed], { offset, width, row, column, add }) => ({
+      threads: productThreads(out),
+      inputs: [out, x, ...packed, { float: offset }, width, row, column, ...productSizes(out, x, add)],
+    }),
+    reads: [1],
+    readsOf: ([out, x, codes]) => [codes.narrow(0, 0, (out.shape[1]! * x.shape[1]!) >> 1)],
+    writes: [0],
+    twin: ([out, x, ...packed], { add, ...window }) => {
+      const weight = weightFor(out, x); // (rows, columns)
+      fused.dequantizeNf4.twin([weight, ...packed], window);
+      out.addmm_(x, weight.t(), { beta: add });
+    },
+    tolerance: 1e-5,
+  }),
+  /** The same for a matrix in int8: codes (rows, columns), rows apart by any stride, scales: (rows) float32. */
+  productInt8: kernel<
+    [out: Tensor, x: Tensor, codes: Tensor, scales: Tensor],
+    { unit: number } & ProductOptions
+  >({
+    source: "product",
+    entry: "product_int8",
+    strided: [0, 1, 2],
+    scalars: (out) => out,
+    work: ([out, x, codes, scales], { unit, add }) => ({
+      threads: productThreads(out),
+      inputs: [
+        ...[out, x, codes, scales, { float: unit }],
+        ...[codes.strides[0]!, ...productSizes(out, x, add)],
+      ],
+    }),
+    reads: [1, 2],
+    writes: [0],
+    twin: ([out, x, codes, scales], { unit, add }) => {
+      const weight = weightFor(out, x); // (rows, columns)
+      fused.dequantizeInt8.twin([weight, codes, scales], { unit });
+      out.addmm_(x, weight.t(), { beta: add });
+    },
+    tolerance: 1e-5,
+  }),
 } as const;
 
 /** Whether the kernels' sources run on tensors as this one: else whoever has an order of ATen operators of its own uses that. */
@@ -254,15 +309,16 @@ export function isOnCard(device: Device): boolean {
 function kernel<Inputs extends readonly Tensor[], Options>(
   known: Kernel<Inputs, Options>,
 ): Fused<Inputs, Options> {
-  const { source, entry, strided = [], scalars, work, reads, writes, twin } = known;
+  const { source, entry, strided = [], scalars, work, reads, readsOf, writes, twin } = known;
   const run = (inputs: Inputs, options: Options): void => {
     const odd = inputs.find((input, index) => !strided.includes(index) && !input.isContiguous);
     if (odd) throw new TypeError(`${entry}: inputs must be contiguous, and one is ${odd}`);
     const { device, dtype } = scalars(...inputs);
     if (!isFused({ device, dtype })) scope(() => twin(inputs, options));
     else if (device !== "meta") launch(device, { source, entry, dtype, ...work(inputs, options) });
-    else countKernel(entry, tensorsAt(inputs, reads), tensorsAt(inputs, writes));
+    else scope(() => countKernel(entry, readBy(inputs), tensorsAt(inputs, writes)));
   };
+  const readBy = (inputs: Inputs): Tensor[] => [...tensorsAt(inputs, reads), ...(readsOf?.(inputs) ?? [])];
   return Object.assign(run, known);
 }
 
@@ -273,6 +329,20 @@ function tensorsAt(inputs: readonly Tensor[], indexes: readonly number[]): Tenso
 /** A thread for eight elements. */
 function elementwise(tensors: readonly Tensor[], count: number): Pick<Launch, "threads" | "inputs"> {
   return { threads: Math.ceil(count / 8), inputs: [...tensors, count] };
+}
+
+/** Blocks have PRODUCT_ROWS outputs of PRODUCT_TOKENS rows of x. out: (tokens, rows of W) */
+function productThreads(out: Tensor): number {
+  const [tokens = 0, rows = 0] = out.shape;
+  return THREADS * Math.ceil(rows / PRODUCT_ROWS) * Math.ceil(tokens / PRODUCT_TOKENS);
+}
+
+function productSizes(out: Tensor, x: Tensor, add: 0 | 1): number[] {
+  return [out.shape[0]!, out.shape[1]!, x.shape[1]!, x.strides[0]!, out.strides[0]!, add];
+}
+
+function weightFor(out: Tensor, x: Tensor): Tensor {
+  return empty([out.shape[1]!, x.shape[1]!], { dtype: x.dtype, device: x.device });
 }
 
 function ropeWork([u, cos, sin, query, key, value]: RopeInputs): Pick<Launch, "threads" | "inputs"> {

@@ -74,22 +74,11 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
     written: [3, 4, 5],
   }),
   ropePack: (sizes, dtype) => ({ inputs: ropeInputs(sizes, dtype), options: undefined, written: [0] }),
-  dequantizeNf4: ({ rows, columns, extra }, dtype) => {
-    // A window inside of a matrix that is larger by `extra` on each side.
-    const width = columns + 2 * extra;
-    const elements = (rows + 2 * extra) * width;
-    const blocks = Math.ceil(elements / 64);
-    const bytes = (n: number) => randint(0, 256, [n], { dtype: "uint8" });
-    const scales = rand([Math.ceil(blocks / 256)]);
+  dequantizeNf4: (sizes, dtype) => {
+    const { packed, window } = nf4Window(sizes, sizes.extra);
     return {
-      inputs: [
-        empty([rows, columns], { dtype }),
-        bytes(Math.ceil(elements / 2)),
-        bytes(blocks),
-        randn([256]),
-        scales,
-      ],
-      options: { offset: 0.7, width, row: extra, column: extra },
+      inputs: [empty([sizes.rows, sizes.columns], { dtype }), ...packed],
+      options: window,
       written: [0],
     };
   },
@@ -102,7 +91,37 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
     options: { unit: 1 / 127 },
     written: [0],
   }),
+  productNf4: (sizes, dtype) => {
+    const { x, out, add } = productCase(sizes, dtype);
+    // Eights of columns lie in one block, and can be read at once, or not.
+    const { packed, window } = nf4Window(sizes, sizes.extra % 2 === 0 ? 8 : sizes.extra);
+    return { inputs: [out, x, ...packed], options: { ...window, add }, written: [0] };
+  },
+  productInt8: (sizes, dtype) => {
+    const { x, out, add } = productCase(sizes, dtype);
+    const codes = randint(-127, 128, [sizes.rows, sizes.columns], { dtype: "int8" });
+    return { inputs: [out, x, codes, rand([sizes.rows])], options: { unit: 1 / 127, add }, written: [0] };
+  },
 };
+
+/** A window of random codes inside of a matrix that is larger by `margin` on each side. */
+function nf4Window({ rows, columns, extra }: Sizes, margin: number): { packed: Tensor[]; window: object } {
+  const width = columns + 2 * margin;
+  const elements = (rows + 2 * extra) * width;
+  const blocks = Math.ceil(elements / 64);
+  const bytes = (n: number) => randint(0, 256, [n], { dtype: "uint8" });
+  return {
+    packed: [bytes(Math.ceil(elements / 2)), bytes(blocks), randn([256]), rand([Math.ceil(blocks / 256)])],
+    window: { offset: 0.7, width, row: extra, column: margin },
+  };
+}
+
+/** x and out of out += x W^T, or out = x W^T, for W of these rows and columns. */
+function productCase({ rows, columns, extra }: Sizes, dtype: DType): { x: Tensor; out: Tensor; add: 0 | 1 } {
+  const tokens = 1 + 3 * extra;
+  const x = randn([tokens, columns], { dtype });
+  return { x, out: randn([tokens, rows], { dtype }), add: extra % 2 === 0 ? 0 : 1 };
+}
 
 /** Heads of D = 2 * columns; query, key and value with places of their own. */
 function ropeInputs({ rows, columns, extra }: Sizes, dtype: DType): Tensor[] {

@@ -66,6 +66,7 @@ describe.each(DTYPES)("in %s, as C++ on the CPU,", (dtype) => {
       });
     run({ rows: 2, columns: 1, extra: 0 }, 1);
     run({ rows: 3, columns: 256, extra: 3 }, 2);
+    run({ rows: 35, columns: 1288, extra: 4 }, 3);
     fc.assert(fc.property(sizes, fc.nat(), run), { numRuns: 4 });
   });
 });

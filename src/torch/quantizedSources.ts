@@ -1,0 +1,223 @@
+/** CUDA C++ of the kernels that read weights of 4 and 8 bits; kernelSources.ts says what they are made of. */
+
+/** The 16 values of NF4, the quantiles of a normal distribution scaled to [-1, 1]. Source: arXiv:2305.14314, appendix E. */
+// biome-ignore format: four a line
+export const NF4_VALUES = [
+  -1.0,                 -0.6961928009986877, -0.5250730514526367,  -0.39491748809814453,
+  -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+  0.07958029955625534,  0.16093020141124725, 0.24611230194568634,  0.33791524171829224,
+  0.44070982933044434,  0.5626170039176941,  0.7229568362236023,   1.0,
+] as const;
+
+const NF4_LITERALS = NF4_VALUES.map((value) => `${value.toFixed(9)}f`).join(", ");
+
+/** Rows of W that a block of a product takes, and rows of x. */
+export const PRODUCT_ROWS = 16;
+export const PRODUCT_TOKENS = 8;
+
+/**
+ * Windows on weights of 4 and 8 bits, out: (rows, columns), where the NF4 matrix has `width` columns and the int8 one a stride from
+ * row to row; a thread has eight elements of `out`.
+ */
+export const DEQUANTIZE = `
+struct Element {
+  int64 row, column;
+};
+__device__ inline Element element_of(int64 at, int64 columns) { return {at / columns, at % columns}; }
+__device__ inline void advance(Element& element, int64 columns) {
+  if (++element.column < columns) return;
+  element.column = 0;
+  ++element.row;
+}
+
+extern "C" __global__ void dequantize_nf4(
+    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, float offset,
+    int64 width, int64 row, int64 column, int64 columns, int64 count) {
+  const float values[16] = {${NF4_LITERALS}};
+  __shared__ float nf4[16];
+  if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
+  __syncthreads();
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  float x[8], factor = 0;
+  int64 known = -1;
+  Element element = element_of(at, columns);
+  for (int i = 0; i < 8; ++i) {
+    x[i] = 0;
+    if (at + i >= count) continue;
+    const int64 number = (row + element.row) * width + column + element.column;
+    const int64 block = number / 64;
+    if (block != known) {
+      known = block;
+      factor = table[absmax[block]] * scales[block / 256] + offset;
+    }
+    const byte pair = codes[number / 2];
+    x[i] = nf4[number % 2 == 0 ? pair >> 4 : pair & 15] * factor;
+    advance(element, columns);
+  }
+  store(out + at, count - at, x);
+}
+
+extern "C" __global__ void dequantize_int8(
+    scalar* out, const signed char* codes, const float* scales, float unit, int64 stride, int64 columns, int64 count) {
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  float x[8];
+  Element element = element_of(at, columns);
+  for (int i = 0; i < 8; ++i) {
+    x[i] = 0;
+    if (at + i >= count) continue;
+    x[i] = codes[element.row * stride + element.column] * scales[element.row] * unit;
+    advance(element, columns);
+  }
+  store(out + at, count - at, x);
+}
+`;
+
+/**
+ * out = x W^T, or out += x W^T, for few rows of x: (tokens, columns), W: (rows, columns) a window as above, read once for every
+ * PRODUCT_TOKENS of x. A warp has two rows of W; its lanes take eight columns each, and ask for the codes of four such eights ahead.
+ */
+export const PRODUCT = `
+constexpr int THREAD_COUNT = 256, LANES = 32, ROWS = 2, TOKENS = ${PRODUCT_TOKENS}, AHEAD = 4;
+
+struct Nf4 {
+  struct Eight { unsigned codes; byte magnitude; float scale; };
+  const byte* codes;
+  const byte* absmax;
+  const float* scales;
+  float offset;
+  int64 width, row, column;
+  const float* nf4;
+  const float* table;
+  __device__ int64 number(int64 r, int64 c) const { return (row + r) * width + column + c; }
+  /** Whether eights of columns, from a multiple of eight on, are in one block and can be read at once. */
+  __device__ bool whole() const { return width % 8 == 0 && column % 8 == 0 && (unsigned long long)codes % 4 == 0; }
+  __device__ Eight eight_at(int64 r, int64 c) const {
+    const int64 at = number(r, c), block = at / 64;
+    return {*(const unsigned*)(codes + at / 2), absmax[block], scales[block / 256]};
+  }
+  __device__ void values_of(Eight eight, int64, float* w) const {
+    const float factor = table[eight.magnitude] * eight.scale + offset;
+    for (int i = 0; i < 8; ++i) w[i] = nf4[eight.codes >> (i / 2 * 8 + (i % 2 == 0 ? 4 : 0)) & 15] * factor;
+  }
+  __device__ float value_at(int64 r, int64 c) const {
+    const int64 at = number(r, c), block = at / 64;
+    const byte pair = codes[at / 2];
+    return nf4[at % 2 == 0 ? pair >> 4 : pair & 15] * (table[absmax[block]] * scales[block / 256] + offset);
+  }
+};
+
+struct Int8 {
+  struct Eight { unsigned long long codes; };
+  const signed char* codes;
+  const float* scales;
+  float unit;
+  int64 stride;
+  __device__ bool whole() const { return stride % 8 == 0 && (unsigned long long)codes % 8 == 0; }
+  __device__ Eight eight_at(int64 r, int64 c) const { return {*(const unsigned long long*)(codes + r * stride + c)}; }
+  __device__ void values_of(Eight eight, int64 r, float* w) const {
+    const float factor = scales[r] * unit;
+    for (int i = 0; i < 8; ++i) w[i] = (signed char)(eight.codes >> 8 * i & 255) * factor;
+  }
+  __device__ float value_at(int64 r, int64 c) const { return codes[r * stride + c] * (scales[r] * unit); }
+};
+
+struct Product {
+  scalar* out;
+  const scalar* x;
+  int64 tokens, rows, columns, xStride, outStride, add;
+};
+
+/** sums += x w for the eight columns from c on. */
+__device__ inline void add_eight(float (&sums)[ROWS][TOKENS], const float (&w)[ROWS][8], const Product& p,
+                                 int64 firstToken, int64 c) {
+  #pragma unroll
+  for (int t = 0; t < TOKENS; ++t) {
+    if (firstToken + t >= p.tokens) break;
+    float v[8];
+    load(p.x + (firstToken + t) * p.xStride + c, p.columns - c, v);
+    #pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      for (int i = 0; i < 8; ++i) sums[r][t] += w[r][i] * v[i];
+    }
+  }
+}
+
+template <typename Matrix>
+__device__ inline void sum_columns(float (&sums)[ROWS][TOKENS], const Product& p, const Matrix& matrix, int64 firstToken,
+                                   int64 firstRow) {
+  const int64 first = 8 * (threadIdx.x % LANES), step = 8 * LANES;
+  float w[ROWS][8];
+  if (!matrix.whole() || p.columns % 8 != 0) {
+    for (int64 c = first; c < p.columns; c += step) {
+      for (int r = 0; r < ROWS; ++r) {
+        for (int i = 0; i < 8; ++i)
+          w[r][i] = firstRow + r < p.rows && c + i < p.columns ? matrix.value_at(firstRow + r, c + i) : 0;
+      }
+      add_eight(sums, w, p, firstToken, c);
+    }
+    return;
+  }
+  for (int64 start = first; start < p.columns; start += step * AHEAD) {
+    typename Matrix::Eight eights[AHEAD][ROWS];
+    #pragma unroll
+    for (int a = 0; a < AHEAD; ++a) {
+      #pragma unroll
+      for (int r = 0; r < ROWS; ++r) {
+        const int64 row = firstRow + r < p.rows ? firstRow + r : p.rows - 1; // one too many is not written
+        if (start + a * step < p.columns) eights[a][r] = matrix.eight_at(row, start + a * step);
+      }
+    }
+    #pragma unroll
+    for (int a = 0; a < AHEAD; ++a) {
+      if (start + a * step >= p.columns) break;
+      #pragma unroll
+      for (int r = 0; r < ROWS; ++r) matrix.values_of(eights[a][r], firstRow + r < p.rows ? firstRow + r : p.rows - 1, w[r]);
+      add_eight(sums, w, p, firstToken, start + a * step);
+    }
+  }
+}
+
+/** Every thread comes here: a block has 16 rows of W, and TOKENS of x. */
+template <typename Matrix>
+__device__ inline void product(const Product& p, const Matrix& matrix) {
+  __shared__ float parts[ROWS * TOKENS][THREAD_COUNT];
+  const int64 tokenParts = (p.tokens + TOKENS - 1) / TOKENS;
+  const int64 firstToken = blockIdx.x % tokenParts * TOKENS;
+  const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
+  const int64 firstRow = (blockIdx.x / tokenParts * (THREAD_COUNT / LANES) + warp) * ROWS;
+  float sums[ROWS][TOKENS] = {};
+  if (firstRow < p.rows) sum_columns(sums, p, matrix, firstToken, firstRow);
+  for (int r = 0; r < ROWS; ++r) {
+    for (int t = 0; t < TOKENS; ++t) parts[r * TOKENS + t][threadIdx.x] = sums[r][t];
+  }
+  __syncthreads();
+  const int64 row = firstRow + lane / TOKENS, token = firstToken + lane % TOKENS;
+  if (lane >= ROWS * TOKENS || row >= p.rows || token >= p.tokens) return;
+  float sum = 0;
+  for (int i = 0; i < LANES; ++i) sum += parts[lane][warp * LANES + (i + lane) % LANES];
+  scalar* to = p.out + token * p.outStride + row;
+  *to = narrow(p.add ? widen(*to) + sum : sum);
+}
+
+extern "C" __global__ void product_nf4(
+    scalar* out, const scalar* x, const byte* codes, const byte* absmax, const float* table, const float* scales,
+    float offset, int64 width, int64 row, int64 column, int64 tokens, int64 rows, int64 columns, int64 xStride,
+    int64 outStride, int64 add) {
+  const float values[16] = {${NF4_LITERALS}};
+  __shared__ float nf4[16], magnitudes[THREAD_COUNT];
+  if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
+  magnitudes[threadIdx.x] = table[threadIdx.x];
+  __syncthreads();
+  const Nf4 matrix = {codes, absmax, scales, offset, width, row, column, nf4, magnitudes};
+  product(Product{out, x, tokens, rows, columns, xStride, outStride, add}, matrix);
+}
+
+extern "C" __global__ void product_int8(
+    scalar* out, const scalar* x, const signed char* codes, const float* scales, float unit, int64 stride, int64 tokens,
+    int64 rows, int64 columns, int64 xStride, int64 outStride, int64 add) {
+  const Int8 matrix = {codes, scales, unit, stride};
+  product(Product{out, x, tokens, rows, columns, xStride, outStride, add}, matrix);
+}
+`;
