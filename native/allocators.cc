@@ -2,11 +2,12 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/alignment.h>
-#include <c10/core/impl/alloc_cpu.h>
 
 #include <map>
 #include <memory>
 #include <mutex>
+
+#include "cpu_memory.h"
 
 namespace lorafit {
 
@@ -206,22 +207,25 @@ class CpuAllocator final : public c10::Allocator {
   static constexpr size_t kHeaderBytes = c10::gAlignment;
   static_assert(sizeof(Block) <= kHeaderBytes);
 
+  static size_t bytes_with_header(const Block& block) {
+    return static_cast<size_t>(block.bytes) + kHeaderBytes;
+  }
+
   /** Memory for a booked block and its header; a machine that has none refunds the block and throws
    * OutOfPool. */
   static void* reserve(const Block& block) {
-    try {
-      return c10::alloc_cpu(static_cast<size_t>(block.bytes) + kHeaderBytes);
-    } catch (const c10::Error&) {
-      cpu_ledger().refund(block);
-      throw OutOfPool(block.bytes, stats_of(c10::kCPU, block.pool).live, -1, c10::kCPU, block.pool);
-    }
+    void* const memory = take_cpu_memory(bytes_with_header(block));
+    if (memory) return memory;
+    cpu_ledger().refund(block);
+    throw OutOfPool(block.bytes, stats_of(c10::kCPU, block.pool).live, -1, c10::kCPU, block.pool);
   }
 
   static void release(void* data) {
     if (!data) return;
     auto* header = reinterpret_cast<Block*>(static_cast<char*>(data) - kHeaderBytes);
-    cpu_ledger().refund(*header);
-    c10::free_cpu(header);
+    const Block block = *header;
+    cpu_ledger().refund(block);
+    give_cpu_memory(header, bytes_with_header(block));
   }
 };
 
