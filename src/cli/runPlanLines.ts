@@ -1,6 +1,6 @@
 /** A run's plan in lines: what it takes and gives up before the run, and planned beside measured after its first step and at its end. */
 import { describeSource } from "../data/badSamples.ts";
-import { formatBytes, formatCount } from "../errors.ts";
+import { formatBytes, formatCount, plural } from "../errors.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
 import type { Category } from "../torch/device.ts";
 import type { Defect, StepPeaks } from "../train/peakWatch.ts";
@@ -23,7 +23,11 @@ const NAMES = {
 const SHOWN_CATEGORIES = 5;
 
 /** None where nothing was planned. */
-export function planLines({ plan, demand, planner, limits }: PlannedRun): string[] {
+export function planLines(planned: PlannedRun): string[] {
+  return [...stepLines(planned), ...answerLines(planned)];
+}
+
+function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
   const { longest } = plan;
   if (!longest || !limits) return [];
   const { run, policy } = longest;
@@ -39,6 +43,16 @@ export function planLines({ plan, demand, planner, limits }: PlannedRun): string
     `planned ${formatBytes(run.budgetedBytes)}${of}${host}, for ${largest}: ${partsOf(run.device.categories)}`,
     ...copyLine(plan),
     `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up but what is recomputed"}; shorter micro-batches give up less where they can`,
+  ];
+}
+
+/** Answers that an evaluation has to do without. */
+function answerLines({ answers }: PlannedRun): string[] {
+  if (!answers?.least) return [];
+  const { count, left, least } = answers;
+  const { sample, run } = least;
+  return [
+    `${left} of the evaluation's ${plural(count, "answer")} would not fit and count as wrong: the least of them, to ${describeSource(sample.source)}, takes ${formatBytes(run.budgetedBytes)}${run.hostBytes > 0 ? ` and ${formatBytes(run.hostBytes)} of the host` : ""} with what the run holds. Losses are computed all the same.`,
   ];
 }
 

@@ -1,11 +1,12 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { randomBatch, randomLora, randomModel, smallConfig } from "../../tests/randomModel.ts";
 import { UserError } from "../errors.ts";
-import { memoryStats } from "../torch/device.ts";
+import { getThreads, memoryStats, resetPeak, setThreads } from "../torch/device.ts";
 import { dispose } from "../torch/tensor.ts";
-import { type GenerateOptions, generate, generateSteps, type Prompt } from "./generate.ts";
+import { type GenerateOptions, generate, generateOnMeta, generateSteps, type Prompt } from "./generate.ts";
 import { CACHE_GROWTH_TOKENS } from "./kvCache.ts";
 import { disposeLora } from "./lora.ts";
+import { ON_DEVICE } from "./places.ts";
 import { GREEDY } from "./sampling.ts";
 
 const config = smallConfig();
@@ -143,5 +144,34 @@ describe("memory", () => {
     };
     await expect(generate(model, lora, withPicture, { ...options, onToken })).rejects.toThrow("gone");
     expect(live()).toEqual([before.liveBytes, before.liveCount]);
+  });
+
+  test.each(
+    (["float32", "bfloat16"] as const).flatMap((dtype) => [
+      { dtype, textTokens: 9, images: 0, maxNewTokens: 1 },
+      { dtype, textTokens: 700, images: 0, maxNewTokens: 40 },
+      { dtype, textTokens: 20, images: 0, maxNewTokens: 2 * CACHE_GROWTH_TOKENS + 3 },
+      { dtype, textTokens: 30, images: 2, maxNewTokens: CACHE_GROWTH_TOKENS + 1 },
+    ]),
+  )("is as on meta: $dtype, $textTokens tokens, $images pictures, $maxNewTokens more", async (given) => {
+    const { dtype, textTokens, images, maxNewTokens } = given;
+    const places = { ...ON_DEVICE, layers: "host", vision: "host" } as const;
+    const asked = randomBatch(config, [{ textTokens, images }]);
+    const threads = getThreads();
+    setThreads(1);
+    const peaks = [];
+    for (const device of ["cpu", "meta"] as const) {
+      const loaded = randomModel(config, { dtype, device, places });
+      const adapter = randomLora(config, { device });
+      resetPeak(device);
+      const before = memoryStats(device).liveBytes;
+      if (device === "meta") generateOnMeta(loaded, adapter, asked, { maxNewTokens });
+      else await generate(loaded, adapter, asked, { ...options, maxNewTokens });
+      peaks.push(memoryStats(device).peakBytes - before);
+      disposeLora(adapter);
+      dispose(loaded);
+    }
+    setThreads(threads);
+    expect(peaks[1]).toBe(peaks[0]);
   });
 });

@@ -91,20 +91,43 @@ export function* generateSteps(
   prompt: Prompt,
   { sampling, maxNewTokens, stopIds, visionBatch = 4 }: GenerateOptions,
 ): Generator<GenerateStep, Generated["finish"]> {
-  const { config } = model;
-  const roomTokens = Math.min(maxNewTokens, freePositions(config, prompt));
-  const capacityTokens = prompt.inputIds.length + Math.min(roomTokens, CACHE_GROWTH_TOKENS);
-  using cache = new KvCache(config, { ...model, capacityTokens });
-  const seen = new Set([config.bosId]); // the official generate(inputs_embeds) starts its ids with one
+  const room = roomTokens(model, prompt, maxNewTokens);
+  using cache = newCache(model, prompt, maxNewTokens);
+  const seen = new Set([model.config.bosId]); // the official generate(inputs_embeds) starts its ids with one
   let logits = yield* readPrompt(model, lora, prompt, cache, visionBatch);
-  for (let count = 0; count < roomTokens; count++) {
+  for (let count = 0; count < room; count++) {
     const id = chooseToken(logits, seen, sampling, randomAt(sampling.seed, 0, count));
     if (stopIds.includes(id)) return "stop";
     seen.add(id);
     yield { phase: "answer", id };
-    if (count + 1 < roomTokens) logits = nextLogits(model, lora, id, cache);
+    if (count + 1 < room) logits = nextLogits(model, lora, id, cache);
   }
   return "length";
+}
+
+/** What an answer as long as it may be takes, on a model on meta: the prompt, and the token for which the cache is largest. */
+export function generateOnMeta(
+  model: Model,
+  lora: Lora | undefined,
+  prompt: Prompt,
+  { maxNewTokens, visionBatch = 4 }: Pick<GenerateOptions, "maxNewTokens" | "visionBatch">,
+): void {
+  using cache = newCache(model, prompt, maxNewTokens);
+  for (const _ of readPrompt(model, lora, prompt, cache, visionBatch));
+  const lastToken = prompt.inputIds.length + roomTokens(model, prompt, maxNewTokens) - 1;
+  if (lastToken === prompt.inputIds.length) return;
+  cache.skipTo(lastToken - 1);
+  nextLogits(model, lora, 0, cache);
+}
+
+function roomTokens({ config }: Model, prompt: Prompt, maxNewTokens: number): number {
+  return Math.min(maxNewTokens, freePositions(config, prompt));
+}
+
+function newCache(model: Model, prompt: Prompt, maxNewTokens: number): KvCache {
+  const room = roomTokens(model, prompt, maxNewTokens);
+  const capacityTokens = prompt.inputIds.length + Math.min(room, CACHE_GROWTH_TOKENS);
+  return new KvCache(model.config, { ...model, capacityTokens });
 }
 
 /** Positions that the prompt leaves to the answer. */
@@ -257,8 +280,7 @@ function headLogits(
       weight: norm,
       eps: config.rmsEps,
     }); // (1, C)
-    return frozenProduct(states, onDevice(head, places.head, device))
-      .to({ dtype: "float32" })
-      .toArray() as Float32Array;
+    const logits = frozenProduct(states, onDevice(head, places.head, device)).to({ dtype: "float32" });
+    return device === "meta" ? new Float32Array() : (logits.toArray() as Float32Array);
   });
 }

@@ -71,6 +71,14 @@ export class KvCache implements Disposable {
     return { keys: keys.narrow(1, 0, tokens), values: values.narrow(1, 0, tokens) };
   }
 
+  /** As if rows had come one by one up to so many tokens, but without their data: for plans. */
+  skipTo(tokens: number): void {
+    while (this.#tokens < tokens) {
+      this.reserve(1);
+      this.#tokens = Math.min(tokens, this.#capacityTokens);
+    }
+  }
+
   /** Counts rows that every layer has had written. */
   advance(newTokens: number): void {
     this.#tokens += newTokens;

@@ -10,6 +10,7 @@ import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
 import { gradientCopies } from "../step/gradientBackup.ts";
 import {
+  type AdamW,
   createAdamW,
   disposeAdamW,
   gradientsOf,
@@ -147,6 +148,23 @@ interface Phase extends Trace {
 }
 
 function runPhases(configuration: Configuration, end: (phase: string) => void): void {
+  using run = openOnMeta(configuration);
+  const { model, lora, optimizer } = run;
+  end("start");
+  resumeOnMeta(optimizer);
+  end("resume");
+  runStep(configuration, model, lora, end);
+  scope(() => void normOfGradients(optimizer.parameters));
+  stepAdamW(optimizer, 1e-4, 0.5);
+  end("update");
+  saveOnMeta(optimizer, lora);
+  end("save");
+}
+
+/** What a run holds from its start to its end. */
+export function openOnMeta(
+  configuration: Configuration,
+): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
   const model = emptyModel(configuration);
   const lora = emptyLora(configuration);
   const parameters = loraParameters(lora);
@@ -154,19 +172,13 @@ function runPhases(configuration: Configuration, end: (phase: string) => void): 
   const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
   const { gradientCopy } = configuration;
   const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
-  end("start");
-  resumeOnMeta(optimizer);
-  end("resume");
-  runStep(configuration, model, lora, end);
-  scope(() => void normOfGradients(parameters));
-  stepAdamW(optimizer, 1e-4, 0.5);
-  end("update");
-  saveOnMeta(optimizer, lora);
-  end("save");
-  copies?.[Symbol.dispose]();
-  disposeAdamW(optimizer);
-  disposeLora(lora);
-  disposeModel(model);
+  const close = (): void => {
+    copies?.[Symbol.dispose]();
+    disposeAdamW(optimizer);
+    disposeLora(lora);
+    disposeModel(model);
+  };
+  return { model, lora, optimizer, [Symbol.dispose]: close };
 }
 
 function runStep(

@@ -6,6 +6,7 @@ import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTok
 import { type Speed, speedOf } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, gradientBytes, stepMs } from "./dryRun.ts";
+import { type AnswerShape, dryAnswer } from "./generation.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { UNKNOWNS, type Unknown } from "./unknowns.ts";
 
@@ -109,6 +110,19 @@ export class Planner {
     const bytes = gradientBytes({ ...this.#model, lora: { rank, dropout, targets }, policy });
     this.#gradientBytes.set(key, bytes);
     return bytes;
+  }
+
+  /** Whether a run under a policy has room for an answer, and what that comes to. */
+  answer(
+    workload: Workload,
+    policy: Policy,
+    limits: Limits,
+    shape: AnswerShape,
+  ): { fits: boolean; run: DryRun } {
+    const { rank, dropout, targets } = workload;
+    const gradientCopy = this.gradientCopy(workload, policy, limits);
+    const run = dryAnswer({ ...this.#model, lora: { rank, dropout, targets }, policy, gradientCopy }, shape);
+    return { run, fits: run.budgetedBytes <= limits.budgetBytes && run.hostBytes <= limits.hostBytes };
   }
 
   #run(

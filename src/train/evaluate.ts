@@ -1,18 +1,19 @@
 /** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, layoutBatch, type PictureLoader } from "../data/batches.ts";
-import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../data/dialogue.ts";
+import { IGNORE } from "../data/dialogue.ts";
 import type { SampleSource } from "../data/samples.ts";
 import { fileOrder } from "../data/sampling.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PreparedSample } from "../data/validate.ts";
-import { generate } from "../models/generate.ts";
+import { type Generated, generate } from "../models/generate.ts";
 import type { Lora } from "../models/lora.ts";
 import { GREEDY } from "../models/sampling.ts";
 import type { Model } from "../models/weights.ts";
 import type { Policy } from "../step/policy.ts";
 import { evalStep } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
+import { type AnswerRequest, answerRequests, stopIdsOf } from "./answers.ts";
 import { drive } from "./drive.ts";
 import { anls, exactMatch } from "./metrics.ts";
 
@@ -27,6 +28,8 @@ export interface Evaluator {
   signal?: AbortSignal | undefined;
   /** Chooses the policy of each sample's loss instead. */
   fitting?: Fitting;
+  /** Whether the plan has room for an answer; one without counts as wrong. All have where this is missing. */
+  hasRoom?: (sample: PreparedSample, request: AnswerRequest) => boolean;
   /** Called for an answer that memory does not suffice for, which counts as wrong. Without it, that is an error. */
   onUnanswered?: (source: SampleSource, cause: OutOfMemoryError) => void;
 }
@@ -65,7 +68,7 @@ export interface Evaluation {
   labelTokens: number;
   exactMatch: number;
   anls?: number;
-  /** Answers that memory did not suffice for, where there are any. */
+  /** Answers that memory did not or would not suffice for, where there are any. */
   unanswered?: number;
 }
 
@@ -103,8 +106,8 @@ export async function* sampleAnswers(
   evaluator: Evaluator,
 ): AsyncGenerator<Answer> {
   for (const [index, sample] of samples.entries()) {
-    for (const { start, end } of answerSpans(sample)) {
-      yield { index, ...(await answer(sample, start, end, evaluator)) };
+    for (const request of answerRequests(sample, stopIdsOf(evaluator.tokenizer, evaluator.model.config))) {
+      yield { index, ...(await answer(sample, request, evaluator)) };
     }
   }
 }
@@ -137,38 +140,36 @@ export async function evaluate(
   };
 }
 
-/** Runs of labels. */
-function answerSpans({ labels }: EncodedSample): { start: number; end: number }[] {
-  const spans: { start: number; end: number }[] = [];
-  for (const [row, label] of labels.entries()) {
-    if (label === IGNORE) continue;
-    const last = spans.at(-1);
-    if (last?.end === row) last.end = row + 1;
-    else spans.push({ start: row, end: row + 1 });
-  }
-  return spans;
-}
-
 async function answer(
   sample: PreparedSample,
-  start: number,
-  end: number,
-  { model, lora, policy, pictures, tokenizer, signal, onUnanswered }: Evaluator,
+  request: AnswerRequest,
+  evaluator: Evaluator,
 ): Promise<Omit<Answer, "index">> {
-  const stopIds = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [model.config.eosId];
-  const labelled = [...sample.inputIds.subarray(start, end)];
-  const expectedIds = labelled.slice(0, stopAt(labelled, stopIds));
+  const { expectedIds } = request;
+  const hasRoom = evaluator.hasRoom?.(sample, request) ?? true;
+  const generated = hasRoom ? await answerIn(sample, request, evaluator) : undefined;
+  const ids = generated?.ids ?? [];
+  const made = scores(expectedIds, ids, evaluator.tokenizer);
+  const isMissing = generated === undefined;
+  return { expectedIds, ids, isMissing, ...made, ...(isMissing && { exactMatch: 0 }) };
+}
+
+/** Undefined where memory does not suffice, and that is no error. */
+async function answerIn(
+  sample: PreparedSample,
+  { start, pictures: count, maxNewTokens }: AnswerRequest,
+  { model, lora, policy, pictures, tokenizer, signal, onUnanswered }: Evaluator,
+): Promise<Generated | undefined> {
   const inputIds = sample.inputIds.slice(0, start);
-  const slots = inputIds.filter((id) => id === IMAGE_SLOT).length;
   const images = await Promise.all(
-    sample.images.slice(0, slots).map(({ path, hdNum }) => pictures.load(path, hdNum)),
+    sample.images.slice(0, count).map(({ path, hdNum }) => pictures.load(path, hdNum)),
   );
   const labels = new Int32Array(start).fill(IGNORE);
   const prompt = layoutBatch([{ sample: { ...sample, inputIds, labels }, images }]);
-  const generated = await generate(model, lora, prompt, {
+  return await generate(model, lora, prompt, {
     sampling: GREEDY,
-    maxNewTokens: 2 * expectedIds.length + 1, // twice as long has no similarity that counts
-    stopIds,
+    maxNewTokens,
+    stopIds: stopIdsOf(tokenizer, model.config),
     visionBatch: policy.visionBatchTiles,
     ...(signal && { signal }),
   }).catch((thrown) => {
@@ -176,10 +177,6 @@ async function answer(
     onUnanswered(sample.source, thrown);
     return undefined;
   });
-  const ids = generated?.ids ?? [];
-  const made = scores(expectedIds, ids, tokenizer);
-  const isMissing = generated === undefined;
-  return { expectedIds, ids, isMissing, ...made, ...(isMissing && { exactMatch: 0 }) };
 }
 
 function scores(
@@ -195,12 +192,6 @@ function scores(
     exactMatch: exactMatch(text!, expected!),
     text: { expected: expected!, answer: text!, anls: anls(text!, expected!) },
   };
-}
-
-/** Index of the first stop id, or the length. */
-function stopAt(ids: readonly number[], stopIds: readonly number[]): number {
-  const index = ids.findIndex((id) => stopIds.includes(id));
-  return index < 0 ? ids.length : index;
 }
 
 function mean(values: readonly number[]): number {

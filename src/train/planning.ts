@@ -4,6 +4,7 @@ import type { PreparedSample } from "../data/validate.ts";
 import type { Limits, Planner } from "../plan/search.ts";
 import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
 import { scope } from "../torch/tensor.ts";
+import { type AnswersPlan, planAnswers } from "./answers.ts";
 import type { Checkpoint } from "./checkpoints.ts";
 import type { Demand } from "./demand.ts";
 import type { TrainOptions } from "./options.ts";
@@ -16,6 +17,8 @@ export interface PlanRequest {
   planner: Planner;
   demand: Demand;
   evalSamples: readonly PreparedSample[];
+  /** Ids that end an answer of an evaluation. */
+  stopIds: readonly number[];
   checkpoint: Checkpoint | undefined;
   /** The user's own, if there is one. */
   policy: Policy | undefined;
@@ -24,6 +27,8 @@ export interface PlanRequest {
 export interface RunPlanning {
   plan: RunPlan;
   workload: RunWorkload;
+  /** Of the evaluations; undefined where nothing says how much memory there is. */
+  answers: AnswersPlan | undefined;
   /** What was planned within; undefined where the policy is the user's, or nothing says how much there is. */
   limits: Limits | undefined;
 }
@@ -46,7 +51,11 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   if (plan.longest && !plan.longest.fits) {
     throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options });
   }
-  return { plan, workload, limits };
+  return { plan, workload, answers: room && answersOf(request, plan, room), limits };
+}
+
+function answersOf({ evalSamples, stopIds }: PlanRequest, plan: RunPlan, room: Limits): AnswersPlan {
+  return planAnswers(evalSamples, stopIds, (shape) => plan.answer(shape, room));
 }
 
 /** Rank and targets are those of the adapter that the run starts from, where there is one. */

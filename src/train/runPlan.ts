@@ -6,6 +6,7 @@ import type { MicroBatch } from "../data/batches.ts";
 import type { Place } from "../models/places.ts";
 import { type BatchShape, type ExactShape, exactShape } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
+import type { AnswerShape } from "../plan/generation.ts";
 import { type FixedPolicy, leanerPolicy, runPlaces } from "../plan/ladder.ts";
 import { fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
 import type { Policy } from "../step/policy.ts";
@@ -103,6 +104,12 @@ export class RunPlan {
   plannedAtMost(tokens: number): DryRun {
     const most = this.#classOf(tokens);
     return this.#dryRun(this.#options.demand.shapeOf(most), most);
+  }
+
+  /** Whether an answer of an evaluation has room beside what the run holds, and what that comes to. */
+  answer(shape: AnswerShape, limits: Limits): { fits: boolean; run: DryRun } {
+    const { planner, workload, demand } = this.#options;
+    return planner.answer(workloadOf(workload, demand.shapeOf(1)), this.policy, limits, shape);
   }
 
   #dryRun(batch: BatchShape | ExactShape, tokens: number): DryRun {

@@ -23,6 +23,7 @@ import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts
 import { cardInfo } from "../torch/device.ts";
 import { kernelProblem } from "../torch/kernels.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
+import { type AnswersPlan, stopIdsOf } from "./answers.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, liftCaps, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
@@ -53,6 +54,8 @@ export interface Run {
   workload: RunWorkload;
   demand: Demand;
   plan: RunPlan;
+  /** Which answers of an evaluation there is room for, where that is planned. */
+  answers: AnswersPlan | undefined;
   schedule: Schedule;
   data: TrainingData;
   model: Model;
@@ -95,9 +98,10 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
   const demand = demandOf(data.samples, data.packing);
-  const asked = { options, planner, demand, evalSamples: data.evalSamples, checkpoint, policy };
+  const stopIds = stopIdsOf(data.tokenizer, config);
+  const asked = { options, planner, demand, evalSamples: data.evalSamples, stopIds, checkpoint, policy };
   const planning = await planRun(asked);
-  const { plan, workload } = planning;
+  const { plan, workload, answers } = planning;
   hooks.onPlan({ ...planning, demand, planner });
 
   const model = loadModel(options.model, { ...compute, places: placesOf(plan.policy) });
@@ -125,7 +129,21 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   await restartLog(options.output, options, state);
   writeFileWhole(join(options.output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
   return {
-    ...{ options, planner, workload, demand, plan, schedule, data, model, lora, optimizer, backup, state },
+    ...{
+      options,
+      planner,
+      workload,
+      demand,
+      plan,
+      answers,
+      schedule,
+      data,
+      model,
+      lora,
+      optimizer,
+      backup,
+      state,
+    },
     ...{ checkpoint: checkpoint?.folder, notice },
   };
 }

@@ -13,7 +13,7 @@ export async function withWayOn<T>(run: Run, part: () => Promise<T>): Promise<T>
   try {
     return await part();
   } catch (cause) {
-    if (!(cause instanceof UserError)) throw cause;
+    if (!(cause instanceof UserError) || cause.fix?.includes(howToGoOn(run))) throw cause;
     throw new UserError(cause.message, { fix: [cause.fix, howToGoOn(run)].join("\n"), cause });
   }
 }

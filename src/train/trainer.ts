@@ -296,10 +296,11 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
 
 /** The run's model and factors; losses under the policies of their lengths. */
 function evaluatorOf(run: Running): Evaluator {
-  const { model, lora, plan, data, signal } = run;
+  const { model, lora, plan, answers, data, signal } = run;
   return {
     ...{ model, lora, policy: plan.policy, pictures: data.pictures, tokenizer: data.tokenizer, signal },
     fitting: (subject, tokens, body) => fitting(run, `Evaluation: ${subject}`, tokens, undefined, body),
+    ...(answers && { hasRoom: answers.hasRoom }),
     onUnanswered: (source, { message }) => run.notice(`no answer to ${namesOf([source])}: ${message}`),
   };
 }

@@ -2,9 +2,13 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
+import { planLines } from "../../src/cli/runPlanLines.ts";
 import { type EvalRecord, readRecords } from "../../src/train/runLog.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
-import { hashesBelow, makeWorkplace, runWith } from "./trainRun.ts";
+import { hashesBelow, makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+
+/** Least for all but the longest answer, and enough for all. */
+const MEMORIES = [2_100_000, 6_000_000];
 
 const { folder, input } = await makeWorkplace();
 
@@ -62,4 +66,33 @@ it("change nothing of the training, and without eval_data there are none", async
   });
   expect(hashesBelow(join(evaluated, "adapter"))).toEqual(hashesBelow(join(plain, "adapter")));
   expect(existsSync(join(plain, "best"))).toBe(false);
+});
+
+it("answers that the plan has no room for are told at the start and count as wrong; those that it has room for are made", async () => {
+  const [data, eval_data] = ["short.jsonl", "long.jsonl"].map((name) => join(folder, name)) as [
+    string,
+    string,
+  ];
+  const lines = readFileSync(input.data, "utf8").split("\n");
+  writeFileSync(data, `${lines[0]}\n${lines[1]}\n`);
+  const input_ids = Array.from({ length: 2600 }, (_, at) => 3 + (at % 90));
+  const labels = input_ids.map((id, at) => ((at > 20 && at < 30) || at > 2580 ? id : -100)); // two answers
+  writeFileSync(eval_data, `${lines[0]}\n${JSON.stringify({ input_ids, labels })}\n`);
+  const found = new Set<number>();
+  for (const memory of MEMORIES) {
+    const output = join(folder, `answers-${memory}`);
+    const options = { ...input, data, eval_data, max_steps: 1, max_length: 3000, memory, output };
+    const { events, ...end } = await runWith(options);
+    expect(end).toMatchObject({ result: { ended: "finished" } });
+    const [planned] = events.flatMap((event) => (event.event === "plan" ? [event] : []));
+    const { left, count } = planned!.answers!;
+    expect(count).toBe(3);
+    const told = planLines(planned!).filter((line) => line.includes(`${left} of the evaluation's 3 answers`));
+    expect(told).toHaveLength(left > 0 ? 1 : 0);
+    const [record] = await readRecords<EvalRecord>(join(output, "evals.jsonl"));
+    expect(record!.unanswered ?? 0).toBe(left);
+    expect(noticesOf(events).filter((text) => text.startsWith("no answer"))).toEqual([]);
+    found.add(left);
+  }
+  expect([...found].sort()).toEqual([0, 1]);
 });
