@@ -276,7 +276,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(
 }
 
 // On CUDA, cuDNN's attention: ATen's native/cudnn/MHA.cpp. The workspace that cuDNN asks for is not known
-// beforehand.
+// beforehand: in the backward pass what flash attention takes stands for it.
 
 FlashAttentionResult cudnn(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
@@ -302,7 +302,16 @@ std::tuple<Tensor, Tensor, Tensor> cudnn_backward(
     const Tensor& logsumexp, const Tensor& seed, const Tensor& offset, const Tensor& bias,
     const Tensor& cumulative_query, const Tensor& cumulative_key, int64_t longest_query, int64_t longest_key,
     double dropout, bool causal, std::optional<double> scale) {
-  return {at::empty_like(query), at::empty_like(key), at::empty_like(value)};
+  Tensor grad_query = at::empty_like(query), grad_key = at::empty_like(key), grad_value = at::empty_like(value);
+  const int64_t batch = query.size(0), heads = query.size(1), queries = query.size(2);
+  const Tensor sums = floats(query, {batch, heads, queries});
+  const Tensor query_sums = floats(query, {batch, heads, queries, query.size(3)});
+  Tensor wide_key, wide_value;
+  if (key.size(1) != heads) {
+    wide_key = at::empty({batch, heads, key.size(2), key.size(3)}, key.options());
+    wide_value = at::empty({batch, heads, value.size(2), value.size(3)}, value.options());
+  }
+  return {grad_query, grad_key, grad_value};
 }
 
 } // namespace

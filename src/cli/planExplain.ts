@@ -1,5 +1,6 @@
 /** Why a plan's numbers are what they are: each category with the tensors in it, and each phase of the step. */
 import { formatCount } from "../errors.ts";
+import { kernelsOf } from "../nn/attentionKernels.ts";
 import { stepTimeMs } from "../plan/cost.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import type { Plan } from "../plan/search.ts";
@@ -39,10 +40,18 @@ export function explanation(question: Question, plan: Plan): string {
     "Why these numbers: the training step's own code ran without data, with every allocation written down (docs/memory.md).",
     "Alive at the peak:",
     table(rows),
+    ...(question.card ? [`Attention: ${plannedAttention(question, plan)}.`] : []),
     "",
     "Phases: peak of live bytes, time, arithmetic",
     table(phases(question, plan.run)),
   ].join("\n");
+}
+
+/** The kernel that was planned with, and by whose choice. */
+export function plannedAttention({ card, planner }: Question, { policy }: Plan): string {
+  if (policy.attention !== "measured") return `${policy.attention}, as the policy says`;
+  const [rule] = kernelsOf(Math.round(10 * Number(card!.computeCapability)), planner.dtype);
+  return `${rule}, by rule; a run times the card's kernels at its start and may take another`;
 }
 
 function phases({ planner }: Question, run: DryRun): string[][] {

@@ -3,9 +3,11 @@
  * the device that it plans for. Heads come packed by kv head, (T, G, Q+2, D): its Q query heads, its key, its value.
  */
 import { empty, fromArray } from "../torch/create.ts";
-import { planTarget } from "../torch/device.ts";
+import { CARD_ABILITIES, planTarget } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import {
+  _scaledDotProductCudnnAttention as cudnn,
+  _scaledDotProductCudnnAttentionBackward as cudnnBackward,
   _scaledDotProductEfficientAttention as efficient,
   _scaledDotProductEfficientAttentionBackward as efficientBackward,
   _flashAttentionForward as flash,
@@ -22,7 +24,15 @@ export interface AttentionShape {
   Q: number;
   D: number;
   samples: readonly Rows[];
+  /** On a card; by rule where none is named. */
+  kernel?: CardKernel | undefined;
+  /** The samples' lengths where they are at hand (packedLengths): else each call sends them to the card anew. */
+  lengths?: Tensor | undefined;
 }
+
+/** The kernels that a card has, or some cards have; "products" are matrix products with softmax between. */
+export const CARD_KERNELS = ["flash", "cudnn", "efficient", "products"] as const;
+export type CardKernel = (typeof CARD_KERNELS)[number];
 
 /** What one call of a kernel leaves to its backward: logsumexp first, where it has one, then what it needs beside. */
 type Saved = readonly Tensor[];
@@ -54,17 +64,19 @@ interface Call {
   samples: readonly Rows[];
 }
 
+type Packing = Pick<AttentionShape, "samples" | "lengths">;
+
 interface Kernel {
   calls(shape: AttentionShape, kvHeads: number): Call[];
   /** Whether query heads share key and value in the kernel; else each gets a view of them, and a gradient of its own. */
   sharesKeys: boolean;
-  forward(heads: Heads, samples: readonly Rows[]): readonly [out: Tensor, ...saved: Saved];
-  backward(dOut: Tensor, heads: Heads, out: Tensor, saved: Saved, samples: readonly Rows[]): Tensor[];
+  forward(heads: Heads, shape: Packing): readonly [out: Tensor, ...saved: Saved];
+  backward(dOut: Tensor, heads: Heads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
   /** Every position to every other. All (n, H, t, D). */
   full(query: Tensor, key: Tensor, value: Tensor): Tensor;
 }
 
-/** The kernels, by what computes: a card of compute capability 8.0 in half precision has flash attention, any other card the last. */
+/** The kernels: on the CPU the first in float32 and the second in half precision, on cards the others and, as "products", the second. */
 const KERNELS = {
   cpu: {
     calls: perSample,
@@ -84,8 +96,9 @@ const KERNELS = {
   flash: {
     calls: wholeOrPerHead,
     sharesKeys: true,
-    forward: ({ query, key, value }, samples) => {
-      const [lengths, longest] = lengthsOf(samples, query);
+    forward: ({ query, key, value }, { samples, lengths: known }) => {
+      const longest = longestOf(samples);
+      const lengths = samples.length === 1 ? null : (known ?? cumulativeLengths(samples, query));
       const [out, logsumexp, rng, unused] = flash(
         query,
         key,
@@ -98,9 +111,17 @@ const KERNELS = {
         true,
         false,
       );
-      return [out, logsumexp, rng, unused, ...(lengths ? [lengths] : [])];
+      // Those at hand are the caller's own, and given up with nothing that is saved.
+      return [out, logsumexp, rng, unused, ...(lengths && !known ? [lengths] : [])];
     },
-    backward: (dOut, { query, key, value }, out, [logsumexp, rng, unused, lengths = null], samples) => {
+    backward: (
+      dOut,
+      { query, key, value },
+      out,
+      [logsumexp, rng, unused, own],
+      { samples, lengths: known },
+    ) => {
+      const lengths = own ?? (samples.length === 1 ? null : (known ?? null));
       const longest = longestOf(samples);
       return flashBackward(
         ...([dOut, query, key, value, out, logsumexp!, lengths, lengths, longest, longest] as const),
@@ -127,6 +148,22 @@ const KERNELS = {
     },
     full: (query, key, value) => efficient(query, key, value, null, false)[0],
   },
+  cudnn: {
+    calls: perSample,
+    sharesKeys: true,
+    forward: ({ query, key, value }) => {
+      const [out, logsumexp, , , , , seed, offset] = cudnn(query, key, value, null, true, { isCausal: true });
+      return [out!, logsumexp!, seed!, offset!];
+    },
+    backward: (dOut, { query, key, value }, out, [logsumexp, seed, offset], { samples }) => {
+      const tokens = longestOf(samples);
+      const beside = [seed ?? null, offset ?? null, null, null, null] as const;
+      return cudnnBackward(
+        ...([dOut, query, key, value, out, logsumexp!, ...beside, tokens, tokens, 0, true] as const),
+      );
+    },
+    full: (query, key, value) => cudnn(query, key, value, null, false)[0]!,
+  },
 } as const satisfies Record<string, Kernel>;
 
 export type KernelName = keyof typeof KERNELS;
@@ -134,11 +171,14 @@ export type KernelName = keyof typeof KERNELS;
 /** Causal attention within each sample. packed: (T, G, Q+2, D). */
 export function kernelForward(packed: Tensor, shape: AttentionShape): KernelState {
   return scope(() => {
-    const kernel: Kernel = KERNELS[kernelFor(packed)];
+    const kernel: Kernel = KERNELS[kernelFor(packed, shape.kernel)];
     const [T, G] = packed.shape as [number, number];
     const calls = kernel.calls(shape, G);
     const results = calls.map(({ part, samples }) => {
-      const [out, ...saved] = kernel.forward(headsOf(packed, part, shape, kernel), samples);
+      const [out, ...saved] = kernel.forward(headsOf(packed, part, shape, kernel), {
+        samples,
+        lengths: shape.lengths,
+      });
       return { out, saved, part };
     });
     const saved = results.map((result) => result.saved);
@@ -157,7 +197,7 @@ export function kernelBackward_(
   { out, saved }: KernelState,
   shape: AttentionShape,
 ): void {
-  const kernel: Kernel = KERNELS[kernelFor(packed)];
+  const kernel: Kernel = KERNELS[kernelFor(packed, shape.kernel)];
   kernel.calls(shape, packed.shape[1]!).forEach(({ part, samples }, index) => {
     scope(() => {
       const gradients = kernel.backward(
@@ -165,7 +205,7 @@ export function kernelBackward_(
         headsOf(packed, part, shape, kernel),
         part.of(out),
         saved[index]!,
-        samples,
+        { samples, lengths: shape.lengths },
       );
       const into = part.of(packed);
       let head = 0;
@@ -187,14 +227,53 @@ export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor
 }
 
 /** The kernel that computes tensors of this dtype on this device; on meta, on the device that is planned for. */
-export function kernelFor({ device, dtype }: { device: Device; dtype: DType }): KernelName {
-  const half = dtype === "bfloat16" || dtype === "float16";
-  const onCpu = half ? "cpuHalf" : "cpu";
-  if (device === "cpu") return onCpu;
-  if (device !== "meta") return half && hasFlash(device) ? "flash" : "efficient";
+export function kernelFor(
+  { device, dtype }: { device: Device; dtype: DType },
+  named?: CardKernel | undefined,
+): KernelName {
+  const half = isHalf(dtype);
+  const target = device === "meta" ? planTarget().device : device;
+  if (target === "cpu") return half ? "cpuHalf" : "cpu";
+  if (named) return named === "products" ? "cpuHalf" : named;
+  return ruleFor({ dtype, hasFlash: device === "meta" ? plannedCapability() >= 80 : hasFlash(device) });
+}
+
+/** The kernel of a card that has not been timed: flash attention where it is to be had, which it is in half precision alone. */
+export function ruleFor({ dtype, hasFlash }: { dtype: DType; hasFlash: boolean }): "flash" | "efficient" {
+  return isHalf(dtype) && hasFlash ? "flash" : "efficient";
+}
+
+/** The kernels that a card of this compute capability (as 80) ought to have for a dtype, that of the rule first. */
+export function kernelsOf(capability: number, dtype: DType): CardKernel[] {
+  const hasFlash = capability >= CARD_ABILITIES["flash attention"];
+  const rule = ruleFor({ dtype, hasFlash });
+  const others = CARD_KERNELS.filter((kernel) => {
+    if (kernel === "flash" || kernel === "cudnn") return isHalf(dtype) && hasFlash;
+    return kernel === "efficient" || isHalf(dtype);
+  });
+  return [rule, ...others.filter((kernel) => kernel !== rule)];
+}
+
+/**
+ * Cumulative lengths of packed samples, (samples + 1) int32, as flash attention asks for them; undefined where there is one sample or
+ * another kernel. Whoever calls for each group of heads and layer makes them once.
+ */
+export function packedLengths(
+  { samples, kernel }: AttentionShape,
+  target: { device: Device; dtype: DType },
+): Tensor | undefined {
+  return samples.length > 1 && kernelFor(target, kernel) === "flash"
+    ? cumulativeLengths(samples, target)
+    : undefined;
+}
+
+function isHalf(dtype: DType): boolean {
+  return dtype === "bfloat16" || dtype === "float16";
+}
+
+function plannedCapability(): number {
   const target = planTarget();
-  if (target.device === "cpu") return onCpu;
-  return half && target.computeCapability >= 8 ? "flash" : "efficient";
+  return target.device === "cuda" ? Math.round(10 * target.computeCapability) : 0;
 }
 
 const knownFlash = new Map<Device, boolean>();
@@ -249,12 +328,9 @@ function headsOf(packed: Tensor, { heads, of }: Part, { Q }: AttentionShape, { s
   return { query, key: one(Q), value: one(Q + 1) };
 }
 
-/** Cumulative lengths of packed samples, (samples + 1) int32, where there are several, and the longest. */
-function lengthsOf(samples: readonly Rows[], { device }: Tensor): [Tensor | null, number] {
-  const longest = longestOf(samples);
-  if (samples.length === 1) return [null, longest];
+function cumulativeLengths(samples: readonly Rows[], { device }: { device: Device }): Tensor {
   const ends = Int32Array.from([0, ...samples.map(({ end }) => end)]);
-  return [fromArray(ends, [ends.length], { device }), longest];
+  return fromArray(ends, [ends.length], { device });
 }
 
 function longestOf(samples: readonly Rows[]): number {

@@ -1,12 +1,11 @@
 /** What this machine's CPU reaches, measured on the products and copies that a step is made of; once for a machine. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { cpus, homedir } from "node:os";
-import { join } from "node:path";
+import { cpus } from "node:os";
 import { ones } from "../torch/create.ts";
 import { getThreads, libtorchVersion } from "../torch/device.ts";
 import { _scaledDotProductFlashAttentionForCpu as flashForCpu } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { Speed } from "./cost.ts";
+import { remembered } from "./measurements.ts";
 
 type Compute = "float32" | "bfloat16" | "float16";
 
@@ -15,12 +14,8 @@ const MEASURE_MS = 500;
 
 /** The speed of the CPU for a dtype, from the last time that it was measured here. */
 export function calibratedSpeed(dtype: Compute): Speed {
-  const file = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "lorafit", "calibration.json");
   const key = [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype].join(" ");
-  const known = readKnown(file);
-  const speed = known[key] ?? measureSpeed(dtype);
-  if (!known[key]) remember(file, { ...known, [key]: speed });
-  return speed;
+  return remembered("calibration.json", key, () => measureSpeed(dtype)).value;
 }
 
 /** Measures: products of a tile's size, attention over a thousand positions, an elementwise sum, and one of next to nothing. */
@@ -57,21 +52,4 @@ function bestMs(call: () => Tensor, measureMs: number): number {
     best = Math.min(best, performance.now() - startMs);
   } while (performance.now() < endMs);
   return best;
-}
-
-function readKnown(file: string): Record<string, Speed> {
-  try {
-    return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Record<string, Speed>) : {};
-  } catch {
-    return {}; // a file that was cut off is measured anew
-  }
-}
-
-function remember(file: string, speeds: Record<string, Speed>): void {
-  try {
-    mkdirSync(join(file, ".."), { recursive: true });
-    writeFileSync(file, JSON.stringify(speeds));
-  } catch {
-    // a home that can't be written to only costs the next plan its seconds
-  }
 }

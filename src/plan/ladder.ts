@@ -11,6 +11,8 @@ export interface FixedPolicy {
   weights?: "resident" | "streamed" | undefined;
   /** What a run can't change once it is under way: a policy's places and precisions. */
   places?: RunPlaces | undefined;
+  /** The attention kernel that a run has settled on. */
+  attention?: Policy["attention"] | undefined;
 }
 
 /** The parts of a policy that a model, its factors and its optimizer are made for. */
@@ -22,13 +24,14 @@ export function runPlaces(policy: Policy): RunPlaces {
 }
 
 /** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
-export function fastPolicy({ weights = "resident", places }: FixedPolicy = {}): Policy {
+export function fastPolicy({ weights = "resident", places, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
     mlpTileTokens: 4096,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
     weights: { source: weights },
+    attention,
     ...places,
   });
 }

@@ -16,6 +16,7 @@ import type { Place, Places } from "../models/places.ts";
 import { type MlpRows, pickRows } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { ropeTables } from "../nn/attention.ts";
+import { type AttentionShape, packedLengths } from "../nn/attentionKernels.ts";
 import type { RowSource, Rows } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
@@ -67,7 +68,7 @@ export function prepareLayers(
   }: { owner: Owner; labelRows: Int32Array; dropoutSeed?: bigint | undefined },
 ): LayerRun {
   const { config, dtype, device } = model;
-  const { headDim: D, heads, kvHeads, ropeTheta } = config;
+  const { headDim: D, kvHeads, ropeTheta } = config;
   refuseOtherPlaces(model, policy);
   const rope = category("inputData", () =>
     owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
@@ -78,7 +79,7 @@ export function prepareLayers(
   const policies = layerPolicies(policy, config);
   const sequence: Sequence = {
     rope,
-    shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
+    shape: attentionShape(model, batch, policy, owner),
     imageRows: batch.imageSlices,
     kvHeads,
     headGroups: policy.headGroups,
@@ -99,6 +100,21 @@ export function prepareLayers(
     join: (index, weights) => joinLayer(model, lora, index, { dropoutSeed, weights }),
     kept: new Map(),
   };
+}
+
+/** The lengths of packed samples go to the device once, for all layers and groups of heads. */
+function attentionShape(
+  { config, dtype, device }: Model,
+  batch: MicroBatch,
+  { attention }: Policy,
+  owner: Owner,
+): AttentionShape {
+  const shape = {
+    ...{ Q: config.heads / config.kvHeads, D: config.headDim, samples: sampleRows(batch) },
+    kernel: attention === "measured" ? undefined : attention,
+  };
+  const lengths = category("inputData", () => packedLengths(shape, { dtype, device }));
+  return { ...shape, lengths: lengths && owner.own(lengths) };
 }
 
 /** Layers at either end of a stretch that a plan goes through: more than are fetched ahead. */

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { Places } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
+import { CARD_KERNELS } from "../nn/attentionKernels.ts";
 import { DROPOUT_BLOCK_ROWS } from "../nn/dropout.ts";
 import type { DType } from "../torch/dtypes.ts";
 
@@ -65,6 +66,12 @@ export const Policy = z.strictObject({
   attentionInput: z.enum(["kept", "recomputed"]).default("kept").meta({
     help: "whether attention's normalised input is held while its groups go by, or normalised again, in tiles of rows, for each of them",
   }),
+  attention: z
+    .enum(["measured", ...CARD_KERNELS])
+    .default("measured")
+    .meta({
+      help: "the attention kernel on a card; measured: a run times those that the card has at its start and names the fastest, a plan takes flash attention where the card has it, else the memory-efficient one",
+    }),
   reuseAttention: z.boolean().default(true).meta({
     help: "whether a recomputed layer's attention is recomputed once, and held while the MLP goes back, or twice",
   }),

@@ -22,6 +22,8 @@ export interface PlanRequest {
   checkpoint: Checkpoint | undefined;
   /** The user's own, if there is one. */
   policy: Policy | undefined;
+  /** The kernel that the run has settled on; "measured" on the CPU, which has its own. */
+  attention: Policy["attention"];
 }
 
 export interface RunPlanning {
@@ -35,7 +37,8 @@ export interface RunPlanning {
 
 /** Throws UserError where the longest micro-batch fits under no policy. */
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
-  const { options, planner, demand, evalSamples, checkpoint, policy } = request;
+  const { options, planner, demand, evalSamples, checkpoint, attention } = request;
+  const policy = request.policy && { ...request.policy, attention };
   const workload = workloadOfRun(options, checkpoint);
   const room = limitsOf(options, options.device!);
   const limits = policy ? undefined : room;
@@ -45,7 +48,7 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const plan = new RunPlan({
     ...common,
     choice: limits
-      ? { by: "planner", limits }
+      ? { by: "planner", limits, attention }
       : { by: "user", policy: policy ?? DEFAULT_POLICY, hostBytes: room?.hostBytes },
   });
   if (plan.longest && !plan.longest.fits) {

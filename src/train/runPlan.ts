@@ -21,7 +21,7 @@ export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets" | "accum
 
 /** Who chooses: the planner within limits, or the user, where the host may have a limit all the same. */
 export type Choice =
-  | { by: "planner"; limits: Limits }
+  | { by: "planner"; limits: Limits; attention?: Policy["attention"] | undefined }
   | { by: "user"; policy: Policy; hostBytes?: number | undefined };
 
 export interface RunPlanOptions {
@@ -54,11 +54,13 @@ export class RunPlan {
     const { demand, evalTokens, choice } = options;
     this.#options = options;
     this.#classes = classesUpTo(demand.mostTokens, evalTokens);
-    this.longest = choice.by === "planner" ? this.#fastest(demand.mostTokens, choice.limits, {}) : undefined;
+    const { attention } = choice.by === "planner" ? choice : choice.policy;
+    this.longest =
+      choice.by === "planner" ? this.#fastest(demand.mostTokens, choice.limits, { attention }) : undefined;
     this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
     const { hostBytes = Number.POSITIVE_INFINITY } = choice.by === "planner" ? choice.limits : choice;
     this.#room = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes };
-    this.#places = { places: runPlaces(this.policy) };
+    this.#places = { places: runPlaces(this.policy), attention };
     this.#planned.set(demand.mostTokens, this.policy);
   }
 

@@ -15,6 +15,7 @@ import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } f
 import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { parseOptions } from "../options.ts";
+import { type AttentionUse, settledAttention } from "../plan/attentionChoice.ts";
 import type { Planner } from "../plan/search.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import { firstLossScale } from "../step/lossScale.ts";
@@ -99,7 +100,9 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const schedule = scheduleOf(options, data);
   const demand = demandOf(data.samples, data.packing);
   const stopIds = stopIdsOf(data.tokenizer, config);
-  const asked = { options, planner, demand, evalSamples: data.evalSamples, stopIds, checkpoint, policy };
+  const attention = attentionOf(policy, { config, compute, demand, packing: data.packing, notice });
+  const { evalSamples } = data;
+  const asked = { options, planner, demand, evalSamples, stopIds, checkpoint, policy, attention };
   const planning = await planRun(asked);
   const { plan, workload, answers } = planning;
   hooks.onPlan({ ...planning, demand, planner });
@@ -146,6 +149,27 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
     },
     ...{ checkpoint: checkpoint?.folder, notice },
   };
+}
+
+/** The attention kernel of the run, which a policy names, or which has been timed on the card. */
+function attentionOf(
+  policy: Policy | undefined,
+  {
+    config,
+    compute: { device, dtype },
+    demand,
+    packing,
+    notice,
+  }: Pick<AttentionUse, "config"> & {
+    compute: Compute;
+    demand: Demand;
+    packing: Packing;
+    notice: (text: string) => void;
+  },
+): Policy["attention"] {
+  const packed = packing.by === "tokens" || packing.samples > 1;
+  const use = { config, dtype, tokens: demand.mostTokens, packed };
+  return settledAttention(policy?.attention ?? "measured", device, use, notice);
 }
 
 /** Without NVRTC a run is slower and takes somewhat more memory, but runs. */

@@ -5,6 +5,7 @@ import { listDevices } from "../../plan/devices.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
 import { officialOf } from "../planCompare.ts";
+import { plannedAttention } from "../planExplain.ts";
 import { planHtml } from "../planHtml.ts";
 import { type Question, questionOf } from "../planQuestion.ts";
 import { planText, trainCommand } from "../planReport.ts";
@@ -36,6 +37,7 @@ function recordOf(question: Question, { plan, solved, official }: Answer): Recor
     stepMs,
     tokens: run.tokens,
     policy,
+    ...(question.card && { attention: plannedAttention(question, plan) }),
     train: trainCommand(question, plan),
     ...(official &&
       question.options.compare === "official" && {

@@ -1,0 +1,42 @@
+/** What was measured on this machine, kept in files of the user's cache folder: a start later need not measure again. */
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+
+/** The value under a key of a file, measured where nobody has, or where it is no longer `valid`. */
+export function remembered<T>(
+  name: string,
+  key: string,
+  measure: () => T,
+  { folder = cacheFolder(), valid = () => true }: { folder?: string; valid?: (value: T) => boolean } = {},
+): { value: T; isNew: boolean } {
+  const file = join(folder, name);
+  const known = readKnown<T>(file);
+  const value = known[key];
+  if (value !== undefined && valid(value)) return { value, isNew: false };
+  const measured = measure();
+  remember(file, { ...known, [key]: measured });
+  return { value: measured, isNew: true };
+}
+
+function cacheFolder(): string {
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lorafit");
+}
+
+function readKnown<T>(file: string): Record<string, T> {
+  try {
+    const known: unknown = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
+    return typeof known === "object" && known !== null ? (known as Record<string, T>) : {};
+  } catch {
+    return {}; // a file that was cut off is measured anew
+  }
+}
+
+function remember(file: string, known: Record<string, unknown>): void {
+  try {
+    mkdirSync(join(file, ".."), { recursive: true });
+    writeFileSync(file, JSON.stringify(known));
+  } catch {
+    // a home that can't be written to only costs the next start its seconds
+  }
+}
