@@ -1,6 +1,7 @@
-"""Writes tests/golden/nf4/matrices.safetensors: matrices and what bitsandbytes makes of them in NF4 with double quantisation.
+"""Writes tests/golden/nf4/matrices.safetensors: matrices and what bitsandbytes makes of them in NF4 with double quantisation; and
+tests/golden/nf4/forms.safetensors: one matrix in the other forms of NF4 that it writes, and its dequantisation of each.
 
-Needs torch 2.11, bitsandbytes (0.50.2 made the file that is kept) and safetensors; no GPU.  Usage: makeNf4Fixture.py OUTPUT
+Needs torch 2.11, bitsandbytes (0.50.2 made the files that are kept) and safetensors; no GPU.  Usage: makeNf4Fixture.py FOLDER
 
 For each case NAME there are, in the layout of pre-quantised checkpoints, NAME.weight, NAME.weight.absmax, .quant_map, .nested_absmax,
 .nested_quant_map and .quant_state.bitsandbytes__nf4; beside them the source NAME.source, bitsandbytes' own dequantisation
@@ -48,7 +49,29 @@ def reference_absmax(source):
     return kernel.redispatch(REFERENCE, centred, code, 256)
 
 
-def main(output):
+def forms():
+    """(name, blocks of so many numbers, double quantisation, dtype that the codes lie in)"""
+    yield "blocks of 128", 128, True, torch.uint8
+    yield "blocks of 4096", 4096, True, torch.uint8
+    yield "absmax in full", 64, False, torch.uint8
+    yield "blocks of 256, absmax in full", 256, False, torch.uint8
+    yield "codes in bfloat16", 64, True, torch.bfloat16
+
+
+def write_forms(output):
+    source = (torch.randn(130, 130, generator=torch.Generator().manual_seed(21)) * 0.5).half()
+    tensors = {}
+    for name, block, double, storage in forms():
+        options = dict(blocksize=block, compress_statistics=double, quant_type="nf4", quant_storage=storage)
+        packed, state = F.quantize_4bit(source, **options)
+        tensors[f"{name}.values"] = F.dequantize_4bit(packed, state)
+        tensors[f"{name}.weight"] = packed
+        for key, value in state.as_dict(packed=True).items():
+            tensors[f"{name}.weight.{key}"] = value
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, output)
+
+
+def write_matrices(output):
     tensors = {}
     for name, source in matrices():
         packed, state = F.quantize_4bit(source, blocksize=64, compress_statistics=True, quant_type="nf4")
@@ -62,4 +85,5 @@ def main(output):
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, output)
 
 
-main(*sys.argv[1:])
+write_matrices(f"{sys.argv[1]}/matrices.safetensors")
+write_forms(f"{sys.argv[1]}/forms.safetensors")

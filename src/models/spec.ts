@@ -11,7 +11,7 @@ import { z } from "zod";
 import { checkTensors } from "../checkpoint/check.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { QUANTIZED_PRECISIONS, storedShapes } from "../nn/quantizedNames.ts";
+import { QUANTIZED_PRECISIONS, storedPrecision, storedShapes } from "../nn/quantizedNames.ts";
 
 /** How frozen matrices are held; bf16 stands for the compute dtype. */
 export const BASES = ["bf16", ...QUANTIZED_PRECISIONS] as const;
@@ -247,10 +247,41 @@ export function readModelConfig({ folder, config, weights }: ModelFolder): Model
       { fix: "Check that config.json belongs to this checkpoint." },
     );
   }
+  refuseOtherMethods(config, folder);
   const shapes = [...tensorShapes(model)].flatMap(([name, shape]) => storedShapes(name, shape, weights));
   checkTensors(weights, new Map(shapes), { optional: OPTIONAL_TENSORS });
   return model;
 }
+
+/** What quantised a checkpoint, where that is nothing whose tensors are known here. */
+function refuseOtherMethods({ quantization_config: said }: Record<string, unknown>, folder: string): void {
+  const method = typeof said === "object" && said !== null && "quant_method" in said && said.quant_method;
+  if (typeof method !== "string" || method === "bitsandbytes" || method === "lorafit") return;
+  throw new UserError(`${folder} is quantised by ${method}, which lorafit does not read.`, {
+    fix: "Start from the unquantised checkpoint, with --base nf4 or int8 for fewer bits.",
+  });
+}
+
+/** What a checkpoint's linears, and its embeddings and head, are held in where nothing else is asked for; undefined: in full. */
+export function storedBases(weights: ModelFolder["weights"]): {
+  base: Base | undefined;
+  headBase: HeadBase | undefined;
+} {
+  const head = storedPrecision("output.weight", weights);
+  return { base: storedPrecision(FIRST_LINEAR, weights), headBase: isHeadBase(head) ? head : undefined };
+}
+
+/** Whether embeddings and head can be held so. */
+export function isHeadBase(precision: string | undefined): precision is HeadBase {
+  return HEAD_BASES.some((known) => known === precision);
+}
+
+/** Whether an NF4 checkpoint has its absmax in full, of which 8 bits are kept. */
+export function hasFullAbsmax(weights: ModelFolder["weights"]): boolean {
+  return storedPrecision(FIRST_LINEAR, weights) === "nf4" && !weights.has(`${FIRST_LINEAR}.nested_absmax`);
+}
+
+const FIRST_LINEAR = "model.layers.0.attention.wqkv.weight";
 
 /** 4KHD has wqkv at rank 8 and scaling 2; the plain VL models have rank 256 and scaling 1 everywhere. */
 function ploraOf(

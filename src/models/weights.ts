@@ -13,6 +13,7 @@ import { hostOf, ON_DEVICE, type Place, type Places } from "./places.ts";
 import {
   type Base,
   type HeadBase,
+  isHeadBase,
   LINEAR_NAMES,
   type LinearName,
   type ModelConfig,
@@ -247,7 +248,8 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
   const matrix: WeightReader["matrix"] = (name, base, device, place) =>
     scope(() => {
       const precision = storedPrecision(name, weights);
-      if (precision && (base ?? precision) === precision) return stored(name, device, place)!;
+      const held = name.startsWith("model.layers.") || isHeadBase(precision) ? precision : "bf16";
+      if (precision && (base ?? held) === precision) return stored(name, device, place)!;
       if (!base || base === "bf16") return denseMatrix(tensor(name, device, place));
       if (precision) throw storedOtherwise(weights.place, precision, base);
       return quantize(weights.tensor(name), base, { device });

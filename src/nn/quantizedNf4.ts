@@ -50,14 +50,22 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
         matrix.codes.narrow(0, start / 2, packed.numel).copy_(packed);
       });
     }
+    return { ...matrix, ...quantizeAbsmax(absmax) };
+  });
+}
+
+/** What stands for absmax, (n / 64) in float32, in 8 bits each. */
+export function quantizeAbsmax(
+  absmax: Tensor,
+): Pick<Nf4Matrix, "absmax" | "nestedAbsmax" | "nestedMap" | "offset"> {
+  return scope(() => {
     const mean = absmax.mean();
-    matrix.offset = mean.item();
-    const nestedBounds = tensorOf(boundsOf(dynamicMap("signed")), device);
-    const nearestNested: Nearest = (x) => nestedBounds.searchsorted(x, { outInt32: true });
-    const nested = quantizeBlocks(absmax.sub_(mean), nearestNested, NESTED_BLOCK);
-    matrix.absmax.copy_(nested.codes);
-    matrix.nestedAbsmax.copy_(nested.absmax);
-    return matrix;
+    const map = dynamicMap("signed");
+    const bounds = tensorOf(boundsOf(map), absmax.device);
+    const nearest: Nearest = (x) => bounds.searchsorted(x, { outInt32: true });
+    const { codes, absmax: nestedAbsmax } = quantizeBlocks(absmax.sub(mean), nearest, NESTED_BLOCK);
+    const nestedMap = tensorOf(map, absmax.device);
+    return { absmax: codes.to({ dtype: "uint8" }), nestedAbsmax, nestedMap, offset: mean.item() };
   });
 }
 

@@ -1,6 +1,7 @@
 /** What the options of device, type and memory come to on this machine. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
+import { hasFullAbsmax } from "../models/spec.ts";
 import type { LoadOptions } from "../models/weights.ts";
 import {
   CARD_ABILITIES,
@@ -51,6 +52,17 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
     base: options.base,
     headBase: options.head_base,
   };
+}
+
+/** Says of a checkpoint what is rounded as it is read. */
+export function noticeStored(model: string, notice: (text: string) => void): void {
+  const { weights } = openModelFolder(resolveModel(model));
+  if (hasFullAbsmax(weights)) {
+    notice(
+      `${weights.place}: its NF4 is without double quantisation; the largest magnitudes of blocks are rounded to 8 bits, as --base nf4 has them`,
+    );
+  }
+  weights.close();
 }
 
 /** The device that was asked for, else the first GPU, else the CPU. Throws UserError where it is not there. */

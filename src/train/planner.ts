@@ -1,8 +1,7 @@
 /** What a run plans with: the planner of its model on its device, and how much memory there is. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { type Base, type HeadBase, readModelConfig } from "../models/spec.ts";
-import { storedPrecision } from "../nn/quantizedNames.ts";
+import { type Base, type HeadBase, hasFullAbsmax, readModelConfig, storedBases } from "../models/spec.ts";
 import type { Speed } from "../plan/cost.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
 import { type Limits, type PlannedModel, Planner } from "../plan/search.ts";
@@ -45,12 +44,14 @@ export function loadedModel(
     const { weights } = folder;
     const stored = weights.entry("model.norm.weight").dtype;
     const dtype = dtypeFor(stored);
+    const asStored = storedBases(weights);
     return {
       model: readModelConfig(folder),
       dtype,
-      mapsWeights: stored === dtype && base === undefined && headBase === undefined,
-      base: base ?? (storedPrecision("model.layers.0.attention.wqkv.weight", weights) as Base | undefined),
-      headBase: headBase ?? (storedPrecision("output.weight", weights) as HeadBase | undefined),
+      mapsWeights:
+        stored === dtype && base === undefined && headBase === undefined && !hasFullAbsmax(weights),
+      base: base ?? asStored.base,
+      headBase: headBase ?? asStored.headBase,
     };
   } finally {
     folder.weights.close();

@@ -26,7 +26,7 @@ import { kernelProblem } from "../torch/kernels.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type AnswersPlan, stopIdsOf } from "./answers.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
-import { type Compute, liftCaps, startCompute } from "./compute.ts";
+import { type Compute, liftCaps, noticeStored, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
 import type { TrainOptions } from "./options.ts";
@@ -90,6 +90,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const compute = startCompute(given.model, given);
   closers.push(() => liftCaps(compute.device));
   noticeKernels(compute.device, notice);
+  noticeStored(given.model, notice);
   const options = settled(given, compute);
   const planner = plannerOf(options.model, compute);
   const { config } = planner;
