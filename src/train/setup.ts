@@ -89,8 +89,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const checkpoint = await openOutput(given.output, given.resume, notice);
   const compute = startCompute(given.model, given);
   closers.push(() => liftCaps(compute.device));
-  noticeKernels(compute.device, notice);
-  noticeStored(given.model, notice);
+  noticeAtStart(given.model, compute.device, notice);
   const options = settled(given, compute);
   const planner = plannerOf(options.model, compute);
   const { config } = planner;
@@ -174,7 +173,8 @@ function attentionOf(
 }
 
 /** Without NVRTC a run is slower and takes somewhat more memory, but runs. */
-function noticeKernels(device: Device, notice: (text: string) => void): void {
+function noticeAtStart(model: string, device: Device, notice: (text: string) => void): void {
+  noticeStored(model, notice);
   if (device === "cpu") return;
   const problem = kernelProblem(cardInfo(device as `cuda:${number}`).capability);
   if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
