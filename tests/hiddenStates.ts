@@ -31,6 +31,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
     kvHeads,
     headGroups: 1,
     attentionInput: "kept" as const,
+    plora: "apart" as const,
     mlpTileTokens: 512,
   };
   for (let index = 0; index < config.layers; index++) {

@@ -22,10 +22,16 @@ import {
   type Sequence,
 } from "./decoder.ts";
 import { loraBranch } from "./lora.ts";
-import { LINEAR_NAMES } from "./spec.ts";
+import { LINEAR_NAMES, type ModelConfig } from "./spec.ts";
 import { type MlpRows, pickRows } from "./tiles.ts";
 
 const config = smallConfig();
+/** PLoRA of a rank at which pictures of a few dozen rows are enough to merge it. */
+const wide = smallConfig({
+  plora: Object.fromEntries(
+    LINEAR_NAMES.map((name) => [name, { rank: 128, scale: 0.1 }]),
+  ) as ModelConfig["plora"],
+});
 const { headDim: D, kvHeads: G, heads } = config;
 const Q = heads / G;
 
@@ -38,6 +44,7 @@ interface Case {
   headGroups?: number;
   attentionInput?: Sequence["attentionInput"];
   mlpTileTokens?: number;
+  plora?: Sequence["plora"];
 }
 
 const CASES: Case[] = [
@@ -80,7 +87,40 @@ const CASES: Case[] = [
   },
   { name: "a rank that is no multiple of 8", samples: [31], imageRows: [{ start: 4, end: 8 }], rank: 3 },
   { name: "LoRA on some linears only", samples: [18], imageRows: [{ start: 4, end: 8 }], targets: "wo$|w1$" },
+  {
+    name: "PLoRA merged, only image rows",
+    samples: [70],
+    imageRows: [{ start: 0, end: 70 }],
+    plora: "merged",
+  },
+  {
+    name: "PLoRA merged, packed samples in head groups and tiles",
+    samples: [40, 57],
+    imageRows: [
+      { start: 2, end: 31 },
+      { start: 50, end: 90 },
+    ],
+    headGroups: 2,
+    attentionInput: "recomputed",
+    mlpTileTokens: 20,
+    plora: "merged",
+  },
+  {
+    name: "PLoRA merged, one tile",
+    samples: [30, 50],
+    imageRows: [
+      { start: 0, end: 24 },
+      { start: 24, end: 28 },
+      { start: 33, end: 78 },
+    ],
+    targets: "wo$|w1$",
+    plora: "merged",
+  },
 ];
+
+function caseOf(wanted: string): Case {
+  return CASES.find(({ name }) => name === wanted)!;
+}
 
 function build({
   samples,
@@ -90,8 +130,9 @@ function build({
   headGroups = 1,
   attentionInput = "kept",
   mlpTileTokens = 512,
+  plora = "apart",
 }: Case) {
-  const model = randomModel(config);
+  const model = randomModel(plora === "merged" ? wide : config);
   const lora = randomLora(config, { rank, targets, dtype: "float64" });
   const positions = samples.flatMap((tokens) => Array.from({ length: tokens }, (_, at) => at));
   let end = 0;
@@ -106,6 +147,7 @@ function build({
     kvHeads: G,
     headGroups,
     attentionInput,
+    plora,
     mlpTileTokens,
   };
   const weights = model.layers[0]!;
@@ -236,7 +278,9 @@ describe.each(CASES)("$name", (given) => {
 describe("a layer", () => {
   it("gives back every byte that its segments take", () => {
     scope(() => {
-      const { sequence, layer, tokens } = build(CASES[4]!);
+      const { sequence, layer, tokens } = build(
+        caseOf("PLoRA merged, packed samples in head groups and tiles"),
+      );
       const h = randomTensor([tokens, config.hidden], 11);
       const dy = randomTensor([tokens, config.hidden], 12);
       const beforeBytes = memoryStats("cpu").liveBytes;
@@ -250,7 +294,7 @@ describe("a layer", () => {
 
   it("has the same MLP on picked rows, of pictures or not, as on all", () => {
     scope(() => {
-      const { lora, sequence, layer, tokens } = build(CASES[3]!);
+      const { lora, sequence, layer, tokens } = build(caseOf("several pictures over several tiles"));
       const [input, dy] = [11, 12].map((seed) => randomTensor([tokens, config.hidden], seed));
       const picked = Int32Array.from([0, 1, 5, 10, 11, 12, 19, 20, 33, 39]);
       const rows = fromArray(picked, [picked.length], { dtype: "int64" });

@@ -5,7 +5,6 @@
 import { type AttentionState, attend, attendBackward_, type Rope } from "../nn/attention.ts";
 import type { AttentionShape } from "../nn/attentionKernels.ts";
 import { dropBlock_, dropoutBlocks } from "../nn/dropout.ts";
-import { addFrozenProduct_, frozenGradient } from "../nn/frozen.ts";
 import {
   addInputGradient_,
   addLinear_,
@@ -27,13 +26,14 @@ import {
   zeroLowRank,
 } from "../nn/linear.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
+import { addBaseProduct_, apartRows, baseGradient, mergedWherePays } from "../nn/plora.ts";
 import { forEachPart, type RowSource, type Rows, rowCount, rowSource, rowsOf, tilesOf } from "../nn/rows.ts";
 import { activated, activationGradients_, type Gates } from "../nn/swiglu.ts";
 import { zeros } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { LinearName } from "./spec.ts";
-import { forEachTile, type MlpRows, tileInfo } from "./tiles.ts";
+import { forEachTile, linearOfTiles, type MlpRows, tileInfo } from "./tiles.ts";
 
 /** A layer's frozen weights joined with its LoRA branches. */
 export interface Layer {
@@ -83,8 +83,8 @@ export function attentionForward_(
   sequence: Sequence,
   { input, keeps = false, keptAs = "workingSet", beforeWrite }: AttentionOptions = {},
 ): KeptAttention | undefined {
-  const { wqkv, wo, info } = attentionParts(layer, sequence);
   return scope(() => {
+    const { wqkv, wo, info } = attentionParts(layer, sequence, { wqkv: 1, wo: 1 });
     const holds = input === undefined || sequence.attentionInput === "kept";
     const x = normalizedInput(input ?? rowSource(h), h, layer, sequence, holds);
     const inner = inputLowRank(x, wqkv, sequence);
@@ -93,7 +93,7 @@ export function attentionForward_(
       const output = groupForward(x, inner, wqkv, group, sequence, keptAs);
       const part = inputSlice(wo, group.outColumns);
       beforeWrite?.();
-      addFrozenProduct_(h, output.out, part.weight);
+      addBaseProduct_(h, output.out, part, info.imageRows);
       addGroupInner_(outer, output.out, part, info, group);
       return output;
     };
@@ -113,20 +113,21 @@ export function attentionBackward_(
   sequence: Sequence,
   kept?: KeptAttention,
 ): void {
-  const { wqkv, wo, info } = attentionParts(layer, sequence);
   scope(() => {
+    const { wqkv, wo, info } = attentionParts(layer, sequence, { wqkv: kept ? 1 : 2, wo: 1 });
+    const apart = apartRows(wo, info.imageRows);
     const x = normalizedInput(input, dy, layer, sequence, sequence.attentionInput === "kept");
     const inner = inputLowRank(x, wqkv, sequence);
     const dx = dy.zerosLike(); // (T, C)
     const dInner = inner.lora?.zerosLike(); // (T, R)
     const z = wo.lora && zeros([dy.shape[0]!, wo.lora.a.shape[0]!], dy); // (T, R)
     const dz = wo.lora && dy.mm(wo.lora.b).mul_(wo.lora.scale); // (T, R)
-    const dzPlora = info.imageRows.map((rows) => rowsOf(dy, rows).mm(wo.plora.b)); // (|I|, rank) each
+    const dzPlora = apart.map((rows) => rowsOf(dy, rows).mm(wo.plora.b)); // (|I|, rank) each
     forEachGroup(headGroups(sequence), (group, index) => {
       const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
       const part = inputSlice(wo, group.outColumns);
-      const dOut = frozenGradient(dy, part.weight); // (T, G * Q * D)
-      forEachPart(info.imageRows, rowCount, (rows, picture) => {
+      const dOut = baseGradient(dy, part, info.imageRows); // (T, G * Q * D)
+      forEachPart(apart, rowCount, (rows, picture) => {
         rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
       });
       if (part.lora && z && dz)
@@ -149,37 +150,65 @@ export function attentionBackward_(
 
 /** h += mlp(h), in place, tile by tile; returns what the backward needs where it is to be kept. h: (T, C). */
 export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = false): KeptMlp | undefined {
-  const tiles = tilesOf(h.shape[0]!, seen.mlpTileTokens);
-  const forwardTile = (tile: Rows): KeptMlp[number] => {
-    const rows = rowsOf(h, tile);
-    const info = tileInfo(seen, tile);
-    const x = rmsNorm(rows, layer.ffnNorm);
-    const gates = category(keeps ? "boundaryActivations" : "workingSet", () => gateAndUp(x, layer, info));
-    const active = activated(gates, keeps); // (t, F)
-    addLinear_(rows, active, layer.linears["feed_forward.w2"], info);
-    return gates;
-  };
-  if (keeps) return tiles.map((tile) => scope(() => forwardTile(tile)));
-  forEachTile(tiles, seen, forwardTile);
-  return undefined;
+  return scope(() => {
+    const tiles = tilesOf(h.shape[0]!, seen.mlpTileTokens);
+    const { w1, w3, w2 } = mlpLinears(layer, tiles, seen, { gates: 1, w2: 1 });
+    const forwardTile = (tile: Rows): Gates => {
+      const rows = rowsOf(h, tile);
+      const info = tileInfo(seen, tile);
+      const x = rmsNorm(rows, layer.ffnNorm);
+      const gates = category(keeps ? "boundaryActivations" : "workingSet", () => gateAndUp(x, w1, w3, info));
+      const active = activated(gates, keeps); // (t, F)
+      addLinear_(rows, active, w2(), info);
+      return gates;
+    };
+    if (keeps) return tiles.map((tile) => scope(() => forwardTile(tile)));
+    forEachTile(tiles, seen, forwardTile);
+    return undefined;
+  });
 }
 
 /** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate; what was kept is used up. dy, h: (T, C), h before the segment. */
 export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, seen: MlpRows, kept?: KeptMlp): void {
-  const { "feed_forward.w1": w1, "feed_forward.w2": w2, "feed_forward.w3": w3 } = layer.linears;
-  const backTile = (tile: Rows, index: number): void => {
-    const info = tileInfo(seen, tile);
-    const rows = rowsOf(h, tile);
-    const dRows = rowsOf(dy, tile);
-    const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
-    const { gate, up } = kept?.[index] ?? gateAndUp(x, layer, info); // (t, F) each
-    const dActive = scope(() => linearBackward(dRows, activated({ gate, up }, true), w2, info)); // (t, F)
-    const { dGate, dUp } = activationGradients_(dActive, { gate, up }); // (t, F) each
-    const dx = linearBackward(dGate, x, w1, info); // (t, C)
-    addLinearGradients_(dx, dUp, x, w3, info);
-    addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
+  scope(() => {
+    const tiles = tilesOf(h.shape[0]!, seen.mlpTileTokens);
+    const linears = mlpLinears(layer, tiles, seen, { gates: kept ? 1 : 2, w2: 1 });
+    const backTile = (tile: Rows, index: number): void => {
+      const info = tileInfo(seen, tile);
+      const rows = rowsOf(h, tile);
+      const dRows = rowsOf(dy, tile);
+      const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
+      const [w1, w3] = [linears.w1(), linears.w3()]; // one merge serves both products
+      const { gate, up } =
+        kept?.[index] ??
+        gateAndUp(
+          x,
+          () => w1,
+          () => w3,
+          info,
+        ); // (t, F) each
+      const dActive = scope(() => linearBackward(dRows, activated({ gate, up }, true), linears.w2(), info)); // (t, F)
+      const { dGate, dUp } = activationGradients_(dActive, { gate, up }); // (t, F) each
+      const dx = linearBackward(dGate, x, w1, info); // (t, C)
+      addLinearGradients_(dx, dUp, x, w3, info);
+      addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
+    };
+    forEachTile(tiles, seen, backTile);
+  });
+}
+
+/** The MLP's linears for a loop over tiles, with so many products for each row. */
+function mlpLinears(
+  { linears }: Layer,
+  tiles: readonly Rows[],
+  seen: MlpRows,
+  products: { gates: number; w2: number },
+): Record<"w1" | "w2" | "w3", () => Linear> {
+  return {
+    w1: linearOfTiles(linears["feed_forward.w1"], tiles, seen, products.gates),
+    w3: linearOfTiles(linears["feed_forward.w3"], tiles, seen, products.gates),
+    w2: linearOfTiles(linears["feed_forward.w2"], tiles, seen, products.w2),
   };
-  forEachTile(tilesOf(h.shape[0]!, seen.mlpTileTokens), seen, backTile);
 }
 
 interface HeadGroup {
@@ -215,9 +244,17 @@ function forEachGroup(
   );
 }
 
-function attentionParts(layer: Layer, { imageRows }: Sequence): { wqkv: Linear; wo: Linear; info: RowInfo } {
-  const { "attention.wqkv": wqkv, "attention.wo": wo } = layer.linears;
-  return { wqkv, wo, info: { place: 0, imageRows } };
+/** The segment's linears for so many products with each row; what they are merged into belongs to the open scope. */
+function attentionParts(
+  { linears }: Layer,
+  { imageRows, plora }: Sequence,
+  products: { wqkv: number; wo: number },
+): { wqkv: Linear; wo: Linear; info: RowInfo } {
+  return {
+    wqkv: mergedWherePays(linears["attention.wqkv"], { plora, imageRows, products: products.wqkv }),
+    wo: mergedWherePays(linears["attention.wo"], { plora, imageRows, products: products.wo }),
+    info: { place: 0, imageRows },
+  };
 }
 
 /** Attention's normalised input, (T, C), in tiles of rows. */
@@ -282,16 +319,16 @@ function groupForward(
 }
 
 /** x: (t, C) -> w1(x), w3(x): (t, F). */
-function gateAndUp(x: Tensor, { linears }: Layer, info: RowInfo): Gates {
+function gateAndUp(x: Tensor, w1: () => Linear, w3: () => Linear, info: RowInfo): Gates {
   return {
-    gate: linearForward(x, linears["feed_forward.w1"], info),
-    up: linearForward(x, linears["feed_forward.w3"], info),
+    gate: scope(() => linearForward(x, w1(), info)),
+    up: scope(() => linearForward(x, w3(), info)),
   };
 }
 
 /** outer += the inner products of a group's attention output. out: (T, G * Q * D). */
 function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo, group: HeadGroup): void {
-  forEachPart(info.imageRows, rowCount, (rows, picture) => {
+  forEachPart(apartRows(part, info.imageRows), rowCount, (rows, picture) => {
     outer.plora[picture]!.addmm_(rowsOf(out, rows), part.plora.a.t());
   });
   const { lora } = part;

@@ -1,13 +1,16 @@
 /** Rows of a micro-batch in tiles: which of them are of pictures, and which tiles are alike to a plan. */
 import { pickedBlocks } from "../nn/dropout.ts";
-import type { RowInfo } from "../nn/linear.ts";
-import { clipRows, forEachKind, type Kind, kindsOf, type Rows, rowCount } from "../nn/rows.ts";
+import type { Linear, RowInfo } from "../nn/linear.ts";
+import { mergedWherePays, type PloraWay } from "../nn/plora.ts";
+import { clipRows, forEachKind, type Kind, kindsOf, type Rows, rowCount, rowsBetween } from "../nn/rows.ts";
 import { scope } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 
 /** Rows of the micro-batch as an MLP sees them: all of them, or some. */
 export interface MlpRows {
   imageRows: readonly Rows[];
+  /** Whether PLoRA may be merged into copies of the weights that pictures are multiplied with. */
+  plora: PloraWay;
   /** Rows that the MLP takes at a time, and attention where it makes its input again. */
   mlpTileTokens: number;
   /** Which rows of the micro-batch they are, where they are not all of it; they ascend. */
@@ -15,7 +18,7 @@ export interface MlpRows {
 }
 
 /** What an MLP sees of some rows of a micro-batch, (n) ascending. */
-export function pickRows({ imageRows, mlpTileTokens }: MlpRows, picked: Int32Array): MlpRows {
+export function pickRows({ imageRows, mlpTileTokens, plora }: MlpRows, picked: Int32Array): MlpRows {
   const before = (row: number): number => {
     let [low, high] = [0, picked.length];
     while (low < high) {
@@ -26,7 +29,7 @@ export function pickRows({ imageRows, mlpTileTokens }: MlpRows, picked: Int32Arr
     return low;
   };
   const pictures = imageRows.map(({ start, end }) => ({ start: before(start), end: before(end) }));
-  return { imageRows: pictures.filter(({ start, end }) => start < end), mlpTileTokens, picked };
+  return { imageRows: pictures.filter(({ start, end }) => start < end), mlpTileTokens, plora, picked };
 }
 
 /** Where a tile lies, and its image rows. */
@@ -35,7 +38,23 @@ export function tileInfo({ imageRows, picked }: MlpRows, tile: Rows): RowInfo {
   return { place, imageRows: clipRows(imageRows, tile) };
 }
 
-/** Calls body for each tile of rows, in a scope of its own; tiles of as many rows, and image rows, are alike. */
+/**
+ * A linear for a loop over tiles that makes so many products with each row: where PLoRA is merged and there are several tiles, held for all
+ * of them in the open scope; else made when it is asked for, in the scope that is open then.
+ */
+export function linearOfTiles(
+  linear: Linear,
+  tiles: readonly Rows[],
+  { plora, imageRows }: MlpRows,
+  products: number,
+): () => Linear {
+  const merged = (): Linear => mergedWherePays(linear, { plora, imageRows, products });
+  if (tiles.length === 1) return merged;
+  const held = merged();
+  return () => held;
+}
+
+/** Calls body for each tile of rows, in a scope of its own; tiles of as many rows, and image rows, and others between them, are alike. */
 export function forEachTile(
   tiles: readonly Rows[],
   seen: MlpRows,
@@ -49,10 +68,13 @@ export function forEachTile(
 /** Kinds of tiles by the pictures of a micro-batch: the same are asked for in every layer, and pictures can be many. */
 const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
 
-function tileKinds(tiles: readonly Rows[], { imageRows, picked }: MlpRows): Kind<Rows>[] {
+function tileKinds(tiles: readonly Rows[], { imageRows, plora, picked }: MlpRows): Kind<Rows>[] {
   const blocks = (tile: Rows): Rows[] => (picked ? pickedBlocks(picked.subarray(tile.start, tile.end)) : []);
-  const kindOf = (tile: Rows): string =>
-    [clipRows(imageRows, tile), blocks(tile), [tile]].map((rows) => rows.map(rowCount).join(" ")).join(", ");
+  const kindOf = (tile: Rows): string => {
+    const pictures = clipRows(imageRows, tile);
+    const others = plora === "merged" ? rowsBetween(pictures, rowCount(tile)) : [];
+    return [pictures, others, blocks(tile), [tile]].map((rows) => rows.map(rowCount).join(" ")).join(", ");
+  };
   if (!isAbridging()) return kindsOf(tiles, kindOf);
   const known = knownKinds.get(imageRows) ?? new Map<string, Kind<Rows>[]>();
   knownKinds.set(imageRows, known);

@@ -42,10 +42,10 @@ export function frozenProduct(x: Tensor, matrix: FrozenMatrix): Tensor {
   return y;
 }
 
-/** into += x W^T. x: (T, in), into: (T, out). */
-export function addFrozenProduct_(into: Tensor, x: Tensor, matrix: FrozenMatrix): void {
-  if (matrix.precision === "dense") into.addmm_(x, matrix.weight.t());
-  else quantizedProduct_(into, x, matrix, 1);
+/** into = beta into + x W^T. x: (T, in), into: (T, out). */
+export function addFrozenProduct_(into: Tensor, x: Tensor, matrix: FrozenMatrix, beta: 0 | 1 = 1): void {
+  if (matrix.precision === "dense") into.addmm_(x, matrix.weight.t(), { beta });
+  else quantizedProduct_(into, x, matrix, beta);
 }
 
 /** dy W, the gradient of x for the gradient dy of x W^T. dy: (T, out) -> (T, in). */
@@ -56,10 +56,10 @@ export function frozenGradient(dy: Tensor, matrix: FrozenMatrix): Tensor {
   return dx;
 }
 
-/** into += dy W. dy: (T, out), into: (T, in). */
-export function addFrozenGradient_(into: Tensor, dy: Tensor, matrix: FrozenMatrix): void {
-  if (matrix.precision === "dense") into.addmm_(dy, matrix.weight);
-  else quantizedGradient_(into, dy, matrix, 1);
+/** into = beta into + dy W. dy: (T, out), into: (T, in). */
+export function addFrozenGradient_(into: Tensor, dy: Tensor, matrix: FrozenMatrix, beta: 0 | 1 = 1): void {
+  if (matrix.precision === "dense") into.addmm_(dy, matrix.weight, { beta });
+  else quantizedGradient_(into, dy, matrix, beta);
 }
 
 /** The part that makes some of the outputs; shares memory. */
@@ -111,6 +111,11 @@ export function frozenValues(
   const values = empty(quantizedShape(matrix), { dtype, device: codes.device });
   dequantizeInto_(values, matrix);
   return values;
+}
+
+/** All of it as numbers of a dtype, that of a dense one's weight; not its memory. */
+export function copiedValues(matrix: FrozenMatrix, like: Pick<Tensor, "dtype">): Tensor {
+  return matrix.precision === "dense" ? matrix.weight.clone() : frozenValues(matrix, like);
 }
 
 /** ||W - matrix|| / ||W||, some rows at a time; 0 for a matrix of zeros. source: W, (out, in), wherever it lies. */

@@ -1,19 +1,19 @@
 /**
- * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on image rows (PLoRA).
- * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
+ * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on image rows (PLoRA),
+ * or x M^T there, W and PLoRA merged (plora.ts). LoRA is never merged: what steps add to it would be lost in bf16's rounding of W. Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
  */
 import { empty, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type Dropout, dropBlock_, dropoutBlocks, dropped, type RowPlace } from "./dropout.ts";
+import { frozenColumns, frozenRows } from "./frozen.ts";
 import {
-  addFrozenGradient_,
-  addFrozenProduct_,
-  type FrozenMatrix,
-  frozenColumns,
-  frozenGradient,
-  frozenProduct,
-  frozenRows,
-} from "./frozen.ts";
+  addBaseGradient_,
+  addBaseProduct_,
+  apartRows,
+  baseGradient,
+  baseProduct,
+  type FrozenLinear,
+} from "./plora.ts";
 import { clipRows, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
 /** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes, absent in evaluation. */
@@ -26,10 +26,8 @@ export interface LoraBranch {
   dropout: Dropout | undefined;
 }
 
-/** weight: (out, in); plora.a: (rank, in), plora.b: (out, rank). */
-export interface Linear {
-  weight: FrozenMatrix;
-  plora: { a: Tensor; b: Tensor; scale: number };
+/** A frozen weight and PLoRA, and what is trained. */
+export interface Linear extends FrozenLinear {
   lora: LoraBranch | undefined;
 }
 
@@ -39,7 +37,7 @@ export interface RowInfo {
   imageRows: readonly Rows[];
 }
 
-/** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) a picture. */
+/** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) a picture where PLoRA is not merged. */
 export interface LowRank {
   lora: Tensor | undefined;
   plora: Tensor[];
@@ -49,17 +47,18 @@ export interface LowRank {
 export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   return {
     lora: linear.lora && loraInner(x, linear.lora, info.place),
-    plora: info.imageRows.map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
+    plora: apartRows(linear, info.imageRows).map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
   };
 }
 
 /** Room for the inner products of T rows, filled with zeros. */
-export function zeroLowRank(tokens: number, { plora, lora }: Linear, { imageRows }: RowInfo): LowRank {
+export function zeroLowRank(tokens: number, linear: Linear, { imageRows }: RowInfo): LowRank {
+  const { plora, lora } = linear;
   const { dtype, device } = plora.a;
   const room = (rows: number, factor: Tensor): Tensor => zeros([rows, factor.shape[0]!], { dtype, device });
   return {
     lora: lora && room(tokens, lora.a),
-    plora: imageRows.map(({ start, end }) => room(end - start, plora.a)),
+    plora: apartRows(linear, imageRows).map((rows) => room(rowCount(rows), plora.a)),
   };
 }
 
@@ -67,30 +66,32 @@ export function zeroLowRank(tokens: number, { plora, lora }: Linear, { imageRows
 export function lowRankRows({ lora, plora }: LowRank, imageRows: readonly Rows[], rows: Rows): LowRank {
   return {
     lora: lora && rowsOf(lora, rows),
-    plora: imageRows.flatMap((picture, index) =>
-      clipRows([rows], picture).map((shared) => rowsOf(plora[index]!, shared)),
+    plora: plora.flatMap((inner, index) =>
+      clipRows([rows], imageRows[index]!).map((shared) => rowsOf(inner, shared)),
     ),
   };
 }
 
-/** The part of a linear that makes some of its outputs: rows of weight, plora.b and lora.b. */
+/** The part of a linear that makes some of its outputs: rows of weight, merged weight, plora.b and lora.b. */
 export function outputSlice(linear: Linear, rows: Rows): Linear {
   const cut = (x: Tensor): Tensor => rowsOf(x, rows);
-  const { weight, plora, lora } = linear;
+  const { weight, plora, merged, lora } = linear;
   return {
     weight: frozenRows(weight, rows),
     plora: { ...plora, b: cut(plora.b) },
+    merged: merged && cut(merged),
     lora: lora && { ...lora, b: cut(lora.b), gradB: lora.gradB && cut(lora.gradB) },
   };
 }
 
-/** The part of a linear that reads some of its inputs: columns of weight, plora.a and lora.a. */
+/** The part of a linear that reads some of its inputs: columns of weight, merged weight, plora.a and lora.a. */
 export function inputSlice(linear: Linear, columns: Rows): Linear {
   const cut = (x: Tensor): Tensor => x.narrow(1, columns.start, columns.end - columns.start);
-  const { weight, plora, lora } = linear;
+  const { weight, plora, merged, lora } = linear;
   return {
     weight: frozenColumns(weight, columns),
     plora: { ...plora, a: cut(plora.a) },
+    merged: merged && cut(merged),
     lora: lora && { ...lora, a: cut(lora.a), gradA: lora.gradA && cut(lora.gradA) },
   };
 }
@@ -98,7 +99,7 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
 /** y = linear(x). x: (T, in) -> (T, out); `inner` is lowRank(x) where it is at hand. */
 export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): Tensor {
   return scope(() => {
-    const y = frozenProduct(x, linear.weight); // (T, out)
+    const y = baseProduct(x, linear, info.imageRows); // (T, out)
     addLowRank_(y, linear, info, inner ?? lowRank(x, linear, info));
     return y;
   });
@@ -107,21 +108,17 @@ export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: 
 /** into += linear(x). x: (T, in), into: (T, out); `inner` is lowRank(x) where it is at hand. */
 export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): void {
   scope(() => {
-    addFrozenProduct_(into, x, linear.weight);
+    addBaseProduct_(into, x, linear, info.imageRows);
     addLowRank_(into, linear, info, inner ?? lowRank(x, linear, info));
   });
 }
 
 /** y += the outer products of the low-rank branches. y: (T, out). */
-export function addLowRank_(
-  y: Tensor,
-  { plora, lora }: Linear,
-  { imageRows }: RowInfo,
-  inner: LowRank,
-): void {
+export function addLowRank_(y: Tensor, linear: Linear, { imageRows }: RowInfo, inner: LowRank): void {
+  const { plora, lora } = linear;
   scope(() => {
     if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
-    forEachPart(imageRows, rowCount, (rows, picture) => {
+    forEachPart(apartRows(linear, imageRows), rowCount, (rows, picture) => {
       rowsOf(y, rows).addmm_(inner.plora[picture]!, plora.b.t(), { alpha: plora.scale });
     });
   });
@@ -130,7 +127,7 @@ export function addLowRank_(
 /** The gradient of x, (T, in), for the gradient dy, (T, out), of linear(x); LoRA gradients accumulate. x: (T, in). */
 export function linearBackward(dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
-    const dx = frozenGradient(dy, linear.weight); // (T, in)
+    const dx = baseGradient(dy, linear, info.imageRows); // (T, in)
     addPloraGradient_(dx, dy, linear, info);
     addLoraGradients_(dx, dy, x, linear, info);
     return dx;
@@ -154,14 +151,15 @@ function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, 
 /** dx += dy W, and the PLoRA branch's on image rows. dx: (T, in), dy: (T, out). */
 export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
-    addFrozenGradient_(dx, dy, linear.weight);
+    addBaseGradient_(dx, dy, linear, info.imageRows);
     addPloraGradient_(dx, dy, linear, info);
   });
 }
 
-/** dx[I] += p (dy[I] PB) PA for the image rows I of each picture. */
-export function addPloraGradient_(dx: Tensor, dy: Tensor, { plora }: Linear, { imageRows }: RowInfo): void {
-  forEachPart(imageRows, rowCount, (rows) => {
+/** dx[I] += p (dy[I] PB) PA for the image rows I of each picture, where PLoRA is not merged. */
+function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { imageRows }: RowInfo): void {
+  const { plora } = linear;
+  forEachPart(apartRows(linear, imageRows), rowCount, (rows) => {
     scope(() => rowsOf(dx, rows).addmm_(rowsOf(dy, rows).mm(plora.b), plora.a, { alpha: plora.scale }));
   });
 }

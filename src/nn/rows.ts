@@ -18,6 +18,13 @@ export function clipRows(ranges: readonly Rows[], tile: Rows): Rows[] {
     .filter(({ start, end }) => start < end);
 }
 
+/** The rows of 0..rows that are in none of the ranges, which ascend. */
+export function rowsBetween(ranges: readonly Rows[], rows: number): Rows[] {
+  const starts = [0, ...ranges.map(({ end }) => end)];
+  const ends = [...ranges.map(({ start }) => start), rows];
+  return starts.map((start, gap) => ({ start, end: ends[gap]! })).filter(({ start, end }) => start < end);
+}
+
 /** 0..rows in tiles of tileRows, the last one shorter. */
 export function tilesOf(rows: number, tileRows: number): Rows[] {
   return Array.from({ length: Math.ceil(rows / tileRows) }, (_, tile) => ({

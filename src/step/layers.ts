@@ -84,6 +84,7 @@ export function prepareLayers(
     kvHeads,
     headGroups: policy.headGroups,
     attentionInput: policy.attentionInput,
+    plora: policy.plora,
     mlpTileTokens: policy.mlpTileTokens,
   };
   return {

@@ -33,6 +33,7 @@ const policies = fc.record({
   lossChunkTokens: fc.integer({ min: 1, max: 300 }),
   visionBatchTiles: fc.integer({ min: 1, max: 3 }),
   attentionInput: fc.constantFrom("kept", "recomputed"),
+  plora: fc.constantFrom("apart", "merged"),
   reuseAttention: fc.boolean(),
   boundaryAhead: fc.boolean(),
   layers: fc.array(

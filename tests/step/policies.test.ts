@@ -37,6 +37,9 @@ const POLICIES: Record<string, unknown> = {
   "one tile of vision at a time": { visionBatchTiles: 1 },
   "attention recomputed twice": { reuseAttention: false },
   "attention's input recomputed": { attentionInput: "recomputed", headGroups: 2, mlpTileTokens: 512 },
+  "PLoRA merged": { plora: "merged" },
+  "PLoRA merged, in tiles and groups": { plora: "merged", mlpTileTokens: 512, headGroups: 2 },
+  "PLoRA merged, all kept": { plora: "merged", layers: [{ count: 4, keep: "all" }] },
   "boundaries on the host": { layers: [{ count: 4, boundary: "host" }] },
   "boundaries from the host one layer ahead": {
     boundaryAhead: true,
@@ -80,6 +83,7 @@ const POLICIES: Record<string, unknown> = {
     vision: "host",
   },
   "all of it": {
+    plora: "merged",
     attentionInput: "recomputed",
     weights: { source: "streamed", aheadLayers: 2 },
     headGroups: 2,
@@ -197,8 +201,9 @@ describe("trainStep", () => {
     "streams a base in %s as it is, with the same gradients",
     (base) => {
       const narrowModel = randomModel(config, { dtype: "float32", base });
-      const policies = [{}, { weights: { source: "streamed" } }].map((given) => Policy.parse(given));
-      const [resident, streamed] = policies.map((policy) => {
+      const streaming = { weights: { source: "streamed" } };
+      const policies = [{}, streaming, { ...streaming, plora: "merged" }].map((given) => Policy.parse(given));
+      const [resident, streamed, merged] = policies.map((policy) => {
         moveModel_(narrowModel, placesOf(policy));
         zeroGradients(lora);
         runToEnd(trainStep(narrowModel, lora, batch, policy, { lossScale: 1 }));
@@ -206,8 +211,9 @@ describe("trainStep", () => {
       });
       resident!.forEach((gradient, index) => {
         expect(relativeDifference(streamed![index]!, gradient)).toBeLessThan(1e-6);
+        expect(relativeDifference(merged![index]!, gradient)).toBeLessThan(1e-5);
       });
-      dispose([resident, streamed]);
+      dispose([resident, streamed, merged]);
       disposeModel(narrowModel);
     },
   );
