@@ -30,6 +30,7 @@ export function fastPolicy({ weights = "resident", places, attention }: FixedPol
     mlpTileTokens: 4096,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
+    plora: "apart", // merged where the search sees that it is faster and fits
     weights: { source: weights },
     attention,
     ...places,
@@ -98,6 +99,7 @@ const CONCESSIONS: readonly { change: Change }[] = [
   { change: (policy) => ({ ...policy, boundaryAhead: false }) },
   { change: keepFewer },
   { change: (policy, { kvHeads }) => split(policy, { most: Math.min(4, kvHeads), leastRows: 2048 }) },
+  { change: (policy) => ({ ...policy, plora: "apart" }) },
   { change: (policy) => ({ ...policy, embeddings: "host", vision: "host" }) },
   { change: (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 1024 }) },
   { change: (policy, config) => onHost(policy, config) },

@@ -14,6 +14,10 @@ const ASPECTS: readonly Aspect[] = [
       ? `${countOf(kept, layers)} keep their ${all ? "values" : "attention's values"} for the backward pass instead of computing them again`
       : "";
   },
+  ({ plora }) =>
+    plora === "merged"
+      ? "PLoRA added to copies of a layer's frozen weights that image tokens go through"
+      : "",
   ({ headGroups }) => (headGroups > 1 ? `attention in ${headGroups} parts` : ""),
   ({ mlpTileTokens: tokens }) => (tokens < 4096 ? `the MLP in slices of ${formatCount(tokens)} tokens` : ""),
   ({ embeddings }) => (embeddings === "host" ? "embeddings in RAM" : ""),

@@ -72,7 +72,7 @@ export const Policy = z.strictObject({
     .meta({
       help: "the attention kernel on a card; measured: a run times those that the card has at its start and names the fastest, a plan takes flash attention where the card has it, else the memory-efficient one",
     }),
-  plora: z.enum(["apart", "merged"]).default("apart").meta({
+  plora: z.enum(["apart", "merged"]).default("merged").meta({
     help: "whether PLoRA is multiplied apart on image rows, or added to copies of the frozen weights that those rows go through, wherever a segment has enough of them for that to take fewer FLOPs; a copy lives for a segment",
   }),
   reuseAttention: z.boolean().default(true).meta({
