@@ -28,6 +28,7 @@ const POLICIES: Record<string, unknown> = {
     layers: [{ count: 1, boundary: "host" }],
   },
   "all on the host": {
+    plora: "apart",
     headGroups: 2,
     mlpTileTokens: 512,
     attentionInput: "recomputed",

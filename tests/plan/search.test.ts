@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import type { ModelConfig } from "../../src/models/spec.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
 import { leanerPolicy, leanestPolicies, policyLadder } from "../../src/plan/ladder.ts";
@@ -8,6 +9,7 @@ import {
   fastestPlan,
   largestThatFits,
   leastMemory,
+  type Plan,
   Planner,
   solve,
   type Workload,
@@ -19,12 +21,15 @@ import { smallConfig } from "../randomModel.ts";
 const MIB = 2 ** 20;
 const model = smallConfig({ layers: 6 });
 const speed = speedOf(findDevice("a100-80gb"));
-const planner = new Planner({ model, dtype: "float32", target: "cpu", mapsWeights: false }, speed);
+const plannerOf = (config: ModelConfig): Planner =>
+  new Planner({ model: config, dtype: "float32", target: "cpu", mapsWeights: false }, speed);
+const planner = plannerOf(model);
 const workload: Workload = {
   ...{ rank: 4, dropout: 0.05, targets: OFFICIAL_TARGETS },
   ...{ maxLength: 1200, hdNum: 1, imageShare: undefined, batchSize: 1 },
 };
 const anyHost = Number.POSITIVE_INFINITY;
+const ANY = { budgetBytes: 64 * MIB, hostBytes: anyHost };
 
 describe("the ladder", () => {
   it("goes down in memory, rung by rung, to the least", () => {
@@ -77,6 +82,20 @@ describe("the fastest plan", () => {
         expect(plan.stepMs).toBeLessThanOrEqual(plans[index - 1]!.stepMs);
     });
     expect(plans.at(-1)!.fits).toBe(true);
+  });
+
+  it("merges PLoRA where pictures are long enough, and there is room for the copies", () => {
+    const wide = plannerOf(smallConfig({ ffn: 4096 })); // an MLP's tile is the most that a step holds
+    const fastest = (shape: Workload, budgetBytes: number): Plan =>
+      fastestPlan(wide, shape, { budgetBytes, hostBytes: anyHost });
+    const pictures = { ...workload, maxLength: 6000, imageShare: 0.9 };
+    const rich = fastest(pictures, 256 * MIB);
+    expect(rich.policy.plora).toBe("merged");
+    const apart = wide.plan(pictures, { ...rich.policy, plora: "apart" }, ANY);
+    expect(rich.stepMs).toBeLessThan(apart.stepMs);
+    const poor = leastMemory(wide, pictures, ANY).run.budgetedBytes;
+    expect(fastest(pictures, poor).policy.plora).toBe("apart");
+    expect(fastest({ ...workload, imageShare: 0 }, 256 * MIB).policy.plora).toBe("apart");
   });
 
   it("puts nothing on a host that has no room", () => {
