@@ -69,6 +69,7 @@ it.each(Object.keys(TARGETS))(
       mlpTileTokens: 512,
       visionBatchTiles: 1,
       reuseAttention: false,
+      plora: "apart",
       layers: [{ count: 1, boundary: "host" }],
     };
     const kept = bytesPerToken(Policy.parse(lean), TARGETS[name]!);
