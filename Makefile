@@ -8,7 +8,7 @@ BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bench-plan bundle test lint format docs clean distclean
+.PHONY: build demo bench-cpu bench-plan bench-gpu bundle test lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -16,6 +16,12 @@ build: dist/.built
 
 demo: build
 	@bash scripts/demo.sh
+
+# Every configuration on this machine's card beside the peers, then products of few rows (docs/performance.md).
+bench-gpu: build bench/.venv/.installed
+	@$(BIN)/tsc -p bench
+	@node bench-out/bench/gpu/run.js
+	@node bench-out/bench/gpu/product.js
 
 # A training step beside the official way in plain PyTorch and PEFT; the first time it installs those (7 GB) into bench/.venv.
 bench-cpu: build bench/.venv/.installed

@@ -1,7 +1,7 @@
 /** What a bench trains on: one sample with one picture, and the same as the peers read it. */
 import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { layoutBatch, type MicroBatch } from "../src/data/batches.ts";
-import { IGNORE, IMAGE_SLOT } from "../src/data/dialogue.ts";
+import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../src/data/dialogue.ts";
 import type { HdImage } from "../src/data/image.ts";
 import { START } from "../src/data/packing.ts";
 import type { Model } from "../src/models/weights.ts";
@@ -17,14 +17,22 @@ export interface SampleSize {
   vocab: number;
 }
 
-/** A micro-batch of one sample: bos, its picture, and text of which the end has labels. */
-export function sampleBatch(image: HdImage, { textTokens, labelTokens, vocab }: SampleSize): MicroBatch {
+/** One sample: bos, a picture, and text of which the end has labels. */
+export function sampleText({
+  textTokens,
+  labelTokens,
+  vocab,
+}: SampleSize): Pick<EncodedSample, "inputIds" | "labels" | "source"> {
   const random = lcg(1);
   const text = Int32Array.from({ length: textTokens - 1 }, () => Math.floor(random() * vocab));
   const inputIds = Int32Array.from([1, IMAGE_SLOT, ...text]);
   const labels = inputIds.map((id, at) => (at >= inputIds.length - labelTokens ? id : IGNORE));
-  const source = { file: "bench", index: 0 };
-  const laidOut = layoutBatch([{ sample: { inputIds, labels, source }, images: [image] }] as never);
+  return { inputIds, labels, source: { file: "bench", index: 0 } };
+}
+
+/** A micro-batch of one such sample. */
+export function sampleBatch(image: HdImage, size: SampleSize): MicroBatch {
+  const laidOut = layoutBatch([{ sample: { ...sampleText(size), images: [] }, images: [image] }]);
   return { ...laidOut, epoch: 0, dataWaitMs: 0, position: START };
 }
 

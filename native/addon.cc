@@ -122,6 +122,8 @@ constexpr Export kExports[] = {
     {"unmapFile", guarded<unmap_file>},
     {"startCopy", guarded<start_copy>},
     {"waitCopy", guarded<wait_copy>},
+    {"timeCopies", guarded<time_copies>},
+    {"takeCopyTimes", guarded<take_copy_times>},
     {"pendingCopies", guarded<pending_copies>},
     {"grad", guarded<gradients>},
     {"gradMode", guarded<set_grad_mode>},

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -17,6 +18,7 @@
 #include <thread>
 
 #include "allocators.h"
+#include "copy_clock.h"
 #include "handles.h"
 #include "trace.h"
 
@@ -35,13 +37,27 @@ struct Copy {
   std::optional<c10::Stream> stream;  // on a card: where it is queued
   std::optional<c10::Event> computed; // on a card: the work queued before the copy
   std::optional<c10::Event> copied;   // on a card: the copy itself, once it is queued
+  bool timed = false;
+  std::optional<c10::Event> began;    // on a card, where it is timed: the copy's turn on its stream
   // Of the copying thread; under its mutex.
   bool queued = false;
   bool done = false;
   std::exception_ptr error;
+  double ms = 0; // on cpu
 };
 
+CopyClock& copy_clock() {
+  static auto* clock = new CopyClock;
+  return *clock;
+}
+
+double now_ms() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 c10::Device card_of(const Copy& copy) { return on_card(copy.to) ? copy.to.device() : copy.from.device(); }
+
+c10::Stream computing_stream(c10::Device card) { return c10::impl::VirtualGuardImpl(card.type()).getStream(card); }
 
 /** A stream for each card and direction: a link carries both ways at once. For the JavaScript thread. */
 c10::Stream copy_stream(const Copy& copy) {
@@ -56,8 +72,18 @@ c10::Stream copy_stream(const Copy& copy) {
 
 /** Marks where its stream is done with what was queued of a copy. */
 void record_copied(Copy& copy) {
+  if (copy.timed) {
+    copy.copied.emplace(mark(*copy.stream));
+    return;
+  }
   copy.copied.emplace(copy.stream->device_type());
   copy.copied->record(*copy.stream);
+}
+
+/** From here on, what is queued on a copy's stream comes after the work that was queued before the copy. */
+void begin_on_stream(Copy& copy) {
+  copy.computed->block(*copy.stream);
+  if (copy.timed) copy.began.emplace(mark(*copy.stream));
 }
 
 /** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
@@ -143,6 +169,7 @@ class CopyThread {
     c10::GradMode::set_enabled(false);
     while (const std::shared_ptr<Copy> copy = next()) {
       std::exception_ptr error;
+      const double start_ms = now_ms();
       try {
         carry_out(*copy);
       } catch (...) {
@@ -150,6 +177,7 @@ class CopyThread {
       }
       const std::lock_guard lock(mutex_);
       copy->error = error;
+      copy->ms = now_ms() - start_ms;
       copy->done = true;
       done_.notify_all();
     }
@@ -167,7 +195,7 @@ class CopyThread {
   void carry_out(Copy& copy) {
     read_ahead(copy.from.const_data_ptr(), copy.from.nbytes());
     if (on_card(copy.to)) {
-      copy.computed->block(*copy.stream);
+      begin_on_stream(copy);
       try {
         staging_->copy(copy, stopping_);
       } catch (...) {
@@ -222,10 +250,10 @@ void start(const std::shared_ptr<Copy>& copy) {
   const c10::Device card = card_of(*copy);
   // What the current stream still has to do may use either tensor's memory.
   copy->computed.emplace(card.type());
-  copy->computed->record(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
+  copy->computed->record(computing_stream(card));
   copy->stream = copy_stream(*copy);
   if (to_card && copy->from.is_cpu() && !copy->from.is_pinned()) return copy_thread().queue(copy);
-  copy->computed->block(*copy->stream);
+  begin_on_stream(*copy);
   const c10::StreamGuard guard(*copy->stream);
   copy->to.copy_(copy->from, /*non_blocking=*/true);
   record_copied(*copy);
@@ -239,6 +267,7 @@ napi_value start_copy(const Arguments& arguments) {
   check_copy(to, from);
   count_copy(to, from);
   auto copy = std::make_shared<Copy>(to, from);
+  copy->timed = copy_clock().running();
   start(copy);
   return from_double(arguments.env, copies().insert(std::move(copy)));
 }
@@ -252,27 +281,51 @@ napi_value wait_copy(const Arguments& arguments) {
   copies().erase(id);
   // The caching allocator may hand the tensors' memory on once they are let go of: work that it is handed to is queued on
   // the current stream, which waits for the copy first.
-  const auto let_go = [&copy, on_host] {
+  TimedCopy times;
+  const auto let_go = [&copy, &times, on_host] {
     if (copy->copied) {
-      const c10::Device card = card_of(*copy);
-      copy->copied->block(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
+      const c10::Stream computing = computing_stream(card_of(*copy));
+      copy->copied->block(computing);
       if (on_host) copy->copied->synchronize();
+      if (times.came) times.goes_on.emplace(mark(computing));
     }
     copy->to.reset();
     copy->from.reset();
   };
+  if (copy->timed && copy->stream) times.came.emplace(mark(computing_stream(card_of(*copy))));
+  const double start_ms = now_ms();
   try {
     copy_thread().wait(*copy);
   } catch (...) {
     let_go();
     throw;
   }
+  times.waited_ms = now_ms() - start_ms;
+  times.copy_ms = copy->ms;
+  times.bytes = static_cast<int64_t>(copy->to.nbytes());
   let_go();
+  if (copy->timed) {
+    times.began = std::move(copy->began);
+    times.copied = std::move(copy->copied);
+    copy_clock().add(std::move(times));
+  }
   return undefined_value(arguments.env);
 }
 
 napi_value pending_copies(const Arguments& arguments) {
   return from_double(arguments.env, static_cast<double>(copies().live()));
+}
+
+napi_value time_copies(const Arguments& arguments) {
+  copy_clock().run(to_bool(arguments.env, arguments[0], "on"));
+  return undefined_value(arguments.env);
+}
+
+napi_value take_copy_times(const Arguments& arguments) {
+  napi_value sums = new_array(arguments.env, 4);
+  uint32_t at = 0;
+  for (const double sum : copy_clock().take()) set_element(arguments.env, sums, at++, from_double(arguments.env, sum));
+  return sums;
 }
 
 void stop_copies_with(napi_env env) {

@@ -18,6 +18,10 @@ napi_value start_copy(const Arguments& arguments);
 napi_value wait_copy(const Arguments& arguments);
 /** pendingCopies() -> how many were started and not waited for. */
 napi_value pending_copies(const Arguments& arguments);
+/** timeCopies(on) forgets what was timed, and times copies that start from here on or no longer. */
+napi_value time_copies(const Arguments& arguments);
+/** takeCopyTimes() -> [copies, bytes, ms that they took, ms that the computing waited for them]; the device must be done with them. */
+napi_value take_copy_times(const Arguments& arguments);
 /** Ends the copying thread when this environment ends; what it has not copied by then stays so. */
 void stop_copies_with(napi_env env);
 

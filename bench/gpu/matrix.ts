@@ -18,19 +18,24 @@ const CAPS_GIB = [8, 16, 24, 32, 48, 80];
 
 export type Base = "bf16" | "nf4" | "fp8";
 
-export type Placement = "resident" | "offloaded" | "streamed";
+export type Placement = "resident" | "offloaded" | "offloadedAhead" | "streamed" | "streamedAhead";
+
+const OFFLOADED = { headGroups: 2, layers: [{ count: 1, boundary: "host" }] };
+const STREAMED = {
+  headGroups: 8, // of the official model; as many as a smaller one has kv heads
+  attentionInput: "recomputed",
+  layers: [{ count: 1, boundary: "host" }],
+  weights: { source: "streamed", aheadLayers: 1 },
+  ...{ embeddings: "host", head: "host", vision: "host", gradients: "bf16" },
+};
 
 /** Policies by where activations and weights wait; the later ones hold less on the card. */
 export const PLACEMENTS: Record<Placement, { headGroups?: number; [option: string]: unknown }> = {
   resident: {},
-  offloaded: { headGroups: 2, layers: [{ count: 1, boundary: "host" }] },
-  streamed: {
-    headGroups: 8, // of the official model; as many as a smaller one has kv heads
-    attentionInput: "recomputed",
-    layers: [{ count: 1, boundary: "host" }],
-    weights: { source: "streamed", aheadLayers: 1 },
-    ...{ embeddings: "host", head: "host", vision: "host", gradients: "bf16" },
-  },
+  offloaded: OFFLOADED,
+  offloadedAhead: { ...OFFLOADED, boundaryAhead: true },
+  streamed: STREAMED,
+  streamedAhead: { ...STREAMED, boundaryAhead: true },
 };
 
 export interface GpuCase {
@@ -84,19 +89,22 @@ export function tokensOf(hdNum: number): { text: number; image: number } {
 
 /**
  * FLOPs that a step of the decoder cannot do without: products with frozen weights forward and for the gradient of their input, causal
- * attention, LoRA, and the head where labels are. No recomputation, and no gradient of a frozen weight.
+ * attention, LoRA, and the head and the last layer's MLP where labels are. No recomputation, and no gradient of a frozen weight.
  */
 export function necessaryFlops({ size, hdNum, rank }: GpuCase): number {
   const config = SIZES[size].model;
   const { text, image } = tokensOf(hdNum);
   const tokens = text + image;
-  let perLayer = 0;
+  let flops = 0;
   for (const name of LINEAR_NAMES) {
     const [rows, columns] = linearShape(config, name);
-    perLayer += 4 * tokens * rows * columns; // forward, and the input's gradient
-    perLayer += 4 * image * config.plora[name].rank * (rows + columns);
-    perLayer += 6 * tokens * rank * (rows + columns); // and the factors' gradients
+    const ofRows = (all: number, pictures: number): number =>
+      4 * all * rows * columns + // forward, and the input's gradient
+      4 * pictures * config.plora[name].rank * (rows + columns) +
+      6 * all * rank * (rows + columns); // and the factors' gradients
+    const last = name.startsWith("feed_forward.") ? ofRows(TEXT.labelTokens, 0) : ofRows(tokens, image);
+    flops += (config.layers - 1) * ofRows(tokens, image) + last;
   }
   const attention = 6 * tokens ** 2 * config.heads * config.headDim; // half of (2 + 4) products of 2 T T D
-  return config.layers * (perLayer + attention) + 4 * TEXT.labelTokens * config.vocab * config.hidden;
+  return flops + config.layers * attention + 4 * TEXT.labelTokens * config.vocab * config.hidden;
 }

@@ -1,20 +1,27 @@
 /** lorafit's side of bench/gpu/run.ts, a worker: ours.js TASK. Weights are random, made on the device, in the precision of the case. */
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { loadHdImage } from "../../src/data/image.ts";
+import { createBatches, type MicroBatch } from "../../src/data/batches.ts";
+import { hdGrid } from "../../src/data/image.ts";
+import { openImagePool } from "../../src/data/imagePool.ts";
+import { fileOrder } from "../../src/data/sampling.ts";
+import type { PreparedSample } from "../../src/data/validate.ts";
 import { createLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { tensorShapes } from "../../src/models/spec.ts";
 import { assembleModel, type Model } from "../../src/models/weights.ts";
+import { settledAttention } from "../../src/plan/attentionChoice.ts";
 import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
+import { takeCopyTimes, timeCopies } from "../../src/torch/copies.ts";
 import { empty } from "../../src/torch/create.ts";
 import { category, memoryStats, resetPeak, setCap, synchronize } from "../../src/torch/device.ts";
 import type { Device } from "../../src/torch/dtypes.ts";
 import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
-import { runToEnd, sampleBatch } from "../workload.ts";
-import { PLACEMENTS, SIZES, TEXT } from "./matrix.ts";
-import type { GpuTask } from "./task.ts";
+import { drive } from "../../src/train/drive.ts";
+import { sampleText } from "../workload.ts";
+import { PAGE, PLACEMENTS, SIZES, TEXT, tokensOf } from "./matrix.ts";
+import type { GpuReport, GpuTask } from "./task.ts";
 
 const { case: wanted, device, picture } = JSON.parse(readFileSync(process.argv[2]!, "utf8")) as GpuTask;
 const config = SIZES[wanted.size].model;
@@ -24,8 +31,21 @@ const policy = Policy.parse({
   headGroups: Math.min(placement.headGroups ?? 1, config.kvHeads),
 });
 setCap(device, wanted.capBytes);
-const image = await loadHdImage(picture, wanted.hdNum, "lorafit");
-const batch = sampleBatch(image, { ...TEXT, vocab: config.vocab });
+const tokens = tokensOf(wanted.hdNum);
+policy.attention = settledAttention(
+  policy.attention,
+  device,
+  { config, dtype: "bfloat16", tokens: tokens.text + tokens.image, packed: false },
+  (text) => console.error(text),
+);
+const pictures = openImagePool({ compat: "lorafit" });
+const batches = createBatches({
+  samples: [preparedSample()],
+  sampler: fileOrder(1),
+  packing: { by: "samples", samples: 1 },
+  draws: Number.POSITIVE_INFINITY,
+  pictures,
+});
 const model = randomModel();
 const lora = createLora(config, {
   ...{ rank: wanted.rank, alpha: wanted.rank, dropout: 0, rslora: false, targets: OFFICIAL_TARGETS, seed: 1 },
@@ -36,17 +56,34 @@ const optimizer = createAdamW(loraParameters(lora), {
   ...{ beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 },
 });
 
-answer({ name: "lorafit", matrixFlopsPerSecond: matrixRate() });
-for await (const _ of createInterface({ input: process.stdin })) answer(step());
+answer({ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond: matrixRate() });
+timeCopies(true);
+for await (const _ of createInterface({ input: process.stdin })) answer(await step());
+await pictures.close();
 
-function step(): object {
+/** From the wait for its pictures on: those of the next steps are decoded meanwhile. */
+async function step(): Promise<GpuReport> {
   resetPeak(device);
+  takeCopyTimes();
   const startMs = performance.now();
-  const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+  const { value: batch } = await batches.next();
+  const { loss } = await drive(trainStep(model, lora, batch as MicroBatch, policy, { lossScale: 1 }));
   stepAdamW(optimizer, 5e-5, 1);
   synchronize(device);
   const seconds = (performance.now() - startMs) / 1000;
-  return { seconds, loss, peakBytes: memoryStats(device).peakBytes };
+  const { peakBytes } = memoryStats(device);
+  return { seconds, loss, peakBytes, dataWaitMs: (batch as MicroBatch).dataWaitMs, copies: takeCopyTimes() };
+}
+
+/** The page's sample as a data set's would be. */
+function preparedSample(): PreparedSample {
+  const grid = hdGrid(PAGE.width, PAGE.height, wanted.hdNum);
+  return {
+    ...sampleText({ ...TEXT, vocab: config.vocab }),
+    images: [{ path: picture, hdNum: wanted.hdNum }],
+    grids: [grid],
+    tokens: tokens.text + tokens.image,
+  };
 }
 
 /** Each matrix is quantised as soon as it is made. */

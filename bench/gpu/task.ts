@@ -1,4 +1,5 @@
 /** What bench/gpu/run.ts tells the processes that it measures, and what they answer. */
+import type { CopyTimes } from "../../src/torch/copies.ts";
 import type { GpuCase } from "./matrix.ts";
 
 /** Paths are absolute. */
@@ -19,4 +20,7 @@ export interface GpuReport {
   loss: number;
   /** Weights included. */
   peakBytes: number;
+  /** How long the step waited for its pictures; part of `seconds`. A peer has them at hand, and tells nothing. */
+  dataWaitMs?: number;
+  copies?: CopyTimes;
 }

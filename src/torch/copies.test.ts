@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { emptyOnHost, pendingCopies, startCopy } from "./copies.ts";
+import { emptyOnHost, pendingCopies, startCopy, takeCopyTimes, timeCopies } from "./copies.ts";
 import { empty, full, randn, zeros } from "./create.ts";
 import { memoryStats } from "./device.ts";
 import { mapFile } from "./files.ts";
@@ -26,6 +26,24 @@ test("a copy brings the data once it was waited for, from the host pool and back
     const back = empty([300, 7]);
     startCopy(back, host).waitOnHost();
     expect(back.equal(source)).toBe(true);
+  });
+});
+
+test("copies are timed where somebody asks: how long they took, and how long they were waited for", () => {
+  scope(() => {
+    const host = emptyOnHost([8 * MIB], { dtype: "uint8", device: "cpu" });
+    const copyOnce = () => startCopy(host, zeros([8 * MIB], { dtype: "uint8" })).wait();
+    copyOnce();
+    expect(takeCopyTimes()).toEqual({ copies: 0, bytes: 0, copyMs: 0, waitedMs: 0 });
+    timeCopies(true);
+    for (let turn = 0; turn < 3; turn++) copyOnce();
+    const { copies, bytes, copyMs, waitedMs } = takeCopyTimes();
+    expect([copies, bytes]).toEqual([3, 24 * MIB]);
+    expect(copyMs).toBeGreaterThan(0);
+    expect(waitedMs).toBeGreaterThanOrEqual(0);
+    copyOnce();
+    timeCopies(false); // forgets
+    expect(takeCopyTimes().copies).toBe(0);
   });
 });
 

@@ -56,6 +56,27 @@ export function pendingCopies(): number {
   return native.pendingCopies();
 }
 
+/** Copies that were waited for since the last time. */
+export interface CopyTimes {
+  copies: number;
+  bytes: number;
+  /** That they took. */
+  copyMs: number;
+  /** That whoever computes waited for them: on a card its stream, on the CPU this thread. The rest of copyMs was hidden. */
+  waitedMs: number;
+}
+
+/** Times copies from here on, or no longer; for benches, as it costs some microseconds a copy. */
+export function timeCopies(on: boolean): void {
+  native.timeCopies(on);
+}
+
+/** What was timed since the last time; after `synchronize`, as a card must be done with the copies. */
+export function takeCopyTimes(): CopyTimes {
+  const [copies = 0, bytes = 0, copyMs = 0, waitedMs = 0] = native.takeCopyTimes();
+  return { copies, bytes, copyMs, waitedMs };
+}
+
 /**
  * A buffer in the host pool that serves a device: pinned memory for a card; on cpu and meta memory of the same device, booked to
  * the host. Elements are whatever the memory held.

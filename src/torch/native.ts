@@ -30,6 +30,8 @@ export interface Native {
   unmapFile(file: Handle): boolean;
   startCopy(to: unknown, from: unknown): Handle;
   waitCopy(copy: Handle, onHost: boolean): void;
+  timeCopies(on: boolean): void;
+  takeCopyTimes(): number[];
   pendingCopies(): number;
   grad(outputs: unknown, inputs: unknown, gradOutputs: unknown, retainGraph: boolean): Handle[];
   gradMode(on: boolean): boolean;

@@ -1,0 +1,69 @@
+/** What the GPU bench says of its steps, from what its worker measured. */
+import { median } from "../workers.ts";
+import type { GpuReport } from "./task.ts";
+
+/** Shares are 0..1; undefined where a side does not tell. */
+export interface Figures {
+  /** Of a step in the middle. */
+  seconds: number;
+  /** The 95th percentile of a step, relative to the one in the middle. */
+  steadiness: number;
+  peakBytes: number;
+  /** Of the steps' time, that they waited for pictures. */
+  dataStallShare: number | undefined;
+  /** Of the copies' time, that nothing waited for; undefined where there are none. */
+  hiddenShare: number | undefined;
+}
+
+/** Of steps after the first, which warms up. */
+export function figuresOf(reports: readonly GpuReport[]): Figures {
+  const steps = reports.slice(1);
+  const seconds = steps.map((report) => report.seconds);
+  const middle = median(seconds);
+  return {
+    seconds: middle,
+    steadiness: percentile(seconds, 0.95) / middle,
+    peakBytes: Math.max(...reports.map(({ peakBytes }) => peakBytes)),
+    dataStallShare: share(steps, ({ dataWaitMs }) => dataWaitMs, 1000 * sum(seconds)),
+    hiddenShare: hiddenShare(steps),
+  };
+}
+
+/** The smallest value that so many of all do not exceed. */
+export function percentile(values: readonly number[], part: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(part * sorted.length) - 1)]!;
+}
+
+/** Of the rate of a large product, on the FLOPs that the step cannot do without. */
+export function rateShare(flops: number, seconds: number, flopsPerSecond: number): number {
+  return flops / seconds / flopsPerSecond;
+}
+
+/** Waiting may go on longer than a copy takes: it may wait for its turn. */
+function hiddenShare(steps: readonly GpuReport[]): number | undefined {
+  const copyMs = total(steps, ({ copies }) => copies?.copyMs);
+  const waitedMs = total(steps, ({ copies }) => copies?.waitedMs);
+  return copyMs && waitedMs !== undefined ? Math.max(0, 1 - waitedMs / copyMs) : undefined;
+}
+
+function share(
+  steps: readonly GpuReport[],
+  of: (report: GpuReport) => number | undefined,
+  all: number,
+): number | undefined {
+  const part = total(steps, of);
+  return part === undefined ? undefined : part / all;
+}
+
+function total(
+  steps: readonly GpuReport[],
+  of: (report: GpuReport) => number | undefined,
+): number | undefined {
+  const values = steps.flatMap((step) => of(step) ?? []);
+  return values.length === steps.length ? sum(values) : undefined;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((all, value) => all + value, 0);
+}

@@ -1,0 +1,59 @@
+// How long copies took, and how long the computing waited for them. For the JavaScript thread; nothing is timed until it is asked for.
+#pragma once
+
+#include <c10/core/Event.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
+namespace lorafit {
+
+/** A copy that was waited for: on a card its marks on the streams, on cpu its times. */
+struct TimedCopy {
+  int64_t bytes = 0;
+  std::optional<c10::Event> began, copied;  // on the copying stream
+  std::optional<c10::Event> came, goes_on;  // on the computing one: before it waited, and after
+  double copy_ms = 0, waited_ms = 0;
+};
+
+/** An event that can be subtracted from another; such ones cost more than those that only order work. */
+inline c10::Event mark(const c10::Stream& stream) {
+  c10::Event event(stream.device_type(), c10::EventFlag::BACKEND_DEFAULT);
+  event.record(stream);
+  return event;
+}
+
+class CopyClock {
+ public:
+  bool running() const { return running_; }
+
+  /** Forgets what was timed. */
+  void run(bool on) {
+    running_ = on;
+    copies_.clear();
+  }
+
+  void add(TimedCopy copy) {
+    if (running_) copies_.push_back(std::move(copy));
+  }
+
+  /** Copies, bytes, milliseconds that they took and that the computing waited; the card has to be done with them. */
+  std::array<double, 4> take() {
+    std::array<double, 4> sums{};
+    for (const TimedCopy& copy : copies_) {
+      sums[0] += 1;
+      sums[1] += static_cast<double>(copy.bytes);
+      sums[2] += copy.copied ? copy.began->elapsedTime(*copy.copied) : copy.copy_ms;
+      sums[3] += copy.copied ? copy.came->elapsedTime(*copy.goes_on) : copy.waited_ms;
+    }
+    copies_.clear();
+    return sums;
+  }
+
+ private:
+  bool running_ = false;
+  std::vector<TimedCopy> copies_;
+};
+
+} // namespace lorafit
