@@ -77,7 +77,10 @@ export function peaksLine({ planned, measured, isExact }: StepPeaks): string | u
   return `${pair(planned.device.peakBytes, measured.device.bytes)}${host}`;
 }
 
-export function defectLine(step: number, { pool, plannedBytes, measuredBytes, categories }: Defect): string {
+export function defectLine(
+  step: number,
+  { pool, phase, plannedBytes, measuredBytes, categories }: Defect,
+): string {
   const percent = ((100 * measuredBytes) / plannedBytes - 100).toFixed(1);
   const where = categories
     .slice(0, SHOWN_CATEGORIES)
@@ -85,7 +88,7 @@ export function defectLine(step: number, { pool, plannedBytes, measuredBytes, ca
       ({ category, ...bytes }) =>
         `${NAMES[category]} ${formatBytes(bytes.measuredBytes)} instead of ${formatBytes(bytes.plannedBytes)}`,
     );
-  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan: please report it with defects.jsonl.`;
+  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool} in its ${phase}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan: please report it with defects.jsonl and the defect-*.json that the next step like it leaves.`;
 }
 
 function partsOf(categories: Record<Category, number>): string {

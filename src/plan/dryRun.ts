@@ -121,19 +121,21 @@ export function observe(
   body: (end: (phase: string) => void) => void,
   { inFull = false } = {},
 ): DryRun {
-  const { target } = configuration;
-  const wanted: PlanTarget =
-    target === "cpu"
-      ? { device: "cpu" }
-      : { device: "cuda", computeCapability: Number(target.computeCapability) };
   const run = (): Phase[] =>
     traced("meta", (take) => {
       const phases: Phase[] = [];
       body((name) => void phases.push({ name, ...take() }));
       return phases;
     });
-  const phases = planningFor(wanted, () => (inFull ? run() : abridged(run)));
+  const phases = planningFor(planTargetOf(configuration), () => (inFull ? run() : abridged(run)));
   return summarize(configuration, phases);
+}
+
+/** What meta kernels have to stand for. */
+export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTarget {
+  return target === "cpu"
+    ? { device: "cpu" }
+    : { device: "cuda", computeCapability: Number(target.computeCapability) };
 }
 
 /** Milliseconds of the micro-batch, from vision to backward. */

@@ -8,6 +8,7 @@ import type { Card } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, gradientBytes, stepMs } from "./dryRun.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
+import { plannedTrace, type StepTrace } from "./stepTrace.ts";
 import { UNKNOWNS, type Unknown } from "./unknowns.ts";
 
 /** What is to be trained, as the user's options have it. */
@@ -110,6 +111,19 @@ export class Planner {
     const bytes = gradientBytes({ ...this.#model, lora: { rank, dropout, targets }, policy });
     this.#gradientBytes.set(key, bytes);
     return bytes;
+  }
+
+  /** Every allocation of a workload's micro-batch under a policy; where it is the last of its step, of the update too. */
+  trace(
+    workload: Workload & Required<Pick<Workload, "batch">>,
+    policy: Policy,
+    limits: Limits,
+    options: { isLast: boolean },
+  ): StepTrace {
+    const { rank, dropout, targets, batch } = workload;
+    const gradientCopy = this.gradientCopy(workload, policy, limits);
+    const lora = { rank, dropout, targets };
+    return plannedTrace({ ...this.#model, lora, batch: batch!, policy, gradientCopy }, options);
   }
 
   /** Whether a run under a policy has room for an answer, and what that comes to. */

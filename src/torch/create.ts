@@ -1,4 +1,5 @@
 /** Tensors from arrays, shapes and other tensors. */
+import { planTarget } from "./device.ts";
 import { type Device, DTYPES, type DType, dtypeCode, type TensorData } from "./dtypes.ts";
 import { native } from "./native.ts";
 import {
@@ -38,12 +39,20 @@ export function fromArray(
   { dtype, device }: TensorOptions = {},
 ): Tensor {
   const array = ArrayBuffer.isView(data) ? data : arrayOf(data, dtype);
-  if (device === "meta") return empty(shape, { dtype: dtype ?? dtypeOfArray(array), device }); // a plan holds no data
+  if (device === "meta") return plannedArray(shape, dtypeOfArray(array), dtype);
   const own = new Tensor(native.fromBytes(array, dtypeCode(dtypeOfArray(array)), shape));
   if ((dtype ?? own.dtype) === own.dtype && (device ?? "cpu") === "cpu") return own;
   if (device?.startsWith("cuda") && own.numel > 0) return sentToCard(own, dtype ?? own.dtype, device);
   using host = own;
   return host.to({ dtype, device });
+}
+
+/** A plan holds no data; on the CPU what is cast is there twice for a moment. */
+function plannedArray(shape: readonly number[], from: DType, to: DType = from): Tensor {
+  const isCast = from !== to && planTarget().device === "cpu";
+  if (!isCast) return empty(shape, { dtype: to, device: "meta" });
+  using own = empty(shape, { dtype: from, device: "meta" });
+  return own.to({ dtype: to });
 }
 
 /** By way of pinned memory, whose copies don't make the host wait for what the card is doing. */

@@ -148,6 +148,11 @@ export function recordAllocations<T>(
   }
 }
 
+/** Begins or ends the logging of a device's allocations and frees, which `readAllocations` takes; for what goes on over several turns. */
+export function logAllocations(device: TrackedDevice, on: boolean): void {
+  native.recordAllocations(deviceCode(device), on);
+}
+
 /** What was logged since recording began, or since the last call. */
 export function readAllocations(device: TrackedDevice): AllocationLog {
   const [ids, bytes, pools, categories] = native.takeAllocations(deviceCode(device));

@@ -25,12 +25,16 @@ export async function runMicroBatch(
   const { model, lora, state, options, optimizer, backup } = run;
   const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
-  const isLast = state.accumulated.microBatches + 1 === options.gradient_accumulation;
-  const normOf = isLast ? optimizer.parameters : undefined;
+  const normOf = isLastOfStep(run) ? optimizer.parameters : undefined;
   saveGradients(run, subject);
   return await fitting(run, subject, batch.inputIds.length, backup, (policy) =>
     drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
+}
+
+/** Whether the micro-batch that comes is the last one of a whole step. */
+export function isLastOfStep({ state, options }: Run): boolean {
+  return state.accumulated.microBatches + 1 === options.gradient_accumulation;
 }
 
 /** Where an update has given up the copy of the gradients, this may be too much. */

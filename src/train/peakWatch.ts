@@ -3,6 +3,8 @@ import type { MicroBatch } from "../data/batches.ts";
 import type { DryRun, PoolPlan } from "../plan/dryRun.ts";
 import { CATEGORIES, type Category, memoryStats, POOLS, type Pool } from "../torch/device.ts";
 import { type Peaks, peaksOf, resetPeaks } from "./compute.ts";
+import { DefectTracer } from "./defectTrace.ts";
+import { isLastOfStep } from "./microBatch.ts";
 import type { Run } from "./setup.ts";
 
 /** More than this of the plan is a defect of the plan. */
@@ -39,9 +41,13 @@ export class PeakWatch {
   #stepsDown = 0;
   /** As far as the step has come. */
   #highest: Highest = lowest();
+  /** Of the step's largest micro-batch. */
+  #mostTokens = 0;
+  readonly #tracer: DefectTracer;
 
   constructor(run: Run) {
     this.#run = run;
+    this.#tracer = new DefectTracer(run);
   }
 
   /** What was before, loading or an evaluation, counts no longer. */
@@ -49,19 +55,29 @@ export class PeakWatch {
     resetPeaks(this.#run.model.device);
     this.#highest = lowest();
     this.#planned = undefined;
+    this.#mostTokens = 0;
     this.#stepsDown = this.#run.plan.stepsDown.length;
+  }
+
+  /** Another micro-batch of the step begins. */
+  begin(batch: MicroBatch): void {
+    this.#mostTokens = Math.max(this.#mostTokens, batch.inputIds.length);
+    this.#tracer.begin(batch, isLastOfStep(this.#run));
   }
 
   /** A part of a phase is done. */
   passed(phase: string): void {
+    this.#tracer.passed(phase);
     for (const pool of POOLS) {
       const { peakBytes } = memoryStats(this.#run.model.device, pool);
       if (peakBytes > this.#highest[pool].bytes) this.#highest[pool] = { bytes: peakBytes, phase };
     }
   }
 
-  /** Another micro-batch of the step is done. */
+  /** The micro-batch that began is done. */
   add(batch: MicroBatch): void {
+    this.passed("backward"); // the rest of it
+    if (!this.#tracer.awaitsUpdate) this.#tracer.end(this.#run.state.step + 1);
     const { plan } = this.#run;
     if (!this.#isExact && !plan.longest) return;
     const { device, host } = ofStep(
@@ -73,18 +89,22 @@ export class PeakWatch {
   }
 
   endStep(): StepPeaks & { defects: Defect[] } {
+    const { step } = this.#run.state;
     this.passed("update");
+    this.#tracer.end(step);
     const isExact = this.#isExact;
     const measured = peaksOf(this.#run.model.device);
     const planned = this.#planned;
     const wasDisturbed = this.#run.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
     this.#isFirst = false;
-    return {
-      measured,
-      planned,
-      isExact,
-      defects: planned && !wasDisturbed ? defectsOf(planned, measured, this.#highest) : [],
-    };
+    const defects = planned && !wasDisturbed ? defectsOf(planned, measured, this.#highest) : [];
+    for (const defect of defects) this.#tracer.want(step, this.#mostTokens, defect);
+    return { measured, planned, isExact, defects };
+  }
+
+  /** For the way out of an error. */
+  stop(): void {
+    this.#tracer.stop();
   }
 
   /** The first step of a planned run is planned anew, to the byte, and all are where that is asked for. */

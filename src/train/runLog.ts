@@ -47,6 +47,9 @@ export const POLICY_FILE = "policy.json";
 /** Steps that took more than their plan. */
 export const DEFECTS_FILE = "defects.jsonl";
 
+/** The allocations of a step like one that took more than its plan, beside those planned. */
+export const defectTraceFile = (step: number): string => `defect-${step}.json`;
+
 /** Adds a line. */
 export async function appendRecord(path: string, record: object): Promise<void> {
   await appendFile(path, `${JSON.stringify(record)}\n`).catch((cause) => {

@@ -9,6 +9,7 @@ import type { DryRun } from "../plan/dryRun.ts";
 import type { AnswerShape } from "../plan/generation.ts";
 import { type FixedPolicy, leanerPolicy, runPlaces } from "../plan/ladder.ts";
 import { fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
+import type { StepTrace } from "../plan/stepTrace.ts";
 import type { Policy } from "../step/policy.ts";
 import type { Demand } from "./demand.ts";
 
@@ -79,7 +80,7 @@ export class RunPlan {
 
   /** The policy of micro-batches of so many tokens. */
   policyFor(tokens: number): Policy {
-    const most = this.#classOf(tokens);
+    const most = this.classOf(tokens);
     const known = this.#current.get(most);
     if (known) return known;
     let policy = this.#plannedFor(most);
@@ -92,7 +93,7 @@ export class RunPlan {
   stepDown(tokens: number): Policy | undefined {
     const leaner = this.#leaner(this.policyFor(tokens));
     if (!leaner) return undefined;
-    this.#options.stepsDown.push(this.#classOf(tokens));
+    this.#options.stepsDown.push(this.classOf(tokens));
     this.#current.clear();
     return leaner;
   }
@@ -104,8 +105,15 @@ export class RunPlan {
 
   /** The most that a micro-batch of so many tokens may come to. */
   plannedAtMost(tokens: number): DryRun {
-    const most = this.#classOf(tokens);
+    const most = this.classOf(tokens);
     return this.#dryRun(this.#options.demand.shapeOf(most), most);
+  }
+
+  /** Every allocation of a micro-batch under its policy; where it is the last of its step, of the update too. */
+  trace(batch: MicroBatch, options: { isLast: boolean }): StepTrace {
+    const { planner, workload } = this.#options;
+    const asked = { ...workloadOf(workload, exactShape(batch)), batch: exactShape(batch) };
+    return planner.trace(asked, this.policyFor(batch.inputIds.length), this.#room, options);
   }
 
   /** Whether an answer of an evaluation has room beside what the run holds, and what that comes to. */
@@ -139,7 +147,8 @@ export class RunPlan {
     return leanerPolicy(policy, this.#options.planner.config, this.#places);
   }
 
-  #classOf(tokens: number): number {
+  /** Most tokens of the class of micro-batches of so many. */
+  classOf(tokens: number): number {
     return this.#classes.find((most) => tokens <= most) ?? this.#classes.at(-1)!;
   }
 }

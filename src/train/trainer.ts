@@ -68,6 +68,8 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
     const { step, totalSteps } = run.state;
     emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
     const saved = run.checkpoint !== undefined;
+    const watch = new PeakWatch(run);
+    closers.push(() => watch.stop());
     const running = {
       ...run,
       signal,
@@ -75,7 +77,7 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
       saved,
       stepSamples: [],
       gradientNorm: undefined,
-      watch: new PeakWatch(run),
+      watch,
     };
     return await runToEnd(running).catch((thrown) => {
       throw isCardFault(thrown) ? cardFailed(running, thrown) : thrown;
@@ -166,6 +168,7 @@ async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> 
   const { state, options, emit } = run;
   const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
   const lossScale = weightOf(options, batch.labelTokens) * (state.lossScale?.scale ?? 1);
+  run.watch.begin(batch);
   const result = await runMicroBatch(run, batch, lossScale, (phase) => {
     run.watch.passed(phase.phase);
     emit({ event: "phase", step, microBatch, phase });

@@ -4,16 +4,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
-import { zeros } from "../../src/torch/create.ts";
-import {
-  category,
-  failAtAllocation,
-  liveTensors,
-  memoryStats,
-  POOLS,
-  setCap,
-} from "../../src/torch/device.ts";
-import type { Tensor } from "../../src/torch/tensor.ts";
+import { failAtAllocation, liveTensors, memoryStats, POOLS, setCap } from "../../src/torch/device.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
@@ -183,30 +174,4 @@ it("the hd_num and the max_length that a refusal names do fit", async () => {
     output: join(folder, "shorter"),
   };
   expect(await runWith(shorter)).toMatchObject({ result: { ended: "finished" } });
-});
-
-it("a step that takes more than its plan is told and written down as a defect, with what there is too much of", async () => {
-  const output = join(folder, "defect");
-  const extraBytes = 400_000;
-  const extra: Tensor[] = [];
-  const planned = { ...options, memory: 4 * MEMORY, gradient_accumulation: 1, planned_step: true, output };
-  const onEvent = (event: TrainEvent): void => {
-    if (event.event !== "phase" || event.step !== 2 || extra.length > 0) return;
-    extra.push(category("loss", () => zeros([extraBytes / 4])));
-  };
-  const { events, ...end } = await runWith(planned, { onEvent });
-  extra[0]!.dispose();
-  expect(end).toMatchObject({ result: { ended: "finished" } });
-  const told = events.flatMap((event) => (event.event === "defect" ? [event] : []));
-  expect(told.map(({ step }) => step)).toContain(2);
-  expect(told.map(({ step }) => step)).not.toContain(1);
-  const { defect } = told[0]!;
-  expect(defect.pool).toBe("device");
-  expect(defect.measuredBytes - defect.plannedBytes).toBe(extraBytes);
-  expect(["forward", "backward"]).toContain(defect.phase);
-  const [worst] = defect.categories;
-  expect(worst!.category).toBe("loss");
-  expect(worst!.measuredBytes - worst!.plannedBytes).toBe(extraBytes);
-  const written = readFileSync(join(output, "defects.jsonl"), "utf8").split("\n")[0]!;
-  expect(JSON.parse(written)).toEqual({ step: 2, ...defect });
 });

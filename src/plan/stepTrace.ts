@@ -1,0 +1,77 @@
+/** Every allocation of one micro-batch and its update, as planned: to lay beside what a run has measured, and find where they part. */
+import { stepAdamW } from "../step/optimizer.ts";
+import { trainStep } from "../step/step.ts";
+import {
+  type AllocationLog,
+  CATEGORIES,
+  type Category,
+  POOLS,
+  type Pool,
+  planningFor,
+} from "../torch/device.ts";
+import { traced } from "../torch/trace.ts";
+import { plannedBatch } from "./batch.ts";
+import { type Bytes, type Configuration, openOnMeta, planTargetOf } from "./dryRun.ts";
+
+/** `bytes` below zero are freed. */
+export interface TraceEvent {
+  phase: string;
+  pool: Pool;
+  category: Category;
+  bytes: number;
+}
+
+export interface StepTrace {
+  /** What is alive of each pool when the micro-batch begins. */
+  before: Record<Pool, Bytes>;
+  events: TraceEvent[];
+}
+
+/** The micro-batch of a configuration in full; where it is the last of its step, with the norm of the gradients and the update. */
+export function plannedTrace(configuration: Configuration, { isLast }: { isLast: boolean }): StepTrace {
+  return planningFor(planTargetOf(configuration), () =>
+    traced("meta", (take) => {
+      using run = openOnMeta(configuration);
+      const before = liveAfter(take().log, configuration);
+      const events: TraceEvent[] = [];
+      const end = (phase: string): void => void events.push(...eventsOf(take().log, phase));
+      const { model, lora, optimizer } = run;
+      const {
+        batch,
+        policy,
+        lora: { dropout },
+      } = configuration;
+      const normOf = isLast ? optimizer.parameters : undefined;
+      const options = { lossScale: 1, normOf, ...(dropout > 0 && { dropoutSeed: 1n }) };
+      let phase = "vision";
+      for (const step of trainStep(model, lora, plannedBatch(batch), policy, options)) {
+        ({ phase } = step);
+        end(phase);
+      }
+      end(phase);
+      if (isLast) stepAdamW(optimizer, 1e-4, 0.5);
+      end("update");
+      return { before, events };
+    }),
+  );
+}
+
+/** A log's allocations and frees with the phase of the step that they were in. */
+export function eventsOf({ bytes, pools, categories }: AllocationLog, phase: string): TraceEvent[] {
+  return Array.from(bytes, (count, index) => ({
+    phase,
+    pool: POOLS[pools[index]!]!,
+    category: CATEGORIES[categories[index]!]!,
+    bytes: count,
+  }));
+}
+
+/** Weights on the host that are the checkpoint's mapped file are of no pool. */
+function liveAfter(log: AllocationLog, { mapsWeights }: Configuration): Record<Pool, Bytes> {
+  const zero = (): Bytes => Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Bytes;
+  const live = { device: zero(), host: zero() };
+  for (const { pool, category, bytes } of eventsOf(log, "start")) {
+    if (!(mapsWeights && pool === "host" && category === "weights")) live[pool][category] += bytes;
+  }
+  return live;
+}
