@@ -92,7 +92,10 @@ function copyOf<T>(record: T, place: Place, device: Device): T {
     mapTensors(record, (x) => {
       const { shape, dtype } = x;
       const copy = place === "host" ? emptyOnHost(shape, { dtype, device }) : emptyOnDevice(x, device);
-      startCopy(copy, x).wait();
+      const pending = startCopy(copy, x);
+      if (place === "host")
+        pending.waitOnHost(); // who reads it there may be the CPU: embeddings are gathered by it
+      else pending.wait();
       return copy;
     }),
   );
