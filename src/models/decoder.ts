@@ -27,7 +27,18 @@ import {
 } from "../nn/linear.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
 import { addBaseProduct_, apartRows, baseGradient, mergedWherePays } from "../nn/plora.ts";
-import { forEachPart, type RowSource, type Rows, rowCount, rowSource, rowsOf, tilesOf } from "../nn/rows.ts";
+import {
+  forEachKind,
+  forEachPart,
+  type Kind,
+  kindsOfTiles,
+  type RowSource,
+  type Rows,
+  rowCount,
+  rowSource,
+  rowsOf,
+  tilesOf,
+} from "../nn/rows.ts";
 import { activated, activationGradients_, type Gates } from "../nn/swiglu.ts";
 import { zeros } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
@@ -138,7 +149,7 @@ export function attentionBackward_(
       addInputGradient_(dx, du, rows, info);
     });
     if (wo.lora?.gradB && z) addProduct_(wo.lora.gradB, dy.t(), z, wo.lora.scale);
-    forEachTile(tilesOf(input.tokens, sequence.mlpTileTokens), sequence, (tile) => {
+    forEachTile(input.tokens, sequence, (tile) => {
       const h = input.rows(tile);
       const dxRows = rowsOf(dx, tile);
       if (wqkv.lora && dInner)
@@ -151,8 +162,8 @@ export function attentionBackward_(
 /** h += mlp(h), in place, tile by tile; returns what the backward needs where it is to be kept. h: (T, C). */
 export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = false): KeptMlp | undefined {
   return scope(() => {
-    const tiles = tilesOf(h.shape[0]!, seen.mlpTileTokens);
-    const { w1, w3, w2 } = mlpLinears(layer, tiles, seen, { gates: 1, w2: 1 });
+    const tokens = h.shape[0]!;
+    const { w1, w3, w2 } = mlpLinears(layer, tokens, seen, { gates: 1, w2: 1 });
     const forwardTile = (tile: Rows): Gates => {
       const rows = rowsOf(h, tile);
       const info = tileInfo(seen, tile);
@@ -162,8 +173,8 @@ export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = fals
       addLinear_(rows, active, w2(), info);
       return gates;
     };
-    if (keeps) return tiles.map((tile) => scope(() => forwardTile(tile)));
-    forEachTile(tiles, seen, forwardTile);
+    if (keeps) return tilesOf(tokens, seen.mlpTileTokens).map((tile) => scope(() => forwardTile(tile)));
+    forEachTile(tokens, seen, forwardTile);
     return undefined;
   });
 }
@@ -171,8 +182,8 @@ export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = fals
 /** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate; what was kept is used up. dy, h: (T, C), h before the segment. */
 export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, seen: MlpRows, kept?: KeptMlp): void {
   scope(() => {
-    const tiles = tilesOf(h.shape[0]!, seen.mlpTileTokens);
-    const linears = mlpLinears(layer, tiles, seen, { gates: kept ? 1 : 2, w2: 1 });
+    const tokens = h.shape[0]!;
+    const linears = mlpLinears(layer, tokens, seen, { gates: kept ? 1 : 2, w2: 1 });
     const backTile = (tile: Rows, index: number): void => {
       const info = tileInfo(seen, tile);
       const rows = rowsOf(h, tile);
@@ -193,21 +204,21 @@ export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, seen: MlpRows,
       addLinearGradients_(dx, dUp, x, w3, info);
       addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
     };
-    forEachTile(tiles, seen, backTile);
+    forEachTile(tokens, seen, backTile);
   });
 }
 
 /** The MLP's linears for a loop over tiles, with so many products for each row. */
 function mlpLinears(
   { linears }: Layer,
-  tiles: readonly Rows[],
+  tokens: number,
   seen: MlpRows,
   products: { gates: number; w2: number },
 ): Record<"w1" | "w2" | "w3", () => Linear> {
   return {
-    w1: linearOfTiles(linears["feed_forward.w1"], tiles, seen, products.gates),
-    w3: linearOfTiles(linears["feed_forward.w3"], tiles, seen, products.gates),
-    w2: linearOfTiles(linears["feed_forward.w2"], tiles, seen, products.w2),
+    w1: linearOfTiles(linears["feed_forward.w1"], tokens, seen, products.gates),
+    w3: linearOfTiles(linears["feed_forward.w3"], tokens, seen, products.gates),
+    w2: linearOfTiles(linears["feed_forward.w2"], tokens, seen, products.w2),
   };
 }
 
@@ -259,7 +270,8 @@ function attentionParts(
 
 /** Attention's normalised input, (T, C), in tiles of rows. */
 interface NormalizedInput {
-  tiles: Rows[];
+  tokens: number;
+  tileTokens: number;
   /** The tile's rows, (t, C); h: the same rows of the input, where they are at hand. */
   rows(tile: Rows, h?: Tensor): Tensor;
 }
@@ -272,19 +284,19 @@ function normalizedInput(
   sequence: Sequence,
   holds: boolean,
 ): NormalizedInput {
-  const tiles = tilesOf(input.tokens, sequence.mlpTileTokens);
-  if (!holds) return { tiles, rows: (tile, h = input.rows(tile)) => rmsNorm(h, attentionNorm) };
+  const { tokens } = input;
+  const tileTokens = sequence.mlpTileTokens;
+  if (!holds) return { tokens, tileTokens, rows: (tile, h = input.rows(tile)) => rmsNorm(h, attentionNorm) };
   const x = like.emptyLike(); // (T, C)
-  forEachTile(tiles, sequence, (tile) => rmsNormInto(rowsOf(x, tile), input.rows(tile), attentionNorm));
-  return { tiles: [{ start: 0, end: input.tokens }], rows: (tile) => rowsOf(x, tile) };
+  forEachTile(tokens, sequence, (tile) => rmsNormInto(rowsOf(x, tile), input.rows(tile), attentionNorm));
+  return { tokens, tileTokens: tokens, rows: (tile) => rowsOf(x, tile) };
 }
 
 /** The inner products of wqkv's low-rank branches, of all rows. */
 function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): LowRank {
   const { imageRows } = sequence;
-  const tokens = x.tiles.at(-1)!.end;
-  const inner = zeroLowRank(tokens, wqkv, { place: 0, imageRows });
-  forEachTile(x.tiles, sequence, (tile) => {
+  const inner = zeroLowRank(x.tokens, wqkv, { place: 0, imageRows });
+  forEachTile(x.tokens, { ...sequence, mlpTileTokens: x.tileTokens }, (tile) => {
     const rows = lowRankRows(inner, imageRows, tile);
     const part = lowRank(x.rows(tile), wqkv, tileInfo(sequence, tile));
     if (part.lora) rows.lora?.copy_(part.lora);
@@ -308,9 +320,9 @@ function groupForward(
     const { rope, shape, imageRows } = sequence;
     const part = outputSlice(wqkv, qkvRows);
     const { dtype, device } = part.plora.b;
-    const [T, columns] = [x.tiles.at(-1)!.end, rowCount(qkvRows)];
+    const [T, columns] = [x.tokens, rowCount(qkvRows)];
     const u = category(keptAs, () => zeros([T, columns], { dtype, device })); // (T, G * (Q+2) * D)
-    forEachTile(x.tiles, sequence, (tile) => {
+    forEachTile(x.tokens, { ...sequence, mlpTileTokens: x.tileTokens }, (tile) => {
       const rows = lowRankRows(inner, imageRows, tile);
       addLinear_(rowsOf(u, tile), x.rows(tile), part, tileInfo(sequence, tile), rows);
     });
@@ -337,7 +349,7 @@ function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo
 
 /** z += drop(out) A^T; masks are drawn for each kv head, so that grouping does not change them. */
 function addDroppedInner_(z: Tensor, out: Tensor, { a, dropout }: LoraBranch, group: HeadGroup): void {
-  forEachPart(dropoutParts(out, dropout, group), blockKind, ({ rows, columns, head }) => {
+  forEachKind(dropoutParts(out, dropout, group), ({ rows, columns, head }) => {
     scope(() => {
       const seen = rowsOf(out, rows).narrow(1, columns.start, columns.end - columns.start);
       const kept = dropout ? dropBlock_(seen.clone(), dropout, rows.start, head) : seen;
@@ -354,7 +366,7 @@ function addGroupLoraGradients_(
   { a, dropout }: LoraBranch,
   group: HeadGroup,
 ): void {
-  forEachPart(dropoutParts(out, dropout, group), blockKind, ({ rows, columns, head }) => {
+  forEachKind(dropoutParts(out, dropout, group), ({ rows, columns, head }) => {
     scope(() => {
       const cut = (x: Tensor): Tensor => x.narrow(1, columns.start, columns.end - columns.start);
       const seen = cut(rowsOf(out, rows));
@@ -369,22 +381,19 @@ function addGroupLoraGradients_(
   });
 }
 
-function blockKind({ rows, columns }: { rows: Rows; columns: Rows }): string {
-  return `${rowCount(rows)} ${rowCount(columns)}`;
-}
-
-/** The blocks of a group's output that have a mask of their own; all of it where nothing is dropped. */
+/** The blocks of a group's output that have a mask of their own, as a loop has to take them; all of it where nothing is dropped. */
 function dropoutParts(
   out: Tensor,
   dropout: LoraBranch["dropout"],
   { heads, headColumns }: HeadGroup,
-): { rows: Rows; columns: Rows; head: number }[] {
+): Kind<{ rows: Rows; columns: Rows; head: number }>[] {
   const [rows, columns] = [out.shape[0]!, out.shape[1]!];
+  const cuts = kindsOfTiles(columns, dropout ? headColumns : columns);
   return dropoutBlocks(rows, dropout, 0).flatMap((block) =>
-    tilesOf(columns, dropout ? headColumns : columns).map((cut, index) => ({
-      rows: block,
-      columns: cut,
-      head: heads.start + index,
+    cuts.map((cut) => ({
+      part: { rows: block.part, columns: cut.part, head: heads.start + cut.index },
+      index: block.index * cuts.length + cut.index,
+      times: block.times * cut.times,
     })),
   );
 }

@@ -2,7 +2,16 @@
 import { pickedBlocks } from "../nn/dropout.ts";
 import type { Linear, RowInfo } from "../nn/linear.ts";
 import { mergedWherePays, type PloraWay } from "../nn/plora.ts";
-import { clipRows, forEachKind, type Kind, kindsOf, type Rows, rowCount, rowsBetween } from "../nn/rows.ts";
+import {
+  clipRows,
+  forEachKind,
+  type Kind,
+  kindsOf,
+  type Rows,
+  rowCount,
+  rowsBetween,
+  tilesOf,
+} from "../nn/rows.ts";
 import { scope } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 
@@ -44,23 +53,19 @@ export function tileInfo({ imageRows, picked }: MlpRows, tile: Rows): RowInfo {
  */
 export function linearOfTiles(
   linear: Linear,
-  tiles: readonly Rows[],
-  { plora, imageRows }: MlpRows,
+  rows: number,
+  { plora, imageRows, mlpTileTokens }: MlpRows,
   products: number,
 ): () => Linear {
   const merged = (): Linear => mergedWherePays(linear, { plora, imageRows, products });
-  if (tiles.length === 1) return merged;
+  if (rows <= mlpTileTokens) return merged;
   const held = merged();
   return () => held;
 }
 
-/** Calls body for each tile of rows, in a scope of its own; tiles of as many rows, and image rows, and others between them, are alike. */
-export function forEachTile(
-  tiles: readonly Rows[],
-  seen: MlpRows,
-  body: (tile: Rows, index: number) => unknown,
-): void {
-  forEachKind(tileKinds(tiles, seen), (tile, index) => {
+/** Calls body for each tile of 0..rows, in a scope of its own; tiles of as many rows, and image rows, and others between them, are alike. */
+export function forEachTile(rows: number, seen: MlpRows, body: (tile: Rows, index: number) => unknown): void {
+  forEachKind(tileKinds(rows, seen), (tile, index) => {
     scope(() => void body(tile, index));
   });
 }
@@ -68,18 +73,21 @@ export function forEachTile(
 /** Kinds of tiles by the pictures of a micro-batch: the same are asked for in every layer, and pictures can be many. */
 const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
 
-function tileKinds(tiles: readonly Rows[], { imageRows, plora, picked }: MlpRows): Kind<Rows>[] {
+function tileKinds(rows: number, { imageRows, plora, picked, mlpTileTokens }: MlpRows): Kind<Rows>[] {
   const blocks = (tile: Rows): Rows[] => (picked ? pickedBlocks(picked.subarray(tile.start, tile.end)) : []);
   const kindOf = (tile: Rows): string => {
     const pictures = clipRows(imageRows, tile);
     const others = plora === "merged" ? rowsBetween(pictures, rowCount(tile)) : [];
-    return [pictures, others, blocks(tile), [tile]].map((rows) => rows.map(rowCount).join(" ")).join(", ");
+    return [pictures, others, blocks(tile), [tile]]
+      .map((ranges) => ranges.map(rowCount).join(" "))
+      .join(", ");
   };
-  if (!isAbridging()) return kindsOf(tiles, kindOf);
+  const find = (): Kind<Rows>[] => kindsOf(tilesOf(rows, mlpTileTokens), kindOf);
+  if (!isAbridging()) return find();
   const known = knownKinds.get(imageRows) ?? new Map<string, Kind<Rows>[]>();
   knownKinds.set(imageRows, known);
-  const key = `${tiles.length} ${tiles.at(-1)?.end}`;
-  const kinds = known.get(key) ?? kindsOf(tiles, kindOf);
+  const key = `${rows} ${mlpTileTokens} ${plora}`;
+  const kinds = known.get(key) ?? find();
   known.set(key, kinds);
   return kinds;
 }

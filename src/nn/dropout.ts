@@ -6,7 +6,7 @@
 import { empty, fromArray } from "../torch/create.ts";
 import { createGenerator } from "../torch/random.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
+import { forEachKind, type Kind, kindsOf, kindsOfTiles, type Rows, rowCount, rowsOf } from "./rows.ts";
 
 /** Rows that share a generator; tiles of rows are multiples of it. */
 export const DROPOUT_BLOCK_ROWS = 512;
@@ -39,11 +39,18 @@ export interface DropoutBlock extends Rows {
   place: RowPlace;
 }
 
-/** The blocks of a tensor's rows; one block where nothing is dropped. */
-export function dropoutBlocks(rows: number, dropout: Dropout | undefined, place: RowPlace): DropoutBlock[] {
-  if (!dropout) return [{ start: 0, end: rows, place }];
-  if (typeof place !== "number") return pickedBlocks(place);
-  return tilesOf(rows, DROPOUT_BLOCK_ROWS).map((block) => ({ ...block, place: place + block.start }));
+/** The blocks of a tensor's rows that a loop has to take; one block where nothing is dropped. */
+export function dropoutBlocks(
+  rows: number,
+  dropout: Dropout | undefined,
+  place: RowPlace,
+): Kind<DropoutBlock>[] {
+  if (!dropout) return [{ part: { start: 0, end: rows, place }, index: 0, times: 1 }];
+  if (typeof place !== "number") return kindsOf(pickedBlocks(place), rowCount);
+  return kindsOfTiles(rows, DROPOUT_BLOCK_ROWS).map(({ part, ...kind }) => ({
+    ...kind,
+    part: { ...part, place: place + part.start },
+  }));
 }
 
 /** Picked rows by the block that each is of. */
@@ -87,7 +94,7 @@ function blockRows(block: Tensor, rows: number, place: RowPlace): Tensor {
 export function dropped(x: Tensor, dropout: Dropout, place: RowPlace, part = 0): Tensor {
   return scope(() => {
     const copy = x.clone();
-    forEachPart(dropoutBlocks(x.shape[0]!, dropout, place), rowCount, (block) => {
+    forEachKind(dropoutBlocks(x.shape[0]!, dropout, place), (block) => {
       dropBlock_(rowsOf(copy, block), dropout, block.place, part);
     });
     return copy;

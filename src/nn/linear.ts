@@ -14,7 +14,7 @@ import {
   baseProduct,
   type FrozenLinear,
 } from "./plora.ts";
-import { clipRows, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
+import { clipRows, forEachKind, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
 /** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes, absent in evaluation. */
 export interface LoraBranch {
@@ -183,7 +183,7 @@ export function loraInner(x: Tensor, { a, dropout }: LoraBranch, place: RowPlace
   if (!dropout) return x.mm(a.t());
   return scope(() => {
     const inner = empty([x.shape[0]!, a.shape[0]!], { dtype: x.dtype, device: x.device });
-    forEachPart(dropoutBlocks(x.shape[0]!, dropout, place), rowCount, (block) => {
+    forEachKind(dropoutBlocks(x.shape[0]!, dropout, place), (block) => {
       scope(() => rowsOf(inner, block).copy_(dropped(rowsOf(x, block), dropout, block.place).mm(a.t())));
     });
     return inner;
@@ -199,7 +199,7 @@ export function addLoraInnerGradient_(
   place: RowPlace,
 ): void {
   const { a, gradA, dropout } = lora;
-  forEachPart(dropoutBlocks(x.shape[0]!, dropout, place), rowCount, (block) => {
+  forEachKind(dropoutBlocks(x.shape[0]!, dropout, place), (block) => {
     scope(() => {
       const input = rowsOf(x, block);
       const inner = rowsOf(dInner, block);

@@ -4,7 +4,7 @@ import { fused, isFused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
-import { forEachPart, rowCount, rowsOf, tilesOf } from "./rows.ts";
+import { forEachTileOf, rowsOf } from "./rows.ts";
 
 export interface HeadLoss {
   /** Norm of the last hidden states. */
@@ -44,7 +44,7 @@ export function headLoss_(
     const { device } = states;
     const losses = empty([targets.length], { dtype: wideOf(states), device });
     const wanted = fromArray(targets, [targets.length, 1], { dtype: "int64", device });
-    forEachPart(tilesOf(targets.length, options.chunkTokens), rowCount, (chunk) => {
+    forEachTileOf(targets.length, options.chunkTokens, (chunk) => {
       scope(() => {
         const rows = rowsOf(states, chunk); // (n, C)
         const { loss, dStates } = chunkLoss(rows, rowsOf(wanted, chunk), options, gradientScale);

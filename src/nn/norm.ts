@@ -1,7 +1,7 @@
 /** RMS norm and its gradient, in tiles of rows so that their float32 temporaries stay small. */
 import { fused, isFused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { forEachPart, rowCount, rowsOf, tilesOf } from "./rows.ts";
+import { forEachTileOf, rowsOf } from "./rows.ts";
 
 /** Rows normalised at a time: with 4096 features, 4 MiB of float32. */
 const TILE_ROWS = 256;
@@ -27,7 +27,7 @@ export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): v
     fused.rmsNorm([out, x, weight], { eps });
     return;
   }
-  forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
+  forEachTileOf(x.shape[0]!, TILE_ROWS, (tile) => {
     scope(() => {
       const { normalized } = normalize(rowsOf(x, tile), eps);
       rowsOf(out, tile).copy_(normalized).mul_(weight);
@@ -49,7 +49,7 @@ export function addRmsNormGradient_(
     fused.addRmsNormGradient([into, gradOut, x, weight], { eps });
     return;
   }
-  forEachPart(tilesOf(x.shape[0]!, TILE_ROWS), rowCount, (tile) => {
+  forEachTileOf(x.shape[0]!, TILE_ROWS, (tile) => {
     scope(() => {
       const { normalized, inverseRms } = normalize(rowsOf(x, tile), eps);
       const gradient = rowsOf(gradOut, tile).mul(weight).to({ dtype: normalized.dtype }); // (t, C) float32

@@ -8,7 +8,7 @@ import { fused, isOnCard } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
 import { emptyNf4, isAligned, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
-import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
+import { forEachTileOf, type Rows, rowsOf, tilesOf } from "./rows.ts";
 
 /** Value = code * scale * unit; the largest of a row has the code `most`. */
 export const CHANNEL_FORMS = {
@@ -57,7 +57,7 @@ export function dequantizeInto_(into: Tensor, matrix: QuantizedMatrix): void {
 
 function dequantizeInPieces_(into: Tensor, matrix: QuantizedMatrix): void {
   const [rows, columns] = quantizedShape(matrix);
-  forEachPart(tilesOf(rows, rowsOfPiece(columns)), rowCount, (tile) => {
+  forEachTileOf(rows, rowsOfPiece(columns), (tile) => {
     scope(() => rowsOf(into, tile).copy_(wideValues(quantizedRows(matrix, tile))));
   });
 }

@@ -7,7 +7,7 @@ import { CARD_ABILITIES, cardInfo, planTarget } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { ChannelMatrix } from "./quantized.ts";
-import { forEachPart, rowCount, rowsOf, tilesOf } from "./rows.ts";
+import { forEachTileOf, rowCount, rowsOf } from "./rows.ts";
 
 /** The largest number of e4m3. */
 const MOST = 448;
@@ -26,7 +26,7 @@ export function multipliesFp8({ codes }: ChannelMatrix, x: Tensor): boolean {
 export function fp8Product_(into: Tensor, x: Tensor, { codes, scales }: ChannelMatrix, beta: 0 | 1): void {
   scope(() => {
     const rows = scaledRows(x);
-    forEachPart(tilesOf(codes.shape[0]!, TILE), rowCount, (tile) => {
+    forEachTileOf(codes.shape[0]!, TILE, (tile) => {
       scope(() => {
         const y = multiply(rows.codes, rowsOf(codes, tile).t(), x)
           .mul_(rows.scales)
@@ -41,7 +41,7 @@ export function fp8Product_(into: Tensor, x: Tensor, { codes, scales }: ChannelM
 export function fp8Gradient_(into: Tensor, dy: Tensor, { codes, scales }: ChannelMatrix, beta: 0 | 1): void {
   scope(() => {
     const rows = scaledRows(dy, scales);
-    forEachPart(tilesOf(codes.shape[1]!, TILE), rowCount, (tile) => {
+    forEachTileOf(codes.shape[1]!, TILE, (tile) => {
       scope(() => {
         const bytes = codes.viewDtype("uint8").narrow(1, tile.start, rowCount(tile));
         const columns = bytes.t().contiguous().viewDtype("float8_e4m3fn").t(); // (out, tile), by columns as the card needs it
@@ -62,7 +62,7 @@ function scaledRows(x: Tensor, factors?: Tensor): { codes: Tensor; scales: Tenso
     const codes = empty(x.shape, { dtype: "float8_e4m3fn", device });
     const scales = empty([x.shape[0]!, 1], { device });
     const tileRows = Math.max(1, Math.floor(PIECE / x.shape[1]!));
-    forEachPart(tilesOf(x.shape[0]!, tileRows), rowCount, (tile) => {
+    forEachTileOf(x.shape[0]!, tileRows, (tile) => {
       scope(() => {
         const rows = rowsOf(x, tile);
         const wide = factors ? rows.mul(factors) : rows.to({ dtype: "float32" }); // (t, n) float32

@@ -61,6 +61,26 @@ export function kindsOf<P>(parts: readonly P[], kindOf: (part: P) => string | nu
   return [...found.values()];
 }
 
+/** The tiles of 0..rows that a loop has to take; two kinds at most, so that a plan of millions of rows need not list them. */
+export function kindsOfTiles(rows: number, tileRows: number): Kind<Rows>[] {
+  if (!isAbridging()) return kindsOf(tilesOf(rows, tileRows), rowCount);
+  const whole = Math.floor(rows / tileRows);
+  const kinds = [
+    { part: { start: 0, end: tileRows }, index: 0, times: whole },
+    { part: { start: whole * tileRows, end: rows }, index: whole, times: 1 },
+  ];
+  return kinds.filter(({ part, times }) => rowCount(part) * times > 0);
+}
+
+/** Calls body for every tile of 0..rows that a loop has to take. */
+export function forEachTileOf(
+  rows: number,
+  tileRows: number,
+  body: (tile: Rows, index: number) => void,
+): void {
+  forEachKind(kindsOfTiles(rows, tileRows), body);
+}
+
 /** Calls body for every part that a loop has to take. */
 export function forEachPart<P>(
   parts: readonly P[],
