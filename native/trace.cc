@@ -10,7 +10,19 @@ namespace {
 struct Trace {
   bool on = false;
   double repeats = 1;
-  std::unordered_map<std::string, double> counts; // calls by their key: the values that take_calls gives
+  std::unordered_map<std::string, size_t> places; // of keys, the values that take_calls gives, among the calls
+  std::vector<std::pair<const std::string*, double>> calls; // in the order of their first time, with counts
+
+  void count(const std::string& key) {
+    const auto [found, is_new] = places.try_emplace(key, calls.size());
+    if (is_new) calls.emplace_back(&found->first, 0);
+    calls[found->second].second += repeats;
+  }
+
+  void clear() {
+    calls.clear();
+    places.clear();
+  }
 };
 
 Trace& trace() {
@@ -65,7 +77,7 @@ void TracedCall::finish(const std::vector<c10::IValue>& outputs) {
     auto* flags = reinterpret_cast<double*>(key_.data()) + kFlags;
     *flags += kShared;
   }
-  trace().counts[key_] += trace().repeats;
+  trace().count(key_);
 }
 
 void count_copy(const at::Tensor& to, const at::Tensor& from) {
@@ -76,7 +88,7 @@ void count_copy(const at::Tensor& to, const at::Tensor& from) {
   append(key, to, false);
   append(key, from, false);
   append(key, to, true);
-  trace().counts[key] += trace().repeats;
+  trace().count(key);
 }
 
 napi_value count_kernel(const Arguments& arguments) {
@@ -90,26 +102,26 @@ napi_value count_kernel(const Arguments& arguments) {
     for (uint32_t at = 0; at < length; ++at)
       append(key, to_tensor(env, element(env, arguments[list], at), "tensors"), list == 2);
   }
-  trace().counts[key] += trace().repeats;
+  trace().count(key);
   return undefined_value(env);
 }
 
 napi_value trace_calls(const Arguments& arguments) {
   trace().on = to_bool(arguments.env, arguments[0], "on");
-  trace().counts.clear();
+  trace().clear();
   return undefined_value(arguments.env);
 }
 
 napi_value take_calls(const Arguments& arguments) {
   std::vector<double> values;
-  for (const auto& [key, count] : trace().counts) {
-    const auto* parts = reinterpret_cast<const double*>(key.data());
-    const size_t length = key.size() / sizeof(double);
+  for (const auto& [key, count] : trace().calls) {
+    const auto* parts = reinterpret_cast<const double*>(key->data());
+    const size_t length = key->size() / sizeof(double);
     values.push_back(static_cast<double>(length + 1));
     values.push_back(count);
     values.insert(values.end(), parts, parts + length);
   }
-  trace().counts.clear();
+  trace().clear();
   return from_bytes(arguments.env, values.data(), values.size() * sizeof(double));
 }
 

@@ -59,8 +59,8 @@ function phases({ planner }: Question, run: DryRun): string[][] {
     `  ${phase.name}`,
     gib(phase.devicePeakBytes),
     phase.hostPeakBytes >= SHOWN_BYTES ? `+ ${gib(phase.hostPeakBytes)} RAM` : "",
-    formatDuration(stepTimeMs(phase.ops, planner.speed)),
-    `${(phase.ops.reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
+    formatDuration(stepTimeMs(phase.ops(), planner.speed)),
+    `${(phase.ops().reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
   ]);
 }
 

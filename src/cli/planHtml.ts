@@ -69,20 +69,21 @@ function verdictOf(question: Question, { fits, run, stepMs }: Plan): string {
 }
 
 function timeline({ run }: Plan): string {
-  const used = CATEGORIES.filter((name) => run.timeline.some(({ bytes }) => bytes[name] > 0));
+  const moments = run.timeline();
+  const used = CATEGORIES.filter((name) => moments.some(({ bytes }) => bytes[name] > 0));
   const chart = stackedAreas({
     title: "Device memory over the run, GiB",
     layers: used.map((name) => ({
       name: TITLES[name] ?? name,
-      values: run.timeline.map(({ bytes }) => bytes[name] / GIB),
+      values: moments.map(({ bytes }) => bytes[name] / GIB),
     })),
-    phases: run.timeline.map(({ phase }) => phase),
+    phases: moments.map(({ phase }) => phase),
   });
   const peaks = run.phases.map(({ name, devicePeakBytes, hostPeakBytes }) => [
     name,
     formatBytes(devicePeakBytes),
     formatBytes(hostPeakBytes),
-    largestAt(run.timeline, name),
+    largestAt(moments, name),
   ]);
   return `<figure>${chart}</figure>${htmlTable(["phase", "device at the peak", "host at the peak", "largest part"], peaks)}`;
 }

@@ -29,7 +29,9 @@ describe.each(["nf4", "int8"] as const)("%s", (precision) => {
             });
             return {
               bytes: memoryStats("meta").peakBytes - before,
-              read: calls.find(({ op }) => op === `product_${precision}`)?.inputs.at(-1)?.shape,
+              read: calls()
+                .find(({ op }) => op === `product_${precision}`)
+                ?.inputs.at(-1)?.shape,
             };
           }),
         );

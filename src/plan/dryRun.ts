@@ -2,38 +2,23 @@
  * One configuration, tried out without data: the trainer's own parts (weights, factors, optimizer, one micro-batch, one update) run on the
  * meta device, with every allocation and every call of an operator written down. Nothing here knows a formula for memory.
  */
-import { createLora, disposeLora, type Lora } from "../models/lora.ts";
+import type { Lora } from "../models/lora.ts";
 import type { Place } from "../models/places.ts";
-import { type Base, type ModelConfig, tensorShapes } from "../models/spec.ts";
-import { assembleModel, disposeModel, type LoadOptions, type Model } from "../models/weights.ts";
-import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
-import { emptyQuantized } from "../nn/quantized.ts";
-import { gradientCopies } from "../step/gradientBackup.ts";
-import {
-  type AdamW,
-  createAdamW,
-  disposeAdamW,
-  gradientsOf,
-  loraParameters,
-  normOfGradients,
-  stepAdamW,
-} from "../step/optimizer.ts";
-import { factorCopies, type Policy, placesOf } from "../step/policy.ts";
+import type { ModelConfig } from "../models/spec.ts";
+import type { LoadOptions, Model } from "../models/weights.ts";
+import type { Policy } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
-import { empty } from "../torch/create.ts";
 import {
   type AllocationLog,
   CATEGORIES,
   type Category,
-  category,
   type PlanTarget,
   POOLS,
   planningFor,
 } from "../torch/device.ts";
-import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batch.ts";
-import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
+import { CommonParts, type TakeTrace } from "./commonParts.ts";
 import { type OpTrace, type Speed, stepTimeMs, traceOp } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Replay, replayAllocations } from "./replay.ts";
@@ -75,7 +60,7 @@ export interface PhasePlan {
   name: string;
   devicePeakBytes: number;
   hostPeakBytes: number;
-  ops: CountedOp[];
+  ops(): readonly CountedOp[];
 }
 
 /** So many calls of the same cost. */
@@ -99,7 +84,7 @@ export interface DryRun {
   /** What counts against a budget: on a card with the allocator's rounding, libraries' workspace and CUDA's context; on the CPU the pool. */
   budgetedBytes: number;
   phases: PhasePlan[];
-  timeline: Moment[];
+  timeline(): readonly Moment[];
   tokens: number;
 }
 
@@ -110,21 +95,33 @@ const WEIGHTS = CATEGORIES.indexOf("weights");
 /** What a phase of the step is called; the rest are those of the run around it. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
-/** Runs one configuration on meta. Throws UserError where the policy does not fit the model. */
-export function dryRun(configuration: Configuration, { inFull = false } = {}): DryRun {
-  return observe(configuration, (end) => runPhases(configuration, end), { inFull });
+/** Runs one configuration on meta. Throws UserError where the policy does not fit the model. parts: what it shares with other runs. */
+export function dryRun(configuration: Configuration, parts?: CommonParts): DryRun {
+  return observe(configuration, (recorder) => runPhases(configuration, recorder, parts));
 }
 
-/** Runs a body on meta, as on the configuration's device; it calls `end` with a phase's name at each one's end. */
+/** The same without abridging: every layer, tile and group one by one. */
+export function dryRunInFull(configuration: Configuration): DryRun {
+  return observe(configuration, (recorder) => runPhases(configuration, recorder), { inFull: true });
+}
+
+/** Takes down what a body does, phase by phase. */
+export interface Recorder {
+  take: TakeTrace;
+  /** Ends a phase: what was done since the last time, or these traces. */
+  end(phase: string, traces?: readonly Trace[]): void;
+}
+
+/** Runs a body on meta, as on the configuration's device. */
 export function observe(
   configuration: Configuration,
-  body: (end: (phase: string) => void) => void,
+  body: (recorder: Recorder) => void,
   { inFull = false } = {},
 ): DryRun {
   const run = (): Phase[] =>
     traced("meta", (take) => {
       const phases: Phase[] = [];
-      body((name) => void phases.push({ name, ...take() }));
+      body({ take, end: (name, traces = [take()]) => void phases.push({ name, traces }) });
       return phases;
     });
   const phases = planningFor(planTargetOf(configuration), () => (inFull ? run() : abridged(run)));
@@ -142,45 +139,24 @@ export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTar
 export function stepMs({ phases }: DryRun, speed: Speed): number {
   return phases
     .filter(({ name }) => STEP_PHASES.includes(name))
-    .reduce((sum, phase) => sum + stepTimeMs(phase.ops, speed), 0);
+    .reduce((sum, phase) => sum + stepTimeMs(phase.ops(), speed), 0);
 }
 
-interface Phase extends Trace {
+interface Phase {
   name: string;
+  traces: readonly Trace[];
 }
 
-function runPhases(configuration: Configuration, end: (phase: string) => void): void {
-  using run = openOnMeta(configuration);
-  const { model, lora, optimizer } = run;
-  end("start");
-  resumeOnMeta(optimizer);
-  end("resume");
-  runStep(configuration, model, lora, end);
-  scope(() => void normOfGradients(optimizer.parameters));
-  stepAdamW(optimizer, 1e-4, 0.5);
-  end("update");
-  saveOnMeta(optimizer, lora);
-  end("save");
-}
-
-/** What a run holds from its start to its end. */
-export function openOnMeta(
-  configuration: Configuration,
-): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
-  const model = emptyModel(configuration);
-  const lora = emptyLora(configuration);
-  const parameters = loraParameters(lora);
-  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
-  const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
-  const { gradientCopy } = configuration;
-  const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
-  const close = (): void => {
-    copies?.[Symbol.dispose]();
-    disposeAdamW(optimizer);
-    disposeLora(lora);
-    disposeModel(model);
-  };
-  return { model, lora, optimizer, [Symbol.dispose]: close };
+function runPhases(configuration: Configuration, { take, end }: Recorder, shared?: CommonParts): void {
+  using own = shared ? undefined : new CommonParts();
+  const parts = shared ?? own!;
+  const { model, making } = parts.model(configuration, take);
+  const adapter = parts.adapter(configuration, take);
+  end("start", [making, adapter.making]);
+  end("resume", [adapter.resuming]);
+  runStep(configuration, model, adapter.lora, end);
+  end("update", [adapter.updating]);
+  end("save", [adapter.saving]);
 }
 
 function runStep(
@@ -200,73 +176,42 @@ function runStep(
   end(name);
 }
 
-/** The model without data, where the policy wants its parts. */
-export function emptyModel({ model: config, dtype, policy, base, headBase }: Configuration): Model {
-  const shapes = tensorShapes(config);
-  const options = { dtype, device: "meta", places: placesOf(policy), base, headBase } as const;
-  const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });
-  const matrix = (name: string, base: Base | undefined): FrozenMatrix =>
-    base && base !== "bf16"
-      ? emptyQuantized(shapes.get(name) as [number, number], base, "meta")
-      : denseMatrix(tensor(name));
-  return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
-}
-
-function emptyLora({
-  model,
-  lora,
-  policy,
-  dtype,
-}: Pick<Configuration, "model" | "lora" | "policy" | "dtype">): Lora {
-  const { rank, dropout, targets } = lora;
-  return createLora(model, {
-    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta" },
-    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
-  });
-}
-
-/** Of all LoRA gradients of a run. */
-export function gradientBytes(
-  configuration: Pick<Configuration, "model" | "lora" | "policy" | "dtype">,
-): number {
-  const lora = emptyLora(configuration);
-  const bytes = gradientsOf(loraParameters(lora)).reduce((sum, gradient) => sum + gradient.bytes, 0);
-  disposeLora(lora);
-  return bytes;
-}
-
 /** The phases' logs read in order: live bytes, their peaks, and the moments between. */
 function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[]): DryRun {
+  const log = joined(phases.flatMap(({ traces }) => traces.map((trace) => trace.log)));
   let mappedBytes = 0;
-  const events = phases.reduce((sum, { log }) => sum + log.ids.length, 0);
+  let event = 0;
   const pools = [new Pool(), new Pool()] as const;
-  const timeline: Moment[] = [];
-  const perMoment = Math.max(1, Math.ceil(events / MOMENTS));
-  const plans = phases.map(({ name, log, calls }): PhasePlan => {
+  const moments: { phase: string; categories: Float64Array }[] = [];
+  const perMoment = Math.max(1, Math.ceil(log.ids.length / MOMENTS));
+  const plans = phases.map(({ name, traces }): PhasePlan => {
     for (const pool of pools) pool.startPhase();
-    for (let from = 0; from < log.ids.length; from += perMoment) {
+    const phaseEnd = event + traces.reduce((sum, trace) => sum + trace.log.ids.length, 0);
+    while (event < phaseEnd) {
       for (const pool of pools) pool.startMoment();
-      const to = Math.min(log.ids.length, from + perMoment);
-      for (let event = from; event < to; event++) {
+      for (const end = Math.min(phaseEnd, event + perMoment); event < end; event++) {
         const isMapped = mapsWeights && log.pools[event] === HOST_POOL && log.categories[event] === WEIGHTS;
         if (isMapped) mappedBytes += log.bytes[event]!;
         else pools[log.pools[event] as 0 | 1].book(log.categories[event]!, log.bytes[event]!);
       }
-      timeline.push({ phase: name, bytes: named(pools[0].momentCategories) });
+      moments.push({ phase: name, categories: pools[0].momentCategories });
     }
     const [devicePeakBytes, hostPeakBytes] = pools.map(({ phasePeakBytes }) => phasePeakBytes);
     return {
       name,
       devicePeakBytes: devicePeakBytes!,
       hostPeakBytes: hostPeakBytes!,
-      ops: countedOps(calls, batch),
+      ops: opsOf(
+        traces.map(({ calls }) => calls),
+        batch,
+      ),
     };
   });
   const [device, host] = pools.map((pool) => ({
     peakBytes: pool.peakBytes,
     categories: named(pool.peakCategories),
   }));
-  const replay = target === "cpu" ? undefined : replayOf(phases, target);
+  const replay = target === "cpu" ? undefined : replayOf(log, target);
   return {
     device: device!,
     host: host!,
@@ -275,7 +220,7 @@ function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[
     hostBytes: host!.peakBytes + mappedBytes,
     budgetedBytes: target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes,
     phases: plans,
-    timeline,
+    timeline: timelineOf(moments),
     tokens: rowsOfSamples(batch).reduce((sum, rows) => sum + rows, 0),
   };
 }
@@ -317,26 +262,46 @@ function named(bytes: Float64Array): Bytes {
 }
 
 /** PyTorch is told to grow its segments, which wastes the least. */
-function replayOf(phases: readonly Phase[], { workspaceBytes }: Card): Replay {
-  const log = joined(phases.map(({ log }) => log));
+function replayOf(log: AllocationLog, { workspaceBytes }: Card): Replay {
   return replayAllocations(log, { workspaceBytes, expandableSegments: true });
 }
 
-function joined(logs: readonly AllocationLog[]): Pick<AllocationLog, "ids" | "bytes" | "pools"> {
+function joined(logs: readonly AllocationLog[]): AllocationLog {
   const length = logs.reduce((sum, { ids }) => sum + ids.length, 0);
   const whole = {
     ids: new Float64Array(length),
     bytes: new Float64Array(length),
     pools: new Uint8Array(length),
+    categories: new Uint8Array(length),
   };
   let at = 0;
-  for (const { ids, bytes, pools } of logs) {
+  for (const { ids, bytes, pools, categories } of logs) {
     whole.ids.set(ids, at);
     whole.bytes.set(bytes, at);
     whole.pools.set(pools, at);
+    whole.categories.set(categories, at);
     at += ids.length;
   }
   return whole;
+}
+
+function timelineOf(moments: readonly { phase: string; categories: Float64Array }[]): DryRun["timeline"] {
+  return () => moments.map(({ phase, categories }) => ({ phase, bytes: named(categories) }));
+}
+
+/** Worked out when they are first asked for: most runs of a search are asked for their bytes alone. */
+function opsOf(
+  calls: readonly (() => readonly CountedCall[])[],
+  batch: BatchShape | ExactShape,
+): PhasePlan["ops"] {
+  let ops: CountedOp[] | undefined;
+  return () => {
+    ops ??= countedOps(
+      calls.flatMap((each) => each()),
+      batch,
+    );
+    return ops;
+  };
 }
 
 function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShape): CountedOp[] {

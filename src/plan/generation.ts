@@ -1,7 +1,8 @@
 /** What an answer takes that a run generates in an evaluation, beside all that the run holds: the generation itself, on meta. */
 import { generateOnMeta } from "../models/generate.ts";
 import { type BatchShape, type Grid, plannedBatch } from "./batch.ts";
-import { type Configuration, type DryRun, observe, openOnMeta } from "./dryRun.ts";
+import type { CommonParts } from "./commonParts.ts";
+import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 
 export interface AnswerShape {
   promptTokens: number;
@@ -13,13 +14,16 @@ export interface AnswerShape {
 export function dryAnswer(
   configuration: Omit<Configuration, "batch">,
   { promptTokens, pictures, maxNewTokens }: AnswerShape,
+  parts: CommonParts,
 ): DryRun {
   const batch: BatchShape = { samples: 1, sampleTokens: promptTokens, pictures, labelTokens: 0 };
-  return observe({ ...configuration, batch }, (end) => {
-    using run = openOnMeta({ ...configuration, batch });
-    end("start");
+  const asked = { ...configuration, batch };
+  return observe(asked, ({ take, end }) => {
+    const { model, making } = parts.model(asked, take);
+    const adapter = parts.adapter(asked, take);
+    end("start", [making, adapter.making]);
     const visionBatch = configuration.policy.visionBatchTiles;
-    generateOnMeta(run.model, run.lora, plannedBatch(batch), { maxNewTokens, visionBatch });
+    generateOnMeta(model, adapter.lora, plannedBatch(batch), { maxNewTokens, visionBatch });
     end("answer");
   });
 }

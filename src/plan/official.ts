@@ -19,8 +19,9 @@ import {
 } from "../torch/ops.gen.ts";
 import { dispose, grad, keep, scope, type Tensor, withGrad } from "../torch/tensor.ts";
 import { plannedBatch } from "./batch.ts";
+import { emptyModel } from "./commonParts.ts";
 import type { Card } from "./devices.ts";
-import { type Configuration, type DryRun, emptyModel, observe } from "./dryRun.ts";
+import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 
 interface Factors {
   a: Tensor;
@@ -39,7 +40,7 @@ interface Context {
 /** What the official schedule takes for this model, micro-batch and rank on a card: everything lies there. */
 export function officialRun(asked: Omit<Configuration, "policy"> & { target: Card }): DryRun {
   const configuration = { ...asked, policy: DEFAULT_POLICY };
-  return observe(configuration, (end) => {
+  return observe(configuration, ({ end }) => {
     const model = emptyModel(configuration);
     const factors = held("loraParameters", () => emptyFactors(configuration));
     const gradients = held("loraGradients", () => emptyFactors(configuration));

@@ -3,9 +3,10 @@ import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import type { LayerPolicy, Policy } from "../step/policy.ts";
 import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
+import { gradientBytes, PartsOfSearch } from "./commonParts.ts";
 import { type Speed, speedOf } from "./cost.ts";
 import type { Card } from "./devices.ts";
-import { type Configuration, type DryRun, dryRun, gradientBytes, stepMs } from "./dryRun.ts";
+import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { plannedTrace, type StepTrace } from "./stepTrace.ts";
@@ -58,11 +59,13 @@ export type PlannedModel = Pick<
 export class Planner {
   readonly speed: Speed;
   readonly #model: PlannedModel;
+  readonly #parts: PartsOfSearch;
   readonly #known = new Map<string, DryRun>();
   readonly #gradientBytes = new Map<string, number>();
 
-  constructor(model: PlannedModel, speed?: Speed) {
+  constructor(model: PlannedModel, speed?: Speed, parts = new PartsOfSearch()) {
     this.#model = model;
+    this.#parts = parts;
     this.speed = speed ?? speedOf(model.target as Card);
   }
 
@@ -76,7 +79,7 @@ export class Planner {
 
   /** The same model on another card. */
   onCard(card: Card): Planner {
-    return new Planner({ ...this.#model, target: card });
+    return new Planner({ ...this.#model, target: card }, undefined, this.#parts);
   }
 
   /** Milliseconds of a run's micro-batch at this device's speed. */
@@ -89,7 +92,13 @@ export class Planner {
     const { budgetBytes, hostBytes } = limits;
     const run = this.#run(workload, policy, this.gradientCopy(workload, policy, limits));
     const fits = run.budgetedBytes <= budgetBytes && run.hostBytes <= hostBytes;
-    return { workload, policy, run, fits, stepMs: stepMs(run, this.speed) };
+    const { speed } = this;
+    return {
+      ...{ workload, policy, run, fits },
+      get stepMs(): number {
+        return stepMs(run, speed); // reading what a run has called takes time, and many plans are only asked for bytes
+      },
+    };
   }
 
   /** Where a run keeps the copy of its gradients: on the host where there is room; undefined where it needs none. */
@@ -135,7 +144,7 @@ export class Planner {
   ): { fits: boolean; run: DryRun } {
     const { rank, dropout, targets } = workload;
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const run = dryAnswer({ ...this.#model, lora: { rank, dropout, targets }, policy, gradientCopy }, shape);
+    const run = dryAnswer({ ...this.#model, lora: { rank, dropout, targets }, policy, gradientCopy }, shape, this.#parts.get());
     return { run, fits: run.budgetedBytes <= limits.budgetBytes && run.hostBytes <= limits.hostBytes };
   }
 
@@ -144,11 +153,12 @@ export class Planner {
     policy: Policy,
     gradientCopy: Place | undefined,
   ): DryRun {
-    const key = JSON.stringify([rank, dropout, targets, workload, policy, gradientCopy]);
+    const batch = workload.batch ?? batchOf(workload);
+    const key = JSON.stringify([rank, dropout, targets, batch, policy, gradientCopy]);
     const known = this.#known.get(key);
     if (known) return known;
-    const batch = workload.batch ?? batchOf(workload);
-    const run = dryRun({ ...this.#model, lora: { rank, dropout, targets }, batch, policy, gradientCopy });
+    const lora = { rank, dropout, targets };
+    const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, this.#parts.get());
     this.#known.set(key, run);
     return run;
   }

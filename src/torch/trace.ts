@@ -25,7 +25,8 @@ export interface CountedCall {
 }
 
 export interface Trace {
-  calls: CountedCall[];
+  /** Read anew each time: many are never asked for. */
+  calls(): CountedCall[];
   log: AllocationLog;
 }
 
@@ -94,8 +95,12 @@ export function* repeatedSteps<Step>(
 const CAUSAL = 1;
 const SHARED = 2;
 
-function takeCalls(): CountedCall[] {
+function takeCalls(): () => CountedCall[] {
   const values = new Float64Array(native.takeCalls().buffer);
+  return () => callsOf(values);
+}
+
+function callsOf(values: Float64Array): CountedCall[] {
   const calls: CountedCall[] = [];
   for (let at = 0; at < values.length; ) {
     const length = values[at]!;

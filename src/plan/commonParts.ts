@@ -1,0 +1,165 @@
+/**
+ * What dry runs have in common: the empty model, and the adapter with its optimizer, whose making, resuming, updating and saving know
+ * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
+ */
+import { createLora, disposeLora, type Lora } from "../models/lora.ts";
+import { type Base, tensorShapes } from "../models/spec.ts";
+import { assembleModel, disposeModel, type Model } from "../models/weights.ts";
+import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
+import { emptyQuantized } from "../nn/quantized.ts";
+import { gradientCopies } from "../step/gradientBackup.ts";
+import {
+  createAdamW,
+  disposeAdamW,
+  gradientsOf,
+  loraParameters,
+  normOfGradients,
+  stepAdamW,
+} from "../step/optimizer.ts";
+import { factorCopies, placesOf } from "../step/policy.ts";
+import { empty } from "../torch/create.ts";
+import { category } from "../torch/device.ts";
+import { keep, scope, type Tensor } from "../torch/tensor.ts";
+import type { Trace } from "../torch/trace.ts";
+import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
+import type { Configuration } from "./dryRun.ts";
+
+/** Gives what was traced since the last time. */
+export type TakeTrace = () => Trace;
+
+export interface ModelPart extends Disposable {
+  model: Model;
+  making: Trace;
+}
+
+export interface AdapterPart extends Disposable {
+  lora: Lora;
+  making: Trace;
+  resuming: Trace;
+  /** After the step, which leaves nothing behind: what it adds to gradients it adds in place. */
+  updating: Trace;
+  saving: Trace;
+}
+
+/** Parts of each kind that are held: a search goes back and forth between a few. */
+const HELD = 6;
+
+/** The parts of the runs of a search; they hold meta tensors, so it is to be disposed when the search is over. */
+export class CommonParts implements Disposable {
+  readonly #models = new Map<string, ModelPart>();
+  readonly #adapters = new Map<string, AdapterPart>();
+
+  model(configuration: Configuration, take: TakeTrace): ModelPart {
+    const { model, dtype, policy, base, headBase } = configuration;
+    const key = JSON.stringify([model, dtype, base, headBase, placesOf(policy)]);
+    return heldIn(this.#models, key, () => makeModel(configuration, take));
+  }
+
+  adapter(configuration: Configuration, take: TakeTrace): AdapterPart {
+    const { model, dtype, lora, policy, gradientCopy, target } = configuration;
+    const { optimizer, gradients } = policy;
+    const capability = target === "cpu" ? target : target.computeCapability;
+    const key = JSON.stringify([model, dtype, lora, optimizer, gradients, gradientCopy, capability]);
+    return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
+  }
+
+  [Symbol.dispose](): void {
+    for (const parts of [this.#models, this.#adapters]) {
+      for (const part of parts.values()) part[Symbol.dispose]();
+      parts.clear();
+    }
+  }
+}
+
+/** The parts of a search, which is one synchronous stretch: they are given up when the event loop turns. */
+export class PartsOfSearch {
+  #parts: CommonParts | undefined;
+
+  get(): CommonParts {
+    const parts = this.#parts ?? new CommonParts();
+    if (!this.#parts) {
+      setImmediate(() => {
+        this.#parts = undefined;
+        parts[Symbol.dispose]();
+      });
+    }
+    this.#parts = parts;
+    return parts;
+  }
+}
+
+/** The part of a key, which is the newest then; the oldest one goes where there are too many. */
+function heldIn<Part extends Disposable>(parts: Map<string, Part>, key: string, make: () => Part): Part {
+  const part = parts.get(key) ?? make();
+  parts.delete(key);
+  parts.set(key, part);
+  const [oldest] = parts;
+  if (oldest && parts.size > HELD) {
+    parts.delete(oldest[0]);
+    oldest[1][Symbol.dispose]();
+  }
+  return part;
+}
+
+function makeModel(configuration: Configuration, take: TakeTrace): ModelPart {
+  const model = emptyModel(configuration);
+  return { model, making: take(), [Symbol.dispose]: () => disposeModel(model) };
+}
+
+function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart {
+  const lora = emptyLora(configuration);
+  const parameters = loraParameters(lora);
+  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
+  const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
+  const { gradientCopy } = configuration;
+  const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
+  const making = take();
+  resumeOnMeta(optimizer);
+  const resuming = take();
+  scope(() => void normOfGradients(parameters));
+  stepAdamW(optimizer, 1e-4, 0.5);
+  const updating = take();
+  saveOnMeta(optimizer, lora);
+  const saving = take();
+  const free = (): void => {
+    copies?.[Symbol.dispose]();
+    disposeAdamW(optimizer);
+    disposeLora(lora);
+  };
+  return { lora, making, resuming, updating, saving, [Symbol.dispose]: free };
+}
+
+/** The model without data, where the policy wants its parts. */
+export function emptyModel({ model: config, dtype, policy, base, headBase }: Configuration): Model {
+  const shapes = tensorShapes(config);
+  const options = { dtype, device: "meta", places: placesOf(policy), base, headBase } as const;
+  const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });
+  const matrix = (name: string, base: Base | undefined): FrozenMatrix =>
+    base && base !== "bf16"
+      ? emptyQuantized(shapes.get(name) as [number, number], base, "meta")
+      : denseMatrix(tensor(name));
+  return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
+}
+
+function emptyLora({
+  model,
+  lora,
+  policy,
+  dtype,
+}: Pick<Configuration, "model" | "lora" | "policy" | "dtype">): Lora {
+  const { rank, dropout, targets } = lora;
+  return createLora(model, {
+    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta" },
+    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
+  });
+}
+
+/** Of all LoRA gradients of a run. */
+export function gradientBytes(
+  configuration: Pick<Configuration, "model" | "lora" | "policy" | "dtype">,
+): number {
+  const lora = emptyLora(configuration);
+  const bytes = gradientsOf(loraParameters(lora)).reduce((sum, gradient) => sum + gradient.bytes, 0);
+  disposeLora(lora);
+  return bytes;
+}
