@@ -63,11 +63,19 @@ export class CommonParts implements Disposable {
     return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
   }
 
-  [Symbol.dispose](): void {
+  /** Gives up the oldest parts, where there are more than so many of a kind; never while a run is traced. */
+  trim(count: number): void {
     for (const parts of [this.#models, this.#adapters]) {
-      for (const part of parts.values()) part[Symbol.dispose]();
-      parts.clear();
+      const old = [...parts].slice(0, Math.max(0, parts.size - count));
+      for (const [key, part] of old) {
+        parts.delete(key);
+        part[Symbol.dispose]();
+      }
     }
+  }
+
+  [Symbol.dispose](): void {
+    this.trim(0);
   }
 }
 
@@ -84,20 +92,16 @@ export class PartsOfSearch {
       });
     }
     this.#parts = parts;
+    parts.trim(HELD);
     return parts;
   }
 }
 
-/** The part of a key, which is the newest then; the oldest one goes where there are too many. */
+/** The part of a key, which is the newest then. */
 function heldIn<Part extends Disposable>(parts: Map<string, Part>, key: string, make: () => Part): Part {
   const part = parts.get(key) ?? make();
   parts.delete(key);
   parts.set(key, part);
-  const [oldest] = parts;
-  if (oldest && parts.size > HELD) {
-    parts.delete(oldest[0]);
-    oldest[1][Symbol.dispose]();
-  }
   return part;
 }
 

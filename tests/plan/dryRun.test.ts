@@ -3,6 +3,7 @@ import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora
 import { moveModel_ } from "../../src/models/places.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { plannedBatch } from "../../src/plan/batch.ts";
+import { CommonParts } from "../../src/plan/commonParts.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
 import {
@@ -132,6 +133,19 @@ describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
     dryRun(configuration);
     expect(memoryStats("meta").liveBytes).toBe(beforeBytes);
   });
+});
+
+it("comes to the same beside other runs, with which it shares model and adapter, as alone", () => {
+  const base = Object.values(CONFIGURATIONS)[0]!;
+  using parts = new CommonParts();
+  for (const rank of [2, 4, 2]) {
+    const configuration = { ...base, lora: { ...base.lora, rank } };
+    const [beside, alone] = [dryRun(configuration, parts), dryRun(configuration)];
+    expect(beside.device).toEqual(alone.device);
+    expect(beside.host).toEqual(alone.host);
+    expect(beside.phases.map(({ ops }) => ops())).toEqual(alone.phases.map(({ ops }) => ops()));
+    parts.trim(1);
+  }
 });
 
 it("books what layers keep as boundary activations: what lives between segments", () => {
