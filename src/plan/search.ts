@@ -144,7 +144,11 @@ export class Planner {
   ): { fits: boolean; run: DryRun } {
     const { rank, dropout, targets } = workload;
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const run = dryAnswer({ ...this.#model, lora: { rank, dropout, targets }, policy, gradientCopy }, shape, this.#parts.get());
+    const run = dryAnswer(
+      { ...this.#model, lora: { rank, dropout, targets }, policy, gradientCopy },
+      shape,
+      this.#parts.get(),
+    );
     return { run, fits: run.budgetedBytes <= limits.budgetBytes && run.hostBytes <= limits.hostBytes };
   }
 
