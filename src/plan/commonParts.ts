@@ -9,6 +9,7 @@ import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
 import { gradientCopies } from "../step/gradientBackup.ts";
 import {
+  type AdamW,
   createAdamW,
   disposeAdamW,
   gradientsOf,
@@ -111,26 +112,43 @@ function makeModel(configuration: Configuration, take: TakeTrace): ModelPart {
 }
 
 function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart {
+  const { lora, optimizer, ...opened } = openAdapter(configuration);
+  const making = take();
+  resumeOnMeta(optimizer);
+  const resuming = take();
+  scope(() => void normOfGradients(optimizer.parameters));
+  stepAdamW(optimizer, 1e-4, 0.5);
+  const updating = take();
+  saveOnMeta(optimizer, lora);
+  return { lora, making, resuming, updating, saving: take(), ...opened };
+}
+
+/** What a run holds from its start to its end. */
+export function openOnMeta(
+  configuration: Configuration,
+): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
+  const model = emptyModel(configuration);
+  const adapter = openAdapter(configuration);
+  const close = (): void => {
+    adapter[Symbol.dispose]();
+    disposeModel(model);
+  };
+  return { ...adapter, model, [Symbol.dispose]: close };
+}
+
+function openAdapter(configuration: Configuration): { lora: Lora; optimizer: AdamW } & Disposable {
   const lora = emptyLora(configuration);
   const parameters = loraParameters(lora);
   const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
   const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
   const { gradientCopy } = configuration;
   const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
-  const making = take();
-  resumeOnMeta(optimizer);
-  const resuming = take();
-  scope(() => void normOfGradients(parameters));
-  stepAdamW(optimizer, 1e-4, 0.5);
-  const updating = take();
-  saveOnMeta(optimizer, lora);
-  const saving = take();
-  const free = (): void => {
+  const close = (): void => {
     copies?.[Symbol.dispose]();
     disposeAdamW(optimizer);
     disposeLora(lora);
   };
-  return { lora, making, resuming, updating, saving, [Symbol.dispose]: free };
+  return { lora, optimizer, [Symbol.dispose]: close };
 }
 
 /** The model without data, where the policy wants its parts. */

@@ -11,7 +11,8 @@ import {
 } from "../torch/device.ts";
 import { traced } from "../torch/trace.ts";
 import { plannedBatch } from "./batch.ts";
-import { type Bytes, type Configuration, openOnMeta, planTargetOf } from "./dryRun.ts";
+import { openOnMeta } from "./commonParts.ts";
+import { type Bytes, type Configuration, planTargetOf } from "./dryRun.ts";
 
 /** `bytes` below zero are freed. */
 export interface TraceEvent {
