@@ -7,9 +7,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -86,6 +88,33 @@ void begin_on_stream(Copy& copy) {
   if (copy.timed) copy.began.emplace(mark(*copy.stream));
 }
 
+/**
+ * Threads that copy at once. One core reads about 10 GB/s, a card's link takes up to 55; on cpu the cores are the computing's.
+ * LORAFIT_COPY_THREADS says otherwise.
+ */
+unsigned copy_hands(bool to_card) {
+  static const char* own = std::getenv("LORAFIT_COPY_THREADS");
+  if (own) return std::clamp(std::atoi(own), 1, 16);
+  return to_card ? std::clamp(std::thread::hardware_concurrency() / 2, 1u, 4u) : 1;
+}
+
+/** memcpy by so many threads, this one among them. */
+void copy_bytes(char* to, const char* from, size_t length, unsigned hands) {
+  constexpr size_t kLeastBytes = size_t{1} << 20; // that a thread is worth its start
+  const size_t parts = std::clamp<size_t>(length / kLeastBytes, 1, hands);
+  const size_t part_bytes = (length + parts - 1) / parts;
+  std::vector<std::jthread> others;
+  for (size_t at = part_bytes; at < length; at += part_bytes) {
+    const size_t bytes = std::min(part_bytes, length - at);
+    try {
+      others.emplace_back([=] { std::memcpy(to + at, from + at, bytes); });
+    } catch (const std::system_error&) { // no thread is to be had
+      std::memcpy(to + at, from + at, bytes);
+    }
+  }
+  std::memcpy(to, from, std::min(part_bytes, length));
+}
+
 /** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
 class Staging {
  public:
@@ -109,12 +138,12 @@ class Staging {
     const c10::StreamGuard guard(*copy.stream);
     const at::Tensor to = copy.to.view({-1}).view(at::kByte);
     const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
-    for (int64_t at = 0, turn = 0; at < to.numel(); at += kStagingBytes, ++turn) {
+    for (int64_t at = 0; at < to.numel(); at += kStagingBytes) {
       TORCH_CHECK(!stopping, "the copy was called off: the process ends");
       const int64_t length = std::min(kStagingBytes, to.numel() - at);
-      Buffer& buffer = buffers_[turn % buffers_.size()];
+      Buffer& buffer = buffers_[turn_++ % buffers_.size()]; // of small tensors too, one is filled while the other is sent
       buffer.sent->synchronize();
-      std::memcpy(buffer.bytes.mutable_data_ptr(), from + at, length);
+      copy_bytes(static_cast<char*>(buffer.bytes.mutable_data_ptr()), from + at, length, copy_hands(/*to_card=*/true));
       to.narrow(0, at, length).copy_(buffer.bytes.narrow(0, 0, length), /*non_blocking=*/true);
       buffer.sent->record(*copy.stream);
     }
@@ -126,6 +155,7 @@ class Staging {
     std::optional<c10::Event> sent;
   };
   std::array<Buffer, 2> buffers_;
+  size_t turn_ = 0;
 };
 
 /** Asks the kernel to read ahead what a mapped file has under this range; of other memory it means nothing. */
@@ -208,7 +238,7 @@ class CopyThread {
     const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
     for (size_t at = 0, length = copy.to.nbytes(); at < length; at += kMemcpyBytes) {
       TORCH_CHECK(!stopping_, "the copy was called off: the process ends");
-      std::memcpy(to + at, from + at, std::min(kMemcpyBytes, length - at));
+      copy_bytes(to + at, from + at, std::min(kMemcpyBytes, length - at), copy_hands(/*to_card=*/false));
     }
   }
 
