@@ -196,7 +196,7 @@ function sequenceFrom(first: number, tokens: number, model: Model, imageRows: re
     kvHeads,
     headGroups: 1,
     attentionInput: "kept",
-    plora: "apart", // takes the least memory, which nothing has planned
+    plora: "apart", // the least memory: no policy says how much there is
     mlpTileTokens: MLP_TILE_TOKENS,
   };
 }

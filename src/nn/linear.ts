@@ -1,6 +1,7 @@
 /**
  * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on image rows (PLoRA),
- * or x M^T there, W and PLoRA merged (plora.ts). LoRA is never merged: what steps add to it would be lost in bf16's rounding of W. Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
+ * or x M^T there, W and PLoRA merged (plora.ts). LoRA is never merged: what steps add to it would be lost in bf16's rounding of W.
+ * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
  */
 import { empty, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";

@@ -3,6 +3,7 @@ import type { MicroBatch } from "../data/batches.ts";
 import { IGNORE } from "../data/dialogue.ts";
 import { imageTokens } from "../data/image.ts";
 import { START } from "../data/packing.ts";
+import { rowsBetween } from "../nn/rows.ts";
 
 export interface Grid {
   rows: number;
@@ -70,7 +71,7 @@ export function plannedBatch(shape: BatchShape | ExactShape): MicroBatch {
     for (let row = 0; row < count; row++) positions[first + row] = row;
     return first + count;
   }, 0);
-  const targets = "rows" in shape ? firstLabels(tokens, shape.labelTokens) : lastLabels(shape);
+  const targets = "rows" in shape ? labelsOfText(shape, tokens) : lastLabels(shape);
   return {
     inputIds: new Int32Array(tokens),
     targets,
@@ -113,7 +114,13 @@ function lastLabels({ samples, sampleTokens, labelTokens }: BatchShape): Int32Ar
   return targets;
 }
 
-/** How many rows have a label is all that memory depends on. */
-function firstLabels(tokens: number, labelTokens: number): Int32Array {
-  return new Int32Array(tokens).fill(IGNORE).fill(1, 0, labelTokens);
+/** How many rows have a label, and that they are of text, is all that memory depends on. */
+function labelsOfText({ imageSlices, labelTokens }: ExactShape, tokens: number): Int32Array {
+  const targets = new Int32Array(tokens).fill(IGNORE);
+  let left = labelTokens;
+  for (const { start, end } of [...rowsBetween(imageSlices, tokens), ...imageSlices]) {
+    targets.fill(1, start, Math.min(end, start + left));
+    left -= Math.min(left, end - start);
+  }
+  return targets;
 }

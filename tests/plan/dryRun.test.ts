@@ -60,6 +60,18 @@ const CONFIGURATIONS: Record<string, Configuration> = {
     ...base,
     policy: Policy.parse({ headGroups: 2, mlpTileTokens: 512, lossChunkTokens: 64, visionBatchTiles: 2 }),
   },
+  "PLoRA apart": { ...base, policy: Policy.parse({ plora: "apart", mlpTileTokens: 512 }) },
+  "PLoRA merged, pictures with text between them": {
+    ...base,
+    dtype: "bfloat16",
+    batch: {
+      rows: [3000, 900],
+      grids: [{ rows: 2, cols: 1 }],
+      imageSlices: [1, 600, 1100, 1800, 2400, 3200].map((start) => ({ start, end: start + 469, image: 0 })),
+      labelTokens: 200,
+    },
+    policy: Policy.parse({ mlpTileTokens: 512, headGroups: 2 }),
+  },
   "dropout, two samples": {
     ...base,
     lora: { ...base.lora, dropout: 0.1 },
