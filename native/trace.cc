@@ -31,6 +31,7 @@ Trace& trace() {
 }
 
 constexpr double kCausal = 1, kShared = 2;
+constexpr double kStrided = 2; // beside the number of the pool: rows or columns lie apart
 constexpr size_t kFlags = 1; // the place of the flags among a key's values
 
 void append(std::string& key, double value) {
@@ -41,7 +42,8 @@ void append(std::string& key, const at::Tensor& tensor, bool result) {
   if (!tensor.defined()) return;
   append(key, result);
   append(key, static_cast<double>(tensor.scalar_type()));
-  append(key, static_cast<double>(pool_of(tensor.storage().data_ptr())));
+  const double strided = tensor.is_contiguous() ? 0 : kStrided;
+  append(key, static_cast<double>(pool_of(tensor.storage().data_ptr())) + strided);
   append(key, static_cast<double>(tensor.dim()));
   for (const int64_t size : tensor.sizes()) append(key, static_cast<double>(size));
 }

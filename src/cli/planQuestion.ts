@@ -20,6 +20,8 @@ export interface Question {
   /** The device, as people call it. */
   device: string;
   card: Card | undefined;
+  /** Why times may be wrong. */
+  doubt: string | undefined;
   workload: Workload;
   limits: Limits;
   fixed: { weights: PlanOptions["weights"]; policy: Policy | undefined };
@@ -30,15 +32,14 @@ export function questionOf(options: PlanOptions): Question {
   const { memory, host_memory, device } = options;
   const card = device === "cpu" ? undefined : cardFor(options);
   const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
-  const planner = new Planner(
-    { ...model, target: card ?? "cpu" },
-    card ? undefined : calibratedSpeed(model.dtype),
-  );
+  const speed = card ? undefined : calibratedSpeed(model.dtype);
+  const planner = new Planner({ ...model, target: card ?? "cpu" }, speed);
   return {
     options,
     planner,
     device: card ? deviceName(options, card) : "this machine's CPU",
     card,
+    doubt: speed?.doubt,
     workload: workloadOf(options),
     limits: {
       budgetBytes: Math.min(

@@ -42,6 +42,7 @@ export function planText(question: Question, answer: Answer): string {
     overview(question, answer),
     ...solvedFor(question, answer),
     ...warningOf(plan),
+    ...doubtOf(question),
     "",
     recommended(question, plan),
     "",
@@ -260,6 +261,12 @@ function warningOf({ workload: { maxLength, hdNum, imageShare } }: Plan): string
     `Warning: a picture at hd_num ${hdNum} takes up to ${formatCount(worst)} tokens, so max_length ${formatCount(maxLength)} would leave no token to learn of such a sample.`,
     `Pass --max-length ${worst + 256} or a lower --hd-num. The plan below has the largest picture that leaves room for text.`,
   ];
+}
+
+function doubtOf({ doubt }: Question): string[] {
+  return doubt
+    ? ["", `Times are doubtful: ${doubt}. A plan in ten minutes or more, on a quiet machine, measures again.`]
+    : [];
 }
 
 function supervised(plan: Plan): string {

@@ -1,55 +1,172 @@
-/** What this machine's CPU reaches, measured on the products and copies that a step is made of; once for a machine. */
-import { cpus } from "node:os";
-import { ones } from "../torch/create.ts";
+/**
+ * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its threads and libtorch. Of each
+ * op the least of many calls counts, for other programs only ever take time away; where they took much, the result is doubtful: it is told
+ * so, and the next plan measures again and keeps the less of both.
+ */
+import { availableParallelism, cpus } from "node:os";
 import { getThreads, libtorchVersion } from "../torch/device.ts";
-import { _scaledDotProductFlashAttentionForCpu as flashForCpu } from "../torch/ops.gen.ts";
-import { scope, type Tensor } from "../torch/tensor.ts";
-import type { Speed } from "./cost.ts";
+import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { type Busy, watchMachine } from "./busyMachine.ts";
+import type { Product } from "./cost.ts";
+import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
 import { remembered } from "./measurements.ts";
+import {
+  attentionProbes,
+  type Compute,
+  copyProbes,
+  elementwiseProbes,
+  type Hold,
+  LAYOUTS,
+  PRODUCT_EDGES,
+  type Probe,
+  productProbes,
+  viewProbe,
+} from "./probes.ts";
 
-type Compute = "float32" | "bfloat16" | "float16";
+/** Of what is measured: another one is measured anew. */
+const VERSION = 2;
+const CALIBRATION_MS = 5000;
+/** So long a doubtful result is used without measuring again. */
+const DOUBT_LASTS_MS = 10 * 60_000;
+/** Shorter calls are measured several at a time. */
+const SHORT_MS = 0.05;
+const SHORT_CALLS = 10;
 
-/** Each measurement goes on for so long, of which the best counts: other programs only ever take time away. */
-const MEASURE_MS = 500;
+interface Known {
+  speed: CpuSpeed;
+  measuredAtMs: number;
+}
 
 /** The speed of the CPU for a dtype, from the last time that it was measured here. */
-export function calibratedSpeed(dtype: Compute): Speed {
-  const key = [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype].join(" ");
-  return remembered("calibration.json", key, () => measureSpeed(dtype)).value;
+export function calibratedSpeed(dtype: Compute): CpuSpeed {
+  const key = [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype, `v${VERSION}`].join(" ");
+  const measure = (before: Known | undefined): Known => {
+    const { wall, busy } = measureCpu(dtype);
+    const speed = before ? lesserOf(before.speed, wall) : wall;
+    return { speed: busy ? { ...speed, doubt: busy.reason } : speed, measuredAtMs: Date.now() };
+  };
+  const valid = ({ speed, measuredAtMs }: Known): boolean =>
+    !speed.doubt || Date.now() - measuredAtMs < DOUBT_LASTS_MS;
+  return remembered("calibration.json", key, measure, { valid }).value.speed;
 }
 
-/** Measures: products of a tile's size, attention over a thousand positions, an elementwise sum, and one of next to nothing. */
-export function measureSpeed(dtype: Compute, measureMs = MEASURE_MS): Speed {
-  return scope(() => {
-    const [rows, width] = [512, 1024];
-    const a = ones([rows, width], { dtype });
-    const b = ones([width, width], { dtype });
-    const matmulMs = bestMs(() => a.mm(b), measureMs);
-    const matmulRate = (2 * rows * width * width) / (matmulMs / 1e3);
-    const [heads, tokens, features] = [4, 1024, 64];
-    const query = ones([1, heads, tokens, features], { dtype });
-    const attentionMs = bestMs(() => flashForCpu(query, query, query, { isCausal: true })[0], measureMs);
-    const attentionRate = (2 * 2 * features * heads * tokens * tokens) / 2 / (attentionMs / 1e3);
-    const large = ones([4 * 2 ** 20], { dtype: "float32" });
-    const sumMs = bestMs(() => large.add_(1), measureMs);
-    const small = ones([1]);
+/** wall: as a clock on the wall has it; processor: in time of all threads together, which other programs hardly change. */
+export interface Measured {
+  wall: CpuSpeed;
+  processor: CpuSpeed;
+  busy: Busy | undefined;
+}
+
+/** Measures all probes by turns until the time is up, at least once. */
+export function measureCpu(dtype: Compute, budgetMs = CALIBRATION_MS): Measured {
+  const held: Tensor[] = [];
+  const hold: Hold = (tensor) => {
+    held.push(keep(tensor));
+    return tensor;
+  };
+  const measured = scope(() => {
+    const machine = watchMachine();
+    const endMs = performance.now() + budgetMs;
+    const sets = probeSets(dtype, hold);
+    const timed = Object.values(sets).flat();
+    do {
+      for (const probe of timed) probe.measure();
+    } while (performance.now() < endMs);
+    const cores = availableParallelism();
+    const share = getThreads() >= cores ? 1 / cores : 0;
     return {
-      flopsPerSecond: { float32: matmulRate, [dtype]: matmulRate },
-      attentionRatio: attentionRate / matmulRate,
-      memoryBytesPerSecond: (2 * large.bytes) / (sumMs / 1e3),
-      linkBytesPerSecond: (2 * large.bytes) / (sumMs / 1e3),
-      launchMs: bestMs(() => small.add_(1), measureMs),
+      wall: speedOf(sets, ({ wallMs }) => wallMs, share),
+      processor: speedOf(sets, ({ processorMs }) => processorMs, 1),
+      busy: machine.busy(),
     };
   });
+  dispose(held);
+  return measured;
 }
 
-function bestMs(call: () => Tensor, measureMs: number): number {
-  let best = Number.POSITIVE_INFINITY;
-  const endMs = performance.now() + measureMs;
-  do {
-    const startMs = performance.now();
-    scope(() => void call());
-    best = Math.min(best, performance.now() - startMs);
-  } while (performance.now() < endMs);
-  return best;
+/** Probes by what they are of. */
+type Sets = Record<string, Timed[]>;
+
+function probeSets(dtype: Compute, hold: Hold): Sets {
+  const curves = [
+    ...elementwiseProbes(dtype, hold),
+    ...attentionProbes(dtype),
+    ["copies", copyProbes()] as const,
+  ];
+  const products = LAYOUTS.map((layout) => [layout, productProbes(dtype, layout)] as const);
+  const sets = [...curves, ...products, ["view", [viewProbe()]] as const];
+  return Object.fromEntries(sets.map(([name, probes]) => [name, probes.map((probe) => new Timed(probe))]));
+}
+
+/** A probe and the least that it took. */
+class Timed {
+  wallMs = Number.POSITIVE_INFINITY;
+  processorMs = Number.POSITIVE_INFINITY;
+  readonly probe: Probe;
+
+  constructor(probe: Probe) {
+    this.probe = probe;
+    this.#run(1); // kernels are made the first time
+  }
+
+  measure(): void {
+    const calls = this.wallMs < SHORT_MS ? SHORT_CALLS : 1;
+    const [startMs, startProcessorMs] = [performance.now(), processorMs()];
+    this.#run(calls);
+    this.processorMs = Math.min(this.processorMs, (processorMs() - startProcessorMs) / calls);
+    this.wallMs = Math.min(this.wallMs, (performance.now() - startMs) / calls);
+  }
+
+  #run(calls: number): void {
+    for (let call = 0; call < calls; call++) scope(() => void this.probe.call());
+  }
+}
+
+function processorMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+function speedOf(sets: Sets, msOf: (timed: Timed) => number, copyShare: number): CpuSpeed {
+  const ms = (name: string): number[] => sets[name]!.map(msOf);
+  const curve = (name: string): Curve => ({
+    sizes: sets[name]!.map(({ probe }) => probe.size),
+    ms: ms(name),
+  });
+  const rates = (layout: string): ProductRates => ({
+    edges: PRODUCT_EDGES,
+    flopsPerSecond: sets[layout]!.map((timed) => (1e3 * timed.probe.size) / msOf(timed)),
+  });
+  const others = new Set<string>([...LAYOUTS, "view", "copies"]);
+  const names = Object.keys(sets).filter((name) => !others.has(name));
+  return {
+    products: Object.fromEntries(LAYOUTS.map((layout) => [layout, rates(layout)])) as CpuSpeed["products"],
+    curves: Object.fromEntries(names.map((name) => [name, curve(name)])),
+    viewMs: ms("view")[0]!,
+    copies: curve("copies"),
+    copyShare,
+  };
+}
+
+/** Of two measurements of the same machine what was disturbed less, number by number. */
+export function lesserOf(one: CpuSpeed, other: CpuSpeed): CpuSpeed {
+  const curve = ({ sizes, ms }: Curve, { ms: others }: Curve): Curve => ({
+    sizes,
+    ms: ms.map((value, index) => Math.min(value, others[index]!)),
+  });
+  const rates = (layout: Product["layout"]): ProductRates => ({
+    edges: one.products[layout].edges,
+    flopsPerSecond: one.products[layout].flopsPerSecond.map((rate, index) =>
+      Math.max(rate, other.products[layout].flopsPerSecond[index]!),
+    ),
+  });
+  return {
+    products: Object.fromEntries(LAYOUTS.map((layout) => [layout, rates(layout)])) as CpuSpeed["products"],
+    curves: Object.fromEntries(
+      Object.entries(one.curves).map(([key, known]) => [key, curve(known, other.curves[key]!)]),
+    ),
+    viewMs: Math.min(one.viewMs, other.viewMs),
+    copies: curve(one.copies, other.copies),
+    copyShare: one.copyShare,
+  };
 }

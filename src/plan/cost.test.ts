@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type OpCall, type OpTrace, opTimeMs, type Speed, speedOf, stepTimeMs, traceOp } from "./cost.ts";
+import { type CardSpeed, type OpCall, type OpTrace, opTimeMs, speedOf, stepTimeMs, traceOp } from "./cost.ts";
 import { findDevice } from "./devices.ts";
 
 const half = (...shape: number[]) => ({ shape, dtype: "bfloat16" }) as const;
@@ -9,7 +9,7 @@ const index = (...shape: number[]) => ({ shape, dtype: "int64" }) as const;
 const host = (...shape: number[]) => ({ shape, dtype: "bfloat16", place: "host" }) as const;
 
 /** 1 PFLOP/s, 1 TB/s, 100 GB/s of link, no launches: times can be read off. */
-const round: Speed = {
+const round: CardSpeed = {
   flopsPerSecond: { float32: 1e14, bfloat16: 1e15 },
   attentionRatio: 0.5,
   memoryBytesPerSecond: 1e12,
@@ -38,7 +38,9 @@ describe("the cost of an op", () => {
     ["a reshape that copies costs its bytes", { op: "reshape", inputs: [{ ...half(10), storage: 4 }], outputs: [{ ...half(2, 5), storage: 5 }] }, { bytes: 40 }],
     ["a fetch moves the host's bytes on the copy stream", { op: "copy_", inputs: [half(10), host(10)], outputs: [half(10)] }, { stream: "copy", bytes: 20 }],
     ["so does a store to the host", { op: "copy_", inputs: [host(10), half(10)], outputs: [host(10)] }, { stream: "copy", bytes: 20 }],
-    ["work on the host alone is not the device's", { op: "mul", inputs: [host(10)], outputs: [host(10)] }, { kind: "none" }],
+    ["work on the host alone is the host's", { op: "mul", inputs: [host(10)], outputs: [host(10)] }, { kind: "memory", stream: "host" }],
+    ["a product tells its sizes and how its factors lie", { op: "mm", inputs: [half(8, 32), { ...half(32, 4), strided: true }], outputs: [half(8, 4)] }, { form: { dtypes: "bfloat16", elements: 256, strided: true, product: { times: 1, m: 8, k: 32, n: 4, layout: "a b'" } } }],
+    ["a cast tells both dtypes", { op: "to.dtype", inputs: [half(10)], outputs: [wide(10)] }, { form: { dtypes: "bfloat16,float32", elements: 10, strided: false, product: undefined } }],
   ];
   it.each(cases)("%s", (_, call, expected) => {
     expect(traceOp(call)).toMatchObject(expected);
@@ -112,6 +114,10 @@ describe("the time of a step", () => {
     expect(stepTimeMs([compute, transfer, transfer], round)).toBeCloseTo(4, 9);
   });
 
+  it("leaves out what the host computes beside a card", () => {
+    expect(opTimeMs(op({ bytes: 1e9, stream: "host" }), round)).toBe(0);
+  });
+
   it("puts an H200 at 80 % of its peak on a large matmul", () => {
     const size = 8192;
     const square = half(size, size);
@@ -130,10 +136,10 @@ describe("the time of a step", () => {
         flops: fc.nat(),
         bytes: fc.nat(),
         dtype: fc.constantFrom("bfloat16", "float32"),
-        stream: fc.constantFrom("compute", "copy"),
+        stream: fc.constantFrom("compute", "copy", "host"),
       }),
     ) as fc.Arbitrary<OpTrace[]>;
-    const faster = (by: number): Speed => ({
+    const faster = (by: number): CardSpeed => ({
       ...round,
       flopsPerSecond: { float32: by * 1e14, bfloat16: by * 1e15 },
       memoryBytesPerSecond: by * 1e12,

@@ -1,9 +1,10 @@
 /**
- * Predicted time of a traced step: every op takes the longer of its arithmetic and its memory traffic, and
- * transfers between host and card run beside the arithmetic. Views and kernels' own inefficiencies on small
- * shapes aside, nothing else is modelled.
+ * Predicted time of a traced step. On a card every op takes the longer of its arithmetic and its memory traffic, and transfers
+ * between host and card run beside the arithmetic; views and kernels' own inefficiencies on small shapes aside, nothing else is
+ * modelled. On a CPU what has been measured on it stands for both (cpuSpeed.ts).
  */
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
+import { type CpuSpeed, cpuOpMs, isCpuSpeed } from "./cpuSpeed.ts";
 import type { Card } from "./devices.ts";
 
 /**
@@ -30,6 +31,8 @@ export interface TracedTensor {
   dtype: DType;
   /** Where it lies; the device unless said otherwise. */
   place?: "device" | "host";
+  /** Its rows or columns lie apart. */
+  strided?: boolean;
   /** Tensors with the same number share memory. */
   storage?: number;
 }
@@ -54,11 +57,36 @@ export interface OpTrace {
   bytes: number;
   /** What the arithmetic runs in. */
   dtype: DType;
-  stream: "compute" | "copy";
+  /** host: what the host computes on its own memory, which is none of a card's time. */
+  stream: "compute" | "copy" | "host";
+  /** What a processor's time follows from as well. */
+  form?: OpForm;
 }
 
-/** What a device really reaches: derived from a card's data sheet, or measured by a calibration. */
-export interface Speed {
+export interface OpForm {
+  /** Of the first tensor, and the first that differs: "float32,bfloat16". */
+  dtypes: string;
+  /** What is gone through, one by one. */
+  elements: number;
+  /** Whether any tensor's rows or columns lie apart. */
+  strided: boolean;
+  /** Of a matrix product. */
+  product?: Product | undefined;
+}
+
+/** (m, k) times (k, n), so many times; x': transposed, that is, its columns lie one after the other. */
+export interface Product {
+  times: number;
+  m: number;
+  n: number;
+  k: number;
+  layout: "a b" | "a b'" | "a' b";
+}
+
+export type Speed = CardSpeed | CpuSpeed;
+
+/** What a card really reaches, derived from its data sheet. */
+export interface CardSpeed {
   /** Of large matmuls; a dtype that is absent runs as float32. */
   flopsPerSecond: Partial<Record<DType, number>> & { float32: number };
   /** Attention's rate in parts of the matmuls'. */
@@ -70,17 +98,22 @@ export interface Speed {
 
 /**
  * Milliseconds of a step, or a phase of it: the compute stream or the copy stream, whichever is longer; what
- * transfers expose at the ends is left out. count: calls of the same cost that an op stands for.
+ * transfers expose at the ends is left out. On a CPU copies take their part of the cores that compute. count: calls of the same
+ * cost that an op stands for.
  */
 export function stepTimeMs(trace: readonly (OpTrace & { count?: number })[], speed: Speed): number {
-  const streamsMs = { compute: 0, copy: 0 };
+  const streamsMs = { compute: 0, copy: 0, host: 0 };
   for (const op of trace) streamsMs[op.stream] += (op.count ?? 1) * opTimeMs(op, speed);
-  return Math.max(streamsMs.compute, streamsMs.copy);
+  const { compute, copy, host } = streamsMs;
+  if (!isCpuSpeed(speed)) return Math.max(compute, copy);
+  return Math.max(compute + host + copy * speed.copyShare, copy);
 }
 
 /** Milliseconds of one op on its stream. */
-export function opTimeMs({ kind, flops, bytes, dtype, stream }: OpTrace, speed: Speed): number {
-  if (kind === "none") return 0;
+export function opTimeMs(op: OpTrace, speed: Speed): number {
+  if (isCpuSpeed(speed)) return cpuOpMs(op, speed);
+  const { kind, flops, bytes, dtype, stream } = op;
+  if (kind === "none" || stream === "host") return 0;
   if (stream === "copy") return speed.launchMs + (1e3 * bytes) / speed.linkBytesPerSecond;
   const matmulRate = speed.flopsPerSecond[dtype] ?? speed.flopsPerSecond.float32;
   const flopsPerSecond = kind === "attention" ? matmulRate * speed.attentionRatio : matmulRate;
@@ -88,7 +121,7 @@ export function opTimeMs({ kind, flops, bytes, dtype, stream }: OpTrace, speed: 
 }
 
 /** What a card reaches of its data sheet. Cards without bf16 are taken to compute in fp16, which has as many bytes. */
-export function speedOf(card: Card): Speed {
+export function speedOf(card: Card): CardSpeed {
   const peaks = Object.entries(card.peakFlopsPerSecond);
   const reached = Object.fromEntries(peaks.map(([dtype, peak]) => [dtype, peak * MATMUL_FRACTION]));
   const half = reached.bfloat16 ?? reached.float16;
@@ -105,7 +138,9 @@ export function speedOf(card: Card): Speed {
   };
 }
 
-type Formula = (call: OpCall) => Pick<OpTrace, "kind" | "flops" | "bytes" | "dtype">;
+type Formula = (
+  call: OpCall,
+) => Pick<OpTrace, "kind" | "flops" | "bytes" | "dtype"> & Partial<Pick<OpForm, "elements" | "product">>;
 
 /**
  * Ops that compute or move something else than each input and output once; names without overload, "_" where
@@ -151,16 +186,24 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
 
 /**
  * FLOPs and bytes of a call. An op without a formula reads its inputs and writes its outputs, and its
- * arithmetic costs nothing; a call on both sides of the link moves its last input, and one on the host alone
- * is not the device's time.
+ * arithmetic costs nothing; a call on both sides of the link moves its last input.
  */
 export function traceOp(call: OpCall): OpTrace {
   const name = call.op.split(".")[0]!;
-  const places = new Set([...call.inputs, ...call.outputs].map(({ place }) => place ?? "device"));
+  const tensors = [...call.inputs, ...call.outputs];
+  const places = new Set(tensors.map(({ place }) => place ?? "device"));
   if (places.size > 1) return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream: "copy" };
-  if (places.has("host")) return { name, ...nothing(), stream: "compute" };
   const formula = FORMULAS[name] ?? FORMULAS[name.replace(/_$/, "")] ?? elementwise;
-  return { name, ...formula(call), stream: "compute" };
+  const { elements, product, ...cost } = formula(call);
+  const first = tensors[0]?.dtype ?? "float32";
+  const other = tensors.find(({ dtype }) => dtype !== first)?.dtype;
+  const form: OpForm = {
+    dtypes: other ? `${first},${other}` : first,
+    elements: elements ?? Math.max(0, ...tensors.map(elementsOf)),
+    strided: tensors.some(({ strided }) => strided),
+    product,
+  };
+  return { name, ...cost, stream: places.has("host") ? "host" : "compute", form };
 }
 
 function each(names: readonly string[], formula: Formula): Record<string, Formula> {
@@ -172,24 +215,41 @@ function each(names: readonly string[], formula: Formula): Record<string, Formul
  * among the inputs.
  */
 function matmulOf(left: number): Formula {
-  return ({ inputs, outputs }) => {
+  return ({ op, inputs, outputs }) => {
     const factor = inputs[left]!;
-    const contracted = factor.shape.at(-1) ?? 1;
+    const k = factor.shape.at(-1) ?? 1;
+    const elements = elementsOf(outputs[0]!);
+    const n = outputs[0]!.shape.at(-1) ?? 1;
+    const times = factor.shape.length === 3 && inputs[left + 1]!.shape.length === 3 ? factor.shape[0]! : 1;
     return {
       kind: "matmul",
-      flops: 2 * elementsOf(outputs[0]!) * contracted,
+      flops: 2 * elements * k,
       bytes: bytesOf(inputs) + bytesOf(outputs),
       dtype: factor.dtype,
+      product: { times, m: elements / n / times, n, k, layout: layoutOf(factor, inputs[left + 1]!, op) },
     };
   };
+}
+
+/** linear takes its second factor as rows of outputs. Both factors transposed are timed as the first alone. */
+function layoutOf(a: TracedTensor, b: TracedTensor, op: string): Product["layout"] {
+  if (a.strided) return "a' b";
+  return (b.strided ?? false) !== op.startsWith("linear") ? "a b'" : "a b";
 }
 
 /** weight: (out, in / groups, height, width). */
 function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
   const [image, weight] = inputs as [TracedTensor, TracedTensor];
   const contracted = elementsOf(weight) / weight.shape[0]!;
-  const flops = 2 * elementsOf(outputs[0]!) * contracted;
-  return { kind: "matmul", flops, bytes: bytesOf(inputs) + bytesOf(outputs), dtype: image.dtype };
+  const elements = elementsOf(outputs[0]!);
+  const n = weight.shape[0]!;
+  return {
+    kind: "matmul",
+    flops: 2 * elements * contracted,
+    bytes: bytesOf(inputs) + bytesOf(outputs),
+    dtype: image.dtype,
+    product: { times: 1, m: elements / n, n, k: contracted, layout: "a b" },
+  };
 }
 
 /**
@@ -225,13 +285,16 @@ function visiblePairs({ op, causal, sampleTokens }: OpCall, query: TracedTensor,
 /** Reads as much of the first input as it writes, and the indices. */
 function gathering({ inputs, outputs }: OpCall): ReturnType<Formula> {
   const indices = inputs.filter(({ dtype }) => dtype === "int64" || dtype === "int32" || dtype === "bool");
-  return moving(2 * bytesOf(outputs) + bytesOf(indices));
+  return { ...moving(2 * bytesOf(outputs) + bytesOf(indices)), elements: elementsOf(outputs[0]!) };
 }
 
 /** Reads the source and the indices, and reads and writes as much of the target. */
 function scattering({ inputs }: OpCall): ReturnType<Formula> {
   const [, ...indexAndSource] = inputs;
-  return moving(bytesOf(indexAndSource) + 2 * bytesOf(inputs.slice(-1)));
+  return {
+    ...moving(bytesOf(indexAndSource) + 2 * bytesOf(inputs.slice(-1))),
+    elements: elementsOf(inputs.at(-1)!),
+  };
 }
 
 function filling({ outputs }: OpCall): ReturnType<Formula> {

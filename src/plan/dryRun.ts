@@ -306,12 +306,21 @@ function opsOf(
 
 function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShape): CountedOp[] {
   const packed = [...rowsOfSamples(batch)];
-  return calls
-    .map(({ count, ...call }) => ({
-      ...traceOp(isPacked(call, packed) ? { ...call, sampleTokens: packed } : call),
-      count,
-    }))
-    .filter(({ kind }) => kind !== "none");
+  const ops = calls.map(({ count, ...call }) => ({
+    ...traceOp(isPacked(call, packed) ? { ...call, sampleTokens: packed } : call),
+    count,
+  }));
+  const views = ops.filter(({ kind }) => kind === "none");
+  const viewed = views.reduce((sum, { count }) => sum + count, 0);
+  const view = {
+    name: "view",
+    kind: "none",
+    flops: 0,
+    bytes: 0,
+    dtype: "float32",
+    stream: "compute",
+  } as const;
+  return [...ops.filter(({ kind }) => kind !== "none"), { ...view, count: viewed }];
 }
 
 /** Whether a call of attention takes all samples at once. */

@@ -3,18 +3,18 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 
-/** The value under a key of a file, measured where nobody has, or where it is no longer `valid`. */
+/** The value under a key of a file, measured where nobody has, or where it is no longer `valid`; `measure` is told that one. */
 export function remembered<T>(
   name: string,
   key: string,
-  measure: () => T,
+  measure: (before: T | undefined) => T,
   { folder = cacheFolder(), valid = () => true }: { folder?: string; valid?: (value: T) => boolean } = {},
 ): { value: T; isNew: boolean } {
   const file = join(folder, name);
   const known = readKnown<T>(file);
   const value = known[key];
   if (value !== undefined && valid(value)) return { value, isNew: false };
-  const measured = measure();
+  const measured = measure(value);
   remember(file, { ...known, [key]: measured });
   return { value: measured, isNew: true };
 }

@@ -10,6 +10,8 @@ export interface CalledTensor {
   dtype: DType;
   /** The pool that its memory is booked to; told of meta tensors. */
   place: "device" | "host";
+  /** Its rows or columns lie apart: a transposed matrix, a slice of columns. */
+  strided?: boolean;
   /** Tensors with the same number share memory. */
   storage?: number;
 }
@@ -94,6 +96,8 @@ export function* repeatedSteps<Step>(
 
 const CAUSAL = 1;
 const SHARED = 2;
+/** Beside the number of the pool. */
+const STRIDED = 2;
 
 function takeCalls(): () => CountedCall[] {
   const values = new Float64Array(native.takeCalls().buffer);
@@ -114,10 +118,16 @@ function callOf([count = 0, op = 0, flags = 0, ...rest]: Float64Array): CountedC
   const inputs: CalledTensor[] = [];
   const outputs: CalledTensor[] = [];
   for (let at = 0; at < rest.length; ) {
-    const [isResult, dtype = 0, pool, dims = 0] = rest.slice(at, at + 4);
+    const [isResult, dtype = 0, pool = 0, dims = 0] = rest.slice(at, at + 4);
     const shape = rest.slice(at + 4, at + 4 + dims);
-    const place = pool === 0 ? "device" : "host";
-    (isResult ? outputs : inputs).push({ shape, dtype: dtypeOfCode(dtype), place });
+    const place = (pool & 1) === 0 ? "device" : "host";
+    const strided = (pool & STRIDED) !== 0;
+    (isResult ? outputs : inputs).push({
+      shape,
+      dtype: dtypeOfCode(dtype),
+      place,
+      ...(strided && { strided }),
+    });
     at += 4 + dims;
   }
   if (flags & SHARED) for (const tensor of [inputs[0]!, outputs[0]!]) tensor.storage = 0;

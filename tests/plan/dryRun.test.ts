@@ -231,5 +231,6 @@ function sum(bytes: Record<string, number>): number {
 }
 
 function total(ops: readonly CountedOp[], what: "flops" | "bytes" | "count"): number {
-  return ops.reduce((all, op) => all + op.count * (what === "count" ? 1 : op[what]), 0);
+  const working = ops.filter(({ kind }) => kind !== "none"); // views of the parts that are left out are not counted
+  return working.reduce((all, op) => all + op.count * (what === "count" ? 1 : op[what]), 0);
 }

@@ -35,6 +35,9 @@ function recordOf(question: Question, { plan, solved, official }: Answer): Recor
     budgetBytes: Number.isFinite(budgetBytes) ? budgetBytes : null,
     categories: partsOf({ run, card: question.card }),
     stepMs,
+    ...(!question.card && {
+      calibration: { doubtful: question.doubt !== undefined, reason: question.doubt ?? null },
+    }),
     tokens: run.tokens,
     policy,
     ...(question.card && { attention: plannedAttention(question, plan) }),

@@ -1,0 +1,8 @@
+/**
+ * How long the planner says that a step takes on this CPU, beside what it takes: `predict.js [NAME ...]`, by configuration and by class of
+ * op. Time of the processor over all threads is shown beside the clock's, for other programs change it little. --rows N: of classes;
+ * --base-folder, --tiny-folder: checkpoints, the first by default the one that bench/cpu.js writes.
+ */
+import "./watchCalls.ts"; // before whatever calls operators is loaded
+
+await import("./predictCases.ts");

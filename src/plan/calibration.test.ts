@@ -1,0 +1,42 @@
+import { describe, expect, it } from "vitest";
+import { liveTensors } from "../torch/device.ts";
+import { busyBetween } from "./busyMachine.ts";
+import { lesserOf, measureCpu } from "./calibration.ts";
+import { curveKey } from "./cpuSpeed.ts";
+
+describe("a calibration", () => {
+  it("measures every class, keeps no tensor, and of two keeps the less of each", () => {
+    const before = liveTensors();
+    const { wall, processor } = measureCpu("float32", 0);
+    expect(liveTensors()).toBe(before);
+    for (const speed of [wall, processor]) {
+      for (const { sizes, ms } of [...Object.values(speed.curves), speed.copies]) {
+        expect(sizes).toEqual([...sizes].sort((one, other) => one - other));
+        for (const value of ms) expect(Number.isFinite(value) && value >= 0).toBe(true);
+      }
+      for (const { edges, flopsPerSecond } of Object.values(speed.products))
+        expect(flopsPerSecond).toHaveLength(edges.length ** 3);
+    }
+    const key = curveKey("add", "float32", false);
+    const slower = structuredClone(wall);
+    slower.curves[key]!.ms = wall.curves[key]!.ms.map((ms) => 2 * ms);
+    slower.doubt = "others";
+    slower.products["a b"].flopsPerSecond[0]! /= 2;
+    expect(lesserOf(slower, wall)).toEqual(wall);
+  });
+});
+
+describe("a busy machine", () => {
+  const idle = { usedMs: 0, stolenMs: 0, totalMs: 0, ownMs: 0 };
+
+  it("is one where others take a tenth of the processor", () => {
+    const alone = { usedMs: 8000, stolenMs: 0, totalMs: 10_000, ownMs: 7500 };
+    expect(busyBetween(idle, alone)).toBeUndefined();
+    expect(busyBetween(idle, { ...alone, ownMs: 3000 })?.reason).toContain("50 %");
+  });
+
+  it("is also one whose owner takes it away", () => {
+    const times = { usedMs: 8000, stolenMs: 2000, totalMs: 10_000, ownMs: 8000 };
+    expect(busyBetween(idle, times)?.reason).toContain("20 %");
+  });
+});

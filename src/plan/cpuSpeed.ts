@@ -1,0 +1,111 @@
+/** How fast a CPU is, as measured on it (calibration.ts), and what an op takes there by its class and size. */
+import type { OpTrace, Product } from "./cost.ts";
+
+/** Milliseconds of a call by its size; sizes rise. */
+export interface Curve {
+  sizes: number[];
+  ms: number[];
+}
+
+/** FLOPs a second of products (m, k) times (k, n), each of the three one of `edges`: m by m, in it k by k, in it n by n. */
+export interface ProductRates {
+  edges: number[];
+  flopsPerSecond: number[];
+}
+
+export interface CpuSpeed {
+  /** By layout of the factors. */
+  products: Record<Product["layout"], ProductRates>;
+  /** By class of op: curveKey. Sizes are elements; FLOPs of attention. */
+  curves: Record<string, Curve>;
+  /** Of a call that launches nothing. */
+  viewMs: number;
+  /** Of a copy beside the computing, by bytes. */
+  copies: Curve;
+  /** How much of a copy's time is taken from the computing. */
+  copyShare: number;
+  /** Why what was measured may be wrong. */
+  doubt?: string | undefined;
+}
+
+/** The class that stands for ops of no class of their own, by bytes: a sum of two tensors of float32 into a third. */
+export const BYTES_KEY = "add float32";
+const BYTES_PER_ELEMENT = 12;
+
+export function isCpuSpeed(speed: object): speed is CpuSpeed {
+  return "curves" in speed;
+}
+
+export function curveKey(name: string, dtypes: string, strided: boolean): string {
+  return `${name} ${dtypes}${strided ? " strided" : ""}`;
+}
+
+/** Milliseconds of one call. */
+export function cpuOpMs({ name, kind, flops, bytes, stream, form }: OpTrace, speed: CpuSpeed): number {
+  if (kind === "none") return speed.viewMs;
+  if (stream === "copy") return curveMs(speed.copies, bytes);
+  const bytesMs = curveMs(speed.curves[BYTES_KEY]!, bytes / BYTES_PER_ELEMENT);
+  if (!form) return bytesMs;
+  if (form.product) return Math.max(productMs(form.product, speed), bytesMs);
+  const { dtypes, elements } = form;
+  const strided = form.strided && kind !== "attention";
+  const size = kind === "attention" ? flops : elements;
+  const exact = curveOf(name, dtypes, strided, speed);
+  if (exact) return curveMs(exact, size);
+  const plain = curveOf(name, dtypes, false, speed);
+  const plainMs = plain ? curveMs(plain, size) : bytesMs;
+  return strided ? plainMs * stridedRatio(elements, speed) : plainMs;
+}
+
+/** Of an op, or of the same in place or not. */
+function curveOf(name: string, dtypes: string, strided: boolean, { curves }: CpuSpeed): Curve | undefined {
+  const other = name.endsWith("_") ? name.slice(0, -1) : `${name}_`;
+  return curves[curveKey(name, dtypes, strided)] ?? curves[curveKey(other, dtypes, strided)];
+}
+
+/** How much longer ops take on tensors whose rows lie apart. */
+function stridedRatio(elements: number, { curves }: CpuSpeed): number {
+  const strided = Object.keys(curves).filter((key) => key.startsWith("mul ") && key.endsWith(" strided"));
+  const ratios = strided.map((key) => {
+    const plain = curves[key.replace(/ strided$/, "")];
+    return plain ? curveMs(curves[key]!, elements) / curveMs(plain, elements) : 1;
+  });
+  return Math.max(1, ...ratios);
+}
+
+/** Between two sizes a power of the size; below the least as the least; above the largest in proportion. */
+export function curveMs({ sizes, ms }: Curve, size: number): number {
+  const last = sizes.length - 1;
+  if (size <= sizes[0]!) return ms[0]!;
+  if (size >= sizes[last]!) return (ms[last]! * size) / sizes[last]!;
+  const above = sizes.findIndex((known) => known > size);
+  const part = Math.log(size / sizes[above - 1]!) / Math.log(sizes[above]! / sizes[above - 1]!);
+  return ms[above - 1]! * (ms[above]! / ms[above - 1]!) ** part;
+}
+
+/** The rate lies between those of the eight products around it, in logarithms of rate and sizes; beyond the edges it is the edge's. */
+export function productMs({ times, m, n, k, layout }: Product, { products }: CpuSpeed): number {
+  const { edges, flopsPerSecond } = products[layout];
+  const axes = [m, k, n].map((size) => between(size, edges));
+  let logRate = 0;
+  for (let corner = 0; corner < 8; corner++) {
+    let [index, weight] = [0, 1];
+    axes.forEach(({ below, part }, axis) => {
+      const up = (corner >> axis) & 1;
+      index = index * edges.length + below + up;
+      weight *= up ? part : 1 - part;
+    });
+    if (weight > 0) logRate += weight * Math.log(flopsPerSecond[index]!);
+  }
+  return (1e3 * times * 2 * m * n * k) / Math.exp(logRate);
+}
+
+function between(size: number, edges: readonly number[]): { below: number; part: number } {
+  const inside = Math.min(Math.max(size, edges[0]!), edges.at(-1)!);
+  const above = Math.max(
+    1,
+    edges.findIndex((edge) => edge >= inside),
+  );
+  const below = above - 1;
+  return { below, part: Math.log(inside / edges[below]!) / Math.log(edges[above]! / edges[below]!) };
+}
