@@ -9,11 +9,12 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statfsSync,
   statSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { UserError } from "../errors.ts";
+import { formatBytes, UserError } from "../errors.ts";
 import { cannotRead, cannotWrite } from "./faults.ts";
 
 /** Something that nobody sees until it is committed. */
@@ -63,7 +64,8 @@ export function openAsideFolder(path: string): AsideFolder {
   const replaced = beside(path, "replaced");
   attempt(path, () => {
     rmSync(aside, { recursive: true, force: true });
-    mkdirSync(aside, { recursive: true });
+    const isDeep = !existsSync(dirname(aside));
+    mkdirSync(aside, { recursive: isDeep }); // where a folder refuses (/proc), Node's recursive one never ends
   });
   return {
     folder: aside,
@@ -92,6 +94,21 @@ export function openAsideFolder(path: string): AsideFolder {
 export function requireNewFolder(path: string): void {
   if (!existsSync(path) || (statSync(path).isDirectory() && readdirSync(path).length === 0)) return;
   throw new UserError(`${path} is not an empty folder.`, { fix: "Name a new folder, or remove this one." });
+}
+
+/** Throws UserError where what is about to be written is more than its disk has free. */
+export function requireSpace(path: string, bytes: number): void {
+  let folder = dirname(resolve(path));
+  while (!existsSync(folder)) folder = dirname(folder);
+  const { bavail, bsize } = attempt(path, () => statfsSync(folder));
+  const freeBytes = bavail * bsize;
+  if (freeBytes >= bytes) return;
+  throw new UserError(
+    `${path} takes ${formatBytes(bytes)}, and its disk has ${formatBytes(freeBytes)} free.`,
+    {
+      fix: "Make room, or write to another disk.",
+    },
+  );
 }
 
 /** Writes a file, whole or not at all. */

@@ -24,3 +24,20 @@ export async function interruptible<T>(
     for (const signal of SIGNALS) process.off(signal, stop);
   }
 }
+
+/** Runs a body that writes all or nothing and throws the signal's reason where it is stopped, which is said; undefined then. */
+export async function stoppable<T>(
+  output: Output,
+  body: (signal: AbortSignal) => Promise<T>,
+): Promise<T | undefined> {
+  return interruptible(output, "stopping", async (signal) => {
+    try {
+      return await body(signal);
+    } catch (thrown) {
+      if (!signal.aborted || thrown !== signal.reason) throw thrown;
+      output.note("stopped: nothing was written");
+      process.exitCode = EXIT_INTERRUPTED;
+      return undefined;
+    }
+  });
+}

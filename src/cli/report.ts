@@ -1,5 +1,6 @@
 /** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
 import { styleText } from "node:util";
+import { formatBytes } from "../errors.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
@@ -151,4 +152,14 @@ export class Pace {
   leftMs(share: number): number {
     return share > 0 ? ((this.#now() - this.#startMs) * (1 - share)) / share : Number.POSITIVE_INFINITY;
   }
+}
+
+/** Tells of bytes that are done, and how long the rest will take, on the live line. */
+export function byteProgress(output: Output): (at: { doneBytes: number; totalBytes: number }) => void {
+  const pace = new Pace();
+  return ({ doneBytes, totalBytes }) => {
+    const share = doneBytes / totalBytes;
+    const amount = `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+    output.live(`${bar(share, 20).padEnd(20)} ${amount}, ${formatDuration(pace.leftMs(share))} left`);
+  };
 }

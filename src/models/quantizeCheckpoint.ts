@@ -2,7 +2,13 @@
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { openAsideFolder, requireNewFolder, writeFileWhole } from "../checkpoint/disk.ts";
+import {
+  type AsideFolder,
+  openAsideFolder,
+  requireNewFolder,
+  requireSpace,
+  writeFileWhole,
+} from "../checkpoint/disk.ts";
 import { type ModelFolder, openModelFolder } from "../checkpoint/folder.ts";
 import { copySmallFiles } from "../checkpoint/merge.ts";
 import { shardName, writeSafetensors, writeShardIndex } from "../checkpoint/safetensors.ts";
@@ -21,7 +27,8 @@ export interface QuantizeOptions {
   headBase?: "bf16" | "int8" | undefined;
   /** Whether each matrix is compared with what becomes of it. */
   report?: boolean;
-  onProgress?: (progress: { done: number; total: number }) => void;
+  /** After each matrix and each file; bytes of the checkpoint as it was. */
+  onProgress?: (progress: { doneBytes: number; totalBytes: number }) => void;
   signal?: AbortSignal;
 }
 
@@ -53,36 +60,46 @@ export async function quantizeCheckpoint(
 ): Promise<QuantizeResult> {
   requireNewFolder(outFolder);
   const model = openModelFolder(modelFolder);
-  const aside = openAsideFolder(outFolder);
+  const writing: Writing = { model, options, result: { matrices: [], beforeBytes: 0, bytes: 0 } };
+  let aside: AsideFolder | undefined;
   try {
     const precisions = precisionsOf(model, options);
+    requireSpace(outFolder, expectedBytes(model.weights, precisions));
+    aside = openAsideFolder(outFolder);
     const shards = shardsOf(model.weights.names);
-    const result: QuantizeResult = { matrices: [], beforeBytes: 0, bytes: 0 };
     const shardOf = new Map<string, string>();
     for (const [index, names] of shards.entries()) {
       const file = shardName(index, shards.length);
-      for (const name of writeShard(
-        join(aside.folder, file),
-        names,
-        model.weights,
-        precisions,
-        options,
-        result,
-      ))
-        shardOf.set(name, file);
-      options.onProgress?.({ done: index + 1, total: shards.length });
-      await setImmediate();
-      options.signal?.throwIfAborted();
+      const written = await writeShard(join(aside.folder, file), names, precisions, writing);
+      for (const name of written) shardOf.set(name, file);
     }
-    if (shards.length > 1) writeShardIndex(aside.folder, shardOf, result.bytes);
+    if (shards.length > 1) writeShardIndex(aside.folder, shardOf, writing.result.bytes);
     copySmallFiles(model.folder, aside.folder);
     writeConfig(aside.folder, model, options);
     aside.commit();
-    return result;
+    return writing.result;
   } finally {
-    aside.discard();
+    aside?.discard();
     model.weights.close();
   }
+}
+
+/** What is being written, and what became of it until now. */
+interface Writing {
+  model: ModelFolder;
+  options: QuantizeOptions;
+  result: QuantizeResult;
+}
+
+/** Of all tensors as they will be, a little more than less. */
+function expectedBytes(weights: Checkpoint, precisions: ReadonlyMap<string, QuantizedPrecision>): number {
+  const bytesOfNumber: Record<QuantizedPrecision, number> = { int8: 1, fp8: 1, nf4: 0.5 };
+  const expected = weights.names.map((name) => {
+    const { shape, bytes } = weights.entry(name);
+    const precision = precisions.get(name);
+    return precision ? shape.reduce((product, extent) => product * extent, bytesOfNumber[precision]) : bytes;
+  });
+  return expected.reduce((sum, bytes) => sum + bytes, 0) * 1.02;
 }
 
 /** The matrices to quantise, by name. */
@@ -119,36 +136,49 @@ function shardsOf(names: readonly string[]): string[][] {
   return [...layers.values(), rest].filter((shard) => shard.length > 0);
 }
 
-/** Writes a file and adds what is in it to the result; the names of its tensors. */
-function writeShard(
+/** Writes a file and adds what is in it to the result; the names of its tensors. Gives way to the event loop after each matrix. */
+async function writeShard(
   path: string,
   names: readonly string[],
-  weights: Checkpoint,
   precisions: ReadonlyMap<string, QuantizedPrecision>,
-  { report = false }: QuantizeOptions,
-  result: QuantizeResult,
-): string[] {
-  const written = keep(
-    scope(() =>
-      names.flatMap((name): (readonly [string, Tensor])[] => {
-        const precision = precisions.get(name);
-        const source = weights.tensor(name);
-        result.beforeBytes += source.bytes;
-        if (!precision) return [[name, source]];
-        const matrix = quantize(source, precision, { device: "cpu" });
-        const tensors = quantizedTensors(name, matrix, source.dtype);
-        result.matrices.push(reportOf(name, source, matrix, tensors, report));
-        return tensors;
-      }),
-    ),
-  );
+  writing: Writing,
+): Promise<string[]> {
+  const written: (readonly [string, Tensor])[] = [];
   try {
+    for (const name of names) {
+      written.push(...keep(scope(() => quantizedOrAsIs(name, precisions.get(name), writing))));
+      if (precisions.has(name)) await breathe(writing);
+    }
     writeSafetensors(path, written, { format: "pt" });
-    result.bytes += bytesOf(written);
+    writing.result.bytes += bytesOf(written);
+    await breathe(writing);
     return written.map(([name]) => name);
   } finally {
     dispose(written);
   }
+}
+
+/** The tensors that stand for one of the checkpoint. */
+function quantizedOrAsIs(
+  name: string,
+  precision: QuantizedPrecision | undefined,
+  { model, options, result }: Writing,
+): (readonly [string, Tensor])[] {
+  const source = model.weights.tensor(name);
+  result.beforeBytes += source.bytes;
+  if (!precision) return [[name, source]];
+  const matrix = quantize(source, precision, { device: "cpu" });
+  const tensors = quantizedTensors(name, matrix, source.dtype);
+  result.matrices.push(reportOf(name, source, matrix, tensors, options.report ?? false));
+  return tensors;
+}
+
+/** Tells how far it is, and stops where that was asked for. */
+async function breathe({ model: { weights }, options, result }: Writing): Promise<void> {
+  const totalBytes = weights.names.reduce((sum, name) => sum + weights.entry(name).bytes, 0);
+  options.onProgress?.({ doneBytes: result.beforeBytes, totalBytes });
+  await setImmediate();
+  options.signal?.throwIfAborted();
 }
 
 function reportOf(

@@ -88,12 +88,14 @@ test("logits begin with a deviation of about 1: the loss begins near ln(vocab)",
   disposeModel(model);
 });
 
-test.each([{ hidden: 66 }, { kvHeads: 3 }, { visionHeads: 5 }])(
-  "%o does not fit the other sizes and is refused",
-  (wrong) => {
-    expect(() => tinyConfig({ ...SMALL, ...wrong })).toThrow(UserError);
-  },
-);
+test.each([
+  [{ hidden: 66 }, /^--hidden is 66, which 2 x --heads = \d+ does not divide/],
+  [{ kvHeads: 3 }, /^--heads is \d+, which --kv-heads = 3 /],
+  [{ visionHeads: 5 }, /^--vision-hidden is \d+, which --vision-heads = 5 /],
+])("%o does not fit the other sizes, and is refused by its flag", (wrong, told) => {
+  expect(() => tinyConfig({ ...SMALL, ...wrong })).toThrow(told);
+  expect(() => tinyConfig({ ...SMALL, ...wrong })).toThrow(UserError);
+});
 
 test("a folder that holds something, such as a real model, is left alone", () => {
   const folder = join(root, "taken");

@@ -76,9 +76,9 @@ export function writeTinyCheckpoint(folder: string, options: TinyOptions, tokeni
 export function tinyConfig(options: TinyOptions): ModelConfig {
   const { hidden, layers, heads, kvHeads, ffn, vocab, ploraRank } = options;
   const { visionHidden, visionLayers, visionHeads, visionFfn } = options;
-  checkDivides("hidden", hidden, "2 * heads", 2 * heads); // RoPE turns pairs
-  checkDivides("heads", heads, "kvHeads", kvHeads);
-  checkDivides("visionHidden", visionHidden, "visionHeads", visionHeads);
+  checkDivides("--hidden", hidden, "2 x --heads", 2 * heads); // RoPE turns pairs
+  checkDivides("--heads", heads, "--kv-heads", kvHeads);
+  checkDivides("--vision-hidden", visionHidden, "--vision-heads", visionHeads);
   const official = PRESETS["4khd-7b"];
   const plora = { rank: ploraRank, scale: 1 };
   return {

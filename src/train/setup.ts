@@ -172,7 +172,7 @@ function attentionOf(
   return settledAttention(policy?.attention ?? "measured", device, use, notice);
 }
 
-/** Without NVRTC a run is slower and takes somewhat more memory, but runs. */
+/** What the run differs in from what was asked: weights that are rounded; and slower, with somewhat more memory, where NVRTC is missing. */
 function noticeAtStart(model: string, device: Device, notice: (text: string) => void): void {
   noticeStored(model, notice);
   if (device === "cpu") return;

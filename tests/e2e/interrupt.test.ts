@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -37,4 +37,19 @@ it("Ctrl-C saves a checkpoint and says how to go on, which then ends the run", S
   expect(rest.map(({ step }) => step)).toEqual(
     Array.from({ length: 20 - before }, (_, index) => before + 1 + index),
   );
+});
+
+it("Ctrl-C during lorafit quantize leaves nothing behind", SLOW_MACHINE, async () => {
+  const model = join(folder, "model");
+  lorafit(["tiny", "--output", model, "--layers", "40", "--hidden", "512", "--ffn", "1024"]);
+  const output = join(folder, "quantised");
+  const child = spawn(process.execPath, [PROGRAM, "quantize", "--model", model, "--output", output]);
+  let stderr = "";
+  child.stderr.on("data", (chunk) => {
+    if (stderr === "") child.kill("SIGINT"); // the first line of progress
+    stderr += chunk;
+  });
+  expect(await new Promise((done) => child.on("close", done))).toBe(130);
+  expect(stderr).toContain("stopped: nothing was written");
+  expect(readdirSync(folder).filter((name) => name.includes("quantised"))).toEqual([]);
 });

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -97,6 +97,28 @@ it("refuses a checkpoint that is quantised already, and a folder that has files"
   await expect(quantizeCheckpoint(dense, place("nf4"), { base: "nf4" })).rejects.toThrow(
     /not an empty folder/,
   );
+});
+
+it("tells how far it is, and leaves nothing behind where it is stopped", async () => {
+  const told: number[] = [];
+  const interruption = new AbortController();
+  const stopped = quantizeCheckpoint(dense, join(root, "stopped"), {
+    base: "nf4",
+    signal: interruption.signal,
+    onProgress: ({ doneBytes, totalBytes }) => {
+      told.push(doneBytes / totalBytes);
+      if (told.length === 8) interruption.abort(); // within the second layer's file
+    },
+  });
+  await expect(stopped).rejects.toThrow(/aborted/);
+  expect(readdirSync(root).filter((name) => name.includes("stopped"))).toEqual([]);
+  expect(told).toHaveLength(8);
+  told.length = 0;
+  const onProgress = (at: { doneBytes: number; totalBytes: number }): number =>
+    told.push(at.doneBytes / at.totalBytes);
+  await quantizeCheckpoint(dense, join(root, "told"), { base: "nf4", onProgress });
+  expect(told).toEqual([...told].sort((a, b) => a - b));
+  expect(told.at(-1)).toBe(1);
 });
 
 function load(name: string, options: Partial<LoadOptions>) {

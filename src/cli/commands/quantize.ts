@@ -4,8 +4,9 @@ import { type MatrixReport, quantizeCheckpoint } from "../../models/quantizeChec
 import { LINEAR_NAMES } from "../../models/spec.ts";
 import { readySamples } from "../../train/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate.ts";
+import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import { type Output, table } from "../report.ts";
+import { byteProgress, type Output, table } from "../report.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 type Options = OptionsOf<"quantize">;
@@ -14,12 +15,17 @@ export async function run(options: Options, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
   const notice = (text: string): void => output.note(text);
   const ready = options.data && (await readySamples(options.data, known, options, notice));
-  const { matrices, beforeBytes, bytes } = await quantizeCheckpoint(known.folder, options.output, {
-    base: options.base,
-    headBase: options.head_base,
-    report: options.report,
-    onProgress: ({ done, total }) => output.live(`file ${done} of ${total}`),
-  });
+  const written = await stoppable(output, (signal) =>
+    quantizeCheckpoint(known.folder, options.output, {
+      base: options.base,
+      headBase: options.head_base,
+      report: options.report,
+      onProgress: byteProgress(output),
+      signal,
+    }),
+  );
+  if (!written) return;
+  const { matrices, beforeBytes, bytes } = written;
   if (options.report) {
     for (const matrix of matrices) output.record(matrix);
     output.answer(errorTable(matrices));
