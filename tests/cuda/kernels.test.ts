@@ -21,7 +21,7 @@ import {
   type Scalars,
   type Sizes,
 } from "./kernelCases.ts";
-import { type Inside, removePrograms, runOnCpu } from "./onCpu.ts";
+import { canWatchThreads, type Inside, removePrograms, runOnCpu } from "./onCpu.ts";
 
 const NAMES = Object.keys(fused) as (keyof typeof fused)[];
 const DTYPES = Object.keys(ROUNDING) as Scalars[];
@@ -46,7 +46,7 @@ function compare(
   const { source, entry } = kernel;
   const right = exactInputs(made.inputs, dtype);
   kernel.twin(right, made.options);
-  const results = runOnCpu({ source, entry, dtype }, kernel.work(made.inputs, made.options), inside);
+  const results = runOnCpu({ source, entry, dtype }, kernel.work(made.inputs, made.options), { inside });
   for (const index of made.written) {
     const { shape, dtype: own } = made.inputs[index]!;
     const actual = fromBytes(results.get(index)!, shape, own).toFloat32Array();
@@ -71,6 +71,33 @@ describe.each(DTYPES)("in %s, as C++ on the CPU,", (dtype) => {
   });
 });
 
+describe("the threads of a block", () => {
+  const withoutBarriers = (text: string) => text.replaceAll("__syncthreads();", "");
+  const watched = canWatchThreads();
+  if (!watched)
+    console.warn("SKIPPED: g++ can't watch threads here, so no race between those of a kernel is looked for");
+
+  test.skipIf(!watched).each(NAMES)("are at no memory together without a barrier between: %s", (name) => {
+    scope(() => {
+      manualSeed(4);
+      const { source, entry, work } = kernelOf(name);
+      const { inputs, options } = CASES[name]({ rows: 3, columns: 530, extra: 3 }, "float32");
+      runOnCpu({ source, entry, dtype: "float32" }, work(inputs, options), { checks: "thread" });
+    });
+  });
+
+  test.skipIf(!watched)("would be found where a barrier is missing", () => {
+    const { source, entry, work } = kernelOf("rmsNorm");
+    scope(() => {
+      const { inputs, options } = CASES.rmsNorm({ rows: 2, columns: 530, extra: 0 }, "float32");
+      const launch = work(inputs, options);
+      expect(() =>
+        runOnCpu({ source, entry, dtype: "float32" }, launch, { checks: "thread", change: withoutBarriers }),
+      ).toThrow(/data race/);
+    });
+  });
+});
+
 test("rope works in place: queries, keys and values may be views of u", () => {
   scope(() => {
     const [T, G, Q, D] = [5, 2, 3, 20] as const;
@@ -85,7 +112,9 @@ test("rope works in place: queries, keys and values may be views of u", () => {
       const inputs = packed() as Tensor[];
       const kernel = kernelOf(name);
       const { source, entry } = kernel;
-      const results = runOnCpu({ source, entry, dtype: "float32" }, kernel.work(inputs, undefined), inside);
+      const results = runOnCpu({ source, entry, dtype: "float32" }, kernel.work(inputs, undefined), {
+        inside,
+      });
       kernel(inputs, undefined); // the twin, in place too
       const actual = fromBytes(results.get(0)!, inputs[0]!.shape, "float32").toFloat32Array();
       expect(difference(actual, inputs[0]!.toFloat32Array())).toBeLessThan(1e-6);

@@ -19,6 +19,17 @@ const SCALARS: Record<string, string> = {
   float16: "-DSCALAR_F16",
   float32: "-DSCALAR_F32",
 };
+/** What the program ends for: undefined behaviour, or two threads at the same memory without a barrier between. */
+export type Checks = "undefined" | "thread";
+
+export interface HowToRun {
+  /** Inputs that lie inside of others, by index. */
+  inside?: Record<number, Inside>;
+  checks?: Checks;
+  /** Of the sources, to see that a check finds what is wrong. */
+  change?: (source: string) => string;
+}
+const FAILING: Record<Checks, string[]> = { undefined: ["-fno-sanitize-recover"], thread: ["-g"] };
 const folder = mkdtempSync(join(tmpdir(), "lorafit-kernels-"));
 const compiled = new Map<string, string>();
 
@@ -28,7 +39,7 @@ const here = (name: string): string => readFileSync(join(import.meta.dirname, na
 export function runOnCpu(
   code: KernelCode,
   launch: Pick<Launch, "threads" | "inputs">,
-  inside: Record<number, Inside> = {},
+  { inside = {}, checks = "undefined", change = (source) => source }: HowToRun = {},
 ) {
   const tensors: { index: number; bytes: number }[] = [];
   const parts: Uint8Array[] = [whole(Math.ceil(launch.threads / THREADS)), whole(launch.inputs.length)];
@@ -49,7 +60,7 @@ export function runOnCpu(
       parts.push(whole("f".charCodeAt(0)), new Uint8Array(Float64Array.of(input.float).buffer));
     }
   }
-  const { status, stdout, stderr } = spawnSync(program(code.dtype), [code.entry], {
+  const { status, stdout, stderr } = spawnSync(program(code.dtype, checks, change), [code.entry], {
     input: Buffer.concat(parts),
     maxBuffer: 2 ** 28,
   });
@@ -63,17 +74,26 @@ export function runOnCpu(
   return results;
 }
 
+/** Whether this machine's compiler can watch threads, and its kernel lets it. */
+export function canWatchThreads(): boolean {
+  const file = join(folder, "watch");
+  writeFileSync(`${file}.cc`, "int main() { return 0; }\n");
+  const { status } = spawnSync("g++", ["-fsanitize=thread", "-o", file, `${file}.cc`]);
+  return status === 0 && spawnSync(file).status === 0;
+}
+
 /** Removes the programs that were compiled. */
 export function removePrograms(): void {
   rmSync(folder, { recursive: true });
 }
 
 /** One program has every kernel for one dtype of scalars; it is compiled when it is first wanted. */
-function program(dtype: DType): string {
-  const known = compiled.get(dtype);
+function program(dtype: DType, checks: Checks, change: (source: string) => string): string {
+  const name = `${dtype}-${checks}-${change("__syncthreads();").length}`;
+  const known = compiled.get(name);
   if (known) return known;
-  const file = join(folder, dtype);
-  const spaces = Object.entries(SOURCES).map(([name, source]) => `namespace ${name} {${source}}\n`);
+  const file = join(folder, name);
+  const spaces = Object.entries(SOURCES).map(([name, source]) => `namespace ${name} {${change(source)}}\n`);
   const calls = Object.entries(SOURCES).flatMap(([name, source]) =>
     entriesOf(source).map(
       (entry) => `  if (std::strcmp(name, "${entry}") == 0) return run(${name}::${entry});\n`,
@@ -81,11 +101,11 @@ function program(dtype: DType): string {
   );
   const main = `int main(int, char** arguments) {\n  const char* name = arguments[1];\n${calls.join("")}  return 4;\n}\n`;
   writeFileSync(`${file}.cc`, [here("onCpu.h"), ...spaces, here("run.h"), main].join(""));
-  const options = ["-std=c++20", "-O0", "-pthread", "-fsanitize=undefined", "-fno-sanitize-recover"];
+  const options = ["-std=c++20", "-O0", "-pthread", `-fsanitize=${checks}`, ...FAILING[checks]];
   const all = [...options, SCALARS[dtype] ?? "", "-o", file, `${file}.cc`];
   const { status, stderr } = spawnSync("g++", all, { encoding: "utf8" });
   if (status !== 0) throw new Error(stderr.slice(0, 4000));
-  compiled.set(dtype, file);
+  compiled.set(name, file);
   return file;
 }
 
