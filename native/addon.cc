@@ -9,6 +9,7 @@
 #include "autograd.h"
 #include "card_memory.h"
 #include "copies.h"
+#include "cpu_kernels.h"
 #include "cuda.h"
 #include "dispatch.h"
 #include "memory.h"
@@ -159,6 +160,8 @@ constexpr Export kExports[] = {
     {"nvrtcCompile", guarded<nvrtc_compile>},
     {"loadKernel", guarded<load_kernel>},
     {"launchKernel", guarded<launch_kernel>},
+    {"runLoop", guarded<run_loop>},
+    {"loopLevel", guarded<loop_level>},
 };
 
 } // namespace

@@ -4,7 +4,8 @@
  */
 import { fromArray } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
-import { fused, isFused, type RopeInputs } from "../torch/kernels.ts";
+import { isFused } from "../torch/fusedKernel.ts";
+import { fused, type RopeInputs } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type AttentionShape, type KernelState, kernelBackward_, kernelForward } from "./attentionKernels.ts";
 

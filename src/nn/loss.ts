@@ -1,6 +1,7 @@
 /** Cross-entropy through the frozen head, in chunks of label rows: the loss and its exact gradient in one pass, and no (T, V) matrix. */
 import { empty, fromArray, full, zeros } from "../torch/create.ts";
-import { fused, isFused } from "../torch/kernels.ts";
+import { isFused } from "../torch/fusedKernel.ts";
+import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";

@@ -1,5 +1,6 @@
 /** RMS norm and its gradient, in tiles of rows so that their float32 temporaries stay small. */
-import { fused, isFused } from "../torch/kernels.ts";
+import { isFused } from "../torch/fusedKernel.ts";
+import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachTileOf, rowsOf } from "./rows.ts";
 

@@ -4,7 +4,8 @@
  */
 import { empty } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
-import { fused, isOnCard } from "../torch/kernels.ts";
+import { isFused } from "../torch/fusedKernel.ts";
+import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
 import { emptyNf4, isAligned, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
@@ -51,7 +52,7 @@ export function emptyQuantized(
 
 /** Writes the values of a matrix into a tensor of its shape, contiguous rows. */
 export function dequantizeInto_(into: Tensor, matrix: QuantizedMatrix): void {
-  if (isOnCard(into.device)) dequantizeOnCard_(into, matrix);
+  if (isFused(into)) dequantizeAtOnce_(into, matrix);
   else dequantizeInPieces_(into, matrix);
 }
 
@@ -106,7 +107,7 @@ export function columnGranularity(matrix: QuantizedMatrix): number {
 }
 
 /** In one pass, without temporaries of its size. */
-function dequantizeOnCard_(into: Tensor, matrix: QuantizedMatrix): void {
+function dequantizeAtOnce_(into: Tensor, matrix: QuantizedMatrix): void {
   scope(() => {
     if (matrix.precision === "nf4") {
       const { codes, absmax, nestedMap, nestedAbsmax, offset, width, rows, columns } = matrix;

@@ -2,7 +2,8 @@
  * Products of few rows with a matrix in NF4 or int8, on a card: a kernel reads the codes and multiplies at once, without the scratch that
  * larger products read the matrix into. Few rows are what answers are generated with, one at a time, and what is left over by tiles.
  */
-import { fused, isFused } from "../torch/kernels.ts";
+import { isFused, isOnCard } from "../torch/fusedKernel.ts";
+import { fused } from "../torch/kernels.ts";
 import type { Tensor } from "../torch/tensor.ts";
 import { CHANNEL_FORMS, type QuantizedMatrix } from "./quantized.ts";
 
@@ -16,7 +17,8 @@ export const FUSED_TOKENS = { nf4: 16, int8: 16 } as const;
 /** Whether a product of x, (T, in), with a matrix is of few rows, and a kernel of ours makes it where x lies. */
 export function multipliesFused({ precision }: QuantizedMatrix, x: Tensor): boolean {
   if (precision === "fp8") return false;
-  return x.shape[0]! <= FUSED_TOKENS[precision] && x.strides[1] === 1 && isFused(x);
+  if (!isFused(x) || !isOnCard(x.device)) return false;
+  return x.shape[0]! <= FUSED_TOKENS[precision] && x.strides[1] === 1;
 }
 
 /** into = beta into + x W^T. x: (T, in), W: (out, in), into: (T, out), its rows apart by any stride. */

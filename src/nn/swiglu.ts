@@ -1,5 +1,6 @@
 /** The MLP's activation silu(gate) * up and its gradients: on a card in one pass, in the place of what goes in. */
-import { fused, isFused } from "../torch/kernels.ts";
+import { isFused } from "../torch/fusedKernel.ts";
+import { fused } from "../torch/kernels.ts";
 import { siluBackward } from "../torch/ops.gen.ts";
 import type { Tensor } from "../torch/tensor.ts";
 

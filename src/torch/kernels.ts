@@ -1,39 +1,15 @@
 /**
- * Fused kernels: each does in one pass over memory what takes several operators. On a card the CUDA source runs, elsewhere (and for
- * dtypes that the source doesn't know) its twin of ATen operators, to which tests hold it.
+ * Fused kernels: each does in one pass over memory what takes several operators. On a card the CUDA source runs, on the CPU the loop
+ * of native/cpu_loops.cc with the name of its entry, and for dtypes that they don't know a twin of ATen operators, to which tests
+ * hold both.
  */
-import { messageOf } from "../errors.ts";
 import { arange, empty, fromArray, full } from "./create.ts";
-import { planTarget } from "./device.ts";
-import type { Device } from "./dtypes.ts";
+import { kernel } from "./fusedKernel.ts";
 import { THREADS } from "./kernelSources.ts";
-import { compileKernel, hasScalar, type KernelCode, type Launch, launch } from "./nvrtc.ts";
+import type { Launch } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
 import { NF4_VALUES, PRODUCT_ROWS, PRODUCT_TOKENS } from "./quantizedSources.ts";
 import { scope, type Tensor } from "./tensor.ts";
-import { countKernel } from "./trace.ts";
-
-interface Kernel<Inputs extends readonly Tensor[], Options> extends Omit<KernelCode, "dtype"> {
-  /** The first of the inputs that has the kernel's scalars. */
-  scalars: (...inputs: Inputs) => Tensor;
-  work: (inputs: Inputs, options: Options) => Pick<Launch, "threads" | "inputs">;
-  twin: (inputs: Inputs, options: Options) => void;
-  /** Indexes of inputs that it reads and writes in full, for a plan's time. */
-  reads: readonly number[];
-  /** What it reads of others, as views. */
-  readsOf?: (inputs: Inputs) => Tensor[];
-  writes: readonly number[];
-  /** Indexes of inputs whose rows, or groups of heads, may lie apart. */
-  strided?: readonly number[];
-  /** Relative difference (of the norm of what is written) to the twin in float32; lower precisions add their own rounding. */
-  tolerance: number;
-  /** How often a number is rounded on its way to the result; once unless said. */
-  roundings?: number;
-}
-
-/** A kernel to call, with what its table says. */
-export type Fused<Inputs extends readonly Tensor[], Options> = Kernel<Inputs, Options> &
-  ((inputs: Inputs, options: Options) => void);
 
 /** A matrix in NF4: blocks of 64, their largest magnitudes in 8 bits themselves, as bitsandbytes has them (double quantisation). */
 export type Nf4Inputs = [
@@ -237,6 +213,7 @@ export const fused = {
   productNf4: kernel<[out: Tensor, x: Tensor, ...Packed<Nf4Inputs>], Nf4Window & ProductOptions>({
     source: "product",
     entry: "product_nf4",
+    onCpu: false,
     strided: [0, 1],
     scalars: (out) => out,
     work: ([out, x, ...packed], { offset, width, row, column, add }) => ({
@@ -260,6 +237,7 @@ export const fused = {
   >({
     source: "product",
     entry: "product_int8",
+    onCpu: false,
     strided: [0, 1, 2],
     scalars: (out) => out,
     work: ([out, x, codes, scales], { unit, add }) => ({
@@ -279,52 +257,6 @@ export const fused = {
     tolerance: 1e-5,
   }),
 } as const;
-
-/** Whether the kernels' sources run on tensors as this one: else whoever has an order of ATen operators of its own uses that. */
-export function isFused({ device, dtype }: Pick<Tensor, "device" | "dtype">): boolean {
-  return compiles && isOnCard(device) && hasScalar(dtype);
-}
-
-/** Whether sources can be compiled for cards; else twins run there, and in plans. */
-let compiles = true;
-
-/** Why kernels can't be compiled for a card of this compute capability (as 80 or 120); twins run from here on where that is so. */
-export function kernelProblem(capability: number): string | undefined {
-  try {
-    compileKernel({ source: "swiglu", entry: "swiglu", dtype: "float32" }, capability);
-    compiles = true;
-    return undefined;
-  } catch (thrown) {
-    compiles = false;
-    return messageOf(thrown);
-  }
-}
-
-/** Whether a device is a card, or a plan stands for one. */
-export function isOnCard(device: Device): boolean {
-  return device.startsWith("cuda") || (device === "meta" && planTarget().device === "cuda");
-}
-
-/** Runs the source where it can, the twin elsewhere; a plan for a card allocates nothing, as the source does. */
-function kernel<Inputs extends readonly Tensor[], Options>(
-  known: Kernel<Inputs, Options>,
-): Fused<Inputs, Options> {
-  const { source, entry, strided = [], scalars, work, reads, readsOf, writes, twin } = known;
-  const run = (inputs: Inputs, options: Options): void => {
-    const odd = inputs.find((input, index) => !strided.includes(index) && !input.isContiguous);
-    if (odd) throw new TypeError(`${entry}: inputs must be contiguous, and one is ${odd}`);
-    const { device, dtype } = scalars(...inputs);
-    if (!isFused({ device, dtype })) scope(() => twin(inputs, options));
-    else if (device !== "meta") launch(device, { source, entry, dtype, ...work(inputs, options) });
-    else scope(() => countKernel(entry, readBy(inputs), tensorsAt(inputs, writes)));
-  };
-  const readBy = (inputs: Inputs): Tensor[] => [...tensorsAt(inputs, reads), ...(readsOf?.(inputs) ?? [])];
-  return Object.assign(run, known);
-}
-
-function tensorsAt(inputs: readonly Tensor[], indexes: readonly number[]): Tensor[] {
-  return indexes.map((index) => inputs[index]!);
-}
 
 /** A thread for eight elements. */
 function elementwise(tensors: readonly Tensor[], count: number): Pick<Launch, "threads" | "inputs"> {

@@ -73,6 +73,8 @@ export interface Native {
     kinds: string,
     ...inputs: unknown[]
   ): void;
+  runLoop(entry: string, dtype: unknown, kinds: string, ...inputs: unknown[]): void;
+  loopLevel(): "avx512" | "avx2" | "baseline";
 }
 
 export const native = loadAddon() as Native;

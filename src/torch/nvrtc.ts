@@ -32,9 +32,12 @@ export interface KernelCode {
 export interface Launch extends KernelCode {
   /** Of the work, where a thread each does one; the blocks follow. */
   threads: number;
-  /** In the kernel's order; tensors as pointers, numbers as 64-bit whole numbers or, in `float`, as floats. */
-  inputs: readonly (Tensor | number | { float: number })[];
+  /** In the kernel's order. */
+  inputs: readonly KernelInput[];
 }
+
+/** Tensors go in as pointers, numbers as 64-bit whole numbers or, in `float`, as floats. */
+export type KernelInput = Tensor | number | { float: number };
 
 const SCALARS: Partial<Record<DType, string[]>> = {
   bfloat16: ["-DSCALAR_BF16"],
@@ -53,14 +56,19 @@ export function hasScalar(dtype: DType): boolean {
 /** Queues a kernel on the device's current stream, compiling it first where nobody has yet. */
 export function launch(device: Device, { threads, inputs, ...code }: Launch): void {
   if (threads === 0) return;
+  const blocks = [Math.ceil(threads / THREADS), 1, 1];
+  native.launchKernel(kernelOn(device, code), blocks, THREADS, ...kernelArguments(inputs));
+}
+
+/** A letter for each input, and what the engine takes for them. */
+export function kernelArguments(inputs: readonly KernelInput[]): [kinds: string, ...values: unknown[]] {
   const kinds = inputs.map((input) =>
     input instanceof Tensor ? "t" : typeof input === "number" ? "i" : "f",
   );
   const values = inputs.map((input) =>
     input instanceof Tensor ? handleOf(input) : typeof input === "number" ? input : input.float,
   );
-  const blocks = [Math.ceil(threads / THREADS), 1, 1];
-  native.launchKernel(kernelOn(device, code), blocks, THREADS, kinds.join(""), ...values);
+  return [kinds.join(""), ...values];
 }
 
 /** The NVRTC of libtorch's own packages, else the system's; throws UserError where there is none. */

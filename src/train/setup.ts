@@ -22,7 +22,7 @@ import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";
 import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
 import { cardInfo } from "../torch/device.ts";
-import { kernelProblem } from "../torch/kernels.ts";
+import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type AnswersPlan, stopIdsOf } from "./answers.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";

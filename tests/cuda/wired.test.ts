@@ -8,8 +8,8 @@ import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../
 import { difference } from "./kernelCases.ts";
 
 const card = vi.hoisted(() => ({ stands: false }));
-vi.mock("../../src/torch/kernels.ts", async (original) => ({
-  ...(await original<typeof import("../../src/torch/kernels.ts")>()),
+vi.mock("../../src/torch/fusedKernel.ts", async (original) => ({
+  ...(await original<typeof import("../../src/torch/fusedKernel.ts")>()),
   isFused: () => card.stands,
 }));
 

@@ -4,7 +4,8 @@ import { afterEach, expect, it, vi } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { empty } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
-import { fused, isFused, kernelProblem } from "../../src/torch/kernels.ts";
+import { isFused, kernelProblem } from "../../src/torch/fusedKernel.ts";
+import { fused } from "../../src/torch/kernels.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { makeWorkplace, runWith } from "./trainRun.ts";
 

@@ -1,0 +1,124 @@
+#include "cpu_kernels.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu_loops.h"
+
+namespace lorafit {
+namespace {
+
+struct CpuKernel {
+  const char* entry;
+  const char* kinds;
+  /** Elements of the first tensor that make a unit of the loop's work. */
+  int64_t (*elements)(const LoopValue* values);
+};
+
+/** Elements worth a thread, as libtorch has it for its own. */
+constexpr int64_t kElementsOfThread = 32768;
+
+/** A unit is a row, whose length is the argument with this number. */
+template <size_t Columns>
+int64_t row(const LoopValue* values) {
+  return values[Columns].whole;
+}
+
+int64_t element(const LoopValue*) { return 1; }
+
+/** All heads of a row, with its groups, queries and half a head's features at 7, 8 and 9. */
+int64_t heads(const LoopValue* values) { return values[7].whole * (values[8].whole + 2) * 2 * values[9].whole; }
+
+constexpr CpuKernel kKernels[] = {
+    {"swiglu", "ttti", element},
+    {"swiglu_backward", "ttti", element},
+    {"rms_norm", "tttfi", row<4>},
+    {"add_rms_norm_gradient", "ttttfi", row<5>},
+    {"softmax_gradient", "tttfi", row<4>},
+    {"causal_softmax", "tfiiii", row<2>},
+    {"softmax_backward", "ttfi", row<3>},
+    {"add_wide", "ttiii", row<3>},
+    {"rope_unpack", "ttttttiiiiiiiiii", heads},
+    {"rope_pack", "ttttttiiiiiiiiii", heads},
+    {"dequantize_nf4", "tttttfiiiii", row<9>},
+    {"dequantize_int8", "tttfiii", row<5>},
+};
+
+struct Level {
+  const char* name;
+  const NamedLoop* loops;
+};
+
+const Level& level() {
+  static const Level best = [] {
+#ifdef LOOPS_BY_LEVEL
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512) return Level{"avx512", loops_avx512()};
+    if (avx2) return Level{"avx2", loops_avx2()};
+#endif
+    return Level{"baseline", loops_baseline()};
+  }();
+  return best;
+}
+
+const CpuKernel& kernel_of(const std::string& entry) {
+  for (const CpuKernel& kernel : kKernels) {
+    if (entry == kernel.entry) return kernel;
+  }
+  TORCH_CHECK(false, "no kernel of the CPU is called ", entry);
+}
+
+Loop loop_of(const std::string& entry, at::ScalarType dtype) {
+  for (const NamedLoop* loop = level().loops; loop->entry; ++loop) {
+    if (entry != loop->entry) continue;
+    if (dtype == at::kBFloat16) return loop->of_bfloat16;
+    if (dtype == at::kHalf) return loop->of_float16;
+    if (dtype == at::kFloat) return loop->of_float32;
+  }
+  TORCH_CHECK(false, entry, " has no scalars of ", dtype);
+}
+
+const at::Tensor& cpu_tensor(napi_env env, napi_value value) {
+  const at::Tensor& tensor = to_tensor(env, value, "kernel argument");
+  TORCH_CHECK(tensor.is_cpu(), "a kernel of the CPU got a tensor of ", tensor.device());
+  return tensor;
+}
+
+LoopValue to_value(napi_env env, char kind, napi_value value) {
+  switch (kind) {
+    case 't': return {.pointer = cpu_tensor(env, value).mutable_data_ptr()};
+    case 'i': return {.whole = to_int(env, value, "kernel argument")};
+    default: return {.number = static_cast<float>(to_double(env, value, "kernel argument"))};
+  }
+}
+
+} // namespace
+
+napi_value run_loop(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  constexpr size_t kFirst = 3;
+  const std::string entry = to_string(env, arguments[0], "entry");
+  const CpuKernel& kernel = kernel_of(entry);
+  const Loop loop = loop_of(entry, to_dtype(env, arguments[1], "dtype"));
+  const std::string kinds = to_string(env, arguments[2], "kinds");
+  TORCH_CHECK(kinds == kernel.kinds, entry, " takes ", kernel.kinds, ", got ", kinds);
+  TORCH_CHECK(arguments.count == kFirst + kinds.size(), entry, " takes ", kinds.size(), " arguments");
+  std::array<LoopValue, Arguments::kMost> values;
+  for (size_t i = 0; i < kinds.size(); ++i) values[i] = to_value(env, kinds[i], arguments[kFirst + i]);
+  const int64_t numel = cpu_tensor(env, arguments[kFirst]).numel();
+  const int64_t elements = std::max<int64_t>(1, kernel.elements(values.data()));
+  const int64_t grain = std::max<int64_t>(1, kElementsOfThread / elements);
+  at::parallel_for(0, numel / elements, grain, [&](int64_t begin, int64_t end) {
+    loop(values.data(), begin, end);
+  });
+  return undefined_value(env);
+}
+
+napi_value loop_level(const Arguments& arguments) { return from_string(arguments.env, level().name); }
+
+} // namespace lorafit

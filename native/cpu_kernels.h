@@ -1,0 +1,17 @@
+// Kernels of our own for the CPU: one pass over memory, all threads, in place or into what the caller has allocated.
+#pragma once
+
+#include "values.h"
+
+namespace lorafit {
+
+/**
+ * runLoop(entry, dtype of its scalars, kinds, ...arguments) runs a kernel of cpu_loops.cc. `kinds` has a letter an argument: t pointer
+ * to a tensor's first element, i 64-bit whole number, f float. Throws where no kernel has this name, these kinds or this dtype, or a
+ * tensor isn't on the CPU.
+ */
+napi_value run_loop(const Arguments& arguments);
+/** loopLevel() -> "avx512", "avx2" or "baseline": the vectors that the kernels use here. */
+napi_value loop_level(const Arguments& arguments);
+
+} // namespace lorafit
