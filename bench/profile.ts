@@ -35,28 +35,39 @@ async function profile(task: CpuTask): Promise<void> {
   print(costs, processorMs() - startMs, Number(rows));
 }
 
-/** Has every operator timed from now on. */
+/** Has every operator and every kernel of our own timed from now on. */
 function timeCalls(): void {
-  const call = native.call;
+  const { call, runLoop } = native;
   const names = new Map<number, string>();
   native.call = (op, ...inputs) => {
     if (!costs) return call(op, ...inputs);
     const name = names.get(op) ?? native.schema(op).split("(")[0]!.split(".")[0]!;
     names.set(op, name);
     const tensors = inputs.filter((input) => typeof input === "number" && isTensor(input)) as number[];
-    const shapes = tensors.slice(0, 3).map((tensor) => native.shape(tensor));
-    const strided = tensors.slice(0, 3).map((tensor) => (native.isContiguous(tensor) ? "" : "'"));
-    const before = processorMs();
-    const result = call(op, ...inputs);
-    const ms = processorMs() - before;
-    const key = `${name} ${shapes.map((shape, at) => `[${shape}]${strided[at]}`).join(" ")}`;
-    const cost = costs.get(key) ?? { ms: 0, calls: 0, flops: 0 };
-    cost.ms += ms;
-    cost.calls += 1;
-    cost.flops += PRODUCTS[name]?.(shapes) ?? 0;
-    costs.set(key, cost);
-    return result;
+    return timed(costs, name, tensors.slice(0, 3), () => call(op, ...inputs));
   };
+  native.runLoop = (entry, dtype, kinds, ...inputs) => {
+    if (!costs) return runLoop(entry, dtype, kinds, ...inputs);
+    const tensors = inputs.filter((_, at) => kinds[at] === "t") as number[];
+    return timed(costs, `lorafit::${entry}`, tensors.slice(0, 2), () =>
+      runLoop(entry, dtype, kinds, ...inputs),
+    );
+  };
+}
+
+function timed<T>(costs: Map<string, Cost>, name: string, tensors: readonly number[], call: () => T): T {
+  const shapes = tensors.map((tensor) => native.shape(tensor));
+  const strided = tensors.map((tensor) => (native.isContiguous(tensor) ? "" : "'"));
+  const before = processorMs();
+  const result = call();
+  const ms = processorMs() - before;
+  const key = `${name} ${shapes.map((shape, at) => `[${shape}]${strided[at]}`).join(" ")}`;
+  const cost = costs.get(key) ?? { ms: 0, calls: 0, flops: 0 };
+  cost.ms += ms;
+  cost.calls += 1;
+  cost.flops += PRODUCTS[name]?.(shapes) ?? 0;
+  costs.set(key, cost);
+  return result;
 }
 
 /** Handles and plain numbers look alike: a number is a tensor where it names one. */

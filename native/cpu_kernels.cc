@@ -17,8 +17,8 @@ struct CpuKernel {
   int64_t (*elements)(const LoopValue* values);
 };
 
-/** Elements worth a thread, as libtorch has it for its own. */
-constexpr int64_t kElementsOfThread = 32768;
+/** Elements worth waking a thread for: 10 to 30 us of work. */
+constexpr int64_t kElementsOfThread = 65536;
 
 /** A unit is a row, whose length is the argument with this number. */
 template <size_t Columns>
@@ -37,9 +37,10 @@ constexpr CpuKernel kKernels[] = {
     {"rms_norm", "tttfi", row<4>},
     {"add_rms_norm_gradient", "ttttfi", row<5>},
     {"softmax_gradient", "tttfi", row<4>},
-    {"causal_softmax", "tfiiii", row<2>},
+    {"causal_softmax", "tfiii", row<2>},
     {"softmax_backward", "ttfi", row<3>},
-    {"add_wide", "ttiii", row<3>},
+    {"add_wide", "tt", element},
+    {"gather_rows", "ttii", row<2>},
     {"rope_unpack", "ttttttiiiiiiiiii", heads},
     {"rope_pack", "ttttttiiiiiiiiii", heads},
     {"dequantize_nf4", "tttttfiiiii", row<9>},
@@ -51,19 +52,26 @@ struct Level {
   const NamedLoop* loops;
 };
 
-const Level& level() {
-  static const Level best = [] {
+/** What the processor has, the best last. */
+const std::vector<Level>& levels() {
+  static const std::vector<Level> all = [] {
+    std::vector<Level> found{{"baseline", loops_baseline()}};
 #ifdef LOOPS_BY_LEVEL
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512) return Level{"avx512", loops_avx512()};
-    if (avx2) return Level{"avx2", loops_avx2()};
+    if (avx2) found.push_back({"avx2", loops_avx2()});
+    if (avx512) found.push_back({"avx512", loops_avx512()});
 #endif
-    return Level{"baseline", loops_baseline()};
+    return found;
   }();
-  return best;
+  return all;
+}
+
+Level& level() {
+  static Level current = levels().back();
+  return current;
 }
 
 const CpuKernel& kernel_of(const std::string& entry) {
@@ -119,6 +127,17 @@ napi_value run_loop(const Arguments& arguments) {
   return undefined_value(env);
 }
 
-napi_value loop_level(const Arguments& arguments) { return from_string(arguments.env, level().name); }
+napi_value loop_level(const Arguments& arguments) {
+  const char* before = level().name;
+  if (arguments.count > 0) {
+    const std::string wanted = to_string(arguments.env, arguments[0], "level");
+    const auto found = std::find_if(levels().begin(), levels().end(), [&](const Level& each) {
+      return wanted == each.name;
+    });
+    TORCH_CHECK(found != levels().end(), "this processor has no vectors of ", wanted);
+    level() = *found;
+  }
+  return from_string(arguments.env, before);
+}
 
 } // namespace lorafit

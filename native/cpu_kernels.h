@@ -11,7 +11,10 @@ namespace lorafit {
  * tensor isn't on the CPU.
  */
 napi_value run_loop(const Arguments& arguments);
-/** loopLevel() -> "avx512", "avx2" or "baseline": the vectors that the kernels use here. */
+/**
+ * loopLevel([level]) -> "avx512", "avx2" or "baseline": the vectors that the kernels use, the best that there are until another level is
+ * given, which must be one of the processor's.
+ */
 napi_value loop_level(const Arguments& arguments);
 
 } // namespace lorafit

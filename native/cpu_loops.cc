@@ -229,14 +229,14 @@ inline float largest(const S* row, int64_t columns) {
   return most;
 }
 
-/** The sum of e^(scale * (x - most)) over a row. */
+/** The sum of e^(x - most) over a row. */
 template <typename S>
-inline float sum_of_exps(const S* row, int64_t columns, float scale, float most) {
+inline float sum_of_exps(const S* row, int64_t columns, float most) {
   Lanes sums;
   for_chunks(columns, CHUNK {
     float a[kChunk];
     load(row + at, count, a);
-    for (int i = 0; i < count; ++i) sums.at[i] += exp_of(scale * (a[i] - most));
+    for (int i = 0; i < count; ++i) sums.at[i] += exp_of(a[i] - most);
   });
   return sums.sum();
 }
@@ -252,7 +252,7 @@ void softmax_gradient(const LoopValue* v, int64_t begin, int64_t end) {
     S* logits = pointer<S>(v[0]) + row * columns;
     const float wanted = widen(logits[targets[row]]);
     const float most = largest(logits, columns);
-    const float sum = sum_of_exps(logits, columns, 1, most);
+    const float sum = sum_of_exps(logits, columns, most);
     losses[row] = log_of(sum) + most - wanted;
     const float factor = scale / sum;
     for_chunks(columns, CHUNK {
@@ -265,21 +265,35 @@ void softmax_gradient(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// causal_softmax(scores, scale, columns, rows, heads, start): row number r of `rows` sees start + r / heads + 1 columns; scores become
+// causal_softmax(scores, scale, columns, heads, start): row number r sees start + r / heads + 1 columns; scores become
 // softmax(scale * scores) over them, and zero beyond
 template <typename S>
 void causal_softmax(const LoopValue* v, int64_t begin, int64_t end) {
+  constexpr int64_t kHeld = 128 * kChunk; // exponentials of a row that wait for their sum; those beyond are made twice
+  float held[kHeld];
   const float scale = v[1].number;
-  const int64_t columns = v[2].whole, rows = v[3].whole, heads = v[4].whole, start = v[5].whole;
+  const int64_t columns = v[2].whole, heads = v[3].whole, start = v[4].whole;
   for (int64_t row = begin; row < end; ++row) {
     S* scores = pointer<S>(v[0]) + row * columns;
-    const int64_t seen = start + row % rows / heads + 1;
+    const int64_t seen = start + row / heads + 1;
     const float most = largest(scores, seen);
-    const float factor = 1 / sum_of_exps(scores, seen, scale, most);
+    Lanes sums;
     for_chunks(seen, CHUNK {
       float a[kChunk];
       load(scores + at, count, a);
-      for (int i = 0; i < count; ++i) a[i] = exp_of(scale * (a[i] - most)) * factor;
+      for (int i = 0; i < count; ++i) a[i] = exp_of(scale * (a[i] - most));
+      for (int i = 0; i < count; ++i) sums.at[i] += a[i];
+      if (at < kHeld) store(held + at, count, a);
+    });
+    const float factor = 1 / sums.sum();
+    for_chunks(seen, CHUNK {
+      float a[kChunk];
+      load(at < kHeld ? held + at : held, count, a);
+      if (at >= kHeld) {
+        load(scores + at, count, a);
+        for (int i = 0; i < count; ++i) a[i] = exp_of(scale * (a[i] - most));
+      }
+      for (int i = 0; i < count; ++i) a[i] *= factor;
       store(scores + at, count, a);
     });
     for (int64_t at = seen; at < columns; ++at) narrow(0, scores[at]);
@@ -312,21 +326,26 @@ void softmax_backward(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// add_wide(x, into, rows, columns, between): into, float, += x, in batches of so many rows, which lie `between` elements apart in into
+// add_wide(x, into): into, float, += x
 template <typename S>
 void add_wide(const LoopValue* v, int64_t begin, int64_t end) {
-  const int64_t rows = v[2].whole, columns = v[3].whole, between = v[4].whole;
-  for (int64_t row = begin; row < end; ++row) {
-    const S* x = pointer<S>(v[0]) + row * columns;
-    float* into = pointer<float>(v[1]) + row / rows * between + row % rows * columns;
-    for_chunks(columns, CHUNK {
-      float a[kChunk], sum[kChunk];
-      load(x + at, count, a);
-      load(into + at, count, sum);
-      for (int i = 0; i < count; ++i) sum[i] += a[i];
-      store(into + at, count, sum);
-    });
-  }
+  const S* x = pointer<S>(v[0]) + begin;
+  float* into = pointer<float>(v[1]) + begin;
+  for_chunks(end - begin, CHUNK {
+    float a[kChunk], sum[kChunk];
+    load(x + at, count, a);
+    load(into + at, count, sum);
+    for (int i = 0; i < count; ++i) sum[i] += a[i];
+    store(into + at, count, sum);
+  });
+}
+
+// gather_rows(out, from, columns, stride): rows that lie `stride` elements apart, side by side
+template <typename S>
+void gather_rows(const LoopValue* v, int64_t begin, int64_t end) {
+  const int64_t columns = v[2].whole, stride = v[3].whole;
+  for (int64_t row = begin; row < end; ++row)
+    __builtin_memcpy(pointer<S>(v[0]) + row * columns, pointer<S>(v[1]) + row * stride, columns * sizeof(S));
 }
 
 /** Rotates pairs (i, i + half) of a head by a row's angle, or by its negative. */
@@ -389,7 +408,8 @@ void dequantize_nf4(const LoopValue* v, int64_t begin, int64_t end) {
     const int64_t first = (v[7].whole + row) * width + v[8].whole, last = first + columns;
     for (int64_t number = first; number < last;) {
       const int64_t block = number / 64, stop = (block + 1) * 64 < last ? (block + 1) * 64 : last;
-      const float factor = table[absmax[block]] * scales[block / 256] + offset;
+      volatile float magnitude = table[absmax[block]] * scales[block / 256]; // rounded, not joined with the sum, as bitsandbytes has it
+      const float factor = magnitude + offset;
       S values[16];
       for (int i = 0; i < 16; ++i) narrow(kNf4[i] * factor, values[i]);
       for (; number < stop && number % 2 == 1; ++number) out[number - first] = values[codes[number / 2] & 15];
@@ -443,6 +463,7 @@ constexpr NamedLoop kLoops[] = {
     NAMED(causal_softmax),
     NAMED(softmax_backward),
     NAMED(add_wide),
+    NAMED(gather_rows),
     NAMED(rope_unpack),
     NAMED(rope_pack),
     NAMED(dequantize_nf4),

@@ -1,10 +1,11 @@
 /**
  * Causal attention on the CPU in half precision, as products of matrices by tiles of query rows. libtorch's flash kernel multiplies there
  * at a sixth of the rate of a plain product, on processors without AMX (docs/performance.md); a tile's scores are as wide as what it
- * sees, so that the future costs little, and all query heads of a kv head are rows of one product.
+ * sees, so that the future costs little, and all query heads of a kv head are rows of one product. What lies between the products is
+ * done in one pass each, in their place.
  */
-import { empty, full, zeros } from "../torch/create.ts";
-import { _softmaxBackwardData } from "../torch/ops.gen.ts";
+import { attentionLoops } from "../torch/attentionLoops.ts";
+import { empty, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachPart, type Rows, rowsOf } from "./rows.ts";
 
@@ -21,113 +22,134 @@ interface Heads {
   value: Tensor;
 }
 
+/** What a tile of one kv head sees. */
+interface Tile {
+  /** Query rows of all its heads, (n * Q, D). */
+  query: Tensor;
+  /** Their softmax over the keys that they see, (n * Q, e). */
+  weights: Tensor;
+  /** Keys that its last row sees. */
+  seen: Rows;
+}
+
 /** Attention of every row to itself and those before it: (G, Q, t, D), with heads of a row side by side in memory. */
-export function causalProducts({ query, key, value }: Heads): Tensor {
+export function causalProducts(heads: Heads): Tensor {
   return scope(() => {
-    const [G, Q, t, D] = query.shape as [number, number, number, number];
-    const out = empty([G, t, Q, D], { dtype: query.dtype, device: query.device });
-    const tiles = causalTiles(t, Q, query);
-    forEachHead(G, (head) => {
-      forEachPart(tiles, costClass, (tile) => {
-        scope(() => {
-          const { weights } = tileWeights(query, key, head, tile);
-          const seen = rowsOf(headOf(value, head), tile.seen); // (e, D)
-          rowsOf(out.select(0, head), tile.rows).copy_(weights.mm(seen).view([-1, Q, D]));
-        });
-      });
+    const out = rowsFirst(heads.query); // (G, t * Q, D)
+    forEachTile(heads, (head, rows) => {
+      const { weights, seen } = tileWeights(heads, head, rows);
+      tileOf(out, head, rows, heads).addmm_(weights, rowsOf(headOf(heads.value, head), seen), { beta: 0 });
     });
-    return out.permute([0, 2, 1, 3]);
+    return headsFirst(out, heads.query);
   });
 }
 
 /** Gradients of query, key and value, in their shapes, the latter two in float32, for the gradient dOut, (G, Q, t, D), of the output. */
-export function causalProductsBackward(dOut: Tensor, { query, key, value }: Heads): Tensor[] {
+export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
   return scope(() => {
-    const [G, Q, t, D] = query.shape as [number, number, number, number];
-    const { device, dtype } = query;
-    const dQuery = empty([G, t, Q, D], { dtype, device });
-    const [dKey, dValue] = [key, value].map(() => zeros([G, 1, t, D], { device })) as [Tensor, Tensor];
-    const tiles = causalTiles(t, Q, query);
-    forEachHead(G, (head) => {
-      forEachPart(tiles, costClass, (tile) => {
-        scope(() => {
-          const seen = (x: Tensor): Tensor => rowsOf(headOf(x, head), tile.seen); // (e, D)
-          const { scaled, weights } = tileWeights(query, key, head, tile);
-          const dRows = tileRows(dOut, head, tile.rows).reshape([-1, D]); // (n * Q, D)
-          seen(dValue).add_(weights.t().mm(dRows));
-          const dWeights = dRows.mm(seen(value).t()); // (n * Q, e)
-          const dScores = _softmaxBackwardData(dWeights, weights, -1, dtype);
-          const dTile = dScores.mm(seen(key)).mul_(D ** -0.5);
-          rowsOf(dQuery.select(0, head), tile.rows).copy_(dTile.view([-1, Q, D]));
-          seen(dKey).add_(dScores.t().mm(scaled));
-        });
-      });
+    const { key, value } = heads;
+    const scale = key.shape[3]! ** -0.5;
+    const dQuery = rowsFirst(heads.query); // (G, t * Q, D)
+    const [dKey, dValue] = [key, value].map(({ shape, device }) => zeros(shape, { device })) as [
+      Tensor,
+      Tensor,
+    ];
+    forEachTile(heads, (head, rows) => {
+      const { query, weights, seen } = tileWeights(heads, head, rows);
+      const seenOf = (x: Tensor): Tensor => rowsOf(headOf(x, head), seen); // (e, D)
+      const dRows = queryRows(dOut, head, rows); // (n * Q, D)
+      addProduct_(seenOf(dValue), weights, dRows);
+      const dScores = dRows.mm(seenOf(value).t()); // (n * Q, e)
+      attentionLoops.softmaxBackward([dScores, weights], { scale });
+      addProduct_(seenOf(dKey), dScores, query);
+      tileOf(dQuery, head, rows, heads).addmm_(dScores, seenOf(key), { beta: 0 });
     });
-    return [dQuery.permute([0, 2, 1, 3]), dKey, dValue];
+    return [headsFirst(dQuery, heads.query), dKey, dValue];
   });
 }
 
-interface Tile {
-  rows: Rows;
-  /** Keys that its last row sees. */
-  seen: Rows;
-  /** (n, 1, n): -Infinity where a row of the tile would see a later one. */
-  future: Tensor;
+/** Calls body in a scope of its own for each tile of rows of each kv head, from the last, which takes the most memory. */
+function forEachTile({ query }: Heads, body: (head: number, rows: Rows) => void): void {
+  const [G, Q, t] = query.shape as [number, number, number];
+  const heads = Array.from({ length: G }, (_, head) => head);
+  const tiles = causalTiles(t, Q);
+  forEachPart(
+    heads,
+    () => "alike",
+    (head) => {
+      forEachPart(tiles, costClass, (rows) => {
+        scope(() => body(head, rows));
+      });
+    },
+  );
 }
 
-/** From the last, which takes the most memory, to the first. */
-function causalTiles(t: number, Q: number, { dtype, device }: Tensor): Tile[] {
-  const mask = full([TILE_ROWS, TILE_ROWS], Number.NEGATIVE_INFINITY, { dtype, device }).triu({
-    diagonal: 1,
-  });
-  const tiles: Tile[] = [];
+function causalTiles(t: number, Q: number): Rows[] {
+  const tiles: Rows[] = [];
   for (let start = 0; start < t; ) {
     const fitting = Math.floor(TILE_SCORES / (Q * (start + TILE_ROWS)));
-    const rows = Math.min(t - start, TILE_ROWS, Math.max(LEAST_TILE_ROWS, fitting));
-    const end = start + rows;
-    const future = mask.narrow(0, 0, rows).narrow(1, 0, rows).unsqueeze(1);
-    tiles.push({ rows: { start, end }, seen: { start: 0, end }, future });
+    const end = Math.min(t, start + Math.min(TILE_ROWS, Math.max(LEAST_TILE_ROWS, fitting)));
+    tiles.push({ start, end });
     start = end;
   }
   return tiles.reverse();
 }
 
 /** Tiles of a class see the same number of keys but for a fortieth: in an abridged plan the first, which sees the most, stands for all. */
-function costClass({ rows, seen }: Tile): string {
-  return `${rows.end - rows.start} x ${Math.ceil(Math.log(seen.end) * 40)}`;
+function costClass({ start, end }: Rows): string {
+  return `${end - start} x ${Math.ceil(Math.log(end) * 40)}`;
 }
 
-/** scaled: query rows of a tile times D^-1/2, (n * Q, D); weights: their softmax over the keys that they see, (n * Q, e). */
-function tileWeights(
-  query: Tensor,
-  key: Tensor,
-  head: number,
-  { rows, seen, future }: Tile,
-): { scaled: Tensor; weights: Tensor } {
+function tileWeights(heads: Heads, head: number, rows: Rows): Tile {
+  const seen = { start: 0, end: rows.end };
+  const query = queryRows(heads.query, head, rows);
+  const weights = query.mm(rowsOf(headOf(heads.key, head), seen).t()); // (n * Q, e): scores, until the softmax
+  const [Q, D] = [heads.query.shape[1]!, heads.query.shape[3]!];
+  attentionLoops.causalSoftmax([weights], { heads: Q, start: rows.start, scale: D ** -0.5 });
+  return { query, weights, seen };
+}
+
+/** into, (e, D) in float32, += left^T right. left: (n * Q, e), right: (n * Q, D). */
+function addProduct_(into: Tensor, left: Tensor, right: Tensor): void {
+  scope(() => attentionLoops.addWide([left.t().mm(right), into]));
+}
+
+/** Rows of all query heads of a kv head, which lie side by side in a row. x: (G, Q, t, D) -> (n * Q, D). */
+function queryRows(x: Tensor, head: number, { start, end }: Rows): Tensor {
   return scope(() => {
-    const [, Q, , D] = query.shape as [number, number, number, number];
-    const count = rows.end - rows.start;
-    const scaled = tileRows(query, head, rows)
-      .mul(D ** -0.5)
-      .reshape([-1, D]);
-    const scores = scaled.mm(rowsOf(headOf(key, head), seen).t()); // (n * Q, e)
-    scores.view([count, Q, seen.end]).narrow(2, rows.start, count).add_(future);
-    return { scaled, weights: scores._softmax(-1, false) };
+    const [, Q, t, D] = x.shape as [number, number, number, number];
+    const rows = rowsOf(
+      x
+        .select(0, head)
+        .transpose(0, 1)
+        .view([t, Q * D]),
+      { start, end },
+    );
+    const gathered = empty([end - start, Q * D], { dtype: x.dtype, device: x.device });
+    attentionLoops.gatherRows([gathered, rows]);
+    return gathered.view([-1, D]);
   });
 }
 
-/** Rows of all query heads of a kv head. x: (G, Q, t, D) -> (n, Q, D). */
-function tileRows(x: Tensor, head: number, rows: Rows): Tensor {
-  return rowsOf(x.select(0, head).transpose(0, 1), rows);
+/** Room for a result of x's shape, (G, Q, t, D), with heads of a row side by side: (G, t * Q, D). */
+function rowsFirst({ shape, dtype, device }: Tensor): Tensor {
+  const [G, Q, t, D] = shape as [number, number, number, number];
+  return empty([G, t * Q, D], { dtype, device });
+}
+
+/** (G, t * Q, D) -> (G, Q, t, D), in the shape of `like`. */
+function headsFirst(x: Tensor, like: Tensor): Tensor {
+  const [G, Q, t, D] = like.shape as [number, number, number, number];
+  return x.view([G, t, Q, D]).permute([0, 2, 1, 3]);
+}
+
+/** The rows of a tile in a result, (n * Q, D). x: (G, t * Q, D). */
+function tileOf(x: Tensor, head: number, { start, end }: Rows, { query }: Heads): Tensor {
+  const Q = query.shape[1]!;
+  return rowsOf(x.select(0, head), { start: start * Q, end: end * Q });
 }
 
 /** x: (G, 1, t, D) -> (t, D) */
 function headOf(x: Tensor, head: number): Tensor {
   return x.select(0, head).select(0, 0);
-}
-
-/** kv heads do alike. */
-function forEachHead(G: number, body: (head: number) => void): void {
-  const heads = Array.from({ length: G }, (_, head) => head);
-  forEachPart(heads, () => 0, body);
 }

@@ -4,7 +4,7 @@
  */
 import { empty } from "../torch/create.ts";
 import type { Device } from "../torch/dtypes.ts";
-import { isFused } from "../torch/fusedKernel.ts";
+import { isFused, isOnCard } from "../torch/fusedKernel.ts";
 import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
@@ -52,7 +52,8 @@ export function emptyQuantized(
 
 /** Writes the values of a matrix into a tensor of its shape, contiguous rows. */
 export function dequantizeInto_(into: Tensor, matrix: QuantizedMatrix): void {
-  if (isFused(into)) dequantizeAtOnce_(into, matrix);
+  const atOnce = isOnCard(into.device) || (isFused(into) && matrix.precision !== "fp8");
+  if (atOnce) dequantizeAtOnce_(into, matrix);
   else dequantizeInPieces_(into, matrix);
 }
 

@@ -43,7 +43,7 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Described<In
   onCpu?: false;
 }
 
-interface CpuKernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
+export interface CpuKernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
   /** What the loop takes; it goes over the first. */
   inputs: (inputs: Inputs, options: Options) => readonly KernelInput[];
 }

@@ -6,6 +6,9 @@ export type Handle = number;
 /** Number of an operator, from `resolve`. */
 export type Op = number;
 
+/** The vectors that kernels of our own use on the CPU. */
+export type LoopLevel = "baseline" | "avx2" | "avx512";
+
 /** native/addon.cc's table; what each takes and throws is told in native/*.h. */
 export interface Native {
   resolve(name: string, overload: string, nullable: readonly string[]): Op;
@@ -74,7 +77,7 @@ export interface Native {
     ...inputs: unknown[]
   ): void;
   runLoop(entry: string, dtype: unknown, kinds: string, ...inputs: unknown[]): void;
-  loopLevel(): "avx512" | "avx2" | "baseline";
+  loopLevel(level?: LoopLevel): LoopLevel;
 }
 
 export const native = loadAddon() as Native;

@@ -19,7 +19,7 @@ export interface KernelCase {
   written: number[];
 }
 
-type CaseOf = (sizes: Sizes, dtype: DType) => KernelCase;
+export type CaseOf = (sizes: Sizes, dtype: DType) => KernelCase;
 
 /** A kernel as one that takes whatever a case has. */
 export interface AnyKernel {

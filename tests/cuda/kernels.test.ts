@@ -151,31 +151,35 @@ test("a window of columns of an int8 matrix is read by its stride", () => {
   });
 });
 
-test("the twin of NF4 is what the quantised matrices are", () => {
+test("NF4 read back by its kernel, and by its twin, is what the quantised matrices are", () => {
   scope(() => {
     const matrix = quantizeNf4(randn([24, 192]), "cpu");
     const { codes, absmax, nestedMap, nestedAbsmax, offset, width } = matrix;
     const out = empty([10, 64]);
-    fused.dequantizeNf4([out, codes, absmax, nestedMap, nestedAbsmax], { offset, width, row: 7, column: 64 });
     const window = nf4Values({ ...matrix, rows: { start: 7, end: 17 }, columns: { start: 64, end: 128 } });
-    expect(out.equal(window)).toBe(true);
+    for (const read of [fused.dequantizeNf4, fused.dequantizeNf4.twin]) {
+      out.zero_();
+      read([out, codes, absmax, nestedMap, nestedAbsmax], { offset, width, row: 7, column: 64 });
+      expect(out.equal(window)).toBe(true);
+    }
   });
 });
 
-test("a plan for a card allocates nothing in a fused kernel, one for the CPU what its twin does", () => {
+test("a plan allocates nothing in a fused kernel, and what its twin does for a dtype that it doesn't know", () => {
   scope(() => {
-    const [out, gate, up] = [1, 2, 3].map(() => empty([4096], { dtype: "bfloat16", device: "meta" })) as [
-      Tensor,
-      Tensor,
-      Tensor,
-    ];
-    const peak = () => {
+    const peak = (dtype: "bfloat16" | "float64") => {
+      const [out, gate, up] = [1, 2, 3].map(() => empty([4096], { dtype, device: "meta" })) as [
+        Tensor,
+        Tensor,
+        Tensor,
+      ];
       resetPeak("meta");
       fused.swiglu([out, gate, up]);
       return memoryStats("meta").peakBytes - memoryStats("meta").liveBytes;
     };
-    expect(planningFor({ device: "cuda" }, peak)).toBe(0);
-    expect(peak()).toBe(2 * 4096);
+    expect(planningFor({ device: "cuda" }, () => peak("bfloat16"))).toBe(0);
+    expect(peak("bfloat16")).toBe(0);
+    expect(peak("float64")).toBe(8 * 4096);
   });
 });
 

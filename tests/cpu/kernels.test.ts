@@ -1,0 +1,158 @@
+/** The loops of the CPU kernels, at every level of vectors that the processor has, beside their twins. */
+import fc from "fast-check";
+import { afterAll, describe, expect, test } from "vitest";
+import { attentionLoops } from "../../src/torch/attentionLoops.ts";
+import { empty, randn } from "../../src/torch/create.ts";
+import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
+import { fused } from "../../src/torch/kernels.ts";
+import { native } from "../../src/torch/native.ts";
+import { manualSeed } from "../../src/torch/random.ts";
+import { scope, type Tensor } from "../../src/torch/tensor.ts";
+import {
+  type AnyKernel,
+  CASES,
+  type CaseOf,
+  difference,
+  exactInputs,
+  type KernelCase,
+  kernelOf,
+  ROUNDING,
+  type Scalars,
+  type Sizes,
+} from "../cuda/kernelCases.ts";
+
+type AnyLoop = Pick<AnyKernel, "entry" | "tolerance" | "roundings" | "twin"> &
+  ((inputs: readonly Tensor[], options: unknown) => void);
+
+const OF_ATTENTION: Record<keyof typeof attentionLoops, CaseOf> = {
+  causalSoftmax: ({ rows, columns, extra }, dtype) => ({
+    inputs: [randn([rows * (extra + 1), columns + rows], { dtype }).mul_(3)],
+    options: { heads: extra + 1, start: columns, scale: 0.3 },
+    written: [0],
+  }),
+  softmaxBackward: ({ rows, columns }, dtype) => ({
+    inputs: [randn([rows, columns], { dtype }), randn([rows, columns], { dtype })._softmax(-1, false)],
+    options: { scale: 0.3 },
+    written: [0],
+  }),
+  gatherRows: ({ rows, columns, extra }, dtype) => ({
+    inputs: [
+      empty([rows, columns], { dtype }),
+      randn([rows, columns + 2 * extra], { dtype }).narrow(1, extra, columns),
+    ],
+    options: undefined,
+    written: [0],
+  }),
+  addWide: ({ rows, columns }, dtype) => ({
+    inputs: [randn([rows, columns], { dtype }), randn([rows, columns])],
+    options: undefined,
+    written: [1],
+  }),
+};
+
+const LOOPS: [name: string, loop: AnyLoop, caseOf: CaseOf][] = [
+  ...(Object.keys(fused) as (keyof typeof fused)[])
+    .filter((name) => !("onCpu" in fused[name]))
+    .map((name): [string, AnyLoop, CaseOf] => [name, kernelOf(name), CASES[name]]),
+  ...(Object.keys(attentionLoops) as (keyof typeof attentionLoops)[]).map(
+    (name): [string, AnyLoop, CaseOf] => [
+      name,
+      attentionLoops[name] as unknown as AnyLoop,
+      OF_ATTENTION[name],
+    ],
+  ),
+];
+const DTYPES = Object.keys(ROUNDING) as Scalars[];
+const best = native.loopLevel();
+const LEVELS = (["baseline", "avx2", "avx512"] as const).slice(
+  0,
+  ["baseline", "avx2", "avx512"].indexOf(best) + 1,
+);
+
+afterAll(() => void native.loopLevel(best));
+
+const sizes = fc.record({
+  rows: fc.integer({ min: 1, max: 40 }),
+  columns: fc.integer({ min: 1, max: 2100 }),
+  extra: fc.integer({ min: 0, max: 4 }),
+});
+
+/** Holds a loop to its twin in float32. */
+function compare(loop: AnyLoop, made: KernelCase, dtype: Scalars): void {
+  const right = exactInputs(made.inputs, dtype);
+  loop.twin(right, made.options);
+  loop(made.inputs, made.options);
+  for (const index of made.written) {
+    const off = difference(made.inputs[index]!.toFloat32Array(), right[index]!.toFloat32Array());
+    expect(off, `${loop.entry}, input ${index}`).toBeLessThanOrEqual(
+      loop.tolerance + (loop.roundings ?? 1) * ROUNDING[dtype],
+    );
+  }
+}
+
+describe.each(LEVELS)("at the level %s", (level) => {
+  describe.each(DTYPES)("in %s", (dtype) => {
+    test.each(LOOPS)("%s computes what its twin does", (_, loop, caseOf) => {
+      native.loopLevel(level);
+      const run = (some: Sizes, seed: number): void =>
+        scope(() => {
+          manualSeed(seed);
+          compare(loop, caseOf(some, dtype), dtype);
+        });
+      run({ rows: 2, columns: 1, extra: 0 }, 1);
+      run({ rows: 3, columns: 256, extra: 3 }, 2);
+      run({ rows: 65, columns: 1027, extra: 1 }, 3); // enough for several threads
+      if (loop.entry === "causal_softmax") run({ rows: 2, columns: 9000, extra: 1 }, 4); // longer than what it holds
+      fc.assert(fc.property(sizes, fc.nat(), run), { numRuns: 6 });
+    });
+  });
+
+  test.each(["float16", "bfloat16"] as const)(
+    "%s is rounded to the nearest even, as libtorch does",
+    (dtype) => {
+      scope(() => {
+        native.loopLevel(level);
+        // silu(x) * 1 of large x is x; from subnormal numbers to beyond the largest of float16
+        const up = randn([40_000]).mul_(randn([40_000]).mul_(9).exp_());
+        const rounded = up.to({ dtype });
+        const gate = empty([40_000], { dtype }).fill_(1); // silu(1) = 0.731...
+        const out = empty([40_000], { dtype });
+        fused.swiglu([out, gate, rounded]);
+        const right = rounded.to({ dtype: "float64" }).mul_(1 / (1 + Math.exp(-1)));
+        const twin = right.to({ dtype: "float32" }).to({ dtype });
+        const same = out.eq(twin).to({ dtype: "float32" }).mean().item();
+        expect(same).toBeGreaterThan(0.999); // but where the last bit of float32 decides
+      });
+    },
+  );
+});
+
+test("a plan for the CPU allocates nothing in a kernel, nor does the kernel", () => {
+  scope(() => {
+    for (const device of ["meta", "cpu"] as const) {
+      const [out, gate, up] = [1, 2, 3].map(() => empty([4096], { dtype: "bfloat16", device })) as [
+        Tensor,
+        Tensor,
+        Tensor,
+      ];
+      resetPeak(device);
+      planningFor({ device: "cpu" }, () => fused.swiglu([out, gate, up]));
+      expect(memoryStats(device).peakBytes - memoryStats(device).liveBytes).toBe(0);
+    }
+  });
+});
+
+test("a call that no kernel takes is an error that says so", () => {
+  const x = randn([4]);
+  expect(() => native.runLoop("no_such", 6, "t", x.handle)).toThrow("no kernel of the CPU is called no_such");
+  expect(() => native.runLoop("swiglu", 6, "t", x.handle)).toThrow("swiglu takes ttti, got t");
+  expect(() => native.runLoop("swiglu", 7, "ttti", x.handle, x.handle, x.handle, 4)).toThrow(
+    /no scalars of Double/,
+  );
+  const meta = empty([4], { device: "meta" });
+  expect(() => native.runLoop("swiglu", 6, "ttti", meta.handle, x.handle, x.handle, 4)).toThrow(
+    /a tensor of meta/,
+  );
+  meta.dispose();
+  x.dispose();
+});
