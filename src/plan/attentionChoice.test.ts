@@ -29,7 +29,7 @@ function benchOf(times: Partial<Record<CardKernel, number | string | Trial>>) {
   const asked: [CardKernel, Lengths][] = [];
   const bench: Bench = {
     card: "a card, driver 1",
-    kernels: ["flash", "cudnn", "efficient"],
+    kernels: ["flash", "cudnn", "efficient", "products"],
     folder,
     trial: (kernel, lengths) => {
       asked.push([kernel, lengths]);
@@ -44,7 +44,7 @@ function benchOf(times: Partial<Record<CardKernel, number | string | Trial>>) {
 
 describe("the kernel of a run", () => {
   test("is the fastest over the lengths that stand for it", () => {
-    const { bench, asked } = benchOf({ flash: 2, cudnn: 1.5, efficient: 9 });
+    const { bench, asked } = benchOf({ flash: 2, cudnn: 1.5, efficient: 9, products: 1 });
     const { choice, isNew } = chooseAttention(use, bench);
     expect([choice.kernel, isNew]).toEqual(["cudnn", true]);
     expect(asked.filter(([kernel]) => kernel === "flash").map(([, lengths]) => lengths)).toEqual([

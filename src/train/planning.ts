@@ -52,7 +52,8 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
       : { by: "user", policy: policy ?? DEFAULT_POLICY, hostBytes: room?.hostBytes },
   });
   if (plan.longest && !plan.longest.fits) {
-    throw await tooLittleMemory({ planner, workload, demand, limits: limits!, options });
+    const misfit = { planner, workload, demand, limits: limits!, options, fixed: { attention } };
+    throw await tooLittleMemory(misfit);
   }
   return { plan, workload, answers: room && answersOf(request, plan, room), limits };
 }

@@ -5,6 +5,7 @@ import { imageSize } from "../data/image.ts";
 import { type PictureSize, tooLongSample } from "../data/tooLong.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
+import type { FixedPolicy } from "../plan/ladder.ts";
 import { type Limits, leastMemory, type Planner, solve } from "../plan/search.ts";
 import type { Pool } from "../torch/device.ts";
 import type { Demand } from "./demand.ts";
@@ -16,18 +17,20 @@ export interface Misfit {
   demand: Demand;
   limits: Limits;
   options: { hd_num: number; image_compat: ImageCompat };
+  /** What the run has settled on whatever its policy. */
+  fixed?: FixedPolicy | undefined;
 }
 
 const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
 
 /** Throws nothing: the error is the answer. */
 export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
-  const { planner, workload, demand, limits } = misfit;
+  const { planner, workload, demand, limits, fixed } = misfit;
   const { longest, mostTokens } = demand;
   const asked = workloadOf(workload, demand.shapeOf(mostTokens));
-  const within = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY });
+  const within = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY }, fixed);
   const isShortOfHost = within.run.hostBytes > limits.hostBytes;
-  const least = isShortOfHost ? leastMemory(planner, asked, UNLIMITED) : within; // more of the host may take more of the run
+  const least = isShortOfHost ? leastMemory(planner, asked, UNLIMITED, fixed) : within; // more of the host may take more of the run
   const what =
     mostTokens > longest.tokens
       ? `the largest micro-batch has up to ${formatCount(mostTokens)} tokens; the longest sample is ${describeSource(longest.source)}, with ${formatCount(longest.tokens)}`
@@ -48,9 +51,10 @@ export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
 }
 
 /** Settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
-export async function waysToFit({ planner, workload, demand, limits, options }: Misfit): Promise<string[]> {
+export async function waysToFit(misfit: Misfit): Promise<string[]> {
+  const { demand, options } = misfit;
   const { longest, mostTokens } = demand;
-  const tokens = longestThatFits({ planner, workload, demand, limits });
+  const tokens = longestThatFits(misfit);
   if (tokens === undefined || tokens >= mostTokens) return [];
   const samples = Math.floor(tokens / longest.tokens);
   if (mostTokens > longest.tokens && samples >= 1)
@@ -65,14 +69,14 @@ export async function waysToFit({ planner, workload, demand, limits, options }: 
 }
 
 /** Tokens of a sample with the same share of pictures. */
-function longestThatFits({ planner, workload, demand, limits }: Omit<Misfit, "options">): number | undefined {
+function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): number | undefined {
   const { longest, mostTokens } = demand;
   const imageTokens = longest.grids.reduce((sum, { tokens }) => sum + tokens, 0);
   const asked = {
     ...workloadOf(workload, demand.shapeOf(mostTokens)),
     ...{ batch: undefined, maxLength: mostTokens, imageShare: imageTokens / longest.tokens },
   };
-  return solve(planner, "max-length", asked, limits)?.solved;
+  return solve(planner, "max-length", asked, limits, fixed)?.solved;
 }
 
 async function hdNumFor(
