@@ -6,7 +6,7 @@ import { createLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { TINY, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { exactShape } from "../src/plan/batch.ts";
-import { type Measured, measureCpu } from "../src/plan/calibration.ts";
+import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/calibration.ts";
 import { type OpTrace, opTimeMs } from "../src/plan/cost.ts";
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun.ts";
@@ -16,7 +16,7 @@ import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { packageRoot } from "../src/torch/libtorch.ts";
 import { loadedModel } from "../src/train/planner.ts";
-import { observeCalls, processorMs } from "./watchCalls.ts";
+import { observeCalls } from "./watchCalls.ts";
 import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
 
 interface Case {
@@ -48,11 +48,6 @@ const { values: flags, positionals } = parseArgs({
   },
 });
 
-interface Clocks {
-  wallMs: number;
-  processorMs: number;
-}
-
 /** A class of ops: measured and predicted time of the processor. */
 interface Row {
   calls: number;
@@ -61,6 +56,7 @@ interface Row {
 }
 
 setThreads(Number(flags.threads));
+const CLOCKS = { wallMs: "clock", pathMs: "longest thread", processorMs: "all threads" } as const;
 const calibrations = new Map<string, Measured>();
 for (const name of positionals.length > 0 ? positionals : Object.keys(CASES)) run(name, CASES[name]!);
 
@@ -102,10 +98,13 @@ function run(name: string, { policy: given = {}, base, tiny = false }: Case): vo
     stepMs(plan, speed),
     phases(["update"]).reduce((sum, op) => sum + op.count * opTimeMs(op, speed), 0),
   ];
-  const [walls, processors] = [predicted(measured.wall), predicted(measured.processor)];
+  const { wall, path, processor } = measured;
+  const clocks = [predicted(wall), predicted(path), predicted(processor)];
   console.log(`\n${name}`);
-  printClocks("step", steps, walls[0]!, processors[0]!);
-  printClocks("update", updates, walls[1]!, processors[1]!);
+  for (const [at, [what, taken]] of Object.entries({ step: steps, update: updates }).entries()) {
+    const [wallMs, pathMs, processorMs] = clocks.map((times) => times[at]!);
+    printClocks(what, taken, { wallMs: wallMs!, pathMs: pathMs!, processorMs: processorMs! });
+  }
   const real = byClass(micro, measured.processor);
   printRows(real, phases(STEP_PHASES), measured.processor);
 }
@@ -123,18 +122,19 @@ function calibrated(dtype: "float32" | "bfloat16"): Measured {
 }
 
 function timed(body: () => unknown): Clocks {
-  const [startMs, start] = [performance.now(), processorMs()];
-  body();
-  return { wallMs: performance.now() - startMs, processorMs: processorMs() - start };
+  return timeOf(() => void body());
 }
 
 /** Least of the measured, for what others take only adds. */
-function printClocks(what: string, measured: Clocks[], wallMs: number, processorMs: number): void {
-  const least = (key: keyof Clocks): number => Math.min(...measured.map((clocks) => clocks[key]));
-  const pair = (predicted: number, real: number): string =>
-    `${(predicted / 1e3).toFixed(3)} s predicted, ${(real / 1e3).toFixed(3)} s measured, ratio ${(predicted / real).toFixed(2)}`;
-  console.log(`  ${what.padEnd(6)} clock:     ${pair(wallMs, least("wallMs"))}`);
-  console.log(`  ${what.padEnd(6)} processor: ${pair(processorMs, least("processorMs"))}`);
+function printClocks(what: string, measured: Clocks[], predicted: Clocks): void {
+  for (const [clock, title] of Object.entries(CLOCKS) as [keyof Clocks, string][]) {
+    const leastMs = Math.min(...measured.map((clocks) => clocks[clock]));
+    const numbers = [predicted[clock] / 1e3, leastMs / 1e3].map((seconds) => seconds.toFixed(3));
+    const ratio = (predicted[clock] / leastMs).toFixed(2);
+    console.log(
+      `  ${what.padEnd(6)} ${title.padEnd(14)} ${numbers[0]} s predicted, ${numbers[1]} s measured, ratio ${ratio}`,
+    );
+  }
 }
 
 /** A step's calls, each timed, by class. */

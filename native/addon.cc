@@ -92,6 +92,14 @@ napi_value set_threads(const Arguments& arguments) {
   return undefined_value(arguments.env);
 }
 
+/** Milliseconds that the calling thread has had of a processor. */
+napi_value thread_processor_ms(const Arguments& arguments) {
+  timespec spent{};
+  TORCH_CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent) == 0, "the thread has no clock");
+  return from_double(
+      arguments.env, 1e3 * static_cast<double>(spent.tv_sec) + 1e-6 * static_cast<double>(spent.tv_nsec));
+}
+
 napi_value get_threads(const Arguments& arguments) {
   return from_double(arguments.env, at::get_num_threads());
 }
@@ -151,6 +159,7 @@ constexpr Export kExports[] = {
     {"setOutOfMemoryClass", guarded<set_out_of_memory_class>},
     {"setThreads", guarded<set_threads>},
     {"getThreads", guarded<get_threads>},
+    {"threadProcessorMs", guarded<thread_processor_ms>},
     {"loadCuda", guarded<load_cuda>},
     {"synchronize", guarded<synchronize_device>},
     {"emptyCache", guarded<empty_device_cache>},

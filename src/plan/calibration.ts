@@ -1,10 +1,10 @@
 /**
  * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its threads and libtorch. Of each
- * op the least of many calls counts, for other programs only ever take time away; where they took much, the result is doubtful: it is told
- * so, and the next plan measures again and keeps the less of both.
+ * op the least of many calls counts, for other programs only ever take time away; where they took much, the result is doubtful: it is
+ * told so, time of the processor stands for the clock's, and a later plan measures again.
  */
 import { availableParallelism, cpus } from "node:os";
-import { getThreads, libtorchVersion } from "../torch/device.ts";
+import { getThreads, libtorchVersion, threadProcessorMs } from "../torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { type Busy, watchMachine } from "./busyMachine.ts";
 import type { Product } from "./cost.ts";
@@ -24,13 +24,17 @@ import {
 } from "./probes.ts";
 
 /** Of what is measured: another one is measured anew. */
-const VERSION = 2;
+const VERSION = 3;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
 /** Shorter calls are measured several at a time. */
 const SHORT_MS = 0.05;
 const SHORT_CALLS = 10;
+/** A busy machine is given so many times as long. */
+const BUSY_TIMES = 3;
+/** Calls that long are measured once where time is short: that a kernel was made does not show in them. */
+const LONG_MS = 20;
 
 interface Known {
   speed: CpuSpeed;
@@ -41,23 +45,26 @@ interface Known {
 export function calibratedSpeed(dtype: Compute): CpuSpeed {
   const key = [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype, `v${VERSION}`].join(" ");
   const measure = (before: Known | undefined): Known => {
-    const { wall, busy } = measureCpu(dtype);
-    const speed = before ? lesserOf(before.speed, wall) : wall;
-    return { speed: busy ? { ...speed, doubt: busy.reason } : speed, measuredAtMs: Date.now() };
+    const { wall, path, busy } = measureCpu(dtype);
+    const measuredAtMs = Date.now();
+    if (!busy) return { speed: wall, measuredAtMs };
+    const speed = before ? lesserOf(before.speed, path) : path;
+    return { speed: { ...speed, doubt: busy.reason }, measuredAtMs };
   };
   const valid = ({ speed, measuredAtMs }: Known): boolean =>
     !speed.doubt || Date.now() - measuredAtMs < DOUBT_LASTS_MS;
   return remembered("calibration.json", key, measure, { valid }).value.speed;
 }
 
-/** wall: as a clock on the wall has it; processor: in time of all threads together, which other programs hardly change. */
+/** By each of the clocks; other programs hardly change the latter two. */
 export interface Measured {
   wall: CpuSpeed;
+  path: CpuSpeed;
   processor: CpuSpeed;
   busy: Busy | undefined;
 }
 
-/** Measures all probes by turns until the time is up, at least once. */
+/** Measures all probes by turns until so much time of the processor is spent on them, twice at least but for long ones. */
 export function measureCpu(dtype: Compute, budgetMs = CALIBRATION_MS): Measured {
   const held: Tensor[] = [];
   const hold: Hold = (tensor) => {
@@ -66,16 +73,18 @@ export function measureCpu(dtype: Compute, budgetMs = CALIBRATION_MS): Measured 
   };
   const measured = scope(() => {
     const machine = watchMachine();
-    const endMs = performance.now() + budgetMs;
+    const endMs = performance.now() + BUSY_TIMES * budgetMs;
     const sets = probeSets(dtype, hold);
     const timed = Object.values(sets).flat();
+    const spentMs = (): number => timed.reduce((sum, probe) => sum + probe.spentMs, 0);
     do {
-      for (const probe of timed) probe.measure();
-    } while (performance.now() < endMs);
+      for (const probe of timed) if (probe.pathMs < LONG_MS || spentMs() < budgetMs / 2) probe.measure();
+    } while (spentMs() < budgetMs && performance.now() < endMs);
     const cores = availableParallelism();
     const share = getThreads() >= cores ? 1 / cores : 0;
     return {
       wall: speedOf(sets, ({ wallMs }) => wallMs, share),
+      path: speedOf(sets, ({ pathMs }) => pathMs, share),
       processor: speedOf(sets, ({ processorMs }) => processorMs, 1),
       busy: machine.busy(),
     };
@@ -93,7 +102,7 @@ function probeSets(dtype: Compute, hold: Hold): Sets {
     ...attentionProbes(dtype),
     ["copies", copyProbes()] as const,
   ];
-  const products = LAYOUTS.map((layout) => [layout, productProbes(dtype, layout)] as const);
+  const products = LAYOUTS.map((layout) => [layout, productProbes(dtype, layout, hold)] as const);
   const sets = [...curves, ...products, ["view", [viewProbe()]] as const];
   return Object.fromEntries(sets.map(([name, probes]) => [name, probes.map((probe) => new Timed(probe))]));
 }
@@ -101,20 +110,23 @@ function probeSets(dtype: Compute, hold: Hold): Sets {
 /** A probe and the least that it took. */
 class Timed {
   wallMs = Number.POSITIVE_INFINITY;
+  pathMs = Number.POSITIVE_INFINITY;
   processorMs = Number.POSITIVE_INFINITY;
+  spentMs = 0;
   readonly probe: Probe;
 
   constructor(probe: Probe) {
     this.probe = probe;
-    this.#run(1); // kernels are made the first time
+    this.measure(); // the first time kernels are made: it counts for long calls alone
   }
 
   measure(): void {
-    const calls = this.wallMs < SHORT_MS ? SHORT_CALLS : 1;
-    const [startMs, startProcessorMs] = [performance.now(), processorMs()];
-    this.#run(calls);
-    this.processorMs = Math.min(this.processorMs, (processorMs() - startProcessorMs) / calls);
-    this.wallMs = Math.min(this.wallMs, (performance.now() - startMs) / calls);
+    const calls = this.pathMs < SHORT_MS ? SHORT_CALLS : 1;
+    const clocks = timeOf(() => this.#run(calls));
+    this.spentMs += clocks.pathMs;
+    this.wallMs = Math.min(this.wallMs, clocks.wallMs / calls);
+    this.pathMs = Math.min(this.pathMs, clocks.pathMs / calls);
+    this.processorMs = Math.min(this.processorMs, clocks.processorMs / calls);
   }
 
   #run(calls: number): void {
@@ -122,9 +134,24 @@ class Timed {
   }
 }
 
-function processorMs(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1000;
+/** What a body takes. */
+export interface Clocks {
+  wallMs: number;
+  /** Of the processor by the thread that works the longest: what the clock would show if no thread waited. */
+  pathMs: number;
+  /** Of the processor by all threads. */
+  processorMs: number;
+}
+
+export function timeOf(body: () => void): Clocks {
+  const [startMs, start, startOwnMs] = [performance.now(), process.cpuUsage(), threadProcessorMs()];
+  body();
+  const ownMs = threadProcessorMs() - startOwnMs;
+  const { user, system } = process.cpuUsage(start);
+  const processorMs = (user + system) / 1000;
+  const others = Math.max(1, getThreads() - 1);
+  const pathMs = Math.max(ownMs, (processorMs - ownMs) / others);
+  return { wallMs: performance.now() - startMs, pathMs, processorMs };
 }
 
 function speedOf(sets: Sets, msOf: (timed: Timed) => number, copyShare: number): CpuSpeed {

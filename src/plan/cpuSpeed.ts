@@ -57,10 +57,28 @@ export function cpuOpMs({ name, kind, flops, bytes, stream, form }: OpTrace, spe
   return strided ? plainMs * stridedRatio(elements, speed) : plainMs;
 }
 
-/** Of an op, or of the same in place or not. */
+/** Ops that do as another does. */
+const ALIKE: Readonly<Record<string, string>> = {
+  ...{ clone: "copy_", cat: "copy_", stack: "copy_", contiguous: "copy_", _to_copy: "to" },
+  ...{
+    full: "zeros",
+    ones: "zeros",
+    zeros_like: "zeros",
+    fill_: "zero_",
+    sub: "add",
+    rsub: "add",
+    div: "mul",
+  },
+};
+
+/** Of an op, of the same in place or not, or of one that does alike. */
 function curveOf(name: string, dtypes: string, strided: boolean, { curves }: CpuSpeed): Curve | undefined {
   const other = name.endsWith("_") ? name.slice(0, -1) : `${name}_`;
-  return curves[curveKey(name, dtypes, strided)] ?? curves[curveKey(other, dtypes, strided)];
+  const alike = ALIKE[name] ?? ALIKE[other];
+  const known = [name, other, ...(alike ? [alike] : [])].find(
+    (candidate) => curves[curveKey(candidate, dtypes, strided)],
+  );
+  return known === undefined ? undefined : curves[curveKey(known, dtypes, strided)];
 }
 
 /** How much longer ops take on tensors whose rows lie apart. */

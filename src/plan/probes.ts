@@ -1,7 +1,7 @@
 /** What a calibration measures: an op of every class that a step's time goes to, at several sizes. */
 import { startCopy } from "../torch/copies.ts";
 import { ones } from "../torch/create.ts";
-import type { DType } from "../torch/dtypes.ts";
+import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import {
   _softmaxBackwardData,
   _scaledDotProductFlashAttentionForCpu as flash,
@@ -39,6 +39,8 @@ class Samples {
   readonly #compute: Compute;
   readonly #hold: Hold;
   readonly #made = new Map<string, Tensor>();
+  readonly #windows = new Map<string, Tensor[]>();
+  #turn = 0;
 
   constructor(size: number, compute: Compute, hold: Hold) {
     this.#hold = hold;
@@ -47,13 +49,13 @@ class Samples {
     this.#compute = compute;
   }
 
-  /** In the computing dtype. */
+  /** In the computing dtype, another one each time: what a step reads has left the nearer caches since it was written. */
   get x(): Tensor {
-    return this.of("x", this.#compute);
+    return this.#next("x");
   }
 
   get y(): Tensor {
-    return this.of("y", this.#compute);
+    return this.#next("y");
   }
 
   get wide(): Tensor {
@@ -89,11 +91,43 @@ class Samples {
     return this.#once(`table ${dtype}`, () => ones([TABLE], { dtype }));
   }
 
+  #next(name: string): Tensor {
+    const windows = this.#windows.get(name) ?? windowsOf(this.shape, this.#compute, this.#hold);
+    this.#windows.set(name, windows);
+    this.#turn = (this.#turn + 1) % windows.length;
+    return windows[this.#turn]!;
+  }
+
   #once(name: string, make: () => Tensor): Tensor {
     const tensor = this.#made.get(name) ?? this.#hold(scope(make));
     this.#made.set(name, tensor);
     return tensor;
   }
+}
+
+/** So many bytes are no longer near when one comes back to them. */
+const FAR_BYTES = 16 * 2 ** 20;
+const MOST_WINDOWS = 64;
+
+/** Matrices that lie one after the other, (rows, columns), or transposed ones. */
+function windowsOf(
+  shape: readonly [number, number],
+  dtype: Compute,
+  hold: Hold,
+  isTransposed = false,
+): Tensor[] {
+  const [rows, columns] = isTransposed ? [shape[1], shape[0]] : shape;
+  const bytes = rows * columns * dtypeBytes(dtype);
+  const count = Math.min(MOST_WINDOWS, Math.max(1, Math.ceil(FAR_BYTES / bytes)));
+  const whole = hold(scope(() => ones([count * rows, columns], { dtype })));
+  return Array.from({ length: count }, (_, at) =>
+    hold(
+      scope(() => {
+        const window = whole.narrow(0, at * rows, rows);
+        return isTransposed ? window.t() : window;
+      }),
+    ),
+  );
 }
 
 /** Classes by op and dtypes as the trace tells them; x: the computing dtype, w: float32. */
@@ -164,28 +198,29 @@ export function elementwiseProbes(compute: Compute, hold: Hold): Map<string, Pro
 }
 
 /** Sizes of products: ranks, heads, and what is as good as large. */
-export const PRODUCT_EDGES = [8, 16, 64, 256, 1024];
+export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
 /** How the factors of each layout come out of contiguous tensors. */
 export const LAYOUTS: readonly Product["layout"][] = ["a b", "a b'", "a' b"];
 
 /** Products of every layout in the order of ProductRates; size: FLOPs. */
-export function productProbes(compute: Compute, layout: Product["layout"]): Probe[] {
-  const made = new Map<string, Tensor>();
-  const factor = (rows: number, columns: number, isTransposed: boolean): Tensor => {
+export function productProbes(compute: Compute, layout: Product["layout"], hold: Hold): Probe[] {
+  const made = new Map<string, Tensor[]>();
+  const factors = (rows: number, columns: number, isTransposed: boolean): Tensor[] => {
     const key = `${rows} ${columns} ${isTransposed}`;
-    const tensor =
-      made.get(key) ??
-      (isTransposed
-        ? ones([columns, rows], { dtype: compute }).t()
-        : ones([rows, columns], { dtype: compute }));
-    made.set(key, tensor);
-    return tensor;
+    const windows = made.get(key) ?? windowsOf([rows, columns], compute, hold, isTransposed);
+    made.set(key, windows);
+    return windows;
   };
   return PRODUCT_EDGES.flatMap((m) =>
     PRODUCT_EDGES.flatMap((k) =>
       PRODUCT_EDGES.map((n) => {
-        const [a, b] = [factor(m, k, layout === "a' b"), factor(k, n, layout === "a b'")];
-        return { size: 2 * m * n * k, call: () => a.mm(b) };
+        const [a, b] = [factors(m, k, layout === "a' b"), factors(k, n, layout === "a b'")];
+        let turn = 0;
+        const call = (): Tensor => {
+          turn += 1;
+          return a[turn % a.length]!.mm(b[turn % b.length]!);
+        };
+        return { size: 2 * m * n * k, call };
       }),
     ),
   );

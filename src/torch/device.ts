@@ -216,6 +216,11 @@ export function getThreads(): number {
   return native.getThreads();
 }
 
+/** Milliseconds that this thread has had of a processor. */
+export function threadProcessorMs(): number {
+  return native.threadProcessorMs();
+}
+
 /** The libtorch release that the engine is written for. */
 export function libtorchVersion(): string {
   return LIBTORCH_VERSION;
