@@ -113,7 +113,7 @@ function calibrated(dtype: "float32" | "bfloat16"): Measured {
   const known = calibrations.get(dtype);
   if (known) return known;
   const startMs = performance.now();
-  const measured = measureCpu(dtype, Number(flags["calibration-ms"]));
+  const measured = measureCpu(dtype, { budgetMs: Number(flags["calibration-ms"]) });
   console.log(
     `calibration for ${dtype}: ${((performance.now() - startMs) / 1e3).toFixed(1)} s${measured.busy ? `; ${measured.busy.reason}` : ""}`,
   );

@@ -65,7 +65,10 @@ export interface Measured {
 }
 
 /** Measures all probes by turns until so much time of the processor is spent on them, twice at least but for long ones. */
-export function measureCpu(dtype: Compute, budgetMs = CALIBRATION_MS): Measured {
+export function measureCpu(
+  dtype: Compute,
+  { budgetMs = CALIBRATION_MS, edges = PRODUCT_EDGES }: { budgetMs?: number; edges?: readonly number[] } = {},
+): Measured {
   const held: Tensor[] = [];
   const hold: Hold = (tensor) => {
     held.push(keep(tensor));
@@ -74,18 +77,18 @@ export function measureCpu(dtype: Compute, budgetMs = CALIBRATION_MS): Measured 
   const measured = scope(() => {
     const machine = watchMachine();
     const endMs = performance.now() + BUSY_TIMES * budgetMs;
-    const sets = probeSets(dtype, hold);
+    const sets = probeSets(dtype, edges, hold);
     const timed = Object.values(sets).flat();
     const spentMs = (): number => timed.reduce((sum, probe) => sum + probe.spentMs, 0);
     do {
       for (const probe of timed) if (probe.pathMs < LONG_MS || spentMs() < budgetMs / 2) probe.measure();
     } while (spentMs() < budgetMs && performance.now() < endMs);
     const cores = availableParallelism();
-    const share = getThreads() >= cores ? 1 / cores : 0;
+    const copyShare = getThreads() >= cores ? 1 / cores : 0;
     return {
-      wall: speedOf(sets, ({ wallMs }) => wallMs, share),
-      path: speedOf(sets, ({ pathMs }) => pathMs, share),
-      processor: speedOf(sets, ({ processorMs }) => processorMs, 1),
+      wall: speedOf(sets, ({ wallMs }) => wallMs, { edges, copyShare }),
+      path: speedOf(sets, ({ pathMs }) => pathMs, { edges, copyShare }),
+      processor: speedOf(sets, ({ processorMs }) => processorMs, { edges, copyShare: 1 }),
       busy: machine.busy(),
     };
   });
@@ -96,13 +99,13 @@ export function measureCpu(dtype: Compute, budgetMs = CALIBRATION_MS): Measured 
 /** Probes by what they are of. */
 type Sets = Record<string, Timed[]>;
 
-function probeSets(dtype: Compute, hold: Hold): Sets {
+function probeSets(dtype: Compute, edges: readonly number[], hold: Hold): Sets {
   const curves = [
     ...elementwiseProbes(dtype, hold),
     ...attentionProbes(dtype),
     ["copies", copyProbes()] as const,
   ];
-  const products = LAYOUTS.map((layout) => [layout, productProbes(dtype, layout, hold)] as const);
+  const products = LAYOUTS.map((layout) => [layout, productProbes(dtype, { layout, edges }, hold)] as const);
   const sets = [...curves, ...products, ["view", [viewProbe()]] as const];
   return Object.fromEntries(sets.map(([name, probes]) => [name, probes.map((probe) => new Timed(probe))]));
 }
@@ -154,14 +157,18 @@ export function timeOf(body: () => void): Clocks {
   return { wallMs: performance.now() - startMs, pathMs, processorMs };
 }
 
-function speedOf(sets: Sets, msOf: (timed: Timed) => number, copyShare: number): CpuSpeed {
+function speedOf(
+  sets: Sets,
+  msOf: (timed: Timed) => number,
+  { edges, copyShare }: { edges: readonly number[]; copyShare: number },
+): CpuSpeed {
   const ms = (name: string): number[] => sets[name]!.map(msOf);
   const curve = (name: string): Curve => ({
     sizes: sets[name]!.map(({ probe }) => probe.size),
     ms: ms(name),
   });
   const rates = (layout: string): ProductRates => ({
-    edges: PRODUCT_EDGES,
+    edges: [...edges],
     flopsPerSecond: sets[layout]!.map((timed) => (1e3 * timed.probe.size) / msOf(timed)),
   });
   const others = new Set<string>([...LAYOUTS, "view", "copies"]);

@@ -203,7 +203,11 @@ export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
 export const LAYOUTS: readonly Product["layout"][] = ["a b", "a b'", "a' b"];
 
 /** Products of every layout in the order of ProductRates; size: FLOPs. */
-export function productProbes(compute: Compute, layout: Product["layout"], hold: Hold): Probe[] {
+export function productProbes(
+  compute: Compute,
+  { layout, edges }: { layout: Product["layout"]; edges: readonly number[] },
+  hold: Hold,
+): Probe[] {
   const made = new Map<string, Tensor[]>();
   const factors = (rows: number, columns: number, isTransposed: boolean): Tensor[] => {
     const key = `${rows} ${columns} ${isTransposed}`;
@@ -211,9 +215,9 @@ export function productProbes(compute: Compute, layout: Product["layout"], hold:
     made.set(key, windows);
     return windows;
   };
-  return PRODUCT_EDGES.flatMap((m) =>
-    PRODUCT_EDGES.flatMap((k) =>
-      PRODUCT_EDGES.map((n) => {
+  return edges.flatMap((m) =>
+    edges.flatMap((k) =>
+      edges.map((n) => {
         const [a, b] = [factors(m, k, layout === "a' b"), factors(k, n, layout === "a b'")];
         let turn = 0;
         const call = (): Tensor => {
