@@ -15,32 +15,44 @@ const TILE_ROWS = 128;
 const TILE_SCORES = 2 ** 20;
 const LEAST_TILE_ROWS = 16;
 
-/** query: (G, Q, t, D); key, value: (G, 1, t, D). */
+/** query: (G, Q, t, D), heads of a row side by side in memory; key, value: (G, 1, t, D). */
 interface Heads {
   query: Tensor;
   key: Tensor;
   value: Tensor;
 }
 
-/** What a tile of one kv head sees. */
-interface Tile {
-  /** Query rows of all its heads, (n * Q, D). */
+/** Views of a kv head, made once for all its tiles. */
+interface Head {
+  index: number;
+  /** Its query heads, a row's side by side: (t, Q * D). */
   query: Tensor;
-  /** Their softmax over the keys that they see, (n * Q, e). */
-  weights: Tensor;
-  /** Keys that its last row sees. */
+  /** (t, D) */
+  key: Tensor;
+  value: Tensor;
+}
+
+/** Query rows of a tile, and the keys that the last of them sees. */
+interface Tile {
+  rows: Rows;
   seen: Rows;
 }
 
 /** Attention of every row to itself and those before it: (G, Q, t, D), with heads of a row side by side in memory. */
 export function causalProducts(heads: Heads): Tensor {
   return scope(() => {
-    const out = rowsFirst(heads.query); // (G, t * Q, D)
-    forEachTile(heads, (head, rows) => {
-      const { weights, seen } = tileWeights(heads, head, rows);
-      tileOf(out, head, rows, heads).addmm_(weights, rowsOf(headOf(heads.value, head), seen), { beta: 0 });
+    const out = rowsFirst(heads.query); // (G, t, Q, D)
+    const [Q, D] = out.shape.slice(2) as [number, number];
+    forEachHead(heads, (head, tiles) => {
+      const outOfHead = out.select(0, head.index).view([-1, D]); // (t * Q, D)
+      forEachPart(tiles, costClass, ({ rows, seen }) => {
+        scope(() => {
+          const { weights } = tileWeights(head, { rows, seen }, D);
+          rowsOf(outOfHead, headRows(rows, Q)).addmm_(weights, rowsOf(head.value, seen), { beta: 0 });
+        });
+      });
     });
-    return headsFirst(out, heads.query);
+    return out.transpose(1, 2);
   });
 }
 
@@ -48,65 +60,78 @@ export function causalProducts(heads: Heads): Tensor {
 export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
   return scope(() => {
     const { key, value } = heads;
-    const scale = key.shape[3]! ** -0.5;
-    const dQuery = rowsFirst(heads.query); // (G, t * Q, D)
+    const dQuery = rowsFirst(heads.query); // (G, t, Q, D)
+    const [Q, D] = dQuery.shape.slice(2) as [number, number];
+    const scale = D ** -0.5;
     const [dKey, dValue] = [key, value].map(({ shape, device }) => zeros(shape, { device })) as [
       Tensor,
       Tensor,
     ];
-    forEachTile(heads, (head, rows) => {
-      const { query, weights, seen } = tileWeights(heads, head, rows);
-      const seenOf = (x: Tensor): Tensor => rowsOf(headOf(x, head), seen); // (e, D)
-      const dRows = queryRows(dOut, head, rows); // (n * Q, D)
-      addProduct_(seenOf(dValue), weights, dRows);
-      const dScores = dRows.mm(seenOf(value).t()); // (n * Q, e)
-      attentionLoops.softmaxBackward([dScores, weights], { scale });
-      addProduct_(seenOf(dKey), dScores, query);
-      tileOf(dQuery, head, rows, heads).addmm_(dScores, seenOf(key), { beta: 0 });
+    forEachHead(heads, (head, tiles) => {
+      const dOutOfHead = sideBySide(dOut, head.index); // (t, Q * D)
+      const dQueryOfHead = dQuery.select(0, head.index).view([-1, D]); // (t * Q, D)
+      const [dKeyOfHead, dValueOfHead] = [headOf(dKey, head.index), headOf(dValue, head.index)]; // (t, D)
+      forEachPart(tiles, costClass, ({ rows, seen }) => {
+        scope(() => {
+          const { query, weights } = tileWeights(head, { rows, seen }, D);
+          const dRows = gatheredRows(dOutOfHead, rows, D); // (n * Q, D)
+          addProduct_(rowsOf(dValueOfHead, seen), weights, dRows);
+          const dScores = dRows.mm(rowsOf(head.value, seen).t()); // (n * Q, e)
+          attentionLoops.softmaxBackward([dScores, weights], { scale });
+          addProduct_(rowsOf(dKeyOfHead, seen), dScores, query);
+          rowsOf(dQueryOfHead, headRows(rows, Q)).addmm_(dScores, rowsOf(head.key, seen), { beta: 0 });
+        });
+      });
     });
-    return [headsFirst(dQuery, heads.query), dKey, dValue];
+    return [dQuery.transpose(1, 2), dKey, dValue];
   });
 }
 
-/** Calls body in a scope of its own for each tile of rows of each kv head, from the last, which takes the most memory. */
-function forEachTile({ query }: Heads, body: (head: number, rows: Rows) => void): void {
+/** Calls body in a scope of its own for each kv head, which do alike. */
+function forEachHead({ query, key, value }: Heads, body: (head: Head, tiles: Tile[]) => void): void {
   const [G, Q, t] = query.shape as [number, number, number];
-  const heads = Array.from({ length: G }, (_, head) => head);
   const tiles = causalTiles(t, Q);
+  const indexes = Array.from({ length: G }, (_, index) => index);
   forEachPart(
-    heads,
+    indexes,
     () => "alike",
-    (head) => {
-      forEachPart(tiles, costClass, (rows) => {
-        scope(() => body(head, rows));
+    (index) => {
+      scope(() => {
+        const views = {
+          query: sideBySide(query, index),
+          key: headOf(key, index),
+          value: headOf(value, index),
+        };
+        body({ index, ...views }, tiles);
       });
     },
   );
 }
 
-function causalTiles(t: number, Q: number): Rows[] {
-  const tiles: Rows[] = [];
+/** From the last, which takes the most memory, to the first. */
+function causalTiles(t: number, Q: number): Tile[] {
+  const tiles: Tile[] = [];
   for (let start = 0; start < t; ) {
     const fitting = Math.floor(TILE_SCORES / (Q * (start + TILE_ROWS)));
     const end = Math.min(t, start + Math.min(TILE_ROWS, Math.max(LEAST_TILE_ROWS, fitting)));
-    tiles.push({ start, end });
+    tiles.push({ rows: { start, end }, seen: { start: 0, end } });
     start = end;
   }
   return tiles.reverse();
 }
 
 /** Tiles of a class see the same number of keys but for a fortieth: in an abridged plan the first, which sees the most, stands for all. */
-function costClass({ start, end }: Rows): string {
-  return `${end - start} x ${Math.ceil(Math.log(end) * 40)}`;
+function costClass({ rows, seen }: Tile): string {
+  return `${rows.end - rows.start} x ${Math.ceil(Math.log(seen.end) * 40)}`;
 }
 
-function tileWeights(heads: Heads, head: number, rows: Rows): Tile {
-  const seen = { start: 0, end: rows.end };
-  const query = queryRows(heads.query, head, rows);
-  const weights = query.mm(rowsOf(headOf(heads.key, head), seen).t()); // (n * Q, e): scores, until the softmax
-  const [Q, D] = [heads.query.shape[1]!, heads.query.shape[3]!];
-  attentionLoops.causalSoftmax([weights], { heads: Q, start: rows.start, scale: D ** -0.5 });
-  return { query, weights, seen };
+/** query: the tile's rows of all query heads, (n * Q, D); weights: their softmax over the keys that they see, (n * Q, e). */
+function tileWeights(head: Head, { rows, seen }: Tile, D: number): { query: Tensor; weights: Tensor } {
+  const query = gatheredRows(head.query, rows, D);
+  const weights = query.mm(rowsOf(head.key, seen).t()); // (n * Q, e): scores, until the softmax
+  const heads = head.query.shape[1]! / D;
+  attentionLoops.causalSoftmax([weights], { heads, start: rows.start, scale: D ** -0.5 });
+  return { query, weights };
 }
 
 /** into, (e, D) in float32, += left^T right. left: (n * Q, e), right: (n * Q, D). */
@@ -114,42 +139,35 @@ function addProduct_(into: Tensor, left: Tensor, right: Tensor): void {
   scope(() => attentionLoops.addWide([left.t().mm(right), into]));
 }
 
-/** Rows of all query heads of a kv head, which lie side by side in a row. x: (G, Q, t, D) -> (n * Q, D). */
-function queryRows(x: Tensor, head: number, { start, end }: Rows): Tensor {
-  return scope(() => {
-    const [, Q, t, D] = x.shape as [number, number, number, number];
-    const rows = rowsOf(
-      x
-        .select(0, head)
-        .transpose(0, 1)
-        .view([t, Q * D]),
-      { start, end },
-    );
-    const gathered = empty([end - start, Q * D], { dtype: x.dtype, device: x.device });
-    attentionLoops.gatherRows([gathered, rows]);
-    return gathered.view([-1, D]);
-  });
+/** Rows, apart by any stride, as one piece of memory. x: (t, Q * D) -> (n * Q, D). */
+function gatheredRows(x: Tensor, rows: Rows, D: number): Tensor {
+  const { dtype, device } = x;
+  const gathered = empty([rows.end - rows.start, x.shape[1]!], { dtype, device });
+  attentionLoops.gatherRows([gathered, rowsOf(x, rows)]);
+  return gathered.view([-1, D]);
 }
 
-/** Room for a result of x's shape, (G, Q, t, D), with heads of a row side by side: (G, t * Q, D). */
+/** Room for a result of x's shape, (G, Q, t, D), with heads of a row side by side: (G, t, Q, D). */
 function rowsFirst({ shape, dtype, device }: Tensor): Tensor {
   const [G, Q, t, D] = shape as [number, number, number, number];
-  return empty([G, t * Q, D], { dtype, device });
+  return empty([G, t, Q, D], { dtype, device });
 }
 
-/** (G, t * Q, D) -> (G, Q, t, D), in the shape of `like`. */
-function headsFirst(x: Tensor, like: Tensor): Tensor {
-  const [G, Q, t, D] = like.shape as [number, number, number, number];
-  return x.view([G, t, Q, D]).permute([0, 2, 1, 3]);
-}
-
-/** The rows of a tile in a result, (n * Q, D). x: (G, t * Q, D). */
-function tileOf(x: Tensor, head: number, { start, end }: Rows, { query }: Heads): Tensor {
-  const Q = query.shape[1]!;
-  return rowsOf(x.select(0, head), { start: start * Q, end: end * Q });
+/** The query heads of a kv head as one row. x: (G, Q, t, D) -> (t, Q * D). */
+function sideBySide(x: Tensor, index: number): Tensor {
+  const [, Q, t, D] = x.shape as [number, number, number, number];
+  return x
+    .select(0, index)
+    .transpose(0, 1)
+    .view([t, Q * D]);
 }
 
 /** x: (G, 1, t, D) -> (t, D) */
-function headOf(x: Tensor, head: number): Tensor {
-  return x.select(0, head).select(0, 0);
+function headOf(x: Tensor, index: number): Tensor {
+  return x.select(0, index).select(0, 0);
+}
+
+/** Where rows are when each of their heads is a row. */
+function headRows({ start, end }: Rows, heads: number): Rows {
+  return { start: start * heads, end: end * heads };
 }
