@@ -15,11 +15,14 @@ it("the GPU bench goes through every kind of configuration on a tiny model, and 
   const bench = join("bench-out", "bench", "gpu", "run.js");
   const table = run(bench, "--device", "cpu", "--size", "tiny", "--steps", "1", "--python", "no-such-python");
   const rows = table.split("\n").filter((line) => line.startsWith("| hd_num"));
-  expect(rows).toHaveLength(6);
+  expect(rows).toHaveLength(8);
   for (const row of rows) {
-    const [, , ours, , kernels] = row.split("|");
+    const [, , ours, , kernels, rate, tokens, hidden, stall, steadiness] = row.split("|");
     expect(ours).toMatch(/^ \d+\.\d\d s, \d+\.\d MiB $/);
-    if (!row.includes("fp8")) expect(kernels).toContain("ended before it answered");
+    expect([rate, stall].every((share) => /^ [\d.]+ % $/.test(share!))).toBe(true);
+    expect(hidden).toMatch(row.includes("resident") ? /^ - $/ : /^ \d+ % $/);
+    expect(Number(tokens) * Number(steadiness)).toBeGreaterThan(0);
+    if (!/fp8|Ahead/.test(row)) expect(kernels).toContain("ended before it answered");
   }
   expect(rows.some((row) => row.includes("streamed, cap"))).toBe(true);
 }, 240_000);
