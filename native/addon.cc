@@ -34,14 +34,12 @@ void throw_error(
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-void throw_out_of_memory(napi_env env, const c10::OutOfMemoryError& error) {
+void throw_out_of_memory(napi_env env, const std::string& reason, const std::optional<OutOfPool>& pool) {
   napi_value constructor, instance;
   if (!out_of_memory_class || napi_get_reference_value(env, out_of_memory_class, &constructor) != napi_ok) {
-    throw_error(env, napi_create_error, first_line(error.what_without_backtrace()));
+    throw_error(env, napi_create_error, reason);
     return;
   }
-  const auto* ours = dynamic_cast<const OutOfPool*>(&error);
-  const std::optional<OutOfPool> pool = ours ? std::optional(*ours) : take_card_refusal();
   const c10::Device device = pool ? pool->device : c10::Device(c10::kCUDA, 0);
   const std::array<napi_value, 6> arguments{
       from_double(env, pool ? static_cast<double>(pool->requested) : 0),
@@ -49,9 +47,24 @@ void throw_out_of_memory(napi_env env, const c10::OutOfMemoryError& error) {
       pool && pool->cap >= 0 ? from_double(env, static_cast<double>(pool->cap)) : undefined_value(env),
       from_double(env, static_cast<int>(device.type()) * 256 + device.index() + 1),
       from_double(env, pool ? static_cast<double>(pool->pool) : 0),
-      from_string(env, first_line(error.what_without_backtrace()))};
+      from_string(env, reason)};
   if (napi_new_instance(env, constructor, arguments.size(), arguments.data(), &instance) == napi_ok)
     napi_throw(env, instance);
+}
+
+/** Whether a driver or a library was refused a card's memory beside the allocator, whose refusals have a class of their own. */
+bool tells_of_memory(const std::string& text) {
+  static constexpr std::array kSigns{
+      "CUDA error: out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation",
+      "CUDA driver, loading a kernel: out of memory", "_STATUS_ALLOC_FAILED", "_DEVICE_ALLOCATION_FAILED"};
+  return std::any_of(kSigns.begin(), kSigns.end(), [&](const char* sign) {
+    return text.find(sign) != std::string::npos;
+  });
+}
+
+void throw_fault(napi_env env, const std::string& text) {
+  if (tells_of_memory(text)) throw_out_of_memory(env, text, std::nullopt);
+  else throw_error(env, napi_create_error, text);
 }
 
 /** Runs an exported function; whatever it throws becomes a JavaScript exception. */
@@ -68,11 +81,13 @@ napi_value guarded(napi_env env, napi_callback_info info) {
   } catch (const ArgumentError& error) {
     throw_error(env, napi_create_type_error, std::string(name) + ": " + error.what());
   } catch (const c10::OutOfMemoryError& error) {
-    throw_out_of_memory(env, error);
+    const auto* ours = dynamic_cast<const OutOfPool*>(&error);
+    throw_out_of_memory(
+        env, first_line(error.what_without_backtrace()), ours ? std::optional(*ours) : take_card_refusal());
   } catch (const c10::Error& error) {
-    throw_error(env, napi_create_error, first_line(error.what_without_backtrace()));
+    throw_fault(env, first_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
-    throw_error(env, napi_create_error, first_line(error.what()));
+    throw_fault(env, first_line(error.what()));
   } catch (...) {
     throw_error(env, napi_create_error, "the engine threw something that is no exception");
   }

@@ -1,10 +1,12 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, test } from "vitest";
-import { driverProblem } from "./driver.ts";
+import { afterAll, afterEach, expect, test, vi } from "vitest";
+import { driverProblem, whyNoCard } from "./driver.ts";
+import { findLibtorch } from "./libtorch.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "driver-"));
+afterEach(() => vi.unstubAllEnvs());
 afterAll(() => rmSync(folder, { recursive: true }));
 
 function problemOf(line: string): string | undefined {
@@ -22,4 +24,41 @@ test("a driver that is missing or too old is named as what is in the way, a new 
     problemOf("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build"),
   ).toBeUndefined();
   expect(problemOf("something else")).toBeUndefined();
+});
+
+/** A package torch as far as the look-up goes. */
+function fakeLibtorch(name: string, parts: string[]): ReturnType<typeof findLibtorch> {
+  const torch = join(folder, name);
+  const files = ["lib/libtorch_cpu.so", "lib/libc10.so", "include/ATen/core/Tensor.h", ...parts];
+  for (const part of files) {
+    mkdirSync(join(torch, part, ".."), { recursive: true });
+    writeFileSync(join(torch, part), "");
+  }
+  writeFileSync(join(torch, "version.py"), "__version__ = '2.11.0+cpu'\n");
+  vi.stubEnv("LORAFIT_LIBTORCH", torch);
+  return findLibtorch();
+}
+
+test("what keeps a card from being used is named, with what mends it", () => {
+  const driver = join(folder, "new");
+  writeFileSync(driver, "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Release Build\n");
+  const old = join(folder, "old");
+  writeFileSync(old, "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19\n");
+  const cpu = fakeLibtorch("cpu", []);
+  expect(whyNoCard(cpu, "no such file", driver)).toEqual({
+    why: `libtorch in ${cpu.folder} is one for the CPU: it has no libtorch_cuda.so`,
+    fix: expect.stringMatching(/^npx lorafit setup --cuda installs libtorch with CUDA/),
+  });
+  const cuda = fakeLibtorch("cuda", ["lib/libtorch_cuda.so"]);
+  expect(whyNoCard(cuda, "CUDA can't be used: libcudnn.so.9: cannot open", driver)).toEqual({
+    why: "libcudnn.so.9: cannot open",
+    fix: expect.stringMatching(/^npx lorafit setup --cuda installs what CUDA's half/),
+  });
+  expect(whyNoCard(cuda, "CUDA can't be used: no device", old)).toEqual({
+    why: "the NVIDIA driver is version 535.104.05, and 580 or newer is needed",
+    fix: expect.stringMatching(/^Install an NVIDIA driver of version 580 or newer\./),
+  });
+  expect(whyNoCard(cpu, undefined, join(folder, "none")).why).toMatch(
+    /^there is no NVIDIA driver; libtorch in/,
+  );
 });

@@ -1,10 +1,34 @@
 /** The NVIDIA driver, as its kernel module tells of itself: what CUDA needs before any library can be asked. */
 import { readFileSync } from "node:fs";
+import type { UsableLibtorch } from "./libtorch.ts";
 
 /** The first driver with CUDA 13, which libtorch's packages are built for. */
 export const LEAST_DRIVER = 580;
 
 const MODULE_FILE = "/proc/driver/nvidia/version";
+
+/**
+ * Why no card can be used, and what to do. loading: what came of loading libtorch's CUDA half, in the loader's words; file: as in
+ * driverProblem.
+ */
+export function whyNoCard(
+  { cuda, folder }: Pick<UsableLibtorch, "cuda" | "folder">,
+  loading: string | undefined,
+  file?: string,
+): { why: string; fix: string } {
+  const driver = driverProblem(file);
+  const half = cuda ? undefined : `libtorch in ${folder} is one for the CPU: it has no libtorch_cuda.so`;
+  const rest = driver || half ? undefined : loading?.replace(/^CUDA can't be used: /, "");
+  const fixes = [
+    driver && `Install an NVIDIA driver of version ${LEAST_DRIVER} or newer.`,
+    half &&
+      "npx lorafit setup --cuda installs libtorch with CUDA; or set LORAFIT_LIBTORCH to one that has it.",
+    rest && "npx lorafit setup --cuda installs what CUDA's half of libtorch needs.",
+    "npx lorafit doctor says what was found; --device cpu computes on the CPU.",
+  ];
+  const why = [driver, half, rest].filter(Boolean).join("; ") || "libtorch finds no GPU";
+  return { why, fix: fixes.filter(Boolean).join("\n") };
+}
 
 /** Why no card can be used, as far as the driver goes; undefined where it is of no hindrance. file: where the kernel module tells its version. */
 export function driverProblem(file = MODULE_FILE): string | undefined {

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { fromArray, ones } from "./create.ts";
+import { OutOfMemoryError } from "./device.ts";
 import { deviceCode, dtypeCode } from "./dtypes.ts";
 import { native } from "./native.ts";
 import { createGenerator } from "./random.ts";
@@ -102,3 +103,25 @@ const REFUSED: Refusal[] = [
 test.each(REFUSED)("%s: a wrong value is refused by operator and argument", (_, run, message) => {
   scope(() => expect(run).toThrow(message));
 });
+
+test.each([
+  ["aten::_assert_async: CUDA error: out of memory", true],
+  ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", true],
+  ["cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", true],
+  ["CUDA driver, loading a kernel: out of memory (2)", true],
+  ["CUDA error: an illegal memory access was encountered", false],
+  ["CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", false],
+])(
+  "memory that a card's libraries are refused is out of memory, another fault is none: %s",
+  (text, isMemory) => {
+    scope(() => {
+      const fault = (): unknown => call("_assert_async.msg", handle([0]), text); // whose message is the caller's
+      expect(fault).toThrow(text);
+      try {
+        fault();
+      } catch (thrown) {
+        expect(thrown instanceof OutOfMemoryError).toBe(isMemory);
+      }
+    });
+  },
+);

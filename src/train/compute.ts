@@ -8,6 +8,7 @@ import {
   type Category,
   cardInfo,
   cudaDevices,
+  cudaProblem,
   emptyCache,
   memoryStats,
   POOLS,
@@ -16,7 +17,8 @@ import {
   setCap,
   setThreads,
 } from "../torch/device.ts";
-import { driverProblem } from "../torch/driver.ts";
+import { whyNoCard } from "../torch/driver.ts";
+import { findLibtorch } from "../torch/libtorch.ts";
 import type { Device, DType } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
 
@@ -132,9 +134,6 @@ function noDevice(device: Device, devices: number): UserError {
       },
     );
   }
-  const driver = driverProblem();
-  const why = driver === undefined ? "" : `; ${driver}`;
-  return new UserError(`${device} can't be used: libtorch finds no GPU${why}.`, {
-    fix: "npx lorafit doctor says what was found and what is missing; --device cpu computes on the CPU.",
-  });
+  const { why, fix } = whyNoCard(findLibtorch(), cudaProblem());
+  return new UserError(`${device} can't be used: ${why}.`, { fix });
 }

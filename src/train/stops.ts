@@ -3,7 +3,7 @@ import { describeSource } from "../data/badSamples.ts";
 import type { SampleSource } from "../data/samples.ts";
 import { UserError } from "../errors.ts";
 import type { Limits } from "../plan/search.ts";
-import { cardMemory, type OutOfMemoryError } from "../torch/device.ts";
+import { cardMemory, OutOfMemoryError } from "../torch/device.ts";
 import { checkpointFolders } from "./checkpoints.ts";
 import { waysToFit } from "./refusal.ts";
 import type { Run } from "./setup.ts";
@@ -23,7 +23,9 @@ const CARD_FAULT = /\bCUDA error\b|CUDA driver|\bCU(BLAS|DNN)_STATUS|cuDNN error
 
 /** Whether an error is a card's; every call after it fails as well. */
 export function isCardFault(thrown: unknown): thrown is Error {
-  return thrown instanceof Error && !(thrown instanceof UserError) && CARD_FAULT.test(thrown.message);
+  if (!(thrown instanceof Error) || thrown instanceof UserError || thrown instanceof OutOfMemoryError)
+    return false;
+  return CARD_FAULT.test(thrown.message);
 }
 
 /** The card failed in the midst of a run. */
