@@ -67,6 +67,8 @@ function phases({ planner }: Question, run: DryRun): string[][] {
 /** Less than this is 0.00 GiB, and left out. */
 export const SHOWN_BYTES = 0.005 * GIB;
 
+/** In columns: below a tenth of a GiB in MiB, which says more of a tiny model. */
 export function gib(bytes: number): string {
+  if (bytes < 0.1 * GIB) return `${(bytes / 2 ** 20).toFixed(1).padStart(6)} MiB`;
   return `${(bytes / GIB).toFixed(2).padStart(6)} GiB`;
 }

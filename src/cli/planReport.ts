@@ -171,7 +171,7 @@ function recommended({ card, planner }: Question, plan: Plan): string {
   const parts = partsOf({ run: plan.run, card });
   const most = plan.run.budgetedBytes;
   const rows = PARTS.map(([title, names]) => ({
-    title,
+    title: card ? title : title.replace("CUDA context, ", ""),
     bytes: names.reduce((sum, name) => sum + (parts[name] ?? 0), 0),
   })).filter(({ bytes }) => bytes >= Math.min(SHOWN_BYTES, most / 200));
   const keeps = layerPolicies(plan.policy, planner.config).some(({ keep }) => keep !== "nothing");

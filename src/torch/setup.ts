@@ -101,7 +101,7 @@ async function buildAddon(libtorch: UsableLibtorch, log: (line: string) => void)
       fix: "Install a C++ compiler and make (Debian, Ubuntu: apt install g++ make).",
     });
   }
-  log("building the engine (about half a minute)");
+  log("building the engine (about a minute)");
   const startMs = performance.now();
   const { include_dir: headers } = createRequire(import.meta.url)("node-api-headers") as {
     include_dir: string;
