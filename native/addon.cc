@@ -166,6 +166,7 @@ constexpr Export kExports[] = {
     {"failAtAllocation", guarded<inject_failure>},
     {"recordAllocations", guarded<record_memory>},
     {"takeAllocations", guarded<take_memory_record>},
+    {"countExposed", guarded<count_exposed>},
     {"countKernel", guarded<count_kernel>},
     {"traceCalls", guarded<trace_calls>},
     {"takeCalls", guarded<take_calls>},

@@ -12,6 +12,7 @@ struct Trace {
   double repeats = 1;
   std::unordered_map<std::string, size_t> places; // of keys, the values that take_calls gives, among the calls
   std::vector<std::pair<const std::string*, double>> calls; // in the order of their first time, with counts
+  std::vector<std::string> coming; // keys of copies to the device that were started since the last launch
 
   void count(const std::string& key) {
     const auto [found, is_new] = places.try_emplace(key, calls.size());
@@ -22,6 +23,7 @@ struct Trace {
   void clear() {
     calls.clear();
     places.clear();
+    coming.clear();
   }
 };
 
@@ -30,6 +32,7 @@ Trace& trace() {
   return *one;
 }
 
+constexpr double kCopy = -1, kExposedCopy = -2; // operators that are not the dispatcher's
 constexpr double kCausal = 1, kShared = 2;
 constexpr double kStrided = 2; // beside the number of the pool: rows or columns lie apart
 constexpr size_t kFlags = 1; // the place of the flags among a key's values
@@ -80,17 +83,28 @@ void TracedCall::finish(const std::vector<c10::IValue>& outputs) {
     *flags += kShared;
   }
   trace().count(key_);
+  if (first_storage_) trace().coming.clear(); // it reads a tensor: no allocation
 }
 
 void count_copy(const at::Tensor& to, const at::Tensor& from) {
   if (!trace().on) return;
   std::string key;
-  append(key, -1);
+  append(key, kCopy);
   append(key, 0);
   append(key, to, false);
   append(key, from, false);
   append(key, to, true);
   trace().count(key);
+  if (pool_of(to.storage().data_ptr()) == Pool::kDevice) trace().coming.push_back(std::move(key));
+}
+
+napi_value count_exposed(const Arguments& arguments) {
+  for (std::string& key : trace().coming) {
+    *reinterpret_cast<double*>(key.data()) = kExposedCopy;
+    trace().count(key);
+  }
+  trace().coming.clear();
+  return undefined_value(arguments.env);
 }
 
 napi_value count_kernel(const Arguments& arguments) {
@@ -105,6 +119,7 @@ napi_value count_kernel(const Arguments& arguments) {
       append(key, to_tensor(env, element(env, arguments[list], at), "tensors"), list == 2);
   }
   trace().count(key);
+  trace().coming.clear();
   return undefined_value(env);
 }
 

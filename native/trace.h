@@ -23,7 +23,12 @@ class TracedCall {
 /** Counts a copy between pools that runs beside the computing, as the operator -1. */
 void count_copy(const at::Tensor& to, const at::Tensor& from);
 
-/** countKernel(id, reads, writes) counts a launch of a kernel of our own, as the operator `id`, which is below -1. */
+/**
+ * countExposed() counts the copies to the device that were started since the last launch once more, as the operator -2: what comes
+ * next waits for them, and nothing computes meanwhile.
+ */
+napi_value count_exposed(const Arguments& arguments);
+/** countKernel(id, reads, writes) counts a launch of a kernel of our own, as the operator `id`, which is below -2. */
 napi_value count_kernel(const Arguments& arguments);
 /** traceCalls(on) forgets what was counted, and counts from here on or no longer. */
 napi_value trace_calls(const Arguments& arguments);

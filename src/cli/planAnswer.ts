@@ -68,11 +68,14 @@ export interface Levers {
   perSample: number;
   /** Every layer keeps its values: no gradient checkpointing. */
   withoutCheckpointing: number;
+  /** The same with moments in 8 bits; undefined where they are. */
+  eightBit: EightBit | undefined;
   /** The copy of the gradients that a run with gradient accumulation keeps, and where. */
   gradientCopy: { bytes: number; place: Place };
 }
 
-export function leversOf({ planner, limits }: Question, plan: Plan): Levers {
+export function leversOf(question: Question, plan: Plan): Levers {
+  const { planner, limits } = question;
   const { workload } = plan;
   const policy = keepingLayers(plan.policy, planner.config, planner.config.layers, "nothing"); // else kept layers would hide the rest
   const { run } = planner.plan(workload, policy, limits);
@@ -85,10 +88,31 @@ export function leversOf({ planner, limits }: Question, plan: Plan): Levers {
     perRank: extra({ rank: workload.rank + ranks }) / ranks,
     perSample: extra({ batchSize: workload.batchSize + 1 }),
     withoutCheckpointing: extra({}, keepingLayers(policy, planner.config, planner.config.layers, "all")),
+    eightBit: eightBitOf(question, { ...plan, policy }),
     gradientCopy: {
       bytes: planner.gradientBytes(workload, policy),
       place: planner.gradientCopy({ ...workload, accumulation: 2 }, policy, limits)!,
     },
+  };
+}
+
+/** A plan with the optimizer's moments in 8 bits, which no search chooses: it changes results a little. */
+export interface EightBit {
+  plan: Plan;
+  deviceBytes: number;
+  hostBytes: number;
+}
+
+/** Undefined where the plan's moments are in 8 bits already. */
+export function eightBitOf({ planner, limits }: Question, { workload, policy }: Plan): EightBit | undefined {
+  const { optimizer } = policy;
+  if (optimizer.precision === "8bit") return undefined;
+  const { run } = planner.plan(workload, policy, limits);
+  const plan = planner.plan(workload, { ...policy, optimizer: { ...optimizer, precision: "8bit" } }, limits);
+  return {
+    plan,
+    deviceBytes: plan.run.budgetedBytes - run.budgetedBytes,
+    hostBytes: plan.run.hostBytes - run.hostBytes,
   };
 }
 

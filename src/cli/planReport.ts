@@ -10,6 +10,8 @@ import { layerPolicies } from "../step/policy.ts";
 import {
   type Answer,
   alternativesOf,
+  type EightBit,
+  eightBitOf,
   type Levers,
   leversOf,
   partsOf,
@@ -215,10 +217,20 @@ function spareRoom(question: Question, plan: Plan): string {
 
 /** What to change where nothing fits. */
 function wayOut(question: Question, plan: Plan): string {
-  const ways = mostOf(question, plan);
+  const ways = [...mostOf(question, plan), ...eightBitWay(question, plan)];
   if (ways.length > 0) return ["What would fit, each alone:", ...ways].join("\n");
   const hasHost = Number.isFinite(question.limits.hostBytes) || question.fixed.weights === "resident";
   return `Neither a shorter max_length nor a lower rank makes it fit.${hasHost ? " Leave --host-memory and --weights resident out, or pass --base nf4." : ""}`;
+}
+
+/** The nearest policy with moments in 8 bits, where that is enough. */
+function eightBitWay(question: Question, plan: Plan): string[] {
+  const found = eightBitOf(question, plan);
+  if (!found?.plan.fits) return [];
+  const { policy, run } = found.plan;
+  return [
+    `  --policy '${JSON.stringify(policy)}': optimizer moments in 8 bits, ${formatBytes(run.budgetedBytes)}; changes results a little`,
+  ];
 }
 
 function mostOf(question: Question, plan: Plan): string[] {
@@ -229,7 +241,7 @@ function mostOf(question: Question, plan: Plan): string[] {
 }
 
 function levers(
-  { perThousandTokens, perRank, perSample, withoutCheckpointing, gradientCopy }: Levers,
+  { perThousandTokens, perRank, perSample, withoutCheckpointing, eightBit, gradientCopy }: Levers,
   { workload }: Plan,
 ): string {
   const rows = [
@@ -239,11 +251,17 @@ function levers(
     ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
     ["batch size", `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens`],
     ["gradient accumulation", accumulationLever(gradientCopy, workload)],
+    ...(eightBit ? [["optimizer in 8 bits", eightBitLever(eightBit)]] : []),
   ];
   return [
     "Levers, with every layer computed again in the backward:",
     table(rows.map(([name, what]) => [`  ${name}`, what!])),
   ].join("\n");
+}
+
+function eightBitLever({ deviceBytes, hostBytes }: EightBit): string {
+  const ram = Math.abs(hostBytes) >= SHOWN_BYTES ? ` and ${signed(hostBytes)} of RAM` : "";
+  return `${signed(deviceBytes)}${ram}; changes results a little, so only a --policy whose optimizer's precision is 8bit has it`;
 }
 
 function accumulationLever({ bytes, place }: Levers["gradientCopy"], { accumulation = 1 }: Workload): string {

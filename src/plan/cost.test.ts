@@ -118,6 +118,13 @@ describe("the time of a step", () => {
     expect(opTimeMs(op({ bytes: 1e9, stream: "host" }), round)).toBe(0);
   });
 
+  it("adds to the arithmetic the transfers that it waits for, as long as the copies by themselves don't take longer", () => {
+    const compute = op({ kind: "matmul", flops: 3e12 });
+    const [transfer, wait] = [op({ bytes: 2e8, stream: "copy" }), op({ bytes: 2e8, stream: "exposed" })];
+    expect(stepTimeMs([compute, transfer, wait], round)).toBeCloseTo(5, 9);
+    expect(stepTimeMs([compute, transfer, transfer, transfer, wait], round)).toBeCloseTo(6, 9);
+  });
+
   it("puts an H200 at 80 % of its peak on a large matmul", () => {
     const size = 8192;
     const square = half(size, size);

@@ -4,6 +4,7 @@
  * modelled. On a CPU what has been measured on it stands for both (cpuSpeed.ts).
  */
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
+import { EXPOSED_COPY } from "../torch/trace.ts";
 import { type CpuSpeed, cpuOpMs, isCpuSpeed } from "./cpuSpeed.ts";
 import type { Card } from "./devices.ts";
 
@@ -57,8 +58,8 @@ export interface OpTrace {
   bytes: number;
   /** What the arithmetic runs in. */
   dtype: DType;
-  /** host: what the host computes on its own memory, which is none of a card's time. */
-  stream: "compute" | "copy" | "host";
+  /** exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what the host computes on its own memory, which is none of a card's time. */
+  stream: "compute" | "copy" | "exposed" | "host";
   /** What a processor's time follows from as well. */
   form?: OpForm;
 }
@@ -97,16 +98,16 @@ export interface CardSpeed {
 }
 
 /**
- * Milliseconds of a step, or a phase of it: the compute stream or the copy stream, whichever is longer; what
- * transfers expose at the ends is left out. On a CPU copies take their part of the cores that compute. count: calls of the same
+ * Milliseconds of a step, or a phase of it: the compute stream and what it waits for, or the copy stream, whichever
+ * is longer; what streamed weights expose at the ends is left out. On a CPU copies take their part of the cores that compute. count: calls of the same
  * cost that an op stands for.
  */
 export function stepTimeMs(trace: readonly (OpTrace & { count?: number })[], speed: Speed): number {
-  const streamsMs = { compute: 0, copy: 0, host: 0 };
+  const streamsMs = { compute: 0, copy: 0, exposed: 0, host: 0 };
   for (const op of trace) streamsMs[op.stream] += (op.count ?? 1) * opTimeMs(op, speed);
-  const { compute, copy, host } = streamsMs;
-  if (!isCpuSpeed(speed)) return Math.max(compute, copy);
-  return Math.max(compute + host + copy * speed.copyShare, copy);
+  const { compute, copy, exposed, host } = streamsMs;
+  if (!isCpuSpeed(speed)) return Math.max(compute + exposed, copy);
+  return Math.max(compute + host + exposed + (copy - exposed) * speed.copyShare, copy);
 }
 
 /** Milliseconds of one op on its stream. */
@@ -114,7 +115,7 @@ export function opTimeMs(op: OpTrace, speed: Speed): number {
   if (isCpuSpeed(speed)) return cpuOpMs(op, speed);
   const { kind, flops, bytes, dtype, stream } = op;
   if (kind === "none" || stream === "host") return 0;
-  if (stream === "copy") return speed.launchMs + (1e3 * bytes) / speed.linkBytesPerSecond;
+  if (stream !== "compute") return speed.launchMs + (1e3 * bytes) / speed.linkBytesPerSecond;
   const matmulRate = speed.flopsPerSecond[dtype] ?? speed.flopsPerSecond.float32;
   const flopsPerSecond = kind === "attention" ? matmulRate * speed.attentionRatio : matmulRate;
   return speed.launchMs + 1e3 * Math.max(flops / flopsPerSecond, bytes / speed.memoryBytesPerSecond);
@@ -192,7 +193,8 @@ export function traceOp(call: OpCall): OpTrace {
   const name = call.op.split(".")[0]!;
   const tensors = [...call.inputs, ...call.outputs];
   const places = new Set(tensors.map(({ place }) => place ?? "device"));
-  if (places.size > 1) return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream: "copy" };
+  const stream = name === EXPOSED_COPY ? "exposed" : "copy";
+  if (places.size > 1) return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream };
   const formula = FORMULAS[name] ?? FORMULAS[name.replace(/_$/, "")] ?? elementwise;
   const { elements, product, ...cost } = formula(call);
   const first = tensors[0]?.dtype ?? "float32";

@@ -43,7 +43,7 @@ export function curveKey(name: string, dtypes: string, strided: boolean): string
 /** Milliseconds of one call. */
 export function cpuOpMs({ name, kind, flops, bytes, stream, form }: OpTrace, speed: CpuSpeed): number {
   if (kind === "none") return speed.viewMs;
-  if (stream === "copy") return curveMs(speed.copies, bytes);
+  if (stream === "copy" || stream === "exposed") return curveMs(speed.copies, bytes);
   const bytesMs = curveMs(speed.curves[BYTES_KEY]!, bytes / BYTES_PER_ELEMENT);
   if (!form) return bytesMs;
   if (form.product) return Math.max(productMs(form.product, speed), bytesMs);

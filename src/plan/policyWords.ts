@@ -22,9 +22,10 @@ const ASPECTS: readonly Aspect[] = [
   ({ mlpTileTokens: tokens }) => (tokens < 4096 ? `the MLP in slices of ${formatCount(tokens)} tokens` : ""),
   ({ embeddings }) => (embeddings === "host" ? "embeddings in RAM" : ""),
   ({ vision }) => (vision === "host" ? "vision tower in RAM" : ""),
-  (_, layers) => {
+  ({ boundaryAhead }, layers) => {
     const onHost = layers.filter(({ boundary }) => boundary === "host").length;
-    return onHost > 0 ? `inputs of ${countOf(onHost, layers)} wait in RAM for the backward pass` : "";
+    const ahead = boundaryAhead ? ", each fetched while the layer before it goes back" : "";
+    return onHost > 0 ? `inputs of ${countOf(onHost, layers)} wait in RAM for the backward pass${ahead}` : "";
   },
   (_, layers) => {
     const lost = layers.filter(({ boundary }) => boundary === "none").length;

@@ -1,7 +1,7 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
 import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
-import type { LayerPolicy, Policy } from "../step/policy.ts";
+import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
 import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
 import { gradientBytes, PartsOfSearch } from "./commonParts.ts";
 import { type Speed, speedOf } from "./cost.ts";
@@ -195,22 +195,40 @@ export function fastestPlan(planner: Planner, workload: Workload, limits: Limits
   const fitting = rungs.filter(({ fits }) => fits);
   if (fitting.length === 0) return leastMemory(planner, workload, limits, fixed);
   if (fixed.policy) return fitting[0]!;
-  return keepWhatFits(planner, mergedWhereFaster(planner, fitting, limits), limits);
+  const fetching = changedWhereFaster(planner, fitting, limits, (policy) => fetchingAhead(policy, planner));
+  const merging = changedWhereFaster(planner, [fetching, ...fitting], limits, (policy) => ({
+    ...policy,
+    plora: "merged",
+  }));
+  return keepWhatFits(planner, merging, limits);
 }
 
 /**
- * The fastest of plans that fit, with PLoRA merged where that fits and is faster still. What it saves hangs on shapes, nearly the same for
- * every policy, so the first of them that has room for the copies is the fastest.
+ * The fastest of plans that fit, with a change where that fits and is faster still. What it saves hangs on shapes, nearly the same for every
+ * policy that it can be made to, so the first of them that has room for it is the fastest.
  */
-function mergedWhereFaster(planner: Planner, fitting: readonly Plan[], limits: Limits): Plan {
+function changedWhereFaster(
+  planner: Planner,
+  fitting: readonly Plan[],
+  limits: Limits,
+  change: (policy: Policy) => Policy | undefined,
+): Plan {
   const byTime = fitting.toSorted((one, other) => one.stepMs - other.stepMs);
   const fastest = byTime[0]!;
   for (const { workload, policy } of byTime) {
-    const merged = planner.plan(workload, { ...policy, plora: "merged" }, limits);
-    if (merged.stepMs >= fastest.stepMs) break;
-    if (merged.fits) return merged;
+    const changed = change(policy);
+    if (!changed) continue;
+    const plan = planner.plan(workload, changed, limits);
+    if (plan.stepMs >= fastest.stepMs) break;
+    if (plan.fits) return plan;
   }
   return fastest;
+}
+
+/** With the input of the layer that goes back next fetched from the host while one goes back; undefined where none lies there. */
+function fetchingAhead(policy: Policy, { config }: Planner): Policy | undefined {
+  const isOnHost = layerPolicies(policy, config).some(({ boundary }) => boundary === "host");
+  return isOnHost ? { ...policy, boundaryAhead: true } : undefined;
 }
 
 /** The policy that takes the least of the device within what the host has; of any, where the host has too little for all. */

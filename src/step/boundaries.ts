@@ -9,7 +9,7 @@ import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
-import { isAbridging } from "../torch/trace.ts";
+import { countExposed, isAbridging } from "../torch/trace.ts";
 import type { Owner } from "./owner.ts";
 import type { LayerPolicy } from "./policy.ts";
 
@@ -56,7 +56,10 @@ export function fetchBoundary(boundary: Boundary, device: Device, owner: Owner):
 export function copyBoundary(boundary: Boundary, device: Device, owner: Owner): Tensor {
   if (boundary.at === "none") throw new Error("a layer without boundary activations can't be restored from");
   if (boundary.at === "device") return owner.own(boundary.hidden.clone());
-  fetchBoundary(boundary, device, owner);
+  if (!boundary.coming) {
+    fetchBoundary(boundary, device, owner);
+    countExposed();
+  }
   const { hidden, copy } = boundary.coming!;
   boundary.coming = undefined;
   copy.wait();

@@ -53,6 +53,7 @@ export interface Native {
   failAtAllocation(device: unknown, n: number): void;
   recordAllocations(device: unknown, on: boolean): void;
   takeAllocations(device: unknown): Uint8Array<ArrayBuffer>[];
+  countExposed(): void;
   countKernel(id: number, reads: unknown, writes: unknown): void;
   traceCalls(on: boolean): void;
   takeCalls(): Uint8Array<ArrayBuffer>;

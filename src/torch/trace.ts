@@ -134,13 +134,24 @@ function callOf([count = 0, op = 0, flags = 0, ...rest]: Float64Array): CountedC
   return { op: nameOf(op), inputs, outputs, causal: (flags & CAUSAL) !== 0, count };
 }
 
-/** -1 is a copy that runs beside the computing; kernels of our own have numbers below, as they come. */
-const names = new Map<number, string>([[-1, "copy_"]]);
+/** The name under which a copy that runs beside the computing counts once more where the computing waits for it. */
+export const EXPOSED_COPY = "exposed copy";
+
+/** Copies that run beside the computing; kernels of our own have numbers below, as they come. */
+const names = new Map<number, string>([
+  [-1, "copy_"],
+  [-2, EXPOSED_COPY],
+]);
 const kernels = new Map<string, number>();
+
+/** In a plan: what comes next waits for the copies to the device that were started since the last launch. */
+export function countExposed(): void {
+  native.countExposed();
+}
 
 /** Counts a launch of a kernel of our own in a plan, with the tensors that it reads and writes. */
 export function countKernel(entry: string, reads: readonly Tensor[], writes: readonly Tensor[]): void {
-  const id = kernels.get(entry) ?? -2 - kernels.size;
+  const id = kernels.get(entry) ?? -3 - kernels.size;
   kernels.set(entry, id);
   names.set(id, entry);
   native.countKernel(id, handlesOf(reads), handlesOf(writes));

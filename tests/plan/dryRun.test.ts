@@ -10,6 +10,7 @@ import {
   type Bytes,
   type Configuration,
   type CountedOp,
+  type DryRun,
   dryRun,
   dryRunInFull,
   stepMs,
@@ -158,6 +159,25 @@ it("comes to the same beside other runs, with which it shares model and adapter,
     expect(beside.phases.map(({ ops }) => ops())).toEqual(alone.phases.map(({ ops }) => ops()));
     parts.trim(1);
   }
+});
+
+it("counts a layer's input that comes from the host as waited for, unless it is fetched a layer ahead, for its bytes", () => {
+  const [apart, ahead] = [false, true].map((boundaryAhead) =>
+    dryRun({
+      ...base,
+      dtype: "bfloat16",
+      target: findDevice("h100-80gb"),
+      policy: Policy.parse({ mlpTileTokens: 512, layers: [{ count: 1, boundary: "host" }], boundaryAhead }),
+    }),
+  ) as [DryRun, DryRun];
+  const waits = ({ phases }: DryRun): CountedOp[] =>
+    phases.flatMap(({ ops }) => ops()).filter(({ stream }) => stream === "exposed");
+  const inputBytes = SAMPLE_TOKENS * model.hidden * 2;
+  expect(waits(apart).map(({ bytes, count }) => ({ bytes, count }))).toEqual([
+    { bytes: inputBytes, count: model.layers - 1 }, // all but the last, whose attention is kept
+  ]);
+  expect(waits(ahead)).toEqual([]);
+  expect(ahead.device.peakBytes - apart.device.peakBytes).toBeLessThanOrEqual(inputBytes);
 });
 
 it("books what layers keep as boundary activations: what lives between segments", () => {
