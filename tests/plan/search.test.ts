@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import type { ModelConfig } from "../../src/models/spec.ts";
+import { type ModelConfig, PRESETS } from "../../src/models/spec.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
 import { leanerPolicy, leanestPolicies, policyLadder } from "../../src/plan/ladder.ts";
@@ -102,6 +102,22 @@ describe("the fastest plan", () => {
     const { run } = fastestPlan(planner, workload, { budgetBytes: 64 * MIB, hostBytes: 0 });
     expect(run.hostBytes).toBe(0);
   });
+});
+
+it("fetches inputs from the host a layer ahead where that fits and is faster", () => {
+  const card = findDevice("a100-40gb");
+  const large = new Planner({
+    model: PRESETS["4khd-7b"],
+    dtype: "bfloat16",
+    target: card,
+    mapsWeights: true,
+  });
+  const limits = { budgetBytes: 8 * 2 ** 30, hostBytes: anyHost };
+  const long = { ...workload, maxLength: 16_384, rank: 16, targets: OFFICIAL_TARGETS };
+  const { policy, stepMs } = fastestPlan(large, long, limits);
+  expect(policy.layers.map(({ boundary }) => boundary)).toContain("host");
+  expect(policy.boundaryAhead).toBe(true);
+  expect(stepMs).toBeLessThan(large.plan(long, { ...policy, boundaryAhead: false }, limits).stepMs);
 });
 
 describe("solving", () => {
