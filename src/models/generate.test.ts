@@ -103,7 +103,7 @@ describe("the event loop", () => {
       onToken: async () => {
         events.push("token");
         setImmediate(() => events.push("loop"));
-        await new Promise((resolve) => setTimeout(resolve, 1));
+        await new Promise((resolve) => setImmediate(() => setImmediate(resolve))); // a timer may be due before the loop's turn
         events.push("shown");
       },
     });
