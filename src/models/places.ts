@@ -1,10 +1,9 @@
 /** Where the parts of the frozen base lie, and how those on the host come to the device. */
-import { emptyOnHost, type PendingCopy, startCopy } from "../torch/copies.ts";
+import { type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { type Category, category, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
-import type { Model } from "./weights.ts";
 
 export type Place = "device" | "host";
 
@@ -62,23 +61,7 @@ export function startFetch<T>(
 
 /** A part of a model on its device: itself where it lies there, else a copy that belongs to the open scope. */
 export function onDevice<T>(part: T, place: Place, device: Device): T {
-  return place === "device" ? part : copyOf(part, "device", device);
-}
-
-/** Moves the parts of a model to other places; what lay elsewhere is freed. */
-export function moveModel_(model: Model, places: Places): void {
-  const { device, places: before } = model;
-  const move = <T>(part: T, from: Place, to: Place): T => {
-    if (from === to) return part;
-    const moved = keep(copyOf(part, to, device));
-    dispose(part);
-    return moved;
-  };
-  model.layers = model.layers.map((layer) => move(layer, before.layers, places.layers));
-  model.embeddings = move(model.embeddings, before.embeddings, places.embeddings);
-  model.head = move(model.head, before.head, places.head);
-  model.vision = move(model.vision, before.vision, places.vision);
-  model.places = places;
+  return place === "device" ? part : copyOf(part, device);
 }
 
 /** The device whose tensors lie on the host: on cpu and meta the host is another pool of the same. */
@@ -86,16 +69,12 @@ export function hostOf(device: Device): Device {
   return device.startsWith("cuda") ? "cpu" : device;
 }
 
-/** Copies of a record's tensors; they belong to the open scope. */
-function copyOf<T>(record: T, place: Place, device: Device): T {
+/** Copies of a record's tensors on the device; they belong to the open scope. */
+function copyOf<T>(record: T, device: Device): T {
   return booked("weights", () =>
     mapTensors(record, (x) => {
-      const { shape, dtype } = x;
-      const copy = place === "host" ? emptyOnHost(shape, { dtype, device }) : emptyOnDevice(x, device);
-      const pending = startCopy(copy, x);
-      if (place === "host")
-        pending.waitOnHost(); // who reads it there may be the CPU: embeddings are gathered by it
-      else pending.wait();
+      const copy = emptyOnDevice(x, device);
+      startCopy(copy, x).wait();
       return copy;
     }),
   );
@@ -115,7 +94,7 @@ function emptyOnDevice({ shape, dtype }: Tensor, device: Device): Tensor {
 }
 
 /** The same record with each tensor, in arrays and plain objects, replaced. */
-function mapTensors<T>(record: T, change: (x: Tensor) => Tensor): T {
+export function mapTensors<T>(record: T, change: (x: Tensor) => Tensor): T {
   return mapped(record, change) as T;
 }
 

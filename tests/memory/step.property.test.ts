@@ -67,12 +67,14 @@ const samples = fc.array(
 const configurations = fc.record({
   layers: fc.integer({ min: 1, max: 4 }),
   heads,
-  headDim: fc.constantFrom(8, 16),
+  headDim: fc.constantFrom(8, 8, 16, 16, 64),
   ffn: fc.constantFrom(24, 48, 130),
   rank: fc.integer({ min: 1, max: 9 }),
   dropout: fc.constantFrom(0, 0, 0.2),
   targets: fc.constantFrom(".", "wqkv$|wo$", "w2$"),
-  dtype: fc.constantFrom("float32" as const, "bfloat16" as const, "float64" as const),
+  dtype: fc.constantFrom("float32" as const, "bfloat16" as const, "float16" as const, "float64" as const),
+  base: fc.constantFrom(undefined, undefined, undefined, "int8" as const, "nf4" as const, "fp8" as const),
+  headBase: fc.constantFrom(undefined, undefined, "int8" as const),
   policy: policies,
   samples,
 });
@@ -89,13 +91,13 @@ const ADAM = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 
 /** One micro-batch and the update of its factors. */
 function measure(configuration: Configuration, device: TrackedDevice): Measured {
-  const { layers, headDim, ffn, rank, dropout, targets, dtype } = configuration;
+  const { layers, rank, dropout, targets, dtype, base, headBase } = configuration;
   const [kvHeads, queries] = configuration.heads as [number, number];
   const count = kvHeads * queries;
-  const config = smallConfig({ layers, heads: count, kvHeads, headDim, hidden: count * headDim, ffn });
+  const config = smallConfig({ layers, heads: count, kvHeads, ...widthsOf(configuration, count) });
   const policy = fittingPolicy(configuration, kvHeads);
   layerPolicies(policy, config);
-  const model = randomModel(config, { dtype, device, places: placesOf(policy) });
+  const model = randomModel(config, { dtype, device, places: placesOf(policy), base, headBase });
   const { gradients } = policy;
   const copies = factorCopies(policy, dtype);
   const lora = randomLora(config, { rank, dropout, targets, device, gradients, copies });
@@ -119,6 +121,16 @@ function measure(configuration: Configuration, device: TrackedDevice): Measured 
     peakBytes: { device: onDevice!.peak, host: onHost!.peak },
     leftBytes: { device: onDevice!.left, host: onHost!.left },
   };
+}
+
+/** NF4 wants rows of whole blocks of 64. */
+function widthsOf(
+  { base, headDim, ffn }: Configuration,
+  heads: number,
+): { headDim: number; hidden: number; ffn: number } {
+  if (base !== "nf4") return { headDim, hidden: heads * headDim, ffn };
+  const dim = Math.max(headDim, 64 / heads);
+  return { headDim: dim, hidden: heads * dim, ffn: 64 * Math.ceil(ffn / 64) };
 }
 
 /** The drawn policy made one that the model can have. */

@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { moveModel_ } from "../../src/models/places.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { plannedBatch } from "../../src/plan/batch.ts";
 import { CommonParts } from "../../src/plan/commonParts.ts";
@@ -220,8 +219,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype }: Configur
   const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
   resetPeak("cpu");
   resetPeak("cpu", "host");
-  const weights = randomModel(config, { dtype });
-  moveModel_(weights, placesOf(policy));
+  const weights = randomModel(config, { dtype, places: placesOf(policy) });
   const lora = createLora(config, {
     ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },

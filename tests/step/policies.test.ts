@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
-import { moveModel_, ON_DEVICE } from "../../src/models/places.ts";
+import { ON_DEVICE } from "../../src/models/places.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { embedText, placeImage_ } from "../../src/models/xcomposer.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
@@ -8,6 +8,7 @@ import { Policy, placesOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import { memoryStats } from "../../src/torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
+import { moveModel_ } from "../moveModel.ts";
 import {
   randomBatch,
   randomLora,
