@@ -14,6 +14,7 @@ import type { StepPhase, StepResult } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { EMPTY_STEP, pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
 import { type Evaluator, evaluate } from "./evaluate.ts";
+import { lockOutput } from "./lock.ts";
 import { fitting, runMicroBatch } from "./microBatch.ts";
 import { type TrainInput, type TrainOptions, trainOptions } from "./options.ts";
 import { type Defect, PeakWatch, type StepPeaks } from "./peakWatch.ts";
@@ -64,7 +65,9 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
       notice: (text) => emit({ event: "notice", text }),
       onPlan: (planned) => emit({ event: "plan", ...planned }),
     };
-    const run = await openRun(trainOptions(input), hooks, closers);
+    const options = trainOptions(input);
+    closers.push(lockOutput(options.output));
+    const run = await openRun(options, hooks, closers);
     const { step, totalSteps } = run.state;
     emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
     const saved = run.checkpoint !== undefined;
@@ -151,7 +154,7 @@ async function takeStep(
   while (state.accumulated.microBatches < options.gradient_accumulation) {
     if (signal?.aborted) return "interrupted";
     const startMs = performance.now();
-    const { value: batch, done } = await withWayOn(run, () => batches.next());
+    const { value: batch, done } = await nextBatch(run, batches);
     if (done) break;
     const result = await accumulate(run, batch);
     state.microBatches += 1;
@@ -161,6 +164,26 @@ async function takeStep(
   if (state.accumulated.microBatches === 0) return "no data";
   await updateFactors(run);
   return "done";
+}
+
+/** Where a picture is gone or bad, what was learned up to it is saved before that is told. */
+async function nextBatch(
+  run: Running,
+  batches: AsyncGenerator<MicroBatch>,
+): Promise<IteratorResult<MicroBatch, unknown>> {
+  return await withWayOn(run, async () => {
+    try {
+      return await batches.next();
+    } catch (thrown) {
+      if (isUnsaved(run)) await save(run).catch(() => {}); // the first error is what matters
+      throw thrown;
+    }
+  });
+}
+
+/** Whether there is progress that no checkpoint has. */
+function isUnsaved({ state, saved }: Running): boolean {
+  return state.microBatches > 0 && (!saved || state.accumulated.microBatches > 0);
 }
 
 /** Adds a micro-batch's gradients to those of the step. */

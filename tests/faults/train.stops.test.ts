@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
 import type { TrainInput } from "../../src/train/options.ts";
-import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input, pictures } = await makeWorkplace();
 let count = 0;
@@ -115,6 +115,20 @@ describe("a picture that vanishes during the run", () => {
     for (const path of pictures) renameSync(away(path), path);
     const rest = await runWith({ ...input, output, max_steps: 9, save_every: 1, resume: true });
     expect(rest).toMatchObject({ result: { ended: "finished", step: 9 } });
+  });
+
+  it("is told after what was learned up to it has been saved", async () => {
+    const onEvent = hide(pictures);
+    const given = { max_steps: 5, gradient_accumulation: 2, lora_dropout: 0.1 };
+    const { fix } = await errorOf(given, { onEvent }); // the third sample is the second step's first
+    expect(fix).toContain(`The last good checkpoint is ${join(output, "checkpoint-1")}.`);
+    for (const path of pictures) renameSync(away(path), path);
+    expect(await runWith({ ...input, ...given, output, resume: true })).toMatchObject({
+      result: { ended: "finished", step: 5 },
+    });
+    const whole = join(folder, `whole-${count}`);
+    await runWith({ ...input, ...given, output: whole });
+    expect(resultOf(output)).toEqual(resultOf(whole));
   });
 
   it("with skip_bad is left out, said once, and the run ends when the rest is done", async () => {
