@@ -1,13 +1,14 @@
 /** lorafit's side of bench/cpu.ts as a worker: ours.js TASK, a file of JSON. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { memoryStats, resetPeak } from "../src/torch/device.ts";
+import { emptyCache, memoryStats, resetPeak } from "../src/torch/device.ts";
 import type { CpuTask } from "./cpu.ts";
 import { openBench } from "./openBench.ts";
 
 let baseRssBytes = 0;
 let baseBytes = 0;
 const bench = openBench(JSON.parse(readFileSync(process.argv[2]!, "utf8")) as CpuTask, () => {
+  emptyCache("cpu"); // as the peer does: what is held unused counts for nobody
   baseRssBytes = statusBytes("VmRSS");
   baseBytes = memoryStats("cpu").liveBytes;
 });

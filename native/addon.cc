@@ -161,6 +161,7 @@ constexpr Export kExports[] = {
     {"setPool", guarded<set_pool>},
     {"setCategory", guarded<set_category>},
     {"memoryStats", guarded<memory_stats>},
+    {"cpuMemory", guarded<cpu_memory>},
     {"resetPeak", guarded<reset_memory_peak>},
     {"setCap", guarded<set_memory_cap>},
     {"failAtAllocation", guarded<inject_failure>},

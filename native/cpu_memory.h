@@ -1,8 +1,7 @@
-// Memory of tensors on the CPU. Large blocks are cut from mapped regions and reused without a page fault; what is free goes back to
-// the system before it makes the process larger than its tensors were. Small ones are malloc's.
+// Memory of tensors on the CPU: large blocks lie in an arena (arena.h), small ones are malloc's.
 #pragma once
 
-#include <cstddef>
+#include "arena.h"
 
 namespace lorafit {
 
@@ -12,10 +11,10 @@ void* take_cpu_memory(size_t bytes) noexcept;
 /** Gives back what take_cpu_memory(bytes) returned. */
 void give_cpu_memory(void* memory, size_t bytes) noexcept;
 
-/** Of large blocks, bytes: in use; free, and resident at most; mapped. */
-struct CpuMemoryStats {
-  size_t live, idle, mapped;
-};
-CpuMemoryStats cpu_memory_stats();
+/** Of large blocks. */
+ArenaStats cpu_memory_stats();
+
+/** Gives what the process holds unused, the arena's and malloc's, back to the system. */
+void trim_cpu_memory();
 
 } // namespace lorafit

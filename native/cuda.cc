@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 
 #include "card_memory.h"
+#include "cpu_memory.h"
 #include "pinned.h"
 
 namespace lorafit {
@@ -50,7 +51,12 @@ napi_value synchronize_device(const Arguments& arguments) {
 }
 
 napi_value empty_device_cache(const Arguments& arguments) {
-  allocator_of(to_device(arguments.env, arguments[0], "device")).emptyCache();
+  const c10::Device device = to_device(arguments.env, arguments[0], "device");
+  if (device.is_cpu()) {
+    trim_cpu_memory();
+  } else {
+    allocator_of(device).emptyCache();
+  }
   return undefined_value(arguments.env);
 }
 

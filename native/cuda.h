@@ -12,7 +12,7 @@ void ensure_cuda();
 napi_value load_cuda(const Arguments& arguments);
 /** synchronize(device) waits for everything queued on a device. */
 napi_value synchronize_device(const Arguments& arguments);
-/** emptyCache(device) gives memory that its caching allocator holds unused back to the card. */
+/** emptyCache(device) gives memory that its allocator holds unused back to the card, or cpu's to the system. */
 napi_value empty_device_cache(const Arguments& arguments);
 /** deviceMemory(device) -> bytes [total, free, allocated, peak allocated, reserved, peak reserved]. */
 napi_value device_memory(const Arguments& arguments);

@@ -2,6 +2,7 @@
 
 #include "allocators.h"
 #include "card_memory.h"
+#include "cpu_memory.h"
 
 namespace lorafit {
 namespace {
@@ -38,6 +39,12 @@ napi_value memory_stats(const Arguments& arguments) {
   numbers.insert(numbers.end(), stats.live_by_category.begin(), stats.live_by_category.end());
   numbers.insert(numbers.end(), stats.peak_by_category.begin(), stats.peak_by_category.end());
   return from_ints(arguments.env, numbers);
+}
+
+napi_value cpu_memory(const Arguments& arguments) {
+  const ArenaStats stats = cpu_memory_stats();
+  return from_ints(
+      arguments.env, {stats.live, stats.most_live, stats.cached, stats.fresh, stats.given_back});
 }
 
 napi_value reset_memory_peak(const Arguments& arguments) {

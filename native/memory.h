@@ -11,6 +11,8 @@ napi_value set_category(const Arguments& arguments);
 /** memoryStats(device, pool) -> [live, peak, cap, count, blocks, ...live by category, ...peak by category].
  */
 napi_value memory_stats(const Arguments& arguments);
+/** cpuMemory() -> bytes [live, most live, cached, fresh, given back] of the arena (arena.h). */
+napi_value cpu_memory(const Arguments& arguments);
 /** resetPeak(device, pool). */
 napi_value reset_memory_peak(const Arguments& arguments);
 /** setCap(device, pool, bytes | undefined). */

@@ -48,6 +48,7 @@ export interface Native {
   setPool(pool: number): number;
   setCategory(category: number): number;
   memoryStats(device: unknown, pool: number): number[];
+  cpuMemory(): number[];
   resetPeak(device: unknown, pool: number): void;
   setCap(device: unknown, pool: number, bytes: number | undefined): void;
   failAtAllocation(device: unknown, n: number): void;
