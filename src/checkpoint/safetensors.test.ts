@@ -41,6 +41,10 @@ const tensor: fc.Arbitrary<Given> = fc
   });
 const tensors = fc.uniqueArray(tensor, { selector: ({ name }) => name, maxLength: 6 });
 
+/** Names that an object of JavaScript does not take as it takes others. */
+const PROTO_TEXTS = JSON.parse('{"__proto__":"text"}') as Record<string, string>;
+const BYTE = { dtype: "uint8", shape: [1], bytes: Buffer.of(7) } as const satisfies Omit<Given, "name">;
+
 function sourceOf({ name, dtype, shape, bytes }: Given): TensorSource {
   return { name, dtype, shape, read: () => fromBytes(bytes, shape, dtype) };
 }
@@ -68,7 +72,13 @@ describe("a file", () => {
         });
         expect(readHeader(path).metadata).toEqual(metadata);
       }),
-      { numRuns: 60 },
+      {
+        numRuns: 60,
+        examples: [
+          [[], PROTO_TEXTS],
+          [[{ ...BYTE, name: "__proto__" }], {}],
+        ],
+      },
     );
   });
 

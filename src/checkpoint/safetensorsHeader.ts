@@ -55,7 +55,6 @@ export function headerLength(start: Uint8Array, fileBytes: number, path: string)
   return headerBytes;
 }
 
-const Metadata = z.record(z.string(), z.string());
 const Entry = z.object({
   dtype: z.string(),
   shape: z.array(z.int().nonnegative()).max(MAX_DIMS),
@@ -65,14 +64,20 @@ const Entry = z.object({
 /** Entries of a header in a file of fileBytes, checked: types, shapes, and that their ranges cover the data once and wholly. */
 export function parseHeader(header: Uint8Array, fileBytes: number, path: string): Header {
   const { __metadata__, ...tensors } = parseJsonObject(header, path);
-  const metadata = Metadata.safeParse(__metadata__ ?? {});
-  if (!metadata.success) throw damaged(path, "__metadata__ in its header is not a table of texts");
+  const metadata = __metadata__ ?? {};
+  if (!isTableOfTexts(metadata)) throw damaged(path, "__metadata__ in its header is not a table of texts");
   const dataStart = LENGTH_BYTES + header.length;
   const entries = Object.entries(tensors)
     .map(([name, entry]) => checkedEntry(name, entry, dataStart, path))
     .sort((left, right) => left.offsetBytes - right.offsetBytes || left.bytes - right.bytes);
   checkCoverage(entries, dataStart, fileBytes, path);
-  return { entries: new Map(entries.map((entry) => [entry.name, entry])), metadata: metadata.data };
+  return { entries: new Map(entries.map((entry) => [entry.name, entry])), metadata };
+}
+
+/** Not by a zod record, which drops the key "__proto__". */
+function isTableOfTexts(json: unknown): json is Record<string, string> {
+  if (typeof json !== "object" || json === null || Array.isArray(json)) return false;
+  return Object.values(json).every((value) => typeof value === "string");
 }
 
 /** The header of tensors whose data follow each other in this order, with its length, padded so that the data begin aligned. */

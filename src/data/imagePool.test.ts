@@ -80,7 +80,7 @@ test("an open pool keeps no process alive, and one picture at work does", () => 
     const { openImagePool } = await import(${JSON.stringify(compiledUrl())});
     const images = openImagePool({ workers: 1, compat: "lorafit" });
     images.load(${JSON.stringify(picture)}, 4).then(({ rows }) => console.log(rows));`;
-  const out = execFileSync(process.execPath, ["--input-type=module", "-e", script], { timeout: 30_000 });
+  const out = execFileSync(process.execPath, ["--input-type=module", "-e", script], { timeout: 240_000 });
   expect(out.toString()).toBe("2\n");
 });
 

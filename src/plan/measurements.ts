@@ -1,26 +1,22 @@
 /** What was measured on this machine, kept in files of the user's cache folder: a start later need not measure again. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { keepInCache, userCacheFolder } from "../torch/userCache.ts";
 
 /** The value under a key of a file, measured where nobody has, or where it is no longer `valid`; `measure` is told that one. */
 export function remembered<T>(
   name: string,
   key: string,
   measure: (before: T | undefined) => T,
-  { folder = cacheFolder(), valid = () => true }: { folder?: string; valid?: (value: T) => boolean } = {},
+  { folder = userCacheFolder(), valid = () => true }: { folder?: string; valid?: (value: T) => boolean } = {},
 ): { value: T; isNew: boolean } {
   const file = join(folder, name);
   const known = readKnown<T>(file);
   const value = known[key];
   if (value !== undefined && valid(value)) return { value, isNew: false };
   const measured = measure(value);
-  remember(file, { ...known, [key]: measured });
+  keepInCache(file, JSON.stringify({ ...known, [key]: measured }));
   return { value: measured, isNew: true };
-}
-
-function cacheFolder(): string {
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lorafit");
 }
 
 function readKnown<T>(file: string): Record<string, T> {
@@ -29,14 +25,5 @@ function readKnown<T>(file: string): Record<string, T> {
     return typeof known === "object" && known !== null ? (known as Record<string, T>) : {};
   } catch {
     return {}; // a file that was cut off is measured anew
-  }
-}
-
-function remember(file: string, known: Record<string, unknown>): void {
-  try {
-    mkdirSync(join(file, ".."), { recursive: true });
-    writeFileSync(file, JSON.stringify(known));
-  } catch {
-    // a home that can't be written to only costs the next start its seconds
   }
 }

@@ -172,7 +172,7 @@ test.each(["by itself", "by process.exit", "by an error"])(
     const make = () => engine.call(op, [${64 * MIB}], 0, undefined, 0, undefined, undefined);
     for (let i = 0; i < 12; i++) engine.startCopy(make(), make());
     ${end}`;
-    const { status, signal } = spawnSync(process.execPath, ["-e", script], { timeout: 30_000 });
+    const { status, signal } = spawnSync(process.execPath, ["-e", script], { timeout: 240_000 });
     expect({ status, signal }).toEqual({
       status: { "by itself": 0, "by process.exit": 3, "by an error": 1 }[how],
       signal: null,

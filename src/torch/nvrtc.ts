@@ -2,9 +2,8 @@
  * Kernels of our own on a card: NVRTC (it comes with libtorch's CUDA packages) compiles their source for the card's architecture once,
  * the machine code is kept on disk, and the driver launches it on the current stream. Compiling needs no card.
  */
-import { createHash, randomUUID } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
 import { type Device, type DType, deviceCode } from "./dtypes.ts";
@@ -13,6 +12,7 @@ import { ON_CARD, SOURCES, THREADS } from "./kernelSources.ts";
 import { findLibtorch } from "./libtorch.ts";
 import { type Handle, native } from "./native.ts";
 import { Tensor } from "./tensor.ts";
+import { keepInCache, userCacheFolder } from "./userCache.ts";
 
 /** A usable NVRTC. */
 export interface Nvrtc {
@@ -94,7 +94,7 @@ export function compileKernel(
   { source, dtype }: KernelCode,
   architecture: number,
   nvrtc: Nvrtc = findNvrtc(),
-  folder = kernelCacheFolder(),
+  folder = join(userCacheFolder(), "kernels"),
 ): Uint8Array {
   const scalar = SCALARS[dtype];
   if (!scalar) throw new Error(`no kernel has scalars of ${dtype}`);
@@ -111,13 +111,8 @@ export function compileKernel(
   const file = join(folder, `${key}.cubin`);
   if (existsSync(file)) return readFileSync(file);
   const code = native.nvrtcCompile(nvrtc.library, text, options);
-  keepCode(file, code);
+  keepInCache(file, code);
   return code;
-}
-
-/** Where machine code is kept: lorafit/kernels in the user's cache folder. */
-function kernelCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
-  return join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lorafit", "kernels");
 }
 
 function kernelOn(device: Device, code: KernelCode): Handle {
@@ -128,16 +123,6 @@ function kernelOn(device: Device, code: KernelCode): Handle {
   const kernel = native.loadKernel(deviceCode(device), compileKernel(code, capability), code.entry);
   loaded.set(key, kernel);
   return kernel;
-}
-
-/** Renamed when it is whole, so that two runs and a full disk leave no half of a file; without a cache it is compiled each time. */
-function keepCode(file: string, code: Uint8Array): void {
-  const part = `${file}.${randomUUID()}`;
-  try {
-    mkdirSync(dirname(file), { recursive: true });
-    writeFileSync(part, code);
-    renameSync(part, file);
-  } catch {} // a cache that can't be written costs seconds a start, no more
 }
 
 function placesOfNvrtc(): string[] {

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -42,7 +42,12 @@ it("report writes the page of a run, and its numbers with --json", () => {
 });
 
 it("report refuses a folder without steps, and scores that are none", () => {
-  expect(lorafit(["report", tmpdir()])).toMatchObject({ code: 1 });
+  const empty = join(folder, "empty");
+  mkdirSync(empty);
+  expect(lorafit(["report", empty])).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining("holds no step of a run"),
+  });
   const { code, stderr } = lorafit(["report", folder, "--evals", join(folder, "steps.jsonl")]);
   expect(code).toBe(1);
   expect(stderr).toContain("this does not end as the output of an evaluation");
