@@ -49,5 +49,5 @@ archive=bundle-out/$name.tar.xz
 tar -C bundle-out --owner=0 --group=0 -c "$name" | xz -T0 -3 >"$archive.part"
 mv "$archive.part" "$archive"
 bytes=$(stat -c %s "$archive")
-echo "$archive: $((bytes / 1024 / 1024)) MiB"
+echo "$archive: $(((bytes + 524288) / 1024 / 1024)) MiB"
 [ "$bytes" -le "$MOST_BYTES" ] || { echo "the bundle is larger than $((MOST_BYTES / 1024 / 1024)) MiB" >&2; exit 1; }

@@ -76,6 +76,7 @@ export function loadAddon(): unknown {
   try {
     return createRequire(import.meta.url)(addonFile);
   } catch (error) {
+    findLibtorch(); // where there is none, that is the reason
     throw new UserError(`The engine can't be loaded: ${messageOf(error)}`, {
       fix: "Run `lorafit setup`: it builds the engine anew where libtorch has moved or changed.",
       cause: error,

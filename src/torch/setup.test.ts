@@ -188,5 +188,27 @@ test("an addon that isn't built is a user's error with the command that builds i
   expect(() => loadAddon()).toThrow("The engine is not built yet");
   mkdirSync(join(copy, "native", "build"));
   writeFileSync(join(copy, "native", "build", "lorafit.node"), "no library");
+  expect(() => loadAddon()).toThrow("libtorch 2.11.0 was not found");
+  await setUp();
   expect(() => loadAddon()).toThrow("The engine can't be loaded");
+});
+
+test("a bundle's addon is built anew where it does not load, for any libtorch again, and stays where there is no compiler", async () => {
+  await setUp();
+  const stampFile = join(copy, "native", "build", "stamp.json");
+  const stamp = { ...JSON.parse(readFileSync(stampFile, "utf8")), libtorch: "any" };
+  writeFileSync(stampFile, JSON.stringify(stamp));
+  const { isBuilt, findLibtorch } = await load();
+  expect(isBuilt(findLibtorch())).toBe(true);
+
+  tool("g++", "exit 127");
+  await expect(setUp()).rejects.toThrow("g++ is needed");
+  expect(JSON.parse(readFileSync(stampFile, "utf8"))).toEqual(stamp);
+  tool("g++", "true");
+  expect(await setUp()).toContain("the engine is built (");
+  expect(called("make").slice(-2)).toEqual([
+    expect.stringMatching(/ clean$/),
+    expect.stringContaining(`LIBTORCH=${libtorch}/torch`),
+  ]);
+  expect(JSON.parse(readFileSync(stampFile, "utf8"))).toEqual(stamp);
 });

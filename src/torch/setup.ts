@@ -88,7 +88,8 @@ async function installLibtorch(cuda: boolean, log: (line: string) => void): Prom
 }
 
 async function buildAddon(libtorch: UsableLibtorch, log: (line: string) => void): Promise<void> {
-  if (isBuilt(libtorch)) {
+  const bundled = readStamp()?.libtorch === ANY_LIBTORCH;
+  if (isBuilt(libtorch) && (!bundled || loads(libtorch))) {
     log("the engine is built and up to date");
     return;
   }
@@ -98,7 +99,7 @@ async function buildAddon(libtorch: UsableLibtorch, log: (line: string) => void)
   ] as const) {
     if (spawnSync(tool, [version]).status === 0) continue;
     throw new UserError(`${tool} is needed to build the engine, and does not run.`, {
-      fix: "Install a C++ compiler and make (Debian, Ubuntu: apt install g++ make).",
+      fix: "Install a C++ compiler and make (Debian, Ubuntu: apt install g++ make; on a cluster: module load gcc).",
     });
   }
   log("building the engine (about a minute)");
@@ -106,11 +107,19 @@ async function buildAddon(libtorch: UsableLibtorch, log: (line: string) => void)
   const { include_dir: headers } = createRequire(import.meta.url)("node-api-headers") as {
     include_dir: string;
   };
-  if (readStamp()?.libtorch !== nameOf(libtorch)) await make(["clean"]); // its headers are no dependencies that make knows
-  writeStamp({ libtorch: nameOf(libtorch), sources: "unfinished" });
+  const builtFor = bundled ? ANY_LIBTORCH : nameOf(libtorch);
+  if (bundled || readStamp()?.libtorch !== builtFor) await make(["clean"]); // its headers are no dependencies that make knows
+  writeStamp({ libtorch: builtFor, sources: "unfinished" });
   await make([`-j${availableParallelism()}`, `LIBTORCH=${libtorch.folder}`, `NODE_HEADERS=${headers}`]);
-  writeStamp({ libtorch: nameOf(libtorch), sources: hashSources() });
+  writeStamp({ libtorch: builtFor, sources: hashSources() });
   log(`the engine is built (${((performance.now() - startMs) / 1000).toFixed(0)} s)`);
+}
+
+/** Whether this machine can load the addon as it is: a bundle's was built on another one. */
+function loads({ folder }: UsableLibtorch): boolean {
+  const libraries = [join(folder, "lib"), process.env.LD_LIBRARY_PATH].filter(Boolean).join(":");
+  const env = { ...process.env, LD_LIBRARY_PATH: libraries, LD_BIND_NOW: "1" }; // a symbol that is missing shows at once
+  return spawnSync(process.execPath, ["-e", "require(process.argv[1])", addonFile], { env }).status === 0;
 }
 
 /** Runs make in native/; throws UserError with the end of its output where it fails. */
