@@ -1,19 +1,24 @@
 /**
  * A training step on the CPU beside the official way in plain PyTorch with PEFT, in one run, by turns: the same weights, the same
- * factors, the same micro-batch. `make bench-cpu` runs it. Prints `speed ratio R` and `memory ratio R`, ours to theirs.
+ * factors, the same micro-batch. `make bench-cpu` runs it. Prints `speed ratio R` and `memory ratio R`, ours to theirs. Ours goes by the
+ * policy that the planner finds the fastest within --memory beside the weights, or by --policy.
  */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { writeAdapter } from "../src/checkpoint/peft.ts";
-import { formatBytes } from "../src/errors.ts";
+import { formatBytes, parseBytes } from "../src/errors.ts";
 import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { TINY, tinyConfig, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
+import { exactShape } from "../src/plan/batch.ts";
+import { fastestPlan, type Workload } from "../src/plan/search.ts";
+import { DEFAULT_POLICY, type Policy } from "../src/step/policy.ts";
 import { packageRoot } from "../src/torch/libtorch.ts";
 import { createGenerator } from "../src/torch/random.ts";
 import { scope } from "../src/torch/tensor.ts";
+import { plannerOf } from "../src/train/planner.ts";
 import { median, type StepReport, Worker } from "./workers.ts";
 import { noiseImage, sampleBatch, writeBatch } from "./workload.ts";
 
@@ -52,7 +57,8 @@ const { values: flags } = parseArgs({
   options: {
     steps: { type: "string", default: "5" },
     threads: { type: "string", default: "2" },
-    policy: { type: "string", default: "{}" },
+    memory: { type: "string", default: "370MiB" },
+    policy: { type: "string" },
     attention: { type: "string", default: "eager" },
     alone: { type: "boolean", default: false },
   },
@@ -100,7 +106,7 @@ function prepare(): string {
     adapterFolder: path("adapter"),
     ...SAMPLE,
     ...LORA,
-    policy: JSON.parse(flags.policy),
+    policy: flags.policy === undefined ? plannedPolicy(path("base")) : JSON.parse(flags.policy),
     weights: shards.map((name) => path(join("base", name))),
     adapter: path("adapter/adapter_model.safetensors"),
     batch: path("batch.safetensors"),
@@ -112,6 +118,27 @@ function prepare(): string {
   };
   writeFileSync(path("task.json"), JSON.stringify(task));
   return path("task.json");
+}
+
+/** The fastest policy that takes so much beside the weights, and nothing of another pool: both are this machine's memory. */
+function plannedPolicy(base: string): Policy {
+  const planner = plannerOf(base, { dtype: "bfloat16", device: "cpu" });
+  const batch = exactShape(sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));
+  const workload: Workload = {
+    ...{ rank: LORA.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch },
+    ...{ maxLength: batch.rows[0]!, hdNum: SAMPLE.grid ** 2, imageShare: undefined, batchSize: 1 },
+  };
+  const unlimited = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+  const { weights } = planner.plan(workload, DEFAULT_POLICY, unlimited).run.device.categories;
+  const { policy, run, fits } = fastestPlan(planner, workload, {
+    budgetBytes: weights + parseBytes(flags.memory),
+    hostBytes: 0,
+  });
+  if (!fits) throw new Error(`nothing fits ${flags.memory} beside the weights`);
+  console.log(
+    `planned: ${formatBytes(run.budgetedBytes - weights)} beside the weights, ${JSON.stringify(policy)}`,
+  );
+  return policy;
 }
 
 /** Factors with a B that is not zero, so that every gradient is lively, and the micro-batch. */

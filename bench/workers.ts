@@ -34,7 +34,7 @@ export class Worker<Report extends object = StepReport> {
     [command, ...args]: readonly [string, ...string[]],
     environment: Record<string, string>,
   ): Promise<Worker<Report>> {
-    const env = { OMP_WAIT_POLICY: "passive", ...process.env, ...environment };
+    const env = { GOMP_SPINCOUNT: "2000", ...process.env, ...environment };
     const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
     const reader = createInterface({ input: child.stdout! });
     const lines = reader[Symbol.asyncIterator]();

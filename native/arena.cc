@@ -10,7 +10,6 @@
 namespace lorafit {
 namespace {
 
-/** No huge pages are asked for: what is resident would follow what is live less closely (docs/performance.md). */
 const size_t kPageBytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 constexpr size_t kCommitBytes = size_t{64} << 20; // of one call to the system
 /** Addresses for each byte of the machine's memory, so that long-lived blocks may leave gaps. */
@@ -65,6 +64,7 @@ Arena::Arena() {
   const size_t bytes = round_up(memory * kAddressesPerByte, kCommitBytes);
   void* range = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (range == MAP_FAILED) return;
+  madvise(range, bytes, MADV_HUGEPAGE); // fewer faults, and fewer misses in products (docs/performance.md)
   base_ = static_cast<char*>(range);
   reserved_ = bytes;
 }

@@ -352,18 +352,18 @@ function crossing(low: Point, high: Point): number {
 /** Uses the room that is left for layers that are not computed again: as many as fit, of what is fastest. */
 function keepWhatFits(planner: Planner, plan: Plan, limits: Limits): Plan {
   const { config } = planner;
-  const keeps: LayerPolicy["keep"][] = ["all", "attention"];
-  const options = keeps.map((keep) => {
+  const keeping = (before: Plan, keep: LayerPolicy["keep"]): Plan => {
     const at = (count: number): Plan =>
-      planner.plan(plan.workload, keepingLayers(plan.policy, config, count, keep), limits);
+      planner.plan(before.workload, keepingLayers(before.policy, config, count, keep), limits);
     const count = largestThatFits((layers) => shortage(at(layers).run, limits), {
       least: 1,
       most: config.layers,
       from: 2,
     });
-    return count === undefined ? plan : at(count);
-  });
-  return [plan, ...options].reduce(faster);
+    return count === undefined ? before : at(count);
+  };
+  const attention = keeping(plan, "attention");
+  return [plan, keeping(plan, "all"), attention, keeping(attention, "all")].reduce(faster);
 }
 
 function faster(one: Plan, other: Plan): Plan {

@@ -57,12 +57,15 @@ export function findLibtorch(): UsableLibtorch {
   });
 }
 
+/** Enough for the pauses between operators of a step, too few to be in anyone's way (docs/performance.md). */
+const SPIN_ROUNDS = "2000";
+
 /**
- * Has libtorch's threads sleep while they wait for work, unless the user has said how they wait: spinning, they starve each other and all
- * else where cores are shared (docs/performance.md). Read once, while libtorch is loaded.
+ * Has libtorch's threads spin but briefly while they wait for work, and then sleep, unless the user has said how they wait: spinning for
+ * long, as they do by themselves, they starve each other and all else where cores are shared. Read once, while libtorch is loaded.
  */
-export function setThreadsToSleep(environment: NodeJS.ProcessEnv): void {
-  if (environment.GOMP_SPINCOUNT === undefined) environment.OMP_WAIT_POLICY ??= "passive";
+export function limitSpinning(environment: NodeJS.ProcessEnv): void {
+  if (environment.OMP_WAIT_POLICY === undefined) environment.GOMP_SPINCOUNT ??= SPIN_ROUNDS;
 }
 
 /** The addon's exports; throws UserError where it is not built or can't be loaded. */
@@ -72,7 +75,7 @@ export function loadAddon(): unknown {
       fix: "Run `lorafit setup` (in a checkout: `make build`).",
     });
   }
-  setThreadsToSleep(process.env);
+  limitSpinning(process.env);
   try {
     return createRequire(import.meta.url)(addonFile);
   } catch (error) {
