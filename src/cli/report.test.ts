@@ -34,6 +34,17 @@ describe("output", () => {
     }
   });
 
+  it("tells a caveat to people once and to scripts in each record that follows", () => {
+    const { output, stdout, stderr } = open({ json: true });
+    output.record({ a: 1 });
+    output.caveat("no card", "idleCard");
+    output.caveat("no card", "idleCard");
+    output.record({ a: 2 });
+    output.record([3]);
+    expect(stdout.text).toBe('{"a":1}\n{"a":2,"idleCard":"no card"}\n[3]\n');
+    expect(stderr.text).toBe("no card\n");
+  });
+
   it("replaces the live line on a terminal and cuts it to the width", () => {
     const { output, stderr } = open({ terminal: true });
     output.live("a line that is longer than the terminal");

@@ -28,6 +28,7 @@ export class Output {
   readonly #stderr: Sink;
   readonly #colour: boolean;
   readonly #now: () => number;
+  readonly #caveats: Record<string, string> = {};
   #liveShown = false;
   #plainAtMs = Number.NEGATIVE_INFINITY;
 
@@ -55,13 +56,21 @@ export class Output {
   record(value: unknown): void {
     if (!this.json) return;
     this.endLive();
-    this.#stdout.write(`${JSON.stringify(value)}\n`);
+    const told = isPlain(value) ? { ...value, ...this.#caveats } : value;
+    this.#stdout.write(`${JSON.stringify(told)}\n`);
   }
 
   /** A line on stderr that stays. */
   note(text: string): void {
     this.endLive();
     this.#stderr.write(`${text}\n`);
+  }
+
+  /** A line on stderr that stays, and a field of every record from here on: what the user should know of all that follows. */
+  caveat(text: string, field: string): void {
+    if (this.#caveats[field] === text) return; // a command that loads two models tells it once
+    this.#caveats[field] = text;
+    this.note(text);
   }
 
   /** A line on stderr that the next one replaces; in a pipe one of them now and then. */
@@ -90,6 +99,10 @@ export class Output {
   paint(style: Style, text: string): string {
     return this.#colour && this.#stdout.isTTY ? styled(style, text) : text;
   }
+}
+
+function isPlain(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** What styleText itself thinks of the terminal is left aside. */

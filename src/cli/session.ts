@@ -11,7 +11,7 @@ import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { DEFAULT_POLICY } from "../step/policy.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
-import { type ComputeOptions, noticeStored, startCompute } from "../train/compute.ts";
+import { type ComputeOptions, noticeIdleCard, noticeStored, startCompute } from "../train/compute.ts";
 import { tokenizerOf } from "../train/dataset.ts";
 import type { Evaluator } from "../train/evaluate.ts";
 import type { Output } from "./report.ts";
@@ -49,6 +49,7 @@ export async function withModel<T>(
   const closers: (() => unknown)[] = [];
   try {
     const compute = startCompute(folder, options);
+    noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
     const model: Model = loadModel(folder, compute);
     closers.push(() => disposeModel(model));
     const notice = (text: string): void => output.note(text);

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, expect, test, vi } from "vitest";
-import { driverProblem, whyNoCard } from "./driver.ts";
+import { driverProblem, whyCardIdles, whyNoCard } from "./driver.ts";
 import { findLibtorch } from "./libtorch.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "driver-"));
@@ -61,4 +61,32 @@ test("what keeps a card from being used is named, with what mends it", () => {
   expect(whyNoCard(cpu, undefined, join(folder, "none")).why).toMatch(
     /^there is no NVIDIA driver; libtorch in/,
   );
+});
+
+test("a card that is left idle is told with what mends it, and nothing where there is none or the user hides it", () => {
+  const driver = join(folder, "idle");
+  writeFileSync(driver, "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Release Build\n");
+  const devices = join(folder, "dev");
+  mkdirSync(devices);
+  writeFileSync(join(devices, "nvidiactl"), "");
+  const cpu = { cuda: false, folder: "/torch" };
+  const cuda = { cuda: true, folder: "/torch" };
+  vi.stubEnv("CUDA_VISIBLE_DEVICES", undefined);
+  expect(whyCardIdles(cpu, "no such file", { driver, devices })).toBeUndefined();
+  writeFileSync(join(devices, "nvidia3"), "");
+  expect(whyCardIdles(cpu, "no such file", { driver: join(folder, "none"), devices })).toBeUndefined();
+  expect(whyCardIdles(cpu, "no such file", { driver, devices })).toBe(
+    "Computing on the CPU, though there is a GPU: libtorch in /torch is one for the CPU: it has no libtorch_cuda.so. " +
+      "npx lorafit setup --cuda installs libtorch with CUDA; or set LORAFIT_LIBTORCH to one that has it.",
+  );
+  expect(whyCardIdles(cuda, "CUDA can't be used: libcudnn.so.9", { driver, devices })).toContain(
+    "libcudnn.so.9. npx lorafit setup --cuda installs what",
+  );
+  expect(whyCardIdles(cuda, undefined, { driver, devices })).toBeUndefined();
+  vi.stubEnv("CUDA_VISIBLE_DEVICES", "1");
+  expect(whyCardIdles(cpu, undefined, { driver, devices })).toBeDefined();
+  for (const hidden of ["", "-1"]) {
+    vi.stubEnv("CUDA_VISIBLE_DEVICES", hidden);
+    expect(whyCardIdles(cpu, undefined, { driver, devices })).toBeUndefined();
+  }
 });

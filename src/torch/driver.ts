@@ -1,11 +1,35 @@
 /** The NVIDIA driver, as its kernel module tells of itself: what CUDA needs before any library can be asked. */
-import { readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import type { UsableLibtorch } from "./libtorch.ts";
 
 /** The first driver with CUDA 13, which libtorch's packages are built for. */
 export const LEAST_DRIVER = 580;
 
 const MODULE_FILE = "/proc/driver/nvidia/version";
+
+/** Where this machine's cards and its driver show. */
+const PLACES = { driver: MODULE_FILE, devices: "/dev" };
+
+/**
+ * One line on a card that is there and left idle, with what mends it; undefined without a card, and where nothing but the user
+ * (CUDA_VISIBLE_DEVICES) keeps it from being used. loading: as in whyNoCard.
+ */
+export function whyCardIdles(
+  libtorch: Pick<UsableLibtorch, "cuda" | "folder">,
+  loading: string | undefined,
+  { driver, devices }: typeof PLACES = PLACES,
+): string | undefined {
+  if (/^(-1)?$/.test(process.env.CUDA_VISIBLE_DEVICES ?? "all")) return undefined;
+  if (!existsSync(driver) || !hasCard(devices)) return undefined; // a container sees its host's driver, and not its cards
+  if (libtorch.cuda && loading === undefined && driverProblem(driver) === undefined) return undefined;
+  const { why, fix } = whyNoCard(libtorch, loading, driver);
+  const mends = fix.split("\n").slice(0, -1).join(" ");
+  return `Computing on the CPU, though there is a GPU: ${why}. ${mends}`;
+}
+
+function hasCard(devices: string): boolean {
+  return existsSync(devices) && readdirSync(devices).some((name) => /^nvidia\d+$/.test(name));
+}
 
 /**
  * Why no card can be used, and what to do. loading: what came of loading libtorch's CUDA half, in the loader's words; file: as in

@@ -17,7 +17,7 @@ import {
   setCap,
   setThreads,
 } from "../torch/device.ts";
-import { whyNoCard } from "../torch/driver.ts";
+import { whyCardIdles, whyNoCard } from "../torch/driver.ts";
 import { findLibtorch } from "../torch/libtorch.ts";
 import type { Device, DType } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
@@ -74,6 +74,16 @@ export function chooseDevice(asked: Device | undefined): Device {
   if (device.startsWith("cuda") && Number(device.slice("cuda:".length)) >= devices)
     throw noDevice(device, devices);
   return device;
+}
+
+/** Says, where no device was asked for, that a card is left idle, and why. */
+export function noticeIdleCard(
+  asked: Device | undefined,
+  notice: (text: string, about: "idleCard") => void,
+): void {
+  if (asked !== undefined || cudaDevices() > 0) return;
+  const text = whyCardIdles(findLibtorch(), cudaProblem());
+  if (text) notice(text, "idleCard");
 }
 
 /** What a device's memory holds beside what is allocated: CUDA's context. */

@@ -26,7 +26,7 @@ import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type AnswersPlan, stopIdsOf } from "./answers.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
-import { type Compute, liftCaps, noticeStored, startCompute } from "./compute.ts";
+import { type Compute, liftCaps, noticeIdleCard, noticeStored, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
 import type { TrainOptions } from "./options.ts";
@@ -75,7 +75,8 @@ export interface Run {
 export type PlannedRun = RunPlanning & { demand: Demand; planner: Planner };
 
 export interface OpenHooks {
-  notice: (text: string) => void;
+  /** about: what a script may ask for by name. */
+  notice: (text: string, about?: "idleCard") => void;
   /** Called before anything heavy is loaded. */
   onPlan: (planned: PlannedRun) => void;
 }
@@ -89,7 +90,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const checkpoint = await openOutput(given.output, given.resume, notice);
   const compute = startCompute(given.model, given);
   closers.push(() => liftCaps(compute.device));
-  noticeAtStart(given.model, compute.device, notice);
+  noticeAtStart(given, compute.device, notice);
   const options = settled(given, compute);
   const planner = plannerOf(options.model, compute);
   const { config } = planner;
@@ -172,9 +173,10 @@ function attentionOf(
   return settledAttention(policy?.attention ?? "measured", device, use, notice);
 }
 
-/** What the run differs in from what was asked: weights that are rounded; and slower, with somewhat more memory, where NVRTC is missing. */
-function noticeAtStart(model: string, device: Device, notice: (text: string) => void): void {
-  noticeStored(model, notice);
+/** What the run differs in from what was asked or could be: a card left idle; weights that are rounded; slower kernels where NVRTC is missing. */
+function noticeAtStart(given: TrainOptions, device: Device, notice: OpenHooks["notice"]): void {
+  noticeIdleCard(given.device, notice);
+  noticeStored(given.model, notice);
   if (device === "cpu") return;
   const problem = kernelProblem(cardInfo(device as `cuda:${number}`).capability);
   if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);

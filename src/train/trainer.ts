@@ -36,7 +36,8 @@ export type TrainEvent =
   | { event: "start"; options: TrainOptions; step: number; totalSteps: number; samples: number }
   /** Before anything heavy is loaded. */
   | ({ event: "plan" } & PlannedRun)
-  | { event: "notice"; text: string }
+  /** about: that a card is left idle, which scripts are told as well. */
+  | { event: "notice"; text: string; about?: "idleCard" }
   | { event: "phase"; step: number; microBatch: number; phase: StepPhase }
   | { event: "microBatch"; step: number; microBatch: number; loss: number; samples: SampleSource[] }
   | { event: "step"; record: StepRecord; totalSteps: number; peaks: StepPeaks }
@@ -62,7 +63,7 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
   const closers: Closers = [];
   try {
     const hooks: OpenHooks = {
-      notice: (text) => emit({ event: "notice", text }),
+      notice: (text, about) => emit({ event: "notice", text, ...(about && { about }) }),
       onPlan: (planned) => emit({ event: "plan", ...planned }),
     };
     const options = trainOptions(input);

@@ -1,9 +1,12 @@
 /** Faults of a card, as far as they can be had without one: it fails in the midst of a run, and its kernels can't be compiled. */
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, expect, it, vi } from "vitest";
+import { Output } from "../../src/cli/report.ts";
+import { TrainReport } from "../../src/cli/trainReport.ts";
 import { UserError } from "../../src/errors.ts";
 import { empty, fromArray } from "../../src/torch/create.ts";
-import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
+import { cudaDevices, memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
 import { isFused, kernelProblem } from "../../src/torch/fusedKernel.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { native } from "../../src/torch/native.ts";
@@ -19,6 +22,15 @@ vi.mock("../../src/step/step.ts", async (original) => {
     return result;
   };
   return { ...own, trainStep };
+});
+
+/** Where the driver and its devices are looked for; undefined: where they are. */
+const machine = vi.hoisted(() => ({ places: undefined as { driver: string; devices: string } | undefined }));
+vi.mock("../../src/torch/driver.ts", async (original) => {
+  const own = await original<typeof import("../../src/torch/driver.ts")>();
+  const whyCardIdles: typeof own.whyCardIdles = (libtorch, loading) =>
+    own.whyCardIdles({ ...libtorch, cuda: false }, loading, machine.places);
+  return { ...own, whyCardIdles };
 });
 
 const { folder, input } = await makeWorkplace();
@@ -75,3 +87,36 @@ it("without NVRTC the twins do the kernels' work, and plans for a card count wha
   own = false;
   expect(peakBytes()).toBe(2 * 4096);
 });
+
+it.skipIf(cudaDevices() > 0)(
+  "a card that this libtorch can't use is told where no device was asked for, and only there",
+  async () => {
+    fault.microBatch = Number.POSITIVE_INFINITY;
+    const devices = join(folder, "dev");
+    mkdirSync(devices);
+    writeFileSync(join(devices, "nvidia0"), "");
+    const driver = join(folder, "driver");
+    writeFileSync(driver, "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Release Build\n");
+    machine.places = { driver, devices };
+    vi.stubEnv("CUDA_VISIBLE_DEVICES", undefined);
+    const { device, ...unasked } = { ...input, max_steps: 1 };
+    const words = expect.stringMatching(
+      /^Computing on the CPU, though there is a GPU: .* npx lorafit setup --cuda/,
+    );
+
+    const told = await runWith({ ...unasked, output: join(folder, "idle") });
+    expect(noticesOf(told.events)).toEqual([words]);
+    const lines: string[] = [];
+    const sink = { write: (text: string) => lines.push(text) };
+    const report = new TrainReport(
+      new Output({ json: true, stdout: sink, stderr: { write: () => {} }, environment: {} }),
+    );
+    for (const event of told.events) report.show(event);
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      expect.objectContaining({ step: 1, idleCard: words }),
+    ]);
+
+    const asked = await runWith({ ...unasked, device, output: join(folder, "asked") });
+    expect(noticesOf(asked.events)).toEqual([]);
+  },
+);

@@ -1,6 +1,7 @@
 /** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
 import { formatBytes, formatCount } from "../../errors.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
+import { noticeIdleCard } from "../../train/compute.ts";
 import { type FitTrial, fitTrials } from "../../train/fit.ts";
 import type { OptionsOf } from "../options.ts";
 import { formatDuration, type Output, table } from "../report.ts";
@@ -8,6 +9,7 @@ import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {
   const { config } = await inspectModel(options.model);
+  noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
   const trials: FitTrial[] = [];
   for await (const trial of fitTrials(options)) {
     trials.push(trial);

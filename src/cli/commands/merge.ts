@@ -2,7 +2,7 @@
 import { resolveModel } from "../../checkpoint/folder.ts";
 import { mergeCheckpoint } from "../../checkpoint/merge.ts";
 import { formatBytes } from "../../errors.ts";
-import { chooseDevice, DTYPES } from "../../train/compute.ts";
+import { chooseDevice, DTYPES, noticeIdleCard } from "../../train/compute.ts";
 import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
 import { byteProgress, type Output } from "../report.ts";
@@ -22,6 +22,7 @@ async function merge(
   signal: AbortSignal,
 ): Promise<number> {
   let bytes = 0;
+  noticeIdleCard(device, (text, about) => output.caveat(text, about));
   const progress = byteProgress(output);
   await mergeCheckpoint(resolveModel(model), adapter, folder, {
     ...(shard !== undefined && { shardBytes: shard }),
