@@ -49,13 +49,13 @@ export function alternativesOf({ planner, limits, fixed }: Question, plan: Plan)
   );
 }
 
-/** The most that the room to spare would take of one thing, the rest as it is. */
+/** The most of one thing that fits under the leanest policy, the rest as it is, and its plan. */
 export function roomFor(
   { planner, limits, fixed }: Question,
   plan: Plan,
   unknown: Unknown,
-): number | undefined {
-  return solve(planner, unknown, plan.workload, limits, fixed, ROOM_PARTS)?.solved;
+): { solved: number; plan: Plan } | undefined {
+  return solve(planner, unknown, plan.workload, limits, fixed, ROOM_PARTS);
 }
 
 /** What room is left for is found to one part in so many. */

@@ -1,15 +1,15 @@
 /** The official schedule beside lorafit's rungs: where the memory goes, and what each step down saves. */
 
-import { UserError } from "../errors.ts";
+import { formatBytes, UserError } from "../errors.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { officialRun } from "../plan/official.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
 import { batchOf, type Plan } from "../plan/search.ts";
 import { alternativesOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
+import { elsewhere, gib, signed } from "./planWords.ts";
 import { bar, table } from "./report.ts";
 
-const GIB = 2 ** 30;
 const BAR_COLUMNS = 30;
 
 /** The official recipe's own plan for a workload. Throws UserError for the CPU, which the official script does not train on. */
@@ -54,14 +54,14 @@ export function comparisonText(question: Question, plan: Plan, official: DryRun)
   const most = Math.max(...rows.map(({ bytes }) => bytes));
   const { budgetBytes } = question.limits;
   const verdict = Number.isFinite(budgetBytes)
-    ? `, which ${official.budgetedBytes <= budgetBytes ? "fits" : "does not fit"} ${(budgetBytes / GIB).toFixed(1)} GiB`
+    ? `, which ${official.budgetedBytes <= budgetBytes ? "fits" : "does not fit"} ${formatBytes(budgetBytes)}`
     : "";
   return [
-    `The official recipe's schedule takes ${(official.budgetedBytes / GIB).toFixed(1)} GiB at the same sizes${verdict}. Step by step:`,
+    `The official recipe's schedule takes ${formatBytes(official.budgetedBytes)} at the same sizes${verdict}. Step by step:`,
     table(
       rows.map(({ what, bytes, savedBytes }, index) => [
-        `  ${(bytes / GIB).toFixed(2).padStart(6)} GiB`,
-        index === 0 ? "" : `${savedBytes < 0 ? "+" : "-"}${(Math.abs(savedBytes) / GIB).toFixed(2)}`,
+        `  ${gib(bytes)}`,
+        index === 0 ? "" : signed(-savedBytes).padStart(10),
         bar(bytes / most, BAR_COLUMNS).padEnd(BAR_COLUMNS),
         what,
       ]),
@@ -70,10 +70,12 @@ export function comparisonText(question: Question, plan: Plan, official: DryRun)
 }
 
 /** What a rung gives up that the one before did not. */
-function changeOf(before: Plan | undefined, rung: Plan, { planner }: Question): string {
+function changeOf(before: Plan | undefined, rung: Plan, question: Question): string {
   if (!before) return "lorafit: attention and MLP apart, logits in parts, no second copies of gradients";
   return (
-    concessionsOf(rung.policy, planner.config, before.policy).join("; ") ||
-    "smaller parts of the loss and of pictures"
+    concessionsOf(rung.policy, question.planner.config, {
+      beyond: before.policy,
+      where: elsewhere(question).where,
+    }).join("; ") || "smaller parts of the loss and of pictures"
   );
 }

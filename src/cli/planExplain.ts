@@ -6,16 +6,31 @@ import type { DryRun } from "../plan/dryRun.ts";
 import type { Plan } from "../plan/search.ts";
 import { partsOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
+import { elsewhere, gib, SHOWN_BYTES } from "./planWords.ts";
 import { formatDuration, table } from "./report.ts";
 
-const GIB = 2 ** 30;
+/** Parts of the budgeted bytes by the names that people read. */
+export const PART_TITLES: Record<string, string> = {
+  weights: "frozen model",
+  loraParameters: "LoRA factors",
+  loraGradients: "LoRA gradients",
+  optimizerState: "optimizer state",
+  inputData: "input data",
+  visionFeatures: "vision",
+  boundaryActivations: "kept for the backward pass",
+  workingSet: "the layer being computed",
+  loss: "loss",
+  workspace: "workspaces",
+  context: "CUDA context",
+  allocator: "rounding",
+};
 
 /** What is in each part of the budgeted bytes. */
 const TENSORS: Record<string, (plan: Plan, question: Question) => string> = {
-  weights: ({ policy }) =>
+  weights: ({ policy }, question) =>
     policy.weights.source === "streamed"
-      ? "the frozen layer that computes, the next ones on their way, and what else of the model lies on the card"
-      : "all decoder layers' frozen matrices, and of embeddings, head and vision tower what lies on the card",
+      ? `the frozen layer that computes, the next ones on their way, and what else of the model is not ${elsewhere(question).where}`
+      : `all decoder layers' frozen matrices, and of embeddings, head and vision tower what is not ${elsewhere(question).where}`,
   loraParameters: ({ workload }) =>
     `factors A and B of rank ${workload.rank} of the five matrices of each layer`,
   loraGradients: ({ policy }) => `a gradient for each factor, ${policy.gradients}`,
@@ -23,7 +38,7 @@ const TENSORS: Record<string, (plan: Plan, question: Question) => string> = {
   inputData: () => "tables of rotary positions, tokens, pixels",
   visionFeatures: () => "tiles on their way through the vision tower",
   boundaryActivations: ({ run }, { planner: { config } }) =>
-    `each layer's input, ${formatCount(run.tokens)} tokens x ${formatCount(config.hidden)} numbers, and what layers keep`,
+    `each layer's input, ${formatCount(run.tokens)} tokens x ${formatCount(config.hidden)} numbers, and the values that layers keep`,
   workingSet: () => "the values of the layer that computes: queries, keys, MLP slices, and their gradients",
   loss: ({ policy }) => `logits of ${formatCount(policy.lossChunkTokens)} tokens at a time`,
   workspace: () => "what cuBLAS and kernels take for themselves",
@@ -35,12 +50,16 @@ export function explanation(question: Question, plan: Plan): string {
   const parts = partsOf({ run: plan.run, card: question.card });
   const rows = Object.entries(parts)
     .filter(([, bytes]) => bytes >= 2 ** 20)
-    .map(([name, bytes]) => [`  ${name}`, gib(bytes), TENSORS[name]?.(plan, question) ?? ""]);
+    .map(([name, bytes]) => [
+      `  ${PART_TITLES[name] ?? name}`,
+      gib(bytes),
+      TENSORS[name]?.(plan, question) ?? "",
+    ]);
   return [
     "Why these numbers: the training step's own code ran without data, with every allocation written down (docs/memory.md).",
     "Alive at the peak:",
     table(rows),
-    ...(question.card ? [`Attention: ${plannedAttention(question, plan)}.`] : []),
+    ...(question.card ? [`Attention kernel: ${plannedAttention(question, plan)}.`] : []),
     "",
     "Phases: peak of live bytes, time, arithmetic",
     table(phases(question, plan.run)),
@@ -51,24 +70,16 @@ export function explanation(question: Question, plan: Plan): string {
 export function plannedAttention({ card, planner }: Question, { policy }: Plan): string {
   if (policy.attention !== "measured") return `${policy.attention}, as the policy says`;
   const [rule] = kernelsOf(Math.round(10 * Number(card!.computeCapability)), planner.dtype);
-  return `${rule}, by rule; a run times the card's kernels at its start and may take another`;
+  return `${rule}, the usual one for this card; a run times what the card has at its start and may take another`;
 }
 
-function phases({ planner }: Question, run: DryRun): string[][] {
+function phases(question: Question, run: DryRun): string[][] {
+  const { planner } = question;
   return run.phases.map((phase) => [
     `  ${phase.name}`,
     gib(phase.devicePeakBytes),
-    phase.hostPeakBytes >= SHOWN_BYTES ? `+ ${gib(phase.hostPeakBytes)} RAM` : "",
+    phase.hostPeakBytes >= SHOWN_BYTES ? `+ ${gib(phase.hostPeakBytes)} ${elsewhere(question).column}` : "",
     formatDuration(stepTimeMs(phase.ops(), planner.speed)),
     `${(phase.ops().reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
   ]);
-}
-
-/** Less than this is 0.00 GiB, and left out. */
-export const SHOWN_BYTES = 0.005 * GIB;
-
-/** In columns: below a tenth of a GiB in MiB, which says more of a tiny model. */
-export function gib(bytes: number): string {
-  if (bytes < 0.1 * GIB) return `${(bytes / 2 ** 20).toFixed(1).padStart(6)} MiB`;
-  return `${(bytes / GIB).toFixed(2).padStart(6)} GiB`;
 }

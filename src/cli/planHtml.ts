@@ -10,8 +10,10 @@ import { lineChart } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
 import type { Answer } from "./planAnswer.ts";
 import { savings } from "./planCompare.ts";
+import { PART_TITLES } from "./planExplain.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 import { overview, planText, titleOf } from "./planReport.ts";
+import { elsewhere, gib } from "./planWords.ts";
 import { formatDuration } from "./report.ts";
 
 const GIB = 2 ** 30;
@@ -19,24 +21,11 @@ const HD_NUMS = [4, 9, 16, 25, 36, 55, 91];
 const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768, 65536, 131072];
 const RANKS = [4, 8, 16, 24, 32, 48, 64];
 
-const TITLES: Partial<Record<string, string>> = {
-  weights: "frozen base",
-  loraParameters: "LoRA factors",
-  loraGradients: "LoRA gradients",
-  optimizerState: "optimizer state",
-  inputData: "input data",
-  visionFeatures: "vision",
-  boundaryActivations: "boundaries",
-  workingSet: "working set",
-  loss: "loss",
-  workspace: "workspace",
-};
-
 const STYLE = `
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--edge) } th:first-child, td:first-child { text-align: left; padding-left: 0 }
-figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure svg { width: 100%; height: auto } .small svg { display: block; max-width: 34rem }
-.remarks td:last-child, .remarks th:last-child { text-align: left }
+figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure { overflow-x: auto } figure svg { width: 100%; min-width: 38rem; height: auto } .small svg { display: block; max-width: 34rem; min-width: 0 }
+.remarks td { white-space: nowrap; vertical-align: top } .remarks td:last-child, .remarks th:last-child { text-align: left; white-space: normal; min-width: 20rem }
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
 
 export function planHtml(question: Question, answer: Answer): string {
@@ -45,7 +34,7 @@ export function planHtml(question: Question, answer: Answer): string {
     `<h1>${escaped(verdictOf(question, plan))}</h1><p>${escaped(titleOf(question, plan))}</p>`,
     `<pre>${escaped(overview(question, answer))}</pre>`,
     "<h2>What uses the memory in the course of a step?</h2>",
-    timeline(plan),
+    timeline(question, plan),
     "<h2>What do picture and sequence need at the least?</h2>",
     sizes(question, plan),
     "<h2>What does a rank cost?</h2>",
@@ -68,13 +57,13 @@ function verdictOf(question: Question, { fits, run, stepMs }: Plan): string {
   return `${verdict} ${formatBytes(question.limits.budgetBytes)}: needs ${formatBytes(run.budgetedBytes)}, ${time}`;
 }
 
-function timeline({ run }: Plan): string {
+function timeline(question: Question, { run }: Plan): string {
   const moments = run.timeline();
   const used = CATEGORIES.filter((name) => moments.some(({ bytes }) => bytes[name] > 0));
   const chart = stackedAreas({
-    title: "Device memory over the run, GiB",
+    title: `${memoryOf(question)} over a run of one step, GiB`,
     layers: used.map((name) => ({
-      name: TITLES[name] ?? name,
+      name: PART_TITLES[name] ?? name,
       values: moments.map(({ bytes }) => bytes[name] / GIB),
     })),
     phases: moments.map(({ phase }) => phase),
@@ -85,7 +74,11 @@ function timeline({ run }: Plan): string {
     formatBytes(hostPeakBytes),
     largestAt(moments, name),
   ]);
-  return `<figure>${chart}</figure>${htmlTable(["phase", "device at the peak", "host at the peak", "largest part"], peaks)}`;
+  return `<figure>${chart}</figure>${htmlTable(["phase", `${memoryOf(question)} at its peak`, elsewhere(question).where, "largest part"], peaks)}`;
+}
+
+function memoryOf({ card }: Question): string {
+  return card ? "VRAM" : "Memory";
 }
 
 function largestAt(moments: readonly Moment[], phase: string): string {
@@ -97,10 +90,11 @@ function largestAt(moments: readonly Moment[], phase: string): string {
       ] as const,
   );
   const [name] = sums.reduce((best, other) => (other[1] > best[1] ? other : best));
-  return TITLES[name] ?? name;
+  return PART_TITLES[name] ?? name;
 }
 
-function sizes({ planner, limits, fixed }: Question, { workload }: Plan): string {
+function sizes(question: Question, { workload }: Plan): string {
+  const { planner, limits, fixed } = question;
   const cells = HD_NUMS.map((hdNum) =>
     MAX_LENGTHS.map((maxLength) => {
       if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return undefined; // no token would be left to learn
@@ -109,7 +103,7 @@ function sizes({ planner, limits, fixed }: Question, { workload }: Plan): string
     }),
   );
   const chart = heatMap({
-    title: "Least device memory, GiB",
+    title: `Least ${question.card ? "VRAM" : "memory"}, GiB`,
     rows: { label: "hd_num", names: HD_NUMS.map(String) },
     columns: { label: "max_length", names: MAX_LENGTHS.map(formatCount) },
     cells,
@@ -122,15 +116,16 @@ function sizes({ planner, limits, fixed }: Question, { workload }: Plan): string
   return `<figure>${chart}</figure>${htmlTable(["hd_num", ...MAX_LENGTHS.map(formatCount)], rows)}`;
 }
 
-function ranks({ planner, limits }: Question, { workload, policy }: Plan): string {
+function ranks(question: Question, { workload, policy }: Plan): string {
+  const { planner, limits } = question;
   const points = RANKS.map(
     (rank) => [rank, planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes / GIB] as const,
   );
   const chart = lineChart({
     title: "Memory by rank, under this policy",
     x: { label: "lora_r", whole: true },
-    y: { label: "device memory", unit: "GiB" },
-    series: [{ name: "device memory", points }],
+    y: { label: memoryOf(question), unit: "GiB" },
+    series: [{ name: memoryOf(question), points }],
     ...(Number.isFinite(limits.budgetBytes) && { limit: { name: "limit", value: limits.budgetBytes / GIB } }),
     yFrom: "data",
   });
@@ -143,11 +138,11 @@ function ranks({ planner, limits }: Question, { workload, policy }: Plan): strin
 function waterfall(question: Question, { plan, official }: Answer): string {
   const rows = savings(question, plan, official!);
   return htmlTable(
-    ["schedule", "GiB", "saves"],
-    rows.map(({ what, bytes, savedBytes }) => [
+    ["schedule", "memory", "saves"],
+    rows.map(({ what, bytes, savedBytes }, index) => [
       what,
-      (bytes / GIB).toFixed(2),
-      (savedBytes / GIB).toFixed(2),
+      gib(bytes).trim(),
+      index === 0 ? "" : gib(savedBytes).trim(),
     ]),
   );
 }

@@ -1,7 +1,7 @@
 /** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/disk.ts";
-import { UserError } from "../errors.ts";
+import { formatBytes, formatCount, UserError } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { parseOptions } from "../options.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
@@ -13,6 +13,8 @@ import type { DType } from "../torch/dtypes.ts";
 import { trainOptions } from "../train/options.ts";
 import { loadedModel } from "../train/planner.ts";
 import type { PlanOptions } from "./planOptions.ts";
+
+const MIB = 2 ** 20;
 
 export interface Question {
   options: PlanOptions;
@@ -30,6 +32,9 @@ export interface Question {
 /** Throws UserError where a model, card or policy is not known. */
 export function questionOf(options: PlanOptions): Question {
   const { memory, host_memory, device } = options;
+  refuseHalfQuestions(options);
+  const workload = workloadOf(options);
+  refuseBeyondPlans(workload);
   const card = device === "cpu" ? undefined : cardFor(options);
   const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
   const speed = card ? undefined : calibratedSpeed(model.dtype);
@@ -40,7 +45,7 @@ export function questionOf(options: PlanOptions): Question {
     device: card ? deviceName(options, card) : "this machine's CPU",
     card,
     doubt: speed?.doubt,
-    workload: workloadOf(options),
+    workload,
     limits: {
       budgetBytes: Math.min(
         memory ?? Number.POSITIVE_INFINITY,
@@ -50,6 +55,33 @@ export function questionOf(options: PlanOptions): Question {
     },
     fixed: { weights: options.weights, policy: policyOf(options) },
   };
+}
+
+function refuseHalfQuestions({ memory, gpu, device, solve }: PlanOptions): void {
+  if (memory !== undefined && memory < MIB)
+    throw new UserError(`--memory ${memory} is ${formatBytes(memory)}, which holds nothing.`, {
+      fix: `Write the unit too, as in --memory ${memory}GiB.`,
+    });
+  const knowsMemory = memory !== undefined || (gpu !== undefined && device !== "cpu");
+  if (solve !== undefined && solve !== "memory" && !knowsMemory)
+    throw new UserError(
+      `--solve ${solve} looks for the largest that fits, but nothing says into how much memory.`,
+      {
+        fix: "Pass --gpu NAME or --memory AMOUNT.",
+      },
+    );
+}
+
+/** Four times what the largest card takes; longer ones would be planned for minutes. */
+const MOST_TOKENS = 2 ** 24;
+
+function refuseBeyondPlans({ maxLength, batchSize, hdNum }: Workload): void {
+  const most = formatCount(MOST_TOKENS);
+  if (maxLength * batchSize > MOST_TOKENS)
+    throw new UserError(
+      `A micro-batch of ${formatCount(maxLength * batchSize)} tokens (max_length ${formatCount(maxLength)}, batch size ${formatCount(batchSize)}) is more than any card takes; plans go up to ${most}.`,
+      { fix: `Pass a --max-length${hdNum > 55 ? ", --hd-num" : ""} or --batch-size that keeps it below.` },
+    );
 }
 
 /** Whether nothing says how much memory there is. */

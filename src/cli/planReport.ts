@@ -4,9 +4,8 @@ import { formatBytes, formatCount } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
-import { ALL_CHECKPOINTED, concessionsOf } from "../plan/policyWords.ts";
+import { concessionGroups, concessionsOf } from "../plan/policyWords.ts";
 import { fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
-import { layerPolicies } from "../step/policy.ts";
 import {
   type Answer,
   alternativesOf,
@@ -19,8 +18,9 @@ import {
   supervisedOf,
 } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";
-import { explanation, gib, SHOWN_BYTES } from "./planExplain.ts";
+import { explanation } from "./planExplain.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
+import { cautions, elsewhere, gib, SHOWN_BYTES, signed, withArticle } from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
 const GIB = 2 ** 30;
@@ -43,6 +43,7 @@ export function planText(question: Question, answer: Answer): string {
     "",
     overview(question, answer),
     ...solvedFor(question, answer),
+    ...cautionsOf(question, plan),
     ...warningOf(plan),
     ...doubtOf(question),
     "",
@@ -51,7 +52,7 @@ export function planText(question: Question, answer: Answer): string {
     alternatives(question, plan),
     "",
     ...(isUnlimited(question) ? [] : [plan.fits ? spareRoom(question, plan) : wayOut(question, plan), ""]),
-    levers(leversOf(question, plan), plan),
+    levers(question, leversOf(question, plan), plan),
     "",
     supervised(plan),
     ...(question.options.compare === "official" && answer.official
@@ -108,11 +109,14 @@ const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as co
 export function titleOf({ options, card, device, limits, planner }: Question, { workload }: Plan): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
   const base = options.base ?? SHORT_NAMES[planner.dtype];
-  const what = `${name}, ${base} base, LoRA r ${workload.rank}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${workload.batchSize}`;
+  const what = `${name}, ${base} base, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
   const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";
-  if (!card) return `${what}\n${memory}memory on this machine's CPU`;
-  if (options.gpu !== undefined) return `${what}\n${memory}VRAM on a ${device}`;
-  return `${what}\n${memory}VRAM; no --gpu is given, so times are those of a ${card.title}`;
+  if (!card)
+    return `${what}\n${memory}memory on this machine's CPU, as --memory counts it; what is set aside lies in the same machine's memory, beside it`;
+  const isAll = (options.memory ?? 0) > limits.budgetBytes;
+  if (options.gpu !== undefined)
+    return `${what}\n${memory}VRAM on ${withArticle(device)}${isAll ? ", which has no more" : ""}`;
+  return `${what}\n${memory}VRAM; no --gpu is given, so times are those of ${withArticle(card.title)}`;
 }
 
 /** The official schedule, the least that lorafit needs, and what it recommends: a line each. */
@@ -132,9 +136,13 @@ export function overview(question: Question, { plan, official }: Answer): string
     rows.push(overviewRow(question, what, fastest.run, fastest.run.budgetedBytes, fastest.stepMs));
   }
   const last = rows.at(-1)!;
-  if (!isUnlimited(question) && plan.fits)
-    last.push(isLeast ? "<- recommended: nothing faster fits" : "<- fastest that fits");
+  if (!isUnlimited(question) && plan.fits) last.push(markOf(question, isLeast));
   return table(rows);
+}
+
+function markOf({ options }: Question, isLeast: boolean): string {
+  if (options.solve === "memory") return "<- the least, as asked";
+  return isLeast ? "<- recommended: nothing faster fits" : "<- fastest that fits";
 }
 
 function overviewRow(
@@ -149,9 +157,9 @@ function overviewRow(
   return [
     `  ${what}`,
     gib(bytes),
-    isUnlimited(question) ? "" : fits ? "fits" : "does not fit",
+    ...(isUnlimited(question) ? [] : [fits ? "fits" : "does not fit"]),
     stepMs === undefined ? "" : `~${formatDuration(stepMs)} a step`,
-    run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} of RAM` : "",
+    run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} ${elsewhere(question).of}` : "",
   ];
 }
 
@@ -159,59 +167,85 @@ function solvedFor({ options }: Question, { solved, plan }: Answer): string[] {
   if (solved === undefined) return [];
   if (solved === null) return ["", "Nothing fits, however small it is made."];
   const what = options.solve === "memory" ? "The least memory" : `The largest ${options.solve} that fits`;
-  const value = options.solve === "memory" ? formatBytes(plan.run.budgetedBytes) : formatCount(solved);
+  const value = options.solve === "memory" ? gib(plan.run.budgetedBytes).trim() : formatCount(solved);
   return ["", `${what}: ${value}`];
+}
+
+/** Sizes that fit, and that nobody should want. */
+function cautionsOf(question: Question, plan: Plan): string[] {
+  const lines = cautions(question, plan.workload);
+  return lines.length > 0 ? ["", ...lines.map((line) => `Mind: ${line}`)] : [];
 }
 
 function pictureOf({ hdNum, imageShare }: Workload): string {
   return imageShare === undefined
-    ? `hd_num ${hdNum} (up to ${formatCount(pictureTokens([largestGrid(hdNum)]))} image tokens)`
+    ? `hd_num ${formatCount(hdNum)} (up to ${formatCount(pictureTokens([largestGrid(hdNum)]))} image tokens)`
     : `${Math.round(imageShare * 100)} % image tokens`;
 }
 
-function recommended({ card, planner }: Question, plan: Plan): string {
+function recommended(question: Question, plan: Plan): string {
+  const { card, planner } = question;
   const parts = partsOf({ run: plan.run, card });
   const most = plan.run.budgetedBytes;
   const rows = PARTS.map(([title, names]) => ({
     title: card ? title : title.replace("CUDA context, ", ""),
     bytes: names.reduce((sum, name) => sum + (parts[name] ?? 0), 0),
   })).filter(({ bytes }) => bytes >= Math.min(SHOWN_BYTES, most / 200));
-  const keeps = layerPolicies(plan.policy, planner.config).some(({ keep }) => keep !== "nothing");
-  const given = [...(keeps ? [] : [ALL_CHECKPOINTED]), ...concessionsOf(plan.policy, planner.config)];
+  const given = concessionGroups(plan.policy, planner.config, elsewhere(question).where);
+  const which = !plan.fits ? " (the leanest there is)" : isUnlimited(question) ? " (least memory)" : "";
   return [
-    `What fills the ${card ? "VRAM" : "memory"} at the peak of a step${plan.fits ? "" : " (the leanest there is)"}`,
+    `What fills the ${card ? "VRAM" : "memory"} at the peak of a step${which}`,
     table(rows.map(({ title, bytes }) => [`  ${title}`, gib(bytes), bar(bytes / most, BAR_COLUMNS)])),
-    "How it is done; nothing of it changes what is learned:",
-    ...given.map((what) => `  - ${what}`),
+    ...(given.length > 0
+      ? ["How it is done; nothing of it changes what is learned:", ...given.flatMap(groupLines)]
+      : ["Every layer keeps its values for the backward pass; nothing is computed again."]),
   ].join("\n");
 }
+
+/** One way of saving memory: its name, and what goes that way, in lines of a terminal's width. */
+function groupLines([heading, items]: [string, string[]]): string[] {
+  const lines = [""];
+  for (const [index, item] of items.entries()) {
+    const piece = index < items.length - 1 ? `${item}, ` : item;
+    if (lines.at(-1)!.length + piece.length > GROUP_COLUMNS && lines.at(-1) !== "") lines.push("");
+    lines[lines.length - 1] += piece;
+  }
+  return lines.map((line, index) => `  ${(index === 0 ? heading : "").padEnd(14)}  ${line.trimEnd()}`);
+}
+
+/** With its heading a line takes 100 columns or little more. */
+const GROUP_COLUMNS = 84;
 
 function alternatives(question: Question, plan: Plan): string {
   const others = alternativesOf(question, plan);
   const { config } = question.planner;
+  const { where, column } = elsewhere(question);
   const rows = others.map((other, index) => {
-    const added = concessionsOf(other.policy, config, others[index - 1]?.policy).join("; ");
+    const telling = { beyond: others[index - 1]?.policy, where };
+    const added = concessionsOf(other.policy, config, telling).join("; ");
     return [
-      other.fits ? "  fits" : "  too large",
+      ...(isUnlimited(question) ? [] : [other.fits ? "  fits" : "  too large"]),
       gib(other.run.budgetedBytes),
-      other.run.hostBytes >= SHOWN_BYTES ? `+ ${gib(other.run.hostBytes)} RAM` : "",
+      other.run.hostBytes >= SHOWN_BYTES ? `+ ${gib(other.run.hostBytes)} ${column}` : "",
       formatDuration(other.stepMs),
-      index === 0
-        ? added || ALL_CHECKPOINTED
-        : `also ${added || "smaller parts of the loss and of pictures"}`,
+      index === 0 ? added : `also ${added || "smaller parts of the loss and of pictures"}`,
     ];
   });
   return [
-    "Alternatives, each giving up a little more than the line before; memory, time a step:",
+    "Other policies, from fast to lean, each doing more for memory than the line before; memory, time a step:",
     table(rows),
   ].join("\n");
 }
 
 function spareRoom(question: Question, plan: Plan): string {
   const spareBytes = question.limits.budgetBytes - plan.run.budgetedBytes;
+  const most = mostOf(question, plan);
+  const spare = `Room to spare: ${formatBytes(Math.max(0, spareBytes))}.`;
+  if (most.length === 0) return spare;
+  const all = formatBytes(question.limits.budgetBytes);
   return [
-    `Room to spare: ${formatBytes(Math.max(0, spareBytes))}. With the leanest policy it would be enough for, each alone:`,
-    ...mostOf(question, plan),
+    `${spare} Under the leanest policy all of the ${all} would be enough for, each alone:`,
+    ...most,
   ].join("\n");
 }
 
@@ -234,38 +268,56 @@ function eightBitWay(question: Question, plan: Plan): string[] {
 }
 
 function mostOf(question: Question, plan: Plan): string[] {
-  return (["max-length", "lora-r"] as const).flatMap((unknown) => {
-    const value = roomFor(question, plan, unknown);
-    return value === undefined ? [] : [`  --${unknown.padEnd(10)}  up to ${formatCount(value)}`];
+  const now = { "max-length": plan.workload.maxLength, "lora-r": plan.workload.rank };
+  const rows = (["max-length", "lora-r"] as const).flatMap((unknown) => {
+    const room = roomFor(question, plan, unknown);
+    if (!room || (plan.fits && room.solved < WORTH_SAYING * now[unknown])) return [];
+    const { hostBytes } = room.plan.run;
+    const host = hostBytes >= SHOWN_BYTES ? `and ${gib(hostBytes).trim()} ${elsewhere(question).of}` : "";
+    const usual = unknown === "lora-r" && room.solved > 32 ? "(4 to 32 is usual)" : "";
+    return [[`  --${unknown}`, `up to ${formatCount(room.solved)}`, host, usual]];
   });
+  return rows.length > 0 ? table(rows).split("\n") : [];
 }
 
+/** Room for less than a twentieth more is not told. */
+const WORTH_SAYING = 1.05;
+
 function levers(
+  question: Question,
   { perThousandTokens, perRank, perSample, withoutCheckpointing, eightBit, gradientCopy }: Levers,
   { workload }: Plan,
 ): string {
   const rows = [
     ["max_length", `${signed(perThousandTokens)} per 1,000 tokens`],
     ["lora_r", `${signed(perRank)} per unit of rank (4 to 32 is usual)`],
-    ["lora_alpha", `costs nothing: keep it at 1 to 2 x r, ${workload.rank} to ${2 * workload.rank} here`],
+    [
+      "lora_alpha",
+      `costs nothing: keep it at 1 to 2 x r, ${formatCount(workload.rank)} to ${formatCount(2 * workload.rank)} here`,
+    ],
     ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
     ["batch size", `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens`],
-    ["gradient accumulation", accumulationLever(gradientCopy, workload)],
-    ...(eightBit ? [["optimizer in 8 bits", eightBitLever(eightBit)]] : []),
+    ["gradient accumulation", accumulationLever(question, gradientCopy, workload)],
+    ...(eightBit ? [["optimizer in 8 bits", eightBitLever(question, eightBit)]] : []),
   ];
   return [
-    "Levers, with every layer computed again in the backward:",
+    "What more of each costs, with every layer computed again in the backward pass:",
     table(rows.map(([name, what]) => [`  ${name}`, what!])),
   ].join("\n");
 }
 
-function eightBitLever({ deviceBytes, hostBytes }: EightBit): string {
-  const ram = Math.abs(hostBytes) >= SHOWN_BYTES ? ` and ${signed(hostBytes)} of RAM` : "";
-  return `${signed(deviceBytes)}${ram}; changes results a little, so only a --policy whose optimizer's precision is 8bit has it`;
+function eightBitLever(question: Question, { deviceBytes, hostBytes }: EightBit): string {
+  const host =
+    Math.abs(hostBytes) > Math.abs(deviceBytes) ? `, and ${signed(hostBytes)} ${elsewhere(question).of}` : "";
+  return `${signed(deviceBytes)}${host}; changes results a little, so never chosen for you: optimizer precision 8bit in a --policy`;
 }
 
-function accumulationLever({ bytes, place }: Levers["gradientCopy"], { accumulation = 1 }: Workload): string {
-  const where = place === "host" ? "in RAM" : "beside them, as the host has no room for it";
+function accumulationLever(
+  question: Question,
+  { bytes, place }: Levers["gradientCopy"],
+  { accumulation = 1 }: Workload,
+): string {
+  const where = place === "host" ? elsewhere(question).where : "beside them, as the host has no room for it";
   const counted = accumulation > 1 ? `, counted here for ${accumulation} micro-batches a step` : "";
   return `a copy of the gradients ${where}, ${formatBytes(bytes)}${counted}`;
 }
@@ -299,7 +351,9 @@ function supervised(plan: Plan): string {
 }
 
 function closing(question: Question, plan: Plan): string {
-  const train = `Train with it:  ${trainCommand(question, plan)}`;
+  const train = plan.fits
+    ? `Train with it:  ${trainCommand(question, plan)}`
+    : "As asked it does not fit, so there is no command to train with yet.";
   if (!question.options.explain)
     return `${train}\nWhy these numbers:  --explain      As a page with charts:  --html plan.html`;
   const yaml = stringify(
@@ -312,8 +366,4 @@ function closing(question: Question, plan: Plan): string {
     "The same as a file, with the policy spelled out (lorafit train --config train.yaml); --memory alone finds it too:",
     yaml.trimEnd().replaceAll(/^/gm, "  "),
   ].join("\n");
-}
-
-function signed(bytes: number): string {
-  return `${bytes < 0 ? "-" : "+"}${(Math.abs(bytes) / GIB).toFixed(3)} GiB`;
 }

@@ -42,7 +42,7 @@ function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
   return [
     `planned ${formatBytes(run.budgetedBytes)}${of}${host}, for ${largest}: ${partsOf(run.device.categories)}`,
     ...copyLine(plan),
-    `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up but what is recomputed"}; shorter micro-batches give up less where they can`,
+    `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up"}; shorter micro-batches give up less where they can`,
   ];
 }
 

@@ -1,55 +1,131 @@
-/** Policies in the words of people who train models: what one does for its memory, and what it does beyond another. */
+/** Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed again. */
 import { formatCount } from "../errors.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
 
-/** What a policy does about one thing; nothing where it gives nothing up. */
-type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => string;
+/** In which way memory is saved, or made use of. */
+type Manner = "elsewhere" | "parts" | "again" | "speed";
 
-const ASPECTS: readonly Aspect[] = [
-  (_, layers) => {
-    const kept = layers.filter(({ keep }) => keep !== "nothing").length;
-    const all = layers.some(({ keep }) => keep === "all");
-    return kept > 0
-      ? `${countOf(kept, layers)} keep their ${all ? "values" : "attention's values"} for the backward pass instead of computing them again`
-      : "";
-  },
-  ({ plora }) =>
-    plora === "merged"
-      ? "PLoRA added to copies of a layer's frozen weights that image tokens go through"
-      : "",
-  ({ headGroups }) => (headGroups > 1 ? `attention in ${headGroups} parts` : ""),
-  ({ mlpTileTokens: tokens }) => (tokens < 4096 ? `the MLP in slices of ${formatCount(tokens)} tokens` : ""),
-  ({ embeddings }) => (embeddings === "host" ? "embeddings in RAM" : ""),
-  ({ vision }) => (vision === "host" ? "vision tower in RAM" : ""),
-  ({ boundaryAhead }, layers) => {
-    const onHost = layers.filter(({ boundary }) => boundary === "host").length;
-    const ahead = boundaryAhead ? ", each fetched while the layer before it goes back" : "";
-    return onHost > 0 ? `inputs of ${countOf(onHost, layers)} wait in RAM for the backward pass${ahead}` : "";
-  },
-  (_, layers) => {
-    const lost = layers.filter(({ boundary }) => boundary === "none").length;
-    return lost > 0 ? `inputs of ${countOf(lost, layers)} computed again from the layers before` : "";
-  },
-  ({ head }) => (head === "host" ? "output head in RAM" : ""),
-  ({ attentionInput }) =>
-    attentionInput === "recomputed" ? "attention's input normalised anew for each part" : "",
-  ({ weights }) => (weights.source === "streamed" ? "frozen weights streamed from RAM layer by layer" : ""),
-  ({ optimizer }) => (optimizer.place === "host" ? "optimizer state in RAM" : ""),
-];
-
-/** Said of a policy under which no layer keeps its values. */
-export const ALL_CHECKPOINTED =
-  "gradient checkpointing in every layer: the backward pass computes its values again";
-
-/** What a policy does for memory or with it, beyond what another one does; nothing of that changes a result. */
-export function concessionsOf(policy: Policy, config: ModelConfig, beyond?: Policy): string[] {
-  const words = (of: Policy): string[] => ASPECTS.map((aspect) => aspect(of, layerPolicies(of, config)));
-  const known = beyond ? words(beyond) : [];
-  return words(policy).filter((what, index) => what !== "" && what !== known[index]);
+interface Concession {
+  manner: Manner;
+  what: string;
+  /** What a short line leaves out. */
+  detail?: string;
 }
 
-function countOf(count: number, layers: readonly LayerPolicy[]): string {
-  if (count === layers.length) return "all layers";
-  return `${count} of ${layers.length} layers`;
+/** What a policy does about one thing; nothing where it gives nothing up. */
+type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | undefined;
+
+/** Listed as they are told: the largest first. */
+const ASPECTS: readonly Aspect[] = [
+  ({ weights }) =>
+    onlyIf(weights.source === "streamed", "elsewhere", "frozen weights", "fetched layer by layer"),
+  ({ boundaryAhead }, layers) => {
+    const what = `inputs of ${countOf(layers, ({ boundary }) => boundary === "host")}`;
+    const detail = `until the backward pass${boundaryAhead ? ", fetched one layer early" : ""}`;
+    return onlyIf(
+      layers.some(({ boundary }) => boundary === "host"),
+      "elsewhere",
+      what,
+      detail,
+    );
+  },
+  ({ optimizer }) => onlyIf(optimizer.place === "host", "elsewhere", "optimizer state"),
+  ({ embeddings }) => onlyIf(embeddings === "host", "elsewhere", "embeddings"),
+  ({ vision }) => onlyIf(vision === "host", "elsewhere", "vision tower"),
+  ({ head }) => onlyIf(head === "host", "elsewhere", "output head"),
+  ({ headGroups }) => onlyIf(headGroups > 1, "parts", `attention in ${headGroups} parts`),
+  ({ mlpTileTokens: tokens }) =>
+    onlyIf(tokens < 4096, "parts", `the MLP in slices of ${formatCount(tokens)} tokens`),
+  (_, layers) => recomputedValues(layers),
+  (_, layers) =>
+    onlyIf(
+      layers.some(({ boundary }) => boundary === "none"),
+      "again",
+      `inputs of ${countOf(layers, ({ boundary }) => boundary === "none")}`,
+      "from the layers before",
+    ),
+  ({ attentionInput }) =>
+    onlyIf(attentionInput === "recomputed", "again", "attention's input", "for each part"),
+  ({ plora }) =>
+    onlyIf(
+      plora === "merged",
+      "speed",
+      "PLoRA merged",
+      "the model's own adapter for image tokens is added into a copy of the layer's weights",
+    ),
+];
+
+/** What a layer may keep while the rest of it is computed again. */
+const KEPT_PARTS = { attention: "attention's", middle: "the MLP's input" } as const;
+
+/** Gradient checkpointing, as far as it goes. */
+function recomputedValues(layers: readonly LayerPolicy[]): Concession | undefined {
+  const again = layers.filter(({ keep }) => keep !== "all").length;
+  const kept = (Object.keys(KEPT_PARTS) as (keyof typeof KEPT_PARTS)[]).flatMap((part) => {
+    const count = layers.filter(({ keep }) => keep === part).length;
+    return count > 0 ? [`${KEPT_PARTS[part]} in ${count === again ? "each" : `${count} of them`}`] : [];
+  });
+  const but = kept.length > 0 ? ` but for ${listed(kept)}` : "";
+  const what = `the values of ${countOf(layers, ({ keep }) => keep !== "all")}${but}`;
+  return onlyIf(again > 0, "again", what, "gradient checkpointing");
+}
+
+/** How short lines say it, and the heading where concessions are grouped. */
+const MANNERS: Record<Manner, { line: (list: string[], where: string) => string; heading: string }> = {
+  elsewhere: { line: (list, where) => `${listed(list)} ${where}`, heading: "" },
+  parts: { line: listed, heading: "in parts" },
+  again: { line: (list) => `${listed(list)} computed again`, heading: "computed again" },
+  speed: { line: listed, heading: "for speed" },
+};
+
+interface Telling {
+  /** Only what this one does not do. */
+  beyond?: Policy | undefined;
+  /** Where things lie that do not lie on the device. */
+  where?: string;
+}
+
+/** What a policy does for memory or with it, in a phrase for each way of doing so; nothing of that changes a result. */
+export function concessionsOf(policy: Policy, config: ModelConfig, telling: Telling = {}): string[] {
+  const { where = "on the host" } = telling;
+  return grouped(policy, config, telling.beyond).map(([manner, list]) =>
+    MANNERS[manner].line(
+      list.map(({ what }) => what),
+      where,
+    ),
+  );
+}
+
+/** The same in full: a heading for each way, and what goes that way. */
+export function concessionGroups(policy: Policy, config: ModelConfig, where: string): [string, string[]][] {
+  return grouped(policy, config).map(([manner, list]) => [
+    MANNERS[manner].heading || where,
+    list.map(({ what, detail }) => (detail ? `${what} (${detail})` : what)),
+  ]);
+}
+
+function grouped(policy: Policy, config: ModelConfig, beyond?: Policy): [Manner, Concession[]][] {
+  const all = (of: Policy): (Concession | undefined)[] =>
+    ASPECTS.map((aspect) => aspect(of, layerPolicies(of, config)));
+  const known = beyond ? all(beyond) : [];
+  const news = all(policy).filter((one, index) => one !== undefined && one.what !== known[index]?.what);
+  return (Object.keys(MANNERS) as Manner[]).flatMap((manner) => {
+    const list = news.filter((one) => one!.manner === manner) as Concession[];
+    return list.length > 0 ? [[manner, list] satisfies [Manner, Concession[]]] : [];
+  });
+}
+
+function onlyIf(given: boolean, manner: Manner, what: string, detail?: string): Concession | undefined {
+  return given ? { manner, what, ...(detail !== undefined && { detail }) } : undefined;
+}
+
+function countOf(layers: readonly LayerPolicy[], belongs: (layer: LayerPolicy) => boolean): string {
+  const count = layers.filter(belongs).length;
+  return count === layers.length ? "all layers" : `${count} of ${layers.length} layers`;
+}
+
+/** "a", "a and b", "a, b and c". */
+function listed(items: readonly string[]): string {
+  return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
 }

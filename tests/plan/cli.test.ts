@@ -79,7 +79,7 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(stdout).toContain("npx lorafit train --model <folder>");
     expect(stdout).toContain("CUDA 12.6");
     expect(stdout).toContain("docs/memory.md");
-    expect(stdout).toMatch(/boundaryActivations +\d+\.\d\d GiB +each layer's input/);
+    expect(stdout).toMatch(/kept for the backward pass +\d+\.\d\d GiB +each layer's input/);
     expect(stdout).toContain("headGroups:");
   });
 
@@ -92,7 +92,8 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(least).toMatch(/lorafit, least memory +\d\.\d\d GiB +fits/);
     expect(fastest).toMatch(/lorafit, recommended +\d\.\d\d GiB +fits .*<- fastest that fits/);
     expect(stdout).not.toMatch(/\b0\.00 GiB/);
-    expect(stdout.match(/optimizer state in RAM/g)).toHaveLength(2); // as recommended, and where it comes in below
+    expect(stdout).toMatch(/\n {2}in RAM +frozen weights \(fetched layer by layer\)/);
+    expect(stdout.match(/optimizer state/g)).toHaveLength(2); // as recommended, and where it comes in below
     expect(stdout).not.toContain("headGroups");
     expect(stdout).toContain("--memory 8GiB");
   });

@@ -15,7 +15,7 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
   if (options.list_gpus) return listGpus(output);
   const question = questionOf(options);
   const answer = answerOf(question);
-  if (question.card && (options.compare === "official" || !output.json || options.html !== undefined))
+  if (options.compare === "official" || (question.card && (!output.json || options.html !== undefined)))
     answer.official = officialOf(question, answer.plan);
   if (options.html !== undefined) writePage(question, answer, options.html, output);
   output.record(recordOf(question, answer));
@@ -65,8 +65,11 @@ function listGpus(output: Output): void {
       `${Math.round(memoryBytesPerSecond / 1e9)} GB/s`,
       `${Math.round((peakFlopsPerSecond.bfloat16 ?? peakFlopsPerSecond.float16 ?? 0) / 1e12)} TFLOP/s`,
       link,
-      note ? "see its plan for what it would take" : "",
+      note ? "with limits: its plan names them" : "",
     ],
   );
   output.answer(table([["name", "card", "memory", "bandwidth", "16 bit", "link", ""], ...rows]));
+  output.answer(
+    "\nMemory is what CUDA reports, a little less than the box says. Plan for one:  lorafit plan --gpu rtx-4090",
+  );
 }

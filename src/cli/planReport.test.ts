@@ -1,0 +1,95 @@
+import { describe, expect, it } from "vitest";
+import { smallConfig } from "../../tests/randomModel.ts";
+import { speedOf } from "../plan/cost.ts";
+import { findDevice } from "../plan/devices.ts";
+import { Planner } from "../plan/search.ts";
+import { answerOf } from "./planAnswer.ts";
+import { PlanOptions } from "./planOptions.ts";
+import { type Question, questionOf } from "./planQuestion.ts";
+import { planText } from "./planReport.ts";
+
+const model = smallConfig({ layers: 4 });
+
+/** What a small model's plan asks, on a card or on a CPU whose speed nobody measures. */
+function questionFor(given: Record<string, unknown>, isCpu = false): Question {
+  const asked = questionOf(PlanOptions.parse({ hd_num: 1, max_length: 1200, lora_r: 8, ...given }));
+  const card = isCpu ? undefined : asked.card;
+  const target = card ?? "cpu";
+  const planner = new Planner(
+    { model, dtype: "float32", target, mapsWeights: false },
+    isCpu ? speedOf(findDevice("a100-80gb")) : undefined,
+  );
+  const options = { ...asked.options, device: isCpu ? "cpu" : "cuda" } as const;
+  return { ...asked, options, card, planner, device: isCpu ? "this machine's CPU" : asked.device };
+}
+
+function textOf(given: Record<string, unknown>, isCpu = false): string {
+  const question = questionFor(given, isCpu);
+  return planText(question, answerOf(question));
+}
+
+function linesWith(text: string, word: string): string[] {
+  return text.split("\n").filter((line) => line.includes(word));
+}
+
+describe("a plan in words", () => {
+  it("says that the whole memory would be enough under the leanest policy, not the room to spare", () => {
+    const text = textOf({ gpu: "a30" });
+    expect(text).toContain("23.5 GiB of VRAM on an A30\n");
+    expect(text).toMatch(
+      /Room to spare: \S+ GiB\. Under the leanest policy all of the 23\.5 GiB would be enough for, each alone:\n {2}--max-length +up to [\d,]+ +and \S+ [GM]iB of RAM/,
+    );
+    expect(text).toMatch(/--lora-r +up to [\d,]+ .*\(4 to 32 is usual\)/);
+  });
+
+  it("calls the least memory what was asked for, though faster policies fit", () => {
+    const [least] = linesWith(textOf({ memory: "24GiB", solve: "memory" }), "lorafit, least memory");
+    expect(least).toMatch(/<- the least, as asked$/);
+  });
+
+  it("speaks of one machine's memory on a CPU: no VRAM, no card, no RAM beside memory", () => {
+    for (const given of [{ memory: "1GiB", explain: true }, { memory: "1MiB" }, {}]) {
+      const text = textOf(given, true);
+      expect(text).not.toMatch(/VRAM|\bRAM\b|\bcard\b|CUDA|GPU/);
+      expect(text).toContain("set aside");
+    }
+  });
+
+  it("tells of a small model in MiB, and never 0.00 GiB or +0.000", () => {
+    const text = textOf({ memory: "1GiB", compare: "official" });
+    expect(linesWith(text, "per unit of rank")[0]).toMatch(/\+\d+\.\d MiB per unit/);
+    expect(text).not.toMatch(/\b0\.0\d GiB|0\.000/);
+  });
+
+  it("keeps the columns of its other policies aligned", () => {
+    const rows = linesWith(textOf({ memory: "24GiB", max_length: 4096 }), "  fits  ").filter((line) =>
+      line.startsWith("  fits"),
+    );
+    expect(rows.length).toBeGreaterThan(2);
+    expect(new Set(rows.map((line) => line.search(/[GM]iB/))).size).toBe(1);
+  });
+
+  it("offers no command to train with where nothing fits", () => {
+    const text = textOf({ memory: "100MiB" });
+    expect(text).toContain("As asked it does not fit");
+    expect(text).not.toContain("npx lorafit train");
+  });
+});
+
+describe("a question of a plan", () => {
+  const refused = (given: Record<string, unknown>): unknown => {
+    try {
+      return questionOf(PlanOptions.parse(given));
+    } catch (thrown) {
+      return thrown;
+    }
+  };
+
+  it("is refused with the way out where it cannot be meant", () => {
+    expect(refused({ memory: 12 })).toMatchObject({ fix: "Write the unit too, as in --memory 12GiB." });
+    expect(refused({ solve: "lora-r" })).toMatchObject({ fix: "Pass --gpu NAME or --memory AMOUNT." });
+    expect(refused({ memory: "8GiB", max_length: 100_000_000 })).toMatchObject({
+      message: expect.stringContaining("more than any card takes"),
+    });
+  });
+});
