@@ -31,6 +31,7 @@ cp -r bench/peers "$stage/bench/peers"
 find "$stage" -name __pycache__ -prune -exec rm -r {} +
 
 # the engine without a path to this machine's libtorch: the launcher puts the right one on the library path
+# (OpenMP's library too is the one that libtorch loads, by whatever name)
 libtorch=$(node -p 'JSON.parse(require("fs").readFileSync("native/build/stamp.json")).libtorch.replace(/^.* in /, "")')
 g++ -shared -o "$stage/native/build/lorafit.node" native/build/*.o -L"$libtorch/lib" -ltorch_cpu -lc10 -ldl
 strip --strip-unneeded "$stage/native/build/lorafit.node"
