@@ -2,7 +2,7 @@
  * A frozen weight W with PLoRA, its low-rank branch on image rows. Where a visit has enough of them, the branch is added to a copy of the
  * weight, M = W + p PB PA: image rows are multiplied with M, all others with W, and the branch costs no more products of its own.
  */
-import { cat, empty } from "../torch/create.ts";
+import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import {
@@ -135,20 +135,38 @@ function byRows_(
       multiply(rowsOf(into, otherRows[0]!), rowsOf(left, otherRows[0]!), weight, beta);
       return;
     }
-    const gathered = (x: Tensor): Tensor => cat(otherRows.map((rows) => rowsOf(x, rows)));
-    const rowsInto = gathered(into); // their values matter where beta is 1
-    multiply(rowsInto, gathered(left), weight, beta);
-    let start = 0;
-    const places = otherRows.map((rows) => {
-      start += rowCount(rows);
-      return { rows, from: { start: start - rowCount(rows), end: start } };
-    });
-    forEachPart(
-      places,
-      ({ rows }) => rowCount(rows),
-      ({ rows, from }) => {
-        scope(() => void rowsOf(into, rows).copy_(rowsOf(rowsInto, from)));
-      },
-    );
+    const rows = beta === 1 ? gather(into, otherRows) : roomFor(into, otherRows);
+    multiply(rows, gather(left, otherRows), weight, beta);
+    forEachGathered(otherRows, (from, to) => void rowsOf(into, from).copy_(rowsOf(rows, to)));
   });
+}
+
+/** Room for these rows of x one behind the other. */
+function roomFor(x: Tensor, parts: readonly Rows[]): Tensor {
+  const { dtype, device } = x;
+  const count = parts.reduce((sum, rows) => sum + rowCount(rows), 0);
+  return empty([count, x.shape[1]!], { dtype, device });
+}
+
+/** Copies, for they run in all threads where `cat` runs in one. */
+function gather(x: Tensor, parts: readonly Rows[]): Tensor {
+  const rows = roomFor(x, parts);
+  forEachGathered(parts, (from, to) => void rowsOf(rows, to).copy_(rowsOf(x, from)));
+  return rows;
+}
+
+/** Calls body with the rows of each part, and with where they are once gathered. */
+function forEachGathered(parts: readonly Rows[], body: (from: Rows, to: Rows) => void): void {
+  let start = 0;
+  const places = parts.map((from) => {
+    start += rowCount(from);
+    return { from, to: { start: start - rowCount(from), end: start } };
+  });
+  forEachPart(
+    places,
+    ({ from }) => rowCount(from),
+    ({ from, to }) => {
+      scope(() => body(from, to));
+    },
+  );
 }
