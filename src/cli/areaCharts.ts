@@ -22,7 +22,7 @@ export interface HeatMap {
 
 const WIDTH = 880;
 const HEIGHT = 380;
-const FRAME = { left: 56, right: 690, top: 40, bottom: 330 } as const;
+const FRAME = { left: 56, right: 650, top: 40, bottom: 330 } as const;
 const COLOURS = [
   "#1f6fb2",
   "#7c3aad",

@@ -23,15 +23,15 @@ const RANKS = [4, 8, 16, 24, 32, 48, 64];
 
 const STYLE = `
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--edge) } th:first-child, td:first-child { text-align: left; padding-left: 0 }
+th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--edge) } th:first-child, td:first-child { text-align: left; padding-left: 0 } td:not(:first-child) { white-space: nowrap }
 figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure { overflow-x: auto } figure svg { width: 100%; min-width: 38rem; height: auto } .small svg { display: block; max-width: 34rem; min-width: 0 }
-.remarks td { white-space: nowrap; vertical-align: top } .remarks td:last-child, .remarks th:last-child { text-align: left; white-space: normal; min-width: 20rem }
+.remarks td { white-space: nowrap; vertical-align: top } .remarks td:last-child, .remarks th:last-child { text-align: left; white-space: normal; min-width: 30rem }
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
 
 export function planHtml(question: Question, answer: Answer): string {
   const { plan } = answer;
   const body = [
-    `<h1>${escaped(verdictOf(question, plan))}</h1><p>${escaped(titleOf(question, plan))}</p>`,
+    `<h1>${escaped(verdictOf(question, plan))}</h1><p>${escaped(titleOf(question, plan)).replace("\n", "<br>")}</p>`,
     `<pre>${escaped(overview(question, answer))}</pre>`,
     "<h2>What uses the memory in the course of a step?</h2>",
     timeline(question, plan),
