@@ -1,4 +1,4 @@
-/** RMS norm and its gradient, in tiles of rows so that their float32 temporaries stay small. */
+/** RMS norm and its gradient: in one pass where kernels of our own run, else in tiles of rows, so that float32 temporaries stay small. */
 import { isFused } from "../torch/fusedKernel.ts";
 import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";

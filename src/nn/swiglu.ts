@@ -1,4 +1,4 @@
-/** The MLP's activation silu(gate) * up and its gradients: on a card in one pass, in the place of what goes in. */
+/** The MLP's activation silu(gate) * up and its gradients: in one pass where kernels of our own run, in the place of what goes in. */
 import { isFused } from "../torch/fusedKernel.ts";
 import { fused } from "../torch/kernels.ts";
 import { siluBackward } from "../torch/ops.gen.ts";
