@@ -20,10 +20,7 @@ export function lockOutput(output: string): () => void {
   const own = JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) });
   try {
     mkdirSync(output, { recursive: true });
-    if (!created(path, own)) {
-      removeStale(path);
-      if (!created(path, own)) removeStale(path); // who came in between is alive
-    }
+    while (!created(path, own)) removeStale(path); // again where another one came in between: it throws if that is alive
   } catch (cause) {
     throw cause instanceof UserError ? cause : cannotWrite(output, cause);
   }
@@ -62,9 +59,11 @@ function createdInPlace(path: string, text: string): boolean {
   }
 }
 
-/** Removes the lock of a process that is gone. Throws UserError where it is not, or where nobody can tell. */
+/** Removes the lock of a process that is gone, if it has not just been given up. Throws UserError where it is not, or where nobody can tell. */
 function removeStale(path: string): void {
-  const holder = holderOf(readFileSync(path, "utf8"));
+  const text = textIn(path);
+  if (text === undefined) return;
+  const holder = holderOf(text);
   if (holder && (holder.host !== hostname() || isAlive(holder))) throw taken(path, holder);
   rmSync(path, { force: true });
 }
@@ -101,6 +100,16 @@ function isAlive({ pid, started }: Holder): boolean {
 function startOf(pid: number): string | null {
   const stat = textOf(`/proc/${pid}/stat`);
   return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+}
+
+/** Undefined where the file is gone. */
+function textIn(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw cause;
+  }
 }
 
 function textOf(path: string): string | undefined {
