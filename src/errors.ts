@@ -26,11 +26,13 @@ export function plural(count: number, noun: string): string {
   return `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+export const GIB = 2 ** 30;
+
 const UNIT_BYTES = {
   B: 1,
   KIB: 2 ** 10,
   MIB: 2 ** 20,
-  GIB: 2 ** 30,
+  GIB,
   TIB: 2 ** 40,
   KB: 1e3,
   MB: 1e6,

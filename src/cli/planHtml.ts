@@ -1,5 +1,5 @@
 /** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
-import { formatBytes, formatCount } from "../errors.ts";
+import { formatBytes, formatCount, GIB } from "../errors.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { listDevices } from "../plan/devices.ts";
 import type { Moment } from "../plan/dryRun.ts";
@@ -16,7 +16,6 @@ import { overview, planText, titleOf } from "./planReport.ts";
 import { elsewhere, gib } from "./planWords.ts";
 import { formatDuration } from "./report.ts";
 
-const GIB = 2 ** 30;
 const HD_NUMS = [4, 9, 16, 25, 36, 55, 91];
 const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768, 65536, 131072];
 const RANKS = [4, 8, 16, 24, 32, 48, 64];

@@ -13,6 +13,7 @@ import type { DType } from "../torch/dtypes.ts";
 import { trainOptions } from "../train/options.ts";
 import { loadedModel } from "../train/planner.ts";
 import type { PlanOptions } from "./planOptions.ts";
+import { OFFICIAL_HD_NUM } from "./planWords.ts";
 
 const MIB = 2 ** 20;
 
@@ -80,7 +81,9 @@ function refuseBeyondPlans({ maxLength, batchSize, hdNum }: Workload): void {
   if (maxLength * batchSize > MOST_TOKENS)
     throw new UserError(
       `A micro-batch of ${formatCount(maxLength * batchSize)} tokens (max_length ${formatCount(maxLength)}, batch size ${formatCount(batchSize)}) is more than any card takes; plans go up to ${most}.`,
-      { fix: `Pass a --max-length${hdNum > 55 ? ", --hd-num" : ""} or --batch-size that keeps it below.` },
+      {
+        fix: `Pass a --max-length${hdNum > OFFICIAL_HD_NUM ? ", --hd-num" : ""} or --batch-size that keeps it below.`,
+      },
     );
 }
 

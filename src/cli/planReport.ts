@@ -1,6 +1,6 @@
 /** A plan in words: headline, where the memory goes, what else there is to choose, what each lever costs, and the command that does it. */
 import { stringify } from "yaml";
-import { formatBytes, formatCount } from "../errors.ts";
+import { formatBytes, formatCount, GIB } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
@@ -23,7 +23,6 @@ import { isUnlimited, type Question } from "./planQuestion.ts";
 import { cautions, elsewhere, gib, SHOWN_BYTES, signed, withArticle } from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
-const GIB = 2 ** 30;
 const BAR_COLUMNS = 36;
 
 /** Names of categories for people; those that belong together stand together. */

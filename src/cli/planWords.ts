@@ -1,9 +1,7 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
-import { formatCount } from "../errors.ts";
+import { formatCount, GIB } from "../errors.ts";
 import type { Workload } from "../plan/search.ts";
 import type { Question } from "./planQuestion.ts";
-
-const GIB = 2 ** 30;
 
 /** Less than this is 0.00 GiB, and left out. */
 export const SHOWN_BYTES = 0.005 * GIB;
@@ -35,7 +33,7 @@ export function elsewhere({ card }: Pick<Question, "card">): { where: string; of
 /** The official recipe adds up so many micro-batches of one sample. */
 const OFFICIAL_SAMPLES = 8;
 /** The official 4KHD model was trained with so many tiles at most. */
-const OFFICIAL_HD_NUM = 55;
+export const OFFICIAL_HD_NUM = 55;
 
 /** What fits and is of no use all the same, a line each. */
 export function cautions({ planner }: Pick<Question, "planner">, workload: Workload): string[] {

@@ -1,5 +1,5 @@
 /** The page of a run: did the loss fall, how, and within which memory; charts with a table under each. */
-import { formatBytes, formatCount } from "../errors.ts";
+import { formatBytes, formatCount, GIB } from "../errors.ts";
 import type { EvalRecord, StepRecord } from "../train/runLog.ts";
 import { axisTitle, formatTick, type LineChart, lineChart, type Point, type Series } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
@@ -50,7 +50,6 @@ th:first-child, td:first-child { text-align: left; padding-left: 0 }
 .options td:last-child, .options th:last-child { text-align: left; overflow-wrap: anywhere }
 @media print { .charts { grid-template-columns: 1fr 1fr; gap: 4mm } table, figcaption { font-size: 8pt } }`;
 
-const GIB = 2 ** 30;
 const STEPS_AXIS = { label: "step", whole: true } as const;
 const TABLE_ROWS = 9;
 /** The mean line of a chart takes a tenth of the run's steps, at most so many. */

@@ -235,17 +235,20 @@ export function kernelFor(
   const target = device === "meta" ? planTarget().device : device;
   if (target === "cpu") return half ? "cpuHalf" : "cpu";
   if (named) return named === "products" ? "cpuHalf" : named;
-  return ruleFor({ dtype, hasFlash: device === "meta" ? plannedCapability() >= 80 : hasFlash(device) });
+  return ruleFor({
+    dtype,
+    hasFlash: device === "meta" ? shouldHaveFlash(plannedCapability()) : hasFlash(device),
+  });
 }
 
 /** The kernel of a card that has not been timed: flash attention where it is to be had, which it is in half precision alone. */
-export function ruleFor({ dtype, hasFlash }: { dtype: DType; hasFlash: boolean }): "flash" | "efficient" {
+function ruleFor({ dtype, hasFlash }: { dtype: DType; hasFlash: boolean }): "flash" | "efficient" {
   return isHalf(dtype) && hasFlash ? "flash" : "efficient";
 }
 
 /** The kernels that a card of this compute capability (as 80) ought to have for a dtype, that of the rule first. */
 export function kernelsOf(capability: number, dtype: DType): CardKernel[] {
-  const hasFlash = capability >= CARD_ABILITIES["flash attention"];
+  const hasFlash = shouldHaveFlash(capability);
   const rule = ruleFor({ dtype, hasFlash });
   const others = CARD_KERNELS.filter((kernel) => {
     if (kernel === "flash" || kernel === "cudnn") return isHalf(dtype) && hasFlash;
@@ -265,6 +268,10 @@ export function packedLengths(
   return samples.length > 1 && kernelFor(target, kernel) === "flash"
     ? cumulativeLengths(samples, target)
     : undefined;
+}
+
+function shouldHaveFlash(capability: number): boolean {
+  return capability >= CARD_ABILITIES["flash attention"];
 }
 
 function isHalf(dtype: DType): boolean {

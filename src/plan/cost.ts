@@ -58,7 +58,10 @@ export interface OpTrace {
   bytes: number;
   /** What the arithmetic runs in. */
   dtype: DType;
-  /** exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what the host computes on its own memory, which is none of a card's time. */
+  /**
+   * exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what the host computes on its
+   * own memory, which is none of a card's time.
+   */
   stream: "compute" | "copy" | "exposed" | "host";
   /** What a processor's time follows from as well. */
   form?: OpForm;
@@ -98,8 +101,8 @@ export interface CardSpeed {
 }
 
 /**
- * Milliseconds of a step, or a phase of it: the compute stream and what it waits for, or the copy stream, whichever
- * is longer; what streamed weights expose at the ends is left out. On a CPU copies take their part of the cores that compute. count: calls of the same
+ * Milliseconds of a step, or a phase of it: the compute stream and what it waits for, or the copy stream, whichever is longer; what
+ * streamed weights expose at the ends is left out. On a CPU copies take their part of the cores that compute. count: calls of the same
  * cost that an op stands for.
  */
 export function stepTimeMs(trace: readonly (OpTrace & { count?: number })[], speed: Speed): number {

@@ -29,7 +29,7 @@ export interface CpuSpeed {
 }
 
 /** The class that stands for ops of no class of their own, by bytes: a sum of two tensors of float32 into a third. */
-export const BYTES_KEY = "add float32";
+const BYTES_KEY = "add float32";
 const BYTES_PER_ELEMENT = 12;
 
 export function isCpuSpeed(speed: object): speed is CpuSpeed {

@@ -2,12 +2,11 @@
  * Cards that can be planned for without being there: memory, rates, links, and what CUDA takes before the
  * first tensor.
  */
-import { UserError } from "../errors.ts";
+import { GIB, UserError } from "../errors.ts";
 import type { DType } from "../torch/dtypes.ts";
 
 const KIB = 2 ** 10;
 const MIB = 2 ** 20;
-const GIB = 2 ** 30;
 const GIGA = 1e9;
 const TERA = 1e12;
 

@@ -24,7 +24,7 @@ export function runPlaces(policy: Policy): RunPlaces {
 }
 
 /** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
-export function fastPolicy({ weights = "resident", places, attention }: FixedPolicy = {}): Policy {
+function fastPolicy({ weights = "resident", places, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
     mlpTileTokens: 4096,
