@@ -3,11 +3,8 @@ import { startCopy } from "../torch/copies.ts";
 import { ones } from "../torch/create.ts";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import {
-  _softmaxBackwardData,
   _scaledDotProductFlashAttentionForCpu as flash,
   _scaledDotProductFlashAttentionForCpuBackward as flashBackward,
-  geluBackward,
-  siluBackward,
 } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { Product } from "./cost.ts";
@@ -27,7 +24,7 @@ const ROW = 1024;
 /** Rows of a head are so long, in others' rows. */
 const [HEAD, HEADS] = [64, 5];
 /** Tables that codes are looked up in. */
-const TABLE = 256;
+const TABLE_NUMBERS = 256;
 
 /** Has a tensor outlive the scope that it is made in. */
 export type Hold = (tensor: Tensor) => Tensor;
@@ -87,8 +84,8 @@ class Samples {
     return this.#once("codes", () => ones([this.size], { dtype: "int32" }));
   }
 
-  table(dtype: DType): Tensor {
-    return this.#once(`table ${dtype}`, () => ones([TABLE], { dtype }));
+  get table(): Tensor {
+    return this.#once("table", () => ones([TABLE_NUMBERS]));
   }
 
   #next(name: string): Tensor {
@@ -148,21 +145,12 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["copy_",  "w",   ({ wide, wideOther }) => wide.copy_(wideOther)],
   ["copy_",  "w,x", ({ wide, x }) => wide.copy_(x)],
   ["to",     "x,w", ({ x }) => x.to({ dtype: "float32", copy: true })],
-  ["to",     "int8,w", (samples) => samples.of("int8", "int8").to({ dtype: "float32" })],
   ["to",     "uint8,int32", (samples) => samples.of("uint8", "uint8").to({ dtype: "int32" })],
-  ["silu",   "x",   ({ x }) => x.silu()],
-  ["silu_backward", "x", ({ x, y }) => siluBackward(x, y)],
   ["gelu",   "x",   ({ x }) => x.gelu()],
-  ["gelu_backward", "x", ({ x, y }) => geluBackward(x, y)],
   ["sigmoid", "x",  ({ x }) => x.sigmoid()],
-  ["exp",    "w",   ({ wide }) => wide.exp()],
-  ["_softmax", "x", ({ x }) => x._softmax(-1, false)],
-  ["_softmax_backward_data", "x", ({ x, y }) => _softmaxBackwardData(x, y, -1, x.dtype)],
   ["native_layer_norm", "x", ({ x, shape }) => x.nativeLayerNorm([shape[1]], null, null, 1e-5)],
-  ["mean",   "w",   ({ wide }) => wide.meanDim([-1], { keepdim: true })],
   ["sum",    "w",   ({ wide }) => wide.sumDim([-1], { keepdim: true })],
   ["amax",   "w",   ({ wide }) => wide.amax({ dim: [-1], keepdim: true })],
-  ["square", "w",   ({ wide }) => wide.square()],
   ["sqrt_",  "w",   ({ wide }) => wide.sqrt_()],
   ["div_",   "w",   ({ wide, wideOther }) => wide.div_(wideOther)],
   ["lerp_",  "w",   ({ wide, wideOther }) => wide.lerp_(wideOther, 0.1)],
@@ -170,12 +158,9 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["addcdiv_", "w", ({ wide, wideOther }) => wide.addcdiv_(wideOther, wideOther, { value: 0 })],
   ["zero_",  "x",   (samples) => samples.of("zeroed", samples.x.dtype).zero_()],
   ["zeros",  "x",   ({ size, x }) => ones([size], { dtype: x.dtype })],
-  ["index_select", "int64,int32", (samples) => samples.table("int64").indexSelect(0, samples.codes)],
-  ["index_select", "w,int32", (samples) => samples.table("float32").indexSelect(0, samples.codes)],
+  ["index_select", "w,int32", ({ table, codes }) => table.indexSelect(0, codes)],
   ["mul",    "x",   ({ apart, perToken }) => apart.mul(perToken), "strided"],
-  ["mul_",   "x",   ({ apart, perToken }) => apart.mul_(perToken), "strided"],
   ["add_",   "x",   ({ apart }) => apart.add_(apart, { alpha: 0 }), "strided"],
-  ["sub_",   "x",   ({ apart, perToken }) => apart.sub_(perToken, { alpha: 0 }), "strided"],
   ["copy_",  "x",   ({ apart }) => apart.contiguous(), "strided"],
   ["reshape", "x",  ({ apart }) => apart.contiguous(), "strided"],
 ];
