@@ -2,6 +2,7 @@
 import { formatCount } from "../errors.ts";
 import { kernelsOf } from "../nn/attentionKernels.ts";
 import { stepTimeMs } from "../plan/cost.ts";
+import { capabilityOf } from "../plan/devices.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import type { Plan } from "../plan/search.ts";
 import { partsOf } from "./planAnswer.ts";
@@ -69,7 +70,7 @@ export function explanation(question: Question, plan: Plan): string {
 /** The kernel that was planned with, and by whose choice. */
 export function plannedAttention({ card, planner }: Question, { policy }: Plan): string {
   if (policy.attention !== "measured") return `${policy.attention}, as the policy says`;
-  const [rule] = kernelsOf(Math.round(10 * Number(card!.computeCapability)), planner.dtype);
+  const [rule] = kernelsOf(capabilityOf(card!), planner.dtype);
   return `${rule}, the usual one for this card; a run times what the card has at its start and may take another`;
 }
 

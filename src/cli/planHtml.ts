@@ -1,10 +1,10 @@
 /** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
 import { formatBytes, formatCount, GIB } from "../errors.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
-import { listDevices } from "../plan/devices.ts";
+import { capabilityOf, listDevices } from "../plan/devices.ts";
 import type { Moment } from "../plan/dryRun.ts";
 import { leanestPlan, type Plan, type Planner, solve, type Workload } from "../plan/search.ts";
-import { CATEGORIES } from "../torch/device.ts";
+import { abilitiesOf, CATEGORIES } from "../torch/device.ts";
 import { heatMap, stackedAreas } from "./areaCharts.ts";
 import { lineChart } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
@@ -151,7 +151,7 @@ function cards({ planner, limits, fixed }: Question, { workload }: Plan): string
   const planners = new Map<string, { own: Planner; contextBytes: number }>();
   let maxLength = workload.maxLength; // each card's search begins at the answer of the card before, which is smaller
   const rows = listDevices().map((card) => {
-    const key = `${Number(card.computeCapability) >= 8} ${card.workspaceBytes}`;
+    const key = `${abilitiesOf(capabilityOf(card))} ${card.workspaceBytes}`;
     const { own, contextBytes } = planners.get(key) ?? {
       own: planner.onCard(card),
       contextBytes: card.contextBytes,

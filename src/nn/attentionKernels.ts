@@ -3,7 +3,7 @@
  * the device that it plans for. Heads come packed by kv head, (T, G, Q+2, D): its Q query heads, its key, its value.
  */
 import { empty, fromArray } from "../torch/create.ts";
-import { CARD_ABILITIES, planTarget } from "../torch/device.ts";
+import { CARD_ABILITIES, plannedCapability, planTarget } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import {
   _scaledDotProductCudnnAttention as cudnn,
@@ -276,11 +276,6 @@ function shouldHaveFlash(capability: number): boolean {
 
 function isHalf(dtype: DType): boolean {
   return dtype === "bfloat16" || dtype === "float16";
-}
-
-function plannedCapability(): number {
-  const target = planTarget();
-  return target.device === "cuda" ? Math.round(10 * target.computeCapability) : 0;
 }
 
 const knownFlash = new Map<Device, boolean>();

@@ -3,7 +3,7 @@
  * of the codes alone, in the form that every device has (one scale for all); the scales of rows and channels follow.
  */
 import { empty } from "../torch/create.ts";
-import { CARD_ABILITIES, cardInfo, planTarget } from "../torch/device.ts";
+import { CARD_ABILITIES, cardInfo, plannedCapability } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { ChannelMatrix } from "./quantized.ts";
@@ -96,8 +96,7 @@ const capabilities = new Map<Device, number>();
 
 /** Compute capability, as 89; 0 of what is no card. */
 function capabilityOf(device: Device): number {
-  const target = planTarget();
-  if (device === "meta") return target.device === "cuda" ? Math.round(10 * target.computeCapability) : 0;
+  if (device === "meta") return plannedCapability();
   if (!device.startsWith("cuda")) return 0;
   const known = capabilities.get(device) ?? cardInfo(device as `cuda:${number}`).capability;
   capabilities.set(device, known);

@@ -215,6 +215,11 @@ export function listDevices(): Card[] {
   return names.map(cardOf).sort((one, other) => one.memoryBytes - other.memoryBytes);
 }
 
+/** Compute capability, as 89. */
+export function capabilityOf({ computeCapability }: Pick<Card, "computeCapability">): number {
+  return Math.round(10 * Number(computeCapability));
+}
+
 function cardOf(name: CardName): Card {
   const row: Row = ROWS[name];
   const [title, capability, memoryGib, memoryGigabytesPerSecond, float32, float16, int8, link] = row;

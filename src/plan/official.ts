@@ -12,7 +12,7 @@ import type { Rows } from "../nn/rows.ts";
 import { rowsOf } from "../nn/rows.ts";
 import { DEFAULT_POLICY } from "../step/policy.ts";
 import { cat, empty, zeros } from "../torch/create.ts";
-import { type Category, category } from "../torch/device.ts";
+import { CARD_ABILITIES, type Category, category } from "../torch/device.ts";
 import {
   _scaledDotProductEfficientAttention as efficient,
   _scaledDotProductFlashAttention as flash,
@@ -20,7 +20,7 @@ import {
 import { dispose, grad, keep, scope, type Tensor, withGrad } from "../torch/tensor.ts";
 import { plannedBatch } from "./batch.ts";
 import { emptyModel } from "./commonParts.ts";
-import type { Card } from "./devices.ts";
+import { type Card, capabilityOf } from "./devices.ts";
 import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 
 interface Factors {
@@ -83,7 +83,7 @@ function runStep(
     model,
     rope,
     imageRows: batch.imageSlices,
-    hasFlash: Number(target.computeCapability) >= 8,
+    hasFlash: capabilityOf(target) >= CARD_ABILITIES["flash attention"],
   };
   let hidden = held("workingSet", () => embedText(model, batch.inputIds));
   for (const { start, end: last, image } of batch.imageSlices) {

@@ -180,6 +180,12 @@ export function planTarget(): { device: "cpu" } | { device: "cuda"; computeCapab
     : { device: "cuda", computeCapability: target.computeCapability ?? 8 };
 }
 
+/** Compute capability of the card that is planned for, as 89; 0 where that is none. */
+export function plannedCapability(): number {
+  const planned = planTarget();
+  return planned.device === "cuda" ? Math.round(10 * planned.computeCapability) : 0;
+}
+
 /**
  * Runs the body with meta kernels that allocate as those of this device do (cpu's outside of it); a card's with so many
  * multiprocessors, and the kernels that its compute capability (8.0 unless said) has.
@@ -282,6 +288,11 @@ export interface CardInfo {
 /** What kernels need of a card, as compute capability. */
 export const CARD_ABILITIES = { bf16: 80, "flash attention": 80, fp8: 89 } as const;
 
+/** Those of a card of this compute capability, as 89. */
+export function abilitiesOf(capability: number): string[] {
+  return Object.entries(CARD_ABILITIES).flatMap(([what, least]) => (capability >= least ? what : []));
+}
+
 /** The driver's word on a card; throws where there is no driver or no such card. */
 export function cardInfo(device: `cuda:${number}`): CardInfo {
   const [name, capability, totalBytes, multiprocessors] = native.cardFacts(Number(device.slice(5)));
@@ -290,7 +301,7 @@ export function cardInfo(device: `cuda:${number}`): CardInfo {
 
 /** "NVIDIA H100 80GB HBM3, 79.1 GiB, compute capability 9.0: bf16, flash attention, fp8". */
 export function describeCard({ name, capability, totalBytes }: CardInfo): string {
-  const able = Object.entries(CARD_ABILITIES).flatMap(([what, least]) => (capability >= least ? what : []));
+  const able = abilitiesOf(capability);
   const can = able.length > 0 ? able.join(", ") : `none of ${Object.keys(CARD_ABILITIES).join(", ")}`;
   return `${name}, ${formatBytes(totalBytes)}, compute capability ${(capability / 10).toFixed(1)}: ${can}`;
 }
