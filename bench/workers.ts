@@ -1,6 +1,7 @@
 /** The processes that a bench measures: each does a step for a line that it is sent, and answers in a line of JSON. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface, type Interface } from "node:readline";
+import { limitSpinning } from "../src/torch/libtorch.ts";
 
 /** What a worker says of a step; memory beyond the weights. */
 export interface StepReport {
@@ -34,7 +35,8 @@ export class Worker<Report extends object = StepReport> {
     [command, ...args]: readonly [string, ...string[]],
     environment: Record<string, string>,
   ): Promise<Worker<Report>> {
-    const env = { GOMP_SPINCOUNT: "2000", ...process.env, ...environment };
+    const env = { ...process.env, ...environment };
+    limitSpinning(env); // of a peer's threads as of ours
     const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
     const reader = createInterface({ input: child.stdout! });
     const lines = reader[Symbol.asyncIterator]();
