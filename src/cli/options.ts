@@ -3,7 +3,8 @@ import { z } from "zod";
 import { HEAD_BASES } from "../models/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../nn/quantizedNames.ts";
 import { byteAmount, count, group, text } from "../options.ts";
-import { computeOptions, dataFiles, loraOptions, pictureOptions, TrainOptions } from "../train/options.ts";
+import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../train/options.ts";
+import { fitOptions } from "./fitOptions.ts";
 import { PlanOptions } from "./planOptions.ts";
 
 /** What a command takes, and how it is shown. */
@@ -340,18 +341,7 @@ const fit = {
     "Finds the longest sample that this device takes: real training steps on made-up samples, longer and longer, each with its measured peak beside the planned one.",
   options: z.strictObject({
     ...group("Model", { model }),
-    ...group("Samples", {
-      lora_r: loraOptions.lora_r,
-      lora_dropout: loraOptions.lora_dropout,
-      image_share: z
-        .number()
-        .min(0)
-        .max(1)
-        .default(0.5)
-        .meta({ help: "the part of a sample that is picture" }),
-      from: count.default(512).meta({ help: "tokens of the first sample" }),
-      to: count.default(2 ** 21).meta({ help: "tokens of the longest that is tried" }),
-    }),
+    ...fitOptions,
     ...computeOptions,
   }),
   examples: ["fit --model 4khd", "fit --model tiny --device cpu --memory 300MiB --json"],

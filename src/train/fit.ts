@@ -6,7 +6,16 @@ import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { plannedBatch } from "../plan/batch.ts";
 import { runPlaces } from "../plan/ladder.ts";
 import { batchOf, fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
-import { createAdamW, disposeAdamW, gradientNorm, loraParameters, stepAdamW } from "../step/optimizer.ts";
+import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
+import {
+  type AdamW,
+  createAdamW,
+  disposeAdamW,
+  gradientNorm,
+  gradientsOf,
+  loraParameters,
+  stepAdamW,
+} from "../step/optimizer.ts";
 import { factorCopies, type Policy, placesOf } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
@@ -29,6 +38,8 @@ export interface FitOptions extends ComputeOptions {
   lora_dropout: number;
   /** The part of each length that is picture. */
   image_share: number;
+  /** Micro-batches of a run's step: with several it keeps a copy of its gradients. */
+  gradient_accumulation: number;
   /** The first length, and where the search ends in any case. */
   from: number;
   to: number;
@@ -106,11 +117,18 @@ class Trials implements Disposable {
   }
 
   #workload(maxLength: number): Workload {
-    const { lora_r: rank, lora_dropout: dropout, image_share: imageShare } = this.options;
-    return { rank, dropout, targets: OFFICIAL_TARGETS, maxLength, hdNum: 1, imageShare, batchSize: 1 };
+    const {
+      lora_r: rank,
+      lora_dropout: dropout,
+      image_share: imageShare,
+      gradient_accumulation: accumulation,
+    } = this.options;
+    const run = { rank, dropout, targets: OFFICIAL_TARGETS, accumulation };
+    return { ...run, maxLength, hdNum: 1, imageShare, batchSize: 1 };
   }
 
-  async #step({ policy, workload }: Plan): Promise<Peaks & { stepMs: number }> {
+  async #step(plan: Plan): Promise<Peaks & { stepMs: number }> {
+    const { policy, workload } = plan;
     const { device, dtype } = this.#compute;
     const model = this.#modelFor(policy);
     const { gradients } = policy;
@@ -123,9 +141,11 @@ class Trials implements Disposable {
     try {
       const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
       try {
+        using backup = this.#backupOf(optimizer, plan);
         const batch = withPixels(plannedBatch(batchOf(workload)));
         resetPeaks(device);
         const startMs = performance.now();
+        backup.save();
         await drive(trainStep(model, lora, batch, policy, { lossScale: 1, dropoutSeed: 1n }));
         gradientNorm(optimizer.parameters);
         stepAdamW(optimizer, 1e-4, 0.5);
@@ -136,6 +156,13 @@ class Trials implements Disposable {
     } finally {
       disposeLora(lora);
     }
+  }
+
+  /** The copy of the gradients as a run keeps it. */
+  #backupOf({ parameters }: AdamW, { policy, workload }: Plan): GradientBackup {
+    const place = this.#planner.gradientCopy(workload, policy, this.#limits);
+    const gradients = gradientsOf(parameters);
+    return place ? gradientCopies(gradients, place) : zeroBackup(gradients);
   }
 
   #modelFor(policy: Policy): Model {

@@ -145,6 +145,9 @@ export const loraOptions = group("LoRA", {
     .meta({ help: "scale by alpha / sqrt(rank)", alias: ["use_rslora"] }),
 });
 
+/** Micro-batches of a step; with several a run keeps a copy of its gradients, so more than training has to know. */
+export const accumulation = count.default(8);
+
 const beta = z.number().min(0).lt(1);
 const optimizerOptions = group("Optimization", {
   learning_rate: z.number().min(0).default(5e-5).meta({ help: "peak of the schedule" }),
@@ -169,7 +172,7 @@ const optimizerOptions = group("Optimization", {
     alias: ["num_train_epochs"],
   }),
   max_steps: count.optional().meta({ help: "optimizer steps instead of epochs" }),
-  gradient_accumulation: count.default(8).meta({
+  gradient_accumulation: accumulation.meta({
     help: "micro-batches of an optimizer step",
     alias: ["gradient_accumulation_steps"],
   }),

@@ -16,8 +16,11 @@ writeTinyCheckpoint(folder, {
 });
 const options = {
   ...{ model: folder, device: "cpu" as const, threads: 1, lora_r: 2, lora_dropout: 0.05 },
-  ...{ image_share: 0, from: 64, to: 100_000 },
+  ...{ image_share: 0, gradient_accumulation: 1, from: 64, to: 100_000 },
 };
+
+/** Of the gradients of rank 2 of every linear of two layers, in float32. */
+const COPY_BYTES = 6_400;
 
 async function trialsOf(more: object): Promise<FitTrial[]> {
   const trials: FitTrial[] = [];
@@ -42,6 +45,24 @@ it("finds the limit within two per cent, measured as planned, and gives back eve
   expect([memoryStats("cpu").liveBytes, liveTensors()]).toEqual(before);
   expect(memoryStats("cpu").capBytes).toBeUndefined();
 });
+
+it.each([
+  { place: "host", host_memory: undefined },
+  { place: "device", host_memory: 0 },
+] as const)(
+  "a step of several micro-batches has the copy of the gradients on the $place, planned and measured",
+  async ({ place, host_memory }) => {
+    const lengths = { memory: 10_000_000, host_memory, to: 128 };
+    const one = await trialsOf(lengths);
+    const several = await trialsOf({ ...lengths, gradient_accumulation: 8 });
+    for (const [index, { planned, measured }] of several.entries()) {
+      const { device, host } = measured!;
+      expect([device.bytes, host.bytes]).toEqual([planned.device.peakBytes, planned.host.peakBytes]);
+      const { bytes: alone } = one[index]!.measured![place];
+      expect(measured![place].bytes - alone).toBe(COPY_BYTES);
+    }
+  },
+);
 
 it("ends at the longest that is asked for, and says where nothing fits", async () => {
   const all = await trialsOf({ memory: 10_000_000, to: 200 });
