@@ -1,5 +1,6 @@
 /** One run at a time in an output folder: run.lock in it names the process, and is given up when that ends, however it ends. */
-import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createHash, randomUUID } from "node:crypto";
+import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { cannotWrite } from "../checkpoint/faults.ts";
@@ -17,24 +18,44 @@ interface Holder {
 /** Takes the folder, which is made where it is missing, and returns how to give it up. Throws UserError where another process has it. */
 export function lockOutput(output: string): () => void {
   const path = join(output, LOCK_FILE);
-  const own = JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) });
+  const holder: Holder = { pid: process.pid, host: hostname(), started: startOf(process.pid) };
+  const own = JSON.stringify({ ...holder, id: randomUUID() }); // no lock is the like of an earlier one
   try {
     mkdirSync(output, { recursive: true });
-    while (!created(path, own)) removeStale(path); // again where another one came in between: it throws if that is alive
+    take(path, own);
   } catch (cause) {
     throw cause instanceof UserError ? cause : cannotWrite(output, cause);
   }
   const release = (): void => {
     process.off("exit", release);
-    if (textOf(path) === own) rmSync(path, { force: true });
+    if (textIn(path) === own) rmSync(path, { force: true });
   };
   process.on("exit", release);
   return release;
 }
 
+/**
+ * Makes the file, or takes the place of one whose process is gone. Of all that find the same one gone, only who makes the file of its heir may
+ * replace it, and looks again first, so none can replace the lock of another that was faster. An heir that is gone has an heir in turn.
+ * Throws UserError where the holder is not gone, or where nobody can tell.
+ */
+function take(path: string, own: string): void {
+  while (!created(path, own)) {
+    const stale = staleIn(path);
+    if (stale === undefined) continue; // given up a moment ago
+    const heir = `${path}.${createHash("sha256").update(stale).digest("hex").slice(0, 16)}`;
+    take(heir, own);
+    if (textIn(path) === stale) {
+      renameSync(heir, path);
+      return;
+    }
+    rmSync(heir);
+  }
+}
+
 /** Whether the file was made, whole from its first moment; false where there is one. */
 function created(path: string, text: string): boolean {
-  const aside = `${path}.${process.pid}`;
+  const aside = `${path}.${randomUUID()}`; // on another machine a process may have the same number
   try {
     writeFileSync(aside, text);
     linkSync(aside, path);
@@ -59,13 +80,12 @@ function createdInPlace(path: string, text: string): boolean {
   }
 }
 
-/** Removes the lock of a process that is gone, if it has not just been given up. Throws UserError where it is not, or where nobody can tell. */
-function removeStale(path: string): void {
+/** The lock of a process that is gone; undefined where there is no lock. Throws UserError where it is not gone, or where nobody can tell. */
+function staleIn(path: string): string | undefined {
   const text = textIn(path);
-  if (text === undefined) return;
-  const holder = holderOf(text);
+  const holder = text === undefined ? undefined : holderOf(text);
   if (holder && (holder.host !== hostname() || isAlive(holder))) throw taken(path, holder);
-  rmSync(path, { force: true });
+  return text;
 }
 
 function taken(path: string, { pid, host }: Holder): UserError {
@@ -98,24 +118,17 @@ function isAlive({ pid, started }: Holder): boolean {
 
 /** When a process began, in the clock ticks of Linux. */
 function startOf(pid: number): string | null {
-  const stat = textOf(`/proc/${pid}/stat`);
+  const stat = textIn(`/proc/${pid}/stat`);
   return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
 }
 
-/** Undefined where the file is gone. */
+/** Undefined where there is no such file, or no such process. */
 function textIn(path: string): string | undefined {
   try {
     return readFileSync(path, "utf8");
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    const { code = "" } = cause as NodeJS.ErrnoException;
+    if (["ENOENT", "ENOTDIR", "ESRCH"].includes(code)) return undefined;
     throw cause;
-  }
-}
-
-function textOf(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return undefined;
   }
 }

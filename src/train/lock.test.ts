@@ -1,0 +1,107 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, it, vi } from "vitest";
+import { UserError } from "../errors.ts";
+import { LOCK_FILE, lockOutput } from "./lock.ts";
+
+/** Called before every step that the lock takes in the file system. */
+let beforeStep: (() => void) | undefined;
+
+vi.mock("node:fs", async (original) => {
+  const fs = await original<typeof import("node:fs")>();
+  const steps = ["linkSync", "readFileSync", "renameSync", "rmSync", "writeFileSync"] as const;
+  const watched = steps.map((name) => {
+    const step = fs[name] as (...values: unknown[]) => unknown;
+    const announced = (...values: unknown[]): unknown => {
+      beforeStep?.();
+      return step(...values);
+    };
+    return [name, announced];
+  });
+  return { ...fs, ...Object.fromEntries(watched) };
+});
+
+const folder = mkdtempSync(join(tmpdir(), "lock-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+const lock = join(folder, LOCK_FILE);
+/** As a process left it that is gone: no process has this number. */
+const STALE = JSON.stringify({ pid: 2 ** 30, host: hostname(), started: "1" });
+
+/** How to give the folder up; undefined where it is refused. */
+function tryLock(): (() => void) | undefined {
+  try {
+    return lockOutput(folder);
+  } catch (refusal) {
+    expect(refusal).toBeInstanceOf(UserError);
+    return undefined;
+  }
+}
+
+it.each([
+  ["where no lock is", undefined],
+  ["where a process that is gone has left its own", STALE],
+])("of two that come at once one takes the folder, at whatever step of the other it comes, %s", (_, left) => {
+  for (let step = 0, isDone = false; !isDone; step++) {
+    if (left) writeFileSync(lock, left);
+    let second: ReturnType<typeof tryLock>;
+    let toGo = step;
+    beforeStep = () => {
+      if (toGo-- > 0) return;
+      beforeStep = undefined;
+      second = tryLock();
+    };
+    const first = tryLock();
+    isDone = beforeStep !== undefined; // the first was done before the second's turn
+    beforeStep = undefined;
+    if (!isDone) expect([first, second].filter(Boolean), `step ${step}`).toHaveLength(1);
+    first?.();
+    second?.();
+    expect(readdirSync(folder)).toEqual([]);
+  }
+});
+
+it("one that died while it replaced the lock of another that is gone is no obstacle", () => {
+  writeFileSync(lock, STALE);
+  const heir = `${lock}.${createHash("sha256").update(STALE).digest("hex").slice(0, 16)}`;
+  writeFileSync(heir, STALE.replace("{", '{"id":"heir",'));
+  const release = lockOutput(folder);
+  expect(JSON.parse(readFileSync(lock, "utf8")).pid).toBe(process.pid);
+  release();
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+it("of three processes that find the same lock of one that is gone, one takes its place", async () => {
+  const rounds = 100;
+  const script = join(folder, "take.mjs");
+  const program = new URL("../../dist/train/lock.js", import.meta.url);
+  writeFileSync(
+    script,
+    `import { lockOutput } from ${JSON.stringify(program.href)};
+    let release;
+    process.on("message", (what) => {
+      if (what === "take") try { release = lockOutput(${JSON.stringify(folder)}) } catch {}
+      else { release?.(); release = undefined }
+      process.send(release !== undefined);
+    });
+    process.send("ready");`,
+  );
+  const processes = Array.from({ length: 3 }, () => fork(script));
+  const tell = (what: string) => (child: ChildProcess) => {
+    child.send(what);
+    return once(child, "message");
+  };
+  await Promise.all(processes.map((child) => once(child, "message")));
+  for (let round = 0; round < rounds; round++) {
+    writeFileSync(lock, STALE.replace("{", `{"id":${round},`));
+    const answers = await Promise.all(processes.map(tell("take")));
+    expect(answers.flat().filter(Boolean), `round ${round}`).toHaveLength(1);
+    await Promise.all(processes.map(tell("release")));
+  }
+  for (const child of processes) child.disconnect();
+  rmSync(script);
+  expect(readdirSync(folder)).toEqual([]);
+});
