@@ -4,6 +4,8 @@
 here=$(dirname "$(readlink -f "$0")")
 node=$here/bin/node
 mark=$here/native/build/fits
+LORAFIT_PROGRAM=$0 # messages name commands as they were given
+export LORAFIT_PROGRAM
 
 torch=$LORAFIT_LIBTORCH
 [ -n "$torch" ] || [ ! -d "$here/.libtorch/torch/lib" ] || torch=$here/.libtorch # what `./lorafit setup` has installed

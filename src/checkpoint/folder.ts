@@ -2,6 +2,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
+import { commandLine } from "../program.ts";
 import { cacheFolder, findSnapshot, isRepositoryName } from "./cache.ts";
 import { linesOf } from "./check.ts";
 import { type Checkpoint, mappedCheckpoint, type TensorEntry } from "./checkpoint.ts";
@@ -48,7 +49,7 @@ export function resolveModel(nameOrPath: string): string {
   throw new UserError(
     `${nameOrPath} is neither a folder here nor a downloaded repository in ${cacheFolder()}.`,
     {
-      fix: `Download it:  lorafit pull ${nameOrPath}`,
+      fix: `Download it:  ${commandLine(`pull ${nameOrPath}`)}`,
     },
   );
 }
@@ -83,7 +84,7 @@ function readShards(
     throw new UserError(
       `${folder}: ${missing.length} of ${shards.length} shards are missing:\n${linesOf(missing, "  ")}`,
       {
-        fix: "Download them: `lorafit pull` goes on where a download stopped.",
+        fix: `Download them: ${commandLine("pull")} goes on where a download stopped.`,
       },
     );
   }

@@ -1,5 +1,7 @@
 /** Help texts: of the whole program, and of one command from the specs of its options. */
+
 import type { OptionSpec } from "../options.ts";
+import { commandLine } from "../program.ts";
 import type { CommandOptions } from "./options.ts";
 
 const FLAG_COLUMNS = 30;
@@ -16,7 +18,7 @@ export function programHelp(version: string, summaries: Record<string, string>):
     "",
     ...commands,
     "",
-    "lorafit COMMAND --help shows the flags of a command; every command takes --json for scripts.",
+    `${commandLine("COMMAND --help")} shows the flags of a command; every command takes --json for scripts.`,
   ].join("\n");
 }
 
@@ -42,7 +44,7 @@ export function commandHelp(
     ]),
     "",
     "Examples",
-    ...examples.map((example) => `  lorafit ${example}`),
+    ...examples.map((example) => `  ${commandLine(example)}`),
   ].join("\n");
 }
 

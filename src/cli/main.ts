@@ -2,6 +2,7 @@
 /** The command line: the table of commands, and what is alike around each of them: options, errors, exit codes. */
 import { readFileSync } from "node:fs";
 import { UserError } from "../errors.ts";
+import { commandLine } from "../program.ts";
 import { programHelp } from "./help.ts";
 import type { CommandName, OptionsOf } from "./options.ts";
 import { Output } from "./report.ts";
@@ -81,7 +82,7 @@ async function unknownCommand(name: string): Promise<number> {
     name,
     Object.keys(COMMANDS).map((known) => [known, known]),
   );
-  const fix = near ? `Did you mean ${near}?` : "lorafit --help shows the commands.";
+  const fix = near ? `Did you mean ${near}?` : `${commandLine("--help")} shows the commands.`;
   return fail(new UserError(`There is no command "${name}".`, { fix }), EXIT_WRONG_USAGE);
 }
 

@@ -6,6 +6,7 @@ import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { concessionGroups, concessionsOf } from "../plan/policyWords.ts";
 import { fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
+import { commandLine } from "../program.ts";
 import {
   type Answer,
   alternativesOf,
@@ -72,7 +73,7 @@ export function trainCommand(question: Question, { workload, policy }: Plan): st
   ]);
   const { fixed } = question;
   if (fixed.policy || fixed.weights) flags.push("--policy", `'${JSON.stringify(policy)}'`);
-  return `npx lorafit train ${flags.join(" ")}`;
+  return commandLine(`train ${flags.join(" ")}`);
 }
 
 function trainOptionsOf({ options, limits }: Question, workload: Workload): Record<string, string | number> {
@@ -362,7 +363,7 @@ function closing(question: Question, plan: Plan): string {
   return [
     train,
     "",
-    "The same as a file, with the policy spelled out (lorafit train --config train.yaml); --memory alone finds it too:",
+    `The same as a file, with the policy spelled out (${commandLine("train --config train.yaml")}); --memory alone finds it too:`,
     yaml.trimEnd().replaceAll(/^/gm, "  "),
   ].join("\n");
 }

@@ -1,5 +1,6 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
 import { formatBytes, formatCount, plural } from "../errors.ts";
+import { commandLine } from "../program.ts";
 import type { StepPeaks } from "../train/peakWatch.ts";
 import type { TrainEvent, TrainResult } from "../train/trainer.ts";
 import { bar, formatDuration, type Output, sparkline } from "./report.ts";
@@ -51,7 +52,9 @@ export class TrainReport {
         first === undefined || last === undefined ? "" : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
       this.#output.answer(`${result.step} steps done${fall}: the adapter is in ${result.adapter}`);
     } else {
-      this.#output.note(`stopped at step ${result.step}. Go on with:  npx lorafit train --resume ${output}`);
+      this.#output.note(
+        `stopped at step ${result.step}. Go on with:  ${commandLine(`train --resume ${output}`)}`,
+      );
     }
   }
 

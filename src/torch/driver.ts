@@ -1,5 +1,7 @@
 /** The NVIDIA driver, as its kernel module tells of itself: what CUDA needs before any library can be asked. */
+
 import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { commandLine } from "../program.ts";
 import type { UsableLibtorch } from "./libtorch.ts";
 
 /** The first driver with CUDA 13, which libtorch's packages are built for. */
@@ -46,9 +48,9 @@ export function whyNoCard(
   const fixes = [
     driver && `Install an NVIDIA driver of version ${LEAST_DRIVER} or newer.`,
     half &&
-      "npx lorafit setup --cuda installs libtorch with CUDA; or set LORAFIT_LIBTORCH to one that has it.",
-    rest && "npx lorafit setup --cuda installs what CUDA's half of libtorch needs.",
-    "npx lorafit doctor says what was found; --device cpu computes on the CPU.",
+      `${commandLine("setup --cuda")} installs libtorch with CUDA; or set LORAFIT_LIBTORCH to one that has it.`,
+    rest && `${commandLine("setup --cuda")} installs what CUDA's half of libtorch needs.`,
+    `${commandLine("doctor")} says what was found; --device cpu computes on the CPU.`,
   ];
   const why = [driver, half, rest].filter(Boolean).join("; ") || "libtorch finds no GPU";
   return { why, fix: fixes.filter(Boolean).join("\n") };

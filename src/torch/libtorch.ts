@@ -8,6 +8,7 @@ import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { messageOf, UserError } from "../errors.ts";
+import { commandLine } from "../program.ts";
 
 /** The release that the addon is written for; patch releases keep its binary interface. */
 export const LIBTORCH_VERSION = "2.11.0";
@@ -53,7 +54,7 @@ export function findLibtorch(): UsableLibtorch {
   if (last?.usable) return last;
   const looked = places.map((place) => (place.usable ? "" : `  ${place.from}: ${place.problem}`)).join("\n");
   throw new UserError(`libtorch ${LIBTORCH_VERSION} was not found.\n${looked}`, {
-    fix: "Run `lorafit setup` to install it, or set LORAFIT_LIBTORCH to the folder of a Python package torch 2.11.",
+    fix: `Install it: ${commandLine("setup")}\nOr set LORAFIT_LIBTORCH to the folder of a Python package torch 2.11.`,
   });
 }
 
@@ -72,7 +73,7 @@ export function limitSpinning(environment: NodeJS.ProcessEnv): void {
 export function loadAddon(): unknown {
   if (!existsSync(addonFile)) {
     throw new UserError("The engine is not built yet.", {
-      fix: "Run `lorafit setup` (in a checkout: `make build`).",
+      fix: `Build it: ${commandLine("setup")} (in a checkout: make build)`,
     });
   }
   limitSpinning(process.env);
@@ -81,7 +82,7 @@ export function loadAddon(): unknown {
   } catch (error) {
     findLibtorch(); // where there is none, that is the reason
     throw new UserError(`The engine can't be loaded: ${messageOf(error)}`, {
-      fix: "Run `lorafit setup`: it builds the engine anew where libtorch has moved or changed.",
+      fix: `Build it anew, as libtorch has moved or changed: ${commandLine("setup")}`,
       cause: error,
     });
   }

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../errors.ts";
+import { commandLine } from "../program.ts";
 import { type Device, type DType, deviceCode } from "./dtypes.ts";
 import { handleOf } from "./handle.ts";
 import { ON_CARD, SOURCES, THREADS } from "./kernelSources.ts";
@@ -85,7 +86,7 @@ export function findNvrtc(): Nvrtc {
     }
   }
   throw new UserError(`NVRTC, which compiles lorafit's kernels, was not found:\n  ${problems.join("\n  ")}`, {
-    fix: "Run `lorafit setup --cuda`, or install the package nvidia-cuda-nvrtc beside torch, or set LORAFIT_NVRTC to libnvrtc.so.",
+    fix: `Install it: ${commandLine("setup --cuda")}\nOr install the package nvidia-cuda-nvrtc beside torch, or set LORAFIT_NVRTC to libnvrtc.so.`,
   });
 }
 

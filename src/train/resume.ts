@@ -4,6 +4,7 @@ import { mkdir, rename } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { cannotWrite } from "../checkpoint/faults.ts";
 import { UserError } from "../errors.ts";
+import { commandLine } from "../program.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import { mendFolders } from "./folders.ts";
 import { EVALS_FILE, OPTIONS_FILE, STEPS_FILE } from "./runLog.ts";
@@ -72,7 +73,7 @@ function show(value: unknown): string {
 
 function unfinished(output: string, { step, totalSteps }: TrainerState): UserError {
   return new UserError(`${output} holds a run that stopped at step ${step} of ${totalSteps}.`, {
-    fix: `Go on with it: npx lorafit train --resume ${output}\nOr start anew in another folder: --output <folder>`,
+    fix: `Go on with it: ${commandLine(`train --resume ${output}`)}\nOr start anew in another folder: --output <folder>`,
   });
 }
 

@@ -3,6 +3,7 @@ import { describeSource } from "../data/badSamples.ts";
 import type { SampleSource } from "../data/samples.ts";
 import { UserError } from "../errors.ts";
 import type { Limits } from "../plan/search.ts";
+import { commandLine } from "../program.ts";
 import { cardMemory, OutOfMemoryError } from "../torch/device.ts";
 import { checkpointFolders } from "./checkpoints.ts";
 import { waysToFit } from "./refusal.ts";
@@ -76,7 +77,7 @@ export async function notFinite(run: Run, subject: string, saved: boolean): Prom
     good === undefined ? "There is no good checkpoint before it" : `The last good checkpoint is ${good}`;
   const start = good === undefined ? "" : `--adapter ${good} `;
   return new UserError(`Step ${state.step + 1}: ${subject} is not a finite number. ${found}.`, {
-    fix: `Leave out what lorafit preview shows to be odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
+    fix: `Leave out what ${commandLine("preview")} shows to be odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
   });
 }
 
@@ -86,5 +87,5 @@ export function namesOf(samples: readonly SampleSource[]): string {
 
 function howToGoOn({ checkpoint, options }: Run): string {
   if (checkpoint === undefined) return "There is no checkpoint yet: then start again.";
-  return `The last good checkpoint is ${checkpoint}. Go on from it: npx lorafit train --resume ${options.output}`;
+  return `The last good checkpoint is ${checkpoint}. Go on from it: ${commandLine(`train --resume ${options.output}`)}`;
 }

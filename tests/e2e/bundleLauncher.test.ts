@@ -69,6 +69,11 @@ it("takes Python's torch, and tries the engine with it once", () => {
   expect(start(["plan"], join(bundle, "other")).calls).toEqual(["check 1", other]); // site-packages will do as well
 });
 
+it("tells the program by what name it was started", () => {
+  script("bin/node", `echo "$LORAFIT_PROGRAM" >> ${bundle}/calls`);
+  expect(start(["doctor"]).calls).toEqual(["lorafit"]); // the folder, as it was given, left out
+});
+
 it("prefers the libtorch that was installed into the bundle", () => {
   mkdirSync(join(bundle, ".libtorch/torch/lib"), { recursive: true });
   expect(start(["plan"]).calls.at(-1)).toContain("with .libtorch/torch in");

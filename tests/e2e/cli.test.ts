@@ -49,7 +49,7 @@ describe("wrong usage ends with 2 and says what to do", () => {
   it.each<[string[], string]>([
     [[], "Usage: lorafit COMMAND [flags]"],
     [["trian"], 'error: There is no command "trian".\n  Did you mean train?\n'],
-    [["zzz"], 'error: There is no command "zzz".\n  lorafit --help shows the commands.\n'],
+    [["zzz"], 'error: There is no command "zzz".\n  npx lorafit --help shows the commands.\n'],
     [["train", "--lora-rr", "8"], "error: There is no flag --lora-rr.\n  Did you mean --lora-r?\n"],
     [
       ["train", "--lora_r", "many", "--model", "m", "--data", "d"],

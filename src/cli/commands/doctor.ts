@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism, freemem, totalmem } from "node:os";
 import { cacheFolder } from "../../checkpoint/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
+import { commandLine } from "../../program.ts";
 import { driverProblem, LEAST_DRIVER } from "../../torch/driver.ts";
 import { type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
 import { isBuilt } from "../../torch/setup.ts";
@@ -57,12 +58,12 @@ function libtorchFindings(places: Libtorch[]): Finding[] {
   return places.flatMap((place) =>
     place.usable
       ? []
-      : [{ what: "libtorch", found: `${place.from}: ${place.problem}`, fix: "npx lorafit setup" }],
+      : [{ what: "libtorch", found: `${place.from}: ${place.problem}`, fix: commandLine("setup") }],
   );
 }
 
 async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
-  const missing = (found: string): Finding => ({ what: "engine", found, fix: "npx lorafit setup" });
+  const missing = (found: string): Finding => ({ what: "engine", found, fix: commandLine("setup") });
   if (!libtorch?.usable) return missing("it needs libtorch first");
   if (!isBuilt(libtorch)) return missing("not built for this libtorch and these sources");
   try {
@@ -97,7 +98,7 @@ async function kernelFinding(): Promise<Finding> {
     const { version, library } = findNvrtc();
     return { what: "kernels", found: `NVRTC ${version} (${library})` };
   } catch (thrown) {
-    return { what: "kernels", found: messageOf(thrown), fix: "npx lorafit setup --cuda" };
+    return { what: "kernels", found: messageOf(thrown), fix: commandLine("setup --cuda") };
   }
 }
 
@@ -116,6 +117,6 @@ function gpuFinding(libtorch: Libtorch | undefined): Finding {
   return {
     what: "GPU",
     found: `${found}, but this libtorch is for the CPU`,
-    fix: "npx lorafit setup --cuda",
+    fix: commandLine("setup --cuda"),
   };
 }

@@ -2,6 +2,7 @@
 import { writeFileWhole } from "../../checkpoint/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { listDevices } from "../../plan/devices.ts";
+import { commandLine } from "../../program.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
 import { officialOf } from "../planCompare.ts";
@@ -70,6 +71,6 @@ function listGpus(output: Output): void {
   );
   output.answer(table([["name", "card", "memory", "bandwidth", "16 bit", "link", ""], ...rows]));
   output.answer(
-    "\nMemory is what CUDA reports, a little less than the box says. Plan for one:  lorafit plan --gpu rtx-4090",
+    `\nMemory is what CUDA reports, a little less than the box says. Plan for one:  ${commandLine("plan --gpu rtx-4090")}`,
   );
 }

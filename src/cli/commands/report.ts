@@ -5,6 +5,7 @@ import { parse } from "yaml";
 import { writeFileWhole } from "../../checkpoint/disk.ts";
 import { cannotRead } from "../../checkpoint/faults.ts";
 import { UserError } from "../../errors.ts";
+import { commandLine } from "../../program.ts";
 import {
   EVALS_FILE,
   type EvalRecord,
@@ -56,7 +57,7 @@ async function readScores(path: string): Promise<Scores> {
     // said below
   }
   throw new UserError(`${path}: this does not end as the output of an evaluation.`, {
-    fix: "Write one with: npx lorafit eval ... --json > FILE",
+    fix: `Write one with: ${commandLine("eval ... --json > FILE")}`,
   });
 }
 
