@@ -17,27 +17,8 @@ import {
 import { mendFolders } from "../../src/train/folders.ts";
 import { randomLora, smallConfig } from "../randomModel.ts";
 
-/** The disk: from operation `failAt` on it refuses one operation (full), or all that follow (the process was killed). */
-const disk = vi.hoisted(() => ({ operations: 0, failAt: Number.POSITIVE_INFINITY, killed: false }));
-vi.mock("node:fs", async (original) => {
-  const real = await original<typeof import("node:fs")>();
-  const failing = <A extends unknown[], R>(operation: (...args: A) => R) => {
-    return (...args: A): R => {
-      disk.operations++;
-      if (disk.killed ? disk.operations >= disk.failAt : disk.operations === disk.failAt) {
-        throw Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });
-      }
-      return operation(...args);
-    };
-  };
-  const { openSync, writeSync, fsyncSync, renameSync, mkdirSync } = real;
-  const operations = { openSync, writeSync, fsyncSync, renameSync, mkdirSync };
-  const broken = Object.entries(operations).map(([name, body]) => [name, failing(body as () => unknown)]);
-  const removing = (...args: Parameters<typeof real.rmSync>): void => {
-    if (!disk.killed || disk.operations < disk.failAt) real.rmSync(...args);
-  };
-  return { ...real, ...Object.fromEntries(broken), rmSync: removing };
-});
+const { disk, untilItWorks, withFaults } = await vi.hoisted(() => import("./fullDisk.ts"));
+vi.mock("node:fs", async (original) => withFaults(await original()));
 
 const lora = randomLora(smallConfig(), { targets: "layers.0.attention.wo" });
 const adam = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
@@ -71,18 +52,8 @@ const lastGood = () =>
   lastGoodCheckpoint(output, (folder, fault) => expect.unreachable(`${folder}: ${fault}`));
 
 /** Saves step 2 again and again, each time with one operation more that works, until it succeeds; gives the number of failures. */
-async function saveUntilItWorks(afterFailure: (thrown: unknown) => Promise<void>): Promise<number> {
-  for (let failures = 0; ; failures++) {
-    disk.operations = 0;
-    disk.failAt = failures + 1;
-    const thrown = await saveCheckpoint(output, stateOf(2), trained).then(
-      () => undefined,
-      (error: unknown) => error,
-    );
-    disk.failAt = Number.POSITIVE_INFINITY;
-    if (thrown === undefined) return failures;
-    await afterFailure(thrown);
-  }
+function saveUntilItWorks(afterFailure: (thrown: unknown) => Promise<void>): Promise<number> {
+  return untilItWorks(() => saveCheckpoint(output, stateOf(2), trained), afterFailure);
 }
 
 describe("saving a checkpoint", () => {
