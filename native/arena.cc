@@ -60,7 +60,7 @@ size_t PageSet::first_of_last(size_t first, size_t last, size_t pages) const {
 Arena::Arena() {
   rlimit addresses;
   if (getrlimit(RLIMIT_AS, &addresses) != 0 || addresses.rlim_cur != RLIM_INFINITY) return; // they are for others too
-  const size_t memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * kPageBytes;
   const size_t bytes = round_up(memory * kAddressesPerByte, kCommitBytes);
   void* range = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (range == MAP_FAILED) return;
