@@ -3,6 +3,7 @@ import { describeSource } from "../data/badSamples.ts";
 import { formatBytes, formatCount, plural } from "../errors.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
 import type { Category } from "../torch/device.ts";
+import { forwardOnly, type PlannedLoss } from "../train/lossPlan.ts";
 import type { Defect, StepPeaks } from "../train/peakWatch.ts";
 import type { PlannedRun } from "../train/setup.ts";
 
@@ -24,7 +25,7 @@ const SHOWN_CATEGORIES = 5;
 
 /** None where nothing was planned. */
 export function planLines(planned: PlannedRun): string[] {
-  return [...stepLines(planned), ...answerLines(planned)];
+  return [...stepLines(planned), ...lossLines(planned), ...answerLines(planned)];
 }
 
 function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
@@ -44,6 +45,39 @@ function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
     ...copyLine(plan),
     `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up"}; shorter micro-batches give up less where they can`,
   ];
+}
+
+/** What an evaluation takes, where that is more than a step does, and samples that it does without. */
+function lossLines({ losses, answers, plan, planner }: PlannedRun): string[] {
+  const { largest, least, left = [] } = losses ?? {};
+  const lines: string[] = [];
+  if (largest && plan.longest) {
+    const gives = concessionsOf(largest.policy, planner.config, { beyond: forwardOnly(plan.policy) });
+    const parts = [
+      { what: "the loss of", ...largest, how: gives.length > 0 ? `, with ${gives.join(", ")}` : "" },
+      ...(answers?.most ? [{ what: "an answer to", ...answers.most, how: "" }] : []),
+    ];
+    const { what, how, ...most } = parts.reduce((one, other) =>
+      bytesOf(other) > bytesOf(one) ? other : one,
+    );
+    if (bytesOf(most) > bytesOf(plan.longest))
+      lines.push(
+        `an evaluation takes more, ${formatBytes(bytesOf(most))}, for ${what} ${sampleOf(most)}${how}`,
+      );
+  }
+  if (least)
+    lines.push(
+      `${plural(left.length, "sample")} of the evaluation would not fit and ${left.length === 1 ? "is" : "are"} left out: the least of them, ${sampleOf(least)}, takes ${formatBytes(bytesOf(least))} with what the run holds.`,
+    );
+  return lines;
+}
+
+function bytesOf({ run }: Pick<PlannedLoss, "run">): number {
+  return run.budgetedBytes;
+}
+
+function sampleOf({ sample: { source, tokens } }: Pick<PlannedLoss, "sample">): string {
+  return `${describeSource(source)}, ${formatCount(tokens)} tokens`;
 }
 
 /** Answers that an evaluation has to do without. */

@@ -118,7 +118,11 @@ function memoryOf(peakBytes: number, capBytes: number | undefined): string {
 }
 
 function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>): string {
-  const { step, loss, exactMatch, anls, unanswered } = record;
+  const { step, loss, exactMatch, anls, unanswered, unevaluated } = record;
   const similarity = anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`;
-  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${unanswered === undefined ? "" : `, ${unanswered} unanswered for want of memory`}${best ? " (best so far)" : ""}`;
+  const wanting = [
+    ...(unanswered === undefined ? [] : [`${unanswered} unanswered`]),
+    ...(unevaluated === undefined ? [] : [`${plural(unevaluated, "sample")} left out`]),
+  ].join(" and ");
+  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for want of memory` : ""}${best ? " (best so far)" : ""}`;
 }

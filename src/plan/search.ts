@@ -3,10 +3,11 @@ import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
 import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
-import { gradientBytes, PartsOfSearch } from "./commonParts.ts";
+import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
 import { type Speed, speedOf } from "./cost.ts";
 import type { Card } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
+import { dryLoss } from "./evalLoss.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { plannedTrace, type StepTrace } from "./stepTrace.ts";
@@ -48,6 +49,9 @@ export interface Plan {
   fits: boolean;
   stepMs: number;
 }
+
+/** What a run takes with a part of an evaluation, and whether it has room for that. */
+export type RoomFor = Pick<Plan, "run" | "fits">;
 
 /** A model on a device. */
 export type PlannedModel = Pick<
@@ -136,19 +140,26 @@ export class Planner {
   }
 
   /** Whether a run under a policy has room for an answer, and what that comes to. */
-  answer(
+  answer(workload: Workload, policy: Policy, limits: Limits, shape: AnswerShape): RoomFor {
+    return this.#evaluated(workload, policy, limits, (held, parts) => dryAnswer(held, shape, parts));
+  }
+
+  /** Whether it has room for the loss of a workload's micro-batch, forward only, and what that comes to. */
+  loss(workload: Workload, policy: Policy, limits: Limits): RoomFor {
+    const batch = workload.batch ?? batchOf(workload);
+    return this.#evaluated(workload, policy, limits, (held, parts) => dryLoss({ ...held, batch }, parts));
+  }
+
+  #evaluated(
     workload: Workload,
     policy: Policy,
     limits: Limits,
-    shape: AnswerShape,
-  ): { fits: boolean; run: DryRun } {
+    body: (held: Omit<Configuration, "batch">, parts: CommonParts) => DryRun,
+  ): RoomFor {
     const { rank, dropout, targets } = workload;
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const run = dryAnswer(
-      { ...this.#model, lora: { rank, dropout, targets }, policy, gradientCopy },
-      shape,
-      this.#parts.get(),
-    );
+    const lora = { rank, dropout, targets };
+    const run = body({ ...this.#model, lora, policy, gradientCopy }, this.#parts.get());
     return { run, fits: run.budgetedBytes <= limits.budgetBytes && run.hostBytes <= limits.hostBytes };
   }
 

@@ -90,9 +90,9 @@ export function* evalStep(
   const labels = labelsOf(batch.targets);
   const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows });
   const hidden = yield* embed(model, batch, policy, owner);
-  run.weights.begin(forwardVisits(run.count));
+  run.weights.begin(visitsForward(run));
   for (let layer = 0; layer < run.count - 1; layer++) {
-    yield* layerForward(run, layer, hidden);
+    yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden));
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
   const states = yield* lastLayerForward(run, hidden, { trains: false });
@@ -146,7 +146,7 @@ function* forward(
   hidden: Tensor,
 ): Generator<StepPhase, { boundaries: Boundary[]; states: Tensor }> {
   const boundaries: Boundary[] = [];
-  run.weights.begin(forwardVisits(run.count).filter((layer) => run.times[layer] !== 0));
+  run.weights.begin(visitsForward(run));
   let states: Tensor | undefined;
   for (let layer = 0; layer < run.count; layer++) {
     const { boundary: place, keep } = run.policies[layer]!;
@@ -157,6 +157,11 @@ function* forward(
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
   return { boundaries, states: states! };
+}
+
+/** The layers that the forward visits: all, but in an abridged plan. */
+function visitsForward({ count, times }: LayerRun): number[] {
+  return forwardVisits(count).filter((layer) => times[layer] !== 0);
 }
 
 /** All layers from the last, for the gradient of what came out, (M, C); gradient: room for that of their inputs, (T, C). */

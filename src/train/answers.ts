@@ -39,12 +39,19 @@ export function answerRequests(
   });
 }
 
+export interface PlannedAnswer {
+  sample: PreparedSample;
+  run: DryRun;
+}
+
 export interface AnswersPlan {
   /** Of the evaluation. */
   count: number;
+  /** The most that one takes for which there is room. */
+  most: PlannedAnswer | undefined;
   /** Those that the run has no room for, and the least that one of them takes. */
   left: number;
-  least: { sample: PreparedSample; run: DryRun } | undefined;
+  least: PlannedAnswer | undefined;
   hasRoom(sample: PreparedSample, request: AnswerRequest): boolean;
 }
 
@@ -69,14 +76,16 @@ export function planAnswers(
     if (tryShape(shapes[count - 1]!).fits) fitting = count;
     else tooMany = count;
   }
-  const [first] = asked.slice(fitting);
+  const plannedAt = (index: number): PlannedAnswer | undefined =>
+    asked[index] && { sample: asked[index].sample, run: tryShape(shapes[index]!).run };
   const keyOf = ({ source }: PreparedSample, { start }: AnswerRequest): string =>
     JSON.stringify([source, start]);
   const left = new Set(asked.slice(fitting).map(({ sample, request }) => keyOf(sample, request)));
   return {
     count: asked.length,
+    most: plannedAt(fitting - 1),
     left: asked.length - fitting,
-    least: first && { sample: first.sample, run: tryShape(shapes[fitting]!).run },
+    least: plannedAt(fitting),
     hasRoom: (sample, request) => !left.has(keyOf(sample, request)),
   };
 }

@@ -60,6 +60,8 @@ export interface TrainerState {
   evals: EvalRecord[];
   /** Where memory ran out: tokens of the length classes, in order. */
   stepsDown: number[];
+  /** The same of the evaluations' losses. */
+  evalStepsDown?: number[] | undefined;
   /** Where computing is in float16; of the step under way as well. */
   lossScale?: LossScale | undefined;
   options: Record<string, unknown>;

@@ -34,12 +34,12 @@ export interface Evaluator {
   onUnanswered?: (source: SampleSource, cause: OutOfMemoryError) => void;
 }
 
-/** Runs a body under a policy that so many tokens fit with; `subject` is what errors call it. */
+/** Runs a body under a policy that so many tokens fit with; undefined where none is left, which it tells. `subject` is what it calls it. */
 export type Fitting = <T>(
   subject: string,
   tokens: number,
   body: (policy: Policy) => Promise<T>,
-) => Promise<T>;
+) => Promise<T | undefined>;
 
 export interface SampleLoss {
   /** Place in the list of samples. */
@@ -70,9 +70,11 @@ export interface Evaluation {
   anls?: number;
   /** Answers that memory did not or would not suffice for, where there are any. */
   unanswered?: number;
+  /** Samples whose loss memory did not suffice for, where there are any: the rest alone makes up the loss. */
+  unevaluated?: number;
 }
 
-/** Loss of each sample, in order. */
+/** Loss of each sample, in order, but for those that nothing fits. */
 export async function* sampleLosses(
   samples: readonly PreparedSample[],
   { model, lora, policy, pictures, fitting = (_subject, _tokens, body) => body(policy) }: Evaluator,
@@ -87,10 +89,11 @@ export async function* sampleLosses(
   let index = 0;
   for await (const batch of batches) {
     const subject = batch.samples.map(describeSource).join(", ");
-    const { loss, labelTokens } = await fitting(subject, batch.inputIds.length, (chosen) =>
+    const result = await fitting(subject, batch.inputIds.length, (chosen) =>
       drive(evalStep(model, lora, batch, chosen)),
     );
-    yield { index: index++, loss, labelTokens };
+    if (result) yield { index, loss: result.loss, labelTokens: result.labelTokens };
+    index++;
   }
 }
 
@@ -112,7 +115,7 @@ export async function* sampleAnswers(
   }
 }
 
-/** All of it in one record, or the first sample whose loss is NaN or Infinity; undefined where the signal came before the end. */
+/** All of it in one record, or the first sample whose loss is NaN or Infinity; undefined where the signal came before the end, or nothing fits. */
 export async function evaluate(
   samples: readonly PreparedSample[],
   evaluator: Evaluator,
@@ -123,6 +126,8 @@ export async function evaluate(
     if (!Number.isFinite(sample.loss)) return { notFinite: samples[sample.index]!.source };
     losses.push(sample);
   }
+  if (losses.length === 0) return undefined;
+  const unevaluated = samples.length - losses.length;
   const answers: Answer[] = [];
   for await (const scored of sampleAnswers(samples, evaluator)) {
     if (evaluator.signal?.aborted) return undefined;
@@ -137,6 +142,7 @@ export async function evaluate(
     exactMatch: mean(answers.map((scored) => scored.exactMatch)),
     ...(similarities.length > 0 && { anls: mean(similarities) }),
     ...(unanswered > 0 && { unanswered }),
+    ...(unevaluated > 0 && { unevaluated }),
   };
 }
 

@@ -12,6 +12,7 @@ import { type StepPhase, type TrainResult, trainStep } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { freeCache } from "./compute.ts";
 import { drive } from "./drive.ts";
+import type { RunPlan } from "./runPlan.ts";
 import type { Run } from "./setup.ts";
 import { doesNotFit, namesOf, ranOut } from "./stops.ts";
 
@@ -27,7 +28,12 @@ export async function runMicroBatch(
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
   const normOf = isLastOfStep(run) ? optimizer.parameters : undefined;
   saveGradients(run, subject);
-  return await fitting(run, subject, batch.inputIds.length, backup, (policy) =>
+  const tokens = batch.inputIds.length;
+  const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
+    throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, cause, run);
+  };
+  const attempt = { subject, tokens, ladder: run.plan, undo: backup, otherwise };
+  return await fitting(run, attempt, (policy) =>
     drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
 }
@@ -47,27 +53,36 @@ function saveGradients(run: Run, subject: string): void {
   }
 }
 
-/**
- * Runs the body under the policy of so many tokens, and again under a leaner one whenever memory runs out; `subject` is what errors and
- * notices call it. Throws UserError where none is left.
- */
-export async function fitting<T>(
+/** What is done under the policies of a ladder. */
+interface Attempt<N> {
+  /** What errors and notices call it. */
+  subject: string;
+  tokens: number;
+  ladder: Pick<RunPlan, "policyFor" | "stepDown">;
+  /** Before it is done again. */
+  undo?: Pick<GradientBackup, "restore">;
+  /** What comes where no leaner policy is left. */
+  otherwise: (cause: OutOfMemoryError) => Promise<N>;
+}
+
+/** Runs the body under the policy of so many tokens, and again under a leaner one whenever memory runs out. */
+export async function fitting<T, N>(
   run: Run,
-  subject: string,
-  tokens: number,
-  undo: Pick<GradientBackup, "restore"> | undefined,
+  { subject, tokens, ladder, undo, otherwise }: Attempt<N>,
   body: (policy: Policy) => Promise<T>,
-): Promise<T> {
+): Promise<T | N> {
   for (;;) {
+    const policy = ladder.policyFor(tokens);
     try {
-      return await body(run.plan.policyFor(tokens));
+      return await body(policy);
     } catch (thrown) {
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
       freeCache(run.model.device);
       undo?.restore();
-      const leaner = run.plan.stepDown(tokens);
-      if (!leaner) throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, thrown, run);
-      const gives = concessionsOf(leaner, run.model.config).join(", ") || "the next leaner policy";
+      const leaner = ladder.stepDown(tokens);
+      if (!leaner) return await otherwise(thrown);
+      const news = concessionsOf(leaner, run.model.config, { beyond: policy });
+      const gives = news.join(", ") || "the next leaner policy";
       run.notice(
         `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result.`,
       );

@@ -7,9 +7,11 @@ import { scope } from "../torch/tensor.ts";
 import { type AnswersPlan, planAnswers } from "./answers.ts";
 import type { Checkpoint } from "./checkpoints.ts";
 import type { Demand } from "./demand.ts";
+import { lossTooLarge } from "./evalRefusal.ts";
+import { LossPlan } from "./lossPlan.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf } from "./planner.ts";
-import { tooLittleMemory } from "./refusal.ts";
+import { type Misfit, tooLittleMemory } from "./refusal.ts";
 import { RunPlan, type RunWorkload } from "./runPlan.ts";
 
 export interface PlanRequest {
@@ -29,37 +31,47 @@ export interface PlanRequest {
 export interface RunPlanning {
   plan: RunPlan;
   workload: RunWorkload;
+  /** Of the evaluations; undefined where there are none. */
+  losses: LossPlan | undefined;
   /** Of the evaluations; undefined where nothing says how much memory there is. */
   answers: AnswersPlan | undefined;
   /** What was planned within; undefined where the policy is the user's, or nothing says how much there is. */
   limits: Limits | undefined;
 }
 
-/** Throws UserError where the longest micro-batch fits under no policy. */
+/** Throws UserError where the longest micro-batch fits under no policy, or the loss of a sample of the evaluation. */
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
-  const { options, planner, demand, evalSamples, checkpoint, attention } = request;
+  const { options, planner, demand, stopIds, checkpoint, attention } = request;
   const policy = request.policy && { ...request.policy, attention };
   const workload = workloadOfRun(options, checkpoint);
   const room = limitsOf(options, options.device!);
   const limits = policy ? undefined : room;
-  const stepsDown = stepsDownOf(checkpoint, options);
-  const evalTokens = evalSamples.reduce((most, { tokens }) => Math.max(most, tokens), 0);
-  const common = { planner, workload, demand, evalTokens, stepsDown };
+  const stepsDown = stepsDownOf(checkpoint, options, "stepsDown");
+  const common = { planner, workload, demand, stepsDown };
   const plan = new RunPlan({
     ...common,
     choice: limits
       ? { by: "planner", limits, attention }
       : { by: "user", policy: policy ?? DEFAULT_POLICY, hostBytes: room?.hostBytes },
   });
-  if (plan.longest && !plan.longest.fits) {
-    const misfit = { planner, workload, demand, limits: limits!, options, fixed: { attention } };
-    throw await tooLittleMemory(misfit);
-  }
-  return { plan, workload, answers: room && answersOf(request, plan, room), limits };
+  const misfitOf = (limits: Limits): Misfit => {
+    return { planner, workload, demand, limits, options, fixed: { attention } };
+  };
+  if (plan.longest && !plan.longest.fits) throw await tooLittleMemory(misfitOf(limits!));
+  const losses = lossesOf(request, plan, room);
+  if (losses && losses.left.length > 0 && !(options.skip_bad && losses.kept.length > 0))
+    throw await lossTooLarge(losses, plan, misfitOf(room!));
+  const answers = room && planAnswers(losses?.kept ?? [], stopIds, (shape) => plan.answer(shape, room));
+  return { plan, workload, losses, answers, limits };
 }
 
-function answersOf({ evalSamples, stopIds }: PlanRequest, plan: RunPlan, room: Limits): AnswersPlan {
-  return planAnswers(evalSamples, stopIds, (shape) => plan.answer(shape, room));
+function lossesOf(
+  { evalSamples: samples, checkpoint, options }: PlanRequest,
+  plan: RunPlan,
+  room: Limits | undefined,
+): LossPlan | undefined {
+  if (samples.length === 0) return undefined;
+  return new LossPlan({ plan, samples, room, stepsDown: stepsDownOf(checkpoint, options, "evalStepsDown") });
 }
 
 /** Rank and targets are those of the adapter that the run starts from, where there is one. */
@@ -81,9 +93,13 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
 }
 
 /** Where memory ran out before the run was stopped: remembered as long as there is not more or less of it. */
-function stepsDownOf(checkpoint: Checkpoint | undefined, options: TrainOptions): number[] {
+function stepsDownOf(
+  checkpoint: Checkpoint | undefined,
+  options: TrainOptions,
+  of: "stepsDown" | "evalStepsDown",
+): number[] {
   if (!checkpoint) return [];
-  const { stepsDown = [], options: before } = checkpoint.state;
+  const { [of]: stepsDown = [], options: before } = checkpoint.state;
   const isSame = (["memory", "host_memory", "policy"] as const).every(
     (key) => JSON.stringify(before[key]) === JSON.stringify(options[key]),
   );

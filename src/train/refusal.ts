@@ -5,6 +5,8 @@ import { imageSize } from "../data/image.ts";
 import { type PictureSize, tooLongSample } from "../data/tooLong.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
+import { pictureTokens } from "../plan/batch.ts";
+import type { DryRun } from "../plan/dryRun.ts";
 import type { FixedPolicy } from "../plan/ladder.ts";
 import { type Limits, leastMemory, type Planner, solve } from "../plan/search.ts";
 import type { Pool } from "../torch/device.ts";
@@ -37,17 +39,22 @@ export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
       : `the longest sample, ${describeSource(longest.source)}, has ${formatCount(longest.tokens)} tokens`;
   const needed = { device: least.run.budgetedBytes, host: least.run.hostBytes };
   const given = { device: limits.budgetBytes, host: limits.hostBytes };
-  const hostFlag = isShortOfHost ? ` --host-memory ${inMebibytes(needed.host)}` : "";
   const amounts = ({ device, host }: Record<Pool, number>): string =>
     `${formatBytes(device)}${isShortOfHost ? ` and ${formatBytes(host)} of the host` : ""}`;
   return new UserError(
     `${amounts(given)} are too little: ${what}, which takes at least ${amounts(needed)}.`,
-    {
-      fix: [`Pass --memory ${inMebibytes(needed.device)}${hostFlag}`, ...(await waysToFit(misfit))].join(
-        "\nor   ",
-      ),
-    },
+    { fix: toFit(least.run, limits, await waysToFit(misfit)) },
   );
+}
+
+/** The memory that a run needs, and other ways. */
+export function toFit(
+  { budgetedBytes, hostBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes">,
+  limits: Limits,
+  ways: readonly string[],
+): string {
+  const host = hostBytes > limits.hostBytes ? ` --host-memory ${inMebibytes(hostBytes)}` : "";
+  return [`Pass --memory ${inMebibytes(budgetedBytes)}${host}`, ...ways].join("\nor   ");
 }
 
 /** Settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
@@ -71,15 +78,20 @@ export async function waysToFit(misfit: Misfit): Promise<string[]> {
 /** Tokens of a sample with the same share of pictures. */
 function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): number | undefined {
   const { longest, mostTokens } = demand;
-  const imageTokens = longest.grids.reduce((sum, { tokens }) => sum + tokens, 0);
   const asked = {
     ...workloadOf(workload, demand.shapeOf(mostTokens)),
-    ...{ batch: undefined, maxLength: mostTokens, imageShare: imageTokens / longest.tokens },
+    ...{ batch: undefined, maxLength: mostTokens, imageShare: shareOfPictures(longest) },
   };
   return solve(planner, "max-length", asked, limits, fixed)?.solved;
 }
 
-async function hdNumFor(
+/** The part of a sample that is picture. */
+export function shareOfPictures({ grids, tokens }: PreparedSample): number {
+  return pictureTokens(grids) / tokens;
+}
+
+/** The hd_num with which a sample's pictures leave it so many tokens. */
+export async function hdNumFor(
   sample: PreparedSample,
   maxLength: number,
   { hd_num, image_compat }: Misfit["options"],

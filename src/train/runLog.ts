@@ -37,6 +37,8 @@ export interface EvalRecord {
   anls?: number;
   /** Answers that memory did not suffice for; they count as wrong. Absent where there are none. */
   unanswered?: number;
+  /** Samples whose loss memory did not suffice for; the rest alone makes up the loss. Absent where there are none. */
+  unevaluated?: number;
 }
 
 export const STEPS_FILE = "steps.jsonl";

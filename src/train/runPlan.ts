@@ -8,7 +8,14 @@ import { type BatchShape, type ExactShape, exactShape } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import type { AnswerShape } from "../plan/generation.ts";
 import { type FixedPolicy, leanerPolicy, runPlaces } from "../plan/ladder.ts";
-import { fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
+import {
+  fastestPlan,
+  type Limits,
+  type Plan,
+  type Planner,
+  type RoomFor,
+  type Workload,
+} from "../plan/search.ts";
 import type { StepTrace } from "../plan/stepTrace.ts";
 import type { Policy } from "../step/policy.ts";
 import type { Demand } from "./demand.ts";
@@ -29,8 +36,6 @@ export interface RunPlanOptions {
   planner: Planner;
   workload: RunWorkload;
   demand: Demand;
-  /** Of the longest sample that is only evaluated. */
-  evalTokens: number;
   choice: Choice;
   /** Tokens of the classes that memory ran out in, in order; the plan adds to it. */
   stepsDown: number[];
@@ -52,9 +57,9 @@ export class RunPlan {
   readonly #current = new Map<number, Policy>();
 
   constructor(options: RunPlanOptions) {
-    const { demand, evalTokens, choice } = options;
+    const { demand, choice } = options;
     this.#options = options;
-    this.#classes = classesUpTo(demand.mostTokens, evalTokens);
+    this.#classes = classesUpTo(demand.mostTokens);
     const { attention } = choice.by === "planner" ? choice : choice.policy;
     this.longest =
       choice.by === "planner" ? this.#fastest(demand.mostTokens, choice.limits, { attention }) : undefined;
@@ -84,14 +89,14 @@ export class RunPlan {
     const known = this.#current.get(most);
     if (known) return known;
     let policy = this.#plannedFor(most);
-    for (const step of this.#options.stepsDown) if (step <= most) policy = this.#leaner(policy) ?? policy;
+    for (const step of this.#options.stepsDown) if (step <= most) policy = this.leaner(policy) ?? policy;
     this.#current.set(most, policy);
     return policy;
   }
 
   /** Takes the next leaner policy for micro-batches of so many tokens and longer ones; undefined where there is none. */
   stepDown(tokens: number): Policy | undefined {
-    const leaner = this.#leaner(this.policyFor(tokens));
+    const leaner = this.leaner(this.policyFor(tokens));
     if (!leaner) return undefined;
     this.#options.stepsDown.push(this.classOf(tokens));
     this.#current.clear();
@@ -117,9 +122,15 @@ export class RunPlan {
   }
 
   /** Whether an answer of an evaluation has room beside what the run holds, and what that comes to. */
-  answer(shape: AnswerShape, limits: Limits): { fits: boolean; run: DryRun } {
+  answer(shape: AnswerShape, limits: Limits): RoomFor {
     const { planner, workload, demand } = this.#options;
     return planner.answer(workloadOf(workload, demand.shapeOf(1)), this.policy, limits, shape);
+  }
+
+  /** Whether the loss of a sample that is only evaluated has room under a policy of this run's places. */
+  loss(shape: BatchShape, policy: Policy, limits: Limits): RoomFor {
+    const { planner, workload } = this.#options;
+    return planner.loss(workloadOf(workload, shape), policy, limits);
   }
 
   #dryRun(batch: BatchShape | ExactShape, tokens: number): DryRun {
@@ -143,25 +154,31 @@ export class RunPlan {
     return fastestPlan(planner, workloadOf(workload, demand.shapeOf(tokens)), limits, fixed);
   }
 
-  #leaner(policy: Policy): Policy | undefined {
+  /** The next leaner policy over the same places. */
+  leaner(policy: Policy): Policy | undefined {
     return leanerPolicy(policy, this.#options.planner.config, this.#places);
   }
 
   /** Most tokens of the class of micro-batches of so many. */
   classOf(tokens: number): number {
-    return this.#classes.find((most) => tokens <= most) ?? this.#classes.at(-1)!;
+    return classOf(this.#classes, tokens);
   }
+}
+
+/** The class of so many tokens; the last one where there are more. */
+export function classOf(classes: readonly number[], tokens: number): number {
+  return classes.find((most) => tokens <= most) ?? classes.at(-1)!;
 }
 
 export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): Workload {
   return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };
 }
 
-/** The longest of training is a class of its own, so that none of its room is lost; what is only evaluated may be longer. */
-function classesUpTo(mostTokens: number, evalTokens: number): number[] {
+/** The longest is a class of its own, so that none of its room is lost. */
+export function classesUpTo(mostTokens: number): number[] {
   const classes: number[] = [];
   for (let tokens = SHORTEST_CLASS_TOKENS; tokens < mostTokens; tokens = Math.ceil(tokens * CLASS_RATIO)) {
     classes.push(tokens);
   }
-  return [...classes, mostTokens, ...(evalTokens > mostTokens ? [evalTokens] : [])];
+  return [...classes, mostTokens];
 }

@@ -29,6 +29,7 @@ import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from
 import { type Compute, liftCaps, noticeIdleCard, noticeStored, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
+import type { LossPlan } from "./lossPlan.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
@@ -55,6 +56,8 @@ export interface Run {
   workload: RunWorkload;
   demand: Demand;
   plan: RunPlan;
+  /** Policies of an evaluation's losses; undefined without one. */
+  losses: LossPlan | undefined;
   /** Which answers of an evaluation there is room for, where that is planned. */
   answers: AnswersPlan | undefined;
   schedule: Schedule;
@@ -105,7 +108,8 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const { evalSamples } = data;
   const asked = { options, planner, demand, evalSamples, stopIds, checkpoint, policy, attention };
   const planning = await planRun(asked);
-  const { plan, workload, answers } = planning;
+  const { plan, workload, losses, answers } = planning;
+  if (losses) data.evalSamples = [...losses.kept];
   hooks.onPlan({ ...planning, demand, planner });
 
   const model = loadModel(options.model, { ...compute, places: placesOf(plan.policy) });
@@ -118,16 +122,14 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   closers.push(() => disposeLora(lora));
   const optimizer = optimizerOf(lora, options, plan.policy);
   closers.push(() => disposeAdamW(optimizer));
-  const gradients = gradientsOf(optimizer.parameters);
-  const copy = plan.gradientCopy;
-  const backup = copy ? gradientCopies(gradients, copy.place) : zeroBackup(gradients);
+  const backup = backupOf(optimizer, plan);
   closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
-  const { stepsDown } = plan;
+  const ladders = { stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown };
   const state = checkpoint
-    ? { ...checkpoint.state, options, stepsDown }
+    ? { ...checkpoint.state, options, ...ladders }
     : newState({
-        ...{ totalSteps: schedule.totalSteps, options, fingerprints, stepsDown },
+        ...{ totalSteps: schedule.totalSteps, options, fingerprints, ...ladders },
         lossScale: firstLossScale(dtype),
       });
   await restartLog(options.output, options, state);
@@ -139,6 +141,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
       workload,
       demand,
       plan,
+      losses,
       answers,
       schedule,
       data,
@@ -150,6 +153,12 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
     },
     ...{ checkpoint: checkpoint?.folder, notice },
   };
+}
+
+/** The copy of the gradients, where a step has several micro-batches. */
+function backupOf({ parameters }: AdamW, { gradientCopy }: RunPlan): GradientBackup {
+  const gradients = gradientsOf(parameters);
+  return gradientCopy ? gradientCopies(gradients, gradientCopy.place) : zeroBackup(gradients);
 }
 
 /** The attention kernel of the run, which a policy names, or which has been timed on the card. */
@@ -306,7 +315,7 @@ function optimizerOf(lora: Lora, options: TrainOptions, policy: Policy): AdamW {
 }
 
 function newState(
-  known: Pick<TrainerState, "totalSteps" | "options" | "fingerprints" | "stepsDown" | "lossScale">,
+  known: Omit<TrainerState, "version" | "step" | "microBatches" | "data" | "accumulated" | "evals">,
 ): TrainerState {
   return { version: 1, step: 0, microBatches: 0, data: START, accumulated: EMPTY_STEP, evals: [], ...known };
 }

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
-import type { UserError } from "../errors.ts";
+import { formatCount, type UserError } from "../errors.ts";
 import { zeroGradients } from "../models/lora.ts";
 import { afterGoodStep, afterOverflow, isOverflow, type LossScale } from "../step/lossScale.ts";
 import { clipCoefficient } from "../step/optimizer.ts";
@@ -306,11 +306,11 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   if (!due) return "done";
   if (signal?.aborted) return "interrupted";
   const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, evaluatorOf(run)));
-  if (!evaluation) return "interrupted";
+  if (!evaluation) return signal?.aborted ? "interrupted" : "done";
   if ("notFinite" in evaluation)
     throw await notFinite(run, `the loss of ${namesOf([evaluation.notFinite])}`, run.saved);
   const record: EvalRecord = { step, ...evaluation };
-  const best = evals.every(({ loss }) => record.loss < loss);
+  const best = evals.every((earlier) => isBetter(record, earlier));
   state.evals = [...evals, record];
   run.saved = false;
   await withWayOn(run, async () => {
@@ -321,12 +321,27 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   return "done";
 }
 
+/** By the loss; one over fewer samples, for want of memory, says less. */
+function isBetter(one: EvalRecord, other: EvalRecord): boolean {
+  return one.samples === other.samples ? one.loss < other.loss : one.samples > other.samples;
+}
+
 /** The run's model and factors; losses under the policies of their lengths. */
 function evaluatorOf(run: Running): Evaluator {
-  const { model, lora, plan, answers, data, signal } = run;
+  const { model, lora, plan, losses, answers, data, signal } = run;
   return {
     ...{ model, lora, policy: plan.policy, pictures: data.pictures, tokenizer: data.tokenizer, signal },
-    fitting: (subject, tokens, body) => fitting(run, `Evaluation: ${subject}`, tokens, undefined, body),
+    fitting: (source, tokens, body) => {
+      const subject = `Evaluation: ${source}`;
+      const otherwise = async ({ message }: OutOfMemoryError): Promise<undefined> => {
+        const size = `${formatCount(tokens)} tokens`;
+        run.notice(
+          `${subject} (${size}): ${message}, and no leaner policy is left: it is left out of this one.`,
+        );
+        return undefined;
+      };
+      return fitting(run, { subject, tokens, ladder: losses!, otherwise }, body);
+    },
     ...(answers && { hasRoom: answers.hasRoom }),
     onUnanswered: (source, { message }) => run.notice(`no answer to ${namesOf([source])}: ${message}`),
   };

@@ -79,7 +79,6 @@ async function gradientsOf(
     planner,
     workload,
     demand,
-    evalTokens: 0,
     stepsDown: [],
     choice: { by: "user", policy },
   });

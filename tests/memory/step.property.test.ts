@@ -10,7 +10,7 @@ import {
   stepAdamW,
 } from "../../src/step/optimizer.ts";
 import { factorCopies, layerPolicies, Policy, placesOf } from "../../src/step/policy.ts";
-import { trainStep } from "../../src/step/step.ts";
+import { evalStep, trainStep } from "../../src/step/step.ts";
 import {
   getThreads,
   memoryStats,
@@ -83,13 +83,15 @@ type Configuration = typeof configurations extends fc.Arbitrary<infer C> ? C : n
 
 interface Measured {
   peakBytes: Record<Pool, number>;
-  /** What a step leaves behind. */
+  /** Of the loss alone, forward only, as an evaluation has it. */
+  evalPeakBytes: Record<Pool, number>;
+  /** What both leave behind. */
   leftBytes: Record<Pool, number>;
 }
 
 const ADAM = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 
-/** One micro-batch and the update of its factors. */
+/** One micro-batch and the update of its factors, then its loss alone. */
 function measure(configuration: Configuration, device: TrackedDevice): Measured {
   const { layers, rank, dropout, targets, dtype, base, headBase } = configuration;
   const [kvHeads, queries] = configuration.heads as [number, number];
@@ -104,23 +106,35 @@ function measure(configuration: Configuration, device: TrackedDevice): Measured 
   const parameters = loraParameters(lora);
   const optimizer = createAdamW(parameters, ADAM, policy.optimizer);
   const batch = randomBatch(config, configuration.samples);
-  const before = POOLS.map((pool) => memoryStats(device, pool).liveBytes);
-  for (const pool of POOLS) resetPeak(device, pool);
+  const before = liveBytes(device);
+  const peaks = peaksSince(before, device);
   const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 5n }) };
   runToEnd(trainStep(model, lora, batch, policy, options));
   scope(() => void normOfGradients(parameters));
   stepAdamW(optimizer, 1e-4, 0.5);
-  const [onDevice, onHost] = POOLS.map((pool, index) => {
-    const { peakBytes, liveBytes } = memoryStats(device, pool);
-    return { peak: peakBytes - before[index]!, left: liveBytes - before[index]! };
-  });
+  const peakBytes = peaks();
+  const evalPeaks = peaksSince(before, device);
+  runToEnd(evalStep(model, lora, batch, policy));
+  const evalPeakBytes = evalPeaks();
+  const live = liveBytes(device);
   disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(model);
-  return {
-    peakBytes: { device: onDevice!.peak, host: onHost!.peak },
-    leftBytes: { device: onDevice!.left, host: onHost!.left },
-  };
+  return { peakBytes, evalPeakBytes, leftBytes: byPool((pool) => live[pool] - before[pool]) };
+}
+
+function byPool(bytes: (pool: Pool) => number): Record<Pool, number> {
+  return { device: bytes("device"), host: bytes("host") };
+}
+
+function liveBytes(device: TrackedDevice): Record<Pool, number> {
+  return byPool((pool) => memoryStats(device, pool).liveBytes);
+}
+
+/** From here on: tells what either pool holds at most, above what there was. */
+function peaksSince(before: Record<Pool, number>, device: TrackedDevice): () => Record<Pool, number> {
+  for (const pool of POOLS) resetPeak(device, pool);
+  return () => byPool((pool) => memoryStats(device, pool).peakBytes - before[pool]);
 }
 
 /** NF4 wants rows of whole blocks of 64. */
@@ -147,17 +161,19 @@ const threads = getThreads();
 beforeAll(() => setThreads(1));
 afterAll(() => setThreads(threads));
 
-it("a plan's peak of each pool is the measured one, and a step gives back every byte, whatever the configuration", () => {
+it("a plan's peak of each pool is the measured one, an evaluation takes no more than a step, and both give back every byte, whatever the configuration", () => {
   fc.assert(
     fc.property(configurations, (configuration) => {
       const planned = measure(configuration, "meta");
       const measured = measure(configuration, "cpu");
       for (const { leftBytes } of [planned, measured]) expect(leftBytes).toEqual({ device: 0, host: 0 });
       for (const pool of POOLS) {
-        const toleranceBytes = Math.max(64 * 1024, measured.peakBytes[pool] / 1000);
-        expect(Math.abs(planned.peakBytes[pool] - measured.peakBytes[pool]), pool).toBeLessThanOrEqual(
-          toleranceBytes,
-        );
+        for (const peak of ["peakBytes", "evalPeakBytes"] as const) {
+          const toleranceBytes = Math.max(64 * 1024, measured[peak][pool] / 1000);
+          const difference = Math.abs(planned[peak][pool] - measured[peak][pool]);
+          expect(difference, `${peak} of the ${pool}`).toBeLessThanOrEqual(toleranceBytes);
+        }
+        expect(planned.evalPeakBytes[pool], pool).toBeLessThanOrEqual(planned.peakBytes[pool]);
       }
     }),
     { numRuns: 200, seed: 7 },

@@ -34,7 +34,6 @@ function planOf(stepsDown: number[] = []): RunPlan {
     planner,
     workload,
     demand,
-    evalTokens: 0,
     choice: { by: "planner", limits },
     stepsDown,
   });
