@@ -1,6 +1,7 @@
 /** Why a plan's numbers are what they are: each category with the tensors in it, and each phase of the step. */
 import { formatCount } from "../errors.ts";
 import { kernelsOf } from "../nn/attentionKernels.ts";
+import { inWords } from "../plan/attentionChoice.ts";
 import { stepTimeMs } from "../plan/cost.ts";
 import { capabilityOf } from "../plan/devices.ts";
 import type { DryRun } from "../plan/dryRun.ts";
@@ -68,7 +69,9 @@ export function explanation(question: Question, plan: Plan): string {
 }
 
 /** The kernel that was planned with, and by whose choice. */
-export function plannedAttention({ card, planner }: Question, { policy }: Plan): string {
+export function plannedAttention({ card, planner, timed }: Question, { policy }: Plan): string {
+  if (timed && policy.attention === timed.kernel)
+    return `${timed.kernel}, the fastest as a run has timed them on this machine: ${inWords(timed)}`;
   if (policy.attention !== "measured") return `${policy.attention}, as the policy says`;
   const [rule] = kernelsOf(capabilityOf(card!), planner.dtype);
   return `${rule}, the usual one for this card; a run times what the card has at its start and may take another`;

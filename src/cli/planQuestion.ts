@@ -4,6 +4,7 @@ import { readJsonObject } from "../checkpoint/disk.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { parseOptions } from "../options.ts";
+import { type Choice, knownChoice } from "../plan/attentionChoice.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { calibratedSpeed } from "../plan/calibration.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
@@ -27,7 +28,14 @@ export interface Question {
   doubt: string | undefined;
   workload: Workload;
   limits: Limits;
-  fixed: { weights: PlanOptions["weights"]; policy: Policy | undefined };
+  fixed: {
+    weights: PlanOptions["weights"];
+    policy: Policy | undefined;
+    /** The kernel that a run on this machine has chosen on this very card. */
+    attention: Policy["attention"] | undefined;
+  };
+  /** How it was chosen. */
+  timed: Choice | undefined;
 }
 
 /** Throws UserError where a model, card or policy is not known. */
@@ -40,6 +48,7 @@ export function questionOf(options: PlanOptions): Question {
   const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
   const speed = card ? undefined : calibratedSpeed(model.dtype);
   const planner = new Planner({ ...model, target: card ?? "cpu" }, speed);
+  const timed = options.gpu === undefined ? undefined : timedAttention(planner, card, workload);
   return {
     options,
     planner,
@@ -54,8 +63,28 @@ export function questionOf(options: PlanOptions): Question {
       ),
       hostBytes: host_memory ?? Number.POSITIVE_INFINITY,
     },
-    fixed: { weights: options.weights, policy: policyOf(options) },
+    fixed: { weights: options.weights, ...policyAndKernel(policyOf(options), timed) },
+    timed,
   };
+}
+
+/** What a run has chosen on this machine, where the plan is for the machine's own card. */
+function timedAttention(
+  { config, dtype }: Planner,
+  card: Card | undefined,
+  { maxLength, batchSize }: Workload,
+): Choice | undefined {
+  return card && knownChoice({ config, dtype, tokens: maxLength * batchSize, packed: batchSize > 1 }, card);
+}
+
+/** A policy that leaves the kernel to a run gets what it has chosen. */
+function policyAndKernel(
+  policy: Policy | undefined,
+  timed: Choice | undefined,
+): Omit<Question["fixed"], "weights"> {
+  const attention = timed?.kernel;
+  const isOpen = policy?.attention === "measured" && attention !== undefined;
+  return { policy: isOpen ? { ...policy, attention } : policy, attention };
 }
 
 function refuseHalfQuestions({ memory, gpu, device, solve }: PlanOptions): void {

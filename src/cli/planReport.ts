@@ -19,7 +19,7 @@ import {
   supervisedOf,
 } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";
-import { explanation } from "./planExplain.ts";
+import { explanation, plannedAttention } from "./planExplain.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 import { cautions, elsewhere, gib, SHOWN_BYTES, signed, withArticle } from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
@@ -46,6 +46,7 @@ export function planText(question: Question, answer: Answer): string {
     ...cautionsOf(question, plan),
     ...warningOf(plan),
     ...doubtOf(question),
+    ...kernelOf(question, plan),
     "",
     recommended(question, plan),
     "",
@@ -336,6 +337,13 @@ function warningOf({ workload: { maxLength, hdNum, imageShare } }: Plan): string
 function doubtOf({ doubt }: Question): string[] {
   return doubt
     ? ["", `Times are doubtful: ${doubt}. A plan in ten minutes or more, on a quiet machine, measures again.`]
+    : [];
+}
+
+/** The attention kernel, where it is not the rule's; --explain has it in any case. */
+function kernelOf(question: Question, plan: Plan): string[] {
+  return question.timed && !question.options.explain
+    ? ["", `Attention kernel: ${plannedAttention(question, plan)}.`]
     : [];
 }
 

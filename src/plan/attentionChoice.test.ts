@@ -10,10 +10,12 @@ import {
   chooseAttention,
   inWords,
   kernelTrial,
+  knownChoice,
   type Lengths,
   settledAttention,
   type Trial,
 } from "./attentionChoice.ts";
+import { findDevice } from "./devices.ts";
 
 const use: AttentionUse = {
   config: { heads: 8, kvHeads: 2, headDim: 16 },
@@ -72,6 +74,24 @@ describe("the kernel of a run", () => {
     for (const [other, on] of others)
       expect(chooseAttention(other, on)).toMatchObject({ choice: { kernel: "flash" }, isNew: true });
     expect(asked.some(([, lengths]) => lengths.length === 8)).toBe(true);
+  });
+
+  test("is known to plans for the very card, as long as driver and libtorch are those that it was timed with", () => {
+    const { bench } = benchOf({ flash: 2, cudnn: 1, efficient: 3 });
+    const machine = { driver: "580.1", libtorch: "2.11.0", folder };
+    const known = (asked: AttentionUse, card: string, more = {}) =>
+      knownChoice(asked, findDevice(card), { ...machine, ...more })?.kernel;
+    expect(known(use, "rtx-4090")).toBeUndefined();
+    const card = "NVIDIA GeForce RTX 4090, driver 580.1, libtorch 2.11.0";
+    chooseAttention(use, { ...bench, card });
+    chooseAttention(use, { ...bench, card: card.replace("4090", "of no table") });
+    expect(known(use, "rtx-4090")).toBe("cudnn");
+    expect(known({ ...use, tokens: 4096 }, "rtx-4090")).toBe("cudnn");
+    expect(known({ ...use, tokens: 4097 }, "rtx-4090")).toBeUndefined();
+    expect(known({ ...use, packed: true }, "rtx-4090")).toBeUndefined();
+    for (const other of [{ driver: "580.2" }, { libtorch: "2.12.0" }])
+      expect(known(use, "rtx-4090", other)).toBeUndefined();
+    expect(known(use, "rtx-4080")).toBeUndefined();
   });
 
   test("is none that fails, or computes something else, however fast", () => {

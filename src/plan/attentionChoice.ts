@@ -19,7 +19,8 @@ import { cardInfo, emptyCache, libtorchVersion, OutOfMemoryError, synchronize } 
 import { driverVersion } from "../torch/driver.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { remembered } from "./measurements.ts";
+import { type Card, capabilityOf, findDevice } from "./devices.ts";
+import { knownIn, remembered } from "./measurements.ts";
 
 /** What attention is of. */
 export interface AttentionUse {
@@ -92,15 +93,55 @@ export function settledAttention(
 
 /** The fastest of the kernels that work, from the last time that a run of this class asked on this machine. */
 export function chooseAttention(use: AttentionUse, bench: Bench): { choice: Choice; isNew: boolean } {
-  const { heads, kvHeads, headDim } = use.config;
+  const key = [bench.card, shapeKey(use)].join(", ");
   const tokens = classTokens(use.tokens);
-  const packing = use.packed ? "packed" : "single";
-  const key = [bench.card, use.dtype, heads, kvHeads, headDim, tokens, packing].join(", ");
-  const { value, isNew } = remembered("attention.json", key, () => measured(tokens, use.packed, bench), {
+  const { value, isNew } = remembered(CACHE_FILE, key, () => measured(tokens, use.packed, bench), {
     ...(bench.folder !== undefined && { folder: bench.folder }),
     valid: ({ kernel }) => bench.kernels.includes(kernel),
   });
   return { choice: value, isNew };
+}
+
+const CACHE_FILE = "attention.json";
+
+/** What a choice is for, but for the card. */
+function shapeKey({ config: { heads, kvHeads, headDim }, dtype, tokens, packed }: AttentionUse): string {
+  return [dtype, heads, kvHeads, headDim, classTokens(tokens), packed ? "packed" : "single"].join(", ");
+}
+
+/** The machine as it is: a choice that was made under another driver or libtorch is made again. */
+const present = (): { driver: string; libtorch: string } => ({
+  driver: driverVersion(),
+  libtorch: libtorchVersion(),
+});
+
+/** What a run on this machine has chosen on a card of the table; undefined where none has, or it would be chosen again. */
+export function knownChoice(
+  use: AttentionUse,
+  card: Card,
+  { driver, libtorch, folder }: { driver: string; libtorch: string; folder?: string } = present(),
+): Choice | undefined {
+  const kernels = kernelsOf(capabilityOf(card), use.dtype);
+  const found = Object.entries(knownIn<Choice>(CACHE_FILE, folder)).find(
+    ([key, { kernel }]) =>
+      key.endsWith(`, ${suffixOf({ driver, libtorch })}, ${shapeKey(use)}`) &&
+      isCalled(key.split(", driver ")[0]!, card) &&
+      kernels.includes(kernel),
+  );
+  return found?.[1];
+}
+
+function isCalled(name: string, card: Card): boolean {
+  try {
+    return findDevice(name).name === card.name;
+  } catch (unknown) {
+    if (unknown instanceof UserError) return false;
+    throw unknown;
+  }
+}
+
+function suffixOf({ driver, libtorch }: { driver: string; libtorch: string }): string {
+  return `driver ${driver}, libtorch ${libtorch}`;
 }
 
 /** "flash 1.20 ms, cudnn 0.90 ms, efficient failed (...)". */
@@ -167,7 +208,7 @@ function cardBench(device: `cuda:${number}`, use: AttentionUse): Bench {
   const { name, capability } = cardInfo(device);
   const kernels = kernelsOf(capability, use.dtype);
   return {
-    card: `${name}, driver ${driverVersion()}, libtorch ${libtorchVersion()}`,
+    card: `${name}, ${suffixOf(present())}`,
     kernels,
     trial: (kernel, lengths) => {
       try {

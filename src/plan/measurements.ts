@@ -11,7 +11,7 @@ export function remembered<T>(
   { folder = userCacheFolder(), valid = () => true }: { folder?: string; valid?: (value: T) => boolean } = {},
 ): { value: T; isNew: boolean } {
   const file = join(folder, name);
-  const known = readKnown<T>(file);
+  const known = knownIn<T>(name, folder);
   const value = known[key];
   if (value !== undefined && valid(value)) return { value, isNew: false };
   const measured = measure(value);
@@ -19,7 +19,9 @@ export function remembered<T>(
   return { value: measured, isNew: true };
 }
 
-function readKnown<T>(file: string): Record<string, T> {
+/** What a file has, by key. */
+export function knownIn<T>(name: string, folder = userCacheFolder()): Record<string, T> {
+  const file = join(folder, name);
   try {
     const known: unknown = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
     return typeof known === "object" && known !== null ? (known as Record<string, T>) : {};

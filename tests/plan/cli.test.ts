@@ -1,8 +1,10 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { Policy } from "../../src/step/policy.ts";
+import { libtorchVersion } from "../../src/torch/device.ts";
+import { driverVersion } from "../../src/torch/driver.ts";
 import { lorafit, records } from "../e2e/lorafit.ts";
 import { golden } from "../shared.ts";
 
@@ -16,6 +18,7 @@ interface Record_ {
   stepMs: number;
   tokens: number;
   policy: unknown;
+  attention: string;
   train: string;
   official?: { peakBytes: number; fits: boolean };
 }
@@ -111,6 +114,38 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(code).toBe(0);
     expect(stdout).toMatch(/lorafit, least memory .* does not fit/);
     expect(stdout).toContain("Leave --host-memory and --weights resident out");
+  });
+
+  it("takes the attention kernel that a run has chosen on this machine's card, and says so; other cards have the rule's", () => {
+    const cache = join(folder, "cache");
+    mkdirSync(join(cache, "lorafit"), { recursive: true });
+    const machine = `driver ${driverVersion()}, libtorch ${libtorchVersion()}`;
+    const choice = { kernel: "efficient", timings: { flash: { ms: 3 }, efficient: { ms: 2 } } };
+    writeFileSync(
+      join(cache, "lorafit", "attention.json"),
+      JSON.stringify({ [`NVIDIA GeForce RTX 4090, ${machine}, bfloat16, 32, 8, 128, 8192, single`]: choice }),
+    );
+    const env = { XDG_CACHE_HOME: cache };
+    const policy = join(folder, "streamed.json");
+    writeFileSync(policy, JSON.stringify({ weights: { source: "streamed" } }));
+    const small = ["--policy", policy, "--hd-num", "1", "--max-length", "8192"];
+    const onCard = (gpu: string, given: object): Record_ =>
+      records(lorafit(["plan", "--gpu", gpu, ...small, "--json"], given))[0] as Record_;
+    const timed = onCard("rtx-4090", { env });
+    expect(timed.attention).toMatch(
+      /^efficient, the fastest .* on this machine: flash 3\.00 ms, efficient 2\.00 ms$/,
+    );
+    expect(timed.policy).toMatchObject({ attention: "efficient" });
+    expect(onCard("rtx-3090", { env })).toMatchObject({ policy: { attention: "measured" } });
+    expect(onCard("rtx-4090", { env: { XDG_CACHE_HOME: join(folder, "none") } }).peakBytes).not.toBe(
+      timed.peakBytes,
+    );
+    const { stdout } = lorafit(["plan", "--gpu", "rtx-4090", ...small], {
+      env,
+    });
+    expect(stdout).toContain(
+      "Attention kernel: efficient, the fastest as a run has timed them on this machine",
+    );
   });
 
   it("knows cards, and says which it might be where it does not", () => {
