@@ -28,12 +28,12 @@ int64_t row(const LoopValue* values) {
 
 int64_t element(const LoopValue*) { return 1; }
 
-/** All heads of a row, with its groups, queries and half a head's features at 7, 8 and 9. */
-int64_t heads(const LoopValue* values) { return values[7].whole * (values[8].whole + 2) * 2 * values[9].whole; }
+/** All heads of a row, with its groups, queries and half a head's features at 6, 7 and 8. */
+int64_t heads(const LoopValue* values) { return values[6].whole * (values[7].whole + 2) * 2 * values[8].whole; }
 
 constexpr CpuKernel kKernels[] = {
-    {"swiglu", "ttti", element},
-    {"swiglu_backward", "ttti", element},
+    {"swiglu", "ttt", element},
+    {"swiglu_backward", "ttt", element},
     {"rms_norm", "tttfi", row<4>},
     {"add_rms_norm_gradient", "ttttfi", row<5>},
     {"softmax_gradient", "tttfi", row<4>},
@@ -41,10 +41,10 @@ constexpr CpuKernel kKernels[] = {
     {"softmax_backward", "ttfi", row<3>},
     {"add_wide", "tt", element},
     {"gather_rows", "ttii", row<2>},
-    {"rope_unpack", "ttttttiiiiiiiiii", heads},
-    {"rope_pack", "ttttttiiiiiiiiii", heads},
-    {"dequantize_nf4", "tttttfiiiii", row<9>},
-    {"dequantize_int8", "tttfiii", row<5>},
+    {"rope_unpack", "ttttttiiiiiiiii", heads},
+    {"rope_pack", "ttttttiiiiiiiii", heads},
+    {"dequantize_nf4", "tttttfiiii", row<9>},
+    {"dequantize_int8", "tttfii", row<5>},
 };
 
 struct Level {

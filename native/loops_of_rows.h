@@ -6,7 +6,7 @@
 namespace lorafit {
 namespace {
 
-// swiglu(out, gate, up, count): out = silu(gate) * up
+// swiglu(out, gate, up): out = silu(gate) * up
 template <typename S>
 void swiglu(const LoopValue* v, int64_t begin, int64_t end) {
   S* out = pointer<S>(v[0]) + begin;
@@ -20,7 +20,7 @@ void swiglu(const LoopValue* v, int64_t begin, int64_t end) {
   });
 }
 
-// swiglu_backward(grad, gate, up, count): gate and up become their gradients
+// swiglu_backward(grad, gate, up): gate and up become their gradients
 template <typename S>
 void swiglu_backward(const LoopValue* v, int64_t begin, int64_t end) {
   const S* grad = pointer<S>(v[0]) + begin;

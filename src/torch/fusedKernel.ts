@@ -9,8 +9,8 @@ import {
   type KernelCode,
   type KernelInput,
   kernelArguments,
-  type Launch,
   launch,
+  type Work,
 } from "./nvrtc.ts";
 import { scope, type Tensor } from "./tensor.ts";
 import { countKernel } from "./trace.ts";
@@ -37,8 +37,8 @@ interface Described<Inputs extends readonly Tensor[], Options> {
 
 interface Kernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
   source: KernelCode["source"];
-  /** What a launch takes; the loop takes the same inputs, and goes over the first. */
-  work: (inputs: Inputs, options: Options) => Pick<Launch, "threads" | "inputs">;
+  /** What a launch takes; the loop takes the same inputs, and goes over the first, so it needs no count. */
+  work: (inputs: Inputs, options: Options) => Work;
   /** False where the CPU has no loop for it. */
   onCpu?: false;
 }

@@ -6,7 +6,7 @@
 import { arange, empty, fromArray, full } from "./create.ts";
 import { kernel } from "./fusedKernel.ts";
 import { THREADS } from "./kernelSources.ts";
-import type { Launch } from "./nvrtc.ts";
+import type { Work } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
 import { NF4_VALUES, PRODUCT_ROWS, PRODUCT_TOKENS } from "./quantizedSources.ts";
 import { scope, type Tensor } from "./tensor.ts";
@@ -184,7 +184,8 @@ export const fused = {
     scalars: (out) => out,
     work: ([out, ...packed], { offset, width, row, column }) => ({
       threads: Math.ceil(out.numel / 8),
-      inputs: [out, ...packed, { float: offset }, width, row, column, out.shape[1]!, out.numel],
+      inputs: [out, ...packed, { float: offset }, width, row, column, out.shape[1]!],
+      count: out.numel,
     }),
     reads: [],
     writes: [0],
@@ -199,7 +200,8 @@ export const fused = {
     scalars: (out) => out,
     work: ([out, codes, scales], { unit }) => ({
       threads: Math.ceil(out.numel / 8),
-      inputs: [out, codes, scales, { float: unit }, codes.strides[0]!, codes.shape[1]!, out.numel],
+      inputs: [out, codes, scales, { float: unit }, codes.strides[0]!, codes.shape[1]!],
+      count: out.numel,
     }),
     reads: [1],
     writes: [0],
@@ -259,8 +261,8 @@ export const fused = {
 } as const;
 
 /** A thread for eight elements. */
-function elementwise(tensors: readonly Tensor[], count: number): Pick<Launch, "threads" | "inputs"> {
-  return { threads: Math.ceil(count / 8), inputs: [...tensors, count] };
+function elementwise(inputs: readonly Tensor[], count: number): Work {
+  return { threads: Math.ceil(count / 8), inputs, count };
 }
 
 /** Blocks have PRODUCT_ROWS outputs of PRODUCT_TOKENS rows of x. out: (tokens, rows of W) */
@@ -277,13 +279,14 @@ function weightFor(out: Tensor, x: Tensor): Tensor {
   return empty([out.shape[1]!, x.shape[1]!], { dtype: x.dtype, device: x.device });
 }
 
-function ropeWork([u, cos, sin, query, key, value]: RopeInputs): Pick<Launch, "threads" | "inputs"> {
+function ropeWork([u, cos, sin, query, key, value]: RopeInputs): Work {
   const [T = 0, G = 0, heads = 0, D = 0] = u.shape;
   const half = D / 2;
   const betweenHeads = [query, key, value].flatMap(({ strides }) => strides.slice(0, 2));
   return {
     threads: T * G * heads * Math.ceil(half / 8),
-    inputs: [u, cos, sin, query, key, value, T, G, heads - 2, half, ...betweenHeads],
+    inputs: [u, cos, sin, query, key, value, G, heads - 2, half, ...betweenHeads],
+    count: T,
   };
 }
 

@@ -35,7 +35,12 @@ export interface Launch extends KernelCode {
   threads: number;
   /** In the kernel's order. */
   inputs: readonly KernelInput[];
+  /** The kernel's last argument: of what its threads go over, where the last of them would go beyond it. */
+  count?: number | undefined;
 }
+
+/** What of a launch depends on its inputs. */
+export type Work = Pick<Launch, "threads" | "inputs" | "count">;
 
 /** Tensors go in as pointers, numbers as 64-bit whole numbers or, in `float`, as floats. */
 export type KernelInput = Tensor | number | { float: number };
@@ -55,10 +60,16 @@ export function hasScalar(dtype: DType): boolean {
 }
 
 /** Queues a kernel on the device's current stream, compiling it first where nobody has yet. */
-export function launch(device: Device, { threads, inputs, ...code }: Launch): void {
+export function launch(device: Device, { threads, inputs, count, ...code }: Launch): void {
   if (threads === 0) return;
   const blocks = [Math.ceil(threads / THREADS), 1, 1];
-  native.launchKernel(kernelOn(device, code), blocks, THREADS, ...kernelArguments(inputs));
+  const all = launchInputs({ inputs, count });
+  native.launchKernel(kernelOn(device, code), blocks, THREADS, ...kernelArguments(all));
+}
+
+/** All that a kernel takes on a card. */
+export function launchInputs({ inputs, count }: Omit<Work, "threads">): readonly KernelInput[] {
+  return count === undefined ? inputs : [...inputs, count];
 }
 
 /** A letter for each input, and what the engine takes for them. */

@@ -2,18 +2,18 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { attentionLoops } from "../../src/torch/attentionLoops.ts";
-import { empty, randn } from "../../src/torch/create.ts";
+import { empty, fromArray, ones, randn, zeros } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { native } from "../../src/torch/native.ts";
+import { NF4_VALUES } from "../../src/torch/quantizedSources.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import {
   type AnyKernel,
   CASES,
   type CaseOf,
-  difference,
-  exactInputs,
+  compareToTwin,
   type KernelCase,
   kernelOf,
   ROUNDING,
@@ -77,17 +77,12 @@ const sizes = fc.record({
   extra: fc.integer({ min: 0, max: 4 }),
 });
 
-/** Holds a loop to its twin in float32. */
+/** Holds a loop to its twin. */
 function compare(loop: AnyLoop, made: KernelCase, dtype: Scalars): void {
-  const right = exactInputs(made.inputs, dtype);
-  loop.twin(right, made.options);
-  loop(made.inputs, made.options);
-  for (const index of made.written) {
-    const off = difference(made.inputs[index]!.toFloat32Array(), right[index]!.toFloat32Array());
-    expect(off, `${loop.entry}, input ${index}`).toBeLessThanOrEqual(
-      loop.tolerance + (loop.roundings ?? 1) * ROUNDING[dtype],
-    );
-  }
+  compareToTwin(loop, made, dtype, () => {
+    loop(made.inputs, made.options);
+    return (index) => made.inputs[index]!;
+  });
 }
 
 describe.each(LEVELS)("at the level %s", (level) => {
@@ -127,6 +122,17 @@ describe.each(LEVELS)("at the level %s", (level) => {
   );
 });
 
+test.each(LEVELS)("at the level %s each NF4 code is the value that quantising has for it", (level) => {
+  scope(() => {
+    native.loopLevel(level);
+    const codes = Uint8Array.from({ length: 8 }, (_, pair) => 16 * (2 * pair) + 2 * pair + 1); // 0 to 15, two a byte
+    const [out, one] = [empty([1, 16]), ones([1])];
+    const packed = [fromArray(codes, [8]), zeros([1], { dtype: "uint8" }), one, one] as const;
+    fused.dequantizeNf4([out, ...packed], { offset: 0, width: 16, row: 0, column: 0 });
+    expect([...out.toFloat32Array()]).toEqual(NF4_VALUES.map(Math.fround));
+  });
+});
+
 test("a plan for the CPU allocates nothing in a kernel, nor does the kernel", () => {
   scope(() => {
     for (const device of ["meta", "cpu"] as const) {
@@ -145,12 +151,12 @@ test("a plan for the CPU allocates nothing in a kernel, nor does the kernel", ()
 test("a call that no kernel takes is an error that says so", () => {
   const x = randn([4]);
   expect(() => native.runLoop("no_such", 6, "t", x.handle)).toThrow("no kernel of the CPU is called no_such");
-  expect(() => native.runLoop("swiglu", 6, "t", x.handle)).toThrow("swiglu takes ttti, got t");
-  expect(() => native.runLoop("swiglu", 7, "ttti", x.handle, x.handle, x.handle, 4)).toThrow(
+  expect(() => native.runLoop("swiglu", 6, "t", x.handle)).toThrow("swiglu takes ttt, got t");
+  expect(() => native.runLoop("swiglu", 7, "ttt", x.handle, x.handle, x.handle)).toThrow(
     /no scalars of Double/,
   );
   const meta = empty([4], { device: "meta" });
-  expect(() => native.runLoop("swiglu", 6, "ttti", meta.handle, x.handle, x.handle, 4)).toThrow(
+  expect(() => native.runLoop("swiglu", 6, "ttt", meta.handle, x.handle, x.handle)).toThrow(
     /a tensor of meta/,
   );
   meta.dispose();

@@ -1,8 +1,9 @@
 /** Random inputs of every fused kernel, for those who run its source: on a card, and as C++ on the CPU. */
+import { expect } from "vitest";
 import { empty, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
 import { fused } from "../../src/torch/kernels.ts";
-import type { Launch } from "../../src/torch/nvrtc.ts";
+import type { Launch, Work } from "../../src/torch/nvrtc.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 
 export interface Sizes {
@@ -28,7 +29,7 @@ export interface AnyKernel {
   entry: string;
   tolerance: number;
   roundings?: number;
-  work(inputs: readonly Tensor[], options: unknown): Pick<Launch, "threads" | "inputs">;
+  work(inputs: readonly Tensor[], options: unknown): Work;
   twin(inputs: readonly Tensor[], options: unknown): void;
 }
 
@@ -136,8 +137,25 @@ function ropeInputs({ rows, columns, extra }: Sizes, dtype: DType): Tensor[] {
   return [...shapes, head, head].map((shape) => randn(shape, { dtype }));
 }
 
+/** Holds what a kernel writes to its twin in float32; run: gives what the kernel has made of an input. */
+export function compareToTwin(
+  kernel: Pick<AnyKernel, "entry" | "tolerance" | "roundings" | "twin">,
+  { inputs, options, written }: KernelCase,
+  dtype: Scalars,
+  run: () => (index: number) => Tensor,
+): void {
+  const right = exactInputs(inputs, dtype);
+  kernel.twin(right, options);
+  const resultOf = run();
+  const bound = kernel.tolerance + (kernel.roundings ?? 1) * ROUNDING[dtype];
+  for (const index of written) {
+    const off = difference(resultOf(index).toFloat32Array(), right[index]!.toFloat32Array());
+    expect(off, `${kernel.entry}, input ${index}`).toBeLessThanOrEqual(bound);
+  }
+}
+
 /** The inputs in float32 where they are scalars, copied in any case: for the twin that says what is right. */
-export function exactInputs(inputs: readonly Tensor[], dtype: DType): Tensor[] {
+function exactInputs(inputs: readonly Tensor[], dtype: DType): Tensor[] {
   return inputs.map((input) =>
     input.dtype === dtype ? input.to({ dtype: "float32", copy: true }) : input.clone(),
   );

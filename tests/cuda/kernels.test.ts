@@ -13,15 +13,15 @@ import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import {
   CASES,
+  compareToTwin,
   difference,
-  exactInputs,
   type KernelCase,
   kernelOf,
   ROUNDING,
   type Scalars,
   type Sizes,
 } from "./kernelCases.ts";
-import { canWatchThreads, type Inside, removePrograms, runOnCpu } from "./onCpu.ts";
+import { canWatchThreads, removePrograms, runOnCpu } from "./onCpu.ts";
 
 const NAMES = Object.keys(fused) as (keyof typeof fused)[];
 const DTYPES = Object.keys(ROUNDING) as Scalars[];
@@ -35,26 +35,15 @@ const sizes = fc.record({
 
 afterAll(removePrograms);
 
-/** Holds a kernel's source, run on the CPU, to its twin in float32. */
-function compare(
-  name: keyof typeof fused,
-  made: KernelCase,
-  dtype: Scalars,
-  inside: Record<number, Inside> = {},
-) {
+/** Holds a kernel's source, run on the CPU, to its twin. */
+function compare(name: keyof typeof fused, made: KernelCase, dtype: Scalars): void {
   const kernel = kernelOf(name);
   const { source, entry } = kernel;
-  const right = exactInputs(made.inputs, dtype);
-  kernel.twin(right, made.options);
-  const results = runOnCpu({ source, entry, dtype }, kernel.work(made.inputs, made.options), { inside });
-  for (const index of made.written) {
-    const { shape, dtype: own } = made.inputs[index]!;
-    const actual = fromBytes(results.get(index)!, shape, own).toFloat32Array();
-    const off = difference(actual, right[index]!.toFloat32Array());
-    expect(off, `${entry}, input ${index}`).toBeLessThanOrEqual(
-      kernel.tolerance + (kernel.roundings ?? 1) * ROUNDING[dtype],
-    );
-  }
+  const { inputs, options } = made;
+  compareToTwin(kernel, made, dtype, () => {
+    const results = runOnCpu({ source, entry, dtype }, kernel.work(inputs, options));
+    return (index) => fromBytes(results.get(index)!, inputs[index]!.shape, inputs[index]!.dtype);
+  });
 }
 
 describe.each(DTYPES)("in %s, as C++ on the CPU,", (dtype) => {

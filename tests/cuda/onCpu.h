@@ -1,13 +1,20 @@
-// Runs a CUDA kernel on the CPU: the threads of a block are threads, blocks come one after the other. Read before the kernel's
-// source, which run.h follows.
-#include <barrier>
-#include <cmath>
-#include <cstdint>
+// Runs a CUDA kernel on the CPU, block after block: the threads of a block are threads or, with BY_TURNS, take turns in one, each
+// until the next barrier, which is quicker. Read before the kernel's source, which run.h follows. Headers are few, for they are most
+// of what there is to compile.
+#include <math.h>
+#include <stdint.h>
+
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <thread>
-#include <tuple>
+#include <utility>
 #include <vector>
+#ifdef BY_TURNS
+#include <ucontext.h>
+#else
+#include <barrier>
+#include <thread>
+#endif
 
 #define __device__
 #define __global__
@@ -21,8 +28,53 @@ struct Index {
 };
 thread_local Index threadIdx, blockIdx;
 constexpr Index blockDim{256};
+#ifdef BY_TURNS
+struct Turns {
+  static constexpr size_t kStackBytes = 1 << 17;
+  struct Turn {
+    ucontext_t context;
+    char* stack = static_cast<char*>(std::malloc(kStackBytes));
+    bool is_done = true;
+  };
+  std::vector<Turn> turns{blockDim.x};
+  ucontext_t between;
+  void (*body)();
+
+  static Turns& all();
+  static void begin() {
+    all().body();
+    all().turns[threadIdx.x].is_done = true;
+    all().wait(); // for ever
+  }
+  void wait() { swapcontext(&turns[threadIdx.x].context, &between); }
+  /** Each gets turns until all have come to their end. */
+  void run() {
+    for (Turn& turn : turns) {
+      getcontext(&turn.context);
+      turn.context.uc_stack = {.ss_sp = turn.stack, .ss_flags = 0, .ss_size = kStackBytes};
+      makecontext(&turn.context, begin, 0);
+      turn.is_done = false;
+    }
+    for (bool goes_on = true; goes_on;) {
+      goes_on = false;
+      for (unsigned number = 0; number < turns.size(); ++number) {
+        if (turns[number].is_done) continue;
+        threadIdx.x = number;
+        swapcontext(&between, &turns[number].context);
+        goes_on = true;
+      }
+    }
+  }
+};
+inline Turns& Turns::all() {
+  static Turns turns;
+  return turns;
+}
+inline void __syncthreads() { Turns::all().wait(); }
+#else
 inline std::barrier<> all_threads(blockDim.x);
 inline void __syncthreads() { all_threads.arrive_and_wait(); }
+#endif
 
 template <typename To, typename From>
 To bits_of(From from) {

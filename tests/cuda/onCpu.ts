@@ -3,9 +3,8 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { DType } from "../../src/torch/dtypes.ts";
 import { SOURCES, THREADS } from "../../src/torch/kernelSources.ts";
-import type { KernelCode, Launch } from "../../src/torch/nvrtc.ts";
+import { type KernelCode, launchInputs, type Work } from "../../src/torch/nvrtc.ts";
 import { Tensor } from "../../src/torch/tensor.ts";
 
 /** An input that lies inside of another one's memory. */
@@ -29,7 +28,10 @@ export interface HowToRun {
   /** Of the sources, to see that a check finds what is wrong. */
   change?: (source: string) => string;
 }
-const FAILING: Record<Checks, string[]> = { undefined: ["-fno-sanitize-recover"], thread: ["-g"] };
+const FAILING: Record<Checks, string[]> = {
+  undefined: ["-fno-sanitize-recover", "-DBY_TURNS"],
+  thread: ["-g"],
+};
 const folder = mkdtempSync(join(tmpdir(), "lorafit-kernels-"));
 const compiled = new Map<string, string>();
 
@@ -38,12 +40,13 @@ const here = (name: string): string => readFileSync(join(import.meta.dirname, na
 /** Runs a launch; returns the bytes of every tensor input afterwards, in their order (none for what lies inside of another). */
 export function runOnCpu(
   code: KernelCode,
-  launch: Pick<Launch, "threads" | "inputs">,
-  { inside = {}, checks = "undefined", change = (source) => source }: HowToRun = {},
+  work: Work,
+  { inside = {}, checks = "undefined", change }: HowToRun = {},
 ) {
   const tensors: { index: number; bytes: number }[] = [];
-  const parts: Uint8Array[] = [whole(Math.ceil(launch.threads / THREADS)), whole(launch.inputs.length)];
-  for (const [index, input] of launch.inputs.entries()) {
+  const inputs = launchInputs(work);
+  const parts: Uint8Array[] = [whole(Math.ceil(work.threads / THREADS)), whole(inputs.length)];
+  for (const [index, input] of inputs.entries()) {
     const place = inside[index];
     if (input instanceof Tensor && place) {
       parts.push(
@@ -60,7 +63,7 @@ export function runOnCpu(
       parts.push(whole("f".charCodeAt(0)), new Uint8Array(Float64Array.of(input.float).buffer));
     }
   }
-  const { status, stdout, stderr } = spawnSync(program(code.dtype, checks, change), [code.entry], {
+  const { status, stdout, stderr } = spawnSync(program(code, checks, change), [code.entry], {
     input: Buffer.concat(parts),
     maxBuffer: 2 ** 28,
   });
@@ -87,15 +90,16 @@ export function removePrograms(): void {
   rmSync(folder, { recursive: true });
 }
 
-/** One program has every kernel for one dtype of scalars; it is compiled when it is first wanted. */
-function program(dtype: DType, checks: Checks, change: (source: string) => string): string {
-  const name = `${dtype}-${checks}-${change("__syncthreads();").length}`;
+/** One program has every kernel for one dtype of scalars, or where sources are changed those of one; it is compiled when it is first wanted. */
+function program({ dtype, source }: KernelCode, checks: Checks, change: HowToRun["change"]): string {
+  const name = [dtype, checks, ...(change ? [source, "changed"] : [])].join("-");
   const known = compiled.get(name);
   if (known) return known;
   const file = join(folder, name);
-  const spaces = Object.entries(SOURCES).map(([name, source]) => `namespace ${name} {${change(source)}}\n`);
-  const calls = Object.entries(SOURCES).flatMap(([name, source]) =>
-    entriesOf(source).map(
+  const sources = change ? { [source]: change(SOURCES[source]) } : SOURCES;
+  const spaces = Object.entries(sources).map(([name, text]) => `namespace ${name} {${text}}\n`);
+  const calls = Object.entries(sources).flatMap(([name, text]) =>
+    entriesOf(text).map(
       (entry) => `  if (std::strcmp(name, "${entry}") == 0) return run(${name}::${entry});\n`,
     ),
   );

@@ -2,9 +2,16 @@
 // for 't' its bytes and the data, for 'a' (inside of another argument's buffer) that argument and an offset in bytes, for 'i' and 'f' the value.
 template <typename... Parameters>
 void on_all_threads(void (*kernel)(Parameters...), int64_t blocks, void** addresses) {
-  const auto call = [&]<size_t... I>(std::index_sequence<I...>) {
+  static const auto call = [=]<size_t... I>(std::index_sequence<I...>) {
     kernel(*static_cast<Parameters*>(addresses[I])...);
   };
+#ifdef BY_TURNS
+  Turns::all().body = [] { call(std::index_sequence_for<Parameters...>{}); };
+  for (int64_t block = 0; block < blocks; ++block) {
+    blockIdx.x = block;
+    Turns::all().run();
+  }
+#else
   std::vector<std::thread> threads;
   for (unsigned number = 0; number < blockDim.x; ++number) {
     threads.emplace_back([&, number] {
@@ -17,6 +24,7 @@ void on_all_threads(void (*kernel)(Parameters...), int64_t blocks, void** addres
     });
   }
   for (std::thread& thread : threads) thread.join();
+#endif
 }
 
 template <typename T>
