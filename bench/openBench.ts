@@ -1,7 +1,9 @@
 /** lorafit's side of bench/cpu.ts: weights, factors and micro-batch as its task says, and one training step on them. */
+
 import { readAdapter } from "../src/checkpoint/peft.ts";
 import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
+import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
 import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
 import { Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
@@ -24,9 +26,7 @@ export function openBench(
     loraFromAdapter(model.config, readAdapter(task.adapterFolder), { device: "cpu", gradients: "fp32" }),
   );
   const parameters = loraParameters(lora);
-  const optimizer = createAdamW(parameters, {
-    ...{ beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 },
-  });
+  const optimizer = createAdamW(parameters, OFFICIAL_ADAMW);
   return {
     step: () => {
       const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));

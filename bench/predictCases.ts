@@ -1,4 +1,5 @@
 /** The configurations of bench/predict.ts, and the comparison of each. */
+
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -10,6 +11,7 @@ import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/cali
 import { type OpTrace, opTimeMs } from "../src/plan/cost.ts";
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun.ts";
+import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
 import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
 import { factorCopies, Policy, placesOf } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
@@ -82,8 +84,7 @@ function run(name: string, { policy: given = {}, base, tiny = false }: Case): vo
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
   });
   const parameters = loraParameters(lora);
-  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
-  const optimizer = createAdamW(parameters, adamW, policy.optimizer);
+  const optimizer = createAdamW(parameters, OFFICIAL_ADAMW, policy.optimizer);
   const micro = (): unknown => runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
   const update = (): void => {
     gradientNorm(parameters);

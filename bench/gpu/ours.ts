@@ -1,4 +1,5 @@
 /** lorafit's side of bench/gpu/run.ts, a worker: ours.js TASK. Weights are random, made on the device, in the precision of the case. */
+
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { createBatches, type MicroBatch } from "../../src/data/batches.ts";
@@ -10,6 +11,7 @@ import { createLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { tensorShapes } from "../../src/models/spec.ts";
 import { assembleModel, type Model } from "../../src/models/weights.ts";
 import { settledAttention } from "../../src/plan/attentionChoice.ts";
+import { OFFICIAL_ADAMW } from "../../src/step/adamW.ts";
 import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
@@ -52,9 +54,7 @@ const lora = createLora(config, {
   device,
   gradients: policy.gradients,
 });
-const optimizer = createAdamW(loraParameters(lora), {
-  ...{ beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 },
-});
+const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW);
 
 answer({ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond: matrixRate() });
 timeCopies(true);

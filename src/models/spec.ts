@@ -115,7 +115,7 @@ export function linearShape(config: ModelConfig, name: LinearName): readonly [ro
 
 export const VISION_PREFIX = "vit.vision_tower.vision_model.";
 /** Some exports carry it; features are read before it, so it is neither needed nor refused. */
-export const OPTIONAL_TENSORS = [
+const OPTIONAL_TENSORS = [
   `${VISION_PREFIX}post_layernorm.weight`,
   `${VISION_PREFIX}post_layernorm.bias`,
   `${VISION_PREFIX}embeddings.position_ids`,

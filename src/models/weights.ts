@@ -177,7 +177,7 @@ function tensorReader(read: ReadTensor): WeightReader {
 }
 
 /** The weights of one decoder layer. */
-export function assembleLayer(
+function assembleLayer(
   config: ModelConfig,
   layer: number,
   { tensor, matrix }: PlacedReader,

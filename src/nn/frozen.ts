@@ -9,7 +9,6 @@ import {
   columnGranularity,
   dequantizeInto_,
   type QuantizedMatrix,
-  quantizedBytes,
   quantizedColumns,
   quantizedRows,
   quantizedShape,
@@ -94,11 +93,6 @@ export function frozenGather(matrix: FrozenMatrix, indices: Tensor, like: Pick<T
 /** [out, in]. */
 export function frozenShape(matrix: FrozenMatrix): readonly number[] {
   return matrix.precision === "dense" ? matrix.weight.shape : quantizedShape(matrix);
-}
-
-/** What it occupies. */
-export function frozenBytes(matrix: FrozenMatrix): number {
-  return matrix.precision === "dense" ? matrix.weight.bytes : quantizedBytes(matrix);
 }
 
 /** All of it as numbers, (out, in); a dense one as it is, whatever its dtype. */

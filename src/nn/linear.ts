@@ -180,7 +180,7 @@ export function addProduct_(into: Tensor, left: Tensor, right: Tensor, alpha = 1
 }
 
 /** drop(x) A^T. x: (T, in) -> (T, R). */
-export function loraInner(x: Tensor, { a, dropout }: LoraBranch, place: RowPlace): Tensor {
+function loraInner(x: Tensor, { a, dropout }: LoraBranch, place: RowPlace): Tensor {
   if (!dropout) return x.mm(a.t());
   return scope(() => {
     const inner = empty([x.shape[0]!, a.shape[0]!], { dtype: x.dtype, device: x.device });

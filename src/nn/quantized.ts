@@ -92,15 +92,6 @@ export function quantizedShape(matrix: QuantizedMatrix): readonly [number, numbe
   return [matrix.codes.shape[0]!, matrix.codes.shape[1]!];
 }
 
-/** What the whole matrix occupies. */
-export function quantizedBytes(matrix: QuantizedMatrix): number {
-  const tensors =
-    matrix.precision === "nf4"
-      ? [matrix.codes, matrix.absmax, matrix.nestedAbsmax, matrix.nestedMap, matrix.pairs]
-      : [matrix.codes, matrix.scales];
-  return tensors.reduce((sum, { bytes }) => sum + bytes, 0);
-}
-
 /** Columns that can be read without those beside them come in multiples of this. */
 export function columnGranularity(matrix: QuantizedMatrix): number {
   if (matrix.precision !== "nf4") return 1;

@@ -2,11 +2,13 @@
  * What dry runs have in common: the empty model, and the adapter with its optimizer, whose making, resuming, updating and saving know
  * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
  */
+
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
 import { type Base, tensorShapes } from "../models/spec.ts";
 import { assembleModel, disposeModel, type Model } from "../models/weights.ts";
 import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
+import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import { gradientCopies } from "../step/gradientBackup.ts";
 import {
   type AdamW,
@@ -139,8 +141,7 @@ export function openOnMeta(
 function openAdapter(configuration: Configuration): { lora: Lora; optimizer: AdamW } & Disposable {
   const lora = emptyLora(configuration);
   const parameters = loraParameters(lora);
-  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
-  const optimizer = createAdamW(parameters, adamW, configuration.policy.optimizer);
+  const optimizer = createAdamW(parameters, OFFICIAL_ADAMW, configuration.policy.optimizer);
   const { gradientCopy } = configuration;
   const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
   const close = (): void => {

@@ -95,14 +95,15 @@ const WEIGHTS = CATEGORIES.indexOf("weights");
 /** What a phase of the step is called; the rest are those of the run around it. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
-/** Runs one configuration on meta. Throws UserError where the policy does not fit the model. parts: what it shares with other runs. */
-export function dryRun(configuration: Configuration, parts?: CommonParts): DryRun {
-  return observe(configuration, (recorder) => runPhases(configuration, recorder, parts));
-}
-
-/** The same without abridging: every layer, tile and group one by one. */
-export function dryRunInFull(configuration: Configuration): DryRun {
-  return observe(configuration, (recorder) => runPhases(configuration, recorder), { inFull: true });
+/**
+ * Runs one configuration on meta. parts: what it shares with other runs; inFull: every layer, tile and group one by one, instead of once
+ * where they are alike. Throws UserError where the policy does not fit the model.
+ */
+export function dryRun(
+  configuration: Configuration,
+  { parts, inFull = false }: { parts?: CommonParts; inFull?: boolean } = {},
+): DryRun {
+  return observe(configuration, (recorder) => runPhases(configuration, recorder, parts), { inFull });
 }
 
 /** Takes down what a body does, phase by phase. */

@@ -164,7 +164,7 @@ function onHost(policy: Policy, config: ModelConfig): Policy {
 }
 
 /** Layers written as runs of alike ones; the last run goes on to the end. */
-export function runsOf(layers: readonly LayerPolicy[]): Policy["layers"] {
+function runsOf(layers: readonly LayerPolicy[]): Policy["layers"] {
   const runs: Policy["layers"] = [];
   for (const layer of layers) {
     const last = runs.at(-1);

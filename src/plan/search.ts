@@ -173,7 +173,7 @@ export class Planner {
     const known = this.#known.get(key);
     if (known) return known;
     const lora = { rank, dropout, targets };
-    const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, this.#parts.get());
+    const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() });
     this.#known.set(key, run);
     return run;
   }

@@ -10,6 +10,7 @@ import { stack } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { type Device, dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging, repeated } from "../torch/trace.ts";
+import type { AdamWOptions } from "./adamW.ts";
 import {
   type CodeTables,
   codeTables,
@@ -32,13 +33,6 @@ export interface Parameter {
   /** What steps read instead of the value: on the device, in the computing dtype. */
   copy?: Tensor | undefined;
   gradient: Tensor;
-}
-
-export interface AdamWOptions {
-  beta1: number;
-  beta2: number;
-  epsilon: number;
-  weightDecay: number;
 }
 
 /** Where and how the moments are held. */

@@ -3,6 +3,7 @@
  * that ran out of memory goes on where it stood.
  */
 import { scope, type Tensor } from "../torch/tensor.ts";
+import type { AdamWOptions } from "./adamW.ts";
 import { type Codes, dequantized, quantized } from "./eightBit.ts";
 import {
   type CodeTables,
@@ -13,7 +14,7 @@ import {
   type Moments,
   type Span,
 } from "./moments.ts";
-import type { AdamWOptions, Parameter } from "./optimizer.ts";
+import type { Parameter } from "./optimizer.ts";
 
 /** Elements of one parameter. */
 export interface Tile {

@@ -306,24 +306,6 @@ export function describeCard({ name, capability, totalBytes }: CardInfo): string
   return `${name}, ${formatBytes(totalBytes)}, compute capability ${(capability / 10).toFixed(1)}: ${can}`;
 }
 
-/** Bytes of the memory that large tensors on cpu lie in, which keeps what is freed for the next ones, within a bound. */
-export interface CpuMemory {
-  /** Of tensors, with what their alignment takes. */
-  liveBytes: number;
-  mostLiveBytes: number;
-  /** Free, and resident still. */
-  cachedBytes: number;
-  /** Had from the system since the process began, and given back to it. */
-  freshBytes: number;
-  givenBackBytes: number;
-}
-
-export function cpuMemory(): CpuMemory {
-  const [liveBytes = 0, mostLiveBytes = 0, cachedBytes = 0, freshBytes = 0, givenBackBytes = 0] =
-    native.cpuMemory();
-  return { liveBytes, mostLiveBytes, cachedBytes, freshBytes, givenBackBytes };
-}
-
 /** Gives memory that the caching allocator holds unused back to the card, or the process's own back to the system. */
 export function emptyCache(device: "cpu" | `cuda:${number}`): void {
   native.emptyCache(deviceCode(device));

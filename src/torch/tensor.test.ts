@@ -15,7 +15,7 @@ import {
 } from "./create.ts";
 import { liveTensors, memoryStats } from "./device.ts";
 import type { DType } from "./dtypes.ts";
-import { dispose, grad, keep, noGrad, scope, Tensor, withGrad } from "./tensor.ts";
+import { dispose, grad, keep, scope, Tensor, withGrad } from "./tensor.ts";
 
 /** Tensors and bytes alive. */
 function alive(): { tensors: number; bytes: number } {
@@ -280,20 +280,21 @@ describe("values", () => {
 });
 
 describe("gradients", () => {
-  test("grad mode is off unless withGrad turns it on, and noGrad turns it off inside", () => {
+  test("grad mode is off unless withGrad turns it on, and is again as it was where its body throws", () => {
     scope(() => {
       const x = ones([2]).requiresGrad_();
       expect(x.mul(2).requiresGrad).toBe(false);
       withGrad(() => {
         expect(x.mul(2).requiresGrad).toBe(true);
-        noGrad(() => expect(x.mul(2).requiresGrad).toBe(false));
-        expect(() =>
-          noGrad(() => {
-            throw new Error("on purpose");
-          }),
-        ).toThrow();
+        withGrad(() => {});
         expect(x.mul(2).requiresGrad).toBe(true);
       });
+      expect(x.mul(2).requiresGrad).toBe(false);
+      expect(() =>
+        withGrad(() => {
+          throw new Error("on purpose");
+        }),
+      ).toThrow("on purpose");
       expect(x.mul(2).requiresGrad).toBe(false);
     });
   });

@@ -208,14 +208,16 @@ export function dispose(value: unknown): void {
   freeAll(tensorsIn(value));
 }
 
-/** Runs the body without recording for gradients. */
-export function noGrad<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
-  return withGradMode(false, body);
-}
-
 /** Runs the body recording for gradients, which is off otherwise. */
 export function withGrad<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
-  return withGradMode(true, body);
+  const before = native.gradMode(true);
+  try {
+    const result: T = body();
+    refuseDeferred(result, "withGrad");
+    return result;
+  } finally {
+    native.gradMode(before);
+  }
 }
 
 /**
@@ -252,17 +254,6 @@ function freeAll(tensors: Iterable<Tensor>): void {
     tensor.handle = 0;
   }
   if (handles.length > 0) native.disposeAll(handles);
-}
-
-function withGradMode<T>(on: boolean, body: () => T extends PromiseLike<unknown> ? never : T): T {
-  const before = native.gradMode(on);
-  try {
-    const result: T = body();
-    refuseDeferred(result, on ? "withGrad" : "noGrad");
-    return result;
-  } finally {
-    native.gradMode(before);
-  }
 }
 
 /** Throws where a body would go on after its time: its tensors would be freed under its hands. */

@@ -1,4 +1,5 @@
 /** The longest micro-batch that a device takes, found by real steps: lengths that double, then halve the gap, each beside its plan. */
+
 import type { MicroBatch } from "../data/batches.ts";
 import { UserError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
@@ -6,6 +7,7 @@ import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { plannedBatch } from "../plan/batch.ts";
 import { runPlaces } from "../plan/ladder.ts";
 import { batchOf, fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
+import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import {
   type AdamW,
@@ -137,9 +139,8 @@ class Trials implements Disposable {
       ...{ rank, alpha: rank, dropout, targets, rslora: false, seed: 0 },
       ...{ device, gradients, copies: factorCopies(policy, dtype) },
     });
-    const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
     try {
-      const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
+      const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW, policy.optimizer);
       try {
         using backup = this.#backupOf(optimizer, plan);
         const batch = withPixels(plannedBatch(batchOf(workload)));

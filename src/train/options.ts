@@ -2,9 +2,11 @@
  * Every training option, once. Flags, the YAML configuration, its JSON Schema and the documentation come from here. Defaults are those of
  * the official recipe: InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh.
  */
+
 import { z } from "zod";
 import { BASES, HEAD_BASES, LINEAR_NAMES } from "../models/spec.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../options.ts";
+import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import type { Device } from "../torch/tensor.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
@@ -179,13 +181,17 @@ const optimizerOptions = group("Optimization", {
   loss_scale: z.enum(["micro-batch", "batch"]).default("micro-batch").meta({
     help: "the loss is a mean over the labels of each micro-batch, then over these (official), or over all labels of the step",
   }),
-  weight_decay: z.number().min(0).default(0.1).meta({ help: "decay of the factors in AdamW" }),
-  adam_beta1: beta.default(0.9).meta({ help: "decay of the mean gradient" }),
-  adam_beta2: beta.default(0.95).meta({ help: "decay of the mean squared gradient" }),
+  weight_decay: z
+    .number()
+    .min(0)
+    .default(OFFICIAL_ADAMW.weightDecay)
+    .meta({ help: "decay of the factors in AdamW" }),
+  adam_beta1: beta.default(OFFICIAL_ADAMW.beta1).meta({ help: "decay of the mean gradient" }),
+  adam_beta2: beta.default(OFFICIAL_ADAMW.beta2).meta({ help: "decay of the mean squared gradient" }),
   adam_epsilon: z
     .number()
     .positive()
-    .default(1e-8)
+    .default(OFFICIAL_ADAMW.epsilon)
     .meta({ help: "added to the root of the mean squared gradient" }),
   max_grad_norm: z
     .number()

@@ -11,7 +11,6 @@ import {
   type CountedOp,
   type DryRun,
   dryRun,
-  dryRunInFull,
   stepMs,
 } from "../../src/plan/dryRun.ts";
 import {
@@ -127,7 +126,7 @@ describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
   });
 
   it("counts the same when like parts are run once as when each is run", () => {
-    const [short, full] = [dryRun(configuration), dryRunInFull(configuration)];
+    const [short, full] = [dryRun(configuration), dryRun(configuration, { inFull: true })];
     expect(short.device).toEqual(full.device);
     expect(short.host).toEqual(full.host);
     short.phases.forEach((phase, index) => {
@@ -152,7 +151,7 @@ it("comes to the same beside other runs, with which it shares model and adapter,
   using parts = new CommonParts();
   for (const rank of [2, 4, 2]) {
     const configuration = { ...base, lora: { ...base.lora, rank } };
-    const [beside, alone] = [dryRun(configuration, parts), dryRun(configuration)];
+    const [beside, alone] = [dryRun(configuration, { parts }), dryRun(configuration)];
     expect(beside.device).toEqual(alone.device);
     expect(beside.host).toEqual(alone.host);
     expect(beside.phases.map(({ ops }) => ops())).toEqual(alone.phases.map(({ ops }) => ops()));

@@ -4,7 +4,6 @@ import {
   addFrozenProduct_,
   denseMatrix,
   type FrozenMatrix,
-  frozenBytes,
   frozenColumns,
   frozenGather,
   frozenGradient,
@@ -20,6 +19,7 @@ import { memoryStats, recordAllocations, resetPeak } from "../../src/torch/devic
 import type { Device, DType } from "../../src/torch/dtypes.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { randomTensor, relativeDifference } from "../randomModel.ts";
+import { matrixBytes } from "./matrixBytes.ts";
 
 const PRECISIONS = ["int8", "nf4", "fp8"] as const;
 /** Rows of whole blocks; neither; several tiles of scratch by rows and columns. */
@@ -80,9 +80,9 @@ describe.each(CASES)("a matrix of $shape in $precision", ({ precision, shape }) 
       const matrix = quantize(source, precision, { device: "cpu" });
       const statisticsBytes = precision === "nf4" ? (rows * columns) / 4 : 0;
       expect(memoryStats("cpu").peakBytes - beforeBytes).toBeLessThan(
-        frozenBytes(matrix) + statisticsBytes + PIECE_BYTES,
+        matrixBytes(matrix) + statisticsBytes + PIECE_BYTES,
       );
-      expect(frozenBytes(matrix)).toBe(frozenBytes(emptyQuantized([rows, columns], precision, "cpu")));
+      expect(matrixBytes(matrix)).toBe(matrixBytes(emptyQuantized([rows, columns], precision, "cpu")));
     });
   });
 });

@@ -2,12 +2,13 @@ import { expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { PRESETS } from "../../src/models/spec.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { quantizedBytes, quantizedShape } from "../../src/nn/quantized.ts";
+import { quantizedShape } from "../../src/nn/quantized.ts";
 import { findDevice } from "../../src/plan/devices.ts";
 import { type Configuration, dryRun } from "../../src/plan/dryRun.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { randomModel, smallConfig } from "../randomModel.ts";
+import { matrixBytes } from "./matrixBytes.ts";
 
 const base: Configuration = {
   model: PRESETS["4khd-7b"],
@@ -48,7 +49,7 @@ it.each(["int8", "nf4", "fp8"] as const)(
       const own = matrices.reduce((sum, matrix) => {
         if (matrix.precision === "dense") return sum + matrix.weight.bytes;
         expect(quantizedShape(matrix)[1] % 64).toBe(0);
-        return sum + quantizedBytes(matrix);
+        return sum + matrixBytes(matrix);
       }, 0);
       disposeModel(model);
       return bytes - own;

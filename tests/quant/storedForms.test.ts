@@ -6,7 +6,7 @@ import { openModelFolder } from "../../src/checkpoint/folder.ts";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { hasFullAbsmax, readModelConfig, storedBases } from "../../src/models/spec.ts";
 import { disposeModel, loadModel } from "../../src/models/weights.ts";
-import { frozenBytes, frozenValues } from "../../src/nn/frozen.ts";
+import { frozenValues } from "../../src/nn/frozen.ts";
 import { quantize } from "../../src/nn/quantized.ts";
 import { quantizedTensors, readQuantized } from "../../src/nn/quantizedLayout.ts";
 import { storedShapes } from "../../src/nn/quantizedNames.ts";
@@ -15,6 +15,7 @@ import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { noticeStored } from "../../src/train/compute.ts";
 import { relativeDifference } from "../randomModel.ts";
 import { golden } from "../shared.ts";
+import { matrixBytes } from "./matrixBytes.ts";
 
 /** Made by bitsandbytes; scripts/makeNf4Fixture.py tells what is in it. */
 const fixture = openSafetensors(golden("nf4/forms.safetensors"));
@@ -36,7 +37,7 @@ describe("NF4 in the other forms that bitsandbytes writes", () => {
       if (form.includes("absmax in full"))
         expect(relativeDifference(values, expected)).toBeLessThan(0.01); // 8 bits of a block's largest
       else expect(values.toBytes()).toEqual(expected.toBytes());
-      expect(frozenBytes(matrix)).toBe(frozenBytes(quantize(expected, "nf4", { device: "cpu" })));
+      expect(matrixBytes(matrix)).toBe(matrixBytes(quantize(expected, "nf4", { device: "cpu" })));
     });
   });
 });
