@@ -5,7 +5,7 @@ import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
 import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
-import { Policy } from "../src/step/policy.ts";
+import { loadingOf, Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { scope } from "../src/torch/tensor.ts";
@@ -18,9 +18,9 @@ export function openBench(
   loaded: () => void = () => {},
 ): { step: () => { loss: number; gradientNorm: number } } {
   setThreads(task.threads);
-  const model = loadModel(task.checkpoint, { dtype: "bfloat16", device: "cpu" });
-  const batch = sampleBatch(noiseImage(task.grid, task.grid), task);
   const policy = Policy.parse(task.policy);
+  const model = loadModel(task.checkpoint, { dtype: "bfloat16", device: "cpu", ...loadingOf(policy) });
+  const batch = sampleBatch(noiseImage(task.grid, task.grid), task);
   loaded();
   const lora = scope(() =>
     loraFromAdapter(model.config, readAdapter(task.adapterFolder), { device: "cpu", gradients: "fp32" }),

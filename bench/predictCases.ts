@@ -13,7 +13,7 @@ import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun.ts";
 import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
 import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
-import { factorCopies, Policy, placesOf } from "../src/step/policy.ts";
+import { factorCopies, loadingOf, Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { packageRoot } from "../src/torch/libtorch.ts";
@@ -78,7 +78,7 @@ function run(name: string, { policy: given = {}, base, tiny = false }: Case): vo
   };
   const plan = dryRun(configuration);
   const measured = calibrated(dtype);
-  const model = loadModel(folder, { dtype, device: "cpu", places: placesOf(policy), base });
+  const model = loadModel(folder, { dtype, device: "cpu", ...loadingOf(policy), base });
   const lora = createLora(model.config, {
     ...{ rank: 16, alpha: 16, dropout: 0, rslora: false, targets: OFFICIAL_TARGETS, seed: 3, device: "cpu" },
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },

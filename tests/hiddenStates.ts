@@ -27,7 +27,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
   const sequence = {
     rope: ropeTables(batch.positions, D, config.ropeTheta, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
-    imageRows: batch.imageSlices,
+    ploraRows: batch.imageSlices,
     kvHeads,
     headGroups: 1,
     attentionInput: "kept" as const,

@@ -64,13 +64,19 @@ export function randomModel(
   }: Partial<LoadOptions> & { seed?: number | undefined } = {},
 ): Model {
   const shapes = tensorShapes(config);
-  let index = 0;
+  const numbers = new Map<string, number>();
+  const numberOf = (name: string): number => {
+    if (name.includes("Plora_A.")) numberOf(name.replace("Plora_A.", "")); // in whichever order they are read
+    const number = numbers.get(name) ?? numbers.size;
+    numbers.set(name, number);
+    return number;
+  };
   const read = (name: string): Tensor => {
     const shape = shapes.get(name);
     if (!shape) throw new Error(`no tensor ${name}`);
     if (device === "meta") return empty(shape, { dtype, device });
     const scale = shape.length === 1 ? 0.1 : 0.15;
-    const noise = randomTensor(shape, seed * 1000 + index++, { dtype, scale }).to({ device }); // the same on every device
+    const noise = randomTensor(shape, seed * 1000 + numberOf(name), { dtype, scale }).to({ device }); // the same on every device
     return name.includes("norm.weight") || name.endsWith("norm1.weight") ? noise.add_(1) : noise;
   };
   return category("weights", () =>

@@ -13,7 +13,7 @@ import { assembleModel, type Model } from "../../src/models/weights.ts";
 import { settledAttention } from "../../src/plan/attentionChoice.ts";
 import { OFFICIAL_ADAMW } from "../../src/step/adamW.ts";
 import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
-import { Policy, placesOf } from "../../src/step/policy.ts";
+import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { takeCopyTimes, timeCopies } from "../../src/torch/copies.ts";
 import { empty } from "../../src/torch/create.ts";
@@ -89,7 +89,7 @@ function preparedSample(): PreparedSample {
 /** Each matrix is quantised as soon as it is made. */
 function randomModel(): Model {
   const shapes = tensorShapes(config);
-  const options = { dtype: "bfloat16", device, places: placesOf(policy), base: wanted.base } as const;
+  const options = { dtype: "bfloat16", device, ...loadingOf(policy), base: wanted.base } as const;
   const random = (name: string, on: Device): Tensor =>
     scope(() => {
       const weight = empty(shapes.get(name)!, { dtype: "bfloat16", device: on });

@@ -143,7 +143,7 @@ function build({
   const sequence: Sequence = {
     rope: ropeTables(Int32Array.from(positions), D, config.ropeTheta, { dtype: "float64", device: "cpu" }),
     shape: { Q, D, samples: rows },
-    imageRows,
+    ploraRows: imageRows,
     kvHeads: G,
     headGroups,
     attentionInput,
@@ -171,7 +171,7 @@ function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
   const linear = (name: (typeof LINEAR_NAMES)[number], x: Tensor): Tensor => {
     const { weight, plora, lora } = layer.linears[name];
     const rows = new Uint8Array(x.shape[0]!);
-    for (const { start, end } of sequence.imageRows) rows.fill(1, start, end);
+    for (const { start, end } of sequence.ploraRows) rows.fill(1, start, end);
     const mask = fromArray(rows, [rows.length, 1], { dtype: "bool" });
     const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
     const y = x.mm(frozenValues(weight).t()).add(where(mask, image, image.mul(0)));

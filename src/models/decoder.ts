@@ -104,7 +104,7 @@ export function attentionForward_(
       const output = groupForward(x, inner, wqkv, group, sequence, keptAs);
       const part = inputSlice(wo, group.outColumns);
       beforeWrite?.();
-      addBaseProduct_(h, output.out, part, info.imageRows);
+      addBaseProduct_(h, output.out, part, info.ploraRows);
       addGroupInner_(outer, output.out, part, info, group);
       return output;
     };
@@ -126,7 +126,7 @@ export function attentionBackward_(
 ): void {
   scope(() => {
     const { wqkv, wo, info } = attentionParts(layer, sequence, { wqkv: kept ? 1 : 2, wo: 1 });
-    const apart = apartRows(wo, info.imageRows);
+    const apart = apartRows(wo, info.ploraRows);
     const x = normalizedInput(input, dy, layer, sequence, sequence.attentionInput === "kept");
     const inner = inputLowRank(x, wqkv, sequence);
     const dx = dy.zerosLike(); // (T, C)
@@ -137,7 +137,7 @@ export function attentionBackward_(
     forEachGroup(headGroups(sequence), (group, index) => {
       const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
       const part = inputSlice(wo, group.outColumns);
-      const dOut = baseGradient(dy, part, info.imageRows); // (T, G * Q * D)
+      const dOut = baseGradient(dy, part, info.ploraRows); // (T, G * Q * D)
       forEachPart(apart, rowCount, (rows, picture) => {
         rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
       });
@@ -258,13 +258,13 @@ function forEachGroup(
 /** The segment's linears for so many products with each row; what they are merged into belongs to the open scope. */
 function attentionParts(
   { linears }: Layer,
-  { imageRows, plora }: Sequence,
+  { ploraRows, plora }: Sequence,
   products: { wqkv: number; wo: number },
 ): { wqkv: Linear; wo: Linear; info: RowInfo } {
   return {
-    wqkv: mergedWherePays(linears["attention.wqkv"], { plora, imageRows, products: products.wqkv }),
-    wo: mergedWherePays(linears["attention.wo"], { plora, imageRows, products: products.wo }),
-    info: { place: 0, imageRows },
+    wqkv: mergedWherePays(linears["attention.wqkv"], { plora, ploraRows, products: products.wqkv }),
+    wo: mergedWherePays(linears["attention.wo"], { plora, ploraRows, products: products.wo }),
+    info: { place: 0, ploraRows },
   };
 }
 
@@ -294,10 +294,10 @@ function normalizedInput(
 
 /** The inner products of wqkv's low-rank branches, of all rows. */
 function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): LowRank {
-  const { imageRows } = sequence;
-  const inner = zeroLowRank(x.tokens, wqkv, { place: 0, imageRows });
+  const { ploraRows } = sequence;
+  const inner = zeroLowRank(x.tokens, wqkv, { place: 0, ploraRows });
   forEachTile(x.tokens, { ...sequence, mlpTileTokens: x.tileTokens }, (tile) => {
-    const rows = lowRankRows(inner, imageRows, tile);
+    const rows = lowRankRows(inner, ploraRows, tile);
     const part = lowRank(x.rows(tile), wqkv, tileInfo(sequence, tile));
     if (part.lora) rows.lora?.copy_(part.lora);
     rows.plora.forEach((picture, index) => {
@@ -317,13 +317,13 @@ function groupForward(
   keptAs: Category = "workingSet",
 ): GroupOutput {
   return scope(() => {
-    const { rope, shape, imageRows } = sequence;
+    const { rope, shape, ploraRows } = sequence;
     const part = outputSlice(wqkv, qkvRows);
     const { dtype, device } = part.plora.b;
     const [T, columns] = [x.tokens, rowCount(qkvRows)];
     const u = category(keptAs, () => zeros([T, columns], { dtype, device })); // (T, G * (Q+2) * D)
     forEachTile(x.tokens, { ...sequence, mlpTileTokens: x.tileTokens }, (tile) => {
-      const rows = lowRankRows(inner, imageRows, tile);
+      const rows = lowRankRows(inner, ploraRows, tile);
       addLinear_(rowsOf(u, tile), x.rows(tile), part, tileInfo(sequence, tile), rows);
     });
     return category(keptAs, () => attend(u, rope, shape));
@@ -340,7 +340,7 @@ function gateAndUp(x: Tensor, w1: () => Linear, w3: () => Linear, info: RowInfo)
 
 /** outer += the inner products of a group's attention output. out: (T, G * Q * D). */
 function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo, group: HeadGroup): void {
-  forEachPart(apartRows(part, info.imageRows), rowCount, (rows, picture) => {
+  forEachPart(apartRows(part, info.ploraRows), rowCount, (rows, picture) => {
     outer.plora[picture]!.addmm_(rowsOf(out, rows), part.plora.a.t());
   });
   const { lora } = part;

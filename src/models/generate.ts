@@ -1,7 +1,7 @@
 /**
  * Generation with a KV cache: the prompt, text and pictures, goes through the layers as in training and
- * leaves its keys and values in the cache; then one token at a time. LoRA acts throughout, PLoRA on the
- * prompt's pictures. Gives way to the event loop between layers of the prompt, batches of tiles and tokens;
+ * leaves its keys and values in the cache; then one token at a time. LoRA acts throughout, PLoRA's
+ * branch on the prompt's pictures, or where it is folded on all that is no picture. Gives way to the event loop between layers of the prompt, batches of tiles and tokens;
  * no scope is open then.
  */
 import { setImmediate } from "node:timers/promises";
@@ -21,6 +21,7 @@ import type { Lora } from "./lora.ts";
 import { onDevice, startFetch } from "./places.ts";
 import { chooseToken, type Sampling } from "./sampling.ts";
 import type { ModelConfig } from "./spec.ts";
+import { ploraRowsOf } from "./tiles.ts";
 import type { Model } from "./weights.ts";
 import { embedText, placeImage_ } from "./xcomposer.ts";
 
@@ -54,9 +55,6 @@ export type GenerateStep =
 
 /** Rows that the MLP takes at a time in the prompt. */
 const MLP_TILE_TOKENS = 2048;
-
-/** A generated token: no picture. */
-const TEXT_ROW: RowInfo = { place: 0, imageRows: [] };
 
 /**
  * The answer to a prompt. Throws UserError where the prompt is empty or fills all of the model's positions.
@@ -192,7 +190,7 @@ function sequenceFrom(first: number, tokens: number, model: Model, imageRows: re
   return {
     rope: ropeTables(positions, D, ropeTheta, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: [{ start: 0, end: tokens }] },
-    imageRows,
+    ploraRows: ploraRowsOf(model, imageRows, tokens),
     kvHeads,
     headGroups: 1,
     attentionInput: "kept",
@@ -238,19 +236,15 @@ function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvC
 function addCachedAttention_(
   hidden: Tensor,
   layer: Layer,
-  { rope, shape }: Sequence,
+  { rope, shape, ploraRows }: Sequence,
   cache: KvCache,
   index: number,
 ): void {
   const { Q, D } = shape;
+  const info: RowInfo = { place: 0, ploraRows };
   const { "attention.wqkv": wqkv, "attention.wo": wo } = layer.linears;
   scope(() => {
-    const packed = linearForward(rmsNorm(hidden, layer.attentionNorm), wqkv, TEXT_ROW).view([
-      1,
-      -1,
-      Q + 2,
-      D,
-    ]); // (1, G, Q+2, D)
+    const packed = linearForward(rmsNorm(hidden, layer.attentionNorm), wqkv, info).view([1, -1, Q + 2, D]); // (1, G, Q+2, D)
     rotate_(packed.narrow(2, 0, Q + 1), rope);
     cache.write(index, 0, keysAndValues(packed));
     const { keys, values } = cache.read(index, 1); // (G, S, D) each, S tokens so far
@@ -260,7 +254,7 @@ function addCachedAttention_(
       .mul_(D ** -0.5)
       .softmax(-1)
       .to({ dtype: hidden.dtype });
-    addLinear_(hidden, shares.bmm(values).view([1, -1]), wo, TEXT_ROW); // (1, H * D)
+    addLinear_(hidden, shares.bmm(values).view([1, -1]), wo, info); // (1, H * D)
   });
 }
 

@@ -1,4 +1,4 @@
-/** Rows of a micro-batch in tiles: which of them are of pictures, and which tiles are alike to a plan. */
+/** Rows of a micro-batch in tiles: which of them PLoRA's branch acts on, and which tiles are alike to a plan. */
 import { pickedBlocks } from "../nn/dropout.ts";
 import type { Linear, RowInfo } from "../nn/linear.ts";
 import { mergedWherePays, type PloraWay } from "../nn/plora.ts";
@@ -14,11 +14,13 @@ import {
 } from "../nn/rows.ts";
 import { scope } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
+import type { Model } from "./weights.ts";
 
 /** Rows of the micro-batch as an MLP sees them: all of them, or some. */
 export interface MlpRows {
-  imageRows: readonly Rows[];
-  /** Whether PLoRA may be merged into copies of the weights that pictures are multiplied with. */
+  /** Those that PLoRA's branch acts on, ascending. */
+  ploraRows: readonly Rows[];
+  /** Whether the branch may be merged into copies of the weights that those rows are multiplied with. */
   plora: PloraWay;
   /** Rows that the MLP takes at a time, and attention where it makes its input again. */
   mlpTileTokens: number;
@@ -26,8 +28,17 @@ export interface MlpRows {
   picked?: Int32Array;
 }
 
+/** The rows that PLoRA's branch acts on: those of pictures, or, where it is folded into the weights, all others. */
+export function ploraRowsOf(
+  { folded }: Pick<Model, "folded">,
+  imageRows: readonly Rows[],
+  tokens: number,
+): readonly Rows[] {
+  return folded ? rowsBetween(imageRows, tokens) : imageRows;
+}
+
 /** What an MLP sees of some rows of a micro-batch, (n) ascending. */
-export function pickRows({ imageRows, mlpTileTokens, plora }: MlpRows, picked: Int32Array): MlpRows {
+export function pickRows({ ploraRows, mlpTileTokens, plora }: MlpRows, picked: Int32Array): MlpRows {
   const before = (row: number): number => {
     let [low, high] = [0, picked.length];
     while (low < high) {
@@ -37,14 +48,25 @@ export function pickRows({ imageRows, mlpTileTokens, plora }: MlpRows, picked: I
     }
     return low;
   };
-  const pictures = imageRows.map(({ start, end }) => ({ start: before(start), end: before(end) }));
-  return { imageRows: pictures.filter(({ start, end }) => start < end), mlpTileTokens, plora, picked };
+  const left = ploraRows.map(({ start, end }) => ({ start: before(start), end: before(end) }));
+  return { ploraRows: joined(left.filter(({ start, end }) => start < end)), mlpTileTokens, plora, picked };
 }
 
-/** Where a tile lies, and its image rows. */
-export function tileInfo({ imageRows, picked }: MlpRows, tile: Rows): RowInfo {
+/** The same rows, those that follow on one another as one range. */
+function joined(ranges: readonly Rows[]): Rows[] {
+  const wider: Rows[] = [];
+  for (const { start, end } of ranges) {
+    const last = wider.at(-1);
+    if (last?.end === start) last.end = end;
+    else wider.push({ start, end });
+  }
+  return wider;
+}
+
+/** Where a tile lies, and its rows that PLoRA's branch acts on. */
+export function tileInfo({ ploraRows, picked }: MlpRows, tile: Rows): RowInfo {
   const place = picked ? picked.subarray(tile.start, tile.end) : tile.start;
-  return { place, imageRows: clipRows(imageRows, tile) };
+  return { place, ploraRows: clipRows(ploraRows, tile) };
 }
 
 /**
@@ -54,38 +76,36 @@ export function tileInfo({ imageRows, picked }: MlpRows, tile: Rows): RowInfo {
 export function linearOfTiles(
   linear: Linear,
   rows: number,
-  { plora, imageRows, mlpTileTokens }: MlpRows,
+  { plora, ploraRows, mlpTileTokens }: MlpRows,
   products: number,
 ): () => Linear {
-  const merged = (): Linear => mergedWherePays(linear, { plora, imageRows, products });
+  const merged = (): Linear => mergedWherePays(linear, { plora, ploraRows, products });
   if (rows <= mlpTileTokens) return merged;
   const held = merged();
   return () => held;
 }
 
-/** Calls body for each tile of 0..rows, in a scope of its own; tiles of as many rows, and image rows, and others between them, are alike. */
+/** Calls body for each tile of 0..rows, in a scope of its own; tiles of as many rows, and of the branch's, and others between them, are alike. */
 export function forEachTile(rows: number, seen: MlpRows, body: (tile: Rows, index: number) => unknown): void {
   forEachKind(tileKinds(rows, seen), (tile, index) => {
     scope(() => void body(tile, index));
   });
 }
 
-/** Kinds of tiles by the pictures of a micro-batch: the same are asked for in every layer, and pictures can be many. */
+/** Kinds of tiles by the branch's rows of a micro-batch: the same are asked for in every layer, and pictures can be many. */
 const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
 
-function tileKinds(rows: number, { imageRows, plora, picked, mlpTileTokens }: MlpRows): Kind<Rows>[] {
+function tileKinds(rows: number, { ploraRows, plora, picked, mlpTileTokens }: MlpRows): Kind<Rows>[] {
   const blocks = (tile: Rows): Rows[] => (picked ? pickedBlocks(picked.subarray(tile.start, tile.end)) : []);
   const kindOf = (tile: Rows): string => {
-    const pictures = clipRows(imageRows, tile);
-    const others = plora === "merged" ? rowsBetween(pictures, rowCount(tile)) : [];
-    return [pictures, others, blocks(tile), [tile]]
-      .map((ranges) => ranges.map(rowCount).join(" "))
-      .join(", ");
+    const own = clipRows(ploraRows, tile);
+    const others = plora === "merged" ? rowsBetween(own, rowCount(tile)) : [];
+    return [own, others, blocks(tile), [tile]].map((ranges) => ranges.map(rowCount).join(" ")).join(", ");
   };
   const find = (): Kind<Rows>[] => kindsOf(tilesOf(rows, mlpTileTokens), kindOf);
   if (!isAbridging()) return find();
-  const known = knownKinds.get(imageRows) ?? new Map<string, Kind<Rows>[]>();
-  knownKinds.set(imageRows, known);
+  const known = knownKinds.get(ploraRows) ?? new Map<string, Kind<Rows>[]>();
+  knownKinds.set(ploraRows, known);
   const key = `${rows} ${mlpTileTokens} ${plora}`;
   const kinds = known.get(key) ?? find();
   known.set(key, kinds);

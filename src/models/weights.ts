@@ -3,9 +3,11 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen.ts";
+import { afterFolding, foldedPart, foldInto_, type Plora } from "../nn/plora.ts";
 import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
 import { readQuantized } from "../nn/quantizedLayout.ts";
 import { storedPrecision } from "../nn/quantizedNames.ts";
+import type { QuantizeTarget } from "../nn/quantizedNf4.ts";
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
@@ -21,13 +23,6 @@ import {
   tensorShapes,
   VISION_PREFIX,
 } from "./spec.ts";
-
-/** Low-rank branch of the base that acts on image rows only: scale * (x a^T) b^T. a: (rank, in), b: (out, rank). */
-export interface Plora {
-  a: Tensor;
-  b: Tensor;
-  scale: number;
-}
 
 /** weight: (out, in). */
 export interface FrozenLinear {
@@ -83,6 +78,11 @@ export interface Model {
   /** Where it computes. */
   device: Device;
   places: Places;
+  /**
+   * Whether PLoRA, as if all rows were of pictures, is in the layers' weights: W + p PB PA, with -p for the scale of its branch, which acts on
+   * the rows that are not of pictures.
+   */
+  folded: boolean;
   embeddings: FrozenMatrix;
   layers: LayerWeights[];
   norm: Tensor;
@@ -95,6 +95,8 @@ export interface LoadOptions {
   device: Device;
   /** On the device where left out. */
   places?: Places;
+  /** Whether PLoRA is folded into the layers' weights, which have to lie on the device. */
+  folded?: boolean | undefined;
   /** Of the decoder's linears; left out: as the checkpoint has them. */
   base?: Base | undefined;
   /** Of embeddings and head. */
@@ -104,10 +106,14 @@ export interface LoadOptions {
 /** Has a tensor of an official name lie on a device. */
 export type ReadTensor = (name: string, device: Device, place: Place) => Tensor;
 
-/** Where weights come from; a matrix comes in the precision asked for, whatever it was in. */
+/** Where weights come from; a matrix comes in the precision asked for, whatever it was in, with PLoRA folded into it where that is given. */
 export interface WeightReader {
   tensor: ReadTensor;
-  matrix(name: string, base: Base | undefined, device: Device, place: Place): FrozenMatrix;
+  matrix(
+    name: string,
+    base: Base | undefined,
+    on: { device: Device; place: Place; folded?: Plora | undefined },
+  ): FrozenMatrix;
 }
 
 /**
@@ -133,15 +139,18 @@ export function disposeModel(model: Model): void {
 /** The model's record with every tensor had by its official name. */
 export function assembleModel(
   config: ModelConfig,
-  { dtype, device, places = ON_DEVICE, base, headBase }: LoadOptions,
+  { dtype, device, places = ON_DEVICE, folded = false, base, headBase }: LoadOptions,
   source: WeightReader | ReadTensor,
 ): Model {
   const reader = typeof source === "function" ? tensorReader(source) : source;
+  if (folded && places.layers === "host")
+    throw new Error("what is folded would be written to the host's weights");
   const at = (place: Place): PlacedReader => {
     const on = place === "host" ? hostOf(device) : device;
     return {
       tensor: (name) => pool(place, () => reader.tensor(name, on, place)),
-      matrix: (name, wanted) => pool(place, () => reader.matrix(name, wanted, on, place)),
+      matrix: (name, wanted, folded) =>
+        pool(place, () => reader.matrix(name, wanted, { device: on, place, folded })),
     };
   };
   return {
@@ -149,9 +158,10 @@ export function assembleModel(
     dtype,
     device,
     places,
+    folded,
     embeddings: at(places.embeddings).matrix("model.tok_embeddings.weight", headBase),
     layers: Array.from({ length: config.layers }, (_, layer) =>
-      assembleLayer(config, layer, at(places.layers), base),
+      assembleLayer(config, layer, at(places.layers), { base, folded }),
     ),
     norm: at("device").tensor("model.norm.weight"),
     head: at(places.head).matrix("output.weight", headBase),
@@ -162,18 +172,27 @@ export function assembleModel(
 /** A reader whose weights lie at a place. */
 interface PlacedReader {
   tensor(name: string): Tensor;
-  matrix(name: string, base: Base | undefined): FrozenMatrix;
+  matrix(name: string, base: Base | undefined, folded?: Plora): FrozenMatrix;
 }
 
 /** Full tensors, quantised where that is asked for. */
 function tensorReader(read: ReadTensor): WeightReader {
   return {
     tensor: read,
-    matrix: (name, base, device, place) =>
+    matrix: (name, base, { device, place, folded }) =>
       base && base !== "bf16"
-        ? scope(() => quantize(read(name, device, place), base, { device }))
-        : denseMatrix(read(name, device, place)),
+        ? scope(() => quantize(read(name, device, place), base, foldingTarget(device, folded)))
+        : foldedMatrix(read(name, device, place), folded),
   };
+}
+
+/** What a weight, (out, in) and its reader's own, is held as; PLoRA is folded into its place, so that no second one is made. */
+export function foldedMatrix(weight: Tensor, folded: Plora | undefined): FrozenMatrix {
+  return denseMatrix(folded ? scope(() => foldInto_(weight, folded)) : weight);
+}
+
+function foldingTarget(device: Device, folded: Plora | undefined): QuantizeTarget {
+  return { device, added: folded && ((rows) => foldedPart(folded, rows)) };
 }
 
 /** The weights of one decoder layer. */
@@ -181,17 +200,20 @@ function assembleLayer(
   config: ModelConfig,
   layer: number,
   { tensor, matrix }: PlacedReader,
-  base: Base | undefined,
+  { base, folded }: Pick<LoadOptions, "base" | "folded">,
 ): LayerWeights {
   const prefix = `model.layers.${layer}.`;
-  const linear = (name: LinearName): FrozenLinear => ({
-    weight: matrix(`${prefix}${name}.weight`, base),
-    plora: {
-      a: tensor(`${prefix}${name}.Plora_A.weight`),
-      b: tensor(`${prefix}${name}.Plora_B.weight`),
-      scale: config.plora[name].scale,
-    },
+  const ploraOf = (name: LinearName): Plora => ({
+    a: tensor(`${prefix}${name}.Plora_A.weight`),
+    b: tensor(`${prefix}${name}.Plora_B.weight`),
+    scale: config.plora[name].scale,
   });
+  const linear = (name: LinearName): FrozenLinear => {
+    const full = `${prefix}${name}.weight`;
+    if (!folded) return { weight: matrix(full, base), plora: ploraOf(name) };
+    const plora = ploraOf(name);
+    return { weight: matrix(full, base, plora), plora: afterFolding(plora) };
+  };
   return {
     attentionNorm: tensor(`${prefix}attention_norm.weight`),
     ffnNorm: tensor(`${prefix}ffn_norm.weight`),
@@ -245,16 +267,26 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
       if (matrix) return frozenValues(matrix, { dtype });
       return weights.tensor(name).to({ dtype, device, copy: place === "device" });
     });
-  const matrix: WeightReader["matrix"] = (name, base, device, place) =>
+  const matrix: WeightReader["matrix"] = (name, base, { device, place, folded }) =>
     scope(() => {
       const precision = storedPrecision(name, weights);
       const held = name.startsWith("model.layers.") || isHeadBase(precision) ? precision : "bf16";
-      if (precision && (base ?? held) === precision) return stored(name, device, place)!;
-      if (!base || base === "bf16") return denseMatrix(tensor(name, device, place));
+      if (precision && (base ?? held) === precision) {
+        if (folded) throw storedUnfolded(precision);
+        return stored(name, device, place)!;
+      }
+      if (!base || base === "bf16") return foldedMatrix(tensor(name, device, place), folded);
       if (precision) throw storedOtherwise(weights.place, precision, base);
-      return quantize(weights.tensor(name), base, { device });
+      return quantize(weights.tensor(name), base, foldingTarget(device, folded));
     });
   return { tensor, matrix };
+}
+
+/** Of a policy, for a base that stays in the precision that the checkpoint has it in. */
+export function storedUnfolded(precision: Base): UserError {
+  return new UserError(`PLoRA can't be folded into a base that the checkpoint holds in ${precision}.`, {
+    fix: 'Give the policy "plora": "merged" or "apart", or start from the unquantised checkpoint.',
+  });
 }
 
 function storedOtherwise(place: string, precision: Base, base: Base): UserError {

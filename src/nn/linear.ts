@@ -35,7 +35,7 @@ export interface Linear extends FrozenLinear {
 /** Which rows of the micro-batch are at hand, and which of them (counted from the first) are of pictures. */
 export interface RowInfo {
   place: RowPlace;
-  imageRows: readonly Rows[];
+  ploraRows: readonly Rows[];
 }
 
 /** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) a picture where PLoRA is not merged. */
@@ -48,27 +48,27 @@ export interface LowRank {
 export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   return {
     lora: linear.lora && loraInner(x, linear.lora, info.place),
-    plora: apartRows(linear, info.imageRows).map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
+    plora: apartRows(linear, info.ploraRows).map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
   };
 }
 
 /** Room for the inner products of T rows, filled with zeros. */
-export function zeroLowRank(tokens: number, linear: Linear, { imageRows }: RowInfo): LowRank {
+export function zeroLowRank(tokens: number, linear: Linear, { ploraRows }: RowInfo): LowRank {
   const { plora, lora } = linear;
   const { dtype, device } = plora.a;
   const room = (rows: number, factor: Tensor): Tensor => zeros([rows, factor.shape[0]!], { dtype, device });
   return {
     lora: lora && room(tokens, lora.a),
-    plora: apartRows(linear, imageRows).map((rows) => room(rowCount(rows), plora.a)),
+    plora: apartRows(linear, ploraRows).map((rows) => room(rowCount(rows), plora.a)),
   };
 }
 
-/** The inner products of some of the rows, as views; imageRows: of all rows. */
-export function lowRankRows({ lora, plora }: LowRank, imageRows: readonly Rows[], rows: Rows): LowRank {
+/** The inner products of some of the rows, as views; ploraRows: of all rows. */
+export function lowRankRows({ lora, plora }: LowRank, ploraRows: readonly Rows[], rows: Rows): LowRank {
   return {
     lora: lora && rowsOf(lora, rows),
     plora: plora.flatMap((inner, index) =>
-      clipRows([rows], imageRows[index]!).map((shared) => rowsOf(inner, shared)),
+      clipRows([rows], ploraRows[index]!).map((shared) => rowsOf(inner, shared)),
     ),
   };
 }
@@ -100,7 +100,7 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
 /** y = linear(x). x: (T, in) -> (T, out); `inner` is lowRank(x) where it is at hand. */
 export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): Tensor {
   return scope(() => {
-    const y = baseProduct(x, linear, info.imageRows); // (T, out)
+    const y = baseProduct(x, linear, info.ploraRows); // (T, out)
     addLowRank_(y, linear, info, inner ?? lowRank(x, linear, info));
     return y;
   });
@@ -109,17 +109,17 @@ export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: 
 /** into += linear(x). x: (T, in), into: (T, out); `inner` is lowRank(x) where it is at hand. */
 export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): void {
   scope(() => {
-    addBaseProduct_(into, x, linear, info.imageRows);
+    addBaseProduct_(into, x, linear, info.ploraRows);
     addLowRank_(into, linear, info, inner ?? lowRank(x, linear, info));
   });
 }
 
 /** y += the outer products of the low-rank branches. y: (T, out). */
-export function addLowRank_(y: Tensor, linear: Linear, { imageRows }: RowInfo, inner: LowRank): void {
+export function addLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, inner: LowRank): void {
   const { plora, lora } = linear;
   scope(() => {
     if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
-    forEachPart(apartRows(linear, imageRows), rowCount, (rows, picture) => {
+    forEachPart(apartRows(linear, ploraRows), rowCount, (rows, picture) => {
       rowsOf(y, rows).addmm_(inner.plora[picture]!, plora.b.t(), { alpha: plora.scale });
     });
   });
@@ -128,7 +128,7 @@ export function addLowRank_(y: Tensor, linear: Linear, { imageRows }: RowInfo, i
 /** The gradient of x, (T, in), for the gradient dy, (T, out), of linear(x); LoRA gradients accumulate. x: (T, in). */
 export function linearBackward(dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
-    const dx = baseGradient(dy, linear, info.imageRows); // (T, in)
+    const dx = baseGradient(dy, linear, info.ploraRows); // (T, in)
     addPloraGradient_(dx, dy, linear, info);
     addLoraGradients_(dx, dy, x, linear, info);
     return dx;
@@ -152,15 +152,15 @@ function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, 
 /** dx += dy W, and the PLoRA branch's on image rows. dx: (T, in), dy: (T, out). */
 export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
-    addBaseGradient_(dx, dy, linear, info.imageRows);
+    addBaseGradient_(dx, dy, linear, info.ploraRows);
     addPloraGradient_(dx, dy, linear, info);
   });
 }
 
 /** dx[I] += p (dy[I] PB) PA for the image rows I of each picture, where PLoRA is not merged. */
-function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { imageRows }: RowInfo): void {
+function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { ploraRows }: RowInfo): void {
   const { plora } = linear;
-  forEachPart(apartRows(linear, imageRows), rowCount, (rows) => {
+  forEachPart(apartRows(linear, ploraRows), rowCount, (rows) => {
     scope(() => rowsOf(dx, rows).addmm_(rowsOf(dy, rows).mm(plora.b), plora.a, { alpha: plora.scale }));
   });
 }

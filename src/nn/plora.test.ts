@@ -10,13 +10,13 @@ import { emptyQuantized, quantize } from "./quantized.ts";
 
 const [OUTS, INS, RANK] = [96, 64, 24];
 /** Two gaps to gather, none at the end. */
-const imageRows = [
+const ploraRows = [
   { start: 3, end: 30 },
   { start: 40, end: 90 },
 ];
-const info = { place: 0, imageRows };
+const info = { place: 0, ploraRows };
 const TOKENS = 90;
-const often: Visit = { plora: "merged", imageRows, products: 100 };
+const often: Visit = { plora: "merged", ploraRows, products: 100 };
 
 function linearOf(weight: FrozenMatrix): Linear {
   const [a, b] = [
@@ -82,7 +82,7 @@ function merges(
       weight,
       plora: { a: zeros([rank, ins], options), b: zeros([outs, rank], options), scale: 1 },
     };
-    const visit = { plora, products, imageRows: [{ start: 0, end: rows }] };
+    const visit = { plora, products, ploraRows: [{ start: 0, end: rows }] };
     return mergedWherePays(linear, visit).merged !== undefined;
   });
 }

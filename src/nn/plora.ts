@@ -1,6 +1,7 @@
 /**
- * A frozen weight W with PLoRA, its low-rank branch on image rows. Where a visit has enough of them, the branch is added to a copy of the
- * weight, M = W + p PB PA: image rows are multiplied with M, all others with W, and the branch costs no more products of its own.
+ * A frozen weight W with PLoRA, a low-rank branch on some of the rows: p x PA^T PB^T on image rows; where it is folded into W, -p x PA^T PB^T
+ * on all others. Where a visit has enough of them, the branch is added to a copy of the weight, M = W + p PB PA: its rows are multiplied with
+ * M, all others with W, and the branch costs no more products of its own.
  */
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
@@ -18,20 +19,28 @@ import {
 import { multipliesFp8 } from "./quantizedFp8.ts";
 import { forEachPart, type Rows, rowCount, rowsBetween, rowsOf } from "./rows.ts";
 
-/** Whether image rows' branch is multiplied apart, or merged into a copy of the weight where that takes fewer FLOPs. */
+/** Whether the branch is multiplied apart, or merged into a copy of the weight where that takes fewer FLOPs. */
 export type PloraWay = "apart" | "merged";
 
-/** weight: (out, in); plora.a: (rank, in), plora.b: (out, rank); merged: M, (out, in), where it has been made. */
+/** scale * (x a^T) b^T. a: (rank, in), b: (out, rank). */
+export interface Plora {
+  a: Tensor;
+  b: Tensor;
+  scale: number;
+}
+
+/** weight: (out, in); merged: M, (out, in), where it has been made. */
 export interface FrozenLinear {
   weight: FrozenMatrix;
-  plora: { a: Tensor; b: Tensor; scale: number };
+  plora: Plora;
   merged?: Tensor | undefined;
 }
 
 /** Rows of a segment as a visit of a linear sees them. */
 export interface Visit {
   plora: PloraWay;
-  imageRows: readonly Rows[];
+  /** Those that the branch acts on. */
+  ploraRows: readonly Rows[];
   /** Products that the visit makes with each row. */
   products: number;
 }
@@ -48,104 +57,141 @@ export function mergedWherePays<L extends FrozenLinear>(linear: L, visit: Visit)
 }
 
 /** FLOPs of the branch apart against those of merging it; a card that multiplies the base in fp8 is faster with that. */
-function mergePays({ weight, plora }: FrozenLinear, { imageRows, products }: Visit): boolean {
+function mergePays({ weight, plora }: FrozenLinear, { ploraRows, products }: Visit): boolean {
   if (weight.precision === "fp8" && multipliesFp8(weight, plora.a)) return false;
   const [outs, ins] = frozenShape(weight) as [number, number];
-  const rows = imageRows.reduce((sum, each) => sum + rowCount(each), 0);
+  const rows = countOf(ploraRows);
   const savedFlops = 2 * plora.a.shape[0]! * (products * rows * (outs + ins) - outs * ins);
   return savedFlops > MERGE_FLOPS * outs * ins;
 }
 
-function merge({ weight, plora: { a, b, scale } }: FrozenLinear): Tensor {
-  return category("workingSet", () => scope(() => copiedValues(weight, a).addmm_(b, a, { alpha: scale })));
+function merge({ weight, plora }: FrozenLinear): Tensor {
+  return category("workingSet", () => scope(() => foldInto_(copiedValues(weight, plora.a), plora)));
 }
 
-/** The image rows whose branch is multiplied apart. */
-export function apartRows({ merged }: FrozenLinear, imageRows: readonly Rows[]): readonly Rows[] {
-  return merged ? [] : imageRows;
+/** weight += p PB PA, rounded once. weight: (out, in). */
+export function foldInto_(weight: Tensor, { a, b, scale }: Plora): Tensor {
+  return weight.addmm_(b, a, { alpha: scale });
 }
 
-/** x W^T, and x M^T of image rows where merged. x: (T, in) -> (T, out). */
-export function baseProduct(x: Tensor, linear: FrozenLinear, imageRows: readonly Rows[]): Tensor {
+/** What folding adds to some rows of a weight that is quantised as it is loaded, (r, in) in float32. */
+export function foldedPart({ a, b, scale }: Plora, rows: Rows): Tensor {
+  return scope(() => rowsOf(b, rows).mm(a).mul_(scale).to({ dtype: "float32" }));
+}
+
+/** The same linear once its weight is folded: the branch takes off again what is not to be there. */
+export function afterFolding(plora: Plora): Plora {
+  return { ...plora, scale: -plora.scale };
+}
+
+/** The rows whose branch is multiplied apart. */
+export function apartRows({ merged }: FrozenLinear, ploraRows: readonly Rows[]): readonly Rows[] {
+  return merged ? [] : ploraRows;
+}
+
+/** x W^T, and x M^T of the branch's rows where merged. x: (T, in) -> (T, out). */
+export function baseProduct(x: Tensor, linear: FrozenLinear, ploraRows: readonly Rows[]): Tensor {
   const { weight, merged } = linear;
   if (!merged) return frozenProduct(x, weight);
   return scope(() => {
     const { dtype, device } = x;
     const y = empty([x.shape[0]!, merged.shape[0]!], { dtype, device }); // (T, out)
-    byRows_(y, x, { ...linear, merged }, imageRows, addFrozenProduct_, 0);
+    byRows_(y, x, { ...linear, merged }, ploraRows, addFrozenProduct_, 0);
     return y;
   });
 }
 
-/** into += x W^T, and x M^T of image rows where merged. x: (T, in), into: (T, out). */
+/** into += x W^T, and x M^T of the branch's rows where merged. x: (T, in), into: (T, out). */
 export function addBaseProduct_(
   into: Tensor,
   x: Tensor,
   linear: FrozenLinear,
-  imageRows: readonly Rows[],
+  ploraRows: readonly Rows[],
 ): void {
   const { weight, merged } = linear;
-  if (merged) byRows_(into, x, { weight, merged }, imageRows, addFrozenProduct_, 1);
+  if (merged) byRows_(into, x, { weight, merged }, ploraRows, addFrozenProduct_, 1);
   else addFrozenProduct_(into, x, weight);
 }
 
-/** dy W, and dy M of image rows where merged. dy: (T, out) -> (T, in). */
-export function baseGradient(dy: Tensor, linear: FrozenLinear, imageRows: readonly Rows[]): Tensor {
+/** dy W, and dy M of the branch's rows where merged. dy: (T, out) -> (T, in). */
+export function baseGradient(dy: Tensor, linear: FrozenLinear, ploraRows: readonly Rows[]): Tensor {
   const { weight, merged } = linear;
   if (!merged) return frozenGradient(dy, weight);
   return scope(() => {
     const { dtype, device } = dy;
     const dx = empty([dy.shape[0]!, merged.shape[1]!], { dtype, device }); // (T, in)
-    byRows_(dx, dy, { weight, merged }, imageRows, addFrozenGradient_, 0);
+    byRows_(dx, dy, { weight, merged }, ploraRows, addFrozenGradient_, 0);
     return dx;
   });
 }
 
-/** into += dy W, and dy M of image rows where merged. dy: (T, out), into: (T, in). */
+/** into += dy W, and dy M of the branch's rows where merged. dy: (T, out), into: (T, in). */
 export function addBaseGradient_(
   into: Tensor,
   dy: Tensor,
   linear: FrozenLinear,
-  imageRows: readonly Rows[],
+  ploraRows: readonly Rows[],
 ): void {
   const { weight, merged } = linear;
-  if (merged) byRows_(into, dy, { weight, merged }, imageRows, addFrozenGradient_, 1);
+  if (merged) byRows_(into, dy, { weight, merged }, ploraRows, addFrozenGradient_, 1);
   else addFrozenGradient_(into, dy, weight);
 }
 
 /** into = beta into + left times the matrix, whichever way. */
 type Multiply = (into: Tensor, left: Tensor, matrix: FrozenMatrix, beta: 0 | 1) => void;
 
-/** Image rows picture by picture; all others at once, gathered where they lie apart, for each product reads the whole weight. */
+/** The branch's rows with M, all others with W. */
 function byRows_(
   into: Tensor,
   left: Tensor,
   { weight, merged }: { weight: FrozenMatrix; merged: Tensor },
-  imageRows: readonly Rows[],
+  ploraRows: readonly Rows[],
   multiply: Multiply,
   beta: 0 | 1,
 ): void {
-  const otherRows = rowsBetween(imageRows, left.shape[0]!);
-  forEachPart(imageRows, rowCount, (rows) => {
-    scope(() => multiply(rowsOf(into, rows), rowsOf(left, rows), denseMatrix(merged), beta));
-  });
-  if (otherRows.length === 0) return;
-  scope(() => {
-    if (otherRows.length === 1) {
-      multiply(rowsOf(into, otherRows[0]!), rowsOf(left, otherRows[0]!), weight, beta);
-      return;
-    }
-    const rows = beta === 1 ? gather(into, otherRows) : roomFor(into, otherRows);
-    multiply(rows, gather(left, otherRows), weight, beta);
-    forEachGathered(otherRows, (from, to) => void rowsOf(into, from).copy_(rowsOf(rows, to)));
-  });
+  const kinds = [
+    { parts: ploraRows, matrix: denseMatrix(merged) },
+    { parts: rowsBetween(ploraRows, left.shape[0]!), matrix: weight },
+  ];
+  for (const { parts, matrix } of kinds) {
+    scope(() => {
+      if (gatherPays(parts, into, left, beta)) gathered_(into, left, matrix, parts, multiply, beta);
+      else
+        forEachPart(parts, rowCount, (rows) => {
+          scope(() => multiply(rowsOf(into, rows), rowsOf(left, rows), matrix, beta));
+        });
+    });
+  }
+}
+
+/** Whether copying rows that lie apart, read and written, moves fewer numbers than reading the weight again for each part. */
+function gatherPays(parts: readonly Rows[], into: Tensor, left: Tensor, beta: 0 | 1): boolean {
+  const [outs, ins] = [into.shape[1]!, left.shape[1]!];
+  const copied = 2 * countOf(parts) * (ins + (1 + beta) * outs);
+  return copied < (parts.length - 1) * outs * ins;
+}
+
+function gathered_(
+  into: Tensor,
+  left: Tensor,
+  matrix: FrozenMatrix,
+  parts: readonly Rows[],
+  multiply: Multiply,
+  beta: 0 | 1,
+): void {
+  const rows = beta === 1 ? gather(into, parts) : roomFor(into, parts);
+  multiply(rows, gather(left, parts), matrix, beta);
+  forEachGathered(parts, (from, to) => void rowsOf(into, from).copy_(rowsOf(rows, to)));
 }
 
 /** Room for these rows of x one behind the other. */
 function roomFor(x: Tensor, parts: readonly Rows[]): Tensor {
   const { dtype, device } = x;
-  const count = parts.reduce((sum, rows) => sum + rowCount(rows), 0);
-  return empty([count, x.shape[1]!], { dtype, device });
+  return empty([countOf(parts), x.shape[1]!], { dtype, device });
+}
+
+function countOf(parts: readonly Rows[]): number {
+  return parts.reduce((sum, rows) => sum + rowCount(rows), 0);
 }
 
 /** Copies, for they run in all threads where `cat` runs in one. */

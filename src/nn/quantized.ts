@@ -8,7 +8,14 @@ import { isFused, isOnCard } from "../torch/fusedKernel.ts";
 import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { NF4_BLOCK, type QuantizedPrecision } from "./quantizedNames.ts";
-import { emptyNf4, isAligned, type Nf4Matrix, nf4Values, quantizeNf4 } from "./quantizedNf4.ts";
+import {
+  emptyNf4,
+  isAligned,
+  type Nf4Matrix,
+  nf4Values,
+  type QuantizeTarget,
+  quantizeNf4,
+} from "./quantizedNf4.ts";
 import { forEachTileOf, type Rows, rowsOf, tilesOf } from "./rows.ts";
 
 /** Value = code * scale * unit; the largest of a row has the code `most`. */
@@ -30,10 +37,11 @@ export type QuantizedMatrix = ChannelMatrix | Nf4Matrix;
 export function quantize(
   source: Tensor,
   precision: QuantizedPrecision,
-  { device }: { device: Device },
+  target: QuantizeTarget,
 ): QuantizedMatrix {
-  if (device === "meta") return emptyQuantized([source.shape[0]!, source.shape[1]!], precision, device);
-  return precision === "nf4" ? quantizeNf4(source, device) : quantizeChannels(source, precision, device);
+  if (target.device === "meta")
+    return emptyQuantized([source.shape[0]!, source.shape[1]!], precision, target.device);
+  return precision === "nf4" ? quantizeNf4(source, target) : quantizeChannels(source, precision, target);
 }
 
 /** Room for a matrix of this shape, its codes unset. */
@@ -116,7 +124,7 @@ function dequantizeAtOnce_(into: Tensor, matrix: QuantizedMatrix): void {
 function quantizeChannels(
   source: Tensor,
   precision: ChannelMatrix["precision"],
-  device: Device,
+  { device, added }: QuantizeTarget,
 ): ChannelMatrix {
   return scope(() => {
     const { dtype, most, unit } = CHANNEL_FORMS[precision];
@@ -125,7 +133,8 @@ function quantizeChannels(
     const scales = empty([rows], { device });
     for (const tile of tilesOf(rows, rowsOfPiece(columns))) {
       scope(() => {
-        const wide = rowsOf(source, tile).to({ device, dtype: "float32" }); // (r, in)
+        const stored = rowsOf(source, tile).to({ device, dtype: "float32" });
+        const wide = added ? stored.add(added(tile)) : stored; // (r, in)
         const absmax = wide.abs().amax({ dim: [1], keepdim: true }); // (r, 1)
         rowsOf(scales, tile).copy_(absmax.div(most * unit).squeeze(1));
         const scaled = wide.mul(absmax.clampMin_(SMALLEST_ABSMAX).reciprocal().mul_(most));

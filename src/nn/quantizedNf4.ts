@@ -33,8 +33,14 @@ export interface Nf4Matrix {
   columns: Rows;
 }
 
+/** Where a quantised matrix is made, and what is added to some rows of its source beforehand, (r, in) in float32. */
+export interface QuantizeTarget {
+  device: Device;
+  added?: ((rows: Rows) => Tensor) | undefined;
+}
+
 /** Codes of a matrix, (out, in), read in pieces of whole blocks. */
-export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
+export function quantizeNf4(source: Tensor, { device, added }: QuantizeTarget): Nf4Matrix {
   return scope(() => {
     const [rows, width] = [source.shape[0]!, source.shape[1]!];
     const matrix = emptyNf4(rows, width, device);
@@ -43,7 +49,8 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
     const nearest = nearestNf4(device);
     for (const { start, end } of tilesOf(flat.numel, PIECE)) {
       scope(() => {
-        const piece = flat.narrow(0, start, end - start).to({ device, dtype: "float32" });
+        const stored = flat.narrow(0, start, end - start).to({ device, dtype: "float32" });
+        const piece = added ? stored.add(flatPart(added, { start, end }, width)) : stored;
         const quantized = quantizeBlocks(piece, nearest, NF4_BLOCK);
         absmax.narrow(0, start / NF4_BLOCK, quantized.absmax.numel).copy_(quantized.absmax);
         const packed = packNibbles(quantized.codes);
@@ -52,6 +59,13 @@ export function quantizeNf4(source: Tensor, device: Device): Nf4Matrix {
     }
     return { ...matrix, ...quantizeAbsmax(absmax) };
   });
+}
+
+/** Some numbers of a matrix of so many columns, which comes row by row. */
+function flatPart(rowsOfMatrix: (rows: Rows) => Tensor, { start, end }: Rows, width: number): Tensor {
+  const first = Math.floor(start / width);
+  const rows = rowsOfMatrix({ start: first, end: Math.ceil(end / width) });
+  return rows.view([-1]).narrow(0, start - first * width, end - start);
 }
 
 /** What stands for absmax, (n / 64) in float32, in 8 bits each. */

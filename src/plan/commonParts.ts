@@ -4,9 +4,15 @@
  */
 
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
-import { type Base, tensorShapes } from "../models/spec.ts";
-import { assembleModel, disposeModel, type Model } from "../models/weights.ts";
-import { denseMatrix, type FrozenMatrix } from "../nn/frozen.ts";
+import { tensorShapes } from "../models/spec.ts";
+import {
+  assembleModel,
+  disposeModel,
+  foldedMatrix,
+  type Model,
+  storedUnfolded,
+  type WeightReader,
+} from "../models/weights.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
 import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import { gradientCopies } from "../step/gradientBackup.ts";
@@ -19,7 +25,7 @@ import {
   normOfGradients,
   stepAdamW,
 } from "../step/optimizer.ts";
-import { factorCopies, placesOf } from "../step/policy.ts";
+import { factorCopies, loadingOf } from "../step/policy.ts";
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
@@ -54,7 +60,7 @@ export class CommonParts implements Disposable {
 
   model(configuration: Configuration, take: TakeTrace): ModelPart {
     const { model, dtype, policy, base, headBase } = configuration;
-    const key = JSON.stringify([model, dtype, base, headBase, placesOf(policy)]);
+    const key = JSON.stringify([model, dtype, base, headBase, loadingOf(policy)]);
     return heldIn(this.#models, key, () => makeModel(configuration, take));
   }
 
@@ -152,15 +158,24 @@ function openAdapter(configuration: Configuration): { lora: Lora; optimizer: Ada
   return { lora, optimizer, [Symbol.dispose]: close };
 }
 
-/** The model without data, where the policy wants its parts. */
-export function emptyModel({ model: config, dtype, policy, base, headBase }: Configuration): Model {
+/** The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't be. */
+export function emptyModel({
+  model: config,
+  dtype,
+  policy,
+  base,
+  headBase,
+  storedBase,
+}: Configuration): Model {
   const shapes = tensorShapes(config);
-  const options = { dtype, device: "meta", places: placesOf(policy), base, headBase } as const;
+  const loading = loadingOf(policy);
+  if (loading.folded && storedBase) throw storedUnfolded(storedBase);
+  const options = { dtype, device: "meta", ...loading, base, headBase } as const;
   const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });
-  const matrix = (name: string, base: Base | undefined): FrozenMatrix =>
+  const matrix: WeightReader["matrix"] = (name, base, { folded }) =>
     base && base !== "bf16"
       ? emptyQuantized(shapes.get(name) as [number, number], base, "meta")
-      : denseMatrix(tensor(name));
+      : foldedMatrix(tensor(name), folded);
   return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
 }
 

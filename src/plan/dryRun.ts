@@ -41,6 +41,8 @@ export interface Configuration {
   /** Precision of the decoder's frozen matrices, and of embeddings and head; bf16 without. */
   base?: LoadOptions["base"];
   headBase?: LoadOptions["headBase"];
+  /** What the checkpoint holds those matrices in, where they are loaded as they are: nothing can be folded into them then. */
+  storedBase?: LoadOptions["base"];
   /** Whether weights on the host are the checkpoint's mapped file and no memory of the host pool: where it has the computing dtype. */
   mapsWeights: boolean;
   /** Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one micro-batch. */

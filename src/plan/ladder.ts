@@ -4,13 +4,15 @@
  */
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/spec.ts";
-import { type LayerPolicy, layerPolicies, Policy } from "../step/policy.ts";
+import { type LayerPolicy, layerPolicies, Policy, ploraName, ploraOf } from "../step/policy.ts";
 
 /** What a user may fix of a policy. */
 export interface FixedPolicy {
   weights?: "resident" | "streamed" | undefined;
   /** What a run can't change once it is under way: a policy's places and precisions. */
   places?: RunPlaces | undefined;
+  /** Nor whether its model was loaded with PLoRA folded into the weights; left out: whatever is faster. */
+  folded?: boolean | undefined;
   /** The attention kernel that a run has settled on. */
   attention?: Policy["attention"] | undefined;
 }
@@ -24,13 +26,13 @@ export function runPlaces(policy: Policy): RunPlaces {
 }
 
 /** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
-function fastPolicy({ weights = "resident", places, attention }: FixedPolicy = {}): Policy {
+function fastPolicy({ weights = "resident", places, folded = false, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
     mlpTileTokens: 4096,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
-    plora: "apart", // merged where the search sees that it is faster and fits
+    plora: ploraName({ folded, branch: "apart" }), // merged or folded where the search sees that it is faster and fits
     weights: { source: weights },
     attention,
     ...places,
@@ -99,7 +101,7 @@ const CONCESSIONS: readonly { change: Change }[] = [
   { change: (policy) => ({ ...policy, boundaryAhead: false }) },
   { change: keepFewer },
   { change: (policy, { kvHeads }) => split(policy, { most: Math.min(4, kvHeads), leastRows: 2048 }) },
-  { change: (policy) => ({ ...policy, plora: "apart" }) },
+  { change: (policy) => ({ ...policy, plora: ploraName({ ...ploraOf(policy), branch: "apart" }) }) },
   { change: (policy) => ({ ...policy, embeddings: "host", vision: "host" }) },
   { change: (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 1024 }) },
   { change: (policy, config) => onHost(policy, config) },

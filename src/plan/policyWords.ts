@@ -47,14 +47,23 @@ const ASPECTS: readonly Aspect[] = [
     ),
   ({ attentionInput }) =>
     onlyIf(attentionInput === "recomputed", "again", "attention's input", "for each part"),
-  ({ plora }) =>
-    onlyIf(
-      plora === "merged",
-      "speed",
-      "PLoRA merged",
-      "the model's own adapter for image tokens is added into a copy of the layer's weights",
-    ),
+  (policy) => {
+    const [what, detail] = PLORA_WORDS[policy.plora];
+    return onlyIf(what !== "", "speed", what, detail);
+  },
 ];
+
+const PLORA = "the model's own adapter for image tokens";
+
+const PLORA_WORDS: Record<Policy["plora"], readonly [what: string, detail: string]> = {
+  apart: ["", ""],
+  merged: ["PLoRA merged", `${PLORA} is added into a copy of the layer's weights`],
+  folded: ["PLoRA folded", `${PLORA} is added into the weights as they are loaded, and taken off for text`],
+  "folded-merged": [
+    "PLoRA folded and merged",
+    `${PLORA} is added into the weights as they are loaded, and taken off copies of them for text`,
+  ],
+};
 
 /** What a layer may keep while the rest of it is computed again. */
 const KEPT_PARTS = { attention: "attention's", middle: "the MLP's input" } as const;

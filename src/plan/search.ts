@@ -1,7 +1,9 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
 import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
-import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
+import { storedUnfolded } from "../models/weights.ts";
+import type { PloraWay } from "../nn/plora.ts";
+import { type LayerPolicy, layerPolicies, type Policy, ploraName, ploraOf } from "../step/policy.ts";
 import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
 import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
 import { type Speed, speedOf } from "./cost.ts";
@@ -56,7 +58,7 @@ export type RoomFor = Pick<Plan, "run" | "fits">;
 /** A model on a device. */
 export type PlannedModel = Pick<
   Configuration,
-  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase"
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "storedBase"
 >;
 
 /** Plans for one model on one device; what was tried once is remembered. */
@@ -79,6 +81,18 @@ export class Planner {
 
   get dtype(): Configuration["dtype"] {
     return this.#model.dtype;
+  }
+
+  /** Whether PLoRA can be folded into the layers' weights as a policy has them. */
+  folds({ weights }: Policy): boolean {
+    return weights.source === "resident" && this.#model.storedBase === undefined;
+  }
+
+  /** Throws UserError where a policy does not fit the model. */
+  check(policy: Policy): void {
+    layerPolicies(policy, this.config);
+    const { storedBase } = this.#model;
+    if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
   }
 
   /** The same model on another card. */
@@ -207,11 +221,19 @@ export function fastestPlan(planner: Planner, workload: Workload, limits: Limits
   if (fitting.length === 0) return leastMemory(planner, workload, limits, fixed);
   if (fixed.policy) return fitting[0]!;
   const fetching = changedWhereFaster(planner, fitting, limits, (policy) => fetchingAhead(policy, planner));
-  const merging = changedWhereFaster(planner, [fetching, ...fitting], limits, (policy) => ({
-    ...policy,
-    plora: "merged",
-  }));
-  return keepWhatFits(planner, merging, limits);
+  return keepWhatFits(planner, withFastestPlora(planner, [fetching, ...fitting], limits, fixed), limits);
+}
+
+/** The fastest of plans that fit, with PLoRA as is faster still: in a run whose model is loaded, only as that allows. */
+function withFastestPlora(planner: Planner, fitting: readonly Plan[], limits: Limits, fixed: Fixed): Plan {
+  const having = (best: readonly Plan[], folded: boolean, branch: PloraWay): Plan =>
+    changedWhereFaster(planner, [...best, ...fitting], limits, (policy) =>
+      folded && !planner.folds(policy) ? undefined : { ...policy, plora: ploraName({ folded, branch }) },
+    );
+  const merging = having([], fixed.folded ?? false, "merged");
+  if (fixed.folded !== undefined) return merging;
+  const folding = having([merging], true, "apart");
+  return ploraOf(folding.policy).folded ? having([folding], true, "merged") : merging;
 }
 
 /**

@@ -13,7 +13,7 @@ import {
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
-import { type MlpRows, pickRows } from "../models/tiles.ts";
+import { type MlpRows, pickRows, ploraRowsOf } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { ropeTables } from "../nn/attention.ts";
 import { type AttentionShape, packedLengths } from "../nn/attentionKernels.ts";
@@ -25,7 +25,7 @@ import { scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import { type Boundary, boundaryRows, copyBoundary, fetchBoundary, settleBoundary } from "./boundaries.ts";
 import type { Owner } from "./owner.ts";
-import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "./policy.ts";
+import { type LayerPolicy, layerPolicies, type Policy, placesOf, ploraOf } from "./policy.ts";
 import type { StepPhase } from "./step.ts";
 import { type LayerSource, layerSource } from "./weights.ts";
 
@@ -69,7 +69,7 @@ export function prepareLayers(
 ): LayerRun {
   const { config, dtype, device } = model;
   const { headDim: D, kvHeads, ropeTheta } = config;
-  refuseOtherPlaces(model, policy);
+  refuseOtherModel(model, policy);
   const rope = category("inputData", () =>
     owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
   );
@@ -80,11 +80,11 @@ export function prepareLayers(
   const sequence: Sequence = {
     rope,
     shape: attentionShape(model, batch, policy, owner),
-    imageRows: batch.imageSlices,
+    ploraRows: ploraRowsOf(model, batch.imageSlices, batch.inputIds.length),
     kvHeads,
     headGroups: policy.headGroups,
     attentionInput: policy.attentionInput,
-    plora: policy.plora,
+    plora: ploraOf(policy).branch,
     mlpTileTokens: policy.mlpTileTokens,
   };
   return {
@@ -162,7 +162,11 @@ function isSame(one: LayerPolicy, other: LayerPolicy): boolean {
 }
 
 /** A policy is only kept where the model was loaded for it. */
-function refuseOtherPlaces({ places }: Model, policy: Policy): void {
+function refuseOtherModel({ places, folded }: Model, policy: Policy): void {
+  if (ploraOf(policy).folded !== folded)
+    throw new Error(
+      `the policy has PLoRA ${policy.plora}; the model was loaded with it ${folded ? "" : "not "}folded`,
+    );
   for (const [part, place] of Object.entries(placesOf(policy)) as [keyof Places, Place][]) {
     if (places[part] !== place)
       throw new Error(`the policy wants ${part} on the ${place}; the model has them on the ${places[part]}`);

@@ -1,10 +1,11 @@
-/** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result, but for the optimizer's precision. */
+/** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result by more than rounding, but for the optimizer's precision. */
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { Places } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { CARD_KERNELS } from "../nn/attentionKernels.ts";
 import { DROPOUT_BLOCK_ROWS } from "../nn/dropout.ts";
+import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";
 
 const LayerPolicy = z.strictObject({
@@ -72,8 +73,8 @@ export const Policy = z.strictObject({
     .meta({
       help: "the attention kernel on a card; measured: a run times those that the card has at its start and names the fastest, a plan takes flash attention where the card has it, else the memory-efficient one",
     }),
-  plora: z.enum(["apart", "merged"]).default("merged").meta({
-    help: "whether PLoRA is multiplied apart on image rows, or added to copies of the frozen weights that those rows go through, wherever a segment has enough of them for that to take fewer FLOPs; a copy lives for a segment",
+  plora: z.enum(["apart", "merged", "folded", "folded-merged"]).default("merged").meta({
+    help: "whether PLoRA is multiplied apart on image rows (apart), or added to copies of the frozen weights that those rows go through, wherever a segment has enough of them for that to take fewer FLOPs, a copy for a segment (merged); or added to the frozen weights themselves as they are loaded, and taken off again on all other rows, apart (folded) or by copies (folded-merged): only for layers' weights that stay on the device and that the checkpoint does not hold quantised",
   }),
   reuseAttention: z.boolean().default(true).meta({
     help: "whether a recomputed layer's attention is recomputed once, and held while the MLP goes back, or twice",
@@ -103,6 +104,45 @@ export type Policy = z.output<typeof Policy>;
 /** Everything on the device, nothing kept but boundaries: small, and needs no planning. */
 export const DEFAULT_POLICY: Policy = Policy.parse({});
 
+interface PloraPolicy {
+  /** Whether the model is loaded with PLoRA folded into its weights. */
+  folded: boolean;
+  /** How the branch is multiplied on the rows that are left to it. */
+  branch: PloraWay;
+}
+
+const PLORA_POLICIES: Record<Policy["plora"], PloraPolicy> = {
+  apart: { folded: false, branch: "apart" },
+  merged: { folded: false, branch: "merged" },
+  folded: { folded: true, branch: "apart" },
+  "folded-merged": { folded: true, branch: "merged" },
+};
+
+/** What a policy does about PLoRA. */
+export function ploraOf({ plora }: Pick<Policy, "plora">): PloraPolicy {
+  return PLORA_POLICIES[plora];
+}
+
+/** What that is called. */
+export function ploraName({ folded, branch }: PloraPolicy): Policy["plora"] {
+  if (!folded) return branch;
+  return branch === "merged" ? "folded-merged" : "folded";
+}
+
+/** How a model must be loaded for a policy. Throws UserError where that contradicts itself. */
+export function loadingOf(policy: Policy): { places: Places; folded: boolean } {
+  refuseStreamedFold(policy);
+  return { places: placesOf(policy), folded: ploraOf(policy).folded };
+}
+
+function refuseStreamedFold({ plora, weights }: Policy): void {
+  if (!PLORA_POLICIES[plora].folded || weights.source === "resident") return;
+  throw new UserError(
+    "The policy folds PLoRA into the layers' weights, which stay as they are where they are streamed.",
+    { fix: 'Give it "plora": "merged" or "apart", or "weights": {"source": "resident"}.' },
+  );
+}
+
 /** Where a model must lie for a policy. */
 export function placesOf({ weights, embeddings, head, vision }: Policy): Places {
   return { layers: weights.source === "streamed" ? "host" : "device", embeddings, head, vision };
@@ -123,6 +163,7 @@ export function layerPolicies(policy: Policy, config: ModelConfig): LayerPolicy[
       },
     );
   }
+  refuseStreamedFold(policy);
   const runs = policy.layers.flatMap(({ count, ...layer }) => Array.from({ length: count }, () => layer));
   if (runs.length > config.layers) {
     throw new UserError(`The policy speaks of ${runs.length} layers; the model has ${config.layers}.`, {

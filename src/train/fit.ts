@@ -5,7 +5,6 @@ import { UserError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { plannedBatch } from "../plan/batch.ts";
-import { runPlaces } from "../plan/ladder.ts";
 import { batchOf, fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
 import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
@@ -18,7 +17,7 @@ import {
   loraParameters,
   stepAdamW,
 } from "../step/optimizer.ts";
-import { factorCopies, type Policy, placesOf } from "../step/policy.ts";
+import { factorCopies, loadingOf, type Policy } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import {
@@ -91,13 +90,13 @@ async function* trials(bench: Trials): AsyncGenerator<FitTrial> {
   }
 }
 
-/** Runs steps; the model stays loaded as long as plans want its parts in the same places. */
+/** Runs steps; the model stays loaded as long as plans want it loaded in the same way. */
 class Trials implements Disposable {
   readonly options: FitOptions;
   readonly #compute: Compute;
   readonly #limits: Limits;
   readonly #planner: Planner;
-  #loaded: { model: Model; places: string } | undefined;
+  #loaded: { model: Model; key: string } | undefined;
 
   constructor(options: FitOptions, compute: Compute, limits: Limits) {
     this.options = options;
@@ -167,11 +166,12 @@ class Trials implements Disposable {
   }
 
   #modelFor(policy: Policy): Model {
-    const places = JSON.stringify(runPlaces(policy));
-    if (this.#loaded?.places === places) return this.#loaded.model;
+    const loading = loadingOf(policy);
+    const key = JSON.stringify(loading);
+    if (this.#loaded?.key === key) return this.#loaded.model;
     this[Symbol.dispose]();
-    const model = loadModel(this.options.model, { ...this.#compute, places: placesOf(policy) });
-    this.#loaded = { model, places };
+    const model = loadModel(this.options.model, { ...this.#compute, ...loading });
+    this.#loaded = { model, key };
     return model;
   }
 

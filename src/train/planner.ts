@@ -52,6 +52,7 @@ export function loadedModel(
         stored === dtype && base === undefined && headBase === undefined && !hasFullAbsmax(weights),
       base: base ?? asStored.base,
       headBase: headBase ?? asStored.headBase,
+      storedBase: base === undefined || base === asStored.base ? asStored.base : undefined,
     };
   } finally {
     folder.weights.close();

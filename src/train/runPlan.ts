@@ -17,7 +17,7 @@ import {
   type Workload,
 } from "../plan/search.ts";
 import type { StepTrace } from "../plan/stepTrace.ts";
-import type { Policy } from "../step/policy.ts";
+import { type Policy, ploraOf } from "../step/policy.ts";
 import type { Demand } from "./demand.ts";
 
 /** How many times as long the micro-batches of the next class may be. */
@@ -66,7 +66,7 @@ export class RunPlan {
     this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
     const { hostBytes = Number.POSITIVE_INFINITY } = choice.by === "planner" ? choice.limits : choice;
     this.#room = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes };
-    this.#places = { places: runPlaces(this.policy), attention };
+    this.#places = { places: runPlaces(this.policy), folded: ploraOf(this.policy).folded, attention };
     this.#planned.set(demand.mostTokens, this.policy);
   }
 

@@ -20,7 +20,7 @@ import type { Planner } from "../plan/search.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";
-import { factorCopies, layerPolicies, Policy, placesOf } from "../step/policy.ts";
+import { factorCopies, loadingOf, Policy } from "../step/policy.ts";
 import { cardInfo } from "../torch/device.ts";
 import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
@@ -98,7 +98,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const planner = plannerOf(options.model, compute);
   const { config } = planner;
   const policy = policyOf(options);
-  if (policy) layerPolicies(policy, config); // refuses one that does not fit
+  if (policy) planner.check(policy);
   const data = await openData(options, config, notice);
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
@@ -112,7 +112,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   if (losses) data.evalSamples = [...losses.kept];
   hooks.onPlan({ ...planning, demand, planner });
 
-  const model = loadModel(options.model, { ...compute, places: placesOf(plan.policy) });
+  const model = loadModel(options.model, { ...compute, ...loadingOf(plan.policy) });
   closers.push(() => disposeModel(model));
   const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
   if (checkpoint) checkSameRun(checkpoint, options, fingerprints);

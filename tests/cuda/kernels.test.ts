@@ -142,7 +142,7 @@ test("a window of columns of an int8 matrix is read by its stride", () => {
 
 test("NF4 read back by its kernel, and by its twin, is what the quantised matrices are", () => {
   scope(() => {
-    const matrix = quantizeNf4(randn([24, 192]), "cpu");
+    const matrix = quantizeNf4(randn([24, 192]), { device: "cpu" });
     const { codes, absmax, nestedMap, nestedAbsmax, offset, width } = matrix;
     const out = empty([10, 64]);
     const window = nf4Values({ ...matrix, rows: { start: 7, end: 17 }, columns: { start: 64, end: 128 } });

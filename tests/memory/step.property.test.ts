@@ -9,7 +9,7 @@ import {
   normOfGradients,
   stepAdamW,
 } from "../../src/step/optimizer.ts";
-import { factorCopies, layerPolicies, Policy, placesOf } from "../../src/step/policy.ts";
+import { factorCopies, layerPolicies, loadingOf, Policy, ploraName, ploraOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import {
   getThreads,
@@ -33,7 +33,7 @@ const policies = fc.record({
   lossChunkTokens: fc.integer({ min: 1, max: 300 }),
   visionBatchTiles: fc.integer({ min: 1, max: 3 }),
   attentionInput: fc.constantFrom("kept", "recomputed"),
-  plora: fc.constantFrom("apart", "merged"),
+  plora: fc.constantFrom("apart", "merged", "folded", "folded-merged"),
   reuseAttention: fc.boolean(),
   boundaryAhead: fc.boolean(),
   layers: fc.array(
@@ -99,7 +99,7 @@ function measure(configuration: Configuration, device: TrackedDevice): Measured 
   const config = smallConfig({ layers, heads: count, kvHeads, ...widthsOf(configuration, count) });
   const policy = fittingPolicy(configuration, kvHeads);
   layerPolicies(policy, config);
-  const model = randomModel(config, { dtype, device, places: placesOf(policy), base, headBase });
+  const model = randomModel(config, { dtype, device, ...loadingOf(policy), base, headBase });
   const { gradients } = policy;
   const copies = factorCopies(policy, dtype);
   const lora = randomLora(config, { rank, dropout, targets, device, gradients, copies });
@@ -153,7 +153,15 @@ function fittingPolicy({ policy, layers }: Configuration, kvHeads: number): Poli
     ...run,
     boundary: index === 0 && run.boundary === "none" ? "host" : run.boundary,
   }));
-  return Policy.parse({ ...policy, headGroups: Math.min(policy.headGroups, kvHeads), layers: runs });
+  const { plora, weights } = policy;
+  const streamed = weights.source === "streamed"; // nothing can be folded into it
+  const way = streamed ? ploraName({ ...ploraOf({ plora }), folded: false }) : plora;
+  return Policy.parse({
+    ...policy,
+    plora: way,
+    headGroups: Math.min(policy.headGroups, kvHeads),
+    layers: runs,
+  });
 }
 
 /** With one thread, what kernels take for each is what they take at once. */

@@ -30,7 +30,7 @@ describe("quantising to NF4 as bitsandbytes does", () => {
 
   it.each(cases)("gives its bytes: %s", (name) => {
     scope(() => {
-      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), "cpu");
+      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), { device: "cpu" });
       const bytes = (key: string): Uint8Array => fixture.tensor(`${name}.weight${key}`).toBytes();
       expect(matrix.codes.toBytes()).toEqual(bytes(""));
       expect(matrix.absmax.toBytes()).toEqual(bytes(".absmax"));
@@ -42,7 +42,9 @@ describe("quantising to NF4 as bitsandbytes does", () => {
   it.each(cases)("stays beside its CPU library, which rounds absmax by a table: %s", (name) => {
     scope(() => {
       if (name === "constant" || name === "zeros") return; // it divides 0 by 0 there
-      const ours = quantizeNf4(fixture.tensor(`${name}.source`), "cpu").absmax.toArray() as Uint8Array;
+      const ours = quantizeNf4(fixture.tensor(`${name}.source`), {
+        device: "cpu",
+      }).absmax.toArray() as Uint8Array;
       const theirs = fixture.tensor(`${name}.cpu_absmax`).toArray() as Uint8Array;
       const apart = [...ours.keys()].filter((at) => ours[at] !== theirs[at]);
       expect(apart.length).toBeLessThan(0.01 * ours.length + 1);
@@ -52,7 +54,7 @@ describe("quantising to NF4 as bitsandbytes does", () => {
 
   it.each(cases)("comes back as it reads it: %s", (name) => {
     scope(() => {
-      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), "cpu");
+      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), { device: "cpu" });
       const expected = fixture.tensor(`${name}.values`);
       expect(frozenValues(matrix, expected).toBytes()).toEqual(expected.toBytes());
     });
@@ -60,7 +62,7 @@ describe("quantising to NF4 as bitsandbytes does", () => {
 
   it.each(cases)("has the same values in any window: %s", (name) => {
     scope(() => {
-      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), "cpu");
+      const matrix = quantizeNf4(fixture.tensor(`${name}.source`), { device: "cpu" });
       const whole = frozenValues(matrix);
       const [rows, columns] = whole.shape as [number, number];
       const cut = (x: Tensor, dim: number, start: number, end: number): Tensor =>
