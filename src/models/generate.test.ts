@@ -41,6 +41,14 @@ describe("the answer", () => {
     },
   );
 
+  test.each([textOnly, withPicture])("is the same where PLoRA is folded into the weights", async (prompt) => {
+    const folded = randomModel(config, { dtype: "float32", folded: true });
+    const longer = { ...options, maxNewTokens: 40 };
+    const { ids } = await generate(model, lora, prompt, longer);
+    expect((await generate(folded, lora, prompt, longer)).ids).toEqual(ids);
+    dispose(folded);
+  });
+
   test("depends on the picture and on the adapter", async () => {
     const [plain, adapted] = await Promise.all([
       generate(model, undefined, withPicture, options),
@@ -146,22 +154,31 @@ describe("memory", () => {
     expect(live()).toEqual([before.liveBytes, before.liveCount]);
   });
 
+  interface Case {
+    dtype: "float32" | "bfloat16";
+    textTokens: number;
+    images: number;
+    maxNewTokens: number;
+    folded?: boolean;
+  }
+
   test.each(
-    (["float32", "bfloat16"] as const).flatMap((dtype) => [
+    (["float32", "bfloat16"] as const).flatMap((dtype): Case[] => [
       { dtype, textTokens: 9, images: 0, maxNewTokens: 1 },
       { dtype, textTokens: 700, images: 0, maxNewTokens: 40 },
       { dtype, textTokens: 20, images: 0, maxNewTokens: 2 * CACHE_GROWTH_TOKENS + 3 },
       { dtype, textTokens: 30, images: 2, maxNewTokens: CACHE_GROWTH_TOKENS + 1 },
+      { dtype, textTokens: 30, images: 2, maxNewTokens: 3, folded: true },
     ]),
   )("is as on meta: $dtype, $textTokens tokens, $images pictures, $maxNewTokens more", async (given) => {
-    const { dtype, textTokens, images, maxNewTokens } = given;
-    const places = { ...ON_DEVICE, layers: "host", vision: "host" } as const;
+    const { dtype, textTokens, images, maxNewTokens, folded = false } = given;
+    const places = { ...ON_DEVICE, layers: folded ? "device" : "host", vision: "host" } as const;
     const asked = randomBatch(config, [{ textTokens, images }]);
     const threads = getThreads();
     setThreads(1);
     const peaks = [];
     for (const device of ["cpu", "meta"] as const) {
-      const loaded = randomModel(config, { dtype, device, places });
+      const loaded = randomModel(config, { dtype, device, places, folded });
       const adapter = randomLora(config, { device });
       resetPeak(device);
       const before = memoryStats(device).liveBytes;

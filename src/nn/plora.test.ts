@@ -7,16 +7,24 @@ import { copiedValues, denseMatrix, type FrozenMatrix } from "./frozen.ts";
 import { addInputGradient_, addLinear_, type Linear, linearBackward, linearForward } from "./linear.ts";
 import { type FrozenLinear, mergedWherePays, type Visit } from "./plora.ts";
 import { emptyQuantized, quantize } from "./quantized.ts";
+import type { Rows } from "./rows.ts";
 
 const [OUTS, INS, RANK] = [96, 64, 24];
-/** Two gaps to gather, none at the end. */
-const ploraRows = [
-  { start: 3, end: 30 },
-  { start: 40, end: 90 },
-];
-const info = { place: 0, ploraRows };
 const TOKENS = 90;
-const often: Visit = { plora: "merged", ploraRows, products: 100 };
+/** Rows of the branch, and others between them. */
+const ROWS = {
+  "many, and few in two gaps": [
+    { start: 3, end: 30 },
+    { start: 40, end: 90 },
+  ],
+  "few, at both ends": [
+    { start: 0, end: 2 },
+    { start: 87, end: 90 },
+  ],
+  "each second one": Array.from({ length: TOKENS / 2 }, (_, at) => ({ start: 2 * at, end: 2 * at + 1 })),
+  all: [{ start: 0, end: TOKENS }],
+};
+const often: Visit = { plora: "merged", ploraRows: ROWS.all, products: 100 };
 
 function linearOf(weight: FrozenMatrix): Linear {
   const [a, b] = [
@@ -27,7 +35,8 @@ function linearOf(weight: FrozenMatrix): Linear {
 }
 
 /** All that a step multiplies with a linear. */
-function products(linear: Linear): Tensor[] {
+function products(linear: Linear, ploraRows: readonly Rows[]): Tensor[] {
+  const info = { place: 0, ploraRows };
   const numbers = (columns: number, seed: number): Tensor =>
     randomTensor([TOKENS, columns], seed, { dtype: "float32" });
   const [x, dy, y, dx] = [numbers(INS, 7), numbers(OUTS, 8), numbers(OUTS, 9), numbers(INS, 10)];
@@ -46,10 +55,12 @@ describe.each(["dense", "int8", "nf4", "fp8"] as const)("a weight held as %s", (
       const linear = linearOf(matrix);
       const merged = mergedWherePays(linear, often);
       expect(merged.merged?.shape).toEqual([OUTS, INS]);
-      const apart = products(linear);
-      products(merged).forEach((product, index) => {
-        expect(relativeDifference(product, apart[index]!)).toBeLessThan(1e-5);
-      });
+      for (const [name, rows] of Object.entries(ROWS)) {
+        const apart = products(linear, rows);
+        products(merged, rows).forEach((product, index) => {
+          expect(relativeDifference(product, apart[index]!), name).toBeLessThan(1e-5);
+        });
+      }
       expect(relativeDifference(copiedValues(matrix, weight), values)).toBe(0);
     });
   });

@@ -1,14 +1,17 @@
 /** What the data asks of memory: its longest micro-batch, and how those of a length may look at most. */
 import { IGNORE } from "../data/dialogue.ts";
+import { imageTokens } from "../data/image.ts";
 import type { Packing } from "../data/packing.ts";
 import type { PreparedSample } from "../data/validate.ts";
-import { type BatchShape, pictureTokens } from "../plan/batch.ts";
+import { type BatchShape, type ExactShape, pictureTokens } from "../plan/batch.ts";
 
 export interface Demand {
   /** The sample with the most tokens. */
   longest: PreparedSample;
   /** Of the largest micro-batch. */
   mostTokens: number;
+  /** A few micro-batches as the data makes them, from short to long; pictures come first in each sample. */
+  typical: readonly ExactShape[];
   /** A micro-batch of so many tokens that takes as much memory as any of the data's up to there. */
   shapeOf(tokens: number): BatchShape;
 }
@@ -25,6 +28,7 @@ export function demandOf(samples: readonly PreparedSample[], packing: Packing): 
   return {
     longest,
     mostTokens: mostTokensOf(byTokens, packing),
+    typical: typicalShapes(byTokens, packing),
     shapeOf(tokens) {
       const last = Math.max(
         0,
@@ -39,6 +43,43 @@ export function demandOf(samples: readonly PreparedSample[], packing: Packing): 
       };
     },
   };
+}
+
+/** How many micro-batches stand for all. */
+const TYPICAL = 3;
+
+/** Single samples from each part of the data; of micro-batches that hold several, one of samples from all parts. */
+function typicalShapes(byTokens: readonly PreparedSample[], packing: Packing): ExactShape[] {
+  const spread = (count: number): PreparedSample[] =>
+    Array.from(
+      { length: count },
+      (_, part) => byTokens[Math.floor(((part + 0.5) / count) * byTokens.length)]!,
+    );
+  if (packing.by === "samples" && packing.samples === 1)
+    return spread(TYPICAL).map((one) => shapeOfAll([one]));
+  if (packing.by === "samples") return [shapeOfAll(spread(packing.samples))];
+  const meanTokens = byTokens.reduce((sum, { tokens }) => sum + tokens, 0) / byTokens.length;
+  const fitting = Math.min(PACK_DRAWS, Math.floor(packing.tokens / meanTokens));
+  return [shapeOfAll(spread(Math.max(1, fitting)))];
+}
+
+/** A micro-batch of these samples. */
+function shapeOfAll(samples: readonly PreparedSample[]): ExactShape {
+  const imageSlices: ExactShape["imageSlices"] = [];
+  const grids: ExactShape["grids"][number][] = [];
+  let first = 0;
+  for (const sample of samples) {
+    let start = first;
+    for (const { rows, cols } of sample.grids) {
+      const end = start + imageTokens(rows, cols);
+      imageSlices.push({ start, end, image: grids.length });
+      grids.push({ rows, cols });
+      start = end;
+    }
+    first += sample.tokens;
+  }
+  const labelTokens = samples.reduce((sum, sample) => sum + labelTokensOf(sample), 0);
+  return { rows: samples.map(({ tokens }) => tokens), imageSlices, grids, labelTokens };
 }
 
 function mostTokensOf(byTokens: readonly PreparedSample[], packing: Packing): number {

@@ -61,8 +61,7 @@ export class RunPlan {
     this.#options = options;
     this.#classes = classesUpTo(demand.mostTokens);
     const { attention } = choice.by === "planner" ? choice : choice.policy;
-    this.longest =
-      choice.by === "planner" ? this.#fastest(demand.mostTokens, choice.limits, { attention }) : undefined;
+    this.longest = choice.by === "planner" ? this.#fastestOfData(choice.limits, attention) : undefined;
     this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
     const { hostBytes = Number.POSITIVE_INFINITY } = choice.by === "planner" ? choice.limits : choice;
     this.#room = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes };
@@ -147,6 +146,21 @@ export class RunPlan {
     const chosen = fits ? policy : this.policy;
     this.#planned.set(most, chosen);
     return chosen;
+  }
+
+  /** The fastest for the longest micro-batch, but for PLoRA, which is folded, once for all of a run, only where that is faster for the data. */
+  #fastestOfData(limits: Limits, attention: Policy["attention"] | undefined): Plan {
+    const { planner, workload, demand } = this.#options;
+    const plan = this.#fastest(demand.mostTokens, limits, { attention });
+    const dataMs = (policy: Policy): number =>
+      demand.typical.reduce(
+        (sum, batch) => sum + planner.plan(workloadOf(workload, batch), policy, limits).stepMs,
+        0,
+      );
+    if (!plan.fits || !ploraOf(plan.policy).folded) return plan;
+    if (dataMs(plan.policy) <= dataMs({ ...plan.policy, plora: "merged" })) return plan;
+    const unfolded = this.#fastest(demand.mostTokens, limits, { attention, folded: false });
+    return dataMs(plan.policy) <= dataMs(unfolded.policy) ? plan : unfolded;
   }
 
   #fastest(tokens: number, limits: Limits, fixed: FixedPolicy): Plan {

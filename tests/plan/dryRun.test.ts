@@ -20,7 +20,7 @@ import {
   loraParameters,
   stepAdamW,
 } from "../../src/step/optimizer.ts";
-import { factorCopies, Policy, placesOf } from "../../src/step/policy.ts";
+import { factorCopies, loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { randomModel, runToEnd, smallConfig } from "../randomModel.ts";
@@ -35,6 +35,13 @@ const base: Configuration = {
   policy: Policy.parse({}),
   target: "cpu",
   mapsWeights: false,
+};
+
+const textBetween: Configuration["batch"] = {
+  rows: [3000, 900],
+  grids: [{ rows: 2, cols: 1 }],
+  imageSlices: [1, 600, 1100, 1800, 2400, 3200].map((start) => ({ start, end: start + 469, image: 0 })),
+  labelTokens: 200,
 };
 
 const CONFIGURATIONS: Record<string, Configuration> = {
@@ -63,13 +70,19 @@ const CONFIGURATIONS: Record<string, Configuration> = {
   "PLoRA merged, pictures with text between them": {
     ...base,
     dtype: "bfloat16",
-    batch: {
-      rows: [3000, 900],
-      grids: [{ rows: 2, cols: 1 }],
-      imageSlices: [1, 600, 1100, 1800, 2400, 3200].map((start) => ({ start, end: start + 469, image: 0 })),
-      labelTokens: 200,
-    },
+    batch: textBetween,
     policy: Policy.parse({ mlpTileTokens: 512, headGroups: 2 }),
+  },
+  "PLoRA folded, text in several parts": {
+    ...base,
+    batch: textBetween,
+    policy: Policy.parse({ plora: "folded", mlpTileTokens: 512, headGroups: 2 }),
+  },
+  "PLoRA folded and merged, text in several parts": {
+    ...base,
+    dtype: "bfloat16",
+    batch: textBetween,
+    policy: Policy.parse({ plora: "folded-merged", mlpTileTokens: 512 }),
   },
   "dropout, two samples": {
     ...base,
@@ -218,7 +231,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype }: Configur
   const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
   resetPeak("cpu");
   resetPeak("cpu", "host");
-  const weights = randomModel(config, { dtype, places: placesOf(policy) });
+  const weights = randomModel(config, { dtype, ...loadingOf(policy) });
   const lora = createLora(config, {
     ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },

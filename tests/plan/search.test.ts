@@ -4,7 +4,7 @@ import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { type ModelConfig, PRESETS } from "../../src/models/spec.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
-import { leanerPolicy, leanestPolicies, policyLadder } from "../../src/plan/ladder.ts";
+import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
 import {
   fastestPlan,
   largestThatFits,
@@ -15,7 +15,7 @@ import {
   type Workload,
 } from "../../src/plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../../src/plan/unknowns.ts";
-import { Policy } from "../../src/step/policy.ts";
+import { Policy, ploraOf } from "../../src/step/policy.ts";
 import { smallConfig } from "../randomModel.ts";
 
 const MIB = 2 ** 20;
@@ -96,6 +96,49 @@ describe("the fastest plan", () => {
     const poor = leastMemory(wide, pictures, ANY).run.budgetedBytes;
     expect(fastest(pictures, poor).policy.plora).toBe("apart");
     expect(fastest({ ...workload, imageShare: 0 }, 256 * MIB).policy.plora).toBe("apart");
+  });
+
+  describe("of a model that waits for its products alone", () => {
+    const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, launchMs: 0 };
+    const config = smallConfig({ hidden: 256, headDim: 64, ffn: 512 });
+    const modelOf = { model: config, dtype: "float32", target: "cpu", mapsWeights: false } as const;
+    const ranked = new Planner(modelOf, slow);
+    const share = (imageShare: number): Workload => ({ ...workload, maxLength: 500, imageShare });
+    const limits = { ...ANY, budgetBytes: 512 * MIB };
+
+    it("folds PLoRA into the weights for much picture and little text, and not for text alone", () => {
+      const plan = fastestPlan(ranked, share(0.95), limits);
+      expect(plan.policy.plora).toBe("folded");
+      for (const plora of ["apart", "merged"] as const)
+        expect(plan.stepMs).toBeLessThan(ranked.plan(share(0.95), { ...plan.policy, plora }, limits).stepMs);
+      expect(fastestPlan(ranked, share(0), limits).policy.plora).toBe("apart");
+    });
+
+    it("folds nothing into weights that are streamed, or that the checkpoint holds quantised", () => {
+      const streamed = fastestPlan(ranked, share(0.95), limits, {
+        places: runPlaces(Policy.parse({ weights: { source: "streamed" } })),
+      });
+      expect(ploraOf(streamed.policy).folded).toBe(false);
+      const stored = new Planner({ ...modelOf, base: "int8", storedBase: "int8" }, slow);
+      expect(ploraOf(fastestPlan(stored, share(0.95), limits).policy).folded).toBe(false);
+      const folded = Policy.parse({ plora: "folded" });
+      expect(() => stored.check(folded)).toThrow("the checkpoint holds in int8");
+      expect(() => stored.plan(share(0.95), folded, limits)).toThrow("the checkpoint holds in int8");
+      const streaming = { ...folded, weights: { source: "streamed", aheadLayers: 1 } } as const;
+      expect(() => ranked.check(streaming)).toThrow("where they are streamed");
+      expect(() => ranked.plan(share(0.95), streaming, limits)).toThrow("where they are streamed");
+    });
+
+    it("stays with what a run has loaded, also on the way down", () => {
+      for (const folded of [false, true]) {
+        for (const imageShare of [0, 0.95]) {
+          const { policy } = fastestPlan(ranked, share(imageShare), limits, { folded });
+          let rung: Policy | undefined = policy;
+          for (; rung; rung = leanerPolicy(rung, config, { folded, places: runPlaces(policy) }))
+            expect(ploraOf(rung).folded).toBe(folded);
+        }
+      }
+    });
   });
 
   it("puts nothing on a host that has no room", () => {
