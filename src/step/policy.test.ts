@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { PRESETS } from "../models/spec.ts";
-import { DEFAULT_POLICY, layerPolicies, Policy } from "./policy.ts";
+import { DEFAULT_POLICY, layerPolicies, Policy, ploraName, ploraOf } from "./policy.ts";
 
 const config = PRESETS["4khd-7b"];
 const layersOf = (policy: unknown) => layerPolicies(Policy.parse(policy), config);
@@ -14,6 +14,10 @@ describe("Policy", () => {
     });
     expect(Policy.safeParse({ weights: { ahead: 2 } }).success).toBe(false);
   });
+});
+
+it("what a policy does about PLoRA has one name", () => {
+  for (const plora of Policy.shape.plora.unwrap().options) expect(ploraName(ploraOf({ plora }))).toBe(plora);
 });
 
 describe("layerPolicies", () => {
@@ -35,6 +39,8 @@ describe("layerPolicies", () => {
 
   it("refuses what does not fit the model", () => {
     expect(() => layersOf({ headGroups: 3 })).toThrow("do not divide 8 kv heads");
+    const foldedStream = { plora: "folded", weights: { source: "streamed" } };
+    expect(() => layersOf(foldedStream)).toThrow("stay as they are where they are streamed");
     expect(() => layersOf({ layers: [{ count: 33 }] })).toThrow("speaks of 33 layers");
     expect(() => layersOf({ layers: [{ count: 1, boundary: "none" }] })).toThrow(
       "no boundary of the first layer",

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { imageTokens } from "../data/image.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import { demandOf } from "./demand.ts";
 
@@ -28,6 +29,32 @@ describe("one sample a micro-batch", () => {
     expect(shapeOf(64)).toMatchObject({ sampleTokens: 64, labelTokens: 50, pictures: [] });
     expect(shapeOf(500)).toMatchObject({ sampleTokens: 500, labelTokens: 50, pictures: [GRID] });
     expect(shapeOf(900)).toMatchObject({ labelTokens: 50, pictures: [GRID, GRID] });
+  });
+});
+
+describe("what is typical", () => {
+  const typicalOf = (packing: Parameters<typeof demandOf>[1]) => demandOf(samples, packing).typical;
+
+  it("is single samples, from the shortest third to the longest, with their own pictures", () => {
+    const typical = typicalOf({ by: "samples", samples: 1 });
+    expect(typical.map(({ rows, grids, labelTokens }) => [rows, grids.length, labelTokens])).toEqual([
+      [[60], 0, 50],
+      [[400], 1, 5],
+      [[900], 2, 9],
+    ]);
+    const tokens = imageTokens(1, 1);
+    expect(typical[2]!.imageSlices.map(({ start, end }) => [start, end])).toEqual([
+      [0, tokens],
+      [tokens, 2 * tokens],
+    ]);
+  });
+
+  it("is a micro-batch of samples from all parts where several go together", () => {
+    expect(typicalOf({ by: "samples", samples: 2 }).map(({ rows }) => rows)).toEqual([[60, 900]]);
+    const [pack, ...others] = typicalOf({ by: "tokens", tokens: 1500 });
+    expect(others).toEqual([]);
+    expect(pack).toMatchObject({ rows: [60, 400, 900], grids: [GRID, GRID, GRID], labelTokens: 64 });
+    expect(pack!.imageSlices.map(({ start, image }) => [start, image])[0]).toEqual([60, 0]);
   });
 });
 

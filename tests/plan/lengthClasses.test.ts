@@ -4,7 +4,7 @@ import type { PreparedSample } from "../../src/data/validate.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { runPlaces } from "../../src/plan/ladder.ts";
 import { leastMemory, Planner } from "../../src/plan/search.ts";
-import { layerPolicies, type Policy } from "../../src/step/policy.ts";
+import { layerPolicies, type Policy, ploraOf } from "../../src/step/policy.ts";
 import { demandOf } from "../../src/train/demand.ts";
 import { RunPlan, workloadOf } from "../../src/train/runPlan.ts";
 import { smallConfig } from "../randomModel.ts";
@@ -64,5 +64,28 @@ describe("the policies of a run whose longest micro-batch hardly fits", () => {
     expect(plan.policyFor(500)).toEqual(leaner);
     expect(plan.policyFor(SHORT)).toEqual(before.policyFor(SHORT));
     expect(planOf([...plan.stepsDown]).policyFor(500)).toEqual(leaner);
+  });
+});
+
+describe("PLoRA of a run", () => {
+  const wide = smallConfig({ layers: 2, hidden: 256, headDim: 64, ffn: 512 });
+  const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, launchMs: 0 };
+  const pictured = new Planner({ model: wide, dtype: "float32", target: "cpu", mapsWeights: true }, slow);
+  const page = { ...textOf(500), grids: [{ rows: 2, cols: 1 }] } as unknown as PreparedSample;
+  const runOf = (samples: PreparedSample[]): RunPlan =>
+    new RunPlan({
+      ...{ planner: pictured, workload, evalTokens: 0, stepsDown: [] },
+      demand: demandOf(samples, { by: "samples", samples: 1 }),
+      choice: { by: "planner", limits: UNLIMITED },
+    });
+
+  it("is folded, for all lengths, where the data is pictures with little text", () => {
+    const plan = runOf([textOf(64), page, page, page]);
+    for (const tokens of [64, 500]) expect(ploraOf(plan.policyFor(tokens)).folded).toBe(true);
+  });
+
+  it("is not folded for a picture among much text, though that would be faster for the picture", () => {
+    const plan = runOf([textOf(64), textOf(460), textOf(470), textOf(480), page]);
+    for (const tokens of [64, 470, 500]) expect(ploraOf(plan.policyFor(tokens)).folded).toBe(false);
   });
 });
