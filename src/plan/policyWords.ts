@@ -58,7 +58,10 @@ const PLORA = "the model's own adapter for image tokens";
 const PLORA_WORDS: Record<Policy["plora"], readonly [what: string, detail: string]> = {
   apart: ["", ""],
   merged: ["PLoRA merged", `${PLORA} is added into a copy of the layer's weights`],
-  folded: ["PLoRA folded", `${PLORA} is added into the weights as they are loaded, rounded once more, and taken off for text`],
+  folded: [
+    "PLoRA folded",
+    `${PLORA} is added into the weights as they are loaded, rounded once more, and taken off for text`,
+  ],
   "folded-merged": [
     "PLoRA folded and merged",
     `${PLORA} is added into the weights as they are loaded, rounded once more, and taken off copies of them for text`,
