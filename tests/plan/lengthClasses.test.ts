@@ -74,7 +74,7 @@ describe("PLoRA of a run", () => {
   const page = { ...textOf(500), grids: [{ rows: 2, cols: 1 }] } as unknown as PreparedSample;
   const runOf = (samples: PreparedSample[]): RunPlan =>
     new RunPlan({
-      ...{ planner: pictured, workload, evalTokens: 0, stepsDown: [] },
+      ...{ planner: pictured, workload, stepsDown: [] },
       demand: demandOf(samples, { by: "samples", samples: 1 }),
       choice: { by: "planner", limits: UNLIMITED },
     });
