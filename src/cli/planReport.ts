@@ -250,6 +250,19 @@ function spareRoom(question: Question, plan: Plan): string {
   ].join("\n");
 }
 
+/** Why there is nothing to train with, in a sentence. */
+export function misfitOf({ limits }: Question, { run }: Plan): string {
+  const short = [
+    { needed: run.budgetedBytes, given: limits.budgetBytes, of: "" },
+    { needed: run.hostBytes, given: limits.hostBytes, of: " of the host" },
+  ].filter(({ needed, given }) => needed > given);
+  return short
+    .map(
+      ({ needed, given, of }) => `at least ${formatBytes(needed)}${of} are needed, of ${formatBytes(given)}`,
+    )
+    .join("; ");
+}
+
 /** What to change where nothing fits. */
 function wayOut(question: Question, plan: Plan): string {
   const ways = [...mostOf(question, plan), ...eightBitWay(question, plan)];

@@ -1,6 +1,7 @@
 /** A run's plan in lines: what it takes and gives up before the run, and planned beside measured after its first step and at its end. */
 import { describeSource } from "../data/badSamples.ts";
 import { formatBytes, formatCount, plural } from "../errors.ts";
+import type { DryRun } from "../plan/dryRun.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
 import type { Category } from "../torch/device.ts";
 import { forwardOnly, type PlannedLoss } from "../train/lossPlan.ts";
@@ -33,18 +34,27 @@ function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
   if (!longest || !limits) return [];
   const { run, policy } = longest;
   const of = Number.isFinite(limits.budgetBytes) ? ` of ${formatBytes(limits.budgetBytes)}` : "";
-  const host = run.hostBytes > 0 ? `, and ${formatBytes(run.hostBytes)} on the host` : "";
   const tokens = `${formatCount(demand.mostTokens)} tokens`;
   const largest =
     demand.mostTokens > demand.longest.tokens
       ? `micro-batches of up to ${tokens}`
       : `the longest sample, ${describeSource(demand.longest.source)}, ${tokens}`;
-  const gives = concessionsOf(policy, planner.config);
+  const gives = concessionsOf(policy, planner.config, { isMapped: run.mappedBytes > 0 });
   return [
-    `planned ${formatBytes(run.budgetedBytes)}${of}${host}, for ${largest}: ${partsOf(run.device.categories)}`,
+    `planned ${formatBytes(run.budgetedBytes)}${of}${beside(run)}, for ${largest}: ${partsOf(run.device.categories)}`,
     ...copyLine(plan),
     `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up"}; shorter micro-batches give up less where they can`,
   ];
+}
+
+/** What lies elsewhere: in the host's memory, and frozen weights that are read from where the checkpoint lies. */
+function beside({ host, mappedBytes }: DryRun): string {
+  return [
+    ...(host.peakBytes > 0 ? [`${formatBytes(host.peakBytes)} on the host`] : []),
+    ...(mappedBytes > 0 ? [`${formatBytes(mappedBytes)} mapped from the checkpoint's files`] : []),
+  ]
+    .map((part) => `, and ${part}`)
+    .join("");
 }
 
 /** What an evaluation takes, where that is more than a step does, and samples that it does without. */
@@ -86,7 +96,7 @@ function answerLines({ answers }: PlannedRun): string[] {
   const { count, left, least } = answers;
   const { sample, run } = least;
   return [
-    `${left} of the evaluation's ${plural(count, "answer")} would not fit and count as wrong: the least of them, to ${describeSource(sample.source)}, takes ${formatBytes(run.budgetedBytes)}${run.hostBytes > 0 ? ` and ${formatBytes(run.hostBytes)} of the host` : ""} with what the run holds. Losses are computed all the same.`,
+    `${left} of the evaluation's ${plural(count, "answer")} would not fit and count as wrong: the least of them, to ${describeSource(sample.source)}, takes ${formatBytes(run.budgetedBytes)}${beside(run)}, with what the run holds. Losses are computed all the same.`,
   ];
 }
 

@@ -63,6 +63,13 @@ describe("a policy in words", () => {
     expect(concessionsOf(policyOf({ vision: "host" }), config)).toEqual(["vision tower on the host"]);
   });
 
+  it("tells frozen parts that are mapped from the checkpoint's files apart from what the host holds", () => {
+    expect(concessionsOf(policyOf(LEAN), config, { isMapped: true }).slice(0, 2)).toEqual([
+      "inputs of all layers and optimizer state on the host",
+      "frozen weights, embeddings, vision tower and output head in the checkpoint's files",
+    ]);
+  });
+
   it("names what layers keep while the rest of them is computed again", () => {
     const again = (kept: number, keep: "attention" | "middle" = "attention"): string[] =>
       concessionsOf(

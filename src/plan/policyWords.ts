@@ -4,7 +4,7 @@ import type { ModelConfig } from "../models/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
 
 /** In which way memory is saved, or made use of. */
-type Manner = "elsewhere" | "parts" | "again" | "speed";
+type Manner = "elsewhere" | "frozen" | "parts" | "again" | "speed";
 
 interface Concession {
   manner: Manner;
@@ -19,7 +19,7 @@ type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | u
 /** Listed as they are told: the largest first. */
 const ASPECTS: readonly Aspect[] = [
   ({ weights }) =>
-    onlyIf(weights.source === "streamed", "elsewhere", "frozen weights", "fetched layer by layer"),
+    onlyIf(weights.source === "streamed", "frozen", "frozen weights", "fetched layer by layer"),
   ({ boundaryAhead }, layers) => {
     const what = `inputs of ${countOf(layers, ({ boundary }) => boundary === "host")}`;
     const detail = `until the backward pass${boundaryAhead ? ", fetched one layer early" : ""}`;
@@ -31,9 +31,9 @@ const ASPECTS: readonly Aspect[] = [
     );
   },
   ({ optimizer }) => onlyIf(optimizer.place === "host", "elsewhere", "optimizer state"),
-  ({ embeddings }) => onlyIf(embeddings === "host", "elsewhere", "embeddings"),
-  ({ vision }) => onlyIf(vision === "host", "elsewhere", "vision tower"),
-  ({ head }) => onlyIf(head === "host", "elsewhere", "output head"),
+  ({ embeddings }) => onlyIf(embeddings === "host", "frozen", "embeddings"),
+  ({ vision }) => onlyIf(vision === "host", "frozen", "vision tower"),
+  ({ head }) => onlyIf(head === "host", "frozen", "output head"),
   ({ headGroups }) => onlyIf(headGroups > 1, "parts", `attention in ${headGroups} parts`),
   ({ mlpTileTokens: tokens }) =>
     onlyIf(tokens < 4096, "parts", `the MLP in slices of ${formatCount(tokens)} tokens`),
@@ -86,6 +86,7 @@ function recomputedValues(layers: readonly LayerPolicy[]): Concession | undefine
 /** How short lines say it, and the heading where concessions are grouped. */
 const MANNERS: Record<Manner, { line: (list: string[], where: string) => string; heading: string }> = {
   elsewhere: { line: (list, where) => `${listed(list)} ${where}`, heading: "" },
+  frozen: { line: (list) => `${listed(list)} in the checkpoint's files`, heading: "on disk" },
   parts: { line: listed, heading: "in parts" },
   again: { line: (list) => `${listed(list)} computed again`, heading: "computed again" },
   speed: { line: listed, heading: "for speed" },
@@ -96,12 +97,14 @@ interface Telling {
   beyond?: Policy | undefined;
   /** Where things lie that do not lie on the device. */
   where?: string;
+  /** Whether the frozen ones of them are mapped from the checkpoint's files instead. */
+  isMapped?: boolean;
 }
 
 /** What a policy does for memory or with it, in a phrase for each way of doing so; nothing of that changes a result. */
 export function concessionsOf(policy: Policy, config: ModelConfig, telling: Telling = {}): string[] {
   const { where = "on the host" } = telling;
-  return grouped(policy, config, telling.beyond).map(([manner, list]) =>
+  return grouped(policy, config, telling).map(([manner, list]) =>
     MANNERS[manner].line(
       list.map(({ what }) => what),
       where,
@@ -111,19 +114,25 @@ export function concessionsOf(policy: Policy, config: ModelConfig, telling: Tell
 
 /** The same in full: a heading for each way, and what goes that way. */
 export function concessionGroups(policy: Policy, config: ModelConfig, where: string): [string, string[]][] {
-  return grouped(policy, config).map(([manner, list]) => [
+  return grouped(policy, config, {}).map(([manner, list]) => [
     MANNERS[manner].heading || where,
     list.map(({ what, detail }) => (detail ? `${what} (${detail})` : what)),
   ]);
 }
 
-function grouped(policy: Policy, config: ModelConfig, beyond?: Policy): [Manner, Concession[]][] {
+function grouped(
+  policy: Policy,
+  config: ModelConfig,
+  { beyond, isMapped = false }: Telling,
+): [Manner, Concession[]][] {
+  const mannerOf = ({ manner }: Concession): Manner =>
+    manner === "frozen" && !isMapped ? "elsewhere" : manner;
   const all = (of: Policy): (Concession | undefined)[] =>
     ASPECTS.map((aspect) => aspect(of, layerPolicies(of, config)));
   const known = beyond ? all(beyond) : [];
   const news = all(policy).filter((one, index) => one !== undefined && one.what !== known[index]?.what);
   return (Object.keys(MANNERS) as Manner[]).flatMap((manner) => {
-    const list = news.filter((one) => one!.manner === manner) as Concession[];
+    const list = news.filter((one) => mannerOf(one!) === manner) as Concession[];
     return list.length > 0 ? [[manner, list] satisfies [Manner, Concession[]]] : [];
   });
 }

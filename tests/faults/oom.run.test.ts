@@ -3,7 +3,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
 import { expect, it } from "vitest";
-import { UserError } from "../../src/errors.ts";
+import { planLines } from "../../src/cli/runPlanLines.ts";
+import { formatBytes, UserError } from "../../src/errors.ts";
 import { failAtAllocation, liveTensors, memoryStats, POOLS, setCap } from "../../src/torch/device.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
@@ -57,6 +58,21 @@ it("with little memory on the host the copy of the gradients lies where there is
       for (const pool of POOLS) expect(measured[pool].bytes, pool).toBe(planned![pool].peakBytes);
     }
   }
+});
+
+it("the plan's lines tell frozen weights that stay in the checkpoint's files apart from what the host holds", async () => {
+  const output = join(folder, "mapped");
+  const { events } = await runWith({ ...options, memory: 200_000, output });
+  const [planned] = events.flatMap((event) => (event.event === "plan" ? [event] : []));
+  const { host, mappedBytes } = planned!.plan.longest!.run;
+  expect(mappedBytes).toBeGreaterThan(0);
+  const [total, policy] = planLines(planned!).filter((line) => /^(planned|policy)/.test(line));
+  expect(total).toContain(
+    `, and ${formatBytes(host.peakBytes)} on the host, and ${formatBytes(mappedBytes)} mapped `,
+  );
+  expect(policy).toMatch(
+    /^policy: inputs of all layers on the host, embeddings and vision tower in the checkpoint's files/,
+  );
 });
 
 it("a run's policy is kept, and can be given to another", async () => {

@@ -19,7 +19,9 @@ interface Record_ {
   tokens: number;
   policy: unknown;
   attention: string;
-  train: string;
+  train: string | null;
+  /** Where nothing fits. */
+  reason?: string;
   official?: { peakBytes: number; fits: boolean };
 }
 
@@ -114,6 +116,9 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(code).toBe(0);
     expect(stdout).toMatch(/lorafit, least memory .* does not fit/);
     expect(stdout).toContain("Leave --host-memory and --weights resident out");
+    const script = plan("--memory", "6GiB", "--weights", "resident", "--max-length", "512", "--hd-num", "1");
+    expect(script).toMatchObject({ fits: false, train: null });
+    expect(script.reason).toMatch(/^at least 1\d\.\d GiB are needed, of 6\.0 GiB$/);
   });
 
   it("takes the attention kernel that a run has chosen on this machine's card, and says so; other cards have the rule's", () => {

@@ -18,7 +18,10 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
   }
   const rows = trials
     .toSorted((one, other) => one.tokens - other.tokens)
-    .map((trial) => [...rowOf(trial), concessionsOf(trial.plan.policy, config).join(", ")]);
+    .map((trial) => {
+      const { policy, run } = trial.plan;
+      return [...rowOf(trial), concessionsOf(policy, config, { isMapped: run.mappedBytes > 0 }).join(", ")];
+    });
   output.answer(table([["tokens", "planned", "measured", "a step", "policy gives up"], ...rows]));
   const longest = trials.reduce(
     (most, { tokens, measured }) => (measured ? Math.max(most, tokens) : most),

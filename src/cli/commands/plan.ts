@@ -9,7 +9,7 @@ import { officialOf } from "../planCompare.ts";
 import { plannedAttention } from "../planExplain.ts";
 import { planHtml } from "../planHtml.ts";
 import { type Question, questionOf } from "../planQuestion.ts";
-import { planText, trainCommand } from "../planReport.ts";
+import { misfitOf, planText, trainCommand } from "../planReport.ts";
 import { type Output, table } from "../report.ts";
 
 export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
@@ -42,7 +42,8 @@ function recordOf(question: Question, { plan, solved, official }: Answer): Recor
     tokens: run.tokens,
     policy,
     ...(question.card && { attention: plannedAttention(question, plan) }),
-    train: trainCommand(question, plan),
+    train: fits ? trainCommand(question, plan) : null,
+    ...(!fits && { reason: misfitOf(question, plan) }),
     ...(official &&
       question.options.compare === "official" && {
         official: { peakBytes: official.budgetedBytes, fits: official.budgetedBytes <= budgetBytes },
