@@ -8,7 +8,7 @@ import { TINY, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { exactShape } from "../src/plan/batch.ts";
 import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/calibration.ts";
-import { type OpTrace, opTimeMs } from "../src/plan/cost.ts";
+import { opTimeMs } from "../src/plan/cost.ts";
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun.ts";
 import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
@@ -18,7 +18,7 @@ import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { packageRoot } from "../src/torch/libtorch.ts";
 import { loadedModel } from "../src/train/planner.ts";
-import { observeCalls } from "./watchCalls.ts";
+import { printClasses } from "./predictClasses.ts";
 import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
 
 interface Case {
@@ -42,7 +42,9 @@ const CASES: Record<string, Case> = {
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    rows: { type: "string", default: "12" },
+    rows: { type: "string", default: "30" },
+    clock: { type: "string", default: "pathMs" },
+    sizes: { type: "boolean", default: false },
     threads: { type: "string", default: "2" },
     "calibration-ms": { type: "string", default: "5000" },
     "base-folder": { type: "string", default: join(packageRoot, "bench-out", "cpu-bench", "base") },
@@ -50,15 +52,8 @@ const { values: flags, positionals } = parseArgs({
   },
 });
 
-/** A class of ops: measured and predicted time of the processor. */
-interface Row {
-  calls: number;
-  measuredMs: number;
-  predictedMs: number;
-}
-
 setThreads(Number(flags.threads));
-const CLOCKS = { wallMs: "clock", pathMs: "longest thread", processorMs: "all threads" } as const;
+const CLOCKS = { wallMs: "clock", pathMs: "longest thread" } as const;
 const calibrations = new Map<string, Measured>();
 for (const name of positionals.length > 0 ? positionals : Object.keys(CASES)) run(name, CASES[name]!);
 
@@ -99,15 +94,24 @@ function run(name: string, { policy: given = {}, base, tiny = false }: Case): vo
     stepMs(plan, speed),
     phases(["update"]).reduce((sum, op) => sum + op.count * opTimeMs(op, speed), 0),
   ];
-  const { wall, path, processor } = measured;
-  const clocks = [predicted(wall), predicted(path), predicted(processor)];
+  const { wall, path } = measured;
+  const clocks = [predicted(wall), predicted(path)];
   console.log(`\n${name}`);
   for (const [at, [what, taken]] of Object.entries({ step: steps, update: updates }).entries()) {
-    const [wallMs, pathMs, processorMs] = clocks.map((times) => times[at]!);
-    printClocks(what, taken, { wallMs: wallMs!, pathMs: pathMs!, processorMs: processorMs! });
+    const [wallMs, pathMs] = clocks.map((times) => times[at]!);
+    printClocks(what, taken, { wallMs: wallMs!, pathMs: pathMs! });
   }
-  const real = byClass(micro, measured.processor);
-  printRows(real, phases(STEP_PHASES), measured.processor);
+  const clock = flags.clock as keyof Clocks;
+  const speed = { wallMs: wall, pathMs: path }[clock];
+  const rows = Number(flags.rows);
+  for (const [what, body, taken, names] of [
+    ["step", micro, steps, STEP_PHASES],
+    ["update", update, updates, ["update"]],
+  ] as const) {
+    const wholeMs = Math.min(...taken.map((clocks) => clocks[clock]));
+    console.log(`    ${what}, ms of the ${CLOCKS[clock]}:`);
+    printClasses(body, phases(names), { speed, clock, wholeMs, rows, bySize: flags.sizes });
+  }
 }
 
 function calibrated(dtype: "float32" | "bfloat16"): Measured {
@@ -135,46 +139,5 @@ function printClocks(what: string, measured: Clocks[], predicted: Clocks): void 
     console.log(
       `  ${what.padEnd(6)} ${title.padEnd(14)} ${numbers[0]} s predicted, ${numbers[1]} s measured, ratio ${ratio}`,
     );
-  }
-}
-
-/** A step's calls, each timed, by class. */
-function byClass(step: () => unknown, speed: CpuSpeed): Map<string, Row> {
-  const rows = new Map<string, Row>();
-  observeCalls((op, ms) => {
-    const row = rows.get(classOf(op)) ?? { calls: 0, measuredMs: 0, predictedMs: 0 };
-    row.calls += 1;
-    row.measuredMs += ms;
-    row.predictedMs += opTimeMs(op, speed);
-    rows.set(classOf(op), row);
-  });
-  step();
-  observeCalls(undefined);
-  return rows;
-}
-
-function classOf({ name, kind, form }: OpTrace): string {
-  if (kind === "none") return "view";
-  if (!form?.product) return `${name} ${form?.dtypes}${form?.strided ? " strided" : ""}`;
-  const { m, n, k, layout } = form.product;
-  const least = Math.min(m, n, k);
-  return `product ${layout.padEnd(4)} ${least < 48 ? "thin" : least < 320 ? "medium" : "thick"}`;
-}
-
-function printRows(real: Map<string, Row>, planned: readonly CountedOp[], speed: CpuSpeed): void {
-  const plan = new Map<string, { calls: number; ms: number }>();
-  for (const op of planned) {
-    const sum = plan.get(classOf(op)) ?? { calls: 0, ms: 0 };
-    sum.calls += op.count;
-    sum.ms += op.count * opTimeMs(op, speed);
-    plan.set(classOf(op), sum);
-  }
-  console.log("    processor ms:  measured predicted  ratio    planned    calls   planned");
-  const rows = [...real].sort((one, other) => other[1].measuredMs - one[1].measuredMs);
-  for (const [name, { calls, measuredMs, predictedMs }] of rows.slice(0, Number(flags.rows))) {
-    const { calls: plannedCalls, ms } = plan.get(name) ?? { calls: 0, ms: 0 };
-    const columns = [measuredMs.toFixed(0), predictedMs.toFixed(0), (predictedMs / measuredMs).toFixed(2)];
-    const counts = [ms.toFixed(0), `${calls}`, `${plannedCalls}`];
-    console.log(`    ${name.padEnd(38)}${[...columns, ...counts].map((text) => text.padStart(8)).join(" ")}`);
   }
 }

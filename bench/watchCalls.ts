@@ -1,40 +1,74 @@
-/** Watches every call of an operator: has to be loaded before what calls them, which takes the function that does when it is. */
-import { type OpTrace, type TracedTensor, traceOp } from "../src/plan/cost.ts";
+/** Watches every call of an operator and of a loop of our own: has to be loaded before what calls them, which takes the functions that do when it is. */
+import type { OpCall, TracedTensor } from "../src/plan/cost.ts";
 import { dtypeOfCode } from "../src/torch/dtypes.ts";
 import { native } from "../src/torch/native.ts";
 
-type Observer = (op: OpTrace, processorMs: number) => void;
+/** What a call took. */
+export interface CallTimes {
+  wallMs: number;
+  /** Of the processor by the thread that calls, which takes part in all that is computed. */
+  pathMs: number;
+}
+
+/** loop: a loop of our own, whose tensors are all among the inputs. */
+export type WatchedCall = OpCall & { loop: boolean };
+
+type Observer = (call: WatchedCall, times: CallTimes) => void;
 
 let observe: Observer | undefined;
 const names = new Map<number, string>();
-const { call } = native;
-/** What looking at the clock takes. */
-const idleMs = Math.min(...Array.from({ length: 1000 }, () => -(processorMs() - processorMs())));
+const { call, runLoop, startCopy, waitCopy } = native;
+/** What looking at the clocks takes, by each. */
+const idle = { wallMs: 0, pathMs: 0 };
+const looks = Array.from({ length: 1000 }, () => timed(() => undefined).times);
+for (const clock of ["wallMs", "pathMs"] as const) {
+  idle[clock] = Math.min(...looks.map((look) => look[clock]));
+}
 
 native.call = (op, ...inputs) => {
   if (!observe) return call(op, ...inputs);
   const taken = inputs.filter(isTensor).map(describe);
-  const before = processorMs();
-  const result = call(op, ...inputs);
-  const ms = processorMs() - before - idleMs;
+  const { result, times } = timed(() => call(op, ...inputs));
   const results = [result ?? inputs[0]].flat() as unknown[];
   const outputs = results.filter(isTensor).map(describe);
   if (isView(nameOf(op), taken[0], outputs[0])) {
     for (const tensor of [taken[0]!, outputs[0]!]) tensor.storage = 0;
   }
-  observe(traceOp({ op: nameOf(op), inputs: taken, outputs, causal: true }), ms);
+  observe({ op: nameOf(op), inputs: taken, outputs, causal: true, loop: false }, times);
   return result;
 };
 
-/** Has the time that each call takes of the processor told; undefined: no longer. */
+native.runLoop = (entry, dtype, kinds, ...inputs) => {
+  if (!observe) return runLoop(entry, dtype, kinds, ...inputs);
+  const tensors = (inputs as number[]).filter((_, at) => kinds[at] === "t").map(describe);
+  const { times } = timed(() => runLoop(entry, dtype, kinds, ...inputs));
+  observe({ op: entry, inputs: tensors, outputs: [], loop: true }, times);
+};
+
+native.startCopy = (to, from) => {
+  if (!observe) return startCopy(to, from);
+  const [into, source] = [describe(to as number), describe(from as number)];
+  const { result, times } = timed(() => startCopy(to, from));
+  observe({ op: "start of a copy", inputs: [into, source], outputs: [], loop: false }, times);
+  return result;
+};
+
+native.waitCopy = (copy, onHost) => {
+  if (!observe) return waitCopy(copy, onHost);
+  const { times } = timed(() => waitCopy(copy, onHost));
+  observe({ op: "wait for a copy", inputs: [], outputs: [], loop: false }, times);
+};
+
+/** Has the time that each call takes told; undefined: no longer. */
 export function observeCalls(observer: Observer | undefined): void {
   observe = observer;
 }
 
-/** Of all threads of this process. */
-export function processorMs(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1000;
+function timed<T>(body: () => T): { result: T; times: CallTimes } {
+  const [wall, own] = [performance.now(), native.threadProcessorMs()];
+  const result = body();
+  const pathMs = native.threadProcessorMs() - own - idle.pathMs;
+  return { result, times: { wallMs: performance.now() - wall - idle.wallMs, pathMs } };
 }
 
 function nameOf(op: number): string {

@@ -7,9 +7,9 @@ import { curveKey } from "./cpuSpeed.ts";
 describe("a calibration", () => {
   it("measures every class, keeps no tensor, and of two keeps the less of each", () => {
     const before = liveTensors();
-    const { wall, processor } = measureCpu("float32", { budgetMs: 0, edges: [8, 32] });
+    const { wall, path } = measureCpu("float32", { budgetMs: 0, edges: [8, 32] });
     expect(liveTensors()).toBe(before);
-    for (const speed of [wall, processor]) {
+    for (const speed of [wall, path]) {
       for (const { sizes, ms } of [...Object.values(speed.curves), speed.copies]) {
         expect(sizes).toEqual([...sizes].sort((one, other) => one - other));
         for (const value of ms) expect(Number.isFinite(value) && value >= 0).toBe(true);

@@ -9,12 +9,14 @@ import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { type Busy, watchMachine } from "./busyMachine.ts";
 import type { Product } from "./cost.ts";
 import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
+import { loopProbes } from "./loopProbes.ts";
 import { remembered } from "./measurements.ts";
 import {
   attentionProbes,
   type Compute,
   copyProbes,
   elementwiseProbes,
+  FarMemory,
   type Hold,
   LAYOUTS,
   PRODUCT_EDGES,
@@ -24,14 +26,14 @@ import {
 } from "./probes.ts";
 
 /** Of what is measured: another one is measured anew. */
-const VERSION = 5;
+const VERSION = 6;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
-/** Shorter calls are measured several at a time. */
+/** Shorter calls are measured a few at a time: in a step, too, they come one after the other. */
 const SHORT_MS = 0.05;
-const SHORT_CALLS = 10;
-/** Quicker ones are measured so many times in a round, for they take next to nothing of it. */
+const SHORT_CALLS = 4;
+/** Quicker calls come so many times in a round, for they take next to nothing of it. */
 const QUICK_MS = 2;
 const QUICK_TIMES = 4;
 /** A busy machine is given so many times as long. */
@@ -59,15 +61,17 @@ export function calibratedSpeed(dtype: Compute): CpuSpeed {
   return remembered("calibration.json", key, measure, { valid }).value.speed;
 }
 
-/** By each of the clocks; other programs hardly change the latter two. */
+/** By either clock; other programs hardly change the latter. */
 export interface Measured {
   wall: CpuSpeed;
   path: CpuSpeed;
-  processor: CpuSpeed;
   busy: Busy | undefined;
 }
 
-/** Measures all probes by turns until so much time of the processor is spent on them, twice at least but for long ones. */
+/**
+ * Measures all probes by turns until so much time of the processor is spent on them, twice at least but for long ones; in an order that is
+ * another in each round, so that a call finds the processor as one of a step does, which comes after others. Their middle counts.
+ */
 export function measureCpu(
   dtype: Compute,
   { budgetMs = CALIBRATION_MS, edges = PRODUCT_EDGES }: { budgetMs?: number; edges?: readonly number[] } = {},
@@ -79,22 +83,23 @@ export function measureCpu(
   };
   const measured = scope(() => {
     const machine = watchMachine();
-    const endMs = performance.now() + BUSY_TIMES * budgetMs;
+    const startMs = performance.now();
     const sets = probeSets(dtype, edges, hold);
     const timed = Object.values(sets).flat();
+    for (const probe of timed) probe.warmUp();
+    const elapsedMs = (): number => performance.now() - startMs;
     const spentMs = (): number => timed.reduce((sum, probe) => sum + probe.spentMs, 0);
+    const random = lcg(1);
     do {
-      for (const probe of timed) {
-        if (probe.pathMs >= LONG_MS && spentMs() >= budgetMs / 2) continue;
-        for (let again = probe.pathMs < QUICK_MS ? QUICK_TIMES : 1; again > 0; again--) probe.measure();
-      }
-    } while (spentMs() < budgetMs && performance.now() < endMs);
+      const isShort = spentMs() >= budgetMs / 2;
+      const round = timed.flatMap((probe) => probe.turns(isShort));
+      for (const probe of shuffled(round, random)) probe.measure();
+    } while (spentMs() < budgetMs && elapsedMs() < BUSY_TIMES * budgetMs);
     const cores = availableParallelism();
     const copyShare = getThreads() >= cores ? 1 / cores : 0;
     return {
-      wall: speedOf(sets, ({ wallMs }) => wallMs, { edges, copyShare }),
-      path: speedOf(sets, ({ pathMs }) => pathMs, { edges, copyShare }),
-      processor: speedOf(sets, ({ processorMs }) => processorMs, { edges, copyShare: 1 }),
+      wall: speedOf(sets, ({ wall }) => median(wall), { edges, copyShare }),
+      path: speedOf(sets, ({ path }) => median(path), { edges, copyShare }),
       busy: machine.busy(),
     };
   });
@@ -105,42 +110,77 @@ export function measureCpu(
 /** Probes by what they are of. */
 type Sets = Record<string, Timed[]>;
 
-function probeSets(dtype: Compute, edges: readonly number[], hold: Hold): Sets {
+function probeSets(compute: Compute, edges: readonly number[], hold: Hold): Sets {
+  const far = new FarMemory(compute, hold);
+  const farWide = compute === "float32" ? far : new FarMemory("float32", hold);
+  const memory = { compute, hold, far, farWide };
   const curves = [
-    ...elementwiseProbes(dtype, hold),
-    ...attentionProbes(dtype),
+    ...elementwiseProbes(memory),
+    ...loopProbes(memory),
+    ...attentionProbes(compute),
     ["copies", copyProbes()] as const,
   ];
-  const products = LAYOUTS.map((layout) => [layout, productProbes(dtype, { layout, edges }, hold)] as const);
+  const products = LAYOUTS.map((layout) => [layout, productProbes({ layout, edges }, memory)] as const);
   const sets = [...curves, ...products, ["view", [viewProbe()]] as const];
   return Object.fromEntries(sets.map(([name, probes]) => [name, probes.map((probe) => new Timed(probe))]));
 }
 
-/** A probe and the least that it took. */
+/** A probe and what its calls took. */
 class Timed {
-  wallMs = Number.POSITIVE_INFINITY;
-  pathMs = Number.POSITIVE_INFINITY;
-  processorMs = Number.POSITIVE_INFINITY;
+  readonly wall: number[] = [];
+  readonly path: number[] = [];
   spentMs = 0;
+  #leastMs = Number.POSITIVE_INFINITY;
   readonly probe: Probe;
 
   constructor(probe: Probe) {
     this.probe = probe;
-    this.measure(); // the first time kernels are made: it counts for long calls alone
+  }
+
+  /** The first time kernels are made: it counts for nothing but the length of a call. */
+  warmUp(): void {
+    this.measure();
   }
 
   measure(): void {
-    const calls = this.pathMs < SHORT_MS ? SHORT_CALLS : 1;
-    const clocks = timeOf(() => this.#run(calls));
-    this.spentMs += clocks.pathMs;
-    this.wallMs = Math.min(this.wallMs, clocks.wallMs / calls);
-    this.pathMs = Math.min(this.pathMs, clocks.pathMs / calls);
-    this.processorMs = Math.min(this.processorMs, clocks.processorMs / calls);
+    const { prepare, call } = this.probe;
+    const calls = this.#leastMs < SHORT_MS ? SHORT_CALLS : 1;
+    scope(() => prepare?.());
+    const { wallMs, pathMs } = timeOf(() => {
+      for (let again = 0; again < calls; again++) scope(() => void call());
+    });
+    this.spentMs += pathMs;
+    this.wall.push(wallMs / calls);
+    this.path.push(pathMs / calls);
+    this.#leastMs = Math.min(this.#leastMs, pathMs / calls);
   }
 
-  #run(calls: number): void {
-    for (let call = 0; call < calls; call++) scope(() => void this.probe.call());
+  /** Itself as often as it comes in a round. */
+  turns(isShort: boolean): Timed[] {
+    if (isShort && this.#leastMs >= LONG_MS) return [];
+    return Array.from({ length: this.#leastMs < QUICK_MS ? QUICK_TIMES : 1 }, () => this);
   }
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((one, other) => one - other)[values.length >> 1]!;
+}
+
+function shuffled<T>(values: T[], random: () => number): T[] {
+  for (let last = values.length - 1; last > 0; last--) {
+    const other = Math.floor(random() * (last + 1));
+    [values[last], values[other]] = [values[other]!, values[last]!];
+  }
+  return values;
+}
+
+/** Numbers in 0..1, the same each time. */
+function lcg(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
 }
 
 /** What a body takes. */
@@ -148,19 +188,17 @@ export interface Clocks {
   wallMs: number;
   /** Of the processor by the thread that works the longest: what the clock would show if no thread waited. */
   pathMs: number;
-  /** Of the processor by all threads. */
-  processorMs: number;
 }
 
 export function timeOf(body: () => void): Clocks {
   const [startMs, start, startOwnMs] = [performance.now(), process.cpuUsage(), threadProcessorMs()];
   body();
+  const wallMs = performance.now() - startMs;
   const ownMs = threadProcessorMs() - startOwnMs;
   const { user, system } = process.cpuUsage(start);
   const processorMs = (user + system) / 1000;
   const others = Math.max(1, getThreads() - 1);
-  const pathMs = Math.max(ownMs, (processorMs - ownMs) / others);
-  return { wallMs: performance.now() - startMs, pathMs, processorMs };
+  return { wallMs, pathMs: Math.max(ownMs, (processorMs - ownMs) / others) };
 }
 
 function speedOf(
@@ -182,7 +220,7 @@ function speedOf(
   return {
     products: Object.fromEntries(LAYOUTS.map((layout) => [layout, rates(layout)])) as CpuSpeed["products"],
     curves: Object.fromEntries(names.map((name) => [name, curve(name)])),
-    viewMs: ms("view")[0]!,
+    viewMs: ms("view")[0]! / sets.view![0]!.probe.size,
     copies: curve("copies"),
     copyShare,
   };

@@ -52,9 +52,9 @@ export function cpuOpMs({ name, kind, flops, bytes, stream, form }: OpTrace, spe
   const size = kind === "attention" ? flops : elements;
   const exact = curveOf(name, dtypes, strided, speed);
   if (exact) return curveMs(exact, size);
-  const plain = curveOf(name, dtypes, false, speed);
-  const plainMs = plain ? curveMs(plain, size) : bytesMs;
-  return strided ? plainMs * stridedRatio(elements, speed) : plainMs;
+  const other = curveOf(name, dtypes, !strided, speed);
+  if (!other) return strided ? bytesMs * stridedRatio(elements, speed) : bytesMs;
+  return curveMs(other, size) * (strided ? stridedRatio(elements, speed) : 1);
 }
 
 /** Ops that do as another does. */

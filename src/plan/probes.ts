@@ -1,4 +1,7 @@
-/** What a calibration measures: an op of every class that a step's time goes to, at several sizes. */
+/**
+ * What a calibration measures: an op of every class that a step's time goes to, at several sizes, in the state in which a step finds it.
+ * There activations have just been written, weights and factors have left every cache since they were used.
+ */
 import { startCopy } from "../torch/copies.ts";
 import { ones } from "../torch/create.ts";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
@@ -12,14 +15,16 @@ import { curveKey } from "./cpuSpeed.ts";
 
 export type Compute = "float32" | "bfloat16" | "float16";
 
-/** One measurement; its tensors belong to the scope that it was made in. */
+/** One measurement. */
 export interface Probe {
   size: number;
+  /** Comes before each call, untimed. */
+  prepare?: () => void;
   call: () => unknown;
 }
 
 /** Sizes of elementwise ops: a handful, what one thread takes alone, what lies in a cache, and beyond every cache. */
-const ELEMENTS = [2 ** 6, 2 ** 14, 2 ** 16, 2 ** 18, 2 ** 20, 2 ** 22];
+export const ELEMENTS: readonly number[] = [2 ** 6, 2 ** 14, 2 ** 16, 2 ** 18, 2 ** 20, 2 ** 22];
 const ROW = 1024;
 /** Rows of a head are so long, in others' rows. */
 const [HEAD, HEADS] = [64, 5];
@@ -29,30 +34,61 @@ const TABLE_NUMBERS = 256;
 /** Has a tensor outlive the scope that it is made in. */
 export type Hold = (tensor: Tensor) => Tensor;
 
-/** Tensors of so many elements, (n / row, row); in place, values stay what they are. */
-class Samples {
-  readonly size: number;
-  readonly shape: [number, number];
-  readonly #compute: Compute;
-  readonly #hold: Hold;
-  readonly #made = new Map<string, Tensor>();
-  readonly #windows = new Map<string, Tensor[]>();
-  #turn = 0;
+/** So many bytes have left every cache when one comes back to them. */
+const FAR_BYTES = 64 * 2 ** 20;
 
-  constructor(size: number, compute: Compute, hold: Hold) {
-    this.#hold = hold;
-    this.size = size;
-    this.shape = [Math.ceil(size / ROW), Math.min(size, ROW)];
-    this.#compute = compute;
+/** Memory of ones, of which each time another part is handed out: what lies there is in no cache. */
+export class FarMemory {
+  readonly #whole: Tensor;
+  #at = 0;
+
+  constructor(dtype: DType, hold: Hold) {
+    this.#whole = hold(scope(() => ones([FAR_BYTES / dtypeBytes(dtype)], { dtype })));
   }
 
-  /** In the computing dtype, another one each time: what a step reads has left the nearer caches since it was written. */
+  /** A view; whoever calls disposes it. */
+  next(shape: readonly number[]): Tensor {
+    const numel = shape.reduce((product, size) => product * size, 1);
+    if (this.#at + numel > this.#whole.numel) this.#at = 0;
+    const start = this.#at;
+    this.#at += numel;
+    return scope(() => this.#whole.narrow(0, start, numel).view(shape));
+  }
+}
+
+/** Where probes have their tensors from. */
+export interface ProbeMemory {
+  compute: Compute;
+  hold: Hold;
+  /** In the computing dtype, and in float32. */
+  far: FarMemory;
+  farWide: FarMemory;
+}
+
+/** Tensors of so many elements, (n / row, row); in place, values stay what they are. */
+export class Samples {
+  readonly size: number;
+  readonly shape: [number, number];
+  readonly #memory: ProbeMemory;
+  readonly #made = new Map<string, Tensor>();
+
+  constructor(size: number, memory: ProbeMemory) {
+    this.size = size;
+    this.shape = [Math.ceil(size / ROW), Math.min(size, ROW)];
+    this.#memory = memory;
+  }
+
+  /** In the computing dtype. */
   get x(): Tensor {
-    return this.#next("x");
+    return this.of("x", this.#memory.compute);
   }
 
   get y(): Tensor {
-    return this.#next("y");
+    return this.of("y", this.#memory.compute);
+  }
+
+  get z(): Tensor {
+    return this.of("z", this.#memory.compute);
   }
 
   get wide(): Tensor {
@@ -63,68 +99,53 @@ class Samples {
     return this.of("wideOther", "float32");
   }
 
+  /** In no cache; in the computing dtype, and in float32. */
+  get far(): Tensor {
+    return this.#memory.far.next(this.shape);
+  }
+
+  get farWide(): Tensor {
+    return this.#memory.farWide.next(this.shape);
+  }
+
   of(name: string, dtype: DType): Tensor {
-    return this.#once(name, () => ones(this.shape, { dtype }));
+    return this.once(name, () => ones(this.shape, { dtype }));
   }
 
   /** Halves of heads, their rows apart by as much as they are long: (n / 320, 5, 64). */
   get apart(): Tensor {
-    return this.#once("apart", () => {
+    return this.once("apart", () => {
       const tokens = Math.ceil(this.size / HEAD / HEADS);
-      return ones([tokens, HEADS, 2 * HEAD], { dtype: this.#compute }).narrow(2, 0, HEAD);
+      return ones([tokens, HEADS, 2 * HEAD], { dtype: this.#memory.compute }).narrow(2, 0, HEAD);
     });
   }
 
   /** (n / 320, 1, 64) */
   get perToken(): Tensor {
-    return this.#once("perToken", () => ones([this.apart.shape[0]!, 1, HEAD], { dtype: this.#compute }));
+    return this.once("perToken", () =>
+      ones([this.apart.shape[0]!, 1, HEAD], { dtype: this.#memory.compute }),
+    );
   }
 
   get codes(): Tensor {
-    return this.#once("codes", () => ones([this.size], { dtype: "int32" }));
+    return this.once("codes", () => ones([this.size], { dtype: "int32" }));
   }
 
   get table(): Tensor {
-    return this.#once("table", () => ones([TABLE_NUMBERS]));
+    return this.once("table", () => ones([TABLE_NUMBERS]));
   }
 
-  #next(name: string): Tensor {
-    const windows = this.#windows.get(name) ?? windowsOf(this.shape, this.#compute, this.#hold);
-    this.#windows.set(name, windows);
-    this.#turn = (this.#turn + 1) % windows.length;
-    return windows[this.#turn]!;
-  }
-
-  #once(name: string, make: () => Tensor): Tensor {
-    const tensor = this.#made.get(name) ?? this.#hold(scope(make));
+  /** Made the first time. */
+  once(name: string, make: () => Tensor): Tensor {
+    const tensor = this.#made.get(name) ?? this.#memory.hold(scope(make));
     this.#made.set(name, tensor);
     return tensor;
   }
-}
 
-/** So many bytes are no longer near when one comes back to them. */
-const FAR_BYTES = 16 * 2 ** 20;
-const MOST_WINDOWS = 64;
-
-/** Matrices that lie one after the other, (rows, columns), or transposed ones. */
-function windowsOf(
-  shape: readonly [number, number],
-  dtype: Compute,
-  hold: Hold,
-  isTransposed = false,
-): Tensor[] {
-  const [rows, columns] = isTransposed ? [shape[1], shape[0]] : shape;
-  const bytes = rows * columns * dtypeBytes(dtype);
-  const count = Math.min(MOST_WINDOWS, Math.max(1, Math.ceil(FAR_BYTES / bytes)));
-  const whole = hold(scope(() => ones([count * rows, columns], { dtype })));
-  return Array.from({ length: count }, (_, at) =>
-    hold(
-      scope(() => {
-        const window = whole.narrow(0, at * rows, rows);
-        return isTransposed ? window.t() : window;
-      }),
-    ),
-  );
+  /** Writes what there is as it is: it was made just now, as activations are. */
+  touch(): void {
+    for (const tensor of this.#made.values()) tensor.fill_(1);
+  }
 }
 
 /** Classes by op and dtypes as the trace tells them; x: the computing dtype, w: float32. */
@@ -145,6 +166,7 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["copy_",  "w",   ({ wide, wideOther }) => wide.copy_(wideOther)],
   ["copy_",  "w,x", ({ wide, x }) => wide.copy_(x)],
   ["to",     "x,w", ({ x }) => x.to({ dtype: "float32", copy: true })],
+  ["to",     "w,x", ({ farWide, x }) => farWide.to({ dtype: x.dtype, copy: true })],
   ["to",     "uint8,int32", (samples) => samples.of("uint8", "uint8").to({ dtype: "int32" })],
   ["gelu",   "x",   ({ x }) => x.gelu()],
   ["sigmoid", "x",  ({ x }) => x.sigmoid()],
@@ -166,53 +188,65 @@ const ELEMENTWISE: readonly Elementwise[] = [
 ];
 
 /** Of every class of elementwise op, by its key. */
-export function elementwiseProbes(compute: Compute, hold: Hold): Map<string, Probe[]> {
-  const samples = ELEMENTS.map((size) => new Samples(size, compute, hold));
-  const named = (dtypes: string): string =>
-    [...new Set(dtypes.split(",").map((name) => ({ x: compute, w: "float32" })[name] ?? name))].join();
+export function elementwiseProbes(memory: ProbeMemory): Map<string, Probe[]> {
   const probes = new Map<string, Probe[]>();
   for (const [op, dtypes, call, strided] of ELEMENTWISE) {
-    const key = curveKey(op, named(dtypes), strided !== undefined);
+    const key = curveKey(op, namedDtypes(dtypes, memory), strided !== undefined);
     if (probes.has(key)) continue;
     probes.set(
       key,
-      samples.map((some) => ({ size: some.size, call: () => call(some) })),
+      ELEMENTS.map((size) => sampled(new Samples(size, memory), call)),
     );
   }
   return probes;
 }
 
+/** Each probe has samples of its own, so that what it touches is what it takes. */
+export function sampled(samples: Samples, call: (samples: Samples) => unknown): Probe {
+  return { size: samples.size, prepare: () => samples.touch(), call: () => call(samples) };
+}
+
+/** "x,w" with the dtypes that they stand for, each once. */
+export function namedDtypes(dtypes: string, { compute }: Pick<ProbeMemory, "compute">): string {
+  const named = dtypes.split(",").map((name) => ({ x: compute, w: "float32" })[name] ?? name);
+  return [...new Set(named)].join();
+}
+
 /** Sizes of products: ranks, heads, and what is as good as large. */
 export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
+/** A right factor with an edge up to here is a head's, or a LoRA factor that was cast: just written. Others are weights. */
+const NEAR_EDGE = 128;
 /** How the factors of each layout come out of contiguous tensors. */
 export const LAYOUTS: readonly Product["layout"][] = ["a b", "a b'", "a' b"];
 
-/** Products of every layout in the order of ProductRates; size: FLOPs. */
+/** Products of every layout in the order of ProductRates; size: FLOPs. What is no weight has just been written. */
 export function productProbes(
-  compute: Compute,
   { layout, edges }: { layout: Product["layout"]; edges: readonly number[] },
-  hold: Hold,
+  { compute: dtype, hold, far }: ProbeMemory,
 ): Probe[] {
-  const made = new Map<string, Tensor[]>();
-  const factors = (rows: number, columns: number, isTransposed: boolean): Tensor[] => {
-    const key = `${rows} ${columns} ${isTransposed}`;
-    const windows = made.get(key) ?? windowsOf([rows, columns], compute, hold, isTransposed);
-    made.set(key, windows);
-    return windows;
+  const made = new Map<string, Tensor>();
+  const near = (rows: number, columns: number, role: string): Tensor => {
+    const key = `${rows} ${columns} ${role}`;
+    const tensor = made.get(key) ?? hold(scope(() => ones([rows, columns], { dtype })));
+    made.set(key, tensor);
+    return tensor;
   };
-  return edges.flatMap((m) =>
-    edges.flatMap((k) =>
-      edges.map((n) => {
-        const [a, b] = [factors(m, k, layout === "a' b"), factors(k, n, layout === "a b'")];
-        let turn = 0;
-        const call = (): Tensor => {
-          turn += 1;
-          return a[turn % a.length]!.mm(b[turn % b.length]!);
-        };
-        return { size: 2 * m * n * k, call };
-      }),
-    ),
-  );
+  const probeOf = (m: number, k: number, n: number): Probe => {
+    const left = layout === "a' b" ? near(k, m, "left") : near(m, k, "left");
+    const [rows, columns] = layout === "a b'" ? [n, k] : [k, n];
+    const isWeight = layout !== "a' b" && Math.min(k, n) > NEAR_EDGE;
+    const right = isWeight ? undefined : near(rows, columns, "right");
+    const touch = (): void => {
+      left.fill_(1);
+      right?.fill_(1);
+    };
+    const call = (): Tensor => {
+      const b = right ?? far.next([rows, columns]);
+      return (layout === "a' b" ? left.t() : left).mm(layout === "a b'" ? b.t() : b);
+    };
+    return { size: 2 * m * n * k, prepare: touch, call };
+  };
+  return edges.flatMap((m) => edges.flatMap((k) => edges.map((n) => probeOf(m, k, n))));
 }
 
 /** Of libtorch's own attention, forward and backward, by its key; size: FLOPs, as the trace counts them. */
@@ -247,7 +281,8 @@ export function copyProbes(): Probe[] {
   });
 }
 
+/** Views of every kind that steps make; size: their number. */
 export function viewProbe(): Probe {
   const x = ones([64, 64]);
-  return { size: 1, call: () => x.narrow(0, 1, 2) };
+  return { size: 3, call: () => x.narrow(0, 1, 2).view([64, 2]).t() };
 }

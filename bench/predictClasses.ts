@@ -1,0 +1,132 @@
+/** Where predicted and measured time part: a step's calls, each timed, by class of op. */
+import { type OpCall, type OpTrace, opTimeMs, traceOp } from "../src/plan/cost.ts";
+import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
+import type { CountedOp } from "../src/plan/dryRun.ts";
+import { attentionLoops } from "../src/torch/attentionLoops.ts";
+import { fused } from "../src/torch/kernels.ts";
+import { type CallTimes, observeCalls, type WatchedCall } from "./watchCalls.ts";
+
+interface Sum {
+  calls: number;
+  ms: number;
+}
+
+/** A class of ops. */
+interface Row {
+  measured: Sum;
+  /** Of the calls that were made. */
+  predicted: Sum;
+  /** Of those of the plan; the same where it has the step's calls. */
+  planned: Sum;
+}
+
+interface Comparison {
+  speed: CpuSpeed;
+  clock: keyof CallTimes;
+  /** What the body takes where its calls are not looked at. */
+  wholeMs: number;
+  /** Of the table. */
+  rows: number;
+  /** Every size of product by itself. */
+  bySize: boolean;
+}
+
+/**
+ * By how much predictions miss, class by class, the largest misses first. What is left of the body's time, between operators, is shared out
+ * among all calls: what is predicted of a call has the making and freeing of its tensors in it.
+ */
+export function printClasses(
+  body: () => unknown,
+  planned: readonly CountedOp[],
+  comparison: Comparison,
+): void {
+  const { speed, wholeMs, rows, bySize } = comparison;
+  const passes = Array.from({ length: PASSES }, () => watched(body, comparison));
+  const classes = passes[0]!;
+  for (const [name, { measured }] of classes) {
+    const all = passes.map((pass) => pass.get(name)?.measured.ms ?? 0);
+    measured.ms = all.sort((one, other) => one - other)[PASSES >> 1]!;
+  }
+  for (const op of planned) {
+    add(rowOf(classes, classOf(op, bySize)).planned, op.count, op.count * opTimeMs(op, speed));
+  }
+  const measured = [...classes.values()].map((row) => row.measured);
+  const betweenMs = wholeMs - measured.reduce((sum, { ms }) => sum + ms, 0);
+  const calls = measured.reduce((sum, { calls }) => sum + calls, 0);
+  for (const sum of measured) sum.ms += (sum.calls * betweenMs) / calls;
+  console.log(`      between ${calls} calls ${betweenMs.toFixed(0)} ms, shared out among them:`);
+  printRows(classes, rows);
+}
+
+/** The middle of so many counts, class by class. */
+const PASSES = 3;
+
+function watched(body: () => unknown, { speed, clock, bySize }: Comparison): Map<string, Row> {
+  const classes = new Map<string, Row>();
+  observeCalls((call, times) => {
+    const op = tracedCall(call);
+    const { measured, predicted } = rowOf(classes, classOf(op, bySize));
+    add(measured, 1, times[clock]);
+    add(predicted, 1, opTimeMs(op, speed));
+  });
+  body();
+  observeCalls(undefined);
+  return classes;
+}
+
+function rowOf(classes: Map<string, Row>, name: string): Row {
+  const row = classes.get(name) ?? { measured: none(), predicted: none(), planned: none() };
+  classes.set(name, row);
+  return row;
+}
+
+function printRows(classes: Map<string, Row>, rows: number): void {
+  console.log(`      ${"".padEnd(44)} measured predicted ratio  planned  missing   calls planned`);
+  const sorted = [...classes].sort(([, one], [, other]) => miss(other) - miss(one));
+  for (const [name, { measured, predicted, planned }] of sorted.slice(0, rows)) {
+    const ratio = measured.ms > 0 ? (predicted.ms / measured.ms).toFixed(2) : "";
+    const numbers = [
+      ...[measured.ms.toFixed(1).padStart(8), predicted.ms.toFixed(1).padStart(9), ratio.padStart(5)],
+      ...[planned.ms.toFixed(1).padStart(8), (measured.ms - planned.ms).toFixed(1).padStart(8)],
+      ...[`${measured.calls}`.padStart(7), `${planned.calls}`.padStart(7)],
+    ];
+    console.log(`      ${name.padEnd(44)} ${numbers.join(" ")}`);
+  }
+}
+
+function miss({ measured, planned }: Row): number {
+  return Math.abs(measured.ms - planned.ms);
+}
+
+function none(): Sum {
+  return { calls: 0, ms: 0 };
+}
+
+function add(sum: Sum, calls: number, ms: number): void {
+  sum.calls += calls;
+  sum.ms += ms;
+}
+
+const kernels = new Map(
+  [...Object.values(fused), ...Object.values(attentionLoops)].map(
+    (kernel) => [kernel.entry, kernel] as const,
+  ),
+);
+
+/** A loop's tensors are told as plans tell them: what it reads, what it writes. */
+function tracedCall({ loop, ...call }: WatchedCall): OpTrace {
+  if (!loop) return traceOp(call);
+  const { reads, writes } = kernels.get(call.op)!;
+  const at = (indexes: readonly number[]): OpCall["inputs"] => indexes.map((index) => call.inputs[index]!);
+  return traceOp({ op: call.op, inputs: at(reads), outputs: at(writes) });
+}
+
+function classOf({ name, kind, stream, form }: OpTrace, bySize: boolean): string {
+  if (kind === "none") return "view";
+  if (stream !== "compute") return `${name}, ${stream} stream`;
+  if (!form?.product) return `${name} ${form?.dtypes}${form?.strided ? " strided" : ""}`;
+  const { m, n, k, layout } = form.product;
+  if (bySize) return `product ${layout.padEnd(4)} m ${m} k ${k} n ${n}`;
+  const least = Math.min(m, n, k);
+  return `product ${layout.padEnd(4)} ${least < 48 ? "thin" : least < 320 ? "medium" : "thick"}`;
+}

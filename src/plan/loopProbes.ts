@@ -1,0 +1,124 @@
+/** Probes of the CPU's own loops (native/cpu_loops.cc), by their public functions. */
+import { attentionLoops } from "../torch/attentionLoops.ts";
+import { ones, zeros } from "../torch/create.ts";
+import { dtypeBytes } from "../torch/dtypes.ts";
+import { fused } from "../torch/kernels.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { curveKey } from "./cpuSpeed.ts";
+import { ELEMENTS, namedDtypes, type Probe, type ProbeMemory, Samples, sampled } from "./probes.ts";
+
+/** A loop by its entry, with dtypes as the trace tells them; x: the computing dtype, w: float32. */
+type Loop = [entry: string, dtypes: string, call: (samples: LoopSamples) => void, strided?: "strided"];
+// biome-ignore format: a loop a line
+const LOOPS: readonly Loop[] = [
+  ["swiglu",                "x",      ({ x, y }) => fused.swiglu([x, x, y])],
+  ["swiglu_backward",       "x",      ({ x, y, z }) => fused.swigluBackward([x, y, z])],
+  ["rms_norm",              "x",      ({ x, y, weight }) => fused.rmsNorm([x, y, weight], { eps: 1e-5 })],
+  ["add_rms_norm_gradient", "x",      ({ x, y, z, weight }) => fused.addRmsNormGradient([x, y, z, weight], { eps: 1e-5 })],
+  ["softmax_gradient",      "x,w",    ({ x, targets, losses }) => fused.softmaxGradient([x, targets, losses], { scale: 1 })],
+  ["causal_softmax",        "x",      ({ scores, start }) => attentionLoops.causalSoftmax([scores], { heads: TILE_HEADS, start, scale: 1 })],
+  ["softmax_backward",      "x",      ({ x, y }) => attentionLoops.softmaxBackward([x, y], { scale: 1 })],
+  ["add_wide",              "x,w",    ({ x, wide }) => attentionLoops.addWide([x, wide])],
+  ["gather_rows",           "x",      ({ x, rowsApart }) => attentionLoops.gatherRows([x, rowsApart]), "strided"],
+  ["rope_unpack",           "x",      (samples) => fused.ropeUnpack(samples.rope), "strided"],
+  ["rope_pack",             "x",      (samples) => fused.ropePack(samples.rope), "strided"],
+  ["dequantize_int8",       "int8,x", ({ x, int8, scales }) => fused.dequantizeInt8([x, int8, scales], { unit: 1 })],
+  ["dequantize_nf4",        "x",      (samples) => fused.dequantizeNf4(...samples.nf4)],
+];
+
+/** Of every loop, by its key. */
+export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
+  return new Map(
+    LOOPS.map(([entry, dtypes, call, strided]) => [
+      curveKey(entry, namedDtypes(dtypes, memory), strided !== undefined),
+      ELEMENTS.map((size) =>
+        sampled(new LoopSamples(size, memory), (samples) => call(samples as LoopSamples)),
+      ),
+    ]),
+  );
+}
+
+/** Of a kv head, in a tile of scores. */
+const [TILE_HEADS, TILE_ROWS] = [4, 128];
+/** Of a group's features: queries, key and value. */
+const [GROUP_HEADS, HEAD] = [6, 64];
+const NF4_BLOCK = 64;
+const NF4_NESTED = 256;
+
+class LoopSamples extends Samples {
+  readonly #memory: ProbeMemory;
+
+  constructor(size: number, memory: ProbeMemory) {
+    super(size, memory);
+    this.#memory = memory;
+  }
+
+  get weight(): Tensor {
+    return this.once("weight", () => ones([this.shape[1]], { dtype: this.#memory.compute }));
+  }
+
+  get targets(): Tensor {
+    return this.once("targets", () => zeros([this.shape[0]], { dtype: "int64" }));
+  }
+
+  get losses(): Tensor {
+    return this.once("losses", () => zeros([this.shape[0]]));
+  }
+
+  /** Of a tile that sees the keys up to its own: (rows * heads, keys). */
+  get scores(): Tensor {
+    const square = Math.max(1, Math.round(Math.sqrt(this.size / TILE_HEADS)));
+    const rows = Math.min(TILE_ROWS, square);
+    const shape = [rows * TILE_HEADS, Math.floor(this.size / TILE_HEADS / rows)];
+    return this.once("scores", () => ones(shape, { dtype: this.#memory.compute }));
+  }
+
+  /** Where the rows of its tile begin. */
+  get start(): number {
+    const [rows, keys] = this.scores.shape as [number, number];
+    return keys - rows / TILE_HEADS;
+  }
+
+  /** Columns of a wider matrix. */
+  get rowsApart(): Tensor {
+    const [rows, columns] = this.shape;
+    return this.once("rowsApart", () =>
+      ones([rows, 2 * columns], { dtype: this.#memory.compute }).narrow(1, 0, columns),
+    );
+  }
+
+  /** Heads are rotated where they lie. */
+  get rope(): Parameters<typeof fused.ropeUnpack>[0] {
+    const tokens = Math.max(1, Math.floor(this.size / GROUP_HEADS / HEAD));
+    const queries = GROUP_HEADS - 2;
+    const options = { dtype: this.#memory.compute };
+    const u = this.once("u", () => ones([tokens, 1, GROUP_HEADS, HEAD], options));
+    const angles = (name: string): Tensor => this.once(name, () => ones([tokens, HEAD / 2], options));
+    const heads = [u.narrow(2, 0, queries), u.select(2, queries), u.select(2, queries + 1)] as const;
+    return [u, angles("cos"), angles("sin"), ...heads];
+  }
+
+  get int8(): Tensor {
+    return this.#farBytes("int8", this.size).view(this.shape);
+  }
+
+  get scales(): Tensor {
+    return this.once("scales", () => ones([this.shape[0]]));
+  }
+
+  get nf4(): Parameters<typeof fused.dequantizeNf4> {
+    const codes = this.#farBytes("uint8", this.size / 2);
+    const absmax = this.#farBytes("uint8", Math.max(16, this.size / NF4_BLOCK));
+    const nested = this.once("nested", () => ones([Math.ceil(this.size / NF4_BLOCK / NF4_NESTED)]));
+    const window = { offset: 0, width: this.shape[1], row: 0, column: 0 };
+    return [[this.x, codes, absmax, this.table, nested], window];
+  }
+
+  /** Weights, of any value. */
+  #farBytes(dtype: "int8" | "uint8", bytes: number): Tensor {
+    return scope(() => {
+      const { far, compute } = this.#memory;
+      return far.next([bytes / dtypeBytes(compute)]).viewDtype(dtype);
+    });
+  }
+}
