@@ -27,7 +27,7 @@ interface Comparison {
   wholeMs: number;
   /** Of the table. */
   rows: number;
-  /** Every size of product by itself. */
+  /** By size of products, and by the power of two that is nearest to the elements of others. */
   bySize: boolean;
 }
 
@@ -124,7 +124,8 @@ function tracedCall({ loop, ...call }: WatchedCall): OpTrace {
 function classOf({ name, kind, stream, form }: OpTrace, bySize: boolean): string {
   if (kind === "none") return "view";
   if (stream !== "compute") return `${name}, ${stream} stream`;
-  if (!form?.product) return `${name} ${form?.dtypes}${form?.strided ? " strided" : ""}`;
+  const size = bySize && form ? `, ${2 ** Math.round(Math.log2(form.elements))}` : "";
+  if (!form?.product) return `${name} ${form?.dtypes}${form?.strided ? " strided" : ""}${size}`;
   const { m, n, k, layout } = form.product;
   if (bySize) return `product ${layout.padEnd(4)} m ${m} k ${k} n ${n}`;
   const least = Math.min(m, n, k);

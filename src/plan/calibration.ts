@@ -69,7 +69,7 @@ export interface Measured {
 }
 
 /**
- * Measures all probes by turns until so much time of the processor is spent on them, twice at least but for long ones; in an order that is
+ * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an order that is
  * another in each round, so that a call finds the processor as one of a step does, which comes after others. Their middle counts.
  */
 export function measureCpu(
@@ -83,12 +83,12 @@ export function measureCpu(
   };
   const measured = scope(() => {
     const machine = watchMachine();
-    const startMs = performance.now();
+    const [startMs, startOwnMs] = [performance.now(), threadProcessorMs()];
     const sets = probeSets(dtype, edges, hold);
     const timed = Object.values(sets).flat();
     for (const probe of timed) probe.warmUp();
     const elapsedMs = (): number => performance.now() - startMs;
-    const spentMs = (): number => timed.reduce((sum, probe) => sum + probe.spentMs, 0);
+    const spentMs = (): number => threadProcessorMs() - startOwnMs;
     const random = lcg(1);
     do {
       const isShort = spentMs() >= budgetMs / 2;
@@ -129,7 +129,6 @@ function probeSets(compute: Compute, edges: readonly number[], hold: Hold): Sets
 class Timed {
   readonly wall: number[] = [];
   readonly path: number[] = [];
-  spentMs = 0;
   #leastMs = Number.POSITIVE_INFINITY;
   readonly probe: Probe;
 
@@ -143,16 +142,16 @@ class Timed {
   }
 
   measure(): void {
-    const { prepare, call } = this.probe;
+    const { prepare, call, isElsewhere } = this.probe;
     const calls = this.#leastMs < SHORT_MS ? SHORT_CALLS : 1;
     scope(() => prepare?.());
-    const { wallMs, pathMs } = timeOf(() => {
+    const { wallMs, ownMs, pathMs } = timeOf(() => {
       for (let again = 0; again < calls; again++) scope(() => void call());
     });
-    this.spentMs += pathMs;
+    const longestMs = isElsewhere ? pathMs : ownMs;
     this.wall.push(wallMs / calls);
-    this.path.push(pathMs / calls);
-    this.#leastMs = Math.min(this.#leastMs, pathMs / calls);
+    this.path.push(longestMs / calls);
+    this.#leastMs = Math.min(this.#leastMs, longestMs / calls);
   }
 
   /** Itself as often as it comes in a round. */
@@ -186,19 +185,22 @@ function lcg(seed: number): () => number {
 /** What a body takes. */
 export interface Clocks {
   wallMs: number;
+  /** Of the processor by this thread, which takes part in all that is computed. */
+  ownMs: number;
   /** Of the processor by the thread that works the longest: what the clock would show if no thread waited. */
   pathMs: number;
 }
 
+/** Times of other threads are some milliseconds old: pathMs of a short body is of no use. */
 export function timeOf(body: () => void): Clocks {
   const [startMs, start, startOwnMs] = [performance.now(), process.cpuUsage(), threadProcessorMs()];
   body();
-  const wallMs = performance.now() - startMs;
   const ownMs = threadProcessorMs() - startOwnMs;
+  const wallMs = performance.now() - startMs;
   const { user, system } = process.cpuUsage(start);
   const processorMs = (user + system) / 1000;
   const others = Math.max(1, getThreads() - 1);
-  return { wallMs, pathMs: Math.max(ownMs, (processorMs - ownMs) / others) };
+  return { wallMs, ownMs, pathMs: Math.max(ownMs, (processorMs - ownMs) / others) };
 }
 
 function speedOf(

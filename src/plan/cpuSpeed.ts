@@ -41,20 +41,31 @@ export function curveKey(name: string, dtypes: string, strided: boolean): string
 }
 
 /** Milliseconds of one call. */
-export function cpuOpMs({ name, kind, flops, bytes, stream, form }: OpTrace, speed: CpuSpeed): number {
+export function cpuOpMs(op: OpTrace, speed: CpuSpeed): number {
+  const { kind, flops, bytes, stream, form } = op;
   if (kind === "none") return speed.viewMs;
   if (stream === "copy" || stream === "exposed") return curveMs(speed.copies, bytes);
   const bytesMs = curveMs(speed.curves[BYTES_KEY]!, bytes / BYTES_PER_ELEMENT);
   if (!form) return bytesMs;
   if (form.product) return Math.max(productMs(form.product, speed), bytesMs);
-  const { dtypes, elements } = form;
-  const strided = form.strided && kind !== "attention";
-  const size = kind === "attention" ? flops : elements;
-  const exact = curveOf(name, dtypes, strided, speed);
-  if (exact) return curveMs(exact, size);
-  const other = curveOf(name, dtypes, !strided, speed);
-  if (!other) return strided ? bytesMs * stridedRatio(elements, speed) : bytesMs;
-  return curveMs(other, size) * (strided ? stridedRatio(elements, speed) : 1);
+  const known = curveFor(op, speed);
+  const isAttention = kind === "attention";
+  const knownMs = known ? curveMs(known.curve, isAttention ? flops : form.elements) : bytesMs;
+  const isApart = form.strided && !isAttention && !known?.strided;
+  return isApart ? knownMs * stridedRatio(form.elements, speed) : knownMs;
+}
+
+/** What was measured of an op's class: of tensors such as its own, or of those that lie otherwise. */
+export function curveFor(
+  { name, kind, form }: OpTrace,
+  speed: CpuSpeed,
+): { curve: Curve; strided: boolean } | undefined {
+  const isApart = (form?.strided ?? false) && kind !== "attention";
+  for (const strided of [isApart, !isApart]) {
+    const curve = form && curveOf(name, form.dtypes, strided, speed);
+    if (curve) return { curve, strided };
+  }
+  return undefined;
 }
 
 /** Ops that do as another does. */

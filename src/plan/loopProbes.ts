@@ -41,7 +41,7 @@ export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
 /** Of a kv head, in a tile of scores. */
 const [TILE_HEADS, TILE_ROWS] = [4, 128];
 /** Of a group's features: queries, key and value. */
-const [GROUP_HEADS, HEAD] = [6, 64];
+const [GROUP_HEADS, HEAD] = [6, 128];
 const NF4_BLOCK = 64;
 const NF4_NESTED = 256;
 

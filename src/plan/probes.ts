@@ -3,7 +3,7 @@
  * There activations have just been written, weights and factors have left every cache since they were used.
  */
 import { startCopy } from "../torch/copies.ts";
-import { ones } from "../torch/create.ts";
+import { ones, zeros } from "../torch/create.ts";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import {
   _scaledDotProductFlashAttentionForCpu as flash,
@@ -21,6 +21,8 @@ export interface Probe {
   /** Comes before each call, untimed. */
   prepare?: () => void;
   call: () => unknown;
+  /** Whether the work is done beside, by a thread that takes no part in others. */
+  isElsewhere?: true;
 }
 
 /** Sizes of elementwise ops: a handful, what one thread takes alone, what lies in a cache, and beyond every cache. */
@@ -30,6 +32,7 @@ const ROW = 1024;
 const [HEAD, HEADS] = [64, 5];
 /** Tables that codes are looked up in. */
 const TABLE_NUMBERS = 256;
+const TABLE_CELLS = 2 ** 16;
 
 /** Has a tensor outlive the scope that it is made in. */
 export type Hold = (tensor: Tensor) => Tensor;
@@ -131,6 +134,15 @@ export class Samples {
     return this.once("codes", () => ones([this.size], { dtype: "int32" }));
   }
 
+  /** Numbers of all rows. */
+  get rows(): Tensor {
+    return this.once("rows", () => zeros([this.shape[0]], { dtype: "int64" }));
+  }
+
+  get cells(): Tensor {
+    return this.once("cells", () => ones([TABLE_CELLS], { dtype: "uint8" }));
+  }
+
   get table(): Tensor {
     return this.once("table", () => ones([TABLE_NUMBERS]));
   }
@@ -144,7 +156,7 @@ export class Samples {
 
   /** Writes what there is as it is: it was made just now, as activations are. */
   touch(): void {
-    for (const tensor of this.#made.values()) tensor.fill_(1);
+    for (const tensor of this.#made.values()) tensor.fill_(tensor.dtype === "int64" ? 0 : 1);
   }
 }
 
@@ -171,15 +183,26 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["gelu",   "x",   ({ x }) => x.gelu()],
   ["sigmoid", "x",  ({ x }) => x.sigmoid()],
   ["native_layer_norm", "x", ({ x, shape }) => x.nativeLayerNorm([shape[1]], null, null, 1e-5)],
+  ["zero_",  "w",   ({ wide }) => wide.zero_()],
+  ["zeros",  "w",   ({ size }) => zeros([size])],
+  ["linalg_vector_norm", "w", ({ farWide }) => farWide.linalgVectorNorm()],
+  ["index_select", "x,int64", ({ x, rows }) => x.indexSelect(0, rows)],
   ["sum",    "w",   ({ wide }) => wide.sumDim([-1], { keepdim: true })],
   ["amax",   "w",   ({ wide }) => wide.amax({ dim: [-1], keepdim: true })],
+  ["amin",   "w",   ({ wide }) => wide.amin({ dim: [-1], keepdim: true })],
+  ["bitwise_right_shift", "int32", ({ codes }) => codes.bitwiseRightShift(16)],
+  ["add_",   "int32", ({ codes }) => codes.add_(0)],
+  ["gt",     "w,bool", ({ wide, wideOther }) => wide.gt(wideOther)],
+  ["index_select", "uint8,int32", ({ cells, codes }) => cells.indexSelect(0, codes)],
+  ["add_",   "uint8", (samples) => samples.of("uint8", "uint8").add_(samples.of("one", "uint8"), { alpha: 0 })],
+  ["copy_",  "uint8", (samples) => samples.of("uint8", "uint8").copy_(samples.of("one", "uint8"))],
   ["sqrt_",  "w",   ({ wide }) => wide.sqrt_()],
   ["div_",   "w",   ({ wide, wideOther }) => wide.div_(wideOther)],
   ["lerp_",  "w",   ({ wide, wideOther }) => wide.lerp_(wideOther, 0.1)],
   ["addcmul_", "w", ({ wide, wideOther }) => wide.addcmul_(wideOther, wideOther, { value: 0 })],
   ["addcdiv_", "w", ({ wide, wideOther }) => wide.addcdiv_(wideOther, wideOther, { value: 0 })],
   ["zero_",  "x",   (samples) => samples.of("zeroed", samples.x.dtype).zero_()],
-  ["zeros",  "x",   ({ size, x }) => ones([size], { dtype: x.dtype })],
+  ["zeros",  "x",   ({ size, x }) => zeros([size], { dtype: x.dtype })],
   ["index_select", "w,int32", ({ table, codes }) => table.indexSelect(0, codes)],
   ["mul",    "x",   ({ apart, perToken }) => apart.mul(perToken), "strided"],
   ["add_",   "x",   ({ apart }) => apart.add_(apart, { alpha: 0 }), "strided"],
@@ -277,7 +300,7 @@ function attentionDtypes(dtype: Compute): string {
 export function copyProbes(): Probe[] {
   return [2 ** 12, 2 ** 20, 2 ** 25].map((size) => {
     const [from, to] = [ones([size], { dtype: "uint8" }), ones([size], { dtype: "uint8" })];
-    return { size, call: () => startCopy(to, from).wait() };
+    return { size, call: () => startCopy(to, from).wait(), isElsewhere: true };
   });
 }
 
