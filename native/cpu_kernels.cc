@@ -140,4 +140,6 @@ napi_value loop_level(const Arguments& arguments) {
   return from_string(arguments.env, before);
 }
 
+bool uses_best_loops() { return level().loops == levels().back().loops; }
+
 } // namespace lorafit

@@ -16,5 +16,7 @@ napi_value run_loop(const Arguments& arguments);
  * given, which must be one of the processor's.
  */
 napi_value loop_level(const Arguments& arguments);
+/** Whether no lower level has been given. */
+bool uses_best_loops();
 
 } // namespace lorafit

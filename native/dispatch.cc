@@ -9,6 +9,7 @@
 
 #include "allocators.h"
 #include "handles.h"
+#include "products.h"
 #include "trace.h"
 
 namespace lorafit {
@@ -52,6 +53,7 @@ struct Operation {
   std::string name;
   std::vector<Parameter> parameters;
   bool in_place; // what it returns are its own arguments
+  StandIn stand_in; // called first where there is one
 };
 
 std::deque<Operation>& operations() {
@@ -293,7 +295,7 @@ napi_value resolve_operator(const Arguments& arguments) {
   TORCH_CHECK(parameters.size() < Arguments::kMost, name, " has more arguments than can be passed");
   operations().push_back(
       {handle, overload.empty() ? name : name + "." + overload, std::move(parameters),
-       returns_arguments(handle.schema())});
+       returns_arguments(handle.schema()), overload.empty() ? product_of(name) : nullptr});
   return from_double(env, static_cast<double>(operations().size() - 1));
 }
 
@@ -317,7 +319,7 @@ napi_value call_operator(const Arguments& arguments) {
     }
     std::optional<TracedCall> traced;
     if (TracedCall::tracing()) traced.emplace(arguments, operation.handle.schema(), stack.values);
-    operation.handle.callBoxed(stack.values);
+    if (!operation.stand_in || !operation.stand_in(stack.values)) operation.handle.callBoxed(stack.values);
     if (traced) traced->finish(stack.values);
     return operation.in_place ? undefined_value(env) : results(env, stack.values);
   } catch (const ArgumentError& error) {

@@ -1,5 +1,5 @@
-// Matrix products on meta. On cpu, oneDNN multiplies bfloat16 with a scratchpad whose size only oneDNN knows:
-// the real kernel is called on memory that isn't there, and stopped at the allocation.
+// Matrix products on meta. Those of our own (products.h) take no memory beside their result. Where oneDNN multiplies bfloat16, it does so with a
+// scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
@@ -15,6 +15,7 @@
 
 #include "allocators.h"
 #include "meta_kernels.h"
+#include "products.h"
 
 namespace lorafit {
 
@@ -80,12 +81,15 @@ void pass_scratch(const char* kernel, const Tensor& left, const Tensor& right, c
 }
 
 void pass_mm(const Tensor& left, const Tensor& right, const Tensor& out) {
+  if (multiplies(out, left, right)) return;
   pass_scratch(
       "mm", left, right, out, [](Tensor to, const Tensor& a, const Tensor& b) { at::mm_out(to, a, b); });
 }
 
 void pass_addmm(
-    const Tensor& left, const Tensor& right, const Tensor& out, const Scalar& beta, const Scalar& alpha) {
+    const Tensor& left, const Tensor& right, const Tensor& out, const Scalar& beta, const Scalar& alpha,
+    bool in_place) {
+  if (in_place && multiplies(out, left, right)) return;
   const char* kernel = beta.toDouble() == 0 ? "mm" : "addmm";
   pass_scratch(kernel, left, right, out, [&](Tensor to, const Tensor& a, const Tensor& b) {
     to.addmm_(a, b, beta, alpha);
@@ -143,7 +147,7 @@ Tensor addmm(
   TORCH_CHECK(left.dim() == 2, "the factors must be 2-D tensors");
   check_sum(self, left, right, false);
   Tensor out = at::empty(product_shape(left, right), left.options());
-  pass_addmm(left, right, out, beta, alpha);
+  pass_addmm(left, right, out, beta, alpha, false);
   return out;
 }
 
@@ -151,7 +155,7 @@ Tensor& addmm_(
     Tensor& self, const Tensor& left, const Tensor& right, const Scalar& beta, const Scalar& alpha) {
   TORCH_CHECK(left.dim() == 2, "the factors must be 2-D tensors");
   check_sum(self, left, right, true);
-  pass_addmm(left, right, self, beta, alpha);
+  pass_addmm(left, right, self, beta, alpha, true);
   return self;
 }
 

@@ -1,0 +1,36 @@
+// The loops of a product of bfloat16 matrices over raw memory, for processors that multiply pairs of bfloat16 (AVX512-BF16).
+#pragma once
+
+#include <stdint.h>
+
+namespace lorafit {
+
+/** A matrix of bfloat16; one of its strides, in elements, is 1. */
+struct MatrixView {
+  uint16_t* start;
+  int64_t row_stride, column_stride;
+};
+
+/** into = alpha left right + beta into. left: (rows, inner), right: (inner, columns), into: (rows, columns) with columns side by side. */
+struct Product {
+  MatrixView into, left, right;
+  int64_t rows, columns, inner;
+  float alpha, beta;
+};
+
+/** Columns of a panel, which are multiplied at a time. */
+constexpr int64_t kPanelColumns = 64;
+/** Panels of a tile at most: narrow ones, of a short `inner`, go together, so that rows are read and written in longer pieces. */
+int64_t panels_of_tile(int64_t inner);
+
+/** A part of a product that one thread makes, of at most so many panels. */
+struct ProductTile {
+  int64_t first_row, rows, first_column, columns;
+};
+
+/** Bytes of memory, aligned to 64, that `multiply_tile` works in. */
+int64_t tile_room_bytes();
+/** Sums are in float32, over `inner` in ascending order: results depend neither on tiles nor on threads. */
+void multiply_tile(const Product& product, const ProductTile& tile, char* room);
+
+} // namespace lorafit

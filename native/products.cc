@@ -1,0 +1,154 @@
+#include "products.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+
+#include "cpu_kernels.h"
+#include "product_loops.h"
+
+namespace lorafit {
+namespace {
+
+using at::Tensor;
+using c10::IValue;
+
+/** Multiplications worth waking a thread for: some 10 us. */
+constexpr int64_t kProductsOfThread = 1 << 21;
+/** A thread's tiles: enough that one which is held up keeps nobody waiting for long. */
+constexpr int64_t kTilesOfThread = 4;
+/** Rows of a tile at least, for each packs its columns anew. */
+constexpr int64_t kLeastRows = 96;
+
+#ifdef PRODUCT_LOOPS
+bool processor_multiplies() {
+  static const bool does = [] {
+    __builtin_cpu_init();
+    // A matrix unit multiplies at many times the rate, and oneDNN knows how.
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && !__builtin_cpu_supports("amx-bf16");
+  }();
+  return does && uses_best_loops();
+}
+#else
+bool processor_multiplies() { return false; }
+void multiply_tile(const Product&, const ProductTile&, char*) {}
+int64_t tile_room_bytes() { return 0; }
+#endif
+
+bool lies_side_by_side(const Tensor& matrix, int64_t dim) { return matrix.stride(dim) == 1 || matrix.size(dim) == 1; }
+
+bool is_matrix(const Tensor& matrix) {
+  return matrix.dim() == 2 && matrix.scalar_type() == at::kBFloat16 && matrix.layout() == at::kStrided &&
+         !matrix.requires_grad() && (lies_side_by_side(matrix, 0) || lies_side_by_side(matrix, 1));
+}
+
+/** Strides of one element are those of what has it alone along that dimension. */
+MatrixView view_of(const Tensor& matrix) {
+  auto* start = static_cast<uint16_t*>(matrix.mutable_data_ptr());
+  if (lies_side_by_side(matrix, 1)) return {start, matrix.stride(0), 1};
+  return {start, 1, matrix.stride(1)};
+}
+
+MatrixView transposed(const MatrixView& matrix) {
+  return {matrix.start, matrix.column_stride, matrix.row_stride};
+}
+
+/** The same product with columns of the result side by side. */
+Product product_of(const Tensor& into, const Tensor& left, const Tensor& right, float alpha, float beta) {
+  const int64_t rows = left.size(0), columns = right.size(1), inner = left.size(1);
+  if (lies_side_by_side(into, 1))
+    return {view_of(into), view_of(left), view_of(right), rows, columns, inner, alpha, beta};
+  return {transposed(view_of(into)), transposed(view_of(right)), transposed(view_of(left)), columns, rows, inner,
+          alpha, beta};
+}
+
+struct Free {
+  void operator()(char* room) const { std::free(room); }
+};
+using Room = std::unique_ptr<char, Free>;
+
+/** Memory for each of so many threads to work in, kept by the thread that asks. */
+const std::vector<Room>& rooms_of(int threads) {
+  thread_local std::vector<Room> rooms;
+  while (rooms.size() < static_cast<size_t>(threads)) {
+    Room room(static_cast<char*>(std::aligned_alloc(64, (tile_room_bytes() + 63) / 64 * 64)));
+    TORCH_CHECK(room, "no memory for a product's panels");
+    rooms.push_back(std::move(room));
+  }
+  return rooms;
+}
+
+/** How a product is cut into tiles. */
+struct Cut {
+  int64_t columns, column_tiles, rows, row_tiles;
+};
+
+/** Tiles as many as keep all threads busy, a multiple of them where that can be had. */
+Cut cut_of(const Product& product, int threads) {
+  const int64_t panels = (product.columns + kPanelColumns - 1) / kPanelColumns;
+  const int64_t together = std::min(panels, panels_of_tile(product.inner));
+  const int64_t column_tiles = (panels + together - 1) / together;
+  const int64_t most = std::max<int64_t>(1, product.rows / kLeastRows);
+  int64_t row_tiles = threads == 1 ? 1 : std::min(most, (kTilesOfThread * threads + column_tiles - 1) / column_tiles);
+  while (row_tiles < most && row_tiles * column_tiles % threads != 0) ++row_tiles;
+  return {(panels + column_tiles - 1) / column_tiles * kPanelColumns, column_tiles,
+          (product.rows + row_tiles - 1) / row_tiles, row_tiles};
+}
+
+void multiply(const Product& product) {
+  const bool alone = product.rows * product.columns * product.inner < 2 * kProductsOfThread;
+  const int threads = alone ? 1 : at::get_num_threads();
+  const std::vector<Room>& rooms = rooms_of(threads);
+  const Cut cut = cut_of(product, threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t index = 0; index < cut.column_tiles * cut.row_tiles; ++index) {
+    const int64_t row = index % cut.row_tiles * cut.rows, column = index / cut.row_tiles * cut.columns;
+    const ProductTile tile{
+        row, std::min(cut.rows, product.rows - row), column, std::min(cut.columns, product.columns - column)};
+    if (tile.rows > 0 && tile.columns > 0) multiply_tile(product, tile, rooms[omp_get_thread_num()].get());
+  }
+}
+
+/** Whether these can be multiplied, and here. */
+bool are_factors(const Tensor& left, const Tensor& right) {
+  return processor_multiplies() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
+         left.numel() > 0 && right.numel() > 0;
+}
+
+bool mm(std::vector<IValue>& stack) {
+  const Tensor left = stack[0].toTensor(), right = stack[1].toTensor();
+  if (!left.is_cpu() || !right.is_cpu() || !are_factors(left, right)) return false;
+  Tensor out = at::empty({left.size(0), right.size(1)}, left.options());
+  multiply(product_of(out, left, right, 1, 0));
+  stack.assign(1, IValue(std::move(out)));
+  return true;
+}
+
+bool addmm_(std::vector<IValue>& stack) {
+  const Tensor into = stack[0].toTensor(), left = stack[1].toTensor(), right = stack[2].toTensor();
+  if (!into.is_cpu() || !left.is_cpu() || !right.is_cpu() || !multiplies(into, left, right)) return false;
+  const float beta = stack[3].toScalar().toFloat(), alpha = stack[4].toScalar().toFloat();
+  multiply(product_of(into, left, right, alpha, beta));
+  stack.assign(1, IValue(into));
+  return true;
+}
+
+} // namespace
+
+bool multiplies(const Tensor& into, const Tensor& left, const Tensor& right) {
+  return are_factors(left, right) && is_matrix(into) && into.size(0) == left.size(0) &&
+         into.size(1) == right.size(1);
+}
+
+StandIn product_of(const std::string& name) {
+  if (name == "aten::mm") return mm;
+  if (name == "aten::addmm_") return addmm_;
+  return nullptr;
+}
+
+} // namespace lorafit
