@@ -2,9 +2,10 @@
 import { formatCount } from "../errors.ts";
 import { kernelsOf } from "../nn/attentionKernels.ts";
 import { inWords } from "../plan/attentionChoice.ts";
-import { stepTimeMs } from "../plan/cost.ts";
+import { hiddenShare, stepTimeMs } from "../plan/cost.ts";
+import { isCpuSpeed } from "../plan/cpuSpeed.ts";
 import { capabilityOf } from "../plan/devices.ts";
-import type { DryRun } from "../plan/dryRun.ts";
+import { type DryRun, isStepPhase } from "../plan/dryRun.ts";
 import type { Plan } from "../plan/search.ts";
 import { partsOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
@@ -65,6 +66,7 @@ export function explanation(question: Question, plan: Plan): string {
     "",
     "Phases: peak of live bytes, time, arithmetic",
     table(phases(question, plan.run)),
+    ...hiddenCopies(question, plan.run),
   ].join("\n");
 }
 
@@ -75,6 +77,17 @@ export function plannedAttention({ card, planner, timed }: Question, { policy }:
   if (policy.attention !== "measured") return `${policy.attention}, as the policy says`;
   const [rule] = kernelsOf(capabilityOf(card!), planner.dtype);
   return `${rule}, the usual one for this card; a run times what the card has at its start and may take another`;
+}
+
+/** How well what comes from the host and goes there is hidden behind computing. */
+function hiddenCopies({ planner: { speed } }: Question, run: DryRun): string[] {
+  const ops = run.phases.filter(({ name }) => isStepPhase(name)).map((phase) => phase.ops());
+  const share = isCpuSpeed(speed) ? undefined : hiddenShare(ops, speed);
+  return share === undefined
+    ? []
+    : [
+        `Copies from the host and to it: ${Math.round(100 * share)} % of their time is hidden behind computing.`,
+      ];
 }
 
 function phases(question: Question, run: DryRun): string[][] {

@@ -4,6 +4,7 @@ import { empty } from "../torch/create.ts";
 import { type Category, category, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
+import { countExposed } from "../torch/trace.ts";
 
 export type Place = "device" | "host";
 
@@ -71,13 +72,15 @@ export function hostOf(device: Device): Device {
 
 /** Copies of a record's tensors on the device; they belong to the open scope. */
 function copyOf<T>(record: T, device: Device): T {
-  return booked("weights", () =>
+  const copied = booked("weights", () =>
     mapTensors(record, (x) => {
       const copy = emptyOnDevice(x, device);
       startCopy(copy, x).wait();
       return copy;
     }),
   );
+  countExposed();
+  return copied;
 }
 
 /** Runs the body, which returns no promise, with allocations counted to a category. */

@@ -92,10 +92,7 @@ export function forEachPart<P>(
 
 /** Calls body for parts that kindsOf has chosen. */
 export function forEachKind<P>(kinds: readonly Kind<P>[], body: (part: P, index: number) => void): void {
-  for (const { part, index, times } of kinds) {
-    if (times === 1) body(part, index);
-    else repeated(times, () => body(part, index));
-  }
+  for (const { part, index, times } of kinds) repeated(times, () => body(part, index));
 }
 
 /** What tells ranges apart that are cut out of the same tensors. */

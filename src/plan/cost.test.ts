@@ -1,6 +1,16 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type CardSpeed, type OpCall, type OpTrace, opTimeMs, speedOf, stepTimeMs, traceOp } from "./cost.ts";
+import {
+  type CardSpeed,
+  hiddenShare,
+  type OpCall,
+  type OpTrace,
+  opTimeMs,
+  speedOf,
+  stepTimeMs,
+  traceOp,
+} from "./cost.ts";
+import type { CpuSpeed } from "./cpuSpeed.ts";
 import { findDevice } from "./devices.ts";
 
 const half = (...shape: number[]) => ({ shape, dtype: "bfloat16" }) as const;
@@ -37,7 +47,7 @@ describe("the cost of an op", () => {
     ["a reshape that shares memory costs nothing", { op: "reshape", inputs: [{ ...half(10), storage: 4 }], outputs: [{ ...half(2, 5), storage: 4 }] }, { kind: "none" }],
     ["a reshape that copies costs its bytes", { op: "reshape", inputs: [{ ...half(10), storage: 4 }], outputs: [{ ...half(2, 5), storage: 5 }] }, { bytes: 40 }],
     ["a fetch moves the host's bytes on the copy stream", { op: "copy_", inputs: [half(10), host(10)], outputs: [half(10)] }, { stream: "copy", bytes: 20 }],
-    ["so does a store to the host", { op: "copy_", inputs: [host(10), half(10)], outputs: [host(10)] }, { stream: "copy", bytes: 20 }],
+    ["so does a store to the host", { op: "copy_", inputs: [host(10), half(10)], outputs: [host(10)] }, { stream: "copy", bytes: 20, toHost: true }],
     ["work on the host alone is the host's", { op: "mul", inputs: [host(10)], outputs: [host(10)] }, { kind: "memory", stream: "host" }],
     ["a product tells its sizes and how its factors lie", { op: "mm", inputs: [half(8, 32), { ...half(32, 4), strided: true }], outputs: [half(8, 4)] }, { form: { dtypes: "bfloat16", elements: 256, strided: true, product: { times: 1, m: 8, k: 32, n: 4, layout: "a b'" } } }],
     ["a cast tells both dtypes", { op: "to.dtype", inputs: [half(10)], outputs: [wide(10)] }, { form: { dtypes: "bfloat16,float32", elements: 10, strided: false, product: undefined } }],
@@ -112,6 +122,32 @@ describe("the time of a step", () => {
     const transfer = op({ bytes: 2e8, stream: "copy" });
     expect(stepTimeMs([compute, transfer], round)).toBeCloseTo(3, 9);
     expect(stepTimeMs([compute, transfer, transfer], round)).toBeCloseTo(4, 9);
+  });
+
+  it("counts copies in either direction apart, for a card's link carries both at once; on a CPU one thread makes them all", () => {
+    const [fetch, store] = [
+      op({ bytes: 3e8, stream: "copy" }),
+      op({ bytes: 2e8, stream: "copy", toHost: true }),
+    ];
+    expect(stepTimeMs([fetch, store], round)).toBeCloseTo(3, 9);
+    expect(stepTimeMs([fetch, store, store], round)).toBeCloseTo(4, 9);
+    const curve = { sizes: [1e8], ms: [1] };
+    const cpu = { curves: { "add float32": curve }, copies: curve, copyShare: 0.5, viewMs: 0 };
+    const compute = op({ bytes: 1.2e9 });
+    expect(stepTimeMs([fetch, store], cpu as unknown as CpuSpeed)).toBeCloseTo(5, 9);
+    expect(
+      stepTimeMs([compute, compute, compute, compute, compute, fetch, store], cpu as unknown as CpuSpeed),
+    ).toBeCloseTo(7.5, 9);
+  });
+
+  it("tells the part of the copies that nothing waits for: all that arithmetic covers, none of what it waits for", () => {
+    const compute = op({ kind: "matmul", flops: 3e12 });
+    const [fetch, wait] = [op({ bytes: 2e8, stream: "copy" }), op({ bytes: 2e8, stream: "exposed" })];
+    const store = op({ bytes: 2e8, stream: "copy", toHost: true });
+    expect(hiddenShare([[compute, fetch, store]], round)).toBe(1);
+    expect(hiddenShare([[compute, fetch, store, wait]], round)).toBeCloseTo(0.5, 9);
+    expect(hiddenShare([[compute, fetch], [fetch]], round)).toBeCloseTo(0.5, 9);
+    expect(hiddenShare([[compute]], round)).toBeUndefined();
   });
 
   it("leaves out what the host computes beside a card", () => {

@@ -63,6 +63,8 @@ export interface OpTrace {
    * own memory, which is none of a card's time.
    */
   stream: "compute" | "copy" | "exposed" | "host";
+  /** Of a copy: from the device to the host. */
+  toHost?: boolean;
   /** What a processor's time follows from as well. */
   form?: OpForm;
 }
@@ -101,16 +103,44 @@ export interface CardSpeed {
 }
 
 /**
- * Milliseconds of a step, or a phase of it: the compute stream and what it waits for, or the copy stream, whichever is longer; what
- * streamed weights expose at the ends is left out. On a CPU copies take their part of the cores that compute. count: calls of the same
- * cost that an op stands for.
+ * Milliseconds of a step, or a phase of it: the compute stream and the copies that it waits for, or all copies in one direction,
+ * whichever is longest, for a card's link carries both directions at once. On a CPU one thread makes all copies, and takes its part of the
+ * cores that compute. count: calls of the same cost that an op stands for.
  */
-export function stepTimeMs(trace: readonly (OpTrace & { count?: number })[], speed: Speed): number {
-  const streamsMs = { compute: 0, copy: 0, exposed: 0, host: 0 };
-  for (const op of trace) streamsMs[op.stream] += (op.count ?? 1) * opTimeMs(op, speed);
-  const { compute, copy, exposed, host } = streamsMs;
-  if (!isCpuSpeed(speed)) return Math.max(compute + exposed, copy);
+export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number {
+  const { compute, fetch, store, exposed, host } = queuesMs(trace, speed);
+  if (!isCpuSpeed(speed)) return Math.max(compute + exposed, fetch, store);
+  const copy = fetch + store;
   return Math.max(compute + host + exposed + (copy - exposed) * speed.copyShare, copy);
+}
+
+type CountedTrace = OpTrace & { count?: number };
+
+/** Of a card's copies in these phases: the part of their time that nothing waits for, as bench/gpu measures it; undefined without any. */
+export function hiddenShare(
+  phases: readonly (readonly CountedTrace[])[],
+  speed: CardSpeed,
+): number | undefined {
+  let [copyMs, waitedMs] = [0, 0];
+  for (const trace of phases) {
+    const { compute, fetch, store } = queuesMs(trace, speed);
+    copyMs += fetch + store;
+    waitedMs += stepTimeMs(trace, speed) - compute;
+  }
+  return copyMs > 0 ? Math.max(0, 1 - waitedMs / copyMs) : undefined;
+}
+
+type Queue = "compute" | "fetch" | "store" | "exposed" | "host";
+
+function queuesMs(trace: readonly CountedTrace[], speed: Speed): Record<Queue, number> {
+  const queues: Record<Queue, number> = { compute: 0, fetch: 0, store: 0, exposed: 0, host: 0 };
+  for (const op of trace) queues[queueOf(op)] += (op.count ?? 1) * opTimeMs(op, speed);
+  return queues;
+}
+
+function queueOf({ stream, toHost }: OpTrace): Queue {
+  if (stream !== "copy") return stream;
+  return toHost ? "store" : "fetch";
 }
 
 /** Milliseconds of one op on its stream. */
@@ -196,8 +226,11 @@ export function traceOp(call: OpCall): OpTrace {
   const name = call.op.split(".")[0]!;
   const tensors = [...call.inputs, ...call.outputs];
   const places = new Set(tensors.map(({ place }) => place ?? "device"));
-  const stream = name === EXPOSED_COPY ? "exposed" : "copy";
-  if (places.size > 1) return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream };
+  if (places.size > 1) {
+    const stream = name === EXPOSED_COPY ? "exposed" : "copy";
+    const toHost = call.outputs[0]?.place === "host";
+    return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream, ...(toHost && { toHost }) };
+  }
   const formula = FORMULAS[name] ?? FORMULAS[name.replace(/_$/, "")] ?? elementwise;
   const { elements, product, ...cost } = formula(call);
   const first = tensors[0]?.dtype ?? "float32";

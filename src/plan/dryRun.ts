@@ -7,7 +7,7 @@ import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import type { LoadOptions, Model } from "../models/weights.ts";
 import type { Policy } from "../step/policy.ts";
-import { trainStep } from "../step/step.ts";
+import { type StepPhase, trainStep } from "../step/step.ts";
 import {
   type AllocationLog,
   CATEGORIES,
@@ -95,7 +95,8 @@ const MOMENTS = 400;
 const HOST_POOL = POOLS.indexOf("host");
 const WEIGHTS = CATEGORIES.indexOf("weights");
 /** What a phase of the step is called; the rest are those of the run around it. */
-export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
+export const STEP_PHASES = ["vision", "forward", "loss", "backward"] as const satisfies StepPhase["phase"][];
+export const isStepPhase = (name: string): boolean => (STEP_PHASES as readonly string[]).includes(name);
 
 /**
  * Runs one configuration on meta. parts: what it shares with other runs; inFull: every layer, tile and group one by one, instead of once
@@ -141,7 +142,7 @@ export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTar
 /** Milliseconds of the micro-batch, from vision to backward. */
 export function stepMs({ phases }: DryRun, speed: Speed): number {
   return phases
-    .filter(({ name }) => STEP_PHASES.includes(name))
+    .filter(({ name }) => isStepPhase(name))
     .reduce((sum, phase) => sum + stepTimeMs(phase.ops(), speed), 0);
 }
 
@@ -157,26 +158,25 @@ function runPhases(configuration: Configuration, { take, end }: Recorder, shared
   const adapter = parts.adapter(configuration, take);
   end("start", [making, adapter.making]);
   end("resume", [adapter.resuming]);
-  runStep(configuration, model, adapter.lora, end);
+  runStep(configuration, model, adapter.lora, { take, end });
   end("update", [adapter.updating]);
   end("save", [adapter.saving]);
 }
 
+/** A phase ends with what is done when it says so; what comes before its first word is its own as well. */
 function runStep(
   { batch, policy, lora: { dropout } }: Configuration,
   model: Model,
   lora: Lora,
-  end: (name: string) => void,
+  { take, end }: Recorder,
 ): void {
   const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 1n }) };
-  const step = trainStep(model, lora, plannedBatch(batch), policy, options);
-  let name = "vision";
-  for (let next = step.next(); !next.done; next = step.next()) {
-    if (next.value.phase === name) continue;
-    end(name);
-    name = next.value.phase;
+  const traces: Record<StepPhase["phase"], Trace[]> = { vision: [], forward: [], loss: [], backward: [] };
+  for (const { phase, done, total } of trainStep(model, lora, plannedBatch(batch), policy, options)) {
+    if (done === total) traces[phase].push(take()); // of vision once a picture
   }
-  end(name);
+  traces.backward.push(take());
+  for (const name of STEP_PHASES) if (traces[name].length > 0) end(name, traces[name]);
 }
 
 /** The phases' logs read in order: live bytes, their peaks, and the moments between. */

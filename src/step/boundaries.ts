@@ -9,7 +9,7 @@ import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
-import { countExposed, isAbridging } from "../torch/trace.ts";
+import { countExposed, countedOnce, isAbridging } from "../torch/trace.ts";
 import type { Owner } from "./owner.ts";
 import type { LayerPolicy } from "./policy.ts";
 
@@ -108,6 +108,7 @@ class FetchedRows implements RowSource, Disposable {
     if (this.#ahead?.rows.start !== rows.start || this.#ahead.rows.end !== rows.end) {
       this[Symbol.dispose]();
       this.#start(rows);
+      if (rows.start === 0) countedOnce(countExposed); // later tiles come ahead of their use
     }
     const { tile, copy } = this.#ahead!;
     this.#ahead = undefined;

@@ -12,7 +12,7 @@ import { kindsOf, rowsOf } from "../nn/rows.ts";
 import { cat } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { repeated, repeatedSteps } from "../torch/trace.ts";
+import { countExposed, repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary, settleBoundary } from "./boundaries.ts";
 import {
   type LayerRun,
@@ -121,6 +121,7 @@ function* placeImages(
   owner: Owner,
 ): Generator<StepPhase, void> {
   const fetch = owner.own(startFetch(model.vision, model.places.vision, model.device));
+  countExposed(); // encoding cannot begin without it
   const ready = { ...model, vision: fetch.wait() };
   const gridOf = ({ image }: { image: number }): string => {
     const { rows, cols } = batch.images[image]!;

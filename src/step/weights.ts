@@ -4,6 +4,7 @@
  */
 import { type Fetch, startFetch } from "../models/places.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
+import { countExposed } from "../torch/trace.ts";
 import type { LayerPolicy } from "./policy.ts";
 
 export interface LayerSource extends Disposable {
@@ -78,6 +79,10 @@ class StreamedLayers implements LayerSource {
 
   enter(index: number): LayerWeights {
     if (index !== this.#order[0]) throw new Error(`layer ${index} was visited instead of ${this.#order[0]}`);
+    if (!this.#fetched.has(index)) {
+      this.#fetched.set(index, this.#fetch(index));
+      countExposed(); // as the first layer of the forward and of the backward: nothing computes meanwhile
+    }
     for (const wanted of this.#order.slice(0, 1 + this.#aheadLayers)) {
       if (!this.#fetched.has(wanted)) this.#fetched.set(wanted, this.#fetch(wanted));
     }

@@ -69,15 +69,26 @@ export function isAbridging(): boolean {
   return abridging;
 }
 
+/** Of the innermost body that is repeated. */
+let innermostTimes = 1;
+
 /** Runs the body once, its calls counted so many times. */
 export function repeated<T>(times: number, body: () => T): T {
-  const before = native.setRepeats(1);
-  native.setRepeats(before * times);
+  const outer = innermostTimes;
+  innermostTimes = times;
+  const before = times === 1 ? undefined : native.setRepeats(1);
+  if (before !== undefined) native.setRepeats(before * times);
   try {
     return body();
   } finally {
-    native.setRepeats(before);
+    innermostTimes = outer;
+    if (before !== undefined) native.setRepeats(before);
   }
+}
+
+/** Within a part of a loop that stands for several: runs the body with its calls counted for the loop, and not for each part. */
+export function countedOnce<T>(body: () => T): T {
+  return repeated(1 / innermostTimes, body);
 }
 
 /** The steps of a generator with their calls counted so many times; none of them where that is 0. */

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { tensorShapes } from "../../src/models/spec.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { plannedBatch } from "../../src/plan/batch.ts";
 import { CommonParts } from "../../src/plan/commonParts.ts";
@@ -172,23 +173,51 @@ it("comes to the same beside other runs, with which it shares model and adapter,
   }
 });
 
-it("counts a layer's input that comes from the host as waited for, unless it is fetched a layer ahead, for its bytes", () => {
+/** Copies that the computing waits for: bytes and how many of them. */
+function waits({ phases }: DryRun, ...names: string[]): { bytes: number; count: number }[] {
+  const ops = phases.filter(({ name }) => names.includes(name)).flatMap((phase) => phase.ops());
+  const exposed = ops.filter(({ stream }) => stream === "exposed");
+  return exposed.map(({ bytes, count }) => ({ bytes, count: Math.round(1e6 * count) / 1e6 }));
+}
+
+const onCard = (policy: object): DryRun =>
+  dryRun({
+    ...{ ...base, dtype: "bfloat16", target: findDevice("h100-80gb") },
+    policy: Policy.parse({ mlpTileTokens: 512, ...policy }),
+  });
+
+it("counts a layer's input that comes from the host as waited for, unless it is fetched a layer ahead, and the first of its tiles", () => {
   const [apart, ahead] = [false, true].map((boundaryAhead) =>
-    dryRun({
-      ...base,
-      dtype: "bfloat16",
-      target: findDevice("h100-80gb"),
-      policy: Policy.parse({ mlpTileTokens: 512, layers: [{ count: 1, boundary: "host" }], boundaryAhead }),
-    }),
+    onCard({ layers: [{ count: 1, boundary: "host" }], boundaryAhead }),
   ) as [DryRun, DryRun];
-  const waits = ({ phases }: DryRun): CountedOp[] =>
-    phases.flatMap(({ ops }) => ops()).filter(({ stream }) => stream === "exposed");
-  const inputBytes = SAMPLE_TOKENS * model.hidden * 2;
-  expect(waits(apart).map(({ bytes, count }) => ({ bytes, count }))).toEqual([
-    { bytes: inputBytes, count: model.layers - 1 }, // all but the last, whose attention is kept
-  ]);
-  expect(waits(ahead)).toEqual([]);
+  const rowBytes = model.hidden * 2;
+  const inputBytes = SAMPLE_TOKENS * rowBytes;
+  const tiles = { bytes: 512 * rowBytes, count: 1 };
+  const passes = 2 * model.layers; // attention's input, and its norm's gradient
+  const tilesOf = (run: DryRun): number =>
+    waits(run, "backward").reduce((sum, { bytes, count }) => sum + (bytes === tiles.bytes ? count : 0), 0);
+  expect([apart, ahead].map(tilesOf)).toEqual([passes, passes]);
+  const inputs = (run: DryRun) => waits(run, "backward").filter(({ bytes }) => bytes === inputBytes);
+  expect(inputs(apart)).toEqual([{ bytes: inputBytes, count: model.layers - 1 }]); // all but the last, whose attention is kept
+  expect(inputs(ahead)).toEqual([]);
   expect(ahead.device.peakBytes - apart.device.peakBytes).toBeLessThanOrEqual(inputBytes);
+});
+
+it("counts what is streamed as waited for where nothing computes: a layer at the start of either way, the head, the tower", () => {
+  const sumOf = (run: DryRun, phase: string): number =>
+    waits(run, phase).reduce((sum, { bytes, count }) => sum + bytes * count, 0);
+  const streamed = onCard({ weights: { source: "streamed", aheadLayers: 1 }, head: "host", vision: "host" });
+  const layerBytes = [...tensorShapes(model)]
+    .filter(([name]) => name.startsWith("model.layers.0."))
+    .reduce((sum, [, shape]) => sum + 2 * shape.reduce((product, size) => product * size, 1), 0);
+  expect(sumOf(streamed, "vision")).toBeGreaterThan(0);
+  expect(sumOf(streamed, "forward")).toBe(layerBytes);
+  expect(sumOf(streamed, "backward")).toBe(layerBytes);
+  expect(sumOf(streamed, "loss")).toBe(model.vocab * model.hidden * 2);
+  const notAhead = onCard({ weights: { source: "streamed", aheadLayers: 0 } });
+  expect(sumOf(notAhead, "forward")).toBe(model.layers * layerBytes);
+  const resident = onCard({});
+  expect(resident.phases.map(({ name }) => sumOf(resident, name))).toEqual(resident.phases.map(() => 0));
 });
 
 it("books what layers keep as boundary activations: what lives between segments", () => {
