@@ -5,7 +5,7 @@ import { inWords } from "../plan/attentionChoice.ts";
 import { hiddenShare, stepTimeMs } from "../plan/cost.ts";
 import { isCpuSpeed } from "../plan/cpuSpeed.ts";
 import { capabilityOf } from "../plan/devices.ts";
-import { type DryRun, isStepPhase } from "../plan/dryRun.ts";
+import { type DryRun, STEP_PHASES } from "../plan/dryRun.ts";
 import type { Plan } from "../plan/search.ts";
 import { partsOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
@@ -81,7 +81,7 @@ export function plannedAttention({ card, planner, timed }: Question, { policy }:
 
 /** How well what comes from the host and goes there is hidden behind computing. */
 function hiddenCopies({ planner: { speed } }: Question, run: DryRun): string[] {
-  const ops = run.phases.filter(({ name }) => isStepPhase(name)).map((phase) => phase.ops());
+  const ops = run.phases.filter(({ name }) => STEP_PHASES.includes(name)).map((phase) => phase.ops());
   const share = isCpuSpeed(speed) ? undefined : hiddenShare(ops, speed);
   return share === undefined
     ? []

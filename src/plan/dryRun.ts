@@ -95,8 +95,7 @@ const MOMENTS = 400;
 const HOST_POOL = POOLS.indexOf("host");
 const WEIGHTS = CATEGORIES.indexOf("weights");
 /** What a phase of the step is called; the rest are those of the run around it. */
-export const STEP_PHASES = ["vision", "forward", "loss", "backward"] as const satisfies StepPhase["phase"][];
-export const isStepPhase = (name: string): boolean => (STEP_PHASES as readonly string[]).includes(name);
+export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
 /**
  * Runs one configuration on meta. parts: what it shares with other runs; inFull: every layer, tile and group one by one, instead of once
@@ -142,7 +141,7 @@ export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTar
 /** Milliseconds of the micro-batch, from vision to backward. */
 export function stepMs({ phases }: DryRun, speed: Speed): number {
   return phases
-    .filter(({ name }) => isStepPhase(name))
+    .filter(({ name }) => STEP_PHASES.includes(name))
     .reduce((sum, phase) => sum + stepTimeMs(phase.ops(), speed), 0);
 }
 
@@ -176,7 +175,7 @@ function runStep(
     if (done === total) traces[phase].push(take()); // of vision once a picture
   }
   traces.backward.push(take());
-  for (const name of STEP_PHASES) if (traces[name].length > 0) end(name, traces[name]);
+  for (const [name, own] of Object.entries(traces)) if (own.length > 0) end(name, own);
 }
 
 /** The phases' logs read in order: live bytes, their peaks, and the moments between. */
