@@ -1,6 +1,6 @@
 /** docs/cli.md: every command and flag, from the options themselves. */
 
-import { defaultNote, flagUsage } from "../src/cli/help.ts";
+import { defaultNote, flagUsage, wrap } from "../src/cli/help.ts";
 import { OFFICIAL_FLAGS } from "../src/cli/officialFlags.ts";
 import { COMMAND_OPTIONS, type CommandOptions, CommonOptions, ConfigOptions } from "../src/cli/options.ts";
 import { type OptionSpec, optionSpecs } from "../src/options.ts";
@@ -47,6 +47,9 @@ function officialSection(): string {
   ].join("\n");
 }
 
+/** As other documents are wrapped. */
+const COLUMNS = 140;
+
 function sectionOf(name: string, command: CommandOptions): string {
   const specs = [
     ...optionSpecs(command.options),
@@ -57,7 +60,7 @@ function sectionOf(name: string, command: CommandOptions): string {
   return [
     `## lorafit ${name}`,
     "",
-    command.about,
+    wrap(command.about, COLUMNS),
     "",
     "```sh",
     ...examples,

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,13 +8,11 @@ import { COMMAND_OPTIONS, type CommandName } from "../src/cli/options.ts";
 import { readDataset } from "../src/data/samples.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-const DOCUMENTS = [
-  "README.md",
-  "docs/data.md",
-  "docs/troubleshooting.md",
-  "docs/contributing.md",
-  "docs/api.md",
-];
+const DOCUMENTS = ["README.md", ...documentsOf("docs")];
+function documentsOf(folder: string): string[] {
+  const names = readdirSync(join(ROOT, folder)).filter((name) => name.endsWith(".md"));
+  return names.map((name) => join(folder, name));
+}
 const textOf = (document: string): string => readFileSync(join(ROOT, document), "utf8");
 
 let folder: string;
@@ -52,17 +50,32 @@ it.each(DOCUMENTS)("links of %s lead somewhere", (document) => {
   }
 });
 
+it.each(DOCUMENTS)("lines of %s can be read in a terminal, but for tables and code", (document) => {
+  const prose = textOf(document).replaceAll(/^```[\s\S]*?^```$/gm, "");
+  for (const line of prose.split("\n")) {
+    if (!/^(\|| {4})/.test(line)) expect(line.length, line).toBeLessThanOrEqual(145);
+  }
+});
+
+it.each(DOCUMENTS)("what %s has make do can be made", (document) => {
+  const targets = readFileSync(join(ROOT, "Makefile"), "utf8")
+    .match(/^\.PHONY: (.*)$/m)![1]!
+    .split(" ");
+  for (const [, target] of textOf(document).matchAll(/(?:^ {4}|`|&& )make ([a-z-]+)/gm))
+    expect(targets).toContain(target);
+});
+
 it.each(DOCUMENTS)("command lines of %s have flags that exist", (document) => {
   const lines = [
     ...textOf(document)
       .replaceAll("\\\n", " ")
-      .matchAll(/^\s*npx lorafit (\w+)(.*)$/gm),
+      .matchAll(/^\s*(?:npx lorafit|\.\/lorafit) (\w+)(.*)$/gm),
   ];
   if (document === "README.md") expect(lines.length).toBeGreaterThan(10);
   for (const [line, name, rest] of lines) {
-    if (rest!.trim() === "" || rest!.includes("--resume")) continue; // needs a run
+    if (rest!.trim() === "" || /--(resume|config)/.test(rest!)) continue; // needs a run, or its options
     expect(COMMAND_OPTIONS, line).toHaveProperty(name!);
-    const words = [...rest!.replace(/ # .*$/, "").matchAll(/"([^"]*)"|(\S+)/g)].map(
+    const words = [...rest!.replace(/ [#<>] .*$/, "").matchAll(/"([^"]*)"|(\S+)/g)].map(
       ([, quoted, word]) => quoted ?? word!,
     );
     expect(readCommand(name as CommandName, words, 80).kind, line).toBe("run");
