@@ -7,7 +7,7 @@ import { createLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { TINY, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { exactShape } from "../src/plan/batch.ts";
-import { type Measured, measureCpu, type Clocks as Times, timeOf } from "../src/plan/calibration.ts";
+import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/calibration.ts";
 import { opTimeMs } from "../src/plan/cost.ts";
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun.ts";
@@ -53,9 +53,7 @@ const { values: flags, positionals } = parseArgs({
 });
 
 setThreads(Number(flags.threads));
-type Clocks = Omit<Times, "ownMs">;
-
-const CLOCKS = { wallMs: "clock", pathMs: "longest thread" } as const;
+const CLOCKS = { wallMs: "clock", pathMs: "processor" } as const;
 const calibrations = new Map<string, Measured>();
 for (const name of positionals.length > 0 ? positionals : Object.keys(CASES)) run(name, CASES[name]!);
 

@@ -1,4 +1,5 @@
 /** Watches every call of an operator and of a loop of our own: has to be loaded before what calls them, which takes the functions that do when it is. */
+import { pathBetween } from "../src/plan/busyMachine.ts";
 import type { OpCall, TracedTensor } from "../src/plan/cost.ts";
 import { dtypeOfCode } from "../src/torch/dtypes.ts";
 import { native } from "../src/torch/native.ts";
@@ -6,7 +7,7 @@ import { native } from "../src/torch/native.ts";
 /** What a call took. */
 export interface CallTimes {
   wallMs: number;
-  /** Of the processor by the thread that calls, which takes part in all that is computed. */
+  /** Of the processor: as in src/plan/calibration.ts. */
   pathMs: number;
 }
 
@@ -65,10 +66,11 @@ export function observeCalls(observer: Observer | undefined): void {
 }
 
 function timed<T>(body: () => T): { result: T; times: CallTimes } {
-  const [wall, own] = [performance.now(), native.threadProcessorMs()];
+  const [startMs, before] = [performance.now(), native.processorTimes()];
   const result = body();
-  const pathMs = native.threadProcessorMs() - own - idle.pathMs;
-  return { result, times: { wallMs: performance.now() - wall - idle.wallMs, pathMs } };
+  const after = native.processorTimes();
+  const wallMs = performance.now() - startMs - idle.wallMs;
+  return { result, times: { wallMs, pathMs: pathBetween(before, after) - idle.pathMs } };
 }
 
 function nameOf(op: number): string {

@@ -2,6 +2,8 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
+#include <pthread.h>
+#include <time.h>
 
 #include <thread>
 
@@ -108,11 +110,36 @@ napi_value set_threads(const Arguments& arguments) {
 }
 
 /** Milliseconds that the calling thread has had of a processor. */
-napi_value thread_processor_ms(const Arguments& arguments) {
-  timespec spent{};
-  TORCH_CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent) == 0, "the thread has no clock");
-  return from_double(
-      arguments.env, 1e3 * static_cast<double>(spent.tv_sec) + 1e-6 * static_cast<double>(spent.tv_nsec));
+/** Clocks of the processor's time that threads had: of this one, and of those that compute with it. */
+std::vector<clockid_t> clocks_of_threads() {
+  std::vector<clockid_t> clocks(at::get_num_threads(), CLOCK_THREAD_CPUTIME_ID);
+  at::parallel_for(0, static_cast<int64_t>(clocks.size()), 1, [&](int64_t begin, int64_t) {
+    pthread_getcpuclockid(pthread_self(), &clocks[begin]);
+  });
+  return clocks;
+}
+
+/** Milliseconds by each clock; none where one of them is of a thread that is gone. */
+std::vector<double> read_clocks(const std::vector<clockid_t>& clocks) {
+  std::vector<double> times;
+  for (const clockid_t clock : clocks) {
+    timespec spent{};
+    if (clock_gettime(clock, &spent) != 0) return {};
+    times.push_back(1e3 * static_cast<double>(spent.tv_sec) + 1e-6 * static_cast<double>(spent.tv_nsec));
+  }
+  return times;
+}
+
+napi_value processor_times(const Arguments& arguments) {
+  thread_local std::vector<clockid_t> clocks;
+  std::vector<double> times = read_clocks(clocks);
+  if (times.size() != static_cast<size_t>(at::get_num_threads())) {
+    clocks = clocks_of_threads();
+    times = read_clocks(clocks);
+  }
+  napi_value result = new_array(arguments.env, times.size());
+  for (size_t i = 0; i < times.size(); ++i) set_element(arguments.env, result, i, from_double(arguments.env, times[i]));
+  return result;
 }
 
 napi_value get_threads(const Arguments& arguments) {
@@ -176,7 +203,7 @@ constexpr Export kExports[] = {
     {"setOutOfMemoryClass", guarded<set_out_of_memory_class>},
     {"setThreads", guarded<set_threads>},
     {"getThreads", guarded<get_threads>},
-    {"threadProcessorMs", guarded<thread_processor_ms>},
+    {"processorTimes", guarded<processor_times>},
     {"loadCuda", guarded<load_cuda>},
     {"synchronize", guarded<synchronize_device>},
     {"emptyCache", guarded<empty_device_cache>},

@@ -36,6 +36,15 @@ export function busyBetween(before: ProcessorTimes, after: ProcessorTimes): Busy
   return { reason: `other programs took ${percent} % of the processor while it was measured` };
 }
 
+/**
+ * Milliseconds that the clock would show of a call if no thread waited, by the processor's time that this thread, the first, and those that
+ * compute with it have had: others do as much of a call as this one, or nothing.
+ */
+export function pathBetween(before: readonly number[], after: readonly number[]): number {
+  const times = after.map((ms, thread) => ms - before[thread]!);
+  return Math.max(times[0]!, times.reduce((sum, ms) => sum + ms, 0) / times.length);
+}
+
 function processorTimes(): ProcessorTimes {
   const { user, system } = process.cpuUsage();
   const times = cpus().map(({ times }) => times);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { liveTensors } from "../torch/device.ts";
-import { busyBetween } from "./busyMachine.ts";
+import { busyBetween, pathBetween } from "./busyMachine.ts";
 import { lesserOf, measureCpu } from "./calibration.ts";
 import { curveKey } from "./cpuSpeed.ts";
 
@@ -39,4 +39,10 @@ describe("a busy machine", () => {
     const times = { usedMs: 8000, stolenMs: 2000, totalMs: 10_000, ownMs: 8000 };
     expect(busyBetween(idle, times)?.reason).toContain("20 %");
   });
+});
+
+it("time of the processor is this thread's where it works alone, else an even share of all threads'", () => {
+  expect(pathBetween([10, 20], [14, 20])).toBe(4);
+  expect(pathBetween([10, 20], [14, 26])).toBe(5);
+  expect(pathBetween([10, 20], [16, 22])).toBe(6);
 });

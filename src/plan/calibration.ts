@@ -4,9 +4,9 @@
  * told so, time of the processor stands for the clock's, and a later plan measures again.
  */
 import { availableParallelism, cpus } from "node:os";
-import { getThreads, libtorchVersion, threadProcessorMs } from "../torch/device.ts";
+import { getThreads, libtorchVersion, processorTimesMs } from "../torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { type Busy, watchMachine } from "./busyMachine.ts";
+import { type Busy, pathBetween, watchMachine } from "./busyMachine.ts";
 import type { Product } from "./cost.ts";
 import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
 import { loopProbes } from "./loopProbes.ts";
@@ -38,6 +38,8 @@ const QUICK_MS = 2;
 const QUICK_TIMES = 4;
 /** A busy machine is given so many times as long. */
 const BUSY_TIMES = 3;
+/** On a busy machine threads spin for others that have no core: the part of calls in which they hardly did. */
+const UNDISTURBED = 0.25;
 /** Calls that long are measured once where time is short: that a kernel was made does not show in them. */
 const LONG_MS = 20;
 
@@ -83,12 +85,12 @@ export function measureCpu(
   };
   const measured = scope(() => {
     const machine = watchMachine();
-    const [startMs, startOwnMs] = [performance.now(), threadProcessorMs()];
+    const [startMs, start] = [performance.now(), processorTimesMs()[0]!];
     const sets = probeSets(dtype, edges, hold);
     const timed = Object.values(sets).flat();
     for (const probe of timed) probe.warmUp();
     const elapsedMs = (): number => performance.now() - startMs;
-    const spentMs = (): number => threadProcessorMs() - startOwnMs;
+    const spentMs = (): number => processorTimesMs()[0]! - start;
     const random = lcg(1);
     do {
       const isShort = spentMs() >= budgetMs / 2;
@@ -98,8 +100,8 @@ export function measureCpu(
     const cores = availableParallelism();
     const copyShare = getThreads() >= cores ? 1 / cores : 0;
     return {
-      wall: speedOf(sets, ({ wall }) => median(wall), { edges, copyShare }),
-      path: speedOf(sets, ({ path }) => median(path), { edges, copyShare }),
+      wall: speedOf(sets, ({ wall }) => quantile(wall, 0.5), { edges, copyShare }),
+      path: speedOf(sets, ({ path }) => quantile(path, UNDISTURBED), { edges, copyShare }),
       busy: machine.busy(),
     };
   });
@@ -145,10 +147,10 @@ class Timed {
     const { prepare, call, isElsewhere } = this.probe;
     const calls = this.#leastMs < SHORT_MS ? SHORT_CALLS : 1;
     scope(() => prepare?.());
-    const { wallMs, ownMs, pathMs } = timeOf(() => {
+    const { wallMs, pathMs } = timeOf(() => {
       for (let again = 0; again < calls; again++) scope(() => void call());
     });
-    const longestMs = isElsewhere ? pathMs : ownMs;
+    const longestMs = isElsewhere ? wallMs : pathMs;
     this.wall.push(wallMs / calls);
     this.path.push(longestMs / calls);
     this.#leastMs = Math.min(this.#leastMs, longestMs / calls);
@@ -161,8 +163,8 @@ class Timed {
   }
 }
 
-function median(values: readonly number[]): number {
-  return [...values].sort((one, other) => one - other)[values.length >> 1]!;
+function quantile(values: readonly number[], part: number): number {
+  return [...values].sort((one, other) => one - other)[Math.floor(values.length * part)]!;
 }
 
 function shuffled<T>(values: T[], random: () => number): T[] {
@@ -185,22 +187,16 @@ function lcg(seed: number): () => number {
 /** What a body takes. */
 export interface Clocks {
   wallMs: number;
-  /** Of the processor by this thread, which takes part in all that is computed. */
-  ownMs: number;
-  /** Of the processor by the thread that works the longest: what the clock would show if no thread waited. */
+  /** Of the processor, what the clock would show if no thread waited: of this thread, or all threads' if that were shared out evenly. */
   pathMs: number;
 }
 
-/** Times of other threads are some milliseconds old: pathMs of a short body is of no use. */
 export function timeOf(body: () => void): Clocks {
-  const [startMs, start, startOwnMs] = [performance.now(), process.cpuUsage(), threadProcessorMs()];
+  const [startMs, before] = [performance.now(), processorTimesMs()];
   body();
-  const ownMs = threadProcessorMs() - startOwnMs;
+  const after = processorTimesMs();
   const wallMs = performance.now() - startMs;
-  const { user, system } = process.cpuUsage(start);
-  const processorMs = (user + system) / 1000;
-  const others = Math.max(1, getThreads() - 1);
-  return { wallMs, ownMs, pathMs: Math.max(ownMs, (processorMs - ownMs) / others) };
+  return { wallMs, pathMs: pathBetween(before, after) };
 }
 
 function speedOf(

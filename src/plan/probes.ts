@@ -21,7 +21,7 @@ export interface Probe {
   /** Comes before each call, untimed. */
   prepare?: () => void;
   call: () => unknown;
-  /** Whether the work is done beside, by a thread that takes no part in others. */
+  /** Whether the work is done by a thread that takes no part in others: the clock alone shows it. */
   isElsewhere?: true;
 }
 

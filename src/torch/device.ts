@@ -222,9 +222,9 @@ export function getThreads(): number {
   return native.getThreads();
 }
 
-/** Milliseconds that this thread has had of a processor. */
-export function threadProcessorMs(): number {
-  return native.threadProcessorMs();
+/** Milliseconds that this thread, the first, and each of those that compute with it has had of a processor. */
+export function processorTimesMs(): number[] {
+  return native.processorTimes();
 }
 
 /** The libtorch release that the engine is written for. */

@@ -63,7 +63,7 @@ export interface Native {
   setOutOfMemoryClass(made: new (...facts: never[]) => Error): void;
   setThreads(threads: number): void;
   getThreads(): number;
-  threadProcessorMs(): number;
+  processorTimes(): number[];
   loadCuda(): number;
   synchronize(device: unknown): void;
   emptyCache(device: unknown): void;
