@@ -7,7 +7,7 @@ import { curveKey } from "./cpuSpeed.ts";
 describe("a calibration", () => {
   it("measures every class, keeps no tensor, and of two keeps the less of each", () => {
     const before = liveTensors();
-    const { wall, path } = measureCpu("float32", { budgetMs: 0, edges: [8, 32] });
+    const { wall, path } = measureCpu("float32", { budgetMs: 0, edges: [8, 32], elements: [64, 1024] });
     expect(liveTensors()).toBe(before);
     for (const speed of [wall, path]) {
       for (const { sizes, ms } of [...Object.values(speed.curves), speed.copies]) {

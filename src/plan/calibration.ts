@@ -15,12 +15,14 @@ import {
   attentionProbes,
   type Compute,
   copyProbes,
+  ELEMENTS,
   elementwiseProbes,
   FarMemory,
   type Hold,
   LAYOUTS,
   PRODUCT_EDGES,
   type Probe,
+  type ProbeMemory,
   productProbes,
   viewProbe,
 } from "./probes.ts";
@@ -70,14 +72,21 @@ export interface Measured {
   busy: Busy | undefined;
 }
 
+/** How much is measured. */
+interface Extent {
+  budgetMs?: number;
+  /** Of products. */
+  edges?: readonly number[];
+  /** Of elementwise ops. */
+  elements?: readonly number[];
+}
+
 /**
  * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an order that is
  * another in each round, so that a call finds the processor as one of a step does, which comes after others. Their middle counts.
  */
-export function measureCpu(
-  dtype: Compute,
-  { budgetMs = CALIBRATION_MS, edges = PRODUCT_EDGES }: { budgetMs?: number; edges?: readonly number[] } = {},
-): Measured {
+export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given }: Extent = {}): Measured {
+  const { edges, elements } = { edges: PRODUCT_EDGES, elements: ELEMENTS, ...given };
   const held: Tensor[] = [];
   const hold: Hold = (tensor) => {
     held.push(keep(tensor));
@@ -86,7 +95,7 @@ export function measureCpu(
   const measured = scope(() => {
     const machine = watchMachine();
     const [startMs, start] = [performance.now(), processorTimesMs()[0]!];
-    const sets = probeSets(dtype, edges, hold);
+    const sets = probeSets({ compute: dtype, elements, hold }, edges);
     const timed = Object.values(sets).flat();
     for (const probe of timed) probe.warmUp();
     const elapsedMs = (): number => performance.now() - startMs;
@@ -112,10 +121,11 @@ export function measureCpu(
 /** Probes by what they are of. */
 type Sets = Record<string, Timed[]>;
 
-function probeSets(compute: Compute, edges: readonly number[], hold: Hold): Sets {
+function probeSets(given: Omit<ProbeMemory, "far" | "farWide">, edges: readonly number[]): Sets {
+  const { compute, hold } = given;
   const far = new FarMemory(compute, hold);
   const farWide = compute === "float32" ? far : new FarMemory("float32", hold);
-  const memory = { compute, hold, far, farWide };
+  const memory = { ...given, far, farWide };
   const curves = [
     ...elementwiseProbes(memory),
     ...loopProbes(memory),

@@ -5,7 +5,7 @@ import { dtypeBytes } from "../torch/dtypes.ts";
 import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { curveKey } from "./cpuSpeed.ts";
-import { ELEMENTS, namedDtypes, type Probe, type ProbeMemory, Samples, sampled } from "./probes.ts";
+import { namedDtypes, type Probe, type ProbeMemory, Samples, sampled } from "./probes.ts";
 
 /** A loop by its entry, with dtypes as the trace tells them; x: the computing dtype, w: float32. */
 type Loop = [entry: string, dtypes: string, call: (samples: LoopSamples) => void, strided?: "strided"];
@@ -31,7 +31,7 @@ export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
   return new Map(
     LOOPS.map(([entry, dtypes, call, strided]) => [
       curveKey(entry, namedDtypes(dtypes, memory), strided !== undefined),
-      ELEMENTS.map((size) =>
+      memory.elements.map((size) =>
         sampled(new LoopSamples(size, memory), (samples) => call(samples as LoopSamples)),
       ),
     ]),

@@ -62,6 +62,8 @@ export class FarMemory {
 /** Where probes have their tensors from. */
 export interface ProbeMemory {
   compute: Compute;
+  /** Of elementwise ops. */
+  elements: readonly number[];
   hold: Hold;
   /** In the computing dtype, and in float32. */
   far: FarMemory;
@@ -218,7 +220,7 @@ export function elementwiseProbes(memory: ProbeMemory): Map<string, Probe[]> {
     if (probes.has(key)) continue;
     probes.set(
       key,
-      ELEMENTS.map((size) => sampled(new Samples(size, memory), call)),
+      memory.elements.map((size) => sampled(new Samples(size, memory), call)),
     );
   }
   return probes;

@@ -31,7 +31,7 @@ const CONFIGURATIONS: Record<string, Configuration> = {
 };
 
 describe("the classes of a calibration", () => {
-  const { wall } = measureCpu("bfloat16", { budgetMs: 0, edges: [8, 32] });
+  const { wall } = measureCpu("bfloat16", { budgetMs: 0, edges: [8, 32], elements: [64, 1024] });
   const loops = new Set<string>(
     [...Object.values(fused), ...Object.values(attentionLoops)].map(({ entry }) => entry),
   );
