@@ -220,11 +220,17 @@ interface Visit {
   times: number;
 }
 
-/** In an abridged plan the first tiles, until every three in a row that there are have been among them; all others are alike. */
+/** Alike tiles in a row that a plan goes through: one is fetched, one computed and one goes back at a time. */
+const ALIKE_IN_A_ROW = 3;
+
+/**
+ * In an abridged plan three of more tiles in a row that are alike, and of these the first ones, until every three in a row that there are
+ * have been among them; all others are like one of them.
+ */
 function visitsOf(tiles: readonly Tile[]): Visit[] {
-  const visits = tiles.map((tile) => ({ tile, times: 1 }));
-  if (!isAbridging()) return visits;
-  const kinds = tiles.map(kindOfTile);
+  if (!isAbridging()) return tiles.map((tile) => ({ tile, times: 1 }));
+  const visits = withoutLongRuns(tiles);
+  const kinds = visits.map(({ tile }) => kindOfTile(tile));
   const seen = new Set<string>();
   let length = 0;
   kinds.forEach((_, index) => {
@@ -232,8 +238,23 @@ function visitsOf(tiles: readonly Tile[]): Visit[] {
     if (!seen.has(three)) length = index + 2;
     seen.add(three);
   });
-  for (const kind of kinds.slice(length)) visits[kinds.indexOf(kind)]!.times += 1;
+  visits.slice(length).forEach(({ times }, index) => {
+    visits[kinds.indexOf(kinds[length + index]!)]!.times += times;
+  });
   return visits.slice(0, length);
+}
+
+function withoutLongRuns(tiles: readonly Tile[]): Visit[] {
+  const visits: Visit[] = [];
+  let [kindBefore, inARow] = ["", 0];
+  for (const tile of tiles) {
+    const kind = kindOfTile(tile);
+    inARow = kind === kindBefore ? inARow + 1 : 1;
+    kindBefore = kind;
+    if (inARow > ALIKE_IN_A_ROW) visits.at(-1)!.times += 1;
+    else visits.push({ tile, times: 1 });
+  }
+  return visits;
 }
 
 function startReturn(home: TileState, visitor: TileState): PendingCopy[] {
