@@ -303,4 +303,15 @@ void multiply_tile(const Product& product, const ProductTile& tile, char* memory
 
 } // namespace lorafit
 
+#else
+
+namespace lorafit {
+
+// Never called: products.cc finds no processor for them.
+int64_t panels_of_tile(int64_t) { return 1; }
+int64_t tile_room_bytes() { return 0; }
+void multiply_tile(const Product&, const ProductTile&, char*) {}
+
+} // namespace lorafit
+
 #endif

@@ -36,8 +36,6 @@ bool processor_multiplies() {
 }
 #else
 bool processor_multiplies() { return false; }
-void multiply_tile(const Product&, const ProductTile&, char*) {}
-int64_t tile_room_bytes() { return 0; }
 #endif
 
 bool lies_side_by_side(const Tensor& matrix, int64_t dim) { return matrix.stride(dim) == 1 || matrix.size(dim) == 1; }
