@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { disposeLora, type Lora } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { Policy, placesOf } from "../../src/step/policy.ts";
+import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { cardInfo, cudaProblem, memoryStats, synchronize } from "../../src/torch/device.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";
@@ -22,6 +22,8 @@ const batch = randomBatch(config, [
 
 const POLICIES: Record<string, unknown> = {
   default: {},
+  "PLoRA folded": { plora: "folded" },
+  "PLoRA folded, and merged for text": { plora: "folded-merged", mlpTileTokens: 512 },
   "boundaries on the host": {
     boundaryAhead: true,
     mlpTileTokens: 512,
@@ -51,7 +53,7 @@ interface Outcome {
 
 /** One step, in float32 on the CPU, as far as the factors go from the same numbers. */
 function outcome(device: Device, dtype: keyof typeof DTYPES, policy: Policy): Outcome {
-  const model = randomModel(config, { dtype, device, places: placesOf(policy) });
+  const model = randomModel(config, { dtype, device, ...loadingOf(policy) });
   const lora = randomLora(config, { device, gradients: policy.gradients });
   const same = randomLora(config);
   copyFactors(lora, same);
