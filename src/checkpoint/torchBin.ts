@@ -185,7 +185,7 @@ function viewsIn(dict: unknown): Map<string, View> {
 }
 
 function entryOf(path: string, name: string, view: View, offsets: Map<string, number>): TensorEntry {
-  const { storage, dtype, offset, shape, strides } = view;
+  const { storage, dtype, offsetElements, shape, strides } = view;
   return {
     name,
     dtype,
@@ -193,6 +193,6 @@ function entryOf(path: string, name: string, view: View, offsets: Map<string, nu
     ...(strides ? { strides } : {}),
     bytes: numelOf(shape) * dtypeBytes(dtype),
     file: path,
-    offsetBytes: offsets.get(storage.key)! + offset * dtypeBytes(dtype),
+    offsetBytes: offsets.get(storage.key)! + offsetElements * dtypeBytes(dtype),
   };
 }

@@ -14,11 +14,11 @@ export interface Storage {
   dtype: DType | undefined;
 }
 
-/** A tensor as the pickle describes it; lengths in elements. */
+/** A tensor as the pickle describes it. */
 export interface View {
   storage: Storage;
   dtype: DType;
-  offset: number;
+  offsetElements: number;
   shape: number[];
   /** Absent where the tensor is contiguous. */
   strides?: number[];
@@ -100,13 +100,13 @@ function storageOf(id: unknown, fail: Fail): Storage {
 
 /** (storage, offset, shape, strides, ...) as a view that lies inside of its storage. */
 function rebuild(args: readonly unknown[], type: unknown, fail: Fail): View {
-  const [storage, offset, shape, strides] = args as [Storage | undefined, unknown, unknown, unknown];
+  const [storage, offsetElements, shape, strides] = args as [Storage | undefined, unknown, unknown, unknown];
   const typeName = (type as Partial<PickleGlobal> | undefined)?.name;
   const dtype = typeName === undefined ? storage?.dtype : torchType(typeName);
   if (
     !dtype ||
     !Number.isSafeInteger(storage?.bytes) ||
-    !isCount(offset) ||
+    !isCount(offsetElements) ||
     !isCounts(shape) ||
     !isCounts(strides)
   ) {
@@ -117,7 +117,8 @@ function rebuild(args: readonly unknown[], type: unknown, fail: Fail): View {
     throw fail(`a tensor [${shape.slice(0, MAX_DIMS)}] that repeats its elements (an expanded one)`);
   const numel = numelOf(shape);
   const storageNumel = storage!.bytes / dtypeBytes(dtype);
-  const inside = numel === 0 || (numel <= storageNumel && offset + spanOf(shape, strides) <= storageNumel);
+  const inside =
+    numel === 0 || (numel <= storageNumel && offsetElements + spanOf(shape, strides) <= storageNumel);
   if (Number.isNaN(numel) || strides.length !== shape.length || shape.length > MAX_DIMS || !inside) {
     throw fail(
       `a tensor [${shape.slice(0, MAX_DIMS)}] that does not fit into its storage of ${storage!.bytes} bytes`,
@@ -127,7 +128,7 @@ function rebuild(args: readonly unknown[], type: unknown, fail: Fail): View {
   const view = {
     storage: storage!,
     dtype,
-    offset: numel === 0 ? 0 : offset,
+    offsetElements: numel === 0 ? 0 : offsetElements,
     shape,
     ...(contiguous ? {} : { strides }),
   };

@@ -63,27 +63,27 @@ function findDirectory(path: string, fileBytes: number, read: ReadRange): Direct
   let at = tail.length - END_BYTES;
   while (at >= 0 && tail.readUInt32LE(at) !== END_SIGNATURE) at--;
   if (at < 0) throw damaged(path, "the list of entries at its end is missing, so it is cut off");
-  const endOffset = fileBytes - tailBytes + at;
+  const endOffsetBytes = fileBytes - tailBytes + at;
   const short = {
     count: tail.readUInt16LE(at + 10),
     bytes: tail.readUInt32LE(at + 12),
     offsetBytes: tail.readUInt32LE(at + 16),
   };
-  const directory = findDirectory64(path, endOffset, read) ?? short;
-  if (directory.offsetBytes > endOffset || directory.bytes > endOffset - directory.offsetBytes) {
+  const directory = findDirectory64(path, endOffsetBytes, read) ?? short;
+  if (directory.offsetBytes > endOffsetBytes || directory.bytes > endOffsetBytes - directory.offsetBytes) {
     throw damaged(path, "its list of entries lies outside of the file");
   }
   return directory;
 }
 
 /** The zip64 form, whose locator stands before the end record. */
-function findDirectory64(path: string, endOffset: number, read: ReadRange): Directory | undefined {
-  const locatorOffset = endOffset - LOCATOR64_BYTES;
-  if (locatorOffset < 0) return undefined;
-  const locator = read(locatorOffset, LOCATOR64_BYTES);
+function findDirectory64(path: string, endOffsetBytes: number, read: ReadRange): Directory | undefined {
+  const locatorOffsetBytes = endOffsetBytes - LOCATOR64_BYTES;
+  if (locatorOffsetBytes < 0) return undefined;
+  const locator = read(locatorOffsetBytes, LOCATOR64_BYTES);
   if (locator.readUInt32LE() !== LOCATOR64_SIGNATURE) return undefined;
   const offsetBytes = toNumber(path, locator.readBigUInt64LE(8));
-  if (offsetBytes > locatorOffset - END64_BYTES)
+  if (offsetBytes > locatorOffsetBytes - END64_BYTES)
     throw damaged(path, "its zip64 record lies outside of the file");
   const end = read(offsetBytes, END64_BYTES);
   if (end.readUInt32LE() !== END64_SIGNATURE) throw damaged(path, "its zip64 record is missing");
@@ -98,7 +98,7 @@ interface CentralHeader {
   name: string;
   bytes: number;
   crc32: number;
-  localOffset: number;
+  localOffsetBytes: number;
   /** Where the next header begins in the directory. */
   end: number;
 }
@@ -119,7 +119,7 @@ function parseCentral(path: string, directory: Buffer, at: number): CentralHeade
   };
   const bytes = sized(24); // in the order in which the zip64 record has them
   const storedBytes = sized(20);
-  const localOffset = sized(42);
+  const localOffsetBytes = sized(42);
   const encrypted = (directory.readUInt16LE(at + 8) & ENCRYPTED_FLAG) !== 0;
   const compressed = directory.readUInt16LE(at + 10) !== 0 || bytes !== storedBytes;
   if (encrypted || compressed) {
@@ -130,7 +130,7 @@ function parseCentral(path: string, directory: Buffer, at: number): CentralHeade
       },
     );
   }
-  return { name, bytes, crc32: directory.readUInt32LE(at + 16), localOffset, end };
+  return { name, bytes, crc32: directory.readUInt32LE(at + 16), localOffsetBytes, end };
 }
 
 /** The 64-bit numbers in the zip64 field of an entry's extra data. */
@@ -149,15 +149,20 @@ function zip64Extra(extra: Buffer): bigint[] {
 }
 
 /** Where an entry's data begin: behind its local header, whose extra data (torch pads with them) have a length of their own. */
-function locate(path: string, header: CentralHeader, directoryOffset: number, read: ReadRange): ZipEntry {
-  const { name, bytes, crc32, localOffset } = header;
-  if (localOffset > directoryOffset - LOCAL_BYTES)
+function locate(
+  path: string,
+  header: CentralHeader,
+  directoryOffsetBytes: number,
+  read: ReadRange,
+): ZipEntry {
+  const { name, bytes, crc32, localOffsetBytes } = header;
+  if (localOffsetBytes > directoryOffsetBytes - LOCAL_BYTES)
     throw damaged(path, `its entry ${quoted(name)} lies outside of the file`);
-  const local = read(localOffset, LOCAL_BYTES);
+  const local = read(localOffsetBytes, LOCAL_BYTES);
   if (local.readUInt32LE() !== LOCAL_SIGNATURE)
     throw damaged(path, `its entry ${quoted(name)} has no header where it should begin`);
-  const offsetBytes = localOffset + LOCAL_BYTES + local.readUInt16LE(26) + local.readUInt16LE(28);
-  if (bytes > directoryOffset - offsetBytes)
+  const offsetBytes = localOffsetBytes + LOCAL_BYTES + local.readUInt16LE(26) + local.readUInt16LE(28);
+  if (bytes > directoryOffsetBytes - offsetBytes)
     throw damaged(path, `its entry ${quoted(name)} lies outside of the file`);
   return { offsetBytes, bytes, crc32 };
 }

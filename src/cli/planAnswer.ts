@@ -24,6 +24,7 @@ export interface Answer {
   official?: DryRun | undefined;
 }
 
+/** Plans what was asked for: the solution of --solve, the fastest policy that fits, or the leanest where nothing limits it or none does. */
 export function answerOf(question: Question): Answer {
   const { planner, workload, limits, fixed, options } = question;
   if (options.solve === "memory") {
@@ -74,6 +75,7 @@ export interface Levers {
   gradientCopy: { bytes: number; place: Place };
 }
 
+/** What one unit more of each size adds to a plan in memory, all else as it is. */
 export function leversOf(question: Question, plan: Plan): Levers {
   const { planner, limits } = question;
   const { workload } = plan;

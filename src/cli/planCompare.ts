@@ -49,6 +49,7 @@ export function savings(
   });
 }
 
+/** Which of our measures saves how much of what the official schedule takes, step by step. */
 export function comparisonText(question: Question, plan: Plan, official: DryRun): string {
   const rows = savings(question, plan, official);
   const most = Math.max(...rows.map(({ bytes }) => bytes));

@@ -49,6 +49,7 @@ const TENSORS: Record<string, (plan: Plan, question: Question) => string> = {
   allocator: () => "rounding and gaps of PyTorch's caching allocator, replayed",
 };
 
+/** Each part of the memory at the peak with the tensors that it is made of, and each phase with its peak and its time. */
 export function explanation(question: Question, plan: Plan): string {
   const parts = partsOf({ run: plan.run, card: question.card });
   const rows = Object.entries(parts)

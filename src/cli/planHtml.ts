@@ -27,6 +27,7 @@ figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; pa
 .remarks td { white-space: nowrap; vertical-align: top } .remarks td:last-child, .remarks th:last-child { text-align: left; white-space: normal; min-width: 30rem }
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
 
+/** The page of a plan, as one file. */
 export function planHtml(question: Question, answer: Answer): string {
   const { plan } = answer;
   const body = [

@@ -36,6 +36,7 @@ const PARTS: readonly [title: string, parts: readonly string[]][] = [
   ["CUDA context, workspaces, rounding", ["workspace", "context", "allocator"]],
 ];
 
+/** What `lorafit plan` prints for people. */
 export function planText(question: Question, answer: Answer): string {
   const { plan } = answer;
   return [

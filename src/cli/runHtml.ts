@@ -55,6 +55,7 @@ const TABLE_ROWS = 9;
 /** The mean line of a chart takes a tenth of the run's steps, at most so many. */
 const MOST_MEAN_STEPS = 25;
 
+/** The page of a run, as one file. */
 export function runHtml(run: RunPage): string {
   const summary = runSummary(run.steps);
   const title = headline(summary, run);
@@ -72,6 +73,7 @@ export function runHtml(run: RunPage): string {
   return htmlPage({ title, style: STYLE, body: body.filter(Boolean).join("\n") });
 }
 
+/** A run in numbers; its losses are means over a few steps, as single ones jump. */
 export function runSummary(steps: readonly StepRecord[]): RunSummary {
   const meanSteps = Math.max(1, Math.min(MOST_MEAN_STEPS, Math.floor(steps.length / 10)));
   const losses = steps.map(({ loss }) => loss);
@@ -94,8 +96,8 @@ function headline({ firstLoss, lastLoss, steps, peakBytes }: RunSummary, { optio
       : `${lastLoss < firstLoss ? "fell" : "rose"} from ${first} to ${last}`;
   const loss = `The loss ${course} in ${formatCount(steps)} ${steps === 1 ? "step" : "steps"}`;
   if (peakBytes === 0) return `${loss}.`;
-  const budget = budgetOf(options);
-  const within = budget === undefined ? "" : ` of the ${formatBytes(budget)} allowed`;
+  const budgetBytes = budgetOf(options);
+  const within = budgetBytes === undefined ? "" : ` of the ${formatBytes(budgetBytes)} allowed`;
   return `${loss}, with at most ${formatBytes(peakBytes)}${within}.`;
 }
 
@@ -122,7 +124,7 @@ function chartsOf({ steps, evals, options }: RunPage, { meanSteps }: RunSummary)
   const of = (value: (record: StepRecord) => number): Point[] =>
     steps.map((record) => [record.step, value(record)]);
   const maxNorm = Number(options.max_grad_norm ?? 0);
-  const budget = budgetOf(options);
+  const budgetBytes = budgetOf(options);
   const waits = mean(steps.map(({ dataWaitRatio }) => dataWaitRatio));
   const charts: ShownChart[] = [
     {
@@ -172,7 +174,7 @@ function chartsOf({ steps, evals, options }: RunPage, { meanSteps }: RunSummary)
         ...charts,
         memoryChart(
           of(({ peakBytes }) => peakBytes),
-          budget,
+          budgetBytes,
         ),
       ]
     : charts;
@@ -190,18 +192,19 @@ function lossSeries(losses: Point[], evals: readonly EvalRecord[], meanSteps: nu
 }
 
 /** In MiB where all of it is below a GiB. */
-function memoryChart(peaks: Point[], budget: number | undefined): ShownChart {
-  const greatest = Math.max(budget ?? 0, ...peaks.map(([, bytes]) => bytes));
+function memoryChart(peaks: Point[], budgetBytes: number | undefined): ShownChart {
+  const greatest = Math.max(budgetBytes ?? 0, ...peaks.map(([, bytes]) => bytes));
   const [unit, unitBytes] = greatest < GIB ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const);
   const peakBytes = peaks.reduce((peak, [, bytes]) => Math.max(peak, bytes), 0);
-  const share = budget === undefined ? "" : `, ${formatTick((100 * peakBytes) / budget)}% of the budget`;
+  const share =
+    budgetBytes === undefined ? "" : `, ${formatTick((100 * peakBytes) / budgetBytes)}% of the budget`;
   return {
     chart: {
       title: "Memory",
       x: STEPS_AXIS,
       y: { label: "peak of the step", unit },
       series: [{ name: "peak", points: peaks.map(([step, bytes]) => [step, bytes / unitBytes]) }],
-      ...(budget !== undefined && { limit: { name: "budget", value: budget / unitBytes } }),
+      ...(budgetBytes !== undefined && { limit: { name: "budget", value: budgetBytes / unitBytes } }),
     },
     caption: `At most ${formatBytes(peakBytes)}${share}: weights, factors, optimizer and activations.`,
     format: (value) => formatBytes(value * unitBytes),

@@ -121,6 +121,7 @@ export function peaksLine({ planned, measured, isExact }: StepPeaks): string | u
   return `${pair(planned.device.peakBytes, measured.device.bytes)}${host}`;
 }
 
+/** What a run says of a step that took more than planned. */
 export function defectLine(
   step: number,
   { pool, phase, plannedBytes, measuredBytes, categories }: Defect,

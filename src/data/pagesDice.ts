@@ -12,6 +12,7 @@ export interface Dice {
   code(pattern: string): string;
 }
 
+/** The dice of one page. */
 export function pageDice(seed: number, page: number): Dice {
   let throws = 0;
   const int = (min: number, max: number) =>

@@ -68,8 +68,8 @@ function countWords(texts: string[]): Map<string, number> {
   return counts;
 }
 
-/** The most frequent characters, at most `limit`; the rest is spelled in bytes. */
-function commonCharacters(words: Map<string, number>, limit: number): string[] {
+/** The most frequent characters, at most `most`; the rest is spelled in bytes. */
+function commonCharacters(words: Map<string, number>, most: number): string[] {
   const counts = new Map<string, number>();
   for (const [word, count] of words) {
     for (const character of word) counts.set(character, (counts.get(character) ?? 0) + count);
@@ -77,7 +77,7 @@ function commonCharacters(words: Map<string, number>, limit: number): string[] {
   counts.delete("\0"); // parts the two sides of a pair below
   return [...counts]
     .sort(byCountThenText)
-    .slice(0, limit)
+    .slice(0, most)
     .map(([character]) => character);
 }
 
@@ -86,13 +86,17 @@ interface Word {
   count: number;
 }
 
-/** The most frequent neighbours joined again and again, until there are `limit` new pieces or no pair comes twice. */
-function learnMerges(words: Map<string, number>, characters: ReadonlySet<string>, limit: number): string[] {
+/** The most frequent neighbours joined again and again, until there are `mostPieces` new ones or no pair comes twice. */
+function learnMerges(
+  words: Map<string, number>,
+  characters: ReadonlySet<string>,
+  mostPieces: number,
+): string[] {
   const open = [...words].map(([word, count]): Word => ({ symbols: [...word], count }));
   const pairs = new PairCounts(characters);
   for (const word of open) pairs.add(word, 1);
   const merges = new Set<string>();
-  while (merges.size < limit) {
+  while (merges.size < mostPieces) {
     const best = pairs.mostFrequent();
     if (!best) break;
     const [left, right] = best;

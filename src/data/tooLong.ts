@@ -52,19 +52,19 @@ function largestHdNumThatFits(
   sizes: PictureSize[],
   maxLength: number,
 ): { hdNum: number; pictureTokens: number } | undefined {
-  for (let limit = Math.max(0, ...encoded.images.map(({ hdNum }) => hdNum)) - 1; limit >= 1; limit--) {
-    const grids = gridsUpTo(limit, encoded, sizes);
+  for (let hdNum = Math.max(0, ...encoded.images.map((image) => image.hdNum)) - 1; hdNum >= 1; hdNum--) {
+    const grids = gridsUpTo(hdNum, encoded, sizes);
     if (!grids) return undefined;
-    if (rowsWith(encoded, grids) <= maxLength) return { hdNum: limit, pictureTokens: tokensOf(grids) };
+    if (rowsWith(encoded, grids) <= maxLength) return { hdNum, pictureTokens: tokensOf(grids) };
   }
   return undefined;
 }
 
 /** Undefined where a picture is too long and thin for so few tiles. */
-function gridsUpTo(limit: number, { images }: EncodedSample, sizes: PictureSize[]): HdGrid[] | undefined {
+function gridsUpTo(mostHdNum: number, { images }: EncodedSample, sizes: PictureSize[]): HdGrid[] | undefined {
   try {
     return sizes.map(({ width, height }, index) =>
-      hdGrid(width, height, Math.min(limit, images[index]?.hdNum ?? limit)),
+      hdGrid(width, height, Math.min(mostHdNum, images[index]?.hdNum ?? mostHdNum)),
     );
   } catch (error) {
     if (error instanceof UserError) return undefined;

@@ -30,6 +30,7 @@ export interface ExactShape {
   labelTokens: number;
 }
 
+/** What of a micro-batch its memory depends on. */
 export function exactShape({ sampleTokens, imageSlices, images, labelTokens }: MicroBatch): ExactShape {
   return {
     rows: sampleTokens,

@@ -83,6 +83,7 @@ export function boundaryRows(
   return new FetchedRows(hidden, device, tileTokens);
 }
 
+/** Waits until it is whole, then frees it. */
 export function freeBoundary(boundary: Boundary, owner: Owner): void {
   if (boundary.at === "none") return;
   settleBoundary(boundary, owner);

@@ -28,6 +28,7 @@ export interface Span {
   elements: number;
 }
 
+/** The values of the 256 codes, for means and for squares. */
 export function codeTables(device: Device): CodeTables {
   return { mean: codeTable("signed", device), square: codeTable("unsigned", device) };
 }

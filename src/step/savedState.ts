@@ -81,6 +81,7 @@ export function gradientTensors({ parameters }: AdamW): [name: string, Tensor][]
   return parameters.map(({ name, gradient }) => [name, gradient]);
 }
 
+/** Reads the gradients of a step that was interrupted back into their places. */
 export function restoreGradients(optimizer: AdamW, file: TensorFile): void {
   const restore = ([name, gradient]: [string, Tensor]): void =>
     scope(() => {

@@ -15,6 +15,7 @@ export interface LayerSource extends Disposable {
   leave(): void;
 }
 
+/** The layers' weights from where they lie; those on the host are fetched so many layers ahead. */
 export function layerSource({ layers, places, device }: Model, aheadLayers: number): LayerSource {
   return places.layers === "device"
     ? new ResidentLayers(layers)

@@ -24,8 +24,8 @@ export class MappedFile implements Disposable {
   }
 
   /** A copy of a range; throws where it reaches outside of the file. */
-  bytes(offset: number, length: number): Uint8Array<ArrayBuffer> {
-    return native.mappedBytes(this.file, offset, length);
+  bytes(offsetBytes: number, lengthBytes: number): Uint8Array<ArrayBuffer> {
+    return native.mappedBytes(this.file, offsetBytes, lengthBytes);
   }
 
   /**

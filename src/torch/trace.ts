@@ -65,6 +65,7 @@ export function abridged<T>(body: () => T extends PromiseLike<unknown> ? never :
   }
 }
 
+/** Whether parts that are alike are run once and counted for all. */
 export function isAbridging(): boolean {
   return abridging;
 }

@@ -19,6 +19,7 @@ export interface Demand {
 /** Draws among which a pack looks for samples, at most: src/data/packing.ts. */
 const PACK_DRAWS = 32;
 
+/** What the samples ask of memory, as they will be packed; there must be one at least. */
 export function demandOf(samples: readonly PreparedSample[], packing: Packing): Demand {
   const byTokens = [...samples].sort((one, other) => one.tokens - other.tokens);
   const labels = runningMost(byTokens.map(labelTokensOf));

@@ -16,6 +16,7 @@ import { OutOfMemoryError } from "../torch/device.ts";
 import { type AnswerRequest, answerRequests, stopIdsOf } from "./answers.ts";
 import { drive } from "./drive.ts";
 import { anls, exactMatch } from "./metrics.ts";
+import type { EvalRecord } from "./runLog.ts";
 
 /** What evaluates: a model, with or without an adapter. */
 export interface Evaluator {
@@ -61,18 +62,8 @@ export interface Answer {
   text?: { expected: string; answer: string; anls: number };
 }
 
-export interface Evaluation {
-  /** Mean over the labels of all samples. */
-  loss: number;
-  samples: number;
-  labelTokens: number;
-  exactMatch: number;
-  anls?: number;
-  /** Answers that memory did not or would not suffice for, where there are any. */
-  unanswered?: number;
-  /** Samples whose loss memory did not suffice for, where there are any: the rest alone makes up the loss. */
-  unevaluated?: number;
-}
+/** Of all samples together. */
+export type Evaluation = Omit<EvalRecord, "step">;
 
 /** Loss of each sample, in order, but for those that nothing fits. */
 export async function* sampleLosses(

@@ -184,6 +184,7 @@ export function classOf(classes: readonly number[], tokens: number): number {
   return classes.find((most) => tokens <= most) ?? classes.at(-1)!;
 }
 
+/** The planner's workload for one micro-batch, whose shape stands in place of sizes. */
 export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): Workload {
   return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };
 }
