@@ -32,7 +32,7 @@ export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misf
   );
 }
 
-/** Tokens of a sample with the same share of pictures, under one policy. */
+/** Tokens of a sample with the same share of pictures and no more labels, under one policy. */
 function longestThatFits(
   losses: LossPlan,
   plan: RunPlan,
@@ -41,9 +41,10 @@ function longestThatFits(
 ): number | undefined {
   const { sample } = losses.least!;
   const imageShare = shareOfPictures(sample);
+  const most = losses.demand.shapeOf(sample.tokens).labelTokens;
   const fits = (tokens: number): boolean => {
     const shape = batchOf({ maxLength: tokens, hdNum: 0, imageShare, batchSize: 1 });
-    return plan.loss(shape, policy, limits).fits;
+    return plan.loss({ ...shape, labelTokens: Math.min(most, shape.labelTokens) }, policy, limits).fits;
   };
   return largestThatFits((tokens) => (fits(tokens) ? -1 : 1), {
     ...{ least: 2, most: sample.tokens - 1, from: sample.tokens >> 1, parts: 64 },

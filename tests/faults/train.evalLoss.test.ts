@@ -15,9 +15,15 @@ const LONG = 4000;
 const [short, held] = ["short.jsonl", "held.jsonl"].map((name) => join(folder, name)) as [string, string];
 const lines = readFileSync(input.data, "utf8").split("\n");
 writeFileSync(short, `${lines[0]}\n${lines[1]}\n`);
-const input_ids = Array.from({ length: LONG }, (_, at) => 3 + (at % 90));
-const labels = input_ids.map((id, at) => (at >= LONG - 2 ? id : -100));
-writeFileSync(held, `${lines[0]}\n${JSON.stringify({ input_ids, labels })}\n${lines[1]}\n`);
+writeFileSync(held, samplesWith(LONG));
+
+/** Three samples, the second one of so many tokens. */
+function samplesWith(tokens: number): string {
+  const input_ids = Array.from({ length: tokens }, (_, at) => 3 + (at % 90));
+  const labels = input_ids.map((id, at) => (at >= tokens - 2 ? id : -100));
+  return `${lines[0]}\n${JSON.stringify({ input_ids, labels })}\n${lines[1]}\n`;
+}
+
 const options: TrainInput = {
   ...{ ...input, data: short, eval_data: held, max_steps: 1, max_length: 5000, planned_step: true },
 };
@@ -69,7 +75,11 @@ it("one that has no room is refused at the start, with what would fit; each way 
   expect(records).toEqual([]);
   expect(error.message).toContain(`${held}:2: sample 1: it has 4,000 tokens`);
   const [, fitting] = /fit up to ([\d,]+) tokens/.exec(error.message)!;
-  expect(Number(fitting!.replace(",", ""))).toBeLessThan(LONG);
+  const fittingTokens = Number(fitting!.replace(",", ""));
+  expect(fittingTokens).toBeLessThan(LONG);
+  const shorter = join(folder, "shorter.jsonl");
+  writeFileSync(shorter, samplesWith(fittingTokens));
+  expect((await evaluated({ memory: TIGHT, eval_data: shorter })).records).toMatchObject([{ samples: 3 }]);
   const [, memory] = /--memory (\d+MiB)/.exec(error.fix!)!;
   expect(error.fix).toContain("--skip-bad  (leaves out 1 of the evaluation's 3 samples)");
   const enough = await evaluated({ memory: memory! });
