@@ -3,6 +3,7 @@ import { type OpCall, type OpTrace, opTimeMs, traceOp } from "../src/plan/cost.t
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import type { CountedOp } from "../src/plan/dryRun.ts";
 import { attentionLoops } from "../src/torch/attentionLoops.ts";
+import { attentionTiles } from "../src/torch/attentionTiles.ts";
 import { fused } from "../src/torch/kernels.ts";
 import { type CallTimes, observeCalls, type WatchedCall } from "./watchCalls.ts";
 
@@ -108,9 +109,9 @@ function add(sum: Sum, calls: number, ms: number): void {
 }
 
 const kernels = new Map(
-  [...Object.values(fused), ...Object.values(attentionLoops)].map(
-    (kernel) => [kernel.entry, kernel] as const,
-  ),
+  [fused, attentionLoops, attentionTiles]
+    .flatMap((table) => Object.values(table))
+    .map((kernel) => [kernel.entry, kernel] as const),
 );
 
 /** A loop's tensors are told as plans tell them: what it reads, what it writes. */

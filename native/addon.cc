@@ -215,6 +215,7 @@ constexpr Export kExports[] = {
     {"launchKernel", guarded<launch_kernel>},
     {"runLoop", guarded<run_loop>},
     {"loopLevel", guarded<loop_level>},
+    {"multipliesBfloat16", guarded<multiplies_bfloat16>},
 };
 
 } // namespace

@@ -28,6 +28,12 @@ int64_t row(const LoopValue* values) {
 
 int64_t element(const LoopValue*) { return 1; }
 
+/** 64 columns of pairs along as many steps as the argument with this number says. */
+template <size_t Inner>
+int64_t panel_of(const LoopValue* values) {
+  return (values[Inner].whole + 1) / 2 * 2 * 64;
+}
+
 /** All heads of a row, with its groups, queries and half a head's features at 6, 7 and 8. */
 int64_t heads(const LoopValue* values) { return values[6].whole * (values[7].whole + 2) * 2 * values[8].whole; }
 
@@ -45,6 +51,10 @@ constexpr CpuKernel kKernels[] = {
     {"rope_pack", "ttttttiiiiiiiii", heads},
     {"dequantize_nf4", "tttttfiiii", row<9>},
     {"dequantize_int8", "tttfii", row<5>},
+    {"pack_columns", "ttiii", panel_of<3>},
+    {"pack_pairs", "ttiii", panel_of<2>},
+    {"causal_tile", "tttttiiiiif", row<5>},
+    {"causal_tile_backward", "ttttttttiiiiif", row<8>},
 };
 
 struct Level {
@@ -81,14 +91,21 @@ const CpuKernel& kernel_of(const std::string& entry) {
   TORCH_CHECK(false, "no kernel of the CPU is called ", entry);
 }
 
-Loop loop_of(const std::string& entry, at::ScalarType dtype) {
-  for (const NamedLoop* loop = level().loops; loop->entry; ++loop) {
+Loop loop_of(const std::string& entry, at::ScalarType dtype, const NamedLoop* loops) {
+  for (const NamedLoop* loop = loops; loop->entry; ++loop) {
     if (entry != loop->entry) continue;
     if (dtype == at::kBFloat16) return loop->of_bfloat16;
     if (dtype == at::kHalf) return loop->of_float16;
     if (dtype == at::kFloat) return loop->of_float32;
   }
-  TORCH_CHECK(false, entry, " has no scalars of ", dtype);
+  return nullptr;
+}
+
+Loop loop_of(const std::string& entry, at::ScalarType dtype) {
+  Loop loop = loop_of(entry, dtype, level().loops);
+  if (!loop && multiplies_pairs()) loop = loop_of(entry, dtype, loops_of_pairs());
+  TORCH_CHECK(loop, entry, " has no scalars of ", dtype, " on this processor");
+  return loop;
 }
 
 const at::Tensor& cpu_tensor(napi_env env, napi_value value) {
@@ -140,6 +157,20 @@ napi_value loop_level(const Arguments& arguments) {
   return from_string(arguments.env, before);
 }
 
-bool uses_best_loops() { return level().loops == levels().back().loops; }
+#ifdef PRODUCT_LOOPS
+bool multiplies_pairs() {
+  static const bool does = [] {
+    __builtin_cpu_init();
+    // A matrix unit multiplies at many times the rate, and oneDNN knows how.
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && !__builtin_cpu_supports("amx-bf16");
+  }();
+  return does && level().loops == levels().back().loops;
+}
+#else
+bool multiplies_pairs() { return false; }
+#endif
+
+napi_value multiplies_bfloat16(const Arguments& arguments) { return from_bool(arguments.env, multiplies_pairs()); }
 
 } // namespace lorafit

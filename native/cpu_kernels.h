@@ -16,7 +16,12 @@ napi_value run_loop(const Arguments& arguments);
  * given, which must be one of the processor's.
  */
 napi_value loop_level(const Arguments& arguments);
-/** Whether no lower level has been given. */
-bool uses_best_loops();
+/**
+ * Whether the processor multiplies pairs of bfloat16, and has no matrix unit that would be faster, and no lower level has been given: then
+ * products and attention in bfloat16 are our own (products.h).
+ */
+bool multiplies_pairs();
+/** multipliesBfloat16() -> the same. */
+napi_value multiplies_bfloat16(const Arguments& arguments);
 
 } // namespace lorafit

@@ -25,5 +25,7 @@ struct NamedLoop {
 const NamedLoop* loops_baseline();
 const NamedLoop* loops_avx2();
 const NamedLoop* loops_avx512();
+/** Beside the best level's, where the processor multiplies pairs of bfloat16. */
+const NamedLoop* loops_of_pairs();
 
 } // namespace lorafit

@@ -24,20 +24,6 @@ constexpr int64_t kTilesOfThread = 4;
 /** Rows of a tile at least, for each packs its columns anew. */
 constexpr int64_t kLeastRows = 96;
 
-#ifdef PRODUCT_LOOPS
-bool processor_multiplies() {
-  static const bool does = [] {
-    __builtin_cpu_init();
-    // A matrix unit multiplies at many times the rate, and oneDNN knows how.
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && !__builtin_cpu_supports("amx-bf16");
-  }();
-  return does && uses_best_loops();
-}
-#else
-bool processor_multiplies() { return false; }
-#endif
-
 bool lies_side_by_side(const Tensor& matrix, int64_t dim) { return matrix.stride(dim) == 1 || matrix.size(dim) == 1; }
 
 bool is_matrix(const Tensor& matrix) {
@@ -114,7 +100,7 @@ void multiply(const Product& product) {
 
 /** Whether these can be multiplied, and here. */
 bool are_factors(const Tensor& left, const Tensor& right) {
-  return processor_multiplies() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
+  return multiplies_pairs() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
          left.numel() > 0 && right.numel() > 0;
 }
 

@@ -1,10 +1,11 @@
 /**
  * Causal attention on the CPU in half precision, as products of matrices by tiles of query rows. libtorch's flash kernel multiplies there
  * at a sixth of the rate of a plain product, on processors without AMX (docs/performance.md); a tile's scores are as wide as what it
- * sees, so that the future costs little, and all query heads of a kv head are rows of one product. What lies between the products is
- * done in one pass each, in their place.
+ * sees, so that the future costs little, and all query heads of a kv head are rows of one product. Where the processor multiplies
+ * pairs of bfloat16, a tile is one kernel, but for the gradients of keys and values.
  */
 import { attentionLoops } from "../torch/attentionLoops.ts";
+import { attentionTiles, panelsOf } from "../torch/attentionTiles.ts";
 import { empty, zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachPart, type Rows, rowsOf } from "./rows.ts";
@@ -45,10 +46,15 @@ export function causalProducts(heads: Heads): Tensor {
     const [Q, D] = out.shape.slice(2) as [number, number];
     forEachHead(heads, (head, tiles) => {
       const outOfHead = out.select(0, head.index).view([-1, D]); // (t * Q, D)
-      forEachPart(tiles, costClass, ({ rows, seen }) => {
+      const [keys, values] = [panelsOf(head.key, ["columns"]), panelsOf(head.value, ["pairs"])];
+      forEachPart(tiles, costClass, (tile) => {
         scope(() => {
-          const { weights } = tileWeights(head, { rows, seen }, D);
-          rowsOf(outOfHead, headRows(rows, Q)).addmm_(weights, rowsOf(head.value, seen), { beta: 0 });
+          const { query, key, value, weights } = partsOf(head, tile, D);
+          const outRows = rowsOf(outOfHead, headRows(tile.rows, Q));
+          attentionTiles.causalTile(
+            [weights, outRows, query, key, value, keys.columns, values.pairs],
+            optionsOf(head, tile, D),
+          );
         });
       });
     });
@@ -62,7 +68,6 @@ export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
     const { key, value } = heads;
     const dQuery = rowsFirst(heads.query); // (G, t, Q, D)
     const [Q, D] = dQuery.shape.slice(2) as [number, number];
-    const scale = D ** -0.5;
     const [dKey, dValue] = [key, value].map(({ shape, device }) => zeros(shape, { device })) as [
       Tensor,
       Tensor,
@@ -71,15 +76,22 @@ export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
       const dOutOfHead = sideBySide(dOut, head.index); // (t, Q * D)
       const dQueryOfHead = dQuery.select(0, head.index).view([-1, D]); // (t * Q, D)
       const [dKeyOfHead, dValueOfHead] = [headOf(dKey, head.index), headOf(dValue, head.index)]; // (t, D)
-      forEachPart(tiles, costClass, ({ rows, seen }) => {
+      const [keys, values] = [panelsOf(head.key, ["columns", "pairs"]), panelsOf(head.value, ["columns"])];
+      forEachPart(tiles, costClass, (tile) => {
         scope(() => {
-          const { query, weights } = tileWeights(head, { rows, seen }, D);
-          const dRows = gatheredRows(dOutOfHead, rows, D); // (n * Q, D)
-          addProduct_(rowsOf(dValueOfHead, seen), weights, dRows);
-          const dScores = dRows.mm(rowsOf(head.value, seen).t()); // (n * Q, e)
-          attentionLoops.softmaxBackward([dScores, weights], { scale });
-          addProduct_(rowsOf(dKeyOfHead, seen), dScores, query);
-          rowsOf(dQueryOfHead, headRows(rows, Q)).addmm_(dScores, rowsOf(head.key, seen), { beta: 0 });
+          const { query, key, value, weights } = partsOf(head, tile, D);
+          const dRows = gatheredRows(dOutOfHead, tile.rows, D); // (n * Q, D)
+          const dScores = weights.emptyLike(); // (n * Q, e)
+          const dQueryRows = rowsOf(dQueryOfHead, headRows(tile.rows, Q));
+          attentionTiles.causalTileBackward(
+            [
+              ...([weights, dScores, dQueryRows, query, dRows] as const),
+              ...([key, value, keys.columns, values.columns, keys.pairs] as const),
+            ],
+            optionsOf(head, tile, D),
+          );
+          addProduct_(rowsOf(dValueOfHead, tile.seen), weights, dRows);
+          addProduct_(rowsOf(dKeyOfHead, tile.seen), dScores, query);
         });
       });
     });
@@ -125,13 +137,20 @@ function costClass({ rows, seen }: Tile): string {
   return `${rows.end - rows.start} x ${Math.ceil(Math.log(seen.end) * 40)}`;
 }
 
-/** query: the tile's rows of all query heads, (n * Q, D); weights: their softmax over the keys that they see, (n * Q, e). */
-function tileWeights(head: Head, { rows, seen }: Tile, D: number): { query: Tensor; weights: Tensor } {
+/** query: the tile's rows of all query heads, (n * Q, D); key, value: what they see, (e, D); weights: room for (n * Q, e). */
+function partsOf(
+  head: Head,
+  { rows, seen }: Tile,
+  D: number,
+): Record<"query" | "key" | "value" | "weights", Tensor> {
   const query = gatheredRows(head.query, rows, D);
-  const weights = query.mm(rowsOf(head.key, seen).t()); // (n * Q, e): scores, until the softmax
-  const heads = head.query.shape[1]! / D;
-  attentionLoops.causalSoftmax([weights], { heads, start: rows.start, scale: D ** -0.5 });
-  return { query, weights };
+  const { dtype, device } = query;
+  const weights = empty([query.shape[0]!, seen.end], { dtype, device });
+  return { query, key: rowsOf(head.key, seen), value: rowsOf(head.value, seen), weights };
+}
+
+function optionsOf({ query, key }: Head, { rows }: Tile, D: number) {
+  return { heads: query.shape[1]! / D, start: rows.start, scale: D ** -0.5, allKeys: key.shape[0]! };
 }
 
 /** into, (e, D) in float32, += left^T right. left: (n * Q, e), right: (n * Q, D). */

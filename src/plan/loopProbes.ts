@@ -1,5 +1,6 @@
 /** Probes of the CPU's own loops (native/cpu_loops.cc), by their public functions. */
 import { attentionLoops } from "../torch/attentionLoops.ts";
+import { attentionTiles, type Panels, panelsOf } from "../torch/attentionTiles.ts";
 import { ones, zeros } from "../torch/create.ts";
 import { dtypeBytes } from "../torch/dtypes.ts";
 import { fused } from "../torch/kernels.ts";
@@ -26,10 +27,19 @@ const LOOPS: readonly Loop[] = [
   ["dequantize_nf4",        "x",      (samples) => fused.dequantizeNf4(...samples.nf4)],
 ];
 
-/** Of every loop, by its key. */
+// biome-ignore format: a loop a line
+const TILE_LOOPS: readonly Loop[] = [
+  ["pack_columns",          "x",      ({ panels: { columns }, keys }) => attentionTiles.packColumns([columns, keys]), "strided"],
+  ["pack_pairs",            "x",      ({ panels: { pairs }, keys }) => attentionTiles.packPairs([pairs, keys]), "strided"],
+  ["causal_tile",           "x",      (samples) => attentionTiles.causalTile(...samples.tile), "strided"],
+  ["causal_tile_backward",  "x",      (samples) => attentionTiles.causalTileBackward(...samples.tileBackward), "strided"],
+];
+
+/** Of every loop that the processor has, by its key. */
 export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
+  const hasTiles = attentionTiles.causalTile.runs?.(memory.compute);
   return new Map(
-    LOOPS.map(([entry, dtypes, call, strided]) => [
+    [...LOOPS, ...(hasTiles ? TILE_LOOPS : [])].map(([entry, dtypes, call, strided]) => [
       curveKey(entry, namedDtypes(dtypes, memory), strided !== undefined),
       memory.elements.map((size) =>
         sampled(new LoopSamples(size, memory), (samples) => call(samples as LoopSamples)),
@@ -77,6 +87,39 @@ class LoopSamples extends Samples {
   get start(): number {
     const [rows, keys] = this.scores.shape as [number, number];
     return keys - rows / TILE_HEADS;
+  }
+
+  /** What that tile sees of a head, whose rows lie apart. */
+  get keys(): Tensor {
+    const keys = this.scores.shape[1]!;
+    return this.once("keys", () =>
+      ones([keys, 2 * HEAD], { dtype: this.#memory.compute }).narrow(1, 0, HEAD),
+    );
+  }
+
+  get panels(): Panels {
+    const made = (order: keyof Panels): Tensor =>
+      this.once(`${order} of panels`, () => panelsOf(this.keys, [order])[order]);
+    return { columns: made("columns"), pairs: made("pairs") };
+  }
+
+  get tile(): Parameters<typeof attentionTiles.causalTile> {
+    const [{ columns, pairs }, keys, start] = [this.panels, this.keys, this.start];
+    return [
+      [this.scores, this.#heads("out"), this.#heads("query"), keys, keys, columns, pairs],
+      { heads: TILE_HEADS, start, scale: 1, allKeys: keys.shape[0]! },
+    ];
+  }
+
+  get tileBackward(): Parameters<typeof attentionTiles.causalTileBackward> {
+    const [[weights, out, query, keys], options] = this.tile;
+    const [{ columns, pairs }, dOut] = [this.panels, this.#heads("dOut")];
+    const dScores = this.once("dScores", () => weights.emptyLike());
+    return [[weights, dScores, out, query, dOut, keys, keys, columns, columns, pairs], options];
+  }
+
+  #heads(name: string): Tensor {
+    return this.once(name, () => ones([this.scores.shape[0]!, HEAD], { dtype: this.#memory.compute }));
   }
 
   /** Columns of a wider matrix. */

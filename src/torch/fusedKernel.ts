@@ -44,6 +44,8 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Described<In
 }
 
 export interface CpuKernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
+  /** Whether the processor has a loop for these scalars; where left out, it has. */
+  runs?: (dtype: DType) => boolean;
   /** What the loop takes; it goes over the first. */
   inputs: (inputs: Inputs, options: Options) => readonly KernelInput[];
 }
@@ -96,7 +98,7 @@ export function cpuKernel<Inputs extends readonly Tensor[], Options>(
   known: CpuKernel<Inputs, Options>,
 ): CpuKernel<Inputs, Options> & Call<Inputs, Options> {
   const call = callOf(known, (device, dtype) =>
-    isOnCard(device) ? undefined : loopOf(known.entry, dtype, known.inputs),
+    isOnCard(device) || known.runs?.(dtype) === false ? undefined : loopOf(known.entry, dtype, known.inputs),
   );
   return Object.assign(call, known);
 }

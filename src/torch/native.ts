@@ -81,6 +81,7 @@ export interface Native {
   ): void;
   runLoop(entry: string, dtype: unknown, kinds: string, ...inputs: unknown[]): void;
   loopLevel(level?: LoopLevel): LoopLevel;
+  multipliesBfloat16(): boolean;
 }
 
 export const native = loadAddon() as Native;

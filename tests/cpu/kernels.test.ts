@@ -2,8 +2,10 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { attentionLoops } from "../../src/torch/attentionLoops.ts";
+import { attentionTiles, panelsOf } from "../../src/torch/attentionTiles.ts";
 import { empty, fromArray, ones, randn, zeros } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
+import type { DType } from "../../src/torch/dtypes.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { native } from "../../src/torch/native.ts";
 import { NF4_VALUES } from "../../src/torch/quantizedSources.ts";
@@ -50,6 +52,51 @@ const OF_ATTENTION: Record<keyof typeof attentionLoops, CaseOf> = {
   }),
 };
 
+/** Rows of a tile, which sees as many keys as `columns` says and its own, of a head with as many more. */
+function tileOf({ rows, columns, extra }: Sizes, dtype: DType) {
+  const [heads, width, seen] = [extra + 1, 16 + 2 * rows, columns + rows];
+  const ofHead = (): Tensor => randn([seen + extra, width + 8], { dtype }).narrow(1, 0, width);
+  const [key, value] = [ofHead(), ofHead()];
+  const byRows = (columnsOfRow: number): Tensor => randn([rows * heads, columnsOfRow], { dtype });
+  return {
+    ...{ key, value, weights: byRows(seen), dScores: byRows(seen) },
+    ...{ out: byRows(width), query: byRows(width), dOut: byRows(width) },
+    seenOf: (x: Tensor): Tensor => x.narrow(0, 0, seen),
+    options: { heads, start: columns, scale: 0.1, allKeys: seen + extra },
+  };
+}
+
+const panelsCase =
+  (order: "columns" | "pairs"): CaseOf =>
+  ({ rows, columns }, dtype) => {
+    const x = randn([rows, columns + 3], { dtype }).narrow(1, 0, columns);
+    const [along, across] = order === "columns" ? [columns, rows] : [rows, columns];
+    const out = empty([Math.ceil(across / 64), Math.ceil(along / 2), 64, 2], { dtype });
+    return { inputs: [out, x], options: undefined, written: [0] };
+  };
+
+const OF_TILES: Record<keyof typeof attentionTiles, CaseOf> = {
+  packColumns: panelsCase("columns"),
+  packPairs: panelsCase("pairs"),
+  causalTile: (sizes, dtype) => {
+    const { key, value, weights, out, query, seenOf, options } = tileOf(sizes, dtype);
+    const panels = [panelsOf(key, ["columns"]).columns, panelsOf(value, ["pairs"]).pairs];
+    return {
+      inputs: [weights, out, query, seenOf(key), seenOf(value), ...panels],
+      ...{ options, written: [0, 1] },
+    };
+  },
+  causalTileBackward: (sizes, dtype) => {
+    const { key, value, weights, dScores, out, query, dOut, seenOf, options } = tileOf(sizes, dtype);
+    const { columns, pairs } = panelsOf(key, ["columns", "pairs"]);
+    const panels = [columns, panelsOf(value, ["columns"]).columns, pairs];
+    return {
+      inputs: [weights, dScores, out, query, dOut, seenOf(key), seenOf(value), ...panels],
+      ...{ options, written: [0, 1, 2] },
+    };
+  },
+};
+
 const LOOPS: [name: string, loop: AnyLoop, caseOf: CaseOf][] = [
   ...(Object.keys(fused) as (keyof typeof fused)[])
     .filter((name) => !("onCpu" in fused[name]))
@@ -60,6 +107,9 @@ const LOOPS: [name: string, loop: AnyLoop, caseOf: CaseOf][] = [
       attentionLoops[name] as unknown as AnyLoop,
       OF_ATTENTION[name],
     ],
+  ),
+  ...(Object.keys(attentionTiles) as (keyof typeof attentionTiles)[]).map(
+    (name): [string, AnyLoop, CaseOf] => [name, attentionTiles[name] as unknown as AnyLoop, OF_TILES[name]],
   ),
 ];
 const DTYPES = Object.keys(ROUNDING) as Scalars[];

@@ -5,6 +5,7 @@ import { curveFor } from "../../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { attentionLoops } from "../../src/torch/attentionLoops.ts";
+import { attentionTiles } from "../../src/torch/attentionTiles.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { smallConfig } from "../randomModel.ts";
 
@@ -33,7 +34,9 @@ const CONFIGURATIONS: Record<string, Configuration> = {
 describe("the classes of a calibration", () => {
   const { wall } = measureCpu("bfloat16", { budgetMs: 0, edges: [8, 32], elements: [64, 1024] });
   const loops = new Set<string>(
-    [...Object.values(fused), ...Object.values(attentionLoops)].map(({ entry }) => entry),
+    [fused, attentionLoops, attentionTiles]
+      .flatMap((table) => Object.values(table))
+      .map(({ entry }) => entry),
   );
 
   it.each(Object.entries(CONFIGURATIONS))("are those of a step under %s", (_, configuration) => {

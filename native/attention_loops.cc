@@ -1,0 +1,152 @@
+// Tiles of causal attention in bfloat16 as one pass over query rows: scores, softmax and values of a few rows while they are in a core's cache.
+#include "product_loops.h"
+
+#ifdef PRODUCT_LOOPS
+
+#include "loops_of_attention.h"
+#include "product_blocks.h"
+
+namespace lorafit {
+namespace {
+
+/** Rows whose scores are made at a time; a multiple of a block's. */
+constexpr int64_t kRowsAtATime = 48;
+
+using Element = uint16_t;
+
+/** Keys or values of a head, packed in whole panels: of columns that are keys, or of features with pairs of keys along them. */
+struct Panels {
+  char* start;
+  int64_t inner;
+  Panel of(int64_t column) const {
+    const int64_t pairs = (inner + 1) / 2;
+    return {start + column / kPanelColumns * pairs * kPanelColumns * kWordBytes, kPanelColumns / kLanes};
+  }
+};
+
+/** into = left right for some rows, the first `columns` columns and the first `inner` steps of the panels. left: rows of left_width. */
+void multiply_rows_by(
+    Element* into, int64_t into_width, const Element* left, int64_t left_width, int64_t rows, const Panels& right,
+    int64_t columns, int64_t inner) {
+  const LeftRows of_left{reinterpret_cast<const char*>(left), 2 * left_width, kWordBytes, inner % 2 == 1};
+  for (int64_t column = 0; column < columns; column += kPanelColumns) {
+    const Panel panel = right.of(column);
+    const Sums sums{into + column, into_width, smaller(kPanelColumns, columns - column), 1, 0, nullptr, true, true};
+    kMultiplyRows[panel.vectors - 1](of_left, rows, panel.start, inner / 2, sums);
+  }
+}
+
+// pack_columns(out, x, rows, width, stride): rows of x, `stride` elements apart, as columns of panels; a unit is a panel
+void pack_columns(const LoopValue* v, int64_t begin, int64_t end) {
+  const int64_t rows = v[2].whole, width = v[3].whole, stride = v[4].whole;
+  const Panels panels{pointer<char>(v[0]), width};
+  for (int64_t first = begin * kPanelColumns; first < smaller(rows, end * kPanelColumns); first += kPanelColumns)
+    pack_apart(pointer<Element>(v[1]) + first * stride, stride, smaller(kPanelColumns, rows - first), width,
+               panels.of(first));
+}
+
+// pack_pairs(out, x, rows, width, stride): pairs of rows of x along panels of its columns; a unit is a panel
+void pack_pairs(const LoopValue* v, int64_t begin, int64_t end) {
+  const int64_t rows = v[2].whole, width = v[3].whole, stride = v[4].whole;
+  const Panels panels{pointer<char>(v[0]), rows};
+  for (int64_t first = begin * kPanelColumns; first < smaller(width, end * kPanelColumns); first += kPanelColumns)
+    pack_side_by_side(pointer<Element>(v[1]) + first, stride, smaller(kPanelColumns, width - first), rows,
+                      panels.of(first));
+}
+
+/** What both directions know of a tile: rows of `heads` query heads each, of which row r sees start + r / heads + 1 keys. */
+struct Tile {
+  Element* weights; // (rows, keys)
+  int64_t keys, heads, start, width, all_keys;
+  float scale;
+  /** Keys that the last of these rows sees. */
+  int64_t seen(int64_t row, int64_t rows) const { return start + (row + rows - 1) / heads + 1; }
+  /** The softmax of the scores of some rows, in the place of the weights. query: (rows, width). */
+  void make_weights(const Element* query, const Panels& key_columns, int64_t row, int64_t rows) const {
+    multiply_rows_by(weights + row * keys, keys, query + row * width, width, rows, key_columns, seen(row, rows), width);
+    LoopValue values[5];
+    values[0].pointer = weights;
+    values[1].number = scale;
+    values[2].whole = keys;
+    values[3].whole = heads;
+    values[4].whole = start;
+    causal_softmax<BFloat16>(values, row, row + rows);
+  }
+};
+
+/** The numbers of a tile, which follow its tensors. */
+Tile tile_of(const LoopValue& weights, const LoopValue* numbers) {
+  return {pointer<Element>(weights), numbers[0].whole, numbers[1].whole, numbers[2].whole,
+          numbers[3].whole, numbers[4].whole, numbers[5].number};
+}
+
+// causal_tile(weights, out, query, key columns, value pairs, keys, heads, start, width, all keys, scale): weights become the softmax of
+// scale query key^T, (rows, keys), and out weights value, (rows, width)
+void causal_tile(const LoopValue* v, int64_t begin, int64_t end) {
+  const Tile tile = tile_of(v[0], v + 5);
+  const Panels key_columns{pointer<char>(v[3]), tile.width};
+  const Panels value_pairs{pointer<char>(v[4]), tile.all_keys};
+  for (int64_t row = begin; row < end; row += kRowsAtATime) {
+    const int64_t rows = smaller(kRowsAtATime, end - row);
+    tile.make_weights(pointer<Element>(v[2]), key_columns, row, rows);
+    multiply_rows_by(pointer<Element>(v[1]) + row * tile.width, tile.width, tile.weights + row * tile.keys, tile.keys,
+                     rows, value_pairs, tile.width, tile.seen(row, rows));
+  }
+}
+
+// causal_tile_backward(weights, score gradients, query gradients, query, out gradients, key columns, value columns, key pairs, keys, heads,
+// start, width, all keys, scale): weights as above; the gradients of scores, (rows, keys), and of the query, (rows, width)
+void causal_tile_backward(const LoopValue* v, int64_t begin, int64_t end) {
+  const Tile tile = tile_of(v[0], v + 8);
+  Element *d_scores = pointer<Element>(v[1]), *d_query = pointer<Element>(v[2]), *d_out = pointer<Element>(v[4]);
+  const Panels key_columns{pointer<char>(v[5]), tile.width};
+  const Panels value_columns{pointer<char>(v[6]), tile.width};
+  const Panels key_pairs{pointer<char>(v[7]), tile.all_keys};
+  LoopValue values[4];
+  values[0].pointer = d_scores;
+  values[1].pointer = tile.weights;
+  values[2].number = tile.scale;
+  values[3].whole = tile.keys;
+  for (int64_t row = begin; row < end; row += kRowsAtATime) {
+    const int64_t rows = smaller(kRowsAtATime, end - row), seen = tile.seen(row, rows);
+    tile.make_weights(pointer<Element>(v[3]), key_columns, row, rows);
+    Element* d_rows = d_scores + row * tile.keys;
+    multiply_rows_by(
+        d_rows, tile.keys, d_out + row * tile.width, tile.width, rows, value_columns, seen, tile.width);
+    for (int64_t i = 0; i < rows; ++i) __builtin_memset(d_rows + i * tile.keys + seen, 0, 2 * (tile.keys - seen));
+    softmax_backward<BFloat16>(values, row, row + rows);
+    multiply_rows_by(d_query + row * tile.width, tile.width, d_rows, tile.keys, rows, key_pairs, tile.width, seen);
+  }
+}
+
+#define OF_PAIRS(loop) \
+  { #loop, loop, nullptr, nullptr }
+
+constexpr NamedLoop kLoops[] = {
+    OF_PAIRS(pack_columns),
+    OF_PAIRS(pack_pairs),
+    OF_PAIRS(causal_tile),
+    OF_PAIRS(causal_tile_backward),
+    {nullptr, nullptr, nullptr, nullptr},
+};
+
+} // namespace
+
+const NamedLoop* loops_of_pairs() { return kLoops; }
+
+} // namespace lorafit
+
+#else
+
+#include "cpu_loops.h"
+
+namespace lorafit {
+
+const NamedLoop* loops_of_pairs() {
+  static constexpr NamedLoop kNone{nullptr, nullptr, nullptr, nullptr};
+  return &kNone;
+}
+
+} // namespace lorafit
+
+#endif
