@@ -1,4 +1,8 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
+import { COMMAND_OPTIONS } from "./cli/options.ts";
 import { programOf } from "./program.ts";
 
 // biome-ignore format: columns line up
@@ -15,4 +19,19 @@ it.each([
   ["from a program that imports it",    "/q/mine.js",                            "/q",                {},                                          "npx lorafit"],
 ] as const)("started %s, it is started again in the same way", (_, script, folder, environment, expected) => {
   expect(programOf({ environment, script, folder })).toBe(expected);
+});
+
+it("no message names a command but through commandLine", () => {
+  const root = fileURLToPath(new URL(".", import.meta.url));
+  const files = readdirSync(root, { recursive: true, encoding: "utf8" });
+  const sources = files.filter(
+    (name) => name.endsWith(".ts") && !name.endsWith(".test.ts") && name !== "program.ts",
+  );
+  expect(sources.length).toBeGreaterThan(150);
+  const commands = Object.keys(COMMAND_OPTIONS).join("|");
+  const named = new RegExp(`npx lorafit|(?:Run|with|it):? +\`?lorafit (?:${commands})\\b`);
+  for (const name of sources) {
+    const code = readFileSync(join(root, name), "utf8").replaceAll(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
+    expect(named.exec(code)?.[0], name).toBeUndefined();
+  }
 });
