@@ -1,11 +1,13 @@
 /** Where predicted and measured time part: a step's calls, each timed, by class of op. */
+import { pathOf } from "../src/plan/busyMachine.ts";
+import type { Clocks } from "../src/plan/calibration.ts";
 import { type OpCall, type OpTrace, opTimeMs, traceOp } from "../src/plan/cost.ts";
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import type { CountedOp } from "../src/plan/dryRun.ts";
 import { attentionLoops } from "../src/torch/attentionLoops.ts";
 import { attentionTiles } from "../src/torch/attentionTiles.ts";
 import { fused } from "../src/torch/kernels.ts";
-import { type CallTimes, observeCalls, type WatchedCall } from "./watchCalls.ts";
+import { observeCalls, type WatchedCall } from "./watchCalls.ts";
 
 interface Sum {
   calls: number;
@@ -23,7 +25,7 @@ interface Row {
 
 interface Comparison {
   speed: CpuSpeed;
-  clock: keyof CallTimes;
+  clock: keyof Clocks;
   /** What the body takes where its calls are not looked at. */
   wholeMs: number;
   /** Of the table. */
@@ -64,15 +66,24 @@ const PASSES = 3;
 
 function watched(body: () => unknown, { speed, clock, bySize }: Comparison): Map<string, Row> {
   const classes = new Map<string, Row>();
+  const threads = new Map<string, number[]>();
   observeCalls((call, times) => {
     const op = tracedCall(call);
-    const { measured, predicted } = rowOf(classes, classOf(op, bySize));
-    add(measured, 1, times[clock]);
+    const name = classOf(op, bySize);
+    const { measured, predicted } = rowOf(classes, name);
+    add(measured, 1, times.wallMs);
+    threads.set(name, plus(threads.get(name), times.threadsMs));
     add(predicted, 1, opTimeMs(op, speed));
   });
   body();
   observeCalls(undefined);
+  if (clock === "wallMs") return classes;
+  for (const [name, { measured }] of classes) measured.ms = pathOf(threads.get(name)!);
   return classes;
+}
+
+function plus(sums: readonly number[] | undefined, times: readonly number[]): number[] {
+  return times.map((ms, thread) => ms + (sums?.[thread] ?? 0));
 }
 
 function rowOf(classes: Map<string, Row>, name: string): Row {

@@ -1,5 +1,4 @@
 /** Watches every call of an operator and of a loop of our own: has to be loaded before what calls them, which takes the functions that do when it is. */
-import { pathBetween } from "../src/plan/busyMachine.ts";
 import type { OpCall, TracedTensor } from "../src/plan/cost.ts";
 import { dtypeOfCode } from "../src/torch/dtypes.ts";
 import { native } from "../src/torch/native.ts";
@@ -7,8 +6,8 @@ import { native } from "../src/torch/native.ts";
 /** What a call took. */
 export interface CallTimes {
   wallMs: number;
-  /** Of the processor: as in src/plan/calibration.ts. */
-  pathMs: number;
+  /** Of the processor, by thread: this one first, then those that compute with it. */
+  threadsMs: number[];
 }
 
 /** loop: a loop of our own, whose tensors are all among the inputs. */
@@ -19,12 +18,13 @@ type Observer = (call: WatchedCall, times: CallTimes) => void;
 let observe: Observer | undefined;
 const names = new Map<number, string>();
 const { call, runLoop, startCopy, waitCopy } = native;
-/** What looking at the clocks takes, by each. */
-const idle = { wallMs: 0, pathMs: 0 };
+/** What looking at the clocks takes, of this thread. */
+let [idleMs, idleOwnMs] = [0, 0];
 const looks = Array.from({ length: 1000 }, () => timed(() => undefined).times);
-for (const clock of ["wallMs", "pathMs"] as const) {
-  idle[clock] = Math.min(...looks.map((look) => look[clock]));
-}
+[idleMs, idleOwnMs] = [
+  Math.min(...looks.map(({ wallMs }) => wallMs)),
+  Math.min(...looks.map(({ threadsMs }) => threadsMs[0]!)),
+];
 
 native.call = (op, ...inputs) => {
   if (!observe) return call(op, ...inputs);
@@ -69,8 +69,9 @@ function timed<T>(body: () => T): { result: T; times: CallTimes } {
   const [startMs, before] = [performance.now(), native.processorTimes()];
   const result = body();
   const after = native.processorTimes();
-  const wallMs = performance.now() - startMs - idle.wallMs;
-  return { result, times: { wallMs, pathMs: pathBetween(before, after) - idle.pathMs } };
+  const wallMs = performance.now() - startMs - idleMs;
+  const threadsMs = after.map((ms, thread) => ms - before[thread]! - (thread === 0 ? idleOwnMs : 0));
+  return { result, times: { wallMs, threadsMs } };
 }
 
 function nameOf(op: number): string {

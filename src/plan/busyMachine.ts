@@ -37,12 +37,11 @@ export function busyBetween(before: ProcessorTimes, after: ProcessorTimes): Busy
 }
 
 /**
- * Milliseconds that the clock would show of a call if no thread waited, by the processor's time that this thread, the first, and those that
- * compute with it have had: others do as much of a call as this one, or nothing.
+ * Milliseconds that the clock would show of a call if no thread waited, by what this thread, the first, and those that compute with it have had
+ * of the processor: others do as much of a call as this one, or nothing.
  */
-export function pathBetween(before: readonly number[], after: readonly number[]): number {
-  const times = after.map((ms, thread) => ms - before[thread]!);
-  return Math.max(times[0]!, times.reduce((sum, ms) => sum + ms, 0) / times.length);
+export function pathOf(threadsMs: readonly number[]): number {
+  return Math.max(threadsMs[0]!, threadsMs.reduce((sum, ms) => sum + ms, 0) / threadsMs.length);
 }
 
 function processorTimes(): ProcessorTimes {

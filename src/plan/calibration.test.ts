@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { liveTensors } from "../torch/device.ts";
-import { busyBetween, pathBetween } from "./busyMachine.ts";
+import { busyBetween, pathOf } from "./busyMachine.ts";
 import { lesserOf, measureCpu } from "./calibration.ts";
 import { curveKey } from "./cpuSpeed.ts";
 
@@ -42,7 +42,7 @@ describe("a busy machine", () => {
 });
 
 it("time of the processor is this thread's where it works alone, else an even share of all threads'", () => {
-  expect(pathBetween([10, 20], [14, 20])).toBe(4);
-  expect(pathBetween([10, 20], [14, 26])).toBe(5);
-  expect(pathBetween([10, 20], [16, 22])).toBe(6);
+  expect(pathOf([4, 0])).toBe(4);
+  expect(pathOf([4, 6])).toBe(5);
+  expect(pathOf([6, 2])).toBe(6);
 });

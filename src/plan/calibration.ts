@@ -6,7 +6,7 @@
 import { availableParallelism, cpus } from "node:os";
 import { getThreads, libtorchVersion, processorTimesMs } from "../torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { type Busy, pathBetween, watchMachine } from "./busyMachine.ts";
+import { type Busy, pathOf, watchMachine } from "./busyMachine.ts";
 import type { Product } from "./cost.ts";
 import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
 import { loopProbes } from "./loopProbes.ts";
@@ -206,7 +206,7 @@ export function timeOf(body: () => void): Clocks {
   body();
   const after = processorTimesMs();
   const wallMs = performance.now() - startMs;
-  return { wallMs, pathMs: pathBetween(before, after) };
+  return { wallMs, pathMs: pathOf(after.map((ms, thread) => ms - before[thread]!)) };
 }
 
 function speedOf(
