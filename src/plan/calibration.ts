@@ -42,7 +42,7 @@ const QUICK_TIMES = 4;
 const BUSY_TIMES = 3;
 /** On a busy machine threads spin for others that have no core: the part of calls in which they hardly did. */
 const UNDISTURBED = 0.25;
-/** Calls that long are measured once where time is short: that a kernel was made does not show in them. */
+/** Calls that long are measured less often where time is short: that a kernel was made hardly shows in them. */
 const LONG_MS = 20;
 
 interface Known {
@@ -97,7 +97,7 @@ export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given
     const [startMs, start] = [performance.now(), processorTimesMs()[0]!];
     const sets = probeSets({ compute: dtype, elements, hold }, edges);
     const timed = Object.values(sets).flat();
-    for (const probe of timed) probe.warmUp();
+    for (const probe of timed) probe.measure();
     const elapsedMs = (): number => performance.now() - startMs;
     const spentMs = (): number => processorTimesMs()[0]! - start;
     const random = lcg(1);
@@ -109,8 +109,8 @@ export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given
     const cores = availableParallelism();
     const copyShare = getThreads() >= cores ? 1 / cores : 0;
     return {
-      wall: speedOf(sets, ({ wall }) => quantile(wall, 0.5), { edges, copyShare }),
-      path: speedOf(sets, ({ path }) => quantile(path, UNDISTURBED), { edges, copyShare }),
+      wall: speedOf(sets, (probe) => probe.wallMs(), { edges, copyShare }),
+      path: speedOf(sets, (probe) => probe.pathMs(), { edges, copyShare }),
       busy: machine.busy(),
     };
   });
@@ -139,31 +139,25 @@ function probeSets(given: Omit<ProbeMemory, "far" | "farWide">, edges: readonly 
 
 /** A probe and what its calls took. */
 class Timed {
-  readonly wall: number[] = [];
-  readonly path: number[] = [];
-  #leastMs = Number.POSITIVE_INFINITY;
   readonly probe: Probe;
+  readonly #wall: number[] = [];
+  readonly #path: number[] = [];
+  #leastMs = Number.POSITIVE_INFINITY;
 
   constructor(probe: Probe) {
     this.probe = probe;
   }
 
-  /** The first time kernels are made: it counts for nothing but the length of a call. */
-  warmUp(): void {
-    this.measure();
-  }
-
   measure(): void {
-    const { prepare, call, isElsewhere } = this.probe;
+    const { prepare, call } = this.probe;
     const calls = this.#leastMs < SHORT_MS ? SHORT_CALLS : 1;
     scope(() => prepare?.());
     const { wallMs, pathMs } = timeOf(() => {
       for (let again = 0; again < calls; again++) scope(() => void call());
     });
-    const longestMs = isElsewhere ? wallMs : pathMs;
-    this.wall.push(wallMs / calls);
-    this.path.push(longestMs / calls);
-    this.#leastMs = Math.min(this.#leastMs, longestMs / calls);
+    this.#wall.push(wallMs / calls);
+    this.#path.push(pathMs / calls);
+    this.#leastMs = Math.min(this.#leastMs, pathMs / calls);
   }
 
   /** Itself as often as it comes in a round. */
@@ -171,6 +165,20 @@ class Timed {
     if (isShort && this.#leastMs >= LONG_MS) return [];
     return Array.from({ length: this.#leastMs < QUICK_MS ? QUICK_TIMES : 1 }, () => this);
   }
+
+  wallMs(): number {
+    return quantile(later(this.#wall), 0.5);
+  }
+
+  pathMs(): number {
+    if (this.probe.isElsewhere) return quantile(later(this.#wall), 0);
+    return quantile(later(this.#path), UNDISTURBED);
+  }
+}
+
+/** Without the first call, in which kernels are made, if there are others. */
+function later(values: readonly number[]): readonly number[] {
+  return values.length > 1 ? values.slice(1) : values;
 }
 
 function quantile(values: readonly number[], part: number): number {
