@@ -72,6 +72,16 @@ it("takes any finite points into the frame", () => {
         expect(y).toBeLessThanOrEqual(222.01);
       }
     }),
+    {
+      examples: [
+        [
+          [
+            [0, -5e-324],
+            [0, 0],
+          ],
+        ],
+      ],
+    }, // the least difference that there is
   );
 });
 

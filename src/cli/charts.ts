@@ -113,11 +113,14 @@ function extremes(points: readonly Point[]): Point[] {
 }
 
 /** The least and the greatest value, apart from each other in any case. */
+/** Numbers that lie closer have no ticks between them that can be told apart. */
+const LEAST_SPAN = 1e-300;
+
 function rangeOf(values: readonly number[]): Point {
   const low = values.reduce((least, value) => Math.min(least, value), Number.POSITIVE_INFINITY);
   const high = values.reduce((greatest, value) => Math.max(greatest, value), Number.NEGATIVE_INFINITY);
   if (low > high) return [0, 1];
-  return low === high
+  return high - low < LEAST_SPAN
     ? [low - (low === 0 ? 0 : Math.abs(low) / 2), high + (Math.abs(high) / 2 || 1)]
     : [low, high];
 }

@@ -27,6 +27,7 @@ beforeEach(() => {
   for (const file of [
     "package.json",
     "src/errors.ts",
+    "src/program.ts",
     "src/torch/setup.ts",
     "src/torch/libtorch.ts",
     "native/Makefile",

@@ -71,7 +71,7 @@ it("the plan's lines tell frozen weights that stay in the checkpoint's files apa
     `, and ${formatBytes(host.peakBytes)} on the host, and ${formatBytes(mappedBytes)} mapped `,
   );
   expect(policy).toMatch(
-    /^policy: inputs of all layers on the host, embeddings and vision tower in the checkpoint's files/,
+    /^policy: ([^,]* on the host, )?embeddings and vision tower in the checkpoint's files/,
   );
 });
 
