@@ -1,4 +1,5 @@
-// Tiles of causal attention in bfloat16 as one pass over query rows: scores, softmax and values of a few rows while they are in a core's cache.
+// Tiles of causal attention in bfloat16 as one pass over query rows: scores, softmax and values of a few rows while they are in a
+// core's cache.
 #include "product_loops.h"
 
 #ifdef PRODUCT_LOOPS

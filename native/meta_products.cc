@@ -1,5 +1,5 @@
-// Matrix products on meta. Those of our own (products.h) take no memory beside their result. Where oneDNN multiplies bfloat16, it does so with a
-// scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
+// Matrix products on meta. Those of our own (products.h) take no memory beside their result. Where oneDNN multiplies bfloat16, it does
+// so with a scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>

@@ -1,6 +1,6 @@
-// Blocks of a product of bfloat16 on vectors of 512 bits. A panel of at most 64 columns of the right factor is packed so that a vector holds pairs along
-// what is summed over ("inner") of 16 columns; a block of a few rows of the left factor then goes along it, with its sums in registers until the last
-// pair. No library's header is included, for the reason that loop_chunks.h gives.
+// Blocks of a product of bfloat16 on vectors of 512 bits. A panel of at most 64 columns of the right factor is packed so that a vector
+// holds pairs along what is summed over ("inner") of 16 columns; a block of a few rows of the left factor then goes along it, with its
+// sums in registers until the last pair. No library's header is included, for the reason that loop_chunks.h gives.
 #pragma once
 
 #include "product_loops.h"

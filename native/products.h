@@ -12,7 +12,7 @@ namespace lorafit {
 /** Whether into = left right is multiplied here: by dtypes, strides and processor; on meta as on the cpu that is planned for. */
 bool multiplies(const at::Tensor& into, const at::Tensor& left, const at::Tensor& right);
 
-/** A stand-in for an operator: takes its arguments, as they are on the stack, and leaves its result there; or does nothing and says false. */
+/** A stand-in for an operator: leaves its result on the stack, in place of its arguments; or does nothing, and says false. */
 using StandIn = bool (*)(std::vector<c10::IValue>& stack);
 /** The stand-in for mm or addmm_; null for other operators. */
 StandIn product_of(const std::string& name);

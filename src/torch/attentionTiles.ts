@@ -14,13 +14,13 @@ const PANEL_COLUMNS = 64;
 
 const runs = (dtype: DType): boolean => dtype === "bfloat16" && native.multipliesBfloat16();
 
-/** Keys and values of a head in panels, for all its tiles: of columns that are their rows, and of their own with pairs of rows along them. */
+/** Rows of a head in panels, for all its tiles: of columns that are these rows, and of their own columns, with pairs of rows along them. */
 export interface Panels {
   columns: Tensor;
   pairs: Tensor;
 }
 
-/** Keys and values of a head, (e, D), in the orders in which tiles multiply with them; themselves where the twins do. */
+/** Keys or values of a head, (e, D), in the orders in which tiles multiply with them; themselves where the twins do. */
 export function panelsOf(x: Tensor, wanted: readonly (keyof Panels)[]): Panels {
   const packed = (order: keyof Panels): Tensor => {
     if (isOnCard(x.device) || !runs(x.dtype) || !wanted.includes(order)) return x;
