@@ -57,7 +57,7 @@ const { values: flags } = parseArgs({
   options: {
     steps: { type: "string", default: "5" },
     threads: { type: "string", default: "2" },
-    memory: { type: "string", default: "250MiB" },
+    memory: { type: "string", default: "300MiB" },
     policy: { type: "string" },
     attention: { type: "string", default: "eager" },
     alone: { type: "boolean", default: false },
