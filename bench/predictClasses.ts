@@ -125,7 +125,7 @@ const kernels = new Map(
     .map((kernel) => [kernel.entry, kernel] as const),
 );
 
-/** A loop's tensors are told as plans tell them: what it reads, what it writes. */
+/** A loop's tensors are told as plans tell them: what it reads, what it writes; of panels instead of what is packed in them. */
 function tracedCall({ loop, ...call }: WatchedCall): OpTrace {
   if (!loop) return traceOp(call);
   const { reads, writes } = kernels.get(call.op)!;
@@ -137,7 +137,8 @@ function classOf({ name, kind, stream, form }: OpTrace, bySize: boolean): string
   if (kind === "none") return "view";
   if (stream !== "compute") return `${name}, ${stream} stream`;
   const size = bySize && form ? `, ${2 ** Math.round(Math.log2(form.elements))}` : "";
-  if (!form?.product) return `${name} ${form?.dtypes}${form?.strided ? " strided" : ""}${size}`;
+  if (!form?.product)
+    return `${name} ${form?.dtypes}${form?.strided && !kernels.has(name) ? " strided" : ""}${size}`;
   const { m, n, k, layout } = form.product;
   if (bySize) return `product ${layout.padEnd(4)} m ${m} k ${k} n ${n}`;
   const least = Math.min(m, n, k);

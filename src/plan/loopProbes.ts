@@ -29,8 +29,8 @@ const LOOPS: readonly Loop[] = [
 
 // biome-ignore format: a loop a line
 const TILE_LOOPS: readonly Loop[] = [
-  ["pack_columns",          "x",      ({ panels: { columns }, keys }) => attentionTiles.packColumns([columns, keys]), "strided"],
-  ["pack_pairs",            "x",      ({ panels: { pairs }, keys }) => attentionTiles.packPairs([pairs, keys]), "strided"],
+  ["pack_columns",          "x",      ({ packed: { columns }, head }) => attentionTiles.packColumns([columns, head]), "strided"],
+  ["pack_pairs",            "x",      ({ packed: { pairs }, head }) => attentionTiles.packPairs([pairs, head]), "strided"],
   ["causal_tile",           "x",      (samples) => attentionTiles.causalTile(...samples.tile), "strided"],
   ["causal_tile_backward",  "x",      (samples) => attentionTiles.causalTileBackward(...samples.tileBackward), "strided"],
 ];
@@ -91,16 +91,20 @@ class LoopSamples extends Samples {
 
   /** What that tile sees of a head, whose rows lie apart. */
   get keys(): Tensor {
-    const keys = this.scores.shape[1]!;
-    return this.once("keys", () =>
-      ones([keys, 2 * HEAD], { dtype: this.#memory.compute }).narrow(1, 0, HEAD),
-    );
+    return this.#rowsOfHead("keys", this.scores.shape[1]!);
   }
 
   get panels(): Panels {
-    const made = (order: keyof Panels): Tensor =>
-      this.once(`${order} of panels`, () => panelsOf(this.keys, [order])[order]);
-    return { columns: made("columns"), pairs: made("pairs") };
+    return this.#panelsOf("keys", this.keys);
+  }
+
+  /** A head of so many elements as the samples have. */
+  get head(): Tensor {
+    return this.#rowsOfHead("head", Math.ceil(this.size / HEAD));
+  }
+
+  get packed(): Panels {
+    return this.#panelsOf("head", this.head);
   }
 
   get tile(): Parameters<typeof attentionTiles.causalTile> {
@@ -116,6 +120,16 @@ class LoopSamples extends Samples {
     const [{ columns, pairs }, dOut] = [this.panels, this.#heads("dOut")];
     const dScores = this.once("dScores", () => weights.emptyLike());
     return [[weights, dScores, out, query, dOut, keys, keys, columns, columns, pairs], options];
+  }
+
+  #rowsOfHead(name: string, rows: number): Tensor {
+    return this.once(name, () => ones([rows, 2 * HEAD], { dtype: this.#memory.compute }).narrow(1, 0, HEAD));
+  }
+
+  #panelsOf(name: string, x: Tensor): Panels {
+    const made = (order: keyof Panels): Tensor =>
+      this.once(`${order} of ${name}`, () => panelsOf(x, [order])[order]);
+    return { columns: made("columns"), pairs: made("pairs") };
   }
 
   #heads(name: string): Tensor {
