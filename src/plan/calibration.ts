@@ -28,7 +28,7 @@ import {
 } from "./probes.ts";
 
 /** Of what is measured: another one is measured anew. */
-const VERSION = 7;
+const VERSION = 8;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
@@ -42,7 +42,7 @@ const QUICK_TIMES = 4;
 const BUSY_TIMES = 3;
 /** On a busy machine threads spin for others that have no core: the part of calls in which they hardly did. */
 const UNDISTURBED = 0.25;
-/** Calls that long are measured less often where time is short: that a kernel was made hardly shows in them. */
+/** Calls that long are measured in the first round alone: they tell much at once. */
 const LONG_MS = 20;
 
 interface Known {
@@ -98,14 +98,16 @@ export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given
     const sets = probeSets({ compute: dtype, elements, hold }, edges);
     const timed = Object.values(sets).flat();
     for (const probe of timed) probe.measure();
-    const elapsedMs = (): number => performance.now() - startMs;
-    const spentMs = (): number => processorTimesMs()[0]! - start;
+    const isOver = (): boolean =>
+      processorTimesMs()[0]! - start >= budgetMs || performance.now() - startMs >= BUSY_TIMES * budgetMs;
     const random = lcg(1);
-    do {
-      const isShort = spentMs() >= budgetMs / 2;
-      const round = timed.flatMap((probe) => probe.turns(isShort));
-      for (const probe of shuffled(round, random)) probe.measure();
-    } while (spentMs() < budgetMs && elapsedMs() < BUSY_TIMES * budgetMs);
+    for (let round = 0; round === 0 || !isOver(); round++) {
+      const turns = timed.flatMap((probe) => probe.turns(round > 0));
+      for (const probe of shuffled(turns, random)) {
+        if (round > 0 && isOver()) break;
+        probe.measure();
+      }
+    }
     const cores = availableParallelism();
     const copyShare = getThreads() >= cores ? 1 / cores : 0;
     return {
@@ -161,8 +163,8 @@ class Timed {
   }
 
   /** Itself as often as it comes in a round. */
-  turns(isShort: boolean): Timed[] {
-    if (isShort && this.#leastMs >= LONG_MS) return [];
+  turns(isLater: boolean): Timed[] {
+    if (isLater && this.#leastMs >= LONG_MS) return [];
     return Array.from({ length: this.#leastMs < QUICK_MS ? QUICK_TIMES : 1 }, () => this);
   }
 
