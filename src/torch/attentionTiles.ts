@@ -55,39 +55,34 @@ function twinWeights(weights: Tensor, query: Tensor, key: Tensor, tile: CausalTi
   attentionLoops.causalSoftmax([weights], tile);
 }
 
+/** A kernel that packs x, of any stride from row to row, into out, which is roomForPanels; inOrder: x as it lies in out. */
+function packing(entry: string, inOrder: (x: Tensor, panelsAndPairs: [number, number]) => Tensor) {
+  return cpuKernel<[out: Tensor, x: Tensor], void>({
+    entry,
+    runs,
+    strided: [1],
+    scalars: (out) => out,
+    inputs: ([out, x]) => [out, x, x.shape[0]!, x.shape[1]!, x.strides[0]!],
+    reads: [1],
+    writes: [0],
+    twin: ([out, x]) => out.copy_(inOrder(x, out.shape.slice(0, 2) as [number, number])),
+    tolerance: 0,
+  });
+}
+
 export const attentionTiles = {
-  /** Panels of columns that are the rows of x. out: roomForPanels, x: (columns, inner) of any stride from row to row. */
-  packColumns: cpuKernel<[out: Tensor, x: Tensor], void>({
-    entry: "pack_columns",
-    runs,
-    strided: [1],
-    scalars: (out) => out,
-    inputs: ([out, x]) => [out, x, x.shape[0]!, x.shape[1]!, x.strides[0]!],
-    reads: [1],
-    writes: [0],
-    twin: ([out, x]) => {
-      const [panels, pairs] = out.shape as [number, number];
-      const padded = paddedTo([panels * PANEL_COLUMNS, 2 * pairs], x);
-      out.copy_(padded.view([panels, PANEL_COLUMNS, pairs, 2]).transpose(1, 2));
-    },
-    tolerance: 0,
-  }),
-  /** Panels of x's own columns, with pairs of rows along them. out: roomForPanels, x: (inner, columns) of any stride from row to row. */
-  packPairs: cpuKernel<[out: Tensor, x: Tensor], void>({
-    entry: "pack_pairs",
-    runs,
-    strided: [1],
-    scalars: (out) => out,
-    inputs: ([out, x]) => [out, x, x.shape[0]!, x.shape[1]!, x.strides[0]!],
-    reads: [1],
-    writes: [0],
-    twin: ([out, x]) => {
-      const [panels, pairs] = out.shape as [number, number];
-      const padded = paddedTo([2 * pairs, panels * PANEL_COLUMNS], x);
-      out.copy_(padded.view([pairs, 2, panels, PANEL_COLUMNS]).permute([2, 0, 3, 1]));
-    },
-    tolerance: 0,
-  }),
+  /** Panels of columns that are the rows of x, (columns, inner). */
+  packColumns: packing("pack_columns", (x, [panels, pairs]) =>
+    paddedTo([panels * PANEL_COLUMNS, 2 * pairs], x)
+      .view([panels, PANEL_COLUMNS, pairs, 2])
+      .transpose(1, 2),
+  ),
+  /** Panels of x's own columns, with pairs of rows along them. x: (inner, columns). */
+  packPairs: packing("pack_pairs", (x, [panels, pairs]) =>
+    paddedTo([2 * pairs, panels * PANEL_COLUMNS], x)
+      .view([pairs, 2, panels, PANEL_COLUMNS])
+      .permute([2, 0, 3, 1]),
+  ),
   /**
    * weights becomes the softmax of scale query key^T over the keys that a row sees, and out weights value. weights: (rows * heads, e), out,
    * query: (rows * heads, D), key, value: the first e of the head, (e, D), and their panels of all keys.
