@@ -1,4 +1,4 @@
-// Matrix products on meta. Those of our own (products.h) take no memory beside their result. Where oneDNN multiplies bfloat16, it does
+// Matrix products on meta. Those of our own (products.h) allocate no tensor beside their result. Where oneDNN multiplies bfloat16, it does
 // so with a scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>

@@ -199,7 +199,10 @@ function recommended(question: Question, plan: Plan): string {
     `What fills the ${card ? "VRAM" : "memory"} at the peak of a step${which}`,
     table(rows.map(({ title, bytes }) => [`  ${title}`, gib(bytes), bar(bytes / most, BAR_COLUMNS)])),
     ...(given.length > 0
-      ? ["How it is done; nothing of it changes what is learned:", ...given.flatMap(groupLines)]
+      ? [
+          "How it is done; but for rounding, nothing of it changes what is learned:",
+          ...given.flatMap(groupLines),
+        ]
       : ["Every layer keeps its values for the backward pass; nothing is computed again."]),
   ].join("\n");
 }
@@ -385,7 +388,7 @@ function closing(question: Question, plan: Plan): string {
   return [
     train,
     "",
-    `The same as a file, with the policy spelled out (${commandLine("train --config train.yaml")}); --memory alone finds it too:`,
+    `The same as a file, with the policy spelled out (${commandLine("train --config train.yaml")}); --memory alone chooses again, by your data:`,
     yaml.trimEnd().replaceAll(/^/gm, "  "),
   ].join("\n");
 }

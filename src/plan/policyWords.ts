@@ -4,7 +4,7 @@ import type { ModelConfig } from "../models/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
 
 /** In which way memory is saved, or made use of. */
-type Manner = "elsewhere" | "frozen" | "parts" | "again" | "speed";
+type Manner = "elsewhere" | "frozen" | "parts" | "again" | "rounded" | "speed";
 
 interface Concession {
   manner: Manner;
@@ -47,6 +47,14 @@ const ASPECTS: readonly Aspect[] = [
     ),
   ({ attentionInput }) =>
     onlyIf(attentionInput === "recomputed", "again", "attention's input", "for each part"),
+  ({ gradients }) => onlyIf(gradients === "bf16", "rounded", "LoRA gradients", "16 bits"),
+  ({ optimizer }) =>
+    onlyIf(
+      optimizer.precision === "8bit",
+      "rounded",
+      "the optimizer's moments",
+      "8 bits, so steps differ a little",
+    ),
   (policy) => {
     const [what, detail] = PLORA_WORDS[policy.plora];
     return onlyIf(what !== "", "speed", what, detail);
@@ -89,6 +97,7 @@ const MANNERS: Record<Manner, { line: (list: string[], where: string) => string;
   frozen: { line: (list) => `${listed(list)} in the checkpoint's files`, heading: "on disk" },
   parts: { line: listed, heading: "in parts" },
   again: { line: (list) => `${listed(list)} computed again`, heading: "computed again" },
+  rounded: { line: (list) => `${listed(list)} in fewer bits`, heading: "in fewer bits" },
   speed: { line: listed, heading: "for speed" },
 };
 
@@ -101,7 +110,7 @@ interface Telling {
   isMapped?: boolean;
 }
 
-/** What a policy does for memory or with it, in a phrase for each way of doing so; nothing of that changes a result. */
+/** What a policy does for memory or with it, in a phrase for each way of doing so. */
 export function concessionsOf(policy: Policy, config: ModelConfig, telling: Telling = {}): string[] {
   const { where = "on the host" } = telling;
   return grouped(policy, config, telling).map(([manner, list]) =>

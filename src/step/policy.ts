@@ -41,7 +41,7 @@ const OptimizerPolicy = z.strictObject({
   precision: z
     .enum(["fp32", "8bit"])
     .default("fp32")
-    .meta({ help: "of the optimizer's moments; the only choice here that changes results a little" }),
+    .meta({ help: "of the optimizer's moments; 8bit changes results by more than rounding" }),
 });
 
 const place = z.enum(["device", "host"]).default("device");

@@ -1,6 +1,7 @@
 /**
  * One micro-batch, which no lack of memory ends as long as a leaner policy is left: what it took is freed, the gradients are again what
- * they were, and it is done once more. What a policy gives up is time, never a result.
+ * they were, and it is done once more. What a policy gives up is time, and no more of a
+ * result than rounding.
  */
 import type { MicroBatch } from "../data/batches.ts";
 import { formatCount } from "../errors.ts";
