@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <time.h>
 
+#include <cstring>
 #include <thread>
 
 #include "allocators.h"
@@ -109,12 +110,12 @@ napi_value set_threads(const Arguments& arguments) {
   return undefined_value(arguments.env);
 }
 
-/** Milliseconds that the calling thread has had of a processor. */
 /** Clocks of the processor's time that threads had: of this one, and of those that compute with it. */
 std::vector<clockid_t> clocks_of_threads() {
   std::vector<clockid_t> clocks(at::get_num_threads(), CLOCK_THREAD_CPUTIME_ID);
   at::parallel_for(0, static_cast<int64_t>(clocks.size()), 1, [&](int64_t begin, int64_t) {
-    pthread_getcpuclockid(pthread_self(), &clocks[begin]);
+    const int failure = pthread_getcpuclockid(pthread_self(), &clocks[begin]);
+    TORCH_CHECK(failure == 0, "no clock of a thread's time of the processor: ", std::strerror(failure));
   });
   return clocks;
 }
@@ -130,6 +131,7 @@ std::vector<double> read_clocks(const std::vector<clockid_t>& clocks) {
   return times;
 }
 
+/** Milliseconds that each of these threads has had of a processor, the calling one first. */
 napi_value processor_times(const Arguments& arguments) {
   thread_local std::vector<clockid_t> clocks;
   std::vector<double> times = read_clocks(clocks);
@@ -216,6 +218,7 @@ constexpr Export kExports[] = {
     {"runLoop", guarded<run_loop>},
     {"loopLevel", guarded<loop_level>},
     {"multipliesBfloat16", guarded<multiplies_bfloat16>},
+    {"panelColumns", guarded<panel_columns>},
 };
 
 } // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu_loops.h"
+#include "product_loops.h"
 
 namespace lorafit {
 namespace {
@@ -28,10 +29,10 @@ int64_t row(const LoopValue* values) {
 
 int64_t element(const LoopValue*) { return 1; }
 
-/** 64 columns of pairs along as many steps as the argument with this number says. */
+/** A panel's columns of pairs along as many steps as the argument with this number says. */
 template <size_t Inner>
 int64_t panel_of(const LoopValue* values) {
-  return (values[Inner].whole + 1) / 2 * 2 * 64;
+  return (values[Inner].whole + 1) / 2 * 2 * kPanelColumns;
 }
 
 /** All heads of a row, with its groups, queries and half a head's features at 6, 7 and 8. */
@@ -172,5 +173,7 @@ bool multiplies_pairs() { return false; }
 #endif
 
 napi_value multiplies_bfloat16(const Arguments& arguments) { return from_bool(arguments.env, multiplies_pairs()); }
+
+napi_value panel_columns(const Arguments& arguments) { return from_double(arguments.env, kPanelColumns); }
 
 } // namespace lorafit

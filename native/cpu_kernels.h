@@ -23,5 +23,7 @@ napi_value loop_level(const Arguments& arguments);
 bool multiplies_pairs();
 /** multipliesBfloat16() -> the same. */
 napi_value multiplies_bfloat16(const Arguments& arguments);
+/** panelColumns() -> columns side by side in a panel of what these are multiplied with. */
+napi_value panel_columns(const Arguments& arguments);
 
 } // namespace lorafit

@@ -54,13 +54,13 @@ Product product_of(const Tensor& into, const Tensor& left, const Tensor& right, 
 struct Free {
   void operator()(char* room) const { std::free(room); }
 };
-using Room = std::unique_ptr<char, Free>;
+using RoomOfThread = std::unique_ptr<char, Free>;
 
 /** Memory for each of so many threads to work in, kept by the thread that asks. */
-const std::vector<Room>& rooms_of(int threads) {
-  thread_local std::vector<Room> rooms;
+const std::vector<RoomOfThread>& rooms_of(int threads) {
+  thread_local std::vector<RoomOfThread> rooms;
   while (rooms.size() < static_cast<size_t>(threads)) {
-    Room room(static_cast<char*>(std::aligned_alloc(64, (tile_room_bytes() + 63) / 64 * 64)));
+    RoomOfThread room(static_cast<char*>(std::aligned_alloc(64, (tile_room_bytes() + 63) / 64 * 64)));
     TORCH_CHECK(room, "no memory for a product's panels");
     rooms.push_back(std::move(room));
   }
@@ -87,7 +87,7 @@ Cut cut_of(const Product& product, int threads) {
 void multiply(const Product& product) {
   const bool alone = product.rows * product.columns * product.inner < 2 * kProductsOfThread;
   const int threads = alone ? 1 : at::get_num_threads();
-  const std::vector<Room>& rooms = rooms_of(threads);
+  const std::vector<RoomOfThread>& rooms = rooms_of(threads);
   const Cut cut = cut_of(product, threads);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t index = 0; index < cut.column_tiles * cut.row_tiles; ++index) {

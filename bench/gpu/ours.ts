@@ -1,5 +1,4 @@
 /** lorafit's side of bench/gpu/run.ts, a worker: ours.js TASK. Weights are random, made on the device, in the precision of the case. */
-
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { createBatches, type MicroBatch } from "../../src/data/batches.ts";

@@ -112,10 +112,10 @@ function extremes(points: readonly Point[]): Point[] {
   return indices.map((index) => points[index]!);
 }
 
-/** The least and the greatest value, apart from each other in any case. */
 /** Numbers that lie closer have no ticks between them that can be told apart. */
 const LEAST_SPAN = 1e-300;
 
+/** The least and the greatest value, apart from each other in any case. */
 function rangeOf(values: readonly number[]): Point {
   const low = values.reduce((least, value) => Math.min(least, value), Number.POSITIVE_INFINITY);
   const high = values.reduce((greatest, value) => Math.max(greatest, value), Number.NEGATIVE_INFINITY);

@@ -1,5 +1,4 @@
 /** Help texts: of the whole program, and of one command from the specs of its options. */
-
 import type { OptionSpec } from "../options.ts";
 import { commandLine } from "../program.ts";
 import type { CommandOptions } from "./options.ts";

@@ -138,8 +138,8 @@ export function attentionBackward_(
       const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
       const part = inputSlice(wo, group.outColumns);
       const dOut = baseGradient(dy, part, info.ploraRows); // (T, G * Q * D)
-      forEachPart(apart, rowCount, (rows, picture) => {
-        rowsOf(dOut, rows).addmm_(dzPlora[picture]!, part.plora.a, { alpha: wo.plora.scale });
+      forEachPart(apart, rowCount, (rows, range) => {
+        rowsOf(dOut, rows).addmm_(dzPlora[range]!, part.plora.a, { alpha: wo.plora.scale });
       });
       if (part.lora && z && dz)
         addGroupLoraGradients_({ dOut, z, gradA: part.lora.gradA }, dz, out, part.lora, group);
@@ -300,8 +300,8 @@ function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): Low
     const rows = lowRankRows(inner, ploraRows, tile);
     const part = lowRank(x.rows(tile), wqkv, tileInfo(sequence, tile));
     if (part.lora) rows.lora?.copy_(part.lora);
-    rows.plora.forEach((picture, index) => {
-      picture.copy_(part.plora[index]!);
+    rows.plora.forEach((branch, index) => {
+      branch.copy_(part.plora[index]!);
     });
   });
   return inner;
@@ -340,8 +340,8 @@ function gateAndUp(x: Tensor, w1: () => Linear, w3: () => Linear, info: RowInfo)
 
 /** outer += the inner products of a group's attention output. out: (T, G * Q * D). */
 function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo, group: HeadGroup): void {
-  forEachPart(apartRows(part, info.ploraRows), rowCount, (rows, picture) => {
-    outer.plora[picture]!.addmm_(rowsOf(out, rows), part.plora.a.t());
+  forEachPart(apartRows(part, info.ploraRows), rowCount, (rows, range) => {
+    outer.plora[range]!.addmm_(rowsOf(out, rows), part.plora.a.t());
   });
   const { lora } = part;
   if (lora && outer.lora) addDroppedInner_(outer.lora, out, lora, group);

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { randomModel, relativeDifference, smallConfig } from "../../tests/randomModel.ts";
 import { UserError } from "../errors.ts";
 import { denseMatrix, frozenShape, frozenValues, relativeError } from "../nn/frozen.ts";
+import type { FrozenLinear } from "../nn/plora.ts";
 import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
 import { memoryStats, resetPeak } from "../torch/device.ts";
 import { dispose, scope, type Tensor } from "../torch/tensor.ts";
@@ -12,7 +13,7 @@ import { ON_DEVICE } from "./places.ts";
 import { quantizeCheckpoint } from "./quantizeCheckpoint.ts";
 import { LINEAR_NAMES } from "./spec.ts";
 import { TINY, writeTinyCheckpoint } from "./tiny.ts";
-import { disposeModel, type FrozenLinear, type LoadOptions, loadModel, type Model } from "./weights.ts";
+import { disposeModel, type LoadOptions, loadModel, type Model } from "./weights.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-folding-"));
 const path = (name: string): string => join(folder, name);

@@ -1,8 +1,7 @@
 /**
- * Generation with a KV cache: the prompt, text and pictures, goes through the layers as in training and
- * leaves its keys and values in the cache; then one token at a time. LoRA acts throughout, PLoRA's
- * branch on the prompt's pictures, or where it is folded on all that is no picture. Gives way to the event loop between layers of the prompt, batches of tiles and tokens;
- * no scope is open then.
+ * Generation with a KV cache: the prompt, text and pictures, goes through the layers as in training and leaves its keys and values in the
+ * cache; then one token at a time. LoRA acts throughout, PLoRA's branch on the prompt's pictures, or where it is folded on all that is no
+ * picture. Gives way to the event loop between layers of the prompt, batches of tiles and tokens; no scope is open then.
  */
 import { setImmediate } from "node:timers/promises";
 import type { MicroBatch } from "../data/batches.ts";

@@ -195,7 +195,10 @@ function embedPatches(
     hidden.narrow(1, 0, 1).copy_(vision.classEmbedding);
     scope(() => {
       const patches = pixelPatches(config, picture, batch, options); // (n, P, 3 p²)
-      hidden.narrow(1, 1, positions - 1).copy_(patches.linear(vision.patch));
+      const [n, P, inputs] = patches.shape as [number, number, number];
+      // By mm itself, for a linear without a bias calls one past our own products in a run, and not on meta.
+      const embedded = patches.view([n * P, inputs]).mm(vision.patch.t()); // (n P, W)
+      hidden.narrow(1, 1, positions - 1).copy_(embedded.view([n, P, W]));
     });
     return layerNorm(hidden.add_(vision.positions), vision.preNorm, config);
   });

@@ -3,7 +3,7 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen.ts";
-import { afterFolding, foldedPart, foldInto_, type Plora } from "../nn/plora.ts";
+import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } from "../nn/plora.ts";
 import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
 import { readQuantized } from "../nn/quantizedLayout.ts";
 import { storedPrecision } from "../nn/quantizedNames.ts";
@@ -23,12 +23,6 @@ import {
   tensorShapes,
   VISION_PREFIX,
 } from "./spec.ts";
-
-/** weight: (out, in). */
-export interface FrozenLinear {
-  weight: FrozenMatrix;
-  plora: Plora;
-}
 
 /** Norms: (C). */
 export interface LayerWeights {

@@ -1,6 +1,7 @@
 /**
- * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on image rows (PLoRA),
- * or x M^T there, W and PLoRA merged (plora.ts). LoRA is never merged: what steps add to it would be lost in bf16's rounding of W.
+ * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on the rows of the
+ * branch (PLoRA), or x M^T there, W and PLoRA merged (plora.ts). LoRA is never merged: what steps add to it would be lost in bf16's
+ * rounding of W.
  * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
  */
 import { empty, zeros } from "../torch/create.ts";
@@ -32,13 +33,13 @@ export interface Linear extends FrozenLinear {
   lora: LoraBranch | undefined;
 }
 
-/** Which rows of the micro-batch are at hand, and which of them (counted from the first) are of pictures. */
+/** Which rows of the micro-batch are at hand, and which of them (counted from the first) are rows of the branch. */
 export interface RowInfo {
   place: RowPlace;
   ploraRows: readonly Rows[];
 }
 
-/** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) a picture where PLoRA is not merged. */
+/** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) for each range of rows of the branch where PLoRA is not merged. */
 export interface LowRank {
   lora: Tensor | undefined;
   plora: Tensor[];
@@ -119,8 +120,8 @@ export function addLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, i
   const { plora, lora } = linear;
   scope(() => {
     if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
-    forEachPart(apartRows(linear, ploraRows), rowCount, (rows, picture) => {
-      rowsOf(y, rows).addmm_(inner.plora[picture]!, plora.b.t(), { alpha: plora.scale });
+    forEachPart(apartRows(linear, ploraRows), rowCount, (rows, part) => {
+      rowsOf(y, rows).addmm_(inner.plora[part]!, plora.b.t(), { alpha: plora.scale });
     });
   });
 }
@@ -149,7 +150,7 @@ function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, 
   });
 }
 
-/** dx += dy W, and the PLoRA branch's on image rows. dx: (T, in), dy: (T, out). */
+/** dx += dy W, and the PLoRA branch's on its rows. dx: (T, in), dy: (T, out). */
 export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
     addBaseGradient_(dx, dy, linear, info.ploraRows);
@@ -157,7 +158,7 @@ export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: 
   });
 }
 
-/** dx[I] += p (dy[I] PB) PA for the image rows I of each picture, where PLoRA is not merged. */
+/** dx[I] += p (dy[I] PB) PA for each range I of rows of the branch, where PLoRA is not merged. */
 function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { ploraRows }: RowInfo): void {
   const { plora } = linear;
   forEachPart(apartRows(linear, ploraRows), rowCount, (rows) => {

@@ -38,9 +38,11 @@ export function busyBetween(before: ProcessorTimes, after: ProcessorTimes): Busy
 
 /**
  * Milliseconds that the clock would show of a call if no thread waited, by what this thread, the first, and those that compute with it have had
- * of the processor: others do as much of a call as this one, or nothing.
+ * of the processor: others do as much of a call as this one, or nothing. NaN where a thread seems to have had less than nothing, or no number:
+ * others have taken the place of some meanwhile.
  */
 export function pathOf(threadsMs: readonly number[]): number {
+  if (!threadsMs.every((ms) => ms >= 0)) return Number.NaN;
   return Math.max(threadsMs[0]!, threadsMs.reduce((sum, ms) => sum + ms, 0) / threadsMs.length);
 }
 

@@ -46,3 +46,7 @@ it("time of the processor is this thread's where it works alone, else an even sh
   expect(pathOf([4, 6])).toBe(5);
   expect(pathOf([6, 2])).toBe(6);
 });
+
+it.each([[[4, -1]], [[4, Number.NaN]], [[]]])("is no time where threads have changed: %j", (threadsMs) => {
+  expect(pathOf(threadsMs)).toBeNaN();
+});

@@ -1,7 +1,7 @@
 /**
  * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its threads and libtorch. Of each
- * op the least of many calls counts, for other programs only ever take time away; where they took much, the result is doubtful: it is
- * told so, time of the processor stands for the clock's, and a later plan measures again.
+ * op the middle of many calls counts. Where other programs took much of the processor, the result is doubtful: it is told so, time of the
+ * processor stands for the clock's, of which the lower quarter counts, and a later plan measures again.
  */
 import { availableParallelism, cpus } from "node:os";
 import { getThreads, libtorchVersion, processorTimesMs } from "../torch/device.ts";
@@ -28,14 +28,14 @@ import {
 } from "./probes.ts";
 
 /** Of what is measured: another one is measured anew. */
-const VERSION = 8;
+const VERSION = 9;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
-/** Shorter calls are measured a few at a time: in a step, too, they come one after the other. */
+/** Calls shorter than this are measured SHORT_CALLS at a time: in a step, too, they come one after the other. */
 const SHORT_MS = 0.05;
 const SHORT_CALLS = 4;
-/** Quicker calls come so many times in a round, for they take next to nothing of it. */
+/** Probes whose calls are quicker than this come QUICK_TIMES in a round, for they take next to nothing of it. */
 const QUICK_MS = 2;
 const QUICK_TIMES = 4;
 /** A busy machine is given so many times as long. */
@@ -83,7 +83,7 @@ interface Extent {
 
 /**
  * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an order that is
- * another in each round, so that a call finds the processor as one of a step does, which comes after others. Their middle counts.
+ * another in each round, so that a call finds the processor as one of a step does, which comes after others.
  */
 export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given }: Extent = {}): Measured {
   const { edges, elements } = { edges: PRODUCT_EDGES, elements: ELEMENTS, ...given };
@@ -158,8 +158,9 @@ class Timed {
       for (let again = 0; again < calls; again++) scope(() => void call());
     });
     this.#wall.push(wallMs / calls);
-    this.#path.push(pathMs / calls);
-    this.#leastMs = Math.min(this.#leastMs, pathMs / calls);
+    const isKnown = Number.isFinite(pathMs);
+    if (isKnown) this.#path.push(pathMs / calls);
+    this.#leastMs = Math.min(this.#leastMs, (isKnown ? pathMs : wallMs) / calls);
   }
 
   /** Itself as often as it comes in a round. */
@@ -173,7 +174,7 @@ class Timed {
   }
 
   pathMs(): number {
-    if (this.probe.isElsewhere) return quantile(later(this.#wall), 0);
+    if (this.probe.isElsewhere || this.#path.length === 0) return quantile(later(this.#wall), 0);
     return quantile(later(this.#path), UNDISTURBED);
   }
 }
@@ -207,7 +208,7 @@ function lcg(seed: number): () => number {
 /** What a body takes. */
 export interface Clocks {
   wallMs: number;
-  /** Of the processor, what the clock would show if no thread waited: of this thread, or all threads' if that were shared out evenly. */
+  /** Of the processor, what the clock would show if no thread waited: of this thread, or all threads' if that were shared out evenly; or NaN. */
   pathMs: number;
 }
 

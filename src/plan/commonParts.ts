@@ -2,7 +2,6 @@
  * What dry runs have in common: the empty model, and the adapter with its optimizer, whose making, resuming, updating and saving know
  * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
  */
-
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
 import { tensorShapes } from "../models/spec.ts";
 import {

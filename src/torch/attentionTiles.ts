@@ -10,7 +10,7 @@ import { native } from "./native.ts";
 import { scope, type Tensor } from "./tensor.ts";
 
 /** Columns side by side in a panel: a product goes along it with the sums of a few rows in registers (native/product_blocks.h). */
-const PANEL_COLUMNS = 64;
+const PANEL_COLUMNS = native.panelColumns();
 
 const runs = (dtype: DType): boolean => dtype === "bfloat16" && native.multipliesBfloat16();
 

@@ -1,5 +1,4 @@
 /** The NVIDIA driver, as its kernel module tells of itself: what CUDA needs before any library can be asked. */
-
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { commandLine } from "../program.ts";
 import type { UsableLibtorch } from "./libtorch.ts";

@@ -82,6 +82,7 @@ export interface Native {
   runLoop(entry: string, dtype: unknown, kinds: string, ...inputs: unknown[]): void;
   loopLevel(level?: LoopLevel): LoopLevel;
   multipliesBfloat16(): boolean;
+  panelColumns(): number;
 }
 
 export const native = loadAddon() as Native;

@@ -6,8 +6,7 @@ import { batchOf, type Limits, largestThatFits } from "../plan/search.ts";
 import type { Policy } from "../step/policy.ts";
 import { forwardOnly, type LossPlan } from "./lossPlan.ts";
 import { hdNumFor, type Misfit, shareOfPictures, toFit } from "./refusal.ts";
-import type { RunPlan } from "./runPlan.ts";
-import { workloadOf } from "./runPlan.ts";
+import { type RunPlan, workloadOf } from "./runPlan.ts";
 
 /** Throws nothing: the error is the answer. `losses` has at least one that is left out. */
 export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misfit): Promise<UserError> {

@@ -1,5 +1,4 @@
 /** The longest micro-batch that a device takes, found by real steps: lengths that double, then halve the gap, each beside its plan. */
-
 import type { MicroBatch } from "../data/batches.ts";
 import { UserError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";

@@ -2,7 +2,6 @@
  * Every training option, once. Flags, the YAML configuration, its JSON Schema and the documentation come from here. Defaults are those of
  * the official recipe: InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh.
  */
-
 import { z } from "zod";
 import { BASES, HEAD_BASES, LINEAR_NAMES } from "../models/spec.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../options.ts";
