@@ -98,6 +98,11 @@ void cap_card(c10::Device device, std::optional<int64_t> bytes) {
       "libtorch's allocator does not take a cap of memory");
 }
 
+void reset_card_peaks(c10::Device device) {
+  ensure_cuda();
+  c10::getDeviceAllocator(c10::kCUDA)->resetPeakStats(device.index());
+}
+
 std::optional<OutOfPool> take_card_refusal() { return card_books()->take_refusal(); }
 
 } // namespace lorafit

@@ -11,6 +11,8 @@ void configure_card_allocator();
 void book_cards();
 /** The caching allocator of a card keeps to so many bytes of segments, used or not; nothing lifts the cap. */
 void cap_card(c10::Device device, std::optional<int64_t> bytes);
+/** The caching allocator's own peaks, reserved bytes among them, start anew at what it holds now. */
+void reset_card_peaks(c10::Device device);
 /** The facts of the last allocation that a card refused, once. */
 std::optional<OutOfPool> take_card_refusal();
 

@@ -48,7 +48,10 @@ napi_value cpu_memory(const Arguments& arguments) {
 }
 
 napi_value reset_memory_peak(const Arguments& arguments) {
-  reset_peak(to_tracked(arguments.env, arguments[0]), to_pool(arguments.env, arguments[1]));
+  const c10::Device device = to_tracked(arguments.env, arguments[0]);
+  const Pool pool = to_pool(arguments.env, arguments[1]);
+  reset_peak(device, pool);
+  if (device.is_cuda() && pool == Pool::kDevice) reset_card_peaks(device);
   return undefined_value(arguments.env);
 }
 

@@ -109,7 +109,7 @@ function copyLine({ gradientCopy }: PlannedRun["plan"]): string[] {
   ];
 }
 
-/** "planned 201.3 MiB, measured 201.3 MiB"; undefined where nothing was planned. */
+/** "planned 201.3 MiB, measured 201.3 MiB", of a card with what is reserved; undefined where nothing was planned. */
 export function peaksLine({ planned, measured, isExact }: StepPeaks): string | undefined {
   if (!planned) return undefined;
   const pair = (plannedBytes: number, measuredBytes: number): string =>
@@ -118,7 +118,11 @@ export function peaksLine({ planned, measured, isExact }: StepPeaks): string | u
     planned.host.peakBytes > 0 || measured.host.bytes > 0
       ? `; host: ${pair(planned.host.peakBytes, measured.host.bytes)}`
       : "";
-  return `${pair(planned.device.peakBytes, measured.device.bytes)}${host}`;
+  const reserved =
+    planned.reservedBytes !== undefined && measured.reservedBytes !== undefined
+      ? `; reserved: ${pair(planned.reservedBytes, measured.reservedBytes)}`
+      : "";
+  return `${pair(planned.device.peakBytes, measured.device.bytes)}${reserved}${host}`;
 }
 
 /** What a run says of a step that took more than planned. */

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { CATEGORIES, type Category } from "../torch/device.ts";
 import { trainOptions } from "../train/options.ts";
-import type { StepPeaks } from "../train/peakWatch.ts";
+import { recordOf, type StepPeaks } from "../train/peakWatch.ts";
 import type { StepRecord } from "../train/runLog.ts";
 import { Output } from "./report.ts";
 import { TrainReport } from "./trainReport.ts";
@@ -29,6 +29,16 @@ function reportTo({ json = false, terminal = true } = {}): TrainReport {
 const categories = Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Record<Category, number>;
 const pool = { bytes: 2 ** 30, categories };
 const peaks: StepPeaks = { measured: { device: pool, host: pool }, planned: undefined, isExact: false };
+
+const reservedPeaks: StepPeaks = {
+  measured: { device: pool, host: { bytes: 0, categories }, reservedBytes: 1.5 * 2 ** 30 },
+  planned: {
+    device: { peakBytes: 2 ** 30, categories },
+    host: { peakBytes: 0, categories },
+    reservedBytes: 1.75 * 2 ** 30,
+  },
+  isExact: true,
+};
 
 function stepRecord(step: number, changes: Partial<StepRecord> = {}): StepRecord {
   const rates = { lr: 3.1e-5, tokensPerSecond: 1912, dataWaitRatio: 0.03, stepMs: 8600 };
@@ -91,4 +101,25 @@ it("for scripts prints one object a step with exactly the fields that are promis
       .filter(Boolean)
       .map((line) => Object.keys(JSON.parse(line))),
   ).toEqual([["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "peakBytes", "hostPeakBytes"]]);
+});
+
+it("of a card tells the reserved bytes as well, planned beside measured, in lines and in objects", () => {
+  reportTo().show({ event: "step", record: stepRecord(1), totalSteps: 80, peaks: reservedPeaks });
+  expect(stderr).toContain(
+    "step 1: planned 1.0 GiB, measured 1.0 GiB; reserved: planned 1.8 GiB, measured 1.5 GiB\n",
+  );
+  const record = stepRecord(1, recordOf(reservedPeaks, true));
+  stdout = "";
+  reportTo({ json: true, terminal: false }).show({
+    event: "step",
+    record,
+    totalSteps: 80,
+    peaks: reservedPeaks,
+  });
+  expect(JSON.parse(stdout)).toMatchObject({
+    plannedPeakBytes: 2 ** 30,
+    peakBytes: 2 ** 30,
+    plannedReservedPeakBytes: 1.75 * 2 ** 30,
+    reservedPeakBytes: 1.5 * 2 ** 30,
+  });
 });

@@ -81,9 +81,11 @@ export class TrainReport {
 
   #step({ record, totalSteps, peaks }: StepEvent): void {
     const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes, hostPeakBytes } = record;
-    const { plannedPeakBytes } = record; // left out of the JSON where it is undefined
+    // left out of the JSON where they are undefined
+    const { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes } = record;
+    const beside = { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes };
     const rates = { step, loss, gradNorm, lr, tokens, tokensPerSecond };
-    this.#output.record({ ...rates, peakBytes, hostPeakBytes, plannedPeakBytes });
+    this.#output.record({ ...rates, peakBytes, hostPeakBytes, ...beside });
     this.#peaks(step, peaks);
     this.#losses.push(loss);
     this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);

@@ -115,7 +115,7 @@ export function memoryStats(device: TrackedDevice, of: Pool = "device"): MemoryS
   };
 }
 
-/** Starts a new peak at what is alive now, and a new count. */
+/** Starts a new peak at what is alive now, and a new count; of a card what its allocator reserves as well. */
 export function resetPeak(device: TrackedDevice, of: Pool = "device"): void {
   native.resetPeak(deviceCode(device), POOLS.indexOf(of));
 }

@@ -7,6 +7,7 @@ import {
   CARD_ABILITIES,
   type Category,
   cardInfo,
+  cardMemory,
   cudaDevices,
   cudaProblem,
   emptyCache,
@@ -98,7 +99,12 @@ export function liftCaps(device: Device): void {
 }
 
 /** What either pool has held at most, and of what. */
-export type Peaks = Record<Pool, { bytes: number; categories: Record<Category, number> }>;
+export type Peaks = Record<Pool, { bytes: number; categories: Record<Category, number> }> & Reserved;
+
+/** What a card's caching allocator holds at most, in use or not; undefined on the CPU. */
+export interface Reserved {
+  reservedBytes?: number | undefined;
+}
 
 /** Since the last resetPeaks. */
 export function peaksOf(device: Device): Peaks {
@@ -106,7 +112,9 @@ export function peaksOf(device: Device): Peaks {
     const { peakBytes, peakByCategory } = memoryStats(device, pool);
     return { bytes: peakBytes, categories: peakByCategory };
   };
-  return { device: peakOf("device"), host: peakOf("host") };
+  const reservedBytes =
+    device === "cpu" ? undefined : cardMemory(device as `cuda:${number}`).peakReservedBytes;
+  return { device: peakOf("device"), host: peakOf("host"), reservedBytes };
 }
 
 /** What comes from here on is counted anew, from what is alive. */

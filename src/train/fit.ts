@@ -22,6 +22,7 @@ import { OutOfMemoryError } from "../torch/device.ts";
 import {
   type Compute,
   type ComputeOptions,
+  freeCache,
   liftCaps,
   type Peaks,
   peaksOf,
@@ -142,6 +143,7 @@ class Trials implements Disposable {
       try {
         using backup = this.#backupOf(optimizer, plan);
         const batch = withPixels(plannedBatch(batchOf(workload)));
+        freeCache(device); // of other lengths
         resetPeaks(device);
         const startMs = performance.now();
         backup.save();

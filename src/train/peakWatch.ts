@@ -2,15 +2,16 @@
 import type { MicroBatch } from "../data/batches.ts";
 import type { DryRun, PoolPlan } from "../plan/dryRun.ts";
 import { CATEGORIES, type Category, memoryStats, POOLS, type Pool } from "../torch/device.ts";
-import { type Peaks, peaksOf, resetPeaks } from "./compute.ts";
+import { type Peaks, peaksOf, type Reserved, resetPeaks } from "./compute.ts";
 import { DefectTracer } from "./defectTrace.ts";
 import { isLastOfStep } from "./microBatch.ts";
+import type { StepRecord } from "./runLog.ts";
 import type { Run } from "./setup.ts";
 
 /** More than this of the plan is a defect of the plan. */
 const TOLERATED_RATIO = 1.01;
 
-export type PlannedPeaks = Record<Pool, PoolPlan>;
+export type PlannedPeaks = Record<Pool, PoolPlan> & Reserved;
 
 export interface StepPeaks {
   measured: Peaks;
@@ -39,6 +40,8 @@ export class PeakWatch {
   #planned: PlannedPeaks | undefined;
   #isFirst = true;
   #stepsDown = 0;
+  /** By the plans of all steps: the allocator keeps for the next step what one took. */
+  #plannedReservedBytes = 0;
   /** As far as the step has come. */
   #highest: Highest = lowest();
   /** Of the step's largest micro-batch. */
@@ -80,12 +83,15 @@ export class PeakWatch {
     if (!this.#tracer.awaitsUpdate) this.#tracer.end(this.#run.state.step + 1);
     const { plan } = this.#run;
     if (!this.#isExact && !plan.longest) return;
-    const { device, host } = ofStep(
+    const { device, host, reservedBytes } = ofStep(
       this.#isExact ? plan.planned(batch) : plan.plannedAtMost(batch.inputIds.length),
     );
-    this.#planned = this.#planned
-      ? { device: larger(this.#planned.device, device), host: larger(this.#planned.host, host) }
-      : { device, host };
+    this.#plannedReservedBytes = Math.max(this.#plannedReservedBytes, reservedBytes ?? 0);
+    this.#planned = {
+      device: this.#planned ? larger(this.#planned.device, device) : device,
+      host: this.#planned ? larger(this.#planned.host, host) : host,
+      reservedBytes: reservedBytes && this.#plannedReservedBytes,
+    };
   }
 
   endStep(): StepPeaks & { defects: Defect[] } {
@@ -114,14 +120,29 @@ export class PeakWatch {
   }
 }
 
-/** The peaks of a plan without those of resuming and saving, which are not part of a step. */
-export function ofStep({ device, host, phases }: DryRun): PlannedPeaks {
+/** A step's peaks in its record. isPlanned: with those of its plan. */
+export function recordOf(
+  { measured, planned }: StepPeaks,
+  isPlanned: boolean,
+): Pick<StepRecord, "peakBytes" | "hostPeakBytes"> & Partial<StepRecord> {
+  return {
+    peakBytes: measured.device.bytes,
+    hostPeakBytes: measured.host.bytes,
+    ...(isPlanned && planned && { plannedPeakBytes: planned.device.peakBytes }),
+    ...(measured.reservedBytes !== undefined && { reservedPeakBytes: measured.reservedBytes }),
+    ...(isPlanned && planned?.reservedBytes && { plannedReservedPeakBytes: planned.reservedBytes }),
+  };
+}
+
+/** The peaks of a plan without those of resuming and saving, which are not part of a step; what is reserved is the run's, as held. */
+export function ofStep({ device, host, replay, phases }: DryRun): PlannedPeaks {
   const step = phases.filter(({ name }) => !["resume", "save"].includes(name));
   const most = (of: "devicePeakBytes" | "hostPeakBytes"): number =>
     step.reduce((bytes, phase) => Math.max(bytes, phase[of]), 0);
   return {
     device: { ...device, peakBytes: most("devicePeakBytes") },
     host: { ...host, peakBytes: most("hostPeakBytes") },
+    reservedBytes: replay?.reservedPeakBytes,
   };
 }
 

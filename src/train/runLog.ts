@@ -19,6 +19,9 @@ export interface StepRecord {
   hostPeakBytes: number;
   /** Of the device's pool; with planned_step. */
   plannedPeakBytes?: number;
+  /** What a card's caching allocator holds, in use or not; absent on the CPU. The planned one with planned_step. */
+  reservedPeakBytes?: number;
+  plannedReservedPeakBytes?: number;
   stepMs: number;
   /** Share of the step's time spent waiting for data. */
   dataWaitRatio: number;

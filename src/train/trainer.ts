@@ -17,7 +17,7 @@ import { type Evaluator, evaluate } from "./evaluate.ts";
 import { lockOutput } from "./lock.ts";
 import { fitting, runMicroBatch } from "./microBatch.ts";
 import { type TrainInput, type TrainOptions, trainOptions } from "./options.ts";
-import { type Defect, PeakWatch, type StepPeaks } from "./peakWatch.ts";
+import { type Defect, PeakWatch, recordOf, type StepPeaks } from "./peakWatch.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER } from "./resume.ts";
 import {
   appendRecord,
@@ -256,9 +256,7 @@ async function updateFactors(run: Running): Promise<void> {
     lr,
     tokens,
     tokensPerSecond: (tokens / stepMs) * 1000,
-    peakBytes: peaks.measured.device.bytes,
-    hostPeakBytes: peaks.measured.host.bytes,
-    ...(options.planned_step && peaks.planned && { plannedPeakBytes: peaks.planned.device.peakBytes }),
+    ...recordOf(peaks, options.planned_step),
     stepMs,
     dataWaitRatio: dataWaitMs / stepMs,
     epoch,

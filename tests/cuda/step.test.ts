@@ -1,16 +1,23 @@
 /** The whole step on a card beside the same on the CPU, under policies that move things. Skipped out loud where there is no card. */
-import { describe, expect, test } from "vitest";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
 import { disposeLora, type Lora } from "../../src/models/lora.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { cardInfo, cudaProblem, memoryStats, synchronize } from "../../src/torch/device.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";
 import { scope } from "../../src/torch/tensor.ts";
+import { type FitTrial, fitTrials } from "../../src/train/fit.ts";
 import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
 import { difference } from "./kernelCases.ts";
 
 const card = "cuda:0";
+/** Of the planned step. */
+const TOKENS = 32_768;
 const problem = cudaProblem();
 if (problem) console.warn(`SKIPPED: no step is made on a card. ${problem}`);
 
@@ -96,3 +103,30 @@ describe.skipIf(problem)("a step on a card", () => {
     },
   );
 });
+
+describe.skipIf(problem)("a planned step on a card", () => {
+  const folder = mkdtempSync(join(tmpdir(), "lorafit-step-"));
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  test("takes what was planned: allocated within 1 %, reserved within 3 %", async () => {
+    writeTinyCheckpoint(folder, {
+      ...TINY,
+      ...{ hidden: 1024, layers: 2, ffn: 4096, vocab: 4096, dtype: "bfloat16" },
+    });
+    await longestStep(folder); // from here on libraries have their workspace
+    const workspaceBytes = memoryStats(card).liveBytes;
+    const { planned, measured } = await longestStep(folder);
+    expect(measured!.device.bytes).toBeGreaterThan(2 ** 30); // else pages of 20 MiB weigh too much
+    const allocatedBytes = measured!.device.bytes - workspaceBytes;
+    expect(Math.abs(allocatedBytes / planned.device.peakBytes - 1)).toBeLessThan(0.01);
+    expect(Math.abs(measured!.reservedBytes! / planned.reservedBytes! - 1)).toBeLessThan(0.03);
+  });
+});
+
+async function longestStep(model: string): Promise<FitTrial> {
+  const options = { model, device: card, lora_r: 16, lora_dropout: 0.05, image_share: 0.8 } as const;
+  const trials: FitTrial[] = [];
+  for await (const trial of fitTrials({ ...options, gradient_accumulation: 1, from: TOKENS, to: TOKENS }))
+    trials.push(trial);
+  return trials.at(-1)!;
+}

@@ -41,21 +41,26 @@ function recordOf({ tokens, planned, measured }: FitTrial): Record<string, unkno
     fits: measured !== undefined,
     plannedPeakBytes: planned.device.peakBytes,
     plannedHostPeakBytes: planned.host.peakBytes,
+    plannedReservedPeakBytes: planned.reservedBytes, // undefined, and left out of the JSON, on the CPU
     ...(measured && {
       peakBytes: measured.device.bytes,
       hostPeakBytes: measured.host.bytes,
+      reservedPeakBytes: measured.reservedBytes,
       stepMs: measured.stepMs,
     }),
   };
 }
 
 function rowOf({ tokens, planned, measured }: FitTrial): string[] {
-  const pools = (device: number, host: number): string =>
-    host > 0 ? `${formatBytes(device)} + ${formatBytes(host)} host` : formatBytes(device);
+  const pools = (device: number, host: number, reserved: number | undefined): string =>
+    [
+      `${formatBytes(device)}${reserved === undefined ? "" : ` (${formatBytes(reserved)} reserved)`}`,
+      ...(host > 0 ? [`${formatBytes(host)} host`] : []),
+    ].join(" + ");
   return [
     formatCount(tokens),
-    pools(planned.device.peakBytes, planned.host.peakBytes),
-    measured ? pools(measured.device.bytes, measured.host.bytes) : "out of memory",
+    pools(planned.device.peakBytes, planned.host.peakBytes, planned.reservedBytes),
+    measured ? pools(measured.device.bytes, measured.host.bytes, measured.reservedBytes) : "out of memory",
     measured ? formatDuration(measured.stepMs) : "",
   ];
 }
