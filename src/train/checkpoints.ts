@@ -62,6 +62,8 @@ export interface TrainerState {
   stepsDown: number[];
   /** The same of the evaluations' losses. */
   evalStepsDown?: number[] | undefined;
+  /** Whether PLoRA was folded into the weights, which rounds them otherwise; unknown of older checkpoints. */
+  folded?: boolean | undefined;
   /** Where computing is in float16; of the step under way as well. */
   lossScale?: LossScale | undefined;
   options: Record<string, unknown>;

@@ -9,20 +9,41 @@ import { UserError } from "../errors.ts";
 import { LOCK_FILE, lockOutput } from "./lock.ts";
 
 /** Called before every step that the lock takes in the file system. */
-let beforeStep: (() => void) | undefined;
+let beforeStep: ((name: string, path: unknown) => void) | undefined;
+/** Called while a lock that is made in place is empty, in a file system without hard links; undefined: it has them. */
+let whileEmpty: ((fill: () => void) => void) | undefined;
 
 vi.mock("node:fs", async (original) => {
   const fs = await original<typeof import("node:fs")>();
-  const steps = ["linkSync", "readFileSync", "renameSync", "rmSync", "writeFileSync"] as const;
+  const steps = ["readFileSync", "renameSync", "rmSync"] as const;
   const watched = steps.map((name) => {
     const step = fs[name] as (...values: unknown[]) => unknown;
     const announced = (...values: unknown[]): unknown => {
-      beforeStep?.();
+      beforeStep?.(name, values[0]);
       return step(...values);
     };
     return [name, announced];
   });
-  return { ...fs, ...Object.fromEntries(watched) };
+  const linkless = {
+    linkSync(from: string, to: string) {
+      beforeStep?.("linkSync", from);
+      if (!whileEmpty) return fs.linkSync(from, to);
+      throw Object.assign(new Error("no links here"), { code: "EPERM", syscall: "link" });
+    },
+    writeFileSync(path: string, text: string, options?: { flag: string }) {
+      beforeStep?.("writeFileSync", path);
+      if (!whileEmpty || options?.flag !== "wx") return fs.writeFileSync(path, text, options);
+      fs.writeFileSync(path, "", options);
+      let isFilled = false;
+      const fill = (): void => {
+        if (!isFilled) fs.writeFileSync(path, text);
+        isFilled = true;
+      };
+      whileEmpty(fill);
+      fill();
+    },
+  };
+  return { ...fs, ...Object.fromEntries(watched), ...linkless };
 });
 
 const folder = mkdtempSync(join(tmpdir(), "lock-"));
@@ -62,6 +83,32 @@ it.each([
     second?.();
     expect(readdirSync(folder)).toEqual([]);
   }
+});
+
+it("without hard links the lock that another is just making, still empty, is not taken from it", () => {
+  let second: ReturnType<typeof tryLock>;
+  let looks = 0;
+  whileEmpty = (fill) => {
+    whileEmpty = () => {};
+    beforeStep = (name, path) => {
+      if (name === "readFileSync" && path === lock && ++looks === 3) fill();
+    };
+    second = tryLock();
+    beforeStep = undefined;
+  };
+  const first = tryLock();
+  whileEmpty = undefined;
+  expect([first, second].filter(Boolean)).toEqual([first]);
+  first?.();
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+it("a lock that stays empty, of one that died while it made it, is no obstacle", () => {
+  writeFileSync(lock, "");
+  const release = lockOutput(folder);
+  expect(JSON.parse(readFileSync(lock, "utf8")).pid).toBe(process.pid);
+  release();
+  expect(readdirSync(folder)).toEqual([]);
 });
 
 it("one that died while it replaced the lock of another that is gone is no obstacle", () => {

@@ -8,6 +8,10 @@ import { UserError } from "../errors.ts";
 
 export const LOCK_FILE = "run.lock";
 
+/** How often an empty lock is looked at again. */
+const MOST_LOOKS = 5;
+const LOOK_AGAIN_MS = 100;
+
 interface Holder {
   pid: number;
   host: string;
@@ -82,9 +86,19 @@ function createdInPlace(path: string, text: string): boolean {
 
 /** The lock of a process that is gone; undefined where there is no lock. Throws UserError where it is not gone, or where nobody can tell. */
 function staleIn(path: string): string | undefined {
-  const text = textIn(path);
+  const text = filledTextIn(path);
   const holder = text === undefined ? undefined : holderOf(text);
   if (holder && (holder.host !== hostname() || isAlive(holder))) throw taken(path, holder);
+  return text;
+}
+
+/** The text of a lock once it is there: one that is made in place is empty for a moment. Stays empty where its maker died in that moment. */
+function filledTextIn(path: string): string | undefined {
+  let text = textIn(path);
+  for (let look = 0; look < MOST_LOOKS && text === ""; look++) {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOOK_AGAIN_MS);
+    text = textIn(path);
+  }
   return text;
 }
 

@@ -2,7 +2,7 @@
 import { readAdapter } from "../checkpoint/peft.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import type { Limits, Planner } from "../plan/search.ts";
-import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
+import { DEFAULT_POLICY, type Policy, ploraName, ploraOf } from "../step/policy.ts";
 import { scope } from "../torch/tensor.ts";
 import { type AnswersPlan, planAnswers } from "./answers.ts";
 import type { Checkpoint } from "./checkpoints.ts";
@@ -48,11 +48,12 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const limits = policy ? undefined : room;
   const stepsDown = stepsDownOf(checkpoint, options, "stepsDown");
   const common = { planner, workload, demand, stepsDown };
+  const folded = checkpoint?.state.folded;
   const plan = new RunPlan({
     ...common,
     choice: limits
-      ? { by: "planner", limits, attention }
-      : { by: "user", policy: policy ?? DEFAULT_POLICY, hostBytes: room?.hostBytes },
+      ? { by: "planner", limits, attention, folded }
+      : { by: "user", policy: policy ?? defaultPolicy(planner, folded), hostBytes: room?.hostBytes },
   });
   const misfitOf = (limits: Limits): Misfit => {
     return { planner, workload, demand, limits, options, fixed: { attention } };
@@ -63,6 +64,12 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
     throw await lossTooLarge(losses, plan, misfitOf(room!));
   const answers = room && planAnswers(losses?.kept ?? [], stopIds, (shape) => plan.answer(shape, room));
   return { plan, workload, losses, answers, limits };
+}
+
+/** Of a run that is not planned, whose weights have PLoRA folded into them as before where that can be. */
+function defaultPolicy(planner: Planner, folded = false): Policy {
+  const { branch } = ploraOf(DEFAULT_POLICY);
+  return { ...DEFAULT_POLICY, plora: ploraName({ folded: folded && planner.folds(DEFAULT_POLICY), branch }) };
 }
 
 function lossesOf(

@@ -62,6 +62,20 @@ export function checkSameRun(
   });
 }
 
+/** Tells where frozen weights are rounded otherwise than before, as PLoRA is folded into them now or no longer. */
+export function noticeFolding(
+  { state: { folded: was } }: Checkpoint,
+  folded: boolean,
+  { isGiven, notice }: { isGiven: boolean; notice: (text: string) => void },
+): void {
+  if (was === undefined || was === folded) return;
+  const change = folded
+    ? "PLoRA was not folded into this run's weights and is now"
+    : "PLoRA was folded into this run's weights and no longer is";
+  const why = isGiven ? "as the policy says" : "as it can't be within this memory over these weights";
+  notice(`${change}, ${why}; the run's numbers differ a little from here on`);
+}
+
 function changedKeys(before: Record<string, unknown>, now: Record<string, unknown>): string[] {
   const keys = [...new Set([...Object.keys(before), ...Object.keys(now)])];
   return keys.filter((key) => JSON.stringify(before[key]) !== JSON.stringify(now[key]));

@@ -1,6 +1,6 @@
 /**
  * Which policy each micro-batch of a run has, and what it comes to. Policies are chosen by length class within what the run may take, and
- * follow from the options, the data and the steps down the ladder alone: a run that goes on later chooses the same ones.
+ * follow from the options, the data, the steps down the ladder and whether PLoRA is folded already: a run that goes on later chooses the same.
  */
 import type { MicroBatch } from "../data/batches.ts";
 import type { Place } from "../models/places.ts";
@@ -17,7 +17,7 @@ import {
   type Workload,
 } from "../plan/search.ts";
 import type { StepTrace } from "../plan/stepTrace.ts";
-import { type Policy, ploraOf } from "../step/policy.ts";
+import { DEFAULT_POLICY, type Policy, ploraOf } from "../step/policy.ts";
 import type { Demand } from "./demand.ts";
 
 /** How many times as long the micro-batches of the next class may be. */
@@ -29,7 +29,13 @@ export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets" | "accum
 
 /** Who chooses: the planner within limits, or the user, where the host may have a limit all the same. */
 export type Choice =
-  | { by: "planner"; limits: Limits; attention?: Policy["attention"] | undefined }
+  | {
+      by: "planner";
+      limits: Limits;
+      attention?: Policy["attention"] | undefined;
+      /** Whether the weights that the run has been trained over had PLoRA folded into them; left out: whatever is faster. */
+      folded?: boolean | undefined;
+    }
   | { by: "user"; policy: Policy; hostBytes?: number | undefined };
 
 export interface RunPlanOptions {
@@ -61,7 +67,7 @@ export class RunPlan {
     this.#options = options;
     this.#classes = classesUpTo(demand.mostTokens);
     const { attention } = choice.by === "planner" ? choice : choice.policy;
-    this.longest = choice.by === "planner" ? this.#fastestOfData(choice.limits, attention) : undefined;
+    this.longest = choice.by === "planner" ? this.#goingOn(choice) : undefined;
     this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
     const { hostBytes = Number.POSITIVE_INFINITY } = choice.by === "planner" ? choice.limits : choice;
     this.#room = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes };
@@ -146,6 +152,16 @@ export class RunPlan {
     const chosen = fits ? policy : this.policy;
     this.#planned.set(most, chosen);
     return chosen;
+  }
+
+  /** The fastest, over weights that PLoRA is folded into as before wherever that fits. */
+  #goingOn({ limits, attention, folded }: Extract<Choice, { by: "planner" }>): Plan {
+    const { planner, demand } = this.#options;
+    const plan = this.#fastestOfData(limits, attention);
+    if (folded === undefined || folded === ploraOf(plan.policy).folded) return plan;
+    if (folded && !planner.folds(DEFAULT_POLICY)) return plan;
+    const asBefore = this.#fastest(demand.mostTokens, limits, { attention, folded });
+    return asBefore.fits ? asBefore : plan;
   }
 
   /** The fastest for the longest micro-batch, but for PLoRA, which is folded, once for all of a run, only where that is faster for the data. */

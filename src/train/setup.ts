@@ -20,7 +20,7 @@ import type { Planner } from "../plan/search.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";
-import { factorCopies, loadingOf, Policy } from "../step/policy.ts";
+import { factorCopies, loadingOf, Policy, ploraOf } from "../step/policy.ts";
 import { cardInfo } from "../torch/device.ts";
 import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
@@ -33,7 +33,7 @@ import type { LossPlan } from "./lossPlan.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
-import { checkSameRun, openOutput } from "./resume.ts";
+import { checkSameRun, noticeFolding, openOutput } from "./resume.ts";
 import { POLICY_FILE, restartLog } from "./runLog.ts";
 import type { RunPlan, RunWorkload } from "./runPlan.ts";
 import { type Schedule, stepsOfRatio } from "./schedule.ts";
@@ -115,7 +115,11 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const model = loadModel(options.model, { ...compute, ...loadingOf(plan.policy) });
   closers.push(() => disposeModel(model));
   const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
-  if (checkpoint) checkSameRun(checkpoint, options, fingerprints);
+  const { folded } = ploraOf(plan.policy);
+  if (checkpoint) {
+    checkSameRun(checkpoint, options, fingerprints);
+    noticeFolding(checkpoint, folded, { isGiven: policy !== undefined, notice });
+  }
   const { device, dtype } = compute;
   const held = { device, gradients: plan.policy.gradients, copies: factorCopies(plan.policy, dtype) };
   const lora = loraOf(config, options, held, checkpoint, notice);
@@ -125,13 +129,9 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const backup = backupOf(optimizer, plan);
   closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
-  const ladders = { stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown };
-  const state = checkpoint
-    ? { ...checkpoint.state, options, ...ladders }
-    : newState({
-        ...{ totalSteps: schedule.totalSteps, options, fingerprints, ...ladders },
-        lossScale: firstLossScale(dtype),
-      });
+  const now = { options, stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown, folded };
+  const begun = { totalSteps: schedule.totalSteps, fingerprints, lossScale: firstLossScale(dtype) };
+  const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...begun, ...now });
   await restartLog(options.output, options, state);
   writeFileWhole(join(options.output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
   return {

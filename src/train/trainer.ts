@@ -1,6 +1,7 @@
 /**
  * The training loop: micro-batches, accumulation, optimizer step, evaluation, checkpoint, until the last step or an interruption. A run that
- * was stopped at any moment, even killed, and goes on from its last checkpoint ends with the same bytes as one that was never stopped.
+ * was stopped at any moment, even killed, and goes on from its last checkpoint with the same options ends with the same bytes as one that was
+ * never stopped.
  */
 import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";

@@ -1,10 +1,11 @@
 /** A run is a function of its options and data: whether, when and how often it is stopped changes no byte of it. */
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { checkpointFolders } from "../../src/train/checkpoints.ts";
 import type { TrainInput } from "../../src/train/options.ts";
-import { makeWorkplace, resultOf, runWith } from "./trainRun.ts";
+import { POLICY_FILE } from "../../src/train/runLog.ts";
+import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
 const listed = join(folder, "data.txt");
@@ -67,6 +68,37 @@ it("an interruption during the last evaluation leaves a run to go on with", asyn
   });
   expect(await runWith({ ...options, resume: true })).toMatchObject({ result: { ended: "finished" } });
   expect(resultOf(output)).toMatchObject({ evals: [{ step: 2 }] });
+});
+
+describe("a run that was folded", () => {
+  const stopped = async (name: string): Promise<TrainInput & { output: string }> => {
+    const options = { ...input, max_steps: 3, output: join(folder, name) };
+    await runWith({ ...options, policy: { plora: "folded" } }, { stopAfterMicroBatches: 1 });
+    return { ...options, resume: true };
+  };
+  const ploraOfRun = (output: string): string =>
+    JSON.parse(readFileSync(join(output, POLICY_FILE), "utf8")).plora;
+
+  it.each([{ memory: "1GiB" }, { memory: "2GiB" }, {}])(
+    "goes on folded with %o, and says nothing",
+    async (room) => {
+      const options = await stopped(`folded ${room.memory}`);
+      const again = await runWith({ ...options, ...room }, { stopAfterMicroBatches: 1 });
+      expect(ploraOfRun(options.output)).toMatch(/^folded/);
+      const last = await runWith({ ...options, ...room });
+      expect(last).toMatchObject({ result: { ended: "finished" } });
+      expect(ploraOfRun(options.output)).toMatch(/^folded/);
+      expect(noticesOf([...again.events, ...last.events]).join()).not.toContain("PLoRA");
+    },
+  );
+
+  it("goes on apart where the policy says so, which is told once", async () => {
+    const options = { ...(await stopped("apart")), policy: { plora: "apart" } };
+    const told = expect.stringMatching(/^PLoRA was folded into .* no longer is, as the policy says/);
+    expect(noticesOf((await runWith(options, { stopAfterMicroBatches: 1 })).events)).toEqual([told]);
+    expect(noticesOf((await runWith(options)).events)).toEqual([]);
+    expect(ploraOfRun(options.output)).toBe("apart");
+  });
 });
 
 it("keeps the newest checkpoints, and no more than asked for", async () => {

@@ -68,15 +68,15 @@ describe("the policies of a run whose longest micro-batch hardly fits", () => {
 });
 
 describe("PLoRA of a run", () => {
-  const wide = smallConfig({ layers: 2, hidden: 256, headDim: 64, ffn: 512 });
+  const wide = smallConfig({ layers: 6, hidden: 256, headDim: 64, ffn: 512 });
   const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, launchMs: 0 };
   const pictured = new Planner({ model: wide, dtype: "float32", target: "cpu", mapsWeights: true }, slow);
   const page = { ...textOf(500), grids: [{ rows: 2, cols: 1 }] } as unknown as PreparedSample;
-  const runOf = (samples: PreparedSample[]): RunPlan =>
+  const runOf = (samples: PreparedSample[], limits = UNLIMITED, folded?: boolean): RunPlan =>
     new RunPlan({
       ...{ planner: pictured, workload, stepsDown: [] },
       demand: demandOf(samples, { by: "samples", samples: 1 }),
-      choice: { by: "planner", limits: UNLIMITED },
+      choice: { by: "planner", limits, folded },
     });
 
   it("is folded, for all lengths, where the data is pictures with little text", () => {
@@ -87,5 +87,33 @@ describe("PLoRA of a run", () => {
   it("is not folded for a picture among much text, though that would be faster for the picture", () => {
     const plan = runOf([textOf(64), textOf(460), textOf(470), textOf(480), page]);
     for (const tokens of [64, 470, 500]) expect(ploraOf(plan.policyFor(tokens)).folded).toBe(false);
+  });
+
+  describe("that goes on", () => {
+    const pages = [textOf(64), page, page, page];
+    const texts = [textOf(64), textOf(460), textOf(470), textOf(480), page];
+
+    it("stays as it was, though a new one would be the other, within any memory that it fits", () => {
+      const budgetBytes = 2 * runOf(texts, UNLIMITED, true).longest!.run.budgetedBytes;
+      for (const limits of [UNLIMITED, { ...UNLIMITED, budgetBytes }]) {
+        for (const tokens of [64, 500]) {
+          expect(ploraOf(runOf(texts, limits, true).policyFor(tokens)).folded).toBe(true);
+          expect(ploraOf(runOf(pages, limits, false).policyFor(tokens)).folded).toBe(false);
+        }
+      }
+    });
+
+    it("has the very policy of its beginning within the same memory", () => {
+      expect(runOf(pages, UNLIMITED, true).policy).toEqual(runOf(pages).policy);
+      expect(runOf(texts, UNLIMITED, false).policy).toEqual(runOf(texts).policy);
+    });
+
+    it("is folded no longer where its weights have to be streamed", () => {
+      const { shapeOf, mostTokens } = demandOf(pages, { by: "samples", samples: 1 });
+      const streamed = leastMemory(pictured, workloadOf(workload, shapeOf(mostTokens)), UNLIMITED);
+      const { longest } = runOf(pages, { ...UNLIMITED, budgetBytes: streamed.run.budgetedBytes }, true);
+      expect(longest).toMatchObject({ fits: true, policy: { weights: { source: "streamed" } } });
+      expect(ploraOf(longest!.policy).folded).toBe(false);
+    });
   });
 });
