@@ -85,7 +85,7 @@ export async function fitting<T, N>(
       const news = concessionsOf(leaner, run.model.config, { beyond: policy });
       const gives = news.join(", ") || "the next leaner policy";
       run.notice(
-        `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result.`,
+        `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result but for rounding.`,
       );
     }
   }
