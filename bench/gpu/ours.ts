@@ -10,6 +10,7 @@ import { createLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { tensorShapes } from "../../src/models/spec.ts";
 import { assembleModel, type Model } from "../../src/models/weights.ts";
 import { settledAttention } from "../../src/plan/attentionChoice.ts";
+import { dryRun } from "../../src/plan/dryRun.ts";
 import { OFFICIAL_ADAMW } from "../../src/step/adamW.ts";
 import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
@@ -20,6 +21,8 @@ import { category, memoryStats, resetPeak, setCap, synchronize } from "../../src
 import type { Device } from "../../src/torch/dtypes.ts";
 import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 import { drive } from "../../src/train/drive.ts";
+import { ofStep } from "../../src/train/peakWatch.ts";
+import { cardOf } from "../../src/train/planner.ts";
 import { sampleText } from "../workload.ts";
 import { PAGE, PLACEMENTS, SIZES, TEXT, tokensOf } from "./matrix.ts";
 import type { GpuReport, GpuTask } from "./task.ts";
@@ -55,7 +58,10 @@ const lora = createLora(config, {
 });
 const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW);
 
-answer({ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond: matrixRate() });
+answer({
+  ...{ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond: matrixRate() },
+  plannedPeakBytes: plannedPeakBytes(),
+});
 timeCopies(true);
 for await (const _ of createInterface({ input: process.stdin })) answer(await step());
 await pictures.close();
@@ -83,6 +89,27 @@ function preparedSample(): PreparedSample {
     grids: [grid],
     tokens: tokens.text + tokens.image,
   };
+}
+
+/** Of the device's pool in such a step, as `lorafit plan` has it. */
+function plannedPeakBytes(): number {
+  const lora = { rank: wanted.rank, dropout: 0, targets: OFFICIAL_TARGETS };
+  const grid = hdGrid(PAGE.width, PAGE.height, wanted.hdNum);
+  const { labelTokens } = TEXT;
+  const batch = { samples: 1, sampleTokens: tokens.text + tokens.image, pictures: [grid], labelTokens };
+  const target = device === "cpu" ? "cpu" : cardOf(device);
+  const { base } = wanted;
+  const run = dryRun({
+    model: config,
+    dtype: "bfloat16",
+    lora,
+    batch,
+    policy,
+    target,
+    base,
+    mapsWeights: false,
+  });
+  return ofStep(run).device.peakBytes;
 }
 
 /** Each matrix is quantised as soon as it is made. */

@@ -1,18 +1,19 @@
 /**
  * Every configuration on a card beside the official way, and a table in Markdown: `run.js [--device cuda:0] [--all] [--only TEXT]`, in a
  * checkout from bench-out/bench/gpu, from a bundle as `./lorafit --node bench/gpu/run.js`. `--device cpu --size tiny` runs the same logic
- * on a machine without a card. The peers need a Python with torch, peft, transformers and safetensors (--python).
+ * on a machine without a card. A card's table is left in bench/results/DATE-CARD.md unless --out names another file. The peers need a Python with torch, peft, transformers and safetensors (--python).
  */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { loadHdImage } from "../../src/data/image.ts";
 import { writePages } from "../../src/data/pages.ts";
 import { formatBytes, messageOf } from "../../src/errors.ts";
 import { fromArray } from "../../src/torch/create.ts";
-import { libtorchVersion } from "../../src/torch/device.ts";
+import { cardInfo, libtorchVersion } from "../../src/torch/device.ts";
+import { driverVersion } from "../../src/torch/driver.ts";
 import { packageRoot } from "../../src/torch/libtorch.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { Worker } from "../workers.ts";
@@ -40,6 +41,7 @@ type Outcome = Figures | { failed: string };
 interface Row {
   case: GpuCase;
   outcomes: Partial<Record<Variant, Outcome>>;
+  plannedPeakBytes?: number | undefined;
 }
 
 const { values: flags } = parseArgs({
@@ -67,21 +69,27 @@ async function main(): Promise<void> {
     const picture = await page(work);
     const rows: Row[] = [];
     let flopsPerSecond = 0;
+    let peer: string | undefined;
     for (const wanted of casesOf(flags.size as Size, flags.all)) {
       if (!titleOf(wanted).includes(flags.only)) continue;
       const task = await writeTask(work, wanted, picture);
       const row: Row = { case: wanted, outcomes: {} };
       for (const variant of VARIANTS) {
-        const { outcome, rate } = await measure(work, task, variant);
+        const { outcome, facts } = await measure(work, task, variant);
         if (outcome) row.outcomes[variant] = outcome;
-        flopsPerSecond ||= rate ?? 0;
+        flopsPerSecond ||= facts?.matrixFlopsPerSecond ?? 0;
+        row.plannedPeakBytes ??= facts?.plannedPeakBytes;
+        if (variant === "plain") peer ??= facts?.name;
         if (outcome) console.error(`${titleOf(wanted)}  ${variant}  ${cellOf(outcome)}`);
       }
       rows.push(row);
     }
-    const report = tableOf(rows, flopsPerSecond);
+    const report = tableOf(rows, flopsPerSecond, peer);
     console.log(report);
-    if (flags.out) writeFileSync(flags.out, report);
+    const out = flags.out ?? resultFile();
+    if (!out) return;
+    mkdirSync(dirname(out), { recursive: true });
+    writeFileSync(out, report);
   } finally {
     rmSync(work, { recursive: true });
   }
@@ -130,7 +138,7 @@ async function measure(
   work: string,
   task: GpuTask,
   variant: Variant,
-): Promise<{ outcome?: Outcome; rate?: number | undefined }> {
+): Promise<{ outcome?: Outcome; facts?: Facts }> {
   const { base, placement } = task.case;
   if (variant === "plain" && (base !== "bf16" || placement !== "resident")) return {};
   if (variant === "kernels" && (base === "fp8" || PLACEMENTS[placement].boundaryAhead)) return {};
@@ -139,11 +147,11 @@ async function measure(
   let worker: Worker<GpuReport> | undefined;
   try {
     worker = await Worker.start<GpuReport>(commandOf(variant, file), {});
-    const { skipped, matrixFlopsPerSecond } = worker.facts as Facts;
-    if (skipped) return { outcome: { failed: skipped } };
+    const facts = worker.facts as Facts;
+    if (facts.skipped) return { outcome: { failed: facts.skipped } };
     const reports: GpuReport[] = [];
     for (let step = 0; step <= Number(flags.steps); step++) reports.push(await worker.step());
-    return { outcome: figuresOf(reports), rate: matrixFlopsPerSecond };
+    return { outcome: figuresOf(reports), facts };
   } catch (error) {
     return { outcome: { failed: messageOf(error) } };
   } finally {
@@ -152,8 +160,11 @@ async function measure(
 }
 
 interface Facts {
+  /** A peer's has its versions. */
+  name: string;
   skipped?: string;
   matrixFlopsPerSecond?: number;
+  plannedPeakBytes?: number;
 }
 
 function commandOf(variant: Variant, task: string): [string, ...string[]] {
@@ -169,20 +180,43 @@ function titleOf({ hdNum, rank, base, placement, capBytes }: GpuCase): string {
   return `hd_num ${hdNum} (${text + image} tokens), r ${rank}, ${base}, ${placement}${cap}`;
 }
 
-function tableOf(rows: Row[], flopsPerSecond: number): string {
-  const lines = rows.map(({ case: wanted, outcomes }) => {
-    const cells = VARIANTS.map((variant) => cellOf(outcomes[variant]));
+/** Undefined without a card: such tables are not kept. */
+function resultFile(): string | undefined {
+  if (flags.device === "cpu") return undefined;
+  const { name } = cardInfo(flags.device as `cuda:${number}`);
+  const card = name.toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  return join(packageRoot, "bench", "results", `${today()}-${card}.md`);
+}
+
+function today(): string {
+  return new Date().toISOString().slice(0, 10);
+}
+
+/** Card and driver, and the versions of what runs on it. */
+function machineOf(peer: string | undefined): string {
+  const card =
+    flags.device === "cpu"
+      ? "cpu"
+      : `${cardInfo(flags.device as `cuda:${number}`).name}, driver ${driverVersion()}`;
+  return `${card}; Node ${process.versions.node}, libtorch ${libtorchVersion()}; beside it ${peer ?? "no peer"}`;
+}
+
+function tableOf(rows: Row[], flopsPerSecond: number, peer: string | undefined): string {
+  const lines = rows.map(({ case: wanted, outcomes, plannedPeakBytes }) => {
+    const [ours, ...peers] = VARIANTS.map((variant) => cellOf(outcomes[variant]));
+    const planned = plannedPeakBytes === undefined ? "-" : formatBytes(plannedPeakBytes);
+    const cells = [ours, planned, ...peers];
     return `| ${[titleOf(wanted), ...cells, ...sharesOf(wanted, outcomes.lorafit, flopsPerSecond)].join(" | ")} |`;
   });
   return [
-    `${new Date().toISOString().slice(0, 10)}, ${flags.device}, libtorch ${libtorchVersion()}, a bf16 product runs at ` +
+    `${today()}, ${machineOf(peer)}; a bf16 product runs at ` +
       `${(flopsPerSecond / 1e12).toFixed(1)} TFLOP/s. Seconds a step and peak memory, weights included; the share is of that rate, ` +
       "counted on the FLOPs that the decoder cannot do without. The columns from there on are lorafit's: the part of the copies' time in " +
       "which the computing did not wait for them, the part of a step in which it waits for pictures (aim: at most 1 %), and how much " +
       "longer than the middle one the 95th of a hundred steps takes.",
     "",
-    "| case | lorafit | PyTorch, PEFT | with Liger, Unsloth, bitsandbytes | of the matrix rate | tokens/s | copies hidden | data stall | p95 / median |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| case | lorafit | planned | PyTorch, PEFT | with Liger, Unsloth, bitsandbytes | of the matrix rate | tokens/s | copies hidden | data stall | p95 / median |",
+    "|---|---|---|---|---|---|---|---|---|---|",
     ...lines,
     "",
   ].join("\n");

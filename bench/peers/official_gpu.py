@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from importlib.metadata import version
 
 import torch
 from safetensors import safe_open
@@ -165,7 +166,7 @@ def main():
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "loss": loss.item(), "peakBytes": peak_bytes(device)}
 
-    name = f"torch {torch.__version__}, PEFT" + "".join(f", {name}" for name in used)
+    name = f"torch {torch.__version__}, PEFT {version('peft')}" + "".join(f", {name}" for name in used)
     if kernels and not used:
         answer(name=name, skipped="none of Liger, Unsloth and bitsandbytes can be imported")
         return

@@ -17,8 +17,9 @@ it("the GPU bench goes through every kind of configuration on a tiny model, and 
   const rows = table.split("\n").filter((line) => line.startsWith("| hd_num"));
   expect(rows).toHaveLength(8);
   for (const row of rows) {
-    const [, , ours, , kernels, rate, tokens, hidden, stall, steadiness] = row.split("|");
+    const [, , ours, planned, , kernels, rate, tokens, hidden, stall, steadiness] = row.split("|");
     expect(ours).toMatch(/^ \d+\.\d\d s, \d+\.\d MiB $/);
+    expect(planned).toMatch(/^ \d+\.\d MiB $/);
     expect([rate, stall].every((share) => /^ [\d.]+ % $/.test(share!))).toBe(true);
     expect(hidden).toMatch(row.includes("resident") ? /^ - $/ : /^ \d+ % $/);
     expect(Number(tokens) * Number(steadiness)).toBeGreaterThan(0);
