@@ -73,15 +73,14 @@ it("takes any finite points into the frame", () => {
       }
     }),
     {
-      examples: [
+      // the least differences that there are
+      examples: [-5e-324, 1e-323].map((least) => [
         [
-          [
-            [0, -5e-324],
-            [0, 0],
-          ],
+          [0, least],
+          [0, 0],
         ],
-      ],
-    }, // the least difference that there is
+      ]),
+    },
   );
 });
 

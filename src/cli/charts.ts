@@ -120,9 +120,10 @@ function rangeOf(values: readonly number[]): Point {
   const low = values.reduce((least, value) => Math.min(least, value), Number.POSITIVE_INFINITY);
   const high = values.reduce((greatest, value) => Math.max(greatest, value), Number.NEGATIVE_INFINITY);
   if (low > high) return [0, 1];
-  return high - low < LEAST_SPAN
-    ? [low - (low === 0 ? 0 : Math.abs(low) / 2), high + (Math.abs(high) / 2 || 1)]
-    : [low, high];
+  if (high - low >= LEAST_SPAN) return [low, high];
+  const half = Math.max(Math.abs(low), Math.abs(high)) / 2;
+  const room = half < LEAST_SPAN ? 1 : half;
+  return [low === 0 ? 0 : low - room, high + room];
 }
 
 /** A scale whose ends are ticks; along x the ends are those of the data. */
