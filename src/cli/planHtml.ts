@@ -51,7 +51,7 @@ export function planHtml(question: Question, answer: Answer): string {
 }
 
 function verdictOf(question: Question, { fits, run, stepMs }: Plan): string {
-  const time = `about ${formatDuration(stepMs)} a step`;
+  const time = `about ${formatDuration(stepMs)} a micro-batch`;
   if (isUnlimited(question)) return `The least memory is ${formatBytes(run.budgetedBytes)}, ${time}`;
   const verdict = fits ? "Fits" : "Does not fit";
   return `${verdict} ${formatBytes(question.limits.budgetBytes)}: needs ${formatBytes(run.budgetedBytes)}, ${time}`;

@@ -160,7 +160,7 @@ function overviewRow(
     `  ${what}`,
     gib(bytes),
     ...(isUnlimited(question) ? [] : [fits ? "fits" : "does not fit"]),
-    stepMs === undefined ? "" : `~${formatDuration(stepMs)} a step`,
+    stepMs === undefined ? "" : `~${formatDuration(stepMs)} a micro-batch`,
     run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} ${elsewhere(question).of}` : "",
   ];
 }
@@ -237,7 +237,7 @@ function alternatives(question: Question, plan: Plan): string {
     ];
   });
   return [
-    "Other policies, from fast to lean, each doing more for memory than the line before; memory, time a step:",
+    "Other policies, from fast to lean, each doing more for memory than the line before; memory, time a micro-batch:",
     table(rows),
   ].join("\n");
 }

@@ -1,4 +1,4 @@
-import { type ChildProcess, fork } from "node:child_process";
+import { type ChildProcess, fork, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -152,3 +152,23 @@ it("of three processes that find the same lock of one that is gone, one takes it
   rmSync(script);
   expect(readdirSync(folder)).toEqual([]);
 });
+
+it.runIf(process.platform === "linux")(
+  "a process that has ended holds nothing, though nobody asked how it ended",
+  async () => {
+    // the shell becomes a process that never asks for the end of the other
+    const parent = spawn("sh", ["-c", "sleep 0 & echo $!; exec sleep 60"], {
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    try {
+      const [number] = (await once(parent.stdout!, "data")) as [Buffer];
+      const pid = Number(number.toString());
+      const isOver = (): boolean => / Z /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+      await vi.waitUntil(isOver, { timeout: 20_000 });
+      writeFileSync(lock, JSON.stringify({ pid, host: hostname(), started: null }));
+      tryLock()!();
+    } finally {
+      parent.kill("SIGKILL");
+    }
+  },
+);

@@ -126,14 +126,21 @@ function isAlive({ pid, started }: Holder): boolean {
   } catch (cause) {
     return (cause as NodeJS.ErrnoException).code === "EPERM"; // another user's
   }
-  const now = startOf(pid);
+  const stat = statOf(pid);
+  if (stat[0] === "Z" || stat[0] === "X") return false; // it has ended, and nobody has asked how
+  const now = stat[19] ?? null;
   return started === null || now === null || now === started;
 }
 
 /** When a process began, in the clock ticks of Linux. */
 function startOf(pid: number): string | null {
+  return statOf(pid)[19] ?? null;
+}
+
+/** What Linux says of a process, from its state on; nothing elsewhere. */
+function statOf(pid: number): string[] {
   const stat = textIn(`/proc/${pid}/stat`);
-  return stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19] ?? null;
+  return stat?.slice(stat.lastIndexOf(")") + 2).split(" ") ?? [];
 }
 
 /** Undefined where there is no such file, or no such process. */
