@@ -295,7 +295,7 @@ napi_value resolve_operator(const Arguments& arguments) {
   TORCH_CHECK(parameters.size() < Arguments::kMost, name, " has more arguments than can be passed");
   operations().push_back(
       {handle, overload.empty() ? name : name + "." + overload, std::move(parameters),
-       returns_arguments(handle.schema()), overload.empty() ? product_of(name) : nullptr});
+       returns_arguments(handle.schema()), overload.empty() ? stand_in_for(name) : nullptr});
   return from_double(env, static_cast<double>(operations().size() - 1));
 }
 

@@ -129,7 +129,7 @@ bool multiplies(const Tensor& into, const Tensor& left, const Tensor& right) {
          into.size(1) == right.size(1);
 }
 
-StandIn product_of(const std::string& name) {
+StandIn stand_in_for(const std::string& name) {
   if (name == "aten::mm") return mm;
   if (name == "aten::addmm_") return addmm_;
   return nullptr;

@@ -15,6 +15,6 @@ bool multiplies(const at::Tensor& into, const at::Tensor& left, const at::Tensor
 /** A stand-in for an operator: leaves its result on the stack, in place of its arguments; or does nothing, and says false. */
 using StandIn = bool (*)(std::vector<c10::IValue>& stack);
 /** The stand-in for mm or addmm_; null for other operators. */
-StandIn product_of(const std::string& name);
+StandIn stand_in_for(const std::string& name);
 
 } // namespace lorafit

@@ -46,13 +46,13 @@ export function causalProducts(heads: Heads): Tensor {
     const [Q, D] = out.shape.slice(2) as [number, number];
     forEachHead(heads, (head, tiles) => {
       const outOfHead = out.select(0, head.index).view([-1, D]); // (t * Q, D)
-      const [keys, values] = [panelsOf(head.key, ["columns"]), panelsOf(head.value, ["pairs"])];
+      const panels = [panelsOf(head.key, "columns"), panelsOf(head.value, "pairs")] as const;
       forEachPart(tiles, costClass, (tile) => {
         scope(() => {
           const { query, key, value, weights } = partsOf(head, tile, D);
           const outRows = rowsOf(outOfHead, headRows(tile.rows, Q));
           attentionTiles.causalTile(
-            [weights, outRows, query, key, value, keys.columns, values.pairs],
+            [weights, outRows, query, key, value, ...panels],
             optionsOf(head, tile, D),
           );
         });
@@ -76,7 +76,11 @@ export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
       const dOutOfHead = sideBySide(dOut, head.index); // (t, Q * D)
       const dQueryOfHead = dQuery.select(0, head.index).view([-1, D]); // (t * Q, D)
       const [dKeyOfHead, dValueOfHead] = [headOf(dKey, head.index), headOf(dValue, head.index)]; // (t, D)
-      const [keys, values] = [panelsOf(head.key, ["columns", "pairs"]), panelsOf(head.value, ["columns"])];
+      const panels = [
+        panelsOf(head.key, "columns"),
+        panelsOf(head.value, "columns"),
+        panelsOf(head.key, "pairs"),
+      ] as const;
       forEachPart(tiles, costClass, (tile) => {
         scope(() => {
           const { query, key, value, weights } = partsOf(head, tile, D);
@@ -84,10 +88,7 @@ export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
           const dScores = weights.emptyLike(); // (n * Q, e)
           const dQueryRows = rowsOf(dQueryOfHead, headRows(tile.rows, Q));
           attentionTiles.causalTileBackward(
-            [
-              ...([weights, dScores, dQueryRows, query, dRows] as const),
-              ...([key, value, keys.columns, values.columns, keys.pairs] as const),
-            ],
+            [weights, dScores, dQueryRows, query, dRows, key, value, ...panels],
             optionsOf(head, tile, D),
           );
           addProduct_(rowsOf(dValueOfHead, tile.seen), weights, dRows);

@@ -1,6 +1,6 @@
 /** Probes of the CPU's own loops (native/cpu_loops.cc), by their public functions. */
 import { attentionLoops } from "../torch/attentionLoops.ts";
-import { attentionTiles, type Panels, panelsOf } from "../torch/attentionTiles.ts";
+import { attentionTiles, type PanelOrder, panelsOf } from "../torch/attentionTiles.ts";
 import { ones, zeros } from "../torch/create.ts";
 import { dtypeBytes } from "../torch/dtypes.ts";
 import { fused } from "../torch/kernels.ts";
@@ -94,7 +94,7 @@ class LoopSamples extends Samples {
     return this.#rowsOfHead("keys", this.scores.shape[1]!);
   }
 
-  get panels(): Panels {
+  get panels(): Record<PanelOrder, Tensor> {
     return this.#panelsOf("keys", this.keys);
   }
 
@@ -103,7 +103,7 @@ class LoopSamples extends Samples {
     return this.#rowsOfHead("head", Math.ceil(this.size / HEAD));
   }
 
-  get packed(): Panels {
+  get packed(): Record<PanelOrder, Tensor> {
     return this.#panelsOf("head", this.head);
   }
 
@@ -126,9 +126,8 @@ class LoopSamples extends Samples {
     return this.once(name, () => ones([rows, 2 * HEAD], { dtype: this.#memory.compute }).narrow(1, 0, HEAD));
   }
 
-  #panelsOf(name: string, x: Tensor): Panels {
-    const made = (order: keyof Panels): Tensor =>
-      this.once(`${order} of ${name}`, () => panelsOf(x, [order])[order]);
+  #panelsOf(name: string, x: Tensor): Record<PanelOrder, Tensor> {
+    const made = (order: PanelOrder): Tensor => this.once(`${order} of ${name}`, () => panelsOf(x, order));
     return { columns: made("columns"), pairs: made("pairs") };
   }
 

@@ -14,25 +14,19 @@ const PANEL_COLUMNS = native.panelColumns();
 
 const runs = (dtype: DType): boolean => dtype === "bfloat16" && native.multipliesBfloat16();
 
-/** Rows of a head in panels, for all its tiles: of columns that are these rows, and of their own columns, with pairs of rows along them. */
-export interface Panels {
-  columns: Tensor;
-  pairs: Tensor;
-}
+/** Panels of columns that are the rows of a head, or of its own columns, with pairs of rows along them. */
+export type PanelOrder = "columns" | "pairs";
 
-/** Keys or values of a head, (e, D), in the orders in which tiles multiply with them; themselves where the twins do. */
-export function panelsOf(x: Tensor, wanted: readonly (keyof Panels)[]): Panels {
-  const packed = (order: keyof Panels): Tensor => {
-    if (isOnCard(x.device) || !runs(x.dtype) || !wanted.includes(order)) return x;
-    const out = roomForPanels(x, order);
-    attentionTiles[order === "columns" ? "packColumns" : "packPairs"]([out, x]);
-    return out;
-  };
-  return { columns: packed("columns"), pairs: packed("pairs") };
+/** Keys or values of a head, (e, D), as all its tiles multiply with them in this order; themselves where the twins do. */
+export function panelsOf(x: Tensor, order: PanelOrder): Tensor {
+  if (isOnCard(x.device) || !runs(x.dtype)) return x;
+  const out = roomForPanels(x, order);
+  attentionTiles[order === "columns" ? "packColumns" : "packPairs"]([out, x]);
+  return out;
 }
 
 /** (panels, pairs along what is summed over, columns of a panel, 2) */
-function roomForPanels({ shape, dtype, device }: Tensor, order: keyof Panels): Tensor {
+function roomForPanels({ shape, dtype, device }: Tensor, order: PanelOrder): Tensor {
   const [columns, inner] = order === "columns" ? shape : shape.toReversed();
   return empty([Math.ceil(columns! / PANEL_COLUMNS), Math.ceil(inner! / 2), PANEL_COLUMNS, 2], {
     dtype,

@@ -80,7 +80,7 @@ const OF_TILES: Record<keyof typeof attentionTiles, CaseOf> = {
   packPairs: panelsCase("pairs"),
   causalTile: (sizes, dtype) => {
     const { key, value, weights, out, query, seenOf, options } = tileOf(sizes, dtype);
-    const panels = [panelsOf(key, ["columns"]).columns, panelsOf(value, ["pairs"]).pairs];
+    const panels = [panelsOf(key, "columns"), panelsOf(value, "pairs")];
     return {
       inputs: [weights, out, query, seenOf(key), seenOf(value), ...panels],
       ...{ options, written: [0, 1] },
@@ -88,8 +88,7 @@ const OF_TILES: Record<keyof typeof attentionTiles, CaseOf> = {
   },
   causalTileBackward: (sizes, dtype) => {
     const { key, value, weights, dScores, out, query, dOut, seenOf, options } = tileOf(sizes, dtype);
-    const { columns, pairs } = panelsOf(key, ["columns", "pairs"]);
-    const panels = [columns, panelsOf(value, ["columns"]).columns, pairs];
+    const panels = [panelsOf(key, "columns"), panelsOf(value, "columns"), panelsOf(key, "pairs")];
     return {
       inputs: [weights, dScores, out, query, dOut, seenOf(key), seenOf(value), ...panels],
       ...{ options, written: [0, 1, 2] },
