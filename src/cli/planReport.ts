@@ -21,7 +21,7 @@ import {
 import { comparisonText } from "./planCompare.ts";
 import { explanation, plannedAttention } from "./planExplain.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
-import { cautions, elsewhere, gib, SHOWN_BYTES, signed, withArticle } from "./planWords.ts";
+import { alphaLever, cautions, elsewhere, gib, SHOWN_BYTES, signed, withArticle } from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
 const BAR_COLUMNS = 36;
@@ -309,10 +309,7 @@ function levers(
   const rows = [
     ["max_length", `${signed(perThousandTokens)} per 1,000 tokens`],
     ["lora_r", `${signed(perRank)} per unit of rank (4 to 32 is usual)`],
-    [
-      "lora_alpha",
-      `costs nothing: keep it at 1 to 2 x r, ${formatCount(workload.rank)} to ${formatCount(2 * workload.rank)} here`,
-    ],
+    ["lora_alpha", alphaLever(workload)],
     ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
     ["batch size", `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens`],
     ["gradient accumulation", accumulationLever(question, gradientCopy, workload)],

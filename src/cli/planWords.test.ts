@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { PRESETS } from "../models/spec.ts";
 import { listDevices } from "../plan/devices.ts";
 import type { Planner, Workload } from "../plan/search.ts";
-import { cautions, gib, signed, withArticle } from "./planWords.ts";
+import { alphaLever, cautions, gib, signed, withArticle } from "./planWords.ts";
 
 const question = { planner: { config: PRESETS["4khd-7b"] } as Planner };
 const workload: Workload = {
@@ -11,6 +11,13 @@ const workload: Workload = {
 };
 
 describe("words of a plan", () => {
+  it("say what alpha is without the flag, where that is far from the rank", () => {
+    expect(alphaLever({ rank: 64 })).toBe("costs nothing: keep it at 1 to 2 x r, 64 to 128 here");
+    expect(alphaLever({ rank: 8 })).toBe(
+      "costs nothing: keep it at 1 to 2 x r, 8 to 16 here; a run without --lora-alpha has 64, 8 x r",
+    );
+  });
+
   it("keep columns at one width, from kilobytes to petabytes", () => {
     const amounts = [2 ** 10, 2 ** 20, 9e7, 2 ** 30, 9e11, 1.2e12, 9e13];
     expect(new Set(amounts.map((bytes) => gib(bytes).length))).toEqual(new Set([10]));

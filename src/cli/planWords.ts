@@ -1,6 +1,8 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
 import { formatCount, GIB } from "../errors.ts";
 import type { Workload } from "../plan/search.ts";
+import { scaleCaution } from "../train/cautions.ts";
+import { trainOptions } from "../train/options.ts";
 import type { Question } from "./planQuestion.ts";
 
 /** Less than this is 0.00 GiB, and left out. */
@@ -28,6 +30,15 @@ export function elsewhere({ card }: Pick<Question, "card">): { where: string; of
   return card
     ? { where: "in RAM", of: "of RAM", column: "RAM" }
     : { where: "set aside", of: "set aside", column: "aside" };
+}
+
+/** What to set it to; and, where that is far off, what a run has without it. */
+export function alphaLever({ rank }: Pick<Workload, "rank">): string {
+  const advice = `costs nothing: keep it at 1 to 2 x r, ${formatCount(rank)} to ${formatCount(2 * rank)} here`;
+  const { lora_alpha, lora_rslora } = trainOptions({ model: "-", data: "-" });
+  const isUsual = scaleCaution({ lora_r: rank, lora_alpha, lora_rslora }) === undefined;
+  const times = Number((lora_alpha / rank).toPrecision(3));
+  return isUsual ? advice : `${advice}; a run without --lora-alpha has ${lora_alpha}, ${times} x r`;
 }
 
 /** The official recipe adds up so many micro-batches of one sample. */

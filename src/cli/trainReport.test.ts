@@ -13,7 +13,11 @@ beforeEach(() => {
   [stdout, stderr] = ["", ""];
 });
 
-function reportTo({ json = false, terminal = true } = {}): TrainReport {
+function reportTo({
+  json = false,
+  terminal = true,
+  stepsBefore = [] as readonly StepRecord[],
+} = {}): TrainReport {
   const output = new Output({
     json,
     stdout: { write: (text) => (stdout += text), isTTY: terminal },
@@ -21,7 +25,8 @@ function reportTo({ json = false, terminal = true } = {}): TrainReport {
     environment: {},
   });
   const report = new TrainReport(output);
-  report.show({ event: "start", options, step: 0, totalSteps: 80, samples: 12544 });
+  const step = stepsBefore.at(-1)?.step ?? 0;
+  report.show({ event: "start", options, step, totalSteps: 80, samples: 12544, stepsBefore });
   return report;
 }
 
@@ -90,6 +95,40 @@ describe("a run on a terminal", () => {
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
     expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
   });
+});
+
+describe("a resumed run", () => {
+  const stepsBefore = [stepRecord(1, { loss: 3 }), stepRecord(2, { loss: 2.5 })];
+  const result = { ended: "finished", step: 4, adapter: "runs/7/adapter" } as const;
+
+  it("ends with steps and loss of the whole run, and of this part of it", () => {
+    const report = reportTo({ stepsBefore });
+    for (const [step, loss] of [
+      [3, 2],
+      [4, 0.5],
+    ] as const)
+      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 4, peaks: reservedPeaks });
+    report.end(result, "runs/7");
+    expect(stdout).toBe(
+      "4 steps done, loss 3.0000 to 0.5000; of them 2 in this part of the run, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n",
+    );
+    expect(stderr).toContain("peak of this part of the run: planned 1.0 GiB, measured 1.0 GiB");
+  });
+
+  it("that had nothing left to do says so", () => {
+    reportTo({ stepsBefore }).end({ ...result, step: 2 }, "runs/7");
+    expect(stdout).toBe(
+      "2 steps done, loss 3.0000 to 2.5000, all of them before: the adapter is in runs/7/adapter\n",
+    );
+  });
+});
+
+it("says of a rate of 0 in the first step that the warm-up begins", () => {
+  const report = reportTo();
+  report.show({ event: "step", record: stepRecord(1, { lr: 0 }), totalSteps: 80, peaks });
+  report.show({ event: "step", record: stepRecord(2), totalSteps: 80, peaks });
+  expect(stderr).toContain("lr 0 (warm-up begins)  1,912 tok/s");
+  expect(stderr).toContain("lr 3.1e-5  1,912 tok/s");
 });
 
 it("for scripts prints one object a step with exactly the fields that are promised", () => {

@@ -45,17 +45,29 @@ export class TrainReport {
 
   end(result: TrainResult, output: string): void {
     const peaks = this.#highest && peaksLine(this.#highest);
-    if (peaks) this.#output.note(`peak of the run: ${peaks}`);
+    if (peaks)
+      this.#output.note(`peak of ${this.#before.length > 0 ? "this part of the run" : "the run"}: ${peaks}`);
     if (result.ended === "finished") {
-      const [first, last] = [this.#losses[0], this.#losses.at(-1)];
-      const fall =
-        first === undefined || last === undefined ? "" : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
-      this.#output.answer(`${result.step} steps done${fall}: the adapter is in ${result.adapter}`);
+      this.#output.answer(`${this.#course(result.step)}: the adapter is in ${result.adapter}`);
     } else {
       this.#output.note(
         `stopped at step ${result.step}. Go on with:  ${commandLine(`train --resume ${output}`)}`,
       );
     }
+  }
+
+  /** Records of the steps that earlier parts of the run have done. */
+  get #before(): StartEvent["stepsBefore"] {
+    return this.#start?.stepsBefore ?? [];
+  }
+
+  /** Steps and loss of the whole run, and of its last part where it was resumed. */
+  #course(steps: number): string {
+    const before = this.#before.map(({ loss }) => loss);
+    const whole = `${plural(steps, "step")} done${fallOf([...before, ...this.#losses])}`;
+    if (before.length === 0) return whole;
+    if (this.#losses.length === 0) return `${whole}, all of them before`;
+    return `${whole}; of them ${this.#losses.length} in this part of the run${fallOf(this.#losses)}`;
   }
 
   #begin(event: StartEvent): void {
@@ -92,7 +104,7 @@ export class TrainReport {
     const meanStepMs = this.#stepMs.reduce((sum, ms) => sum + ms, 0) / this.#stepMs.length;
     this.#line = [
       `step ${step}/${totalSteps}  loss ${loss.toFixed(4)} ${sparkline(this.#losses, SPARK_COLUMNS)}`,
-      `lr ${lr.toExponential(1)}`,
+      rateOf(lr, step),
       `${formatCount(tokensPerSecond)} tok/s`,
       memoryOf(peakBytes, this.#start?.options.memory),
       `step ${formatDuration(record.stepMs)}`,
@@ -110,6 +122,18 @@ export class TrainReport {
     if (this.#highest === undefined && line) this.#output.note(`step ${step}: ${line}`);
     if (peaks.measured.device.bytes > (this.#highest?.measured.device.bytes ?? -1)) this.#highest = peaks;
   }
+}
+
+/** ", loss 2.1 to 0.4"; nothing of no steps. */
+function fallOf(losses: readonly number[]): string {
+  const [first, last] = [losses[0], losses.at(-1)];
+  return first === undefined || last === undefined ? "" : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
+}
+
+/** The first step of a warm-up is at 0, which must not look as if something were broken. */
+function rateOf(lr: number, step: number): string {
+  if (lr > 0) return `lr ${lr.toExponential(1)}`;
+  return step === 1 ? "lr 0 (warm-up begins)" : "lr 0";
 }
 
 /** "1.2/2.0 GiB █████"; without a cap the peak alone, and nothing where no one counts. */

@@ -122,7 +122,7 @@ const dataOptions = group("Data", {
 export const loraOptions = group("LoRA", {
   lora_r: count.default(64).meta({ help: "rank of the factors; memory in proportion" }),
   lora_alpha: z.number().positive().default(64).meta({
-    help: "the update is scaled by alpha / rank; costs no memory",
+    help: "the update is scaled by alpha / rank, 1 in the official recipe: lower it with the rank; costs no memory",
   }),
   lora_dropout: z
     .number()
@@ -159,7 +159,9 @@ const optimizerOptions = group("Optimization", {
       help: "course of the learning rate after the warm-up",
       alias: ["lr_scheduler_type"],
     }),
-  warmup_steps: z.int().min(0).optional().meta({ help: "steps of warm-up" }),
+  warmup_steps: z.int().min(0).optional().meta({
+    help: "steps of warm-up; the first of them runs at a rate of 0, as in the official recipe",
+  }),
   warmup_ratio: z
     .number()
     .min(0)

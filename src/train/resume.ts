@@ -1,13 +1,21 @@
-/** Where a run begins: in an output folder cleared of what was there before, or at the last good checkpoint, if it is of the same run. */
+/** Where a run begins: in an output folder that is cleared of what was there before, or at the last good checkpoint, if it is of the same run. */
 import { existsSync } from "node:fs";
-import { mkdir, rename } from "node:fs/promises";
+import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { cannotWrite } from "../checkpoint/faults.ts";
 import { UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import { mendFolders } from "./folders.ts";
-import { EVALS_FILE, OPTIONS_FILE, STEPS_FILE } from "./runLog.ts";
+import {
+  DEFECTS_FILE,
+  EVALS_FILE,
+  isDefectTrace,
+  OPTIONS_FILE,
+  POLICY_FILE,
+  REPORT_FILE,
+  STEPS_FILE,
+} from "./runLog.ts";
 
 /** The finished adapter, and the one with the lowest loss on eval_data. */
 export const ADAPTER_FOLDER = "adapter";
@@ -21,10 +29,7 @@ const FREE_OPTIONS = new Set([
   ...["policy", "head_groups", "mlp_tile", "loss_chunk", "vision_batch", "keep", "boundaries"],
 ]);
 
-/**
- * Makes the output folder ready. With `resume` returns the last good checkpoint, if there is one. Without it a finished run moves to a
- * folder of its own, and an unfinished one is a UserError.
- */
+/** Makes the output folder ready. With `resume` returns the last good checkpoint, if there is one; without it an unfinished run is a UserError. */
 export async function openOutput(
   output: string,
   resume: boolean,
@@ -40,7 +45,6 @@ export async function openOutput(
   if (resume) return checkpoint;
   if (checkpoint && checkpoint.state.step < checkpoint.state.totalSteps)
     throw unfinished(output, checkpoint.state);
-  await moveEarlierRun(output, notice);
   return undefined;
 }
 
@@ -91,20 +95,25 @@ function unfinished(output: string, { step, totalSteps }: TrainerState): UserErr
   });
 }
 
-async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {
-  const files = [ADAPTER_FOLDER, BEST_FOLDER, STEPS_FILE, EVALS_FILE, OPTIONS_FILE].map((name) =>
-    join(output, name),
-  );
-  const checkpoints = await checkpointFolders(output);
-  const results = [...checkpoints, join(output, ADAPTER_FOLDER), join(output, BEST_FOLDER)].filter(
-    existsSync,
-  );
-  if (results.length === 0) return;
+/** What speaks of a run that was in the folder; its log alone, without anything learned or a page made of it, is not kept. */
+const RESULTS = [ADAPTER_FOLDER, BEST_FOLDER, REPORT_FILE];
+const LOGS = [STEPS_FILE, EVALS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE];
+
+/** Before a new run's first step: what an earlier one has left goes to a folder of its own, so that nothing there speaks of another run. */
+export async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {
+  const here = (names: readonly string[]): string[] =>
+    names.map((name) => join(output, name)).filter(existsSync);
+  const results = [...(await checkpointFolders(output)), ...here(RESULTS)];
+  const traces = (await readdir(output)).filter(isDefectTrace);
+  const others = here([...LOGS, ...traces]);
+  if (results.length === 0) {
+    for (const path of others) await rm(path);
+    return;
+  }
   let number = 1;
   while (existsSync(join(output, `earlier-${number}`))) number += 1;
   const earlier = join(output, `earlier-${number}`);
   await mkdir(earlier);
-  for (const path of [...checkpoints, ...files].filter(existsSync))
-    await rename(path, join(earlier, basename(path)));
+  for (const path of [...results, ...others]) await rename(path, join(earlier, basename(path)));
   notice(`the run that was in ${output} is now in ${earlier}`);
 }

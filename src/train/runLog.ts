@@ -52,8 +52,15 @@ export const POLICY_FILE = "policy.json";
 /** Steps that took more than their plan. */
 export const DEFECTS_FILE = "defects.jsonl";
 
+/** The page that `lorafit report` makes of a run. */
+export const REPORT_FILE = "report.html";
+
 /** The allocations of a step like one that took more than its plan, beside those planned. */
 export const defectTraceFile = (step: number): string => `defect-${step}.json`;
+
+export function isDefectTrace(name: string): boolean {
+  return /^defect-\d+\.json$/.test(name);
+}
 
 /** Adds a line. */
 export async function appendRecord(path: string, record: object): Promise<void> {
@@ -69,16 +76,18 @@ export async function readRecords<R extends StepRecord | EvalRecord>(path: strin
   return lines.filter((line) => line !== "").map((line) => JSON.parse(line));
 }
 
-/** Begins the log at a state: writes the options as a configuration, and takes back the records after the state. */
+/** Begins the log at a state: writes the options as a configuration, takes back the records after the state, and returns those of steps before. */
 export async function restartLog(
   output: string,
   options: Record<string, unknown>,
   { step, evals }: { step: number; evals: EvalRecord[] },
-): Promise<void> {
+): Promise<StepRecord[]> {
   const steps = await readRecords<StepRecord>(join(output, STEPS_FILE));
   writeFileWhole(join(output, OPTIONS_FILE), stringify(options));
-  writeFileWhole(join(output, STEPS_FILE), linesOf(steps.filter((record) => record.step <= step)));
+  const before = steps.filter((record) => record.step <= step);
+  writeFileWhole(join(output, STEPS_FILE), linesOf(before));
   writeFileWhole(join(output, EVALS_FILE), linesOf(evals));
+  return before;
 }
 
 function linesOf(records: object[]): string {

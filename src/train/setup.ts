@@ -25,6 +25,7 @@ import { cardInfo } from "../torch/device.ts";
 import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type AnswersPlan, stopIdsOf } from "./answers.ts";
+import { scaleCaution, warmupCaution } from "./cautions.ts";
 import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, liftCaps, noticeIdleCard, noticeStored, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
@@ -33,8 +34,8 @@ import type { LossPlan } from "./lossPlan.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
-import { checkSameRun, noticeFolding, openOutput } from "./resume.ts";
-import { POLICY_FILE, restartLog } from "./runLog.ts";
+import { checkSameRun, moveEarlierRun, noticeFolding, openOutput } from "./resume.ts";
+import { POLICY_FILE, restartLog, type StepRecord } from "./runLog.ts";
 import type { RunPlan, RunWorkload } from "./runPlan.ts";
 import { type Schedule, stepsOfRatio } from "./schedule.ts";
 
@@ -68,6 +69,8 @@ export interface Run {
   /** The gradients before the micro-batch under way. */
   backup: GradientBackup;
   state: TrainerState;
+  /** Records of the steps that earlier parts of the run have done. */
+  stepsBefore: readonly StepRecord[];
   /** The last one, whole on disk. */
   checkpoint: string | undefined;
   /** Tells the user. */
@@ -102,6 +105,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const data = await openData(options, config, notice);
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
+  if (!checkpoint) noticeCautions(options, schedule, notice);
   const demand = demandOf(data.samples, data.packing);
   const stopIds = stopIdsOf(data.tokenizer, config);
   const attention = attentionOf(policy, { config, compute, demand, packing: data.packing, notice });
@@ -132,27 +136,21 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const now = { options, stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown, folded };
   const begun = { totalSteps: schedule.totalSteps, fingerprints, lossScale: firstLossScale(dtype) };
   const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...begun, ...now });
-  await restartLog(options.output, options, state);
-  writeFileWhole(join(options.output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
+  if (!checkpoint) await moveEarlierRun(options.output, notice);
+  const stepsBefore = await beginLog(state, options, plan);
   return {
-    ...{
-      options,
-      planner,
-      workload,
-      demand,
-      plan,
-      losses,
-      answers,
-      schedule,
-      data,
-      model,
-      lora,
-      optimizer,
-      backup,
-      state,
-    },
-    ...{ checkpoint: checkpoint?.folder, notice },
+    ...{ options, planner, workload, demand, plan, losses, answers, schedule, data },
+    ...{ model, lora, optimizer, backup, state, stepsBefore, notice },
+    checkpoint: checkpoint?.folder,
   };
+}
+
+/** Writes down what the run goes on with; returns the records of the steps before. */
+async function beginLog(state: TrainerState, options: TrainOptions, plan: RunPlan): Promise<StepRecord[]> {
+  const { output } = options;
+  const stepsBefore = await restartLog(output, options, state);
+  writeFileWhole(join(output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
+  return stepsBefore;
 }
 
 /** The copy of the gradients, where a step has several micro-batches. */
@@ -189,6 +187,12 @@ function noticeAtStart(given: TrainOptions, device: Device, notice: OpenHooks["n
   if (device === "cpu") return;
   const problem = kernelProblem(cardInfo(device as `cuda:${number}`).capability);
   if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
+}
+
+/** What a new run's options come to that may not be meant; an adapter to start from brings its own scale. */
+function noticeCautions(options: TrainOptions, schedule: Schedule, notice: OpenHooks["notice"]): void {
+  const scale = options.adapter === undefined ? scaleCaution(options) : undefined;
+  for (const caution of [scale, warmupCaution(schedule)]) if (caution) notice(caution);
 }
 
 /** The same options with what they leave to the machine, and paths that hold from any working folder. */

@@ -34,7 +34,15 @@ import { cardFailed, isCardFault, namesOf, notFinite, ranOut, withWayOn } from "
 import { normWithin, updateWithin } from "./update.ts";
 
 export type TrainEvent =
-  | { event: "start"; options: TrainOptions; step: number; totalSteps: number; samples: number }
+  /** stepsBefore: the records of steps that earlier parts of the run have done; none of a new run. */
+  | {
+      event: "start";
+      options: TrainOptions;
+      step: number;
+      totalSteps: number;
+      samples: number;
+      stepsBefore: readonly StepRecord[];
+    }
   /** Before anything heavy is loaded. */
   | ({ event: "plan" } & PlannedRun)
   /** about: that a card is left idle, which scripts are told as well. */
@@ -71,7 +79,9 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
     closers.push(lockOutput(options.output));
     const run = await openRun(options, hooks, closers);
     const { step, totalSteps } = run.state;
-    emit({ event: "start", options: run.options, step, totalSteps, samples: run.data.samples.length });
+    const { stepsBefore } = run;
+    const samples = run.data.samples.length;
+    emit({ event: "start", options: run.options, step, totalSteps, samples, stepsBefore });
     const saved = run.checkpoint !== undefined;
     const watch = new PeakWatch(run);
     closers.push(() => watch.stop());

@@ -10,6 +10,7 @@ import {
   EVALS_FILE,
   type EvalRecord,
   OPTIONS_FILE,
+  REPORT_FILE,
   readRecords,
   STEPS_FILE,
   type StepRecord,
@@ -29,7 +30,7 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
       },
     );
   }
-  const out = options.out ?? join(folder, "report.html");
+  const out = options.out ?? join(folder, REPORT_FILE);
   const html = runHtml({
     folder,
     options: parse(await readText(join(folder, OPTIONS_FILE))) as Record<string, unknown>,
