@@ -4,9 +4,12 @@ import { formatBytes, formatCount, plural } from "../errors.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
 import type { Category } from "../torch/device.ts";
+import type { DefectTrace } from "../train/defectTrace.ts";
 import { forwardOnly, type PlannedLoss } from "../train/lossPlan.ts";
-import type { Defect, StepPeaks } from "../train/peakWatch.ts";
+import type { StepPeaks } from "../train/peakWatch.ts";
+import { DEFECTS_FILE } from "../train/runLog.ts";
 import type { PlannedRun } from "../train/setup.ts";
+import type { TrainEvent } from "../train/trainer.ts";
 
 const NAMES = {
   weights: "frozen base",
@@ -126,10 +129,11 @@ export function peaksLine({ planned, measured, isExact }: StepPeaks): string | u
 }
 
 /** What a run says of a step that took more than planned. */
-export function defectLine(
-  step: number,
-  { pool, phase, plannedBytes, measuredBytes, categories }: Defect,
-): string {
+export function defectLine({
+  step,
+  defect: { pool, phase, plannedBytes, measuredBytes, categories },
+  trace,
+}: Omit<Extract<TrainEvent, { event: "defect" }>, "event">): string {
   const percent = ((100 * measuredBytes) / plannedBytes - 100).toFixed(1);
   const where = categories
     .slice(0, SHOWN_CATEGORIES)
@@ -137,7 +141,15 @@ export function defectLine(
       ({ category, ...bytes }) =>
         `${NAMES[category]} ${formatBytes(bytes.measuredBytes)} instead of ${formatBytes(bytes.plannedBytes)}`,
     );
-  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool} in its ${phase}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan: please report it with defects.jsonl and the defect-*.json that the next step like it leaves.`;
+  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool} in its ${phase}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan, not of your run, which goes on: please report it with ${DEFECTS_FILE}${tracedIn(trace)}.`;
+}
+
+function tracedIn(trace: DefectTrace): string {
+  if (!trace) return "";
+  const { file, of } = trace;
+  if (of === "the next one like it")
+    return `, and with ${file}, each allocation of the next step like it, once that is done`;
+  return `, and with ${file}, which has each allocation ${of === "the same step" ? "as the step was done once more" : "of one like it"}`;
 }
 
 function partsOf(categories: Record<Category, number>): string {

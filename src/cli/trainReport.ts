@@ -34,7 +34,7 @@ export class TrainReport {
   show(event: TrainEvent): void {
     if (event.event === "start") this.#begin(event);
     else if (event.event === "plan") for (const line of planLines(event)) this.#output.note(line);
-    else if (event.event === "defect") this.#output.note(defectLine(event.step, event.defect));
+    else if (event.event === "defect") this.#output.note(defectLine(event));
     else if (event.event === "notice" && event.about) this.#output.caveat(event.text, event.about);
     else if (event.event === "notice") this.#output.note(event.text);
     else if (event.event === "phase") this.#phase(event);

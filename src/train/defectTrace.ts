@@ -1,6 +1,7 @@
 /**
- * Where a plan was wrong: after a step that took more than planned, the next micro-batch like it is recorded, allocation by allocation, and
- * laid beside the same one on meta. Both are kept in defect-STEP.json, with the first place where they part.
+ * Where a plan was wrong: a micro-batch that took more than planned is done once more and recorded, allocation by allocation; after an update
+ * that did, which can't be done again, the next step like it is. The record lies beside the same one on meta in defect-STEP.json, with the
+ * first place where they part.
  */
 import { join } from "node:path";
 import { writeFileWhole } from "../checkpoint/disk.ts";
@@ -18,6 +19,11 @@ import type { Run } from "./setup.ts";
 const MOST_TRACES = 3;
 /** What a card's caching allocator rounds blocks to. */
 const CARD_ROUND_BYTES = 512;
+
+/** Where the allocations of a defect are, or will be; undefined where those of others of its kind tell as much. */
+export type DefectTrace =
+  | { file: string; of: "the same step" | "the next one like it" | "one like it" }
+  | undefined;
 
 /** A defect that is to be traced. */
 interface Wanted {
@@ -39,18 +45,29 @@ export class DefectTracer {
   readonly #run: Run;
   #wanted: Wanted | undefined;
   #recording: Recording | undefined;
-  readonly #traced = new Set<string>();
+  /** The step of the first defect of each kind. */
+  readonly #traced = new Map<string, number>();
 
   constructor(run: Run) {
     this.#run = run;
   }
 
-  /** Has the next micro-batch like the largest of a step recorded, unless one was for such a defect. */
-  want(step: number, tokens: number, defect: Defect): void {
-    const kind = `${defect.pool} ${defect.phase}`;
-    if (this.#wanted || this.#traced.has(kind) || this.#traced.size >= MOST_TRACES) return;
-    this.#traced.add(kind);
+  /** Has the next micro-batch of a length like this one's recorded, unless one was for such a defect; returns whether it will be. */
+  want(step: number, tokens: number, defect: Defect): boolean {
+    const kind = kindOf(defect);
+    if (this.#wanted || this.#traced.has(kind) || this.#traced.size >= MOST_TRACES) return false;
+    this.#traced.set(kind, step);
     this.#wanted = { step, defect, classTokens: this.#run.plan.classOf(tokens) };
+    return true;
+  }
+
+  /** Where a defect of the step that ends has its trace. */
+  traceOf(defect: Defect): DefectTrace {
+    const step = this.#traced.get(kindOf(defect));
+    if (step === undefined) return undefined;
+    const file = defectTraceFile(step);
+    if (this.#wanted?.step === step) return { file, of: "the next one like it" };
+    return { file, of: step === this.#run.state.step ? "the same step" : "one like it" };
   }
 
   /** A micro-batch begins. */
@@ -109,10 +126,13 @@ export class DefectTracer {
     });
     const file = join(options.output, defectTraceFile(step));
     writeFileWhole(file, traceJson({ step, recordedStep, parting, planned, measured }));
-    notice(
-      `the defect of step ${step}, recorded again in step ${recordedStep}: ${partingWords(parting)} (${file})`,
-    );
+    const when = recordedStep === step ? "done once more" : `recorded again in step ${recordedStep}`;
+    notice(`the defect of step ${step}, ${when}: ${partingWords(parting)} (${file})`);
   }
+}
+
+function kindOf({ pool, phase }: Defect): string {
+  return `${pool} ${phase}`;
 }
 
 function partingWords(parting: Parting | undefined): string {

@@ -3,7 +3,7 @@ import type { MicroBatch } from "../data/batches.ts";
 import type { DryRun, PoolPlan } from "../plan/dryRun.ts";
 import { CATEGORIES, type Category, memoryStats, POOLS, type Pool } from "../torch/device.ts";
 import { type Peaks, peaksOf, type Reserved, resetPeaks } from "./compute.ts";
-import { DefectTracer } from "./defectTrace.ts";
+import { type DefectTrace, DefectTracer } from "./defectTrace.ts";
 import { isLastOfStep } from "./microBatch.ts";
 import type { StepRecord } from "./runLog.ts";
 import type { Run } from "./setup.ts";
@@ -77,12 +77,12 @@ export class PeakWatch {
     }
   }
 
-  /** The micro-batch that began is done. */
-  add(batch: MicroBatch): void {
+  /** The micro-batch that began is done; whether it is to be done again, as it took more than its plan and each allocation of it is wanted. */
+  add(batch: MicroBatch): boolean {
     this.passed("backward"); // the rest of it
     if (!this.#tracer.awaitsUpdate) this.#tracer.end(this.#run.state.step + 1);
-    const { plan } = this.#run;
-    if (!this.#isExact && !plan.longest) return;
+    const { plan, state } = this.#run;
+    if (!this.#isExact && !plan.longest) return false;
     const { device, host, reservedBytes } = ofStep(
       this.#isExact ? plan.planned(batch) : plan.plannedAtMost(batch.inputIds.length),
     );
@@ -92,20 +92,30 @@ export class PeakWatch {
       host: this.#planned ? larger(this.#planned.host, host) : host,
       reservedBytes: reservedBytes && this.#plannedReservedBytes,
     };
+    const tokens = batch.inputIds.length;
+    return this.#defects(peaksOf(this.#run.model.device)).some((defect) =>
+      this.#tracer.want(state.step + 1, tokens, defect),
+    );
   }
 
-  endStep(): StepPeaks & { defects: Defect[] } {
+  endStep(): StepPeaks & { defects: (Defect & { trace: DefectTrace })[] } {
     const { step } = this.#run.state;
     this.passed("update");
     this.#tracer.end(step);
     const isExact = this.#isExact;
     const measured = peaksOf(this.#run.model.device);
-    const planned = this.#planned;
-    const wasDisturbed = this.#run.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
+    const defects = this.#defects(measured).map((defect) => {
+      this.#tracer.want(step, this.#mostTokens, defect); // what only the update came to
+      return { ...defect, trace: this.#tracer.traceOf(defect) };
+    });
     this.#isFirst = false;
-    const defects = planned && !wasDisturbed ? defectsOf(planned, measured, this.#highest) : [];
-    for (const defect of defects) this.#tracer.want(step, this.#mostTokens, defect);
-    return { measured, planned, isExact, defects };
+    return { measured, planned: this.#planned, isExact, defects };
+  }
+
+  /** Of the step as far as it has come. */
+  #defects(measured: Peaks): Defect[] {
+    const wasDisturbed = this.#run.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
+    return this.#planned && !wasDisturbed ? defectsOf(this.#planned, measured, this.#highest) : [];
   }
 
   /** For the way out of an error. */

@@ -14,6 +14,7 @@ import { clipCoefficient } from "../step/optimizer.ts";
 import type { StepPhase, StepResult } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { EMPTY_STEP, pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
+import type { DefectTrace } from "./defectTrace.ts";
 import { type Evaluator, evaluate } from "./evaluate.ts";
 import { lockOutput } from "./lock.ts";
 import { fitting, runMicroBatch } from "./microBatch.ts";
@@ -51,7 +52,7 @@ export type TrainEvent =
   | { event: "microBatch"; step: number; microBatch: number; loss: number; samples: SampleSource[] }
   | { event: "step"; record: StepRecord; totalSteps: number; peaks: StepPeaks }
   /** A step took more memory than its plan: the plan is wrong. */
-  | { event: "defect"; step: number; defect: Defect }
+  | { event: "defect"; step: number; defect: Defect; trace: DefectTrace }
   | { event: "eval"; record: EvalRecord; best: boolean }
   | { event: "checkpoint"; step: number; folder: string };
 
@@ -203,12 +204,19 @@ async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> 
   const { state, options, emit } = run;
   const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
   const lossScale = weightOf(options, batch.labelTokens) * (state.lossScale?.scale ?? 1);
-  run.watch.begin(batch);
-  const result = await runMicroBatch(run, batch, lossScale, (phase) => {
-    run.watch.passed(phase.phase);
-    emit({ event: "phase", step, microBatch, phase });
-  });
-  run.watch.add(batch);
+  const once = (): ReturnType<typeof runMicroBatch> => {
+    run.watch.begin(batch);
+    return runMicroBatch(run, batch, lossScale, (phase) => {
+      run.watch.passed(phase.phase);
+      emit({ event: "phase", step, microBatch, phase });
+    });
+  };
+  let result = await once();
+  if (run.watch.add(batch)) {
+    run.backup.restore();
+    result = await once();
+    run.watch.add(batch);
+  }
   emit({ event: "microBatch", step, microBatch, loss: result.loss, samples: batch.samples });
   if (!Number.isFinite(result.loss)) {
     throw await notFinite(run, `the loss of ${namesOf(batch.samples)}`, run.saved);
@@ -274,11 +282,11 @@ async function updateFactors(run: Running): Promise<void> {
   };
   await withWayOn(run, async () => {
     await appendRecord(join(options.output, STEPS_FILE), record);
-    for (const defect of defects)
+    for (const { trace: _, ...defect } of defects)
       await appendRecord(join(options.output, DEFECTS_FILE), { step: state.step, ...defect });
   });
   emit({ event: "step", record, totalSteps: state.totalSteps, peaks });
-  for (const defect of defects) emit({ event: "defect", step: state.step, defect });
+  for (const { trace, ...defect } of defects) emit({ event: "defect", step: state.step, defect, trace });
 }
 
 /** Leaves the factors as they are, for float16 could not hold their gradients; there is no record of such a step. */
