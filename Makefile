@@ -2,7 +2,8 @@
 #   make build   npm packages, dist/, libtorch in .libtorch/, the engine; then `npx lorafit` runs
 #   make demo    everything once, on synthetic pages and a tiny model, into demo-out/
 #   make test    build, lint, all tests
-# LORAFIT_CUDA=1 takes the libtorch with CUDA; LORAFIT_LIBTORCH=<folder of the Python package torch> takes that one.
+# LORAFIT_CUDA=1 takes the libtorch with CUDA, LORAFIT_CUDA=12.6 that for older cards and drivers; LORAFIT_LIBTORCH=<folder of the Python
+# package torch> takes that one.
 
 BIN := node_modules/.bin
 PACKAGES := node_modules/.installed

@@ -205,7 +205,7 @@ function takesOf(option: JsonOption, numeric: boolean): string {
 }
 
 /** "a, b or c". */
-function listOfChoices(choices: string[]): string {
+export function listOfChoices(choices: string[]): string {
   return choices.length < 2 ? choices.join() : `${choices.slice(0, -1).join(", ")} or ${choices.at(-1)}`;
 }
 

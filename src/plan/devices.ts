@@ -3,6 +3,7 @@
  * first tensor.
  */
 import { GIB, UserError } from "../errors.ts";
+import { commandLine } from "../program.ts";
 import type { DType } from "../torch/dtypes.ts";
 
 const KIB = 2 ** 10;
@@ -23,8 +24,7 @@ const LINKS = {
   "NVLink-C2C": 450 * GIGA,
 } as const satisfies Record<string, number>;
 
-const CUDA_12_6 =
-  "libtorch 2.11 for CUDA 13.0 begins at compute capability 7.5: install its CUDA 12.6 build for this card";
+const CUDA_12_6 = `libtorch for CUDA 13.0, the usual one, begins at compute capability 7.5; ${commandLine("setup --cuda 12.6")} installs the CUDA 12.6 build, which has this card`;
 const NO_BF16 =
   "It takes no bf16 and has no flash attention: times are those of computing in fp16, with memory-efficient attention";
 const OLD_PASCAL = `${CUDA_12_6}. It has no tensor cores.`;

@@ -9,17 +9,21 @@ const folder = mkdtempSync(join(tmpdir(), "driver-"));
 afterEach(() => vi.unstubAllEnvs());
 afterAll(() => rmSync(folder, { recursive: true }));
 
+const CUDA_13 = { cuda: true, cudaVersion: "13.0", folder: "/torch" };
+const CUDA_12 = { cuda: true, cudaVersion: "12.6", folder: "/torch" };
+
 function problemOf(line: string): string | undefined {
   const file = join(folder, "version");
   writeFileSync(file, `${line}\nGCC version:  gcc version 12.3.0\n`);
-  return driverProblem(file);
+  return driverProblem(CUDA_13, file);
 }
 
 test("a driver that is missing or too old is named as what is in the way, a new one is not", () => {
-  expect(driverProblem(join(folder, "none"))).toBe("there is no NVIDIA driver");
+  expect(driverProblem(CUDA_13, join(folder, "none"))).toBe("there is no NVIDIA driver");
   expect(
     problemOf("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023"),
-  ).toBe("the NVIDIA driver is version 535.104.05, and 580 or newer is needed");
+  ).toBe("the NVIDIA driver is version 535.104.05, and 580 or newer is needed for CUDA 13.0");
+  expect(driverProblem(CUDA_12, join(folder, "version"))).toBeUndefined();
   expect(
     problemOf("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build"),
   ).toBeUndefined();
@@ -56,7 +60,9 @@ test("what keeps a card from being used is named, with what mends it", () => {
   });
   expect(whyNoCard(cuda, "CUDA can't be used: no device", old)).toEqual({
     why: "the NVIDIA driver is version 535.104.05, and 580 or newer is needed",
-    fix: expect.stringMatching(/^Install an NVIDIA driver of version 580 or newer\./),
+    fix: expect.stringMatching(
+      /^Install an NVIDIA driver of version 580 or newer\. Or take libtorch for CUDA 12\.6, which runs on this one: npx lorafit setup --cuda 12\.6\n/,
+    ),
   });
   expect(whyNoCard(cpu, undefined, join(folder, "none")).why).toMatch(
     /^there is no NVIDIA driver; libtorch in/,

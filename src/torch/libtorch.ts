@@ -29,6 +29,8 @@ export interface UsableLibtorch {
   folder: string;
   version: string;
   cuda: boolean;
+  /** The CUDA that it was built for, as "13.0". */
+  cudaVersion: string | undefined;
 }
 
 /** What was found at one place of the look-up. */
@@ -56,6 +58,21 @@ export function findLibtorch(): UsableLibtorch {
   throw new UserError(`libtorch ${LIBTORCH_VERSION} was not found.\n${looked}`, {
     fix: `Install it: ${commandLine("setup")}\nOr set LORAFIT_LIBTORCH to the folder of a Python package torch 2.11.`,
   });
+}
+
+/** Whether NVIDIA's libraries, which the CUDA half needs, are there too: setup leaves them out for computing on the CPU. */
+export function isForCards({ cuda, from }: UsableLibtorch): boolean {
+  return cuda && (from !== ".libtorch" || existsSync(join(ownLibtorch, "nvidia", "cudnn")));
+}
+
+/** "2.11.0+cu126, for CUDA 12.6 and the CPU". */
+export function describeLibtorch(libtorch: UsableLibtorch): string {
+  const { version, cuda, cudaVersion } = libtorch;
+  if (!cuda) return `${version}, for the CPU`;
+  const build = `CUDA ${cudaVersion ?? "of an unknown version"}`;
+  return isForCards(libtorch)
+    ? `${version}, for ${build} and the CPU`
+    : `${version}, for the CPU (the build for ${build}, without NVIDIA's libraries)`;
 }
 
 /** Enough for the pauses between operators of a step, too few to be in anyone's way (docs/performance.md). */
@@ -119,7 +136,7 @@ function inspect(from: string, folder: string): Libtorch {
     problem: `${folder}: ${text}`,
   });
   if (!existsSync(folder)) return problem("not there");
-  const version = readVersion(folder);
+  const { version, cudaVersion } = readBuild(folder);
   if (!version) return problem("no package torch (version.py is missing)");
   if (!/^2\.11\./.test(version)) return problem(`version ${version}, and ${LIBTORCH_VERSION} is needed`);
   for (const part of ["lib/libtorch_cpu.so", "lib/libc10.so", "include/ATen/core/Tensor.h"]) {
@@ -127,12 +144,18 @@ function inspect(from: string, folder: string): Libtorch {
   }
   const cuda = existsSync(join(folder, "lib/libtorch_cuda.so"));
   const alone = cuda && from === ".libtorch" && !existsSync(join(ownLibtorch, "nvidia"));
-  return alone ? problem("nvidia/ is missing beside it") : { usable: true, from, folder, version, cuda };
+  return alone
+    ? problem("nvidia/ is missing beside it")
+    : { usable: true, from, folder, version, cuda, cudaVersion };
 }
 
-function readVersion(folder: string): string | undefined {
+/** What a package torch says of itself. */
+export function readBuild(folder: string): { version?: string; cudaVersion?: string } {
   const file = join(folder, "version.py");
-  return existsSync(file) ? /__version__ = '([^']+)'/.exec(readFileSync(file, "utf8"))?.[1] : undefined;
+  const text = existsSync(file) ? readFileSync(file, "utf8") : "";
+  const version = /__version__ = '([^']+)'/.exec(text)?.[1];
+  const cudaVersion = /^cuda\b[^\n]*= '([^']+)'/m.exec(text)?.[1];
+  return { ...(version && { version }), ...(cudaVersion && { cudaVersion }) };
 }
 
 function findPackageRoot(): string {

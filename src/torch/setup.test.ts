@@ -28,6 +28,9 @@ beforeEach(() => {
     "package.json",
     "src/errors.ts",
     "src/program.ts",
+    "src/torch/cudaBuilds.ts",
+    "src/torch/driver.ts",
+    "src/torch/installLibtorch.ts",
     "src/torch/setup.ts",
     "src/torch/libtorch.ts",
     "native/Makefile",
@@ -39,14 +42,18 @@ beforeEach(() => {
   vi.stubEnv("PATH", `${tools}:/usr/bin:/bin`);
   tool("make", `mkdir -p ${copy}/native/build && touch ${copy}/native/build/lorafit.node`);
   tool("g++", "true");
+  pipGives({});
+});
+
+/** What pip installs where it is asked for torch: `parts` are the packages that it brings along, `offered` what its index lists. */
+function pipGives({ version = "2.11.0+cu130", cuda = "13.0", parts = "cudnn", offered = "2.11.0" }): void {
+  const torch = fakeTorch('"$target/torch"', version, cuda);
+  const rest = `mkdir -p $(for part in ${parts}; do echo "$target/nvidia/$part"; done)`;
   tool(
     "python3",
-    'case "$*" in *--target*) mkdir -p "$target" && '.concat(
-      fakeTorch('"$target/torch"', "2.11.0"),
-      ";; esac",
-    ),
+    `case "$*" in *"index versions"*) echo "Available versions: ${offered}";; *--no-deps*nvidia*) mkdir -p "$target/nvidia";; *--no-deps*) ${torch};; *--target*) ${torch} && ${rest};; esac`,
   );
-});
+}
 
 afterEach(() => {
   vi.unstubAllEnvs();
@@ -54,12 +61,12 @@ afterEach(() => {
 });
 
 /** Shell lines that make a folder look like the package torch. */
-function fakeTorch(folder: string, version: string): string {
+function fakeTorch(folder: string, version: string, cuda = "13.0"): string {
+  const libraries = ["libtorch_cpu.so", "libc10.so", ...(cuda ? ["libtorch_cuda.so"] : [])];
   return [
     `mkdir -p ${folder}/lib ${folder}/include/ATen/core`,
-    `mkdir -p ${folder}/../nvidia`,
-    `echo "__version__ = '${version}'" > ${folder}/version.py`,
-    `touch ${folder}/lib/libtorch_cpu.so ${folder}/lib/libc10.so ${folder}/lib/libtorch_cuda.so ${folder}/include/ATen/core/Tensor.h`,
+    `printf "__version__ = '${version}'\\ncuda: Optional[str] = ${cuda ? `'${cuda}'` : "None"}\\n" > ${folder}/version.py`,
+    `touch ${libraries.map((name) => `${folder}/lib/${name}`).join(" ")} ${folder}/include/ATen/core/Tensor.h`,
   ].join(" && ");
 }
 
@@ -74,7 +81,8 @@ function tool(name: string, script: string): void {
 function called(name: string): string[] {
   const lines = existsSync(calls) ? readFileSync(calls, "utf8").split("\n") : [];
   return lines.filter(
-    (line) => line.startsWith(`${name} `) && !/--version|-dumpversion|find_spec/.test(line),
+    (line) =>
+      line.startsWith(`${name} `) && !/--version|-dumpversion|find_spec|index versions|^make -n/.test(line),
   );
 }
 
@@ -84,33 +92,115 @@ const load = async (): Promise<Setup & Find> => ({
 });
 
 /** Runs the set-up and gives what it logged. */
-async function setUp(cuda = false): Promise<string> {
+async function setUp(cuda?: Parameters<Setup["setupEngine"]>[0]["cuda"]): Promise<string> {
   const lines: string[] = [];
   await (await load()).setupEngine({ cuda, log: (line) => lines.push(line) });
   return lines.join("\n");
 }
 
 test("nothing there: libtorch is installed, the addon built, and a second run does neither", async () => {
-  expect(await setUp()).toContain("installing libtorch 2.11.0 for CPU");
-  expect(called("python3")).toHaveLength(1);
-  expect(called("python3")[0]).toContain("--no-deps");
-  expect(called("python3")[0]).toContain(
-    "torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85",
+  const told = await setUp();
+  expect(told).toContain(
+    "installing libtorch 2.11.0 to compute on the CPU (about 0.6 GB to download, 1.2 GB of disk)",
   );
+  expect(told).toContain(
+    "libtorch 2.11.0+cu130, for the CPU (the build for CUDA 13.0, without NVIDIA's libraries), in ",
+  );
+  expect(called("python3")).toEqual([
+    expect.stringMatching(/--no-deps torch==2\.11\.0$/),
+    expect.stringMatching(/--no-deps nvidia-cuda-runtime==13\.0\.96 nvidia-cuda-cupti==13\.0\.85$/),
+  ]);
   expect(called("make").at(-1)).toContain(`LIBTORCH=${libtorch}/torch`);
   const madeTimes = called("make").length;
 
   expect(await setUp()).toContain("up to date");
-  expect(called("python3")).toHaveLength(1);
+  expect(called("python3")).toHaveLength(2);
   expect(called("make")).toHaveLength(madeTimes);
 });
 
-test("CUDA installs the full wheel, over a set for cpu alone", async () => {
+test("a package index with the build for the CPU: it needs nothing of CUDA, and is told as what it is", async () => {
+  pipGives({ version: "2.11.0+cpu", cuda: "" });
+  expect(await setUp()).toContain("libtorch 2.11.0+cpu, for the CPU, in ");
+  expect(called("python3")).toHaveLength(1);
+});
+
+test("another build's own needs are read from its package", async () => {
+  pipGives({ version: "2.11.0+cu126", cuda: "12.6" });
+  const script = readFileSync(join(tools, "python3"), "utf8");
+  const needs = 'Requires-Dist: nvidia-cuda-runtime-cu12==12.6.77; platform_system == "Linux"';
+  const facts = '"$target/torch-2.11.0+cu126.dist-info"';
+  writeFileSync(
+    join(tools, "python3"),
+    script.replace(
+      "*--no-deps*)",
+      `*--no-deps*) mkdir -p ${facts} && echo '${needs}' > ${facts}/METADATA &&`,
+    ),
+  );
   await setUp();
-  await setUp(true);
-  expect(called("python3")).toHaveLength(2);
-  expect(called("python3")[1]).toMatch(/torch==2\.11\.0$/);
-  expect(called("python3")[1]).not.toContain("--no-deps");
+  expect(called("python3")[1]).toMatch(/--no-deps nvidia-cuda-runtime-cu12==12\.6\.77$/);
+});
+
+test("CUDA installs the full wheel, over a set for the CPU alone, and that is enough from then on", async () => {
+  await setUp();
+  const told = await setUp("13.0");
+  expect(told).toContain("installing libtorch 2.11.0 for CUDA 13.0 (about 3 GB to download, 5 GB of disk)");
+  expect(told).toContain("libtorch 2.11.0+cu130, for CUDA 13.0 and the CPU, in ");
+  expect(called("python3")).toHaveLength(3);
+  expect(called("python3")[2]).toMatch(/torch==2\.11\.0$/);
+  expect(called("python3")[2]).not.toMatch(/--no-deps|index/);
+  await setUp("fitting");
+  await setUp();
+  expect(called("python3")).toHaveLength(3);
+});
+
+test("CUDA 12.6 comes from the index that pip is configured with, else from PyTorch's own, which is said", async () => {
+  pipGives({ version: "2.11.0+cu126", cuda: "12.6" });
+  const told = await setUp("12.6");
+  expect(told).toContain("pip's package index has no torch 2.11.0+cu126: PyTorch's own has it, https://");
+  expect(told).toContain("libtorch 2.11.0+cu126, for CUDA 12.6 and the CPU");
+  expect(called("python3").at(-1)).toMatch(/--extra-index-url https:\S+\/whl\/cu126 torch==2\.11\.0\+cu126$/);
+
+  rmSync(libtorch, { recursive: true });
+  pipGives({ version: "2.11.0+cu126", cuda: "12.6", offered: "2.11.0+cu126, 2.10.0+cu126" });
+  expect(await setUp("12.6")).not.toContain("PyTorch's own");
+  expect(called("python3").at(-1)).toMatch(/root-user-action=ignore --target \S+ torch==2\.11\.0\+cu126$/);
+});
+
+test.each([
+  { cards: "7.0", build: "12.6" },
+  { cards: "8.6\\n8.9", build: "13.0" },
+  { cards: "12.0", build: "13.0" },
+])("a machine whose cards are of $cards gets CUDA $build", async ({ cards, build }) => {
+  tool("nvidia-smi", `printf "${cards}\\n"`);
+  pipGives({ version: `2.11.0+cu${build.replace(".", "")}`, cuda: build });
+  expect(await setUp("fitting")).toContain(`installing libtorch 2.11.0 for CUDA ${build}`);
+  const before = called("python3").length;
+  await setUp("fitting");
+  expect(called("python3")).toHaveLength(before);
+});
+
+test("an index that gives another build than was wanted leaves what was there, and the command that gets it is told", async () => {
+  await setUp();
+  pipGives({ version: "2.11.0+cpu", cuda: "" });
+  await expect(setUp("13.0")).rejects.toMatchObject({
+    message: "pip's package index gave torch 2.11.0+cpu, which is not for CUDA 13.0.",
+    fix: expect.stringMatching(/PIP_EXTRA_INDEX_URL=https:\S+cu130 npx lorafit setup --cuda 13\.0$/),
+  });
+  expect(readFileSync(join(libtorch, "torch", "version.py"), "utf8")).toContain("2.11.0+cu130");
+  expect(readdirSync(copy).filter((name) => name.startsWith(".libtorch"))).toEqual([".libtorch"]);
+});
+
+test("files are counted as they are compiled, of those that are to be", async () => {
+  const built = `mkdir -p ${copy}/native/build && touch ${copy}/native/build/lorafit.node`;
+  tool(
+    "make",
+    `case "$*" in *clean*) ;; -n*) echo "echo compiled a.o"; echo "echo compiled b.o";; *) ${built}; echo compiled a.o; echo warning; echo compiled b.o;; esac`,
+  );
+  const seen: number[][] = [];
+  const { setupEngine } = await load();
+  await setupEngine({ log: () => {}, onCompiled: (done, total) => seen.push([done, total]) });
+  expect(seen[0]).toEqual([0, 2]);
+  expect(seen.at(-1)).toEqual([2, 2]);
 });
 
 test("an installation that was cut off is done again, and never taken for a whole one", async () => {
@@ -118,10 +208,10 @@ test("an installation that was cut off is done again, and never taken for a whol
   mkdirSync(join(libtorch, "torch"), { recursive: true });
   writeFileSync(join(libtorch, "torch", "version.py"), "__version__ = '2.11.0'");
   await setUp();
-  expect(called("python3")).toHaveLength(1);
+  expect(called("python3")).toHaveLength(2);
   rmSync(join(libtorch, "nvidia"), { recursive: true });
   await setUp();
-  expect(called("python3")).toHaveLength(2);
+  expect(called("python3")).toHaveLength(4);
   expect(readdirSync(copy).filter((name) => name.startsWith(".libtorch"))).toEqual([".libtorch"]);
 });
 
@@ -134,7 +224,7 @@ test("pip that fails leaves nothing behind, and says what it needs", async () =>
 test("a machine without pip or a compiler is told what to install", async () => {
   tool("python3", "exit 1");
   await expect(setUp()).rejects.toThrow("pip is needed");
-  tool("python3", 'case "$*" in *--target*) '.concat(fakeTorch('"$target/torch"', "2.11.0"), ";; esac"));
+  pipGives({});
   tool("g++", "exit 127");
   await expect(setUp()).rejects.toThrow("g++ is needed");
 });

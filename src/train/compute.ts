@@ -3,6 +3,7 @@ import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { hasFullAbsmax } from "../models/spec.ts";
 import type { LoadOptions } from "../models/weights.ts";
+import { kernelProblem } from "../torch/cudaBuilds.ts";
 import {
   CARD_ABILITIES,
   type Category,
@@ -74,7 +75,14 @@ export function chooseDevice(asked: Device | undefined): Device {
   const device = asked ?? (devices > 0 ? "cuda:0" : "cpu");
   if (device.startsWith("cuda") && Number(device.slice("cuda:".length)) >= devices)
     throw noDevice(device, devices);
+  if (device !== "cpu") refuseForeignCard(device as `cuda:${number}`);
   return device;
+}
+
+/** Throws UserError for a card that this libtorch has no kernels for: its first operator would fail without saying why. */
+function refuseForeignCard(device: `cuda:${number}`): void {
+  const lacking = kernelProblem(findLibtorch().cudaVersion, cardInfo(device).capability);
+  if (lacking) throw new UserError(`${device} can't be used: ${lacking.why}.`, { fix: lacking.fix });
 }
 
 /** Says, where no device was asked for, that a card is left idle, and why. */

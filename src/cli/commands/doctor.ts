@@ -4,8 +4,9 @@ import { availableParallelism, freemem, totalmem } from "node:os";
 import { cacheFolder } from "../../checkpoint/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
-import { driverProblem, LEAST_DRIVER } from "../../torch/driver.ts";
-import { type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
+import { kernelProblem, setupCommand } from "../../torch/cudaBuilds.ts";
+import { driverFix, driverProblem, driverVersion, machineCards, whyNoCard } from "../../torch/driver.ts";
+import { describeLibtorch, isForCards, type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
 import { isBuilt } from "../../torch/setup.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Output, table } from "../report.ts";
@@ -18,13 +19,14 @@ interface Finding {
 }
 
 const LEAST_NODE = [20, 19] as const;
+const FIRST_CARD = "/dev/nvidia0";
 
 export async function run(_: OptionsOf<"doctor">, output: Output): Promise<void> {
   const libtorch = searchLibtorch();
   const findings = [nodeFinding(), machineFinding(), ...libtorchFindings(libtorch)];
   findings.push(await engineFinding(libtorch.at(-1)), gpuFinding(libtorch.at(-1)));
   findings.push(...(await cardFindings(libtorch.at(-1))));
-  findings.push({ what: "models", found: cacheFolder() });
+  findings.push(cacheFinding());
   for (const finding of findings) output.record(finding);
   const rows = findings.map(({ what, found, fix }) => [fix ? "missing" : "ok", what, found]);
   output.answer(table(rows));
@@ -52,8 +54,7 @@ function machineFinding(): Finding {
 function libtorchFindings(places: Libtorch[]): Finding[] {
   const last = places.at(-1);
   if (last?.usable) {
-    const parts = last.cuda ? "CPU and CUDA" : "CPU";
-    return [{ what: "libtorch", found: `${last.version}, ${parts}, in ${last.folder} (${last.from})` }];
+    return [{ what: "libtorch", found: `${describeLibtorch(last)}, in ${last.folder} (${last.from})` }];
   }
   return places.flatMap((place) =>
     place.usable
@@ -80,15 +81,19 @@ async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
 
 /** What each card can do, and whether our kernels can be compiled for it. */
 async function cardFindings(libtorch: Libtorch | undefined): Promise<Finding[]> {
-  if (!libtorch?.usable || !libtorch.cuda || !isBuilt(libtorch) || !existsSync("/dev/nvidia0")) return [];
+  if (!libtorch?.usable || !isForCards(libtorch) || !isBuilt(libtorch) || !existsSync(FIRST_CARD)) return [];
+  if (driverProblem(libtorch) !== undefined) return [];
   const { cardInfo, cudaDevices, cudaProblem, describeCard } = await import("../../torch/device.ts");
   const problem = cudaProblem();
   if (problem)
-    return [
-      { what: "CUDA", found: problem, fix: `Install an NVIDIA driver of version ${LEAST_DRIVER} or newer.` },
-    ];
+    return [{ what: "CUDA", found: problem, fix: whyNoCard(libtorch, problem).fix.split("\n")[0]! }];
   const cards = Array.from({ length: cudaDevices() }, (_, index) => `cuda:${index}` as const);
-  const found = cards.map((device) => ({ what: device, found: describeCard(cardInfo(device)) }));
+  const found = cards.map((device): Finding => {
+    const card = cardInfo(device);
+    const lacking = kernelProblem(libtorch.cudaVersion, card.capability);
+    if (!lacking) return { what: device, found: describeCard(card) };
+    return { what: device, found: `${describeCard(card)}; ${lacking.why}`, fix: lacking.fix };
+  });
   return [...found, await kernelFinding()];
 }
 
@@ -103,20 +108,21 @@ async function kernelFinding(): Promise<Finding> {
 }
 
 function gpuFinding(libtorch: Libtorch | undefined): Finding {
-  if (!existsSync("/dev/nvidia0"))
-    return { what: "GPU", found: "no NVIDIA driver: lorafit computes on the CPU" };
-  const problem = driverProblem();
-  if (problem)
-    return {
-      what: "GPU",
-      found: problem,
-      fix: `Install an NVIDIA driver of version ${LEAST_DRIVER} or newer.`,
-    };
-  const found = "NVIDIA driver";
-  if (!libtorch?.usable || libtorch.cuda) return { what: "GPU", found };
-  return {
-    what: "GPU",
-    found: `${found}, but this libtorch is for the CPU`,
-    fix: commandLine("setup --cuda"),
-  };
+  const what = "GPU";
+  if (!existsSync(FIRST_CARD)) return { what, found: "no NVIDIA driver: lorafit computes on the CPU" };
+  const usable = libtorch?.usable ? libtorch : undefined;
+  const problem = driverProblem(usable);
+  if (problem) return { what, found: problem, fix: driverFix(usable) };
+  const found = `NVIDIA driver ${driverVersion()}`;
+  if (!usable || isForCards(usable)) return { what, found };
+  return { what, found: `${found}, but this libtorch is for the CPU`, fix: setupCommand(machineCards()) };
+}
+
+/** Where downloaded models are looked for. */
+function cacheFinding(): Finding {
+  const folder = cacheFolder();
+  const found = existsSync(folder)
+    ? folder
+    : `none yet: ${commandLine("pull")} makes ${folder} (or set HF_HOME)`;
+  return { what: "models", found };
 }

@@ -1,12 +1,53 @@
 /** `lorafit setup`: libtorch and the engine. */
-import { findLibtorch } from "../../torch/libtorch.ts";
+import { existsSync } from "node:fs";
+import { UserError } from "../../errors.ts";
+import { listOfChoices } from "../../options.ts";
+import { commandLine } from "../../program.ts";
+import { CUDA_VERSIONS, type CudaVersion } from "../../torch/cudaBuilds.ts";
+import type { WantedCuda } from "../../torch/installLibtorch.ts";
+import { findLibtorch, isForCards } from "../../torch/libtorch.ts";
 import { setupEngine } from "../../torch/setup.ts";
 import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import { bar, formatDuration, type Output, Pace } from "../report.ts";
 
 export async function run({ cuda }: OptionsOf<"setup">, output: Output): Promise<void> {
-  const asked = cuda || process.env.LORAFIT_CUDA === "1";
-  await setupEngine({ cuda: asked, log: (line) => output.note(line) });
-  const { folder, version, cuda: hasCuda } = findLibtorch();
-  output.record({ folder, version, cuda: hasCuda });
+  let pace: Pace | undefined;
+  const wanted = wantedCuda(cuda, process.env.LORAFIT_CUDA);
+  await setupEngine({
+    ...(wanted && { cuda: wanted }),
+    log: (line) => output.note(line),
+    onCompiled: (done, total) => {
+      pace ??= new Pace();
+      output.live(buildLine(done, total, pace));
+    },
+  });
+  const libtorch = findLibtorch();
+  const { folder, version, cuda: hasCuda, cudaVersion } = libtorch;
+  if (existsSync("/dev/nvidia0") && !isForCards(libtorch))
+    output.note(
+      `there is an NVIDIA card: ${commandLine("setup --cuda")} installs what it takes to compute on it`,
+    );
+  output.record({
+    folder,
+    version,
+    cuda: hasCuda,
+    cudaVersion: cudaVersion ?? null,
+    forCards: isForCards(libtorch),
+  });
+}
+
+function buildLine(done: number, total: number, pace: Pace): string {
+  const share = done / total;
+  const left = done === 0 ? "" : `, ${formatDuration(pace.leftMs(share))} left`;
+  return `${bar(share, 20).padEnd(20)} ${done < total ? `file ${done} of ${total}${left}` : "linking"}`;
+}
+
+/** The flag, else what the environment asks for. Throws UserError where that asks for what there is not. */
+function wantedCuda(flag: boolean | CudaVersion, environment: string | undefined): WantedCuda | undefined {
+  if (flag) return flag === true ? "fitting" : flag;
+  if (!environment || environment === "0") return undefined;
+  if (environment === "1") return "fitting";
+  const version = CUDA_VERSIONS.find((known) => known === environment);
+  if (version) return version;
+  throw new UserError(`LORAFIT_CUDA takes ${listOfChoices(["1", ...CUDA_VERSIONS])} (got "${environment}").`);
 }
