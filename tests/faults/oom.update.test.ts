@@ -98,7 +98,7 @@ async function openRunWith(
   const given = {
     ...{ ...input, output: join(folder, `run-${runs++}`), policy: Policy.parse(policy), dtype },
     ...{
-      lora_r: RANK,
+      ...{ lora_r: RANK, lora_alpha: RANK },
       lora_targets: "layers.0.attention.wqkv|layers.1.feed_forward.w2",
       max_steps: 1,
       ...more,
