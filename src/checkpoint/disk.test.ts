@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
@@ -21,3 +21,19 @@ it.runIf(process.platform === "linux")(
     expect(() => openAsideFolder("/proc/lorafit")).toThrow(UserError);
   },
 );
+
+it("an empty folder is filled and stays the same one, for whoever works in it", () => {
+  const root = mkdtempSync(join(tmpdir(), "disk-"));
+  onTestFinished(() => rmSync(root, { recursive: true }));
+  const path = join(root, "here");
+  mkdirSync(path);
+  const { ino } = statSync(path);
+  const aside = openAsideFolder(path);
+  writeFileSync(join(aside.folder, "file"), "text");
+  expect(readdirSync(path)).toEqual([]);
+  aside.commit();
+  aside.discard();
+  expect(statSync(path).ino).toBe(ino);
+  expect(readdirSync(root)).toEqual(["here"]);
+  expect(readdirSync(path)).toEqual(["file"]);
+});

@@ -73,6 +73,7 @@ export function openAsideFolder(path: string): AsideFolder {
       attempt(path, () => {
         for (const name of readdirSync(aside)) flush(join(aside, name));
         flush(aside);
+        if (isEmptyFolder(path)) return fill(path, aside);
         if (existsSync(path)) {
           rmSync(replaced, { recursive: true, force: true });
           renameSync(path, replaced);
@@ -90,9 +91,20 @@ export function openAsideFolder(path: string): AsideFolder {
   };
 }
 
+/** An empty folder stays the one that it is: it may be where someone works, or where a disk is mounted. */
+function fill(path: string, aside: string): void {
+  for (const name of readdirSync(aside)) renameSync(join(aside, name), join(path, name));
+  flush(path);
+  rmSync(aside, { recursive: true });
+}
+
+function isEmptyFolder(path: string): boolean {
+  return existsSync(path) && statSync(path).isDirectory() && readdirSync(path).length === 0;
+}
+
 /** Throws UserError unless the folder has yet to be made, or has nothing in it. */
 export function requireNewFolder(path: string): void {
-  if (!existsSync(path) || (statSync(path).isDirectory() && readdirSync(path).length === 0)) return;
+  if (!existsSync(path) || isEmptyFolder(path)) return;
   throw new UserError(`${path} is not an empty folder.`, { fix: "Name a new folder, or remove this one." });
 }
 

@@ -57,6 +57,12 @@ const skip_bad = z
   .default(false)
   .meta({ help: "leave out samples that cannot be used, and count them" });
 
+/** How many samples people are shown; --json has all of them. */
+const shown = {
+  show: z.int().min(0).default(10).meta({ help: "samples to print in full; --json has all of them" }),
+  all: z.boolean().default(false).meta({ help: "print every sample in full" }),
+};
+
 const samplingOptions = group("Answers", {
   max_new_tokens: count.default(512).meta({ help: "most tokens of an answer" }),
   ignore_eos: z.boolean().default(false).meta({ help: "go on to max_new_tokens whatever the model says" }),
@@ -81,7 +87,7 @@ const samplingOptions = group("Answers", {
 
 const eval_ = {
   about:
-    "Loss of each sample on its answers, and of all samples together. With --answers, also answers the questions and scores the answers.",
+    "Loss of each sample on its answers, and of all samples together. With --answers, also answers the questions, scores the answers, and prints question, expected and given answer of the first samples, with marks where the answers part.",
   options: z.strictObject({
     ...group("Model", { model, adapter }),
     ...group("Data", { data, ...pictureOptions, max_length, skip_bad }),
@@ -90,6 +96,7 @@ const eval_ = {
         .boolean()
         .default(false)
         .meta({ help: "answer the questions of each dialogue too; score by exact match and ANLS" }),
+      ...shown,
     }),
     ...computeOptions,
   }),
@@ -191,13 +198,14 @@ const quantize = {
 
 const preview = {
   about:
-    "What the model sees: a picture scaled and padded to its grid of tiles, or the prompt of every sample with the tokens that it learns to say.",
+    "What the model sees: a picture scaled and padded to its grid of tiles, or the prompts of the first samples with the tokens that it learns to say.",
   options: z.strictObject(
     group("Data", {
       image: text.optional().meta({ help: "picture to transform", value: "FILE" }),
       data: data.optional(),
       model: text.optional().meta({ help: "model whose tokenizer reads the data", value: "FOLDER" }),
       ...pictureOptions,
+      ...shown,
       out: text.default("preview").meta({ help: "folder for what is drawn", value: "FOLDER" }),
     }),
   ),

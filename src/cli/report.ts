@@ -1,6 +1,6 @@
 /** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
 import { styleText } from "node:util";
-import { formatBytes } from "../errors.ts";
+import { formatBytes, formatCount, plural } from "../errors.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
@@ -99,6 +99,12 @@ export class Output {
   paint(style: Style, text: string): string {
     return this.#colour && this.#stdout.isTTY ? styled(style, text) : text;
   }
+
+  /** Text that stands out: styled where stdout shows colours, else in brackets. */
+  mark(style: Style, text: string): string {
+    const shown = this.paint(style, text);
+    return shown === text ? `[${text}]` : shown;
+  }
 }
 
 function isPlain(value: unknown): value is object {
@@ -165,6 +171,23 @@ export class Pace {
   leftMs(share: number): number {
     return share > 0 ? ((this.#now() - this.#startMs) * (1 - share)) / share : Number.POSITIVE_INFINITY;
   }
+}
+
+/** "sample 3 of 64, 12 s left". */
+export function countProgress(output: Output, noun: string, total: number): (done: number) => void {
+  const pace = new Pace();
+  return (done) => {
+    const left = done === 0 ? "" : `, ${formatDuration(pace.leftMs(done / total))} left`;
+    output.live(`${noun} ${formatCount(done)} of ${formatCount(total)}${done < total ? left : ""}`);
+  };
+}
+
+/** Says that there are more samples than were shown. */
+export function noteRest({ show, all }: { show: number; all: boolean }, count: number, output: Output): void {
+  if (output.json || all || count <= show) return;
+  output.note(
+    `shown in full: ${formatCount(show)} of ${plural(count, "sample")}; --show N or --all shows more`,
+  );
 }
 
 /** Tells of bytes that are done, and how long the rest will take, on the live line. */

@@ -11,6 +11,7 @@ import {
   encodeSample,
   IGNORE,
   IMAGE_SLOT,
+  questionBefore,
 } from "./dialogue.ts";
 import { explainSample } from "./explain.ts";
 import { type HdImage, hdGrid } from "./image.ts";
@@ -204,6 +205,14 @@ describe("a dialogue in tokens", () => {
       { kind: "prompt", text: `${end}\n${start}assistant\n` },
       { kind: "answer", text: `no${end}</s>` },
     ]);
+  });
+
+  it("has the question before each answer, without pictures and turns' ends", () => {
+    const { inputIds, labels } = encodeSample(dialogueOf(turns, ["a.png", "b.png"]), tokenizer, 4);
+    const starts = [...labels.keys()].filter((row) => labels[row] !== IGNORE && labels[row - 1] === IGNORE);
+    expect(starts.map((start) => questionBefore(inputIds, start, tokenizer))).toEqual(["A?", "B"]);
+    const alone = Int32Array.from([IMAGE_SLOT, ...tokenizer.encode("yes no")]);
+    expect(questionBefore(alone, alone.length, tokenizer)).toBe("yes no");
   });
 
   it("is cut before the last answer for a prompt, which begins as the training sample does", () => {

@@ -58,6 +58,22 @@ export function chatPrompt(turns: readonly Turn[], tokenizer: Tokenizer): Int32A
   return Int32Array.from(rows.inputIds);
 }
 
+/** The text of the turn before the answer that begins at a row, pictures left out; of ids without turns, all that comes before. */
+export function questionBefore(inputIds: Int32Array, start: number, tokenizer: Tokenizer): string {
+  const before = inputIds.subarray(0, start);
+  const answerTurn = before.lastIndexOf(tokenizer.turnStartId);
+  const turn = before.subarray(0, Math.max(0, answerTurn)).lastIndexOf(tokenizer.turnStartId);
+  const textOf = (ids: Int32Array): string =>
+    tokenizer.decode(
+      ids.filter((id) => id !== IMAGE_SLOT && id !== tokenizer.turnEndId),
+      { skipSpecial: true },
+    );
+  if (turn < 0) return textOf(before).trim();
+  return textOf(before.subarray(turn + 1, answerTurn))
+    .replace(/^\s*(user|assistant|system)\n/, "")
+    .trim();
+}
+
 /** Token ids and labels growing together. */
 class Rows {
   readonly inputIds: number[] = [];

@@ -2,7 +2,7 @@
  * Synthetic document pages with small print, and questions about them whose answers are known: a data set in
  * the official format that needs no download. The same seed writes the same pages.
  */
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -23,6 +23,8 @@ export interface PagesOptions extends Partial<PageSize> {
   turns?: number | undefined;
   seed?: number | undefined;
   onProgress?: ((done: number, total: number) => void) | undefined;
+  /** Stops before the next page; its reason is thrown. */
+  signal?: AbortSignal | undefined;
 }
 
 /** A record of the official data format. */
@@ -48,21 +50,30 @@ export async function writePages(
   folder: string,
   options: PagesOptions,
 ): Promise<{ data: string; evalData?: string }> {
-  const { count, evalCount = 0, turns = 1, width = 3840, height = 2160, seed = 1, onProgress } = options;
+  const {
+    count,
+    evalCount = 0,
+    turns = 1,
+    width = 3840,
+    height = 2160,
+    seed = 1,
+    onProgress,
+    signal,
+  } = options;
   checkNumbers({ count, evalCount, turns, seed }, { width, height });
-  await mkdir(join(folder, "images"), { recursive: true });
+  mkdirSync(join(folder, "images"), { recursive: true });
   const records: PageRecord[] = [];
   let done = 0;
-  await inParallel(count + evalCount, async (page) => {
+  await inParallel(count + evalCount, signal, async (page) => {
     const drawing = drawPage(pageDice(seed, page), page, { width, height });
     const image = `images/page-${String(page + 1).padStart(4, "0")}.png`;
     await writePng(drawing, { width, height }, join(folder, image));
     records[page] = recordOf(image, drawing.questions.slice(0, turns));
     onProgress?.(++done, count + evalCount);
   });
-  const data = await writeDataset(folder, "pages.json", "data.txt", records.slice(0, count));
+  const data = writeDataset(folder, "pages.json", "data.txt", records.slice(0, count));
   if (evalCount === 0) return { data };
-  return { data, evalData: await writeDataset(folder, "eval.json", "eval.txt", records.slice(count)) };
+  return { data, evalData: writeDataset(folder, "eval.json", "eval.txt", records.slice(count)) };
 }
 
 /** Kinds take turns; the questions come in random order. */
@@ -95,24 +106,31 @@ function recordOf(image: string, questions: readonly Question[]): PageRecord {
 }
 
 /** The official data.txt: a JSON file and how many thousand samples of it to take. */
-async function writeDataset(
-  folder: string,
-  json: string,
-  list: string,
-  records: PageRecord[],
-): Promise<string> {
-  await writeFile(join(folder, json), `${JSON.stringify(records, undefined, 1)}\n`);
-  await writeFile(join(folder, list), `${json} ${records.length / 1000}\n`);
+function writeDataset(folder: string, json: string, list: string, records: PageRecord[]): string {
+  writeFileSync(join(folder, json), `${JSON.stringify(records, undefined, 1)}\n`);
+  writeFileSync(join(folder, list), `${json} ${records.length / 1000}\n`);
   return join(folder, list);
 }
 
-/** Runs the task for 0 to count - 1, as many at once as there are cores. */
-async function inParallel(count: number, task: (index: number) => Promise<void>): Promise<void> {
+/** Runs the task for 0 to count - 1, as many at once as there are cores; those that run when the signal comes are waited for. */
+async function inParallel(
+  count: number,
+  signal: AbortSignal | undefined,
+  task: (index: number) => Promise<void>,
+): Promise<void> {
   let next = 0;
+  let failed = false;
   const lanes = Array.from({ length: availableParallelism() }, async () => {
-    while (next < count) await task(next++);
+    while (next < count && !signal?.aborted && !failed) {
+      await task(next++).catch((thrown) => {
+        failed = true;
+        throw thrown;
+      });
+    }
   });
-  await Promise.all(lanes);
+  const ends = await Promise.allSettled(lanes);
+  signal?.throwIfAborted();
+  for (const end of ends) if (end.status === "rejected") throw end.reason;
 }
 
 function checkNumbers(counts: Record<string, number>, { width, height }: PageSize): void {

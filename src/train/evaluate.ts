@@ -53,6 +53,8 @@ export interface SampleLoss {
 export interface Answer {
   /** Of its sample; a dialogue may have several answers. */
   index: number;
+  /** Index of its first id in the sample. */
+  start: number;
   expectedIds: number[];
   ids: number[];
   /** Whether memory did not suffice for it. */
@@ -101,7 +103,7 @@ export async function* sampleAnswers(
 ): AsyncGenerator<Answer> {
   for (const [index, sample] of samples.entries()) {
     for (const request of answerRequests(sample, stopIdsOf(evaluator.tokenizer, evaluator.model.config))) {
-      yield { index, ...(await answer(sample, request, evaluator)) };
+      yield { index, start: request.start, ...(await answer(sample, request, evaluator)) };
     }
   }
 }
@@ -141,7 +143,7 @@ async function answer(
   sample: PreparedSample,
   request: AnswerRequest,
   evaluator: Evaluator,
-): Promise<Omit<Answer, "index">> {
+): Promise<Omit<Answer, "index" | "start">> {
   const { expectedIds } = request;
   const hasRoom = evaluator.hasRoom?.(sample, request) ?? true;
   const generated = hasRoom ? await answerIn(sample, request, evaluator) : undefined;

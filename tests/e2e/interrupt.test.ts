@@ -53,3 +53,22 @@ it("Ctrl-C during lorafit quantize leaves nothing behind", SLOW_MACHINE, async (
   expect(stderr).toContain("stopped: nothing was written");
   expect(readdirSync(folder).filter((name) => name.includes("quantised"))).toEqual([]);
 });
+
+it(
+  "Ctrl-C during lorafit pages leaves nothing behind, and the next run is not hindered",
+  SLOW_MACHINE,
+  async () => {
+    const output = join(folder, "pages");
+    const args = ["pages", "--output", output, "--width", "256", "--height", "256"];
+    const child = spawn(process.execPath, [PROGRAM, ...args, "--count", "5000"]);
+    let stderr = "";
+    child.stderr.on("data", (chunk) => {
+      if (stderr === "") child.kill("SIGINT"); // the first line of progress
+      stderr += chunk;
+    });
+    expect(await new Promise((done) => child.on("close", done))).toBe(130);
+    expect(stderr).toContain("stopped: nothing was written");
+    expect(readdirSync(folder).filter((name) => name.includes("pages"))).toEqual([]);
+    expect(lorafit([...args, "--count", "1"]).code).toBe(0);
+  },
+);

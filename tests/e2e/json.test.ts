@@ -87,6 +87,19 @@ it("eval: the official loss of each sample, and one of all", () => {
   expect(total?.loss).toBeCloseTo(mean, 9);
 });
 
+it("eval --answers: each answer beside the expected one, by ids where there is no tokenizer", () => {
+  const shown = run("eval", "--model", tiny, "--data", cases, "--answers") as { answers: object[] }[];
+  const total = shown.pop();
+  expect(Object.keys(total ?? {})).toEqual(["loss", "exactMatch"]);
+  for (const { answers } of shown)
+    for (const answer of answers)
+      expect(answer).toEqual({
+        expectedIds: expect.any(Array),
+        ids: expect.any(Array),
+        exactMatch: expect.any(Number),
+      });
+});
+
 describe("generate", () => {
   it("answers as the official model does", () => {
     const prompts = readJson("generate/cases.json").cases as {
@@ -214,9 +227,26 @@ it("tiny, pages, preview and chat work on what each other writes", () => {
     stderr: expect.stringContaining("pages is not an empty folder."),
   });
   const shown = run("preview", "--model", "small", "--data", "pages/data.txt") as { text: string }[];
+  const two = lorafit(["preview", "--model", "small", "--data", "pages/data.txt", "--show", "2"], {
+    cwd: folder,
+  });
+  expect(two.stdout.match(/pages\.json: sample/g)).toHaveLength(2);
+  expect(two.stderr).toContain("shown in full: 2 of 3 samples");
   expect(shown.map(({ text }) => text)).toEqual(
     Array(3).fill(expect.stringMatching(/^<s>.*<ImageHere>.*<\/s>$/s)),
   );
+  const evalArgs = ["eval", "--model", "small", "--data", "pages/data.txt", "--hd-num", "1", "--answers"];
+  const { question, expected, answer } = (run(...evalArgs)[0] as { answers: Record<string, string>[] })
+    .answers[0]!;
+  expect(shown[0]!.text).toContain(`<ImageHere>${question}[`);
+  expect(shown[0]!.text).toContain(`assistant\n${expected}[`);
+  const few = lorafit([...evalArgs, "--show", "1"], { cwd: folder });
+  const printed = few.stdout.replaceAll(/[[\]]/g, ""); // marks of differences
+  expect(printed).toContain(`\n  question  ${question}\n  expected  ${expected}\n  answer    `);
+  expect(answer).toEqual(expect.any(String));
+  expect(few.stdout.match(/^ {2}question/gm)).toHaveLength(1);
+  expect(few.stderr).toContain("shown in full: 1 of 3 samples; --show N or --all shows more");
+  expect(lorafit([...evalArgs, "--all"], { cwd: folder }).stdout.match(/^ {2}question/gm)).toHaveLength(3);
   const args = [
     "chat",
     "--model",

@@ -29,7 +29,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 it("report writes the page of a run, and its numbers with --json", () => {
   writeFileSync(
     join(folder, "before.jsonl"),
-    '{"index":0,"loss":5,"labelTokens":3}\n{"loss":5,"exactMatch":0.25}\n',
+    '{"index":0,"loss":5,"labelTokens":3}\n{"loss":5,"exactMatch":0.25,"idleCard":"told"}\n',
   );
   const out = join(folder, "page.html");
   const [record] = records(

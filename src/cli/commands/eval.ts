@@ -1,11 +1,13 @@
 /** `lorafit eval`: losses of samples on their answers, and on request the answers that the model gives itself. */
 import { describeSource } from "../../data/badSamples.ts";
+import { questionBefore } from "../../data/dialogue.ts";
 import type { PreparedSample } from "../../data/validate.ts";
 import { plural } from "../../errors.ts";
 import { readySamples } from "../../train/dataset.ts";
 import { type Answer, type Evaluator, sampleAnswers, sampleLosses, totalLoss } from "../../train/evaluate.ts";
+import { withDifferences } from "../differences.ts";
 import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import { countProgress, noteRest, type Output } from "../report.ts";
 import { inspectModel, withModel } from "../session.ts";
 
 interface Scores {
@@ -14,10 +16,21 @@ interface Scores {
   anls?: number;
 }
 
+/** An answer as it is shown and written. */
+type ShownAnswer = Scores & ({ question: string; expected: string; answer: string } | IdAnswer);
+
+/** Where there is no tokenizer. */
+interface IdAnswer {
+  expectedIds: number[];
+  ids: number[];
+}
+
 interface Row extends Partial<Scores> {
   index: number;
   loss: number;
   labelTokens: number;
+  /** With --answers. */
+  answers?: ShownAnswer[];
 }
 
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
@@ -25,30 +38,63 @@ export async function run(options: OptionsOf<"eval">, output: Output): Promise<v
   const ready = await readySamples(options.data, known, options, (text) => output.note(text));
   const rows = await withModel(known, options, output, async (session) => {
     const done: Row[] = [];
+    const progress = countProgress(output, "sample", ready.samples.length);
+    progress(0);
     for await (const loss of sampleLosses(ready.samples, session)) {
       const sample = ready.samples[loss.index] as PreparedSample;
-      const row = { ...loss, ...(options.answers && (await scoresOf(sample, session))) };
+      const answers = options.answers ? await answersOf(sample, session) : undefined;
+      const row: Row = { ...loss, ...(answers && { ...meanScores(answers), answers }) };
       done.push(row);
       output.record(row);
       output.answer(`${describeSource(sample.source)}  ${describe(row)}, ${row.labelTokens} label tokens`);
-      output.live(`sample ${done.length} of ${ready.samples.length}`);
+      if (options.all || done.length <= options.show)
+        for (const answer of answers ?? []) output.answer(comparison(answer, output));
+      progress(done.length);
     }
     return done;
   });
   const total = { loss: totalLoss(rows), ...meanScores(rows) };
   output.record(total);
   output.answer(`${plural(rows.length, "sample")} in all  ${describe(total)}`);
+  if (options.answers) noteRest(options, rows.length, output);
 }
 
-/** Over all answers of a sample. */
-async function scoresOf(sample: PreparedSample, session: Evaluator): Promise<Scores | undefined> {
-  const answers: Answer[] = [];
-  for await (const answer of sampleAnswers([sample], session)) answers.push(answer);
-  return meanScores(
-    answers.map(({ exactMatch, text }) => ({ exactMatch, ...(text && { anls: text.anls }) })),
-  );
+async function answersOf(sample: PreparedSample, session: Evaluator): Promise<ShownAnswer[]> {
+  const answers: ShownAnswer[] = [];
+  for await (const answer of sampleAnswers([sample], session)) answers.push(shown(answer, sample, session));
+  return answers;
 }
 
+function shown(
+  { start, expectedIds, ids, exactMatch, text }: Answer,
+  { inputIds }: PreparedSample,
+  { tokenizer }: Evaluator,
+): ShownAnswer {
+  if (!text || !tokenizer) return { expectedIds, ids, exactMatch };
+  const { expected, answer, anls } = text;
+  return { question: questionBefore(inputIds, start, tokenizer), expected, answer, exactMatch, anls };
+}
+
+/** Question, expected and given answer below each other, with marks where the answers part. */
+function comparison(shown: ShownAnswer, output: Output): string {
+  const isText = "question" in shown;
+  const question = isText ? [line("question", shown.question)] : [];
+  const [expected, answer] = isText
+    ? [shown.expected, shown.answer]
+    : [shown.expectedIds.join(" "), shown.ids.join(" ")];
+  if (shown.exactMatch === 1) return [...question, line("answer", `${answer}  (as expected)`)].join("\n");
+  const [wanted] = withDifferences(expected, answer, (part) => output.mark("green", part));
+  const [, given] = withDifferences(expected, answer, (part) => output.mark("red", part));
+  return [...question, line("expected", wanted), line("answer", given || "(nothing)")].join("\n");
+}
+
+const TITLE_COLUMNS = 10;
+
+function line(title: string, text: string): string {
+  return `  ${title.padEnd(TITLE_COLUMNS)}${text.replaceAll("\n", `\n${" ".repeat(2 + TITLE_COLUMNS)}`)}`;
+}
+
+/** Over all that have scores. */
 function meanScores(scored: Partial<Scores>[]): Scores | undefined {
   const matches = scored.flatMap(({ exactMatch }) => exactMatch ?? []);
   const similarities = scored.flatMap(({ anls }) => anls ?? []);

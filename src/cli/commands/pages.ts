@@ -1,17 +1,32 @@
 /** `lorafit pages`: a data set of synthetic document pages. */
-import { requireNewFolder } from "../../checkpoint/disk.ts";
-import { writePages } from "../../data/pages.ts";
+import { basename, join } from "node:path";
+import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
+import { type PagesOptions, writePages } from "../../data/pages.ts";
+import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import { countProgress, type Output } from "../report.ts";
 
 export async function run(options: OptionsOf<"pages">, output: Output): Promise<void> {
   const { output: folder, eval_count: evalCount, ...pages } = options;
   requireNewFolder(folder);
-  const files = await writePages(folder, {
-    ...pages,
-    evalCount,
-    onProgress: (done, total) => output.live(`page ${done} of ${total}`),
-  });
+  const onProgress = countProgress(output, "page", options.count + evalCount);
+  const files = await stoppable(output, (signal) =>
+    writeWhole(folder, { ...pages, evalCount, onProgress, signal }),
+  );
+  if (!files) return;
   output.record({ output: folder, pages: options.count, ...files });
   output.answer(`wrote ${options.count} pages: ${Object.values(files).join(", ")}`);
+}
+
+/** The folder appears once all of it is there. */
+async function writeWhole(folder: string, options: PagesOptions): ReturnType<typeof writePages> {
+  const aside = openAsideFolder(folder);
+  try {
+    const { data, evalData } = await writePages(aside.folder, options);
+    aside.commit();
+    const inFolder = (path: string): string => join(folder, basename(path));
+    return { data: inFolder(data), ...(evalData !== undefined && { evalData: inFolder(evalData) }) };
+  } finally {
+    aside.discard();
+  }
 }

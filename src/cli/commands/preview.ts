@@ -11,7 +11,7 @@ import { readSamples } from "../../data/samples.ts";
 import { formatCount, UserError } from "../../errors.ts";
 import { tokenizerOf } from "../../train/dataset.ts";
 import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import { noteRest, type Output } from "../report.ts";
 import { type ShownSample, samplesHtml } from "../samplesHtml.ts";
 
 type PreviewOptions = OptionsOf<"preview">;
@@ -52,7 +52,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
     });
   }
   const shown: ShownSample[] = [];
-  for (const sample of samples) {
+  for (const sample of output.json || options.all ? samples : samples.slice(0, options.show)) {
     const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, options.hd_num);
     const spans = explainSample({ source, inputIds, labels, images }, tokenizer);
     const text = spans.map((span) => span.text).join("");
@@ -66,6 +66,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
   await mkdir(options.out, { recursive: true });
   await writeFile(page, samplesHtml(shown));
   output.note(`${page}  the same for a browser`);
+  noteRest(options, samples.length, output);
 }
 
 const COLOURS = { prompt: "gray", picture: "magenta", answer: "green" } as const;

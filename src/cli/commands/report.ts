@@ -51,7 +51,7 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
 async function readScores(path: string): Promise<Scores> {
   const last = (await readText(path)).trimEnd().split("\n").at(-1) as string;
   try {
-    const { loss, exactMatch, anls, ...others } = JSON.parse(last);
+    const { loss, exactMatch, anls, idleCard: _, ...others } = JSON.parse(last);
     if (typeof loss === "number" && Object.keys(others).length === 0)
       return { name: basename(path, extname(path)), loss, exactMatch, anls };
   } catch {
