@@ -35,16 +35,19 @@ interface Comparison {
 }
 
 /**
- * By how much predictions miss, class by class, the largest misses first. What is left of the body's time, between operators, is shared out
+ * By how much predictions of a body's calls miss, class by class, the largest misses first; `before` comes before each time, unwatched. What is left of the body's time, between operators, is shared out
  * among all calls: what is predicted of a call has the making and freeing of its tensors in it.
  */
 export function printClasses(
-  body: () => unknown,
+  watchedCalls: { before: () => unknown; body: () => unknown },
   planned: readonly CountedOp[],
   comparison: Comparison,
 ): void {
   const { speed, wholeMs, rows, bySize } = comparison;
-  const passes = Array.from({ length: PASSES }, () => watched(body, comparison));
+  const passes = Array.from({ length: PASSES }, () => {
+    watchedCalls.before();
+    return watched(watchedCalls.body, comparison);
+  });
   const classes = passes[0]!;
   for (const [name, { measured }] of classes) {
     const all = passes.map((pass) => pass.get(name)?.measured.ms ?? 0);

@@ -35,7 +35,7 @@ native.call = (op, ...inputs) => {
   if (isView(nameOf(op), taken[0], outputs[0])) {
     for (const tensor of [taken[0]!, outputs[0]!]) tensor.storage = 0;
   }
-  observe({ op: nameOf(op), inputs: taken, outputs, causal: true, loop: false }, times);
+  observe({ op: nameOf(op), inputs: taken, outputs, causal: inputs.includes(true), loop: false }, times);
   return result;
 };
 

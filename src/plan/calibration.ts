@@ -28,7 +28,7 @@ import {
 } from "./probes.ts";
 
 /** Of what is measured: another one is measured anew. */
-const VERSION = 9;
+const VERSION = 11;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
@@ -151,15 +151,15 @@ class Timed {
   }
 
   measure(): void {
-    const { prepare, call } = this.probe;
+    const { prepare, call, times = 1 } = this.probe;
     const calls = this.#leastMs < SHORT_MS ? SHORT_CALLS : 1;
     scope(() => prepare?.());
     const { wallMs, pathMs } = timeOf(() => {
       for (let again = 0; again < calls; again++) scope(() => void call());
     });
-    this.#wall.push(wallMs / calls);
+    this.#wall.push(wallMs / calls / times);
     const isKnown = Number.isFinite(pathMs);
-    if (isKnown) this.#path.push(pathMs / calls);
+    if (isKnown) this.#path.push(pathMs / calls / times);
     this.#leastMs = Math.min(this.#leastMs, (isKnown ? pathMs : wallMs) / calls);
   }
 
@@ -239,7 +239,7 @@ function speedOf(
   return {
     products: Object.fromEntries(LAYOUTS.map((layout) => [layout, rates(layout)])) as CpuSpeed["products"],
     curves: Object.fromEntries(names.map((name) => [name, curve(name)])),
-    viewMs: ms("view")[0]! / sets.view![0]!.probe.size,
+    viewMs: ms("view")[0]!,
     copies: curve("copies"),
     copyShare,
   };

@@ -72,8 +72,10 @@ export interface OpTrace {
 export interface OpForm {
   /** Of the first tensor, and the first that differs: "float32,bfloat16". */
   dtypes: string;
-  /** What is gone through, one by one. */
+  /** What is gone through, one by one; of attention the pairs of query and key that are multiplied, seen or not. */
   elements: number;
+  /** Of attention: of a head. */
+  features?: number | undefined;
   /** Whether any tensor's rows or columns lie apart. */
   strided: boolean;
   /** Of a matrix product. */
@@ -172,9 +174,13 @@ export function speedOf(card: Card): CardSpeed {
   };
 }
 
+/** Keys that libtorch's attention for CPUs takes at a time, whether a query sees all of them or not: its kvSplitSize. */
+const CPU_KEYS = 512;
+
 type Formula = (
   call: OpCall,
-) => Pick<OpTrace, "kind" | "flops" | "bytes" | "dtype"> & Partial<Pick<OpForm, "elements" | "product">>;
+) => Pick<OpTrace, "kind" | "flops" | "bytes" | "dtype"> &
+  Partial<Pick<OpForm, "elements" | "features" | "product">>;
 
 /**
  * Ops that compute or move something else than each input and output once; names without overload, "_" where
@@ -188,7 +194,6 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
     [
       "scaled_dot_product_attention",
       "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_flash_attention_for_cpu",
       "_scaled_dot_product_efficient_attention",
       "_scaled_dot_product_cudnn_attention",
       "_flash_attention_forward",
@@ -198,13 +203,17 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
   ...each(
     [
       "_scaled_dot_product_flash_attention_backward",
-      "_scaled_dot_product_flash_attention_for_cpu_backward",
       "_scaled_dot_product_efficient_attention_backward",
       "_scaled_dot_product_cudnn_attention_backward",
       "_flash_attention_backward",
     ],
     attentionOf({ query: 1, matmuls: 5 }),
   ),
+  _scaled_dot_product_flash_attention_for_cpu: attentionOf({ query: 0, matmuls: 2, keyBlock: CPU_KEYS }),
+  _scaled_dot_product_flash_attention_for_cpu_backward: attentionOf({
+    ...{ query: 1, matmuls: 5, keyBlock: CPU_KEYS },
+  }),
+  ...each(["causal_tile", "causal_tile_backward"], tileOfAttention),
   ...each(["index_select", "embedding", "gather", "index", "masked_select"], gathering),
   ...each(["index_add_", "index_copy_", "index_put_", "scatter_", "scatter_add_"], scattering),
   ...each(["zeros", "ones", "full", "arange", "linspace", "rand", "randn", "randint", "randperm"], filling),
@@ -232,13 +241,14 @@ export function traceOp(call: OpCall): OpTrace {
     return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream, ...(toHost && { toHost }) };
   }
   const formula = FORMULAS[name] ?? FORMULAS[name.replace(/_$/, "")] ?? elementwise;
-  const { elements, product, ...cost } = formula(call);
+  const { elements, features, product, ...cost } = formula(call);
   const first = tensors[0]?.dtype ?? "float32";
   const other = tensors.find(({ dtype }) => dtype !== first)?.dtype;
   const form: OpForm = {
     dtypes: other ? `${first},${other}` : first,
     elements: elements ?? Math.max(0, ...tensors.map(elementsOf)),
     strided: tensors.some(({ strided }) => strided),
+    ...(features && { features }),
     product,
   };
   return { name, ...cost, stream: places.has("host") ? "host" : "compute", form };
@@ -295,29 +305,50 @@ function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
  * computes the scores again (arXiv:2205.14135). query: its place among the inputs; (B, H, T, D), or (T, H, D)
  * and (B, T, H, D) in _flash_attention_*.
  */
-function attentionOf({ query, matmuls }: { query: number; matmuls: number }): Formula {
+function attentionOf({
+  query,
+  matmuls,
+  keyBlock = 1,
+}: Record<"query" | "matmuls", number> & { keyBlock?: number }): Formula {
   return (call) => {
     const { inputs, outputs } = call;
-    const queries = inputs[query]!;
-    const featuresPerHead = queries.shape.at(-1)!;
+    const [queries, keys] = [inputs[query]!, inputs[query + 1]!];
+    const features = queries.shape.at(-1)!;
     return {
       kind: "attention",
-      flops: matmuls * 2 * featuresPerHead * visiblePairs(call, queries, inputs[query + 1]!),
+      flops: matmuls * 2 * features * visiblePairs(call, queries, keys),
       bytes: bytesOf(inputs) + bytesOf(outputs),
       dtype: queries.dtype,
+      elements: visiblePairs(call, queries, keys, keyBlock),
+      features,
     };
   };
 }
 
-/** (query, key) pairs over all heads and samples; a causal query sees the keys up to its own. */
-function visiblePairs({ op, causal, sampleTokens }: OpCall, query: TracedTensor, key: TracedTensor): number {
+/** Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their block. */
+function visiblePairs(
+  { op, causal, sampleTokens }: OpCall,
+  query: TracedTensor,
+  key: TracedTensor,
+  keyBlock = 1,
+): number {
   const tokensDim = op.startsWith("_flash_attention") ? -3 : -2;
   const queryTokens = query.shape.at(tokensDim)!;
   const rows = elementsOf(query) / query.shape.at(-1)! / queryTokens; // batch and heads
-  const seen = (queries: number, keys: number): number =>
-    causal ? (queries * (keys + 1)) / 2 : queries * keys;
+  const seen = (queries: number, keys: number): number => {
+    if (!causal) return queries * keys;
+    const blocks = Math.floor(keys / keyBlock);
+    const pairs = (keyBlock ** 2 * blocks * (blocks + 1)) / 2 + (keys - blocks * keyBlock) * keys;
+    return (queries / keys) * pairs;
+  };
   if (!sampleTokens) return rows * seen(queryTokens, key.shape.at(tokensDim)!);
   return rows * sampleTokens.reduce((sum, tokens) => sum + seen(tokens, tokens), 0);
+}
+
+/** The CPU's own kernels (attentionTiles.ts): of a tile, whose weights come first of what is written, and queries of what is read. */
+function tileOfAttention(call: OpCall): ReturnType<Formula> {
+  const [query, weights] = [call.inputs[0]!, call.outputs[0]!];
+  return { ...elementwise(call), elements: elementsOf(weights), features: query.shape.at(-1)! };
 }
 
 /** Reads as much of the first input as it writes, and the indices. */

@@ -1,5 +1,5 @@
 /** How fast a CPU is, as measured on it (calibration.ts), and what an op takes there by its class and size. */
-import type { OpTrace, Product } from "./cost.ts";
+import type { OpForm, OpTrace, Product } from "./cost.ts";
 
 /** Milliseconds of a call by its size; sizes rise. */
 export interface Curve {
@@ -16,7 +16,7 @@ export interface ProductRates {
 export interface CpuSpeed {
   /** By layout of the factors. */
   products: Record<Product["layout"], ProductRates>;
-  /** By class of op: curveKey. Sizes are elements; FLOPs of attention. */
+  /** By class of op: curveKey. Sizes are elements; of attention pairs of query and key, and the key is attentionKey. */
   curves: Record<string, Curve>;
   /** Of a call that launches nothing. */
   viewMs: number;
@@ -42,30 +42,50 @@ export function curveKey(name: string, dtypes: string, strided: boolean): string
 
 /** Milliseconds of one call. */
 export function cpuOpMs(op: OpTrace, speed: CpuSpeed): number {
-  const { kind, flops, bytes, stream, form } = op;
+  const { kind, bytes, stream, form } = op;
   if (kind === "none") return speed.viewMs;
   if (stream === "copy" || stream === "exposed") return curveMs(speed.copies, bytes);
   const bytesMs = curveMs(speed.curves[BYTES_KEY]!, bytes / BYTES_PER_ELEMENT);
   if (!form) return bytesMs;
   if (form.product) return Math.max(productMs(form.product, speed), bytesMs);
-  const known = curveFor(op, speed);
-  const isAttention = kind === "attention";
-  const knownMs = known ? curveMs(known.curve, isAttention ? flops : form.elements) : bytesMs;
-  const isApart = form.strided && !isAttention && !known?.strided;
-  return isApart ? knownMs * stridedRatio(form.elements, speed) : knownMs;
+  const known = measuredMs(op, speed);
+  if (!known) return form.strided ? bytesMs * stridedRatio(form.elements, speed) : bytesMs;
+  return form.strided && !known.strided ? known.ms * stridedRatio(form.elements, speed) : known.ms;
 }
 
 /** What was measured of an op's class: of tensors such as its own, or of those that lie otherwise. */
-export function curveFor(
-  { name, kind, form }: OpTrace,
+export function measuredMs(
+  { name, form }: OpTrace,
   speed: CpuSpeed,
-): { curve: Curve; strided: boolean } | undefined {
-  const isApart = (form?.strided ?? false) && kind !== "attention";
-  for (const strided of [isApart, !isApart]) {
-    const curve = form && curveOf(name, form.dtypes, strided, speed);
-    if (curve) return { curve, strided };
+): { ms: number; strided: boolean } | undefined {
+  if (!form) return undefined;
+  if (form.features !== undefined) return attentionMs(name, form, speed);
+  for (const strided of [form.strided, !form.strided]) {
+    const curve = curveOf(name, form.dtypes, strided, speed);
+    if (curve) return { ms: curveMs(curve, form.elements), strided };
   }
   return undefined;
+}
+
+/** Features of the heads whose attention is measured. */
+export const HEADS_FEATURES = [32, 128] as const;
+
+export function attentionKey(name: string, dtypes: string, features: number): string {
+  return `${curveKey(name, dtypes, false)} of ${features}`;
+}
+
+/** A pair of query and key takes what its softmax does, and something for each feature: the line through what was measured. */
+function attentionMs(
+  name: string,
+  { dtypes, elements, features = 0 }: OpForm,
+  { curves }: CpuSpeed,
+): { ms: number; strided: boolean } | undefined {
+  const [fewer, more] = HEADS_FEATURES;
+  const [few, many] = HEADS_FEATURES.map((count) => curves[attentionKey(name, dtypes, count)]);
+  if (!few || !many) return undefined;
+  const fewMs = curveMs(few, elements);
+  const ms = fewMs + ((curveMs(many, elements) - fewMs) * (features - fewer)) / (more - fewer);
+  return { ms: Math.max(ms, (fewMs * features) / fewer / 2), strided: true };
 }
 
 /** Ops that do as another does. */
@@ -79,6 +99,9 @@ const ALIKE: Readonly<Record<string, string>> = {
     sub: "add",
     rsub: "add",
     div: "mul",
+    neg: "mul",
+    clamp_min: "mul",
+    maximum: "add",
   },
 };
 
@@ -112,9 +135,17 @@ export function curveMs({ sizes, ms }: Curve, size: number): number {
   return ms[above - 1]! * (ms[above]! / ms[above - 1]!) ** part;
 }
 
-/** The rate lies between those of the eight products around it, in logarithms of rate and sizes; beyond the edges it is the edge's. */
-export function productMs({ times, m, n, k, layout }: Product, { products }: CpuSpeed): number {
+/**
+ * The rate lies between those of the eight products around it, in logarithms of rate and sizes; beyond the edges it is the edge's. A size
+ * below the least edge takes as long as that: the other sizes' weights are read all the same.
+ */
+export function productMs({ times, layout, ...sizes }: Product, { products }: CpuSpeed): number {
   const { edges, flopsPerSecond } = products[layout];
+  const [m, k, n] = [sizes.m, sizes.k, sizes.n].map((size) => Math.max(size, edges[0]!)) as [
+    number,
+    number,
+    number,
+  ];
   const axes = [m, k, n].map((size) => between(size, edges));
   let logRate = 0;
   for (let corner = 0; corner < 8; corner++) {
@@ -130,7 +161,7 @@ export function productMs({ times, m, n, k, layout }: Product, { products }: Cpu
 }
 
 function between(size: number, edges: readonly number[]): { below: number; part: number } {
-  const inside = Math.min(Math.max(size, edges[0]!), edges.at(-1)!);
+  const inside = Math.min(size, edges.at(-1)!);
   const above = Math.max(
     1,
     edges.findIndex((edge) => edge >= inside),

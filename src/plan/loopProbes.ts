@@ -5,7 +5,7 @@ import { ones, zeros } from "../torch/create.ts";
 import { dtypeBytes } from "../torch/dtypes.ts";
 import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { curveKey } from "./cpuSpeed.ts";
+import { attentionKey, curveKey, HEADS_FEATURES } from "./cpuSpeed.ts";
 import { namedDtypes, type Probe, type ProbeMemory, Samples, sampled } from "./probes.ts";
 
 /** A loop by its entry, with dtypes as the trace tells them; x: the computing dtype, w: float32. */
@@ -31,21 +31,36 @@ const LOOPS: readonly Loop[] = [
 const TILE_LOOPS: readonly Loop[] = [
   ["pack_columns",          "x",      ({ packed: { columns }, head }) => attentionTiles.packColumns([columns, head]), "strided"],
   ["pack_pairs",            "x",      ({ packed: { pairs }, head }) => attentionTiles.packPairs([pairs, head]), "strided"],
-  ["causal_tile",           "x",      (samples) => attentionTiles.causalTile(...samples.tile), "strided"],
-  ["causal_tile_backward",  "x",      (samples) => attentionTiles.causalTileBackward(...samples.tileBackward), "strided"],
+];
+
+// biome-ignore format: a loop a line
+const TILES: readonly Loop[] = [
+  ["causal_tile",           "x",      (samples) => attentionTiles.causalTile(...samples.tile)],
+  ["causal_tile_backward",  "x",      (samples) => attentionTiles.causalTileBackward(...samples.tileBackward)],
 ];
 
 /** Of every loop that the processor has, by its key. */
 export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
   const hasTiles = attentionTiles.causalTile.runs?.(memory.compute);
-  return new Map(
-    [...LOOPS, ...(hasTiles ? TILE_LOOPS : [])].map(([entry, dtypes, call, strided]) => [
+  const probesOf = ([, , call]: Loop, features: number): Probe[] =>
+    memory.elements.map((size) =>
+      sampled(new LoopSamples(size, memory, features), (samples) => call(samples as LoopSamples)),
+    );
+  const loops = [...LOOPS, ...(hasTiles ? TILE_LOOPS : [])].map((loop) => {
+    const [entry, dtypes, , strided] = loop;
+    return [
       curveKey(entry, namedDtypes(dtypes, memory), strided !== undefined),
-      memory.elements.map((size) =>
-        sampled(new LoopSamples(size, memory), (samples) => call(samples as LoopSamples)),
-      ),
-    ]),
-  );
+      probesOf(loop, HEAD),
+    ] as const;
+  });
+  const tiles = (hasTiles ? TILES : []).flatMap((loop) => {
+    const [entry, dtypes] = loop;
+    return HEADS_FEATURES.map(
+      (features) =>
+        [attentionKey(entry, namedDtypes(dtypes, memory), features), probesOf(loop, features)] as const,
+    );
+  });
+  return new Map([...loops, ...tiles]);
 }
 
 /** Of a kv head, in a tile of scores. */
@@ -57,10 +72,13 @@ const NF4_NESTED = 256;
 
 class LoopSamples extends Samples {
   readonly #memory: ProbeMemory;
+  /** Of a head in attention's tiles. */
+  readonly #features: number;
 
-  constructor(size: number, memory: ProbeMemory) {
+  constructor(size: number, memory: ProbeMemory, features: number) {
     super(size, memory);
     this.#memory = memory;
+    this.#features = features;
   }
 
   get weight(): Tensor {
@@ -100,7 +118,7 @@ class LoopSamples extends Samples {
 
   /** A head of so many elements as the samples have. */
   get head(): Tensor {
-    return this.#rowsOfHead("head", Math.ceil(this.size / HEAD));
+    return this.#rowsOfHead("head", Math.ceil(this.size / this.#features));
   }
 
   get packed(): Record<PanelOrder, Tensor> {
@@ -123,7 +141,9 @@ class LoopSamples extends Samples {
   }
 
   #rowsOfHead(name: string, rows: number): Tensor {
-    return this.once(name, () => ones([rows, 2 * HEAD], { dtype: this.#memory.compute }).narrow(1, 0, HEAD));
+    return this.once(name, () =>
+      ones([rows, 2 * this.#features], { dtype: this.#memory.compute }).narrow(1, 0, this.#features),
+    );
   }
 
   #panelsOf(name: string, x: Tensor): Record<PanelOrder, Tensor> {
@@ -132,7 +152,9 @@ class LoopSamples extends Samples {
   }
 
   #heads(name: string): Tensor {
-    return this.once(name, () => ones([this.scores.shape[0]!, HEAD], { dtype: this.#memory.compute }));
+    return this.once(name, () =>
+      ones([this.scores.shape[0]!, this.#features], { dtype: this.#memory.compute }),
+    );
   }
 
   /** Columns of a wider matrix. */

@@ -11,13 +11,15 @@ import {
 } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { Product } from "./cost.ts";
-import { curveKey } from "./cpuSpeed.ts";
+import { attentionKey, curveKey, HEADS_FEATURES } from "./cpuSpeed.ts";
 
 export type Compute = "float32" | "bfloat16" | "float16";
 
 /** One measurement. */
 export interface Probe {
   size: number;
+  /** How often a call does what is measured; once unless said. */
+  times?: number;
   /** Comes before each call, untimed. */
   prepare?: () => void;
   call: () => unknown;
@@ -175,9 +177,10 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["mul_",   "x",   ({ x, y }) => x.mul_(y)],
   ["mul",    "w",   ({ wide, wideOther }) => wide.mul(wideOther)],
   ["mul_",   "w",   ({ wide, wideOther }) => wide.mul_(wideOther)],
-  ["copy_",  "x",   ({ x, y }) => x.copy_(y)],
+  ["copy_",  "w",   ({ wide, wideOther }) => wide.copy_(wideOther)], // of updates' tiles; where x is w, these come first
+  ["copy_",  "x",   ({ far: to, far: from }) => to.copy_(from)],
+  ["clone",  "x",   ({ far }) => far.clone()],
   ["copy_",  "x,w", ({ x, wide }) => x.copy_(wide)],
-  ["copy_",  "w",   ({ wide, wideOther }) => wide.copy_(wideOther)],
   ["copy_",  "w,x", ({ wide, x }) => wide.copy_(x)],
   ["to",     "x,w", ({ x }) => x.to({ dtype: "float32", copy: true })],
   ["to",     "w,x", ({ farWide, x }) => farWide.to({ dtype: x.dtype, copy: true })],
@@ -187,7 +190,7 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["native_layer_norm", "x", ({ x, shape }) => x.nativeLayerNorm([shape[1]], null, null, 1e-5)],
   ["zero_",  "w",   ({ wide }) => wide.zero_()],
   ["zeros",  "w",   ({ size }) => zeros([size])],
-  ["linalg_vector_norm", "w", ({ farWide }) => farWide.linalgVectorNorm()],
+  ["linalg_vector_norm", "w", ({ wide }) => wide.linalgVectorNorm()],
   ["index_select", "x,int64", ({ x, rows }) => x.indexSelect(0, rows)],
   ["sum",    "w",   ({ wide }) => wide.sumDim([-1], { keepdim: true })],
   ["amax",   "w",   ({ wide }) => wide.amax({ dim: [-1], keepdim: true })],
@@ -241,73 +244,116 @@ export function namedDtypes(dtypes: string, { compute }: Pick<ProbeMemory, "comp
 export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
 /** A right factor with an edge up to here is a head's, or a LoRA factor that was cast: just written. Others are weights. */
 const NEAR_EDGE = 128;
+/** What is larger than this lies in no core's cache when it is used again: others have written theirs meanwhile. */
+const CACHE_BYTES = 2 ** 20;
+/** Up to here, what is summed over is a rank: its products are added to what is there. */
+const RANK_EDGE = 16;
 /** How the factors of each layout come out of contiguous tensors. */
 export const LAYOUTS: readonly Product["layout"][] = ["a b", "a b'", "a' b"];
 
-/** Products of every layout in the order of ProductRates; size: FLOPs. What is no weight has just been written. */
+/** Products of every layout in the order of ProductRates; size: FLOPs. */
 export function productProbes(
   { layout, edges }: { layout: Product["layout"]; edges: readonly number[] },
-  { compute: dtype, hold, far }: ProbeMemory,
+  memory: ProbeMemory,
 ): Probe[] {
-  const made = new Map<string, Tensor>();
-  const near = (rows: number, columns: number, role: string): Tensor => {
-    const key = `${rows} ${columns} ${role}`;
-    const tensor = made.get(key) ?? hold(scope(() => ones([rows, columns], { dtype })));
-    made.set(key, tensor);
-    return tensor;
-  };
+  const factors = new Factors(memory);
+  const [isLeftTurned, isRightTurned] = [layout === "a' b", layout === "a b'"];
   const probeOf = (m: number, k: number, n: number): Probe => {
-    const left = layout === "a' b" ? near(k, m, "left") : near(m, k, "left");
-    const [rows, columns] = layout === "a b'" ? [n, k] : [k, n];
-    const isWeight = layout !== "a' b" && Math.min(k, n) > NEAR_EDGE;
-    const right = isWeight ? undefined : near(rows, columns, "right");
-    const touch = (): void => {
-      left.fill_(1);
-      right?.fill_(1);
-    };
+    const isWeight = !isLeftTurned && Math.min(k, n) > NEAR_EDGE;
+    const left = factors.of("left", isLeftTurned ? [k, m] : [m, k]);
+    const right = factors.of("right", isRightTurned ? [n, k] : [k, n], isWeight);
+    const into = k <= RANK_EDGE ? factors.of("into", [m, n]) : undefined;
     const call = (): Tensor => {
-      const b = right ?? far.next([rows, columns]);
-      return (layout === "a' b" ? left.t() : left).mm(layout === "a b'" ? b.t() : b);
+      const [a, b] = [
+        isLeftTurned ? left.get().t() : left.get(),
+        isRightTurned ? right.get().t() : right.get(),
+      ];
+      return into ? into.get().addmm_(a, b, { alpha: 0.5 }) : a.mm(b);
     };
-    return { size: 2 * m * n * k, prepare: touch, call };
+    const prepare = (): void => {
+      for (const factor of [left, right, into]) factor?.touch();
+    };
+    return { size: 2 * m * n * k, prepare, call };
   };
   return edges.flatMap((m) => edges.flatMap((k) => edges.map((n) => probeOf(m, k, n))));
 }
 
-/** Of libtorch's own attention, forward and backward, by its key; size: FLOPs, as the trace counts them. */
-export function attentionProbes(dtype: Compute): Map<string, Probe[]> {
-  const forward: Probe[] = [];
-  const backward: Probe[] = [];
-  const [heads, features] = [4, 64];
-  for (const tokens of [32, 256, 1024]) {
-    const x = ones([1, heads, tokens, features], { dtype });
-    const [out, sums] = flash(x, x, x, { isCausal: true });
-    const flops = heads * features * tokens * (tokens + 1);
-    forward.push({ size: 2 * flops, call: () => flash(x, x, x, { isCausal: true }) });
-    backward.push({ size: 5 * flops, call: () => flashBackward(x, x, x, x, out, sums, 0, true) });
-  }
-  const name = "_scaled_dot_product_flash_attention_for_cpu";
-  return new Map([
-    [curveKey(name, attentionDtypes(dtype), false), forward],
-    [curveKey(`${name}_backward`, attentionDtypes(dtype), false), backward],
-  ]);
+interface Factor {
+  get(): Tensor;
+  /** Writes it where it is near: it was made just now. */
+  touch(): void;
 }
+
+/** Matrices that products take: of one role and shape the same one, but for those that lie in no cache. */
+class Factors {
+  readonly #memory: ProbeMemory;
+  readonly #made = new Map<string, Tensor>();
+
+  constructor(memory: ProbeMemory) {
+    this.#memory = memory;
+  }
+
+  of(role: string, shape: [number, number], isFar = false): Factor {
+    const { compute: dtype, hold, far } = this.#memory;
+    if (isFar || shape[0] * shape[1] * dtypeBytes(dtype) > CACHE_BYTES)
+      return { get: () => far.next(shape), touch: () => undefined };
+    const key = `${role} ${shape}`;
+    const tensor = this.#made.get(key) ?? hold(scope(() => zeros(shape, { dtype })));
+    this.#made.set(key, tensor);
+    return { get: () => tensor, touch: () => void tensor.zero_() };
+  }
+}
+
+/** Of libtorch's own attention, forward and backward, by its key; size: pairs of query and key. */
+export function attentionProbes(dtype: Compute): Map<string, Probe[]> {
+  const name = "_scaled_dot_product_flash_attention_for_cpu";
+  const probes = new Map<string, Probe[]>();
+  for (const features of HEADS_FEATURES) {
+    const [forward, backward]: [Probe[], Probe[]] = [[], []];
+    for (const tokens of [32, 256, 1024]) {
+      const x = ones([1, HEADS_OF_ATTENTION, tokens, features], { dtype });
+      const [out, sums] = flash(x, x, x, {});
+      const size = HEADS_OF_ATTENTION * tokens ** 2;
+      forward.push({ size, call: () => flash(x, x, x, {}) });
+      backward.push({ size, call: () => flashBackward(x, x, x, x, out, sums, 0, false) });
+    }
+    probes.set(attentionKey(name, attentionDtypes(dtype), features), forward);
+    probes.set(attentionKey(`${name}_backward`, attentionDtypes(dtype), features), backward);
+  }
+  return probes;
+}
+
+const HEADS_OF_ATTENTION = 4;
 
 /** Its statistics are float32. */
 function attentionDtypes(dtype: Compute): string {
   return dtype === "float32" ? dtype : `${dtype},float32`;
 }
 
-/** Copies beside the computing; size: bytes. */
+/** By bytes how many copies are under way at a time, as the tensors of a layer or of a tile are. */
+const COPIES = new Map([
+  [2 ** 12, 8],
+  [2 ** 16, 8],
+  [2 ** 20, 4],
+  [2 ** 25, 1],
+]);
+
+/** Copies beside the computing, one after the other; size: bytes of one. */
 export function copyProbes(): Probe[] {
-  return [2 ** 12, 2 ** 20, 2 ** 25].map((size) => {
-    const [from, to] = [ones([size], { dtype: "uint8" }), ones([size], { dtype: "uint8" })];
-    return { size, call: () => startCopy(to, from).wait(), isElsewhere: true };
+  return [...COPIES].map(([size, times]) => {
+    const pairs = Array.from({ length: times }, () => [0, 1].map(() => ones([size], { dtype: "uint8" }))) as [
+      Tensor,
+      Tensor,
+    ][];
+    const call = (): void => {
+      for (const copy of pairs.map(([from, to]) => startCopy(to, from))) copy.wait();
+    };
+    return { size, times, call, isElsewhere: true };
   });
 }
 
-/** Views of every kind that steps make; size: their number. */
+/** Views of every kind that steps make. */
 export function viewProbe(): Probe {
   const x = ones([64, 64]);
-  return { size: 3, call: () => x.narrow(0, 1, 2).view([64, 2]).t() };
+  return { size: 1, times: 3, call: () => x.narrow(0, 1, 2).view([64, 2]).t() };
 }

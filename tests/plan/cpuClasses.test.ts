@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { measureCpu } from "../../src/plan/calibration.ts";
-import { curveFor } from "../../src/plan/cpuSpeed.ts";
+import { measuredMs } from "../../src/plan/cpuSpeed.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { attentionLoops } from "../../src/torch/attentionLoops.ts";
@@ -43,7 +43,7 @@ describe("the classes of a calibration", () => {
     const { phases } = dryRun(configuration);
     const timed = phases.filter(({ name }) => name === "update" || STEP_PHASES.includes(name));
     const ops = timed.flatMap((phase) => phase.ops()).filter(({ kind }) => kind === "memory");
-    const unknown = ops.filter((op) => op.stream === "compute" && op.form && !curveFor(op, wall));
+    const unknown = ops.filter((op) => op.stream === "compute" && op.form && !measuredMs(op, wall));
     expect(unknown.filter(({ name }) => loops.has(name)).map(keyOf)).toEqual([]);
     expect(bytesOf(unknown), unknown.map(keyOf).join()).toBeLessThan(0.05 * bytesOf(ops));
   });
