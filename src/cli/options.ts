@@ -1,6 +1,6 @@
 /** The options of every command, once: flags, --help and docs/cli.md come from here. */
 import { z } from "zod";
-import { HEAD_BASES } from "../models/spec.ts";
+import { BASES, HEAD_BASES } from "../models/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../nn/quantizedNames.ts";
 import { byteAmount, count, group, text } from "../options.ts";
 import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../train/options.ts";
@@ -183,11 +183,15 @@ const quantize = {
       base: z
         .enum(QUANTIZED_PRECISIONS)
         .default("nf4")
-        .meta({ help: "precision of the decoder's linears; PLoRA and the vision tower stay as they are" }),
+        .meta({ help: "precision of the decoder's linears; PLoRA stays as it is" }),
       head_base: z
         .enum(HEAD_BASES)
         .default("bf16")
         .meta({ help: "the same of embeddings and head; bf16: as they are" }),
+      vision_base: z
+        .enum(BASES)
+        .default("bf16")
+        .meta({ help: "the same of the linears of vision tower and projector; bf16: as they are" }),
     }),
   }),
   examples: [

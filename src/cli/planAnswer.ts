@@ -70,7 +70,9 @@ export interface Levers {
   /** Every layer keeps its values: no gradient checkpointing. */
   withoutCheckpointing: number;
   /** The same with moments in 8 bits; undefined where they are. */
-  eightBit: EightBit | undefined;
+  eightBit: FewerBits | undefined;
+  /** The same with the vision tower quantised; none where it is. */
+  vision: VisionBits[];
   /** The copy of the gradients that a run with gradient accumulation keeps, and where. */
   gradientCopy: { bytes: number; place: Place };
 }
@@ -91,6 +93,7 @@ export function leversOf(question: Question, plan: Plan): Levers {
     perSample: extra({ batchSize: workload.batchSize + 1 }),
     withoutCheckpointing: extra({}, keepingLayers(policy, planner.config, planner.config.layers, "all")),
     eightBit: eightBitOf(question, { ...plan, policy }),
+    vision: visionBitsOf(question, { ...plan, policy }),
     gradientCopy: {
       bytes: planner.gradientBytes(workload, policy),
       place: planner.gradientCopy({ ...workload, accumulation: 2 }, policy, limits)!,
@@ -98,23 +101,45 @@ export function leversOf(question: Question, plan: Plan): Levers {
   };
 }
 
-/** A plan with the optimizer's moments in 8 bits, which no search chooses: it changes results a little. */
-export interface EightBit {
+/** A plan with something in fewer bits, which no search chooses: it changes results a little. Bytes: what it adds, below zero what it saves. */
+export interface FewerBits {
   plan: Plan;
   deviceBytes: number;
   hostBytes: number;
 }
 
-/** Undefined where the plan's moments are in 8 bits already. */
-export function eightBitOf({ planner, limits }: Question, { workload, policy }: Plan): EightBit | undefined {
+/** With the optimizer's moments in 8 bits; undefined where they are already. */
+export function eightBitOf({ planner, limits }: Question, { workload, policy }: Plan): FewerBits | undefined {
   const { optimizer } = policy;
   if (optimizer.precision === "8bit") return undefined;
   const { run } = planner.plan(workload, policy, limits);
-  const plan = planner.plan(workload, { ...policy, optimizer: { ...optimizer, precision: "8bit" } }, limits);
+  const eightBit = { ...policy, optimizer: { ...optimizer, precision: "8bit" as const } };
+  return beside(planner.plan(workload, eightBit, limits), run);
+}
+
+/** With the vision tower in fewer bits, of which kind. */
+export interface VisionBits extends FewerBits {
+  visionBase: "int8" | "nf4";
+}
+
+/** None where the tower is in fewer bits already, or was asked for in full. */
+export function visionBitsOf(
+  { planner, limits, options }: Question,
+  { workload, policy }: Plan,
+): VisionBits[] {
+  if (options.vision_base !== undefined || planner.visionBase !== "bf16") return [];
+  const { run } = planner.plan(workload, policy, limits);
+  return (["int8", "nf4"] as const).map((visionBase) => ({
+    visionBase,
+    ...beside(planner.withVision(visionBase).plan(workload, policy, limits), run),
+  }));
+}
+
+function beside(plan: Plan, { budgetedBytes, hostBytes }: DryRun): FewerBits {
   return {
     plan,
-    deviceBytes: plan.run.budgetedBytes - run.budgetedBytes,
-    hostBytes: plan.run.hostBytes - run.hostBytes,
+    deviceBytes: plan.run.budgetedBytes - budgetedBytes,
+    hostBytes: plan.run.hostBytes - hostBytes,
   };
 }
 

@@ -31,15 +31,18 @@ export const PART_TITLES: Record<string, string> = {
 /** What is in each part of the budgeted bytes. */
 const TENSORS: Record<string, (plan: Plan, question: Question) => string> = {
   weights: ({ policy }, question) =>
-    policy.weights.source === "streamed"
-      ? `the frozen layer that computes, the next ones on their way, and what else of the model is not ${elsewhere(question).where}`
-      : `all decoder layers' frozen matrices, and of embeddings, head and vision tower what is not ${elsewhere(question).where}`,
+    `${
+      policy.weights.source === "streamed"
+        ? `the frozen layer that computes, the next ones on their way, and what else of the model is not ${elsewhere(question).where}`
+        : `all decoder layers' frozen matrices, and of embeddings, head and vision tower what is not ${elsewhere(question).where}`
+    }${visionNote(question, "tower and projector in")}`,
   loraParameters: ({ workload }) =>
     `factors A and B of rank ${workload.rank} of the five matrices of each layer`,
   loraGradients: ({ policy }) => `a gradient for each factor, ${policy.gradients}`,
   optimizerState: ({ policy }) => `AdamW's two moments of each factor, ${policy.optimizer.precision}`,
   inputData: () => "tables of rotary positions, tokens, pixels",
-  visionFeatures: () => "tiles on their way through the vision tower",
+  visionFeatures: (_, question) =>
+    `tiles on their way through the vision tower${visionNote(question, "and what a product reads of its matrices back from")}`,
   boundaryActivations: ({ run }, { planner: { config } }) =>
     `each layer's input, ${formatCount(run.tokens)} tokens x ${formatCount(config.hidden)} numbers, and the values that layers keep`,
   workingSet: () => "the values of the layer that computes: queries, keys, MLP slices, and their gradients",
@@ -48,6 +51,11 @@ const TENSORS: Record<string, (plan: Plan, question: Question) => string> = {
   context: () => "the CUDA context, outside of PyTorch's allocator",
   allocator: () => "rounding and gaps of PyTorch's caching allocator, replayed",
 };
+
+/** What is to say of a vision tower in fewer bits. */
+function visionNote({ planner: { visionBase } }: Question, what: string): string {
+  return visionBase === "bf16" ? "" : ` (${what} ${visionBase})`;
+}
 
 /** Each part of the memory at the peak with the tensors that it is made of, and each phase with its peak and its time. */
 export function explanation(question: Question, plan: Plan): string {

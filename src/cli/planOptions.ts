@@ -47,6 +47,10 @@ export const PlanOptions = z.strictObject({
       .optional()
       .meta({ help: "precision of the decoder's frozen weights; without it as they are stored" }),
     head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
+    vision_base: z
+      .enum(BASES)
+      .optional()
+      .meta({ help: "the same of the linears of vision tower and projector" }),
     weights: z.enum(["resident", "streamed"]).optional().meta({
       help: "whether the layers' weights stay on the card; without it whatever is faster and fits",
     }),

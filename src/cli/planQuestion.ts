@@ -11,6 +11,7 @@ import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
 import { DIALOGUE_TOKENS, type Limits, type PlannedModel, Planner, type Workload } from "../plan/search.ts";
 import { Policy } from "../step/policy.ts";
 import type { DType } from "../torch/dtypes.ts";
+import { basesOf } from "../train/compute.ts";
 import { trainOptions } from "../train/options.ts";
 import { loadedModel } from "../train/planner.ts";
 import type { PlanOptions } from "./planOptions.ts";
@@ -122,16 +123,15 @@ export function isUnlimited({ limits }: Question): boolean {
 }
 
 /** Computed in `half`, but for a checkpoint in float32. */
-function modelOf(
-  { model, base, head_base: headBase }: PlanOptions,
-  half: "bfloat16" | "float16",
-): Omit<PlannedModel, "target"> {
+function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<PlannedModel, "target"> {
+  const { model } = options;
+  const bases = basesOf(options);
   if (Object.hasOwn(PRESETS, model) && !existsSync(model)) {
-    const mapsWeights = (base ?? "bf16") === "bf16" && (headBase ?? "bf16") === "bf16";
-    return { model: PRESETS[model as keyof typeof PRESETS], dtype: half, base, headBase, mapsWeights };
+    const mapsWeights = Object.values(bases).every((base) => base === undefined || base === "bf16");
+    return { model: PRESETS[model as keyof typeof PRESETS], dtype: half, ...bases, mapsWeights };
   }
   const dtypeFor = (stored: DType): PlannedModel["dtype"] => (stored === "float32" ? "float32" : half);
-  return loadedModel(model, { dtypeFor, base, headBase });
+  return loadedModel(model, { dtypeFor, ...bases });
 }
 
 /** The card of a name, or one as fast as cards of so much memory are. */

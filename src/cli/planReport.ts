@@ -7,21 +7,12 @@ import type { DryRun } from "../plan/dryRun.ts";
 import { concessionGroups, concessionsOf } from "../plan/policyWords.ts";
 import { fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
 import { commandLine } from "../program.ts";
-import {
-  type Answer,
-  alternativesOf,
-  type EightBit,
-  eightBitOf,
-  type Levers,
-  leversOf,
-  partsOf,
-  roomFor,
-  supervisedOf,
-} from "./planAnswer.ts";
+import { type Answer, alternativesOf, leversOf, partsOf, roomFor, supervisedOf } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";
 import { explanation, plannedAttention } from "./planExplain.ts";
+import { fewerBitsWays, leversText } from "./planLevers.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
-import { alphaLever, cautions, elsewhere, gib, SHOWN_BYTES, signed, withArticle } from "./planWords.ts";
+import { cautions, elsewhere, gib, SHOWN_BYTES, withArticle } from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
 const BAR_COLUMNS = 36;
@@ -54,7 +45,7 @@ export function planText(question: Question, answer: Answer): string {
     alternatives(question, plan),
     "",
     ...(isUnlimited(question) ? [] : [plan.fits ? spareRoom(question, plan) : wayOut(question, plan), ""]),
-    levers(question, leversOf(question, plan), plan),
+    leversText(question, leversOf(question, plan), plan),
     "",
     supervised(plan),
     ...(question.options.compare === "official" && answer.official
@@ -94,6 +85,7 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
     ...(Number.isFinite(limits.hostBytes) && { host_memory: amountOf(limits.hostBytes) }),
     ...(options.base !== undefined && { base: options.base }),
     ...(options.head_base !== undefined && { head_base: options.head_base }),
+    ...(options.vision_base !== undefined && { vision_base: options.vision_base }),
     ...(options.device === "cpu" && { device: "cpu" }),
   };
 }
@@ -111,7 +103,8 @@ const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as co
 export function titleOf({ options, card, device, limits, planner }: Question, { workload }: Plan): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
   const base = options.base ?? SHORT_NAMES[planner.dtype];
-  const what = `${name}, ${base} base, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
+  const vision = planner.visionBase === "bf16" ? "" : `, ${planner.visionBase} vision tower`;
+  const what = `${name}, ${base} base${vision}, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
   const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";
   if (!card)
     return `${what}\n${memory}memory on this machine's CPU, as --memory counts it; what is set aside lies in the same machine's memory, beside it`;
@@ -269,20 +262,10 @@ export function misfitOf({ limits }: Question, { run }: Plan): string {
 
 /** What to change where nothing fits. */
 function wayOut(question: Question, plan: Plan): string {
-  const ways = [...mostOf(question, plan), ...eightBitWay(question, plan)];
+  const ways = [...mostOf(question, plan), ...fewerBitsWays(question, plan)];
   if (ways.length > 0) return ["What would fit, each alone:", ...ways].join("\n");
   const hasHost = Number.isFinite(question.limits.hostBytes) || question.fixed.weights === "resident";
   return `Neither a shorter max_length nor a lower rank makes it fit.${hasHost ? " Leave --host-memory and --weights resident out, or pass --base nf4." : ""}`;
-}
-
-/** The nearest policy with moments in 8 bits, where that is enough. */
-function eightBitWay(question: Question, plan: Plan): string[] {
-  const found = eightBitOf(question, plan);
-  if (!found?.plan.fits) return [];
-  const { policy, run } = found.plan;
-  return [
-    `  --policy '${JSON.stringify(policy)}': optimizer moments in 8 bits, ${formatBytes(run.budgetedBytes)}; changes results a little`,
-  ];
 }
 
 function mostOf(question: Question, plan: Plan): string[] {
@@ -300,42 +283,6 @@ function mostOf(question: Question, plan: Plan): string[] {
 
 /** Room for less than a twentieth more is not told. */
 const WORTH_SAYING = 1.05;
-
-function levers(
-  question: Question,
-  { perThousandTokens, perRank, perSample, withoutCheckpointing, eightBit, gradientCopy }: Levers,
-  { workload }: Plan,
-): string {
-  const rows = [
-    ["max_length", `${signed(perThousandTokens)} per 1,000 tokens`],
-    ["lora_r", `${signed(perRank)} per unit of rank (4 to 32 is usual)`],
-    ["lora_alpha", alphaLever(workload)],
-    ["gradient checkpointing", `switching it off (no layer computed again): ${signed(withoutCheckpointing)}`],
-    ["batch size", `${signed(perSample)} per further sample of ${formatCount(workload.maxLength)} tokens`],
-    ["gradient accumulation", accumulationLever(question, gradientCopy, workload)],
-    ...(eightBit ? [["optimizer in 8 bits", eightBitLever(question, eightBit)]] : []),
-  ];
-  return [
-    "What more of each costs, with every layer computed again in the backward pass:",
-    table(rows.map(([name, what]) => [`  ${name}`, what!])),
-  ].join("\n");
-}
-
-function eightBitLever(question: Question, { deviceBytes, hostBytes }: EightBit): string {
-  const host =
-    Math.abs(hostBytes) > Math.abs(deviceBytes) ? `, and ${signed(hostBytes)} ${elsewhere(question).of}` : "";
-  return `${signed(deviceBytes)}${host}; changes results a little, so never chosen for you: optimizer precision 8bit in a --policy`;
-}
-
-function accumulationLever(
-  question: Question,
-  { bytes, place }: Levers["gradientCopy"],
-  { accumulation = 1 }: Workload,
-): string {
-  const where = place === "host" ? elsewhere(question).where : "beside them, as the host has no room for it";
-  const counted = accumulation > 1 ? `, counted here for ${accumulation} micro-batches a step` : "";
-  return `a copy of the gradients ${where}, ${formatBytes(bytes)}${counted}`;
-}
 
 /** A picture that leaves nothing to learn of a sample. */
 function warningOf({ workload: { maxLength, hdNum, imageShare } }: Plan): string[] {

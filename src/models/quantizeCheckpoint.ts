@@ -18,13 +18,15 @@ import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
 import { quantizedTensors } from "../nn/quantizedLayout.ts";
 import { type QuantizedPrecision, storedPrecision } from "../nn/quantizedNames.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { LINEAR_NAMES, readModelConfig } from "./spec.ts";
+import { type Base, type HeadBase, isVisionLinear, LINEAR_NAMES, readModelConfig } from "./spec.ts";
 
 export interface QuantizeOptions {
   /** Of the decoder's linears. */
   base: QuantizedPrecision;
   /** Of embeddings and head; left as they are without it. */
-  headBase?: "bf16" | "int8" | undefined;
+  headBase?: HeadBase | undefined;
+  /** Of the linears of vision tower and projector; left as they are without it. */
+  visionBase?: Base | undefined;
   /** Whether each matrix is compared with what becomes of it. */
   report?: boolean;
   /** After each matrix and each file; bytes of the checkpoint as it was. */
@@ -105,35 +107,42 @@ function expectedBytes(weights: Checkpoint, precisions: ReadonlyMap<string, Quan
 /** The matrices to quantise, by name. */
 function precisionsOf(
   model: ModelFolder,
-  { base, headBase }: QuantizeOptions,
+  { base, headBase, visionBase }: QuantizeOptions,
 ): Map<string, QuantizedPrecision> {
   const { layers } = readModelConfig(model);
   const linears = Array.from({ length: layers }, (_, layer) =>
     LINEAR_NAMES.map((name) => `model.layers.${layer}.${name}.weight`),
   ).flat();
-  const stored = linears.find((name) => storedPrecision(name, model.weights));
+  const heads = headBase === "int8" ? ["model.tok_embeddings.weight", "output.weight"] : [];
+  const isVisionQuantized = visionBase !== undefined && visionBase !== "bf16";
+  const vision = isVisionQuantized ? model.weights.names.filter(isVisionLinear) : [];
+  const stored = [...linears, ...heads, ...vision].find((name) => storedPrecision(name, model.weights));
   if (stored) {
     throw new UserError(`${model.folder} is quantised already: ${stored}.`, {
       fix: "Quantise the original checkpoint.",
     });
   }
-  const heads = headBase === "int8" ? ["model.tok_embeddings.weight", "output.weight"] : [];
   return new Map([
     ...linears.map((name) => [name, base] as const),
     ...heads.map((name) => [name, "int8"] as const),
+    ...vision.map((name) => [name, visionBase as QuantizedPrecision] as const),
   ]);
 }
 
-/** Names of tensors in files: each decoder layer has its own, the rest share the last. */
+/** Names of tensors in files: each decoder layer has its own, vision tower and projector share one, and the rest the last. */
 function shardsOf(names: readonly string[]): string[][] {
-  const layers = new Map<string, string[]>();
-  const rest: string[] = [];
+  const parts = new Map<string, string[]>();
   for (const name of names) {
-    const layer = /^model\.layers\.\d+\./.exec(name)?.[0];
-    if (layer === undefined) rest.push(name);
-    else layers.set(layer, [...(layers.get(layer) ?? []), name]);
+    const part = partOf(name);
+    parts.set(part, [...(parts.get(part) ?? []), name]);
   }
-  return [...layers.values(), rest].filter((shard) => shard.length > 0);
+  const { vision = [], rest = [], ...layers } = Object.fromEntries(parts);
+  return [...Object.values(layers), vision, rest].filter((shard) => shard.length > 0);
+}
+
+function partOf(name: string): string {
+  const layer = /^model\.layers\.\d+\./.exec(name)?.[0];
+  return layer ?? (/^(vit|vision_proj)\./.test(name) ? "vision" : "rest");
 }
 
 /** Writes a file and adds what is in it to the result; the names of its tensors. Gives way to the event loop after each matrix. */
@@ -200,7 +209,7 @@ function bytesOf(tensors: (readonly [string, Tensor])[]): number {
 }
 
 /** What other programs call the forms; lorafit itself goes by the names of the tensors. */
-const QUANTIZATION_CONFIGS: Record<QuantizedPrecision, Record<string, unknown>> = {
+const QUANTIZATION_CONFIGS = {
   nf4: {
     quant_method: "bitsandbytes",
     load_in_4bit: true,
@@ -211,16 +220,25 @@ const QUANTIZATION_CONFIGS: Record<QuantizedPrecision, Record<string, unknown>> 
   },
   int8: { quant_method: "bitsandbytes", load_in_8bit: true },
   fp8: { quant_method: "lorafit", weights: "float8_e4m3fn", scales: "channel" },
-};
+} as const satisfies Record<QuantizedPrecision, Record<string, unknown>>;
 
-function writeConfig(folder: string, { config }: ModelFolder, { base, headBase }: QuantizeOptions): void {
-  const kept = ["vit", "vision_proj", "Plora_A", "Plora_B", ...(headBase === "int8" ? [] : ["output"])];
-  const quantization_config = {
-    ...QUANTIZATION_CONFIGS[base],
-    ...(base !== "fp8" && { llm_int8_skip_modules: kept }),
-  };
+function writeConfig(folder: string, { config }: ModelFolder, options: QuantizeOptions): void {
+  const quantization_config = quantizationConfig(options);
   writeFileWhole(
     join(folder, "config.json"),
     `${JSON.stringify({ ...config, quantization_config }, undefined, 2)}\n`,
   );
+}
+
+/** bitsandbytes has one form for all that it does not skip: with the tower in another one than the decoder the folder is for lorafit alone. */
+function quantizationConfig({ base, headBase, visionBase = "bf16" }: QuantizeOptions): object {
+  const isOneForm = visionBase === "bf16" || visionBase === base;
+  if (!isOneForm) return { quant_method: "lorafit", weights: base, vision: visionBase };
+  if (base === "fp8") return QUANTIZATION_CONFIGS.fp8;
+  const kept = [
+    ...(visionBase === "bf16" ? ["vit", "vision_proj"] : []),
+    ...["Plora_A", "Plora_B"],
+    ...(headBase === "int8" ? [] : ["output"]),
+  ];
+  return { ...QUANTIZATION_CONFIGS[base], llm_int8_skip_modules: kept };
 }

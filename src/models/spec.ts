@@ -20,6 +20,16 @@ export type Base = (typeof BASES)[number];
 export const HEAD_BASES = ["bf16", "int8"] as const;
 export type HeadBase = (typeof HEAD_BASES)[number];
 
+/** What the parts of the frozen model are held in; left out: as the checkpoint has them. */
+export interface Bases {
+  /** Of the decoder's linears. */
+  base?: Base | undefined;
+  /** Of embeddings and head. */
+  headBase?: HeadBase | undefined;
+  /** Of the linears of vision tower and projector. */
+  visionBase?: Base | undefined;
+}
+
 export const LINEAR_NAMES = [
   "attention.wqkv",
   "attention.wo",
@@ -114,6 +124,37 @@ export function linearShape(config: ModelConfig, name: LinearName): readonly [ro
 }
 
 export const VISION_PREFIX = "vit.vision_tower.vision_model.";
+
+const VISION_LAYER_PREFIX = `${VISION_PREFIX}encoder.layers.`;
+
+/** The linears of a layer of the vision tower. */
+export const VISION_LINEAR_NAMES = [
+  "self_attn.q_proj",
+  "self_attn.k_proj",
+  "self_attn.v_proj",
+  "self_attn.out_proj",
+  "mlp.fc1",
+  "mlp.fc2",
+] as const;
+export type VisionLinearName = (typeof VISION_LINEAR_NAMES)[number];
+
+/** The linears that take merged patches to the decoder's width. */
+export const PROJECTOR_NAMES = ["vision_proj.0", "vision_proj.2"] as const;
+
+/** What names of a layer of the vision tower begin with. */
+export function visionLayerPrefix(layer: number): string {
+  return `${VISION_LAYER_PREFIX}${layer}.`;
+}
+
+/** Whether a tensor is one of the matrices that visionBase is about: linears of tower and projector, not the convolution of patches. */
+export function isVisionLinear(name: string): boolean {
+  const module = name.replace(/\.weight$/, "");
+  if (module === name) return false;
+  const linear = module.startsWith(VISION_LAYER_PREFIX)
+    ? module.slice(VISION_LAYER_PREFIX.length).replace(/^\d+\./, "")
+    : module;
+  return [...VISION_LINEAR_NAMES, ...PROJECTOR_NAMES].some((known) => known === linear);
+}
 /** Some exports carry it; features are read before it, so it is neither needed nor refused. */
 const OPTIONAL_TENSORS = [
   `${VISION_PREFIX}post_layernorm.weight`,
@@ -162,20 +203,19 @@ function visionShapes({ vision, hidden }: ModelConfig): Map<string, number[]> {
     ["vision_proj.2.bias", [hidden]],
   ]);
   const square = [width, width];
-  const perLayer: [string, number[]][] = [
-    ["layer_norm1", [width]],
-    ["layer_norm2", [width]],
-    ["self_attn.q_proj", square],
-    ["self_attn.k_proj", square],
-    ["self_attn.v_proj", square],
-    ["self_attn.out_proj", square],
-    ["mlp.fc1", [ffn, width]],
-    ["mlp.fc2", [width, ffn]],
-  ];
+  const linears: Record<VisionLinearName, number[]> = {
+    "self_attn.q_proj": square,
+    "self_attn.k_proj": square,
+    "self_attn.v_proj": square,
+    "self_attn.out_proj": square,
+    "mlp.fc1": [ffn, width],
+    "mlp.fc2": [width, ffn],
+  };
+  const norms = { layer_norm1: [width], layer_norm2: [width] };
   for (let layer = 0; layer < vision.layers; layer++) {
-    for (const [name, shape] of perLayer) {
-      shapes.set(`${VISION_PREFIX}encoder.layers.${layer}.${name}.weight`, shape);
-      shapes.set(`${VISION_PREFIX}encoder.layers.${layer}.${name}.bias`, shape.slice(0, 1));
+    for (const [name, shape] of Object.entries({ ...norms, ...linears })) {
+      shapes.set(`${visionLayerPrefix(layer)}${name}.weight`, shape);
+      shapes.set(`${visionLayerPrefix(layer)}${name}.bias`, shape.slice(0, 1));
     }
   }
   return shapes;
@@ -262,13 +302,22 @@ function refuseOtherMethods({ quantization_config: said }: Record<string, unknow
   });
 }
 
-/** What a checkpoint's linears, and its embeddings and head, are held in where nothing else is asked for; undefined: in full. */
-export function storedBases(weights: ModelFolder["weights"]): {
-  base: Base | undefined;
-  headBase: HeadBase | undefined;
-} {
+/** What the parts of a checkpoint are held in where nothing else is asked for; undefined: in full. */
+export function storedBases(weights: ModelFolder["weights"]): Bases {
   const head = storedPrecision("output.weight", weights);
-  return { base: storedPrecision(FIRST_LINEAR, weights), headBase: isHeadBase(head) ? head : undefined };
+  return {
+    base: storedPrecision(FIRST_LINEAR, weights),
+    headBase: isHeadBase(head) ? head : undefined,
+    visionBase: storedVision(weights),
+  };
+}
+
+/** What all linears of tower and projector are stored in; where they differ they are read in full, so that layers are alike. */
+function storedVision(weights: ModelFolder["weights"]): Base | undefined {
+  const [first, ...others] = new Set(
+    weights.names.filter(isVisionLinear).map((name) => storedPrecision(name, weights)),
+  );
+  return others.length === 0 ? first : undefined;
 }
 
 /** Whether embeddings and head can be held so. */
@@ -278,10 +327,13 @@ export function isHeadBase(precision: string | undefined): precision is HeadBase
 
 /** Whether an NF4 checkpoint has its absmax in full, of which 8 bits are kept. */
 export function hasFullAbsmax(weights: ModelFolder["weights"]): boolean {
-  return storedPrecision(FIRST_LINEAR, weights) === "nf4" && !weights.has(`${FIRST_LINEAR}.nested_absmax`);
+  return [FIRST_LINEAR, FIRST_VISION_LINEAR].some(
+    (name) => storedPrecision(name, weights) === "nf4" && !weights.has(`${name}.nested_absmax`),
+  );
 }
 
 const FIRST_LINEAR = "model.layers.0.attention.wqkv.weight";
+const FIRST_VISION_LINEAR = `${visionLayerPrefix(0)}${VISION_LINEAR_NAMES[0]}.weight`;
 
 /** 4KHD has wqkv at rank 8 and scaling 2; the plain VL models have rank 256 and scaling 1 everywhere. */
 function ploraOf(

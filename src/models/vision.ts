@@ -10,6 +10,7 @@
 import { PIXEL_MEAN, PIXEL_STD } from "../data/globalView.ts";
 import type { HdImage } from "../data/image.ts";
 import { fullAttention } from "../nn/attentionKernels.ts";
+import { addFrozenProduct_, frozenAffine } from "../nn/frozen.ts";
 import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { cat, empty, fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
@@ -17,7 +18,7 @@ import type { Device, DType } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { repeated } from "../torch/trace.ts";
 import type { VisionConfig } from "./spec.ts";
-import type { Affine, VisionLayer, VisionWeights } from "./weights.ts";
+import type { AffineLinear, LayerNorm, VisionLayer, VisionWeights } from "./weights.ts";
 
 /** A picture, or only the grid of one: a plan on meta needs no pixels. */
 export type Picture = HdImage | Pick<HdImage, "rows" | "cols">;
@@ -32,7 +33,7 @@ export interface EncodeOptions {
 /**
  * Image tokens of a picture, (imageTokens(rows, cols), C). Beside them, n tiles at a time need max(6 n, 5 n +
  * 4) tensors of (P+1, W) at the peak (F = 4 W): 6.8 MiB a tile of the official tower in bfloat16, 10.2 MiB
- * for one alone.
+ * for one alone. Quantised, the tower's matrices are read back into a scratch besides (nn/frozen.ts).
  */
 export function encodeImage(
   vision: VisionWeights,
@@ -279,7 +280,7 @@ function addAttention_(hidden: Tensor, layer: VisionLayer, config: VisionConfig)
     const [n, positions, W] = hidden.shape as [number, number, number];
     const { query, key, value } = scope(() => {
       const x = layerNorm(hidden, layer.norm1, config); // (n, P+1, W)
-      const heads = (weights: Affine): Tensor =>
+      const heads = (weights: AffineLinear): Tensor =>
         affine(x, weights).view([n, positions, config.heads, -1]).transpose(1, 2); // (n, H, P+1, D)
       return { query: heads(layer.q), key: heads(layer.k), value: heads(layer.v) };
     });
@@ -309,17 +310,17 @@ function quickGelu_(x: Tensor): void {
 }
 
 /** x W^T + b. x: (..., in) -> (..., out). */
-function affine(x: Tensor, { weight, bias }: Affine): Tensor {
-  return x.linear(weight, { bias });
+function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
+  return frozenAffine(x, weight, bias);
 }
 
 /** into += x W^T + b. x: (..., in), into: (..., out), both contiguous. */
-function addAffine_(into: Tensor, x: Tensor, { weight, bias }: Affine): void {
+function addAffine_(into: Tensor, x: Tensor, { weight, bias }: AffineLinear): void {
   const rows = into.view([-1, into.shape.at(-1)!]).add_(bias);
-  rows.addmm_(x.view([-1, x.shape.at(-1)!]), weight.t());
+  addFrozenProduct_(rows, x.view([-1, x.shape.at(-1)!]), weight);
 }
 
-function layerNorm(x: Tensor, { weight, bias }: Affine, { eps }: VisionConfig): Tensor {
+function layerNorm(x: Tensor, { weight, bias }: LayerNorm, { eps }: VisionConfig): Tensor {
   const [normed] = x.nativeLayerNorm([x.shape.at(-1)!], weight, bias, eps);
   return normed;
 }

@@ -14,14 +14,19 @@ import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { hostOf, ON_DEVICE, type Place, type Places } from "./places.ts";
 import {
   type Base,
-  type HeadBase,
+  type Bases,
   isHeadBase,
+  isVisionLinear,
   LINEAR_NAMES,
   type LinearName,
   type ModelConfig,
+  PROJECTOR_NAMES,
   readModelConfig,
+  storedBases,
   tensorShapes,
   VISION_PREFIX,
+  type VisionLinearName,
+  visionLayerPrefix,
 } from "./spec.ts";
 
 /** Norms: (C). */
@@ -31,21 +36,27 @@ export interface LayerWeights {
   linears: Record<LinearName, FrozenLinear>;
 }
 
-/** weight: (out, in) or (width) of a norm; bias: (out). */
-export interface Affine {
+/** weight, bias: (width). */
+export interface LayerNorm {
   weight: Tensor;
   bias: Tensor;
 }
 
+/** weight: (out, in); bias: (out). */
+export interface AffineLinear {
+  weight: FrozenMatrix;
+  bias: Tensor;
+}
+
 export interface VisionLayer {
-  norm1: Affine;
-  norm2: Affine;
-  q: Affine;
-  k: Affine;
-  v: Affine;
-  out: Affine;
-  fc1: Affine;
-  fc2: Affine;
+  norm1: LayerNorm;
+  norm2: LayerNorm;
+  q: AffineLinear;
+  k: AffineLinear;
+  v: AffineLinear;
+  out: AffineLinear;
+  fc1: AffineLinear;
+  fc2: AffineLinear;
 }
 
 /** W is the tower's width. */
@@ -56,9 +67,9 @@ export interface VisionWeights {
   classEmbedding: Tensor;
   /** (patches + 1, W) */
   positions: Tensor;
-  preNorm: Affine;
+  preNorm: LayerNorm;
   layers: VisionLayer[];
-  projector: [Affine, Affine];
+  projector: [AffineLinear, AffineLinear];
   /** (1, 4W): parts the global view from the tiles. */
   glbGN: Tensor;
   /** (1, 4W): ends each row of tokens. */
@@ -84,17 +95,13 @@ export interface Model {
   vision: VisionWeights;
 }
 
-export interface LoadOptions {
+export interface LoadOptions extends Bases {
   dtype: DType;
   device: Device;
   /** On the device where left out. */
   places?: Places;
   /** Whether PLoRA is folded into the layers' weights, which have to lie on the device. */
   folded?: boolean | undefined;
-  /** Of the decoder's linears; left out: as the checkpoint has them. */
-  base?: Base | undefined;
-  /** Of embeddings and head. */
-  headBase?: HeadBase | undefined;
 }
 
 /** Has a tensor of an official name lie on a device. */
@@ -133,7 +140,7 @@ export function disposeModel(model: Model): void {
 /** The model's record with every tensor had by its official name. */
 export function assembleModel(
   config: ModelConfig,
-  { dtype, device, places = ON_DEVICE, folded = false, base, headBase }: LoadOptions,
+  { dtype, device, places = ON_DEVICE, folded = false, base, headBase, visionBase }: LoadOptions,
   source: WeightReader | ReadTensor,
 ): Model {
   const reader = typeof source === "function" ? tensorReader(source) : source;
@@ -159,7 +166,7 @@ export function assembleModel(
     ),
     norm: at("device").tensor("model.norm.weight"),
     head: at(places.head).matrix("output.weight", headBase),
-    vision: assembleVision(config, at(places.vision).tensor),
+    vision: assembleVision(config, at(places.vision), visionBase),
   };
 }
 
@@ -215,32 +222,41 @@ function assembleLayer(
   };
 }
 
-function assembleVision(config: ModelConfig, read: (name: string) => Tensor): VisionWeights {
+function assembleVision(
+  config: ModelConfig,
+  { tensor: read, matrix }: PlacedReader,
+  base: Base | undefined,
+): VisionWeights {
   const width = config.vision.hidden;
-  const affine = (name: string): Affine => ({
+  const norm = (name: string): LayerNorm => ({
     weight: read(`${name}.weight`),
     bias: read(`${name}.bias`),
   });
+  const affine = (name: string): AffineLinear => ({
+    weight: matrix(`${name}.weight`, base),
+    bias: read(`${name}.bias`),
+  });
   const layer = (index: number): VisionLayer => {
-    const prefix = `${VISION_PREFIX}encoder.layers.${index}.`;
+    const prefix = visionLayerPrefix(index);
+    const linear = (name: VisionLinearName): AffineLinear => affine(`${prefix}${name}`);
     return {
-      norm1: affine(`${prefix}layer_norm1`),
-      norm2: affine(`${prefix}layer_norm2`),
-      q: affine(`${prefix}self_attn.q_proj`),
-      k: affine(`${prefix}self_attn.k_proj`),
-      v: affine(`${prefix}self_attn.v_proj`),
-      out: affine(`${prefix}self_attn.out_proj`),
-      fc1: affine(`${prefix}mlp.fc1`),
-      fc2: affine(`${prefix}mlp.fc2`),
+      norm1: norm(`${prefix}layer_norm1`),
+      norm2: norm(`${prefix}layer_norm2`),
+      q: linear("self_attn.q_proj"),
+      k: linear("self_attn.k_proj"),
+      v: linear("self_attn.v_proj"),
+      out: linear("self_attn.out_proj"),
+      fc1: linear("mlp.fc1"),
+      fc2: linear("mlp.fc2"),
     };
   };
   return {
     patch: read(`${VISION_PREFIX}embeddings.patch_embedding.weight`).view([width, -1]),
     classEmbedding: read(`${VISION_PREFIX}embeddings.class_embedding`),
     positions: read(`${VISION_PREFIX}embeddings.position_embedding.weight`),
-    preNorm: affine(`${VISION_PREFIX}pre_layrnorm`),
+    preNorm: norm(`${VISION_PREFIX}pre_layrnorm`),
     layers: Array.from({ length: config.vision.layers }, (_, index) => layer(index)),
-    projector: [affine("vision_proj.0"), affine("vision_proj.2")],
+    projector: [affine(PROJECTOR_NAMES[0]), affine(PROJECTOR_NAMES[1])],
     glbGN: read("plora_glb_GN").view([1, 4 * width]),
     subGN: read("plora_sub_GN").view([1, 4 * width]),
   };
@@ -249,6 +265,11 @@ function assembleVision(config: ModelConfig, read: (name: string) => Tensor): Vi
 /** A checkpoint's weights, dequantised and quantised on the way where they are stored otherwise than asked for. */
 function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType): WeightReader {
   const shapes = tensorShapes(config);
+  const { visionBase } = storedBases(weights);
+  const heldAs = (name: string, precision: Base | undefined): Base | undefined => {
+    if (isVisionLinear(name)) return visionBase;
+    return name.startsWith("model.layers.") || isHeadBase(precision) ? precision : undefined;
+  };
   const stored = (name: string, device: Device, place: Place): QuantizedMatrix | undefined => {
     const precision = storedPrecision(name, weights);
     const [rows, columns] = shapes.get(name) ?? [];
@@ -264,13 +285,12 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
   const matrix: WeightReader["matrix"] = (name, base, { device, place, folded }) =>
     scope(() => {
       const precision = storedPrecision(name, weights);
-      const held = name.startsWith("model.layers.") || isHeadBase(precision) ? precision : "bf16";
-      if (precision && (base ?? held) === precision) {
+      if (precision && (base ?? heldAs(name, precision)) === precision) {
         if (folded) throw storedUnfolded(precision);
         return stored(name, device, place)!;
       }
       if (!base || base === "bf16") return foldedMatrix(tensor(name, device, place), folded);
-      if (precision) throw storedOtherwise(weights.place, precision, base);
+      if (precision) throw storedOtherwise(weights.place, name, precision, base);
       return quantize(weights.tensor(name), base, foldingTarget(device, folded));
     });
   return { tensor, matrix };
@@ -283,8 +303,9 @@ export function storedUnfolded(precision: Base): UserError {
   });
 }
 
-function storedOtherwise(place: string, precision: Base, base: Base): UserError {
-  return new UserError(`${place} holds its base in ${precision}; it can't be had in ${base}.`, {
+function storedOtherwise(place: string, name: string, precision: Base, base: Base): UserError {
+  const what = isVisionLinear(name) ? "vision tower" : "base";
+  return new UserError(`${place} holds its ${what} in ${precision}; it can't be had in ${base}.`, {
     fix: `Leave the option out, or start from the unquantised checkpoint for ${base}.`,
   });
 }

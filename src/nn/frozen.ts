@@ -47,6 +47,17 @@ export function addFrozenProduct_(into: Tensor, x: Tensor, matrix: FrozenMatrix,
   else quantizedProduct_(into, x, matrix, beta);
 }
 
+/** x W^T + b. x: (..., in), contiguous; bias: (out) -> (..., out). */
+export function frozenAffine(x: Tensor, matrix: FrozenMatrix, bias: Tensor): Tensor {
+  if (matrix.precision === "dense") return x.linear(matrix.weight, { bias });
+  return scope(() => {
+    const [outs, ins] = quantizedShape(matrix);
+    const y = empty([...x.shape.slice(0, -1), outs], alike(x)); // (..., out)
+    quantizedProduct_(y.view([-1, outs]).copy_(bias), x.view([-1, ins]), matrix, 1);
+    return y;
+  });
+}
+
 /** dy W, the gradient of x for the gradient dy of x W^T. dy: (T, out) -> (T, in). */
 export function frozenGradient(dy: Tensor, matrix: FrozenMatrix): Tensor {
   if (matrix.precision === "dense") return dy.mm(matrix.weight);

@@ -58,8 +58,8 @@ export class CommonParts implements Disposable {
   readonly #adapters = new Map<string, AdapterPart>();
 
   model(configuration: Configuration, take: TakeTrace): ModelPart {
-    const { model, dtype, policy, base, headBase } = configuration;
-    const key = JSON.stringify([model, dtype, base, headBase, loadingOf(policy)]);
+    const { model, dtype, policy, base, headBase, visionBase } = configuration;
+    const key = JSON.stringify([model, dtype, { base, headBase, visionBase }, loadingOf(policy)]);
     return heldIn(this.#models, key, () => makeModel(configuration, take));
   }
 
@@ -164,12 +164,13 @@ export function emptyModel({
   policy,
   base,
   headBase,
+  visionBase,
   storedBase,
 }: Configuration): Model {
   const shapes = tensorShapes(config);
   const loading = loadingOf(policy);
   if (loading.folded && storedBase) throw storedUnfolded(storedBase);
-  const options = { dtype, device: "meta", ...loading, base, headBase } as const;
+  const options = { dtype, device: "meta", ...loading, base, headBase, visionBase } as const;
   const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });
   const matrix: WeightReader["matrix"] = (name, base, { folded }) =>
     base && base !== "bf16"

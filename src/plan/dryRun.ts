@@ -4,8 +4,8 @@
  */
 import type { Lora } from "../models/lora.ts";
 import type { Place } from "../models/places.ts";
-import type { ModelConfig } from "../models/spec.ts";
-import type { LoadOptions, Model } from "../models/weights.ts";
+import type { Bases, ModelConfig } from "../models/spec.ts";
+import type { Model } from "../models/weights.ts";
 import type { Policy } from "../step/policy.ts";
 import { type StepPhase, trainStep } from "../step/step.ts";
 import {
@@ -30,19 +30,16 @@ export interface LoraShape {
   targets: string;
 }
 
-/** What is tried: a model, factors, a micro-batch and a policy, on this machine's CPU or on a card. */
-export interface Configuration {
+/** What is tried: a model in its precisions, factors, a micro-batch and a policy, on this machine's CPU or on a card. */
+export interface Configuration extends Bases {
   model: ModelConfig;
   dtype: "float32" | "bfloat16" | "float16";
   lora: LoraShape;
   batch: BatchShape | ExactShape;
   policy: Policy;
   target: "cpu" | Card;
-  /** Precision of the decoder's frozen matrices, and of embeddings and head; bf16 without. */
-  base?: LoadOptions["base"];
-  headBase?: LoadOptions["headBase"];
-  /** What the checkpoint holds those matrices in, where they are loaded as they are: nothing can be folded into them then. */
-  storedBase?: LoadOptions["base"];
+  /** What the checkpoint holds the decoder's linears in, where they are loaded as they are: nothing can be folded into them then. */
+  storedBase?: Bases["base"];
   /** Whether weights on the host are the checkpoint's mapped file and no memory of the host pool: where it has the computing dtype. */
   mapsWeights: boolean;
   /** Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one micro-batch. */

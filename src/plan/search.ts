@@ -1,8 +1,9 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
 import type { Place } from "../models/places.ts";
-import type { ModelConfig } from "../models/spec.ts";
+import type { Base, ModelConfig } from "../models/spec.ts";
 import { storedUnfolded } from "../models/weights.ts";
 import type { PloraWay } from "../nn/plora.ts";
+import type { QuantizedPrecision } from "../nn/quantizedNames.ts";
 import { type LayerPolicy, layerPolicies, type Policy, ploraName, ploraOf } from "../step/policy.ts";
 import { type BatchShape, type ExactShape, gridOfTokens, largestGrid, pictureTokens } from "./batch.ts";
 import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
@@ -12,6 +13,7 @@ import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { dryLoss } from "./evalLoss.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
+import { CLOSE_PARTS, largestThatFits } from "./largest.ts";
 import { plannedTrace, type StepTrace } from "./stepTrace.ts";
 import { UNKNOWNS, type Unknown } from "./unknowns.ts";
 
@@ -58,7 +60,7 @@ export type RoomFor = Pick<Plan, "run" | "fits">;
 /** A model on a device. */
 export type PlannedModel = Pick<
   Configuration,
-  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "storedBase"
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "storedBase"
 >;
 
 /** Plans for one model on one device; what was tried once is remembered. */
@@ -83,6 +85,11 @@ export class Planner {
     return this.#model.dtype;
   }
 
+  /** What the linears of vision tower and projector are held in. */
+  get visionBase(): Base {
+    return this.#model.visionBase ?? "bf16";
+  }
+
   /** Whether PLoRA can be folded into the layers' weights as a policy has them. */
   folds({ weights }: Policy): boolean {
     return weights.source === "resident" && this.#model.storedBase === undefined;
@@ -98,6 +105,11 @@ export class Planner {
   /** The same model on another card. */
   onCard(card: Card): Planner {
     return new Planner({ ...this.#model, target: card }, undefined, this.#parts);
+  }
+
+  /** The same model with its vision tower quantised as it is loaded, which is not the checkpoint's files then. */
+  withVision(visionBase: QuantizedPrecision): Planner {
+    return new Planner({ ...this.#model, visionBase, mapsWeights: false }, this.speed, this.#parts);
   }
 
   /** Milliseconds of a run's micro-batch at this device's speed. */
@@ -298,9 +310,6 @@ export function solve(
   return best;
 }
 
-/** What is solved for is found to one such part of itself. */
-const CLOSE_PARTS = 2048;
-
 /** How much better another policy has to be to be worth the search. */
 const NEAR = 1.02;
 
@@ -338,48 +347,6 @@ export const DIALOGUE_TOKENS = 256;
 /** How much is wanting, in parts of the limits: negative where it fits. */
 function shortage({ budgetedBytes, hostBytes }: DryRun, limits: Limits): number {
   return Math.max(budgetedBytes / limits.budgetBytes, hostBytes === 0 ? 0 : hostBytes / limits.hostBytes) - 1;
-}
-
-/**
- * The largest whole number where `shortage`, which rises nearly in a line, is not above zero: by the line through two points, then by
- * halves; to one part of `parts`. Undefined where not even the least number fits.
- */
-export function largestThatFits(
-  shortage: (value: number) => number,
-  { least, most, from, parts = CLOSE_PARTS }: { least: number; most: number; from: number; parts?: number },
-): number | undefined {
-  let low = { value: least, shortage: shortage(least) };
-  if (low.shortage > 0) return undefined;
-  let high = { value: Math.max(from, 2 * least), shortage: 0 };
-  for (high.shortage = shortage(high.value); high.shortage <= 0; high.shortage = shortage(high.value)) {
-    const line = crossing(low, high);
-    low = { ...high };
-    if (high.value >= most) return most;
-    high.value = Math.min(most, Math.max(2 * high.value, Math.ceil(line * 1.02)));
-  }
-  const isClose = (): boolean => high.value - low.value <= Math.max(1, low.value / parts);
-  for (let round = 0; !isClose(); round++) {
-    const middle = (low.value + high.value) / 2;
-    const guess =
-      round % 3 === 2
-        ? middle
-        : crossing(low, high) + ((round % 3 === 0 ? -1 : 1) * (high.value - low.value)) / 256;
-    const value = Math.min(high.value - 1, Math.max(low.value + 1, Math.round(guess)));
-    const point = { value, shortage: shortage(value) };
-    if (point.shortage <= 0) low = point;
-    else high = point;
-  }
-  return low.value;
-}
-
-interface Point {
-  value: number;
-  shortage: number;
-}
-
-function crossing(low: Point, high: Point): number {
-  const slope = (high.shortage - low.shortage) / (high.value - low.value);
-  return slope > 0 ? low.value - low.shortage / slope : 2 * high.value;
 }
 
 /** Uses the room that is left for layers that are not computed again: as many as fit, of what is fastest. */

@@ -1,7 +1,7 @@
 /** What the options of device, type and memory come to on this machine. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { hasFullAbsmax } from "../models/spec.ts";
+import { type Bases, hasFullAbsmax } from "../models/spec.ts";
 import type { LoadOptions } from "../models/weights.ts";
 import { kernelProblem } from "../torch/cudaBuilds.ts";
 import {
@@ -30,8 +30,9 @@ export interface ComputeOptions {
   threads?: number | undefined;
   memory?: number | undefined;
   host_memory?: number | undefined;
-  base?: LoadOptions["base"];
-  head_base?: LoadOptions["headBase"];
+  base?: Bases["base"];
+  head_base?: Bases["headBase"];
+  vision_base?: Bases["visionBase"];
 }
 
 /** How a model is loaded. */
@@ -53,9 +54,17 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   return {
     dtype: options.dtype ? DTYPES[options.dtype] : usualType(model, device),
     device,
-    base: options.base,
-    headBase: options.head_base,
+    ...basesOf(options),
   };
+}
+
+/** The precisions that options name. */
+export function basesOf({
+  base,
+  head_base,
+  vision_base,
+}: Pick<ComputeOptions, "base" | "head_base" | "vision_base">): Bases {
+  return { base, headBase: head_base, visionBase: vision_base };
 }
 
 /** Says of a checkpoint what is rounded as it is read. */

@@ -2,7 +2,8 @@
 import { describeSource } from "../data/badSamples.ts";
 import { formatBytes, formatCount, plural, UserError } from "../errors.ts";
 import { policyLadder } from "../plan/ladder.ts";
-import { batchOf, type Limits, largestThatFits } from "../plan/search.ts";
+import { largestThatFits } from "../plan/largest.ts";
+import { batchOf, type Limits } from "../plan/search.ts";
 import type { Policy } from "../step/policy.ts";
 import { forwardOnly, type LossPlan } from "./lossPlan.ts";
 import { hdNumFor, type Misfit, shareOfPictures, toFit } from "./refusal.ts";

@@ -30,6 +30,10 @@ export const computeOptions = group("Device and memory", {
     help: "precision of the decoder's frozen linears (bf16: full, in dtype); without it as the checkpoint has them",
   }),
   head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
+  vision_base: z
+    .enum(BASES)
+    .optional()
+    .meta({ help: "the same of the linears of vision tower and projector; changes what is seen a little" }),
   threads: count.optional().meta({ help: "CPU threads; without it one a core" }),
   memory: byteAmount.optional().meta({
     help: "most that may be held on the device, and what a run is planned for; on the CPU a hard cap; without it all that a GPU has free",

@@ -1,7 +1,7 @@
 /** What a run plans with: the planner of its model on its device, and how much memory there is. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { type Base, type HeadBase, hasFullAbsmax, readModelConfig, storedBases } from "../models/spec.ts";
+import { type Bases, hasFullAbsmax, readModelConfig, storedBases } from "../models/spec.ts";
 import type { Speed } from "../plan/cost.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
 import { type Limits, type PlannedModel, Planner } from "../plan/search.ts";
@@ -18,10 +18,13 @@ const ANY_CPU: Speed = {
   launchMs: 2e-3,
 };
 
+/** The parts of a model that have a precision each. */
+const PARTS = ["base", "headBase", "visionBase"] as const satisfies (keyof Bases)[];
+
 /** The planner of a checkpoint as it will be loaded. */
-export function plannerOf(model: string, { dtype, device, base, headBase }: Compute): Planner {
+export function plannerOf(model: string, { dtype, device, base, headBase, visionBase }: Compute): Planner {
   const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
-  const loaded = loadedModel(model, { dtypeFor: () => dtype, base, headBase });
+  const loaded = loadedModel(model, { dtypeFor: () => dtype, base, headBase, visionBase });
   return new Planner({ ...loaded, target }, target === "cpu" ? ANY_CPU : undefined);
 }
 
@@ -30,13 +33,10 @@ export function loadedModel(
   model: string,
   {
     dtypeFor,
-    base,
-    headBase,
-  }: {
+    ...asked
+  }: Bases & {
     /** What to compute in, given what norms are stored in. */
     dtypeFor: (stored: DType) => PlannedModel["dtype"];
-    base: Base | undefined;
-    headBase: HeadBase | undefined;
   },
 ): Omit<PlannedModel, "target"> {
   const folder = openModelFolder(resolveModel(model));
@@ -45,14 +45,16 @@ export function loadedModel(
     const stored = weights.entry("model.norm.weight").dtype;
     const dtype = dtypeFor(stored);
     const asStored = storedBases(weights);
+    const keeps = (part: keyof Bases): boolean =>
+      asked[part] === undefined || asked[part] === (asStored[part] ?? "bf16");
     return {
       model: readModelConfig(folder),
       dtype,
-      mapsWeights:
-        stored === dtype && base === undefined && headBase === undefined && !hasFullAbsmax(weights),
-      base: base ?? asStored.base,
-      headBase: headBase ?? asStored.headBase,
-      storedBase: base === undefined || base === asStored.base ? asStored.base : undefined,
+      mapsWeights: stored === dtype && PARTS.every(keeps) && !hasFullAbsmax(weights),
+      base: asked.base ?? asStored.base,
+      headBase: asked.headBase ?? asStored.headBase,
+      visionBase: asked.visionBase ?? asStored.visionBase,
+      storedBase: keeps("base") ? asStored.base : undefined,
     };
   } finally {
     folder.weights.close();

@@ -5,15 +5,8 @@ import { type ModelConfig, PRESETS } from "../../src/models/spec.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
 import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
-import {
-  fastestPlan,
-  largestThatFits,
-  leastMemory,
-  type Plan,
-  Planner,
-  solve,
-  type Workload,
-} from "../../src/plan/search.ts";
+import { largestThatFits } from "../../src/plan/largest.ts";
+import { fastestPlan, leastMemory, type Plan, Planner, solve, type Workload } from "../../src/plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../../src/plan/unknowns.ts";
 import { Policy, ploraOf } from "../../src/step/policy.ts";
 import { smallConfig } from "../randomModel.ts";

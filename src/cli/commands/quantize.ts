@@ -1,7 +1,7 @@
 /** `lorafit quantize`: a checkpoint with its base in 8 or 4 bits, and what that costs in accuracy. */
 import { formatBytes } from "../../errors.ts";
 import { type MatrixReport, quantizeCheckpoint } from "../../models/quantizeCheckpoint.ts";
-import { LINEAR_NAMES } from "../../models/spec.ts";
+import { LINEAR_NAMES, VISION_LINEAR_NAMES, visionLayerPrefix } from "../../models/spec.ts";
 import { readySamples } from "../../train/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import { stoppable } from "../interruption.ts";
@@ -19,6 +19,7 @@ export async function run(options: Options, output: Output): Promise<void> {
     quantizeCheckpoint(known.folder, options.output, {
       base: options.base,
       headBase: options.head_base,
+      visionBase: options.vision_base,
       report: options.report,
       onProgress: byteProgress(output),
       signal,
@@ -28,9 +29,10 @@ export async function run(options: Options, output: Output): Promise<void> {
   const { matrices, beforeBytes, bytes } = written;
   if (options.report) {
     for (const matrix of matrices) output.record(matrix);
-    output.answer(errorTable(matrices));
+    output.answer(errorTables(matrices));
   }
-  output.record({ output: options.output, base: options.base, beforeBytes, bytes });
+  const { base, head_base: headBase, vision_base: visionBase } = options;
+  output.record({ output: options.output, base, headBase, visionBase, beforeBytes, bytes });
   output.answer(`wrote ${options.output} (${formatBytes(bytes)}; it was ${formatBytes(beforeBytes)})`);
   if (!ready) return;
   const before = await lossOf(known, options, "before", ready.samples, output);
@@ -49,7 +51,7 @@ function lossOf(
   samples: Parameters<typeof sampleLosses>[0],
   output: Output,
 ): Promise<number> {
-  const asStored = { ...options, base: undefined, head_base: undefined };
+  const asStored = { ...options, base: undefined, head_base: undefined, vision_base: undefined };
   return withModel(known, asStored, output, async (session) => {
     const losses: SampleLoss[] = [];
     for await (const loss of sampleLosses(samples, session)) {
@@ -60,23 +62,35 @@ function lossOf(
   });
 }
 
-/** Relative errors in percent, a layer a row; what is no layer's linear comes below. */
-function errorTable(matrices: readonly MatrixReport[]): string {
+/** Relative errors in percent: a table of the decoder's layers, one of the vision tower's where it is quantised, and what is in no layer. */
+function errorTables(matrices: readonly MatrixReport[]): string {
   const errors = new Map(matrices.map(({ name, relativeError = 0 }) => [name, relativeError]));
-  const shown = (name: string): string => `${(100 * errors.get(name)!).toFixed(3)} %`;
-  const layers = matrices.flatMap(
-    ({ name }) => /^(model\.layers\.\d+)\.attention\.wqkv/.exec(name)?.[1] ?? [],
-  );
-  const rows = layers.map((prefix) => [
-    prefix.replace("model.layers.", "layer "),
-    ...LINEAR_NAMES.map((linear) => shown(`${prefix}.${linear}.weight`)),
-  ]);
-  const others = matrices
-    .filter(({ name }) => !name.startsWith("model.layers."))
-    .map(({ name }) => [name, shown(name)]);
-  return table([
-    ["relative error", ...LINEAR_NAMES.map((linear) => linear.replace(/^.*\./, ""))],
-    ...rows,
-    ...others,
-  ]);
+  const told = LAYER_TABLES.map(({ title, prefixOf, linears }) => {
+    const rows: string[][] = [];
+    for (let layer = 0; errors.has(`${prefixOf(layer)}${linears[0]}.weight`); layer++) {
+      const names = linears.map((linear) => `${prefixOf(layer)}${linear}.weight`);
+      rows.push([`${title} ${layer}`, ...names.map((name) => percent(errors.get(name)!))]);
+      for (const name of names) errors.delete(name);
+    }
+    return [["relative error", ...linears.map((linear) => linear.replace(/^.*\./, ""))], ...rows];
+  });
+  const others = [...errors].map(([name, error]) => [name, percent(error)]);
+  return [...told.filter(({ length }) => length > 1), ...(others.length > 0 ? [others] : [])]
+    .map(table)
+    .join("\n\n");
+}
+
+interface LayerTable {
+  title: string;
+  prefixOf: (layer: number) => string;
+  linears: readonly string[];
+}
+
+const LAYER_TABLES: readonly LayerTable[] = [
+  { title: "layer", prefixOf: (layer) => `model.layers.${layer}.`, linears: LINEAR_NAMES },
+  { title: "vision layer", prefixOf: visionLayerPrefix, linears: VISION_LINEAR_NAMES },
+];
+
+function percent(error: number): string {
+  return `${(100 * error).toFixed(3)} %`;
 }
