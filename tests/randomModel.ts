@@ -188,6 +188,14 @@ function randomImage(random: () => number): MicroBatch["images"][number] {
   };
 }
 
+/** A picture of zeros. */
+export function blackPicture(rows: number, cols: number): MicroBatch["images"][number] {
+  return {
+    ...{ rows, cols, pixels: new Uint8Array(rows * cols * 336 * 336 * 3) },
+    globalView: new Float32Array(3 * 336 * 336),
+  };
+}
+
 /** Numbers in 0..1. */
 export function lcg(seed: number): () => number {
   let state = seed >>> 0;

@@ -28,23 +28,24 @@ export function leversText(
   ].join("\n");
 }
 
-function eightBitLever(question: Question, { deviceBytes, hostBytes }: FewerBits): string {
-  const host =
-    Math.abs(hostBytes) > Math.abs(deviceBytes) ? `, and ${signed(hostBytes)} ${elsewhere(question).of}` : "";
-  return `${signed(deviceBytes)}${host}; ${NEVER_CHOSEN}: optimizer precision 8bit in a --policy`;
+function eightBitLever(question: Question, eightBit: FewerBits): string {
+  return `${added(question, eightBit)}; ${NEVER_CHOSEN}: optimizer precision 8bit in a --policy`;
 }
 
 const NEVER_CHOSEN = "changes results a little, so never chosen for you";
+
+function added(question: Question, { deviceBytes, hostBytes }: FewerBits): string {
+  const host =
+    Math.abs(hostBytes) > Math.abs(deviceBytes) ? `, and ${signed(hostBytes)} ${elsewhere(question).of}` : "";
+  return `${signed(deviceBytes)}${host}`;
+}
 
 /** Where it saves anything worth the name. */
 function visionLever(question: Question, kinds: readonly VisionBits[]): string[][] {
   const worth = kinds.filter(({ deviceBytes, hostBytes }) => Math.min(deviceBytes, hostBytes) < -MIB);
   if (worth.length === 0) return [];
-  const saved = worth.map(({ visionBase, deviceBytes, hostBytes }) => {
-    const isHost = hostBytes < deviceBytes;
-    return `in ${visionBase} ${isHost ? `${signed(hostBytes)} ${elsewhere(question).of}` : signed(deviceBytes)}`;
-  });
-  return [["vision tower", `${saved.join(", ")}; ${NEVER_CHOSEN}: --vision-base`]];
+  const saved = worth.map((kind) => `in ${kind.visionBase} ${added(question, kind)}`);
+  return [["vision tower", `${saved.join("; ")}; ${NEVER_CHOSEN}: --vision-base`]];
 }
 
 const MIB = 2 ** 20;

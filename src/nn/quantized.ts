@@ -135,7 +135,7 @@ function quantizeChannels(
       scope(() => {
         const stored = rowsOf(source, tile).to({ device, dtype: "float32" });
         const wide = added ? stored.add(added(tile)) : stored; // (r, in)
-        const absmax = wide.abs().amax({ dim: [1], keepdim: true }); // (r, 1)
+        const absmax = scope(() => wide.abs().amax({ dim: [1], keepdim: true })); // (r, 1)
         rowsOf(scales, tile).copy_(absmax.div(most * unit).squeeze(1));
         const scaled = wide.mul(absmax.clampMin_(SMALLEST_ABSMAX).reciprocal().mul_(most));
         const rounded = precision === "int8" ? scaled.round() : scaled; // fp8 rounds when it is copied

@@ -132,7 +132,7 @@ function quantizeBlocks(numbers: Tensor, nearest: Nearest, block: number): { cod
   return scope(() => {
     const whole = numbers.numel - (numbers.numel % block);
     const blocks = numbers.narrow(0, 0, whole).view([-1, block]);
-    const absmax = blocks.abs().amax({ dim: [1], keepdim: true }); // (n / block, 1)
+    const absmax = scope(() => blocks.abs().amax({ dim: [1], keepdim: true })); // (n / block, 1)
     const scaled = blocks.mul(absmax.clamp({ min: SMALLEST }).reciprocal()).clamp_({ min: -1, max: 1 });
     const codes = nearest(scaled.view([-1]));
     if (whole === numbers.numel) return { codes, absmax: absmax.squeeze(1) };
@@ -179,7 +179,7 @@ function nearestNf4(device: Device): Nearest {
   const bound = tensorOf(Float32Array.from(within), device);
   return (scaled) =>
     scope(() => {
-      const cells = scaled.mul(CELLS).add_(CELLS).to({ dtype: "int32" });
+      const cells = scope(() => scaled.mul(CELLS).add_(CELLS).to({ dtype: "int32" }));
       const cell = cells.clamp_({ min: 0, max: 2 * CELLS }); // NaN has some cell, too
       const above = scaled.gt(bound.indexSelect(0, cell)); // false for NaN
       return lowest.indexSelect(0, cell).add_(above.viewDtype("uint8"));

@@ -75,6 +75,7 @@ const configurations = fc.record({
   dtype: fc.constantFrom("float32" as const, "bfloat16" as const, "float16" as const, "float64" as const),
   base: fc.constantFrom(undefined, undefined, undefined, "int8" as const, "nf4" as const, "fp8" as const),
   headBase: fc.constantFrom(undefined, undefined, "int8" as const),
+  visionBase: fc.constantFrom(undefined, undefined, "int8" as const, "nf4" as const, "fp8" as const),
   policy: policies,
   samples,
 });
@@ -93,13 +94,13 @@ const ADAM = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 
 /** One micro-batch and the update of its factors, then its loss alone. */
 function measure(configuration: Configuration, device: TrackedDevice): Measured {
-  const { layers, rank, dropout, targets, dtype, base, headBase } = configuration;
+  const { layers, rank, dropout, targets, dtype, base, headBase, visionBase } = configuration;
   const [kvHeads, queries] = configuration.heads as [number, number];
   const count = kvHeads * queries;
   const config = smallConfig({ layers, heads: count, kvHeads, ...widthsOf(configuration, count) });
   const policy = fittingPolicy(configuration, kvHeads);
   layerPolicies(policy, config);
-  const model = randomModel(config, { dtype, device, ...loadingOf(policy), base, headBase });
+  const model = randomModel(config, { dtype, device, ...loadingOf(policy), base, headBase, visionBase });
   const { gradients } = policy;
   const copies = factorCopies(policy, dtype);
   const lora = randomLora(config, { rank, dropout, targets, device, gradients, copies });

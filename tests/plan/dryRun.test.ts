@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { tensorShapes } from "../../src/models/spec.ts";
 import { disposeModel } from "../../src/models/weights.ts";
+import { QUANTIZED_PRECISIONS } from "../../src/nn/quantizedNames.ts";
 import { plannedBatch } from "../../src/plan/batch.ts";
 import { CommonParts } from "../../src/plan/commonParts.ts";
 import { speedOf } from "../../src/plan/cost.ts";
@@ -24,7 +25,7 @@ import {
 import { factorCopies, loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
-import { randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { blackPicture, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
 
 const model = smallConfig({ layers: 12 });
 const SAMPLE_TOKENS = 1500;
@@ -114,6 +115,20 @@ CONFIGURATIONS["every second boundary on the host"] = {
     })),
   }),
 };
+
+for (const visionBase of QUANTIZED_PRECISIONS) {
+  const vision = { hidden: 64, layers: 3, heads: 2, ffn: 128, imagePixels: 336, patchPixels: 14, eps: 1e-5 };
+  const pictures = { ...base, model: { ...model, layers: 2, vision }, visionBase };
+  const batch = { samples: 1, sampleTokens: 900, pictures: [{ rows: 1, cols: 4 }], labelTokens: 9 };
+  CONFIGURATIONS[`a vision tower in ${visionBase}, where most is taken`] = {
+    ...pictures,
+    ...{ batch, dtype: "bfloat16", policy: Policy.parse({ visionBatchTiles: 5, mlpTileTokens: 512 }) },
+  };
+  CONFIGURATIONS[`a vision tower in ${visionBase} on the host`] = {
+    ...pictures,
+    ...{ batch, policy: Policy.parse({ vision: "host", weights: { source: "streamed" } }) },
+  };
+}
 
 for (const keep of ["middle", "attention", "all"] as const) {
   const kept = { mlpTileTokens: 512, headGroups: 2, layers: [{ count: 11, keep }, { count: 1 }] };
@@ -248,15 +263,15 @@ describe("a dry run for a card", () => {
   });
 });
 
-/** What the trainer's own calls take on the CPU. */
-function measured({ model: config, lora: shape, batch, policy, dtype }: Configuration): {
+/** What the trainer's own calls take on the CPU, once a model is loaded: what quantising takes beside it on the way no plan counts. */
+function measured({ model: config, lora: shape, batch, policy, dtype, visionBase }: Configuration): {
   device: number;
   host: number;
 } {
   const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
+  const weights = randomModel(config, { dtype, visionBase, ...loadingOf(policy) });
   resetPeak("cpu");
   resetPeak("cpu", "host");
-  const weights = randomModel(config, { dtype, ...loadingOf(policy) });
   const lora = createLora(config, {
     ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
@@ -264,10 +279,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype }: Configur
   const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 };
   const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
   const pictures = plannedBatch(batch);
-  const images = pictures.images.map(({ rows, cols }) => ({
-    ...{ rows, cols, pixels: new Uint8Array(rows * cols * 336 * 336 * 3) },
-    globalView: new Float32Array(3 * 336 * 336),
-  }));
+  const images = pictures.images.map(({ rows, cols }) => blackPicture(rows, cols));
   const dropoutSeed = shape.dropout > 0 ? { dropoutSeed: 3n } : {};
   runToEnd(trainStep(weights, lora, { ...pictures, images }, policy, { lossScale: 1, ...dropoutSeed }));
   gradientNorm(optimizer.parameters);

@@ -1,19 +1,22 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
+import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { UserError } from "../../src/errors.ts";
 import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
-import { LINEAR_NAMES } from "../../src/models/spec.ts";
+import { LINEAR_NAMES, storedBases, visionLayerPrefix } from "../../src/models/spec.ts";
 import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
-import { disposeModel, type LoadOptions, loadModel } from "../../src/models/weights.ts";
-import { frozenValues } from "../../src/nn/frozen.ts";
-import { QUANTIZED_PRECISIONS } from "../../src/nn/quantizedNames.ts";
+import { disposeModel, type LoadOptions, loadModel, type Model } from "../../src/models/weights.ts";
+import { type FrozenMatrix, frozenValues } from "../../src/nn/frozen.ts";
+import { quantize } from "../../src/nn/quantized.ts";
+import { quantizedTensors } from "../../src/nn/quantizedLayout.ts";
+import { QUANTIZED_PRECISIONS, type QuantizedPrecision } from "../../src/nn/quantizedNames.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { evalStep } from "../../src/step/step.ts";
 import { memoryStats } from "../../src/torch/device.ts";
-import { scope } from "../../src/torch/tensor.ts";
+import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { randomBatch, runToEnd } from "../randomModel.ts";
 
 const root = mkdtempSync(join(tmpdir(), "quantize-"));
@@ -27,9 +30,9 @@ afterAll(() => rmSync(root, { recursive: true }));
 describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
   it("loads by itself to the weights that loading with --base gives", async () => {
     const beforeBytes = memoryStats("cpu").liveBytes;
-    const result = await quantizeCheckpoint(dense, place(base), { base, headBase: "int8", report: true });
+    const result = await quantizeCheckpoint(dense, place(base), { ...all(base), report: true });
     expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
-    const [stored, made] = [load(base, {}), load("dense", { base, headBase: "int8" })];
+    const [stored, made] = [load(base, {}), load("dense", all(base))];
     scope(() => {
       const pairs = stored.layers.flatMap((layer, index) =>
         LINEAR_NAMES.map(
@@ -40,6 +43,7 @@ describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
         ...pairs,
         [stored.head, made.head],
         [stored.embeddings, made.embeddings],
+        ...visionMatrices(stored).map((matrix, index) => [matrix, visionMatrices(made)[index]!] as const),
       ] as const) {
         expect(one.precision).toBe(other.precision);
         expect(one.precision).not.toBe("dense");
@@ -77,17 +81,74 @@ describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
     const bound = { int8: 0.001, nf4: 0.03, fp8: 0.006 }[base]; // measured 0.0002, 0.0094 and 0.0019
     const quantised = lossOf(base, {});
     expect(Math.abs(quantised - loss)).toBeLessThan(bound);
-    const onHost = { weights: { source: "streamed" }, embeddings: "host", head: "host" };
+    const onHost = { weights: { source: "streamed" }, embeddings: "host", head: "host", vision: "host" };
     expect(lossOf(base, {}, onHost)).toBe(quantised);
-    expect(lossOf("dense", { base, headBase: "int8" }, onHost)).toBe(quantised);
+    expect(lossOf("dense", all(base), onHost)).toBe(quantised);
   });
 
   it("comes back in full where that is asked for, but in no other precision", () => {
-    expect(lossOf(base, { base: "bf16", headBase: "bf16" })).toBeCloseTo(lossOf(base, {}), 4);
+    const full = { base: "bf16", headBase: "bf16", visionBase: "bf16" } as const;
+    expect(lossOf(base, full)).toBeCloseTo(lossOf(base, {}), 4);
     const other = base === "int8" ? "nf4" : "int8";
     expect(() => load(base, { base: other })).toThrow(UserError);
+    expect(() => load(base, { visionBase: other })).toThrow(`holds its vision tower in ${base}`);
   });
 });
+
+describe("a vision tower in another precision than the decoder", () => {
+  const mixed = { base: "nf4", visionBase: "int8" } as const;
+
+  it("is written and read, in a folder that says that it is for lorafit alone", async () => {
+    await quantizeCheckpoint(dense, place("mixed"), mixed);
+    expect(lossOf("mixed", {})).toBe(lossOf("dense", mixed));
+    expect(methodOf("mixed")).toBe("lorafit");
+    const folder = openModelFolder(place("mixed"));
+    expect(storedBases(folder.weights)).toEqual(mixed);
+    expect(folder.weights.has("vision_proj.0.SCB")).toBe(true);
+    expect(folder.weights.has(`${visionLayerPrefix(1)}mlp.fc2.SCB`)).toBe(true);
+    folder.weights.close();
+  });
+
+  it("is left as it is where nothing is said of it, which bitsandbytes can read", async () => {
+    await quantizeCheckpoint(dense, place("decoder"), { base: "nf4" });
+    const folder = openModelFolder(place("decoder"));
+    expect(storedBases(folder.weights)).toEqual({ base: "nf4" });
+    folder.weights.close();
+    expect(methodOf("decoder")).toBe("bitsandbytes");
+    expect(configOf("decoder").quantization_config.llm_int8_skip_modules).toContain("vit");
+    expect(configOf("nf4").quantization_config.llm_int8_skip_modules).not.toContain("vit");
+  });
+
+  it("is read in full where its linears are stored in several ways, so that all layers are alike", async () => {
+    const folder = openModelFolder(place("decoder"));
+    const target = join(root, "partly");
+    cpSync(place("decoder"), target, { recursive: true, filter: (path) => !path.includes("safetensors") });
+    const one = `${visionLayerPrefix(1)}mlp.fc1.weight`;
+    scope(() => {
+      const tensors = folder.weights.names.flatMap((name): (readonly [string, Tensor])[] => {
+        const tensor = folder.weights.tensor(name);
+        if (name !== one) return [[name, tensor]];
+        return quantizedTensors(name, quantize(tensor, "int8", { device: "cpu" }), "float32") as [
+          string,
+          Tensor,
+        ][];
+      });
+      writeSafetensors(join(target, "model.safetensors"), tensors, { format: "pt" });
+    });
+    folder.weights.close();
+    const model = load("partly", {});
+    expect(new Set(visionMatrices(model).map(({ precision }) => precision))).toEqual(new Set(["dense"]));
+    disposeModel(model);
+  });
+});
+
+function configOf(name: string) {
+  return JSON.parse(readFileSync(join(place(name), "config.json"), "utf8"));
+}
+
+function methodOf(name: string): string {
+  return configOf(name).quantization_config.quant_method;
+}
 
 it("refuses a checkpoint that is quantised already, and a folder that has files", async () => {
   await expect(quantizeCheckpoint(place("nf4"), join(root, "twice"), { base: "nf4" })).rejects.toThrow(
@@ -121,6 +182,16 @@ it("tells how far it is, and leaves nothing behind where it is stopped", async (
   expect(told.at(-1)).toBe(1);
 });
 
+/** Everything that can be quantised, the rest of it like the decoder. */
+function all(base: QuantizedPrecision) {
+  return { base, headBase: "int8", visionBase: base } as const;
+}
+
+function visionMatrices({ vision: { layers, projector } }: Model): FrozenMatrix[] {
+  const linears = layers.flatMap(({ q, k, v, out, fc1, fc2 }) => [q, k, v, out, fc1, fc2]);
+  return [...linears, ...projector].map(({ weight }) => weight);
+}
+
 function load(name: string, options: Partial<LoadOptions>) {
   return loadModel(place(name), { dtype: "float32", device: "cpu", ...options });
 }
@@ -129,7 +200,7 @@ function lossOf(name: string, options: Partial<LoadOptions>, wanted = {}): numbe
   const policy = Policy.parse({ headGroups: 2, ...wanted });
   const model = load(name, { ...options, places: placesOf(policy) });
   try {
-    const batch = randomBatch(model.config, [{ textTokens: 200 }]);
+    const batch = randomBatch(model.config, [{ textTokens: 200, images: 1 }]);
     return runToEnd(evalStep(model, undefined, batch, policy)).loss;
   } finally {
     disposeModel(model);

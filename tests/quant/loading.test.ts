@@ -1,0 +1,67 @@
+/** What loading takes while it quantises: the host never has more of a checkpoint in memory than what stays, and a layer. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openModelFolder } from "../../src/checkpoint/folder.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
+import { disposeModel, type LoadOptions, loadModel } from "../../src/models/weights.ts";
+import { QUANTIZED_PRECISIONS } from "../../src/nn/quantizedNames.ts";
+import { loadingOf, Policy } from "../../src/step/policy.ts";
+import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
+
+const root = mkdtempSync(join(tmpdir(), "loading-"));
+const dtypes = ["float32", "bfloat16"] as const;
+beforeAll(() => {
+  for (const dtype of dtypes)
+    writeTinyCheckpoint(join(root, dtype), {
+      ...{ ...TINY, dtype, hidden: 512, heads: 8, kvHeads: 2, layers: 5, ffn: 1536, vocab: 4096 },
+      ...{ visionHidden: 256, visionFfn: 1024, visionLayers: 6 },
+    });
+});
+afterAll(() => rmSync(root, { recursive: true }));
+
+const PLACES = {
+  resident: {},
+  streamed: { weights: { source: "streamed" }, embeddings: "host", head: "host", vision: "host" },
+  folded: { plora: "folded" },
+};
+const cases = QUANTIZED_PRECISIONS.flatMap((precision) =>
+  dtypes.flatMap((stored) =>
+    (Object.keys(PLACES) as (keyof typeof PLACES)[]).map((place) => ({ precision, stored, place })),
+  ),
+);
+
+describe.each(cases)(
+  "loading in $precision what is stored in $stored, $place",
+  ({ precision, stored, place }) => {
+    it.each(dtypes)("for %s", (dtype) => {
+      const layerBytes = bytesOf(stored, /^model\.layers\.0\./);
+      const bases = { base: precision, headBase: "int8", visionBase: precision } as const;
+      const { stays, peak } = peakOf(stored, { dtype, ...bases, ...loadingOf(Policy.parse(PLACES[place])) });
+      expect(peak - stays).toBeLessThanOrEqual(layerBytes);
+    });
+  },
+);
+
+function peakOf(stored: string, options: Omit<LoadOptions, "device">): { stays: number; peak: number } {
+  const live = (): number => POOLS.reduce((sum, pool) => sum + memoryStats("cpu", pool).liveBytes, 0);
+  const before = live();
+  for (const pool of POOLS) resetPeak("cpu", pool);
+  const model = loadModel(join(root, stored), { device: "cpu", ...options });
+  const peak = POOLS.reduce((sum, pool) => sum + memoryStats("cpu", pool).peakBytes, 0);
+  const stays = live() - before;
+  const held = [model.layers[4]!.linears["feed_forward.w2"].weight, model.vision.layers[5]!.fc1.weight];
+  expect(held.map(({ precision }) => precision)).toEqual([options.base, options.visionBase]);
+  disposeModel(model);
+  return { stays, peak: peak - before };
+}
+
+function bytesOf(stored: string, names: RegExp): number {
+  const { weights } = openModelFolder(join(root, stored));
+  const bytes = weights.names
+    .filter((name) => names.test(name))
+    .reduce((sum, name) => sum + weights.entry(name).bytes, 0);
+  weights.close();
+  return bytes;
+}
