@@ -1,4 +1,4 @@
-/** A checkpoint written anew with its large matrices quantised, a layer in memory at a time. */
+/** A checkpoint written anew with its large matrices quantised, a layer, or the vision tower, in memory at a time. */
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
