@@ -3,17 +3,17 @@ import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/disk.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
-import { parseOptions } from "../options.ts";
 import { type Choice, knownChoice } from "../plan/attentionChoice.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import { calibratedSpeed } from "../plan/calibration.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
 import { DIALOGUE_TOKENS, type Limits, type PlannedModel, Planner, type Workload } from "../plan/search.ts";
-import { Policy } from "../step/policy.ts";
+import type { Policy } from "../step/policy.ts";
 import type { DType } from "../torch/dtypes.ts";
 import { basesOf } from "../train/compute.ts";
 import { trainOptions } from "../train/options.ts";
 import { loadedModel } from "../train/planner.ts";
+import { policyOfClass, readPolicies } from "../train/policies.ts";
 import type { PlanOptions } from "./planOptions.ts";
 import { OFFICIAL_HD_NUM } from "./planWords.ts";
 
@@ -64,7 +64,7 @@ export function questionOf(options: PlanOptions): Question {
       ),
       hostBytes: host_memory ?? Number.POSITIVE_INFINITY,
     },
-    fixed: { weights: options.weights, ...policyAndKernel(policyOf(options), timed) },
+    fixed: { weights: options.weights, ...policyAndKernel(policyOf(options, workload), timed) },
     timed,
   };
 }
@@ -160,9 +160,10 @@ function workloadOf(options: PlanOptions): Workload {
   };
 }
 
-function policyOf({ policy }: PlanOptions): Policy | undefined {
+function policyOf({ policy }: PlanOptions, { maxLength, batchSize }: Workload): Policy | undefined {
   if (policy === undefined) return undefined;
   if (!existsSync(policy))
     throw new UserError(`${policy} is missing.`, { fix: "Name the file of a policy, as a run records it." });
-  return parseOptions(Policy, readJsonObject(policy), (key) => `${policy}: ${key}`);
+  const policies = readPolicies(readJsonObject(policy), (key) => `${policy}: ${key}`);
+  return policyOfClass(policies, maxLength * batchSize);
 }

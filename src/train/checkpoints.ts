@@ -12,6 +12,7 @@ import type { DataPosition } from "../data/packing.ts";
 import { adapterFromLora, type Lora } from "../models/lora.ts";
 import type { LossScale } from "../step/lossScale.ts";
 import type { AdamW } from "../step/optimizer.ts";
+import type { Policy } from "../step/policy.ts";
 import {
   gradientTensors,
   momentTensors,
@@ -60,7 +61,9 @@ export interface TrainerState {
   evals: EvalRecord[];
   /** Where memory ran out: tokens of the length classes, in order. */
   stepsDown: number[];
-  /** The same of the evaluations' losses. */
+  /** What was chosen for each class of lengths; upToTokens is null where one is for all. Absent of older checkpoints. */
+  policies?: readonly { upToTokens: number | null; policy: Policy }[] | undefined;
+  /** The same as stepsDown, of the evaluations' losses. */
   evalStepsDown?: number[] | undefined;
   /** Whether PLoRA was folded into the weights, which rounds them otherwise; unknown of older checkpoints. */
   folded?: boolean | undefined;

@@ -233,7 +233,7 @@ const policyOptions = group("Device and memory", {
     .union([text, z.record(z.string(), z.unknown())])
     .optional()
     .meta({
-      help: "a whole policy, as a run records it: its file, or its JSON",
+      help: "a whole policy, or one for each class of lengths, as a run records them in policy.json: the file, or the JSON",
       value: "FILE",
       takes: "the file of a policy, or its JSON",
     }),

@@ -2,7 +2,7 @@
 import { readAdapter } from "../checkpoint/peft.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import type { Limits, Planner } from "../plan/search.ts";
-import { DEFAULT_POLICY, type Policy, ploraName, ploraOf } from "../step/policy.ts";
+import { DEFAULT_POLICY, Policy, ploraName, ploraOf } from "../step/policy.ts";
 import { scope } from "../torch/tensor.ts";
 import { type AnswersPlan, planAnswers } from "./answers.ts";
 import type { Checkpoint } from "./checkpoints.ts";
@@ -11,19 +11,22 @@ import { lossTooLarge } from "./evalRefusal.ts";
 import { LossPlan } from "./lossPlan.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf } from "./planner.ts";
+import { type ClassPolicy, hasParts, ofAllLengths, POLICY_PARTS, withParts } from "./policies.ts";
 import { type Misfit, tooLittleMemory } from "./refusal.ts";
-import { RunPlan, type RunWorkload } from "./runPlan.ts";
+import { type Choice, RunPlan, type RunWorkload } from "./runPlan.ts";
 
 export interface PlanRequest {
   options: TrainOptions;
   planner: Planner;
   demand: Demand;
+  /** Tokens of the micro-batches to come. */
+  lengths: Iterable<number>;
   evalSamples: readonly PreparedSample[];
   /** Ids that end an answer of an evaluation. */
   stopIds: readonly number[];
   checkpoint: Checkpoint | undefined;
-  /** The user's own, if there is one. */
-  policy: Policy | undefined;
+  /** The user's own, if there are any. */
+  policies: readonly ClassPolicy[] | undefined;
   /** The kernel that the run has settled on; "measured" on the CPU, which has its own. */
   attention: Policy["attention"];
 }
@@ -42,19 +45,16 @@ export interface RunPlanning {
 /** Throws UserError where the longest micro-batch fits under no policy, or the loss of a sample of the evaluation. */
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const { options, planner, demand, stopIds, checkpoint, attention } = request;
-  const policy = request.policy && { ...request.policy, attention };
   const workload = workloadOfRun(options, checkpoint);
   const room = limitsOf(options, options.device!);
-  const limits = policy ? undefined : room;
-  const stepsDown = stepsDownOf(checkpoint, options, "stepsDown");
-  const common = { planner, workload, demand, stepsDown };
-  const folded = checkpoint?.state.folded;
-  const plan = new RunPlan({
-    ...common,
-    choice: limits
-      ? { by: "planner", limits, attention, folded }
-      : { by: "user", policy: policy ?? defaultPolicy(planner, folded), hostBytes: room?.hostBytes },
-  });
+  const planned = (choice: Choice, stepsDown: number[]): RunPlan => {
+    const plan = new RunPlan({ planner, workload, demand, choice, stepsDown });
+    for (const tokens of request.lengths) plan.policyFor(tokens); // a run's policies are known before it begins
+    return plan;
+  };
+  const choice = choiceOf(request, room, (choice) => planned(choice, []).policies);
+  const plan = planned(choice, stepsDownOf(checkpoint, options, "stepsDown"));
+  const limits = choice.by === "planner" ? choice.limits : undefined;
   const misfitOf = (limits: Limits): Misfit => {
     return { planner, workload, demand, limits, options, fixed: { attention } };
   };
@@ -64,6 +64,44 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
     throw await lossTooLarge(losses, plan, misfitOf(room!));
   const answers = room && planAnswers(losses?.kept ?? [], stopIds, (shape) => plan.answer(shape, room));
   return { plan, workload, losses, answers, limits };
+}
+
+/** The planner's within limits; else the user's, or those of before or the default one, with what the user has fixed of them. */
+function choiceOf(
+  { options, planner, checkpoint, policies, attention }: PlanRequest,
+  room: Limits | undefined,
+  planned: (choice: Choice) => readonly ClassPolicy[],
+): Choice {
+  const hostBytes = room?.hostBytes;
+  const settled = (known: readonly ClassPolicy[]): ClassPolicy[] =>
+    known.map(({ upToTokens, policy }) => ({ upToTokens, policy: { ...policy, attention } }));
+  if (policies) return { by: "user", policies: settled(policies), hostBytes };
+  const folded = checkpoint?.state.folded;
+  const before = policiesBefore(checkpoint, options);
+  const known = before && settled(before);
+  const byPlanner: Choice | undefined = room && { by: "planner", limits: room, attention, folded, known };
+  if (byPlanner && !hasParts(options)) return byPlanner;
+  const ofRun = known ?? (checkpoint && byPlanner && planned(byPlanner));
+  const base = ofRun ?? settled([ofAllLengths(defaultPolicy(planner, folded))]);
+  const given = base.map(({ upToTokens, policy }) => ({ upToTokens, policy: withParts(policy, options) }));
+  for (const { policy } of given) planner.check(policy);
+  return { by: "user", policies: given, hostBytes };
+}
+
+/** Those that the run had, where what they were chosen for is as it was. */
+function policiesBefore(
+  checkpoint: Checkpoint | undefined,
+  options: TrainOptions,
+): readonly ClassPolicy[] | undefined {
+  if (!checkpoint || !hasSameRoom(checkpoint, options)) return undefined;
+  const { policies, options: before } = checkpoint.state;
+  const isLeftOut = POLICY_PARTS.some((part) => before[part] !== undefined && options[part] === undefined);
+  return isLeftOut
+    ? undefined
+    : policies?.map(({ upToTokens, policy }) => ({
+        upToTokens: upToTokens ?? Number.POSITIVE_INFINITY,
+        policy: Policy.parse(policy),
+      }));
 }
 
 /** Of a run that is not planned, whose weights have PLoRA folded into them as before where that can be. */
@@ -105,10 +143,12 @@ function stepsDownOf(
   options: TrainOptions,
   of: "stepsDown" | "evalStepsDown",
 ): number[] {
-  if (!checkpoint) return [];
-  const { [of]: stepsDown = [], options: before } = checkpoint.state;
-  const isSame = (["memory", "host_memory", "policy"] as const).every(
+  return checkpoint && hasSameRoom(checkpoint, options) ? (checkpoint.state[of] ?? []) : [];
+}
+
+/** Whether a run goes on under the memory and the policies that it had. */
+function hasSameRoom({ state: { options: before } }: Checkpoint, options: TrainOptions): boolean {
+  return (["memory", "host_memory", "policy"] as const).every(
     (key) => JSON.stringify(before[key]) === JSON.stringify(options[key]),
   );
-  return isSame ? stepsDown : [];
 }

@@ -47,7 +47,7 @@ export interface EvalRecord {
 export const STEPS_FILE = "steps.jsonl";
 export const EVALS_FILE = "evals.jsonl";
 export const OPTIONS_FILE = "train.yaml";
-/** The policy of the longest micro-batches, as --policy takes it. */
+/** The run's policies, by length, as --policy takes them. */
 export const POLICY_FILE = "policy.json";
 /** Steps that took more than their plan. */
 export const DEFECTS_FILE = "defects.jsonl";

@@ -1,6 +1,6 @@
 /**
  * Which policy each micro-batch of a run has, and what it comes to. Policies are chosen by length class within what the run may take, and
- * follow from the options, the data, the steps down the ladder and whether PLoRA is folded already: a run that goes on later chooses the same.
+ * saved with it: a run that goes on later has the same, whatever its machine is then known to be fast at.
  */
 import type { MicroBatch } from "../data/batches.ts";
 import type { Place } from "../models/places.ts";
@@ -19,6 +19,7 @@ import {
 import type { StepTrace } from "../plan/stepTrace.ts";
 import { DEFAULT_POLICY, type Policy, ploraOf } from "../step/policy.ts";
 import type { Demand } from "./demand.ts";
+import { type ClassPolicy, policyOfClass } from "./policies.ts";
 
 /** How many times as long the micro-batches of the next class may be. */
 const CLASS_RATIO = 1.5;
@@ -35,8 +36,11 @@ export type Choice =
       attention?: Policy["attention"] | undefined;
       /** Whether the weights that the run has been trained over had PLoRA folded into them; left out: whatever is faster. */
       folded?: boolean | undefined;
+      /** What was chosen when the run began, under the same limits. */
+      known?: readonly ClassPolicy[] | undefined;
     }
-  | { by: "user"; policy: Policy; hostBytes?: number | undefined };
+  /** policies: by class, the longest last. */
+  | { by: "user"; policies: readonly ClassPolicy[]; hostBytes?: number | undefined };
 
 export interface RunPlanOptions {
   planner: Planner;
@@ -56,23 +60,27 @@ export class RunPlan {
   readonly #classes: number[];
   readonly #options: RunPlanOptions;
   readonly #places: FixedPolicy;
+  /** As chosen, from the shortest class to the longest: with the time all that the run has. */
+  readonly policies: ClassPolicy[] = [];
   /** Any budget on the device, and what the host has. */
   readonly #room: Limits;
-  /** Of each class, as planned, and after the steps down. */
-  readonly #planned = new Map<number, Policy>();
+  /** Of each class, after the steps down. */
   readonly #current = new Map<number, Policy>();
 
   constructor(options: RunPlanOptions) {
     const { demand, choice } = options;
     this.#options = options;
     this.#classes = classesUpTo(demand.mostTokens);
-    const { attention } = choice.by === "planner" ? choice : choice.policy;
-    this.longest = choice.by === "planner" ? this.#goingOn(choice) : undefined;
-    this.policy = choice.by === "planner" ? this.longest!.policy : choice.policy;
+    if (choice.by === "planner") {
+      if (choice.known?.at(-1)?.upToTokens === demand.mostTokens) this.policies.push(...choice.known);
+      this.longest = this.#goingOn(choice);
+    } else this.policies.push(...choice.policies);
+    this.policy = this.longest?.policy ?? policyOfClass(this.policies, demand.mostTokens);
+    const { attention } = choice.by === "planner" ? choice : this.policy;
     const { hostBytes = Number.POSITIVE_INFINITY } = choice.by === "planner" ? choice.limits : choice;
     this.#room = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes };
     this.#places = { places: runPlaces(this.policy), folded: ploraOf(this.policy).folded, attention };
-    this.#planned.set(demand.mostTokens, this.policy);
+    if (choice.by === "planner") this.#choose(demand.mostTokens, this.policy);
   }
 
   /** Tokens of the classes that memory ran out in, in order. */
@@ -145,18 +153,32 @@ export class RunPlan {
 
   #plannedFor(most: number): Policy {
     const { choice } = this.#options;
-    if (choice.by === "user") return choice.policy;
-    const known = this.#planned.get(most);
+    if (choice.by === "user") return policyOfClass(choice.policies, most);
+    const known = this.#known(most);
     if (known) return known;
     const { fits, policy } = this.#fastest(most, choice.limits, this.#places);
-    const chosen = fits ? policy : this.policy;
-    this.#planned.set(most, chosen);
-    return chosen;
+    return this.#choose(most, fits ? policy : this.policy);
+  }
+
+  #known(most: number): Policy | undefined {
+    return this.policies.find(({ upToTokens }) => upToTokens === most)?.policy;
+  }
+
+  #choose(most: number, policy: Policy): Policy {
+    if (!this.#known(most)) this.policies.push({ upToTokens: most, policy });
+    this.policies.sort((one, other) => one.upToTokens - other.upToTokens);
+    return policy;
   }
 
   /** The fastest, over weights that PLoRA is folded into as before wherever that fits. */
   #goingOn({ limits, attention, folded }: Extract<Choice, { by: "planner" }>): Plan {
-    const { planner, demand } = this.#options;
+    const { planner, workload, demand } = this.#options;
+    const known = this.#known(demand.mostTokens);
+    if (known) {
+      const plan = planner.plan(workloadOf(workload, demand.shapeOf(demand.mostTokens)), known, limits);
+      if (plan.fits) return plan;
+      this.policies.length = 0; // of another version of lorafit
+    }
     const plan = this.#fastestOfData(limits, attention);
     if (folded === undefined || folded === ploraOf(plan.policy).folded) return plan;
     if (folded && !planner.folds(DEFAULT_POLICY)) return plan;

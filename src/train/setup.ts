@@ -2,25 +2,23 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { readJsonObject, writeFileWhole } from "../checkpoint/disk.ts";
+import { writeFileWhole } from "../checkpoint/disk.ts";
 import { resolveModel } from "../checkpoint/folder.ts";
 import { readAdapter } from "../checkpoint/peft.ts";
 import { type ImagePool, openImagePool } from "../data/imagePool.ts";
-import { countBatches, type Packing, START } from "../data/packing.ts";
+import { countBatches, type Packing, planBatches, START } from "../data/packing.ts";
 import type { Sampler } from "../data/sampling.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { PreparedSample } from "../data/validate.ts";
-import { messageOf, UserError } from "../errors.ts";
 import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../models/lora.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
-import { parseOptions } from "../options.ts";
 import { type AttentionUse, settledAttention } from "../plan/attentionChoice.ts";
 import type { Planner } from "../plan/search.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";
-import { factorCopies, loadingOf, Policy, ploraOf } from "../step/policy.ts";
+import { factorCopies, loadingOf, type Policy, ploraOf } from "../step/policy.ts";
 import { cardInfo } from "../torch/device.ts";
 import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
@@ -34,6 +32,7 @@ import type { LossPlan } from "./lossPlan.ts";
 import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
+import { givenPolicies, policiesJson } from "./policies.ts";
 import { checkSameRun, moveEarlierRun, noticeFolding, openOutput } from "./resume.ts";
 import { POLICY_FILE, restartLog, type StepRecord } from "./runLog.ts";
 import type { RunPlan, RunWorkload } from "./runPlan.ts";
@@ -100,17 +99,24 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const options = settled(given, compute);
   const planner = plannerOf(options.model, compute);
   const { config } = planner;
-  const policy = policyOf(options);
-  if (policy) planner.check(policy);
+  const policies = givenPolicies(options);
+  for (const { policy } of policies ?? []) planner.check(policy);
   const data = await openData(options, config, notice);
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
   if (!checkpoint) noticeCautions(options, schedule, notice);
   const demand = demandOf(data.samples, data.packing);
   const stopIds = stopIdsOf(data.tokenizer, config);
-  const attention = attentionOf(policy, { config, compute, demand, packing: data.packing, notice });
+  const attention = attentionOf(policies?.[0]?.policy, {
+    config,
+    compute,
+    demand,
+    packing: data.packing,
+    notice,
+  });
   const { evalSamples } = data;
-  const asked = { options, planner, demand, evalSamples, stopIds, checkpoint, policy, attention };
+  const lengths = lengthsOf(options, data, schedule);
+  const asked = { options, planner, demand, lengths, evalSamples, stopIds, checkpoint, policies, attention };
   const planning = await planRun(asked);
   const { plan, workload, losses, answers } = planning;
   if (losses) data.evalSamples = [...losses.kept];
@@ -122,7 +128,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const { folded } = ploraOf(plan.policy);
   if (checkpoint) {
     checkSameRun(checkpoint, options, fingerprints);
-    noticeFolding(checkpoint, folded, { isGiven: policy !== undefined, notice });
+    noticeFolding(checkpoint, folded, { isGiven: policies !== undefined, notice });
   }
   const { device, dtype } = compute;
   const held = { device, gradients: plan.policy.gradients, copies: factorCopies(plan.policy, dtype) };
@@ -133,7 +139,8 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const backup = backupOf(optimizer, plan);
   closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
-  const now = { options, stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown, folded };
+  const { stepsDown, policies: chosen } = plan;
+  const now = { options, stepsDown, policies: chosen, evalStepsDown: losses?.stepsDown, folded };
   const begun = { totalSteps: schedule.totalSteps, fingerprints, lossScale: firstLossScale(dtype) };
   const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...begun, ...now });
   if (!checkpoint) await moveEarlierRun(options.output, notice);
@@ -149,7 +156,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
 async function beginLog(state: TrainerState, options: TrainOptions, plan: RunPlan): Promise<StepRecord[]> {
   const { output } = options;
   const stepsBefore = await restartLog(output, options, state);
-  writeFileWhole(join(output, POLICY_FILE), `${JSON.stringify(plan.policy, undefined, 2)}\n`);
+  writeFileWhole(join(output, POLICY_FILE), policiesJson(plan.policies));
   return stepsBefore;
 }
 
@@ -212,39 +219,6 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
   };
 }
 
-/** The policy that the options give, in whole or in part; undefined where they leave it to the plan. */
-function policyOf(options: TrainOptions): Policy | undefined {
-  const spell = (key: string): string => `policy: ${key}`;
-  if (options.policy !== undefined) {
-    const json = typeof options.policy === "string" ? policyJson(options.policy) : options.policy;
-    return parseOptions(Policy, json, spell);
-  }
-  const { head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries } = options;
-  const given = [head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries];
-  if (given.every((part) => part === undefined)) return undefined;
-  const policy = {
-    headGroups: head_groups,
-    mlpTileTokens: mlp_tile,
-    lossChunkTokens: loss_chunk,
-    visionBatchTiles: vision_batch,
-    layers: [{ count: 1, keep, boundary: boundaries }],
-  };
-  return parseOptions(Policy, policy, spell);
-}
-
-/** A policy that is given as a file, or as JSON itself. */
-function policyJson(given: string): Record<string, unknown> {
-  if (!given.startsWith("{")) return readJsonObject(given);
-  try {
-    return JSON.parse(given);
-  } catch (cause) {
-    throw new UserError(`The policy is not JSON: ${messageOf(cause)}.`, {
-      fix: "Name the file of a policy, or copy its JSON whole, between single quotes.",
-      cause,
-    });
-  }
-}
-
 async function openData(
   options: TrainOptions,
   config: ModelConfig,
@@ -282,6 +256,23 @@ function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }:
       "warmup_steps" in options ? options.warmup_steps : stepsOfRatio(options.warmup_ratio, totalSteps),
     totalSteps,
   };
+}
+
+/** Tokens of the run's micro-batches; where the samples are single, of all of them. */
+function lengthsOf(
+  { gradient_accumulation }: TrainOptions,
+  { samples, sampler, packing, draws }: TrainingData,
+  { totalSteps }: Schedule,
+): Set<number> {
+  if (packing.by === "samples" && packing.samples === 1) return new Set(samples.map(({ tokens }) => tokens));
+  const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
+  const lengths = new Set<number>();
+  let batches = totalSteps * gradient_accumulation;
+  for (const planned of planBatches(tokensOf, packing, draws)) {
+    lengths.add(planned.draws.reduce((sum, draw) => sum + tokensOf(draw), 0));
+    if (--batches === 0) break;
+  }
+  return lengths;
 }
 
 /** Factors of the checkpoint, of the adapter to start from (which brings rank, scale and targets), or new ones. */

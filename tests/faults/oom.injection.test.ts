@@ -8,6 +8,7 @@ import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
 import { runMicroBatch } from "../../src/train/microBatch.ts";
 import { trainOptions } from "../../src/train/options.ts";
+import { ofAllLengths } from "../../src/train/policies.ts";
 import { RunPlan } from "../../src/train/runPlan.ts";
 import { type Closers, openRun, type Run } from "../../src/train/setup.ts";
 import { makeWorkplace } from "./trainRun.ts";
@@ -82,7 +83,7 @@ async function gradientsOf(
     workload,
     demand,
     stepsDown: [],
-    choice: { by: "user", policy },
+    choice: { by: "user", policies: [ofAllLengths(policy)] },
   });
   zeroGradients(run.lora);
   await runMicroBatch({ ...run, plan }, batches[0]!, 1, () => {});

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { checkpointFolders } from "../../src/train/checkpoints.ts";
 import type { TrainInput } from "../../src/train/options.ts";
+import { type ClassPolicy, readPolicies } from "../../src/train/policies.ts";
 import { POLICY_FILE } from "../../src/train/runLog.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
@@ -70,14 +71,16 @@ it("an interruption during the last evaluation leaves a run to go on with", asyn
   expect(resultOf(output)).toMatchObject({ evals: [{ step: 2 }] });
 });
 
+const policiesOf = (output: string): ClassPolicy[] =>
+  readPolicies(JSON.parse(readFileSync(join(output, POLICY_FILE), "utf8")), (key) => key);
+
 describe("a run that was folded", () => {
   const stopped = async (name: string): Promise<TrainInput & { output: string }> => {
     const options = { ...input, max_steps: 3, output: join(folder, name) };
     await runWith({ ...options, policy: { plora: "folded" } }, { stopAfterMicroBatches: 1 });
     return { ...options, resume: true };
   };
-  const ploraOfRun = (output: string): string =>
-    JSON.parse(readFileSync(join(output, POLICY_FILE), "utf8")).plora;
+  const ploraOfRun = (output: string): string => policiesOf(output)[0]!.policy.plora;
 
   it.each([{ memory: "1GiB" }, { memory: "2GiB" }, {}])(
     "goes on folded with %o, and says nothing",
@@ -98,6 +101,68 @@ describe("a run that was folded", () => {
     expect(noticesOf((await runWith(options, { stopAfterMicroBatches: 1 })).events)).toEqual([told]);
     expect(noticesOf((await runWith(options)).events)).toEqual([]);
     expect(ploraOfRun(options.output)).toBe("apart");
+  });
+});
+
+it("a planned run's policies, given to another, give the same bytes by the same policies", async () => {
+  const [output, again] = [join(folder, "chosen"), join(folder, "chosen again")];
+  const ids = (count: number): number[] => Array.from({ length: count }, (_, at) => 3 + (at % 90));
+  const data = join(folder, "long.jsonl");
+  const lines = [20, 3000].map((count) => JSON.stringify({ input_ids: ids(count), labels: ids(count) }));
+  writeFileSync(data, lines.join("\n"));
+  const options = { ...input, data, max_steps: 4 };
+  await runWith({ ...options, memory: "5MiB", output });
+  const policy = join(output, POLICY_FILE);
+  const { events } = await runWith({ ...options, policy, output: again });
+  expect(noticesOf(events)).toEqual([]);
+  const [short, long] = policiesOf(again);
+  expect(short!.policy).not.toEqual(long!.policy);
+  expect(policiesOf(again)).toEqual(policiesOf(output));
+  expect(resultOf(again)).toEqual(resultOf(output));
+});
+
+describe("a single choice on resume", () => {
+  const stopped = async (name: string, more: Partial<TrainInput>) => {
+    const options = { ...input, max_steps: 3, output: join(folder, name) };
+    await runWith({ ...options, ...more } as TrainInput, { stopAfterMicroBatches: 1 });
+    return { options: { ...options, resume: true }, before: policiesOf(options.output) };
+  };
+  /** The run's policies with other tiles, and all else as it was. */
+  const tiled = (policies: readonly ClassPolicy[]): ClassPolicy[] =>
+    policies.map(({ upToTokens, policy }) => ({ upToTokens, policy: { ...policy, mlpTileTokens: 512 } }));
+
+  it("leaves a run whose policies were planned all others, in every class of lengths", async () => {
+    const room = { memory: "100MiB" };
+    const { options, before } = await stopped("tiled", room);
+    expect(before.length).toBeGreaterThan(1);
+    const { events } = await runWith({ ...options, ...room, mlp_tile: 512 }, { stopAfterMicroBatches: 1 });
+    expect(policiesOf(options.output)).toEqual(tiled(before));
+    expect(noticesOf(events)).toEqual([]);
+    expect(await runWith({ ...options, ...room, mlp_tile: 512 })).toMatchObject({
+      result: { ended: "finished" },
+    });
+    expect(policiesOf(options.output)).toEqual(tiled(before));
+  });
+
+  it.each([{ memory: "100MiB" }, {}])("leaves a folded run folded, with %o", async (room) => {
+    const { options, before } = await stopped(`folded, tiled ${room.memory}`, {
+      policy: { plora: "folded" },
+    });
+    const { events } = await runWith({ ...options, ...room, mlp_tile: 512 });
+    for (const { policy } of policiesOf(options.output)) {
+      expect(policy.plora).toMatch(/^folded/);
+      expect(policy.mlpTileTokens).toBe(512);
+    }
+    expect(before[0]!.policy.mlpTileTokens).not.toBe(512);
+    expect(noticesOf(events)).toEqual([]);
+  });
+
+  it("that is given up again is planned anew", async () => {
+    const room = { memory: "100MiB" };
+    const planned = await stopped("planned", room);
+    const { options } = await stopped("given up", { ...room, mlp_tile: 512 });
+    await runWith({ ...options, ...room });
+    expect(policiesOf(options.output)).toEqual(planned.before);
   });
 });
 
