@@ -35,8 +35,8 @@ int64_t panel_of(const LoopValue* values) {
   return (values[Inner].whole + 1) / 2 * 2 * kPanelColumns;
 }
 
-/** All heads of a row, with its groups, queries and half a head's features at 6, 7 and 8. */
-int64_t heads(const LoopValue* values) { return values[6].whole * (values[7].whole + 2) * 2 * values[8].whole; }
+/** All heads of a row, with its groups, a group's heads and half a head's features at 6, 7 and 9. */
+int64_t heads(const LoopValue* values) { return values[6].whole * values[7].whole * 2 * values[9].whole; }
 
 constexpr CpuKernel kKernels[] = {
     {"swiglu", "ttt", element},
@@ -48,8 +48,8 @@ constexpr CpuKernel kKernels[] = {
     {"softmax_backward", "ttfi", row<3>},
     {"add_wide", "tt", element},
     {"gather_rows", "ttii", row<2>},
-    {"rope_unpack", "ttttttiiiiiiiii", heads},
-    {"rope_pack", "ttttttiiiiiiiii", heads},
+    {"rope_unpack", "ttttttiiiiiiiiii", heads},
+    {"rope_pack", "ttttttiiiiiiiiii", heads},
     {"dequantize_nf4", "tttttfiiii", row<9>},
     {"dequantize_int8", "tttfii", row<5>},
     {"pack_columns", "ttiii", panel_of<3>},

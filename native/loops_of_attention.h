@@ -107,18 +107,19 @@ inline void rotate(const S* from, S* to, const S* cos, const S* sin, int64_t hal
   });
 }
 
-// rope_unpack and rope_pack(u, cos, sin, query, key, value, groups, queries, half, strides of query, key and value from row to row
-// and from group to group): between u, (rows, groups, queries + 2, 2 half), and the others; a unit is a row
+// rope_unpack and rope_pack(u, cos, sin, query, key, value, groups, heads, queries, half, strides of query, key and value from row to
+// row and from group to group): between u, (rows, groups, heads, 2 half), and the others; of its heads the first are queries, then there
+// may be a key and a value; a unit is a row
 template <typename S, bool kPacks>
 void rope(const LoopValue* v, int64_t begin, int64_t end) {
-  const int64_t groups = v[6].whole, queries = v[7].whole, half = v[8].whole, width = 2 * half;
+  const int64_t groups = v[6].whole, heads = v[7].whole, queries = v[8].whole, half = v[9].whole, width = 2 * half;
   for (int64_t row = begin; row < end; ++row) {
     const S *cos = pointer<S>(v[1]) + row * half, *sin = pointer<S>(v[2]) + row * half;
     for (int64_t group = 0; group < groups; ++group) {
-      for (int64_t head = 0; head < queries + 2; ++head) {
-        S* inside = pointer<S>(v[0]) + ((row * groups + group) * (queries + 2) + head) * width;
+      for (int64_t head = 0; head < heads; ++head) {
+        S* inside = pointer<S>(v[0]) + ((row * groups + group) * heads + head) * width;
         const int64_t kind = head < queries ? 0 : head - queries + 1; // query, key, value
-        S* outside = pointer<S>(v[3 + kind]) + row * v[9 + 2 * kind].whole + group * v[10 + 2 * kind].whole +
+        S* outside = pointer<S>(v[3 + kind]) + row * v[10 + 2 * kind].whole + group * v[11 + 2 * kind].whole +
                      (kind == 0 ? head * width : 0);
         S *from = kPacks ? outside : inside, *to = kPacks ? inside : outside;
         if (kind < 2) {

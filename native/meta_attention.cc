@@ -275,6 +275,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(
   return {grad_query, grad_key, grad_value, grad_bias};
 }
 
+// The same by its layout, (B, T, H, D): what the two above transpose for.
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt> efficient_forward(
+    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& cumulative_query, const std::optional<Tensor>& cumulative_key,
+    std::optional<c10::SymInt> longest_query, std::optional<c10::SymInt> longest_key, double dropout, int64_t mask,
+    bool with_logsumexp, std::optional<double> scale, const std::optional<Tensor>& used_keys,
+    std::optional<int64_t> window) {
+  auto [out, logsumexp, seed, offset] = efficient(
+      query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), bias, with_logsumexp, dropout, mask != 0,
+      scale);
+  return {out.transpose(1, 2), logsumexp, seed, offset, query.size(1), key.size(1)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_forward_backward(
+    const Tensor& grad_out, const Tensor& query, const Tensor& key, const Tensor& value,
+    const std::optional<Tensor>& bias, const Tensor& out, const std::optional<Tensor>& cumulative_query,
+    const std::optional<Tensor>& cumulative_key, int64_t longest_query, int64_t longest_key,
+    const Tensor& logsumexp, double dropout, const Tensor& seed, const Tensor& offset, int64_t mask,
+    bool bias_requires_grad, std::optional<double> scale, std::optional<int64_t> splits,
+    std::optional<int64_t> window, bool shared_storage) {
+  auto [grad_query, grad_key, grad_value, grad_bias] = efficient_backward(
+      grad_out.transpose(1, 2), query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), Tensor(),
+      out.transpose(1, 2), logsumexp, seed, offset, dropout, {true, true, true, false}, mask != 0, scale);
+  return {grad_query.transpose(1, 2), grad_key.transpose(1, 2), grad_value.transpose(1, 2), grad_bias};
+}
+
 // On CUDA, cuDNN's attention: ATen's native/cudnn/MHA.cpp. The workspace that cuDNN asks for is not known
 // beforehand: in the backward pass what flash attention takes stands for it.
 
@@ -325,6 +352,8 @@ void implement_attention(torch::Library& library) {
   library.impl("_scaled_dot_product_flash_attention_backward", TORCH_FN(scaled_flash_backward));
   library.impl("_scaled_dot_product_efficient_attention", TORCH_FN(efficient));
   library.impl("_scaled_dot_product_efficient_attention_backward", TORCH_FN(efficient_backward));
+  library.impl("_efficient_attention_forward", TORCH_FN(efficient_forward));
+  library.impl("_efficient_attention_backward", TORCH_FN(efficient_forward_backward));
   library.impl("_scaled_dot_product_cudnn_attention", TORCH_FN(cudnn));
   library.impl("_scaled_dot_product_cudnn_attention_backward", TORCH_FN(cudnn_backward));
 }

@@ -63,6 +63,13 @@ const void* storage_of(const std::vector<c10::IValue>& values) {
   return is_tensor ? values[0].toTensor().storage().unsafeGetStorageImpl() : nullptr;
 }
 
+bool is_causal(const c10::FunctionSchema& schema, const std::vector<c10::IValue>& inputs) {
+  const auto flag = schema.argumentIndexWithName("is_causal");
+  if (flag) return inputs[*flag].isBool() && inputs[*flag].toBool();
+  const auto mask = schema.argumentIndexWithName("custom_mask_type"); // 0: none, of memory-efficient attention
+  return mask && inputs[*mask].isInt() && inputs[*mask].toInt() != 0;
+}
+
 } // namespace
 
 bool TracedCall::tracing() { return trace().on; }
@@ -70,9 +77,8 @@ bool TracedCall::tracing() { return trace().on; }
 TracedCall::TracedCall(
     const Arguments& arguments, const c10::FunctionSchema& schema, const std::vector<c10::IValue>& inputs)
     : first_storage_(storage_of(inputs)) {
-  const auto causal = schema.argumentIndexWithName("is_causal");
   append(key_, to_double(arguments.env, arguments[0], "id"));
-  append(key_, causal && inputs[*causal].isBool() && inputs[*causal].toBool() ? kCausal : 0);
+  append(key_, is_causal(schema, inputs) ? kCausal : 0);
   for (const c10::IValue& value : inputs) append(key_, value, false);
 }
 

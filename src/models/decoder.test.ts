@@ -13,14 +13,8 @@ import { type Rows, rowSource, rowsOf } from "../nn/rows.ts";
 import { cat, fromArray, where } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
 import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
-import {
-  attentionBackward_,
-  attentionForward_,
-  type Layer,
-  mlpBackward_,
-  mlpForward_,
-  type Sequence,
-} from "./decoder.ts";
+import { askedFrom, type Sequence } from "./attentionGroups.ts";
+import { attentionBackward_, attentionForward_, type Layer, mlpBackward_, mlpForward_ } from "./decoder.ts";
 import { loraBranch } from "./lora.ts";
 import { LINEAR_NAMES, type ModelConfig } from "./spec.ts";
 import { type MlpRows, pickRows } from "./tiles.ts";

@@ -13,7 +13,8 @@ import { addLinear_, linearForward, type RowInfo } from "../nn/linear.ts";
 import { rmsNorm } from "../nn/norm.ts";
 import { type Rows, rowsOf } from "../nn/rows.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
-import { attentionForward_, type KeptAttention, type Layer, mlpForward_, type Sequence } from "./decoder.ts";
+import type { Sequence } from "./attentionGroups.ts";
+import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "./decoder.ts";
 import { joinLayer } from "./join.ts";
 import { CACHE_GROWTH_TOKENS, type KeysAndValues, KvCache } from "./kvCache.ts";
 import type { Lora } from "./lora.ts";
@@ -205,8 +206,9 @@ function sequenceFrom(first: number, tokens: number, model: Model, imageRows: re
 function fillCache(cache: KvCache, layer: number, groups: KeptAttention): void {
   let firstHead = 0;
   for (const { state } of groups) {
-    cache.write(layer, firstHead, keysAndValues(state.rotated));
-    firstHead += state.rotated.shape[1]!;
+    const [packed] = state.rotated;
+    cache.write(layer, firstHead, keysAndValues(packed));
+    firstHead += packed.shape[1]!;
   }
 }
 

@@ -16,7 +16,7 @@ import { scope } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import type { Model } from "./weights.ts";
 
-/** Rows of the micro-batch as an MLP sees them: all of them, or some. */
+/** Rows of the micro-batch as products go through them: all of them, or some. */
 export interface MlpRows {
   /** Those that PLoRA's branch acts on, ascending. */
   ploraRows: readonly Rows[];
@@ -24,8 +24,10 @@ export interface MlpRows {
   plora: PloraWay;
   /** Rows that the MLP takes at a time, and attention where it makes its input again. */
   mlpTileTokens: number;
-  /** Which rows of the micro-batch they are, where they are not all of it; they ascend. */
+  /** Which rows of the micro-batch they are, where they are some here and there; they ascend. */
   picked?: Int32Array;
+  /** Where they are those from one row of the micro-batch on, that row. */
+  first?: number;
 }
 
 /** The rows that PLoRA's branch acts on: those of pictures, or, where it is folded into the weights, all others. */
@@ -35,6 +37,15 @@ export function ploraRowsOf(
   tokens: number,
 ): readonly Rows[] {
   return folded ? rowsBetween(imageRows, tokens) : imageRows;
+}
+
+/** The rows from one of them on, of so many. */
+export function lastRows(
+  { ploraRows, mlpTileTokens, plora }: MlpRows,
+  first: number,
+  tokens: number,
+): MlpRows {
+  return { ploraRows: clipRows(ploraRows, { start: first, end: tokens }), mlpTileTokens, plora, first };
 }
 
 /** What an MLP sees of some rows of a micro-batch, (n) ascending. */
@@ -64,8 +75,8 @@ function joined(ranges: readonly Rows[]): Rows[] {
 }
 
 /** Where a tile lies, and its rows that PLoRA's branch acts on. */
-export function tileInfo({ ploraRows, picked }: MlpRows, tile: Rows): RowInfo {
-  const place = picked ? picked.subarray(tile.start, tile.end) : tile.start;
+export function tileInfo({ ploraRows, picked, first = 0 }: MlpRows, tile: Rows): RowInfo {
+  const place = picked ? picked.subarray(tile.start, tile.end) : first + tile.start;
   return { place, ploraRows: clipRows(ploraRows, tile) };
 }
 

@@ -7,7 +7,9 @@ import type { Device } from "../torch/dtypes.ts";
 import { isFused } from "../torch/fusedKernel.ts";
 import { fused, type RopeInputs } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { headsOfPacked, type PackedHeads } from "./attentionCalls.ts";
 import { type AttentionShape, type KernelState, kernelBackward_, kernelForward } from "./attentionKernels.ts";
+import { rowsOf } from "./rows.ts";
 
 /** cos and sin of each position and frequency: (T, 1, 1, D/2) in the compute dtype. */
 export interface Rope {
@@ -15,9 +17,18 @@ export interface Rope {
   sin: Tensor;
 }
 
-/** What the backward needs: the group's rotated (T, G, Q+2, D), and what the kernel left. */
+/**
+ * What wqkv makes of a group, rows of T: for each kv head its Q query heads, its key, its value, (T, G * (Q+2) * D); or, where queries are of
+ * the last R rows alone, those, (R, G * Q * D), and apart from them keys and values, (T, G * 2 * D).
+ */
+export type Projected = readonly [packed: Tensor] | readonly [query: Tensor, keyValue: Tensor];
+
+/** The same by head: (T, G, Q+2, D), or (R, G, Q, D) and (T, G, 2, D). */
+type ByHead = Projected;
+
+/** What the backward needs: the projection rotated, and what the kernel left. */
 export interface AttentionState {
-  rotated: Tensor;
+  rotated: ByHead;
   kernel: KernelState;
 }
 
@@ -50,47 +61,72 @@ export function rotate_(x: Tensor, { cos, sin }: Rope, inverse = false): void {
   });
 }
 
-/** Rotates queries and keys of packed heads, and leaves their values. packed: (T, G, Q+2, D). */
-function rotateHeads_(packed: Tensor, rope: Rope, inverse = false): void {
-  const Q = packed.shape[2]! - 2;
-  if (!isFused(packed)) {
-    scope(() => rotate_(packed.narrow(2, 0, Q + 1), rope, inverse));
-    return;
-  }
+/** Rotates queries and keys, and leaves values. x: (T, G, heads, D), of which the first are queries, then there may be a key and a value. */
+function rotateHeads_(x: Tensor, queries: number, rope: Rope, inverse: boolean): void {
+  const hasKey = x.shape[2]! > queries;
   scope(() => {
-    const heads = [packed.narrow(2, 0, Q), packed.select(2, Q), packed.select(2, Q + 1)] as const;
-    const inputs: RopeInputs = [packed, rope.cos, rope.sin, ...heads];
+    if (!isFused(x)) {
+      rotate_(x.narrow(2, 0, hasKey ? queries + 1 : queries), rope, inverse);
+      return;
+    }
+    const one = (head: number): Tensor => (hasKey ? x.select(2, head) : x.narrow(1, 0, 0).select(2, 0));
+    const heads = [x.narrow(2, 0, queries), one(queries), one(queries + 1)] as const;
+    const inputs: RopeInputs = [x, rope.cos, rope.sin, ...heads];
     if (inverse) fused.ropePack(inputs);
     else fused.ropeUnpack(inputs);
   });
 }
 
-/**
- * Attention of a group. u: (T, G * (Q+2) * D), the packed output of wqkv: for each kv head its Q query heads, its key, its value;
- * rotated in place -> (T, G * Q * D), and the state for attendBackward.
- */
-export function attend(u: Tensor, rope: Rope, shape: AttentionShape): { out: Tensor; state: AttentionState } {
-  const { Q, D } = shape;
-  const T = u.shape[0]!;
-  const rotated = u.view([T, -1, Q + 2, D]); // (T, G, Q+2, D)
-  rotateHeads_(rotated, rope);
-  const kernel = kernelForward(rotated, shape);
-  return { out: kernel.out.reshape([T, -1]), state: { rotated, kernel } };
+/** Rotates what is projected, in place; rope: of all rows. */
+function rotateProjected_(
+  [first, keyValue]: ByHead,
+  rope: Rope,
+  shape: AttentionShape,
+  inverse = false,
+): void {
+  const { Q, firstQuery = 0 } = shape;
+  if (!keyValue) {
+    rotateHeads_(first, Q, rope, inverse);
+    return;
+  }
+  const rows = { start: firstQuery, end: keyValue.shape[0]! };
+  rotateHeads_(first, Q, { cos: rowsOf(rope.cos, rows), sin: rowsOf(rope.sin, rows) }, inverse);
+  rotateHeads_(keyValue, 0, rope, inverse);
 }
 
-/**
- * Gradient of u, (T, G * (Q+2) * D), for the gradient dOut of attend's output, (T, G * Q * D). It takes the place of the state's rotated
- * heads, which are gone.
- */
+function byHead([first, keyValue]: Projected, { Q, D }: AttentionShape): ByHead {
+  const view = (x: Tensor, heads: number): Tensor => x.view([x.shape[0]!, -1, heads, D]);
+  return keyValue ? [view(first, Q), view(keyValue, 2)] : [view(first, Q + 2)];
+}
+
+function packedHeads([first, keyValue]: ByHead): PackedHeads {
+  if (!keyValue) return headsOfPacked(first);
+  return { query: first, key: keyValue.narrow(2, 0, 1), value: keyValue.narrow(2, 1, 1) };
+}
+
+/** Attention of a group. u is rotated in place -> (R, G * Q * D), and the state for attendBackward. */
+export function attend(
+  u: Projected,
+  rope: Rope,
+  shape: AttentionShape,
+): { out: Tensor; state: AttentionState } {
+  const rotated = byHead(u, shape);
+  rotateProjected_(rotated, rope, shape);
+  const kernel = kernelForward(packedHeads(rotated), shape);
+  return { out: kernel.out.reshape([kernel.out.shape[0]!, -1]), state: { rotated, kernel } };
+}
+
+/** Gradient of u for the gradient dOut, (R, G * Q * D), of attend's output. It takes the place of the state's rotated heads, which are gone. */
 export function attendBackward_(
   dOut: Tensor,
   { rotated, kernel }: AttentionState,
   rope: Rope,
   shape: AttentionShape,
-): Tensor {
+): Projected {
   const { Q, D } = shape;
-  const T = dOut.shape[0]!;
-  kernelBackward_(rotated, dOut.view([T, -1, Q, D]), kernel, shape);
-  rotateHeads_(rotated, rope, true);
-  return rotated.view([T, -1]);
+  kernelBackward_(packedHeads(rotated), dOut.view([dOut.shape[0]!, -1, Q, D]), kernel, shape);
+  rotateProjected_(rotated, rope, shape, true);
+  const [first, keyValue] = rotated;
+  const view = (x: Tensor): Tensor => x.view([x.shape[0]!, -1]);
+  return keyValue ? [view(first), view(keyValue)] : [view(first)];
 }

@@ -2,6 +2,7 @@ import { expect, test } from "vitest";
 import { empty } from "../torch/create.ts";
 import { memoryStats, planningFor, recordAllocations, resetPeak } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
+import { headsOfPacked } from "./attentionCalls.ts";
 import {
   type AttentionShape,
   CARD_KERNELS,
@@ -48,9 +49,9 @@ test.each(CARD_KERNELS)(
           resetPeak("meta");
           scope(() => {
             const shape = shapeOf(kernel, samples);
-            const state = kernelForward(packed, shape);
+            const state = kernelForward(headsOfPacked(packed), shape);
             expect(state.out.shape).toEqual([T, G, Q, D]);
-            kernelBackward_(packed, dOut, state, shape);
+            kernelBackward_(headsOfPacked(packed), dOut, state, shape);
           });
           expect(memoryStats("meta").liveBytes).toBe(before);
           // At least the output, and gradients of queries, keys and values.
@@ -67,20 +68,20 @@ test("the lengths of packed samples are made once where they are at hand, for fl
       const packed = empty([T, G, Q + 2, D], target);
       const shape = shapeOf("flash", several);
       const lengths = packedLengths(shape, target);
-      expect(lengths?.shape).toEqual([3]);
+      expect(lengths?.keys.shape).toEqual([3]);
       for (const other of [shapeOf("flash", one), shapeOf("cudnn", several)])
         expect(packedLengths(other, target)).toBeUndefined();
       const made = (known: typeof lengths) =>
         recordAllocations("meta", () =>
-          scope(() => void kernelForward(packed, { ...shape, lengths: known })),
+          scope(() => void kernelForward(headsOfPacked(packed), { ...shape, lengths: known })),
         ).log.bytes.filter((bytes) => bytes === 12).length;
       expect(made(undefined)).toBe(G); // for every kv head
       expect(made(lengths)).toBe(0);
       const known = { ...shape, lengths };
-      const state = kernelForward(packed, known);
-      expect(state.saved.flat()).not.toContain(lengths); // whoever frees the state leaves them
-      kernelBackward_(packed, empty([T, G, Q, D], target), state, known);
-      expect(lengths?.shape).toEqual([3]);
+      const state = kernelForward(headsOfPacked(packed), known);
+      expect(state.saved.flat()).not.toContain(lengths?.keys); // whoever frees the state leaves them
+      kernelBackward_(headsOfPacked(packed), empty([T, G, Q, D], target), state, known);
+      expect(lengths?.keys.shape).toEqual([3]);
     }),
   );
 });

@@ -1,33 +1,44 @@
 /**
  * The attention kernels of libtorch by the device that computes. Each is called by name, so that a plan on meta makes the allocations of
- * the device that it plans for. Heads come packed by kv head, (T, G, Q+2, D): its Q query heads, its key, its value.
+ * the device that it plans for. Heads are views of whatever they lie in. Queries may be of the last rows alone: of the first sample those
+ * from some row on, of the others all.
  */
-import { empty, fromArray } from "../torch/create.ts";
+import { empty } from "../torch/create.ts";
 import { CARD_ABILITIES, plannedCapability, planTarget } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import {
   _scaledDotProductCudnnAttention as cudnn,
   _scaledDotProductCudnnAttentionBackward as cudnnBackward,
-  _scaledDotProductEfficientAttention as efficient,
-  _scaledDotProductEfficientAttentionBackward as efficientBackward,
+  _efficientAttentionForward as efficient,
+  _efficientAttentionBackward as efficientBackward,
   _flashAttentionForward as flash,
   _flashAttentionBackward as flashBackward,
   _scaledDotProductFlashAttentionForCpu as flashForCpu,
   _scaledDotProductFlashAttentionForCpuBackward as flashForCpuBackward,
 } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import {
+  type Call,
+  headsOf,
+  lengthsOf,
+  longestOf,
+  type Packed,
+  type PackedHeads,
+  type PackedLengths,
+  type Packing,
+  perSample,
+  perSampleRowsFirst,
+  queryRows,
+  wholeOrPerHead,
+} from "./attentionCalls.ts";
 import { causalProducts, causalProductsBackward } from "./attentionProducts.ts";
-import { type Rows, rowsOf } from "./rows.ts";
 
-/** Q query heads a kv head, D features a head; samples: the rows of each packed sample. */
-export interface AttentionShape {
+/** Q query heads a kv head, D features a head. */
+export interface AttentionShape extends Packed {
   Q: number;
   D: number;
-  samples: readonly Rows[];
   /** On a card; by rule where none is named. */
   kernel?: CardKernel | undefined;
-  /** The samples' lengths where they are at hand (packedLengths): else each call sends them to the card anew. */
-  lengths?: Tensor | undefined;
 }
 
 /** The kernels that a card has, or some cards have; "products" are matrix products with softmax between. */
@@ -37,41 +48,20 @@ export type CardKernel = (typeof CARD_KERNELS)[number];
 /** What one call of a kernel leaves to its backward: logsumexp first, where it has one, then what it needs beside. */
 type Saved = readonly Tensor[];
 
-/** out: (T, G, Q, D); saved: of each call. */
+/** out: (R, G, Q, D); saved: of each call. */
 export interface KernelState {
   out: Tensor;
   saved: Saved[];
 }
 
-interface Heads {
-  query: Tensor;
-  key: Tensor;
-  value: Tensor;
-}
-
-/** What one call takes of a (T, G, heads, D) tensor, as views; `heads` is the dimension of heads in it. */
-interface Part {
-  heads: 1 | 2;
-  of(x: Tensor): Tensor;
-  /** The other way round, for a part that is all of it. */
-  whole(part: Tensor): Tensor;
-}
-
-/** One call for the packed samples of Lengths, or one for each sample. */
-interface Call {
-  part: Part;
-  /** Rows of the samples in it; more than one only where a kernel takes several at once. */
-  samples: readonly Rows[];
-}
-
-type Packing = Pick<AttentionShape, "samples" | "lengths">;
-
 interface Kernel {
   calls(shape: AttentionShape, kvHeads: number): Call[];
   /** Whether query heads share key and value in the kernel; else each gets a view of them, and a gradient of its own. */
   sharesKeys: boolean;
-  forward(heads: Heads, shape: Packing): readonly [out: Tensor, ...saved: Saved];
-  backward(dOut: Tensor, heads: Heads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
+  /** The kernel for fewer queries than keys, whose causal mask has to end at the bottom right; undefined where there is none. */
+  ofLastRows: "cpuHalf" | "flash" | "efficient" | undefined;
+  forward(heads: PackedHeads, shape: Packing): readonly [out: Tensor, ...saved: Saved];
+  backward(dOut: Tensor, heads: PackedHeads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
   /** Every position to every other. All (n, H, t, D). */
   full(query: Tensor, key: Tensor, value: Tensor): Tensor;
 }
@@ -81,6 +71,7 @@ const KERNELS = {
   cpu: {
     calls: perSample,
     sharesKeys: false,
+    ofLastRows: "cpuHalf", // its own mask begins at the top left
     forward: ({ query, key, value }) => flashForCpu(query, key, value, { isCausal: true }),
     backward: (dOut, { query, key, value }, out, [logsumexp]) =>
       flashForCpuBackward(dOut, query, key, value, out, logsumexp!, 0, true),
@@ -89,6 +80,7 @@ const KERNELS = {
   cpuHalf: {
     calls: perSample,
     sharesKeys: true,
+    ofLastRows: "cpuHalf",
     forward: (heads) => [causalProducts(heads)],
     backward: (dOut, heads) => causalProductsBackward(dOut, heads),
     full: (query, key, value) => flashForCpu(query, key, value)[0],
@@ -96,36 +88,35 @@ const KERNELS = {
   flash: {
     calls: wholeOrPerHead,
     sharesKeys: true,
-    forward: ({ query, key, value }, { samples, lengths: known }) => {
-      const longest = longestOf(samples);
-      const lengths = samples.length === 1 ? null : (known ?? cumulativeLengths(samples, query));
+    ofLastRows: "flash",
+    forward: ({ query, key, value }, packing) => {
+      const { samples, queries, lengths: known } = packing;
+      const lengths = samples.length === 1 ? undefined : (known ?? lengthsOf(packing, query));
       const [out, logsumexp, rng, unused] = flash(
-        query,
-        key,
-        value,
-        lengths,
-        lengths,
-        longest,
-        longest,
-        0,
-        true,
-        false,
+        ...([query, key, value, lengths?.queries ?? null, lengths?.keys ?? null] as const),
+        ...([longestOf(queries), longestOf(samples), 0, true, false] as const),
       );
       // Those at hand are the caller's own, and given up with nothing that is saved.
-      return [out, logsumexp, rng, unused, ...(lengths && !known ? [lengths] : [])];
+      return [
+        out,
+        logsumexp,
+        rng,
+        unused,
+        ...(lengths && !known ? new Set([lengths.queries, lengths.keys]) : []),
+      ];
     },
     backward: (
       dOut,
       { query, key, value },
       out,
-      [logsumexp, rng, unused, own],
-      { samples, lengths: known },
+      [logsumexp, rng, unused, ...own],
+      { samples, queries, lengths: known },
     ) => {
-      const lengths = own ?? (samples.length === 1 ? null : (known ?? null));
-      const longest = longestOf(samples);
+      const ofKnown = samples.length === 1 ? undefined : known;
+      const [ofQueries, ofKeys] = [own[0] ?? ofKnown?.queries ?? null, own.at(-1) ?? ofKnown?.keys ?? null];
       return flashBackward(
-        ...([dOut, query, key, value, out, logsumexp!, lengths, lengths, longest, longest] as const),
-        ...([0, true, rng ?? null, unused ?? null] as const),
+        ...([dOut, query, key, value, out, logsumexp!, ofQueries, ofKeys] as const),
+        ...([longestOf(queries), longestOf(samples), 0, true, rng ?? null, unused ?? null] as const),
       );
     },
     full: (query, key, value) => {
@@ -134,23 +125,43 @@ const KERNELS = {
     },
   },
   efficient: {
-    calls: perSample,
+    calls: perSampleRowsFirst,
     sharesKeys: false,
-    forward: ({ query, key, value }) => efficient(query, key, value, null, true, { isCausal: true }),
-    backward: (dOut, { query, key, value }, out, [logsumexp, seed, offset]) => {
-      const beside = [seed ?? null, offset ?? null] as const;
-      const wanted = [true, true, true, false];
-      const gradients = efficientBackward(
-        ...([dOut, query, key, value, null, out, logsumexp!, ...beside, 0, wanted] as const),
-        { isCausal: true },
+    ofLastRows: "efficient",
+    forward: ({ query, key, value }) => {
+      const [out, logsumexp, seed, offset] = efficient(
+        ...([query, key, value, null, null, null, null, null, 0, CAUSAL_FROM_BOTTOM_RIGHT] as const),
+        { computeLogSumexp: true },
       );
-      return gradients.filter((gradient) => gradient !== null);
+      return [out, logsumexp, seed, offset];
     },
-    full: (query, key, value) => efficient(query, key, value, null, false)[0],
+    backward: (dOut, { query, key, value }, out, [logsumexp, seed, offset], { queries, samples }) => {
+      const gradients = efficientBackward(
+        ...([
+          dOut,
+          query,
+          key,
+          value,
+          null,
+          out,
+          null,
+          null,
+          longestOf(queries),
+          longestOf(samples),
+        ] as const),
+        ...([logsumexp!, 0, seed ?? null, offset ?? null, CAUSAL_FROM_BOTTOM_RIGHT, false] as const),
+      );
+      return gradients.filter((gradient) => gradient !== null).slice(0, 3);
+    },
+    full: (query, key, value) => {
+      const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
+      return efficient(q, k, v, null, null, null, null, null, 0, NO_MASK)[0].transpose(1, 2);
+    },
   },
   cudnn: {
     calls: perSample,
     sharesKeys: true,
+    ofLastRows: undefined, // libtorch asks cuDNN for a mask from the top left alone
     forward: ({ query, key, value }) => {
       const [out, logsumexp, , , , , seed, offset] = cudnn(query, key, value, null, true, { isCausal: true });
       return [out!, logsumexp!, seed!, offset!];
@@ -168,57 +179,65 @@ const KERNELS = {
 
 export type KernelName = keyof typeof KERNELS;
 
-/** Causal attention within each sample. packed: (T, G, Q+2, D). */
-export function kernelForward(packed: Tensor, shape: AttentionShape): KernelState {
+/** Custom masks of memory-efficient attention. Source: libtorch's native/transformers/sdp_utils_cpp.h. */
+const NO_MASK = 0;
+const CAUSAL_FROM_BOTTOM_RIGHT = 2;
+
+/** Causal attention within each sample. */
+export function kernelForward(heads: PackedHeads, shape: AttentionShape): KernelState {
   return scope(() => {
-    const kernel: Kernel = KERNELS[kernelFor(packed, shape.kernel)];
-    const [T, G] = packed.shape as [number, number];
-    const calls = kernel.calls(shape, G);
-    const results = calls.map(({ part, samples }) => {
-      const [out, ...saved] = kernel.forward(headsOf(packed, part, shape, kernel), {
-        samples,
-        lengths: shape.lengths,
-      });
-      return { out, saved, part };
+    const { query } = heads;
+    const kernel = kernelOf(query, shape);
+    const calls = kernel.calls(shape, query.shape[1]!);
+    const results = calls.map((call) => {
+      const [out, ...saved] = kernel.forward(headsOf(heads, call, kernel), call.packing);
+      return { out, saved, call };
     });
     const saved = results.map((result) => result.saved);
     const [first] = results;
-    if (results.length === 1 && first) return { out: first.part.whole(first.out), saved };
-    const out = empty([T, G, shape.Q, shape.D], { dtype: packed.dtype, device: packed.device });
-    for (const result of results) result.part.of(out).copy_(result.out);
+    if (results.length === 1 && first) return { out: first.call.whole(first.out), saved };
+    const out = empty(query.shape, { dtype: query.dtype, device: query.device });
+    for (const result of results) result.call.ofQueries(out).copy_(result.out);
     return { out, saved };
   });
 }
 
-/** packed, (T, G, Q+2, D), becomes its own gradient for the gradient dOut, (T, G, Q, D), of the output. */
+/** Queries, keys and values become their own gradients for the gradient dOut, (R, G, Q, D), of the output. */
 export function kernelBackward_(
-  packed: Tensor,
+  heads: PackedHeads,
   dOut: Tensor,
   { out, saved }: KernelState,
   shape: AttentionShape,
 ): void {
-  const kernel: Kernel = KERNELS[kernelFor(packed, shape.kernel)];
-  kernel.calls(shape, packed.shape[1]!).forEach(({ part, samples }, index) => {
+  const kernel = kernelOf(heads.query, shape);
+  kernel.calls(shape, heads.query.shape[1]!).forEach((call, index) => {
     scope(() => {
-      const gradients = kernel.backward(
-        part.of(dOut),
-        headsOf(packed, part, shape, kernel),
-        part.of(out),
-        saved[index]!,
-        { samples, lengths: shape.lengths },
-      );
-      const into = part.of(packed);
-      let head = 0;
-      for (const [gradient, heads] of gradients.map((x, place) => [x, place === 0 ? shape.Q : 1] as const)) {
+      const { ofQueries, ofKeys, packing } = call;
+      const given = headsOf(heads, call, kernel);
+      const gradients = kernel.backward(ofQueries(dOut), given, ofQueries(out), saved[index]!, packing);
+      const places = [ofQueries(heads.query), ofKeys(heads.key), ofKeys(heads.value)];
+      gradients.forEach((gradient, place) => {
         scope(() => {
-          const shared = gradient.shape[part.heads] === heads;
-          const own = shared ? gradient : gradient.sumDim([part.heads], { keepdim: true });
-          into.narrow(part.heads, head, heads).copy_(own);
+          const into = places[place]!;
+          const shared = gradient.shape[call.heads] === into.shape[call.heads];
+          into.copy_(shared ? gradient : gradient.sumDim([call.heads], { keepdim: true }));
         });
-        head += heads;
-      }
+      });
     });
   });
+}
+
+/** Whether queries may be of a sample's last rows alone, by the kernel that computes or by one that stands in for it there. */
+export function takesLastRows(target: { device: Device; dtype: DType }, named?: CardKernel): boolean {
+  return KERNELS[kernelFor(target, named)].ofLastRows !== undefined;
+}
+
+function kernelOf(query: Tensor, { kernel, firstQuery = 0 }: AttentionShape): Kernel {
+  const name = kernelFor(query, kernel);
+  if (firstQuery === 0) return KERNELS[name];
+  const { ofLastRows } = KERNELS[name];
+  if (!ofLastRows) throw new Error(`${name} takes no queries of the last rows alone`);
+  return KERNELS[ofLastRows];
 }
 
 /** Attention of every position to every other, as the vision tower has it. All (n, H, t, D). */
@@ -258,16 +277,16 @@ export function kernelsOf(capability: number, dtype: DType): CardKernel[] {
 }
 
 /**
- * Cumulative lengths of packed samples, (samples + 1) int32, as flash attention asks for them; undefined where there is one sample or
- * another kernel. Whoever calls for each group of heads and layer makes them once.
+ * Cumulative lengths of packed samples as flash attention asks for them; undefined where there is one sample or another kernel. Whoever
+ * calls for each group of heads and layer makes them once.
  */
 export function packedLengths(
-  { samples, kernel }: AttentionShape,
+  shape: AttentionShape,
   target: { device: Device; dtype: DType },
-): Tensor | undefined {
-  return samples.length > 1 && kernelFor(target, kernel) === "flash"
-    ? cumulativeLengths(samples, target)
-    : undefined;
+): PackedLengths | undefined {
+  const { samples, kernel } = shape;
+  const isAsked = samples.length > 1 && kernelFor(target, kernel) === "flash";
+  return isAsked ? lengthsOf({ samples, queries: queryRows(shape) }, target) : undefined;
 }
 
 function shouldHaveFlash(capability: number): boolean {
@@ -296,45 +315,4 @@ function hasFlash(device: Device): boolean {
     knownFlash.set(device, has);
   }
   return has;
-}
-
-/** kv heads are the batch: (G, heads, t, D) a sample. */
-function perSample({ samples }: AttentionShape): Call[] {
-  return samples.map((rows) => ({
-    samples: [rows],
-    part: {
-      heads: 1,
-      of: (x) => rowsOf(x, rows).permute([1, 2, 0, 3]),
-      whole: (part) => part.permute([2, 0, 1, 3]),
-    },
-  }));
-}
-
-/** One sample: kv heads are the batch, (G, T, heads, D). Several: all of them at once, (T, heads, D) a kv head. */
-function wholeOrPerHead({ samples }: AttentionShape, kvHeads: number): Call[] {
-  const swapped = (x: Tensor): Tensor => x.permute([1, 0, 2, 3]);
-  if (samples.length === 1) return [{ samples, part: { heads: 2, of: swapped, whole: swapped } }];
-  return Array.from({ length: kvHeads }, (_, head) => ({
-    samples,
-    part: { heads: 1, of: (x) => x.select(1, head), whole: (part) => part.unsqueeze(1) },
-  }));
-}
-
-function headsOf(packed: Tensor, { heads, of }: Part, { Q }: AttentionShape, { sharesKeys }: Kernel): Heads {
-  const all = of(packed);
-  const query = all.narrow(heads, 0, Q);
-  const one = (head: number): Tensor => {
-    const x = all.narrow(heads, head, 1);
-    return sharesKeys ? x : x.expand(query.shape);
-  };
-  return { query, key: one(Q), value: one(Q + 1) };
-}
-
-function cumulativeLengths(samples: readonly Rows[], { device }: { device: Device }): Tensor {
-  const ends = Int32Array.from([0, ...samples.map(({ end }) => end)]);
-  return fromArray(ends, [ends.length], { device });
-}
-
-function longestOf(samples: readonly Rows[]): number {
-  return Math.max(...samples.map(({ start, end }) => end - start));
 }

@@ -16,7 +16,7 @@ const TILE_ROWS = 128;
 const TILE_SCORES = 2 ** 20;
 const LEAST_TILE_ROWS = 16;
 
-/** query: (G, Q, t, D), heads of a row side by side in memory; key, value: (G, 1, t, D). */
+/** query: (G, Q, n, D), of the last n of t rows, heads of a row side by side in memory; key, value: (G, 1, t, D). */
 interface Heads {
   query: Tensor;
   key: Tensor;
@@ -26,26 +26,27 @@ interface Heads {
 /** Views of a kv head, made once for all its tiles. */
 interface Head {
   index: number;
-  /** Its query heads, a row's side by side: (t, Q * D). */
+  /** Its query heads, a row's side by side: (n, Q * D). */
   query: Tensor;
   /** (t, D) */
   key: Tensor;
   value: Tensor;
 }
 
-/** Query rows of a tile, and the keys that the last of them sees. */
+/** Query rows of a tile, the keys that the last of them sees, and the row of the first among all t. */
 interface Tile {
   rows: Rows;
   seen: Rows;
+  start: number;
 }
 
-/** Attention of every row to itself and those before it: (G, Q, t, D), with heads of a row side by side in memory. */
+/** Attention of each query's row to itself and those before it: (G, Q, n, D), with heads of a row side by side in memory. */
 export function causalProducts(heads: Heads): Tensor {
   return scope(() => {
-    const out = rowsFirst(heads.query); // (G, t, Q, D)
+    const out = rowsFirst(heads.query); // (G, n, Q, D)
     const [Q, D] = out.shape.slice(2) as [number, number];
     forEachHead(heads, (head, tiles) => {
-      const outOfHead = out.select(0, head.index).view([-1, D]); // (t * Q, D)
+      const outOfHead = out.select(0, head.index).view([-1, D]); // (n * Q, D)
       const panels = [panelsOf(head.key, "columns"), panelsOf(head.value, "pairs")] as const;
       forEachPart(tiles, costClass, (tile) => {
         scope(() => {
@@ -62,19 +63,20 @@ export function causalProducts(heads: Heads): Tensor {
   });
 }
 
-/** Gradients of query, key and value, in their shapes, the latter two in float32, for the gradient dOut, (G, Q, t, D), of the output. */
+/** Gradients of query, key and value, in their shapes, the latter two in float32 at least, for the gradient dOut, (G, Q, n, D), of the output. */
 export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
   return scope(() => {
     const { key, value } = heads;
-    const dQuery = rowsFirst(heads.query); // (G, t, Q, D)
+    const dtype = key.dtype === "float64" ? key.dtype : "float32";
+    const dQuery = rowsFirst(heads.query); // (G, n, Q, D)
     const [Q, D] = dQuery.shape.slice(2) as [number, number];
-    const [dKey, dValue] = [key, value].map(({ shape, device }) => zeros(shape, { device })) as [
+    const [dKey, dValue] = [key, value].map(({ shape, device }) => zeros(shape, { dtype, device })) as [
       Tensor,
       Tensor,
     ];
     forEachHead(heads, (head, tiles) => {
-      const dOutOfHead = sideBySide(dOut, head.index); // (t, Q * D)
-      const dQueryOfHead = dQuery.select(0, head.index).view([-1, D]); // (t * Q, D)
+      const dOutOfHead = sideBySide(dOut, head.index); // (n, Q * D)
+      const dQueryOfHead = dQuery.select(0, head.index).view([-1, D]); // (n * Q, D)
       const [dKeyOfHead, dValueOfHead] = [headOf(dKey, head.index), headOf(dValue, head.index)]; // (t, D)
       const panels = [
         panelsOf(head.key, "columns"),
@@ -102,8 +104,8 @@ export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
 
 /** Calls body in a scope of its own for each kv head, which do alike. */
 function forEachHead({ query, key, value }: Heads, body: (head: Head, tiles: Tile[]) => void): void {
-  const [G, Q, t] = query.shape as [number, number, number];
-  const tiles = causalTiles(t, Q);
+  const [G, Q, queries] = query.shape as [number, number, number];
+  const tiles = causalTiles(queries, key.shape[2]!, Q);
   const indexes = Array.from({ length: G }, (_, index) => index);
   forEachPart(
     indexes,
@@ -122,12 +124,13 @@ function forEachHead({ query, key, value }: Heads, body: (head: Head, tiles: Til
 }
 
 /** From the last, which takes the most memory, to the first. */
-function causalTiles(t: number, Q: number): Tile[] {
+function causalTiles(queries: number, t: number, Q: number): Tile[] {
   const tiles: Tile[] = [];
-  for (let start = 0; start < t; ) {
+  const first = t - queries;
+  for (let start = first; start < t; ) {
     const fitting = Math.floor(TILE_SCORES / (Q * (start + TILE_ROWS)));
     const end = Math.min(t, start + Math.min(TILE_ROWS, Math.max(LEAST_TILE_ROWS, fitting)));
-    tiles.push({ rows: { start, end }, seen: { start: 0, end } });
+    tiles.push({ rows: { start: start - first, end: end - first }, seen: { start: 0, end }, start });
     start = end;
   }
   return tiles.reverse();
@@ -150,11 +153,11 @@ function partsOf(
   return { query, key: rowsOf(head.key, seen), value: rowsOf(head.value, seen), weights };
 }
 
-function optionsOf({ query, key }: Head, { rows }: Tile, D: number) {
-  return { heads: query.shape[1]! / D, start: rows.start, scale: D ** -0.5, allKeys: key.shape[0]! };
+function optionsOf({ query, key }: Head, { start }: Tile, D: number) {
+  return { heads: query.shape[1]! / D, start, scale: D ** -0.5, allKeys: key.shape[0]! };
 }
 
-/** into, (e, D) in float32, += left^T right. left: (n * Q, e), right: (n * Q, D). */
+/** into, (e, D) in float32 at least, += left^T right. left: (n * Q, e), right: (n * Q, D). */
 function addProduct_(into: Tensor, left: Tensor, right: Tensor): void {
   scope(() => attentionLoops.addWide([left.t().mm(right), into]));
 }

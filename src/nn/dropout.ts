@@ -31,7 +31,7 @@ function splitMix(state: bigint): bigint {
   return z ^ (z >> 31n);
 }
 
-/** Which rows of the micro-batch a tensor's rows are: those from this one on, the first of a block; or these, which ascend. */
+/** Which rows of the micro-batch a tensor's rows are: those from this one on; or these, which ascend. */
 export type RowPlace = number | Int32Array;
 
 /** Rows of a tensor that share a generator, and which of the micro-batch they are. */
@@ -47,10 +47,13 @@ export function dropoutBlocks(
 ): Kind<DropoutBlock>[] {
   if (!dropout) return [{ part: { start: 0, end: rows, place }, index: 0, times: 1 }];
   if (typeof place !== "number") return kindsOf(pickedBlocks(place), rowCount);
-  return kindsOfTiles(rows, DROPOUT_BLOCK_ROWS).map(({ part, ...kind }) => ({
-    ...kind,
-    part: { ...part, place: place + part.start },
+  const begun = Math.min(rows, (DROPOUT_BLOCK_ROWS - (place % DROPOUT_BLOCK_ROWS)) % DROPOUT_BLOCK_ROWS);
+  const rest = kindsOfTiles(rows - begun, DROPOUT_BLOCK_ROWS).map(({ part, index, times }) => ({
+    part: { start: begun + part.start, end: begun + part.end, place: place + begun + part.start },
+    index: begun > 0 ? index + 1 : index,
+    times,
   }));
+  return begun > 0 ? [{ part: { start: 0, end: begun, place }, index: 0, times: 1 }, ...rest] : rest;
 }
 
 /** Picked rows by the block that each is of. */
@@ -85,7 +88,10 @@ export function dropBlock_(x: Tensor, { probability, seed }: Dropout, place: Row
 
 /** Those of a block's rows that a tensor of so many has. */
 function blockRows(block: Tensor, rows: number, place: RowPlace): Tensor {
-  if (typeof place === "number") return rowsOf(block, { start: 0, end: rows });
+  if (typeof place === "number") {
+    const start = place % DROPOUT_BLOCK_ROWS;
+    return rowsOf(block, { start, end: start + rows });
+  }
   const within = place.map((row) => row % DROPOUT_BLOCK_ROWS);
   return block.indexSelect(0, fromArray(within, [rows], { dtype: "int64", device: block.device }));
 }

@@ -4,6 +4,7 @@
  */
 import { messageOf, UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/spec.ts";
+import { headsOfPacked } from "../nn/attentionCalls.ts";
 import {
   type AttentionShape,
   CARD_KERNELS,
@@ -241,7 +242,10 @@ export function kernelTrial(
     const dOut = empty([T, G, Q, D], { dtype, device }).normal_(); // (T, G, Q, D)
     const gradient = (shape: AttentionShape): Tensor => {
       const own = packed.clone();
-      scope(() => kernelBackward_(own, dOut, kernelForward(own, shape), shape));
+      scope(() => {
+        const of = headsOfPacked(own);
+        kernelBackward_(of, dOut, kernelForward(of, shape), shape);
+      });
       return own;
     };
     const shape = shapeFor(kernel);

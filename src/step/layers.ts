@@ -1,5 +1,6 @@
 /** The decoder layers of a step: weights joined with LoRA branches, and each layer's forward and backward under its policy. */
 import type { MicroBatch } from "../data/batches.ts";
+import { askedFrom, type Sequence } from "../models/attentionGroups.ts";
 import {
   attentionBackward_,
   attentionForward_,
@@ -8,7 +9,6 @@ import {
   type Layer,
   mlpBackward_,
   mlpForward_,
-  type Sequence,
 } from "../models/decoder.ts";
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
@@ -16,7 +16,8 @@ import type { Place, Places } from "../models/places.ts";
 import { type MlpRows, pickRows, ploraRowsOf } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { ropeTables } from "../nn/attention.ts";
-import { type AttentionShape, packedLengths } from "../nn/attentionKernels.ts";
+import type { PackedLengths } from "../nn/attentionCalls.ts";
+import { type AttentionShape, packedLengths, takesLastRows } from "../nn/attentionKernels.ts";
 import type { RowSource, Rows } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
@@ -43,6 +44,8 @@ export interface LayerRun {
   readonly policies: readonly LayerPolicy[];
   readonly owner: Owner;
   readonly sequence: Sequence;
+  /** The same as the last layer's attention sees it: its output is asked for from the first row with a label on, where the kernel can. */
+  readonly lastSequence: Sequence;
   /** Rows with a label, (M) int64, and what the last layer's MLP sees of them. */
   readonly labelled: { rows: Tensor; seen: MlpRows };
   readonly reuseAttention: boolean;
@@ -77,9 +80,10 @@ export function prepareLayers(
     owner.own(fromArray(labelRows, [labelRows.length], { dtype: "int64", device })),
   );
   const policies = layerPolicies(policy, config);
+  const shape = attentionShape(model, batch, policy);
   const sequence: Sequence = {
     rope,
-    shape: attentionShape(model, batch, policy, owner),
+    shape: { ...shape, lengths: lengthsOf(shape, model, owner) },
     ploraRows: ploraRowsOf(model, batch.imageSlices, batch.inputIds.length),
     kvHeads,
     headGroups: policy.headGroups,
@@ -94,6 +98,7 @@ export function prepareLayers(
     times: timesOf(policies),
     owner,
     sequence,
+    lastSequence: lastSequenceOf(sequence, labelRows, model, owner),
     labelled: { rows, seen: pickRows(sequence, labelRows) },
     reuseAttention: policy.reuseAttention,
     boundaryAhead: policy.boundaryAhead,
@@ -103,19 +108,26 @@ export function prepareLayers(
   };
 }
 
-/** The lengths of packed samples go to the device once, for all layers and groups of heads. */
-function attentionShape(
-  { config, dtype, device }: Model,
-  batch: MicroBatch,
-  { attention }: Policy,
-  owner: Owner,
-): AttentionShape {
-  const shape = {
+function attentionShape({ config }: Model, batch: MicroBatch, { attention }: Policy): AttentionShape {
+  return {
     ...{ Q: config.heads / config.kvHeads, D: config.headDim, samples: sampleRows(batch) },
     kernel: attention === "measured" ? undefined : attention,
   };
-  const lengths = category("inputData", () => packedLengths(shape, { dtype, device }));
-  return { ...shape, lengths: lengths && owner.own(lengths) };
+}
+
+/** They go to the device once, for all layers and groups of heads. */
+function lengthsOf(shape: AttentionShape, target: Model, owner: Owner): PackedLengths | undefined {
+  const lengths = category("inputData", () => packedLengths(shape, target));
+  return lengths && owner.own(lengths);
+}
+
+/** Every sample has a query at least: a kernel need not know what to do without. */
+function lastSequenceOf(sequence: Sequence, labelRows: Int32Array, model: Model, owner: Owner): Sequence {
+  const { shape } = sequence;
+  const lastOfFirst = shape.samples[0]!.end - 1;
+  const firstQuery = Math.min(labelRows[0] ?? lastOfFirst, lastOfFirst);
+  if (firstQuery === 0 || !takesLastRows(model, shape.kernel)) return sequence;
+  return askedFrom(sequence, firstQuery, lengthsOf({ ...shape, firstQuery }, model, owner));
 }
 
 /** Layers at either end of a stretch that a plan goes through: more than are fetched ahead. */
@@ -210,8 +222,8 @@ export function* layerForward(
 }
 
 /**
- * The last layer, whose MLP only rows with a label need. hidden, (T, C), is its attention's output afterwards -> its output in rows with a
- * label, (M, C), the run's. Its backward is next, so with `trains` its attention is kept where a recomputed one would be.
+ * The last layer, whose output only rows with a label need: its MLP is of those, its attention of all from the first of them on. hidden,
+ * (T, C), is its attention's output there afterwards -> its output in rows with a label, (M, C), the run's. Its backward is next, so with `trains` its attention is kept where a recomputed one would be.
  */
 export function* lastLayerForward(
   run: LayerRun,
@@ -224,7 +236,7 @@ export function* lastLayerForward(
   const weights = run.weights.enter(index);
   const keeps = trains && (run.reuseAttention || keep === "attention" || keep === "all");
   const attention = ownedSegment(run, () =>
-    attentionForward_(hidden, run.join(index, weights), run.sequence, {
+    attentionForward_(hidden, run.join(index, weights), run.lastSequence, {
       keeps,
       beforeWrite: () => boundary && settleBoundary(boundary, run.owner),
     }),
@@ -258,7 +270,7 @@ export function* lastLayerBackward(
   segment(() => void gradient.zero_().indexCopy_(0, run.labelled.rows, states));
   run.owner.free(states);
   yield { phase: "backward", done: 0, total: run.count };
-  backAttention(run, index, weights, boundary, gradient, attention);
+  backAttention(run, index, { weights, sequence: run.lastSequence }, { boundary, attention }, gradient);
 }
 
 /** gradient, (T, C), of the layer's output becomes that of its input, (T, C), in place; `next` is the boundary that is needed after it. */
@@ -278,20 +290,19 @@ export function* layerBackward(
   run.owner.free(mlp);
   run.owner.free(middle);
   yield { phase: "backward", done, total: run.count };
-  backAttention(run, index, weights, boundary, gradient, attention);
+  backAttention(run, index, { weights, sequence: run.sequence }, { boundary, attention }, gradient);
 }
 
 function backAttention(
   run: LayerRun,
   index: number,
-  weights: LayerWeights,
-  boundary: Boundary,
+  { weights, sequence }: { weights: LayerWeights; sequence: Sequence },
+  { boundary, attention }: { boundary: Boundary; attention: KeptAttention | undefined },
   gradient: Tensor,
-  attention: KeptAttention | undefined,
 ): void {
   segment(() => {
     using input = inputRows(run, boundary);
-    attentionBackward_(gradient, input, run.join(index, weights), run.sequence, attention);
+    attentionBackward_(gradient, input, run.join(index, weights), sequence, attention);
   });
   run.owner.free(attention);
   run.weights.leave();

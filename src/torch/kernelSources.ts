@@ -270,11 +270,11 @@ __device__ inline scalar* outside(Place place, int64 queries, int64 half, scalar
 
 extern "C" __global__ void rope_unpack(
     scalar* u, const scalar* cos, const scalar* sin, scalar* query, scalar* key, scalar* value, int64 groups,
-    int64 queries, int64 half, int64 qRow, int64 qGroup, int64 kRow, int64 kGroup, int64 vRow, int64 vGroup,
-    int64 rows) {
+    int64 heads, int64 queries, int64 half, int64 qRow, int64 qGroup, int64 kRow, int64 kGroup, int64 vRow,
+    int64 vGroup, int64 rows) {
   Place place;
-  if (!place_of(thread_number(), rows, groups, queries + 2, half, place)) return;
-  const scalar* from = u + ((place.row * groups + place.group) * (queries + 2) + place.head) * 2 * half;
+  if (!place_of(thread_number(), rows, groups, heads, half, place)) return;
+  const scalar* from = u + ((place.row * groups + place.group) * heads + place.head) * 2 * half;
   scalar* to = outside(place, queries, half, query, key, value, {qRow, qGroup}, {kRow, kGroup}, {vRow, vGroup});
   if (place.head > queries) copy(from, to, place.pair, half);
   else rotate(from, to, cos, sin, place, half, 1);
@@ -282,11 +282,11 @@ extern "C" __global__ void rope_unpack(
 
 extern "C" __global__ void rope_pack(
     scalar* u, const scalar* cos, const scalar* sin, scalar* query, scalar* key, scalar* value, int64 groups,
-    int64 queries, int64 half, int64 qRow, int64 qGroup, int64 kRow, int64 kGroup, int64 vRow, int64 vGroup,
-    int64 rows) {
+    int64 heads, int64 queries, int64 half, int64 qRow, int64 qGroup, int64 kRow, int64 kGroup, int64 vRow,
+    int64 vGroup, int64 rows) {
   Place place;
-  if (!place_of(thread_number(), rows, groups, queries + 2, half, place)) return;
-  scalar* to = u + ((place.row * groups + place.group) * (queries + 2) + place.head) * 2 * half;
+  if (!place_of(thread_number(), rows, groups, heads, half, place)) return;
+  scalar* to = u + ((place.row * groups + place.group) * heads + place.head) * 2 * half;
   const scalar* from = outside(place, queries, half, query, key, value, {qRow, qGroup}, {kRow, kGroup}, {vRow, vGroup});
   if (place.head > queries) copy(from, to, place.pair, half);
   else rotate(from, to, cos, sin, place, half, -1);

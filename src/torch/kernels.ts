@@ -155,6 +155,7 @@ export const fused = {
     twin: ([u, cos, sin, query, key, value]) => {
       const Q = query.shape[2]!;
       rotate(u.narrow(2, 0, Q), query, cos, sin, 1);
+      if (u.shape[2] === Q) return;
       rotate(u.narrow(2, Q, 1), key.unsqueeze(2), cos, sin, 1);
       value.copy_(u.select(2, Q + 1));
     },
@@ -172,6 +173,7 @@ export const fused = {
     twin: ([u, cos, sin, query, key, value]) => {
       const Q = query.shape[2]!;
       rotate(query, u.narrow(2, 0, Q), cos, sin, -1);
+      if (u.shape[2] === Q) return;
       rotate(key.unsqueeze(2), u.narrow(2, Q, 1), cos, sin, -1);
       u.select(2, Q + 1).copy_(value);
     },
@@ -285,7 +287,7 @@ function ropeWork([u, cos, sin, query, key, value]: RopeInputs): Work {
   const betweenHeads = [query, key, value].flatMap(({ strides }) => strides.slice(0, 2));
   return {
     threads: T * G * heads * Math.ceil(half / 8),
-    inputs: [u, cos, sin, query, key, value, G, heads - 2, half, ...betweenHeads],
+    inputs: [u, cos, sin, query, key, value, G, heads, query.shape[2]!, half, ...betweenHeads],
     count: T,
   };
 }

@@ -257,6 +257,8 @@ export const FUNCTIONS = {
   _flashAttentionBackward: "_flash_attention_backward",
   _scaledDotProductEfficientAttention: "_scaled_dot_product_efficient_attention",
   _scaledDotProductEfficientAttentionBackward: "_scaled_dot_product_efficient_attention_backward",
+  _efficientAttentionForward: "_efficient_attention_forward",
+  _efficientAttentionBackward: "_efficient_attention_backward",
   _scaledDotProductCudnnAttention: "_scaled_dot_product_cudnn_attention",
   _scaledDotProductCudnnAttentionBackward: "_scaled_dot_product_cudnn_attention_backward",
 } as const satisfies Record<string, string>;
@@ -272,6 +274,7 @@ export const NULLABLE: Readonly<Record<string, readonly string[]>> = {
     "philox_offset",
   ],
   _scaled_dot_product_efficient_attention_backward: ["attn_bias", "philox_seed", "philox_offset"],
+  _efficient_attention_backward: ["philox_seed", "philox_offset"],
   _flash_attention_backward: ["cum_seq_q", "cum_seq_k", "rng_state", "unused"],
 };
 
@@ -280,6 +283,7 @@ export const PARTIAL: ReadonlySet<string> = new Set([
   "_scaled_dot_product_flash_attention",
   "_scaled_dot_product_cudnn_attention",
   "_scaled_dot_product_efficient_attention_backward",
+  "_efficient_attention_backward",
   "_fused_rms_norm_backward",
   "native_layer_norm_backward",
 ]);
