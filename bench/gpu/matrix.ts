@@ -89,7 +89,8 @@ export function tokensOf(hdNum: number): { text: number; image: number } {
 
 /**
  * FLOPs that a step of the decoder cannot do without: products with frozen weights forward and for the gradient of their input, causal
- * attention, LoRA, and the head and the last layer's MLP where labels are. No recomputation, and no gradient of a frozen weight.
+ * attention, LoRA, and where labels are the head and all of the last layer but keys and values. No recomputation, and no gradient of a
+ * frozen weight.
  */
 export function necessaryFlops({ size, hdNum, rank }: GpuCase): number {
   const config = SIZES[size].model;
@@ -102,9 +103,12 @@ export function necessaryFlops({ size, hdNum, rank }: GpuCase): number {
       4 * all * rows * columns + // forward, and the input's gradient
       4 * pictures * config.plora[name].rank * (rows + columns) +
       6 * all * rank * (rows + columns); // and the factors' gradients
-    const last = name.startsWith("feed_forward.") ? ofRows(TEXT.labelTokens, 0) : ofRows(tokens, image);
-    flops += (config.layers - 1) * ofRows(tokens, image) + last;
+    const all = ofRows(tokens, image);
+    const asked = ofRows(TEXT.labelTokens, 0);
+    const ofKeys = name === "attention.wqkv" ? (2 * config.kvHeads * config.headDim) / rows : 0; // and of values
+    flops += (config.layers - 1) * all + ofKeys * all + (1 - ofKeys) * asked;
   }
-  const attention = 6 * tokens ** 2 * config.heads * config.headDim; // half of (2 + 4) products of 2 T T D
-  return flops + config.layers * attention + 4 * TEXT.labelTokens * config.vocab * config.hidden;
+  const pairs = (config.layers * tokens ** 2 - (tokens - TEXT.labelTokens) ** 2) / 2;
+  const attention = 12 * pairs * config.heads * config.headDim; // (2 + 4) products, of 2 D for every pair
+  return flops + attention + 4 * TEXT.labelTokens * config.vocab * config.hidden;
 }

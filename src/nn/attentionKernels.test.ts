@@ -11,6 +11,7 @@ import {
   kernelFor,
   kernelForward,
   packedLengths,
+  takesLastRows,
 } from "./attentionKernels.ts";
 
 const [T, G, Q, D] = [512, 2, 4, 64] as const;
@@ -61,6 +62,35 @@ test.each(CARD_KERNELS)(
     });
   },
 );
+
+test("every kernel but cuDNN's takes queries of the last rows alone, in a plan of one sample or several", () => {
+  planningFor(card, () => {
+    const able = CARD_KERNELS.filter((kernel) => takesLastRows(target, kernel));
+    expect(able).toEqual(["flash", "efficient", "products"]);
+    for (const kernel of able) {
+      for (const samples of [one, several]) {
+        scope(() => {
+          const firstQuery = 150;
+          const [query, dOut] = [1, 2].map(() => empty([T - firstQuery, G, Q, D], target));
+          const [key, value] = [1, 2].map(() => empty([T, G, 1, D], target));
+          const heads = { query: query!, key: key!, value: value! };
+          const before = memoryStats("meta").liveBytes;
+          scope(() => {
+            const shape = { ...shapeOf(kernel, samples), firstQuery };
+            const state = kernelForward(heads, shape);
+            expect(state.out.shape).toEqual(query!.shape);
+            kernelBackward_(heads, dOut!, state, shape);
+          });
+          expect(memoryStats("meta").liveBytes).toBe(before);
+        });
+      }
+    }
+    scope(() => {
+      const heads = headsOfPacked(empty([T, G, Q + 2, D], target));
+      expect(() => kernelForward(heads, { ...shapeOf("cudnn", one), firstQuery: 1 })).toThrow("last rows");
+    });
+  });
+});
 
 test("the lengths of packed samples are made once where they are at hand, for flash attention alone", () => {
   planningFor(card, () =>

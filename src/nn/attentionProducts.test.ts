@@ -43,4 +43,32 @@ describe("attention by products", () => {
       expect(distance(ofValue!, dValue.sumDim([1], { keepdim: true }))).toBeLessThan(within);
     });
   });
+
+  it.each([
+    { t: 301, queries: 1, dtype: "float64", within: 1e-12 },
+    { t: 301, queries: 170, dtype: "float64", within: 1e-12 },
+    { t: 400, queries: 150, dtype: "float32", within: 1e-6 },
+    { t: 400, queries: 150, dtype: "bfloat16", within: 1e-2 },
+  ] as const)("of the last rows alone equals theirs of all: %o", ({ t, queries, dtype, within }) => {
+    scope(() => {
+      const [G, Q, D] = [2, 3, 16];
+      const packed = randomTensor([t, G, Q + 2, D], 1, { dtype });
+      const cut = (start: number, count: number): Tensor =>
+        packed.permute([1, 2, 0, 3]).narrow(1, start, count);
+      const [query, key, value] = [cut(0, Q), cut(Q, 1), cut(Q + 1, 1)];
+      const dOut = randomTensor([t, G, Q, D], 2, { dtype }).permute([1, 2, 0, 3]);
+      dOut.narrow(2, 0, t - queries).zero_();
+      const last = (x: Tensor): Tensor => x.narrow(2, t - queries, queries);
+      const heads = { query: last(query), key, value };
+      expect(distance(causalProducts(heads), last(causalProducts({ query, key, value })))).toBeLessThan(
+        within,
+      );
+      const [dQuery, ...others] = causalProductsBackward(dOut, { query, key, value });
+      const [ofQuery, ...ofOthers] = causalProductsBackward(last(dOut), heads);
+      expect(distance(ofQuery!, last(dQuery!))).toBeLessThan(within);
+      others.forEach((wanted, index) => {
+        expect(distance(ofOthers[index]!, wanted)).toBeLessThan(within);
+      });
+    });
+  });
 });

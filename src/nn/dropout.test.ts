@@ -24,6 +24,20 @@ describe("dropped", () => {
     );
   });
 
+  it("gives rows from any one on the mask that they have in the whole", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 1799 }), (first) =>
+        scope(() => {
+          const x = ones([1800, 5], { dtype: "float32", device: "cpu" });
+          const whole = dropped(x, dropout, 0).toArray() as Float32Array;
+          const rest = dropped(rowsOf(x, { start: first, end: 1800 }), dropout, first);
+          expect(rest.toArray()).toEqual(whole.slice(first * 5));
+        }),
+      ),
+      { numRuns: 20 },
+    );
+  });
+
   it("gives picked rows the mask that they have in the whole", () => {
     fc.assert(
       fc.property(fc.uniqueArray(fc.integer({ min: 0, max: 1799 }), { minLength: 1 }), (rows) =>

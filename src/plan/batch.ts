@@ -19,6 +19,8 @@ export interface BatchShape {
   pictures: readonly Grid[];
   /** Rows of each sample that have a label: its last ones. */
   labelTokens: number;
+  /** Rows of each sample from the first with a label on, where that lies before its last ones. */
+  askedTokens?: number | undefined;
 }
 
 /** The rows of a micro-batch that there is. */
@@ -28,15 +30,27 @@ export interface ExactShape {
   imageSlices: MicroBatch["imageSlices"];
   grids: readonly Grid[];
   labelTokens: number;
+  /** The first row with a label; what comes before it is not asked for in the last layer. */
+  firstLabel: number;
 }
 
 /** What of a micro-batch its memory depends on. */
-export function exactShape({ sampleTokens, imageSlices, images, labelTokens }: MicroBatch): ExactShape {
+export function exactShape({
+  sampleTokens,
+  imageSlices,
+  images,
+  labelTokens,
+  targets,
+}: MicroBatch): ExactShape {
   return {
     rows: sampleTokens,
     imageSlices,
     grids: images.map(({ rows, cols }) => ({ rows, cols })),
     labelTokens,
+    firstLabel: Math.max(
+      0,
+      targets.findIndex((target) => target !== IGNORE),
+    ),
   };
 }
 
@@ -107,21 +121,27 @@ function alikeSlices({
 }
 
 /** A label is of the next row, so the last row of a sample has none. */
-function lastLabels({ samples, sampleTokens, labelTokens }: BatchShape): Int32Array {
+function lastLabels({ samples, sampleTokens, labelTokens, askedTokens = 0 }: BatchShape): Int32Array {
   const targets = new Int32Array(samples * sampleTokens).fill(IGNORE);
+  const isApart = labelTokens > 0 && askedTokens > labelTokens + 1;
   for (let end = sampleTokens; end <= targets.length; end += sampleTokens) {
-    targets.fill(1, end - 1 - labelTokens, end - 1);
+    targets.fill(1, end - 1 - (isApart ? labelTokens - 1 : labelTokens), end - 1);
+    if (isApart) targets[end - askedTokens] = 1;
   }
   return targets;
 }
 
-/** How many rows have a label, and that they are of text, is all that memory depends on. */
-function labelsOfText({ imageSlices, labelTokens }: ExactShape, tokens: number): Int32Array {
+/** How many rows have a label, that they are of text, and which is the first, is all that memory depends on. */
+function labelsOfText({ imageSlices, labelTokens, firstLabel }: ExactShape, tokens: number): Int32Array {
   const targets = new Int32Array(tokens).fill(IGNORE);
   let left = labelTokens;
-  for (const { start, end } of [...rowsBetween(imageSlices, tokens), ...imageSlices]) {
-    targets.fill(1, start, Math.min(end, start + left));
-    left -= Math.min(left, end - start);
-  }
+  const label = (start: number, end: number): void => {
+    const rows = Math.max(0, Math.min(left, end - start));
+    targets.fill(1, start, start + rows);
+    left -= rows;
+  };
+  label(firstLabel, firstLabel + 1);
+  for (const { start, end } of [...rowsBetween(imageSlices, tokens), ...imageSlices])
+    label(Math.max(start, firstLabel + 1), end);
   return targets;
 }

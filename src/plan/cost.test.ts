@@ -91,6 +91,25 @@ describe("the cost of an op", () => {
   });
 });
 
+describe("attention of the last rows alone", () => {
+  it("costs what they see, of one sample or of several", () => {
+    const [queries, keys] = [half(1, 40, 32, 128), half(1, 100, 32, 128)]; // (B, T, H, D)
+    const pairs = (100 * 101 - 60 * 61) / 2;
+    for (const op of ["_flash_attention_forward", "_efficient_attention_forward"]) {
+      const call = { op, causal: true, inputs: [queries, keys, keys], outputs: [queries] };
+      expect(traceOp(call).flops).toBe(4 * 128 * 32 * pairs);
+    }
+    const packed = {
+      op: "_flash_attention_backward",
+      causal: true,
+      inputs: [half(240, 32, 128), half(240, 32, 128), half(300, 32, 128), half(300, 32, 128)],
+      outputs: [half(240, 32, 128)],
+      sampleTokens: [100, 200],
+    };
+    expect(traceOp(packed).flops).toBe(10 * 128 * 32 * (pairs + (200 * 201) / 2));
+  });
+});
+
 describe("the time of a step", () => {
   const op = (part: Partial<OpTrace>): OpTrace => ({
     name: "op",

@@ -195,6 +195,7 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
       "scaled_dot_product_attention",
       "_scaled_dot_product_flash_attention",
       "_scaled_dot_product_efficient_attention",
+      "_efficient_attention_forward",
       "_scaled_dot_product_cudnn_attention",
       "_flash_attention_forward",
     ],
@@ -204,6 +205,7 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
     [
       "_scaled_dot_product_flash_attention_backward",
       "_scaled_dot_product_efficient_attention_backward",
+      "_efficient_attention_backward",
       "_scaled_dot_product_cudnn_attention_backward",
       "_flash_attention_backward",
     ],
@@ -303,7 +305,7 @@ function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
 /**
  * Each matmul takes 2 D FLOPs for every query, key that it sees, and head: two forward, five backward, which
  * computes the scores again (arXiv:2205.14135). query: its place among the inputs; (B, H, T, D), or (T, H, D)
- * and (B, T, H, D) in _flash_attention_*.
+ * and (B, T, H, D) in _flash_attention_* and _efficient_attention_*.
  */
 function attentionOf({
   query,
@@ -325,24 +327,26 @@ function attentionOf({
   };
 }
 
-/** Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their block. */
+/**
+ * Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their block, and the last all of its
+ * sample. Queries that are not there are the first ones, of the first sample.
+ */
 function visiblePairs(
   { op, causal, sampleTokens }: OpCall,
   query: TracedTensor,
   key: TracedTensor,
   keyBlock = 1,
 ): number {
-  const tokensDim = op.startsWith("_flash_attention") ? -3 : -2;
-  const queryTokens = query.shape.at(tokensDim)!;
-  const rows = elementsOf(query) / query.shape.at(-1)! / queryTokens; // batch and heads
-  const seen = (queries: number, keys: number): number => {
-    if (!causal) return queries * keys;
-    const blocks = Math.floor(keys / keyBlock);
-    const pairs = (keyBlock ** 2 * blocks * (blocks + 1)) / 2 + (keys - blocks * keyBlock) * keys;
-    return (queries / keys) * pairs;
+  const tokensDim = /^_(flash|efficient)_attention/.test(op) ? -3 : -2;
+  const [queries, keys] = [query.shape.at(tokensDim)!, key.shape.at(tokensDim)!];
+  const rows = elementsOf(query) / query.shape.at(-1)! / queries; // batch and heads
+  if (!causal) return rows * queries * keys;
+  const before = (tokens: number): number => {
+    const blocks = Math.floor(tokens / keyBlock);
+    return (keyBlock ** 2 * blocks * (blocks + 1)) / 2 + (tokens - blocks * keyBlock) * tokens;
   };
-  if (!sampleTokens) return rows * seen(queryTokens, key.shape.at(tokensDim)!);
-  return rows * sampleTokens.reduce((sum, tokens) => sum + seen(tokens, tokens), 0);
+  const pairs = (sampleTokens ?? [keys]).reduce((sum, tokens) => sum + before(tokens), 0);
+  return rows * (pairs - before(keys - queries));
 }
 
 /** The CPU's own kernels (attentionTiles.ts): of a tile, whose weights come first of what is written, and queries of what is read. */

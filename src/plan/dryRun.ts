@@ -322,11 +322,7 @@ function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShap
   return [...ops.filter(({ kind }) => kind !== "none"), { ...view, count: viewed }];
 }
 
-/** Whether a call of attention takes all samples at once. */
+/** Whether a call of attention takes all samples at once: rows come first then, and no batch. */
 function isPacked({ op, inputs }: Omit<CountedCall, "count">, samples: readonly number[]): boolean {
-  return (
-    samples.length > 1 &&
-    op.startsWith("_flash_attention") &&
-    inputs[0]!.shape[0] === samples.reduce((sum, rows) => sum + rows, 0)
-  );
+  return samples.length > 1 && op.startsWith("_flash_attention") && inputs[0]!.shape.length === 3;
 }

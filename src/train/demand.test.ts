@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { imageTokens } from "../data/image.ts";
 import type { PreparedSample } from "../data/validate.ts";
+import { plannedBatch } from "../plan/batch.ts";
 import { demandOf } from "./demand.ts";
 
 const GRID = { rows: 1, cols: 1 };
@@ -29,6 +30,21 @@ describe("one sample a micro-batch", () => {
     expect(shapeOf(64)).toMatchObject({ sampleTokens: 64, labelTokens: 50, pictures: [] });
     expect(shapeOf(500)).toMatchObject({ sampleTokens: 500, labelTokens: 50, pictures: [GRID] });
     expect(shapeOf(900)).toMatchObject({ labelTokens: 50, pictures: [GRID, GRID] });
+  });
+
+  it("asks for as many rows from the first label on as any sample has, with the pictures among them", () => {
+    const picture = imageTokens(1, 1);
+    const late = {
+      ...sample(7 + picture, 0, 1),
+      inputIds: Int32Array.of(1, 2, 3, 4, -200, 5, 6, 7),
+      labels: Int32Array.of(-100, -100, 3, -100, -100, -100, 6, -100),
+    };
+    const shape = demandOf([late], { by: "samples", samples: 1 }).shapeOf(late.tokens);
+    expect(shape.askedTokens).toBe(late.tokens - 1); // the row before the first label on
+    const firstLabel = plannedBatch(shape).targets.findIndex((target) => target !== -100);
+    expect(firstLabel).toBe(1);
+    expect(demandOf([late], { by: "samples", samples: 1 }).typical[0]).toMatchObject({ firstLabel: 1 });
+    expect(shapeOf(64).askedTokens).toBe(60);
   });
 });
 

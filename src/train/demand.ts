@@ -1,5 +1,5 @@
 /** What the data asks of memory: its longest micro-batch, and how those of a length may look at most. */
-import { IGNORE } from "../data/dialogue.ts";
+import { IGNORE, IMAGE_SLOT } from "../data/dialogue.ts";
 import { imageTokens } from "../data/image.ts";
 import type { Packing } from "../data/packing.ts";
 import type { PreparedSample } from "../data/validate.ts";
@@ -23,6 +23,7 @@ const PACK_DRAWS = 32;
 export function demandOf(samples: readonly PreparedSample[], packing: Packing): Demand {
   const byTokens = [...samples].sort((one, other) => one.tokens - other.tokens);
   const labels = runningMost(byTokens.map(labelTokensOf));
+  const asked = runningMost(byTokens.map(askedTokensOf));
   const pictures = mostPictures(byTokens);
   const longest = byTokens.at(-1)!;
   const isSingle = packing.by === "samples" && packing.samples === 1;
@@ -41,6 +42,7 @@ export function demandOf(samples: readonly PreparedSample[], packing: Packing): 
         sampleTokens: tokens,
         pictures: isSingle ? pictures[last]! : repeated(pictures[last]!, tokens),
         labelTokens: Math.max(1, Math.min(most, tokens - 1)),
+        ...(isSingle && { askedTokens: Math.min(asked[last]!, tokens) }),
       };
     },
   };
@@ -80,7 +82,8 @@ function shapeOfAll(samples: readonly PreparedSample[]): ExactShape {
     first += sample.tokens;
   }
   const labelTokens = samples.reduce((sum, sample) => sum + labelTokensOf(sample), 0);
-  return { rows: samples.map(({ tokens }) => tokens), imageSlices, grids, labelTokens };
+  const firstLabel = samples[0]!.tokens - askedTokensOf(samples[0]!);
+  return { rows: samples.map(({ tokens }) => tokens), imageSlices, grids, labelTokens, firstLabel };
 }
 
 function mostTokensOf(byTokens: readonly PreparedSample[], packing: Packing): number {
@@ -93,6 +96,16 @@ function mostTokensOf(byTokens: readonly PreparedSample[], packing: Packing): nu
 
 function labelTokensOf({ labels }: PreparedSample): number {
   return labels.reduce((count, label) => count + (label === IGNORE ? 0 : 1), 0);
+}
+
+/** Rows from the one whose target is the first label on; a label in the first row is nobody's target. */
+function askedTokensOf({ inputIds, labels, grids }: PreparedSample): number {
+  const first = labels.findIndex((label, at) => at > 0 && label !== IGNORE);
+  if (first < 0) return 1;
+  const after = inputIds.subarray(first);
+  const pictures = after.reduce((count, id) => count + (id === IMAGE_SLOT ? 1 : 0), 0);
+  const later = pictures === 0 ? [] : grids.slice(-pictures);
+  return 1 + after.length - pictures + pictureTokens(later);
 }
 
 /** Of each sample and those before it, the grids of the one with the most image tokens. */

@@ -44,6 +44,7 @@ const textBetween: Configuration["batch"] = {
   grids: [{ rows: 2, cols: 1 }],
   imageSlices: [1, 600, 1100, 1800, 2400, 3200].map((start) => ({ start, end: start + 469, image: 0 })),
   labelTokens: 200,
+  firstLabel: 1580,
 };
 
 const CONFIGURATIONS: Record<string, Configuration> = {

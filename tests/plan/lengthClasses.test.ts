@@ -26,7 +26,13 @@ const limits = { ...UNLIMITED, budgetBytes: Math.ceil(1.1 * least.run.budgetedBy
 
 function textOf(tokens: number): PreparedSample {
   const labels = new Int32Array(tokens).fill(7);
-  return { labels, grids: [], images: [], tokens } as unknown as PreparedSample;
+  return {
+    inputIds: new Int32Array(tokens),
+    labels,
+    grids: [],
+    images: [],
+    tokens,
+  } as unknown as PreparedSample;
 }
 
 function planOf(stepsDown: number[] = []): RunPlan {
