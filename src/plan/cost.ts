@@ -331,12 +331,8 @@ function attentionOf({
  * Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their block, and the last all of its
  * sample. Queries that are not there are the first ones, of the first sample.
  */
-function visiblePairs(
-  { op, causal, sampleTokens }: OpCall,
-  query: TracedTensor,
-  key: TracedTensor,
-  keyBlock = 1,
-): number {
+function visiblePairs(call: OpCall, query: TracedTensor, key: TracedTensor, keyBlock = 1): number {
+  const { op, causal, sampleTokens } = call;
   const tokensDim = /^_(flash|efficient)_attention/.test(op) ? -3 : -2;
   const [queries, keys] = [query.shape.at(tokensDim)!, key.shape.at(tokensDim)!];
   const rows = elementsOf(query) / query.shape.at(-1)! / queries; // batch and heads
