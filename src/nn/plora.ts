@@ -6,6 +6,7 @@
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import { FLOPS_PER_NUMBER } from "./anyCpu.ts";
 import {
   addFrozenGradient_,
   addFrozenProduct_,
@@ -45,11 +46,8 @@ export interface Visit {
   products: number;
 }
 
-/**
- * What merging costs for each number of the weight beside its product: four passes of memory over it (read, copied, read, written), at the
- * 64 FLOPs that pass while a number of 16 bits comes from a CPU's memory.
- */
-const MERGE_FLOPS = 4 * 64;
+/** What merging costs for each number of the weight beside its product: four passes of memory over it (read, copied, read, written). */
+const MERGE_FLOPS = 4 * FLOPS_PER_NUMBER;
 
 /** The linear for one visit, merged where that pays; M, of the working set, belongs to the open scope. */
 export function mergedWherePays<L extends FrozenLinear>(linear: L, visit: Visit): L {

@@ -1,7 +1,10 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { liveTensors } from "../torch/device.ts";
 import { busyBetween, pathOf } from "./busyMachine.ts";
-import { lesserOf, measureCpu } from "./calibration.ts";
+import { keyOf, knownSpeed, lesserOf, measureCpu } from "./calibration.ts";
 import { curveKey } from "./cpuSpeed.ts";
 
 describe("a calibration", () => {
@@ -23,6 +26,29 @@ describe("a calibration", () => {
     slower.doubt = "others";
     slower.products["a b"].flopsPerSecond[0]! /= 2;
     expect(lesserOf(slower, wall)).toEqual(wall);
+  });
+});
+
+describe("what was measured before", () => {
+  const { wall: speed } = measureCpu("float32", { budgetMs: 0, edges: [8, 32], elements: [64, 1024] });
+  const knownAfter = (measured: object): object | undefined => {
+    const folder = mkdtempSync(join(tmpdir(), "calibration-"));
+    try {
+      writeFileSync(join(folder, "calibration.json"), JSON.stringify({ [keyOf("float32")]: measured }));
+      return knownSpeed("float32", folder);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  };
+
+  it("is used as it is", () => {
+    expect(knownAfter({ speed, measuredAtMs: 0 })).toEqual(speed);
+  });
+
+  it("is not relied on where it was disturbed, or nobody has measured", () => {
+    expect(knownAfter({ speed: { ...speed, doubt: "others" }, measuredAtMs: Date.now() })).toBeUndefined();
+    expect(knownAfter({})).toBeUndefined();
+    expect(knownSpeed("float32", join(tmpdir(), "no-such-folder"))).toBeUndefined();
   });
 });
 

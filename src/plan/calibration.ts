@@ -10,7 +10,7 @@ import { type Busy, pathOf, watchMachine } from "./busyMachine.ts";
 import type { Product } from "./cost.ts";
 import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
 import { loopProbes } from "./loopProbes.ts";
-import { remembered } from "./measurements.ts";
+import { knownIn, remembered } from "./measurements.ts";
 import {
   attentionProbes,
   type Compute,
@@ -50,9 +50,21 @@ interface Known {
   measuredAtMs: number;
 }
 
+const FILE = "calibration.json";
+
+/** Of this machine, as it computes now. */
+export function keyOf(dtype: Compute): string {
+  return [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype, `v${VERSION}`].join(" ");
+}
+
+/** The speed of the CPU for a dtype, where it was measured here before and nothing speaks against it; measures nothing. */
+export function knownSpeed(dtype: Compute, folder?: string): CpuSpeed | undefined {
+  const speed = knownIn<Known>(FILE, folder)[keyOf(dtype)]?.speed;
+  return speed && !speed.doubt ? speed : undefined;
+}
+
 /** The speed of the CPU for a dtype, from the last time that it was measured here. */
 export function calibratedSpeed(dtype: Compute): CpuSpeed {
-  const key = [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype, `v${VERSION}`].join(" ");
   const measure = (before: Known | undefined): Known => {
     const { wall, path, busy } = measureCpu(dtype);
     const measuredAtMs = Date.now();
@@ -62,7 +74,7 @@ export function calibratedSpeed(dtype: Compute): CpuSpeed {
   };
   const valid = ({ speed, measuredAtMs }: Known): boolean =>
     !speed.doubt || Date.now() - measuredAtMs < DOUBT_LASTS_MS;
-  return remembered("calibration.json", key, measure, { valid }).value.speed;
+  return remembered(FILE, keyOf(dtype), measure, { valid }).value.speed;
 }
 
 /** By either clock; other programs hardly change the latter. */

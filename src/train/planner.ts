@@ -2,6 +2,8 @@
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { type Bases, hasFullAbsmax, readModelConfig, storedBases } from "../models/spec.ts";
+import { ANY_CPU } from "../nn/anyCpu.ts";
+import { knownSpeed } from "../plan/calibration.ts";
 import type { Speed } from "../plan/cost.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
 import { type Limits, type PlannedModel, Planner } from "../plan/search.ts";
@@ -9,12 +11,11 @@ import { cardInfo, cardMemory } from "../torch/device.ts";
 import type { Device, DType } from "../torch/tensor.ts";
 import type { Compute } from "./compute.ts";
 
-/** Only the order of policies follows from it, and that must not depend on the machine: a run may go on elsewhere, to the same bytes. */
-const ANY_CPU: Speed = {
-  flopsPerSecond: { float32: 1e11, bfloat16: 1e11 },
+/** Of a CPU that nobody has measured; only the order of policies follows from it, and that is saved with a run. */
+const UNMEASURED: Speed = {
+  ...ANY_CPU,
   attentionRatio: 0.5,
-  memoryBytesPerSecond: 1e10,
-  linkBytesPerSecond: 1e10,
+  linkBytesPerSecond: ANY_CPU.memoryBytesPerSecond / 2, // a copy reads and writes
   launchMs: 2e-3,
 };
 
@@ -25,7 +26,8 @@ const PARTS = ["base", "headBase", "visionBase"] as const satisfies (keyof Bases
 export function plannerOf(model: string, { dtype, device, base, headBase, visionBase }: Compute): Planner {
   const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
   const loaded = loadedModel(model, { dtypeFor: () => dtype, base, headBase, visionBase });
-  return new Planner({ ...loaded, target }, target === "cpu" ? ANY_CPU : undefined);
+  if (target !== "cpu") return new Planner({ ...loaded, target });
+  return new Planner({ ...loaded, target }, knownSpeed(dtype) ?? UNMEASURED);
 }
 
 /** A checkpoint as it will be loaded: in precisions that are asked for, or as it is stored. */

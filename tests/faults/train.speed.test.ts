@@ -1,0 +1,40 @@
+/** What a CPU is known to be fast at decides which policies a run begins with, and never changes them on its way. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it, vi } from "vitest";
+import type { Speed } from "../../src/plan/cost.ts";
+import { POLICY_FILE } from "../../src/train/runLog.ts";
+import { makeWorkplace, resultOf, runWith } from "./trainRun.ts";
+
+const measured: { speed: Speed | undefined } = await vi.hoisted(async () => ({ speed: undefined }));
+vi.mock("../../src/plan/calibration.ts", async (original) => ({
+  ...(await original<typeof import("../../src/plan/calibration.ts")>()),
+  knownSpeed: () => measured.speed,
+}));
+
+/** On which whatever calls the least is the fastest. */
+const SLOW_CALLS: Speed = {
+  flopsPerSecond: { float32: 1e15 },
+  ...{ attentionRatio: 1, memoryBytesPerSecond: 1e15, linkBytesPerSecond: 1e3, launchMs: 1 },
+};
+
+const { folder, input } = await makeWorkplace();
+const ids = (count: number): number[] => Array.from({ length: count }, (_, at) => 3 + (at % 90));
+const data = join(folder, "long.jsonl");
+const lines = [20, 3000].map((count) => JSON.stringify({ input_ids: ids(count), labels: ids(count) }));
+writeFileSync(data, lines.join("\n"));
+
+const options = { ...input, data, max_steps: 4, memory: "5MiB" };
+const policiesOf = (output: string): string => readFileSync(join(output, POLICY_FILE), "utf8");
+
+it("a run goes on with the policies that it began with, to the same bytes, though the machine has been measured since", async () => {
+  const [whole, stopped, later] = ["whole", "stopped", "later"].map((name) => join(folder, name));
+  await runWith({ ...options, output: whole! });
+  await runWith({ ...options, output: stopped! }, { stopAfterMicroBatches: 1 });
+  measured.speed = SLOW_CALLS;
+  await runWith({ ...options, output: stopped!, resume: true });
+  expect(policiesOf(stopped!)).toBe(policiesOf(whole!));
+  expect(resultOf(stopped!)).toEqual(resultOf(whole!));
+  await runWith({ ...options, output: later! }, { stopAfterMicroBatches: 1 });
+  expect(policiesOf(later!)).not.toBe(policiesOf(whole!));
+});
