@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "cpu_memory.h"
+#include "meta_kernels.h"
 
 namespace lorafit {
 
@@ -45,7 +46,7 @@ class Ledger {
    * no booking. */
   Block charge(int64_t bytes) {
     const Booking booking = current_booking();
-    if (bytes <= kNumberBytes) return {0, bytes, booking.pool, booking.category};
+    if (bytes <= kNumberBytes && !stands_for_card()) return {0, bytes, booking.pool, booking.category};
     const std::lock_guard lock(mutex_);
     PoolStats& stats = stats_[static_cast<size_t>(booking.pool)];
     const bool fails = countdown_ > 0 && --countdown_ == 0;
@@ -94,6 +95,9 @@ class Ledger {
   }
 
  private:
+  /** A card books every block. */
+  bool stands_for_card() const { return device_.is_meta() && plan_target().cuda; }
+
   Block enter(int64_t bytes, Booking booking) {
     PoolStats& stats = stats_[static_cast<size_t>(booking.pool)];
     stats.live += bytes;

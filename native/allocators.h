@@ -19,8 +19,8 @@ constexpr size_t kPools = 2;
 /** Categories are numbered by src/torch/device.ts; these are all that C++ knows of them. */
 constexpr size_t kCategories = 10;
 constexpr uint8_t kWorkspace = kCategories - 1;
-/** Blocks up to this size stay out of the books: cpu kernels wrap the numbers they are given as tensors, no
- * others do. */
+/** Blocks up to this size stay out of the books of cpu, and of meta where it stands for cpu: cpu kernels wrap
+ * the numbers they are given as tensors, no others do. */
 constexpr int64_t kNumberBytes = 8;
 
 /** An allocation that a pool's cap, an injected failure or the machine refused. Bytes; cap is -1 where there

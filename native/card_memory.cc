@@ -64,9 +64,12 @@ const std::shared_ptr<CardBooks>& card_books() {
   return *books;
 }
 
+} // namespace
+
 /**
  * The first of what libtorch 2.11's CUDAAllocator (c10/cuda/CUDACachingAllocator.h, which needs CUDA's own headers) has beside
- * DeviceAllocator, in its order. Nothing of this class is made: a pointer to libtorch's allocator is seen as one to it.
+ * DeviceAllocator, in its order. Nothing of this class is made: a pointer to libtorch's allocator is seen as one to it. It stands
+ * outside the unnamed namespace, where a compiler would see that nobody here implements it, and call nothing.
  */
 class CudaAllocatorStart : public c10::DeviceAllocator {
  public:
@@ -77,8 +80,6 @@ class CudaAllocatorStart : public c10::DeviceAllocator {
   virtual double getMemoryFraction(c10::DeviceIndex device) = 0;
   virtual void setMemoryFraction(double fraction, c10::DeviceIndex device) = 0;
 };
-
-} // namespace
 
 void configure_card_allocator() {
   if (std::getenv("PYTORCH_ALLOC_CONF") || std::getenv("PYTORCH_CUDA_ALLOC_CONF")) return;

@@ -250,8 +250,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient(
   Tensor logsumexp = floats(query, {batch, heads, with_logsumexp ? round_up(queries, 32) : 0});
   const bool accumulates = head > 128 && query.scalar_type() != at::kFloat;
   const Tensor accumulator = accumulates ? floats(query, {batch, queries, heads, head}) : Tensor();
-  const auto scalar = query.options().dtype(at::kLong);
-  return {out, logsumexp, at::empty({}, scalar), at::empty({}, scalar)};
+  return {out, logsumexp, at::empty({}, at::kLong), at::empty({}, at::kLong)}; // on the CPU, without dropout
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(

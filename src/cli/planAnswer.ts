@@ -149,8 +149,7 @@ export function partsOf({ run, card }: { run: DryRun; card: Question["card"] }):
     CATEGORIES.map((name) => [name, run.device.categories[name]]),
   );
   if (!card) return parts;
-  parts.workspace! += card.workspaceBytes;
-  const known = run.device.peakBytes + card.workspaceBytes + card.contextBytes;
+  const known = run.device.peakBytes + card.contextBytes;
   return { ...parts, context: card.contextBytes, allocator: run.budgetedBytes - known };
 }
 

@@ -29,6 +29,11 @@ const SEGMENT_ROUND_BYTES = 2 * MIB;
 /** Addresses of an expandable segment where no budget says how much memory there is. */
 const UNLIMITED_BYTES = 2 ** 44;
 
+/** Of a block in use that was asked for with so many bytes, as growing segments give it. */
+export function blockBytes(requestedBytes: number): number {
+  return roundUp(requestedBytes, ROUND_BYTES);
+}
+
 export interface AllocatorOptions {
   /** PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True. */
   expandableSegments?: boolean;
@@ -91,7 +96,7 @@ export class CachingAllocator {
    * one: out of memory.
    */
   allocate(requestedBytes: number): Block | undefined {
-    const bytes = roundUp(requestedBytes, ROUND_BYTES);
+    const bytes = blockBytes(requestedBytes);
     const pool = bytes <= SMALL_BYTES ? this.small : this.large;
     const block =
       this.takeFree(pool, bytes) ?? this.reserve(pool, bytes) ?? this.flushAndReserve(pool, bytes);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../errors.ts";
-import { findDevice, listDevices } from "./devices.ts";
+import { findDevice, listDevices, unknownCard } from "./devices.ts";
 
 const GIB = 2 ** 30;
 
@@ -47,7 +47,7 @@ describe("the table of cards", () => {
 
   it("takes PyTorch's workspace: 32 MiB on Hopper, 8,519,680 bytes elsewhere", () => {
     for (const { computeCapability, workspaceBytes } of listDevices()) {
-      expect(workspaceBytes).toBe(computeCapability === "9.0" ? 32 * 2 ** 20 : 8_519_680);
+      expect(workspaceBytes).toEqual([computeCapability === "9.0" ? 32 * 2 ** 20 : 8_519_680, 2 ** 20]);
     }
   });
 
@@ -94,4 +94,22 @@ describe("finding a card", () => {
     expect(refusal("mi300x").fix).toContain("--list-gpus");
     expect(refusal("").fix).toContain("--list-gpus");
   });
+});
+
+describe("a card that the table lacks", () => {
+  it.each([
+    [90, 80, "9.0", 32768],
+    [87, 30, "8.6", 8320],
+    [121, 119, "12.0", 8320],
+    [50, 8, "6.0", 8320],
+  ] as const)(
+    "of capability %d has what the nearest known generation has",
+    (capability, gib, nearest, kib) => {
+      const card = unknownCard({ capability, totalBytes: gib * GIB });
+      expect(card.computeCapability).toBe(nearest);
+      expect(card.memoryBytes).toBe(gib * GIB);
+      expect(card.workspaceBytes[0]).toBe(kib * 2 ** 10);
+      expect(card.peakFlopsPerSecond.bfloat16 !== undefined).toBe(capability >= 80);
+    },
+  );
 });

@@ -4,6 +4,7 @@
  */
 import { GIB, UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
+import type { CardInfo } from "../torch/device.ts";
 import type { DType } from "../torch/dtypes.ts";
 
 const KIB = 2 ** 10;
@@ -50,14 +51,16 @@ interface Generation {
    */
   contextMib: number;
   /**
-   * What PyTorch allocates for cuBLAS and cuBLASLt together, once a stream, from its caching allocator: 4096
-   * KiB x 2 + 16 KiB x 8, but 32 MiB on 9.0. Source: at::cuda::parseChosenWorkspaceSize
-   * (CublasHandlePool.cpp) of libtorch 2.11.0.
+   * What PyTorch allocates for cuBLAS, once a stream, from its caching allocator: 4096 KiB x 2 + 16 KiB x 8, but
+   * 32 MiB on 9.0. Source: CublasHandlePool.cpp of libtorch 2.11.0, and what it allocates on tests/cuda/phantom.
    */
   workspaceKib: number;
   /** What stands in the way of using the card, and what it would take. */
   note: string | undefined;
 }
+
+/** The same for cuBLASLt, which multiplies where a bias is added (the vision tower). */
+const LT_WORKSPACE_KIB = 1024;
 
 /**
  * By compute capability. libtorch's builds: release 2.11's support matrix has 7.5 to 12.0 for CUDA 13.0, and
@@ -169,8 +172,8 @@ export interface Card {
   linkBytesPerSecond: number;
   /** What CUDA takes outside of PyTorch's allocator. */
   contextBytes: number;
-  /** What cuBLAS holds from the allocator, from the first matmul on. */
-  workspaceBytes: number;
+  /** The blocks that cuBLAS and cuBLASLt hold from the allocator, from their first product on. */
+  workspaceBytes: readonly number[];
   note: string | undefined;
 }
 
@@ -212,7 +215,7 @@ const DRIVER_SHARE = 0.05;
 /** All cards, by memory. */
 export function listDevices(): Card[] {
   const names = Object.keys(ROWS) as CardName[];
-  return names.map(cardOf).sort((one, other) => one.memoryBytes - other.memoryBytes);
+  return names.map((name) => cardOf(name)).sort((one, other) => one.memoryBytes - other.memoryBytes);
 }
 
 /** Compute capability, as 89. */
@@ -220,9 +223,19 @@ export function capabilityOf({ computeCapability }: Pick<Card, "computeCapabilit
   return Math.round(10 * Number(computeCapability));
 }
 
-function cardOf(name: CardName): Card {
+/** A card that the table does not have: its memory and what its generation has, at the speed of a known one with as much memory. */
+export function unknownCard({ capability, totalBytes }: Pick<CardInfo, "capability" | "totalBytes">): Card {
+  const known = Object.keys(GENERATIONS) as ComputeCapability[];
+  const [first, ...later] = known.sort((one, other) => Number(one) - Number(other));
+  const nearest = later.findLast((computeCapability) => capabilityOf({ computeCapability }) <= capability);
+  return { ...cardOf(cardOfMemory(totalBytes).name, nearest ?? first), memoryBytes: totalBytes };
+}
+
+/** As its row has it, or with the generation of another compute capability. */
+function cardOf(name: CardName, otherCapability?: ComputeCapability): Card {
   const row: Row = ROWS[name];
-  const [title, capability, memoryGib, memoryGigabytesPerSecond, float32, float16, int8, link] = row;
+  const [title, ownCapability, memoryGib, memoryGigabytesPerSecond, float32, float16, int8, link] = row;
+  const capability = otherCapability ?? ownCapability;
   const generation: Generation = GENERATIONS[capability];
   const half = float16 * TERA;
   return {
@@ -242,7 +255,7 @@ function cardOf(name: CardName): Card {
     link,
     linkBytesPerSecond: LINKS[link],
     contextBytes: generation.contextMib * MIB,
-    workspaceBytes: generation.workspaceKib * KIB,
+    workspaceBytes: [generation.workspaceKib * KIB, LT_WORKSPACE_KIB * KIB],
     note: generation.note,
   };
 }

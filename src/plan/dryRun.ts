@@ -13,11 +13,11 @@ import {
   CATEGORIES,
   type Category,
   type PlanTarget,
-  POOLS,
   planningFor,
 } from "../torch/device.ts";
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batch.ts";
+import { blockBytes } from "./cachingAllocator.ts";
 import { CommonParts, type TakeTrace } from "./commonParts.ts";
 import { type OpTrace, type Speed, stepTimeMs, traceOp } from "./cost.ts";
 import type { Card } from "./devices.ts";
@@ -89,8 +89,10 @@ export interface DryRun {
 
 /** Moments of a timeline, at most. */
 const MOMENTS = 400;
-const HOST_POOL = POOLS.indexOf("host");
+/** Indexes of POOLS. */
+const [DEVICE_POOL, HOST_POOL] = [0, 1] as const;
 const WEIGHTS = CATEGORIES.indexOf("weights");
+const WORKSPACE = CATEGORIES.indexOf("workspace");
 /** What a phase of the step is called; the rest are those of the run around it. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
@@ -181,6 +183,8 @@ function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[
   let mappedBytes = 0;
   let event = 0;
   const pools = [new Pool(), new Pool()] as const;
+  const heldBytes = target === "cpu" ? identity : signedBlockBytes;
+  if (target !== "cpu") for (const bytes of target.workspaceBytes) pools[DEVICE_POOL].book(WORKSPACE, bytes);
   const moments: { phase: string; categories: Float64Array }[] = [];
   const perMoment = Math.max(1, Math.ceil(log.ids.length / MOMENTS));
   const plans = phases.map(({ name, traces }): PhasePlan => {
@@ -189,9 +193,11 @@ function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[
     while (event < phaseEnd) {
       for (const pool of pools) pool.startMoment();
       for (const end = Math.min(phaseEnd, event + perMoment); event < end; event++) {
-        const isMapped = mapsWeights && log.pools[event] === HOST_POOL && log.categories[event] === WEIGHTS;
-        if (isMapped) mappedBytes += log.bytes[event]!;
-        else pools[log.pools[event] as 0 | 1].book(log.categories[event]!, log.bytes[event]!);
+        const category = log.categories[event]!;
+        const bytes = log.bytes[event]!;
+        if (log.pools[event] === DEVICE_POOL) pools[DEVICE_POOL].book(category, heldBytes(bytes));
+        else if (mapsWeights && category === WEIGHTS) mappedBytes += bytes;
+        else pools[HOST_POOL].book(category, bytes);
       }
       moments.push({ phase: name, categories: pools[0].momentCategories });
     }
@@ -258,6 +264,15 @@ class Pool {
 
 function named(bytes: Float64Array): Bytes {
   return Object.fromEntries(CATEGORIES.map((name, index) => [name, bytes[index]!])) as Bytes;
+}
+
+function identity(bytes: number): number {
+  return bytes;
+}
+
+/** Of a card's allocation (above zero) or free (below). */
+function signedBlockBytes(bytes: number): number {
+  return Math.sign(bytes) * blockBytes(Math.abs(bytes));
 }
 
 /** PyTorch is told to grow its segments, which wastes the least. */

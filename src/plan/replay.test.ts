@@ -159,13 +159,13 @@ describe("a replay", () => {
   });
 
   it("holds the libraries' workspace from the start, in a segment that blocks share", () => {
-    const replay = replayAllocations(logOf([["a", 9 * MIB], ["a"]]), { workspaceBytes: 8_519_680 });
+    const replay = replayAllocations(logOf([["a", 9 * MIB], ["a"]]), { workspaceBytes: [8_519_680] });
     expect(replay.allocatedPeakBytes).toBe(9 * MIB + 8_519_680);
     expect(replay).toMatchObject({ reservedPeakBytes: 20 * MIB, allocatedBytes: 8_519_680 });
   });
 
   it("says so where not even the workspace fits", () => {
-    const options = { workspaceBytes: 32 * MIB, budgetBytes: 16 * MIB };
+    const options = { workspaceBytes: [32 * MIB], budgetBytes: 16 * MIB };
     const replay = replayAllocations(logOf([["a", 512]]), options);
     expect(replay.outOfMemory).toMatchObject({ event: -1, requestedBytes: 32 * MIB });
     expect(replay.reservedPeakBytes).toBe(0);

@@ -12,8 +12,8 @@ const DEVICE_POOL = 0;
 export type DeviceLog = Pick<AllocationLog, "ids" | "bytes" | "pools">;
 
 export interface ReplayOptions extends AllocatorOptions {
-  /** What libraries hold from the allocator throughout (a card's workspaceBytes). */
-  workspaceBytes?: number;
+  /** Blocks that libraries hold from the allocator throughout (a card's workspaceBytes). */
+  workspaceBytes?: readonly number[];
 }
 
 export interface Replay {
@@ -45,7 +45,7 @@ export interface Replay {
  */
 export function replayAllocations(
   log: DeviceLog,
-  { workspaceBytes = 0, ...options }: ReplayOptions = {},
+  { workspaceBytes = [], ...options }: ReplayOptions = {},
 ): Replay {
   const { ids, bytes, pools } = log;
   const allocator = new CachingAllocator(options);
@@ -54,10 +54,10 @@ export function replayAllocations(
     return { event, requestedBytes: refusedBytes, allocatedBytes, reservedBytes };
   };
   const alive = new Map<number, Block>();
-  let requestedBytes = workspaceBytes;
-  let requestedPeakBytes = workspaceBytes;
-  let outOfMemory =
-    workspaceBytes > 0 && !allocator.allocate(workspaceBytes) ? refusal(-1, workspaceBytes) : undefined;
+  let requestedBytes = workspaceBytes.reduce((sum, block) => sum + block, 0);
+  let requestedPeakBytes = requestedBytes;
+  const refused = workspaceBytes.find((block) => !allocator.allocate(block));
+  let outOfMemory = refused ? refusal(-1, refused) : undefined;
   let allocatedPeakBytes = allocator.allocatedBytes;
   for (let event = 0; event < ids.length && !outOfMemory; event++) {
     if (pools[event] !== DEVICE_POOL) continue;

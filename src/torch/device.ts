@@ -99,7 +99,7 @@ export function category<T>(name: Category, body: () => T extends PromiseLike<un
 
 /**
  * What is alive in a pool and what was at its peak, in bytes as asked of the allocator. Blocks of at most 8 bytes are left
- * out: kernels on cpu wrap the numbers that they are given as tensors, and no other device does.
+ * out (but of a card, and of a plan for one): kernels on cpu wrap the numbers that they are given as tensors, and no other device does.
  */
 export function memoryStats(device: TrackedDevice, of: Pool = "device"): MemoryStats {
   const numbers = native.memoryStats(deviceCode(device), POOLS.indexOf(of));

@@ -3,12 +3,14 @@ import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { type Bases, hasFullAbsmax } from "../models/spec.ts";
 import type { LoadOptions } from "../models/weights.ts";
+import { zeros } from "../torch/create.ts";
 import { kernelProblem } from "../torch/cudaBuilds.ts";
 import {
   CARD_ABILITIES,
   type Category,
   cardInfo,
   cardMemory,
+  category,
   cudaDevices,
   cudaProblem,
   emptyCache,
@@ -21,7 +23,7 @@ import {
 } from "../torch/device.ts";
 import { whyCardIdles, whyNoCard } from "../torch/driver.ts";
 import { findLibtorch } from "../torch/libtorch.ts";
-import type { Device, DType } from "../torch/tensor.ts";
+import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
 
 export interface ComputeOptions {
@@ -51,6 +53,7 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   if (options.threads !== undefined) setThreads(options.threads);
   setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
   setCap(device, options.host_memory, "host");
+  if (device !== "cpu") claimWorkspaces(device);
   return {
     dtype: options.dtype ? DTYPES[options.dtype] : usualType(model, device),
     device,
@@ -107,6 +110,17 @@ export function noticeIdleCard(
 /** What a device's memory holds beside what is allocated: CUDA's context. */
 function outsideBytes(device: Device): number {
   return device === "cpu" ? 0 : cardOf(device as `cuda:${number}`).contextBytes;
+}
+
+/** Lets libraries allocate what they hold throughout now, that it is booked as theirs and not to whoever multiplies first. */
+function claimWorkspaces(device: Device): void {
+  category("workspace", () =>
+    scope(() => {
+      const x = zeros([16, 16], { device });
+      x.mm(x);
+      x.linear(x, { bias: zeros([16], { device }) }); // cuBLASLt's own
+    }),
+  );
 }
 
 /** Lets what comes next in this process have all the memory there is. */

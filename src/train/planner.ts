@@ -5,7 +5,7 @@ import { type Bases, hasFullAbsmax, readModelConfig, storedBases } from "../mode
 import { ANY_CPU } from "../nn/anyCpu.ts";
 import { knownSpeed } from "../plan/calibration.ts";
 import type { Speed } from "../plan/cost.ts";
-import { type Card, cardOfMemory, findDevice } from "../plan/devices.ts";
+import { type Card, findDevice, unknownCard } from "../plan/devices.ts";
 import { type Limits, type PlannedModel, Planner } from "../plan/search.ts";
 import { cardInfo, cardMemory } from "../torch/device.ts";
 import type { Device, DType } from "../torch/tensor.ts";
@@ -73,14 +73,13 @@ export function limitsOf(
   return { budgetBytes: memory ?? free, hostBytes: host_memory ?? Number.POSITIVE_INFINITY };
 }
 
-/** The table's card, or one like it of this one's capability. */
+/** The card that is there: as the table knows it, with the memory that it has. */
 export function cardOf(device: `cuda:${number}`): Card {
-  const { name, totalBytes, capability } = cardInfo(device);
+  const info = cardInfo(device);
   try {
-    return findDevice(name);
+    return { ...findDevice(info.name), memoryBytes: info.totalBytes };
   } catch (unknown) {
     if (!(unknown instanceof UserError)) throw unknown;
-    const computeCapability = (capability / 10).toFixed(1) as Card["computeCapability"];
-    return { ...cardOfMemory(totalBytes), computeCapability, memoryBytes: totalBytes };
+    return unknownCard(info);
   }
 }

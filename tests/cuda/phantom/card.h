@@ -1,0 +1,138 @@
+// The card of which there is nothing but the books. See README.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace phantom {
+
+/** Errors by the numbers that CUDA's runtime and driver share. */
+enum Error : int {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kOutOfMemory = 2,
+  kNotReady = 600,
+  kIllegalAddress = 700,
+};
+
+/** What a real card's data sheet says; from the environment. */
+struct Facts {
+  std::string name;
+  int major, minor;
+  int multiprocessors;
+  size_t memory_bytes;
+};
+
+const Facts& facts();
+
+enum class Where { kPageable, kPinned, kDevice };
+
+/** A queue of work, of which only the length is known. */
+struct Stream {
+  struct Wait {
+    uint64_t at;
+    Stream* other;
+    uint64_t until;
+  };
+  uint64_t queued = 0;
+  uint64_t done = 0;
+  std::deque<Wait> waits;
+};
+
+struct Event {
+  Stream* stream = nullptr; // none before it is recorded
+  uint64_t at = 0;
+  double recorded_ms = 0;
+};
+
+struct Traffic {
+  uint64_t count = 0;
+  uint64_t bytes = 0;
+};
+
+/** One card, one process. Callers hold its mutex by a Turn. */
+class Card {
+ public:
+  /** Memory: addresses are real, and nothing lies at them, so that the host can't read a card's memory by mistake. */
+  Error allocate(void** address, size_t bytes);
+  Error free(void* address);
+  Error reserve(void** address, size_t bytes);
+  Error release(void* address, size_t bytes);
+  Error create(uint64_t* segment, size_t bytes);
+  Error map(void* address, size_t bytes, uint64_t segment);
+  Error unmap(void* address, size_t bytes);
+  Error destroy(uint64_t segment);
+  size_t free_bytes() const;
+
+  Error pin(void** address, size_t bytes);
+  Error unpin(void* address);
+  void register_host(void* address, size_t bytes);
+  void unregister_host(void* address);
+  Where where(const void* address) const;
+
+  /** Work. */
+  Stream* stream(void* handle);
+  Error launch(void* stream, std::string_view kernel);
+  Error product(void* stream, double flops, std::initializer_list<const void*> operands);
+  Error copy(void* to, const void* from, size_t bytes, void* stream, bool waits);
+  Error fill(void* to, size_t bytes, void* stream);
+  void record(Event& event, void* stream);
+  void wait(void* stream, const Event& event);
+  bool done(const Event& event) const { return !event.stream || event.stream->done >= event.at; }
+  bool done(void* stream);
+  void synchronize(const Event& event);
+  void synchronize(void* stream);
+  void synchronize();
+
+  /** What a card that is lost says to every call, once it is; success before. */
+  Error state() const { return lost_; }
+
+  bool used() const { return launches_ > 0; }
+  void write_report(const char* path) const;
+
+  std::mutex mutex;
+
+ private:
+  struct Segment {
+    size_t bytes = 0;
+    int maps = 0;
+    bool owned = true;
+  };
+
+  Error take(size_t bytes);
+  Error on_device(const void* address, size_t bytes, const char* what);
+  void queue(Stream& stream);
+  void complete(Stream& stream, uint64_t until);
+  void violation(std::string what);
+  void wait_of(const char* kind) { ++waits_[kind]; }
+  void suffer();
+
+  std::map<uintptr_t, size_t> mapped_; // by start, what of the addresses is backed
+  std::map<uintptr_t, uint64_t> maps_; // by start, the segment behind it
+  std::map<uint64_t, Segment> segments_;
+  std::map<uintptr_t, size_t> pinned_, registered_;
+  uint64_t next_segment_ = 1;
+  size_t used_bytes_ = 0, peak_bytes_ = 0, others_bytes_ = 0;
+  size_t pinned_bytes_ = 0, pinned_peak_bytes_ = 0;
+  Stream default_stream_;
+  std::map<void*, Stream*> streams_;
+  std::map<std::string, uint64_t, std::less<>> kernels_;
+  std::map<std::string, uint64_t> waits_;
+  std::map<std::string, Traffic> traffic_;
+  std::vector<std::string> violations_;
+  uint64_t launches_ = 0, products_ = 0;
+  double flops_ = 0;
+  Error lost_ = kSuccess;
+};
+
+Card& card();
+
+double now_ms();
+
+} // namespace phantom

@@ -1,0 +1,97 @@
+/** Commands run on a phantom card: libtorch's own CUDA half, over a runtime that keeps books and computes nothing. See README.md. */
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { searchLibtorch } from "../../../src/torch/libtorch.ts";
+import { lorafit, type Run } from "../../e2e/lorafit.ts";
+
+/** What the card is said to be, and what happens to it; amounts in bytes. */
+export interface PhantomCard {
+  name?: string;
+  capability?: number;
+  memoryBytes?: number;
+  multiprocessors?: number;
+  contextBytes?: number;
+  /** Operations that a stream leaves undone until somebody waits for it; 0 unless said: all is done at once. */
+  lag?: number;
+  /** From this launch on, other processes hold so much of its memory. */
+  filled?: { launch: number; bytes: number };
+  /** From this launch on, every call fails with this error of CUDA's. */
+  lost?: { launch: number; error: number };
+}
+
+/** What the process asked of the card, from its first tensor to its end. */
+export interface PhantomReport {
+  peakBytes: number;
+  pinnedPeakBytes: number;
+  launches: number;
+  products: number;
+  productFlops: number;
+  /** Times that the host waited, by what for. */
+  waits: Record<string, number>;
+  traffic: Record<string, { count: number; bytes: number }>;
+  /** Launches by kernel, as the compiler calls them. */
+  kernels: Record<string, number>;
+  /** Calls that a real card would refuse or go wrong by. */
+  violations: string[];
+}
+
+/** Why none can be made here; undefined where one can. */
+export function phantomProblem(): string | undefined {
+  const libtorch = searchLibtorch().at(-1);
+  if (!libtorch?.usable || !libtorch.cuda) return "libtorch is one for the CPU";
+  const packages = join(libtorch.folder, "../nvidia");
+  const headers = existsSync(packages) ? readdirSync(packages) : [];
+  if (!headers.some((name) => existsSync(join(packages, name, "include/cuda_runtime_api.h"))))
+    return "libtorch came without the CUDA runtime's headers";
+  return spawnSync("g++", ["--version"]).status === 0 ? undefined : "there is no g++";
+}
+
+export class Phantom {
+  readonly #folder = mkdtempSync(join(tmpdir(), "lorafit-phantom-"));
+
+  /** Compiles the libraries, in a few seconds. */
+  constructor() {
+    const libtorch = searchLibtorch().at(-1);
+    if (!libtorch?.usable) throw new Error("there is no libtorch");
+    const script = join(import.meta.dirname, "build.sh");
+    const { status, stderr } = spawnSync("bash", [script, libtorch.folder, this.#folder], {
+      encoding: "utf8",
+    });
+    if (status !== 0) throw new Error(`the phantom card can't be built:\n${stderr}`);
+  }
+
+  /** What makes a program find the card. */
+  environment(card: PhantomCard = {}): Record<string, string> {
+    const libraries = readdirSync(this.#folder).filter((name) => /\.so\.\d+$/.test(name));
+    const { name, capability, memoryBytes, multiprocessors, contextBytes, lag, filled, lost } = card;
+    const settings = {
+      PHANTOM_NAME: name,
+      PHANTOM_CAPABILITY: capability,
+      PHANTOM_MEMORY_BYTES: memoryBytes,
+      PHANTOM_MULTIPROCESSORS: multiprocessors,
+      PHANTOM_CONTEXT_BYTES: contextBytes,
+      PHANTOM_LAG: lag,
+      PHANTOM_FILL: filled && `${filled.launch}:${filled.bytes}`,
+      PHANTOM_LOST: lost && `${lost.launch}:${lost.error}`,
+    };
+    const said = Object.entries(settings).filter(([, value]) => value !== undefined);
+    return {
+      LD_PRELOAD: libraries.map((library) => join(this.#folder, library)).join(" "),
+      ...Object.fromEntries(said.map(([key, value]) => [key, String(value)])),
+    };
+  }
+
+  /** Runs a command of lorafit, and reads what it left. */
+  lorafit(args: string[], card: PhantomCard = {}): Run & { report: PhantomReport | undefined } {
+    const path = join(this.#folder, "report.json");
+    rmSync(path, { force: true });
+    const run = lorafit(args, { env: { ...this.environment(card), PHANTOM_REPORT: path } });
+    return { ...run, report: existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : undefined };
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.#folder, { recursive: true });
+  }
+}
