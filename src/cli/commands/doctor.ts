@@ -24,8 +24,9 @@ const FIRST_CARD = "/dev/nvidia0";
 export async function run(_: OptionsOf<"doctor">, output: Output): Promise<void> {
   const libtorch = searchLibtorch();
   const findings = [nodeFinding(), machineFinding(), ...libtorchFindings(libtorch)];
-  findings.push(await engineFinding(libtorch.at(-1)), gpuFinding(libtorch.at(-1)));
-  findings.push(...(await cardFindings(libtorch.at(-1))));
+  const cards = await usableCards(libtorch.at(-1));
+  findings.push(await engineFinding(libtorch.at(-1)), gpuFinding(libtorch.at(-1), cards));
+  findings.push(...(await cardFindings(libtorch.at(-1), cards)));
   findings.push(cacheFinding());
   for (const finding of findings) output.record(finding);
   const rows = findings.map(({ what, found, fix }) => [fix ? "missing" : "ok", what, found]);
@@ -79,15 +80,27 @@ async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
   }
 }
 
+/** Cards that the engine can compute on. They may be there without a device file of the driver's, as under WSL. */
+async function usableCards(libtorch: Libtorch | undefined): Promise<number> {
+  if (!libtorch?.usable || !isBuilt(libtorch)) return 0;
+  try {
+    const { cudaDevices } = await import("../../torch/device.ts");
+    return cudaDevices();
+  } catch {
+    return 0; // the engine's finding says why
+  }
+}
+
 /** What each card can do, and whether our kernels can be compiled for it. */
-async function cardFindings(libtorch: Libtorch | undefined): Promise<Finding[]> {
-  if (!libtorch?.usable || !isForCards(libtorch) || !isBuilt(libtorch) || !existsSync(FIRST_CARD)) return [];
-  if (driverProblem(libtorch) !== undefined) return [];
-  const { cardInfo, cudaDevices, cudaProblem, describeCard } = await import("../../torch/device.ts");
+async function cardFindings(libtorch: Libtorch | undefined, usable: number): Promise<Finding[]> {
+  if (!libtorch?.usable || !isBuilt(libtorch)) return [];
+  const isExpected = isForCards(libtorch) && existsSync(FIRST_CARD) && driverProblem(libtorch) === undefined;
+  if (usable === 0 && !isExpected) return [];
+  const { cardInfo, cudaProblem, describeCard } = await import("../../torch/device.ts");
   const problem = cudaProblem();
   if (problem)
     return [{ what: "CUDA", found: problem, fix: whyNoCard(libtorch, problem).fix.split("\n")[0]! }];
-  const cards = Array.from({ length: cudaDevices() }, (_, index) => `cuda:${index}` as const);
+  const cards = Array.from({ length: usable }, (_, index) => `cuda:${index}` as const);
   const found = cards.map((device): Finding => {
     const card = cardInfo(device);
     const lacking = kernelProblem(libtorch.cudaVersion, card.capability);
@@ -107,8 +120,10 @@ async function kernelFinding(): Promise<Finding> {
   }
 }
 
-function gpuFinding(libtorch: Libtorch | undefined): Finding {
+function gpuFinding(libtorch: Libtorch | undefined, cards: number): Finding {
   const what = "GPU";
+  if (cards > 0 && !existsSync(FIRST_CARD))
+    return { what, found: "usable, without a device file of its driver" };
   if (!existsSync(FIRST_CARD)) return { what, found: "no NVIDIA driver: lorafit computes on the CPU" };
   const usable = libtorch?.usable ? libtorch : undefined;
   const problem = driverProblem(usable);
