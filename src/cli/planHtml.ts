@@ -11,6 +11,7 @@ import { escaped, htmlPage, htmlTable } from "./html.ts";
 import type { Answer } from "./planAnswer.ts";
 import { savings } from "./planCompare.ts";
 import { PART_TITLES } from "./planExplain.ts";
+import type { TellStage } from "./planProgress.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 import { overview, planText, titleOf } from "./planReport.ts";
 import { elsewhere, gib } from "./planWords.ts";
@@ -28,7 +29,7 @@ figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; pa
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
 
 /** The page of a plan, as one file. */
-export function planHtml(question: Question, answer: Answer): string {
+export function planHtml(question: Question, answer: Answer, tell: TellStage = () => {}): string {
   const { plan } = answer;
   const body = [
     `<h1>${escaped(verdictOf(question, plan))}</h1><p>${escaped(titleOf(question, plan)).replace("\n", "<br>")}</p>`,
@@ -36,14 +37,14 @@ export function planHtml(question: Question, answer: Answer): string {
     "<h2>What uses the memory in the course of a step?</h2>",
     timeline(question, plan),
     "<h2>What do picture and sequence need at the least?</h2>",
-    sizes(question, plan),
+    sizes(question, plan, tell),
     "<h2>What does a rank cost?</h2>",
-    ranks(question, plan),
+    ranks(question, plan, tell),
     ...(question.options.compare === "official" && answer.official
       ? ["<h2>What does each step save against the official recipe?</h2>", waterfall(question, answer)]
       : []),
     "<h2>How long a sequence does each card take?</h2>",
-    cards(question, plan),
+    cards(question, plan, tell),
     "<h2>The plan in words</h2>",
     `<pre>${escaped(planText(question, answer))}</pre>`,
   ];
@@ -93,10 +94,11 @@ function largestAt(moments: readonly Moment[], phase: string): string {
   return PART_TITLES[name] ?? name;
 }
 
-function sizes(question: Question, { workload }: Plan): string {
+function sizes(question: Question, { workload }: Plan, tell: TellStage): string {
   const { planner, limits, fixed } = question;
-  const cells = HD_NUMS.map((hdNum) =>
-    MAX_LENGTHS.map((maxLength) => {
+  const cells = HD_NUMS.map((hdNum, down) =>
+    MAX_LENGTHS.map((maxLength, across) => {
+      tell("sizes", (down + across / MAX_LENGTHS.length) / HD_NUMS.length);
       if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return undefined; // no token would be left to learn
       const sized: Workload = { ...workload, hdNum, maxLength, imageShare: undefined };
       return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes / GIB;
@@ -116,7 +118,8 @@ function sizes(question: Question, { workload }: Plan): string {
   return `<figure>${chart}</figure>${htmlTable(["hd_num", ...MAX_LENGTHS.map(formatCount)], rows)}`;
 }
 
-function ranks(question: Question, { workload, policy }: Plan): string {
+function ranks(question: Question, { workload, policy }: Plan, tell: TellStage): string {
+  tell("ranks");
   const { planner, limits } = question;
   const points = RANKS.map(
     (rank) => [rank, planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes / GIB] as const,
@@ -148,10 +151,11 @@ function waterfall(question: Question, { plan, official }: Answer): string {
 }
 
 /** Cards that share kernels and workspace share a planner; they differ by what they have beside their context. */
-function cards({ planner, limits, fixed }: Question, { workload }: Plan): string {
+function cards({ planner, limits, fixed }: Question, { workload }: Plan, tell: TellStage): string {
   const planners = new Map<string, { own: Planner; contextBytes: number }>();
   let maxLength = workload.maxLength; // each card's search begins at the answer of the card before, which is smaller
-  const rows = listDevices().map((card) => {
+  const rows = listDevices().map((card, index, all) => {
+    tell("cards", index / all.length);
     const key = `${abilitiesOf(capabilityOf(card))} ${card.workspaceBytes}`;
     const { own, contextBytes } = planners.get(key) ?? {
       own: planner.onCard(card),

@@ -54,11 +54,21 @@ export interface FitTrial {
   measured: (Peaks & { stepMs: number }) | undefined;
 }
 
+/** A length that is about to be tried. */
+export interface FitAttempt {
+  plan: Plan;
+  /** How many lengths are to be tried, this one included; undefined as long as none has failed. */
+  triesLeft: number | undefined;
+}
+
 /** The gap that is left between what fits and what does not, as a part of the former. */
 const GAP_RATIO = 0.02;
 
 /** Tries lengths until the limit is known. Throws UserError where nothing says how much memory there is. */
-export async function* fitTrials(options: FitOptions): AsyncGenerator<FitTrial> {
+export async function* fitTrials(
+  options: FitOptions,
+  onAttempt: (attempt: FitAttempt) => void = () => {},
+): AsyncGenerator<FitTrial> {
   const compute = startCompute(options.model, options);
   try {
     const limits = limitsOf(options, compute.device);
@@ -67,18 +77,20 @@ export async function* fitTrials(options: FitOptions): AsyncGenerator<FitTrial> 
         fix: "Pass --memory, which then is a hard cap.",
       });
     }
-    yield* trials(new Trials(options, compute, limits));
+    yield* trials(new Trials(options, compute, limits), onAttempt);
   } finally {
     liftCaps(compute.device);
   }
 }
 
-async function* trials(bench: Trials): AsyncGenerator<FitTrial> {
+async function* trials(bench: Trials, onAttempt: (attempt: FitAttempt) => void): AsyncGenerator<FitTrial> {
   const { from, to } = bench.options;
   let [fits, fails] = [0, to + 1];
   try {
     for (let tokens = Math.min(from, to); fails - fits > Math.max(1, fits * GAP_RATIO); ) {
-      const trial = await bench.run(tokens);
+      const plan = bench.plan(tokens);
+      onAttempt({ plan, triesLeft: triesLeft(fits, fails, to) });
+      const trial = await bench.run(plan);
       yield trial;
       if (trial.measured) fits = tokens;
       else fails = tokens;
@@ -88,6 +100,12 @@ async function* trials(bench: Trials): AsyncGenerator<FitTrial> {
   } finally {
     bench[Symbol.dispose]();
   }
+}
+
+/** At most so many more lengths to halve the gap to what is left; undefined as long as lengths double. */
+function triesLeft(fits: number, fails: number, to: number): number | undefined {
+  if (fails > to) return undefined;
+  return Math.max(1, Math.ceil(Math.log2((fails - fits) / Math.max(1, fits * GAP_RATIO))));
 }
 
 /** Runs steps; the model stays loaded as long as plans want it loaded in the same way. */
@@ -105,9 +123,14 @@ class Trials implements Disposable {
     this.#planner = plannerOf(options.model, compute);
   }
 
-  /** One micro-batch and one update under the fastest policy that should fit, else under the leanest. */
-  async run(tokens: number): Promise<FitTrial> {
-    const plan = fastestPlan(this.#planner, this.#workload(tokens), this.#limits);
+  /** The fastest policy that should fit so many tokens, else the leanest. */
+  plan(tokens: number): Plan {
+    return fastestPlan(this.#planner, this.#workload(tokens), this.#limits);
+  }
+
+  /** One micro-batch and one update as planned. */
+  async run(plan: Plan): Promise<FitTrial> {
+    const tokens = plan.workload.maxLength;
     const planned = ofStep(plan.run);
     try {
       return { tokens, plan, planned, measured: await this.#step(plan) };

@@ -75,3 +75,20 @@ it("ends at the longest that is asked for, and says where nothing fits", async (
   expect(none.every(({ measured }) => measured === undefined)).toBe(true);
   await expect(trialsOf({})).rejects.toThrow(UserError);
 });
+
+it("says before each length how many are still to be tried, once one has failed", async () => {
+  const told: (number | undefined)[] = [];
+  const trials: FitTrial[] = [];
+  const more = { ...options, memory: 1_500_000 };
+  for await (const trial of fitTrials(more, ({ plan, triesLeft }) => {
+    expect(plan.workload.maxLength).toBeGreaterThan(0);
+    told.push(triesLeft);
+  }))
+    trials.push(trial);
+  expect(told).toHaveLength(trials.length);
+  const doubled = 1 + trials.findIndex(({ measured }) => !measured);
+  expect(told.slice(0, doubled)).toEqual(Array(doubled).fill(undefined));
+  const left = told.slice(doubled) as number[];
+  expect(left[0]).toBeGreaterThanOrEqual(left.length);
+  expect(left.at(-1)).toBe(1);
+});

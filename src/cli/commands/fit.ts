@@ -1,28 +1,25 @@
 /** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
-import { formatBytes, formatCount } from "../../errors.ts";
+import { formatBytes, formatCount, plural } from "../../errors.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
 import { noticeIdleCard } from "../../train/compute.ts";
-import { type FitTrial, fitTrials } from "../../train/fit.ts";
+import { type FitAttempt, type FitTrial, fitTrials } from "../../train/fit.ts";
 import type { OptionsOf } from "../options.ts";
-import { formatDuration, type Output, table } from "../report.ts";
+import { formatDuration, type Output } from "../report.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {
   const { config } = await inspectModel(options.model);
   noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
   const trials: FitTrial[] = [];
-  for await (const trial of fitTrials(options)) {
-    trials.push(trial);
+  const progress = new FitProgress(output);
+  for await (const trial of fitTrials(options, (attempt) => progress.begin(attempt))) {
+    progress.end();
     output.record(recordOf(trial));
-    output.live(`${formatCount(trial.tokens)} tokens ${trial.measured ? "fit" : "do not fit"}`);
+    if (trials.push(trial) === 1) output.answer(rowText(HEADINGS));
+    const { policy, run } = trial.plan;
+    const concessions = concessionsOf(policy, config, { isMapped: run.mappedBytes > 0 }).join(", ");
+    output.answer(rowText([...rowOf(trial), concessions]));
   }
-  const rows = trials
-    .toSorted((one, other) => one.tokens - other.tokens)
-    .map((trial) => {
-      const { policy, run } = trial.plan;
-      return [...rowOf(trial), concessionsOf(policy, config, { isMapped: run.mappedBytes > 0 }).join(", ")];
-    });
-  output.answer(table([["tokens", "planned", "measured", "a step", "policy gives up"], ...rows]));
   const longest = trials.reduce(
     (most, { tokens, measured }) => (measured ? Math.max(most, tokens) : most),
     0,
@@ -33,6 +30,45 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
       ? `longest that fits: ${formatCount(longest)} tokens. Train with:  --max-length ${longest}`
       : "not even the shortest length fits: pass more --memory, a lower --lora-r or --base nf4",
   );
+}
+
+const HEADINGS = ["tokens", "planned", "measured", "a step", "policy gives up"];
+/** Rows appear one by one, so their columns are as wide as what they hold in general. */
+const COLUMNS = [9, 24, 24, 9];
+
+function rowText(cells: string[]): string {
+  return cells
+    .map((cell, at) => cell.padEnd(COLUMNS[at] ?? 0))
+    .join("  ")
+    .trimEnd();
+}
+
+/** What is being tried, and how long the search will take, as soon as anybody can tell. */
+class FitProgress {
+  readonly #output: Output;
+  #startMs = 0;
+  #trialMs: number | undefined;
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  begin({ plan, triesLeft }: FitAttempt): void {
+    const tokens = `trying ${formatCount(plan.workload.maxLength)} tokens`;
+    this.#startMs = performance.now();
+    if (triesLeft === undefined || this.#trialMs === undefined)
+      this.#output.live(
+        `${tokens}, a step of about ${formatDuration(plan.stepMs)}; then twice as many, until memory is full`,
+      );
+    else
+      this.#output.live(
+        `${tokens}; ${plural(triesLeft, "length")} to try, about ${formatDuration(triesLeft * this.#trialMs)} left`,
+      );
+  }
+
+  end(): void {
+    this.#trialMs = performance.now() - this.#startMs;
+  }
 }
 
 function recordOf({ tokens, planned, measured }: FitTrial): Record<string, unknown> {

@@ -8,6 +8,7 @@ import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
 import { officialOf } from "../planCompare.ts";
 import { plannedAttention } from "../planExplain.ts";
 import { planHtml } from "../planHtml.ts";
+import { planProgress } from "../planProgress.ts";
 import { type Question, questionOf } from "../planQuestion.ts";
 import { misfitOf, planText, trainCommand } from "../planReport.ts";
 import { type Output, table } from "../report.ts";
@@ -15,13 +16,24 @@ import { type Output, table } from "../report.ts";
 export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
   if (options.list_gpus) return listGpus(output);
   const question = questionOf(options);
+  const isPage = options.html !== undefined;
+  const tell = planProgress(output, ["policy", "official", "words", ...(isPage ? PAGE_STAGES : [])]);
+  tell("policy");
   const answer = answerOf(question);
-  if (options.compare === "official" || (question.card && (!output.json || options.html !== undefined)))
+  tell("official");
+  if (options.compare === "official" || (question.card && (!output.json || isPage)))
     answer.official = officialOf(question, answer.plan);
-  if (options.html !== undefined) writePage(question, answer, options.html, output);
+  tell("words");
+  const words = output.json ? "" : planText(question, answer);
+  if (options.html !== undefined) {
+    writeFileWhole(options.html, planHtml(question, answer, tell));
+    output.note(`wrote ${options.html}`);
+  }
   output.record(recordOf(question, answer));
-  if (!output.json) output.answer(planText(question, answer));
+  output.answer(words);
 }
+
+const PAGE_STAGES = ["sizes", "ranks", "cards"] as const;
 
 /** The answer for scripts. */
 function recordOf(question: Question, { plan, solved, official }: Answer): Record<string, unknown> {
@@ -49,11 +61,6 @@ function recordOf(question: Question, { plan, solved, official }: Answer): Recor
         official: { peakBytes: official.budgetedBytes, fits: official.budgetedBytes <= budgetBytes },
       }),
   };
-}
-
-function writePage(question: Question, answer: Answer, file: string, output: Output): void {
-  writeFileWhole(file, planHtml(question, answer));
-  output.note(`wrote ${file}`);
 }
 
 function listGpus(output: Output): void {
