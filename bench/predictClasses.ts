@@ -1,9 +1,10 @@
 /** Where predicted and measured time part: a step's calls, each timed, by class of op. */
 import { pathOf } from "../src/plan/busyMachine.ts";
 import type { Clocks } from "../src/plan/calibration.ts";
-import { type OpCall, type OpTrace, opTimeMs, traceOp } from "../src/plan/cost.ts";
+import { opTimeMs } from "../src/plan/cost.ts";
 import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
 import type { CountedOp } from "../src/plan/dryRun.ts";
+import { type OpCall, type OpTrace, traceOp } from "../src/plan/opTrace.ts";
 import { attentionLoops } from "../src/torch/attentionLoops.ts";
 import { attentionTiles } from "../src/torch/attentionTiles.ts";
 import { fused } from "../src/torch/kernels.ts";

@@ -7,10 +7,10 @@ import { availableParallelism, cpus } from "node:os";
 import { getThreads, libtorchVersion, processorTimesMs } from "../torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { type Busy, pathOf, watchMachine } from "./busyMachine.ts";
-import type { Product } from "./cost.ts";
 import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
 import { loopProbes } from "./loopProbes.ts";
 import { knownIn, remembered } from "./measurements.ts";
+import type { Product } from "./opTrace.ts";
 import {
   attentionProbes,
   type Compute,

@@ -1,17 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import {
-  type CardSpeed,
-  hiddenShare,
-  type OpCall,
-  type OpTrace,
-  opTimeMs,
-  speedOf,
-  stepTimeMs,
-  traceOp,
-} from "./cost.ts";
+import { type CardSpeed, hiddenShare, opTimeMs, speedOf, stepTimeMs } from "./cost.ts";
 import type { CpuSpeed } from "./cpuSpeed.ts";
 import { findDevice } from "./devices.ts";
+import { type OpCall, type OpTrace, traceOp } from "./opTrace.ts";
 
 const half = (...shape: number[]) => ({ shape, dtype: "bfloat16" }) as const;
 const wide = (...shape: number[]) => ({ shape, dtype: "float32" }) as const;
@@ -21,10 +13,10 @@ const host = (...shape: number[]) => ({ shape, dtype: "bfloat16", place: "host" 
 /** 1 PFLOP/s, 1 TB/s, 100 GB/s of link, no launches: times can be read off. */
 const round: CardSpeed = {
   flopsPerSecond: { float32: 1e14, bfloat16: 1e15 },
-  attentionRatio: 0.5,
+  attentionRatios: { flash: 0.5, cudnn: 0.8, efficient: 0.25 },
   memoryBytesPerSecond: 1e12,
   linkBytesPerSecond: 1e11,
-  launchMs: 0,
+  ...{ kernelMs: 0, launchMs: 0, callMs: 0 },
 };
 
 describe("the cost of an op", () => {
@@ -125,12 +117,29 @@ describe("the time of a step", () => {
     expect(opTimeMs(op({ kind: "matmul", flops: 2e12, bytes: 1e9 }), round)).toBeCloseTo(2, 9);
     expect(opTimeMs(op({ kind: "matmul", flops: 2e12, bytes: 5e9 }), round)).toBeCloseTo(5, 9);
     expect(opTimeMs(op({ kind: "attention", flops: 2e12 }), round)).toBeCloseTo(4, 9);
-    expect(opTimeMs(op({ kind: "none" }), { ...round, launchMs: 1 })).toBe(0);
-    expect(opTimeMs(op({}), { ...round, launchMs: 1 })).toBe(1);
+    expect(opTimeMs(op({ kind: "none" }), { ...round, kernelMs: 1 })).toBe(0);
+    expect(opTimeMs(op({}), { ...round, kernelMs: 1 })).toBe(1);
+  });
+
+  it("of attention is its kernel's", () => {
+    const attention = (name: string): number => opTimeMs(op({ name, kind: "attention", flops: 1e12 }), round);
+    expect(attention("_flash_attention_forward")).toBeCloseTo(2, 9);
+    expect(attention("_scaled_dot_product_cudnn_attention")).toBeCloseTo(1.25, 9);
+    expect(attention("_scaled_dot_product_efficient_attention_backward")).toBeCloseTo(4, 9);
+  });
+
+  it("is no shorter than issuing its calls, which else goes on beside what was issued before", () => {
+    const slowHost = { ...round, launchMs: 1, callMs: 0.25 };
+    const [kernel, view] = [op({ bytes: 5e8 }), op({ kind: "none" })];
+    expect(stepTimeMs([kernel, kernel, view, view], slowHost)).toBeCloseTo(2.5, 9);
+    expect(stepTimeMs([kernel, op({ bytes: 3e9 }), view], slowHost)).toBeCloseTo(3.5, 9);
+    expect(hiddenShare([[kernel, op({ bytes: 2e7, stream: "copy" })]], slowHost)).toBe(1);
   });
 
   it("takes a dtype without a rate as float32, and cards without bf16 at their rate of fp16", () => {
     expect(opTimeMs(op({ kind: "matmul", flops: 1e12, dtype: "float16" }), round)).toBeCloseTo(10, 9);
+    const p100 = speedOf(findDevice("p100")).flopsPerSecond;
+    expect(p100.bfloat16).toBe(p100.float32); // in fp16 it is faster only where it also adds in fp16
     const v100 = speedOf(findDevice("v100-32gb")).flopsPerSecond;
     expect(v100.bfloat16).toBe(v100.float16);
     expect(v100.float16).toBeCloseTo(1e14, -9);

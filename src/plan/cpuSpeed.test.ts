@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { stepTimeMs, type TracedTensor, traceOp } from "./cost.ts";
-import { type CpuSpeed, cpuOpMs, curveMs, productMs } from "./cpuSpeed.ts";
+import { stepTimeMs } from "./cost.ts";
+import { attentionKey, type CpuSpeed, cpuOpMs, curveMs, productMs } from "./cpuSpeed.ts";
+import { type TracedTensor, traceOp } from "./opTrace.ts";
 
 const wide = (...shape: number[]): TracedTensor => ({ shape, dtype: "float32" });
 const half = (...shape: number[]): TracedTensor => ({ shape, dtype: "bfloat16" });
@@ -47,6 +48,26 @@ describe("the time of an op on a CPU", () => {
   it("of rows that lie apart is measured, or longer by as much as a product's", () => {
     expect(ms("mul.Tensor", { ...half(100, 100), strided: true }, half(100, 1))).toBeCloseTo(0.1, 9);
     expect(ms("_softmax", { ...half(100, 100), strided: true })).toBeCloseTo(0.2, 9);
+  });
+
+  it("of attention lies on the line through two sizes of heads, by the pairs that are multiplied, seen or not", () => {
+    const op = "_scaled_dot_product_flash_attention_for_cpu";
+    const curves = {
+      ...speed.curves,
+      [attentionKey(op, "float32", 32)]: { sizes: [1, 1e9], ms: [1e-6, 1e3] },
+      [attentionKey(op, "float32", 128)]: { sizes: [1, 1e9], ms: [3e-6, 3e3] },
+    };
+    const heads = (tokens: number, features: number) => wide(1, 2, tokens, features);
+    const attention = (tokens: number, features: number, causal: boolean): number => {
+      const x = heads(tokens, features);
+      return cpuOpMs(traceOp({ op, causal, inputs: [x, x, x], outputs: [x] }), { ...speed, curves });
+    };
+    expect(attention(500, 32, false)).toBeCloseTo(0.5, 9);
+    expect(attention(500, 128, false)).toBeCloseTo(1.5, 9);
+    expect(attention(500, 80, false)).toBeCloseTo(1, 9);
+    expect(attention(500, 32, true)).toBeCloseTo(0.5, 9);
+    expect(attention(1024, 32, true) / attention(1024, 32, false)).toBeCloseTo(0.75, 9);
+    expect(attention(500, 8, false)).toBeCloseTo(0.25, 9);
   });
 
   it("of no class follows from its bytes", () => {

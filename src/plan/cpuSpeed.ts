@@ -1,5 +1,5 @@
 /** How fast a CPU is, as measured on it (calibration.ts), and what an op takes there by its class and size. */
-import type { OpForm, OpTrace, Product } from "./cost.ts";
+import type { OpForm, OpTrace, Product } from "./opTrace.ts";
 
 /** Milliseconds of a call by its size; sizes rise. */
 export interface Curve {

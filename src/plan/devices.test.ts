@@ -39,9 +39,10 @@ describe("the table of cards", () => {
     const int8Ratio = int8! / float16!; // fp16 with fp32 accumulation runs at half rate on GeForce cards
     if (capability >= 7.5)
       expect(Math.min(Math.abs(int8Ratio - 2), Math.abs(int8Ratio - 4))).toBeLessThan(0.05);
-    expect(float16! / float32).toBeGreaterThanOrEqual(1.9);
+    if (capability >= 7) expect(float16! / float32).toBeGreaterThanOrEqual(1.9);
+    else expect(float16).toBe(float32); // no tensor cores
     expect(float16! / card.memoryBytesPerSecond).toBeLessThan(500); // FLOPs a byte: a slipped digit would show
-    expect(float16! / card.memoryBytesPerSecond).toBeGreaterThan(20);
+    expect(float16! / card.memoryBytesPerSecond).toBeGreaterThan(10);
     expect(card.linkBytesPerSecond).toBeLessThan(card.memoryBytesPerSecond);
   });
 

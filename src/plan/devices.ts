@@ -90,7 +90,7 @@ type Row = readonly [
   memoryGigabytesPerSecond: number,
   /** Without sparsity; outside of the tensor cores. */
   float32Teraflops: number,
-  /** On the tensor cores, accumulating in float32. */
+  /** On the tensor cores where there are any, accumulating in float32 as PyTorch does: on Pascal no faster than float32. */
   float16Teraflops: number,
   int8Teraops: number,
   link: keyof typeof LINKS,
@@ -106,7 +106,7 @@ type Row = readonly [
 // biome-ignore format: columns line up
 const ROWS = {
   // name               title                        cc      GiB    GB/s  fp32   fp16   int8   link
-  "p100":              ["Tesla P100-PCIE-16GB",      "6.0",  15.8,  732,  9.3,   18.7,  9.3,   "PCIe 3.0 x16"],
+  "p100":              ["Tesla P100-PCIE-16GB",      "6.0",  15.8,  732,  9.3,   9.3,   9.3,   "PCIe 3.0 x16"],
   "v100-16gb":         ["Tesla V100-SXM2-16GB",      "7.0",  15.7,  900,  15.7,  125,   62.8,  "PCIe 3.0 x16"],
   "v100-32gb":         ["Tesla V100-SXM2-32GB",      "7.0",  31.7,  900,  15.7,  125,   62.8,  "PCIe 3.0 x16"],
   "t4":                ["Tesla T4",                  "7.5",  14.5,  320,  8.1,   65,    130,   "PCIe 3.0 x16"],

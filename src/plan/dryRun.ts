@@ -19,8 +19,9 @@ import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.t
 import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batch.ts";
 import { blockBytes } from "./cachingAllocator.ts";
 import { CommonParts, type TakeTrace } from "./commonParts.ts";
-import { type OpTrace, type Speed, stepTimeMs, traceOp } from "./cost.ts";
+import { type Speed, stepTimeMs } from "./cost.ts";
 import type { Card } from "./devices.ts";
+import { type OpTrace, traceOp } from "./opTrace.ts";
 import { type Replay, replayAllocations } from "./replay.ts";
 
 export interface LoraShape {

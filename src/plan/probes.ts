@@ -10,8 +10,8 @@ import {
   _scaledDotProductFlashAttentionForCpuBackward as flashBackward,
 } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import type { Product } from "./cost.ts";
 import { attentionKey, curveKey, HEADS_FEATURES } from "./cpuSpeed.ts";
+import type { Product } from "./opTrace.ts";
 
 export type Compute = "float32" | "bfloat16" | "float16";
 

@@ -14,9 +14,9 @@ import type { Compute } from "./compute.ts";
 /** Of a CPU that nobody has measured; only the order of policies follows from it, and that is saved with a run. */
 const UNMEASURED: Speed = {
   ...ANY_CPU,
-  attentionRatio: 0.5,
+  attentionRatios: { flash: 0.5, cudnn: 0.5, efficient: 0.5 },
   linkBytesPerSecond: ANY_CPU.memoryBytesPerSecond / 2, // a copy reads and writes
-  launchMs: 2e-3,
+  ...{ kernelMs: 2e-3, launchMs: 0, callMs: 0 },
 };
 
 /** The parts of a model that have a precision each. */

@@ -15,7 +15,8 @@ vi.mock("../../src/plan/calibration.ts", async (original) => ({
 /** On which whatever calls the least is the fastest. */
 const SLOW_CALLS: Speed = {
   flopsPerSecond: { float32: 1e15 },
-  ...{ attentionRatio: 1, memoryBytesPerSecond: 1e15, linkBytesPerSecond: 1e3, launchMs: 1 },
+  attentionRatios: { flash: 1, cudnn: 1, efficient: 1 },
+  ...{ memoryBytesPerSecond: 1e15, linkBytesPerSecond: 1e3, kernelMs: 1, launchMs: 0, callMs: 0 },
 };
 
 const { folder, input } = await makeWorkplace();

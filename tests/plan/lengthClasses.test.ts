@@ -12,7 +12,8 @@ import { smallConfig } from "../randomModel.ts";
 const config = smallConfig({ layers: 4 });
 const speed = {
   flopsPerSecond: { float32: 1e11 },
-  ...{ attentionRatio: 0.5, memoryBytesPerSecond: 1e10, linkBytesPerSecond: 1e10, launchMs: 2e-3 },
+  ...{ attentionRatios: { flash: 0.5, cudnn: 0.5, efficient: 0.5 }, memoryBytesPerSecond: 1e10 },
+  ...{ linkBytesPerSecond: 1e10, kernelMs: 2e-3, launchMs: 0, callMs: 0 },
 };
 const planner = new Planner({ model: config, dtype: "float32", target: "cpu", mapsWeights: true }, speed);
 const workload = { rank: 4, dropout: 0, targets: OFFICIAL_TARGETS };
@@ -75,7 +76,7 @@ describe("the policies of a run whose longest micro-batch hardly fits", () => {
 
 describe("PLoRA of a run", () => {
   const wide = smallConfig({ layers: 6, hidden: 256, headDim: 64, ffn: 512 });
-  const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, launchMs: 0 };
+  const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, kernelMs: 0 };
   const pictured = new Planner({ model: wide, dtype: "float32", target: "cpu", mapsWeights: true }, slow);
   const page = { ...textOf(500), grids: [{ rows: 2, cols: 1 }] } as unknown as PreparedSample;
   const runOf = (samples: PreparedSample[], limits = UNLIMITED, folded?: boolean): RunPlan =>

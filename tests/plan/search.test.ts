@@ -92,7 +92,7 @@ describe("the fastest plan", () => {
   });
 
   describe("of a model that waits for its products alone", () => {
-    const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, launchMs: 0 };
+    const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, kernelMs: 0, launchMs: 0, callMs: 0 };
     const config = smallConfig({ hidden: 256, headDim: 64, ffn: 512 });
     const modelOf = { model: config, dtype: "float32", target: "cpu", mapsWeights: false } as const;
     const ranked = new Planner(modelOf, slow);
