@@ -69,6 +69,46 @@ describe("a plan in words", () => {
     expect(new Set(rows.map((line) => line.search(/[GM]iB/))).size).toBe(1);
   });
 
+  it("says what a vision tower in fewer bits would save, and nothing once it was asked for", () => {
+    const wide = {
+      hidden: 512,
+      layers: 4,
+      heads: 4,
+      ffn: 2048,
+      imagePixels: 336,
+      patchPixels: 14,
+      eps: 1e-5,
+    };
+    const asked = questionFor({ gpu: "a30" });
+    const text = (visionBase?: "bf16" | "nf4"): string => {
+      const planner = new Planner({
+        ...{ model: { ...model, vision: wide }, dtype: "float32", target: asked.card!, mapsWeights: false },
+        visionBase,
+      });
+      const question = {
+        ...asked,
+        planner,
+        options: { ...asked.options, vision_base: visionBase, explain: true },
+      };
+      return planText(question, answerOf(question));
+    };
+    const plain = text();
+    const [lever] = linesWith(plain, "  vision tower");
+    expect(lever).toMatch(
+      /in int8 -\d+\.\d MiB; in nf4 -\d+\.\d MiB; changes results a little, so never chosen.*--vision-base/,
+    );
+    expect(plain).not.toContain("--vision-base nf4");
+    const asFull = text("bf16");
+    expect(linesWith(asFull, "  vision tower")).toEqual([]);
+    expect(asFull).toContain("--vision-base bf16");
+    const quantised = text("nf4");
+    expect(quantised).toMatch(/fp32 base, nf4 vision tower, LoRA/);
+    expect(quantised).toMatch(/frozen model .*\(tower and projector in nf4\)/);
+    expect(quantised).toMatch(/npx lorafit train .*--vision-base nf4/);
+    expect(quantised).toContain("vision_base: nf4");
+    expect(linesWith(quantised, "  vision tower")).toEqual([]);
+  });
+
   it("offers no command to train with where nothing fits", () => {
     const text = textOf({ memory: "100MiB" });
     expect(text).toContain("As asked it does not fit");

@@ -102,7 +102,7 @@ const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as co
 /** What is planned, and for what. */
 export function titleOf({ options, card, device, limits, planner }: Question, { workload }: Plan): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
-  const base = options.base ?? SHORT_NAMES[planner.dtype];
+  const base = planner.base === "bf16" ? SHORT_NAMES[planner.dtype] : planner.base;
   const vision = planner.visionBase === "bf16" ? "" : `, ${planner.visionBase} vision tower`;
   const what = `${name}, ${base} base${vision}, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
   const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";

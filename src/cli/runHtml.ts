@@ -4,6 +4,7 @@ import type { EvalRecord, StepRecord } from "../train/runLog.ts";
 import { axisTitle, formatTick, type LineChart, lineChart, type Point, type Series } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
 import { formatDuration } from "./report.ts";
+import { precisionWords } from "./trainReport.ts";
 
 export interface RunPage {
   /** Of the run. */
@@ -107,7 +108,7 @@ function leadOf({ meanSteps, durationMs, tokens }: RunSummary, { folder, options
   const epochs = (steps.at(-1)?.epoch ?? 0) + 1;
   const rate = durationMs > 0 ? `, ${formatCount((tokens / durationMs) * 1000)} tokens/s` : "";
   return [
-    `${options.model}, LoRA rank ${options.lora_r}, ${options.dtype} on ${options.device}.`,
+    `${options.model}, LoRA rank ${options.lora_r}, ${precisionWords(options)} on ${options.device}.`,
     `${formatCount(tokens)} tokens of ${epochs} ${epochs === 1 ? "epoch" : "epochs"} in ${formatDuration(durationMs)}${rate}. Losses are ${means}.`,
     `Every step is in ${folder}/steps.jsonl.`,
   ].join(" ");

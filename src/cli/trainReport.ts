@@ -1,6 +1,7 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
 import { formatBytes, formatCount, plural } from "../errors.ts";
 import { commandLine } from "../program.ts";
+import type { TrainOptions } from "../train/options.ts";
 import type { StepPeaks } from "../train/peakWatch.ts";
 import type { TrainEvent, TrainResult } from "../train/trainer.ts";
 import { bar, formatDuration, type Output, sparkline } from "./report.ts";
@@ -76,7 +77,7 @@ export class TrainReport {
     const rank = options.adapter === undefined ? `LoRA r ${options.lora_r}` : options.adapter;
     const course = step > 0 ? `from step ${step} of ${totalSteps}` : `${totalSteps} steps`;
     this.#output.note(
-      `${options.model}, ${rank}, ${options.dtype} on ${options.device}; ${plural(samples, "sample")}, ${course}, into ${options.output}`,
+      `${options.model}, ${rank}, ${precisionWords(options)} on ${options.device}; ${plural(samples, "sample")}, ${course}, into ${options.output}`,
     );
   }
 
@@ -151,4 +152,16 @@ function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>):
     ...(unevaluated === undefined ? [] : [`${plural(unevaluated, "sample")} left out`]),
   ].join(" and ");
   return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for want of memory` : ""}${best ? " (best so far)" : ""}`;
+}
+
+/** What a run computes in, and what its options hold in fewer bits: "bf16, base in nf4, vision tower in int8". */
+export function precisionWords({
+  dtype,
+  base,
+  head_base,
+  vision_base,
+}: Pick<TrainOptions, "dtype" | "base" | "head_base" | "vision_base">): string {
+  const parts = { base, "embeddings and head": head_base, "vision tower": vision_base };
+  const held = Object.entries(parts).filter(([, precision]) => precision && precision !== "bf16");
+  return [dtype, ...held.map(([part, precision]) => `${part} in ${precision}`)].join(", ");
 }

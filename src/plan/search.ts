@@ -85,7 +85,11 @@ export class Planner {
     return this.#model.dtype;
   }
 
-  /** What the linears of vision tower and projector are held in. */
+  /** What the decoder's linears are held in, and those of vision tower and projector; bf16: in full. */
+  get base(): Base {
+    return this.#model.base ?? "bf16";
+  }
+
   get visionBase(): Base {
     return this.#model.visionBase ?? "bf16";
   }

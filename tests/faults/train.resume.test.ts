@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { checkpointFolders } from "../../src/train/checkpoints.ts";
 import type { TrainInput } from "../../src/train/options.ts";
 import { type ClassPolicy, readPolicies } from "../../src/train/policies.ts";
-import { POLICY_FILE } from "../../src/train/runLog.ts";
+import { OPTIONS_FILE, POLICY_FILE } from "../../src/train/runLog.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
@@ -163,6 +163,29 @@ describe("a single choice on resume", () => {
     const { options } = await stopped("given up", { ...room, mlp_tile: 512 });
     await runWith({ ...options, ...room });
     expect(policiesOf(options.output)).toEqual(planned.before);
+  });
+});
+
+describe("a run over a vision tower in fewer bits", () => {
+  it("goes on with it to the same bytes, and refuses another precision by name", async () => {
+    const options = { ...input, max_steps: 6, vision_base: "int8" as const };
+    const output = join(folder, "vision");
+    await runWith({ ...options, output: join(folder, "vision whole") });
+    await runWith({ ...options, output }, { stopAfterMicroBatches: 2 });
+    expect(readFileSync(join(output, OPTIONS_FILE), "utf8")).toContain("vision_base: int8");
+    for (const [vision_base, is] of [
+      ["nf4", '"nf4"'],
+      [undefined, "not given"],
+    ] as const)
+      expect(await runWith({ ...options, output, vision_base, resume: true })).toMatchObject({
+        error: { message: expect.stringContaining(`vision_base was "int8", is ${is}`) },
+      });
+    expect(await runWith({ ...options, output, resume: true })).toMatchObject({
+      result: { ended: "finished" },
+    });
+    expect(resultOf(output)).toEqual(resultOf(join(folder, "vision whole")));
+    await runWith({ ...options, vision_base: undefined, output: join(folder, "vision full") });
+    expect(resultOf(output)).not.toEqual(resultOf(join(folder, "vision full")));
   });
 });
 

@@ -32,6 +32,21 @@ describe("lorafit quantize", () => {
     expect(loss(tiny, "--base", "nf4")).toBe(losses.loss);
   });
 
+  it("reports the vision tower layer by layer, and has the losses of loading it so", () => {
+    const bases = ["--base", "int8", "--vision-base", "nf4"];
+    const args = ["quantize", "--model", tiny, ...bases, "--report", "--data", cases];
+    const { stdout } = lorafit([...args, "--output", "tower"], { cwd: folder });
+    expect(stdout).toMatch(/relative error +q_proj +k_proj +v_proj +out_proj +fc1 +fc2\n/);
+    expect(stdout).toMatch(/\nvision layer 1( +\d\.\d+ %){6}\n/);
+    expect(stdout).toMatch(/\nvision_proj\.2\.weight +\d\.\d+ %\n/);
+    const [loss] = /[\d.]+(?= quantised)/.exec(stdout)!;
+    const losses = [["tower"], [tiny, ...bases]].map(
+      ([model, ...more]) => run("eval", "--model", model!, "--data", cases, ...more).at(-1)!.loss as number,
+    );
+    expect(losses[0]).toBe(losses[1]);
+    expect(losses[0]!.toFixed(4)).toBe(loss);
+  });
+
   it("is planned in the precision that it is stored in", () => {
     const weightsBytes = (model: string, ...more: string[]): number => {
       const [plan] = run("plan", "--model", model, "--device", "cpu", "--max-length", "600", ...more);
@@ -58,5 +73,8 @@ describe("lorafit quantize", () => {
       expect(code).toBe(1);
       expect(stderr).toMatch(told);
     }
+    const { code, stderr } = lorafit(["eval", "--model", tiny, "--data", cases, "--vision-base", "int4"]);
+    expect(code).toBe(2);
+    expect(stderr).toContain('--vision-base takes bf16, int8, nf4 or fp8 (got "int4")');
   });
 });
