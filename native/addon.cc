@@ -175,6 +175,7 @@ constexpr Export kExports[] = {
     {"unmapFile", guarded<unmap_file>},
     {"startCopy", guarded<start_copy>},
     {"waitCopy", guarded<wait_copy>},
+    {"letGoOfSource", guarded<let_go_of_source>},
     {"timeCopies", guarded<time_copies>},
     {"takeCopyTimes", guarded<take_copy_times>},
     {"pendingCopies", guarded<pending_copies>},

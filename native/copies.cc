@@ -314,7 +314,7 @@ napi_value wait_copy(const Arguments& arguments) {
   TimedCopy times;
   const auto let_go = [&copy, &times, on_host] {
     if (copy->copied) {
-      const c10::Stream computing = computing_stream(card_of(*copy));
+      const c10::Stream computing = computing_stream(copy->stream->device());
       copy->copied->block(computing);
       if (on_host) copy->copied->synchronize();
       if (times.came) times.goes_on.emplace(mark(computing));
@@ -339,6 +339,16 @@ napi_value wait_copy(const Arguments& arguments) {
     times.copied = std::move(copy->copied);
     copy_clock().add(std::move(times));
   }
+  return undefined_value(arguments.env);
+}
+
+napi_value let_go_of_source(const Arguments& arguments) {
+  const auto* found = copies().find(to_double(arguments.env, arguments[0], "copy"));
+  TORCH_CHECK(found, "the copy was waited for already");
+  Copy& copy = **found;
+  copy_thread().wait(copy);
+  if (copy.copied) copy.copied->block(computing_stream(copy.stream->device()));
+  copy.from.reset();
   return undefined_value(arguments.env);
 }
 

@@ -16,6 +16,11 @@ napi_value start_copy(const Arguments& arguments);
  * stream, and with onHost this thread too. Throws what went wrong; the id is gone in any case.
  */
 napi_value wait_copy(const Arguments& arguments);
+/**
+ * letGoOfSource(id): from here on, work on the current stream may write over `from`, or its memory be handed on. On cpu it returns when
+ * the copy is done, on CUDA at once.
+ */
+napi_value let_go_of_source(const Arguments& arguments);
 /** pendingCopies() -> how many were started and not waited for. */
 napi_value pending_copies(const Arguments& arguments);
 /** timeCopies(on) forgets what was timed, and times copies that start from here on or no longer. */

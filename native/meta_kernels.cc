@@ -77,6 +77,11 @@ Tensor dot(const Tensor& self, const Tensor& other) {
   return scalar_of(self);
 }
 
+Tensor& where_out(const Tensor& condition, const Tensor& self, const Tensor& other, Tensor& out) {
+  const auto shape = at::infer_size(at::infer_size(condition.sizes(), self.sizes()), other.sizes());
+  return out.sizes().equals(shape) ? out : resize(out, shape);
+}
+
 Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
   const auto shape = at::infer_size(at::infer_size(condition.sizes(), self.sizes()), other.sizes());
   return at::empty(
@@ -218,6 +223,7 @@ void register_meta_kernels() {
   library->impl("max", TORCH_FN(scalar_of));
   library->impl("min", TORCH_FN(scalar_of));
   library->impl("where.self", TORCH_FN(where));
+  library->impl("where.self_out", TORCH_FN(where_out));
   library->impl("index_select", TORCH_FN(index_select));
   library->impl("searchsorted.Tensor", TORCH_FN(searchsorted));
   library->impl("index_add_", TORCH_FN(index_add_));

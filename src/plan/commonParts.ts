@@ -25,6 +25,7 @@ import {
   stepAdamW,
 } from "../step/optimizer.ts";
 import { factorCopies, loadingOf } from "../step/policy.ts";
+import { clippedScale } from "../step/updateGate.ts";
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
@@ -123,8 +124,7 @@ function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart
   const making = take();
   resumeOnMeta(optimizer);
   const resuming = take();
-  scope(() => void normOfGradients(optimizer.parameters));
-  stepAdamW(optimizer, 1e-4, 0.5);
+  scope(() => stepAdamW(optimizer, 1e-4, clippedScale(normOfGradients(optimizer.parameters), 1, 1)));
   const updating = take();
   saveOnMeta(optimizer, lora);
   return { lora, making, resuming, updating, saving: take(), ...opened };

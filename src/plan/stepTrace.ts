@@ -1,6 +1,7 @@
 /** Every allocation of one micro-batch and its update, as planned: to lay beside what a run has measured, and find where they part. */
 import { stepAdamW } from "../step/optimizer.ts";
-import { trainStep } from "../step/step.ts";
+import { queueStep } from "../step/step.ts";
+import { clippedScale } from "../step/updateGate.ts";
 import {
   type AllocationLog,
   CATEGORIES,
@@ -9,6 +10,7 @@ import {
   type Pool,
   planningFor,
 } from "../torch/device.ts";
+import { dispose, scope } from "../torch/tensor.ts";
 import { traced } from "../torch/trace.ts";
 import { plannedBatch } from "./batch.ts";
 import { openOnMeta } from "./commonParts.ts";
@@ -45,12 +47,18 @@ export function plannedTrace(configuration: Configuration, { isLast }: { isLast:
       const normOf = isLast ? optimizer.parameters : undefined;
       const options = { lossScale: 1, normOf, ...(dropout > 0 && { dropoutSeed: 1n }) };
       let phase = "vision";
-      for (const step of trainStep(model, lora, plannedBatch(batch), policy, options)) {
-        ({ phase } = step);
+      const steps = queueStep(model, lora, plannedBatch(batch), policy, options);
+      let next = steps.next();
+      for (; !next.done; next = steps.next()) {
+        ({ phase } = next.value);
         end(phase);
       }
       end(phase);
-      if (isLast) stepAdamW(optimizer, 1e-4, 0.5);
+      using queued = next.value;
+      if (!isLast) return { before, events };
+      queued.read();
+      scope(() => stepAdamW(optimizer, 1e-4, clippedScale(queued.norm!, 1, 1)));
+      dispose(queued.norm);
       end("update");
       return { before, events };
     }),

@@ -24,6 +24,7 @@ import {
   zeroMoments,
 } from "./moments.ts";
 import { Owner } from "./owner.ts";
+import { type Gate, type GradientScale, gateOf } from "./updateGate.ts";
 import { type Tile, type TileState, updateTile_ } from "./updateTile.ts";
 
 export interface Parameter {
@@ -56,8 +57,6 @@ export interface AdamW {
   stepsDone: number;
 }
 
-/** What torch's clip_grad_norm_ adds to the norm. */
-const CLIP_EPSILON = 1e-6;
 /** 1 MiB of float32: long enough to keep a device busy, and a handful of such tiles is all that an update takes. */
 const TILE_ELEMENTS = 2 ** 18;
 
@@ -118,36 +117,35 @@ export function normOfGradients(parameters: readonly Parameter[]): Tensor {
   });
 }
 
-/** What gradients of this norm are multiplied with to be no longer than maxNorm; 0 stands for no limit. */
-export function clipCoefficient(norm: number, maxNorm: number): number {
-  return maxNorm === 0 ? 1 : Math.min(1, maxNorm / (norm + CLIP_EPSILON));
-}
-
 /** One step with the gradients times `gradientScale`, which are zero afterwards. */
-export function stepAdamW(optimizer: AdamW, learningRate: number, gradientScale: number): void {
-  continueUpdate(optimizer, beginUpdate(optimizer, learningRate, gradientScale));
+export function stepAdamW(optimizer: AdamW, learningRate: number, gradientScale: GradientScale): void {
+  using update = beginUpdate(optimizer, learningRate, gradientScale);
+  continueUpdate(optimizer, update);
 }
 
 /** A step under way. */
-export interface Update {
+export interface Update extends Disposable {
   learningRate: number;
-  gradientScale: number;
+  gate: Gate;
   /** Elements that are updated, the parameters one after the other. */
   doneElements: number;
 }
 
-/** A step of which nothing is done yet. */
-export function beginUpdate(optimizer: AdamW, learningRate: number, gradientScale: number): Update {
+/** A step of which nothing is done yet; behind a closed gate it counts all the same. */
+export function beginUpdate(optimizer: AdamW, learningRate: number, gradientScale: GradientScale): Update {
+  const { parameters, options } = optimizer;
+  const like = { dtype: parameters[0]?.value.dtype ?? "float32", device: deviceOf(parameters) };
+  const gate = keep(gateOf(gradientScale, learningRate, options, like));
   optimizer.stepsDone += 1;
-  return { learningRate, gradientScale, doneElements: 0 };
+  return { learningRate, gate, doneElements: 0, [Symbol.dispose]: () => dispose(gate) };
 }
 
 /** Does what is left of a step. Where this throws OutOfMemoryError, called again it goes on where it stood, with tiles of any size. */
 export function continueUpdate(optimizer: AdamW, update: Update): void {
   const tiles = tilesAfter(update.doneElements, optimizer);
-  const { learningRate, gradientScale } = update;
+  const { learningRate, gate } = update;
   const change = (tile: Tile, state: TileState): void =>
-    updateTile_(tile, state, { ...optimizer, learningRate, gradientScale });
+    updateTile_(tile, state, { ...optimizer, learningRate, gate });
   const done = ({ endElements }: Tile): void => {
     update.doneElements = endElements;
   };
@@ -205,13 +203,13 @@ function updateThroughDevice(
     next = following && fetch(following);
     const state = fetched.wait();
     repeated(times, () => change(tile, state));
-    finish(returning, owner, (copy) => copy.wait());
+    finish(returning, owner);
     returning = repeated(times, () => scope(() => startReturn(stateOf(tile), state)));
     for (const copy of returning) owner.own(copy);
     done(tile); // whatever comes now, the owner waits for these copies
     owner.free(fetched); // its memory stays until the copies are waited for
   }
-  finish(returning, owner, (copy) => copy.waitOnHost()); // copies to the host end in their order: now it may save what came back
+  finish(returning, owner); // the host doesn't: whoever saves what came back does
 }
 
 interface Visit {
@@ -267,9 +265,9 @@ function tensorsOf({ value, mean, square }: TileState): Tensor[] {
   return [...(value ? [value] : []), ...ofMoment(mean), ...ofMoment(square)];
 }
 
-function finish(copies: readonly PendingCopy[], owner: Owner, wait: (copy: PendingCopy) => void): void {
+function finish(copies: readonly PendingCopy[], owner: Owner): void {
   for (const copy of copies) {
-    wait(copy);
+    copy.wait();
     owner.free(copy);
   }
 }

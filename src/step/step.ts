@@ -11,7 +11,8 @@ import { headLoss_, labelsOf } from "../nn/loss.ts";
 import { kindsOf, rowsOf } from "../nn/rows.ts";
 import { cat } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
-import { scope, type Tensor } from "../torch/tensor.ts";
+import { LateNumbers } from "../torch/lateNumbers.ts";
+import { dispose, scope, type Tensor } from "../torch/tensor.ts";
 import { countExposed, repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary, settleBoundary } from "./boundaries.ts";
 import {
@@ -52,18 +53,41 @@ export interface TrainStepOptions {
   lossScale: number;
   /** Names run and micro-batch; the masks of LoRA dropout follow from it. Without it nothing is dropped. */
   dropoutSeed?: bigint;
-  /** Whose gradients' norm is read together with the loss: the host waits for the device once, at the end. */
+  /** Whose gradients' norm comes together with the loss. */
   normOf?: readonly Parameter[] | undefined;
 }
 
-/** Forward and backward of a micro-batch: adds its gradients to those of the LoRA factors. */
+/** A micro-batch of which all work is queued, though a card may have yet to do it; disposed by who has read it. */
+export interface QueuedStep extends Disposable {
+  /** L2 norm of the gradients where it was asked for, (), on the device; NaN where a loss is not finite. The caller's to dispose. */
+  norm: Tensor | undefined;
+  /** Whether it is done, so that nobody waits. */
+  isDone: boolean;
+  /** Waits for the device as far as it has to, once. */
+  read(): TrainResult;
+}
+
+/** Forward and backward of a micro-batch: adds its gradients to those of the LoRA factors, and waits for its loss. */
 export function* trainStep(
   model: Model,
   lora: Lora,
   batch: MicroBatch,
   policy: Policy,
-  { lossScale, dropoutSeed, normOf }: TrainStepOptions,
+  options: TrainStepOptions,
 ): Generator<StepPhase, TrainResult> {
+  using queued = yield* queueStep(model, lora, batch, policy, options);
+  dispose(queued.norm);
+  return queued.read();
+}
+
+/** The same without a wait for the device: the host goes on to queue what comes next, and reads the loss then. */
+export function* queueStep(
+  model: Model,
+  lora: Lora,
+  batch: MicroBatch,
+  policy: Policy,
+  { lossScale, dropoutSeed, normOf }: TrainStepOptions,
+): Generator<StepPhase, QueuedStep> {
   using owner = new Owner();
   const labels = labelsOf(batch.targets);
   const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows, dropoutSeed });
@@ -73,10 +97,27 @@ export function* trainStep(
   const losses = owner.own(lossOf(model, states, labels.targets, policy, gradientScale));
   yield { phase: "loss", done: 1, total: 1 };
   yield* backward(run, boundaries, states, hidden); // states are their gradient now
-  if (!normOf) return { ...resultOf(numbersOf(losses)), gradientNorm: undefined };
-  const norm = (): Tensor => normOfGradients(normOf).to({ dtype: losses.dtype }).view([1]);
-  const numbers = scope(() => numbersOf(cat([norm(), losses])));
-  return { ...resultOf(numbers.subarray(1)), gradientNorm: numbers[0] };
+  return queuedOf(losses, normOf);
+}
+
+/** losses: (M). What they and the norm come to goes to the host at once, in one piece. */
+function queuedOf(losses: Tensor, normOf: readonly Parameter[] | undefined): QueuedStep {
+  return scope(() => {
+    const norm = normOf && normOfGradients(normOf).to({ dtype: losses.dtype });
+    const guarded = norm && scope(() => norm.add(losses.mul(0).mean())); // 0, or NaN
+    const numbers = new LateNumbers(norm ? cat([norm.view([1]), losses]) : losses);
+    return {
+      norm: guarded,
+      isDone: numbers.areThere,
+      read: () => {
+        const values = numbers.read();
+        return norm
+          ? { ...resultOf(values.subarray(1)), gradientNorm: values[0] }
+          : { ...resultOf(values), gradientNorm: undefined };
+      },
+      [Symbol.dispose]: () => numbers[Symbol.dispose](),
+    };
+  });
 }
 
 /** Loss of a micro-batch and of each of its samples, forward only. */
@@ -97,7 +138,7 @@ export function* evalStep(
   }
   const states = yield* lastLayerForward(run, hidden, { trains: false });
   yield { phase: "forward", done: run.count, total: run.count };
-  const losses = scope(() => numbersOf(lossOf(model, states, labels.targets, policy)));
+  const losses = scope(() => new LateNumbers(lossOf(model, states, labels.targets, policy)).read());
   const samples = sampleRows(batch).map(({ start, end }) => {
     const own = losses.filter((_, label) => labels.rows[label]! >= start && labels.rows[label]! < end);
     return { lossSum: sumOf(own), labelTokens: own.length };
@@ -234,12 +275,6 @@ function lossOf(
     return headLoss_(states, targets, options, gradientScale);
   };
   return category("loss", () => scope(body));
-}
-
-/** The one synchronisation of a step, at its end. On meta there are no numbers: NaN for each. */
-function numbersOf(losses: Tensor): Float32Array | Float64Array {
-  if (losses.device === "meta") return new Float32Array(losses.shape[0]!).fill(Number.NaN);
-  return losses.toArray() as Float32Array | Float64Array;
 }
 
 function resultOf(losses: Float32Array | Float64Array): StepResult {

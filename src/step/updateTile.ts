@@ -2,19 +2,13 @@
  * AdamW's update of one tile of a parameter, done wholly or not at all: whatever allocates comes before anything changes, so that an update
  * that ran out of memory goes on where it stood.
  */
+import { whereOut } from "../torch/ops.gen.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { AdamWOptions } from "./adamW.ts";
 import { type Codes, dequantized, quantized } from "./eightBit.ts";
-import {
-  type CodeTables,
-  copyMoment_,
-  flatSpan,
-  isCodes,
-  type Moment,
-  type Moments,
-  type Span,
-} from "./moments.ts";
+import { type CodeTables, flatSpan, isCodes, type Moment, type Moments, type Span } from "./moments.ts";
 import type { Parameter } from "./optimizer.ts";
+import type { Gate } from "./updateGate.ts";
 
 /** Elements of one parameter. */
 export interface Tile {
@@ -35,8 +29,7 @@ export interface TileUpdate {
   tables: CodeTables | undefined;
   stepsDone: number;
   learningRate: number;
-  /** What gradients are multiplied with. */
-  gradientScale: number;
+  gate: Gate;
 }
 
 /** The tile's gradients are zero afterwards. */
@@ -59,42 +52,54 @@ interface Numbers {
   square: Tensor;
 }
 
-/** In place, but for the root, for which there is room before. */
+/**
+ * In place, but for the root, for which there is room before. Behind a closed gate the mean goes towards itself, nothing is added to the
+ * square, and the root is infinite.
+ */
 function updateFloats_({ value, gradient, mean, square }: Numbers, update: TileUpdate): void {
-  const { decay, meanRate, squareRate, gradientScale } = ratesOf(update);
+  const { isOpen, openRatio, scale, decay, squareKeep } = update.gate;
+  const { meanRate, squareRate } = ratesOf(update);
   const wide = gradient.to({ dtype: value.dtype }); // itself where gradients have the factors' precision
   const root = square.emptyLike();
-  if (gradientScale !== 1) wide.mul_(gradientScale);
+  whereOut(isOpen, wide.mul_(scale), mean, { out: wide });
   value.mul_(decay);
   mean.lerp_(wide, meanRate);
-  square.mul_(1 - squareRate).addcmul_(wide, wide, { value: squareRate });
+  wide.mul_(openRatio);
+  square.mul_(squareKeep).addcmul_(wide, wide, { value: squareRate });
   stepBy_(value, mean, root.copy_(square).sqrt_(), update);
 }
 
-/** All is made anew beside what there is, which it then is copied over. */
+/** All is made anew beside what there is, which it then is copied over; behind a closed gate, what there is. */
 function updateCodes_(
   { value, gradient, mean, square }: Omit<Numbers, "mean" | "square"> & Record<"mean" | "square", Codes>,
   { elements }: Span,
   update: TileUpdate,
 ): void {
   const tables = update.tables!;
-  const { decay, meanRate, squareRate, gradientScale } = ratesOf(update);
+  const { isOpen, scale, decay, squareKeep } = update.gate;
+  const { meanRate, squareRate } = ratesOf(update);
   const whole = { start: 0, elements };
   const { newValue, newMean, squares } = scope(() => {
     const [means, squares] = [dequantized(mean, tables.mean), dequantized(square, tables.square)];
     const [flatMeans, flatSquares] = [flatSpan(means, whole), flatSpan(squares, whole)];
     scope(() => {
-      const wide = gradient.to({ dtype: value.dtype, copy: true }).mul_(gradientScale);
+      const wide = gradient.to({ dtype: value.dtype, copy: true }).mul_(scale);
       flatMeans.lerp_(wide, meanRate);
-      flatSquares.mul_(1 - squareRate).addcmul_(wide, wide, { value: squareRate });
+      flatSquares.mul_(squareKeep).addcmul_(wide, wide, { value: squareRate });
     });
     const newValue = scope(() => stepBy_(value.mul(decay), flatMeans, flatSquares.sqrt(), update));
     return { newValue, newMean: quantized(means, tables.mean), squares };
   });
   const newSquare = quantized(squares, tables.square);
-  value.copy_(newValue);
-  copyMoment_(mean, newMean);
-  copyMoment_(square, newSquare);
+  const settle = (made: Tensor, before: Tensor): void => void whereOut(isOpen, made, before, { out: before });
+  settle(newValue, value);
+  for (const [made, before] of [
+    [newMean, mean],
+    [newSquare, square],
+  ] as const) {
+    settle(made.codes, before.codes);
+    settle(made.absmax, before.absmax);
+  }
 }
 
 /** value -= rate * mean / root; the root is used up. */
@@ -102,19 +107,16 @@ function stepBy_(
   value: Tensor,
   mean: Tensor,
   root: Tensor,
-  { options: { beta1, beta2, epsilon }, stepsDone, learningRate }: TileUpdate,
+  { options: { beta1, beta2 }, stepsDone, learningRate, gate }: TileUpdate,
 ): Tensor {
   const meanCorrection = 1 - beta1 ** stepsDone;
   const squareCorrection = 1 - beta2 ** stepsDone;
-  const denominator = root.div_(Math.sqrt(squareCorrection)).add_(epsilon);
+  const denominator = root.div_(Math.sqrt(squareCorrection)).add_(gate.epsilon);
   return value.addcdiv_(mean, denominator, { value: -learningRate / meanCorrection });
 }
 
-function ratesOf({ options: { beta1, beta2, weightDecay }, learningRate, gradientScale }: TileUpdate) {
-  return {
-    ...{ decay: 1 - learningRate * weightDecay, meanRate: 1 - beta1, squareRate: 1 - beta2 },
-    gradientScale,
-  };
+function ratesOf({ options: { beta1, beta2 } }: TileUpdate) {
+  return { meanRate: 1 - beta1, squareRate: 1 - beta2 };
 }
 
 function floats(moment: Moment): Tensor {

@@ -27,6 +27,14 @@ export class PendingCopy implements Disposable {
     this.finish(true);
   }
 
+  /**
+   * Frees `from` as far as the copy goes: operators may write over it from here on, as the device does so after it has copied. On CUDA
+   * the host doesn't stop for it. `to` still has to be waited for.
+   */
+  letGoOfSource(): void {
+    native.letGoOfSource(this.copy);
+  }
+
   /** Waits where nobody has; for the way out of an error, so it throws none of its own. */
   [Symbol.dispose](): void {
     if (this.copy === 0) return;

@@ -311,6 +311,11 @@ export function emptyCache(device: "cpu" | `cuda:${number}`): void {
   native.emptyCache(deviceCode(device));
 }
 
+/** Whether a device computes beside the host, which therefore should not ask for its numbers before more work is queued. */
+export function computesBeside(device: Device): boolean {
+  return device.startsWith("cuda");
+}
+
 /** Waits for everything queued on a device. */
 export function synchronize(device: Device): void {
   native.synchronize(deviceCode(device));

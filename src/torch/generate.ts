@@ -114,7 +114,7 @@ function readOverload(full: string, form: Form): Overload {
     inputs: schema.arguments.map((argument, at) =>
       readInput(argument, operator, form === "method" && at === 0),
     ),
-    returns: schema.returns,
+    returns: form === "function" && schema.returns.every(({ written }) => written) ? [] : schema.returns,
     inPlace:
       form === "method" && schema.arguments[0]?.written === true && schema.returns[0]?.written === true,
   };

@@ -33,6 +33,7 @@ export interface Native {
   unmapFile(file: Handle): boolean;
   startCopy(to: unknown, from: unknown): Handle;
   waitCopy(copy: Handle, onHost: boolean): void;
+  letGoOfSource(copy: Handle): void;
   timeCopies(on: boolean): void;
   takeCopyTimes(): number[];
   pendingCopies(): number;

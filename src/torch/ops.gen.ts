@@ -252,6 +252,7 @@ const OP_cat = native.resolve("aten::cat", "", []);
 const OP_stack = native.resolve("aten::stack", "", []);
 const OP_where_self = native.resolve("aten::where", "self", []);
 const OP_where_ScalarOther = native.resolve("aten::where", "ScalarOther", []);
+const OP_where_self_out = native.resolve("aten::where", "self_out", []);
 const OP_where_ScalarSelf = native.resolve("aten::where", "ScalarSelf", []);
 const OP_where_Scalar = native.resolve("aten::where", "Scalar", []);
 const OP_silu_backward = native.resolve("aten::silu_backward", "", []);
@@ -1445,6 +1446,11 @@ export function _where(condition: Tensor, self: Tensor, other: Tensor | Scalar):
     return wrap(call(OP_where_ScalarOther, handleOf(condition), handleOf(self), other));
   }
   return wrap(call(OP_where_self, handleOf(condition), handleOf(self), handleOf(other)));
+}
+
+/** aten::where.self_out(Tensor condition, Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!) */
+export function whereOut(condition: Tensor, self: Tensor, other: Tensor, options: { out: Tensor }): void {
+  call(OP_where_self_out, handleOf(condition), handleOf(self), handleOf(other), handleOf(options.out));
 }
 
 /** aten::where.ScalarSelf(Tensor condition, Scalar self, Tensor other) -> Tensor */

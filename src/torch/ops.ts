@@ -240,6 +240,7 @@ export const FUNCTIONS = {
   _cat: "cat",
   _stack: "stack",
   _where: "where.self where.ScalarOther",
+  whereOut: "where.self_out",
   _whereScalarSelf: "where.ScalarSelf",
   _whereScalar: "where.Scalar",
   siluBackward: "silu_backward",

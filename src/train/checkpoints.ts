@@ -20,7 +20,7 @@ import {
   restoreMoments,
   type TensorFile,
 } from "../step/savedState.ts";
-
+import { synchronize } from "../torch/device.ts";
 import { faultOf, removeFolder, writeFolder } from "./folders.ts";
 import type { EvalRecord } from "./runLog.ts";
 
@@ -38,7 +38,7 @@ export interface Accumulated {
   epoch: number;
 }
 
-export const EMPTY_STEP: Accumulated = {
+export const emptyStep = (): Accumulated => ({
   microBatches: 0,
   weightSum: 0,
   lossSum: 0,
@@ -46,7 +46,7 @@ export const EMPTY_STEP: Accumulated = {
   elapsedMs: 0,
   dataWaitMs: 0,
   epoch: 0,
-};
+});
 
 /** All that a run is, beside its tensors. */
 export interface TrainerState {
@@ -92,6 +92,7 @@ const NAME = /^checkpoint-(\d+)(?:-micro-(\d+))?$/;
 
 /** Writes a checkpoint, whole or not at all, and returns its folder. */
 export async function saveCheckpoint(output: string, state: TrainerState, trained: Trained): Promise<string> {
+  settle(trained);
   const { microBatches } = state.accumulated;
   const folder = join(output, `checkpoint-${state.step}${microBatches > 0 ? `-micro-${microBatches}` : ""}`);
   const write = (aside: string): void => {
@@ -106,7 +107,14 @@ export async function saveCheckpoint(output: string, state: TrainerState, traine
 
 /** Writes an adapter's folder, whole or not at all. */
 export async function saveAdapter(folder: string, trained: Trained): Promise<void> {
+  settle(trained);
   await writeFolder(folder, (aside) => writeLora(aside, trained), { sealed: false });
+}
+
+/** What an update moves to the host is whole there when the device has done all that is queued. */
+function settle({ optimizer }: Trained): void {
+  const [parameter] = optimizer.parameters;
+  if (parameter) synchronize(parameter.gradient.device);
 }
 
 /** The newest checkpoint that is whole. Newer ones that are not are renamed, and told to `onBroken`. */

@@ -9,7 +9,7 @@ import { mixSeed } from "../nn/dropout.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
 import type { GradientBackup } from "../step/gradientBackup.ts";
 import type { Policy } from "../step/policy.ts";
-import { type StepPhase, type TrainResult, trainStep } from "../step/step.ts";
+import { type QueuedStep, queueStep, type StepPhase } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { freeCache } from "./compute.ts";
 import { drive } from "./drive.ts";
@@ -17,13 +17,13 @@ import type { RunPlan } from "./runPlan.ts";
 import type { Run } from "./setup.ts";
 import { doesNotFit, namesOf, ranOut } from "./stops.ts";
 
-/** Adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
+/** Queues what adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
 export async function runMicroBatch(
   run: Run,
   batch: MicroBatch,
   lossScale: number,
   onPhase: (phase: StepPhase) => void,
-): Promise<TrainResult> {
+): Promise<QueuedStep> {
   const { model, lora, state, options, optimizer, backup } = run;
   const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
@@ -35,7 +35,7 @@ export async function runMicroBatch(
   };
   const attempt = { subject, tokens, ladder: run.plan, undo: backup, otherwise };
   return await fitting(run, attempt, (policy) =>
-    drive(trainStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
+    drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
 }
 

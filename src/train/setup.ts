@@ -24,7 +24,7 @@ import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type AnswersPlan, stopIdsOf } from "./answers.ts";
 import { scaleCaution, warmupCaution } from "./cautions.ts";
-import { type Checkpoint, EMPTY_STEP, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
+import { type Checkpoint, emptyStep, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
 import { type Compute, liftCaps, noticeIdleCard, noticeStored, startCompute } from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
@@ -312,7 +312,7 @@ function optimizerOf(lora: Lora, options: TrainOptions, policy: Policy): AdamW {
 function newState(
   known: Omit<TrainerState, "version" | "step" | "microBatches" | "data" | "accumulated" | "evals">,
 ): TrainerState {
-  return { version: 1, step: 0, microBatches: 0, data: START, accumulated: EMPTY_STEP, evals: [], ...known };
+  return { version: 1, step: 0, microBatches: 0, data: START, accumulated: emptyStep(), evals: [], ...known };
 }
 
 /** Of the sizes, and of the last norm's weights, which two models of the same sizes do not share. */

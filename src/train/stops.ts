@@ -67,16 +67,21 @@ function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): 
   };
 }
 
-/** A number of the step that is being done is NaN or Infinity; `subject` says which. */
-export async function notFinite(run: Run, subject: string, saved: boolean): Promise<UserError> {
-  const { state, options } = run;
+/**
+ * A number of a step is NaN or Infinity; `subject` says which. isUntried: whether the newest checkpoint's factors gave this very number,
+ * and none before.
+ */
+export async function notFinite(
+  { options }: Run,
+  subject: string,
+  { step, isUntried }: { step: number; isUntried: boolean },
+): Promise<UserError> {
   const folders = await checkpointFolders(options.output);
-  const untried = saved && state.accumulated.microBatches === 0; // the newest one's factors gave this very number
-  const good = folders.at(untried ? -2 : -1);
+  const good = folders.at(isUntried ? -2 : -1);
   const found =
     good === undefined ? "There is no good checkpoint before it" : `The last good checkpoint is ${good}`;
   const start = good === undefined ? "" : `--adapter ${good} `;
-  return new UserError(`Step ${state.step + 1}: ${subject} is not a finite number. ${found}.`, {
+  return new UserError(`Step ${step}: ${subject} is not a finite number. ${found}.`, {
     fix: `Leave out what ${commandLine("preview")} shows to be odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
   });
 }

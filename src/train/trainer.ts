@@ -7,32 +7,23 @@ import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
-import { formatCount, type UserError } from "../errors.ts";
-import { zeroGradients } from "../models/lora.ts";
-import { afterGoodStep, afterOverflow, isOverflow, type LossScale } from "../step/lossScale.ts";
-import { clipCoefficient } from "../step/optimizer.ts";
-import type { StepPhase, StepResult } from "../step/step.ts";
+import { formatCount, UserError } from "../errors.ts";
+import type { StepPhase } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
-import { EMPTY_STEP, pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
+import { dispose } from "../torch/tensor.ts";
+import { pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
 import type { DefectTrace } from "./defectTrace.ts";
 import { type Evaluator, evaluate } from "./evaluate.ts";
+import { Late } from "./late.ts";
 import { lockOutput } from "./lock.ts";
-import { fitting, runMicroBatch } from "./microBatch.ts";
+import { fitting } from "./microBatch.ts";
 import { type TrainInput, type TrainOptions, trainOptions } from "./options.ts";
-import { type Defect, PeakWatch, recordOf, type StepPeaks } from "./peakWatch.ts";
+import { type Defect, PeakWatch, type StepPeaks } from "./peakWatch.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER } from "./resume.ts";
-import {
-  appendRecord,
-  DEFECTS_FILE,
-  EVALS_FILE,
-  type EvalRecord,
-  STEPS_FILE,
-  type StepRecord,
-} from "./runLog.ts";
-import { learningRate } from "./schedule.ts";
+import { appendRecord, EVALS_FILE, type EvalRecord, type StepRecord } from "./runLog.ts";
 import { type Closers, type OpenHooks, openRun, type PlannedRun, type Run } from "./setup.ts";
 import { cardFailed, isCardFault, namesOf, notFinite, ranOut, withWayOn } from "./stops.ts";
-import { normWithin, updateWithin } from "./update.ts";
+import { beginStep, type StepUnderWay, takeStep } from "./takeStep.ts";
 
 export type TrainEvent =
   /** stepsBefore: the records of steps that earlier parts of the run have done; none of a new run. */
@@ -86,22 +77,28 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
     const saved = run.checkpoint !== undefined;
     const watch = new PeakWatch(run);
     closers.push(() => watch.stop());
-    const running = {
-      ...run,
-      signal,
-      emit,
-      saved,
-      stepSamples: [],
-      gradientNorm: undefined,
-      watch,
-    };
-    return await runToEnd(running).catch((thrown) => {
-      throw isCardFault(thrown) ? cardFailed(running, thrown) : thrown;
+    const late = new Late();
+    const running: Running = { ...run, signal, emit, saved, watch, late, under: beginStep() };
+    closers.push(() => dispose(running.under.norm));
+    closers.push(() => late[Symbol.dispose]());
+    return await runToEnd(running).catch(async (thrown) => {
+      const first = await firstOf(running, thrown);
+      throw isCardFault(first) ? cardFailed(running, first) : first;
     });
   } catch (thrown) {
     throw thrown instanceof OutOfMemoryError ? ranOut("The run", thrown) : thrown;
   } finally {
     for (const close of closers.reverse()) await closed(close);
+  }
+}
+
+/** What was queued before an error is told first; where that fails, it is the error. */
+async function firstOf({ late }: Running, thrown: unknown): Promise<unknown> {
+  try {
+    await late.all();
+    return thrown;
+  } catch (earlier) {
+    return earlier instanceof UserError ? earlier : thrown; // of a card that is lost the first word says most
   }
 }
 
@@ -114,16 +111,16 @@ async function closed(close: Closers[number]): Promise<void> {
   }
 }
 
-interface Running extends Run {
+/** A run that is going on. */
+export interface Running extends Run {
   signal: AbortSignal | undefined;
   emit: (event: TrainEvent) => void;
   /** Whether the state is that of the last checkpoint. */
   saved: boolean;
   watch: PeakWatch;
-  /** Of the current step, as far as this process has seen them. */
-  stepSamples: SampleSource[];
-  /** Of all gradients of the step, where its last micro-batch has told. */
-  gradientNorm: number | undefined;
+  /** What is queued and not told yet. */
+  late: Late;
+  under: StepUnderWay;
 }
 
 async function runToEnd(run: Running): Promise<TrainResult> {
@@ -134,7 +131,7 @@ async function runToEnd(run: Running): Promise<TrainResult> {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
       if (isDue(run, options.save_every) && !run.saved) await save(run);
       if (state.step === state.totalSteps) return await finish(run);
-      const outcome = await takeStep(run, batches);
+      const outcome = await takeStep(run, () => nextBatch(run, batches));
       if (outcome === "interrupted") return await interrupt(run);
       if (outcome === "no data") state.totalSteps = state.step; // pictures that went bad left fewer samples than planned
     }
@@ -157,157 +154,23 @@ function openBatches({ state, data, options, emit }: Running): AsyncGenerator<Mi
   return createBatches({ ...source, onBadPicture }, state.data);
 }
 
-/** One optimizer step, or as much of it as comes before an interruption. */
-async function takeStep(
-  run: Running,
-  batches: AsyncGenerator<MicroBatch>,
-): Promise<"done" | "interrupted" | "no data"> {
-  const { state, options, signal } = run;
-  run.watch.startStep();
-  while (state.accumulated.microBatches < options.gradient_accumulation) {
-    if (signal?.aborted) return "interrupted";
-    const startMs = performance.now();
-    const { value: batch, done } = await nextBatch(run, batches);
-    if (done) break;
-    const result = await accumulate(run, batch);
-    state.microBatches += 1;
-    state.data = batch.position;
-    addToStep(run, batch, result, performance.now() - startMs);
-  }
-  if (state.accumulated.microBatches === 0) return "no data";
-  await updateFactors(run);
-  return "done";
-}
-
 /** Where a picture is gone or bad, what was learned up to it is saved before that is told. */
 async function nextBatch(
   run: Running,
   batches: AsyncGenerator<MicroBatch>,
 ): Promise<IteratorResult<MicroBatch, unknown>> {
-  return await withWayOn(run, async () => {
-    try {
-      return await batches.next();
-    } catch (thrown) {
-      if (isUnsaved(run)) await save(run).catch(() => {}); // the first error is what matters
-      throw thrown;
-    }
-  });
+  try {
+    return await batches.next();
+  } catch (thrown) {
+    await run.late.all(); // what fails in this came first
+    if (isUnsaved(run)) await save(run).catch(() => {}); // the first error is what matters
+    return await withWayOn(run, () => Promise.reject(thrown));
+  }
 }
 
 /** Whether there is progress that no checkpoint has. */
 function isUnsaved({ state, saved }: Running): boolean {
   return state.microBatches > 0 && (!saved || state.accumulated.microBatches > 0);
-}
-
-/** Adds a micro-batch's gradients to those of the step. */
-async function accumulate(run: Running, batch: MicroBatch): Promise<StepResult> {
-  const { state, options, emit } = run;
-  const [step, microBatch] = [state.step + 1, state.accumulated.microBatches + 1];
-  const lossScale = weightOf(options, batch.labelTokens) * (state.lossScale?.scale ?? 1);
-  const once = (): ReturnType<typeof runMicroBatch> => {
-    run.watch.begin(batch);
-    return runMicroBatch(run, batch, lossScale, (phase) => {
-      run.watch.passed(phase.phase);
-      emit({ event: "phase", step, microBatch, phase });
-    });
-  };
-  let result = await once();
-  if (run.watch.add(batch)) {
-    run.backup.restore();
-    result = await once();
-    run.watch.add(batch);
-  }
-  emit({ event: "microBatch", step, microBatch, loss: result.loss, samples: batch.samples });
-  if (!Number.isFinite(result.loss)) {
-    throw await notFinite(run, `the loss of ${namesOf(batch.samples)}`, run.saved);
-  }
-  run.stepSamples.push(...batch.samples);
-  run.gradientNorm = result.gradientNorm;
-  return result;
-}
-
-/** What a micro-batch counts for in its step: one as another, or by their labels. */
-function weightOf(options: TrainOptions, labelTokens: number): number {
-  return options.loss_scale === "batch" ? labelTokens : 1;
-}
-
-function addToStep(
-  { state, options }: Running,
-  batch: MicroBatch,
-  result: StepResult,
-  elapsedMs: number,
-): void {
-  const before = state.accumulated;
-  const weight = weightOf(options, result.labelTokens);
-  state.accumulated = {
-    microBatches: before.microBatches + 1,
-    weightSum: before.weightSum + weight,
-    lossSum: before.lossSum + weight * result.loss,
-    tokens: before.tokens + batch.inputIds.length,
-    elapsedMs: before.elapsedMs + elapsedMs,
-    dataWaitMs: before.dataWaitMs + batch.dataWaitMs,
-    epoch: batch.epoch,
-  };
-}
-
-/** The optimizer's step over what was accumulated, and its record. */
-async function updateFactors(run: Running): Promise<void> {
-  const { state, options, schedule, emit } = run;
-  const { weightSum, lossSum, tokens, dataWaitMs, epoch, ...sums } = state.accumulated;
-  const startMs = performance.now();
-  const scaledBy = weightSum * (state.lossScale?.scale ?? 1);
-  const gradNorm = (run.gradientNorm ?? normWithin(run)) / scaledBy;
-  if (state.lossScale && isOverflow(gradNorm, state.lossScale)) return skipStep(run, state.lossScale);
-  if (!Number.isFinite(gradNorm)) {
-    throw await notFinite(run, `the gradient of ${namesOf(run.stepSamples)}`, run.saved);
-  }
-  const lr = learningRate(state.step + 1, schedule);
-  updateWithin(run, lr, clipCoefficient(gradNorm, options.max_grad_norm) / scaledBy);
-  if (state.lossScale) state.lossScale = afterGoodStep(state.lossScale);
-  endStep(run);
-
-  const stepMs = sums.elapsedMs + performance.now() - startMs;
-  const { defects, ...peaks } = run.watch.endStep();
-  const record: StepRecord = {
-    step: state.step,
-    loss: lossSum / weightSum,
-    gradNorm,
-    lr,
-    tokens,
-    tokensPerSecond: (tokens / stepMs) * 1000,
-    ...recordOf(peaks, options.planned_step),
-    stepMs,
-    dataWaitRatio: dataWaitMs / stepMs,
-    epoch,
-  };
-  await withWayOn(run, async () => {
-    await appendRecord(join(options.output, STEPS_FILE), record);
-    for (const { trace: _, ...defect } of defects)
-      await appendRecord(join(options.output, DEFECTS_FILE), { step: state.step, ...defect });
-  });
-  emit({ event: "step", record, totalSteps: state.totalSteps, peaks });
-  for (const { trace, ...defect } of defects) emit({ event: "defect", step: state.step, defect, trace });
-}
-
-/** Leaves the factors as they are, for float16 could not hold their gradients; there is no record of such a step. */
-function skipStep(run: Running, before: LossScale): void {
-  const { state, lora } = run;
-  zeroGradients(lora);
-  const after = afterOverflow(before);
-  state.lossScale = after;
-  endStep(run);
-  run.watch.endStep();
-  run.notice(
-    `step ${state.step}: the gradients overflow float16, so the factors stay as they are; the loss scale is ${after.scale} from here on`,
-  );
-}
-
-function endStep(run: Running): void {
-  run.state.step += 1;
-  run.state.accumulated = EMPTY_STEP;
-  run.stepSamples = [];
-  run.gradientNorm = undefined;
-  run.saved = false;
 }
 
 /** Every so many steps, and at the end. */
@@ -321,11 +184,15 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   const { step, evals } = state;
   const due = data.evalSamples.length > 0 && isDue(run, options.eval_every) && evals.at(-1)?.step !== step;
   if (!due) return "done";
+  await run.late.all();
   if (signal?.aborted) return "interrupted";
   const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, evaluatorOf(run)));
   if (!evaluation) return signal?.aborted ? "interrupted" : "done";
   if ("notFinite" in evaluation)
-    throw await notFinite(run, `the loss of ${namesOf([evaluation.notFinite])}`, run.saved);
+    throw await notFinite(run, `the loss of ${namesOf([evaluation.notFinite])}`, {
+      step: step + 1,
+      isUntried: run.saved && state.accumulated.microBatches === 0,
+    });
   const record: EvalRecord = { step, ...evaluation };
   const best = evals.every((earlier) => isBetter(record, earlier));
   state.evals = [...evals, record];
@@ -365,7 +232,8 @@ function evaluatorOf(run: Running): Evaluator {
 }
 
 async function save(run: Running): Promise<void> {
-  const { options, state, emit } = run;
+  const { options, state, emit, late } = run;
+  await late.all();
   run.checkpoint = await withWayOn(run, () => saveCheckpoint(options.output, state, trainedOf(run)));
   run.saved = true;
   await pruneCheckpoints(options.output, options.keep_checkpoints);
@@ -374,11 +242,13 @@ async function save(run: Running): Promise<void> {
 
 async function finish(run: Running): Promise<TrainResult> {
   const adapter = join(run.options.output, ADAPTER_FOLDER);
+  await run.late.all();
   await withWayOn(run, () => saveAdapter(adapter, trainedOf(run)));
   return { ended: "finished", step: run.state.step, adapter };
 }
 
 async function interrupt(run: Running): Promise<TrainResult> {
+  await run.late.all();
   if (!run.saved || run.state.accumulated.microBatches > 0) await save(run);
   return { ended: "interrupted", step: run.state.step, checkpoint: run.checkpoint! };
 }

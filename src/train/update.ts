@@ -3,8 +3,10 @@
  * of the gradients. Nothing is updated twice, and a tile's size is no matter of the result.
  */
 import { formatBytes } from "../errors.ts";
-import { type AdamW, beginUpdate, continueUpdate, gradientNorm } from "../step/optimizer.ts";
+import { type AdamW, beginUpdate, continueUpdate, normOfGradients } from "../step/optimizer.ts";
+import type { GradientScale } from "../step/updateGate.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
+import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { freeCache } from "./compute.ts";
 import type { Run } from "./setup.ts";
 import { ranOut } from "./stops.ts";
@@ -14,14 +16,14 @@ const TILE_PARTS = 8;
 const LEAST_TILE_ELEMENTS = 2 ** 10;
 
 /** One step of the optimizer. Throws UserError where not even the smallest tile fits. */
-export function updateWithin(run: Run, learningRate: number, gradientScale: number): void {
-  const update = beginUpdate(run.optimizer, learningRate, gradientScale);
+export function updateWithin(run: Run, learningRate: number, gradientScale: () => GradientScale): void {
+  using update = insisting(run, () => scope(() => beginUpdate(run.optimizer, learningRate, gradientScale())));
   insisting(run, () => continueUpdate(run.optimizer, update));
 }
 
-/** L2 norm of all gradients of a step. Throws UserError as the update does. */
-export function normWithin(run: Run): number {
-  return insisting(run, () => gradientNorm(run.optimizer.parameters));
+/** L2 norm of all gradients of a step, (), for the caller to dispose. Throws UserError as the update does. */
+export function normWithin(run: Run): Tensor {
+  return insisting(run, () => keep(normOfGradients(run.optimizer.parameters)));
 }
 
 function insisting<T>(run: Run, body: () => T): T {

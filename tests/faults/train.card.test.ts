@@ -16,12 +16,12 @@ import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 const fault = vi.hoisted(() => ({ seen: 0, microBatch: Number.POSITIVE_INFINITY, raise: () => {} }));
 vi.mock("../../src/step/step.ts", async (original) => {
   const own = await original<typeof import("../../src/step/step.ts")>();
-  const trainStep: typeof own.trainStep = function* (...inputs) {
-    const result = yield* own.trainStep(...inputs);
+  const queueStep: typeof own.queueStep = function* (...inputs) {
+    const result = yield* own.queueStep(...inputs);
     if (++fault.seen === fault.microBatch) fault.raise();
     return result;
   };
-  return { ...own, trainStep };
+  return { ...own, queueStep };
 });
 
 /** Where the driver and its devices are looked for; undefined: where they are. */

@@ -8,7 +8,7 @@ import { disposeLora } from "../../src/models/lora.ts";
 import { createAdamW, disposeAdamW, loraParameters } from "../../src/step/optimizer.ts";
 import { momentTensors } from "../../src/step/savedState.ts";
 import {
-  EMPTY_STEP,
+  emptyStep,
   lastGoodCheckpoint,
   restoreOptimizer,
   saveCheckpoint,
@@ -46,7 +46,7 @@ const stateOf = (step: number): TrainerState => ({
     data: { next: step, waiting: [] },
     evals: [],
   },
-  ...{ accumulated: { ...EMPTY_STEP, microBatches: 1, weightSum: 1 }, options: {}, fingerprints: {} },
+  ...{ accumulated: { ...emptyStep(), microBatches: 1, weightSum: 1 }, options: {}, fingerprints: {} },
 });
 const lastGood = () =>
   lastGoodCheckpoint(output, (folder, fault) => expect.unreachable(`${folder}: ${fault}`));

@@ -13,7 +13,7 @@ import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import {
   type Checkpoint,
-  EMPTY_STEP,
+  emptyStep,
   restoreOptimizer,
   saveCheckpoint,
   type TrainerState,
@@ -37,7 +37,7 @@ const state: TrainerState = {
     evals: [],
     stepsDown: [],
   },
-  ...{ accumulated: { ...EMPTY_STEP, microBatches: 1, weightSum: 1 }, options: {}, fingerprints: {} },
+  ...{ accumulated: { ...emptyStep(), microBatches: 1, weightSum: 1 }, options: {}, fingerprints: {} },
 };
 const COMBINATIONS = (["fp32", "8bit"] as const).flatMap((precision) =>
   (["device", "host"] as const).flatMap((place) =>

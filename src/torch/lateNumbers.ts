@@ -1,0 +1,43 @@
+/** Numbers that a device has yet to come to: they go to the host without anybody waiting, and are read when more work is queued. */
+import { type PendingCopy, startCopy } from "./copies.ts";
+import { empty } from "./create.ts";
+import { computesBeside } from "./device.ts";
+import { keep, type Tensor } from "./tensor.ts";
+
+/** The numbers of a flat tensor in float32 or float64, as they are when this is made. On meta there are none: NaN for each. */
+export class LateNumbers implements Disposable {
+  readonly #numbers: Tensor;
+  readonly #copy: PendingCopy | undefined;
+
+  /** What holds `numbers` on a device apart may be freed at once. */
+  constructor(numbers: Tensor) {
+    if (!computesBeside(numbers.device)) {
+      this.#numbers = keep(numbers.view([-1]));
+      return;
+    }
+    const pinMemory = numbers.device.startsWith("cuda");
+    const onHost = empty(numbers.shape, { dtype: numbers.dtype, pinMemory });
+    this.#copy = startCopy(onHost, numbers);
+    this.#numbers = keep(onHost);
+    this.#copy.letGoOfSource();
+  }
+
+  /** Whether nobody has to wait for them. */
+  get areThere(): boolean {
+    return this.#copy === undefined;
+  }
+
+  /** Waits for the device as far as it has to, once. */
+  read(): Float32Array | Float64Array {
+    this.#copy?.waitOnHost();
+    const { device, numel } = this.#numbers;
+    const numbers = device === "meta" ? new Float32Array(numel).fill(Number.NaN) : this.#numbers.toArray();
+    this[Symbol.dispose]();
+    return numbers as Float32Array | Float64Array;
+  }
+
+  [Symbol.dispose](): void {
+    this.#copy?.[Symbol.dispose]();
+    this.#numbers.dispose();
+  }
+}
