@@ -86,9 +86,13 @@ async function gradientsOf(
     choice: { by: "user", policies: [ofAllLengths(policy)] },
   });
   zeroGradients(run.lora);
-  await runMicroBatch({ ...run, plan }, batches[0]!, 1, () => {});
+  const done = async (batch: MicroBatch): Promise<void> => {
+    using queued = await runMicroBatch({ ...run, plan }, batch, 1, () => {});
+    queued.norm?.dispose();
+  };
+  await done(batches[0]!);
   failAtAllocation("cpu", failAt);
-  await runMicroBatch({ ...run, plan }, batches[1]!, 1, () => {});
+  await done(batches[1]!);
   failAtAllocation("cpu", 0);
   const all = run.optimizer.parameters.map(({ gradient }) => gradient.toFloat32Array());
   return Float32Array.from(all.flatMap((values) => [...values]));
