@@ -70,6 +70,11 @@ export const ELEMENTWISE: Cases = {
   _where: (of) => ops._where(of.flags(), of.x(), of.x()),
   "_where: column": (of) => ops._where(of.flags(of.sizes.rows, 1), of.x(), of.x()),
   "_where: number": (of) => ops._where(of.flags(), of.x(), 0),
+  whereOut: (of) => {
+    const out = of.x();
+    ops.whereOut(of.flags(), out, of.x(), { out });
+    return out;
+  },
   _whereScalarSelf: (of) => ops._whereScalarSelf(of.flags(), 0, of.x()),
   _whereScalar: (of) => ops._whereScalar(of.flags(), 0, 1),
   siluBackward: (of) => ops.siluBackward(of.x(), of.x()),
