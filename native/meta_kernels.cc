@@ -91,6 +91,13 @@ Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
                  .dtype(at::result_type(self, other)));
 }
 
+/** It picks a kernel by device, so a plan of it would be one of meta's own. */
+Tensor scaled_dot_product_attention(
+    const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, double, bool, std::optional<double>,
+    bool) {
+  TORCH_CHECK(false, "on meta the kernel has to be called by its name");
+}
+
 Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {
   TORCH_CHECK(index.dim() <= 1, "index_select: index must be a vector");
   TORCH_CHECK_INDEX(self.dim() > 0 || index.numel() == 1, "index_select: a scalar has one element");
@@ -224,6 +231,7 @@ void register_meta_kernels() {
   library->impl("min", TORCH_FN(scalar_of));
   library->impl("where.self", TORCH_FN(where));
   library->impl("where.self_out", TORCH_FN(where_out));
+  library->impl("scaled_dot_product_attention", TORCH_FN(scaled_dot_product_attention));
   library->impl("index_select", TORCH_FN(index_select));
   library->impl("searchsorted.Tensor", TORCH_FN(searchsorted));
   library->impl("index_add_", TORCH_FN(index_add_));
