@@ -40,6 +40,7 @@ interface Case {
   mlpTileTokens?: number;
   plora?: Sequence["plora"];
   dropout?: number;
+  kernel?: Sequence["shape"]["kernel"];
 }
 
 const CASES: Case[] = [
@@ -138,6 +139,7 @@ function build({
   mlpTileTokens = 512,
   plora = "apart",
   dropout = 0,
+  kernel,
 }: Case) {
   const model = randomModel(plora === "merged" ? wide : config);
   const lora = { ...randomLora(config, { rank, targets, dtype: "float64" }), dropout };
@@ -149,7 +151,7 @@ function build({
   });
   const sequence: Sequence = {
     rope: ropeTables(Int32Array.from(positions), D, config.ropeTheta, { dtype: "float64", device: "cpu" }),
-    shape: { Q, D, samples: rows },
+    shape: { Q, D, samples: rows, kernel },
     ploraRows: imageRows,
     kvHeads: G,
     headGroups,
@@ -335,7 +337,7 @@ describe("a layer", () => {
     "has the same attention in the rows that are asked for as in all, of $name",
     (given) => {
       scope(() => {
-        const { lora, sequence, layer, tokens } = build(given);
+        const { lora, sequence, layer, tokens } = build({ ...given, kernel: "products" });
         const { end } = sequence.shape.samples[0]!;
         const [input, dy] = [11, 12].map((seed) => randomTensor([tokens, config.hidden], seed)) as [
           Tensor,

@@ -37,7 +37,7 @@ import { causalProducts, causalProductsBackward } from "./attentionProducts.ts";
 export interface AttentionShape extends Packed {
   Q: number;
   D: number;
-  /** On a card; by rule where none is named. */
+  /** On a card, and products on the CPU in any dtype; by rule where none is named. */
   kernel?: CardKernel | undefined;
 }
 
@@ -58,20 +58,20 @@ interface Kernel {
   calls(shape: AttentionShape, kvHeads: number): Call[];
   /** Whether query heads share key and value in the kernel; else each gets a view of them, and a gradient of its own. */
   sharesKeys: boolean;
-  /** The kernel for fewer queries than keys, whose causal mask has to end at the bottom right; undefined where there is none. */
-  ofLastRows: "cpuHalf" | "flash" | "efficient" | undefined;
+  /** Whether there may be fewer queries than keys: its causal mask ends at the bottom right then. */
+  takesLastRows: boolean;
   forward(heads: PackedHeads, shape: Packing): readonly [out: Tensor, ...saved: Saved];
   backward(dOut: Tensor, heads: PackedHeads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
   /** Every position to every other. All (n, H, t, D). */
   full(query: Tensor, key: Tensor, value: Tensor): Tensor;
 }
 
-/** The kernels: on the CPU the first in float32 and the second in half precision, on cards the others and, as "products", the second. */
+/** The kernels: on the CPU the first in float32 and the second in half precision, on cards the others; the second as "products" everywhere. */
 const KERNELS = {
   cpu: {
     calls: perSample,
     sharesKeys: false,
-    ofLastRows: "cpuHalf", // its own mask begins at the top left
+    takesLastRows: false, // its mask begins at the top left
     forward: ({ query, key, value }) => flashForCpu(query, key, value, { isCausal: true }),
     backward: (dOut, { query, key, value }, out, [logsumexp]) =>
       flashForCpuBackward(dOut, query, key, value, out, logsumexp!, 0, true),
@@ -80,7 +80,7 @@ const KERNELS = {
   cpuHalf: {
     calls: perSample,
     sharesKeys: true,
-    ofLastRows: "cpuHalf",
+    takesLastRows: true,
     forward: (heads) => [causalProducts(heads)],
     backward: (dOut, heads) => causalProductsBackward(dOut, heads),
     full: (query, key, value) => flashForCpu(query, key, value)[0],
@@ -88,7 +88,7 @@ const KERNELS = {
   flash: {
     calls: wholeOrPerHead,
     sharesKeys: true,
-    ofLastRows: "flash",
+    takesLastRows: true,
     forward: ({ query, key, value }, packing) => {
       const { samples, queries, lengths: known } = packing;
       const lengths = samples.length === 1 ? undefined : (known ?? lengthsOf(packing, query));
@@ -127,7 +127,7 @@ const KERNELS = {
   efficient: {
     calls: perSampleRowsFirst,
     sharesKeys: false,
-    ofLastRows: "efficient",
+    takesLastRows: true,
     forward: ({ query, key, value }) => {
       const [out, logsumexp, seed, offset] = efficient(
         ...([query, key, value, null, null, null, null, null, 0, CAUSAL_FROM_BOTTOM_RIGHT] as const),
@@ -161,7 +161,7 @@ const KERNELS = {
   cudnn: {
     calls: perSample,
     sharesKeys: true,
-    ofLastRows: undefined, // libtorch asks cuDNN for a mask from the top left alone
+    takesLastRows: false, // libtorch asks cuDNN for a mask from the top left alone
     forward: ({ query, key, value }) => {
       const [out, logsumexp, , , , , seed, offset] = cudnn(query, key, value, null, true, { isCausal: true });
       return [out!, logsumexp!, seed!, offset!];
@@ -227,17 +227,16 @@ export function kernelBackward_(
   });
 }
 
-/** Whether queries may be of a sample's last rows alone, by the kernel that computes or by one that stands in for it there. */
+/** Whether queries may be of a sample's last rows alone. */
 export function takesLastRows(target: { device: Device; dtype: DType }, named?: CardKernel): boolean {
-  return KERNELS[kernelFor(target, named)].ofLastRows !== undefined;
+  return KERNELS[kernelFor(target, named)].takesLastRows;
 }
 
 function kernelOf(query: Tensor, { kernel, firstQuery = 0 }: AttentionShape): Kernel {
   const name = kernelFor(query, kernel);
-  if (firstQuery === 0) return KERNELS[name];
-  const { ofLastRows } = KERNELS[name];
-  if (!ofLastRows) throw new Error(`${name} takes no queries of the last rows alone`);
-  return KERNELS[ofLastRows];
+  if (firstQuery > 0 && !KERNELS[name].takesLastRows)
+    throw new Error(`${name} takes no queries of the last rows alone`);
+  return KERNELS[name];
 }
 
 /** Attention of every position to every other, as the vision tower has it. All (n, H, t, D). */
@@ -252,7 +251,7 @@ export function kernelFor(
 ): KernelName {
   const half = isHalf(dtype);
   const target = device === "meta" ? planTarget().device : device;
-  if (target === "cpu") return half ? "cpuHalf" : "cpu";
+  if (target === "cpu") return half || named === "products" ? "cpuHalf" : "cpu";
   if (named) return named === "products" ? "cpuHalf" : named;
   return ruleFor({
     dtype,

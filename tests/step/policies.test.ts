@@ -35,6 +35,21 @@ let reference: ReturnType<typeof referenceStep>;
 const POLICIES: Record<string, unknown> = {
   default: {},
   "two head groups": { headGroups: 2 },
+  "attention by products, of the last layer's last rows alone": { attention: "products" },
+  "attention by products, in groups and tiles, from the host": {
+    attention: "products",
+    attentionInput: "recomputed",
+    headGroups: 2,
+    mlpTileTokens: 512,
+    reuseAttention: false,
+    plora: "folded",
+    layers: [{ count: 4, boundary: "host" }],
+  },
+  "attention by products, all kept, PLoRA merged": {
+    attention: "products",
+    plora: "merged",
+    layers: [{ count: 4, keep: "all" }],
+  },
   "MLP tiles": { mlpTileTokens: 512 },
   "small loss chunks": { lossChunkTokens: 3 },
   "one tile of vision at a time": { visionBatchTiles: 1 },
