@@ -45,11 +45,7 @@ const POLICIES: Record<string, unknown> = {
     plora: "folded",
     layers: [{ count: 4, boundary: "host" }],
   },
-  "attention by products, all kept, PLoRA merged": {
-    attention: "products",
-    plora: "merged",
-    layers: [{ count: 4, keep: "all" }],
-  },
+  "attention by products, all kept": { attention: "products", layers: [{ count: 4, keep: "all" }] },
   "MLP tiles": { mlpTileTokens: 512 },
   "small loss chunks": { lossChunkTokens: 3 },
   "one tile of vision at a time": { visionBatchTiles: 1 },
