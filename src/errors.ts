@@ -16,6 +16,21 @@ export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
 
+/** What the disk answers, in words for people. */
+const FAULTS: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file",
+  EISDIR: "it is a folder",
+  ENOTDIR: "a part of its path is a file, and no folder",
+  EEXIST: "there is a file of this name",
+  EACCES: "you have no permission",
+  EPERM: "you have no permission",
+};
+
+/** What kept a file from being read or written. */
+export function faultOf(cause: unknown): string {
+  return FAULTS[(cause as NodeJS.ErrnoException | undefined)?.code ?? ""] ?? messageOf(cause);
+}
+
 /** "12,544". */
 export function formatCount(count: number): string {
   return Math.round(count).toLocaleString("en-US");

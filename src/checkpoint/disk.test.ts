@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { UserError } from "../errors.ts";
-import { openAsideFolder, requireSpace } from "./disk.ts";
+import { makeFolder, openAsideFolder, requireSpace, requireWritable } from "./disk.ts";
 
 it("says beforehand that a disk has too little room, also for a folder that is not there yet", () => {
   const root = mkdtempSync(join(tmpdir(), "disk-"));
@@ -37,3 +37,32 @@ it("an empty folder is filled and stays the same one, for whoever works in it", 
   expect(readdirSync(root)).toEqual(["here"]);
   expect(readdirSync(path)).toEqual(["file"]);
 });
+
+it("makes a folder and those above it, and says where a file is in the way", () => {
+  const root = mkdtempSync(join(tmpdir(), "disk-"));
+  onTestFinished(() => rmSync(root, { recursive: true }));
+  makeFolder(join(root, "a", "b"));
+  makeFolder(join(root, "a", "b"));
+  expect(statSync(join(root, "a", "b")).isDirectory()).toBe(true);
+  writeFileSync(join(root, "file"), "");
+  for (const path of [join(root, "file"), join(root, "file", "c")])
+    expect(() => makeFolder(path)).toThrow(/file is a file, and should be a folder/);
+});
+
+it("says before the work that a file can't be written, and leaves nothing there where it can", () => {
+  const root = mkdtempSync(join(tmpdir(), "disk-"));
+  onTestFinished(() => rmSync(root, { recursive: true }));
+  expect(() => requireWritable(root)).toThrow("is a folder, and should be a file");
+  expect(() => requireWritable(join(root, "none", "page.html"))).toThrow(
+    /page\.html cannot be written: the folder that it should go to is not there\.$/,
+  );
+  requireWritable(join(root, "page.html"));
+  expect(readdirSync(root)).toEqual([]);
+});
+
+it.runIf(process.platform === "linux")(
+  "a place that refuses folders is an error, and no endless loop",
+  () => {
+    expect(() => makeFolder("/proc/lorafit/deep")).toThrow(UserError);
+  },
+);

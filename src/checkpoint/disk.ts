@@ -63,9 +63,9 @@ export function openAsideFolder(path: string): AsideFolder {
   const aside = beside(path, "writing");
   const replaced = beside(path, "replaced");
   attempt(path, () => {
+    makeFolder(dirname(aside));
     rmSync(aside, { recursive: true, force: true });
-    const isDeep = !existsSync(dirname(aside));
-    mkdirSync(aside, { recursive: isDeep }); // where a folder refuses (/proc), Node's recursive one never ends
+    mkdirSync(aside);
   });
   return {
     folder: aside,
@@ -89,6 +89,36 @@ export function openAsideFolder(path: string): AsideFolder {
       else renameSync(replaced, path); // the successor did not get its name
     },
   };
+}
+
+/** Makes a folder, and those above it, where they are missing: Node's own recursive call never ends where one refuses (/proc). */
+export function makeFolder(path: string): void {
+  const whole = resolve(path);
+  if (existsSync(whole)) {
+    if (statSync(whole).isDirectory()) return;
+    throw new UserError(`${path} is a file, and should be a folder.`, {
+      fix: "Name another folder, or remove the file.",
+    });
+  }
+  makeFolder(dirname(whole));
+  attempt(path, () => {
+    try {
+      mkdirSync(whole);
+    } catch (cause) {
+      if (!existsSync(whole)) throw cause; // or another process was faster
+    }
+  });
+}
+
+/** Throws UserError where a file can't be written, before anything is computed for it. */
+export function requireWritable(path: string): void {
+  if (existsSync(path) && statSync(path).isDirectory()) {
+    throw new UserError(`${path} is a folder, and should be a file.`, {
+      fix: `Name a file, as ${join(path, basename(path))}.`,
+    });
+  }
+  const file = openAsideFile(path);
+  file.discard();
 }
 
 /** An empty folder stays the one that it is: it may be where someone works, or where a disk is mounted. */

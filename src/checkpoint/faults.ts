@@ -1,5 +1,5 @@
 /** What to say where a file is damaged, or the disk refuses. */
-import { messageOf, UserError } from "../errors.ts";
+import { faultOf, UserError } from "../errors.ts";
 
 /** A file is not whole or sound; `fault` is a clause. */
 export function damaged(path: string, fault: string, cause?: unknown): UserError {
@@ -32,7 +32,7 @@ const TOO_LARGE = new Set(["ERR_FS_FILE_TOO_LARGE", "ERR_STRING_TOO_LONG"]);
 export function cannotRead(path: string, cause: unknown): unknown {
   const { code, syscall } = (cause ?? {}) as NodeJS.ErrnoException;
   if (cause instanceof UserError || !(syscall !== undefined || TOO_LARGE.has(code ?? ""))) return cause;
-  return new UserError(`${path} cannot be read: ${messageOf(cause)}.`, {
+  return new UserError(`${path} cannot be read: ${faultOf(cause)}.`, {
     fix: "Check that the file is there and that you may read it.",
     cause,
   });
@@ -44,14 +44,18 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EACCES: "Choose a place where you may write.",
   EPERM: "Choose a place where you may write.",
   EROFS: "This file system is read-only: choose another place.",
-  ENOENT: "Make the folder that it should go to first.",
+  ENOENT: "Make that folder first.",
+  EISDIR: "Name a file, which may be in that folder.",
+  ENOTDIR: "Correct the path.",
+  EEXIST: "Name another folder, or remove the file.",
 };
 
 /** A file cannot be written; what is no answer of the disk is given back as it is. */
 export function cannotWrite(path: string, cause: unknown): unknown {
   const code = (cause as NodeJS.ErrnoException | undefined)?.code;
   if (cause instanceof UserError || code === undefined) return cause;
-  return new UserError(`${path} cannot be written: ${messageOf(cause)}.`, {
+  const fault = code === "ENOENT" ? "the folder that it should go to is not there" : faultOf(cause);
+  return new UserError(`${path} cannot be written: ${fault}.`, {
     fix: REMEDIES[code] ?? "Check the path and the disk.",
     cause,
   });

@@ -7,6 +7,7 @@ import { EXCLUSIVE_OPTIONS } from "../train/options.ts";
 import { type Config, readConfig } from "./config.ts";
 import { type Given, readFlags } from "./flags.ts";
 import { commandHelp } from "./help.ts";
+import { refuseUnitless } from "./memoryOption.ts";
 import { OFFICIAL_SPECS, takeOfficialFlags } from "./officialFlags.ts";
 import {
   COMMAND_OPTIONS,
@@ -37,6 +38,7 @@ export function readCommand(name: CommandName, argv: string[], columns: number |
   const config = configOf(common.config, given, specs);
   const raw = config ? { ...overridden(config.raw, given.raw), ...given.raw } : given.raw;
   const options = parseOptions(command.options, raw, spelling(given, config));
+  refuseUnitless((options as { memory?: unknown }).memory);
   return { kind: "run", options, json: common.json, notes };
 }
 

@@ -1,7 +1,7 @@
 /** A YAML configuration -> raw option values by key; errors carry file, line and column. */
 import { readFileSync } from "node:fs";
 import { isMap, isScalar, LineCounter, type Pair, parseDocument } from "yaml";
-import { messageOf, UserError } from "../errors.ts";
+import { faultOf, UserError } from "../errors.ts";
 import type { OptionSpec } from "../options.ts";
 import { didYouMean } from "./didYouMean.ts";
 
@@ -42,7 +42,7 @@ function readText(file: string): string {
   try {
     return readFileSync(file, "utf8");
   } catch (cause) {
-    throw new UserError(`${file} cannot be read: ${messageOf(cause)}.`, {
+    throw new UserError(`${file} cannot be read: ${faultOf(cause)}.`, {
       fix: "Pass the path of a YAML file with training options.",
       cause,
     });

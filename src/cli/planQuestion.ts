@@ -1,7 +1,7 @@
 /** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/disk.ts";
-import { formatBytes, formatCount, UserError } from "../errors.ts";
+import { formatCount, UserError } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { type Choice, knownChoice } from "../plan/attentionChoice.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
@@ -14,10 +14,9 @@ import { basesOf } from "../train/compute.ts";
 import { trainOptions } from "../train/options.ts";
 import { loadedModel } from "../train/planner.ts";
 import { policyOfClass, readPolicies } from "../train/policies.ts";
+import { refuseUnitless } from "./memoryOption.ts";
 import type { PlanOptions } from "./planOptions.ts";
 import { OFFICIAL_HD_NUM } from "./planWords.ts";
-
-const MIB = 2 ** 20;
 
 export interface Question {
   options: PlanOptions;
@@ -89,10 +88,7 @@ function policyAndKernel(
 }
 
 function refuseHalfQuestions({ memory, gpu, device, solve }: PlanOptions): void {
-  if (memory !== undefined && memory < MIB)
-    throw new UserError(`--memory ${memory} is ${formatBytes(memory)}, which holds nothing.`, {
-      fix: `Write the unit too, as in --memory ${memory}GiB.`,
-    });
+  refuseUnitless(memory);
   const knowsMemory = memory !== undefined || (gpu !== undefined && device !== "cpu");
   if (solve !== undefined && solve !== "memory" && !knowsMemory)
     throw new UserError(

@@ -5,7 +5,7 @@
 import { constants } from "node:buffer";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { formatBytes, messageOf, UserError } from "../errors.ts";
+import { faultOf, formatBytes, UserError } from "../errors.ts";
 import { type BadSample, badSample, badSamplesError, sampleError } from "./badSamples.ts";
 import { type JsonFault, jsonFault } from "./jsonFault.ts";
 import { parseRecord } from "./records.ts";
@@ -159,7 +159,7 @@ function readText(file: string): string {
   try {
     bytes = readFileSync(file);
   } catch (error) {
-    throw new UserError(`The dataset ${file} can't be read: ${messageOf(error)}.`, {
+    throw new UserError(`The dataset ${file} can't be read: ${faultOf(error)}.`, {
       fix: "Check the path; paths in a list are taken from the list's folder, then from the working folder.",
     });
   }

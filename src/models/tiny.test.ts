@@ -107,6 +107,6 @@ test("a folder that holds something, such as a real model, is left alone", () =>
 
 test("a folder that cannot be made is an error that names it", () => {
   const blocked = join(golden("tiny/config.json"), "inside");
-  expect(() => writeTinyCheckpoint(blocked, SMALL)).toThrow(/config\.json.inside cannot be written/);
+  expect(() => writeTinyCheckpoint(blocked, SMALL)).toThrow(/config\.json is a file, and should be a folder/);
   expect(() => writeTinyCheckpoint(blocked, SMALL)).toThrow(UserError);
 });

@@ -3,9 +3,9 @@
  * layer passes on values of about the size that it got (a deviation of 1 / sqrt(inputs)), and the head can
  * tell tokens apart: such a model learns within minutes.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { requireNewFolder, writeFileWhole } from "../checkpoint/disk.ts";
+import { makeFolder, requireNewFolder, writeFileWhole } from "../checkpoint/disk.ts";
 import { cannotWrite } from "../checkpoint/faults.ts";
 import { type TensorSource, writeShards } from "../checkpoint/safetensors.ts";
 import { UserError } from "../errors.ts";
@@ -61,7 +61,7 @@ export function writeTinyCheckpoint(folder: string, options: TinyOptions, tokeni
   const config = tinyConfig(options);
   requireNewFolder(folder);
   try {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     if (tokenizer) writeFileSync(join(folder, "tokenizer.model"), tokenizer);
   } catch (cause) {
     throw cannotWrite(folder, cause);

@@ -1,8 +1,9 @@
 /** One run at a time in an output folder: run.lock in it names the process, and is given up when that ends, however it ends. */
 import { createHash, randomUUID } from "node:crypto";
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
+import { makeFolder } from "../checkpoint/disk.ts";
 import { cannotWrite } from "../checkpoint/faults.ts";
 import { UserError } from "../errors.ts";
 
@@ -25,7 +26,7 @@ export function lockOutput(output: string): () => void {
   const holder: Holder = { pid: process.pid, host: hostname(), started: startOf(process.pid) };
   const own = JSON.stringify({ ...holder, id: randomUUID() }); // no lock is the like of an earlier one
   try {
-    mkdirSync(output, { recursive: true });
+    makeFolder(output);
     take(path, own);
   } catch (cause) {
     throw cause instanceof UserError ? cause : cannotWrite(output, cause);

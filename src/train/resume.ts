@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { cannotWrite } from "../checkpoint/faults.ts";
+import { makeFolder } from "../checkpoint/disk.ts";
 import { UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
@@ -35,9 +35,7 @@ export async function openOutput(
   resume: boolean,
   notice: (text: string) => void,
 ): Promise<Checkpoint | undefined> {
-  await mkdir(output, { recursive: true }).catch((cause) => {
-    throw cannotWrite(output, cause);
-  });
+  makeFolder(output);
   await mendFolders(output);
   const checkpoint = await lastGoodCheckpoint(output, (folder, fault) => {
     notice(`a damaged checkpoint is left out (${fault}); it is kept as ${folder}`);

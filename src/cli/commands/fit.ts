@@ -30,6 +30,7 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
       ? `longest that fits: ${formatCount(longest)} tokens. Train with:  --max-length ${longest}`
       : "not even the shortest length fits: pass more --memory, a lower --lora-r or --base nf4",
   );
+  if (longest === 0) process.exitCode = 1;
 }
 
 const HEADINGS = ["tokens", "planned", "measured", "a step", "policy gives up"];

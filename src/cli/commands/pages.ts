@@ -2,6 +2,7 @@
 import { basename, join } from "node:path";
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { type PagesOptions, writePages } from "../../data/pages.ts";
+import { plural } from "../../errors.ts";
 import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
 import { countProgress, type Output } from "../report.ts";
@@ -15,7 +16,7 @@ export async function run(options: OptionsOf<"pages">, output: Output): Promise<
   );
   if (!files) return;
   output.record({ output: folder, pages: options.count, ...files });
-  output.answer(`wrote ${options.count} pages: ${Object.values(files).join(", ")}`);
+  output.answer(`wrote ${plural(options.count, "page")}: ${Object.values(files).join(", ")}`);
 }
 
 /** The folder appears once all of it is there. */

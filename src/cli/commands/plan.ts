@@ -1,5 +1,5 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
-import { writeFileWhole } from "../../checkpoint/disk.ts";
+import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { listDevices } from "../../plan/devices.ts";
 import { commandLine } from "../../program.ts";
@@ -17,6 +17,7 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
   if (options.list_gpus) return listGpus(output);
   const question = questionOf(options);
   const isPage = options.html !== undefined;
+  if (options.html !== undefined) requireWritable(options.html);
   const tell = planProgress(output, ["policy", "official", "words", ...(isPage ? PAGE_STAGES : [])]);
   tell("policy");
   const answer = answerOf(question);

@@ -1,6 +1,7 @@
 /** `lorafit preview`: what the model sees of a picture, or of the samples of a data set. */
-import { mkdir, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
+import { makeFolder } from "../../checkpoint/disk.ts";
 import { resolveModel } from "../../checkpoint/folder.ts";
 import { describeSource } from "../../data/badSamples.ts";
 import { encodeSample } from "../../data/dialogue.ts";
@@ -30,7 +31,7 @@ async function previewImage(file: string, options: PreviewOptions, output: Outpu
   const source = await imageSize(file, compat);
   const image = await loadHdImage(file, hdNum, compat);
   const grid = hdGrid(source.width, source.height, hdNum, file);
-  await mkdir(out, { recursive: true });
+  makeFolder(out);
   const name = basename(file, extname(file));
   const transformed = join(out, `${name}.png`);
   const drawing = join(out, `${name}-tiles.png`);
@@ -63,7 +64,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
   }
   if (output.json) return;
   const page = join(options.out, "samples.html");
-  await mkdir(options.out, { recursive: true });
+  makeFolder(options.out);
   await writeFile(page, samplesHtml(shown));
   output.note(`${page}  the same for a browser`);
   noteRest(options, samples.length, output);

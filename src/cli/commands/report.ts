@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { parse } from "yaml";
-import { writeFileWhole } from "../../checkpoint/disk.ts";
+import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import { cannotRead } from "../../checkpoint/faults.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
@@ -31,6 +31,7 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
     );
   }
   const out = options.out ?? join(folder, REPORT_FILE);
+  requireWritable(out);
   const html = runHtml({
     folder,
     options: parse(await readText(join(folder, OPTIONS_FILE))) as Record<string, unknown>,
@@ -40,7 +41,7 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
     preview:
       options.preview === undefined
         ? undefined
-        : { name: basename(options.preview), png: await readBytes(options.preview) },
+        : { name: basename(options.preview), png: await readPng(options.preview) },
   });
   writeFileWhole(out, html);
   output.record({ report: out, ...runSummary(steps) });
@@ -59,6 +60,16 @@ async function readScores(path: string): Promise<Scores> {
   }
   throw new UserError(`${path}: this does not end as the output of an evaluation.`, {
     fix: `Write one with: ${commandLine("eval ... --json > FILE")}`,
+  });
+}
+
+const PNG_START = Buffer.from("\x89PNG", "latin1");
+
+async function readPng(path: string): Promise<Buffer> {
+  const bytes = await readBytes(path);
+  if (bytes.subarray(0, PNG_START.length).equals(PNG_START)) return bytes;
+  throw new UserError(`${path} is not a PNG picture.`, {
+    fix: `Draw one with: ${commandLine("preview --image FILE")}`,
   });
 }
 
