@@ -38,11 +38,11 @@ export const SEQUENCE: Workload = {
   ...{ maxLength: 4096, hdNum: 16, imageShare: 0.8 },
 };
 
-/** The largest max_length within so much memory of a card and 256 GiB of the host's; 0 where nothing fits. Found to one part in `parts`. */
-export function longestThatFits(gib: number, base: BaseName, parts?: number): number {
+/** The largest max_length within so much memory of a card and 256 GiB of the host's; 0 where nothing fits. */
+export function longestThatFits(gib: number, base: BaseName): number {
   const limits = { budgetBytes: gib * GIB, hostBytes: HOST_GIB * GIB };
   const { weights } = BASES[base];
-  return solve(plannerOf(base), "max-length", SEQUENCE, limits, { weights }, parts)?.solved ?? 0;
+  return solve(plannerOf(base), "max-length", SEQUENCE, limits, { weights })?.solved ?? 0;
 }
 
 /** A length as README shows it: thousands, never rounded up. */
@@ -58,7 +58,7 @@ const TABLE_BASES = ["bf16, resident", "NF4, resident", "bf16, streamed"] as con
 /** README's table "What fits on which card". */
 export function fitsTable(): string {
   const rows = TABLE_GIB.map((gib) => {
-    const cells = TABLE_BASES.map((base) => shownLength(longestThatFits(gib, base, 256)));
+    const cells = TABLE_BASES.map((base) => shownLength(longestThatFits(gib, base)));
     return `| ${[`${gib} GiB`, ...cells].join(" | ")} |`;
   });
   return [`| VRAM | ${TABLE_BASES.join(" | ")} |`, "|--:|--:|--:|--:|", ...rows].join("\n");

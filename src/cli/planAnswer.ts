@@ -56,11 +56,8 @@ export function roomFor(
   plan: Plan,
   unknown: Unknown,
 ): { solved: number; plan: Plan } | undefined {
-  return solve(planner, unknown, plan.workload, limits, fixed, ROOM_PARTS);
+  return solve(planner, unknown, plan.workload, limits, fixed);
 }
-
-/** What room is left for is found to one part in so many. */
-const ROOM_PARTS = 32;
 
 /** Bytes that more of each lever takes under the plan's own policy. */
 export interface Levers {

@@ -163,14 +163,7 @@ function cards({ planner, limits, fixed }: Question, { workload }: Plan, tell: T
     };
     planners.set(key, { own, contextBytes });
     const budgetBytes = card.memoryBytes - card.contextBytes + contextBytes;
-    const solution = solve(
-      own,
-      "max-length",
-      { ...workload, maxLength },
-      { ...limits, budgetBytes },
-      fixed,
-      CARD_PARTS,
-    );
+    const solution = solve(own, "max-length", { ...workload, maxLength }, { ...limits, budgetBytes }, fixed);
     maxLength = solution?.solved ?? maxLength;
     return [
       card.title,
@@ -183,6 +176,3 @@ function cards({ planner, limits, fixed }: Question, { workload }: Plan, tell: T
   const headings = ["card", "memory", "longest max_length", "time a micro-batch of it", "remarks"];
   return `<div class="remarks">${htmlTable(headings, rows)}</div>`;
 }
-
-/** The lengths in the table of cards are found to one part in so many. */
-const CARD_PARTS = 48;

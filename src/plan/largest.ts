@@ -1,38 +1,84 @@
-/** The largest of something that fits, found in few tries: each of them is a dry run. */
+/**
+ * The largest of something that fits, found in few tries, each of which is a dry run. Only numbers of a grid are answers, whole ones and from
+ * some size on every second, fourth and so on, so that the answer does not hang on where the search begins.
+ */
 
-/** What is solved for is found to one such part of itself. */
+/** Numbers up to this are answers, each of them; a larger one to as many parts of itself, or up to twice as many. A power of two. */
 export const CLOSE_PARTS = 2048;
 
+interface Range {
+  least: number;
+  most: number;
+  /** Near the answer, if anything is known of it; the answer does not depend on it. */
+  from?: number;
+  parts?: number;
+}
+
 /**
- * The largest whole number where `shortage`, which rises nearly in a line, is not above zero: by the line through two points, then by
- * halves; to one part of `parts`. Undefined where not even the least number fits.
+ * The largest number of the grid where `shortage`, which rises nearly in a line, is not above zero: by the line through two points, then by
+ * halves. Undefined where not even the least number fits.
  */
 export function largestThatFits(
   shortage: (value: number) => number,
-  { least, most, from, parts = CLOSE_PARTS }: { least: number; most: number; from: number; parts?: number },
+  { least, most, from = 0, parts = CLOSE_PARTS }: Range,
 ): number | undefined {
   let low = { value: least, shortage: shortage(least) };
   if (low.shortage > 0) return undefined;
-  let high = { value: Math.max(from, 2 * least), shortage: 0 };
+  let high = { value: Math.min(most, Math.max(onGrid(from, parts), 2 * least)), shortage: 0 };
   for (high.shortage = shortage(high.value); high.shortage <= 0; high.shortage = shortage(high.value)) {
     const line = crossing(low, high);
     low = { ...high };
     if (high.value >= most) return most;
-    high.value = Math.min(most, Math.max(2 * high.value, Math.ceil(line * 1.02)));
+    high.value = Math.min(most, onGrid(Math.max(2 * high.value, Math.ceil(line * 1.02)), parts));
   }
-  const isClose = (): boolean => high.value - low.value <= Math.max(1, low.value / parts);
-  for (let round = 0; !isClose(); round++) {
-    const middle = (low.value + high.value) / 2;
-    const guess =
-      round % 3 === 2
-        ? middle
-        : crossing(low, high) + ((round % 3 === 0 ? -1 : 1) * (high.value - low.value)) / 256;
-    const value = Math.min(high.value - 1, Math.max(low.value + 1, Math.round(guess)));
+  for (let round = 0; ; round++) {
+    const next = low.value + stepAt(low.value, parts);
+    if (next >= high.value) return low.value;
+    const nudge = ((round % 3 === 0 ? -1 : 1) * (high.value - low.value)) / 256;
+    const guess = round % 3 === 2 ? (low.value + high.value) / 2 : crossing(low, high) + nudge;
+    const last = onGrid(high.value - 1, parts);
+    const value = Math.min(last, Math.max(next, onGrid(Math.round(guess), parts)));
     const point = { value, shortage: shortage(value) };
     if (point.shortage <= 0) low = point;
     else high = point;
   }
-  return low.value;
+}
+
+/** Below a number that fits so many are tried that should fit as well, of a grid so coarse that other searches try the same. */
+const TRIED_BELOW = 3;
+const COARSE_PARTS = 16;
+
+/**
+ * The same where shortage may rise by leaps and fall again, as of memory that an allocator loses to gaps: what fits beyond a gap is no answer,
+ * for one means that less fits as well.
+ */
+export function largestBelowGaps(shortage: (value: number) => number, range: Range): number | undefined {
+  const { least } = range;
+  let found = largestThatFits(shortage, range);
+  for (;;) {
+    if (found === undefined) return undefined;
+    const gap = coarseBelow(found).find((value) => value > least && shortage(value) > 0);
+    if (gap === undefined) return found;
+    found = largestThatFits(shortage, { ...range, most: gap, from: gap });
+  }
+}
+
+function coarseBelow(found: number): number[] {
+  const values: number[] = [];
+  for (let value = found; values.length < TRIED_BELOW; values.push(value))
+    value = onGrid(value - 1, COARSE_PARTS);
+  return values;
+}
+
+/** The number of the grid that is not above a number. */
+function onGrid(value: number, parts: number): number {
+  const step = stepAt(value, parts);
+  return Math.floor(value / step) * step;
+}
+
+/** From a number of the grid to the next. */
+function stepAt(value: number, parts: number): number {
+  return Math.max(1, 2 ** Math.floor(Math.log2(Math.max(1, value) / parts)));
 }
 
 interface Point {

@@ -13,7 +13,7 @@ import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { dryLoss } from "./evalLoss.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
-import { CLOSE_PARTS, largestThatFits } from "./largest.ts";
+import { largestBelowGaps, largestThatFits } from "./largest.ts";
 import { plannedTrace, type StepTrace } from "./stepTrace.ts";
 import { UNKNOWNS, type Unknown } from "./unknowns.ts";
 
@@ -297,7 +297,6 @@ export function solve(
   workload: Workload,
   limits: Limits,
   fixed: Fixed = {},
-  parts = CLOSE_PARTS,
 ): { solved: number; plan: Plan } | undefined {
   const { key, least, most } = UNKNOWNS[unknown];
   let best: { solved: number; plan: Plan } | undefined;
@@ -305,8 +304,8 @@ export function solve(
     const at = (value: number): Plan => planner.plan(withValue(workload, key, value), policy, limits);
     const from = best ? best.solved + 1 : least;
     if (best && !at(Math.ceil(from * NEAR)).fits) continue;
-    const solved = largestThatFits((value) => shortage(at(value).run, limits), {
-      ...{ least: from, most, from: best ? 2 * from : workload[key], parts },
+    const solved = largestBelowGaps((value) => shortage(at(value).run, limits), {
+      ...{ least: from, most, from: best ? 2 * from : workload[key] },
     });
     if (solved !== undefined) best = { solved, plan: at(solved) };
     if (best && !isShortOfHost(best.plan, limits)) break;

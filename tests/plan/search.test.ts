@@ -5,7 +5,7 @@ import { type ModelConfig, PRESETS } from "../../src/models/spec.ts";
 import { speedOf } from "../../src/plan/cost.ts";
 import { findDevice } from "../../src/plan/devices.ts";
 import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
-import { largestThatFits } from "../../src/plan/largest.ts";
+import { largestBelowGaps, largestThatFits } from "../../src/plan/largest.ts";
 import { fastestPlan, leastMemory, type Plan, Planner, solve, type Workload } from "../../src/plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../../src/plan/unknowns.ts";
 import { Policy, ploraOf } from "../../src/step/policy.ts";
@@ -176,21 +176,39 @@ describe("solving", () => {
     ).toBeUndefined();
   });
 
-  it("finds the largest number of any rising shortage, to one part in 2048", () => {
+  const edges = fc.integer({ min: 1, max: 10 ** 6 });
+  const starts = fc.integer({ min: 1, max: 2 ** 21 });
+
+  it("finds the largest number of any rising shortage, to one part in 2048, and the same wherever it begins", () => {
     fc.assert(
-      fc.property(
-        fc.integer({ min: 1, max: 10 ** 6 }),
-        fc.double({ min: 0.5, max: 2, noNaN: true }),
-        (edge, power) => {
-          const found = largestThatFits((value) => (value / edge) ** power - 1, {
-            least: 1,
-            most: 2 ** 24,
-            from: 16,
-          });
-          expect(found).toBeLessThanOrEqual(edge);
-          expect(found).toBeGreaterThanOrEqual(edge - Math.max(1, edge / 2048));
-        },
-      ),
+      fc.property(edges, fc.double({ min: 0.5, max: 2, noNaN: true }), starts, (edge, power, from) => {
+        const search = (begin: number): number =>
+          largestThatFits((value) => (value / edge) ** power - 1, { least: 1, most: 2 ** 24, from: begin })!;
+        const found = search(16);
+        expect(found).toBeLessThanOrEqual(edge);
+        expect(found).toBeGreaterThanOrEqual(edge - Math.max(1, edge / 2048));
+        expect(search(from)).toBe(found);
+      }),
     );
+  });
+
+  it("finds what lies below a gap, though more would fit beyond it", () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 100, max: 10 ** 6 }), starts, (edge, from) => {
+        const fits = (value: number): boolean =>
+          value <= edge || (value > 1.08 * edge && value <= 1.12 * edge);
+        const shortage = (value: number): number => value / (1.1 * edge) - 1 + (fits(value) ? -0.2 : 0.2);
+        const found = largestBelowGaps(shortage, { least: 1, most: 2 ** 24, from })!;
+        expect(found).toBeLessThanOrEqual(edge);
+        expect(found).toBeGreaterThanOrEqual(edge - Math.max(1, edge / 2048));
+      }),
+    );
+  });
+
+  it("finds the same on a card by whichever question: what is asked for, what room is left, and room beyond that", () => {
+    const limits = { budgetBytes: 16 * MIB, hostBytes: anyHost };
+    const { solved, plan } = solve(planner, "max-length", workload, limits)!;
+    for (const maxLength of [100, solved, 5 * solved])
+      expect(solve(planner, "max-length", { ...plan.workload, maxLength }, limits)?.solved).toBe(solved);
   });
 });
