@@ -60,7 +60,7 @@ export function checkSameRun(
   ];
   if (changes.length === 0) return;
   throw new UserError(`${folder} is of a run with other settings:\n  ${changes.join("\n  ")}`, {
-    fix: `Go on with the settings of that run (${join(folder, "..", OPTIONS_FILE)}), or start a new one from what it has learned: --adapter ${folder} --output <another folder>.`,
+    fix: `Go on as that run was set up (${join(folder, "..", OPTIONS_FILE)}): ${commandLine(`train --resume ${join(folder, "..")}`)}, with its data as they were, or start a new one from what it has learned: --adapter ${folder} --output <another folder>.`,
   });
 }
 
