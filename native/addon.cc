@@ -179,6 +179,7 @@ constexpr Export kExports[] = {
     {"timeCopies", guarded<time_copies>},
     {"takeCopyTimes", guarded<take_copy_times>},
     {"pendingCopies", guarded<pending_copies>},
+    {"stagingBytes", guarded<staging_bytes>},
     {"grad", guarded<gradients>},
     {"gradMode", guarded<set_grad_mode>},
     {"setRequiresGrad", guarded<set_requires_grad>},

@@ -118,6 +118,8 @@ void copy_bytes(char* to, const char* from, size_t length, unsigned hands) {
 /** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
 class Staging {
  public:
+  static constexpr size_t kBuffers = 2;
+
   /** Both buffers; on the thread that may allocate. */
   explicit Staging(c10::DeviceType card) {
     const Booking before = std::exchange(current_booking(), {Pool::kHost, kWorkspace});
@@ -154,7 +156,7 @@ class Staging {
     at::Tensor bytes;
     std::optional<c10::Event> sent;
   };
-  std::array<Buffer, 2> buffers_;
+  std::array<Buffer, kBuffers> buffers_;
   size_t turn_ = 0;
 };
 
@@ -354,6 +356,10 @@ napi_value let_go_of_source(const Arguments& arguments) {
 
 napi_value pending_copies(const Arguments& arguments) {
   return from_double(arguments.env, static_cast<double>(copies().live()));
+}
+
+napi_value staging_bytes(const Arguments& arguments) {
+  return from_double(arguments.env, static_cast<double>(Staging::kBuffers * kStagingBytes));
 }
 
 napi_value time_copies(const Arguments& arguments) {

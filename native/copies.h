@@ -23,6 +23,8 @@ napi_value wait_copy(const Arguments& arguments);
 napi_value let_go_of_source(const Arguments& arguments);
 /** pendingCopies() -> how many were started and not waited for. */
 napi_value pending_copies(const Arguments& arguments);
+/** stagingBytes() -> bytes of the pinned buffers that memory which is not pinned reaches a card through; they stay once they are there. */
+napi_value staging_bytes(const Arguments& arguments);
 /** timeCopies(on) forgets what was timed, and times copies that start from here on or no longer. */
 napi_value time_copies(const Arguments& arguments);
 /** takeCopyTimes() -> [copies, bytes, ms that they took, ms that the computing waited for them]; the device must be done with them. */

@@ -11,7 +11,13 @@ import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { DEFAULT_POLICY } from "../step/policy.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
-import { type ComputeOptions, noticeIdleCard, noticeStored, startCompute } from "../train/compute.ts";
+import {
+  type ComputeOptions,
+  noticeIdleCard,
+  noticeStored,
+  noticeTwins,
+  startCompute,
+} from "../train/compute.ts";
 import { tokenizerOf } from "../train/dataset.ts";
 import type { Evaluator } from "../train/evaluate.ts";
 import type { Output } from "./report.ts";
@@ -54,6 +60,7 @@ export async function withModel<T>(
     closers.push(() => disposeModel(model));
     const notice = (text: string): void => output.note(text);
     noticeStored(folder, notice);
+    noticeTwins(compute.device, notice);
     const lora = scope(() =>
       options.adapter === undefined
         ? undefined

@@ -24,11 +24,12 @@ import {
   normOfGradients,
   stepAdamW,
 } from "../step/optimizer.ts";
-import { factorCopies, loadingOf } from "../step/policy.ts";
+import { factorCopies, loadingOf, placesOf } from "../step/policy.ts";
 import { clippedScale } from "../step/updateGate.ts";
+import { STAGING_BYTES } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
-import { category } from "../torch/device.ts";
-import { keep, scope, type Tensor } from "../torch/tensor.ts";
+import { category, pool } from "../torch/device.ts";
+import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { Trace } from "../torch/trace.ts";
 import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
 import type { Configuration } from "./dryRun.ts";
@@ -60,7 +61,8 @@ export class CommonParts implements Disposable {
 
   model(configuration: Configuration, take: TakeTrace): ModelPart {
     const { model, dtype, policy, base, headBase, visionBase } = configuration;
-    const key = JSON.stringify([model, dtype, { base, headBase, visionBase }, loadingOf(policy)]);
+    const bases = { base, headBase, visionBase };
+    const key = JSON.stringify([model, dtype, bases, loadingOf(policy), isStaged(configuration)]);
     return heldIn(this.#models, key, () => makeModel(configuration, take));
   }
 
@@ -115,8 +117,8 @@ function heldIn<Part extends Disposable>(parts: Map<string, Part>, key: string, 
 }
 
 function makeModel(configuration: Configuration, take: TakeTrace): ModelPart {
-  const model = emptyModel(configuration);
-  return { model, making: take(), [Symbol.dispose]: () => disposeModel(model) };
+  const { model, ...opened } = openModel(configuration);
+  return { model, making: take(), ...opened };
 }
 
 function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart {
@@ -134,13 +136,34 @@ function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart
 export function openOnMeta(
   configuration: Configuration,
 ): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
-  const model = emptyModel(configuration);
+  const { model, ...opened } = openModel(configuration);
   const adapter = openAdapter(configuration);
   const close = (): void => {
     adapter[Symbol.dispose]();
-    disposeModel(model);
+    opened[Symbol.dispose]();
   };
   return { ...adapter, model, [Symbol.dispose]: close };
+}
+
+function openModel(configuration: Configuration): { model: Model } & Disposable {
+  const model = emptyModel(configuration);
+  const staging = isStaged(configuration) ? emptyStaging() : [];
+  const close = (): void => {
+    dispose(staging);
+    disposeModel(model);
+  };
+  return { model, [Symbol.dispose]: close };
+}
+
+/** Whether parts of the base reach a card through pinned buffers. */
+function isStaged({ policy, target }: Pick<Configuration, "policy" | "target">): boolean {
+  const { layers, head, vision } = placesOf(policy); // embeddings are gathered on the host
+  return target !== "cpu" && [layers, head, vision].includes("host");
+}
+
+function emptyStaging(): Tensor[] {
+  const bytes = (): Tensor => keep(empty([STAGING_BYTES], { dtype: "uint8", device: "meta" }));
+  return [pool("host", () => category("workspace", bytes))];
 }
 
 function openAdapter(configuration: Configuration): { lora: Lora; optimizer: AdamW } & Disposable {

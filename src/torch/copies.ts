@@ -64,6 +64,9 @@ export function pendingCopies(): number {
   return native.pendingCopies();
 }
 
+/** Of the pinned buffers that memory which isn't pinned reaches a card through: host memory, from the first such copy to the end. */
+export const STAGING_BYTES = native.stagingBytes();
+
 /** Copies that were waited for since the last time. */
 export interface CopyTimes {
   copies: number;

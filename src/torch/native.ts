@@ -37,6 +37,7 @@ export interface Native {
   timeCopies(on: boolean): void;
   takeCopyTimes(): number[];
   pendingCopies(): number;
+  stagingBytes(): number;
   grad(outputs: unknown, inputs: unknown, gradOutputs: unknown, retainGraph: boolean): Handle[];
   gradMode(on: boolean): boolean;
   setRequiresGrad(tensor: Handle, on: boolean): void;

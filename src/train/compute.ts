@@ -1,6 +1,6 @@
 /** What the options of device, type and memory come to on this machine. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
-import { UserError } from "../errors.ts";
+import { formatBytes, GIB, UserError } from "../errors.ts";
 import { type Bases, hasFullAbsmax } from "../models/spec.ts";
 import type { LoadOptions } from "../models/weights.ts";
 import { zeros } from "../torch/create.ts";
@@ -22,6 +22,7 @@ import {
   setThreads,
 } from "../torch/device.ts";
 import { whyCardIdles, whyNoCard } from "../torch/driver.ts";
+import { kernelProblem as compileProblem } from "../torch/fusedKernel.ts";
 import { findLibtorch } from "../torch/libtorch.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
@@ -53,7 +54,10 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   if (options.threads !== undefined) setThreads(options.threads);
   setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
   setCap(device, options.host_memory, "host");
-  if (device !== "cpu") claimWorkspaces(device);
+  if (device !== "cpu") {
+    twinsBecause(device as `cuda:${number}`);
+    claimWorkspaces(device);
+  }
   return {
     dtype: options.dtype ? DTYPES[options.dtype] : usualType(model, device),
     device,
@@ -107,6 +111,17 @@ export function noticeIdleCard(
   if (text) notice(text, "idleCard");
 }
 
+/** Says of a card that kernels of our own can't be compiled for it. */
+export function noticeTwins(device: Device, notice: (text: string) => void): void {
+  const problem = device === "cpu" ? undefined : twinsBecause(device as `cuda:${number}`);
+  if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
+}
+
+/** Why twins do the work of our own kernels on a card, which they do from here on; undefined where these run. */
+function twinsBecause(device: `cuda:${number}`): string | undefined {
+  return compileProblem(cardInfo(device).capability);
+}
+
 /** What a device's memory holds beside what is allocated: CUDA's context. */
 function outsideBytes(device: Device): number {
   return device === "cpu" ? 0 : cardOf(device as `cuda:${number}`).contextBytes;
@@ -121,6 +136,17 @@ function claimWorkspaces(device: Device): void {
       x.linear(x, { bias: zeros([16], { device }) }); // cuBLASLt's own
     }),
   );
+}
+
+/** What other programs must hold of a card to be worth a word; below, it may be a context that is larger than the table has it. */
+const NOTED_BYTES = GIB;
+
+/** "other programs hold 60.2 GiB of cuda:0"; undefined where they hold little. */
+export function heldByOthers(device: Device): string | undefined {
+  if (device === "cpu") return undefined;
+  const { totalBytes, freeBytes, reservedBytes } = cardMemory(device as `cuda:${number}`);
+  const bytes = totalBytes - freeBytes - reservedBytes - outsideBytes(device);
+  return bytes < NOTED_BYTES ? undefined : `other programs hold ${formatBytes(bytes)} of ${device}`;
 }
 
 /** Lets what comes next in this process have all the memory there is. */

@@ -63,14 +63,27 @@ export function loadedModel(
   }
 }
 
-/** What a run may take: as its options say, and else all of a card; undefined on a CPU without a word of it. */
+/**
+ * What a run may take: as its options say, on a card no more than other programs leave of it, which is all without a word; undefined on a CPU
+ * without one.
+ */
 export function limitsOf(
   { memory, host_memory }: { memory?: number | undefined; host_memory?: number | undefined },
   device: Device,
 ): Limits | undefined {
   if (device === "cpu" && memory === undefined && host_memory === undefined) return undefined;
-  const free = device === "cpu" ? Number.POSITIVE_INFINITY : cardMemory(device as `cuda:${number}`).freeBytes;
-  return { budgetBytes: memory ?? free, hostBytes: host_memory ?? Number.POSITIVE_INFINITY };
+  return {
+    budgetBytes: Math.min(memory ?? Number.POSITIVE_INFINITY, roomOn(device)),
+    hostBytes: host_memory ?? Number.POSITIVE_INFINITY,
+  };
+}
+
+/** Of a card what is free, what this process has reserved of it, and its context, which plans count; of a CPU's memory there is no end. */
+function roomOn(device: Device): number {
+  if (device === "cpu") return Number.POSITIVE_INFINITY;
+  const card = device as `cuda:${number}`;
+  const { freeBytes, reservedBytes } = cardMemory(card);
+  return freeBytes + reservedBytes + cardOf(card).contextBytes;
 }
 
 /** The card that is there: as the table knows it, with the memory that it has. */

@@ -19,13 +19,18 @@ import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradien
 import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";
 import { factorCopies, loadingOf, type Policy, ploraOf } from "../step/policy.ts";
-import { cardInfo } from "../torch/device.ts";
-import { kernelProblem } from "../torch/fusedKernel.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { type AnswersPlan, stopIdsOf } from "./answers.ts";
 import { scaleCaution, warmupCaution } from "./cautions.ts";
 import { type Checkpoint, emptyStep, restoreOptimizer, type TrainerState } from "./checkpoints.ts";
-import { type Compute, liftCaps, noticeIdleCard, noticeStored, startCompute } from "./compute.ts";
+import {
+  type Compute,
+  liftCaps,
+  noticeIdleCard,
+  noticeStored,
+  noticeTwins,
+  startCompute,
+} from "./compute.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "./dataset.ts";
 import { type Demand, demandOf } from "./demand.ts";
 import type { LossPlan } from "./lossPlan.ts";
@@ -191,9 +196,7 @@ function attentionOf(
 function noticeAtStart(given: TrainOptions, device: Device, notice: OpenHooks["notice"]): void {
   noticeIdleCard(given.device, notice);
   noticeStored(given.model, notice);
-  if (device === "cpu") return;
-  const problem = kernelProblem(cardInfo(device as `cuda:${number}`).capability);
-  if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
+  noticeTwins(device, notice);
 }
 
 /** What a new run's options come to that may not be meant; an adapter to start from brings its own scale. */
@@ -208,7 +211,7 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
   const limits = limitsOf(options, device);
   return {
     ...options,
-    ...(limits && Number.isFinite(limits.budgetBytes) && { memory: limits.budgetBytes }),
+    ...(limits && Number.isFinite(limits.budgetBytes) && { memory: options.memory ?? limits.budgetBytes }),
     model: existsSync(options.model) ? resolve(options.model) : options.model,
     output: resolve(options.output),
     data: options.data.map((file) => resolve(file)),

@@ -4,8 +4,10 @@ import type { SampleSource } from "../data/samples.ts";
 import { UserError } from "../errors.ts";
 import type { Limits } from "../plan/search.ts";
 import { commandLine } from "../program.ts";
-import { cardMemory, OutOfMemoryError } from "../torch/device.ts";
+import { OutOfMemoryError } from "../torch/device.ts";
 import { checkpointFolders } from "./checkpoints.ts";
+import { heldByOthers } from "./compute.ts";
+import { limitsOf } from "./planner.ts";
 import { waysToFit } from "./refusal.ts";
 import type { Run } from "./setup.ts";
 
@@ -39,32 +41,37 @@ export function cardFailed(run: Run, cause: Error): UserError {
 
 /** Memory ran out where no policy can help; `subject` is what does not fit. */
 export function ranOut(subject: string, cause: OutOfMemoryError, run?: Run): UserError {
-  const fix = run ? `Pass more --memory.\n${howToGoOn(run)}` : "Pass more --memory, or a lower --hd-num.";
-  return new UserError(`${subject} does not fit: ${cause.message}.`, { fix, cause });
+  const others = heldByOthers(cause.device);
+  const more = moreMemory(others);
+  const fix = run ? `${more}.\n${howToGoOn(run)}` : `${more}, or a lower --hd-num.`;
+  return new UserError(`${subject} does not fit: ${reasonOf(cause, others)}.`, { fix, cause });
 }
 
 /** Memory ran out under the leanest policy. What would fit is solved for what this run has at all. */
 export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
   const { options, planner, demand, workload } = run;
   const ways = await waysToFit({ planner, workload, demand, limits: roomOf(run, cause), options });
-  return new UserError(`${subject} does not fit even under the leanest policy: ${cause.message}.`, {
-    fix: [["Pass more --memory", ...ways].join("\nor   "), howToGoOn(run)].join("\n"),
+  const others = heldByOthers(cause.device);
+  return new UserError(`${subject} does not fit even under the leanest policy: ${reasonOf(cause, others)}.`, {
+    fix: [[moreMemory(others), ...ways].join("\nor   "), howToGoOn(run)].join("\n"),
     cause,
   });
 }
 
-/** What there is for a run: the cap, or on a card what it holds and what is free. */
+function reasonOf({ message }: OutOfMemoryError, others: string | undefined): string {
+  return [message, others].filter(Boolean).join("; ");
+}
+
+function moreMemory(others: string | undefined): string {
+  return others ? "End these programs (nvidia-smi lists them)" : "Pass more --memory";
+}
+
+/** What there is for a run: the cap, or on a card what others leave of it. */
 function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): Limits {
-  const { device } = model;
-  const free = (): number => {
-    if (device === "cpu") return Number.POSITIVE_INFINITY;
-    const { freeBytes, reservedBytes } = cardMemory(device as `cuda:${number}`);
-    return freeBytes + reservedBytes;
-  };
-  return {
-    budgetBytes: options.memory ?? (pool === "device" ? capBytes : undefined) ?? free(),
-    hostBytes: options.host_memory ?? Number.POSITIVE_INFINITY,
-  };
+  const cap = pool === "device" && model.device === "cpu" ? capBytes : undefined;
+  const { memory = cap, host_memory } = options;
+  const unlimited = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+  return limitsOf({ memory, host_memory }, model.device) ?? unlimited;
 }
 
 /**

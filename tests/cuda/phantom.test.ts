@@ -10,6 +10,7 @@ import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
 import { lorafit } from "../e2e/lorafit.ts";
 import { Phantom, type PhantomCard, phantomProblem } from "./phantom/phantom.ts";
 
+const MIB = 2 ** 20;
 const GIB = 2 ** 30;
 const H100: PhantomCard = { name: "NVIDIA H100 80GB HBM3", capability: 9.0, memoryBytes: 79.1 * GIB };
 const TURING: PhantomCard = {
@@ -18,6 +19,15 @@ const TURING: PhantomCard = {
   memoryBytes: 14.5 * GIB,
   multiprocessors: 40,
 };
+
+const CUDA_LAUNCH_FAILURE = 719;
+const STREAMED = JSON.stringify({
+  weights: { source: "streamed" },
+  embeddings: "host",
+  head: "host",
+  vision: "host",
+});
+const SMALL_OPTIMIZER = JSON.stringify({ optimizer: { place: "host", precision: "8bit" } });
 
 const problem = phantomProblem();
 if (problem) console.warn(`SKIPPED: nothing runs on a phantom card: ${problem}`);
@@ -70,6 +80,8 @@ describe.skipIf(problem)("on a phantom card", () => {
       H100,
     ],
     ["graphs kept", ["--keep", "all"], H100],
+    ["weights streamed from the file, head and vision on the host", ["--policy", STREAMED], H100],
+    ["optimizer on the host, in 8 bits", ["--policy", SMALL_OPTIMIZER], H100],
     ["int8", ["--base", "int8"], H100],
     ["NF4, int8 head", ["--base", "nf4", "--head-base", "int8"], H100],
     ["fp8", ["--base", "fp8"], H100],
@@ -85,6 +97,68 @@ describe.skipIf(problem)("on a phantom card", () => {
     for (const step of records) {
       expect(step.peakBytes).toBe(step.plannedPeakBytes);
       expect(Math.abs(step.reservedPeakBytes! / step.plannedReservedPeakBytes! - 1)).toBeLessThan(0.03);
+    }
+  });
+
+  test("work that the card leaves undone until it is waited for changes no byte of what is allocated", async () => {
+    const peaks = [0, 1e9].map(async (lag) => {
+      const { code, stderr, steps } = train(`lag-${lag}`, ["--boundaries", "host"], { ...H100, lag });
+      expect(code, stderr).toBe(0);
+      return (await steps()).map(({ peakBytes }) => peakBytes);
+    });
+    const [atOnce, late] = await Promise.all(peaks);
+    expect(late).toEqual(atOnce);
+  });
+
+  test("a card that is lost in the midst of a step ends the run with the last good checkpoint, and no C++ trace", () => {
+    const whole = train("whole", ["--save-every", "1"], H100);
+    const lost = { launch: Math.round(whole.report!.launches * 0.9), error: CUDA_LAUNCH_FAILURE };
+    const { code, stderr } = train("lost", ["--save-every", "1"], { ...H100, lost });
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/Step 3: cuda:0 computes no more: .*CUDA error: unspecified launch failure/);
+    expect(stderr).toMatch(/The last good checkpoint is .*checkpoint-2\. Go on from it: .*--resume/);
+    expect(stderr).not.toMatch(/terminate called|at .*\.js:/);
+  });
+
+  /** Others leave this much from a launch on. */
+  const filled = (launch: number, roomBytes: number): PhantomCard => ({
+    ...{ ...H100, contextBytes: 0, filled: { launch, bytes: H100.memoryBytes! - roomBytes } },
+  });
+
+  test("a run plans within what other programs leave of a card", async () => {
+    const roomBytes = 96 * MIB;
+    const { code, stderr, report } = train("beside", [], filled(1, roomBytes));
+    expect(code, stderr).toBe(0);
+    expect(report!.peakBytes).toBeLessThanOrEqual(roomBytes);
+  });
+
+  test("a card that other programs fill once all is planned ends the run with their share, after the ladder's last step", () => {
+    const { code, stderr } = train("filled", [], filled(20, 96 * MIB)); // of the loading's launches
+    expect(stderr).toMatch(/From here on such lengths go with less/);
+    expect(stderr).toMatch(/other programs hold 7\d\.\d GiB of cuda:0/);
+    expect(stderr).toContain("End these programs (nvidia-smi lists them)");
+    expect(stderr).not.toMatch(/terminate called|at .*\.js:/);
+    expect(code).toBe(1);
+  });
+
+  test("doctor says what the card can do", () => {
+    expect(phantom.lorafit(["doctor"], H100).stdout).toMatch(
+      /cuda:0 +NVIDIA H100 80GB HBM3, 79\.\d GiB, compute capability 9\.0: bf16/,
+    );
+  });
+
+  test("fit, eval and generate find the card and end well on it", () => {
+    const adapter = join(folder, "all on the card", "adapter");
+    const data = ["--data", join(pages, "data.txt"), "--hd-num", "1"];
+    const picture = ["--image", join(pages, "images/page-0001.png"), "--hd-num", "1", "--prompt", "What?"];
+    for (const command of [
+      ["fit", "--model", model, "--image-share", "0.8", "--from", "1000", "--to", "2000"],
+      ["eval", "--model", model, "--adapter", adapter, ...data, "--answers"],
+      ["generate", "--model", model, "--adapter", adapter, ...picture, "--max-new-tokens", "4"],
+    ]) {
+      const { code, stderr, report } = phantom.lorafit(command, H100);
+      expect(code, stderr).toBe(0);
+      expect(report?.violations ?? []).toEqual([]);
     }
   });
 });
