@@ -15,6 +15,8 @@ namespace lorafit {
 namespace {
 
 constexpr size_t kPageBytes = 4096;
+/** That blocks may take beyond what was in use at once, while copies of one micro-batch are under way and the next is queued. */
+constexpr size_t kAheadBytes = size_t{256} << 20;
 
 /** Of the CUDA runtime, which libtorch_cuda has brought along. */
 template <typename Function>
@@ -39,6 +41,10 @@ struct PinnedBlock {
     return copies.emplace_back(stream, c10::Event(stream.device_type())).second;
   }
 
+  void wait() {
+    for (auto& [_, event] : copies) event.synchronize();
+  }
+
   bool at_rest() {
     std::erase_if(copies, [](const auto& copy) { return copy.second.query(); });
     return copies.empty();
@@ -47,7 +53,8 @@ struct PinnedBlock {
 
 /**
  * Blocks are kept for reuse, for pinning takes milliseconds; together they never exceed by much what was in use at once. A block
- * that was freed is not given out before the copies that it takes part in are done.
+ * that was freed is not given out before the copies that it takes part in are done; where a new one would be too much, that is waited
+ * for. The card is not idle then: what frees the oldest block is long queued, and much behind it.
  */
 class PinnedAllocator final : public at::HostAllocator {
  public:
@@ -100,25 +107,36 @@ class PinnedAllocator final : public at::HostAllocator {
     const std::lock_guard lock(owner.mutex_);
     owner.in_use_.erase(block->data);
     owner.in_use_bytes_ -= block->bytes;
+    owner.waiting_bytes_ += block->bytes;
     owner.waiting_.push_back(block);
   }
 
   /** An idle block at most a quarter too large, or a new one. */
   PinnedBlock* take(size_t bytes) {
     settle();
-    PinnedBlock* block;
-    const auto fits = idle_.lower_bound(bytes);
-    if (fits != idle_.end() && fits->first <= bytes + bytes / 4) {
-      block = fits->second;
-      idle_bytes_ -= block->bytes;
-      idle_.erase(fits);
-    } else {
-      most_in_use_bytes_ = std::max(most_in_use_bytes_, in_use_bytes_ + bytes);
-      free_idle(most_in_use_bytes_ - in_use_bytes_ - bytes);
+    PinnedBlock* block = take_idle(bytes);
+    most_in_use_bytes_ = std::max(most_in_use_bytes_, in_use_bytes_ + bytes);
+    while (!block && !waiting_.empty() && in_use_bytes_ + waiting_bytes_ + bytes > most_in_use_bytes_ + kAheadBytes) {
+      waiting_.front()->wait();
+      settle();
+      block = take_idle(bytes);
+    }
+    if (!block) {
+      const size_t room = most_in_use_bytes_ - in_use_bytes_ - bytes;
+      free_idle(std::min(room, room + kAheadBytes - std::min(room + kAheadBytes, waiting_bytes_)));
       block = new PinnedBlock{pin(bytes), bytes, {}, {}};
     }
     in_use_bytes_ += block->bytes;
     most_in_use_bytes_ = std::max(most_in_use_bytes_, in_use_bytes_);
+    return block;
+  }
+
+  PinnedBlock* take_idle(size_t bytes) {
+    const auto fits = idle_.lower_bound(bytes);
+    if (fits == idle_.end() || fits->first > bytes + bytes / 4) return nullptr;
+    PinnedBlock* block = fits->second;
+    idle_bytes_ -= block->bytes;
+    idle_.erase(fits);
     return block;
   }
 
@@ -127,6 +145,8 @@ class PinnedAllocator final : public at::HostAllocator {
     constexpr unsigned kPortable = 1; // pinned for every card
     void* data = nullptr;
     if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
+    for (PinnedBlock* block : waiting_) block->wait();
+    settle();
     free_idle(0);
     if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
     runtime_function<int (*)()>("cudaGetLastError")(); // it would fail the next kernel's launch
@@ -140,6 +160,7 @@ class PinnedAllocator final : public at::HostAllocator {
       if (!block->at_rest()) return false;
       idle_.emplace(block->bytes, block);
       idle_bytes_ += block->bytes;
+      waiting_bytes_ -= block->bytes;
       return true;
     });
   }
@@ -167,7 +188,7 @@ class PinnedAllocator final : public at::HostAllocator {
   std::map<char*, PinnedBlock*> in_use_;
   std::vector<PinnedBlock*> waiting_;
   std::multimap<size_t, PinnedBlock*> idle_;
-  size_t idle_bytes_ = 0, in_use_bytes_ = 0, most_in_use_bytes_ = 0;
+  size_t idle_bytes_ = 0, in_use_bytes_ = 0, waiting_bytes_ = 0, most_in_use_bytes_ = 0;
 };
 
 } // namespace
