@@ -1,5 +1,6 @@
 /** The processes that a bench measures: each does a step for a line that it is sent, and answers in a line of JSON. */
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { createInterface, type Interface } from "node:readline";
 import { limitSpinning } from "../src/torch/libtorch.ts";
 
@@ -21,11 +22,13 @@ export class Worker<Report extends object = StepReport> {
   private readonly child: ChildProcess;
   private readonly lines: AsyncIterator<string>;
   private readonly reader: Interface;
+  private readonly errors: LastError;
 
-  private constructor(child: ChildProcess, reader: Interface, lines: AsyncIterator<string>, facts: object) {
+  private constructor({ child, reader, lines, errors }: Ends, facts: object) {
     this.child = child;
     this.reader = reader;
     this.lines = lines;
+    this.errors = errors;
     this.facts = facts;
     this.name = (facts as { name: string }).name;
   }
@@ -37,18 +40,25 @@ export class Worker<Report extends object = StepReport> {
   ): Promise<Worker<Report>> {
     const env = { ...process.env, ...environment };
     limitSpinning(env); // of a peer's threads as of ours
-    const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "inherit"] });
+    const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "pipe"] });
+    const errors = new LastError(child);
     const reader = createInterface({ input: child.stdout! });
     const lines = reader[Symbol.asyncIterator]();
     // of a worker that has ended, or never began, the missing answer is the error
     child.on("error", () => {});
     child.stdin!.on("error", () => {});
-    return new Worker(child, reader, lines, (await nextLine(lines, command)) as object);
+    try {
+      const facts = (await nextLine(lines, command, errors)) as object;
+      return new Worker({ child, reader, lines, errors }, facts);
+    } catch (error) {
+      child.stdin!.end();
+      throw error;
+    }
   }
 
   async step(): Promise<Report> {
     this.child.stdin!.write("step\n");
-    return (await nextLine(this.lines, this.name)) as Report;
+    return (await nextLine(this.lines, this.name, this.errors)) as Report;
   }
 
   stop(): void {
@@ -57,9 +67,38 @@ export class Worker<Report extends object = StepReport> {
   }
 }
 
-async function nextLine(lines: AsyncIterator<string>, name: string): Promise<unknown> {
+/** What a worker is talked to by. */
+interface Ends {
+  child: ChildProcess;
+  reader: Interface;
+  lines: AsyncIterator<string>;
+  errors: LastError;
+}
+
+/** What a process says goes on to our own stderr; the last error among it is kept. */
+class LastError {
+  private text: string | undefined;
+  private readonly ended: Promise<unknown>;
+
+  constructor({ stderr }: ChildProcess) {
+    const lines = createInterface({ input: stderr! });
+    this.ended = once(lines, "close");
+    lines.on("line", (line) => {
+      console.error(line);
+      if (/^[\w.]*(Error|Exception)\b.*: /.test(line)) this.text = line;
+    });
+  }
+
+  /** Of a process that has ended. */
+  async said(): Promise<string | undefined> {
+    await this.ended;
+    return this.text;
+  }
+}
+
+async function nextLine(lines: AsyncIterator<string>, name: string, errors: LastError): Promise<unknown> {
   const { value, done } = await lines.next();
-  if (done) throw new Error(`${name} ended before it answered`);
+  if (done) throw new Error((await errors.said()) ?? `${name} ended before it answered`);
   return JSON.parse(value);
 }
 

@@ -9,6 +9,7 @@ export interface Figures {
   /** The 95th percentile of a step, relative to the one in the middle. */
   steadiness: number;
   peakBytes: number;
+  reservedPeakBytes: number | undefined;
   /** Of the steps' time, that they waited for pictures. */
   dataStallShare: number | undefined;
   /** Of the copies' time, that nothing waited for; undefined where there are none. */
@@ -24,6 +25,7 @@ export function figuresOf(reports: readonly GpuReport[]): Figures {
     seconds: middle,
     steadiness: percentile(seconds, 0.95) / middle,
     peakBytes: Math.max(...reports.map(({ peakBytes }) => peakBytes)),
+    reservedPeakBytes: most(reports.flatMap(({ reservedPeakBytes }) => reservedPeakBytes ?? [])),
     dataStallShare: share(steps, ({ dataWaitMs }) => dataWaitMs, 1000 * sum(seconds)),
     hiddenShare: hiddenShare(steps),
   };
@@ -62,6 +64,10 @@ function total(
 ): number | undefined {
   const values = steps.flatMap((step) => of(step) ?? []);
   return values.length === steps.length ? sum(values) : undefined;
+}
+
+function most(values: readonly number[]): number | undefined {
+  return values.length > 0 ? Math.max(...values) : undefined;
 }
 
 function sum(values: readonly number[]): number {

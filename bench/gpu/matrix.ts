@@ -14,9 +14,9 @@ export type Size = keyof typeof SIZES;
 export const PAGE = { width: 4096, height: 2160 };
 export const TEXT = { textTokens: 256, labelTokens: 128 };
 const GIB = 2 ** 30;
-const CAPS_GIB = [8, 16, 24, 32, 48, 80];
+export const CAPS_GIB = [8, 16, 24, 32, 48, 80];
 
-export type Base = "bf16" | "nf4" | "fp8";
+export type Base = "bf16" | "int8" | "nf4" | "fp8";
 
 export type Placement = "resident" | "offloaded" | "offloadedAhead" | "streamed" | "streamedAhead";
 
@@ -70,6 +70,23 @@ export function casesOf(size: Size, all: boolean): GpuCase[] {
     ...placements.slice(1).map((placement) => ({ ...common, hdNum, placement })),
   ];
   return [...(all ? crossed : varied), ...capped(size, hdNum, rank)];
+}
+
+/**
+ * For memory alone: every picture in bf16 and NF4, resident, with activations on the host, and streamed; then the largest in the other
+ * precisions too.
+ */
+export function memoryCases(size: Size): GpuCase[] {
+  const { hdNums, ranks } = SIZES[size];
+  const placements: Placement[] = ["resident", "offloaded", "streamed"];
+  const cases = (hdNum: number, bases: readonly Base[]): GpuCase[] =>
+    bases.flatMap((base) =>
+      placements.map((placement) => ({ size, hdNum, rank: ranks[0], base, placement })),
+    );
+  return [
+    ...hdNums.flatMap((hdNum) => cases(hdNum, ["bf16", "nf4"])),
+    ...cases(hdNums.at(-1)!, ["int8", "fp8"]),
+  ];
 }
 
 /** The largest picture under every cap, with an NF4 base, in the first placement that ought to fit. */

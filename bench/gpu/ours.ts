@@ -10,31 +10,29 @@ import { createLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { tensorShapes } from "../../src/models/spec.ts";
 import { assembleModel, type Model } from "../../src/models/weights.ts";
 import { settledAttention } from "../../src/plan/attentionChoice.ts";
-import { dryRun } from "../../src/plan/dryRun.ts";
 import { OFFICIAL_ADAMW } from "../../src/step/adamW.ts";
 import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
-import { loadingOf, Policy } from "../../src/step/policy.ts";
+import { loadingOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { takeCopyTimes, timeCopies } from "../../src/torch/copies.ts";
 import { empty } from "../../src/torch/create.ts";
-import { category, memoryStats, resetPeak, setCap, synchronize } from "../../src/torch/device.ts";
+import { cardInfo, category, synchronize } from "../../src/torch/device.ts";
 import type { Device } from "../../src/torch/dtypes.ts";
+import { kernelProblem } from "../../src/torch/fusedKernel.ts";
 import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
+import { freeCache, peaksOf, resetPeaks, startCompute } from "../../src/train/compute.ts";
 import { drive } from "../../src/train/drive.ts";
-import { ofStep } from "../../src/train/peakWatch.ts";
-import { cardOf } from "../../src/train/planner.ts";
 import { sampleText } from "../workload.ts";
-import { PAGE, PLACEMENTS, SIZES, TEXT, tokensOf } from "./matrix.ts";
+import { PAGE, SIZES, TEXT, tokensOf } from "./matrix.ts";
+import { plannedPeaks, policyOf } from "./planned.ts";
 import type { GpuReport, GpuTask } from "./task.ts";
 
 const { case: wanted, device, picture } = JSON.parse(readFileSync(process.argv[2]!, "utf8")) as GpuTask;
 const config = SIZES[wanted.size].model;
-const placement = PLACEMENTS[wanted.placement];
-const policy = Policy.parse({
-  ...placement,
-  headGroups: Math.min(placement.headGroups ?? 1, config.kvHeads),
-});
-setCap(device, wanted.capBytes);
+const policy = policyOf(wanted);
+startCompute("", { device, dtype: "bf16", memory: wanted.capBytes });
+const problem = device === "cpu" ? undefined : kernelProblem(cardInfo(device).capability);
+if (problem) console.error(`lorafit's own kernels can't be used: ${problem}`);
 const tokens = tokensOf(wanted.hdNum);
 policy.attention = settledAttention(
   policy.attention,
@@ -58,9 +56,11 @@ const lora = createLora(config, {
 });
 const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW);
 
+const matrixFlopsPerSecond = matrixRate();
+freeCache(device); // what the rate's matrices took is no part of a step
 answer({
-  ...{ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond: matrixRate() },
-  plannedPeakBytes: plannedPeakBytes(),
+  ...{ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond },
+  planned: plannedPeaks(wanted, device, policy),
 });
 timeCopies(true);
 for await (const _ of createInterface({ input: process.stdin })) answer(await step());
@@ -68,7 +68,7 @@ await pictures.close();
 
 /** From the wait for its pictures on: those of the next steps are decoded meanwhile. */
 async function step(): Promise<GpuReport> {
-  resetPeak(device);
+  resetPeaks(device);
   takeCopyTimes();
   const startMs = performance.now();
   const { value: batch } = await batches.next();
@@ -76,8 +76,11 @@ async function step(): Promise<GpuReport> {
   stepAdamW(optimizer, 5e-5, 1);
   synchronize(device);
   const seconds = (performance.now() - startMs) / 1000;
-  const { peakBytes } = memoryStats(device);
-  return { seconds, loss, peakBytes, dataWaitMs: (batch as MicroBatch).dataWaitMs, copies: takeCopyTimes() };
+  const { device: pool, reservedBytes } = peaksOf(device);
+  return {
+    ...{ seconds, loss, peakBytes: pool.bytes, reservedPeakBytes: reservedBytes },
+    ...{ dataWaitMs: (batch as MicroBatch).dataWaitMs, copies: takeCopyTimes() },
+  };
 }
 
 /** The page's sample as a data set's would be. */
@@ -91,27 +94,6 @@ function preparedSample(): PreparedSample {
   };
 }
 
-/** Of the device's pool in such a step, as `lorafit plan` has it. */
-function plannedPeakBytes(): number {
-  const lora = { rank: wanted.rank, dropout: 0, targets: OFFICIAL_TARGETS };
-  const grid = hdGrid(PAGE.width, PAGE.height, wanted.hdNum);
-  const { labelTokens } = TEXT;
-  const batch = { samples: 1, sampleTokens: tokens.text + tokens.image, pictures: [grid], labelTokens };
-  const target = device === "cpu" ? "cpu" : cardOf(device);
-  const { base } = wanted;
-  const run = dryRun({
-    model: config,
-    dtype: "bfloat16",
-    lora,
-    batch,
-    policy,
-    target,
-    base,
-    mapsWeights: false,
-  });
-  return ofStep(run).device.peakBytes;
-}
-
 /** Each matrix is quantised as soon as it is made. */
 function randomModel(): Model {
   const shapes = tensorShapes(config);
@@ -119,7 +101,8 @@ function randomModel(): Model {
   const random = (name: string, on: Device): Tensor =>
     scope(() => {
       const weight = empty(shapes.get(name)!, { dtype: "bfloat16", device: on });
-      return /norm\d?\.weight$/.test(name) ? weight.fill_(1) : weight.normal_({ std: 0.02 });
+      if (/norm\d?\.weight$/.test(name)) return weight.fill_(1);
+      return on === device ? weight.normal_({ std: 0.02 }) : weight.fill_(0.02); // a CPU draws 8 billion numbers in minutes
     });
   return category("weights", () => keep(scope(() => assembleModel(config, options, random))));
 }

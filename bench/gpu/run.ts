@@ -1,7 +1,9 @@
 /**
- * Every configuration on a card beside the official way, and a table in Markdown: `run.js [--device cuda:0] [--all] [--only TEXT]`, in a
- * checkout from bench-out/bench/gpu, from a bundle as `./lorafit --node bench/gpu/run.js`. `--device cpu --size tiny` runs the same logic
- * on a machine without a card. A card's table is left in bench/results/DATE-CARD.md unless --out names another file. The peers need a Python with torch, peft, transformers and safetensors (--python).
+ * Every configuration on a card beside the official way, and tables in Markdown: `run.js [--device cuda:0] [--all] [--only TEXT]`, in a
+ * checkout from bench-out/bench/gpu, from a bundle as `./lorafit --node bench/gpu/run.js`. `--memory` asks for peaks alone, also under
+ * the smallest cap that fits, which a phantom card tells as well. `--device cpu --size tiny` runs the same logic on a machine without a
+ * card. A card's tables are left in bench/results/DATE-CARD.md unless --out names another file. The peers need a Python with torch,
+ * peft, transformers and safetensors (--python), and for their kernels liger-kernel, bitsandbytes and unsloth.
  */
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,7 +12,7 @@ import { parseArgs } from "node:util";
 import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { loadHdImage } from "../../src/data/image.ts";
 import { writePages } from "../../src/data/pages.ts";
-import { formatBytes, messageOf } from "../../src/errors.ts";
+import { messageOf } from "../../src/errors.ts";
 import { fromArray } from "../../src/torch/create.ts";
 import { cardInfo, libtorchVersion } from "../../src/torch/device.ts";
 import { driverVersion } from "../../src/torch/driver.ts";
@@ -18,31 +20,22 @@ import { packageRoot } from "../../src/torch/libtorch.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { Worker } from "../workers.ts";
 import { imageMask, sampleBatch } from "../workload.ts";
-import { type Figures, figuresOf, rateShare } from "./figures.ts";
+import { figuresOf } from "./figures.ts";
+import { CAPS_GIB, casesOf, type GpuCase, memoryCases, PAGE, SIZES, type Size, TEXT } from "./matrix.ts";
+import { type PlannedPeaks, tightestCap } from "./planned.ts";
 import {
-  casesOf,
-  type GpuCase,
-  necessaryFlops,
-  PAGE,
-  PLACEMENTS,
-  SIZES,
-  type Size,
-  TEXT,
-  tokensOf,
-} from "./matrix.ts";
+  memoryTable,
+  type Outcome,
+  type Row,
+  SIDES,
+  type Side,
+  speedTable,
+  summaryOf,
+  titleOf,
+} from "./tables.ts";
 import type { GpuReport, GpuTask } from "./task.ts";
 
-const VARIANTS = ["lorafit", "plain", "kernels"] as const;
-type Variant = (typeof VARIANTS)[number];
-
-/** Of one configuration and side: what it took, or why there is nothing. */
-type Outcome = Figures | { failed: string };
-
-interface Row {
-  case: GpuCase;
-  outcomes: Partial<Record<Variant, Outcome>>;
-  plannedPeakBytes?: number | undefined;
-}
+const GIB = 2 ** 30;
 
 const { values: flags } = parseArgs({
   options: {
@@ -50,6 +43,8 @@ const { values: flags } = parseArgs({
     size: { type: "string", default: "7b" },
     steps: { type: "string", default: "10" },
     all: { type: "boolean", default: false },
+    memory: { type: "boolean", default: false },
+    sides: { type: "string", default: SIDES.join(",") },
     only: { type: "string", default: "" },
     python: { type: "string" },
     out: { type: "string" },
@@ -59,7 +54,7 @@ const { values: flags } = parseArgs({
 
 if (flags.help) {
   console.log(
-    "run.js [--device cuda:0|cpu] [--size 7b|tiny] [--steps 10] [--all] [--only TEXT] [--python FILE] [--out FILE]",
+    "run.js [--device cuda:0|cpu] [--size 7b|tiny] [--steps 10] [--all | --memory] [--only TEXT] [--sides lorafit,plain,kernels] [--python FILE] [--out FILE]",
   );
 } else await main();
 
@@ -69,22 +64,23 @@ async function main(): Promise<void> {
     const picture = await page(work);
     const rows: Row[] = [];
     let flopsPerSecond = 0;
-    let peer: string | undefined;
-    for (const wanted of casesOf(flags.size as Size, flags.all)) {
+    const peers = new Set<string>();
+    for (const wanted of wantedCases()) {
       if (!titleOf(wanted).includes(flags.only)) continue;
       const task = await writeTask(work, wanted, picture);
       const row: Row = { case: wanted, outcomes: {} };
-      for (const variant of VARIANTS) {
-        const { outcome, facts } = await measure(work, task, variant);
-        if (outcome) row.outcomes[variant] = outcome;
+      for (const side of SIDES.filter((each) => flags.sides.split(",").includes(each))) {
+        const { outcome, facts } = await measure(work, task, side);
+        if (outcome) row.outcomes[side] = outcome;
         flopsPerSecond ||= facts?.matrixFlopsPerSecond ?? 0;
-        row.plannedPeakBytes ??= facts?.plannedPeakBytes;
-        if (variant === "plain") peer ??= facts?.name;
-        if (outcome) console.error(`${titleOf(wanted)}  ${variant}  ${cellOf(outcome)}`);
+        row.planned ??= facts?.planned;
+        if (side !== "lorafit" && facts) peers.add(facts.name);
+        if (outcome) console.error(`${titleOf(wanted)}  ${side}  ${summaryOf(outcome)}`);
       }
       rows.push(row);
     }
-    const report = tableOf(rows, flopsPerSecond, peer);
+    const speed = flags.memory ? [] : [speedTable(rows, flopsPerSecond)];
+    const report = [`${today()}, ${machineOf([...peers])}.\n`, ...speed, memoryTable(rows)].join("\n");
     console.log(report);
     const out = flags.out ?? resultFile();
     if (!out) return;
@@ -93,6 +89,23 @@ async function main(): Promise<void> {
   } finally {
     rmSync(work, { recursive: true });
   }
+}
+
+function wantedCases(): GpuCase[] {
+  const { device } = flags;
+  const size = flags.size as Size;
+  if (!flags.memory) return casesOf(size, flags.all);
+  const cases = memoryCases(size);
+  if (device === "cpu") return cases;
+  const largest = Math.max(...cases.map(({ hdNum }) => hdNum));
+  const capsBytes = CAPS_GIB.map((gib) => gib * GIB);
+  const capped = cases
+    .filter(({ hdNum }) => hdNum === largest)
+    .flatMap((each) => {
+      const capBytes = tightestCap(each, device as `cuda:${number}`, capsBytes);
+      return capBytes === undefined ? [] : [{ ...each, capBytes }];
+    });
+  return [...cases, ...capped];
 }
 
 /** One synthetic page as a file. */
@@ -137,16 +150,14 @@ async function writeTask(work: string, wanted: GpuCase, picture: string): Promis
 async function measure(
   work: string,
   task: GpuTask,
-  variant: Variant,
+  side: Side,
 ): Promise<{ outcome?: Outcome; facts?: Facts }> {
-  const { base, placement } = task.case;
-  if (variant === "plain" && (base !== "bf16" || placement !== "resident")) return {};
-  if (variant === "kernels" && (base === "fp8" || PLACEMENTS[placement].boundaryAhead)) return {};
+  if (!has(side, task.case)) return {};
   const file = join(work, "task.json");
-  writeFileSync(file, JSON.stringify({ ...task, variant: variant === "kernels" ? "kernels" : "plain" }));
+  writeFileSync(file, JSON.stringify({ ...task, variant: side === "kernels" ? "kernels" : "plain" }));
   let worker: Worker<GpuReport> | undefined;
   try {
-    worker = await Worker.start<GpuReport>(commandOf(variant, file), {});
+    worker = await Worker.start<GpuReport>(commandOf(side, file), {});
     const facts = worker.facts as Facts;
     if (facts.skipped) return { outcome: { failed: facts.skipped } };
     const reports: GpuReport[] = [];
@@ -159,25 +170,26 @@ async function measure(
   }
 }
 
+/** Whether a side can do a case: peers keep all weights on the card, in bf16 or, with bitsandbytes, in NF4. */
+function has(side: Side, { base, placement, capBytes }: GpuCase): boolean {
+  if (side === "lorafit") return true;
+  if (side === "plain") return base === "bf16" && placement === "resident" && !capBytes;
+  return ["bf16", "nf4"].includes(base) && ["resident", "offloaded"].includes(placement) && !capBytes;
+}
+
 interface Facts {
   /** A peer's has its versions. */
   name: string;
   skipped?: string;
   matrixFlopsPerSecond?: number;
-  plannedPeakBytes?: number;
+  planned?: PlannedPeaks;
 }
 
-function commandOf(variant: Variant, task: string): [string, ...string[]] {
-  if (variant === "lorafit") return [process.execPath, join(import.meta.dirname, "ours.js"), task];
+function commandOf(side: Side, task: string): [string, ...string[]] {
+  if (side === "lorafit") return [process.execPath, join(import.meta.dirname, "ours.js"), task];
   const own = join(packageRoot, "bench", ".venv", "bin", "python");
   const python = flags.python ?? (existsSync(own) ? own : "python3");
   return [python, join(packageRoot, "bench", "peers", "official_gpu.py"), task];
-}
-
-function titleOf({ hdNum, rank, base, placement, capBytes }: GpuCase): string {
-  const cap = capBytes ? `, cap ${formatBytes(capBytes)}` : "";
-  const { text, image } = tokensOf(hdNum);
-  return `hd_num ${hdNum} (${text + image} tokens), r ${rank}, ${base}, ${placement}${cap}`;
 }
 
 /** Undefined without a card: such tables are not kept. */
@@ -193,54 +205,10 @@ function today(): string {
 }
 
 /** Card and driver, and the versions of what runs on it. */
-function machineOf(peer: string | undefined): string {
+function machineOf(peers: readonly string[]): string {
   const card =
     flags.device === "cpu"
       ? "cpu"
       : `${cardInfo(flags.device as `cuda:${number}`).name}, driver ${driverVersion()}`;
-  return `${card}; Node ${process.versions.node}, libtorch ${libtorchVersion()}; beside it ${peer ?? "no peer"}`;
-}
-
-function tableOf(rows: Row[], flopsPerSecond: number, peer: string | undefined): string {
-  const lines = rows.map(({ case: wanted, outcomes, plannedPeakBytes }) => {
-    const [ours, ...peers] = VARIANTS.map((variant) => cellOf(outcomes[variant]));
-    const planned = plannedPeakBytes === undefined ? "-" : formatBytes(plannedPeakBytes);
-    const cells = [ours, planned, ...peers];
-    return `| ${[titleOf(wanted), ...cells, ...sharesOf(wanted, outcomes.lorafit, flopsPerSecond)].join(" | ")} |`;
-  });
-  return [
-    `${today()}, ${machineOf(peer)}; a bf16 product runs at ` +
-      `${(flopsPerSecond / 1e12).toFixed(1)} TFLOP/s. Seconds a step and peak memory, weights included; the share is of that rate, ` +
-      "counted on the FLOPs that the decoder cannot do without. The columns from there on are lorafit's: the part of the copies' time in " +
-      "which the computing did not wait for them, the part of a step in which it waits for pictures (aim: at most 1 %), and how much " +
-      "longer than the middle one the 95th of a hundred steps takes.",
-    "",
-    "| case | lorafit | planned | PyTorch, PEFT | with Liger, Unsloth, bitsandbytes | of the matrix rate | tokens/s | copies hidden | data stall | p95 / median |",
-    "|---|---|---|---|---|---|---|---|---|---|",
-    ...lines,
-    "",
-  ].join("\n");
-}
-
-/** Share of the matrix rate, tokens a second, copies hidden, data stall, steadiness. */
-function sharesOf(wanted: GpuCase, ours: Outcome | undefined, flopsPerSecond: number): string[] {
-  if (!ours || "failed" in ours) return ["", "", "", "", ""];
-  const { seconds, hiddenShare, dataStallShare, steadiness } = ours;
-  const { text, image } = tokensOf(wanted.hdNum);
-  const percent = (share: number | undefined, digits: number): string =>
-    share === undefined ? "-" : `${(100 * share).toFixed(digits)} %`;
-  const rate = flopsPerSecond > 0 ? rateShare(necessaryFlops(wanted), seconds, flopsPerSecond) : undefined;
-  return [
-    percent(rate, 0),
-    ((text + image) / seconds).toFixed(0),
-    percent(hiddenShare, 0),
-    percent(dataStallShare, 1),
-    steadiness.toFixed(2),
-  ];
-}
-
-function cellOf(outcome: Outcome | undefined): string {
-  if (!outcome) return "-";
-  if ("failed" in outcome) return outcome.failed.split("\n")[0]!;
-  return `${outcome.seconds.toFixed(2)} s, ${formatBytes(outcome.peakBytes)}`;
+  return `${card}; Node ${process.versions.node}, libtorch ${libtorchVersion()}; beside it ${peers.join("; ") || "no peer"}`;
 }

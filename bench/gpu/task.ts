@@ -20,6 +20,8 @@ export interface GpuReport {
   loss: number;
   /** Weights included. */
   peakBytes: number;
+  /** What the caching allocator held for it, in use or not; of a CPU nothing is told. */
+  reservedPeakBytes?: number | undefined;
   /** How long the step waited for its pictures; part of `seconds`. A peer has them at hand, and tells nothing. */
   dataWaitMs?: number;
   copies?: CopyTimes;

@@ -30,7 +30,7 @@ class Config:
 
 
 class PLora(nn.Linear):
-    """A linear with a low-rank branch that only image rows take."""
+    """A linear with a low-rank branch that only image rows take; image_mask: (B, T) of bool, or the indexes that it comes to."""
 
     def __init__(self, inputs, outputs, rank, scale, **kwargs):
         super().__init__(inputs, outputs, bias=False, **kwargs)
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         self.output = nn.Linear(config.hidden, config.vocab, bias=False, **kwargs)
 
     def forward(self, h, targets, image_mask):
-        """Mean loss. h: (1, T, C) embeddings, targets: (1, T) the label of the next row or -100, image_mask: (1, T)."""
+        """Mean loss. h: (1, T, C) embeddings, targets: (1, T) the label of the next row or -100, image_mask: (1, T) or its indexes."""
         rope = self.rope(h)
         h.requires_grad_()  # so that a checkpoint of a layer over frozen weights has a gradient
         for layer in self.model.layers:

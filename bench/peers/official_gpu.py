@@ -1,12 +1,16 @@
 """The official way on a card, beside lorafit in one run of bench/gpu/run.ts: official_gpu.py TASK, a file of JSON.
 
 Variant "plain": PyTorch, PEFT, a checkpoint a layer, AdamW, flash attention by PyTorch's own choice. Variant "kernels": the same with
-what can be imported of Liger (RMSNorm, SwiGLU, fused loss), Unsloth (checkpoints on the host) and bitsandbytes (NF4 base, 8-bit AdamW).
-Weights are random and made on the device.
+what can be imported of Liger (RMSNorm, SwiGLU, fused loss), bitsandbytes (NF4 base, 8-bit AdamW) and, where the case has activations
+on the host, Unsloth (checkpoints there). Weights are random and made on the device.
+
+The picture's rows are told by index, which is what a mask comes to: the official code has the device count its mask in each linear, and
+the host wait for that. Memory is the same, the peer is spared the waits, and a device that computes nothing can't miscount.
 """
 
 import importlib
 import json
+import os
 import resource
 import sys
 import time
@@ -46,7 +50,8 @@ class Vision(nn.Module):
             image_size=TILE,
             patch_size=vision["patchPixels"],
         )
-        self.tower = CLIPVisionModel(config).to(**kwargs)
+        with torch.device(kwargs["device"]):
+            self.tower = CLIPVisionModel(config).to(kwargs["dtype"])
         width = 4 * vision["hidden"]
         self.row_end, self.between = (nn.Parameter(torch.zeros(1, width, **kwargs)) for _ in range(2))
         self.projector = nn.Sequential(
@@ -76,7 +81,7 @@ def tiles_of(pixels, global_view, **kwargs):
     return torch.cat([global_view[None], normalised]).to(**kwargs), rows, cols
 
 
-def use_kernels(decoder, nf4):
+def use_kernels(decoder, *, nf4, offloaded):
     """Puts the libraries' kernels in place; returns AdamW's class and the names of what was used."""
     used, optimizer = [], torch.optim.AdamW
     if liger := optional("liger_kernel.transformers"):
@@ -93,7 +98,8 @@ def use_kernels(decoder, nf4):
         fused = liger.LigerFusedLinearCrossEntropyLoss()
         Decoder.forward_loss = lambda self, h, targets: fused(self.output.weight, h.flatten(0, 1), targets.flatten())
         used.append("Liger")
-    if unsloth := optional("unsloth_zoo.gradient_checkpointing"):
+    os.environ["UNSLOTH_IS_PRESENT"] = "1"  # the checkpoints alone are wanted, and not what Unsloth does to transformers
+    if offloaded and (unsloth := optional("unsloth_zoo.gradient_checkpointing")):
         official.checkpoint = lambda function, *args, use_reentrant: unsloth.unsloth_offloaded_gradient_checkpoint(
             function, *args
         )
@@ -117,20 +123,32 @@ def quantise(decoder, bitsandbytes):
                 module.matmul = lambda x, w, state=state: bitsandbytes.matmul_4bit(x, w.t(), quant_state=state)
 
 
-def peak_bytes(device):
+def has_cudnn(device):
+    """Whether its convolutions run; PyTorch has some of its own for where they don't, as on a phantom card."""
+    try:
+        nn.functional.conv2d(torch.zeros(1, 1, 8, 8, device=device), torch.zeros(1, 1, 3, 3, device=device))
+        return True
+    except RuntimeError:
+        return False
+
+
+def peaks(device):
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return {"peakBytes": allocated, "reservedPeakBytes": reserved}
+    return {"peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def main():
     with open(sys.argv[1]) as file:
         task = json.load(file)
+    os.chdir(os.path.dirname(sys.argv[1]))  # Unsloth leaves a folder where it is started
     device, case = task["device"], task["case"]
     on = {"device": device, "dtype": torch.bfloat16}
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(device)
+        torch.backends.cudnn.enabled = has_cudnn(device)
         if case.get("capBytes"):
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, case["capBytes"] / total))
@@ -140,14 +158,16 @@ def main():
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.02)
     kernels = task["variant"] == "kernels"
-    kind, used = use_kernels(decoder, case["base"] == "nf4") if kernels else (torch.optim.AdamW, [])
+    kind, used = torch.optim.AdamW, []
+    if kernels:
+        kind, used = use_kernels(decoder, nf4=case["base"] == "nf4", offloaded=case["placement"] != "resident")
     model = with_lora(decoder, rank=case["rank"], alpha=case["rank"])
     parameters = trainable(model)
     optimizer = adamw(parameters, 5e-5, kind)
     with safe_open(task["batch"], "pt") as tensors:
         batch = {name: tensors.get_tensor(name) for name in tensors.keys()}
     ids, targets = (batch[name][None].long().to(device) for name in ("ids", "targets"))
-    image_mask = batch["image_mask"][None].bool().to(device)
+    image_rows = tuple(index.to(device) for index in batch["image_mask"][None].bool().nonzero(as_tuple=True))
 
     def step():
         if cuda:
@@ -156,15 +176,15 @@ def main():
         tiles, rows, cols = tiles_of(batch["pixels"], batch["global_view"], **on)
         with torch.no_grad():
             hidden = decoder.model.tok_embeddings(ids)
-            hidden[image_mask] = vision(tiles, rows, cols)
-        loss = model(hidden, targets, image_mask)
+            hidden[image_rows] = vision(tiles, rows, cols)
+        loss = model(hidden, targets, image_rows)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, "loss": loss.item(), "peakBytes": peak_bytes(device)}
+        return {"seconds": seconds, "loss": loss.item(), **peaks(device)}
 
     name = f"torch {torch.__version__}, PEFT {version('peft')}" + "".join(f", {name}" for name in used)
     if kernels and not used:

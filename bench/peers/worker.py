@@ -29,8 +29,11 @@ def cpu_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
+ANSWERS, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not speak between the answers
+
+
 def answer(**values):
-    print(json.dumps(values), flush=True)
+    print(json.dumps(values), file=ANSWERS, flush=True)
 
 
 def serve(step, facts):

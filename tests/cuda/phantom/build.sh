@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# build.sh LIBTORCH BUILD: makes the libraries of CUDA that LIBTORCH/lib/libtorch_cuda.so needs, into BUILD. What is implemented
-# here is taken from the sources beside this file; of all else that libtorch refers to there are functions that say "not supported".
+# build.sh LIBTORCH BUILD [LIBRARY ...]: makes the libraries of CUDA that LIBTORCH/lib/libtorch_cuda.so needs, and further LIBRARIES
+# such as those of bitsandbytes, into BUILD. What is implemented here is taken from the sources beside this file; of all else that they
+# refer to there are functions that say "not supported".
 set -euo pipefail
 libtorch=$(realpath "$1")
 mkdir -p "$2"
 build=$(realpath "$2")
+shift 2
+users=("$libtorch"/lib/lib{torch_cuda,c10_cuda,torch_python,torch_nvshmem,torch_cuda_linalg,caffe2_nvrtc}.so)
+for library in "$@"; do users+=("$(realpath "$library")"); done
 cd "$(dirname "$0")"
 headers=$(ls -d "$libtorch"/../nvidia/*/include | head -1)
 compile=(g++ -std=c++20 -O2 -g -fPIC -Wall -Wextra -I. -isystem "$headers")
@@ -32,7 +36,7 @@ for source in runtime driver blas blas_lt; do "${compile[@]}" -c $source.cc -o "
 wait
 g++ -shared -Wl,-soname,libphantom.so "$build/card.o" "$build/absent.o" -o "$build/libphantom.so"
 
-for library in "$libtorch"/lib/lib{torch_cuda,c10_cuda,torch_python,torch_nvshmem,torch_cuda_linalg,caffe2_nvrtc}.so; do
+for library in "${users[@]}"; do
   nm -D --undefined-only "$library"
 done | awk '{ print $NF }' | sort -u > "$build/needed"
 

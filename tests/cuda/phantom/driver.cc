@@ -147,7 +147,11 @@ CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
   return *function = reinterpret_cast<CUfunction>(new std::string(name)), CUDA_SUCCESS;
 }
 
-CUresult cuFuncGetAttribute(int* value, CUfunction_attribute, CUfunction) { return *value = 0, CUDA_SUCCESS; }
+
+CUresult cuFuncGetAttribute(int* value, CUfunction_attribute which, CUfunction) {
+  return *value = which == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : 0, CUDA_SUCCESS;
+}
+
 CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
 CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
 
