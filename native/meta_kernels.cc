@@ -195,6 +195,17 @@ Tensor scaled_mm(
   return at::empty({self.size(0), other.size(1)}, self.options().dtype(dtype.value_or(self.scalar_type())));
 }
 
+Tensor& scaled_mm_out(
+    const Tensor& self, const Tensor& other, const Tensor& scale_self, const Tensor& scale_other,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& scale_result,
+    std::optional<at::ScalarType> dtype, bool fast, Tensor& out) {
+  check_product(self, other);
+  TORCH_CHECK(
+      out.dim() == 2 && out.size(0) == self.size(0) && out.size(1) == other.size(1),
+      "the result has the shape ", out.sizes());
+  return out;
+}
+
 /** Keeps the dispatcher quiet about kernels that replace libtorch's own on purpose. */
 class Quiet final : public c10::WarningHandler {
  public:
@@ -242,6 +253,7 @@ void register_meta_kernels() {
   library->impl("count_nonzero.dim_IntList", TORCH_FN(count_nonzero));
   library->impl("_int_mm", TORCH_FN(int_mm));
   library->impl("_scaled_mm", TORCH_FN(scaled_mm));
+  library->impl("_scaled_mm.out", TORCH_FN(scaled_mm_out));
   implement_attention(*library);
   implement_norms(*library);
   implement_products(*library);

@@ -15,7 +15,7 @@ import {
 } from "./quantized.ts";
 import { fp8Gradient_, fp8Product_, multipliesFp8 } from "./quantizedFp8.ts";
 import { fusedProduct_, multipliesFused } from "./quantizedFused.ts";
-import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
+import { columnsOf, forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "./rows.ts";
 
 /** weight: (out, in), in the compute dtype. */
 export interface DenseMatrix {
@@ -204,8 +204,4 @@ function filledScratch(scratch: Tensor, matrix: QuantizedMatrix): Tensor {
 
 function alike({ dtype, device }: Tensor): Pick<Tensor, "dtype" | "device"> {
   return { dtype, device };
-}
-
-function columnsOf(x: Tensor, { start, end }: Rows): Tensor {
-  return x.narrow(1, start, end - start);
 }

@@ -38,6 +38,11 @@ export function rowsOf(x: Tensor, { start, end }: Rows): Tensor {
   return x.narrow(0, start, end - start);
 }
 
+/** A view of columns; x: (T, columns). */
+export function columnsOf(x: Tensor, { start, end }: Rows): Tensor {
+  return x.narrow(1, start, end - start);
+}
+
 /** A part of a loop, and for how many like it stands. */
 export interface Kind<P> {
   part: P;

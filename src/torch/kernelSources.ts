@@ -4,7 +4,7 @@
  * what SCALAR_BF16, SCALAR_F16 or neither (float) says. Every kernel may work in place where its twin does.
  */
 
-import { DEQUANTIZE, PRODUCT } from "./quantizedSources.ts";
+import { DEQUANTIZE, PRODUCT, ROWS_FP8 } from "./quantizedSources.ts";
 
 const PRELUDE = `
 typedef long long int64;
@@ -307,4 +307,5 @@ export const SOURCES = {
   rope: PRELUDE + ROPE,
   dequantize: PRELUDE + DEQUANTIZE,
   product: PRELUDE + PRODUCT,
+  rowsFp8: PRELUDE + ROWS_FP8,
 } as const;

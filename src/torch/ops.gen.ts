@@ -253,6 +253,7 @@ const OP_stack = native.resolve("aten::stack", "", []);
 const OP_where_self = native.resolve("aten::where", "self", []);
 const OP_where_ScalarOther = native.resolve("aten::where", "ScalarOther", []);
 const OP_where_self_out = native.resolve("aten::where", "self_out", []);
+const OP__scaled_mm_out = native.resolve("aten::_scaled_mm", "out", []);
 const OP_where_ScalarSelf = native.resolve("aten::where", "ScalarSelf", []);
 const OP_where_Scalar = native.resolve("aten::where", "Scalar", []);
 const OP_silu_backward = native.resolve("aten::silu_backward", "", []);
@@ -1451,6 +1452,11 @@ export function _where(condition: Tensor, self: Tensor, other: Tensor | Scalar):
 /** aten::where.self_out(Tensor condition, Tensor self, Tensor other, *, Tensor(a!) out) -> Tensor(a!) */
 export function whereOut(condition: Tensor, self: Tensor, other: Tensor, options: { out: Tensor }): void {
   call(OP_where_self_out, handleOf(condition), handleOf(self), handleOf(other), handleOf(options.out));
+}
+
+/** aten::_scaled_mm.out(Tensor self, Tensor mat2, Tensor scale_a, Tensor scale_b, Tensor? bias=None, Tensor? scale_result=None, ScalarType? out_dtype=None, bool use_fast_accum=False, *, Tensor(a!) out) -> Tensor(a!) */
+export function _scaledMmOut(self: Tensor, mat2: Tensor, scaleA: Tensor, scaleB: Tensor, options: { bias?: Tensor | null | undefined; scaleResult?: Tensor | null | undefined; outDtype?: DType | null | undefined; useFastAccum?: boolean | undefined; out: Tensor }): void {
+  call(OP__scaled_mm_out, handleOf(self), handleOf(mat2), handleOf(scaleA), handleOf(scaleB), handleOf(options.bias), handleOf(options.scaleResult), dtypeCode(options.outDtype), options.useFastAccum, handleOf(options.out));
 }
 
 /** aten::where.ScalarSelf(Tensor condition, Scalar self, Tensor other) -> Tensor */

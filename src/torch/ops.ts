@@ -241,6 +241,7 @@ export const FUNCTIONS = {
   _stack: "stack",
   _where: "where.self where.ScalarOther",
   whereOut: "where.self_out",
+  _scaledMmOut: "_scaled_mm.out",
   _whereScalarSelf: "where.ScalarSelf",
   _whereScalar: "where.Scalar",
   siluBackward: "silu_backward",

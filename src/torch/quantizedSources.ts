@@ -221,3 +221,78 @@ extern "C" __global__ void product_int8(
   product(Product{out, x, tokens, rows, columns, xStride, outStride, add}, matrix);
 }
 `;
+
+/**
+ * Rows of x, (rows, columns) and `stride` apart, in e4m3 with a scale each: the largest of a row becomes 448, and codes are rounded to the
+ * nearest, ties to even. Columns are multiplied by factors first where there are any. A block has a row, which it reads twice.
+ */
+export const ROWS_FP8 = `
+constexpr int THREAD_COUNT = 256;
+constexpr unsigned SIGNLESS = 0x7fffffff;
+
+/** The code of a number from -448 to 448, or of none. */
+__device__ inline byte e4m3(float x) {
+  const unsigned bits = __float_as_uint(x), sign = bits >> 24 & 128, size = bits & SIGNLESS;
+  if (size > 0x7f800000) return sign | 127;
+  if (size < 0x3c800000) { // below 2^-6: multiples of 2^-9, which is what the last bit of floats from 2^14 on stands for
+    return sign | (__float_as_uint(__uint_as_float(size) + 16384.0f) - __float_as_uint(16384.0f));
+  }
+  return sign | (size - 0x3c000000 + 0x7ffff + (size >> 20 & 1)) >> 20; // exponents of 7 instead of 127 on
+}
+
+__device__ inline void load_products(const scalar* from, const float* factors, int64 at, int64 columns, float* to) {
+  load(from + at, columns - at, to);
+  if (!factors) return;
+  if (at + 8 <= columns && (unsigned long long)(factors + at) % 16 == 0) {
+    uint4 parts[2] = {((const uint4*)(factors + at))[0], ((const uint4*)(factors + at))[1]};
+    for (int i = 0; i < 8; ++i) to[i] *= ((const float*)parts)[i];
+  } else {
+    for (int i = 0; i < 8; ++i) if (at + i < columns) to[i] *= factors[at + i];
+  }
+}
+
+__device__ inline void rows_in_fp8(byte* codes, float* scales, const scalar* x, const float* factors, int64 stride,
+                                   int64 columns) {
+  __shared__ unsigned parts[THREAD_COUNT];
+  const scalar* from = x + blockIdx.x * stride;
+  byte* to = codes + blockIdx.x * columns;
+  float v[8];
+  unsigned most = __float_as_uint(1e-30f); // bits ascend as what they stand for does, and those of no number are the largest
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREAD_COUNT) {
+    load_products(from, factors, at, columns, v);
+    for (int i = 0; i < 8; ++i) {
+      const unsigned size = __float_as_uint(v[i]) & SIGNLESS;
+      if (size > most) most = size;
+    }
+  }
+  parts[threadIdx.x] = most;
+  for (int step = THREAD_COUNT / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if ((int)threadIdx.x < step && parts[threadIdx.x + step] > parts[threadIdx.x])
+      parts[threadIdx.x] = parts[threadIdx.x + step];
+  }
+  __syncthreads();
+  const float largest = __uint_as_float(parts[0]), factor = 1 / largest * 448;
+  if (threadIdx.x == 0) scales[blockIdx.x] = largest / 448;
+  for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREAD_COUNT) {
+    load_products(from, factors, at, columns, v);
+    unsigned long long eight = 0;
+    for (int i = 0; i < 8; ++i) {
+      const float scaled = v[i] * factor;
+      const byte code = e4m3(scaled > 448 ? 448 : scaled < -448 ? -448 : scaled);
+      eight |= (unsigned long long)code << 8 * i;
+    }
+    if (at + 8 <= columns && (unsigned long long)(to + at) % 8 == 0) *(unsigned long long*)(to + at) = eight;
+    else for (int i = 0; i < 8; ++i) if (at + i < columns) to[at + i] = eight >> 8 * i & 255;
+  }
+}
+
+extern "C" __global__ void rows_fp8(byte* codes, float* scales, const scalar* x, int64 stride, int64 columns) {
+  rows_in_fp8(codes, scales, x, nullptr, stride, columns);
+}
+
+extern "C" __global__ void multiplied_rows_fp8(
+    byte* codes, float* scales, const scalar* x, const float* factors, int64 stride, int64 columns) {
+  rows_in_fp8(codes, scales, x, factors, stride, columns);
+}
+`;

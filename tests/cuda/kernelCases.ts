@@ -103,7 +103,20 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
     const codes = randint(-127, 128, [sizes.rows, sizes.columns], { dtype: "int8" });
     return { inputs: [out, x, codes, rand([sizes.rows])], options: { unit: 1 / 127, add }, written: [0] };
   },
+  rowsFp8: (sizes, dtype) => ({ inputs: fp8RowsInputs(sizes, dtype), options: undefined, written: [0, 1] }),
+  multipliedRowsFp8: (sizes, dtype) => ({
+    inputs: [...fp8RowsInputs(sizes, dtype), rand([sizes.columns])],
+    options: undefined,
+    written: [0, 1],
+  }),
 };
+
+/** Codes, scales and rows whose numbers are of many sizes, so that codes of every exponent come up; the last is a row of zeros. */
+function fp8RowsInputs({ rows, columns }: Sizes, dtype: DType): Tensor[] {
+  const x = randn([rows, columns], { dtype }).mul_(randn([rows, columns], { dtype }).mul_(1.5).exp_());
+  x.select(0, rows - 1).zero_();
+  return [zeros([rows, columns], { dtype: "float8_e4m3fn" }), zeros([rows, 1]), x];
+}
 
 /** A window of random codes inside of a matrix that is larger by `margin` on each side. */
 function nf4Window({ rows, columns, extra }: Sizes, margin: number): { packed: Tensor[]; window: object } {
