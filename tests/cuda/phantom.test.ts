@@ -13,6 +13,8 @@ import { Phantom, type PhantomCard, phantomProblem } from "./phantom/phantom.ts"
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
 const H100: PhantomCard = { name: "NVIDIA H100 80GB HBM3", capability: 9.0, memoryBytes: 79.1 * GIB };
+const ADA: PhantomCard = { name: "NVIDIA L40S", capability: 8.9, memoryBytes: 44.4 * GIB };
+const BLACKWELL: PhantomCard = { name: "NVIDIA RTX PRO 6000", capability: 12.0, memoryBytes: 94.9 * GIB };
 const TURING: PhantomCard = {
   name: "NVIDIA T4",
   capability: 7.5,
@@ -85,6 +87,8 @@ describe.skipIf(problem)("on a phantom card", () => {
     ["int8", ["--base", "int8"], H100],
     ["NF4, int8 head", ["--base", "nf4", "--head-base", "int8"], H100],
     ["fp8", ["--base", "fp8"], H100],
+    ["fp8 where products take one scale", ["--base", "fp8"], ADA],
+    ["fp8 where products take one scale, and the newest", ["--base", "fp8"], BLACKWELL],
     ["fp16 on a card without bf16", [], TURING],
     ["NF4 on a card without bf16", ["--base", "nf4"], TURING],
   ] as const)("a step takes what was planned, to the byte allocated: %s", async (name, flags, card) => {
