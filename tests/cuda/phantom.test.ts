@@ -68,7 +68,8 @@ describe.skipIf(problem)("on a phantom card", () => {
       "--device",
       "cuda:0",
     ];
-    const most = ["--max-steps", "3", "--gradient-accumulation", "2", "--planned-step", "--no-shuffle"];
+    const steps = flags.includes("--max-steps") ? [] : ["--max-steps", "3"];
+    const most = ["--gradient-accumulation", "2", "--planned-step", "--no-shuffle", ...steps];
     const run = phantom.lorafit(["train", ...fixed, "--hd-num", "1", ...most, ...flags], card);
     return { ...run, steps: () => readRecords<StepRecord>(join(output, "steps.jsonl")) };
   };
@@ -112,6 +113,19 @@ describe.skipIf(problem)("on a phantom card", () => {
     });
     const [atOnce, late] = await Promise.all(peaks);
     expect(late).toEqual(atOnce);
+  });
+
+  test("a step more waits for the device once a micro-batch, and is copied to and from by nothing that waits", () => {
+    const reports = [3, 5].map((steps) => {
+      const { code, stderr, report } = train(`${steps} steps`, ["--max-steps", String(steps)], H100);
+      expect(code, stderr).toBe(0);
+      return report!;
+    });
+    const [short, long] = reports.map(({ waits }) => waits);
+    const kinds = [...new Set([...Object.keys(short!), ...Object.keys(long!)])];
+    const more = kinds.map((kind) => [kind, (long![kind] ?? 0) - (short![kind] ?? 0)]);
+    const microBatches = 2 * (5 - 3);
+    expect(Object.fromEntries(more.filter(([, count]) => count !== 0))).toEqual({ event: microBatches });
   });
 
   test("a card that is lost in the midst of a step ends the run with the last good checkpoint, and no C++ trace", () => {
