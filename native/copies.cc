@@ -324,7 +324,7 @@ napi_value wait_copy(const Arguments& arguments) {
     copy->to.reset();
     copy->from.reset();
   };
-  if (copy->timed && copy->stream) times.came.emplace(mark(computing_stream(card_of(*copy))));
+  if (copy->timed && copy->stream) times.came.emplace(mark(computing_stream(copy->stream->device())));
   const double start_ms = now_ms();
   try {
     copy_thread().wait(*copy);
