@@ -2,10 +2,12 @@
  * The way of CUDA from the command to the driver, on a card that isn't there: libtorch's own allocator, streams and operators run, and
  * only kernels do nothing. What is planned is held to what libtorch then allocates and reserves.
  */
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { packageRoot } from "../../src/torch/libtorch.ts";
 import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
 import { lorafit } from "../e2e/lorafit.ts";
 import { Phantom, type PhantomCard, phantomProblem } from "./phantom/phantom.ts";
@@ -178,5 +180,23 @@ describe.skipIf(problem)("on a phantom card", () => {
       expect(code, stderr).toBe(0);
       expect(report?.violations ?? []).toEqual([]);
     }
+  });
+
+  test("the GPU bench finds in every configuration of a tiny model what was planned", () => {
+    const compiler = join(packageRoot, "node_modules/typescript/bin/tsc");
+    const compiled = join(packageRoot, ".cache/phantom-bench"); // others compile into bench-out meanwhile
+    const args = [compiler, "-p", join(packageRoot, "bench"), "--outDir", compiled];
+    expect(spawnSync(process.execPath, args).status).toBe(0);
+    const bench = join(compiled, "bench/gpu/run.js");
+    const flags = ["--device", "cuda:0", "--size", "tiny", "--steps", "1", "--sides", "lorafit"];
+    const { status, stdout, stderr } = spawnSync(
+      process.execPath,
+      [bench, ...flags, "--python", "no-such-python", "--out", join(folder, "bench.md")],
+      { encoding: "utf8", env: { ...process.env, ...phantom.environment(H100) } },
+    );
+    expect(status, stderr).toBe(0);
+    const off = stdout.match(/\| [\d.]+ % \/ [\d.]+ % \|/g);
+    expect(off).toHaveLength(8);
+    expect(new Set(off)).toEqual(new Set(["| 0.00 % / 0.00 % |"]));
   });
 });
