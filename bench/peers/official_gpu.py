@@ -31,7 +31,8 @@ TILE, SIDE = 336, 12
 def optional(name):
     try:
         return importlib.import_module(name)
-    except Exception:  # a kernel library may fail in many ways where there is no card
+    except Exception as reason:  # a kernel library may fail in many ways where there is no card
+        print(f"{name} is not used: {reason}", file=sys.stderr)
         return None
 
 
