@@ -3,6 +3,7 @@
 
 #include "loops_of_attention.h"
 #include "loops_of_codes.h"
+#include "loops_of_dropout.h"
 #include "loops_of_rows.h"
 
 #ifndef LOOPS
@@ -21,6 +22,8 @@ constexpr NamedLoop kLoops[] = {
     NAMED(rms_norm),
     NAMED(add_rms_norm_gradient),
     NAMED(softmax_gradient),
+    NAMED(dropped),
+    NAMED(add_dropped),
     NAMED(causal_softmax),
     NAMED(softmax_backward),
     NAMED(add_wide),

@@ -6,7 +6,7 @@ import { type AttentionState, attend, attendBackward_ } from "../nn/attention.ts
 import {
   addLinear_,
   addLinearGradients_,
-  addLoraInnerGradient_,
+  addLoraInnerGradients_,
   addLowRank_,
   addProduct_,
   inputSlice,
@@ -26,7 +26,6 @@ import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import {
   addGroupInner_,
-  addGroupLoraGradients_,
   askedRows,
   forEachGroup,
   type HeadGroup,
@@ -92,7 +91,7 @@ export function attentionForward_(
       const part = inputSlice(wo, group.outColumns);
       beforeWrite?.();
       addBaseProduct_(y, output.out, part, info.ploraRows);
-      addGroupInner_(outer, output.out, part, info, group);
+      addGroupInner_(outer, output.out, part, info);
       return output;
     };
     const groups = headGroups(sequence);
@@ -132,8 +131,7 @@ export function attentionBackward_(
       forEachPart(apart, rowCount, (rows, range) => {
         rowsOf(dOut, rows).addmm_(dzPlora[range]!, part.plora.a, { alpha: wo.plora.scale });
       });
-      if (part.lora && z && dz)
-        addGroupLoraGradients_({ dOut, z, gradA: part.lora.gradA }, dz, out, part.lora, info.place, group);
+      if (part.lora && dz) addLoraInnerGradients_({ dx: dOut, inner: z }, dz, out, part.lora, info.place);
       const du = attendBackward_(dOut, state, sequence.rope, sequence.shape);
       addProjectionGradients_({ dx, dInner }, du, inner, wqkv, group, sequence);
     });
@@ -142,7 +140,7 @@ export function attentionBackward_(
       const h = input.rows(tile);
       const dxRows = rowsOf(dx, tile);
       if (wqkv.lora && dInner)
-        addLoraInnerGradient_(dxRows, rowsOf(dInner, tile), x.rows(tile, h), wqkv.lora, tile.start);
+        addLoraInnerGradients_({ dx: dxRows }, rowsOf(dInner, tile), x.rows(tile, h), wqkv.lora, tile.start);
       addRmsNormGradient_(rowsOf(dy, tile), dxRows, h, layer.attentionNorm);
     });
   });

@@ -1,5 +1,4 @@
 /** Rows of a micro-batch in tiles: which of them PLoRA's branch acts on, and which tiles are alike to a plan. */
-import { pickedBlocks } from "../nn/dropout.ts";
 import type { Linear, RowInfo } from "../nn/linear.ts";
 import { mergedWherePays, type PloraWay } from "../nn/plora.ts";
 import {
@@ -10,6 +9,7 @@ import {
   type Rows,
   rowCount,
   rowsBetween,
+  runsOf,
   tilesOf,
 } from "../nn/rows.ts";
 import { scope } from "../torch/tensor.ts";
@@ -107,11 +107,11 @@ export function forEachTile(rows: number, seen: MlpRows, body: (tile: Rows, inde
 const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
 
 function tileKinds(rows: number, { ploraRows, plora, picked, mlpTileTokens }: MlpRows): Kind<Rows>[] {
-  const blocks = (tile: Rows): Rows[] => (picked ? pickedBlocks(picked.subarray(tile.start, tile.end)) : []);
+  const runs = (tile: Rows): Rows[] => (picked ? runsOf(picked.subarray(tile.start, tile.end)) : []);
   const kindOf = (tile: Rows): string => {
     const own = clipRows(ploraRows, tile);
     const others = plora === "merged" ? rowsBetween(own, rowCount(tile)) : [];
-    return [own, others, blocks(tile), [tile]].map((ranges) => ranges.map(rowCount).join(" ")).join(", ");
+    return [own, others, runs(tile), [tile]].map((ranges) => ranges.map(rowCount).join(" ")).join(", ");
   };
   const find = (): Kind<Rows>[] => kindsOf(tilesOf(rows, mlpTileTokens), kindOf);
   if (!isAbridging()) return find();

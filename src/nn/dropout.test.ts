@@ -1,96 +1,140 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ones } from "../torch/create.ts";
+import { ones, randn } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { DROPOUT_BLOCK_ROWS, dropped, mixSeed } from "./dropout.ts";
-import { rowsOf, tilesOf } from "./rows.ts";
+import {
+  addDropped_,
+  type DropoutPlace,
+  dropped,
+  forEachDropoutTile,
+  mixSeed,
+  type RowPlace,
+} from "./dropout.ts";
+import { columnsOf, rowsOf } from "./rows.ts";
 
 const dropout = { probability: 0.25, seed: 42n };
+const [ROWS, COLUMNS] = [300, 21] as const;
+
+function maskOf(
+  shape: readonly number[],
+  { place = 0, column = 0 }: Partial<DropoutPlace> = {},
+  of = dropout,
+) {
+  return scope(() => dropped(ones(shape), of, { place, column }).toFloat32Array());
+}
+
+const whole = maskOf([ROWS, COLUMNS]);
+const window = fc.record({
+  row: fc.nat(ROWS - 1),
+  column: fc.nat(COLUMNS - 1),
+  rows: fc.integer({ min: 1, max: ROWS }),
+  columns: fc.integer({ min: 1, max: COLUMNS }),
+});
 
 describe("dropped", () => {
-  it("gives the same mask whole and in tiles of blocks", () => {
+  it("gives any rows and columns the mask that they have in the whole", () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 1800 }), fc.integer({ min: 1, max: 3 }), (rows, blocks) =>
-        scope(() => {
-          const x = ones([rows, 5], { dtype: "float32", device: "cpu" });
-          const whole = dropped(x, dropout, 0).toArray() as Float32Array;
-          for (const tile of tilesOf(rows, blocks * DROPOUT_BLOCK_ROWS)) {
-            const part = dropped(rowsOf(x, tile), dropout, tile.start).toArray() as Float32Array;
-            expect(part).toEqual(whole.slice(tile.start * 5, tile.end * 5));
-          }
-        }),
-      ),
-      { numRuns: 20 },
-    );
-  });
-
-  it("gives rows from any one on the mask that they have in the whole", () => {
-    fc.assert(
-      fc.property(fc.integer({ min: 0, max: 1799 }), (first) =>
-        scope(() => {
-          const x = ones([1800, 5], { dtype: "float32", device: "cpu" });
-          const whole = dropped(x, dropout, 0).toArray() as Float32Array;
-          const rest = dropped(rowsOf(x, { start: first, end: 1800 }), dropout, first);
-          expect(rest.toArray()).toEqual(whole.slice(first * 5));
-        }),
-      ),
-      { numRuns: 20 },
+      fc.property(window, ({ row, column, ...most }) => {
+        const [rows, columns] = [Math.min(most.rows, ROWS - row), Math.min(most.columns, COLUMNS - column)];
+        const wanted = Array.from({ length: rows }, (_, at) => {
+          const start = (row + at) * COLUMNS + column;
+          return [...whole.subarray(start, start + columns)];
+        });
+        expect([...maskOf([rows, columns], { place: row, column })]).toEqual(wanted.flat());
+      }),
     );
   });
 
   it("gives picked rows the mask that they have in the whole", () => {
     fc.assert(
-      fc.property(fc.uniqueArray(fc.integer({ min: 0, max: 1799 }), { minLength: 1 }), (rows) =>
-        scope(() => {
-          const picked = Int32Array.from(rows.toSorted((a, b) => a - b));
-          const of = (count: number): Tensor => ones([count, 5], { dtype: "float32", device: "cpu" });
-          const whole = dropped(of(1800), dropout, 0).toArray() as Float32Array;
-          const part = dropped(of(picked.length), dropout, picked).toArray() as Float32Array;
-          expect(part).toEqual(
-            Float32Array.from([...picked].flatMap((row) => [...whole.slice(row * 5, row * 5 + 5)])),
-          );
-        }),
-      ),
-      { numRuns: 20 },
+      fc.property(fc.uniqueArray(fc.nat(ROWS - 1), { minLength: 1 }), (rows) => {
+        const place = Int32Array.from(rows.toSorted((a, b) => a - b));
+        const wanted = [...place].flatMap((row) => [...whole.slice(row * COLUMNS, (row + 1) * COLUMNS)]);
+        expect([...maskOf([place.length, COLUMNS], { place })]).toEqual(wanted);
+      }),
     );
   });
 
-  it("keeps the mean and drops its share", () => {
+  it("reads rows that lie apart", () => {
     scope(() => {
-      const kept = dropped(
-        ones([2000, 50], { dtype: "float32", device: "cpu" }),
-        dropout,
-        0,
-      ).toArray() as Float32Array;
-      const zeros = kept.filter((value) => value === 0).length / kept.length;
-      expect(zeros).toBeGreaterThan(0.24);
-      expect(zeros).toBeLessThan(0.26);
-      expect(Math.max(...kept.slice(0, 1000))).toBeCloseTo(1 / 0.75, 6);
+      const x = randn([40, 30]);
+      const part = columnsOf(x, { start: 7, end: 28 });
+      const at = { place: 3, column: 5 };
+      expect(dropped(part, dropout, at).equal(dropped(part.contiguous(), dropout, at))).toBe(true);
     });
   });
 
-  it("differs by block, part and seed", () => {
+  it("drops its share, and independently of what is near", () => {
+    const [rows, columns] = [2000, 64];
+    const lost = [...maskOf([rows, columns])].map((kept) => (kept === 0 ? 1 : 0));
+    const share = (of: number[]): number => of.reduce<number>((sum, each) => sum + each, 0) / of.length;
+    expect(share(lost)).toBeCloseTo(0.25, 2);
+    for (const apart of [1, 2, 3, 4, columns, 4 * columns]) {
+      const both = lost.slice(apart).map((each, at) => each * lost[at]!);
+      expect(share(both), `elements ${apart} apart`).toBeCloseTo(0.25 ** 2, 2);
+    }
+    const other = [...maskOf([rows, columns], {}, { ...dropout, seed: 43n })];
+    expect(share(other.map((kept, at) => (kept === 0 ? lost[at]! : 0)))).toBeCloseTo(0.25 ** 2, 2);
+  });
+
+  it("keeps the mean", () => {
+    const kept = whole.filter((each) => each !== 0);
+    expect(new Set(kept)).toEqual(new Set([Math.fround(1 / 0.75)]));
+  });
+
+  it.each([0, 0.999_999_9])("takes a probability of %d", (probability) => {
+    const kept = maskOf([50, 50], {}, { probability, seed: 1n }).filter((each) => each !== 0);
+    expect(kept.length).toBe(probability === 0 ? 2500 : 0);
+  });
+
+  it("differs by seed", () => {
+    expect(maskOf([8, 8], {}, { ...dropout, seed: mixSeed(42n, 1) })).not.toEqual(maskOf([8, 8]));
+  });
+});
+
+describe("addDropped_", () => {
+  it("adds what dropped gives", () => {
     scope(() => {
-      const x = ones([512, 8], { dtype: "float32", device: "cpu" });
-      const masks = [
-        dropped(x, dropout, 0),
-        dropped(x, dropout, 512),
-        dropped(x, dropout, 0, 1),
-        dropped(x, { ...dropout, seed: mixSeed(42n, 1) }, 0),
-      ].map((mask) => (mask.toArray() as Float32Array).join());
-      expect(new Set(masks).size).toBe(4);
+      const [into, x] = [randn([30, COLUMNS]), randn([30, COLUMNS])];
+      const at = { place: 11, column: 2 };
+      const wanted = into.add(dropped(x, dropout, at));
+      addDropped_(into, x, dropout, at);
+      expect(into.allclose(wanted)).toBe(true);
     });
   });
 });
 
-describe("mixSeed", () => {
-  it("gives different seeds for different parts", () => {
-    fc.assert(
-      fc.property(
-        fc.nat(1e6),
-        fc.nat(1e6),
-        (one, other) => (one === other) === (mixSeed(1n, one) === mixSeed(1n, other)),
-      ),
-    );
+describe("forEachDropoutTile", () => {
+  const columns = 2 ** 20; // eight rows a tile
+  const tilesOf = (rows: number, place: RowPlace): [number, number, RowPlace][] => {
+    const seen: [number, number, RowPlace][] = [];
+    scope(() => {
+      const x: Tensor = ones([1, 1]).expand([rows, columns]);
+      forEachDropoutTile(x, dropout, place, ({ start, end }, at) => seen.push([start, end, at]));
+    });
+    return seen;
+  };
+
+  it("says where each tile's rows lie in the micro-batch", () => {
+    expect(tilesOf(19, 100)).toEqual([
+      [0, 8, 100],
+      [8, 16, 108],
+      [16, 19, 116],
+    ]);
+    const picked = Int32Array.from({ length: 10 }, (_, row) => 3 * row);
+    expect(tilesOf(10, picked)).toEqual([
+      [0, 8, picked.subarray(0, 8)],
+      [8, 10, picked.subarray(8)],
+    ]);
+  });
+
+  it("takes all at once where nothing is dropped", () => {
+    scope(() => {
+      const x = ones([1, 1]).expand([19, columns]);
+      forEachDropoutTile(x, undefined, 5, (rows, place) => {
+        expect([rows, place]).toEqual([{ start: 0, end: 19 }, 5]);
+        expect(rowsOf(x, rows).shape).toEqual([19, columns]);
+      });
+    });
   });
 });

@@ -1,20 +1,39 @@
 /**
- * Dropout that no memory policy can change: masks are drawn for blocks of 512 rows from generators seeded by what is dropped, so that
- * recomputation, tiles and head groups see the same one.
+ * Dropout that no memory policy can change: what is dropped depends on seed, row of the micro-batch and column alone, so that
+ * recomputation, tiles and head groups see the same mask.
  */
-
-import { empty, fromArray } from "../torch/create.ts";
-import { createGenerator } from "../torch/random.ts";
+import { empty } from "../torch/create.ts";
+import { fused } from "../torch/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { forEachKind, type Kind, kindsOf, kindsOfTiles, type Rows, rowCount, rowsOf } from "./rows.ts";
+import {
+  forEachKind,
+  forEachPart,
+  kindsOf,
+  kindsOfTiles,
+  type Rows,
+  rowCount,
+  rowsOf,
+  runsOf,
+  tilesOf,
+} from "./rows.ts";
 
-/** Rows that share a generator; tiles of rows are multiples of it. */
-export const DROPOUT_BLOCK_ROWS = 512;
+/** Elements of what is dropped at a time, 16 MiB in bf16: a copy of them is small beside what the step holds. */
+const TILE_ELEMENTS = 2 ** 23;
 
-/** `seed` names run, micro-batch, layer and module. */
 export interface Dropout {
+  /** Met to 1 / 65536. */
   probability: number;
+  /** Names run, micro-batch, layer and module; 64 bits. */
   seed: bigint;
+}
+
+/** Which rows of the micro-batch a tensor's rows are: those from this one on; or these, which ascend. */
+export type RowPlace = number | Int32Array;
+
+/** Where a matrix lies in what is dropped with one seed; column: the first of its columns. */
+export interface DropoutPlace {
+  place: RowPlace;
+  column: number;
 }
 
 /** A seed for the parts of a whole: mixSeed(seed, layer, module). */
@@ -31,78 +50,48 @@ function splitMix(state: bigint): bigint {
   return z ^ (z >> 31n);
 }
 
-/** Which rows of the micro-batch a tensor's rows are: those from this one on; or these, which ascend. */
-export type RowPlace = number | Int32Array;
-
-/** Rows of a tensor that share a generator, and which of the micro-batch they are. */
-export interface DropoutBlock extends Rows {
-  place: RowPlace;
+/** A copy of x times its mask / (1 - probability). x: (t, columns), whose rows may lie apart. */
+export function dropped(x: Tensor, dropout: Dropout, at: DropoutPlace): Tensor {
+  const out = empty(x.shape, { dtype: x.dtype, device: x.device });
+  forEachRun(x, at.place, (rows, row) => {
+    fused.dropped([rowsOf(out, rows), rowsOf(x, rows)], { ...dropout, row, column: at.column });
+  });
+  return out;
 }
 
-/** The blocks of a tensor's rows that a loop has to take; one block where nothing is dropped. */
-export function dropoutBlocks(
-  rows: number,
+/** into += x times its mask / (1 - probability); (t, columns) both, whose rows may lie apart. */
+export function addDropped_(into: Tensor, x: Tensor, dropout: Dropout, at: DropoutPlace): void {
+  forEachRun(x, at.place, (rows, row) => {
+    fused.addDropped([rowsOf(into, rows), rowsOf(x, rows)], { ...dropout, row, column: at.column });
+  });
+}
+
+/** Calls body for x's rows, a tile of them at a time, each in a scope of its own; all at once where nothing is dropped. x: (T, columns). */
+export function forEachDropoutTile(
+  x: Tensor,
   dropout: Dropout | undefined,
   place: RowPlace,
-): Kind<DropoutBlock>[] {
-  if (!dropout) return [{ part: { start: 0, end: rows, place }, index: 0, times: 1 }];
-  if (typeof place !== "number") return kindsOf(pickedBlocks(place), rowCount);
-  const begun = Math.min(rows, (DROPOUT_BLOCK_ROWS - (place % DROPOUT_BLOCK_ROWS)) % DROPOUT_BLOCK_ROWS);
-  const rest = kindsOfTiles(rows - begun, DROPOUT_BLOCK_ROWS).map(({ part, index, times }) => ({
-    part: { start: begun + part.start, end: begun + part.end, place: place + begun + part.start },
-    index: begun > 0 ? index + 1 : index,
-    times,
-  }));
-  return begun > 0 ? [{ part: { start: 0, end: begun, place }, index: 0, times: 1 }, ...rest] : rest;
-}
-
-/** Picked rows by the block that each is of. */
-export function pickedBlocks(picked: Int32Array): DropoutBlock[] {
-  const blocks: DropoutBlock[] = [];
-  for (let start = 0; start < picked.length; ) {
-    const block = Math.floor(picked[start]! / DROPOUT_BLOCK_ROWS);
-    let end = start + 1;
-    while (end < picked.length && Math.floor(picked[end]! / DROPOUT_BLOCK_ROWS) === block) end++;
-    blocks.push({ start, end, place: picked.subarray(start, end) });
-    start = end;
-  }
-  return blocks;
-}
-
-/**
- * Multiplies x by its mask / (1 - probability), in place. x: rows of one block, (t <= 512, columns); `part` tells apart masks of the same
- * rows, as those of the kv heads. The probability is met to 1 / 65536.
- */
-export function dropBlock_(x: Tensor, { probability, seed }: Dropout, place: RowPlace, part = 0): Tensor {
-  scope(() => {
-    const columns = x.shape[1]!;
-    const block = Math.floor((typeof place === "number" ? place : place[0]!) / DROPOUT_BLOCK_ROWS);
-    using generator = createGenerator(mixSeed(seed, block, part), x.device);
-    const words = empty([DROPOUT_BLOCK_ROWS, Math.ceil(columns / 4)], { dtype: "int64", device: x.device });
-    words.random_(-(2n ** 63n), null, { generator }); // one draw gives four numbers of 16 bits
-    const numbers = blockRows(words, x.shape[0]!, place).viewDtype("int16").narrow(1, 0, columns);
-    x.maskedFill_(numbers.lt(Math.round(probability * 2 ** 16) - 2 ** 15), 0).mul_(1 / (1 - probability));
+  body: (rows: Rows, place: RowPlace) => void,
+): void {
+  const [count = 0, columns = 0] = x.shape;
+  const tileRows = dropout ? Math.max(1, Math.floor(TILE_ELEMENTS / columns)) : Math.max(1, count);
+  const placeOf = ({ start, end }: Rows): RowPlace =>
+    typeof place === "number" ? place + start : place.subarray(start, end);
+  const kinds =
+    typeof place === "number"
+      ? kindsOfTiles(count, tileRows)
+      : kindsOf(tilesOf(count, tileRows), ({ start, end }) =>
+          runsOf(place.subarray(start, end)).map(rowCount).join(" "),
+        );
+  forEachKind(kinds, (rows) => {
+    scope(() => body(rows, placeOf(rows)));
   });
-  return x;
 }
 
-/** Those of a block's rows that a tensor of so many has. */
-function blockRows(block: Tensor, rows: number, place: RowPlace): Tensor {
-  if (typeof place === "number") {
-    const start = place % DROPOUT_BLOCK_ROWS;
-    return rowsOf(block, { start, end: start + rows });
-  }
-  const within = place.map((row) => row % DROPOUT_BLOCK_ROWS);
-  return block.indexSelect(0, fromArray(within, [rows], { dtype: "int64", device: block.device }));
-}
-
-/** A copy of x with its mask applied. x: (t, columns). */
-export function dropped(x: Tensor, dropout: Dropout, place: RowPlace, part = 0): Tensor {
-  return scope(() => {
-    const copy = x.clone();
-    forEachKind(dropoutBlocks(x.shape[0]!, dropout, place), (block) => {
-      dropBlock_(rowsOf(copy, block), dropout, block.place, part);
-    });
-    return copy;
+/** Calls body for x's rows that follow on one another in the micro-batch, with the first one's number there. */
+function forEachRun(x: Tensor, place: RowPlace, body: (rows: Rows, row: number) => void): void {
+  const runs = typeof place === "number" ? [{ start: 0, end: x.shape[0]! }] : runsOf(place);
+  forEachPart(runs, rowCount, (rows) => {
+    scope(() => body(rows, typeof place === "number" ? place : place[rows.start]!));
   });
 }

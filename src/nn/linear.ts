@@ -4,9 +4,9 @@
  * rounding of W.
  * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
  */
-import { empty, zeros } from "../torch/create.ts";
+import { zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { type Dropout, dropBlock_, dropoutBlocks, dropped, type RowPlace } from "./dropout.ts";
+import { addDropped_, type Dropout, dropped, forEachDropoutTile, type RowPlace } from "./dropout.ts";
 import { frozenColumns, frozenRows } from "./frozen.ts";
 import {
   addBaseGradient_,
@@ -16,7 +16,7 @@ import {
   baseProduct,
   type FrozenLinear,
 } from "./plora.ts";
-import { clipRows, forEachKind, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
+import { clipRows, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
 /** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes, absent in evaluation. */
 export interface LoraBranch {
@@ -26,6 +26,8 @@ export interface LoraBranch {
   gradB: Tensor | undefined;
   scale: number;
   dropout: Dropout | undefined;
+  /** Which of the linear's inputs a's first column reads, where it is not the first. */
+  firstInput?: number;
 }
 
 /** A frozen weight and PLoRA, and what is trained. */
@@ -94,7 +96,11 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
     weight: frozenColumns(weight, columns),
     plora: { ...plora, a: cut(plora.a) },
     merged: merged && cut(merged),
-    lora: lora && { ...lora, a: cut(lora.a), gradA: lora.gradA && cut(lora.gradA) },
+    lora: lora && {
+      ...lora,
+      ...{ a: cut(lora.a), gradA: lora.gradA && cut(lora.gradA) },
+      firstInput: (lora.firstInput ?? 0) + columns.start,
+    },
   };
 }
 
@@ -145,8 +151,9 @@ export function addLinearGradients_(dx: Tensor, dy: Tensor, x: Tensor, linear: L
 function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, { place }: RowInfo): void {
   if (!lora) return;
   scope(() => {
-    const inner = loraInner(x, lora, place); // (T, R)
-    addLoraInnerGradient_(dx, loraOuterGradient(dy, inner, lora), x, lora, place);
+    const inner = lora.gradB && zeros([x.shape[0]!, lora.a.shape[0]!], x); // (T, R)
+    addLoraInnerGradients_({ dx, inner }, dy.mm(lora.b).mul_(lora.scale), x, lora, place);
+    if (lora.gradB && inner) addProduct_(lora.gradB, dy.t(), inner, lora.scale);
   });
 }
 
@@ -181,34 +188,52 @@ export function addProduct_(into: Tensor, left: Tensor, right: Tensor, alpha = 1
 }
 
 /** drop(x) A^T. x: (T, in) -> (T, R). */
-function loraInner(x: Tensor, { a, dropout }: LoraBranch, place: RowPlace): Tensor {
-  if (!dropout) return x.mm(a.t());
-  return scope(() => {
-    const inner = empty([x.shape[0]!, a.shape[0]!], { dtype: x.dtype, device: x.device });
-    forEachKind(dropoutBlocks(x.shape[0]!, dropout, place), (block) => {
-      scope(() => rowsOf(inner, block).copy_(dropped(rowsOf(x, block), dropout, block.place).mm(a.t())));
-    });
-    return inner;
+function loraInner(x: Tensor, lora: LoraBranch, place: RowPlace): Tensor {
+  if (!lora.dropout) return x.mm(lora.a.t());
+  const inner = zeros([x.shape[0]!, lora.a.shape[0]!], x);
+  addLoraInner_(inner, x, lora, place);
+  return inner;
+}
+
+/** inner += drop(x) A^T. x: (T, in), inner: (T, R). */
+export function addLoraInner_(inner: Tensor, x: Tensor, lora: LoraBranch, place: RowPlace): void {
+  forEachSeen(x, lora, place, (rows, seen) => {
+    rowsOf(inner, rows).addmm_(seen, lora.a.t());
   });
 }
 
-/** Accumulates gradA = dInner^T drop(x), and dx += drop'(dInner A). dx, x: (T, in), dInner: (T, R). */
-export function addLoraInnerGradient_(
-  dx: Tensor,
+/**
+ * Adds drop(x) A^T to `inner` where it is asked for, dInner^T drop(x) to gradA, and drop'(dInner A) to dx. dx, x: (T, in), inner,
+ * dInner: (T, R).
+ */
+export function addLoraInnerGradients_(
+  { dx, inner }: { dx: Tensor; inner?: Tensor | undefined },
   dInner: Tensor,
   x: Tensor,
   lora: LoraBranch,
   place: RowPlace,
 ): void {
-  const { a, gradA, dropout } = lora;
-  forEachKind(dropoutBlocks(x.shape[0]!, dropout, place), (block) => {
-    scope(() => {
-      const input = rowsOf(x, block);
-      const inner = rowsOf(dInner, block);
-      const seen = dropout ? dropped(input, dropout, block.place) : input;
-      if (gradA) addProduct_(gradA, inner.t(), seen);
-      if (dropout) rowsOf(dx, block).add_(dropBlock_(inner.mm(a), dropout, block.place));
-      else dx.addmm_(dInner, a);
+  const { a, gradA, dropout, firstInput: column = 0 } = lora;
+  forEachSeen(x, lora, place, (rows, seen) => {
+    if (inner) rowsOf(inner, rows).addmm_(seen, a.t());
+    if (gradA) addProduct_(gradA, rowsOf(dInner, rows).t(), seen);
+  });
+  if (!dropout) dx.addmm_(dInner, a);
+  else
+    forEachDropoutTile(x, dropout, place, (rows, rowsPlace) => {
+      addDropped_(rowsOf(dx, rows), rowsOf(dInner, rows).mm(a), dropout, { place: rowsPlace, column });
     });
+}
+
+/** Calls body for x's rows, as many at a time as is good, with what LoRA sees of them: drop(x). */
+function forEachSeen(
+  x: Tensor,
+  { dropout, firstInput: column = 0 }: LoraBranch,
+  place: RowPlace,
+  body: (rows: Rows, seen: Tensor) => void,
+): void {
+  forEachDropoutTile(x, dropout, place, (rows, rowsPlace) => {
+    const input = rowsOf(x, rows);
+    body(rows, dropout ? dropped(input, dropout, { place: rowsPlace, column }) : input);
   });
 }

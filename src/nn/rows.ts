@@ -25,6 +25,18 @@ export function rowsBetween(ranges: readonly Rows[], rows: number): Rows[] {
   return starts.map((start, gap) => ({ start, end: ends[gap]! })).filter(({ start, end }) => start < end);
 }
 
+/** Where numbers that ascend follow on one another: the places of each run. */
+export function runsOf(numbers: Int32Array): Rows[] {
+  const runs: Rows[] = [];
+  for (let start = 0; start < numbers.length; ) {
+    let end = start + 1;
+    while (end < numbers.length && numbers[end] === numbers[end - 1]! + 1) end++;
+    runs.push({ start, end });
+    start = end;
+  }
+  return runs;
+}
+
 /** 0..rows in tiles of tileRows, the last one shorter. */
 export function tilesOf(rows: number, tileRows: number): Rows[] {
   return Array.from({ length: Math.ceil(rows / tileRows) }, (_, tile) => ({

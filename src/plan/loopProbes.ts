@@ -17,6 +17,10 @@ const LOOPS: readonly Loop[] = [
   ["rms_norm",              "x",      ({ x, y, weight }) => fused.rmsNorm([x, y, weight], { eps: 1e-5 })],
   ["add_rms_norm_gradient", "x",      ({ x, y, z, weight }) => fused.addRmsNormGradient([x, y, z, weight], { eps: 1e-5 })],
   ["softmax_gradient",      "x,w",    ({ x, targets, losses }) => fused.softmaxGradient([x, targets, losses], { scale: 1 })],
+  ["dropped",               "x",      ({ x, y, mask }) => fused.dropped([x, y], mask)],
+  ["dropped",               "x",      ({ x, rowsApart, mask }) => fused.dropped([x, rowsApart], mask), "strided"],
+  ["add_dropped",           "x",      ({ x, y, mask }) => fused.addDropped([x, y], mask)],
+  ["add_dropped",           "x",      ({ x, rowsApart, mask }) => fused.addDropped([rowsApart, x], mask), "strided"],
   ["causal_softmax",        "x",      ({ scores, start }) => attentionLoops.causalSoftmax([scores], { heads: TILE_HEADS, start, scale: 1 })],
   ["softmax_backward",      "x",      ({ x, y }) => attentionLoops.softmaxBackward([x, y], { scale: 1 })],
   ["add_wide",              "x,w",    ({ x, wide }) => attentionLoops.addWide([x, wide])],
@@ -80,6 +84,8 @@ class LoopSamples extends Samples {
     this.#memory = memory;
     this.#features = features;
   }
+
+  readonly mask = { probability: 0.05, seed: 1n, row: 0, column: 0 };
 
   get weight(): Tensor {
     return this.once("weight", () => ones([this.shape[1]], { dtype: this.#memory.compute }));

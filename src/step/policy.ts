@@ -4,7 +4,6 @@ import { UserError } from "../errors.ts";
 import type { Places } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { CARD_KERNELS } from "../nn/attentionKernels.ts";
-import { DROPOUT_BLOCK_ROWS } from "../nn/dropout.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";
 
@@ -52,12 +51,7 @@ export const Policy = z.strictObject({
     .positive()
     .default(1)
     .meta({ help: "groups of kv heads that attention takes one after the other" }),
-  mlpTileTokens: z
-    .int()
-    .positive()
-    .multipleOf(DROPOUT_BLOCK_ROWS)
-    .default(2048)
-    .meta({ help: "rows that the MLP takes at a time" }),
+  mlpTileTokens: z.int().positive().default(2048).meta({ help: "rows that the MLP takes at a time" }),
   lossChunkTokens: z.int().positive().default(256).meta({ help: "label rows whose logits exist at a time" }),
   visionBatchTiles: z
     .int()

@@ -293,6 +293,63 @@ extern "C" __global__ void rope_pack(
 }
 `;
 
+/** Numbers of 16 bits by SplitMix64, four of each word; which word, row and column alone say. Source: Steele, Lea, Flood, 2014. */
+const DROPOUT = `
+struct Mask { unsigned long long seed; unsigned bound; float scale; int64 row, column; };
+
+__device__ inline Mask mask_of(int64 row, int64 column, int64 low, int64 high, int64 bound, float scale) {
+  return {(unsigned long long)high << 32 | (unsigned long long)low, (unsigned)bound, scale, row, column};
+}
+
+/** The word of a row with this number. */
+__device__ inline unsigned long long word_of(const Mask& mask, int64 row, int64 number) {
+  unsigned long long z = mask.seed + 0x9e3779b97f4a7c15ull * (((unsigned long long)row << 32) + number + 1);
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+  return z ^ z >> 31;
+}
+
+/** Adds eight elements of x to the sums, scaled, but for those that are dropped. */
+__device__ inline void add_kept(const Mask& mask, int64 row, int64 at, const float* x, float* sums) {
+  const int64 number = (mask.column + at) >> 2;
+  const int begun = 16 * ((mask.column + at) & 3); // bits of the first word that are of columns before
+  unsigned long long low = word_of(mask, row, number), high = word_of(mask, row, number + 1);
+  if (begun) {
+    low = low >> begun | high << 64 - begun;
+    high = high >> begun | word_of(mask, row, number + 2) << 64 - begun;
+  }
+  for (int i = 0; i < 8; ++i) {
+    const unsigned drawn = (i < 4 ? low : high) >> 16 * (i % 4) & 65535;
+    if (drawn >= mask.bound) sums[i] += x[i] * mask.scale;
+  }
+}
+
+/** Eight columns of a row a thread. */
+__device__ inline void drop(
+    scalar* out, const scalar* x, int64 outStride, int64 xStride, int64 columns, const Mask& mask, int64 rows, bool add) {
+  const int64 parts = (columns + 7) / 8, row = thread_number() / parts, at = thread_number() % parts * 8;
+  if (row >= rows) return;
+  float v[8], sums[8] = {};
+  scalar* to = out + row * outStride + at;
+  load(x + row * xStride + at, columns - at, v);
+  if (add) load(to, columns - at, sums);
+  add_kept(mask, mask.row + row, at, v, sums);
+  store(to, columns - at, sums);
+}
+
+extern "C" __global__ void dropped(
+    scalar* out, const scalar* x, int64 outStride, int64 xStride, int64 columns, int64 row, int64 column, int64 low,
+    int64 high, int64 bound, float scale, int64 rows) {
+  drop(out, x, outStride, xStride, columns, mask_of(row, column, low, high, bound, scale), rows, false);
+}
+
+extern "C" __global__ void add_dropped(
+    scalar* out, const scalar* x, int64 outStride, int64 xStride, int64 columns, int64 row, int64 column, int64 low,
+    int64 high, int64 bound, float scale, int64 rows) {
+  drop(out, x, outStride, xStride, columns, mask_of(row, column, low, high, bound, scale), rows, true);
+}
+`;
+
 /** Threads of a block, in every launch. */
 export const THREADS = 256;
 
@@ -305,6 +362,7 @@ export const SOURCES = {
   rmsNorm: PRELUDE + REDUCTION + RMS_NORM,
   softmaxGradient: PRELUDE + SOFTMAX_GRADIENT,
   rope: PRELUDE + ROPE,
+  dropout: PRELUDE + DROPOUT,
   dequantize: PRELUDE + DEQUANTIZE,
   product: PRELUDE + PRODUCT,
   rowsFp8: PRELUDE + ROWS_FP8,

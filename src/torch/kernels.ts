@@ -4,6 +4,7 @@
  * hold both.
  */
 import { arange, empty, fromArray, full } from "./create.ts";
+import { dropoutKernels } from "./dropoutKernels.ts";
 import { kernel } from "./fusedKernel.ts";
 import { THREADS } from "./kernelSources.ts";
 import type { Work } from "./nvrtc.ts";
@@ -59,6 +60,7 @@ const NF4_TILE_ELEMENTS = 2 ** 18;
 
 /** Every kernel works in place where it writes what it reads, and the inputs' order is the CUDA source's. */
 export const fused = {
+  ...dropoutKernels,
   /** out = silu(gate) * up; all of one number of elements. `out` may be `gate` or `up`. */
   swiglu: kernel<[out: Tensor, gate: Tensor, up: Tensor], void>({
     source: "swiglu",

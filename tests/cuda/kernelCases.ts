@@ -40,6 +40,8 @@ export const ROUNDING = { float32: 0, bfloat16: 2 ** -8, float16: 2 ** -11 } as 
 export type Scalars = keyof typeof ROUNDING;
 
 export const CASES: Record<keyof typeof fused, CaseOf> = {
+  dropped: dropoutCase,
+  addDropped: dropoutCase,
   swiglu: ({ rows, columns }, dtype) => ({
     inputs: [
       zeros([rows * columns], { dtype }),
@@ -110,6 +112,17 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
     written: [0, 1],
   }),
 };
+
+/** A window of a mask, its columns at any place in a word. */
+function dropoutCase({ rows, columns, extra }: Sizes, dtype: DType): KernelCase {
+  const window = {
+    probability: 0.05 + 0.2 * extra,
+    seed: 0xfedc_ba98_7654_3210n,
+    row: 700 * extra,
+    column: extra,
+  };
+  return { inputs: [1, 2].map(() => randn([rows, columns], { dtype })), options: window, written: [0] };
+}
 
 /** Codes, scales and rows whose numbers are of many sizes, so that codes of every exponent come up; the last is a row of zeros. */
 function fp8RowsInputs({ rows, columns }: Sizes, dtype: DType): Tensor[] {

@@ -27,6 +27,11 @@ const CONFIGURATIONS: Record<string, Configuration> = {
     lora: { ...base.lora, rank: 96 },
     policy: Policy.parse({ optimizer: { place: "host", precision: "8bit" } }),
   },
+  "dropout in groups and tiles": {
+    ...base,
+    lora: { ...base.lora, dropout: 0.05 },
+    policy: Policy.parse({ headGroups: 2, mlpTileTokens: 512 }),
+  },
   int8: { ...base, base: "int8" },
   nf4: { ...base, base: "nf4" },
 };
