@@ -29,7 +29,7 @@ export function runPlaces(policy: Policy): RunPlaces {
 function fastPolicy({ weights = "resident", places, folded = false, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
-    mlpTileTokens: 4096,
+    mlpTileTokens: 8192,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
     plora: ploraName({ folded, branch: "apart" }), // merged or folded where the search sees that it is faster and fits
