@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
 import { programHelp } from "./help.ts";
+import { outliveReaders } from "./interruption.ts";
 import type { CommandName, OptionsOf } from "./options.ts";
 import { Output } from "./report.ts";
 
@@ -37,10 +38,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
 const EXIT_FAILED = 1;
 const EXIT_WRONG_USAGE = 2;
 
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0); // the reader, such as head, has seen enough
-  throw error;
-});
+outliveReaders(process);
 const exitCode = await main(process.argv.slice(2));
 if (exitCode !== 0) process.exitCode = exitCode; // a command that was interrupted has set its own
 

@@ -94,6 +94,8 @@ describe("a run on a terminal", () => {
     expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
     expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
+    report.end({ ended: "interrupted", step: 43, checkpoint: "my runs/7/checkpoint-43" }, "my runs/7");
+    expect(stderr).toContain("train --resume 'my runs/7'\n");
   });
 });
 

@@ -1,8 +1,8 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
 import { formatBytes, formatCount, plural } from "../errors.ts";
-import { commandLine } from "../program.ts";
 import type { TrainOptions } from "../train/options.ts";
 import type { StepPeaks } from "../train/peakWatch.ts";
+import { resumeLine } from "../train/resume.ts";
 import type { TrainEvent, TrainResult } from "../train/trainer.ts";
 import { bar, formatDuration, type Output, sparkline } from "./report.ts";
 import { defectLine, peaksLine, planLines } from "./runPlanLines.ts";
@@ -51,9 +51,7 @@ export class TrainReport {
     if (result.ended === "finished") {
       this.#output.answer(`${this.#course(result.step)}: the adapter is in ${result.adapter}`);
     } else {
-      this.#output.note(
-        `stopped at step ${result.step}. Go on with:  ${commandLine(`train --resume ${output}`)}`,
-      );
+      this.#output.note(`stopped at step ${result.step}. Go on with:  ${resumeLine(output)}`);
     }
   }
 
@@ -104,7 +102,7 @@ export class TrainReport {
     this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);
     const meanStepMs = this.#stepMs.reduce((sum, ms) => sum + ms, 0) / this.#stepMs.length;
     this.#line = [
-      `step ${step}/${totalSteps}  loss ${loss.toFixed(4)} ${sparkline(this.#losses, SPARK_COLUMNS)}`,
+      `step ${step}/${totalSteps}  loss ${loss.toFixed(4)} ${sparkline(this.#losses.slice(-SPARK_COLUMNS), SPARK_COLUMNS)}`,
       rateOf(lr, step),
       `${formatCount(tokensPerSecond)} tok/s`,
       memoryOf(peakBytes, this.#start?.options.memory),

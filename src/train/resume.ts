@@ -4,7 +4,7 @@ import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { makeFolder } from "../checkpoint/disk.ts";
 import { UserError } from "../errors.ts";
-import { commandLine } from "../program.ts";
+import { commandLine, quoted } from "../program.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import { mendFolders } from "./folders.ts";
 import {
@@ -60,7 +60,7 @@ export function checkSameRun(
   ];
   if (changes.length === 0) return;
   throw new UserError(`${folder} is of a run with other settings:\n  ${changes.join("\n  ")}`, {
-    fix: `Go on as that run was set up (${join(folder, "..", OPTIONS_FILE)}): ${commandLine(`train --resume ${join(folder, "..")}`)}, with its data as they were, or start a new one from what it has learned: --adapter ${folder} --output <another folder>.`,
+    fix: `Go on as that run was set up (${join(folder, "..", OPTIONS_FILE)}): ${resumeLine(join(folder, ".."))}, with its data as they were, or start a new one from what it has learned: --adapter ${quoted(folder)} --output <another folder>.`,
   });
 }
 
@@ -78,6 +78,11 @@ export function noticeFolding(
   notice(`${change}, ${why}; the run's numbers differ a little from here on`);
 }
 
+/** The command that goes on with the run of an output folder. */
+export function resumeLine(output: string): string {
+  return commandLine(`train --resume ${quoted(output)}`);
+}
+
 function changedKeys(before: Record<string, unknown>, now: Record<string, unknown>): string[] {
   const keys = [...new Set([...Object.keys(before), ...Object.keys(now)])];
   return keys.filter((key) => JSON.stringify(before[key]) !== JSON.stringify(now[key]));
@@ -89,7 +94,7 @@ function show(value: unknown): string {
 
 function unfinished(output: string, { step, totalSteps }: TrainerState): UserError {
   return new UserError(`${output} holds a run that stopped at step ${step} of ${totalSteps}.`, {
-    fix: `Go on with it: ${commandLine(`train --resume ${output}`)}\nOr start anew in another folder: --output <folder>`,
+    fix: `Go on with it: ${resumeLine(output)}\nOr start anew in another folder: --output <folder>`,
   });
 }
 

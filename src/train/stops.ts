@@ -3,12 +3,13 @@ import { describeSource } from "../data/badSamples.ts";
 import type { SampleSource } from "../data/samples.ts";
 import { UserError } from "../errors.ts";
 import type { Limits } from "../plan/search.ts";
-import { commandLine } from "../program.ts";
+import { commandLine, quoted } from "../program.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { checkpointFolders } from "./checkpoints.ts";
 import { heldByOthers } from "./compute.ts";
 import { limitsOf } from "./planner.ts";
 import { waysToFit } from "./refusal.ts";
+import { resumeLine } from "./resume.ts";
 import type { Run } from "./setup.ts";
 
 /** Runs a part of a run; to an error that its user can mend it adds the way on. */
@@ -87,7 +88,7 @@ export async function notFinite(
   const good = folders.at(isUntried ? -2 : -1);
   const found =
     good === undefined ? "There is no good checkpoint before it" : `The last good checkpoint is ${good}`;
-  const start = good === undefined ? "" : `--adapter ${good} `;
+  const start = good === undefined ? "" : `--adapter ${quoted(good)} `;
   return new UserError(`Step ${step}: ${subject} is not a finite number. ${found}.`, {
     fix: `Leave out what ${commandLine("preview")} shows to be odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
   });
@@ -99,5 +100,5 @@ export function namesOf(samples: readonly SampleSource[]): string {
 
 function howToGoOn({ checkpoint, options }: Run): string {
   if (checkpoint === undefined) return "There is no checkpoint yet: then start again.";
-  return `The last good checkpoint is ${checkpoint}. Go on from it: ${commandLine(`train --resume ${options.output}`)}`;
+  return `The last good checkpoint is ${checkpoint}. Go on from it: ${resumeLine(options.output)}`;
 }

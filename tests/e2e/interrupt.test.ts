@@ -1,5 +1,5 @@
-import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -9,29 +9,49 @@ import { lorafit, PROGRAM, records } from "./lorafit.ts";
 const SLOW_MACHINE = { timeout: 240_000 };
 
 let folder: string;
+/** Large enough that there is time to stop what is done with it. */
+let model: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "interrupt-"));
+  model = join(folder, "model");
+  lorafit(["tiny", "--output", model, "--layers", "40", "--hidden", "512", "--ffn", "1024"]);
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
+/** Starts a command and does something to it when it first prints to a stream; exit code and all that it printed. */
+async function disturbed(
+  args: string[],
+  stream: "stdout" | "stderr",
+  disturb: (child: ChildProcessWithoutNullStreams) => void,
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = spawn(process.execPath, [PROGRAM, ...args]);
+  const printed = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const)
+    child[name].on("data", (chunk) => {
+      if (name === stream && printed[name] === "") disturb(child);
+      printed[name] += chunk;
+    });
+  const code = await new Promise<number | null>((done) => child.on("close", done));
+  return { code, ...printed };
+}
+
+/** Arguments of a run that saves at its end alone. */
+function trainingInto(output: string, model = golden("tiny")): string[] {
+  const data = ["--model", model, "--data", golden("tiny_cases/cases.jsonl"), "--output", output];
+  const length = ["--max-steps", "20", "--gradient-accumulation", "1", "--save-every", "1000"];
+  return ["train", ...data, ...length, "--lora-r", "4", "--json"];
+}
+
 it("Ctrl-C saves a checkpoint and says how to go on, which then ends the run", SLOW_MACHINE, async () => {
   const output = join(folder, "run");
-  const data = ["--model", golden("tiny"), "--data", golden("tiny_cases/cases.jsonl"), "--output", output];
-  const length = ["--max-steps", "20", "--gradient-accumulation", "1", "--save-every", "1000"];
-  const args = [...data, ...length, "--lora-r", "4", "--json"];
-  const child = spawn(process.execPath, [PROGRAM, "train", ...args]);
-  let [stdout, stderr] = ["", ""];
-  child.stderr.on("data", (chunk) => (stderr += chunk));
-  child.stdout.on("data", (chunk) => {
-    if (stdout === "") child.kill("SIGINT");
-    stdout += chunk;
-  });
-  const code = await new Promise((done) => child.on("close", done));
+  const { code, stdout, stderr } = await disturbed(trainingInto(output), "stdout", (child) =>
+    child.kill("SIGINT"),
+  );
   expect(code).toBe(130);
   expect(stderr).toContain("stopping after this micro-batch (again to stop at once)");
   expect(stderr).toContain(`Go on with:  npx lorafit train --resume ${output}`);
 
-  const before = stdout.split("\n").filter(Boolean).length;
+  const before = records({ code: 0, stdout, stderr }).length;
   const rest = records(lorafit(["train", "--resume", output, "--json"])) as { step: number }[];
   expect(before).toBeLessThan(20);
   expect(rest.map(({ step }) => step)).toEqual(
@@ -39,36 +59,38 @@ it("Ctrl-C saves a checkpoint and says how to go on, which then ends the run", S
   );
 });
 
-it("Ctrl-C during lorafit quantize leaves nothing behind", SLOW_MACHINE, async () => {
-  const model = join(folder, "model");
-  lorafit(["tiny", "--output", model, "--layers", "40", "--hidden", "512", "--ffn", "1024"]);
-  const output = join(folder, "quantised");
-  const child = spawn(process.execPath, [PROGRAM, "quantize", "--model", model, "--output", output]);
-  let stderr = "";
-  child.stderr.on("data", (chunk) => {
-    if (stderr === "") child.kill("SIGINT"); // the first line of progress
-    stderr += chunk;
-  });
-  expect(await new Promise((done) => child.on("close", done))).toBe(130);
-  expect(stderr).toContain("stopped: nothing was written");
-  expect(readdirSync(folder).filter((name) => name.includes("quantised"))).toEqual([]);
+it.each<[string, string, (child: ChildProcessWithoutNullStreams) => void]>([
+  [
+    "Ctrl-C that ends tee as well",
+    "piped",
+    (child) => {
+      child.stdout.destroy();
+      child.stderr.destroy();
+      child.kill("SIGINT");
+    },
+  ],
+  ["a reader that goes", "unread", (child) => child.stdout.destroy()],
+])("%s loses nothing: the run saves", SLOW_MACHINE, async (_, name, disturb) => {
+  const output = join(folder, name);
+  expect((await disturbed(trainingInto(output), "stdout", disturb)).code).toBe(130);
+  expect(readdirSync(output)).toContainEqual(expect.stringMatching(/^checkpoint-\d+$/));
 });
 
-it(
-  "Ctrl-C during lorafit pages leaves nothing behind, and the next run is not hindered",
-  SLOW_MACHINE,
-  async () => {
-    const output = join(folder, "pages");
-    const args = ["pages", "--output", output, "--width", "256", "--height", "256"];
-    const child = spawn(process.execPath, [PROGRAM, ...args, "--count", "5000"]);
-    let stderr = "";
-    child.stderr.on("data", (chunk) => {
-      if (stderr === "") child.kill("SIGINT"); // the first line of progress
-      stderr += chunk;
-    });
-    expect(await new Promise((done) => child.on("close", done))).toBe(130);
-    expect(stderr).toContain("stopped: nothing was written");
-    expect(readdirSync(folder).filter((name) => name.includes("pages"))).toEqual([]);
-    expect(lorafit([...args, "--count", "1"]).code).toBe(0);
-  },
-);
+it("Ctrl-C before a run's first step ends it at once", SLOW_MACHINE, async () => {
+  const output = join(folder, "loading");
+  const args = [...trainingInto(output, model), "--base", "nf4"]; // whose layers take their time
+  const { code, stderr } = await disturbed(args, "stderr", (child) => child.kill("SIGINT"));
+  expect(code, stderr).toBeNull(); // by the signal itself
+  expect(existsSync(join(output, "steps.jsonl"))).toBe(false);
+});
+
+it.each([
+  ["quantize", () => ["--model", model]],
+  ["pages", () => ["--count", "5000", "--width", "256", "--height", "256"]],
+] as const)("Ctrl-C during lorafit %s leaves nothing behind", SLOW_MACHINE, async (command, more) => {
+  const args = [command, "--output", join(folder, command), ...more()];
+  const { code, stderr } = await disturbed(args, "stderr", (child) => child.kill("SIGINT")); // its first line of progress
+  expect(code).toBe(130);
+  expect(stderr).toContain("stopped: nothing was written");
+  expect(readdirSync(folder).filter((name) => name.includes(command))).toEqual([]);
+});

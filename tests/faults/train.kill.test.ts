@@ -4,6 +4,7 @@ import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync 
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
+import { SAME_SIGNAL_MS } from "../../src/cli/interruption.ts";
 import { checkpointFolders, lastGoodCheckpoint } from "../../src/train/checkpoints.ts";
 import { PROGRAM } from "../e2e/lorafit.ts";
 import { lcg } from "../randomModel.ts";
@@ -88,7 +89,7 @@ it.each<[string, (checkpoint: string) => void, RegExp]>([
 it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", async () => {
   const output = join(folder, "interrupted");
   // one sequence so long that its micro-batch is still being computed when the second Ctrl-C comes
-  const slow = { ...long, max_steps: 1000, batch_size: 500, output };
+  const slow = { ...long, max_steps: 1000, batch_size: 1000, output };
   const once = start(writeConfig("interrupted", { ...slow, batch_size: 1 }));
   await linesOf(once, 1);
   once.process.kill("SIGINT");
@@ -103,6 +104,7 @@ it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", asyn
   await sleep(300);
   twice.process.kill("SIGINT");
   await until(() => twice.stderr().includes("again to stop at once"));
+  await sleep(SAME_SIGNAL_MS);
   twice.process.kill("SIGINT");
   expect(await twice.ended).toBe(130);
   expect(await checkpointFolders(join(folder, "twice"))).toEqual([]);

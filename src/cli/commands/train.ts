@@ -7,9 +7,14 @@ import { TrainReport } from "../trainReport.ts";
 
 export async function run(options: OptionsOf<"train">, output: Output): Promise<void> {
   const report = new TrainReport(output);
-  const onEvent: TrainReport["show"] = (event) => report.show(event);
-  const result = await interruptible(output, "stopping after this micro-batch", (signal) =>
-    train(options, { signal, onEvent }),
+  const result = await interruptible(output, "stopping after this micro-batch", ({ signal, listen }) =>
+    train(options, {
+      signal,
+      onEvent: (event) => {
+        if (event.event === "start") listen(); // before that there is nothing to save
+        report.show(event);
+      },
+    }),
   );
   report.end(result, options.output);
   if (result.ended === "interrupted") process.exitCode = EXIT_INTERRUPTED;
