@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import { formatBytes, formatCount, parseBytes, plural, UserError } from "./errors.ts";
+import { formatBytes, formatCount, parseBytes, plural, UserError, writtenBytes } from "./errors.ts";
 
 it.each<[string, number]>([
   ["32GiB", 32 * 2 ** 30],
@@ -33,4 +33,14 @@ it("counts have thousands apart, and nouns their number", () => {
     "1 sample",
     "2,000 samples",
   ]);
+});
+
+it("amounts are written to be read back to the byte, and briefly where they were given so", () => {
+  for (const text of ["31.7GiB", "24GB", "300MiB", "0.5GiB", "8GiB"])
+    expect(writtenBytes(parseBytes(text))).toBe(text);
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 2 ** 45 }), (bytes) => {
+      expect(parseBytes(writtenBytes(bytes))).toBe(bytes);
+    }),
+  );
 });

@@ -62,6 +62,16 @@ export function formatBytes(bytes: number): string {
   return `${(bytes / 2 ** (10 * power)).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
 }
 
+/** An amount as options take it, "31.7GiB", "24GB", "512MiB": the shortest that parseBytes reads as just so many bytes. */
+export function writtenBytes(bytes: number): string {
+  const units = ["GiB", "GB", "MiB", "MB", "KiB"] as const;
+  const amounts = units.map((unit) => {
+    const tenths = Math.round((10 * bytes) / UNIT_BYTES[unit.toUpperCase() as keyof typeof UNIT_BYTES]);
+    return { tenths, text: `${tenths / 10}${unit}` };
+  });
+  return amounts.find(({ tenths, text }) => tenths >= 1 && parseBytes(text) === bytes)?.text ?? `${bytes}B`;
+}
+
 /** Bytes of "32GiB", "300 MiB", "8GB", "1048576"; throws UserError on anything else. */
 export function parseBytes(text: string): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$/i.exec(text);

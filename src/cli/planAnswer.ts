@@ -42,12 +42,14 @@ export function answerOf(question: Question): Answer {
   return { plan, solved: undefined };
 }
 
-/** The recommended plan's other choices: each rung that differs in memory, from fast to lean. */
+/** The recommended plan's other choices: each rung that takes less memory than all before it, from fast to lean. */
 export function alternativesOf({ planner, limits, fixed }: Question, plan: Plan): Plan[] {
-  const rungs = planRungs(planner, plan.workload, limits, fixed);
-  return rungs.filter(
-    (rung, index) => rungs.findLastIndex(({ run }) => run.budgetedBytes === rung.run.budgetedBytes) === index,
-  );
+  let leastBytes = Number.POSITIVE_INFINITY;
+  return planRungs(planner, plan.workload, limits, fixed).filter(({ run: { budgetedBytes } }) => {
+    const isLeaner = budgetedBytes < leastBytes;
+    leastBytes = Math.min(leastBytes, budgetedBytes);
+    return isLeaner;
+  });
 }
 
 /** The most of one thing that fits under the leanest policy, the rest as it is, and its plan. */
@@ -128,7 +130,7 @@ export function visionBitsOf(
   const { run } = planner.plan(workload, policy, limits);
   return (["int8", "nf4"] as const).map((visionBase) => ({
     visionBase,
-    ...beside(planner.withVision(visionBase).plan(workload, policy, limits), run),
+    ...beside(planner.withBases({ visionBase }).plan(workload, policy, limits), run),
   }));
 }
 

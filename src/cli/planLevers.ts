@@ -1,7 +1,7 @@
 /** What more of each size of a plan costs, and what fewer bits would save, which nothing chooses by itself. */
 import { formatBytes, formatCount } from "../errors.ts";
 import type { Plan, Workload } from "../plan/search.ts";
-import { eightBitOf, type FewerBits, type Levers, type VisionBits, visionBitsOf } from "./planAnswer.ts";
+import type { FewerBits, Levers, VisionBits } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
 import { alphaLever, elsewhere, signed } from "./planWords.ts";
 import { table } from "./report.ts";
@@ -58,20 +58,4 @@ function accumulationLever(
   const where = place === "host" ? elsewhere(question).where : "beside them, as the host has no room for it";
   const counted = accumulation > 1 ? `, counted here for ${accumulation} micro-batches a step` : "";
   return `a copy of the gradients ${where}, ${formatBytes(bytes)}${counted}`;
-}
-
-/** The nearest policy with fewer bits of something, where that is enough to fit. */
-export function fewerBitsWays(question: Question, plan: Plan): string[] {
-  const eightBit = eightBitOf(question, plan);
-  const vision = visionBitsOf(question, plan).find((kind) => kind.plan.fits);
-  return [
-    ...(eightBit?.plan.fits
-      ? [way(eightBit, `--policy '${JSON.stringify(eightBit.plan.policy)}'`, "optimizer moments in 8 bits")]
-      : []),
-    ...(vision ? [way(vision, `--vision-base ${vision.visionBase}`, "vision tower in fewer bits")] : []),
-  ];
-}
-
-function way({ plan }: FewerBits, option: string, what: string): string {
-  return `  ${option}: ${what}, ${formatBytes(plan.run.budgetedBytes)}; changes results a little`;
 }

@@ -87,8 +87,15 @@ function policyAndKernel(
   return { policy: isOpen ? { ...policy, attention } : policy, attention };
 }
 
-function refuseHalfQuestions({ memory, gpu, device, solve }: PlanOptions): void {
+function refuseHalfQuestions({ memory, gpu, device, solve, image_share }: PlanOptions): void {
   refuseUnitless(memory);
+  if (solve === "hd-num" && image_share !== undefined)
+    throw new UserError(
+      "--image-share says how much of a sample is picture, so no --hd-num follows from it.",
+      {
+        fix: "Leave --image-share out, or pass --solve max-length.",
+      },
+    );
   const knowsMemory = memory !== undefined || (gpu !== undefined && device !== "cpu");
   if (solve !== undefined && solve !== "memory" && !knowsMemory)
     throw new UserError(

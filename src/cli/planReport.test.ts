@@ -1,12 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { smallConfig } from "../../tests/randomModel.ts";
+import { parseBytes } from "../errors.ts";
 import { speedOf } from "../plan/cost.ts";
-import { findDevice } from "../plan/devices.ts";
-import { Planner } from "../plan/search.ts";
-import { answerOf } from "./planAnswer.ts";
+import { findDevice, listDevices } from "../plan/devices.ts";
+import { type Plan, Planner, planRungs } from "../plan/search.ts";
+import { alternativesOf, answerOf } from "./planAnswer.ts";
 import { PlanOptions } from "./planOptions.ts";
 import { type Question, questionOf } from "./planQuestion.ts";
-import { planText } from "./planReport.ts";
+import { planText, trainCommand } from "./planReport.ts";
+import { wayOut } from "./planWays.ts";
 
 const model = smallConfig({ layers: 4 });
 
@@ -37,9 +39,9 @@ describe("a plan in words", () => {
     const text = textOf({ gpu: "a30" });
     expect(text).toContain("23.5 GiB of VRAM on an A30\n");
     expect(text).toMatch(
-      /Room to spare: \S+ GiB\. Under the leanest policy all of the 23\.5 GiB would be enough for, each alone:\n {2}--max-length +up to [\d,]+ +and \S+ [GM]iB of RAM/,
+      /Room to spare: \S+ GiB\. Under the leanest policy all of the 23\.5 GiB would be enough for, each alone:\n {2}--max-length +up to [\d,]+ or more +and \S+ [GM]iB of RAM/,
     );
-    expect(text).toMatch(/--lora-r +up to [\d,]+ .*\(4 to 32 is usual\)/);
+    expect(text).toMatch(/--lora-r +up to 4,096 or more .*\(4 to 32 is usual\)/);
   });
 
   it("calls the least memory what was asked for, though faster policies fit", () => {
@@ -109,6 +111,57 @@ describe("a plan in words", () => {
     expect(linesWith(quantised, "  vision tower")).toEqual([]);
   });
 
+  it("ends with a command whose memory is the plan's to the byte, for every card and amount", () => {
+    const { plan } = answerOf(questionFor({ gpu: "a30" }));
+    for (const given of [...listDevices().map(({ name }) => ({ gpu: name })), { memory: "24GB" }]) {
+      const question = questionFor(given);
+      const [, amount] = /--memory (\S+)/.exec(trainCommand(question, plan))!;
+      expect(parseBytes(amount!), JSON.stringify(given)).toBe(question.limits.budgetBytes);
+    }
+  });
+
+  it("tells what would fit where nothing does, and where nothing can", () => {
+    const ways = (given: Record<string, unknown>): string => {
+      const question = questionOf(PlanOptions.parse({ hd_num: 1, max_length: 600, lora_r: 8, ...given }));
+      return wayOut(question, answerOf(question).plan);
+    };
+    expect(ways({ memory: "8GiB", host_memory: "8GiB" })).toMatch(
+      /^What would fit, each alone:\n {2}--host-memory 1\d\.\dGiB +1\.\d GiB +and 1\d\.\d\d GiB of RAM\n {2}--base nf4 +1\.\d GiB +and \d\.\d\d GiB of RAM +4 bits/,
+    );
+    expect(ways({ memory: "3GiB", host_memory: "0", weights: "resident" })).toMatch(
+      /^What would fit, each alone:\n {2}--host-memory 1\d\.\dGiB without --weights resident +1\.\d GiB/,
+    );
+    expect(ways({ memory: "100MiB" })).toBe(
+      "Neither a shorter max_length, a lower rank, nor fewer bits of the base make it fit.",
+    );
+  });
+
+  it("says where no picture is planned, and names no lower hd_num than 1", () => {
+    const text = textOf({ memory: "600MiB", max_length: 300 });
+    expect(text).toContain("Pass --max-length 569. The plan below has no picture");
+    expect(textOf({ memory: "600MiB", max_length: 1000, hd_num: 9 })).toContain(
+      "or a lower --hd-num. The plan below has the largest picture",
+    );
+  });
+
+  it("lists only policies that take less than all before them", () => {
+    const asked = { gpu: "rtx-4090", hd_num: 1, max_length: 300 }; // attention in four parts takes more there than in two
+    const question = questionOf(PlanOptions.parse(asked));
+    const { plan } = answerOf({ ...question, options: { ...question.options, solve: "memory" } });
+    const bytesOf = (plans: Plan[]): number[] => plans.map(({ run }) => run.budgetedBytes);
+    const isFalling = (bytes: number[]): boolean =>
+      bytes.every((one, index) => index === 0 || one < bytes[index - 1]!);
+    expect(isFalling(bytesOf(planRungs(question.planner, plan.workload, question.limits, {})))).toBe(false);
+    expect(isFalling(bytesOf(alternativesOf(question, plan)))).toBe(true);
+  });
+
+  it("says where times come from", () => {
+    expect(textOf({ memory: "600MiB" })).toContain(
+      "Times are from the card's data sheet, none was timed; a step of training is 8 micro-batches and an update.",
+    );
+    expect(textOf({ memory: "1MiB" }, true)).toContain("Times are by what was measured of this CPU");
+  });
+
   it("offers no command to train with where nothing fits", () => {
     const text = textOf({ memory: "100MiB" });
     expect(text).toContain("As asked it does not fit");
@@ -127,6 +180,9 @@ describe("a question of a plan", () => {
 
   it("is refused with the way out where it cannot be meant", () => {
     expect(refused({ memory: 12 })).toMatchObject({ fix: "Write the unit too, as in --memory 12GiB." });
+    expect(refused({ solve: "hd-num", image_share: 0.8, memory: "8GiB" })).toMatchObject({
+      fix: "Leave --image-share out, or pass --solve max-length.",
+    });
     expect(refused({ solve: "lora-r" })).toMatchObject({ fix: "Pass --gpu NAME or --memory AMOUNT." });
     expect(refused({ memory: "8GiB", max_length: 100_000_000 })).toMatchObject({
       message: expect.stringContaining("more than any card takes"),

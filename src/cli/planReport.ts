@@ -1,18 +1,19 @@
 /** A plan in words: headline, where the memory goes, what else there is to choose, what each lever costs, and the command that does it. */
 import { stringify } from "yaml";
-import { formatBytes, formatCount, GIB } from "../errors.ts";
+import { formatBytes, formatCount, writtenBytes } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { concessionGroups, concessionsOf } from "../plan/policyWords.ts";
-import { fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
-import { commandLine } from "../program.ts";
-import { type Answer, alternativesOf, leversOf, partsOf, roomFor, supervisedOf } from "./planAnswer.ts";
+import { DIALOGUE_TOKENS, fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
+import { commandLine, quoted } from "../program.ts";
+import { type Answer, alternativesOf, leversOf, partsOf, supervisedOf } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";
 import { explanation, plannedAttention } from "./planExplain.ts";
-import { fewerBitsWays, leversText } from "./planLevers.ts";
+import { leversText } from "./planLevers.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
-import { cautions, elsewhere, gib, SHOWN_BYTES, withArticle } from "./planWords.ts";
+import { spareRoom, wayOut } from "./planWays.ts";
+import { besideIt, cautions, elsewhere, gib, largestOf, SHOWN_BYTES, withArticle } from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
 const BAR_COLUMNS = 36;
@@ -37,7 +38,7 @@ export function planText(question: Question, answer: Answer): string {
     ...solvedFor(question, answer),
     ...cautionsOf(question, plan),
     ...warningOf(plan),
-    ...doubtOf(question),
+    ...timesOf(question, plan),
     ...kernelOf(question, plan),
     "",
     recommended(question, plan),
@@ -62,16 +63,19 @@ export function planText(question: Question, answer: Answer): string {
 export function trainCommand(question: Question, { workload, policy }: Plan): string {
   const flags = Object.entries(trainOptionsOf(question, workload)).flatMap(([key, value]) => [
     `--${key.replaceAll("_", "-")}`,
-    String(value),
+    value === FOLDER ? value : quoted(String(value)),
   ]);
   const { fixed } = question;
   if (fixed.policy || fixed.weights) flags.push("--policy", `'${JSON.stringify(policy)}'`);
   return commandLine(`train ${flags.join(" ")}`);
 }
 
+/** For a user to fill in. */
+const FOLDER = "<folder>";
+
 function trainOptionsOf({ options, limits }: Question, workload: Workload): Record<string, string | number> {
   return {
-    model: options.model in PRESETS ? "<folder>" : options.model,
+    model: options.model in PRESETS ? FOLDER : options.model,
     data: "data.txt",
     lora_r: workload.rank,
     lora_alpha: workload.rank,
@@ -90,11 +94,9 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
   };
 }
 
-/** An amount as an option takes it, never rounded up. */
+/** An amount as an option takes it, to the byte: a plan may fill it. */
 function amountOf(bytes: number): string {
-  const gib = Math.floor((bytes / GIB) * 10) / 10;
-  if (bytes === 0) return "0";
-  return gib >= 1 ? `${gib}GiB` : `${Math.floor(bytes / 2 ** 20)}MiB`;
+  return bytes === 0 ? "0" : writtenBytes(bytes);
 }
 
 const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const;
@@ -154,16 +156,17 @@ function overviewRow(
     gib(bytes),
     ...(isUnlimited(question) ? [] : [fits ? "fits" : "does not fit"]),
     stepMs === undefined ? "" : `~${formatDuration(stepMs)} a micro-batch`,
-    run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} ${elsewhere(question).of}` : "",
+    besideIt(question, { run }),
   ];
 }
 
 function solvedFor({ options }: Question, { solved, plan }: Answer): string[] {
   if (solved === undefined) return [];
   if (solved === null) return ["", "Nothing fits, however small it is made."];
-  const what = options.solve === "memory" ? "The least memory" : `The largest ${options.solve} that fits`;
-  const value = options.solve === "memory" ? gib(plan.run.budgetedBytes).trim() : formatCount(solved);
-  return ["", `${what}: ${value}`];
+  const { solve } = options;
+  if (solve === undefined || solve === "memory")
+    return ["", `The least memory: ${gib(plan.run.budgetedBytes).trim()}`];
+  return ["", `The largest ${solve} that fits: ${largestOf(solve, solved)}`];
 }
 
 /** Sizes that fit, and that nobody should want. */
@@ -222,7 +225,7 @@ function alternatives(question: Question, plan: Plan): string {
     const telling = { beyond: others[index - 1]?.policy, where };
     const added = concessionsOf(other.policy, config, telling).join("; ");
     return [
-      ...(isUnlimited(question) ? [] : [other.fits ? "  fits" : "  too large"]),
+      ...(isUnlimited(question) ? [] : [`  ${fitOf(question, other)}`]),
       gib(other.run.budgetedBytes),
       other.run.hostBytes >= SHOWN_BYTES ? `+ ${gib(other.run.hostBytes)} ${column}` : "",
       formatDuration(other.stepMs),
@@ -235,16 +238,11 @@ function alternatives(question: Question, plan: Plan): string {
   ].join("\n");
 }
 
-function spareRoom(question: Question, plan: Plan): string {
-  const spareBytes = question.limits.budgetBytes - plan.run.budgetedBytes;
-  const most = mostOf(question, plan);
-  const spare = `Room to spare: ${formatBytes(Math.max(0, spareBytes))}.`;
-  if (most.length === 0) return spare;
-  const all = formatBytes(question.limits.budgetBytes);
-  return [
-    `${spare} Under the leanest policy all of the ${all} would be enough for, each alone:`,
-    ...most,
-  ].join("\n");
+function fitOf(question: Question, { fits, run }: Plan): string {
+  if (fits) return "fits";
+  return run.budgetedBytes > question.limits.budgetBytes
+    ? "too large"
+    : `too much ${elsewhere(question).column}`;
 }
 
 /** Why there is nothing to train with, in a sentence. */
@@ -260,45 +258,30 @@ export function misfitOf({ limits }: Question, { run }: Plan): string {
     .join("; ");
 }
 
-/** What to change where nothing fits. */
-function wayOut(question: Question, plan: Plan): string {
-  const ways = [...mostOf(question, plan), ...fewerBitsWays(question, plan)];
-  if (ways.length > 0) return ["What would fit, each alone:", ...ways].join("\n");
-  const hasHost = Number.isFinite(question.limits.hostBytes) || question.fixed.weights === "resident";
-  return `Neither a shorter max_length nor a lower rank makes it fit.${hasHost ? " Leave --host-memory and --weights resident out, or pass --base nf4." : ""}`;
-}
-
-function mostOf(question: Question, plan: Plan): string[] {
-  const now = { "max-length": plan.workload.maxLength, "lora-r": plan.workload.rank };
-  const rows = (["max-length", "lora-r"] as const).flatMap((unknown) => {
-    const room = roomFor(question, plan, unknown);
-    if (!room || (plan.fits && room.solved < WORTH_SAYING * now[unknown])) return [];
-    const { hostBytes } = room.plan.run;
-    const host = hostBytes >= SHOWN_BYTES ? `and ${gib(hostBytes).trim()} ${elsewhere(question).of}` : "";
-    const usual = unknown === "lora-r" && room.solved > 32 ? "(4 to 32 is usual)" : "";
-    return [[`  --${unknown}`, `up to ${formatCount(room.solved)}`, host, usual]];
-  });
-  return rows.length > 0 ? table(rows).split("\n") : [];
-}
-
-/** Room for less than a twentieth more is not told. */
-const WORTH_SAYING = 1.05;
-
 /** A picture that leaves nothing to learn of a sample. */
-function warningOf({ workload: { maxLength, hdNum, imageShare } }: Plan): string[] {
+function warningOf(plan: Plan): string[] {
+  const { maxLength, hdNum, imageShare } = plan.workload;
   const worst = pictureTokens([largestGrid(hdNum)]);
   if (imageShare !== undefined || worst + 2 <= maxLength) return [];
   return [
     "",
     `Warning: a picture at hd_num ${hdNum} takes up to ${formatCount(worst)} tokens, so max_length ${formatCount(maxLength)} would leave no token to learn of such a sample.`,
-    `Pass --max-length ${worst + 256} or a lower --hd-num. The plan below has the largest picture that leaves room for text.`,
+    `Pass --max-length ${worst + DIALOGUE_TOKENS}${hdNum > 1 ? " or a lower --hd-num" : ""}. The plan below has ${supervisedOf(plan).pictureTokens > 0 ? "the largest picture that leaves room for text" : "no picture, as none leaves room for text"}.`,
   ];
 }
 
-function doubtOf({ doubt }: Question): string[] {
-  return doubt
-    ? ["", `Times are doubtful: ${doubt}. A plan in ten minutes or more, on a quiet machine, measures again.`]
-    : [];
+/** What times are of, and where they come from. */
+function timesOf({ card, doubt }: Question, { workload: { accumulation = 1 } }: Plan): string[] {
+  const source = card ? "from the card's data sheet, none was timed" : "by what was measured of this CPU";
+  const step =
+    accumulation > 1 ? `${accumulation} micro-batches and an update` : "a micro-batch and an update";
+  return [
+    "",
+    `Times are ${source}; a step of training is ${step}.`,
+    ...(doubt
+      ? [`They are doubtful: ${doubt}. A plan in ten minutes or more, on a quiet machine, measures again.`]
+      : []),
+  ];
 }
 
 /** The attention kernel, where it is not the rule's; --explain has it in any case. */

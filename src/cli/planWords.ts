@@ -1,6 +1,8 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
 import { formatCount, GIB } from "../errors.ts";
+import type { DryRun } from "../plan/dryRun.ts";
 import type { Workload } from "../plan/search.ts";
+import { UNKNOWNS, type Unknown } from "../plan/unknowns.ts";
 import { scaleCaution } from "../train/cautions.ts";
 import { trainOptions } from "../train/options.ts";
 import type { Question } from "./planQuestion.ts";
@@ -30,6 +32,19 @@ export function elsewhere({ card }: Pick<Question, "card">): { where: string; of
   return card
     ? { where: "in RAM", of: "of RAM", column: "RAM" }
     : { where: "set aside", of: "set aside", column: "aside" };
+}
+
+/** "and 19.30 GiB of RAM": what a plan takes there; nothing where that is not worth the name. */
+export function besideIt(
+  question: Pick<Question, "card">,
+  { run }: { run: Pick<DryRun, "hostBytes"> },
+): string {
+  return run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} ${elsewhere(question).of}` : "";
+}
+
+/** The largest of something that fits; where no more is tried, it says so. */
+export function largestOf(unknown: Unknown, solved: number): string {
+  return `${formatCount(solved)}${solved >= UNKNOWNS[unknown].most ? " or more" : ""}`;
 }
 
 /** What to set it to; and, where that is far off, what a run has without it. */

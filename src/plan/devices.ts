@@ -242,7 +242,7 @@ function cardOf(name: CardName, otherCapability?: ComputeCapability): Card {
     name,
     title,
     computeCapability: capability,
-    memoryBytes: Math.floor(memoryGib * GIB),
+    memoryBytes: Math.round(memoryGib * GIB), // as parseBytes reads so many GiB
     memoryBytesPerSecond: memoryGigabytesPerSecond * GIGA,
     peakFlopsPerSecond: {
       float32: float32 * TERA,

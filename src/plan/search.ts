@@ -111,9 +111,14 @@ export class Planner {
     return new Planner({ ...this.#model, target: card }, undefined, this.#parts);
   }
 
-  /** The same model with its vision tower quantised as it is loaded, which is not the checkpoint's files then. */
-  withVision(visionBase: QuantizedPrecision): Planner {
-    return new Planner({ ...this.#model, visionBase, mapsWeights: false }, this.speed, this.#parts);
+  /** The same model with parts of it quantised as it is loaded, which is not the checkpoint's files then. */
+  withBases(bases: Partial<Record<"base" | "visionBase", QuantizedPrecision>>): Planner {
+    return new Planner({ ...this.#model, ...bases, mapsWeights: false }, this.speed, this.#parts);
+  }
+
+  /** Whether the decoder's linears could be quantised in this way as they are loaded, and are not. */
+  canQuantize(base: QuantizedPrecision): boolean {
+    return this.base !== base && this.#model.storedBase === undefined;
   }
 
   /** Milliseconds of a run's micro-batch at this device's speed. */

@@ -115,7 +115,7 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     ]);
     expect(code).toBe(0);
     expect(stdout).toMatch(/lorafit, least memory .* does not fit/);
-    expect(stdout).toContain("Leave --host-memory and --weights resident out");
+    expect(stdout).toMatch(/\n {2}without --weights resident +2\.\d GiB +and \d+\.\d\d GiB of RAM\n/);
     const script = plan("--memory", "6GiB", "--weights", "resident", "--max-length", "512", "--hd-num", "1");
     expect(script).toMatchObject({ fits: false, train: null });
     expect(script.reason).toMatch(/^at least 1\d\.\d GiB are needed, of 6\.0 GiB$/);
