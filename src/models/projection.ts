@@ -15,7 +15,7 @@ import {
   zeroLowRank,
 } from "../nn/linear.ts";
 import { type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
-import { forEachPart, type RowSource, type Rows, rowCount, rowsOf } from "../nn/rows.ts";
+import { columnsOf, forEachPart, type RowSource, type Rows, rowCount, rowsOf } from "../nn/rows.ts";
 import { zeros } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
@@ -167,8 +167,4 @@ function forEachStrip<S>(strips: readonly S[], body: (strip: S) => void): void {
 
 function shifted({ start, end }: Rows, by: number): Rows {
   return { start: start + by, end: end + by };
-}
-
-function columnsOf(x: Tensor, { start, end }: Rows): Tensor {
-  return x.narrow(1, start, end - start);
 }

@@ -16,7 +16,7 @@ import {
   baseProduct,
   type FrozenLinear,
 } from "./plora.ts";
-import { clipRows, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
+import { clipRows, columnsOf, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
 /** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes, absent in evaluation. */
 export interface LoraBranch {
@@ -90,7 +90,7 @@ export function outputSlice(linear: Linear, rows: Rows): Linear {
 
 /** The part of a linear that reads some of its inputs: columns of weight, merged weight, plora.a and lora.a. */
 export function inputSlice(linear: Linear, columns: Rows): Linear {
-  const cut = (x: Tensor): Tensor => x.narrow(1, columns.start, columns.end - columns.start);
+  const cut = (x: Tensor): Tensor => columnsOf(x, columns);
   const { weight, plora, merged, lora } = linear;
   return {
     weight: frozenColumns(weight, columns),
