@@ -2,11 +2,19 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { COMMIT, type HubServer, startHub } from "../../tests/hubServer.ts";
 import { UserError } from "../errors.ts";
 import { resolveModel } from "./folder.ts";
 import { type PullOptions, type PullProgress, pull } from "./hub.ts";
+
+const disk = vi.hoisted((): { freeBytes?: number } => ({}));
+vi.mock("node:fs/promises", async (original) => {
+  const real = await original<typeof import("node:fs/promises")>();
+  const statfs = async (path: string) =>
+    disk.freeBytes === undefined ? real.statfs(path) : { bavail: disk.freeBytes, bsize: 1 };
+  return { ...real, statfs };
+});
 
 const root = mkdtempSync(join(tmpdir(), "hub-"));
 const environment = { ...process.env };
@@ -30,6 +38,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   process.env = { ...environment };
+  delete disk.freeBytes;
   await hub.close();
 });
 afterAll(() => rmSync(root, { recursive: true }));
@@ -111,6 +120,19 @@ describe("pull", () => {
     const folder = await download();
     expect(hub.sent).toEqual([`model.safetensors 200000-${big.length}`]);
     expect(readFileSync(join(folder, "model.safetensors")).equals(big)).toBe(true);
+  });
+
+  it("asks for room for what has yet to come alone, and says how much that is", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.cuts = [200_000, 0, 0, 0, 0, 0];
+    await faultOf(download());
+    hub.cuts = [];
+    disk.freeBytes = 99_999;
+    expect((await faultOf(download())).message).toContain("97.7 KiB are to come, 97.7 KiB are free");
+    disk.freeBytes = 100_000;
+    await download();
+    disk.freeBytes = 0;
+    await download(); // all is there
   });
 
   it("begins anew where the server ignores ranges", async () => {

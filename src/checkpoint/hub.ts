@@ -140,16 +140,17 @@ interface Place {
 async function download(
   source: Source,
   files: RemoteFile[],
-  { target, blobs }: Place,
+  place: Place,
   options: PullOptions,
 ): Promise<void> {
+  const { target, blobs } = place;
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0);
   await mkdir(target, { recursive: true });
-  await checkSpace(target, files, blobs);
+  await checkSpace(files, place);
   let doneBytes = 0;
   for (const file of files) {
     const path = join(target, file.path);
-    const blob = blobs ? join(blobs, file.hash) : path;
+    const blob = blobOf(file, place);
     await mkdir(dirname(path), { recursive: true });
     await mkdir(dirname(blob), { recursive: true });
     const report = (fileBytes: number): void => {
@@ -163,12 +164,17 @@ async function download(
   }
 }
 
-async function checkSpace(target: string, files: RemoteFile[], blobs: string | undefined): Promise<void> {
+/** Where a file's bytes go. */
+function blobOf({ path, hash }: RemoteFile, { target, blobs }: Place): string {
+  return blobs ? join(blobs, hash) : join(target, path);
+}
+
+async function checkSpace(files: RemoteFile[], place: Place): Promise<void> {
+  const { target } = place;
   const { bavail, bsize } = await statfs(target);
   const spareBytes = bavail * bsize;
-  const there = ({ path, hash }: RemoteFile): boolean =>
-    existsSync(blobs ? join(blobs, hash) : join(target, path));
-  const neededBytes = files.filter((file) => !there(file)).reduce((sum, { bytes }) => sum + bytes, 0);
+  const toCome = await Promise.all(files.map((file) => bytesToCome(file, blobOf(file, place))));
+  const neededBytes = toCome.reduce((sum, bytes) => sum + bytes, 0);
   if (neededBytes <= spareBytes) return;
   throw new UserError(
     `${target}: ${formatBytes(neededBytes)} are to come, ${formatBytes(spareBytes)} are free.`,
@@ -176,6 +182,15 @@ async function checkSpace(target: string, files: RemoteFile[], blobs: string | u
       fix: "Make room, or choose another place: HF_HOME for the cache, --folder for a folder.",
     },
   );
+}
+
+async function bytesToCome({ bytes }: RemoteFile, path: string): Promise<number> {
+  return existsSync(path) ? 0 : Math.max(0, bytes - (await bytesOf(partialOf(path))));
+}
+
+/** Where a file is until it is whole. */
+function partialOf(path: string): string {
+  return `${path}.incomplete`;
 }
 
 type FetchOptions = PullOptions & { report: (fileBytes: number) => void };
@@ -188,7 +203,7 @@ async function fetchFile(
   options: FetchOptions,
 ): Promise<void> {
   const { signal, retryMs = 1000 } = options;
-  const partial = `${path}.incomplete`;
+  const partial = partialOf(path);
   for (let failures = 0, whole = false; !whole; ) {
     const beforeBytes = await bytesOf(partial);
     try {
