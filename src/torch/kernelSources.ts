@@ -14,10 +14,16 @@ typedef unsigned char byte;
 struct scalar { unsigned short bits; };
 __device__ inline float widen(scalar x) { return __uint_as_float((unsigned)x.bits << 16); }
 __device__ inline scalar narrow(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  scalar y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+#else
   unsigned bits = __float_as_uint(x);
   if (x != x) return {0x7fff};
   bits += 0x7fff + (bits >> 16 & 1);
   return {(unsigned short)(bits >> 16)};
+#endif
 }
 #elif defined(SCALAR_F16)
 struct scalar { unsigned short bits; };
@@ -93,7 +99,11 @@ __device__ inline Sums block_sums(Sums mine) {
 
 /** out = silu(gate) * up, and its gradients over gate and up. */
 const SWIGLU = `
+#if defined(SCALAR_BF16) || defined(SCALAR_F16)
+__device__ inline float sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); } // to a few units of float's last place
+#else
 __device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+#endif
 
 extern "C" __global__ void swiglu(scalar* out, const scalar* gate, const scalar* up, int64 count) {
   const int64 at = 8 * thread_number();

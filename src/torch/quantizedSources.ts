@@ -16,70 +16,14 @@ export const PRODUCT_ROWS = 16;
 export const PRODUCT_TOKENS = 8;
 
 /**
- * Windows on weights of 4 and 8 bits, out: (rows, columns), where the NF4 matrix has `width` columns and the int8 one a stride from
- * row to row; a thread has eight elements of `out`.
+ * A matrix W in 4 or 8 bits as the kernels read it, (rows, columns): a window of an NF4 matrix of `width` columns, or int8 rows with a
+ * stride between. Columns are read in eights, where these can be read at once, else one by one.
  */
-export const DEQUANTIZE = `
-struct Element {
-  int64 row, column;
-};
-__device__ inline Element element_of(int64 at, int64 columns) { return {at / columns, at % columns}; }
-__device__ inline void advance(Element& element, int64 columns) {
-  if (++element.column < columns) return;
-  element.column = 0;
-  ++element.row;
-}
-
-extern "C" __global__ void dequantize_nf4(
-    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, float offset,
-    int64 width, int64 row, int64 column, int64 columns, int64 count) {
-  const float values[16] = {${NF4_LITERALS}};
-  __shared__ float nf4[16];
+const MATRICES = `
+__device__ inline void fill_nf4(float* nf4) {
+  static constexpr float values[16] = {${NF4_LITERALS}};
   if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
-  __syncthreads();
-  const int64 at = 8 * thread_number();
-  if (at >= count) return;
-  float x[8], factor = 0;
-  int64 known = -1;
-  Element element = element_of(at, columns);
-  for (int i = 0; i < 8; ++i) {
-    x[i] = 0;
-    if (at + i >= count) continue;
-    const int64 number = (row + element.row) * width + column + element.column;
-    const int64 block = number / 64;
-    if (block != known) {
-      known = block;
-      factor = table[absmax[block]] * scales[block / 256] + offset;
-    }
-    const byte pair = codes[number / 2];
-    x[i] = nf4[number % 2 == 0 ? pair >> 4 : pair & 15] * factor;
-    advance(element, columns);
-  }
-  store(out + at, count - at, x);
 }
-
-extern "C" __global__ void dequantize_int8(
-    scalar* out, const signed char* codes, const float* scales, float unit, int64 stride, int64 columns, int64 count) {
-  const int64 at = 8 * thread_number();
-  if (at >= count) return;
-  float x[8];
-  Element element = element_of(at, columns);
-  for (int i = 0; i < 8; ++i) {
-    x[i] = 0;
-    if (at + i >= count) continue;
-    x[i] = codes[element.row * stride + element.column] * scales[element.row] * unit;
-    advance(element, columns);
-  }
-  store(out + at, count - at, x);
-}
-`;
-
-/**
- * out = x W^T, or out += x W^T, for few rows of x: (tokens, columns), W: (rows, columns) a window as above, read once for every
- * PRODUCT_TOKENS of x. A warp has two rows of W; its lanes take eight columns each, and ask for the codes of four such eights ahead.
- */
-export const PRODUCT = `
-constexpr int THREAD_COUNT = 256, LANES = 32, ROWS = 2, TOKENS = ${PRODUCT_TOKENS}, AHEAD = 4;
 
 struct Nf4 {
   struct Eight { unsigned codes; byte magnitude; float scale; };
@@ -90,11 +34,11 @@ struct Nf4 {
   int64 width, row, column;
   const float* nf4;
   const float* table;
-  __device__ int64 number(int64 r, int64 c) const { return (row + r) * width + column + c; }
+  __device__ unsigned long long number(int64 r, int64 c) const { return (row + r) * width + column + c; }
   /** Whether eights of columns, from a multiple of eight on, are in one block and can be read at once. */
   __device__ bool whole() const { return width % 8 == 0 && column % 8 == 0 && (unsigned long long)codes % 4 == 0; }
   __device__ Eight eight_at(int64 r, int64 c) const {
-    const int64 at = number(r, c), block = at / 64;
+    const unsigned long long at = number(r, c), block = at / 64;
     return {*(const unsigned*)(codes + at / 2), absmax[block], scales[block / 256]};
   }
   __device__ void values_of(Eight eight, int64, float* w) const {
@@ -102,7 +46,7 @@ struct Nf4 {
     for (int i = 0; i < 8; ++i) w[i] = nf4[eight.codes >> (i / 2 * 8 + (i % 2 == 0 ? 4 : 0)) & 15] * factor;
   }
   __device__ float value_at(int64 r, int64 c) const {
-    const int64 at = number(r, c), block = at / 64;
+    const unsigned long long at = number(r, c), block = at / 64;
     const byte pair = codes[at / 2];
     return nf4[at % 2 == 0 ? pair >> 4 : pair & 15] * (table[absmax[block]] * scales[block / 256] + offset);
   }
@@ -122,6 +66,51 @@ struct Int8 {
   }
   __device__ float value_at(int64 r, int64 c) const { return codes[r * stride + c] * (scales[r] * unit); }
 };
+`;
+
+/** Whole windows, as numbers: out: (rows, columns); a thread has eight elements of it. */
+export const DEQUANTIZE = `
+${MATRICES}
+template <typename Matrix>
+__device__ inline void dequantize(scalar* out, const Matrix& matrix, int64 columns, int64 count) {
+  const int64 at = 8 * thread_number();
+  if (at >= count) return;
+  float x[8];
+  int64 row = at / columns, column = at % columns;
+  if (matrix.whole() && columns % 8 == 0) {
+    matrix.values_of(matrix.eight_at(row, column), row, x);
+    store(out + at, 8, x);
+    return;
+  }
+  for (int i = 0; i < 8; ++i) {
+    x[i] = at + i < count ? matrix.value_at(row, column) : 0;
+    if (++column == columns) ++row, column = 0;
+  }
+  store(out + at, count - at, x);
+}
+
+extern "C" __global__ void dequantize_nf4(
+    scalar* out, const byte* codes, const byte* absmax, const float* table, const float* scales, float offset,
+    int64 width, int64 row, int64 column, int64 columns, int64 count) {
+  __shared__ float nf4[16];
+  fill_nf4(nf4);
+  __syncthreads();
+  dequantize(out, Nf4{codes, absmax, scales, offset, width, row, column, nf4, table}, columns, count);
+}
+
+extern "C" __global__ void dequantize_int8(
+    scalar* out, const signed char* codes, const float* scales, float unit, int64 stride, int64 columns, int64 count) {
+  dequantize(out, Int8{codes, scales, unit, stride}, columns, count);
+}
+`;
+
+/**
+ * out = x W^T, or out += x W^T, for few rows of x: (tokens, columns), W: (rows, columns) a window as above, read once for every
+ * PRODUCT_TOKENS of x. A warp has two rows of W; its lanes take eight columns each, and ask for the codes of four such eights ahead.
+ */
+export const PRODUCT = `
+${MATRICES}
+constexpr int THREAD_COUNT = 256, LANES = 32, ROWS = 2, TOKENS = ${PRODUCT_TOKENS}, AHEAD = 4;
 
 struct Product {
   scalar* out;
@@ -205,9 +194,8 @@ extern "C" __global__ void product_nf4(
     scalar* out, const scalar* x, const byte* codes, const byte* absmax, const float* table, const float* scales,
     float offset, int64 width, int64 row, int64 column, int64 tokens, int64 rows, int64 columns, int64 xStride,
     int64 outStride, int64 add) {
-  const float values[16] = {${NF4_LITERALS}};
   __shared__ float nf4[16], magnitudes[THREAD_COUNT];
-  if (threadIdx.x < 16) nf4[threadIdx.x] = values[threadIdx.x];
+  fill_nf4(nf4);
   magnitudes[threadIdx.x] = table[threadIdx.x];
   __syncthreads();
   const Nf4 matrix = {codes, absmax, scales, offset, width, row, column, nf4, magnitudes};
@@ -230,7 +218,14 @@ export const ROWS_FP8 = `
 constexpr int THREAD_COUNT = 256;
 constexpr unsigned SIGNLESS = 0x7fffffff;
 
-/** The code of a number from -448 to 448, or of none. */
+/** Codes of two numbers from -448 to 448, or of none, the first in the low bits. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+__device__ inline unsigned e4m3_pair(float first, float second) {
+  unsigned short codes;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(second), "f"(first));
+  return codes;
+}
+#else
 __device__ inline byte e4m3(float x) {
   const unsigned bits = __float_as_uint(x), sign = bits >> 24 & 128, size = bits & SIGNLESS;
   if (size > 0x7f800000) return sign | 127;
@@ -239,6 +234,10 @@ __device__ inline byte e4m3(float x) {
   }
   return sign | (size - 0x3c000000 + 0x7ffff + (size >> 20 & 1)) >> 20; // exponents of 7 instead of 127 on
 }
+__device__ inline unsigned e4m3_pair(float first, float second) { return e4m3(first) | (unsigned)e4m3(second) << 8; }
+#endif
+
+__device__ inline float within_e4m3(float x) { return x > 448 ? 448 : x < -448 ? -448 : x; }
 
 __device__ inline void load_products(const scalar* from, const float* factors, int64 at, int64 columns, float* to) {
   load(from + at, columns - at, to);
@@ -277,10 +276,9 @@ __device__ inline void rows_in_fp8(byte* codes, float* scales, const scalar* x, 
   for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREAD_COUNT) {
     load_products(from, factors, at, columns, v);
     unsigned long long eight = 0;
-    for (int i = 0; i < 8; ++i) {
-      const float scaled = v[i] * factor;
-      const byte code = e4m3(scaled > 448 ? 448 : scaled < -448 ? -448 : scaled);
-      eight |= (unsigned long long)code << 8 * i;
+    for (int i = 0; i < 8; i += 2) {
+      const unsigned pair = e4m3_pair(within_e4m3(v[i] * factor), within_e4m3(v[i + 1] * factor));
+      eight |= (unsigned long long)pair << 8 * i;
     }
     if (at + 8 <= columns && (unsigned long long)(to + at) % 8 == 0) *(unsigned long long*)(to + at) = eight;
     else for (int i = 0; i < 8; ++i) if (at + i < columns) to[at + i] = eight >> 8 * i & 255;

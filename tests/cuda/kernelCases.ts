@@ -78,7 +78,7 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
   }),
   ropePack: (sizes, dtype) => ({ inputs: ropeInputs(sizes, dtype), options: undefined, written: [0] }),
   dequantizeNf4: (sizes, dtype) => {
-    const { packed, window } = nf4Window(sizes, sizes.extra);
+    const { packed, window } = nf4Window(sizes);
     return {
       inputs: [empty([sizes.rows, sizes.columns], { dtype }), ...packed],
       options: window,
@@ -96,8 +96,7 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
   }),
   productNf4: (sizes, dtype) => {
     const { x, out, add } = productCase(sizes, dtype);
-    // Eights of columns lie in one block, and can be read at once, or not.
-    const { packed, window } = nf4Window(sizes, sizes.extra % 2 === 0 ? 8 : sizes.extra);
+    const { packed, window } = nf4Window(sizes);
     return { inputs: [out, x, ...packed], options: { ...window, add }, written: [0] };
   },
   productInt8: (sizes, dtype) => {
@@ -131,8 +130,9 @@ function fp8RowsInputs({ rows, columns }: Sizes, dtype: DType): Tensor[] {
   return [zeros([rows, columns], { dtype: "float8_e4m3fn" }), zeros([rows, 1]), x];
 }
 
-/** A window of random codes inside of a matrix that is larger by `margin` on each side. */
-function nf4Window({ rows, columns, extra }: Sizes, margin: number): { packed: Tensor[]; window: object } {
+/** A window of random codes inside of a larger matrix; its eights of columns lie in one block, and can be read at once, or not. */
+function nf4Window({ rows, columns, extra }: Sizes): { packed: Tensor[]; window: object } {
+  const margin = extra % 2 === 0 ? 8 : extra;
   const width = columns + 2 * margin;
   const elements = (rows + 2 * extra) * width;
   const blocks = Math.ceil(elements / 64);

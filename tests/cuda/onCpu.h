@@ -83,6 +83,8 @@ To bits_of(From from) {
   std::memcpy(&to, &from, sizeof(to));
   return to;
 }
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
 inline float __uint_as_float(unsigned bits) { return bits_of<float>(bits); }
 inline unsigned __float_as_uint(float x) { return bits_of<unsigned>(x); }
 inline float __half_bits_to_float(unsigned short bits) { return bits_of<_Float16>(bits); }
