@@ -50,6 +50,12 @@ it("leaves memory out where nothing counted it", () => {
   expect(pageOf({ steps }).split("<figure>")).toHaveLength(5);
 });
 
+it("is drawn of a run of any length", () => {
+  const html = pageOf({ steps: stepsOf(Array.from({ length: 200_000 }, (_, step) => 4 - step / 100_000)) });
+  expect(html).toContain("The loss fell from 4.00 to 2.00 in 200,000 steps");
+  expect(html.length).toBeLessThan(500_000);
+});
+
 it("needs nothing but itself", () => {
   const png = new Uint8Array([1, 2, 3]);
   const html = pageOf({ preview: { name: "page.png", png }, scores: [{ name: "before", loss: 4 }] });

@@ -194,9 +194,9 @@ function lossSeries(losses: Point[], evals: readonly EvalRecord[], meanSteps: nu
 
 /** In MiB where all of it is below a GiB. */
 function memoryChart(peaks: Point[], budgetBytes: number | undefined): ShownChart {
-  const greatest = Math.max(budgetBytes ?? 0, ...peaks.map(([, bytes]) => bytes));
-  const [unit, unitBytes] = greatest < GIB ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const);
   const peakBytes = peaks.reduce((peak, [, bytes]) => Math.max(peak, bytes), 0);
+  const isSmall = Math.max(budgetBytes ?? 0, peakBytes) < GIB;
+  const [unit, unitBytes] = isSmall ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const);
   const share =
     budgetBytes === undefined ? "" : `, ${formatTick((100 * peakBytes) / budgetBytes)}% of the budget`;
   return {

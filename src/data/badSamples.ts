@@ -56,8 +56,10 @@ function waysToFitAll(bad: readonly BadSample[]): string[] {
   if (needs.length < 2) return [];
   const hdNums = needs.flatMap(({ hdNum }) => hdNum ?? []);
   const fits = `(fits the ${formatCount(needs.length)} that are too long)`;
-  const byLength = `--max-length ${Math.max(...needs.map(({ maxLength }) => maxLength))}  ${fits}`;
-  return hdNums.length < needs.length ? [byLength] : [byLength, `--hd-num ${Math.min(...hdNums)}  ${fits}`];
+  const maxLength = needs.reduce((most, need) => Math.max(most, need.maxLength), 0);
+  const hdNum = hdNums.reduce((least, one) => Math.min(least, one), Number.POSITIVE_INFINITY);
+  const byLength = `--max-length ${maxLength}  ${fits}`;
+  return hdNums.length < needs.length ? [byLength] : [byLength, `--hd-num ${hdNum}  ${fits}`];
 }
 
 function indent(text: string, spaces: number): string {

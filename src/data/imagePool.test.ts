@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -64,6 +64,35 @@ describe.each([
     for (const result of results)
       expect(String(result.status === "rejected" && result.reason)).toMatch(/was closed/);
   });
+});
+
+test("a worker that dies costs its picture alone, which is named", async () => {
+  const elsewhere = join(folder, "dying");
+  cpSync(join(folder, "data"), join(elsewhere, "data"), { recursive: true });
+  for (const name of ["errors.js", "errors.js.map"]) cpSync(join(folder, name), join(elsewhere, name));
+  const worker = `
+    import { parentPort } from "node:worker_threads";
+    parentPort.on("message", ({ path }) => {
+      if (path === "throws.png") throw new Error("no room");
+      if (path === "exits.png") process.exit(3);
+      const arrays = { pixels: new Uint8Array(1), globalView: new Float32Array(1) };
+      parentPort.postMessage({ kind: "image", image: { rows: 1, cols: 1, ...arrays } });
+    });`;
+  writeFileSync(join(elsewhere, "data", "imageWorker.js"), worker);
+  const dying: typeof sources = await import(pathToFileURL(join(elsewhere, "data", "imagePool.js")).href);
+  const images = dying.openImagePool({ workers: 1, compat: "lorafit" });
+  const results = await Promise.allSettled(
+    ["a.png", "throws.png", "b.png", "exits.png", "c.png"].map((path) => images.load(path, 1)),
+  );
+  await images.close();
+  const whys = results.map((result) => (result.status === "rejected" ? String(result.reason) : "loaded"));
+  expect(whys).toEqual([
+    "loaded",
+    "Error: throws.png: its worker thread ended: no room",
+    "loaded",
+    "Error: exits.png: its worker thread ended with code 3",
+    "loaded",
+  ]);
 });
 
 test("worker threads leave this one free", async () => {

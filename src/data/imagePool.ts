@@ -1,7 +1,7 @@
 /** Decodes and transforms pictures in worker threads, ahead of the step that takes them. */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
-import { UserError } from "../errors.ts";
+import { messageOf, UserError } from "../errors.ts";
 import { type HdImage, loadHdImage } from "./image.ts";
 import type { ImageReply, ImageSettings } from "./imageWorker.ts";
 
@@ -72,7 +72,12 @@ function localLane({ compat, maxPixels }: ImageSettings): Lane {
 /** Starts its worker with the first picture, and anew after one that took the worker down. */
 function workerLane(url: URL, settings: ImageSettings): Lane {
   let worker: Worker | undefined;
-  let pending: { resolve(image: HdImage): void; reject(error: unknown): void } | undefined;
+  let pending: { path: string; resolve(image: HdImage): void; reject(error: unknown): void } | undefined;
+  let closed = false;
+
+  function fail(why: string, cause?: unknown): void {
+    pending?.reject(closed ? closedError() : new Error(`${pending.path}: ${why}`, { cause }));
+  }
 
   function startWorker(): Worker {
     const started = new Worker(url, { workerData: settings, execArgv: [] }); // --input-type is not for it
@@ -84,17 +89,17 @@ function workerLane(url: URL, settings: ImageSettings): Lane {
         case "user error":
           return pending?.reject(new UserError(reply.message, reply.remedy));
         case "defect":
-          return pending?.reject(reply.error);
+          return fail(messageOf(reply.error), reply.error);
       }
     });
     started.on("error", (error) => {
       worker = undefined;
-      pending?.reject(error);
+      fail(`its worker thread ended: ${messageOf(error)}`, error);
     });
-    started.on("exit", () => {
+    started.on("exit", (code) => {
       if (worker !== started) return;
       worker = undefined;
-      pending?.reject(closedError());
+      fail(`its worker thread ended with code ${code}`);
     });
     return started;
   }
@@ -105,10 +110,11 @@ function workerLane(url: URL, settings: ImageSettings): Lane {
       worker.ref();
       worker.postMessage({ path, hdNum });
       return new Promise((resolve, reject) => {
-        pending = { resolve, reject };
+        pending = { path, resolve, reject };
       });
     },
     async close() {
+      closed = true;
       worker?.removeAllListeners("message"); // an answer that comes now would unref it, and the process end while it waits here
       await worker?.terminate();
     },

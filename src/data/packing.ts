@@ -22,7 +22,7 @@ export interface PlannedBatch {
 export const START: DataPosition = { next: 0, waiting: [] };
 
 /** Samples in waiting from which a sequence is filled: more fill it better, and stray further from the order of draws. */
-const WINDOW_DRAWS = 32;
+export const WINDOW_DRAWS = 32;
 
 /** Micro-batches over the draws before `end`, from a position on; tokensOf gives the tokens of a draw. */
 export function* planBatches(

@@ -1,7 +1,7 @@
 /** What the data asks of memory: its longest micro-batch, and how those of a length may look at most. */
 import { IGNORE, IMAGE_SLOT } from "../data/dialogue.ts";
 import { imageTokens } from "../data/image.ts";
-import type { Packing } from "../data/packing.ts";
+import { type Packing, WINDOW_DRAWS } from "../data/packing.ts";
 import type { PreparedSample } from "../data/validate.ts";
 import { type BatchShape, type ExactShape, pictureTokens } from "../plan/batch.ts";
 
@@ -15,9 +15,6 @@ export interface Demand {
   /** A micro-batch of so many tokens that takes as much memory as any of the data's up to there. */
   shapeOf(tokens: number): BatchShape;
 }
-
-/** Draws among which a pack looks for samples, at most: src/data/packing.ts. */
-const PACK_DRAWS = 32;
 
 /** What the samples ask of memory, as they will be packed; there must be one at least. */
 export function demandOf(samples: readonly PreparedSample[], packing: Packing): Demand {
@@ -62,7 +59,7 @@ function typicalShapes(byTokens: readonly PreparedSample[], packing: Packing): E
     return spread(TYPICAL).map((one) => shapeOfAll([one]));
   if (packing.by === "samples") return [shapeOfAll(spread(packing.samples))];
   const meanTokens = byTokens.reduce((sum, { tokens }) => sum + tokens, 0) / byTokens.length;
-  const fitting = Math.min(PACK_DRAWS, Math.floor(packing.tokens / meanTokens));
+  const fitting = Math.min(WINDOW_DRAWS, Math.floor(packing.tokens / meanTokens));
   return [shapeOfAll(spread(Math.max(1, fitting)))];
 }
 
@@ -88,7 +85,7 @@ function shapeOfAll(samples: readonly PreparedSample[]): ExactShape {
 
 function mostTokensOf(byTokens: readonly PreparedSample[], packing: Packing): number {
   const longest = byTokens.at(-1)!.tokens;
-  if (packing.by === "tokens") return Math.max(longest, Math.min(packing.tokens, PACK_DRAWS * longest));
+  if (packing.by === "tokens") return Math.max(longest, Math.min(packing.tokens, WINDOW_DRAWS * longest));
   const largest = byTokens.slice(-packing.samples).reduce((sum, { tokens }) => sum + tokens, 0);
   const again = Math.max(0, packing.samples - byTokens.length); // the next epoch's, in a micro-batch across its end
   return largest + again * longest;

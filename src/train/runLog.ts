@@ -3,7 +3,7 @@ import { appendFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { writeFileWhole } from "../checkpoint/disk.ts";
-import { cannotWrite } from "../checkpoint/faults.ts";
+import { cannotRead, cannotWrite } from "../checkpoint/faults.ts";
 
 export interface StepRecord {
   step: number;
@@ -69,11 +69,23 @@ export async function appendRecord(path: string, record: object): Promise<void> 
   });
 }
 
-/** The records of a file; none where it is missing. A last line that a crash cut is left out. */
+/** The records of a file; none where it is missing. Left out are a last line that a crash cut, and what it left instead of one. */
 export async function readRecords<R extends StepRecord | EvalRecord>(path: string): Promise<R[]> {
-  const text = await readFile(path, "utf8").catch(() => "");
+  const text = await readFile(path, "utf8").catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT" || cause.code === "ENOTDIR") return "";
+    throw cannotRead(path, cause);
+  });
   const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
-  return lines.filter((line) => line !== "").map((line) => JSON.parse(line));
+  return lines.flatMap((line) => recordsIn<R>(line));
+}
+
+/** One, or none: a machine that lost its power may have zeros where a line was to be. A log is no reason to refuse to go on. */
+function recordsIn<R>(line: string): R[] {
+  try {
+    return [JSON.parse(line)];
+  } catch {
+    return [];
+  }
 }
 
 /** Begins the log at a state: writes the options as a configuration, takes back the records after the state, and returns those of steps before. */

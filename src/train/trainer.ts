@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { describeSource } from "../data/badSamples.ts";
 import { createBatches, type MicroBatch } from "../data/batches.ts";
 import type { SampleSource } from "../data/samples.ts";
-import { formatCount, UserError } from "../errors.ts";
+import { faultOf, formatCount, UserError } from "../errors.ts";
 import type { StepPhase } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { dispose } from "../torch/tensor.ts";
@@ -131,7 +131,7 @@ async function runToEnd(run: Running): Promise<TrainResult> {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
       if (isDue(run, options.save_every) && !run.saved) await save(run);
       if (state.step === state.totalSteps) return await finish(run);
-      const outcome = await takeStep(run, () => nextBatch(run, batches));
+      const outcome = await takeStep(run, () => savingFirst(run, () => batches.next()));
       if (outcome === "interrupted") return await interrupt(run);
       if (outcome === "no data") state.totalSteps = state.step; // pictures that went bad left fewer samples than planned
     }
@@ -154,13 +154,10 @@ function openBatches({ state, data, options, emit }: Running): AsyncGenerator<Mi
   return createBatches({ ...source, onBadPicture }, state.data);
 }
 
-/** Where a picture is gone or bad, what was learned up to it is saved before that is told. */
-async function nextBatch(
-  run: Running,
-  batches: AsyncGenerator<MicroBatch>,
-): Promise<IteratorResult<MicroBatch, unknown>> {
+/** Where what needs data fails, as a picture is gone or bad, what was learned up to it is saved before that is told. */
+async function savingFirst<T>(run: Running, part: () => Promise<T>): Promise<T> {
   try {
-    return await batches.next();
+    return await part();
   } catch (thrown) {
     await run.late.all(); // what fails in this came first
     if (isUnsaved(run)) await save(run).catch(() => {}); // the first error is what matters
@@ -186,7 +183,7 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   if (!due) return "done";
   await run.late.all();
   if (signal?.aborted) return "interrupted";
-  const evaluation = await withWayOn(run, () => evaluate(data.evalSamples, evaluatorOf(run)));
+  const evaluation = await savingFirst(run, () => evaluate(data.evalSamples, evaluatorOf(run)));
   if (!evaluation) return signal?.aborted ? "interrupted" : "done";
   if ("notFinite" in evaluation)
     throw await notFinite(run, `the loss of ${namesOf([evaluation.notFinite])}`, {
@@ -236,7 +233,9 @@ async function save(run: Running): Promise<void> {
   await late.all();
   run.checkpoint = await withWayOn(run, () => saveCheckpoint(options.output, state, trainedOf(run)));
   run.saved = true;
-  await pruneCheckpoints(options.output, options.keep_checkpoints);
+  await pruneCheckpoints(options.output, options.keep_checkpoints).catch((cause) =>
+    run.notice(`an old checkpoint can't be removed, and stays: ${faultOf(cause)}`),
+  );
   emit({ event: "checkpoint", step: state.step, folder: run.checkpoint });
 }
 

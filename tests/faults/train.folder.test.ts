@@ -1,9 +1,20 @@
 /** What lies in an output folder speaks of the run that is there and of no other. */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { TrainInput } from "../../src/train/options.ts";
 import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+
+/** A disk on which nothing can be removed. */
+const disk = vi.hoisted(() => ({ keepsAll: false }));
+vi.mock("../../src/train/folders.ts", async (original) => {
+  const own = await original<typeof import("../../src/train/folders.ts")>();
+  const removeFolder: typeof own.removeFolder = async (path) => {
+    if (disk.keepsAll) throw Object.assign(new Error(`EACCES: rename ${path}`), { code: "EACCES" });
+    await own.removeFolder(path);
+  };
+  return { ...own, removeFolder };
+});
 
 const { folder, input } = await makeWorkplace();
 let count = 0;
@@ -58,6 +69,16 @@ it("a run that is started with resume, and finds a page but no checkpoint, moves
   expect(readdirSync(join(output, "earlier-1"))).toEqual(
     expect.arrayContaining(["adapter", "report.html", "steps.jsonl"]),
   );
+});
+
+it("an old checkpoint that can't be removed is told of, and ends no run", async () => {
+  disk.keepsAll = true;
+  const { events, ...end } = await runWith({ ...options, save_every: 1, keep_checkpoints: 1 } as TrainInput);
+  disk.keepsAll = false;
+  expect(end).toMatchObject({ result: { ended: "finished" } });
+  expect(noticesOf(events)).toEqual([
+    "an old checkpoint can't be removed, and stays: you have no permission",
+  ]);
 });
 
 it("a resumed run begins with the records of the steps before", async () => {

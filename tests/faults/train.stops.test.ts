@@ -131,6 +131,20 @@ describe("a picture that vanishes during the run", () => {
     expect(resultOf(output)).toEqual(resultOf(whole));
   });
 
+  it("and is only evaluated on loses nothing of what was learned", async () => {
+    const data = join(folder, "text.jsonl");
+    writeFileSync(data, readFileSync(input.data, "utf8").split("\n").slice(0, 2).join("\n"));
+    const given = { data, max_steps: 4, eval_data: input.data, eval_every: 3, lora_dropout: 0.1 };
+    const { message, fix } = await errorOf(given, { onEvent: hide(pictures) });
+    expect(message).toContain(`${input.data}:3: sample 2 shows a picture that can't be used.`);
+    expect(fix).toContain(`The last good checkpoint is ${join(output, "checkpoint-3")}.`);
+    for (const path of pictures) renameSync(away(path), path);
+    await runWith({ ...input, ...given, output, resume: true });
+    const whole = join(folder, `whole-${count}`);
+    await runWith({ ...input, ...given, output: whole });
+    expect(resultOf(output)).toEqual(resultOf(whole));
+  });
+
   it("with skip_bad is left out, said once, and the run ends when the rest is done", async () => {
     const onEvent = hide(pictures);
     const options = { ...input, output, epochs: 3, gradient_accumulation: 5, skip_bad: true };
