@@ -176,6 +176,7 @@ constexpr Export kExports[] = {
     {"startCopy", guarded<start_copy>},
     {"waitCopy", guarded<wait_copy>},
     {"letGoOfSource", guarded<let_go_of_source>},
+    {"isCopied", guarded<is_copied>},
     {"timeCopies", guarded<time_copies>},
     {"takeCopyTimes", guarded<take_copy_times>},
     {"pendingCopies", guarded<pending_copies>},

@@ -187,6 +187,12 @@ class CopyThread {
     if (copy.error) std::rethrow_exception(copy.error);
   }
 
+  /** Whether waiting for it would take no time. */
+  bool is_done(const Copy& copy) {
+    const std::lock_guard lock(mutex_);
+    return !copy.queued || copy.done;
+  }
+
   void stop() {
     stopping_ = true;
     {
@@ -342,6 +348,14 @@ napi_value wait_copy(const Arguments& arguments) {
     copy_clock().add(std::move(times));
   }
   return undefined_value(arguments.env);
+}
+
+napi_value is_copied(const Arguments& arguments) {
+  const auto* found = copies().find(to_double(arguments.env, arguments[0], "copy"));
+  TORCH_CHECK(found, "the copy was waited for already");
+  const Copy& copy = **found;
+  const bool is_done = copy_thread().is_done(copy) && (!copy.copied || copy.copied->query());
+  return from_bool(arguments.env, is_done);
 }
 
 napi_value let_go_of_source(const Arguments& arguments) {

@@ -21,6 +21,8 @@ napi_value wait_copy(const Arguments& arguments);
  * the copy is done, on CUDA at once.
  */
 napi_value let_go_of_source(const Arguments& arguments);
+/** isCopied(id) -> whether nobody would wait for it any more; what went wrong with it is told by waiting. */
+napi_value is_copied(const Arguments& arguments);
 /** pendingCopies() -> how many were started and not waited for. */
 napi_value pending_copies(const Arguments& arguments);
 /** stagingBytes() -> bytes of the pinned buffers that memory which is not pinned reaches a card through; they stay once they are there. */

@@ -1,5 +1,6 @@
 /** Decodes and transforms pictures in worker threads, ahead of the step that takes them. */
 import { availableParallelism } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { messageOf, UserError } from "../errors.ts";
 import { type HdImage, loadHdImage } from "./image.ts";
@@ -17,6 +18,9 @@ interface Lane {
   load(path: string, hdNum: number): Promise<HdImage>;
   close(): Promise<void>;
 }
+
+/** A read that a disk does not answer cannot be called off, so nobody waits for its worker longer than this. */
+const MOST_CLOSE_MS = 2_000;
 
 /** The step takes every core there is, so few workers beside it are enough to stay ahead. */
 const DEFAULT_WORKERS = Math.max(1, Math.min(2, availableParallelism() - 1));
@@ -116,7 +120,11 @@ function workerLane(url: URL, settings: ImageSettings): Lane {
     async close() {
       closed = true;
       worker?.removeAllListeners("message"); // an answer that comes now would unref it, and the process end while it waits here
-      await worker?.terminate();
+      fail("");
+      const patience = new AbortController();
+      const enough = sleep(MOST_CLOSE_MS, undefined, { signal: patience.signal }).catch(() => {});
+      await Promise.race([worker?.terminate(), enough]);
+      patience.abort();
     },
   };
 }

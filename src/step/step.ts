@@ -63,6 +63,8 @@ export interface QueuedStep extends Disposable {
   norm: Tensor | undefined;
   /** Whether it is done, so that nobody waits. */
   isDone: boolean;
+  /** Whether the device is still busy with it. */
+  isBusy: () => boolean;
   /** Waits for the device as far as it has to, once. */
   read(): TrainResult;
 }
@@ -109,6 +111,7 @@ function queuedOf(losses: Tensor, normOf: readonly Parameter[] | undefined): Que
     return {
       norm: guarded,
       isDone: numbers.areThere,
+      isBusy: () => numbers.areComing,
       read: () => {
         const values = numbers.read();
         return norm

@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { emptyOnHost, pendingCopies, startCopy, takeCopyTimes, timeCopies } from "./copies.ts";
@@ -27,6 +28,18 @@ test("a copy brings the data once it was waited for, from the host pool and back
     startCopy(back, host).waitOnHost();
     expect(back.equal(source)).toBe(true);
   });
+});
+
+test("a copy is done at some time though nobody waits for it, and then is whole", async () => {
+  const [source, host] = scope(
+    () => [keep(randn([300, 7])), keep(emptyOnHost([300, 7], { device: "cpu" }))] as const,
+  );
+  const copy = startCopy(host, source);
+  while (!copy.isDone) await setImmediate();
+  expect(host.equal(source)).toBe(true);
+  copy.wait();
+  expect(copy.isDone).toBe(true);
+  for (const tensor of [source, host]) tensor.dispose();
 });
 
 test("copies are timed where somebody asks: how long they took, and how long they were waited for", () => {

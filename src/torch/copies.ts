@@ -27,6 +27,15 @@ export class PendingCopy implements Disposable {
     this.finish(true);
   }
 
+  /** Whether waiting for it would take no time. An error is told by waiting. */
+  get isDone(): boolean {
+    try {
+      return native.isCopied(this.copy);
+    } catch {
+      return true;
+    }
+  }
+
   /**
    * Frees `from` as far as the copy goes: operators may write over it from here on, as the device does so after it has copied. On CUDA
    * the host doesn't stop for it. `to` still has to be waited for.

@@ -22,9 +22,14 @@ export class LateNumbers implements Disposable {
     this.#copy.letGoOfSource();
   }
 
-  /** Whether nobody has to wait for them. */
+  /** Whether they came without anybody waiting, as on a CPU. */
   get areThere(): boolean {
     return this.#copy === undefined;
+  }
+
+  /** Whether the device has yet to come to them. */
+  get areComing(): boolean {
+    return this.#copy !== undefined && !this.#copy.isDone;
   }
 
   /** Waits for the device as far as it has to, once. */

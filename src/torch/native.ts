@@ -34,6 +34,7 @@ export interface Native {
   startCopy(to: unknown, from: unknown): Handle;
   waitCopy(copy: Handle, onHost: boolean): void;
   letGoOfSource(copy: Handle): void;
+  isCopied(copy: Handle): boolean;
   timeCopies(on: boolean): void;
   takeCopyTimes(): number[];
   pendingCopies(): number;

@@ -33,6 +33,7 @@ export interface Accumulated {
   lossSum: number;
   tokens: number;
   elapsedMs: number;
+  /** That the device had nothing to do for want of data. */
   dataWaitMs: number;
   /** Of the last micro-batch. */
   epoch: number;

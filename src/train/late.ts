@@ -7,6 +7,8 @@
 export interface Telling extends Disposable {
   /** Whether they are, so that nobody waits. */
   isDone: boolean;
+  /** Whether the device is still busy with it. */
+  isBusy: () => boolean;
   tell(): Promise<void>;
 }
 
@@ -15,6 +17,11 @@ export class Late implements Disposable {
   #telling: Telling | undefined;
   /** What is told after it. */
   readonly #after: (() => Promise<void>)[] = [];
+
+  /** Whether the device has something to do, for all that is known here. */
+  isBusy(): boolean {
+    return this.#telling?.isBusy() ?? false;
+  }
 
   /** A micro-batch is queued: all before it is told, and it itself where that makes nobody wait. */
   async add(telling: Telling): Promise<void> {

@@ -23,7 +23,7 @@ export interface StepRecord {
   reservedPeakBytes?: number;
   plannedReservedPeakBytes?: number;
   stepMs: number;
-  /** Share of the step's time spent waiting for data. */
+  /** Share of the step's time that the device had nothing to do for want of data; on a card that still computes, waiting is hidden. */
   dataWaitRatio: number;
   /** Of the step's last micro-batch, from 0. */
   epoch: number;

@@ -11,6 +11,7 @@ import type { QueuedStep } from "../step/step.ts";
 import { clippedScale } from "../step/updateGate.ts";
 import { dispose, type Tensor } from "../torch/tensor.ts";
 import { type Accumulated, emptyStep } from "./checkpoints.ts";
+import type { Waited } from "./dataWait.ts";
 import { runMicroBatch } from "./microBatch.ts";
 import type { TrainOptions } from "./options.ts";
 import { type PeakWatch, recordOf } from "./peakWatch.ts";
@@ -50,15 +51,18 @@ interface Taken {
 /** One step, or as much of it as comes before an interruption. */
 export async function takeStep(
   run: Running,
-  nextBatch: () => Promise<IteratorResult<MicroBatch, unknown>>,
+  nextBatch: () => Promise<Waited<IteratorResult<MicroBatch, unknown>> | undefined>,
 ): Promise<"done" | "interrupted" | "no data"> {
   const { state, options, signal } = run;
   run.watch.startStep();
   while (state.accumulated.microBatches < options.gradient_accumulation) {
     if (signal?.aborted) return "interrupted";
     const startMs = performance.now();
-    const { value: batch, done } = await nextBatch();
+    const waited = await nextBatch();
+    if (!waited) return "interrupted";
+    const { value: batch, done } = waited.value;
     if (done) break;
+    state.accumulated.dataWaitMs += waited.stalledMs;
     await accumulate(run, batch, startMs);
   }
   if (state.accumulated.microBatches === 0) return "no data";
@@ -95,12 +99,12 @@ async function accumulate(run: Running, batch: MicroBatch, startMs: number): Pro
   sums.microBatches += 1;
   sums.weightSum += weight;
   sums.tokens += batch.inputIds.length;
-  sums.dataWaitMs += batch.dataWaitMs;
   sums.epoch = batch.epoch;
   sums.elapsedMs += performance.now() - startMs;
   const taken = { batch, moment, sums, under };
   await run.late.add({
     isDone: queued.isDone,
+    isBusy: queued.isBusy,
     tell: () => tellMicroBatch(run, taken, queued),
     [Symbol.dispose]: () => queued[Symbol.dispose](),
   });

@@ -12,6 +12,7 @@ import type { StepPhase } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { dispose } from "../torch/tensor.ts";
 import { pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "./checkpoints.ts";
+import { waitFor } from "./dataWait.ts";
 import type { DefectTrace } from "./defectTrace.ts";
 import { type Evaluator, evaluate } from "./evaluate.ts";
 import { Late } from "./late.ts";
@@ -124,19 +125,21 @@ export interface Running extends Run {
 }
 
 async function runToEnd(run: Running): Promise<TrainResult> {
-  const { state, options } = run;
+  const { state, options, signal } = run;
   const batches = openBatches(run);
   try {
     for (;;) {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
       if (isDue(run, options.save_every) && !run.saved) await save(run);
       if (state.step === state.totalSteps) return await finish(run);
-      const outcome = await takeStep(run, () => savingFirst(run, () => batches.next()));
+      const outcome = await takeStep(run, () =>
+        savingFirst(run, () => waitFor(batches.next(), { signal, isBusy: () => run.late.isBusy() })),
+      );
       if (outcome === "interrupted") return await interrupt(run);
       if (outcome === "no data") state.totalSteps = state.step; // pictures that went bad left fewer samples than planned
     }
   } finally {
-    await batches.return(undefined);
+    void batches.return(undefined); // where it waits for a picture that does not come, closing the pool ends it
   }
 }
 

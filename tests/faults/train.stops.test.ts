@@ -1,10 +1,12 @@
 /** What stops a run, or nearly: numbers that are not finite, too little memory, pictures that vanish, a disk that fails. */
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { closeSync, constants, existsSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
 import type { TrainInput } from "../../src/train/options.ts";
+import { type TrainEvent, train } from "../../src/train/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input, pictures } = await makeWorkplace();
@@ -129,6 +131,29 @@ describe("a picture that vanishes during the run", () => {
     const whole = join(folder, `whole-${count}`);
     await runWith({ ...input, ...given, output: whole });
     expect(resultOf(output)).toEqual(resultOf(whole));
+  });
+
+  it("behind a disk that does not answer keeps no run from being stopped and saved", async () => {
+    const [picture] = pictures as [string];
+    const silent = (event: TrainEvent): void => {
+      if (event.event !== "start") return;
+      renameSync(picture, away(picture));
+      execFileSync("mkfifo", [picture]); // to read it waits for someone who writes
+    };
+    const options = { ...input, output, max_steps: 5, lora_dropout: 0.1 };
+    const interruption = new AbortController();
+    let steps = 0;
+    const end = await train(options, {
+      signal: interruption.signal,
+      onEvent: (event) => {
+        silent(event);
+        if (event.event === "step" && ++steps === 2) setTimeout(() => interruption.abort(), 50);
+      },
+    });
+    expect(end).toEqual({ ended: "interrupted", step: 2, checkpoint: join(output, "checkpoint-2") });
+    closeSync(openSync(picture, constants.O_WRONLY | constants.O_NONBLOCK)); // which ends the read
+    renameSync(away(picture), picture);
+    expect(await runWith({ ...options, resume: true })).toMatchObject({ result: { ended: "finished" } });
   });
 
   it("and is only evaluated on loses nothing of what was learned", async () => {
