@@ -16,7 +16,15 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 bold() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 
 # Shows a command as a user types it, and runs it.
-lorafit() { printf '$ npx lorafit %s\n' "$*" >&2; node dist/cli/main.js "$@"; }
+lorafit() { { printf '$ npx lorafit'; quoted "$@"; echo; } >&2; node dist/cli/main.js "$@"; }
+
+# Words as a shell reads them.
+quoted() {
+  local word
+  for word; do
+    if [[ $word =~ ^[A-Za-z0-9_./:=,%+@-]+$ ]]; then printf ' %s' "$word"; else printf ' %s' "${word@Q}"; fi
+  done
+}
 
 # fromJson FILE EXPRESSION: of the last line of JSON of a file, called `it`.
 fromJson() {

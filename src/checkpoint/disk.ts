@@ -154,10 +154,10 @@ export function requireSpace(path: string, bytes: number): void {
 }
 
 /** Writes a file, whole or not at all. */
-export function writeFileWhole(path: string, text: string): void {
+export function writeFileWhole(path: string, content: string | Uint8Array): void {
   const file = openAsideFile(path);
   try {
-    file.write(Buffer.from(text));
+    file.write(typeof content === "string" ? Buffer.from(content) : content);
     file.commit();
   } finally {
     file.discard();

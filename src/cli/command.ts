@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
 import { flagOf, type OptionSpec, optionSpecs, parseOptions } from "../options.ts";
+import { commandLine } from "../program.ts";
 import { EXCLUSIVE_OPTIONS } from "../train/options.ts";
 import { type Config, readConfig } from "./config.ts";
 import { type Given, readFlags } from "./flags.ts";
@@ -37,6 +38,7 @@ export function readCommand(name: CommandName, argv: string[], columns: number |
   takePositionals(given, command.positional);
   const config = configOf(common.config, given, specs);
   const raw = config ? { ...overridden(config.raw, given.raw), ...given.raw } : given.raw;
+  requireWord(command, specs, raw);
   const options = parseOptions(command.options, raw, spelling(given, config));
   refuseUnitless((options as { memory?: unknown }).memory);
   return { kind: "run", options, json: common.json, notes };
@@ -75,6 +77,15 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
     raw[positional] = first;
     spelled.set(positional, positional);
   }
+}
+
+/** A word that a command works on needs no flag, so no flag is asked for where it is missing. */
+function requireWord({ positional, examples }: CommandOptions, specs: OptionSpec[], raw: Given["raw"]): void {
+  const spec = specs.find(({ key }) => key === positional);
+  if (!spec || raw[spec.key] !== undefined) return;
+  throw new UserError(`${spec.value} is missing: ${spec.help}.`, {
+    fix: `Name it, as in: ${commandLine(examples[0] ?? "")}`,
+  });
 }
 
 /** Takes the options of these specs out of those given. */

@@ -114,12 +114,10 @@ function valueFrom({ kind, many, numeric }: OptionSpec, words: string[], typed: 
 function setOption({ raw, spelled }: Given, { key, many }: OptionSpec, typed: string, value: unknown): void {
   const before = raw[key];
   if (before !== undefined && !many && before !== value) {
-    throw new UserError(
-      `${spelled.get(key)} and ${typed} give the same option two values, ${before} and ${value}.`,
-      {
-        fix: "Leave one of them out.",
-      },
-    );
+    const first = spelled.get(key);
+    const who =
+      first === typed ? `${typed} is given twice, with` : `${first} and ${typed} give the same option`;
+    throw new UserError(`${who} two values, ${before} and ${value}.`, { fix: "Leave one of them out." });
   }
   raw[key] = many && Array.isArray(before) ? [...before, ...(value as unknown[])] : value;
   spelled.set(key, typed);

@@ -37,16 +37,21 @@ export function badSample(source: SampleSource, error: unknown): BadSample {
   return { source, message: error.message, fix: error.fix ?? "Mend the record." };
 }
 
-/** One error for all of them: the first ten with what mends each, how many more there are, and what mends several. */
-export function badSamplesError(bad: readonly BadSample[], totalSamples: number): UserError {
+/** One error for all of them: the first ten with what mends each, how many more there are, and what mends several. Some are to remain. */
+export function badSamplesError(
+  bad: readonly BadSample[],
+  totalSamples: number,
+  insteadOfSkipping?: string,
+): UserError {
   const shown = bad
     .slice(0, SHOWN_SAMPLES)
     .flatMap(({ message, fix }) => [indent(message, 2), indent(fix, 4)]);
   if (bad.length > SHOWN_SAMPLES) shown.push(`  and ${formatCount(bad.length - SHOWN_SAMPLES)} more`);
   const count = `${formatCount(bad.length)} of ${formatCount(totalSamples)} samples`;
-  const skip = `--skip-bad  (leaves out ${count})`;
+  const skip = insteadOfSkipping ?? `--skip-bad  (leaves out ${count})`;
+  const ways = [...waysToFitAll(bad), ...(bad.length < totalSamples || insteadOfSkipping ? [skip] : [])];
   return new UserError(`${count} can't be used:\n${shown.join("\n")}`, {
-    fix: ["Mend them, or do one of:", ...waysToFitAll(bad), skip].join("\n  "),
+    fix: ways.length > 0 ? ["Mend them, or do one of:", ...ways].join("\n  ") : "Mend them.",
   });
 }
 

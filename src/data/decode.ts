@@ -7,6 +7,7 @@
 import { access } from "node:fs/promises";
 import sharp, { type Metadata, type Sharp } from "sharp";
 import { formatCount, messageOf, UserError } from "../errors.ts";
+import { looksWhole } from "./pictureEnd.ts";
 import type { Raster } from "./resize.ts";
 
 export type ImageCompat = "lorafit" | "official";
@@ -46,6 +47,11 @@ export function readHeader(path: string): Promise<Metadata> {
   return readable(path, () => sharp(path, { limitInputPixels: false }).metadata());
 }
 
+/** Throws a UserError for a file that is cut off. Decodes those alone that look so: all of a data set would take minutes. */
+export async function refuseCutOff(path: string, compat: ImageCompat): Promise<void> {
+  if (!(await readable(path, () => looksWhole(path)))) await decodeImage(path, { compat });
+}
+
 async function rasterOf(picture: Sharp): Promise<Raster> {
   const { data, info } = await picture.raw().toBuffer({ resolveWithObject: true });
   return { width: info.width, height: info.height, pixels: data };
@@ -75,7 +81,7 @@ async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
         ? `${path}: there is no such picture.`
         : `${path}: this picture can't be read (${reason(thrown)}).`,
       {
-        fix: missing ? "Correct the path." : "Save it anew, for example as PNG or JPEG.",
+        fix: missing ? "Put it there, or correct the path." : "Save it anew, for example as PNG or JPEG.",
         cause: thrown,
       },
     );

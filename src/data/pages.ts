@@ -3,6 +3,7 @@
  * the official format that needs no download. The same seed writes the same pages.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -91,10 +92,11 @@ function layoutOf({ width, height }: PageSize): PageSize {
 /** Compressed at level 2: level 6 takes nearly twice the time for a sixth fewer bytes. */
 async function writePng({ elements }: PageDrawing, size: PageSize, path: string): Promise<void> {
   const svg = svgDocument(size, elements.join(""), layoutOf(size));
-  await sharp(Buffer.from(svg), { unlimited: true })
+  const png = await sharp(Buffer.from(svg), { unlimited: true })
     .flatten({ background: "white" })
     .png({ compressionLevel: 2, adaptiveFiltering: false })
-    .toFile(path);
+    .toBuffer();
+  await writeFile(path, png); // not by sharp, whose errors do not tell a full disk from a defect
 }
 
 function recordOf(image: string, questions: readonly Question[]): PageRecord {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, expect, test, vi } from "vitest";
 import { hdGrid, hdTransform } from "./image.ts";
-import { drawPreview, writeTransformedPng } from "./previewImage.ts";
+import { drawPreview, transformedPng } from "./previewImage.ts";
 
 const drawn: string[] = [];
 vi.mock("./lettering.ts", async (load) => {
@@ -19,12 +19,12 @@ vi.mock("./lettering.ts", async (load) => {
 const folder = mkdtempSync(join(tmpdir(), "lorafit-preview-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("the transformed picture is written pixel for pixel", async () => {
+test("the transformed picture is drawn pixel for pixel", async () => {
   const pixels = Uint8Array.from({ length: 90 * 40 * 3 }, (_, i) => Math.imul(i, 2_654_435_761) >>> 24);
   const image = hdTransform({ width: 90, height: 40, pixels }, hdGrid(90, 40, 6));
-  const path = join(folder, "transformed.png");
-  await writeTransformedPng(image, path);
-  const { data, info } = await sharp(path).raw().toBuffer({ resolveWithObject: true });
+  const { data, info } = await sharp(await transformedPng(image))
+    .raw()
+    .toBuffer({ resolveWithObject: true });
   expect(info).toMatchObject({ width: image.cols * 336, height: image.rows * 336, channels: 3 });
   expect(Buffer.compare(data, image.pixels)).toBe(0);
 });

@@ -6,11 +6,11 @@ import { type HdGrid, type HdImage, TILE_PIXELS } from "./image.ts";
 import { type TextStyle, textPath, textWidth } from "./lettering.ts";
 import { type Box, path, rect, svgDocument } from "./svg.ts";
 
-/** Writes exactly the pixels that the tiles are cut from, as PNG. */
-export async function writeTransformedPng(image: HdImage, path: string): Promise<void> {
-  await sharp(image.pixels, { raw: rawSize(image) })
+/** Exactly the pixels that the tiles are cut from, as PNG. */
+export function transformedPng(image: HdImage): Promise<Buffer> {
+  return sharp(image.pixels, { raw: rawSize(image) })
     .png()
-    .toFile(path);
+    .toBuffer();
 }
 
 const LONG_SIDE_PIXELS = 1680;

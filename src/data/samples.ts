@@ -4,7 +4,7 @@
  */
 import { constants } from "node:buffer";
 import { existsSync, readFileSync } from "node:fs";
-import { dirname, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { faultOf, formatBytes, UserError } from "../errors.ts";
 import { type BadSample, badSample, badSamplesError, sampleError } from "./badSamples.ts";
 import { type JsonFault, jsonFault } from "./jsonFault.ts";
@@ -48,6 +48,8 @@ export interface Dataset {
   /** Records that aren't samples at all. */
   bad: BadSample[];
 }
+
+const FORMS = "Datasets are .json, .jsonl and .txt lists of these.";
 
 /** Everything in the files; throws UserError where a file is missing or can't be read as a whole. */
 export function readDataset(paths: string | string[]): Dataset {
@@ -120,9 +122,7 @@ function readArray(file: string, text: string): (Sample | BadSample)[] {
   const parsed = parseJson(text);
   if (!parsed.ok) {
     const { line, column, expected } = parsed.fault;
-    const fix = file.endsWith(".json")
-      ? "Mend it there."
-      : "Datasets are .json, .jsonl and .txt lists of these.";
+    const fix = file.endsWith(".json") ? "Mend it there." : FORMS;
     throw new UserError(`${file}:${line}:${column}: this isn't JSON: expected ${expected} here.`, { fix });
   }
   const { value } = parsed;
@@ -159,8 +159,11 @@ function readText(file: string): string {
   try {
     bytes = readFileSync(file);
   } catch (error) {
+    const list = join(file, "data.txt");
     throw new UserError(`The dataset ${file} can't be read: ${faultOf(error)}.`, {
-      fix: "Check the path; paths in a list are taken from the list's folder, then from the working folder.",
+      fix: existsSync(list)
+        ? `Name the file in it: ${list}`
+        : "Check the path; paths in a list are taken from the list's folder, then from the working folder.",
     });
   }
   if (bytes.length > constants.MAX_STRING_LENGTH) {
@@ -171,6 +174,7 @@ function readText(file: string): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes); // leaves out a byte order mark
   } catch (error) {
-    throw new UserError(`${file} isn't UTF-8 text.`, { fix: "Save it as UTF-8.", cause: error });
+    const fix = /\.(jsonl?|txt)$/.test(file) ? "Save it as UTF-8." : FORMS;
+    throw new UserError(`${file} isn't UTF-8 text.`, { fix, cause: error });
   }
 }

@@ -134,6 +134,47 @@ describe("a bad sample is named with what mends it:", () => {
   });
 });
 
+describe("a picture file that breaks off", () => {
+  const make = (format: "png" | "jpeg" | "gif" | "webp") =>
+    sharp({ create: { width: 64, height: 48, channels: 3, background: "#888" } })
+      .toFormat(format)
+      .toBuffer();
+  const put = (name: string, bytes: Uint8Array): Dataset => {
+    writeFileSync(join(folder, name), bytes);
+    return dataset(`${name}.json`, [record("?", "a"), record("<ImageHere>?", "a", name)]);
+  };
+
+  it.each(["png", "jpeg", "gif", "webp"] as const)(
+    "is found before the run, though its header is sound (%s)",
+    async (format) => {
+      const whole = await make(format);
+      expect((await prepare(put(`whole.${format}`, whole))).samples).toHaveLength(2);
+      const { message } = await errorOf(put(`half.${format}`, whole.subarray(0, whole.length - 16)));
+      expect(message).toMatch(
+        /sample 1 shows a picture that can't be used\. .*half\.\w+: this picture can't be read/,
+      );
+    },
+  );
+
+  it("is none where a whole picture is followed by something else, as a phone's photo by its film", async () => {
+    const photo = Buffer.concat([await make("jpeg"), Buffer.alloc(100_000, 7)]);
+    expect((await prepare(put("film.jpeg", photo))).samples).toHaveLength(2);
+  });
+});
+
+describe("ways on", () => {
+  it("do not offer to leave out every sample", async () => {
+    const { fix } = await errorOf(dataset("allBad.json", [record("<ImageHere>?", "a", "gone.png")]));
+    expect(fix).toBe("Mend them.");
+  });
+
+  it("offer something else where leaving out is none", async () => {
+    const bad = dataset("oneBad.json", [record("<ImageHere>?", "a", "gone.png"), record("?", "a")]);
+    const { fix } = await errorOf(bad, { insteadOfSkipping: "begin anew" });
+    expect(fix).toBe("Mend them, or do one of:\n  begin anew");
+  });
+});
+
 describe("a sample above max_length", () => {
   const long = () => dataset("long.json", [record("<ImageHere>What?", "A page.", "page.png")]);
 

@@ -5,7 +5,7 @@
 import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../errors.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
-import { type ImageCompat, MAX_PIXELS } from "./decode.ts";
+import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "./decode.ts";
 import {
   type EncodedSample,
   encodePrompt,
@@ -36,6 +36,8 @@ export interface PrepareOptions {
   purpose: "train" | "generate";
   /** Leaves bad samples out, where they are an error otherwise. */
   skipBad: boolean;
+  /** What to offer instead of leaving bad samples out, where that is no way on. */
+  insteadOfSkipping?: string | undefined;
   onProgress?: (done: number, total: number) => void;
 }
 
@@ -65,7 +67,7 @@ export async function prepareSamples(dataset: Dataset, options: PrepareOptions):
   const samples = results.filter((result) => "tokens" in result);
   const bad = [...dataset.bad, ...results.filter((result) => "message" in result)];
   if (bad.length > 0 && !(options.skipBad && samples.length > 0)) {
-    throw badSamplesError(bad, dataset.samples.length + dataset.bad.length);
+    throw badSamplesError(bad, dataset.samples.length + dataset.bad.length, options.insteadOfSkipping);
   }
   return { samples, skipped: bad };
 }
@@ -141,11 +143,14 @@ class PictureSizes {
 
   async #read(path: string): Promise<PictureSize> {
     const size = await imageSize(path, this.#compat);
-    if (size.width * size.height <= MAX_PIXELS) return size;
-    const pixels = `${size.width} x ${size.height} pixels`;
-    throw new UserError(`${path}: ${pixels} are more than the limit of ${formatCount(MAX_PIXELS)}.`, {
-      fix: "Scale the picture down.",
-    });
+    if (size.width * size.height > MAX_PIXELS) {
+      const pixels = `${size.width} x ${size.height} pixels`;
+      throw new UserError(`${path}: ${pixels} are more than the limit of ${formatCount(MAX_PIXELS)}.`, {
+        fix: "Scale the picture down.",
+      });
+    }
+    await refuseCutOff(path, this.#compat);
+    return size;
   }
 }
 

@@ -40,9 +40,11 @@ export async function readySamples(
   reader: Reader,
   options: DataOptions,
   notice: Notice,
+  insteadOfSkipping?: string,
 ): Promise<ReadySamples> {
   const dataset = readDataset(files);
-  return { dataset, ...(await checkSamples(dataset, reader, options, { purpose: "train", notice })) };
+  const check = { purpose: "train", notice, insteadOfSkipping } as const;
+  return { dataset, ...(await checkSamples(dataset, reader, options, check)) };
 }
 
 /** The samples of a data set that can be used; `notice` hears of those that were left out. Throws as readySamples does. */
@@ -50,7 +52,7 @@ export async function checkSamples(
   dataset: Dataset,
   { tokenizer, config }: Reader,
   options: DataOptions,
-  { purpose, notice }: { purpose: PrepareOptions["purpose"]; notice: Notice },
+  { notice, ...check }: Pick<PrepareOptions, "purpose" | "insteadOfSkipping"> & { notice: Notice },
 ): Promise<PreparedSamples> {
   const prepared = await prepareSamples(dataset, {
     tokenizer,
@@ -59,7 +61,7 @@ export async function checkSamples(
     maxLength: options.max_length,
     imageCompat: options.image_compat,
     skipBad: options.skip_bad,
-    purpose,
+    ...check,
   });
   const { length } = prepared.skipped;
   if (length > 0) notice(`left out ${plural(length, "sample")} that cannot be used:`);

@@ -64,6 +64,13 @@ export function checkSameRun(
   });
 }
 
+/** The way on without a sample that a run began with: going on without it would not be the same run. */
+export function insteadOfSkipping({ folder }: Checkpoint): string {
+  const options = quoted(join(folder, "..", OPTIONS_FILE));
+  const start = `train --config ${options} --adapter ${quoted(folder)} --skip-bad --output <another folder>`;
+  return `${commandLine(start)}  (a new run from what this one has learned: a run goes on only with all of its samples)`;
+}
+
 /** Tells where frozen weights are rounded otherwise than before, as PLoRA is folded into them now or no longer. */
 export function noticeFolding(
   { state: { folded: was } }: Checkpoint,

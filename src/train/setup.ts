@@ -38,7 +38,7 @@ import type { TrainOptions } from "./options.ts";
 import { limitsOf, plannerOf } from "./planner.ts";
 import { planRun, type RunPlanning } from "./planning.ts";
 import { givenPolicies, policiesJson } from "./policies.ts";
-import { checkSameRun, moveEarlierRun, noticeFolding, openOutput } from "./resume.ts";
+import { checkSameRun, insteadOfSkipping, moveEarlierRun, noticeFolding, openOutput } from "./resume.ts";
 import { POLICY_FILE, restartLog, type StepRecord } from "./runLog.ts";
 import type { RunPlan, RunWorkload } from "./runPlan.ts";
 import { type Schedule, stepsOfRatio } from "./schedule.ts";
@@ -106,7 +106,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const { config } = planner;
   const policies = givenPolicies(options);
   for (const { policy } of policies ?? []) planner.check(policy);
-  const data = await openData(options, config, notice);
+  const data = await openData(options, config, checkpoint, notice);
   closers.push(() => data.pictures.close());
   const schedule = scheduleOf(options, data);
   if (!checkpoint) noticeCautions(options, schedule, notice);
@@ -225,11 +225,13 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
 async function openData(
   options: TrainOptions,
   config: ModelConfig,
+  checkpoint: Checkpoint | undefined,
   notice: (text: string) => void,
 ): Promise<TrainingData> {
   const tokenizer = await tokenizerOf(resolveModel(options.model));
   const reader = { tokenizer, config };
-  const ready = await readySamples(options.data, reader, options, notice);
+  const instead = checkpoint && insteadOfSkipping(checkpoint);
+  const ready = await readySamples(options.data, reader, options, notice, instead);
   const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, notice));
   const sampler = samplerOf(ready, options);
   return {

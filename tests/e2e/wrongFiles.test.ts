@@ -12,6 +12,9 @@ let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "wrong-"));
   mkdirSync(join(folder, "folder"));
+  for (const name of ["set", "taken"]) mkdirSync(join(folder, name));
+  writeFileSync(join(folder, "set/data.txt"), "data.json 1");
+  mkdirSync(join(folder, "taken/g2_img_1x1.img0.png"));
   writeFileSync(join(folder, "empty"), "");
   writeFileSync(join(folder, "latin.json"), Buffer.from('[{"id":"caf\xe9"}]', "latin1"));
   writeFileSync(join(folder, "steps.jsonl"), '{"step":1,"loss":4}\n');
@@ -28,6 +31,13 @@ it.each<[string, string]>([
     `preview --image ${golden("generate/g2_img_1x1.img0.png")} --out empty`,
     "empty is a file, and should be a folder.",
   ],
+  [
+    `preview --image ${golden("generate/g2_img_1x1.img0.png")} --out taken`,
+    "g2_img_1x1.img0.png cannot be written",
+  ],
+  [`validate --model ${TINY} --data set`, "Name the file in it: "],
+  ["pull", " pull internlm/internlm-xcomposer2-4khd-7b\n"],
+  ["report", " report output\n"],
   ["pages --output empty/pages", "empty is a file, and should be a folder."],
   ["report . --out folder", "folder is a folder, and should be a file."],
   ["report . --preview latin.json", "latin.json is not a PNG picture."],

@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, expect, it, vi } from "vitest";
 import { mergeCheckpoint } from "../../src/checkpoint/merge.ts";
 import { UserError } from "../../src/errors.ts";
@@ -79,4 +80,17 @@ it("quantize on a file system that another program fills meanwhile ends with the
     /^UserError .*written.* cannot be written: ENOSPC.* The disk is full: make room/,
   );
   expect(ended.stderr.trim().split("\n").slice(1)).toEqual(["other"]);
+});
+
+it.for([
+  ["pages", "--output", output, "--count", "20"],
+  ["tiny", "--output", output],
+])("%s on a disk that is too small says so, and leaves no half of a thing", (words, { skip }) => {
+  const program = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
+  const ended = onSmallDisk([process.execPath, program, ...words]);
+  if (!ended) return skip("no user may mount a file system here");
+  expect(ended.status, ended.stderr).toBe(1);
+  expect(ended.stderr).toMatch(
+    /error: .* cannot be written: ENOSPC.*\n {2}The disk is full: make room, or write to another one\.\n$/,
+  );
 });

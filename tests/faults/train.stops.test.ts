@@ -170,6 +170,18 @@ describe("a picture that vanishes during the run", () => {
     expect(resultOf(output)).toEqual(resultOf(whole));
   });
 
+  it("and stays away is asked for on resume, or a new run is offered that does without it", async () => {
+    await errorOf({ max_steps: 9, save_every: 1 }, { onEvent: hide(pictures) });
+    const { message, fix } = await errorOf({ max_steps: 9, save_every: 1, resume: true });
+    expect(message).toContain(
+      `${pictures[0]}: there is no such picture.\n    Put it there, or correct the path.`,
+    );
+    const [, config, adapter] = /train --config (\S+) --adapter (\S+) --skip-bad --output/.exec(fix!)!;
+    expect(config).toBe(join(output, "train.yaml"));
+    const anew = { ...input, adapter: adapter!, max_steps: 2, skip_bad: true, output: `${output}-anew` };
+    expect(await runWith(anew)).toMatchObject({ result: { ended: "finished" } });
+  });
+
   it("with skip_bad is left out, said once, and the run ends when the rest is done", async () => {
     const onEvent = hide(pictures);
     const options = { ...input, output, epochs: 3, gradient_accumulation: 5, skip_bad: true };

@@ -1,6 +1,7 @@
 /** `lorafit pages`: a data set of synthetic document pages. */
 import { basename, join } from "node:path";
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
+import { cannotWrite } from "../../checkpoint/faults.ts";
 import { type PagesOptions, writePages } from "../../data/pages.ts";
 import { plural } from "../../errors.ts";
 import { stoppable } from "../interruption.ts";
@@ -27,6 +28,8 @@ async function writeWhole(folder: string, options: PagesOptions): ReturnType<typ
     aside.commit();
     const inFolder = (path: string): string => join(folder, basename(path));
     return { data: inFolder(data), ...(evalData !== undefined && { evalData: inFolder(evalData) }) };
+  } catch (cause) {
+    throw cannotWrite(folder, cause);
   } finally {
     aside.discard();
   }

@@ -1,13 +1,12 @@
 /** `lorafit preview`: what the model sees of a picture, or of the samples of a data set. */
-import { writeFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import { makeFolder } from "../../checkpoint/disk.ts";
+import { makeFolder, writeFileWhole } from "../../checkpoint/disk.ts";
 import { resolveModel } from "../../checkpoint/folder.ts";
 import { describeSource } from "../../data/badSamples.ts";
 import { encodeSample } from "../../data/dialogue.ts";
 import { explainSample, type Span } from "../../data/explain.ts";
 import { hdGrid, imageSize, loadHdImage } from "../../data/image.ts";
-import { drawPreview, writeTransformedPng } from "../../data/previewImage.ts";
+import { drawPreview, transformedPng } from "../../data/previewImage.ts";
 import { readSamples } from "../../data/samples.ts";
 import { formatCount, UserError } from "../../errors.ts";
 import { tokenizerOf } from "../../train/dataset.ts";
@@ -35,9 +34,9 @@ async function previewImage(file: string, options: PreviewOptions, output: Outpu
   const name = basename(file, extname(file));
   const transformed = join(out, `${name}.png`);
   const drawing = join(out, `${name}-tiles.png`);
-  await writeTransformedPng(image, transformed);
+  writeFileWhole(transformed, await transformedPng(image));
   const caption = `${basename(file)}, ${source.width} x ${source.height}, hd_num ${hdNum}`;
-  await writeFile(drawing, await drawPreview(image, grid, { caption }));
+  writeFileWhole(drawing, await drawPreview(image, grid, { caption }));
   const { rows, cols, width, height, tokens } = grid;
   output.record({ width, height, grid: { rows, cols }, tokens, image: transformed });
   output.answer(`${caption}: ${rows} x ${cols} tiles, ${width} x ${height}, ${formatCount(tokens)} tokens`);
@@ -65,7 +64,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
   if (output.json) return;
   const page = join(options.out, "samples.html");
   makeFolder(options.out);
-  await writeFile(page, samplesHtml(shown));
+  writeFileWhole(page, samplesHtml(shown));
   output.note(`${page}  the same for a browser`);
   noteRest(options, samples.length, output);
 }

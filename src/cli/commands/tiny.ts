@@ -1,4 +1,5 @@
 /** `lorafit tiny`: a small random checkpoint, whose tokenizer knows the words of the synthetic pages. */
+import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { pageDice } from "../../data/pagesDice.ts";
 import { drawForm } from "../../data/pagesForm.ts";
 import { drawReceipts } from "../../data/pagesReceipts.ts";
@@ -16,11 +17,24 @@ const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
 
 export async function run(options: OptionsOf<"tiny">, output: Output): Promise<void> {
   const tiny = tinyOptions(options);
-  writeTinyCheckpoint(options.output, tiny, trainTokenizer(pageTexts(), { vocabSize: tiny.vocab }));
+  writeWhole(options.output, tiny);
   const parameters = parametersOf(tiny);
   const bytes = parameters * (tiny.dtype === "float32" ? 4 : 2);
   output.record({ output: options.output, parameters, bytes });
   output.answer(`wrote ${options.output}: ${formatCount(parameters)} parameters, ${formatBytes(bytes)}`);
+}
+
+/** The folder appears once all of it is there. */
+function writeWhole(folder: string, tiny: TinyOptions): void {
+  tinyConfig(tiny); // sizes that do not fit together come before a folder that is in the way
+  requireNewFolder(folder);
+  const aside = openAsideFolder(folder);
+  try {
+    writeTinyCheckpoint(aside.folder, tiny, trainTokenizer(pageTexts(), { vocabSize: tiny.vocab }));
+    aside.commit();
+  } finally {
+    aside.discard();
+  }
 }
 
 function tinyOptions(options: OptionsOf<"tiny">): TinyOptions {
