@@ -82,15 +82,15 @@ export function leversOf(question: Question, plan: Plan): Levers {
   const { workload } = plan;
   const policy = keepingLayers(plan.policy, planner.config, planner.config.layers, "nothing"); // else kept layers would hide the rest
   const { run } = planner.plan(workload, policy, limits);
-  const extra = (changed: Partial<Workload>, chosen = policy): number =>
-    planner.plan({ ...workload, ...changed }, chosen, limits).run.budgetedBytes - run.budgetedBytes;
+  const extra = (changed: Partial<Workload>): number =>
+    planner.plan({ ...workload, ...changed }, policy, limits).run.budgetedBytes - run.budgetedBytes;
   const tokens = 8000; // over more tokens than the allocator's pages hide
   const ranks = 64;
   return {
     perThousandTokens: extra({ maxLength: workload.maxLength + tokens }) / (tokens / 1000),
     perRank: extra({ rank: workload.rank + ranks }) / ranks,
     perSample: extra({ batchSize: workload.batchSize + 1 }),
-    withoutCheckpointing: extra({}, keepingLayers(policy, planner.config, planner.config.layers, "all")),
+    withoutCheckpointing: keptBytes(question, { workload, policy }),
     eightBit: eightBitOf(question, { ...plan, policy }),
     vision: visionBitsOf(question, { ...plan, policy }),
     gradientCopy: {
@@ -98,6 +98,26 @@ export function leversOf(question: Question, plan: Plan): Levers {
       place: planner.gradientCopy({ ...workload, accumulation: 2 }, policy, limits)!,
     },
   };
+}
+
+/** Tiles whose values are all kept are all run, so of long samples they are larger: what is kept of a row is the same. */
+const MOST_TILES = 64;
+
+/** What it takes to keep the values of all layers. */
+function keptBytes(
+  { planner, limits }: Question,
+  { workload, policy }: Pick<Plan, "workload" | "policy">,
+): number {
+  const { maxLength, batchSize } = workload;
+  const mlpTileTokens = Math.max(
+    policy.mlpTileTokens,
+    512 * Math.ceil((maxLength * batchSize) / MOST_TILES / 512),
+  );
+  const bytes = (keep: "nothing" | "all"): number => {
+    const kept = keepingLayers({ ...policy, mlpTileTokens }, planner.config, planner.config.layers, keep);
+    return planner.plan(workload, kept, limits).run.budgetedBytes;
+  };
+  return bytes("all") - bytes("nothing");
 }
 
 /** A plan with something in fewer bits, which no search chooses: it changes results a little. Bytes: what it adds, below zero what it saves. */
