@@ -13,7 +13,8 @@ import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../s
 import { TINY, tinyConfig, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { exactShape } from "../src/plan/batch.ts";
-import { fastestPlan, type Workload } from "../src/plan/search.ts";
+import type { Workload } from "../src/plan/planner.ts";
+import { fastestPlan } from "../src/plan/search.ts";
 import { DEFAULT_POLICY, type Policy } from "../src/step/policy.ts";
 import { packageRoot } from "../src/torch/libtorch.ts";
 import { createGenerator } from "../src/torch/random.ts";

@@ -2,7 +2,8 @@
 import { OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { PRESETS } from "../src/models/spec.ts";
 import { type Card, findDevice } from "../src/plan/devices.ts";
-import { type PlannedModel, Planner, solve, type Workload } from "../src/plan/search.ts";
+import { type PlannedModel, Planner, type Workload } from "../src/plan/planner.ts";
+import { solve } from "../src/plan/search.ts";
 
 export const GIB = 2 ** 30;
 export const HOST_GIB = 256;

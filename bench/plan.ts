@@ -2,8 +2,11 @@
  * What the planner finds, beside what others have published: `make bench-plan`. The 4khd-7b preset, r 16, batch 1, 0.8 of a sequence image
  * tokens, the device's context included. With --markdown: README's table of what fits on which card.
  */
+
+import { batchOf } from "../src/plan/batch.ts";
 import { officialRun } from "../src/plan/official.ts";
-import { batchOf, leastMemory, type Workload } from "../src/plan/search.ts";
+import type { Workload } from "../src/plan/planner.ts";
+import { leastMemory } from "../src/plan/search.ts";
 import {
   BASES,
   type BaseName,

@@ -1,17 +1,10 @@
 /** The answer to a question of `lorafit plan`: the recommended configuration, its alternatives, and what more of each lever costs. */
 import type { Place } from "../models/places.ts";
-import { pictureTokens } from "../plan/batch.ts";
+import { batchOf, pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { keepingLayers } from "../plan/ladder.ts";
-import {
-  batchOf,
-  fastestPlan,
-  leastMemory,
-  type Plan,
-  planRungs,
-  solve,
-  type Workload,
-} from "../plan/search.ts";
+import type { Plan, Workload } from "../plan/planner.ts";
+import { fastestPlan, leastMemory, planRungs, solve } from "../plan/search.ts";
 import type { Unknown } from "../plan/unknowns.ts";
 import { CATEGORIES } from "../torch/device.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";

@@ -1,10 +1,11 @@
 /** The official schedule beside lorafit's rungs: where the memory goes, and what each step down saves. */
 
 import { formatBytes, UserError } from "../errors.ts";
+import { batchOf } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import { officialRun } from "../plan/official.ts";
+import type { Plan } from "../plan/planner.ts";
 import { concessionsOf } from "../plan/policyWords.ts";
-import { batchOf, type Plan } from "../plan/search.ts";
 import { alternativesOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
 import { elsewhere, gib, signed } from "./planWords.ts";

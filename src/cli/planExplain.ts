@@ -6,7 +6,7 @@ import { hiddenShare, stepTimeMs } from "../plan/cost.ts";
 import { isCpuSpeed } from "../plan/cpuSpeed.ts";
 import { capabilityOf } from "../plan/devices.ts";
 import { type DryRun, STEP_PHASES } from "../plan/dryRun.ts";
-import type { Plan } from "../plan/search.ts";
+import type { Plan } from "../plan/planner.ts";
 import { partsOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
 import { elsewhere, gib, SHOWN_BYTES } from "./planWords.ts";

@@ -1,6 +1,6 @@
 /** What more of each size of a plan costs, and what fewer bits would save, which nothing chooses by itself. */
 import { formatBytes, formatCount } from "../errors.ts";
-import type { Plan, Workload } from "../plan/search.ts";
+import type { Plan, Workload } from "../plan/planner.ts";
 import type { FewerBits, Levers, VisionBits } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";
 import { alphaLever, elsewhere, signed } from "./planWords.ts";

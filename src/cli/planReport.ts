@@ -2,10 +2,11 @@
 import { stringify } from "yaml";
 import { formatBytes, formatCount, writtenBytes } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
-import { largestGrid, pictureTokens } from "../plan/batch.ts";
+import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
+import type { Plan, Workload } from "../plan/planner.ts";
 import { concessionGroups, concessionsOf } from "../plan/policyWords.ts";
-import { DIALOGUE_TOKENS, fastestPlan, leastMemory, type Plan, type Workload } from "../plan/search.ts";
+import { fastestPlan, leastMemory } from "../plan/search.ts";
 import { commandLine, quoted } from "../program.ts";
 import { type Answer, alternativesOf, leversOf, partsOf, supervisedOf } from "./planAnswer.ts";
 import { comparisonText } from "./planCompare.ts";

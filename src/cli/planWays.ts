@@ -1,6 +1,7 @@
 /** What else would fit: the most of each size in all of the memory, and where nothing fits as asked, what to change. */
 import { formatBytes, GIB } from "../errors.ts";
-import { leastMemory, type Plan } from "../plan/search.ts";
+import type { Plan } from "../plan/planner.ts";
+import { leastMemory } from "../plan/search.ts";
 import type { Unknown } from "../plan/unknowns.ts";
 import { eightBitOf, roomFor, visionBitsOf } from "./planAnswer.ts";
 import type { Question } from "./planQuestion.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { PRESETS } from "../models/spec.ts";
 import { listDevices } from "../plan/devices.ts";
-import type { Planner, Workload } from "../plan/search.ts";
+import type { Planner, Workload } from "../plan/planner.ts";
 import { alphaLever, cautions, gib, signed, withArticle } from "./planWords.ts";
 
 const question = { planner: { config: PRESETS["4khd-7b"] } as Planner };

@@ -1,7 +1,7 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
 import { formatCount, GIB } from "../errors.ts";
 import type { DryRun } from "../plan/dryRun.ts";
-import type { Workload } from "../plan/search.ts";
+import type { Workload } from "../plan/planner.ts";
 import { UNKNOWNS, type Unknown } from "../plan/unknowns.ts";
 import { scaleCaution } from "../train/cautions.ts";
 import { trainOptions } from "../train/options.ts";

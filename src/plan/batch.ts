@@ -10,6 +10,16 @@ export interface Grid {
   cols: number;
 }
 
+/** What a user says of samples: planned are as many of the longest as a micro-batch has. */
+export interface SampleShape {
+  /** Tokens of the longest sample. */
+  maxLength: number;
+  hdNum: number;
+  /** The part of a sample that is picture; without it, one picture of the most tokens that hd_num allows. */
+  imageShare: number | undefined;
+  batchSize: number;
+}
+
 /** Samples that are alike, one after the other. */
 export interface BatchShape {
   samples: number;
@@ -58,6 +68,19 @@ export function exactShape({
 export function rowsOfSamples(shape: BatchShape | ExactShape): readonly number[] {
   return "rows" in shape ? shape.rows : Array<number>(shape.samples).fill(shape.sampleTokens);
 }
+
+/** The rows of a micro-batch of alike samples: in each sample its pictures, then text, all of it with labels. */
+export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape): BatchShape {
+  const largest = largestGrid(hdNum);
+  const room = imageShare === undefined ? maxLength - 2 : Math.floor(maxLength * imageShare);
+  const whole = imageShare === undefined && pictureTokens([largest]) <= room ? largest : gridOfTokens(room);
+  const pictures = whole ? [whole] : [];
+  const textTokens = maxLength - pictureTokens(pictures);
+  return { samples: batchSize, sampleTokens: maxLength, pictures, labelTokens: Math.max(1, textTokens - 1) };
+}
+
+/** Text that a picture comes with where nothing else is said. */
+export const DIALOGUE_TOKENS = 256;
 
 /** Image tokens of one sample. */
 export function pictureTokens(pictures: readonly Grid[]): number {

@@ -1,9 +1,10 @@
 /** What is said before anything is loaded of a sample whose loss an evaluation has no room for: how much it takes, and what would fit. */
 import { describeSource } from "../data/badSamples.ts";
 import { formatBytes, formatCount, plural, UserError } from "../errors.ts";
+import { batchOf } from "../plan/batch.ts";
 import { policyLadder } from "../plan/ladder.ts";
 import { largestThatFits } from "../plan/largest.ts";
-import { batchOf, type Limits } from "../plan/search.ts";
+import type { Limits } from "../plan/planner.ts";
 import type { Policy } from "../step/policy.ts";
 import { forwardOnly, type LossPlan } from "./lossPlan.ts";
 import { hdNumFor, type Misfit, shareOfPictures, toFit } from "./refusal.ts";

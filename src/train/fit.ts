@@ -3,8 +3,9 @@ import type { MicroBatch } from "../data/batches.ts";
 import { UserError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
-import { plannedBatch } from "../plan/batch.ts";
-import { batchOf, fastestPlan, type Limits, type Plan, type Planner, type Workload } from "../plan/search.ts";
+import { batchOf, plannedBatch } from "../plan/batch.ts";
+import type { Limits, Plan, Planner, Workload } from "../plan/planner.ts";
+import { fastestPlan } from "../plan/search.ts";
 import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import {

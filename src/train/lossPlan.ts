@@ -4,7 +4,7 @@
  */
 import type { PreparedSample } from "../data/validate.ts";
 import type { DryRun } from "../plan/dryRun.ts";
-import type { Limits } from "../plan/search.ts";
+import type { Limits } from "../plan/planner.ts";
 import type { Policy } from "../step/policy.ts";
 import { type Demand, demandOf } from "./demand.ts";
 import { classesUpTo, classOf, type RunPlan } from "./runPlan.ts";

@@ -6,7 +6,7 @@ import { ANY_CPU } from "../nn/anyCpu.ts";
 import { knownSpeed } from "../plan/calibration.ts";
 import type { Speed } from "../plan/cost.ts";
 import { type Card, findDevice, unknownCard } from "../plan/devices.ts";
-import { type Limits, type PlannedModel, Planner } from "../plan/search.ts";
+import { type Limits, type PlannedModel, Planner } from "../plan/planner.ts";
 import { cardInfo, cardMemory } from "../torch/device.ts";
 import type { Device, DType } from "../torch/tensor.ts";
 import type { Compute } from "./compute.ts";

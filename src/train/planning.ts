@@ -1,7 +1,7 @@
 /** The plan of a run, made from its options and its data before anything is loaded. */
 import { readAdapter } from "../checkpoint/peft.ts";
 import type { PreparedSample } from "../data/validate.ts";
-import type { Limits, Planner } from "../plan/search.ts";
+import type { Limits, Planner } from "../plan/planner.ts";
 import { DEFAULT_POLICY, Policy, ploraName, ploraOf } from "../step/policy.ts";
 import { scope } from "../torch/tensor.ts";
 import { type AnswersPlan, planAnswers } from "./answers.ts";

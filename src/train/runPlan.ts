@@ -8,14 +8,8 @@ import { type BatchShape, type ExactShape, exactShape } from "../plan/batch.ts";
 import type { DryRun } from "../plan/dryRun.ts";
 import type { AnswerShape } from "../plan/generation.ts";
 import { type FixedPolicy, leanerPolicy, runPlaces } from "../plan/ladder.ts";
-import {
-  fastestPlan,
-  type Limits,
-  type Plan,
-  type Planner,
-  type RoomFor,
-  type Workload,
-} from "../plan/search.ts";
+import type { Limits, Plan, Planner, RoomFor, Workload } from "../plan/planner.ts";
+import { fastestPlan } from "../plan/search.ts";
 import type { StepTrace } from "../plan/stepTrace.ts";
 import { DEFAULT_POLICY, type Policy, ploraOf } from "../step/policy.ts";
 import type { Demand } from "./demand.ts";

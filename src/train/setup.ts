@@ -14,7 +14,7 @@ import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } f
 import type { ModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { type AttentionUse, settledAttention } from "../plan/attentionChoice.ts";
-import type { Planner } from "../plan/search.ts";
+import type { Planner } from "../plan/planner.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
 import { firstLossScale } from "../step/lossScale.ts";
 import { type AdamW, createAdamW, disposeAdamW, gradientsOf, loraParameters } from "../step/optimizer.ts";

@@ -2,7 +2,7 @@
 import { describeSource } from "../data/badSamples.ts";
 import type { SampleSource } from "../data/samples.ts";
 import { UserError } from "../errors.ts";
-import type { Limits } from "../plan/search.ts";
+import type { Limits } from "../plan/planner.ts";
 import { commandLine, quoted } from "../program.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { checkpointFolders } from "./checkpoints.ts";

@@ -1,9 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { PRESETS } from "../../src/models/spec.ts";
+import { batchOf } from "../../src/plan/batch.ts";
 import { cardOfMemory, findDevice } from "../../src/plan/devices.ts";
 import { officialRun } from "../../src/plan/official.ts";
-import { batchOf, leastMemory, Planner, type Workload } from "../../src/plan/search.ts";
+import { Planner, type Workload } from "../../src/plan/planner.ts";
+import { leastMemory } from "../../src/plan/search.ts";
 
 const GIB = 2 ** 30;
 const model = { model: PRESETS["4khd-7b"], dtype: "bfloat16", mapsWeights: true } as const;

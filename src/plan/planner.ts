@@ -1,0 +1,200 @@
+/** A model on a device, and how a workload goes there under a policy: what was tried once is remembered. */
+import type { Place } from "../models/places.ts";
+import type { Base, ModelConfig } from "../models/spec.ts";
+import { storedUnfolded } from "../models/weights.ts";
+import type { QuantizedPrecision } from "../nn/quantizedNames.ts";
+import { layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
+import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./batch.ts";
+import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
+import { type Speed, speedOf } from "./cost.ts";
+import type { Card } from "./devices.ts";
+import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
+import { dryLoss } from "./evalLoss.ts";
+import { type AnswerShape, dryAnswer } from "./generation.ts";
+import { plannedTrace, type StepTrace } from "./stepTrace.ts";
+
+/** What is to be trained, as the user's options have it. */
+export interface Workload extends SampleShape {
+  rank: number;
+  dropout: number;
+  targets: string;
+  /** Micro-batches of a step, 1 without. Where there are several, the run keeps a copy of the gradients. */
+  accumulation?: number | undefined;
+  /** The micro-batch, where it is known: maxLength, hdNum, imageShare and batchSize say nothing then. */
+  batch?: BatchShape | ExactShape | undefined;
+}
+
+export interface Limits {
+  /** Of the device. */
+  budgetBytes: number;
+  hostBytes: number;
+}
+
+/** What has been chosen, and what it comes to. */
+export interface Plan {
+  workload: Workload;
+  policy: Policy;
+  run: DryRun;
+  fits: boolean;
+  stepMs: number;
+}
+
+/** What a run takes with a part of an evaluation, and whether it has room for that. */
+export type RoomFor = Pick<Plan, "run" | "fits">;
+
+/** A model on a device. */
+export type PlannedModel = Pick<
+  Configuration,
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "storedBase"
+>;
+
+/** Plans for one model on one device; what was tried once is remembered. */
+export class Planner {
+  readonly speed: Speed;
+  readonly #model: PlannedModel;
+  readonly #parts: PartsOfSearch;
+  readonly #known = new Map<string, DryRun>();
+  readonly #gradientBytes = new Map<string, number>();
+
+  constructor(model: PlannedModel, speed?: Speed, parts = new PartsOfSearch()) {
+    this.#model = model;
+    this.#parts = parts;
+    this.speed = speed ?? speedOf(model.target as Card);
+  }
+
+  get config(): ModelConfig {
+    return this.#model.model;
+  }
+
+  get dtype(): Configuration["dtype"] {
+    return this.#model.dtype;
+  }
+
+  /** What the decoder's linears are held in, and those of vision tower and projector; bf16: in full. */
+  get base(): Base {
+    return this.#model.base ?? "bf16";
+  }
+
+  get visionBase(): Base {
+    return this.#model.visionBase ?? "bf16";
+  }
+
+  /** Whether PLoRA can be folded into the layers' weights as a policy has them. */
+  folds({ weights }: Policy): boolean {
+    return weights.source === "resident" && this.#model.storedBase === undefined;
+  }
+
+  /** Throws UserError where a policy does not fit the model. */
+  check(policy: Policy): void {
+    layerPolicies(policy, this.config);
+    const { storedBase } = this.#model;
+    if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
+  }
+
+  /** The same model on another card. */
+  onCard(card: Card): Planner {
+    return new Planner({ ...this.#model, target: card }, undefined, this.#parts);
+  }
+
+  /** The same model with parts of it quantised as it is loaded, which is not the checkpoint's files then. */
+  withBases(bases: Partial<Record<"base" | "visionBase", QuantizedPrecision>>): Planner {
+    return new Planner({ ...this.#model, ...bases, mapsWeights: false }, this.speed, this.#parts);
+  }
+
+  /** Whether the decoder's linears could be quantised in this way as they are loaded, and are not. */
+  canQuantize(base: QuantizedPrecision): boolean {
+    return this.base !== base && this.#model.storedBase === undefined;
+  }
+
+  /** Milliseconds of a run's micro-batch at this device's speed. */
+  time(run: DryRun): number {
+    return stepMs(run, this.speed);
+  }
+
+  /** How a workload goes under a policy. */
+  plan(workload: Workload, policy: Policy, limits: Limits): Plan {
+    const { budgetBytes, hostBytes } = limits;
+    const run = this.#run(workload, policy, this.gradientCopy(workload, policy, limits));
+    const fits = run.budgetedBytes <= budgetBytes && run.hostBytes <= hostBytes;
+    const { speed } = this;
+    return {
+      ...{ workload, policy, run, fits },
+      get stepMs(): number {
+        return stepMs(run, speed); // reading what a run has called takes time, and many plans are only asked for bytes
+      },
+    };
+  }
+
+  /** Where a run keeps the copy of its gradients: on the host where there is room; undefined where it needs none. */
+  gradientCopy(
+    workload: Workload,
+    policy: Policy,
+    { hostBytes }: Pick<Limits, "hostBytes">,
+  ): Place | undefined {
+    if ((workload.accumulation ?? 1) === 1) return undefined;
+    if (hostBytes === Number.POSITIVE_INFINITY) return "host";
+    return this.gradientBytes(workload, policy) <= hostBytes ? "host" : "device";
+  }
+
+  /** Of a run's LoRA gradients, and of the copy that it keeps of them. */
+  gradientBytes({ rank, dropout, targets }: Workload, policy: Policy): number {
+    const key = JSON.stringify([rank, targets, policy.gradients]);
+    const known = this.#gradientBytes.get(key);
+    if (known !== undefined) return known;
+    const bytes = gradientBytes({ ...this.#model, lora: { rank, dropout, targets }, policy });
+    this.#gradientBytes.set(key, bytes);
+    return bytes;
+  }
+
+  /** Every allocation of a workload's micro-batch under a policy; where it is the last of its step, of the update too. */
+  trace(
+    workload: Workload & Required<Pick<Workload, "batch">>,
+    policy: Policy,
+    limits: Limits,
+    options: { isLast: boolean },
+  ): StepTrace {
+    const { rank, dropout, targets, batch } = workload;
+    const gradientCopy = this.gradientCopy(workload, policy, limits);
+    const lora = { rank, dropout, targets };
+    return plannedTrace({ ...this.#model, lora, batch: batch!, policy, gradientCopy }, options);
+  }
+
+  /** Whether a run under a policy has room for an answer, and what that comes to. */
+  answer(workload: Workload, policy: Policy, limits: Limits, shape: AnswerShape): RoomFor {
+    return this.#evaluated(workload, policy, limits, (held, parts) => dryAnswer(held, shape, parts));
+  }
+
+  /** Whether it has room for the loss of a workload's micro-batch, forward only, and what that comes to. */
+  loss(workload: Workload, policy: Policy, limits: Limits): RoomFor {
+    const batch = workload.batch ?? batchOf(workload);
+    return this.#evaluated(workload, policy, limits, (held, parts) => dryLoss({ ...held, batch }, parts));
+  }
+
+  #evaluated(
+    workload: Workload,
+    policy: Policy,
+    limits: Limits,
+    body: (held: Omit<Configuration, "batch">, parts: CommonParts) => DryRun,
+  ): RoomFor {
+    const { rank, dropout, targets } = workload;
+    const gradientCopy = this.gradientCopy(workload, policy, limits);
+    const lora = { rank, dropout, targets };
+    const run = body({ ...this.#model, lora, policy, gradientCopy }, this.#parts.get());
+    return { run, fits: run.budgetedBytes <= limits.budgetBytes && run.hostBytes <= limits.hostBytes };
+  }
+
+  #run(
+    { rank, dropout, targets, accumulation: _, ...workload }: Workload,
+    policy: Policy,
+    gradientCopy: Place | undefined,
+  ): DryRun {
+    const batch = workload.batch ?? batchOf(workload);
+    const key = JSON.stringify([rank, dropout, targets, batch, policy, gradientCopy]);
+    const known = this.#known.get(key);
+    if (known) return known;
+    const lora = { rank, dropout, targets };
+    const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() });
+    this.#known.set(key, run);
+    return run;
+  }
+}
