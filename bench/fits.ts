@@ -17,9 +17,9 @@ const bf16: CardModel = { model: PRESETS["4khd-7b"], dtype: "bfloat16", mapsWeig
 /** Where the base is and how precise. */
 export const BASES = {
   "bf16, resident": { model: bf16, weights: "resident" },
-  "NF4, resident": { model: { ...bf16, base: "nf4", mapsWeights: false }, weights: "resident" },
+  "NF4, resident": { model: { ...bf16, base: "nf4" }, weights: "resident" },
   "bf16, streamed": { model: bf16, weights: "streamed" },
-  "NF4, streamed": { model: { ...bf16, base: "nf4", mapsWeights: false }, weights: "streamed" },
+  "NF4, streamed": { model: { ...bf16, base: "nf4" }, weights: "streamed" },
 } as const satisfies Record<string, { model: CardModel; weights: "resident" | "streamed" }>;
 export type BaseName = keyof typeof BASES;
 

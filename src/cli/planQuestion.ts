@@ -130,8 +130,7 @@ function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<Plann
   const { model } = options;
   const bases = basesOf(options);
   if (Object.hasOwn(PRESETS, model) && !existsSync(model)) {
-    const mapsWeights = Object.values(bases).every((base) => base === undefined || base === "bf16");
-    return { model: PRESETS[model as keyof typeof PRESETS], dtype: half, ...bases, mapsWeights };
+    return { model: PRESETS[model as keyof typeof PRESETS], dtype: half, ...bases, mapsWeights: true };
   }
   const dtypeFor = (stored: DType): PlannedModel["dtype"] => (stored === "float32" ? "float32" : half);
   return loadedModel(model, { dtypeFor, ...bases });

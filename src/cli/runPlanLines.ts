@@ -42,7 +42,7 @@ function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
     demand.mostTokens > demand.longest.tokens
       ? `micro-batches of up to ${tokens}`
       : `the longest sample, ${describeSource(demand.longest.source)}, ${tokens}`;
-  const gives = concessionsOf(policy, planner.config, { isMapped: run.mappedBytes > 0 });
+  const gives = concessionsOf(policy, planner.config, { mapped: run.mappedParts });
   return [
     `planned ${formatBytes(run.budgetedBytes)}${of}${beside(run)}, for ${largest}: ${partsOf(run.device.categories)}`,
     ...copyLine(plan),

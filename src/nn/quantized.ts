@@ -15,6 +15,7 @@ import {
   nf4Values,
   type QuantizeTarget,
   quantizeNf4,
+  type Room,
 } from "./quantizedNf4.ts";
 import { forEachTileOf, type Rows, rowsOf, tilesOf } from "./rows.ts";
 
@@ -44,18 +45,16 @@ export function quantize(
   return precision === "nf4" ? quantizeNf4(source, target) : quantizeChannels(source, precision, target);
 }
 
-/** Room for a matrix of this shape, its codes unset. */
+/** Room for a matrix of this shape, its codes unset; on a device, or made by what is given. */
 export function emptyQuantized(
   [rows, columns]: readonly [number, number],
   precision: QuantizedPrecision,
-  device: Device,
+  on: Device | Room,
 ): QuantizedMatrix {
-  if (precision === "nf4") return emptyNf4(rows, columns, device);
-  return {
-    precision,
-    codes: empty([rows, columns], { dtype: CHANNEL_FORMS[precision].dtype, device }),
-    scales: empty([rows], { device }),
-  };
+  const room: Room = typeof on === "string" ? (shape, dtype) => empty(shape, { dtype, device: on }) : on;
+  if (precision === "nf4") return emptyNf4(rows, columns, room);
+  const codes = room([rows, columns], CHANNEL_FORMS[precision].dtype);
+  return { precision, codes, scales: room([rows], "float32") };
 }
 
 /** Writes the values of a matrix into a tensor of its shape, contiguous rows. */

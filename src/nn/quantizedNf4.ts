@@ -3,7 +3,7 @@
  * for number / absmax; less their mean, the absmax in blocks of 256 are 8-bit codes of a dynamic map (arXiv:1511.04561) times their own absmax.
  */
 import { arange, cat, empty, fromArray } from "../torch/create.ts";
-import type { Device } from "../torch/dtypes.ts";
+import type { Device, DType } from "../torch/dtypes.ts";
 import { NF4_VALUES } from "../torch/quantizedSources.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { dynamicMap } from "./dynamicMap.ts";
@@ -43,7 +43,7 @@ export interface QuantizeTarget {
 export function quantizeNf4(source: Tensor, { device, added }: QuantizeTarget): Nf4Matrix {
   return scope(() => {
     const [rows, width] = [source.shape[0]!, source.shape[1]!];
-    const matrix = emptyNf4(rows, width, device);
+    const matrix = emptyNf4(rows, width, (shape, dtype) => empty(shape, { dtype, device }));
     const flat = source.reshape([-1]);
     const absmax = empty([matrix.absmax.numel], { device });
     const nearest = nearestNf4(device);
@@ -83,14 +83,17 @@ export function quantizeAbsmax(
   });
 }
 
-/** Room for a matrix of these sizes, with the maps in place. */
-export function emptyNf4(rows: number, width: number, device: Device): Nf4Matrix {
+/** Makes memory with anything in it. */
+export type Room = (shape: readonly number[], dtype: DType) => Tensor;
+
+/** Room for a matrix of these sizes, all of it unset. */
+export function emptyNf4(rows: number, width: number, room: Room): Nf4Matrix {
   const blocks = Math.ceil((rows * width) / NF4_BLOCK);
   return wholeNf4(rows, width, {
-    codes: empty([Math.ceil((rows * width) / 2)], { dtype: "uint8", device }),
-    absmax: empty([blocks], { dtype: "uint8", device }),
-    nestedAbsmax: empty([Math.ceil(blocks / NESTED_BLOCK)], { device }),
-    nestedMap: fromArray(dynamicMap("signed"), [NESTED_BLOCK], { device }),
+    codes: room([Math.ceil((rows * width) / 2)], "uint8"),
+    absmax: room([blocks], "uint8"),
+    nestedAbsmax: room([Math.ceil(blocks / NESTED_BLOCK)], "float32"),
+    nestedMap: room([NESTED_BLOCK], "float32"),
     offset: 0,
   });
 }

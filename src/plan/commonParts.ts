@@ -3,16 +3,19 @@
  * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
  */
 import { createLora, disposeLora, type Lora } from "../models/lora.ts";
-import { tensorShapes } from "../models/spec.ts";
+import type { Place } from "../models/places.ts";
+import { isVisionLinear, tensorShapes } from "../models/spec.ts";
 import {
   assembleModel,
   disposeModel,
   foldedMatrix,
   type Model,
+  type ReadTensor,
   storedUnfolded,
   type WeightReader,
 } from "../models/weights.ts";
 import { emptyQuantized } from "../nn/quantized.ts";
+import type { Room } from "../nn/quantizedNf4.ts";
 import { OFFICIAL_ADAMW } from "../step/adamW.ts";
 import { gradientCopies } from "../step/gradientBackup.ts";
 import {
@@ -29,16 +32,20 @@ import { clippedScale } from "../step/updateGate.ts";
 import { STAGING_BYTES } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { category, pool } from "../torch/device.ts";
+import type { DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { Trace } from "../torch/trace.ts";
 import { resumeOnMeta, saveOnMeta } from "./checkpoints.ts";
 import type { Configuration } from "./dryRun.ts";
+import { type BasePart, mappedPartsOf, storedBaseOf } from "./mappedParts.ts";
 
 /** Gives what was traced since the last time. */
 export type TakeTrace = () => Trace;
 
 export interface ModelPart extends Disposable {
   model: Model;
+  /** Of weights on the host that are the checkpoint's mapped file, and of no pool. */
+  mappedBytes: number;
   making: Trace;
 }
 
@@ -60,8 +67,8 @@ export class CommonParts implements Disposable {
   readonly #adapters = new Map<string, AdapterPart>();
 
   model(configuration: Configuration, take: TakeTrace): ModelPart {
-    const { model, dtype, policy, base, headBase, visionBase } = configuration;
-    const bases = { base, headBase, visionBase };
+    const { model, dtype, policy, base, headBase, visionBase, stored, mapsWeights } = configuration;
+    const bases = { base, headBase, visionBase, stored, mapsWeights };
     const key = JSON.stringify([model, dtype, bases, loadingOf(policy), isStaged(configuration)]);
     return heldIn(this.#models, key, () => makeModel(configuration, take));
   }
@@ -117,8 +124,8 @@ function heldIn<Part extends Disposable>(parts: Map<string, Part>, key: string, 
 }
 
 function makeModel(configuration: Configuration, take: TakeTrace): ModelPart {
-  const { model, ...opened } = openModel(configuration);
-  return { model, making: take(), ...opened };
+  const opened = openModel(configuration);
+  return { ...opened, making: take() };
 }
 
 function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart {
@@ -145,14 +152,14 @@ export function openOnMeta(
   return { ...adapter, model, [Symbol.dispose]: close };
 }
 
-function openModel(configuration: Configuration): { model: Model } & Disposable {
-  const model = emptyModel(configuration);
+function openModel(configuration: Configuration): Omit<ModelPart, "making"> {
+  const { model, mappedBytes } = emptyModel(configuration);
   const staging = isStaged(configuration) ? emptyStaging() : [];
   const close = (): void => {
     dispose(staging);
     disposeModel(model);
   };
-  return { model, [Symbol.dispose]: close };
+  return { model, mappedBytes, [Symbol.dispose]: close };
 }
 
 /** Whether parts of the base reach a card through pinned buffers. */
@@ -181,25 +188,52 @@ function openAdapter(configuration: Configuration): { lora: Lora; optimizer: Ada
 }
 
 /** The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't be. */
-export function emptyModel({
-  model: config,
-  dtype,
-  policy,
-  base,
-  headBase,
-  visionBase,
-  storedBase,
-}: Configuration): Model {
+export function emptyModel(configuration: Configuration): Pick<ModelPart, "model" | "mappedBytes"> {
+  const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights } = configuration;
   const shapes = tensorShapes(config);
   const loading = loadingOf(policy);
+  const storedBase = storedBaseOf(configuration);
   if (loading.folded && storedBase) throw storedUnfolded(storedBase);
   const options = { dtype, device: "meta", ...loading, base, headBase, visionBase } as const;
-  const tensor = (name: string): Tensor => empty(shapes.get(name)!, { dtype, device: "meta" });
-  const matrix: WeightReader["matrix"] = (name, base, { folded }) =>
-    base && base !== "bf16"
-      ? emptyQuantized(shapes.get(name) as [number, number], base, "meta")
-      : foldedMatrix(tensor(name), folded);
-  return category("weights", () => keep(scope(() => assembleModel(config, options, { tensor, matrix }))));
+  const mappedParts = mappedPartsOf(configuration);
+  let mappedBytes = 0;
+  const mapped: Room = (shape, dtype) => {
+    const tensor = withoutMemory(shape, dtype);
+    mappedBytes += tensor.bytes;
+    return tensor;
+  };
+  const roomAt = (place: Place, isMapped: boolean): Room => (place === "host" && isMapped ? mapped : onMeta);
+  const tensor: ReadTensor = (name, _, place) => roomAt(place, mapsWeights)(shapes.get(name)!, dtype);
+  const matrix: WeightReader["matrix"] = (name, base, { place, folded }) => {
+    const room = roomAt(place, mappedParts.includes(partOf(name)));
+    const shape = shapes.get(name) as [number, number];
+    return base && base !== "bf16"
+      ? emptyQuantized(shape, base, room)
+      : foldedMatrix(room(shape, dtype), folded);
+  };
+  const model = category("weights", () =>
+    keep(scope(() => assembleModel(config, options, { tensor, matrix }))),
+  );
+  return { model, mappedBytes };
+}
+
+function partOf(matrix: string): BasePart {
+  if (isVisionLinear(matrix)) return "visionBase";
+  return matrix.startsWith("model.layers.") ? "base" : "headBase";
+}
+
+function onMeta(shape: readonly number[], dtype: DType): Tensor {
+  return empty(shape, { dtype, device: "meta" });
+}
+
+/** As a mapped tensor is: of this shape, contiguous, and no memory of any pool. */
+function withoutMemory(shape: readonly number[], dtype: DType): Tensor {
+  return scope(() => {
+    const strides = shape.map((_, dim) =>
+      shape.slice(dim + 1).reduce((product, extent) => product * extent, 1),
+    );
+    return onMeta([1], dtype).asStrided(shape, strides);
+  });
 }
 
 function emptyLora({

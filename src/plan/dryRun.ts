@@ -18,9 +18,10 @@ import {
 import { abridged, type CountedCall, type Trace, traced } from "../torch/trace.ts";
 import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batch.ts";
 import { blockBytes } from "./cachingAllocator.ts";
-import { CommonParts, type TakeTrace } from "./commonParts.ts";
+import { CommonParts, type ModelPart, type TakeTrace } from "./commonParts.ts";
 import { type Speed, stepTimeMs } from "./cost.ts";
 import type { Card } from "./devices.ts";
+import { type BasePart, mappedPartsOf } from "./mappedParts.ts";
 import { type OpTrace, traceOp } from "./opTrace.ts";
 import { type Replay, replayAllocations } from "./replay.ts";
 
@@ -39,9 +40,9 @@ export interface Configuration extends Bases {
   batch: BatchShape | ExactShape;
   policy: Policy;
   target: "cpu" | Card;
-  /** What the checkpoint holds the decoder's linears in, where they are loaded as they are: nothing can be folded into them then. */
-  storedBase?: Bases["base"];
-  /** Whether weights on the host are the checkpoint's mapped file and no memory of the host pool: where it has the computing dtype. */
+  /** What the checkpoint holds in fewer bits: nothing can be folded into what is loaded so, and on the host it is the mapped file. */
+  stored?: Bases;
+  /** Whether the rest of what lies on the host is the mapped file and no memory of the host pool: where it has the computing dtype. */
   mapsWeights: boolean;
   /** Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one micro-batch. */
   gradientCopy?: Place | undefined;
@@ -79,6 +80,8 @@ export interface DryRun {
   replay: Replay | undefined;
   /** Weights that stay in the checkpoint's mapped file: the host needs room for them, though nothing is allocated. */
   mappedBytes: number;
+  /** The parts of the base whose matrices would be mapped on the host. */
+  mappedParts: readonly BasePart[];
   /** What the host has to have: its pool, and what is mapped. */
   hostBytes: number;
   /** What counts against a budget: on a card with the allocator's rounding, libraries' workspace and CUDA's context; on the CPU the pool. */
@@ -92,7 +95,6 @@ export interface DryRun {
 const MOMENTS = 400;
 /** Indexes of POOLS. */
 const [DEVICE_POOL, HOST_POOL] = [0, 1] as const;
-const WEIGHTS = CATEGORIES.indexOf("weights");
 const WORKSPACE = CATEGORIES.indexOf("workspace");
 /** What a phase of the step is called; the rest are those of the run around it. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
@@ -115,20 +117,30 @@ export interface Recorder {
   end(phase: string, traces?: readonly Trace[]): void;
 }
 
-/** Runs a body on meta, as on the configuration's device. */
+/** Runs a body on meta, as on the configuration's device; it tells what of its model is mapped. */
 export function observe(
   configuration: Configuration,
-  body: (recorder: Recorder) => void,
+  body: (recorder: Recorder) => Pick<ModelPart, "mappedBytes">,
   { inFull = false } = {},
 ): DryRun {
-  const run = (): Phase[] =>
+  const run = (): Observed =>
     traced("meta", (take) => {
       const phases: Phase[] = [];
-      body({ take, end: (name, traces = [take()]) => void phases.push({ name, traces }) });
-      return phases;
+      const { mappedBytes } = body({
+        take,
+        end: (name, traces = [take()]) => void phases.push({ name, traces }),
+      });
+      return { phases, mappedBytes };
     });
-  const phases = planningFor(planTargetOf(configuration), () => (inFull ? run() : abridged(run)));
-  return summarize(configuration, phases);
+  return summarize(
+    configuration,
+    planningFor(planTargetOf(configuration), () => (inFull ? run() : abridged(run))),
+  );
+}
+
+interface Observed {
+  phases: Phase[];
+  mappedBytes: number;
 }
 
 /** What meta kernels have to stand for. */
@@ -150,16 +162,21 @@ interface Phase {
   traces: readonly Trace[];
 }
 
-function runPhases(configuration: Configuration, { take, end }: Recorder, shared?: CommonParts): void {
+function runPhases(
+  configuration: Configuration,
+  { take, end }: Recorder,
+  shared?: CommonParts,
+): Pick<ModelPart, "mappedBytes"> {
   using own = shared ? undefined : new CommonParts();
   const parts = shared ?? own!;
-  const { model, making } = parts.model(configuration, take);
+  const { model, making, mappedBytes } = parts.model(configuration, take);
   const adapter = parts.adapter(configuration, take);
   end("start", [making, adapter.making]);
   end("resume", [adapter.resuming]);
   runStep(configuration, model, adapter.lora, { take, end });
   end("update", [adapter.updating]);
   end("save", [adapter.saving]);
+  return { mappedBytes };
 }
 
 /** A phase ends with what is done when it says so; what comes before its first word is its own as well. */
@@ -179,9 +196,9 @@ function runStep(
 }
 
 /** The phases' logs read in order: live bytes, their peaks, and the moments between. */
-function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[]): DryRun {
+function summarize(configuration: Configuration, { phases, mappedBytes }: Observed): DryRun {
+  const { target, batch } = configuration;
   const log = joined(phases.flatMap(({ traces }) => traces.map((trace) => trace.log)));
-  let mappedBytes = 0;
   let event = 0;
   const pools = [new Pool(), new Pool()] as const;
   const heldBytes = target === "cpu" ? identity : signedBlockBytes;
@@ -197,7 +214,6 @@ function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[
         const category = log.categories[event]!;
         const bytes = log.bytes[event]!;
         if (log.pools[event] === DEVICE_POOL) pools[DEVICE_POOL].book(category, heldBytes(bytes));
-        else if (mapsWeights && category === WEIGHTS) mappedBytes += bytes;
         else pools[HOST_POOL].book(category, bytes);
       }
       moments.push({ phase: name, categories: pools[0].momentCategories });
@@ -223,6 +239,7 @@ function summarize({ target, batch, mapsWeights }: Configuration, phases: Phase[
     host: host!,
     replay,
     mappedBytes,
+    mappedParts: mappedPartsOf(configuration),
     hostBytes: host!.peakBytes + mappedBytes,
     budgetedBytes: target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes,
     phases: plans,

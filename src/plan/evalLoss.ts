@@ -7,10 +7,11 @@ import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 export function dryLoss(configuration: Configuration, parts: CommonParts): DryRun {
   const { policy, batch } = configuration;
   return observe(configuration, ({ take, end }) => {
-    const { model, making } = parts.model(configuration, take);
+    const { model, making, mappedBytes } = parts.model(configuration, take);
     const adapter = parts.adapter(configuration, take);
     end("start", [making, adapter.making]);
     for (const _ of evalStep(model, adapter.lora, plannedBatch(batch), policy));
     end("evaluation");
+    return { mappedBytes };
   });
 }

@@ -19,11 +19,12 @@ export function dryAnswer(
   const batch: BatchShape = { samples: 1, sampleTokens: promptTokens, pictures, labelTokens: 0 };
   const asked = { ...configuration, batch };
   return observe(asked, ({ take, end }) => {
-    const { model, making } = parts.model(asked, take);
+    const { model, making, mappedBytes } = parts.model(asked, take);
     const adapter = parts.adapter(asked, take);
     end("start", [making, adapter.making]);
     const visionBatch = configuration.policy.visionBatchTiles;
     generateOnMeta(model, adapter.lora, plannedBatch(batch), { maxNewTokens, visionBatch });
     end("answer");
+    return { mappedBytes };
   });
 }

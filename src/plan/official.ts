@@ -41,7 +41,7 @@ interface Context {
 export function officialRun(asked: Omit<Configuration, "policy"> & { target: Card }): DryRun {
   const configuration = { ...asked, policy: DEFAULT_POLICY };
   return observe(configuration, ({ end }) => {
-    const model = emptyModel(configuration);
+    const { model, mappedBytes } = emptyModel(configuration);
     const factors = held("loraParameters", () => emptyFactors(configuration));
     const gradients = held("loraGradients", () => emptyFactors(configuration));
     const copies = ["master", "mean", "square"].map(() =>
@@ -51,6 +51,7 @@ export function officialRun(asked: Omit<Configuration, "policy"> & { target: Car
     runStep(configuration, model, { factors, gradients }, end);
     for (const value of [factors, gradients, copies]) dispose(value);
     disposeModel(model);
+    return { mappedBytes };
   });
 }
 

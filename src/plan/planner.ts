@@ -11,6 +11,7 @@ import type { Card } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { dryLoss } from "./evalLoss.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
+import { storedBaseOf } from "./mappedParts.ts";
 import { plannedTrace, type StepTrace } from "./stepTrace.ts";
 
 /** What is to be trained, as the user's options have it. */
@@ -45,7 +46,7 @@ export type RoomFor = Pick<Plan, "run" | "fits">;
 /** A model on a device. */
 export type PlannedModel = Pick<
   Configuration,
-  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "storedBase"
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored"
 >;
 
 /** Plans for one model on one device; what was tried once is remembered. */
@@ -81,13 +82,13 @@ export class Planner {
 
   /** Whether PLoRA can be folded into the layers' weights as a policy has them. */
   folds({ weights }: Policy): boolean {
-    return weights.source === "resident" && this.#model.storedBase === undefined;
+    return weights.source === "resident" && storedBaseOf(this.#model) === undefined;
   }
 
   /** Throws UserError where a policy does not fit the model. */
   check(policy: Policy): void {
     layerPolicies(policy, this.config);
-    const { storedBase } = this.#model;
+    const storedBase = storedBaseOf(this.#model);
     if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
   }
 
@@ -98,12 +99,12 @@ export class Planner {
 
   /** The same model with parts of it quantised as it is loaded, which is not the checkpoint's files then. */
   withBases(bases: Partial<Record<"base" | "visionBase", QuantizedPrecision>>): Planner {
-    return new Planner({ ...this.#model, ...bases, mapsWeights: false }, this.speed, this.#parts);
+    return new Planner({ ...this.#model, ...bases }, this.speed, this.#parts);
   }
 
   /** Whether the decoder's linears could be quantised in this way as they are loaded, and are not. */
   canQuantize(base: QuantizedPrecision): boolean {
-    return this.base !== base && this.#model.storedBase === undefined;
+    return this.base !== base && storedBaseOf(this.#model) === undefined;
   }
 
   /** Milliseconds of a run's micro-batch at this device's speed. */

@@ -64,9 +64,18 @@ describe("a policy in words", () => {
   });
 
   it("tells frozen parts that are mapped from the checkpoint's files apart from what the host holds", () => {
-    expect(concessionsOf(policyOf(LEAN), config, { isMapped: true }).slice(0, 2)).toEqual([
+    expect(
+      concessionsOf(policyOf(LEAN), config, { mapped: ["base", "headBase", "visionBase"] }).slice(0, 2),
+    ).toEqual([
       "inputs of all layers and optimizer state on the host",
       "frozen weights, embeddings, vision tower and output head in the checkpoint's files",
+    ]);
+  });
+
+  it("tells a part that is made while it is loaded with what the host holds, though others are mapped", () => {
+    expect(concessionsOf(policyOf(LEAN), config, { mapped: ["base", "headBase"] }).slice(0, 2)).toEqual([
+      "inputs of all layers, optimizer state and vision tower on the host",
+      "frozen weights, embeddings and output head in the checkpoint's files",
     ]);
   });
 

@@ -1,7 +1,9 @@
 /** Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed again. */
 import { formatCount } from "../errors.ts";
+import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
+import type { BasePart } from "./mappedParts.ts";
 
 /** In which way memory is saved, or made use of. */
 type Manner = "elsewhere" | "frozen" | "parts" | "again" | "rounded" | "speed";
@@ -11,6 +13,8 @@ interface Concession {
   what: string;
   /** What a short line leaves out. */
   detail?: string;
+  /** Where it is of the frozen base: told with what is mapped, where it is. */
+  part?: BasePart;
 }
 
 /** What a policy does about one thing; nothing where it gives nothing up. */
@@ -19,7 +23,12 @@ type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | u
 /** Listed as they are told: the largest first. */
 const ASPECTS: readonly Aspect[] = [
   ({ weights }) =>
-    onlyIf(weights.source === "streamed", "frozen", "frozen weights", "fetched layer by layer"),
+    onHost(
+      weights.source === "streamed" ? "host" : "device",
+      "base",
+      "frozen weights",
+      "fetched layer by layer",
+    ),
   ({ boundaryAhead }, layers) => {
     const what = `inputs of ${countOf(layers, ({ boundary }) => boundary === "host")}`;
     const detail = `until the backward pass${boundaryAhead ? ", fetched one layer early" : ""}`;
@@ -31,9 +40,9 @@ const ASPECTS: readonly Aspect[] = [
     );
   },
   ({ optimizer }) => onlyIf(optimizer.place === "host", "elsewhere", "optimizer state"),
-  ({ embeddings }) => onlyIf(embeddings === "host", "frozen", "embeddings"),
-  ({ vision }) => onlyIf(vision === "host", "frozen", "vision tower"),
-  ({ head }) => onlyIf(head === "host", "frozen", "output head"),
+  ({ embeddings }) => onHost(embeddings, "headBase", "embeddings"),
+  ({ vision }) => onHost(vision, "visionBase", "vision tower"),
+  ({ head }) => onHost(head, "headBase", "output head"),
   ({ headGroups }) => onlyIf(headGroups > 1, "parts", `attention in ${headGroups} parts`),
   ({ mlpTileTokens: tokens }) =>
     onlyIf(tokens < 4096, "parts", `the MLP in slices of ${formatCount(tokens)} tokens`),
@@ -106,8 +115,8 @@ interface Telling {
   beyond?: Policy | undefined;
   /** Where things lie that do not lie on the device. */
   where?: string;
-  /** Whether the frozen ones of them are mapped from the checkpoint's files instead. */
-  isMapped?: boolean;
+  /** The parts of the base that are mapped from the checkpoint's files instead. */
+  mapped?: readonly BasePart[];
 }
 
 /** What a policy does for memory or with it, in a phrase for each way of doing so. */
@@ -132,10 +141,12 @@ export function concessionGroups(policy: Policy, config: ModelConfig, where: str
 function grouped(
   policy: Policy,
   config: ModelConfig,
-  { beyond, isMapped = false }: Telling,
+  { beyond, mapped = [] }: Telling,
 ): [Manner, Concession[]][] {
-  const mannerOf = ({ manner }: Concession): Manner =>
-    manner === "frozen" && !isMapped ? "elsewhere" : manner;
+  const mannerOf = ({ manner, part }: Concession): Manner => {
+    if (!part) return manner;
+    return mapped.includes(part) ? "frozen" : "elsewhere";
+  };
   const all = (of: Policy): (Concession | undefined)[] =>
     ASPECTS.map((aspect) => aspect(of, layerPolicies(of, config)));
   const known = beyond ? all(beyond) : [];
@@ -148,6 +159,12 @@ function grouped(
 
 function onlyIf(given: boolean, manner: Manner, what: string, detail?: string): Concession | undefined {
   return given ? { manner, what, ...(detail !== undefined && { detail }) } : undefined;
+}
+
+/** A part of the base where it lies on the host. */
+function onHost(place: Place, part: BasePart, what: string, detail?: string): Concession | undefined {
+  const concession = onlyIf(place === "host", "elsewhere", what, detail);
+  return concession && { ...concession, part };
 }
 
 function countOf(layers: readonly LayerPolicy[], belongs: (layer: LayerPolicy) => boolean): string {

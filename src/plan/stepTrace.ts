@@ -35,7 +35,7 @@ export function plannedTrace(configuration: Configuration, { isLast }: { isLast:
   return planningFor(planTargetOf(configuration), () =>
     traced("meta", (take) => {
       using run = openOnMeta(configuration);
-      const before = liveAfter(take().log, configuration);
+      const before = liveAfter(take().log);
       const events: TraceEvent[] = [];
       const end = (phase: string): void => void events.push(...eventsOf(take().log, phase));
       const { model, lora, optimizer } = run;
@@ -75,12 +75,11 @@ export function eventsOf({ bytes, pools, categories }: AllocationLog, phase: str
   }));
 }
 
-/** Weights on the host that are the checkpoint's mapped file are of no pool. */
-function liveAfter(log: AllocationLog, { mapsWeights }: Configuration): Record<Pool, Bytes> {
+function liveAfter(log: AllocationLog): Record<Pool, Bytes> {
   const zero = (): Bytes => Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Bytes;
   const live = { device: zero(), host: zero() };
   for (const { pool, category, bytes } of eventsOf(log, "start")) {
-    if (!(mapsWeights && pool === "host" && category === "weights")) live[pool][category] += bytes;
+    live[pool][category] += bytes;
   }
   return live;
 }

@@ -1,7 +1,7 @@
 /** What a run plans with: the planner of its model on its device, and how much memory there is. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { type Bases, hasFullAbsmax, readModelConfig, storedBases } from "../models/spec.ts";
+import { type Bases, readModelConfig, storedBases } from "../models/spec.ts";
 import { ANY_CPU } from "../nn/anyCpu.ts";
 import { knownSpeed } from "../plan/calibration.ts";
 import type { Speed } from "../plan/cost.ts";
@@ -18,9 +18,6 @@ const UNMEASURED: Speed = {
   linkBytesPerSecond: ANY_CPU.memoryBytesPerSecond / 2, // a copy reads and writes
   ...{ kernelMs: 2e-3, launchMs: 0, callMs: 0 },
 };
-
-/** The parts of a model that have a precision each. */
-const PARTS = ["base", "headBase", "visionBase"] as const satisfies (keyof Bases)[];
 
 /** The planner of a checkpoint as it will be loaded. */
 export function plannerOf(model: string, { dtype, device, base, headBase, visionBase }: Compute): Planner {
@@ -47,16 +44,14 @@ export function loadedModel(
     const stored = weights.entry("model.norm.weight").dtype;
     const dtype = dtypeFor(stored);
     const asStored = storedBases(weights);
-    const keeps = (part: keyof Bases): boolean =>
-      asked[part] === undefined || asked[part] === (asStored[part] ?? "bf16");
     return {
       model: readModelConfig(folder),
       dtype,
-      mapsWeights: stored === dtype && PARTS.every(keeps) && !hasFullAbsmax(weights),
+      mapsWeights: stored === dtype,
       base: asked.base ?? asStored.base,
       headBase: asked.headBase ?? asStored.headBase,
       visionBase: asked.visionBase ?? asStored.visionBase,
-      storedBase: keeps("base") ? asStored.base : undefined,
+      stored: asStored,
     };
   } finally {
     folder.weights.close();

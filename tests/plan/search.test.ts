@@ -113,7 +113,7 @@ describe("the fastest plan", () => {
         places: runPlaces(Policy.parse({ weights: { source: "streamed" } })),
       });
       expect(ploraOf(streamed.policy).folded).toBe(false);
-      const stored = new Planner({ ...modelOf, base: "int8", storedBase: "int8" }, slow);
+      const stored = new Planner({ ...modelOf, base: "int8", stored: { base: "int8" } }, slow);
       expect(ploraOf(fastestPlan(stored, share(0.95), limits).policy).folded).toBe(false);
       const folded = Policy.parse({ plora: "folded" });
       expect(() => stored.check(folded)).toThrow("the checkpoint holds in int8");

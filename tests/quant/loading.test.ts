@@ -4,11 +4,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
+import { mapTensors } from "../../src/models/places.ts";
+import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
+import type { Bases } from "../../src/models/spec.ts";
 import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
 import { disposeModel, type LoadOptions, loadModel } from "../../src/models/weights.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/quantizedNames.ts";
+import { emptyModel } from "../../src/plan/commonParts.ts";
+import type { Configuration } from "../../src/plan/dryRun.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
+import { loadedModel } from "../../src/train/planner.ts";
 
 const root = mkdtempSync(join(tmpdir(), "loading-"));
 const dtypes = ["float32", "bfloat16"] as const;
@@ -43,6 +49,57 @@ describe.each(cases)(
     });
   },
 );
+
+describe("a plan's host pool", () => {
+  const asked: Bases[] = [
+    {},
+    { base: "nf4" },
+    { headBase: "int8" },
+    { visionBase: "int8" },
+    { base: "fp8", headBase: "int8", visionBase: "nf4" },
+    { base: "bf16", headBase: "bf16", visionBase: "bf16" },
+  ];
+  const policy = Policy.parse(PLACES.streamed);
+  beforeAll(async () => {
+    const whole = { base: "nf4", headBase: "int8", visionBase: "int8" } as const;
+    await quantizeCheckpoint(join(root, "bfloat16"), join(root, "quantised"), whole);
+  });
+
+  it.each([...dtypes, "quantised"].flatMap((stored) => dtypes.map((dtype) => ({ stored, dtype }))))(
+    "has what loading allocates there, and none of what stays mapped: $stored for $dtype",
+    ({ stored, dtype }) => {
+      for (const bases of asked) {
+        if (stored === "quantised" && bases.base === "fp8") continue; // can't be had of it
+        const folder = join(root, stored);
+        const planned = loadedModel(folder, { ...bases, dtypeFor: () => dtype });
+        const [cpu, meta] = [hostBytes("cpu"), hostBytes("meta")];
+        const model = loadModel(folder, { device: "cpu", dtype, ...bases, ...loadingOf(policy) });
+        const shape = { ...planned, policy, target: "cpu" } as Configuration;
+        const { model: empty, mappedBytes } = emptyModel(shape);
+        const [found, expected] = [hostBytes("cpu") - cpu, hostBytes("meta") - meta];
+        const tensors = bytesIn([model.layers, model.embeddings, model.head, model.vision]);
+        disposeModel(model);
+        disposeModel(empty);
+        expect(expected, JSON.stringify(bases)).toBe(found);
+        expect(found + mappedBytes, JSON.stringify(bases)).toBe(tensors);
+      }
+    },
+  );
+});
+
+function hostBytes(device: "cpu" | "meta"): number {
+  return memoryStats(device, "host").liveBytes;
+}
+
+/** Of all tensors in a record. */
+function bytesIn(record: unknown): number {
+  let bytes = 0;
+  mapTensors(record, (tensor) => {
+    bytes += tensor.bytes;
+    return tensor;
+  });
+  return bytes;
+}
 
 function peakOf(stored: string, options: Omit<LoadOptions, "device">): { stays: number; peak: number } {
   const live = (): number => POOLS.reduce((sum, pool) => sum + memoryStats("cpu", pool).liveBytes, 0);

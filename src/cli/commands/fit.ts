@@ -17,7 +17,7 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
     output.record(recordOf(trial));
     if (trials.push(trial) === 1) output.answer(rowText(HEADINGS));
     const { policy, run } = trial.plan;
-    const concessions = concessionsOf(policy, config, { isMapped: run.mappedBytes > 0 }).join(", ");
+    const concessions = concessionsOf(policy, config, { mapped: run.mappedParts }).join(", ");
     output.answer(rowText([...rowOf(trial), concessions]));
   }
   const longest = trials.reduce(
