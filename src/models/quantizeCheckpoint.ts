@@ -1,4 +1,4 @@
-/** A checkpoint written anew with its large matrices quantised, a layer, or the vision tower, in memory at a time. */
+/** A checkpoint written anew with its large matrices quantised; in memory at a time are a layer, the vision tower, the embeddings or the head. */
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
@@ -16,7 +16,7 @@ import { UserError } from "../errors.ts";
 import { relativeError } from "../nn/frozen.ts";
 import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
 import { quantizedTensors } from "../nn/quantizedLayout.ts";
-import { type QuantizedPrecision, storedPrecision } from "../nn/quantizedNames.ts";
+import { NF4_BLOCK, type QuantizedPrecision, storedPrecision } from "../nn/quantizedNames.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { type Base, type HeadBase, isVisionLinear, LINEAR_NAMES, readModelConfig } from "./spec.ts";
 
@@ -93,9 +93,9 @@ interface Writing {
   result: QuantizeResult;
 }
 
-/** Of all tensors as they will be, a little more than less. */
+/** Of all tensors as they will be, a little more than less: the margin is for scales of channels and of blocks of blocks, and headers. */
 function expectedBytes(weights: Checkpoint, precisions: ReadonlyMap<string, QuantizedPrecision>): number {
-  const bytesOfNumber: Record<QuantizedPrecision, number> = { int8: 1, fp8: 1, nf4: 0.5 };
+  const bytesOfNumber: Record<QuantizedPrecision, number> = { int8: 1, fp8: 1, nf4: 1 / 2 + 1 / NF4_BLOCK };
   const expected = weights.names.map((name) => {
     const { shape, bytes } = weights.entry(name);
     const precision = precisions.get(name);
@@ -113,7 +113,7 @@ function precisionsOf(
   const linears = Array.from({ length: layers }, (_, layer) =>
     LINEAR_NAMES.map((name) => `model.layers.${layer}.${name}.weight`),
   ).flat();
-  const heads = headBase === "int8" ? ["model.tok_embeddings.weight", "output.weight"] : [];
+  const heads = headBase === "int8" ? [EMBEDDINGS, "output.weight"] : [];
   const isVisionQuantized = visionBase !== undefined && visionBase !== "bf16";
   const vision = isVisionQuantized ? model.weights.names.filter(isVisionLinear) : [];
   const stored = [...linears, ...heads, ...vision].find((name) => storedPrecision(name, model.weights));
@@ -129,21 +129,24 @@ function precisionsOf(
   ]);
 }
 
-/** Names of tensors in files: each decoder layer has its own, vision tower and projector share one, and the rest the last. */
+/** Names of tensors in files: each decoder layer and the embeddings have their own, vision tower and projector share one, and the rest the last. */
 function shardsOf(names: readonly string[]): string[][] {
   const parts = new Map<string, string[]>();
   for (const name of names) {
     const part = partOf(name);
     parts.set(part, [...(parts.get(part) ?? []), name]);
   }
-  const { vision = [], rest = [], ...layers } = Object.fromEntries(parts);
-  return [...Object.values(layers), vision, rest].filter((shard) => shard.length > 0);
+  const { embeddings = [], vision = [], rest = [], ...layers } = Object.fromEntries(parts);
+  return [embeddings, ...Object.values(layers), vision, rest].filter((shard) => shard.length > 0);
 }
 
 function partOf(name: string): string {
+  if (name === EMBEDDINGS) return "embeddings";
   const layer = /^model\.layers\.\d+\./.exec(name)?.[0];
   return layer ?? (/^(vit|vision_proj)\./.test(name) ? "vision" : "rest");
 }
+
+const EMBEDDINGS = "model.tok_embeddings.weight";
 
 /** Writes a file and adds what is in it to the result; the names of its tensors. Gives way to the event loop after each matrix. */
 async function writeShard(

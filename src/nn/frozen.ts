@@ -25,7 +25,7 @@ export interface DenseMatrix {
 
 export type FrozenMatrix = DenseMatrix | QuantizedMatrix;
 
-/** Elements of the scratch, 16 MiB in bf16: large enough for products to run at full speed. */
+/** Elements of the scratch at most, 16 MiB in bf16: large enough for products to run at full speed. */
 export const SCRATCH_ELEMENTS = 2 ** 23;
 
 /** A matrix that is held as it is. */
@@ -183,9 +183,10 @@ function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, b
   });
 }
 
-/** Rows or columns in tiles of about the same width, a multiple of `granularity` but for the last. */
+/** Rows or columns in tiles of about the same width, a multiple of `granularity` but for the last, each of which the scratch holds. */
 function scratchTiles(width: number, depth: number, granularity: number): Rows[] {
-  const count = Math.ceil((width * depth) / SCRATCH_ELEMENTS);
+  const most = Math.floor(SCRATCH_ELEMENTS / depth / granularity) * granularity;
+  const count = Math.ceil(width / Math.max(granularity, most));
   return tilesOf(width, Math.ceil(width / count / granularity) * granularity);
 }
 

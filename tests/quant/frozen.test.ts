@@ -90,6 +90,37 @@ describe.each(CASES)("a matrix of $shape in $precision", ({ precision, shape }) 
 /** Temporaries of a piece of 2^18 numbers: at most four times as many in float32 (indices, values, scales). */
 const PIECE_BYTES = 16 * 2 ** 18 + 20_000;
 
+it.each(PRECISIONS)(
+  "has a scratch no larger than it may be, forward and back, for the matrices of 7B: %s",
+  (precision) => {
+    scope(() => {
+      for (const [outs, ins] of [
+        [6144, 4096],
+        [4096, 4096],
+        [14336, 4096],
+        [4096, 14336],
+      ] as const) {
+        const matrix = emptyQuantized([outs, ins], precision, "meta");
+        const [x, dy] = [ins, outs].map((features) =>
+          empty([1, features], { dtype: "bfloat16", device: "meta" }),
+        );
+        for (const product of [
+          () => addFrozenProduct_(dy!, x!, matrix),
+          () => addFrozenGradient_(x!, dy!, matrix),
+        ]) {
+          const beforeBytes = memoryStats("meta").liveBytes;
+          resetPeak("meta");
+          product();
+          const pieceBytes = precision === "fp8" ? PIECE_BYTES : 0;
+          expect(memoryStats("meta").peakBytes - beforeBytes).toBeLessThanOrEqual(
+            2 * SCRATCH_ELEMENTS + pieceBytes,
+          );
+        }
+      }
+    });
+  },
+);
+
 describe("what a precision costs in accuracy", () => {
   /** Of ||W - Q(W)|| / ||W|| for normal numbers; measured 0.0087, 0.0921 and 0.0264; with one outlier of 100 deviations a row 0.227, 0.097 and 0.027 in the rest of it. */
   it.each([

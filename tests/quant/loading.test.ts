@@ -87,6 +87,24 @@ describe("a plan's host pool", () => {
   );
 });
 
+it("writing a checkpoint in fewer bits never has both embeddings and head in memory", async () => {
+  const folder = join(root, "wide");
+  writeTinyCheckpoint(folder, {
+    ...TINY,
+    hidden: 512,
+    layers: 1,
+    ffn: 512,
+    vocab: 16_384,
+    dtype: "bfloat16",
+  });
+  const beforeBytes = memoryStats("cpu").liveBytes;
+  resetPeak("cpu");
+  await quantizeCheckpoint(folder, join(root, "wide-int8"), { base: "int8", headBase: "int8" });
+  const headBytes = 16_384 * (512 + 4);
+  const pieceBytes = 4 * 4 * 2 ** 18;
+  expect(memoryStats("cpu").peakBytes - beforeBytes).toBeLessThan(headBytes + pieceBytes);
+});
+
 function hostBytes(device: "cpu" | "meta"): number {
   return memoryStats(device, "host").liveBytes;
 }
