@@ -1,9 +1,9 @@
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { UserError } from "../errors.ts";
-import { makeFolder, openAsideFolder, requireSpace, requireWritable } from "./disk.ts";
+import { leftoversBeside, makeFolder, openAsideFolder, requireSpace, requireWritable } from "./disk.ts";
 
 it("says beforehand that a disk has too little room, also for a folder that is not there yet", () => {
   const root = mkdtempSync(join(tmpdir(), "disk-"));
@@ -36,6 +36,20 @@ it("an empty folder is filled and stays the same one, for whoever works in it", 
   expect(statSync(path).ino).toBe(ino);
   expect(readdirSync(root)).toEqual(["here"]);
   expect(readdirSync(path)).toEqual(["file"]);
+});
+
+it("tells what killed processes have left beside a path, and nothing that is still written to", () => {
+  const root = mkdtempSync(join(tmpdir(), "disk-"));
+  onTestFinished(() => rmSync(root, { recursive: true }));
+  const [old, busy, own] = ["old", "busy", "own"].map((name) => openAsideFolder(join(root, name)).folder);
+  for (const folder of [old, busy, own]) {
+    writeFileSync(join(folder!, "file"), "text");
+    utimesSync(join(folder!, "file"), 0, 0);
+    utimesSync(folder!, 0, 0);
+  }
+  utimesSync(join(busy!, "file"), new Date(), new Date());
+  expect(leftoversBeside(join(root, "own"))).toEqual([old]);
+  expect(leftoversBeside(join(root, "not", "there", "yet"))).toEqual([]);
 });
 
 it("makes a folder and those above it, and says where a file is in the way", () => {

@@ -91,6 +91,27 @@ export function openAsideFolder(path: string): AsideFolder {
   };
 }
 
+/** Nothing that is being written rests for so long. */
+const LEFT_MS = 60_000;
+
+/** What killed processes have left beside a path; under the path's own name it goes when that is begun anew. */
+export function leftoversBeside(path: string): string[] {
+  const [folder, own] = [dirname(resolve(path)), beside(path, "writing")];
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder)
+    .filter((name) => name.startsWith(".writing-"))
+    .map((name) => join(folder, name))
+    .filter((aside) => aside !== own && Date.now() - writtenAtMs(aside) >= LEFT_MS);
+}
+
+/** When something was last written to, or to anything in it. */
+function writtenAtMs(path: string): number {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (!found?.isDirectory()) return found?.mtimeMs ?? Date.now();
+  const inside = readdirSync(path).map((name) => writtenAtMs(join(path, name)));
+  return inside.reduce((latest, ms) => Math.max(latest, ms), found.mtimeMs);
+}
+
 /** Makes a folder, and those above it, where they are missing: Node's own recursive call never ends where one refuses (/proc). */
 export function makeFolder(path: string): void {
   const whole = resolve(path);

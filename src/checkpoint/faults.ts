@@ -52,8 +52,8 @@ const REMEDIES: Readonly<Record<string, string>> = {
 
 /** A file cannot be written; what is no answer of the disk is given back as it is. */
 export function cannotWrite(path: string, cause: unknown): unknown {
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code;
-  if (cause instanceof UserError || code === undefined) return cause;
+  const code: unknown = (cause as NodeJS.ErrnoException | undefined)?.code;
+  if (cause instanceof UserError || typeof code !== "string") return cause; // an abort has a number
   const fault = code === "ENOENT" ? "the folder that it should go to is not there" : faultOf(cause);
   return new UserError(`${path} cannot be written: ${fault}.`, {
     fix: REMEDIES[code] ?? "Check the path and the disk.",

@@ -1,6 +1,8 @@
 /** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
 import { styleText } from "node:util";
+import { leftoversBeside } from "../checkpoint/disk.ts";
 import { formatBytes, formatCount, plural } from "../errors.ts";
+import { commandLine, quoted } from "../program.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
@@ -64,6 +66,12 @@ export class Output {
   note(text: string): void {
     this.endLive();
     this.#stderr.write(`${text}\n`);
+  }
+
+  /** Commands that go on from here, by what they are for: on stderr, and nothing with --json. */
+  next(ways: Readonly<Record<string, string>>): void {
+    if (this.json) return;
+    for (const [purpose, words] of Object.entries(ways)) this.note(`${purpose}:  ${commandLine(words)}`);
   }
 
   /** A line on stderr that stays, and a field of every record from here on: what the user should know of all that follows. */
@@ -188,6 +196,12 @@ export function noteRest({ show, all }: { show: number; all: boolean }, count: n
   output.note(
     `shown in full: ${formatCount(show)} of ${plural(count, "sample")}; --show N or --all shows more`,
   );
+}
+
+/** Says what killed commands have left beside a path that is about to be written: it is hidden, and may be as large as a model. */
+export function noteLeftovers(path: string, output: Output): void {
+  for (const left of leftoversBeside(path))
+    output.note(`a command that was killed has left ${left}; remove it:  rm -r ${quoted(left)}`);
 }
 
 /** Tells of bytes that are done, and how long the rest will take, on the live line. */

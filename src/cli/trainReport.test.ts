@@ -92,11 +92,22 @@ describe("a run on a terminal", () => {
       report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 2, peaks });
     report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
     expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
+    expect(stderr).toContain(
+      "How good is it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --answers\n",
+    );
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
     expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "my runs/7/checkpoint-43" }, "my runs/7");
     expect(stderr).toContain("train --resume 'my runs/7'\n");
   });
+});
+
+it("a run of one step has one loss, and no time left", () => {
+  const report = reportTo();
+  report.show({ event: "step", record: stepRecord(1, { loss: 2 }), totalSteps: 1, peaks });
+  report.end({ ended: "finished", step: 1, adapter: "runs/7/adapter" }, "runs/7");
+  expect(stdout).toBe("1 step done, loss 2.0000: the adapter is in runs/7/adapter\n");
+  expect(stderr).not.toContain(" left");
 });
 
 describe("a resumed run", () => {

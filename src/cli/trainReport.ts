@@ -1,5 +1,6 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
 import { formatBytes, formatCount, plural } from "../errors.ts";
+import { quoted } from "../program.ts";
 import type { TrainOptions } from "../train/options.ts";
 import type { StepPeaks } from "../train/peakWatch.ts";
 import { resumeLine } from "../train/resume.ts";
@@ -50,6 +51,7 @@ export class TrainReport {
       this.#output.note(`peak of ${this.#before.length > 0 ? "this part of the run" : "the run"}: ${peaks}`);
     if (result.ended === "finished") {
       this.#output.answer(`${this.#course(result.step)}: the adapter is in ${result.adapter}`);
+      if (this.#start) this.#output.next(waysOn(this.#start.options, result.adapter));
     } else {
       this.#output.note(`stopped at step ${result.step}. Go on with:  ${resumeLine(output)}`);
     }
@@ -73,7 +75,7 @@ export class TrainReport {
     const { options, step, totalSteps, samples } = event;
     this.#start = event;
     const rank = options.adapter === undefined ? `LoRA r ${options.lora_r}` : options.adapter;
-    const course = step > 0 ? `from step ${step} of ${totalSteps}` : `${totalSteps} steps`;
+    const course = step > 0 ? `from step ${step} of ${totalSteps}` : plural(totalSteps, "step");
     this.#output.note(
       `${options.model}, ${rank}, ${precisionWords(options)} on ${options.device}; ${plural(samples, "sample")}, ${course}, into ${options.output}`,
     );
@@ -108,7 +110,7 @@ export class TrainReport {
       memoryOf(peakBytes, this.#start?.options.memory),
       `step ${formatDuration(record.stepMs)}`,
       `data ${Math.round(record.dataWaitRatio * 100)}%`,
-      `${formatDuration(meanStepMs * (totalSteps - step))} left`,
+      step < totalSteps && `${formatDuration(meanStepMs * (totalSteps - step))} left`,
     ]
       .filter(Boolean)
       .join("  ");
@@ -123,10 +125,27 @@ export class TrainReport {
   }
 }
 
+/** What to do with an adapter: see how good it is, talk with it, look at the run. */
+function waysOn(
+  { model, data, eval_data, output, hd_num }: TrainOptions,
+  adapter: string,
+): Record<string, string> {
+  const both = `--model ${quoted(model)} --adapter ${quoted(adapter)}`;
+  const evaluated = (eval_data ?? data).map(quoted).join(" ");
+  return {
+    "How good is it": `eval ${both} --data ${evaluated} --hd-num ${hd_num} --answers`,
+    "Talk with it": `chat ${both} --hd-num ${hd_num}`,
+    "The run as a page": `report ${quoted(output)}`,
+  };
+}
+
 /** ", loss 2.1 to 0.4"; nothing of no steps. */
 function fallOf(losses: readonly number[]): string {
   const [first, last] = [losses[0], losses.at(-1)];
-  return first === undefined || last === undefined ? "" : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
+  if (first === undefined || last === undefined) return "";
+  return losses.length === 1
+    ? `, loss ${first.toFixed(4)}`
+    : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
 }
 
 /** The first step of a warm-up is at 0, which must not look as if something were broken. */

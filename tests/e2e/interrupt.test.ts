@@ -94,3 +94,25 @@ it.each([
   expect(stderr).toContain("stopped: nothing was written");
   expect(readdirSync(folder).filter((name) => name.includes(command))).toEqual([]);
 });
+
+it(
+  "Ctrl-C during lorafit eval ends it after a sample, with the mean so far, and with no total for scripts",
+  SLOW_MACHINE,
+  async () => {
+    const args = ["eval", "--model", golden("tiny"), "--data", golden("tiny_cases/cases.jsonl"), "--json"];
+    const { code, stdout, stderr } = await disturbed(args, "stdout", (child) => child.kill("SIGINT"));
+    expect(code).toBe(130);
+    expect(stderr).toMatch(/stopped after \d of 5 samples, of these {2}loss \d/);
+    for (const row of records({ code: 0, stdout, stderr })) expect(row).toHaveProperty("index");
+  },
+);
+
+it("Ctrl-C during lorafit fit tells the longest so far, and how to go on", SLOW_MACHINE, async () => {
+  const args = ["fit", "--model", golden("tiny"), "--device", "cpu", "--memory", "1GiB", "--from", "64"];
+  const { code, stdout, stderr } = await disturbed(args, "stdout", (child) => child.kill("SIGINT"));
+  expect(code).toBe(130);
+  expect(stderr).toMatch(
+    /stopped: the longest so far that fits has [\d,]+ tokens\. Go on from there with: {2}--from \d+\n$/,
+  );
+  expect(stdout).not.toContain("longest that fits");
+});

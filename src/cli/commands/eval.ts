@@ -2,13 +2,14 @@
 import { describeSource } from "../../data/badSamples.ts";
 import { questionBefore } from "../../data/dialogue.ts";
 import type { PreparedSample } from "../../data/validate.ts";
-import { plural } from "../../errors.ts";
+import { formatCount, plural } from "../../errors.ts";
 import { readySamples } from "../../train/dataset.ts";
 import { type Answer, type Evaluator, sampleAnswers, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import { withDifferences } from "../differences.ts";
+import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
 import { countProgress, noteRest, type Output } from "../report.ts";
-import { inspectModel, withModel } from "../session.ts";
+import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 interface Scores {
   exactMatch: number;
@@ -36,12 +37,37 @@ interface Row extends Partial<Scores> {
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
   const ready = await readySamples(options.data, known, options, (text) => output.note(text));
-  const rows = await withModel(known, options, output, async (session) => {
+  const { length } = ready.samples;
+  const { rows, isStopped } = await interruptible(output, "stopping after this sample", (interruption) =>
+    evaluated(known, ready.samples, options, { output, interruption }),
+  );
+  const total = { loss: totalLoss(rows), ...meanScores(rows) };
+  if (isStopped) {
+    output.note(
+      `stopped after ${formatCount(rows.length)} of ${plural(length, "sample")}, of these  ${describe(total)}`,
+    );
+    process.exitCode = EXIT_INTERRUPTED;
+    return; // for scripts too: a total that is not of all samples would pass for one
+  }
+  output.record(total);
+  output.answer(`${plural(rows.length, "sample")} in all  ${describe(total)}`);
+  if (options.answers) noteRest(options, rows.length, output);
+}
+
+/** Rows of the samples, each shown when it is done; of those before a Ctrl-C alone. */
+function evaluated(
+  known: KnownModel,
+  samples: readonly PreparedSample[],
+  options: OptionsOf<"eval">,
+  { output, interruption: { signal, listen } }: { output: Output; interruption: Interruption },
+): Promise<{ rows: Row[]; isStopped: boolean }> {
+  return withModel(known, options, output, async (session) => {
     const done: Row[] = [];
-    const progress = countProgress(output, "sample", ready.samples.length);
+    const progress = countProgress(output, "sample", samples.length);
     progress(0);
-    for await (const loss of sampleLosses(ready.samples, session)) {
-      const sample = ready.samples[loss.index] as PreparedSample;
+    listen();
+    for await (const loss of sampleLosses(samples, session)) {
+      const sample = samples[loss.index] as PreparedSample;
       const answers = options.answers ? await answersOf(sample, session) : undefined;
       const row: Row = { ...loss, ...(answers && { ...meanScores(answers), answers }) };
       done.push(row);
@@ -50,13 +76,10 @@ export async function run(options: OptionsOf<"eval">, output: Output): Promise<v
       if (options.all || done.length <= options.show)
         for (const answer of answers ?? []) output.answer(comparison(answer, output));
       progress(done.length);
+      if (signal.aborted) break;
     }
-    return done;
+    return { rows: done, isStopped: done.length < samples.length };
   });
-  const total = { loss: totalLoss(rows), ...meanScores(rows) };
-  output.record(total);
-  output.answer(`${plural(rows.length, "sample")} in all  ${describe(total)}`);
-  if (options.answers) noteRest(options, rows.length, output);
 }
 
 async function answersOf(sample: PreparedSample, session: Evaluator): Promise<ShownAnswer[]> {

@@ -1,8 +1,10 @@
 /** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
 import { formatBytes, formatCount, plural } from "../../errors.ts";
+import type { ModelConfig } from "../../models/spec.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
 import { noticeIdleCard } from "../../train/compute.ts";
 import { type FitAttempt, type FitTrial, fitTrials } from "../../train/fit.ts";
+import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
 import { formatDuration, type Output } from "../report.ts";
 import { inspectModel } from "../session.ts";
@@ -10,20 +12,14 @@ import { inspectModel } from "../session.ts";
 export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {
   const { config } = await inspectModel(options.model);
   noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
-  const trials: FitTrial[] = [];
-  const progress = new FitProgress(output);
-  for await (const trial of fitTrials(options, (attempt) => progress.begin(attempt))) {
-    progress.end();
-    output.record(recordOf(trial));
-    if (trials.push(trial) === 1) output.answer(rowText(HEADINGS));
-    const { policy, run } = trial.plan;
-    const concessions = concessionsOf(policy, config, { mapped: run.mappedParts }).join(", ");
-    output.answer(rowText([...rowOf(trial), concessions]));
-  }
-  const longest = trials.reduce(
+  const trials = await interruptible(output, "stopping after this length", (interruption) =>
+    showTrials(options, config, { output, interruption }),
+  );
+  const longest = trials.lengths.reduce(
     (most, { tokens, measured }) => (measured ? Math.max(most, tokens) : most),
     0,
   );
+  if (trials.isStopped) return stopped(longest, output);
   output.record({ maxLength: longest });
   output.answer(
     longest > 0
@@ -31,6 +27,39 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
       : "not even the shortest length fits: pass more --memory, a lower --lora-r or --base nf4",
   );
   if (longest === 0) process.exitCode = 1;
+}
+
+/** What has been measured up to a Ctrl-C, each length shown when it is done. */
+async function showTrials(
+  options: OptionsOf<"fit">,
+  config: ModelConfig,
+  { output, interruption: { signal, listen } }: { output: Output; interruption: Interruption },
+): Promise<{ lengths: FitTrial[]; isStopped: boolean }> {
+  const lengths: FitTrial[] = [];
+  const progress = new FitProgress(output);
+  const begin = (attempt: FitAttempt): void => {
+    progress.begin(attempt);
+    if (lengths.length === 0) listen();
+  };
+  for await (const trial of fitTrials(options, begin)) {
+    progress.end();
+    output.record(recordOf(trial));
+    if (lengths.push(trial) === 1) output.answer(rowText(HEADINGS));
+    const { policy, run } = trial.plan;
+    const concessions = concessionsOf(policy, config, { mapped: run.mappedParts }).join(", ");
+    output.answer(rowText([...rowOf(trial), concessions]));
+    if (signal.aborted) return { lengths, isStopped: true };
+  }
+  return { lengths, isStopped: false };
+}
+
+function stopped(longest: number, output: Output): void {
+  output.note(
+    longest > 0
+      ? `stopped: the longest so far that fits has ${formatCount(longest)} tokens. Go on from there with:  --from ${longest}`
+      : "stopped: no length so far fits",
+  );
+  process.exitCode = EXIT_INTERRUPTED;
 }
 
 const HEADINGS = ["tokens", "planned", "measured", "a step", "policy gives up"];

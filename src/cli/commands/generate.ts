@@ -3,9 +3,10 @@ import { resolve } from "node:path";
 import { describeSource } from "../../data/badSamples.ts";
 import { imageSize } from "../../data/image.ts";
 import { type Dataset, readDataset } from "../../data/samples.ts";
-import { UserError } from "../../errors.ts";
+import { formatCount, plural, UserError } from "../../errors.ts";
 import { checkSamples } from "../../train/dataset.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
+import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
 import type { Output } from "../report.ts";
 import { inspectModel, withModel } from "../session.ts";
@@ -18,15 +19,23 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
     purpose: "generate",
     notice: (text) => output.note(text),
   });
-  await withModel(known, options, output, async (session) => {
-    for (const [index, sample] of samples.entries()) {
-      if (options.data) output.answer(output.paint("bold", describeSource(sample.source)));
-      const onText = (piece: string): void => output.piece(piece);
-      const { ids, text } = await answerPrompt(sample, session, options, { onText });
-      output.record({ index, ids, text });
-      output.answer(text === null ? ids.join(" ") : "");
-    }
-  });
+  const answer = ({ signal, listen }: Interruption): Promise<number> =>
+    withModel(known, options, output, async (session) => {
+      listen();
+      for (const [index, sample] of samples.entries()) {
+        if (signal.aborted) return index;
+        if (options.data) output.answer(output.paint("bold", describeSource(sample.source)));
+        const onText = (piece: string): void => output.piece(piece);
+        const { ids, text } = await answerPrompt(sample, session, options, { onText });
+        output.record({ index, ids, text });
+        output.answer(text === null ? ids.join(" ") : "");
+      }
+      return samples.length;
+    });
+  const answered = await interruptible(output, "stopping after this answer", answer);
+  if (answered === samples.length) return;
+  output.note(`stopped after ${formatCount(answered)} of ${plural(samples.length, "sample")}`);
+  process.exitCode = EXIT_INTERRUPTED;
 }
 
 /** The files of --data, or a data set of the one prompt. */

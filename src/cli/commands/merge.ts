@@ -2,17 +2,20 @@
 import { resolveModel } from "../../checkpoint/folder.ts";
 import { mergeCheckpoint } from "../../checkpoint/merge.ts";
 import { formatBytes } from "../../errors.ts";
+import { quoted } from "../../program.ts";
 import { chooseDevice, DTYPES, noticeIdleCard } from "../../train/compute.ts";
 import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import { byteProgress, type Output } from "../report.ts";
+import { byteProgress, noteLeftovers, type Output } from "../report.ts";
 
 export async function run(options: OptionsOf<"merge">, output: Output): Promise<void> {
   const { output: folder } = options;
+  noteLeftovers(folder, output);
   const bytes = await stoppable(output, (signal) => merge(options, output, signal));
   if (bytes === undefined) return;
   output.record({ output: folder, bytes });
   output.answer(`wrote ${folder} (${formatBytes(bytes)})`);
+  output.next({ "Talk with it": `chat --model ${quoted(folder)}` });
 }
 
 /** Bytes written. */

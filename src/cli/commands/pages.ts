@@ -4,13 +4,15 @@ import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { cannotWrite } from "../../checkpoint/faults.ts";
 import { type PagesOptions, writePages } from "../../data/pages.ts";
 import { plural } from "../../errors.ts";
+import { quoted } from "../../program.ts";
 import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import { countProgress, type Output } from "../report.ts";
+import { countProgress, noteLeftovers, type Output } from "../report.ts";
 
 export async function run(options: OptionsOf<"pages">, output: Output): Promise<void> {
   const { output: folder, eval_count: evalCount, ...pages } = options;
   requireNewFolder(folder);
+  noteLeftovers(folder, output);
   const onProgress = countProgress(output, "page", options.count + evalCount);
   const files = await stoppable(output, (signal) =>
     writeWhole(folder, { ...pages, evalCount, onProgress, signal }),
@@ -18,6 +20,10 @@ export async function run(options: OptionsOf<"pages">, output: Output): Promise<
   if (!files) return;
   output.record({ output: folder, pages: options.count, ...files });
   output.answer(`wrote ${plural(options.count, "page")}: ${Object.values(files).join(", ")}`);
+  output.next({
+    "Look at one": `preview --image ${quoted(join(folder, "images", "page-0001.png"))}`,
+    "Train on them": `train --model <folder> --data ${quoted(files.data)}`,
+  });
 }
 
 /** The folder appears once all of it is there. */

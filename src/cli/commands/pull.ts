@@ -1,6 +1,7 @@
 /** `lorafit pull`: a model from the hub. */
 import { pull } from "../../checkpoint/hub.ts";
 import { formatBytes } from "../../errors.ts";
+import { quoted } from "../../program.ts";
 import type { OptionsOf } from "../options.ts";
 import { bar, formatDuration, type Output, Pace } from "../report.ts";
 
@@ -19,4 +20,6 @@ export async function run(options: OptionsOf<"pull">, output: Output): Promise<v
   });
   output.record({ folder: target });
   output.answer(target);
+  const model = folder === undefined ? repository : quoted(folder);
+  output.next({ "Train on it": `train --model ${model} --data data.txt` });
 }

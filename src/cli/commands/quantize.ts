@@ -2,11 +2,12 @@
 import { formatBytes } from "../../errors.ts";
 import { type MatrixReport, quantizeCheckpoint } from "../../models/quantizeCheckpoint.ts";
 import { LINEAR_NAMES, VISION_LINEAR_NAMES, visionLayerPrefix } from "../../models/spec.ts";
+import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import { byteProgress, type Output, table } from "../report.ts";
+import { byteProgress, noteLeftovers, type Output, table } from "../report.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 type Options = OptionsOf<"quantize">;
@@ -15,6 +16,7 @@ export async function run(options: Options, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
   const notice = (text: string): void => output.note(text);
   const ready = options.data && (await readySamples(options.data, known, options, notice));
+  noteLeftovers(options.output, output);
   const written = await stoppable(output, (signal) =>
     quantizeCheckpoint(known.folder, options.output, {
       base: options.base,
@@ -34,13 +36,15 @@ export async function run(options: Options, output: Output): Promise<void> {
   const { base, head_base: headBase, vision_base: visionBase } = options;
   output.record({ output: options.output, base, headBase, visionBase, beforeBytes, bytes });
   output.answer(`wrote ${options.output} (${formatBytes(bytes)}; it was ${formatBytes(beforeBytes)})`);
-  if (!ready) return;
+  const train = `train --model ${quoted(options.output)} --data data.txt`;
+  if (!ready) return output.next({ "Train on it": train });
   const before = await lossOf(known, options, "before", ready.samples, output);
   const after = await lossOf(await inspectModel(options.output), options, "quantised", ready.samples, output);
   const difference = after - before;
   output.record({ lossBefore: before, loss: after, difference });
   const signed = `${difference < 0 ? "" : "+"}${difference.toFixed(4)}`;
   output.answer(`loss ${before.toFixed(4)} before, ${after.toFixed(4)} quantised (${signed})`);
+  output.next({ "Train on it": train });
 }
 
 /** Mean over all labels; the model is loaded as its folder has it. */

@@ -46,6 +46,7 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
   writeFileWhole(out, html);
   output.record({ report: out, ...runSummary(steps) });
   output.answer(`wrote ${out}`);
+  if (!output.json) output.note("open it in a browser");
 }
 
 /** The last line of what `lorafit eval --json` printed. */

@@ -8,8 +8,9 @@ import { trainTokenizer } from "../../data/sentencepieceTrainer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { tensorShapes } from "../../models/spec.ts";
 import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/tiny.ts";
+import { quoted } from "../../program.ts";
 import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import { noteLeftovers, type Output } from "../report.ts";
 
 /** Enough to meet every word that the pages are made of. */
 const TEXT_PAGES = 60;
@@ -17,11 +18,16 @@ const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
 
 export async function run(options: OptionsOf<"tiny">, output: Output): Promise<void> {
   const tiny = tinyOptions(options);
+  noteLeftovers(options.output, output);
   writeWhole(options.output, tiny);
   const parameters = parametersOf(tiny);
   const bytes = parameters * (tiny.dtype === "float32" ? 4 : 2);
   output.record({ output: options.output, parameters, bytes });
   output.answer(`wrote ${options.output}: ${formatCount(parameters)} parameters, ${formatBytes(bytes)}`);
+  output.next({
+    "Pages to train it on": "pages --output pages",
+    "Train it": `train --model ${quoted(options.output)} --data pages/data.txt --hd-num 1`,
+  });
 }
 
 /** The folder appears once all of it is there. */

@@ -3,6 +3,7 @@ import { describeSource } from "../../data/badSamples.ts";
 import { IGNORE } from "../../data/dialogue.ts";
 import type { PreparedSample } from "../../data/validate.ts";
 import { formatCount, plural } from "../../errors.ts";
+import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/dataset.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Output, table } from "../report.ts";
@@ -36,6 +37,10 @@ export async function run(options: OptionsOf<"validate">, output: Output): Promi
     describeSource(source),
   ]);
   output.answer(table(rows));
+  const { model, data, hd_num, max_length, skip_bad } = options;
+  const read = `--hd-num ${hd_num} --max-length ${max_length}${skip_bad ? " --skip-bad" : ""}`;
+  const train = `train --model ${quoted(model)} --data ${data.map(quoted).join(" ")} ${read}`;
+  output.next({ "Train on them": train });
 }
 
 function labelsOf({ labels }: PreparedSample): number {
