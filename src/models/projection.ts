@@ -5,9 +5,9 @@
 import type { Projected } from "../nn/attention.ts";
 import {
   addInputGradient_,
-  addLinear_,
   type Linear,
   type LowRank,
+  linearInto_,
   loraOuterGradient,
   lowRank,
   lowRankRows,
@@ -16,7 +16,7 @@ import {
 } from "../nn/linear.ts";
 import { type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
 import { columnsOf, forEachPart, type RowSource, type Rows, rowCount, rowsOf } from "../nn/rows.ts";
-import { zeros } from "../torch/create.ts";
+import { empty } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { HeadGroup, Sequence } from "./attentionGroups.ts";
@@ -114,7 +114,7 @@ export function project(
 ): Projected {
   const { dtype, device } = wqkv.plora.b;
   const made = bandsOf(group, sequence, x.tokens).map(({ rows, seen, columns, strips }) => {
-    const u = category(keptAs, () => zeros([rowCount(rows), columns], { dtype, device }));
+    const u = category(keptAs, () => empty([rowCount(rows), columns], { dtype, device }));
     const ofBand = lowRankRows(inner, sequence.ploraRows, rows);
     const parts = strips.map((strip) => ({ columns: strip.columns, linear: outputSlice(wqkv, strip.rows) }));
     forEachTile(rowCount(rows), { ...seen, mlpTileTokens: x.tileTokens }, (tile) => {
@@ -122,7 +122,7 @@ export function project(
       const ofTile = lowRankRows(ofBand, seen.ploraRows, tile);
       const into = rowsOf(u, tile);
       forEachStrip(parts, ({ columns: own, linear }) => {
-        addLinear_(columnsOf(into, own), input, linear, tileInfo(seen, tile), ofTile);
+        linearInto_(columnsOf(into, own), input, linear, tileInfo(seen, tile), ofTile);
       });
     });
     return u;

@@ -104,20 +104,28 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
   };
 }
 
-/** y = linear(x). x: (T, in) -> (T, out); `inner` is lowRank(x) where it is at hand. */
-export function linearForward(x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): Tensor {
+/** y = linear(x). x: (T, in) -> (T, out). */
+export function linearForward(x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
     const y = baseProduct(x, linear, info.ploraRows); // (T, out)
-    addLowRank_(y, linear, info, inner ?? lowRank(x, linear, info));
+    addLowRank_(y, linear, info, lowRank(x, linear, info));
     return y;
   });
 }
 
-/** into += linear(x). x: (T, in), into: (T, out); `inner` is lowRank(x) where it is at hand. */
-export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner?: LowRank): void {
+/** into += linear(x). x: (T, in), into: (T, out). */
+export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
     addBaseProduct_(into, x, linear, info.ploraRows);
-    addLowRank_(into, linear, info, inner ?? lowRank(x, linear, info));
+    addLowRank_(into, linear, info, lowRank(x, linear, info));
+  });
+}
+
+/** into = linear(x), whose `inner` is lowRank(x). x: (T, in), into: (T, out). */
+export function linearInto_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner: LowRank): void {
+  scope(() => {
+    addBaseProduct_(into, x, linear, info.ploraRows, 0);
+    addLowRank_(into, linear, info, inner);
   });
 }
 

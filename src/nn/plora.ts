@@ -99,16 +99,17 @@ export function baseProduct(x: Tensor, linear: FrozenLinear, ploraRows: readonly
   });
 }
 
-/** into += x W^T, and x M^T of the branch's rows where merged. x: (T, in), into: (T, out). */
+/** into = beta into + x W^T, and x M^T of the branch's rows where merged. x: (T, in), into: (T, out). */
 export function addBaseProduct_(
   into: Tensor,
   x: Tensor,
   linear: FrozenLinear,
   ploraRows: readonly Rows[],
+  beta: 0 | 1 = 1,
 ): void {
   const { weight, merged } = linear;
-  if (merged) byRows_(into, x, { weight, merged }, ploraRows, addFrozenProduct_, 1);
-  else addFrozenProduct_(into, x, weight);
+  if (merged) byRows_(into, x, { weight, merged }, ploraRows, addFrozenProduct_, beta);
+  else addFrozenProduct_(into, x, weight, beta);
 }
 
 /** dy W, and dy M of the branch's rows where merged. dy: (T, out) -> (T, in). */

@@ -53,7 +53,9 @@ export function fp8Gradient_(into: Tensor, dy: Tensor, { codes, scales }: Channe
     forEachTileOf(codes.shape[1]!, TILE, (tile) => {
       scope(() => {
         const bytes = columnsOf(codes.viewDtype("uint8"), tile);
-        const columns = bytes.t().contiguous().viewDtype("float8_e4m3fn").t(); // (out, tile), by columns as the card needs it
+        const turned = empty([rowCount(tile), codes.shape[0]!], { dtype: "uint8", device: dy.device });
+        fused.turnedBytes([turned, bytes], undefined);
+        const columns = turned.viewDtype("float8_e4m3fn").t(); // (out, tile), by columns as the card needs it
         product_(columnsOf(into, tile), rows, columns, ones?.narrow(0, 0, rowCount(tile)), beta);
       });
     });

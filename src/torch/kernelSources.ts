@@ -4,7 +4,7 @@
  * what SCALAR_BF16, SCALAR_F16 or neither (float) says. Every kernel may work in place where its twin does.
  */
 
-import { DEQUANTIZE, PRODUCT, ROWS_FP8 } from "./quantizedSources.ts";
+import { DEQUANTIZE, PRODUCT, ROWS_FP8, TURN } from "./quantizedSources.ts";
 
 const PRELUDE = `
 typedef long long int64;
@@ -376,4 +376,5 @@ export const SOURCES = {
   dequantize: PRELUDE + DEQUANTIZE,
   product: PRELUDE + PRODUCT,
   rowsFp8: PRELUDE + ROWS_FP8,
+  turn: PRELUDE + TURN,
 } as const;

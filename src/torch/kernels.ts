@@ -5,6 +5,7 @@
  */
 import { arange, empty, fromArray, full } from "./create.ts";
 import { dropoutKernels } from "./dropoutKernels.ts";
+import { fp8Kernels } from "./fp8Kernels.ts";
 import { kernel } from "./fusedKernel.ts";
 import { THREADS } from "./kernelSources.ts";
 import type { Work } from "./nvrtc.ts";
@@ -46,21 +47,13 @@ interface ProductOptions {
 /** u: (T, G, Q+2, D), contiguous; cos, sin: T * D/2 elements; query: (T, G, Q, D), key and value: (T, G, D), of any strides between heads. */
 export type RopeInputs = [u: Tensor, cos: Tensor, sin: Tensor, query: Tensor, key: Tensor, value: Tensor];
 
-type Fp8Rows = [codes: Tensor, scales: Tensor, x: Tensor];
-
-/** The largest number of e4m3. */
-const MOST_E4M3 = 448;
-/** Stands for the largest number of a row of zeros. */
-const SMALLEST_OF_ROW = 1e-30;
-/** Elements that the twin makes fp8 at a time. */
-const FP8_TILE_ELEMENTS = 2 ** 22;
-
 /** Elements of NF4 that the twin takes at a time, about: 1 MiB of float32. */
 const NF4_TILE_ELEMENTS = 2 ** 18;
 
 /** Every kernel works in place where it writes what it reads, and the inputs' order is the CUDA source's. */
 export const fused = {
   ...dropoutKernels,
+  ...fp8Kernels,
   /** out = silu(gate) * up; all of one number of elements. `out` may be `gate` or `up`. */
   swiglu: kernel<[out: Tensor, gate: Tensor, up: Tensor], void>({
     source: "swiglu",
@@ -271,34 +264,6 @@ export const fused = {
     },
     tolerance: 1e-5,
   }),
-  /** Rows of x, (T, n), in fp8: codes (T, n) e4m3, and a scale (T, 1) float32 each. */
-  rowsFp8: kernel<Fp8Rows, void>({
-    source: "rowsFp8",
-    entry: "rows_fp8",
-    onCpu: false,
-    strided: [2],
-    scalars: (_codes, _scales, x) => x,
-    work: ([codes, scales, x]) => fp8RowsWork(x, [codes, scales, x]),
-    reads: [2],
-    writes: [0, 1],
-    twin: (inputs) => fp8RowsTwin(inputs),
-    tolerance: 0,
-    roundings: 0,
-  }),
-  /** The same of x times a factor (n) float32 for each column. */
-  multipliedRowsFp8: kernel<[...Fp8Rows, factors: Tensor], void>({
-    source: "rowsFp8",
-    entry: "multiplied_rows_fp8",
-    onCpu: false,
-    strided: [2],
-    scalars: (_codes, _scales, x) => x,
-    work: ([codes, scales, x, factors]) => fp8RowsWork(x, [codes, scales, x, factors]),
-    reads: [2, 3],
-    writes: [0, 1],
-    twin: ([codes, scales, x, factors]) => fp8RowsTwin([codes, scales, x], factors),
-    tolerance: 0,
-    roundings: 0,
-  }),
 } as const;
 
 /** A thread for eight elements. */
@@ -365,28 +330,6 @@ function dequantizeNf4Twin(
       const magnitude = look(table, look(absmax, block).to({ dtype: "int32" }));
       const factor = magnitude.mul_(look(scales, block.bitwiseRightShift(8))).add_(offset);
       out.narrow(0, start, count).copy_(look(values, code).mul_(factor));
-    });
-  }
-}
-
-/** A block for each row. */
-function fp8RowsWork(x: Tensor, inputs: readonly Tensor[]): Work {
-  return { threads: x.shape[0]! * THREADS, inputs: [...inputs, x.strides[0]!, x.shape[1]!] };
-}
-
-function fp8RowsTwin([codes, scales, x]: Fp8Rows, factors?: Tensor): void {
-  const tileRows = Math.max(1, Math.floor(FP8_TILE_ELEMENTS / x.shape[1]!));
-  for (let start = 0; start < x.shape[0]!; start += tileRows) {
-    scope(() => {
-      const part = (of: Tensor): Tensor => of.narrow(0, start, Math.min(tileRows, x.shape[0]! - start));
-      const wide = factors ? part(x).mul(factors) : part(x).to({ dtype: "float32" }); // (t, n) float32
-      const most = wide
-        .abs()
-        .amax({ dim: [1], keepdim: true })
-        .clampMin_(SMALLEST_OF_ROW); // (t, 1)
-      part(scales).copy_(most).div_(MOST_E4M3);
-      const scaled = wide.mul(most.reciprocal().mul_(MOST_E4M3));
-      part(codes).copy_(scaled.clamp_({ min: -MOST_E4M3, max: MOST_E4M3 }));
     });
   }
 }

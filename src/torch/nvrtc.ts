@@ -49,6 +49,7 @@ const SCALARS: Partial<Record<DType, string[]>> = {
   bfloat16: ["-DSCALAR_BF16"],
   float16: ["-DSCALAR_F16"],
   float32: [],
+  uint8: [], // of kernels that move bytes
 };
 
 const loaded = new Map<string, Handle>();

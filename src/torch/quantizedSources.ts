@@ -14,6 +14,8 @@ const NF4_LITERALS = NF4_VALUES.map((value) => `${value.toFixed(9)}f`).join(", "
 /** Rows of W that a block of a product takes, and rows of x. */
 export const PRODUCT_ROWS = 16;
 export const PRODUCT_TOKENS = 8;
+/** Rows and columns of what a block turns over. */
+export const TURN_EDGE = 64;
 
 /**
  * A matrix W in 4 or 8 bits as the kernels read it, (rows, columns): a window of an NF4 matrix of `width` columns, or int8 rows with a
@@ -292,5 +294,40 @@ extern "C" __global__ void rows_fp8(byte* codes, float* scales, const scalar* x,
 extern "C" __global__ void multiplied_rows_fp8(
     byte* codes, float* scales, const scalar* x, const float* factors, int64 stride, int64 columns) {
   rows_in_fp8(codes, scales, x, factors, stride, columns);
+}
+`;
+
+/**
+ * out: (columns, rows) is x, (rows, columns) and `stride` from row to row, turned over; bytes. A block has a square of it, which it reads and
+ * writes by rows, four bytes a thread.
+ */
+export const TURN = `
+constexpr int THREAD_COUNT = 256, EDGE = ${TURN_EDGE}, WORDS = EDGE / 4;
+
+__device__ inline bool whole_word(const byte* at, int64 length) { return length >= 4 && (unsigned long long)at % 4 == 0; }
+
+extern "C" __global__ void turned_bytes(byte* out, const byte* x, int64 stride, int64 rows, int64 columns) {
+  __shared__ byte square[EDGE][EDGE + 4]; // rows begin in other banks than those near
+  const int64 across = (columns + EDGE - 1) / EDGE;
+  const int64 firstRow = blockIdx.x / across * EDGE, firstColumn = blockIdx.x % across * EDGE;
+  for (int word = threadIdx.x; word < EDGE * WORDS; word += THREAD_COUNT) {
+    const int r = word / WORDS, c = word % WORDS * 4;
+    const int64 row = firstRow + r, column = firstColumn + c;
+    if (row >= rows) continue;
+    const byte* from = x + row * stride + column;
+    if (whole_word(from, columns - column)) *(unsigned*)&square[r][c] = *(const unsigned*)from;
+    else for (int i = 0; i < 4; ++i) if (column + i < columns) square[r][c + i] = from[i];
+  }
+  __syncthreads();
+  for (int word = threadIdx.x; word < EDGE * WORDS; word += THREAD_COUNT) {
+    const int c = word / WORDS, r = word % WORDS * 4;
+    const int64 row = firstRow + r, column = firstColumn + c;
+    if (column >= columns || row >= rows) continue;
+    unsigned four = 0;
+    for (int i = 0; i < 4; ++i) four |= (unsigned)square[r + i][c] << 8 * i;
+    byte* to = out + column * rows + row;
+    if (whole_word(to, rows - row)) *(unsigned*)to = four;
+    else for (int i = 0; i < 4; ++i) if (row + i < rows) to[i] = four >> 8 * i & 255;
+  }
 }
 `;

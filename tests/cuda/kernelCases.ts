@@ -27,6 +27,7 @@ export interface AnyKernel {
   (inputs: readonly Tensor[], options: unknown): void;
   source: Launch["source"];
   entry: string;
+  strided?: readonly number[];
   tolerance: number;
   roundings?: number;
   work(inputs: readonly Tensor[], options: unknown): Work;
@@ -104,6 +105,14 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
     const codes = randint(-127, 128, [sizes.rows, sizes.columns], { dtype: "int8" });
     return { inputs: [out, x, codes, rand([sizes.rows])], options: { unit: 1 / 127, add }, written: [0] };
   },
+  turnedBytes: ({ rows, columns }) => ({
+    inputs: [
+      zeros([columns, rows], { dtype: "uint8" }),
+      randint(0, 256, [rows, columns], { dtype: "uint8" }),
+    ],
+    options: undefined,
+    written: [0],
+  }),
   rowsFp8: (sizes, dtype) => ({ inputs: fp8RowsInputs(sizes, dtype), options: undefined, written: [0, 1] }),
   multipliedRowsFp8: (sizes, dtype) => ({
     inputs: [...fp8RowsInputs(sizes, dtype), rand([sizes.columns])],

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { nf4Values, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
-import { empty, fromBytes, rand, randint, randn, zeros } from "../../src/torch/create.ts";
+import { cat, empty, fromBytes, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/nvrtc.ts";
@@ -121,6 +121,34 @@ test("rope back undoes rope, where tables are of real angles", () => {
     expect(u.allclose(before)).toBe(false);
     fused.ropePack([u, angle.cos(), angle.sin(), ...views]);
     expect(u.allclose(before)).toBe(true);
+  });
+});
+
+test.each(["dropped", "addDropped", "turnedBytes"] as const)("%s takes rows that lie apart", (name) => {
+  scope(() => {
+    const kernel = kernelOf(name);
+    const made = CASES[name]({ rows: 9, columns: 70, extra: 1 }, "float32");
+    const apart = kernel.strided ?? [];
+    // The same in the first columns of wider matrices, which are handed over whole.
+    const wider = made.inputs.map((input, at) =>
+      apart.includes(at) ? cat([input, input.narrow(1, 0, 5)], 1) : input,
+    );
+    const windows = wider.map((input, at) =>
+      apart.includes(at) ? input.narrow(1, 0, input.shape[1]! - 5) : input,
+    );
+    const launch = kernel.work(windows, made.options);
+    const inputs = launch.inputs.map((input) => wider[windows.indexOf(input as Tensor)] ?? input);
+    const { source, entry } = kernel;
+    const results = runOnCpu({ source, entry, dtype: "float32" }, { ...launch, inputs });
+    kernel.twin(made.inputs, made.options);
+    const [out, right] = [wider[0]!, made.inputs[0]!];
+    const whole = fromBytes(results.get(0)!, out.shape, out.dtype);
+    expect(whole.narrow(1, 0, right.shape[1]!).allclose(right)).toBe(true);
+    expect(
+      whole
+        .narrow(1, right.shape[1]!, out.shape[1]! - right.shape[1]!)
+        .equal(out.narrow(1, right.shape[1]!, out.shape[1]! - right.shape[1]!)),
+    ).toBe(true);
   });
 });
 
