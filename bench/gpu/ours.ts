@@ -16,9 +16,9 @@ import { loadingOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { takeCopyTimes, timeCopies } from "../../src/torch/copies.ts";
 import { empty } from "../../src/torch/create.ts";
-import { cardInfo, category, synchronize } from "../../src/torch/device.ts";
+import { category, synchronize } from "../../src/torch/device.ts";
 import type { Device } from "../../src/torch/dtypes.ts";
-import { kernelProblem } from "../../src/torch/fusedKernel.ts";
+import { whyTwins } from "../../src/torch/fusedKernel.ts";
 import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 import { freeCache, peaksOf, resetPeaks, startCompute } from "../../src/train/compute.ts";
 import { drive } from "../../src/train/drive.ts";
@@ -31,7 +31,7 @@ const { case: wanted, device, picture } = JSON.parse(readFileSync(process.argv[2
 const config = SIZES[wanted.size].model;
 const policy = policyOf(wanted);
 startCompute("", { device, dtype: "bf16", memory: wanted.capBytes });
-const problem = device === "cpu" ? undefined : kernelProblem(cardInfo(device).capability);
+const problem = device === "cpu" ? undefined : whyTwins();
 if (problem) console.error(`lorafit's own kernels can't be used: ${problem}`);
 const tokens = tokensOf(wanted.hdNum);
 policy.attention = settledAttention(

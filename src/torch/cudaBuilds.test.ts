@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { buildFor, hasKernelsFor, kernelProblem, leastDriverFor, setupCommand } from "./cudaBuilds.ts";
+import { buildFor, hasKernelsFor, cardProblem, leastDriverFor, setupCommand } from "./cudaBuilds.ts";
 
 it.each([
   { capabilities: [70], driver: 580, build: "12.6" }, // V100
@@ -16,13 +16,13 @@ it.each([
 });
 
 it("a card without kernels is told with the command that gets them, or that nothing does", () => {
-  expect(kernelProblem("13.0", 70)).toEqual({
+  expect(cardProblem("13.0", 70)).toEqual({
     why: "libtorch for CUDA 13.0 has no kernels for a card of compute capability 7.0",
     fix: "Install the one for CUDA 12.6: npx lorafit setup --cuda 12.6",
   });
-  expect(kernelProblem("12.6", 120)?.fix).toMatch(/setup --cuda 13\.0$/);
-  expect(kernelProblem("13.0", 35)?.fix).toBe("None of its builds has: they begin at 5.0.");
-  expect(kernelProblem("12.6", 70)).toBeUndefined();
+  expect(cardProblem("12.6", 120)?.fix).toMatch(/setup --cuda 13\.0$/);
+  expect(cardProblem("13.0", 35)?.fix).toBe("None of its builds has: they begin at 5.0.");
+  expect(cardProblem("12.6", 70)).toBeUndefined();
 });
 
 it("of a CUDA that is not in the table nothing is said, but for the driver of its generation", () => {

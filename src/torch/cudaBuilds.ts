@@ -65,7 +65,7 @@ export function serves(version: string | undefined, { capabilities, driver }: Ca
 }
 
 /** Why libtorch for a CUDA version can't compute on a card, and what mends it; undefined where it can. */
-export function kernelProblem(
+export function cardProblem(
   version: string | undefined,
   capability: number,
 ): { why: string; fix: string } | undefined {

@@ -58,22 +58,25 @@ export type Fused<Inputs extends readonly Tensor[], Options> = Kernel<Inputs, Op
 
 /** Whether kernels of our own run on tensors as this one: else whoever has an order of ATen operators of its own uses that. */
 export function isFused({ device, dtype }: Pick<Tensor, "device" | "dtype">): boolean {
-  return hasScalar(dtype) && (compiles || !isOnCard(device));
+  return hasScalar(dtype) && (uncompilable === undefined || !isOnCard(device));
 }
 
-/** Whether sources can be compiled for cards; else twins run there, and in plans. */
-let compiles = true;
+/** Why sources can't be compiled for the card in use; undefined where nothing is known against it. */
+let uncompilable: string | undefined;
 
-/** Why kernels can't be compiled for a card of this compute capability (as 80 or 120); twins run from here on where that is so. */
-export function kernelProblem(capability: number): string | undefined {
+/** Whether sources compile for a card of this compute capability (as 80 or 120); where not, twins run from here on, on cards and in plans. */
+export function tryCompiling(capability: number): void {
   try {
     compileKernel({ source: "swiglu", entry: "swiglu", dtype: "float32" }, capability);
-    compiles = true;
-    return undefined;
+    uncompilable = undefined;
   } catch (thrown) {
-    compiles = false;
-    return messageOf(thrown);
+    uncompilable = messageOf(thrown);
   }
+}
+
+/** Why twins run on the card in use, as tryCompiling found; undefined where our own kernels do. */
+export function whyTwins(): string | undefined {
+  return uncompilable;
 }
 
 /** Whether a device is a card, or a plan stands for one. */

@@ -4,7 +4,7 @@ import { formatBytes, GIB, UserError } from "../errors.ts";
 import { type Bases, hasFullAbsmax } from "../models/spec.ts";
 import type { LoadOptions } from "../models/weights.ts";
 import { zeros } from "../torch/create.ts";
-import { kernelProblem } from "../torch/cudaBuilds.ts";
+import { cardProblem } from "../torch/cudaBuilds.ts";
 import {
   CARD_ABILITIES,
   type Category,
@@ -22,7 +22,7 @@ import {
   setThreads,
 } from "../torch/device.ts";
 import { whyCardIdles, whyNoCard } from "../torch/driver.ts";
-import { kernelProblem as compileProblem } from "../torch/fusedKernel.ts";
+import { tryCompiling, whyTwins } from "../torch/fusedKernel.ts";
 import { findLibtorch } from "../torch/libtorch.ts";
 import { type Device, type DType, scope } from "../torch/tensor.ts";
 import { cardOf } from "./planner.ts";
@@ -55,7 +55,7 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
   setCap(device, options.host_memory, "host");
   if (device !== "cpu") {
-    twinsBecause(device as `cuda:${number}`);
+    tryCompiling(cardInfo(device as `cuda:${number}`).capability);
     claimWorkspaces(device);
   }
   return {
@@ -97,7 +97,7 @@ export function chooseDevice(asked: Device | undefined): Device {
 
 /** Throws UserError for a card that this libtorch has no kernels for: its first operator would fail without saying why. */
 function refuseForeignCard(device: `cuda:${number}`): void {
-  const lacking = kernelProblem(findLibtorch().cudaVersion, cardInfo(device).capability);
+  const lacking = cardProblem(findLibtorch().cudaVersion, cardInfo(device).capability);
   if (lacking) throw new UserError(`${device} can't be used: ${lacking.why}.`, { fix: lacking.fix });
 }
 
@@ -111,15 +111,10 @@ export function noticeIdleCard(
   if (text) notice(text, "idleCard");
 }
 
-/** Says of a card that kernels of our own can't be compiled for it. */
+/** Says of a card that kernels of our own can't be compiled for it, once startCompute has tried. */
 export function noticeTwins(device: Device, notice: (text: string) => void): void {
-  const problem = device === "cpu" ? undefined : twinsBecause(device as `cuda:${number}`);
+  const problem = device === "cpu" ? undefined : whyTwins();
   if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
-}
-
-/** Why twins do the work of our own kernels on a card, which they do from here on; undefined where these run. */
-function twinsBecause(device: `cuda:${number}`): string | undefined {
-  return compileProblem(cardInfo(device).capability);
 }
 
 /** What a device's memory holds beside what is allocated: CUDA's context. */

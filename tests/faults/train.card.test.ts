@@ -7,7 +7,7 @@ import { TrainReport } from "../../src/cli/trainReport.ts";
 import { UserError } from "../../src/errors.ts";
 import { empty, fromArray } from "../../src/torch/create.ts";
 import { cudaDevices, memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
-import { isFused, kernelProblem } from "../../src/torch/fusedKernel.ts";
+import { isFused, tryCompiling, whyTwins } from "../../src/torch/fusedKernel.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import { native } from "../../src/torch/native.ts";
 import { scope } from "../../src/torch/tensor.ts";
@@ -83,7 +83,8 @@ it("without NVRTC the twins do the kernels' work, and plans for a card count wha
   let own = true;
   expect(peakBytes()).toBe(0);
   vi.stubEnv("LORAFIT_NVRTC", join(folder, "libnvrtc.so"));
-  expect(kernelProblem(80)).toMatch(/NVRTC, which compiles lorafit's kernels, was not found:\n.*libnvrtc.so/);
+  tryCompiling(80);
+  expect(whyTwins()).toMatch(/NVRTC, which compiles lorafit's kernels, was not found:\n.*libnvrtc.so/);
   own = false;
   expect(peakBytes()).toBe(2 * 4096);
 });

@@ -4,7 +4,7 @@ import { availableParallelism, freemem, totalmem } from "node:os";
 import { cacheFolder } from "../../checkpoint/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
-import { kernelProblem, setupCommand } from "../../torch/cudaBuilds.ts";
+import { cardProblem, setupCommand } from "../../torch/cudaBuilds.ts";
 import { driverFix, driverProblem, driverVersion, machineCards, whyNoCard } from "../../torch/driver.ts";
 import { describeLibtorch, isForCards, type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
 import { isBuilt } from "../../torch/setup.ts";
@@ -103,7 +103,7 @@ async function cardFindings(libtorch: Libtorch | undefined, usable: number): Pro
   const cards = Array.from({ length: usable }, (_, index) => `cuda:${index}` as const);
   const found = cards.map((device): Finding => {
     const card = cardInfo(device);
-    const lacking = kernelProblem(libtorch.cudaVersion, card.capability);
+    const lacking = cardProblem(libtorch.cudaVersion, card.capability);
     if (!lacking) return { what: device, found: describeCard(card) };
     return { what: device, found: `${describeCard(card)}; ${lacking.why}`, fix: lacking.fix };
   });
