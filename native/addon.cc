@@ -210,6 +210,7 @@ constexpr Export kExports[] = {
     {"getThreads", guarded<get_threads>},
     {"processorTimes", guarded<processor_times>},
     {"loadCuda", guarded<load_cuda>},
+    {"useCard", guarded<use_card>},
     {"synchronize", guarded<synchronize_device>},
     {"emptyCache", guarded<empty_device_cache>},
     {"deviceMemory", guarded<device_memory>},

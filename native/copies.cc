@@ -233,6 +233,7 @@ class CopyThread {
   void carry_out(Copy& copy) {
     read_ahead(copy.from.const_data_ptr(), copy.from.nbytes());
     if (on_card(copy.to)) {
+      c10::impl::VirtualGuardImpl(copy.to.device().type()).setDevice(copy.to.device()); // this thread's, as use_card does
       begin_on_stream(copy);
       try {
         staging_->copy(copy, stopping_);

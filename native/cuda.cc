@@ -43,6 +43,12 @@ napi_value load_cuda(const Arguments& arguments) {
   return from_double(arguments.env, c10::impl::VirtualGuardImpl(c10::kCUDA).deviceCount());
 }
 
+napi_value use_card(const Arguments& arguments) {
+  const c10::Device device = to_device(arguments.env, arguments[0], "device");
+  c10::impl::VirtualGuardImpl(device.type()).setDevice(device);
+  return undefined_value(arguments.env);
+}
+
 napi_value synchronize_device(const Arguments& arguments) {
   const c10::Device device = to_device(arguments.env, arguments[0], "device");
   if (!device.is_cpu() && !device.is_meta())

@@ -10,6 +10,11 @@ void ensure_cuda();
 
 /** loadCuda() -> number of CUDA devices; throws where there is none. */
 napi_value load_cuda(const Arguments& arguments);
+/**
+ * useCard(device) makes a card the one that this thread's calls go to where they name none, as those of events and of pinned memory do:
+ * else CUDA makes a context on the first card too, of hundreds of MiB.
+ */
+napi_value use_card(const Arguments& arguments);
 /** synchronize(device) waits for everything queued on a device. */
 napi_value synchronize_device(const Arguments& arguments);
 /** emptyCache(device) gives memory that its allocator holds unused back to the card, or cpu's to the system. */

@@ -4,6 +4,7 @@
 #include <c10/core/Event.h>
 #include <dlfcn.h>
 
+#include <limits>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -24,6 +25,13 @@ Function runtime_function(const char* name) {
   auto* function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
   TORCH_CHECK(function, "the CUDA runtime has no ", name);
   return function;
+}
+
+/** What the host pool's cap leaves for blocks that nobody uses. */
+size_t spare_bytes() {
+  const PoolStats host = stats_of(c10::kCPU, Pool::kHost);
+  if (host.cap < 0) return std::numeric_limits<size_t>::max() / 2;
+  return static_cast<size_t>(std::max<int64_t>(0, host.cap - host.live));
 }
 
 /** A range of pinned pages; in use, waiting for copies from or to it, or idle. */
@@ -52,9 +60,9 @@ struct PinnedBlock {
 };
 
 /**
- * Blocks are kept for reuse, for pinning takes milliseconds; together they never exceed by much what was in use at once. A block
- * that was freed is not given out before the copies that it takes part in are done; where a new one would be too much, that is waited
- * for. The card is not idle then: what frees the oldest block is long queued, and much behind it.
+ * Blocks are kept for reuse, for pinning takes milliseconds; together they exceed what was in use at once by kAheadBytes at most, and
+ * not the host pool's cap. A block that was freed is not given out before the copies that it takes part in are done; where a new one
+ * would be too much, that is waited for. The card is not idle then: what frees the oldest block is long queued, and much behind it.
  */
 class PinnedAllocator final : public at::HostAllocator {
  public:
@@ -65,6 +73,7 @@ class PinnedAllocator final : public at::HostAllocator {
       const std::lock_guard lock(mutex_);
       PinnedBlock* block = take((bytes + kPageBytes - 1) / kPageBytes * kPageBytes);
       block->booked = booked;
+      booked_bytes_ += bytes;
       in_use_.emplace(block->data, block);
       return {block->data, block, &release, c10::Device(c10::kCPU)};
     } catch (...) {
@@ -107,6 +116,7 @@ class PinnedAllocator final : public at::HostAllocator {
     const std::lock_guard lock(owner.mutex_);
     owner.in_use_.erase(block->data);
     owner.in_use_bytes_ -= block->bytes;
+    owner.booked_bytes_ -= block->booked.bytes;
     owner.waiting_bytes_ += block->bytes;
     owner.waiting_.push_back(block);
   }
@@ -116,14 +126,15 @@ class PinnedAllocator final : public at::HostAllocator {
     settle();
     PinnedBlock* block = take_idle(bytes);
     most_in_use_bytes_ = std::max(most_in_use_bytes_, in_use_bytes_ + bytes);
-    while (!block && !waiting_.empty() && in_use_bytes_ + waiting_bytes_ + bytes > most_in_use_bytes_ + kAheadBytes) {
+    const size_t bound = std::min(most_in_use_bytes_ + kAheadBytes, booked_bytes_ + bytes + spare_bytes());
+    while (!block && !waiting_.empty() && in_use_bytes_ + waiting_bytes_ + bytes > bound) {
       waiting_.front()->wait();
       settle();
       block = take_idle(bytes);
     }
     if (!block) {
-      const size_t room = most_in_use_bytes_ - in_use_bytes_ - bytes;
-      free_idle(std::min(room, room + kAheadBytes - std::min(room + kAheadBytes, waiting_bytes_)));
+      const size_t taken = in_use_bytes_ + waiting_bytes_ + bytes;
+      free_idle(std::min(most_in_use_bytes_ - in_use_bytes_ - bytes, bound - std::min(bound, taken)));
       block = new PinnedBlock{pin(bytes), bytes, {}, {}};
     }
     in_use_bytes_ += block->bytes;
@@ -142,27 +153,33 @@ class PinnedAllocator final : public at::HostAllocator {
 
   char* pin(size_t bytes) {
     static const auto host_alloc = runtime_function<HostAlloc>("cudaHostAlloc");
+    static const auto forget_error = runtime_function<int (*)()>("cudaGetLastError");
     constexpr unsigned kPortable = 1; // pinned for every card
     void* data = nullptr;
     if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
+    forget_error(); // else the next kernel's launch is said to have failed
     for (PinnedBlock* block : waiting_) block->wait();
     settle();
     free_idle(0);
     if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
-    runtime_function<int (*)()>("cudaGetLastError")(); // it would fail the next kernel's launch
+    forget_error();
     throw OutOfPool(
         static_cast<int64_t>(bytes), stats_of(c10::kCPU, Pool::kHost).live, -1, c10::kCPU, Pool::kHost);
   }
 
   /** Blocks whose copies are done become idle. */
   void settle() {
-    std::erase_if(waiting_, [this](PinnedBlock* block) {
-      if (!block->at_rest()) return false;
+    for (auto next = waiting_.begin(); next != waiting_.end();) { // one by one: asking a card that is lost throws
+      PinnedBlock* block = *next;
+      if (!block->at_rest()) {
+        ++next;
+        continue;
+      }
+      next = waiting_.erase(next);
+      waiting_bytes_ -= block->bytes;
       idle_.emplace(block->bytes, block);
       idle_bytes_ += block->bytes;
-      waiting_bytes_ -= block->bytes;
-      return true;
-    });
+    }
   }
 
   /** Gives idle blocks back to the system, the largest first, until so many bytes are left. */
@@ -189,6 +206,7 @@ class PinnedAllocator final : public at::HostAllocator {
   std::vector<PinnedBlock*> waiting_;
   std::multimap<size_t, PinnedBlock*> idle_;
   size_t idle_bytes_ = 0, in_use_bytes_ = 0, waiting_bytes_ = 0, most_in_use_bytes_ = 0;
+  size_t booked_bytes_ = 0; // of blocks in use, as asked for
 };
 
 } // namespace

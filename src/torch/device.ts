@@ -316,6 +316,11 @@ export function computesBeside(device: Device): boolean {
   return device.startsWith("cuda");
 }
 
+/** Makes a card this process's own, before anything is done with it: else CUDA takes memory of the first card too. */
+export function useCard(device: `cuda:${number}`): void {
+  native.useCard(deviceCode(device));
+}
+
 /** Waits for everything queued on a device. */
 export function synchronize(device: Device): void {
   native.synchronize(deviceCode(device));

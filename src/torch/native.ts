@@ -68,6 +68,7 @@ export interface Native {
   getThreads(): number;
   processorTimes(): number[];
   loadCuda(): number;
+  useCard(device: unknown): void;
   synchronize(device: unknown): void;
   emptyCache(device: unknown): void;
   deviceMemory(device: unknown): number[];

@@ -20,6 +20,7 @@ import {
   resetPeak,
   setCap,
   setThreads,
+  useCard,
 } from "../torch/device.ts";
 import { whyCardIdles, whyNoCard } from "../torch/driver.ts";
 import { tryCompiling, whyTwins } from "../torch/fusedKernel.ts";
@@ -51,6 +52,7 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16", fp16: "float16" } as 
 /** Sets threads and memory cap of the process, and says where and in which type to compute. Throws UserError without that device. */
 export function startCompute(model: string, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
+  if (device !== "cpu") useCard(device as `cuda:${number}`);
   if (options.threads !== undefined) setThreads(options.threads);
   setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
   setCap(device, options.host_memory, "host");

@@ -24,6 +24,30 @@ const TURING: PhantomCard = {
   multiprocessors: 40,
 };
 
+const BLOCK_BYTES = 64 * MIB;
+const BLOCKS = 8;
+/** All that is queued stays undone until it is waited for. */
+const LATE: PhantomCard = { ...H100, lag: 1e9 };
+/** Three times over, so many blocks go to the host and come back, as boundaries of three micro-batches do, and nobody waits for the card. */
+const COPIES = `
+  import { emptyOnHost, startCopy } from "lorafit/torch/copies.js";
+  import { full } from "lorafit/torch/create.js";
+  import { setCap } from "lorafit/torch/device.js";
+  import { scope } from "lorafit/torch/tensor.js";
+  const device = "cuda:0";
+  const onCard = full([${BLOCK_BYTES}], 1, { dtype: "uint8", device });
+  const microBatch = () =>
+    scope(() => {
+      const boundaries = [];
+      for (let at = 0; at < ${BLOCKS}; at++) {
+        boundaries.push(emptyOnHost([${BLOCK_BYTES}], { dtype: "uint8", device }));
+        startCopy(boundaries[at], onCard).wait();
+      }
+      for (const boundary of boundaries) startCopy(onCard, boundary).wait();
+    });
+  const three = () => { for (let turn = 0; turn < 3; turn++) microBatch(); };
+`;
+
 const CUDA_LAUNCH_FAILURE = 719;
 const STREAMED = JSON.stringify({
   weights: { source: "streamed" },
@@ -60,16 +84,8 @@ describe.skipIf(problem)("on a phantom card", () => {
 
   const train = (name: string, flags: string[], card: PhantomCard) => {
     const output = join(folder, name);
-    const fixed = [
-      "--model",
-      model,
-      "--data",
-      join(pages, "data.txt"),
-      "--output",
-      output,
-      "--device",
-      "cuda:0",
-    ];
+    const fixed = ["--model", model, "--data", join(pages, "data.txt"), "--output", output];
+    if (!flags.includes("--device")) fixed.push("--device", "cuda:0");
     const steps = flags.includes("--max-steps") ? [] : ["--max-steps", "3"];
     const most = ["--gradient-accumulation", "2", "--planned-step", "--no-shuffle", ...steps];
     const run = phantom.lorafit(["train", ...fixed, "--hd-num", "1", ...most, ...flags], card);
@@ -159,6 +175,46 @@ describe.skipIf(problem)("on a phantom card", () => {
     expect(stderr).toContain("End these programs (nvidia-smi lists them)");
     expect(stderr).not.toMatch(/terminate called|at .*\.js:/);
     expect(code).toBe(1);
+  });
+
+  test("the second of two cards is used without a context on the first, where it would cost hundreds of MiB", () => {
+    const policy = JSON.stringify({ ...JSON.parse(STREAMED), layers: [{ count: 1, boundary: "host" }] });
+    const flags = ["--device", "cuda:1", "--policy", policy];
+    const { code, stderr, report } = train("second card", flags, { ...H100, cards: 2 });
+    expect(code, stderr).toBe(0);
+    expect(report!.contexts).toEqual([1]);
+    expect(report!.violations).toEqual([]);
+  });
+
+  describe("pinned memory", () => {
+    const peakOf = (script: string, card = LATE) => {
+      const { code, stderr, report } = phantom.script(COPIES + script, card);
+      expect(code, stderr).toBe(0);
+      expect(report!.violations).toEqual([]);
+      return report!;
+    };
+
+    test("is at most 256 MiB more than was in use at once, though the host is three micro-batches ahead", () => {
+      const { pinnedPeakBytes, waits } = peakOf("three();");
+      expect(pinnedPeakBytes).toBe((BLOCKS + 4) * BLOCK_BYTES);
+      expect(waits.event).toBeGreaterThan(0);
+    });
+
+    test("keeps within the host pool's cap, waiting for the card where that has to be", () => {
+      const capBytes = (BLOCKS + 1) * BLOCK_BYTES;
+      expect(peakOf(`setCap(device, ${capBytes}, "host"); three();`).pinnedPeakBytes).toBe(capBytes);
+    });
+
+    test("is reused without a wait where the card is done", () => {
+      const { pinnedPeakBytes, waits } = peakOf("three();", H100);
+      expect(pinnedPeakBytes).toBe(BLOCKS * BLOCK_BYTES);
+      expect(waits.event ?? 0).toBe(0);
+    });
+
+    test("that is refused once is had after all, and the next kernel is launched as if nothing had been", () => {
+      const after = `three(); full([8], 1, { dtype: "uint8", device });`;
+      expect(peakOf(after, { ...H100, pinRefused: 3 }).pinnedPeakBytes).toBe(BLOCKS * BLOCK_BYTES);
+    });
   });
 
   test("doctor says what the card can do", () => {

@@ -110,9 +110,15 @@ const Facts& facts() {
         tenths / 10,
         tenths % 10,
         static_cast<int>(number_of("PHANTOM_MULTIPROCESSORS", 132)),
-        static_cast<size_t>(number_of("PHANTOM_MEMORY_BYTES", 80.0 * (1 << 30)))};
+        static_cast<size_t>(number_of("PHANTOM_MEMORY_BYTES", 80.0 * (1 << 30))),
+        static_cast<int>(number_of("PHANTOM_CARDS", 1))};
   }();
   return *found;
+}
+
+int& current_device() {
+  thread_local int device = 0;
+  return device;
 }
 
 Card& card() {
@@ -212,6 +218,8 @@ Error Card::destroy(uint64_t segment) {
 }
 
 Error Card::pin(void** address, size_t bytes) {
+  static const auto refused = static_cast<uint64_t>(number_of("PHANTOM_PIN_REFUSED", 0));
+  if (++pins_ == refused) return kOutOfMemory;
   void* range = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) return kOutOfMemory;
   *address = range;
@@ -381,6 +389,10 @@ void Card::synchronize() {
   for (const auto& [handle, of] : streams_) complete(*of, of->queued);
 }
 
+void Card::need_context(const char* what) {
+  if (!has_context(current_device())) violation(std::string(what) + " without a context on the thread's device");
+}
+
 void Card::violation(std::string what) {
   if (violations_.size() < kMostViolations) violations_.push_back(std::move(what));
 }
@@ -396,6 +408,9 @@ void Card::write_report(const char* path) const {
   };
   std::fprintf(file, "{\n");
   std::fprintf(file, "  \"peakBytes\": %zu,\n  \"pinnedPeakBytes\": %zu,\n", peak_bytes_, pinned_peak_bytes_);
+  std::fprintf(file, "  \"contexts\": [");
+  for (const int device : contexts_) std::fprintf(file, "%s%d", device == *contexts_.begin() ? "" : ", ", device);
+  std::fprintf(file, "],\n");
   std::fprintf(file, "  \"launches\": %llu,\n", static_cast<unsigned long long>(launches_));
   std::fprintf(file, "  \"products\": %llu,\n", static_cast<unsigned long long>(products_));
   std::fprintf(file, "  \"productFlops\": %.0f,\n", flops_);

@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,9 +28,13 @@ struct Facts {
   int major, minor;
   int multiprocessors;
   size_t memory_bytes;
+  int cards; // of this kind; a process uses one of them
 };
 
 const Facts& facts();
+
+/** The calling thread's device, which the runtime is told by its number. */
+int& current_device();
 
 enum class Where { kPageable, kPinned, kDevice };
 
@@ -56,7 +61,7 @@ struct Traffic {
   uint64_t bytes = 0;
 };
 
-/** One card, one process. Callers hold its mutex by a Turn. */
+/** One card, whichever of them the process uses. Callers hold its mutex by a Turn. */
 class Card {
  public:
   /** Memory: addresses are real, and nothing lies at them, so that the host can't read a card's memory by mistake. */
@@ -90,6 +95,12 @@ class Card {
   void synchronize(void* stream);
   void synchronize();
 
+  /** What needs a context on a device makes one there, where there is none yet. */
+  void enter(int device) { contexts_.insert(device); }
+  bool has_context(int device) const { return contexts_.contains(device); }
+  /** A call by the driver's own names, which makes no context. */
+  void need_context(const char* what);
+
   /** What a card that is lost says to every call, once it is; success before. */
   Error state() const { return lost_; }
 
@@ -120,6 +131,8 @@ class Card {
   uint64_t next_segment_ = 1;
   size_t used_bytes_ = 0, peak_bytes_ = 0, others_bytes_ = 0;
   size_t pinned_bytes_ = 0, pinned_peak_bytes_ = 0;
+  uint64_t pins_ = 0;
+  std::set<int> contexts_;
   Stream default_stream_;
   std::map<void*, Stream*> streams_;
   std::map<std::string, uint64_t, std::less<>> kernels_;

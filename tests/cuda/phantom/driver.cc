@@ -23,8 +23,8 @@ extern "C" {
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int* version) { return *version = CUDA_VERSION, CUDA_SUCCESS; }
-CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
-CUresult cuDeviceGet(CUdevice* device, int) { return *device = 0, CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* count) { return *count = facts().cards, CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice* device, int index) { return *device = index, CUDA_SUCCESS; }
 
 CUresult cuDeviceGetName(char* name, int length, CUdevice) {
   return std::snprintf(name, length, "%s", facts().name.c_str()), CUDA_SUCCESS;
@@ -65,13 +65,14 @@ CUresult cuGetErrorName(CUresult, const char** text) { return *text = "CUDA_ERRO
 
 CUresult cuCtxGetCurrent(CUcontext* context) { return *context = only_context(), CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
-CUresult cuCtxGetDevice(CUdevice* device) { return *device = 0, CUDA_SUCCESS; }
+CUresult cuCtxGetDevice(CUdevice* device) { return *device = phantom::current_device(), CUDA_SUCCESS; }
 CUresult cuCtxPushCurrent_v2(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxPopCurrent_v2(CUcontext* context) { return *context = only_context(), CUDA_SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) { return *context = only_context(), CUDA_SUCCESS; }
 
-CUresult cuDevicePrimaryCtxGetState(CUdevice, unsigned* flags, int* active) {
-  return *flags = 0, *active = 1, CUDA_SUCCESS;
+CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
+  TURN;
+  return *flags = 0, *active = card().has_context(device), CUDA_SUCCESS;
 }
 
 // Memory by segments.
@@ -126,7 +127,7 @@ CUresult cuPointerGetAttribute(void* value, CUpointer_attribute which, CUdevicep
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
       if (!device) return CUDA_ERROR_INVALID_VALUE;
       return *static_cast<CUdeviceptr*>(value) = address, CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: return *static_cast<int*>(value) = 0, CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: return *static_cast<int*>(value) = phantom::current_device(), CUDA_SUCCESS;
     default: return CUDA_ERROR_INVALID_VALUE;
   }
 }
@@ -134,6 +135,8 @@ CUresult cuPointerGetAttribute(void* value, CUpointer_attribute which, CUdevicep
 // Kernels: machine code is taken as it is, and remembered by name.
 
 CUresult cuModuleLoadData(CUmodule* module, const void*) {
+  TURN;
+  card().need_context("a module is loaded");
   return *module = reinterpret_cast<CUmodule>(new char), CUDA_SUCCESS;
 }
 
@@ -163,6 +166,7 @@ CUresult cuLaunchKernel(
     CUfunction function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream stream,
     void**, void**) {
   TURN;
+  card().need_context("a kernel is launched");
   return told(card().launch(stream, *reinterpret_cast<const std::string*>(function)));
 }
 

@@ -2,9 +2,10 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { searchLibtorch } from "../../../src/torch/libtorch.ts";
-import { lorafit, type Run } from "../../e2e/lorafit.ts";
+import { lorafit, PROGRAM, type Run } from "../../e2e/lorafit.ts";
 
 /** What the card is said to be, and what happens to it; amounts in bytes. */
 export interface PhantomCard {
@@ -15,6 +16,10 @@ export interface PhantomCard {
   contextBytes?: number;
   /** Operations that a stream leaves undone until somebody waits for it; 0 unless said: all is done at once. */
   lag?: number;
+  /** Cards of this kind; 1 unless said. */
+  cards?: number;
+  /** Which allocation of pinned memory is refused, once. */
+  pinRefused?: number;
   /** From this launch on, other processes hold so much of its memory. */
   filled?: { launch: number; bytes: number };
   /** From this launch on, every call fails with this error of CUDA's. */
@@ -25,6 +30,8 @@ export interface PhantomCard {
 export interface PhantomReport {
   peakBytes: number;
   pinnedPeakBytes: number;
+  /** Devices on which CUDA has made a context. */
+  contexts: number[];
   launches: number;
   products: number;
   productFlops: number;
@@ -36,6 +43,8 @@ export interface PhantomReport {
   /** Calls that a real card would refuse or go wrong by. */
   violations: string[];
 }
+
+export type PhantomRun = Run & { report: PhantomReport | undefined };
 
 /** Why none can be made here; undefined where one can. */
 export function phantomProblem(): string | undefined {
@@ -66,6 +75,7 @@ export class Phantom {
   environment(card: PhantomCard = {}): Record<string, string> {
     const libraries = readdirSync(this.#folder).filter((name) => /\.so\.\d+$/.test(name));
     const { name, capability, memoryBytes, multiprocessors, contextBytes, lag, filled, lost } = card;
+    const { cards, pinRefused } = card;
     const settings = {
       PHANTOM_NAME: name,
       PHANTOM_CAPABILITY: capability,
@@ -73,6 +83,8 @@ export class Phantom {
       PHANTOM_MULTIPROCESSORS: multiprocessors,
       PHANTOM_CONTEXT_BYTES: contextBytes,
       PHANTOM_LAG: lag,
+      PHANTOM_CARDS: cards,
+      PHANTOM_PIN_REFUSED: pinRefused,
       PHANTOM_FILL: filled && `${filled.launch}:${filled.bytes}`,
       PHANTOM_LOST: lost && `${lost.launch}:${lost.error}`,
     };
@@ -84,11 +96,27 @@ export class Phantom {
   }
 
   /** Runs a command of lorafit, and reads what it left. */
-  lorafit(args: string[], card: PhantomCard = {}): Run & { report: PhantomReport | undefined } {
+  lorafit(args: string[], card: PhantomCard = {}): PhantomRun {
+    return this.#reported(card, (env) => lorafit(args, { env }));
+  }
+
+  /** Runs a module's text, which may import what is built as "lorafit/...". */
+  script(text: string, card: PhantomCard = {}): PhantomRun {
+    const built = pathToFileURL(join(dirname(PROGRAM), ".."));
+    const module = text.replaceAll('from "lorafit/', `from "${built}/`);
+    return this.#reported(card, (own) => {
+      const env = { ...process.env, ...own };
+      const args = ["--input-type=module", "-e", module];
+      const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8", env });
+      return { code: status, stdout, stderr };
+    });
+  }
+
+  #reported(card: PhantomCard, run: (env: Record<string, string>) => Run): PhantomRun {
     const path = join(this.#folder, "report.json");
     rmSync(path, { force: true });
-    const run = lorafit(args, { env: { ...this.environment(card), PHANTOM_REPORT: path } });
-    return { ...run, report: existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : undefined };
+    const ended = run({ ...this.environment(card), PHANTOM_REPORT: path });
+    return { ...ended, report: existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : undefined };
   }
 
   [Symbol.dispose](): void {

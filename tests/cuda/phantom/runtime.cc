@@ -23,6 +23,11 @@ class Turn {
  public:
   Turn() : lock_(card().mutex) {}
   Card* operator->() const { return &card(); }
+  /** The turn of a call that works on the thread's device. */
+  Card* on_device() const {
+    card().enter(phantom::current_device());
+    return &card();
+  }
 
  private:
   std::lock_guard<std::mutex> lock_;
@@ -60,7 +65,7 @@ std::string_view name_of(const void* function) {
 }
 
 cudaError_t launch(const void* function, cudaStream_t stream) {
-  return told(Turn()->launch(stream, name_of(function)));
+  return told(Turn().on_device()->launch(stream, name_of(function)));
 }
 
 phantom::Event& event_of(cudaEvent_t event) { return *reinterpret_cast<phantom::Event*>(event); }
@@ -97,9 +102,15 @@ extern "C" {
 
 // The card.
 
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return told(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = facts().cards, cudaSuccess; }
+cudaError_t cudaGetDevice(int* device) { return *device = phantom::current_device(), cudaSuccess; }
+
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= facts().cards) return told(cudaErrorInvalidDevice);
+  phantom::current_device() = device;
+  Turn().on_device(); // from CUDA 12 on it makes the context
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 
@@ -175,14 +186,14 @@ cudaError_t cudaGetDriverEntryPointByVersion(
 // Memory.
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *free = Turn()->free_bytes();
+  *free = Turn().on_device()->free_bytes();
   *total = facts().memory_bytes;
   return told(card().state());
 }
 
-cudaError_t cudaMalloc(void** address, size_t bytes) { return told(Turn()->allocate(address, bytes)); }
+cudaError_t cudaMalloc(void** address, size_t bytes) { return told(Turn().on_device()->allocate(address, bytes)); }
 cudaError_t cudaFree(void* address) { return told(Turn()->free(address)); }
-cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) { return told(Turn()->pin(address, bytes)); }
+cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) { return told(Turn().on_device()->pin(address, bytes)); }
 cudaError_t cudaFreeHost(void* address) { return told(Turn()->unpin(address)); }
 
 cudaError_t cudaHostRegister(void* address, size_t bytes, unsigned) {
@@ -193,7 +204,7 @@ cudaError_t cudaHostUnregister(void* address) { return Turn()->unregister_host(a
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* address) {
   *attributes = {};
-  switch (Turn()->where(address)) {
+  switch (Turn().on_device()->where(address)) {
     case phantom::Where::kPageable: attributes->type = cudaMemoryTypeUnregistered; break;
     case phantom::Where::kPinned: attributes->type = cudaMemoryTypeHost; break;
     case phantom::Where::kDevice: attributes->type = cudaMemoryTypeDevice; break;
@@ -203,17 +214,17 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-  return told(Turn()->copy(to, from, bytes, nullptr, /*waits=*/true));
+  return told(Turn().on_device()->copy(to, from, bytes, nullptr, /*waits=*/true));
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  return told(Turn()->copy(to, from, bytes, stream, /*waits=*/false));
+  return told(Turn().on_device()->copy(to, from, bytes, stream, /*waits=*/false));
 }
 
-cudaError_t cudaMemset(void* to, int, size_t bytes) { return told(Turn()->fill(to, bytes, nullptr)); }
+cudaError_t cudaMemset(void* to, int, size_t bytes) { return told(Turn().on_device()->fill(to, bytes, nullptr)); }
 
 cudaError_t cudaMemsetAsync(void* to, int, size_t bytes, cudaStream_t stream) {
-  return told(Turn()->fill(to, bytes, stream));
+  return told(Turn().on_device()->fill(to, bytes, stream));
 }
 
 cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMemcpyKind) { return cudaSuccess; }
@@ -223,6 +234,7 @@ cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMem
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   static char* next = reinterpret_cast<char*>(uintptr_t{1} << 32);
   const Turn turn;
+  turn.on_device();
   *stream = reinterpret_cast<cudaStream_t>(next++);
   turn->stream(*stream);
   return cudaSuccess;
@@ -243,7 +255,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaDeviceSynchronize() {
   const Turn turn;
-  turn->synchronize();
+  turn.on_device()->synchronize();
   return told(turn->state());
 }
 
@@ -266,6 +278,7 @@ cudaError_t cudaStreamGetCaptureInfo(
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  Turn().on_device();
   *event = reinterpret_cast<cudaEvent_t>(new phantom::Event);
   return cudaSuccess;
 }
