@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { buildFor, hasKernelsFor, cardProblem, leastDriverFor, setupCommand } from "./cudaBuilds.ts";
+import { buildFor, cardProblem, hasKernelsFor, leastDriverFor, setupCommand } from "./cudaBuilds.ts";
 
 it.each([
   { capabilities: [70], driver: 580, build: "12.6" }, // V100

@@ -52,6 +52,9 @@ const SCALARS: Partial<Record<DType, string[]>> = {
   uint8: [], // of kernels that move bytes
 };
 
+/** Of the digest that is kept behind machine code. */
+const DIGEST_BYTES = 32;
+
 const loaded = new Map<string, Handle>();
 let found: Nvrtc | undefined;
 
@@ -122,10 +125,27 @@ export function compileKernel(
     .update(JSON.stringify([text, options, nvrtc.version]))
     .digest("hex");
   const file = join(folder, `${key}.cubin`);
-  if (existsSync(file)) return readFileSync(file);
+  const kept = keptCode(file);
+  if (kept) return kept;
   const code = native.nvrtcCompile(nvrtc.library, text, options);
-  keepInCache(file, code);
+  keepInCache(file, Buffer.concat([code, digestOf(code)]));
   return code;
+}
+
+/** Machine code that was kept, if it is whole: of a file that was just renamed, a machine that loses its power may leave any part. */
+function keptCode(file: string): Uint8Array | undefined {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(file);
+  } catch {
+    return undefined;
+  }
+  const code = bytes.subarray(0, -DIGEST_BYTES);
+  return digestOf(code).equals(bytes.subarray(-DIGEST_BYTES)) ? code : undefined;
+}
+
+function digestOf(code: Uint8Array): Buffer {
+  return createHash("sha256").update(code).digest();
 }
 
 function kernelOn(device: Device, code: KernelCode): Handle {

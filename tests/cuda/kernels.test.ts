@@ -1,13 +1,14 @@
 /** The CUDA sources of the fused kernels: that they compile for every card, and that they compute what their twins do. */
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test, vi } from "vitest";
 import { nf4Values, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
 import { cat, empty, fromBytes, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
 import { fused } from "../../src/torch/kernels.ts";
+import { native } from "../../src/torch/native.ts";
 import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/nvrtc.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
@@ -238,12 +239,31 @@ describe.skipIf(!nvrtc)("with NVRTC", () => {
   test("machine code is compiled once and kept on disk, whole; a folder that can't be written is no error", () => {
     const folder = mkdtempSync(join(tmpdir(), "lorafit-cubins-"));
     const swiglu = { source: "swiglu", entry: "swiglu", dtype: "bfloat16" } as const;
-    const first = compileKernel(swiglu, 80, nvrtc, folder);
+    const compiling = vi.spyOn(native, "nvrtcCompile");
+    const code = (where = folder): Buffer => Buffer.from(compileKernel(swiglu, 80, nvrtc, where));
+    const first = code();
     const [file, ...others] = readdirSync(folder);
     expect(others).toEqual([]);
-    writeFileSync(join(folder, file!), "from the cache");
-    expect(Buffer.from(compileKernel(swiglu, 80, nvrtc, folder)).toString()).toBe("from the cache");
-    expect(compileKernel(swiglu, 80, nvrtc, join(folder, file!, "below a file"))).toEqual(first);
+    expect(code()).toEqual(first);
+    expect(compiling).toHaveBeenCalledTimes(1);
+    expect(code(join(folder, file!, "below a file"))).toEqual(first);
+    rmSync(folder, { recursive: true });
+  });
+
+  test.each([
+    ["cut short", (bytes: Buffer) => bytes.subarray(0, 1000)],
+    ["empty", () => Buffer.alloc(0)],
+    ["of zeros at its end", (bytes: Buffer) => Buffer.from(bytes).fill(0, bytes.length - 500)],
+  ])("machine code that a crash left %s is compiled anew, and kept", (_, harmed) => {
+    const folder = mkdtempSync(join(tmpdir(), "lorafit-cubins-"));
+    const swiglu = { source: "swiglu", entry: "swiglu", dtype: "bfloat16" } as const;
+    const code = (): Buffer => Buffer.from(compileKernel(swiglu, 80, nvrtc, folder));
+    const first = code();
+    const file = join(folder, readdirSync(folder)[0]!);
+    const whole = readFileSync(file);
+    writeFileSync(file, harmed(whole));
+    expect(code()).toEqual(first);
+    expect(readFileSync(file)).toEqual(whole);
     rmSync(folder, { recursive: true });
   });
 
