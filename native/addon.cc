@@ -175,6 +175,7 @@ constexpr Export kExports[] = {
     {"unmapFile", guarded<unmap_file>},
     {"startCopy", guarded<start_copy>},
     {"waitCopy", guarded<wait_copy>},
+    {"copyArrival", guarded<copy_arrival>},
     {"letGoOfSource", guarded<let_go_of_source>},
     {"isCopied", guarded<is_copied>},
     {"timeCopies", guarded<time_copies>},

@@ -1,6 +1,5 @@
 #include "copies.h"
 
-#include <ATen/ops/empty.h>
 #include <c10/core/Event.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/StreamGuard.h>
@@ -11,24 +10,21 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
 
-#include "allocators.h"
 #include "copy_clock.h"
 #include "handles.h"
+#include "staging.h"
 #include "trace.h"
 
 namespace lorafit {
 namespace {
 
-constexpr size_t kMemcpyBytes = size_t{4} << 20;   // between two looks at whether the process ends
-constexpr int64_t kStagingBytes = int64_t{16} << 20; // of each of the two buffers between a file and a card
+constexpr size_t kMemcpyBytes = size_t{4} << 20; // between two looks at whether the process ends
 
 bool on_card(const at::Tensor& tensor) { return !tensor.is_cpu() && !tensor.is_meta(); }
 
@@ -38,7 +34,8 @@ struct Copy {
   at::Tensor to, from;
   std::optional<c10::Stream> stream;  // on a card: where it is queued
   std::optional<c10::Event> computed; // on a card: the work queued before the copy
-  std::optional<c10::Event> copied;   // on a card: the copy itself, once it is queued
+  std::shared_ptr<const c10::Event> copied; // on a card: the copy itself, once it is queued
+  bool arrived = false;               // on a card: whether the host has seen that
   bool timed = false;
   std::optional<c10::Event> began;    // on a card, where it is timed: the copy's turn on its stream
   // Of the copying thread; under its mutex.
@@ -75,11 +72,12 @@ c10::Stream copy_stream(const Copy& copy) {
 /** Marks where its stream is done with what was queued of a copy. */
 void record_copied(Copy& copy) {
   if (copy.timed) {
-    copy.copied.emplace(mark(*copy.stream));
+    copy.copied = std::make_shared<c10::Event>(mark(*copy.stream));
     return;
   }
-  copy.copied.emplace(copy.stream->device_type());
-  copy.copied->record(*copy.stream);
+  c10::Event event(copy.stream->device_type());
+  event.record(*copy.stream);
+  copy.copied = std::make_shared<c10::Event>(std::move(event));
 }
 
 /** From here on, what is queued on a copy's stream comes after the work that was queued before the copy. */
@@ -87,78 +85,6 @@ void begin_on_stream(Copy& copy) {
   copy.computed->block(*copy.stream);
   if (copy.timed) copy.began.emplace(mark(*copy.stream));
 }
-
-/**
- * Threads that copy at once. One core reads about 10 GB/s, a card's link takes up to 55; on cpu the cores are the computing's.
- * LORAFIT_COPY_THREADS says otherwise.
- */
-unsigned copy_hands(bool to_card) {
-  static const char* own = std::getenv("LORAFIT_COPY_THREADS");
-  if (own) return std::clamp(std::atoi(own), 1, 16);
-  return to_card ? std::clamp(std::thread::hardware_concurrency() / 2, 1u, 4u) : 1;
-}
-
-/** memcpy by so many threads, this one among them. */
-void copy_bytes(char* to, const char* from, size_t length, unsigned hands) {
-  constexpr size_t kLeastBytes = size_t{1} << 20; // that a thread is worth its start
-  const size_t parts = std::clamp<size_t>(length / kLeastBytes, 1, hands);
-  const size_t part_bytes = (length + parts - 1) / parts;
-  std::vector<std::jthread> others;
-  for (size_t at = part_bytes; at < length; at += part_bytes) {
-    const size_t bytes = std::min(part_bytes, length - at);
-    try {
-      others.emplace_back([=] { std::memcpy(to + at, from + at, bytes); });
-    } catch (const std::system_error&) { // no thread is to be had
-      std::memcpy(to + at, from + at, bytes);
-    }
-  }
-  std::memcpy(to, from, std::min(part_bytes, length));
-}
-
-/** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
-class Staging {
- public:
-  static constexpr size_t kBuffers = 2;
-
-  /** Both buffers; on the thread that may allocate. */
-  explicit Staging(c10::DeviceType card) {
-    const Booking before = std::exchange(current_booking(), {Pool::kHost, kWorkspace});
-    try {
-      for (Buffer& buffer : buffers_) {
-        const auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
-        buffer.bytes = at::empty({kStagingBytes}, options);
-        buffer.sent.emplace(card);
-      }
-    } catch (...) {
-      current_booking() = before;
-      throw;
-    }
-    current_booking() = before;
-  }
-
-  void copy(Copy& copy, const std::atomic<bool>& stopping) {
-    const c10::StreamGuard guard(*copy.stream);
-    const at::Tensor to = copy.to.view({-1}).view(at::kByte);
-    const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
-    for (int64_t at = 0; at < to.numel(); at += kStagingBytes) {
-      TORCH_CHECK(!stopping, "the copy was called off: the process ends");
-      const int64_t length = std::min(kStagingBytes, to.numel() - at);
-      Buffer& buffer = buffers_[turn_++ % buffers_.size()]; // of small tensors too, one is filled while the other is sent
-      buffer.sent->synchronize();
-      copy_bytes(static_cast<char*>(buffer.bytes.mutable_data_ptr()), from + at, length, copy_hands(/*to_card=*/true));
-      to.narrow(0, at, length).copy_(buffer.bytes.narrow(0, 0, length), /*non_blocking=*/true);
-      buffer.sent->record(*copy.stream);
-    }
-  }
-
- private:
-  struct Buffer {
-    at::Tensor bytes;
-    std::optional<c10::Event> sent;
-  };
-  std::array<Buffer, kBuffers> buffers_;
-  size_t turn_ = 0;
-};
 
 /** Asks the kernel to read ahead what a mapped file has under this range; of other memory it means nothing. */
 void read_ahead(const void* data, size_t length) {
@@ -236,7 +162,7 @@ class CopyThread {
       c10::impl::VirtualGuardImpl(copy.to.device().type()).setDevice(copy.to.device()); // this thread's, as use_card does
       begin_on_stream(copy);
       try {
-        staging_->copy(copy, stopping_);
+        staging_->copy(copy.to, copy.from, *copy.stream, stopping_);
       } catch (...) {
         record_copied(copy); // a part may be under way
         throw;
@@ -247,7 +173,7 @@ class CopyThread {
     const auto* from = static_cast<const char*>(copy.from.const_data_ptr());
     for (size_t at = 0, length = copy.to.nbytes(); at < length; at += kMemcpyBytes) {
       TORCH_CHECK(!stopping_, "the copy was called off: the process ends");
-      copy_bytes(to + at, from + at, std::min(kMemcpyBytes, length - at), copy_hands(/*to_card=*/false));
+      copy_bytes(to + at, from + at, std::min(kMemcpyBytes, length - at), /*to_card=*/false);
     }
   }
 
@@ -298,7 +224,66 @@ void start(const std::shared_ptr<Copy>& copy) {
   record_copied(*copy);
 }
 
+/** A copy that a thread waits for, while the event loop goes on: one of its own, as Node's end would wait for its pool's. */
+struct Arrival {
+  std::shared_ptr<Copy> copy;
+  napi_deferred promise = nullptr;
+  napi_threadsafe_function told = nullptr;
+  bool came = false;
+
+  void wait() noexcept {
+    try {
+      copy_thread().wait(*copy);
+      if (copy->copied) copy->copied->synchronize();
+      came = true;
+    } catch (...) { // is told to whoever waits for the copy then
+    }
+  }
+
+  /** On the JavaScript thread. */
+  void end(napi_env env) {
+    copy->arrived = came;
+    napi_value nothing;
+    if (napi_get_undefined(env, &nothing) == napi_ok) napi_resolve_deferred(env, promise, nothing);
+  }
+};
+
+void end_arrival(napi_env env, napi_value, void*, void* data) {
+  const std::unique_ptr<Arrival> arrival(static_cast<Arrival*>(data));
+  if (env) arrival->end(env); // none where the environment ends
+}
+
+/** Where the environment has ended meanwhile, nobody is told and nothing is freed: the process ends. */
+void await_arrival(Arrival* arrival) {
+  const napi_threadsafe_function told = arrival->told;
+  arrival->wait();
+  if (napi_call_threadsafe_function(told, arrival, napi_tsfn_nonblocking) == napi_ok)
+    napi_release_threadsafe_function(told, napi_tsfn_release);
+}
+
 } // namespace
+
+napi_value copy_arrival(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  const auto* found = copies().find(to_double(env, arguments[0], "copy"));
+  TORCH_CHECK(found, "the copy was waited for already");
+  auto arrival = std::make_unique<Arrival>();
+  arrival->copy = *found;
+  napi_value promise;
+  check(env, napi_create_promise(env, &arrival->promise, &promise));
+  check(
+      env, napi_create_threadsafe_function(
+               env, nullptr, nullptr, from_string(env, "a copy of lorafit"), /*max_queue_size=*/0,
+               /*initial_thread_count=*/1, nullptr, nullptr, nullptr, end_arrival, &arrival->told));
+  try {
+    std::thread(await_arrival, arrival.get()).detach();
+    arrival.release();
+  } catch (const std::system_error&) { // no thread is to be had: whoever waits for the copy then does so
+    napi_release_threadsafe_function(arrival->told, napi_tsfn_release);
+    arrival->end(env);
+  }
+  return promise;
+}
 
 napi_value start_copy(const Arguments& arguments) {
   const at::Tensor& to = to_tensor(arguments.env, arguments[0], "to");
@@ -325,7 +310,7 @@ napi_value wait_copy(const Arguments& arguments) {
     if (copy->copied) {
       const c10::Stream computing = computing_stream(copy->stream->device());
       copy->copied->block(computing);
-      if (on_host) copy->copied->synchronize();
+      if (on_host && !copy->arrived) copy->copied->synchronize();
       if (times.came) times.goes_on.emplace(mark(computing));
     }
     copy->to.reset();
@@ -345,7 +330,7 @@ napi_value wait_copy(const Arguments& arguments) {
   let_go();
   if (copy->timed) {
     times.began = std::move(copy->began);
-    times.copied = std::move(copy->copied);
+    times.copied = copy->copied;
     copy_clock().add(std::move(times));
   }
   return undefined_value(arguments.env);
@@ -374,7 +359,7 @@ napi_value pending_copies(const Arguments& arguments) {
 }
 
 napi_value staging_bytes(const Arguments& arguments) {
-  return from_double(arguments.env, static_cast<double>(Staging::kBuffers * kStagingBytes));
+  return from_double(arguments.env, static_cast<double>(Staging::kAllBytes));
 }
 
 napi_value time_copies(const Arguments& arguments) {

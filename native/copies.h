@@ -17,6 +17,11 @@ napi_value start_copy(const Arguments& arguments);
  */
 napi_value wait_copy(const Arguments& arguments);
 /**
+ * copyArrival(id) -> promise that settles when the host sees the data, or nobody will; the id stays, and waitCopy, which throws what went
+ * wrong, then waits for nothing.
+ */
+napi_value copy_arrival(const Arguments& arguments);
+/**
  * letGoOfSource(id): from here on, work on the current stream may write over `from`, or its memory be handed on. On cpu it returns when
  * the copy is done, on CUDA at once.
  */

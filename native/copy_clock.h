@@ -4,6 +4,7 @@
 #include <c10/core/Event.h>
 
 #include <array>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -12,7 +13,8 @@ namespace lorafit {
 /** A copy that was waited for: on a card its marks on the streams, on cpu its times. */
 struct TimedCopy {
   int64_t bytes = 0;
-  std::optional<c10::Event> began, copied;  // on the copying stream
+  std::optional<c10::Event> began;          // on the copying stream
+  std::shared_ptr<const c10::Event> copied;
   std::optional<c10::Event> came, goes_on;  // on the computing one: before it waited, and after
   double copy_ms = 0, waited_ms = 0;
 };

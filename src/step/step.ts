@@ -65,6 +65,8 @@ export interface QueuedStep extends Disposable {
   isDone: boolean;
   /** Whether the device is still busy with it. */
   isBusy: () => boolean;
+  /** Settles when it is done, while the event loop goes on. */
+  arrival(): Promise<void>;
   /** Waits for the device as far as it has to, once. */
   read(): TrainResult;
 }
@@ -112,6 +114,7 @@ function queuedOf(losses: Tensor, normOf: readonly Parameter[] | undefined): Que
       norm: guarded,
       isDone: numbers.areThere,
       isBusy: () => numbers.areComing,
+      arrival: () => numbers.arrival(),
       read: () => {
         const values = numbers.read();
         return norm

@@ -36,6 +36,11 @@ export class PendingCopy implements Disposable {
     }
   }
 
+  /** Settles when the host sees the data, while the event loop goes on; what went wrong `waitOnHost` throws, which waits no more then. */
+  arrival(): Promise<void> {
+    return native.copyArrival(this.copy);
+  }
+
   /**
    * Frees `from` as far as the copy goes: operators may write over it from here on, as the device does so after it has copied. On CUDA
    * the host doesn't stop for it. `to` still has to be waited for.

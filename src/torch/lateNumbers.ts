@@ -32,6 +32,11 @@ export class LateNumbers implements Disposable {
     return this.#copy !== undefined && !this.#copy.isDone;
   }
 
+  /** Settles when they are there, while the event loop goes on. */
+  async arrival(): Promise<void> {
+    await this.#copy?.arrival();
+  }
+
   /** Waits for the device as far as it has to, once. */
   read(): Float32Array | Float64Array {
     this.#copy?.waitOnHost();

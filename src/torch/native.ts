@@ -33,6 +33,7 @@ export interface Native {
   unmapFile(file: Handle): boolean;
   startCopy(to: unknown, from: unknown): Handle;
   waitCopy(copy: Handle, onHost: boolean): void;
+  copyArrival(copy: Handle): Promise<void>;
   letGoOfSource(copy: Handle): void;
   isCopied(copy: Handle): boolean;
   timeCopies(on: boolean): void;

@@ -115,6 +115,7 @@ async function tellMicroBatch(run: Running, taken: Taken, queued: QueuedStep): P
   const { batch, moment, sums, under } = taken;
   const { step, microBatch } = moment;
   const startMs = performance.now();
+  await queued.arrival();
   const { loss, gradientNorm } = queued.read();
   sums.elapsedMs += performance.now() - startMs;
   run.emit({ event: "microBatch", step, microBatch, loss, samples: batch.samples });

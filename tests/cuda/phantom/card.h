@@ -1,6 +1,7 @@
 // The card of which there is nothing but the books. See README.md.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -92,6 +93,8 @@ class Card {
   bool done(const Event& event) const { return !event.stream || event.stream->done >= event.at; }
   bool done(void* stream);
   void synchronize(const Event& event);
+  /** Before a wait for an event, by no Turn: lasts until the file is there that PHANTOM_GATE names, where it is this wait's turn. */
+  void pass_gate();
   void synchronize(void* stream);
   void synchronize();
 
@@ -132,6 +135,7 @@ class Card {
   size_t used_bytes_ = 0, peak_bytes_ = 0, others_bytes_ = 0;
   size_t pinned_bytes_ = 0, pinned_peak_bytes_ = 0;
   uint64_t pins_ = 0;
+  std::atomic<uint64_t> event_waits_ = 0;
   std::set<int> contexts_;
   Stream default_stream_;
   std::map<void*, Stream*> streams_;

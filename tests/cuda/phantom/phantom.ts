@@ -20,6 +20,8 @@ export interface PhantomCard {
   cards?: number;
   /** Which allocation of pinned memory is refused, once. */
   pinRefused?: number;
+  /** This wait for an event lasts until the file is there; that it has begun, FILE.reached says. */
+  gate?: { wait: number; file: string };
   /** From this launch on, other processes hold so much of its memory. */
   filled?: { launch: number; bytes: number };
   /** From this launch on, every call fails with this error of CUDA's. */
@@ -75,7 +77,7 @@ export class Phantom {
   environment(card: PhantomCard = {}): Record<string, string> {
     const libraries = readdirSync(this.#folder).filter((name) => /\.so\.\d+$/.test(name));
     const { name, capability, memoryBytes, multiprocessors, contextBytes, lag, filled, lost } = card;
-    const { cards, pinRefused } = card;
+    const { cards, pinRefused, gate } = card;
     const settings = {
       PHANTOM_NAME: name,
       PHANTOM_CAPABILITY: capability,
@@ -85,6 +87,7 @@ export class Phantom {
       PHANTOM_LAG: lag,
       PHANTOM_CARDS: cards,
       PHANTOM_PIN_REFUSED: pinRefused,
+      PHANTOM_GATE: gate && `${gate.wait}:${gate.file}`,
       PHANTOM_FILL: filled && `${filled.launch}:${filled.bytes}`,
       PHANTOM_LOST: lost && `${lost.launch}:${lost.error}`,
     };

@@ -303,6 +303,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  card().pass_gate();
   const Turn turn;
   turn->synchronize(event_of(event));
   return told(turn->state());
