@@ -1,7 +1,7 @@
 /** A YAML configuration -> raw option values by key; errors carry file, line and column. */
 import { readFileSync } from "node:fs";
-import { isMap, isScalar, LineCounter, type Pair, parseDocument } from "yaml";
-import { faultOf, UserError } from "../errors.ts";
+import { type Document, isMap, isScalar, LineCounter, type Pair, parseDocument } from "yaml";
+import { faultOf, messageOf, UserError } from "../errors.ts";
 import type { OptionSpec } from "../options.ts";
 import { didYouMean } from "./didYouMean.ts";
 
@@ -35,17 +35,32 @@ export function readConfig(file: string, specs: OptionSpec[]): Config {
     const offset = offsets.get(key);
     return offset === undefined ? `${file}: ${key}` : `${at(offset)}: ${key}`;
   };
-  return { raw: withoutNulls(document.toJS()), spell };
+  return { raw: withoutNulls(valuesOf(document, file)), spell };
 }
 
 function readText(file: string): string {
+  let bytes: Buffer;
   try {
-    return readFileSync(file, "utf8");
+    bytes = readFileSync(file);
   } catch (cause) {
     throw new UserError(`${file} cannot be read: ${faultOf(cause)}.`, {
       fix: "Pass the path of a YAML file with training options.",
       cause,
     });
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new UserError(`${file} isn't UTF-8 text.`, { fix: "Save it as UTF-8.", cause });
+  }
+}
+
+/** Throws UserError for what only reading its values shows, as an alias of nothing. */
+function valuesOf(document: Document, file: string): Record<string, unknown> {
+  try {
+    return document.toJS();
+  } catch (cause) {
+    throw new UserError(`${file}: ${messageOf(cause)}.`, { fix: "Mend the YAML there.", cause });
   }
 }
 

@@ -1,10 +1,11 @@
 /** Files and folders that are not what a command takes: each is told in a line, with what to do, and none ends in a stack. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { golden } from "../shared.ts";
-import { lorafit } from "./lorafit.ts";
+import { lorafit, PROGRAM } from "./lorafit.ts";
 
 const TINY = golden("tiny");
 
@@ -19,6 +20,8 @@ beforeAll(() => {
   writeFileSync(join(folder, "latin.json"), Buffer.from('[{"id":"caf\xe9"}]', "latin1"));
   writeFileSync(join(folder, "steps.jsonl"), '{"step":1,"loss":4}\n');
   writeFileSync(join(folder, "train.yaml"), "model: tiny\n");
+  writeFileSync(join(folder, "utf16.yaml"), Buffer.from("\ufeffmodel: tiny\n", "utf16le"));
+  writeFileSync(join(folder, "alias.yaml"), "model: *tiny\n");
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -43,6 +46,8 @@ it.each<[string, string]>([
   ["report . --preview latin.json", "latin.json is not a PNG picture."],
   ["plan --gpu rtx-4090 --html none/plan.html", "the folder that it should go to is not there."],
   [`eval --model ${TINY} --data latin.json --memory 12`, "Write the unit too, as in --memory 12GiB."],
+  ["train --config utf16.yaml", "utf16.yaml isn't UTF-8 text."],
+  ["train --config alias.yaml", "alias.yaml: Unresolved alias"],
   ["train --config folder", "folder cannot be read: it is a folder."],
 ])("%s", (line, message) => {
   const { code, stdout, stderr } = lorafit(line.split(" "), { cwd: folder });
@@ -51,3 +56,22 @@ it.each<[string, string]>([
   expect(stderr).toContain(message);
   expect(stderr).not.toMatch(/^ {4}at |defect of lorafit/m);
 });
+
+it.each<[string, string]>([
+  [
+    `preview --image ${golden("hd_pixels/a_grad_500x311.in.png")} --out full`,
+    "full/a_grad_500x311.in.png cannot be written: EFBIG",
+  ],
+  ["pages --output pages --count 1 --width 512 --height 512", "pages cannot be written: EFBIG"],
+])("on a disk that takes no more: %s", (line, message) => {
+  const stderr = withoutRoom(line.split(" "));
+  expect(stderr).toContain(message);
+  expect(stderr).not.toMatch(/^ {4}at |defect of lorafit/m);
+  expect(readdirSync(folder).filter((name) => name.startsWith("."))).toEqual([]);
+});
+
+/** Runs a command that may write 4 KiB into each file. */
+function withoutRoom(args: string[]): string {
+  const limited = ["-c", 'ulimit -f 4; exec "$0" "$@"', process.execPath, PROGRAM, ...args];
+  return spawnSync("bash", limited, { cwd: folder, encoding: "utf8" }).stderr;
+}
