@@ -85,6 +85,22 @@ it.each([
   }
 });
 
+it.each([
+  ["was started anew", { id: "7", restarts: 0 }, true],
+  ["has two tasks", { id: "7", restarts: 1 }, false],
+  ["is another", { id: "6", restarts: 0 }, false],
+  ["is none", null, false],
+])("on another machine the lock of a Slurm job that %s is an heir's: %o, %s", (_, job, isHeir) => {
+  vi.stubEnv("SLURM_JOB_ID", "7");
+  vi.stubEnv("SLURM_RESTART_COUNT", "1");
+  writeFileSync(lock, JSON.stringify({ pid: 1, host: "node-that-failed", started: "1", job }));
+  const release = tryLock();
+  expect(release !== undefined).toBe(isHeir);
+  release?.();
+  rmSync(lock, { force: true });
+  vi.unstubAllEnvs();
+});
+
 it("without hard links the lock that another is just making, still empty, is not taken from it", () => {
   let second: ReturnType<typeof tryLock>;
   let looks = 0;

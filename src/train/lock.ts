@@ -18,12 +18,14 @@ interface Holder {
   host: string;
   /** By which a process is told from a later one of its number; null where the system does not say. */
   started: string | null;
+  /** The Slurm job that it is of, and how often Slurm has started that anew; null outside of one. */
+  job: { id: string; restarts: number } | null;
 }
 
 /** Takes the folder, which is made where it is missing, and returns how to give it up. Throws UserError where another process has it. */
 export function lockOutput(output: string): () => void {
   const path = join(output, LOCK_FILE);
-  const holder: Holder = { pid: process.pid, host: hostname(), started: startOf(process.pid) };
+  const holder: Holder = { pid: process.pid, host: hostname(), started: startOf(process.pid), job: ownJob() };
   const own = JSON.stringify({ ...holder, id: randomUUID() }); // no lock is the like of an earlier one
   try {
     makeFolder(output);
@@ -89,7 +91,7 @@ function createdInPlace(path: string, text: string): boolean {
 function staleIn(path: string): string | undefined {
   const text = filledTextIn(path);
   const holder = text === undefined ? undefined : holderOf(text);
-  if (holder && (holder.host !== hostname() || isAlive(holder))) throw taken(path, holder);
+  if (holder && !isGone(holder)) throw taken(path, holder);
   return text;
 }
 
@@ -114,11 +116,23 @@ function taken(path: string, { pid, host }: Holder): UserError {
 
 function holderOf(text: string): Holder | undefined {
   try {
-    const { pid, host, started } = JSON.parse(text) as Holder;
-    return Number.isInteger(pid) && typeof host === "string" ? { pid, host, started } : undefined;
+    const { pid, host, started, job = null } = JSON.parse(text) as Holder;
+    return Number.isInteger(pid) && typeof host === "string" ? { pid, host, started, job } : undefined;
   } catch {
     return undefined; // cut off by a crash
   }
+}
+
+/** A job that Slurm starts anew, after its node has failed too, has ended wherever it ran before. */
+function isGone(holder: Holder): boolean {
+  const job = ownJob();
+  if (job && holder.job?.id === job.id && holder.job.restarts < job.restarts) return true;
+  return holder.host === hostname() && !isAlive(holder);
+}
+
+function ownJob(): Holder["job"] {
+  const { SLURM_JOB_ID: id, SLURM_RESTART_COUNT: restarts = 0 } = process.env;
+  return id ? { id, restarts: Number(restarts) } : null;
 }
 
 function isAlive({ pid, started }: Holder): boolean {

@@ -46,7 +46,7 @@ export async function openOutput(
   return undefined;
 }
 
-/** Throws UserError, which lists the changes, where going on from a checkpoint would not give what the run began as. */
+/** Throws UserError, which lists the changes, where going on from a checkpoint would not give what the run began as. fingerprints: as far as known. */
 export function checkSameRun(
   { folder, state }: Checkpoint,
   options: Record<string, unknown>,
@@ -56,7 +56,9 @@ export function checkSameRun(
     ...changedKeys(state.options, options)
       .filter((key) => !FREE_OPTIONS.has(key))
       .map((key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`),
-    ...changedKeys(state.fingerprints, fingerprints).map((what) => `the content of ${what} has changed`),
+    ...Object.keys(fingerprints)
+      .filter((what) => fingerprints[what] !== state.fingerprints[what])
+      .map((what) => `the content of ${what} has changed`),
   ];
   if (changes.length === 0) return;
   throw new UserError(`${folder} is of a run with other settings:\n  ${changes.join("\n  ")}`, {

@@ -108,6 +108,8 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   for (const { policy } of policies ?? []) planner.check(policy);
   const data = await openData(options, config, checkpoint, notice);
   closers.push(() => data.pictures.close());
+  const ofData = { data: samplesFingerprint(data.samples) };
+  if (checkpoint) checkSameRun(checkpoint, options, ofData); // of the model once that is loaded
   const schedule = scheduleOf(options, data);
   if (!checkpoint) noticeCautions(options, schedule, notice);
   const demand = demandOf(data.samples, data.packing);
@@ -129,7 +131,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
 
   const model = loadModel(options.model, { ...compute, ...loadingOf(plan.policy) });
   closers.push(() => disposeModel(model));
-  const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
+  const fingerprints = { model: modelFingerprint(model), ...ofData };
   const { folded } = ploraOf(plan.policy);
   if (checkpoint) {
     checkSameRun(checkpoint, options, fingerprints);
