@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { bar, formatDuration, Output, Pace, sparkline, table } from "./report.ts";
+import { bar, checkProgress, formatDuration, Output, Pace, sparkline, table } from "./report.ts";
 
 class Recorder {
   text = "";
@@ -57,6 +57,17 @@ describe("output", () => {
     for (clock.ms = 0; clock.ms < 25_000; clock.ms += 1000) output.live(`second ${clock.ms / 1000}`);
     output.flicker("phase");
     expect(stderr.text).toBe("second 0\nsecond 10\nsecond 20\n");
+  });
+
+  it("shows how many samples are checked, of a check that takes its time, and on a terminal alone", () => {
+    for (const terminal of [true, false]) {
+      const { output, stderr, clock } = open({ terminal });
+      const check = checkProgress(output, () => clock.ms);
+      for (let done = 1; done <= 50; done++, clock.ms += 10) check(done, 50);
+      expect(stderr.text.split("\r").map((line) => line.slice(0, 17))).toEqual(
+        terminal ? ["", "checking sample 2", "checking sample 4"] : [""],
+      );
+    }
   });
 
   it("has colours on a terminal that wants them only", () => {

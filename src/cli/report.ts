@@ -190,6 +190,27 @@ export function countProgress(output: Output, noun: string, total: number): (don
   };
 }
 
+/** How often a line is written anew of what goes by in milliseconds. */
+export const FLICKER_INTERVAL_MS = 200;
+
+/** "checking sample 12 of 64", where a person looks. */
+export function checkProgress(
+  output: Output,
+  now = () => performance.now(),
+): (done: number, total: number) => void {
+  let saidAtMs = now(); // what is done before is not worth a word
+  return (done, total) => {
+    if (now() - saidAtMs < FLICKER_INTERVAL_MS) return;
+    saidAtMs = now();
+    output.flicker(`checking sample ${formatCount(done)} of ${formatCount(total)}`);
+  };
+}
+
+/** What commands tell of samples as they are checked. */
+export function checkHooks(output: Output) {
+  return { notice: (text: string) => output.note(text), onProgress: checkProgress(output) };
+}
+
 /** Says that there are more samples than were shown. */
 export function noteRest({ show, all }: { show: number; all: boolean }, count: number, output: Output): void {
   if (output.json || all || count <= show) return;

@@ -5,7 +5,7 @@ import type { TrainOptions } from "../train/options.ts";
 import type { StepPeaks } from "../train/peakWatch.ts";
 import { resumeLine } from "../train/resume.ts";
 import type { TrainEvent, TrainResult } from "../train/trainer.ts";
-import { bar, formatDuration, type Output, sparkline } from "./report.ts";
+import { bar, checkProgress, FLICKER_INTERVAL_MS, formatDuration, type Output, sparkline } from "./report.ts";
 import { defectLine, peaksLine, planLines } from "./runPlanLines.ts";
 
 type StepEvent = Extract<TrainEvent, { event: "step" }>;
@@ -16,8 +16,6 @@ const SPARK_COLUMNS = 16;
 const BAR_COLUMNS = 9;
 /** Steps whose mean time tells how long the rest will take. */
 const PACE_STEPS = 10;
-/** A phase passes in milliseconds on small models. */
-const PHASE_INTERVAL_MS = 200;
 
 export class TrainReport {
   readonly #output: Output;
@@ -26,15 +24,18 @@ export class TrainReport {
   #stepMs: number[] = [];
   #line = "";
   #phaseAtMs = 0;
+  readonly #check: (done: number, total: number) => void;
   /** Of the steps so far, that with the highest peak, and whether the first has been told of. */
   #highest: StepPeaks | undefined;
 
   constructor(output: Output) {
     this.#output = output;
+    this.#check = checkProgress(output);
   }
 
   show(event: TrainEvent): void {
     if (event.event === "start") this.#begin(event);
+    else if (event.event === "check") this.#check(event.done, event.total);
     else if (event.event === "plan") for (const line of planLines(event)) this.#output.note(line);
     else if (event.event === "defect") this.#output.note(defectLine(event));
     else if (event.event === "notice" && event.about) this.#output.caveat(event.text, event.about);
@@ -83,7 +84,7 @@ export class TrainReport {
 
   #phase({ step, microBatch, phase }: PhaseEvent): void {
     const nowMs = performance.now();
-    if (nowMs - this.#phaseAtMs < PHASE_INTERVAL_MS) return;
+    if (nowMs - this.#phaseAtMs < FLICKER_INTERVAL_MS) return;
     this.#phaseAtMs = nowMs;
     const total = this.#start?.options.gradient_accumulation ?? 1;
     const at = total > 1 ? `micro-batch ${microBatch}/${total}, ` : "";

@@ -38,7 +38,7 @@ export interface PrepareOptions {
   skipBad: boolean;
   /** What to offer instead of leaving bad samples out, where that is no way on. */
   insteadOfSkipping?: string | undefined;
-  onProgress?: (done: number, total: number) => void;
+  onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
 export interface PreparedSamples {

@@ -32,19 +32,20 @@ export interface ReadySamples extends PreparedSamples {
   dataset: Dataset;
 }
 
-type Notice = (text: string) => void;
+/** Who is told of samples that were left out, and of how many have been looked at. */
+export interface CheckHooks extends Pick<PrepareOptions, "onProgress" | "insteadOfSkipping"> {
+  notice: (text: string) => void;
+}
 
 /** The samples of files with their answers. Throws a UserError that lists the bad ones, unless they are to be left out. */
 export async function readySamples(
   files: string[],
   reader: Reader,
   options: DataOptions,
-  notice: Notice,
-  insteadOfSkipping?: string,
+  hooks: CheckHooks,
 ): Promise<ReadySamples> {
   const dataset = readDataset(files);
-  const check = { purpose: "train", notice, insteadOfSkipping } as const;
-  return { dataset, ...(await checkSamples(dataset, reader, options, check)) };
+  return { dataset, ...(await checkSamples(dataset, reader, options, { purpose: "train", ...hooks })) };
 }
 
 /** The samples of a data set that can be used; `notice` hears of those that were left out. Throws as readySamples does. */
@@ -52,7 +53,7 @@ export async function checkSamples(
   dataset: Dataset,
   { tokenizer, config }: Reader,
   options: DataOptions,
-  { notice, ...check }: Pick<PrepareOptions, "purpose" | "insteadOfSkipping"> & { notice: Notice },
+  { notice, ...check }: Pick<PrepareOptions, "purpose"> & CheckHooks,
 ): Promise<PreparedSamples> {
   const prepared = await prepareSamples(dataset, {
     tokenizer,

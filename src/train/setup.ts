@@ -87,6 +87,8 @@ export type PlannedRun = RunPlanning & { demand: Demand; planner: Planner };
 export interface OpenHooks {
   /** about: what a script may ask for by name. */
   notice: (text: string, about?: "idleCard") => void;
+  /** Called as samples are checked, which takes minutes for many pictures. */
+  onCheck?: (done: number, total: number) => void;
   /** Called before anything heavy is loaded. */
   onPlan: (planned: PlannedRun) => void;
 }
@@ -106,7 +108,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   const { config } = planner;
   const policies = givenPolicies(options);
   for (const { policy } of policies ?? []) planner.check(policy);
-  const data = await openData(options, config, checkpoint, notice);
+  const data = await openData(options, config, checkpoint, hooks);
   closers.push(() => data.pictures.close());
   const ofData = { data: samplesFingerprint(data.samples) };
   if (checkpoint) checkSameRun(checkpoint, options, ofData); // of the model once that is loaded
@@ -228,13 +230,16 @@ async function openData(
   options: TrainOptions,
   config: ModelConfig,
   checkpoint: Checkpoint | undefined,
-  notice: (text: string) => void,
+  { notice, onCheck: onProgress }: OpenHooks,
 ): Promise<TrainingData> {
   const tokenizer = await tokenizerOf(resolveModel(options.model));
   const reader = { tokenizer, config };
-  const instead = checkpoint && insteadOfSkipping(checkpoint);
-  const ready = await readySamples(options.data, reader, options, notice, instead);
-  const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, notice));
+  const told = { notice, onProgress };
+  const ready = await readySamples(options.data, reader, options, {
+    ...told,
+    insteadOfSkipping: checkpoint && insteadOfSkipping(checkpoint),
+  });
+  const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, told));
   const sampler = samplerOf(ready, options);
   return {
     samples: ready.samples,

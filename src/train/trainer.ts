@@ -36,6 +36,8 @@ export type TrainEvent =
       samples: number;
       stepsBefore: readonly StepRecord[];
     }
+  /** Of the samples, before all else. */
+  | { event: "check"; done: number; total: number }
   /** Before anything heavy is loaded. */
   | ({ event: "plan" } & PlannedRun)
   /** about: that a card is left idle, which scripts are told as well. */
@@ -66,6 +68,7 @@ export async function train(input: TrainInput, { signal, onEvent }: TrainHooks =
   try {
     const hooks: OpenHooks = {
       notice: (text, about) => emit({ event: "notice", text, ...(about && { about }) }),
+      onCheck: (done, total) => emit({ event: "check", done, total }),
       onPlan: (planned) => emit({ event: "plan", ...planned }),
     };
     const options = trainOptions(input);

@@ -34,7 +34,7 @@ const options = { ...input, data, max_steps: 3, gradient_accumulation: 2, planne
 async function leastBytes(): Promise<number> {
   const planner = plannerOf(input.model, { dtype: "float32", device: "cpu" });
   const reader = { tokenizer: undefined, config: planner.config };
-  const { samples } = await readySamples([data], reader, trainOptions(options), () => {});
+  const { samples } = await readySamples([data], reader, trainOptions(options), { notice: () => {} });
   const demand = demandOf(samples, { by: "samples", samples: 1 });
   const asked = workloadOf(
     { rank: 2, dropout: 0, targets: OFFICIAL_TARGETS },

@@ -8,7 +8,7 @@ import { type Answer, type Evaluator, sampleAnswers, sampleLosses, totalLoss } f
 import { withDifferences } from "../differences.ts";
 import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import { countProgress, noteRest, type Output } from "../report.ts";
+import { checkHooks, countProgress, noteRest, type Output } from "../report.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 interface Scores {
@@ -36,7 +36,7 @@ interface Row extends Partial<Scores> {
 
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
-  const ready = await readySamples(options.data, known, options, (text) => output.note(text));
+  const ready = await readySamples(options.data, known, options, checkHooks(output));
   const { length } = ready.samples;
   const { rows, isStopped } = await interruptible(output, "stopping after this sample", (interruption) =>
     evaluated(known, ready.samples, options, { output, interruption }),

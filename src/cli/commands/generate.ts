@@ -8,7 +8,7 @@ import { checkSamples } from "../../train/dataset.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
 import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import { checkHooks, type Output } from "../report.ts";
 import { inspectModel, withModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {
@@ -17,7 +17,7 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
   const known = await inspectModel(options.model);
   const { samples } = await checkSamples(dataset, known, options, {
     purpose: "generate",
-    notice: (text) => output.note(text),
+    ...checkHooks(output),
   });
   const answer = ({ signal, listen }: Interruption): Promise<number> =>
     withModel(known, options, output, async (session) => {

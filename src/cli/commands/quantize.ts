@@ -7,15 +7,14 @@ import { readySamples } from "../../train/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate.ts";
 import { stoppable } from "../interruption.ts";
 import type { OptionsOf } from "../options.ts";
-import { byteProgress, noteLeftovers, type Output, table } from "../report.ts";
+import { byteProgress, checkHooks, noteLeftovers, type Output, table } from "../report.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 type Options = OptionsOf<"quantize">;
 
 export async function run(options: Options, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
-  const notice = (text: string): void => output.note(text);
-  const ready = options.data && (await readySamples(options.data, known, options, notice));
+  const ready = options.data && (await readySamples(options.data, known, options, checkHooks(output)));
   noteLeftovers(options.output, output);
   const written = await stoppable(output, (signal) =>
     quantizeCheckpoint(known.folder, options.output, {

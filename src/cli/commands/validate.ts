@@ -6,12 +6,12 @@ import { formatCount, plural } from "../../errors.ts";
 import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/dataset.ts";
 import type { OptionsOf } from "../options.ts";
-import { type Output, table } from "../report.ts";
+import { checkHooks, type Output, table } from "../report.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
-  const { samples, skipped } = await readySamples(options.data, known, options, (text) => output.note(text));
+  const { samples, skipped } = await readySamples(options.data, known, options, checkHooks(output));
   const byLength = samples.toSorted((a, b) => a.tokens - b.tokens);
   const shown = {
     shortest: byLength[0]!,
