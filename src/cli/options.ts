@@ -228,6 +228,7 @@ const plan = {
     "What fits a card, and how fast it will be: the training step itself, run without data. No GPU and no weights are needed. Ends with the lorafit train line that does it.",
   options: PlanOptions,
   examples: [
+    "plan",
     "plan --gpu rtx-4090",
     "plan --memory 8GiB --hd-num 55",
     "plan --memory 24GiB --lora-r 16 --solve max-length --json",

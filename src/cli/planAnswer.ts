@@ -7,6 +7,7 @@ import type { Plan, Workload } from "../plan/planner.ts";
 import { fastestPlan, leastMemory, planRungs, solve } from "../plan/search.ts";
 import type { Unknown } from "../plan/unknowns.ts";
 import { CATEGORIES } from "../torch/device.ts";
+import type { CommonCards } from "./planCards.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 
 export interface Answer {
@@ -15,6 +16,8 @@ export interface Answer {
   solved: number | null | undefined;
   /** The official schedule at the same sizes, on a card. */
   official?: DryRun | undefined;
+  /** Where no card and no memory was named. */
+  cards?: CommonCards | undefined;
 }
 
 /** Plans what was asked for: the solution of --solve, the fastest policy that fits, or the leanest where nothing limits it or none does. */

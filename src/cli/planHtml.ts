@@ -1,11 +1,11 @@
 /** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
 import { formatBytes, formatCount, GIB } from "../errors.ts";
 import { largestGrid, pictureTokens } from "../plan/batch.ts";
-import { type Card, capabilityOf, listDevices } from "../plan/devices.ts";
+import { listDevices } from "../plan/devices.ts";
 import type { Moment } from "../plan/dryRun.ts";
-import type { Plan, Planner, Workload } from "../plan/planner.ts";
+import type { Plan, Workload } from "../plan/planner.ts";
 import { leanestPlan, solve } from "../plan/search.ts";
-import { abilitiesOf, CATEGORIES } from "../torch/device.ts";
+import { CATEGORIES } from "../torch/device.ts";
 import { heatMap, stackedAreas } from "./areaCharts.ts";
 import { lineChart } from "./charts.ts";
 import { escaped, htmlPage, htmlTable } from "./html.ts";
@@ -151,21 +151,15 @@ function waterfall(question: Question, { plan, official }: Answer): string {
   );
 }
 
-/** Cards that share kernels and workspace share a planner, and those with as much beside their context the answer as well. */
+/** Cards that allocate alike and have as much beside their context share the answer. */
 function cards({ planner, limits, fixed }: Question, { workload }: Plan, tell: TellStage): string {
-  const planners = new Map<string, { own: Planner; contextBytes: number }>();
   const solutions = new Map<string, ReturnType<typeof solve>>();
   let maxLength = workload.maxLength; // each card's search begins at the answer of the card before, which is smaller
   const rows = listDevices().map((card, index, all) => {
     tell("cards", index / all.length);
-    const key = `${kernelsOf(card, planner)} ${card.workspaceBytes}`;
-    const { own, contextBytes } = planners.get(key) ?? {
-      own: planner.onCard(card),
-      contextBytes: card.contextBytes,
-    };
-    planners.set(key, { own, contextBytes });
-    const budgetBytes = card.memoryBytes - card.contextBytes + contextBytes;
-    const alike = `${key} ${budgetBytes}`;
+    const own = planner.onCard(card);
+    const budgetBytes = card.memoryBytes;
+    const alike = `${own.allocationKey} ${budgetBytes - card.contextBytes}`;
     if (!solutions.has(alike)) {
       const from = { ...workload, maxLength };
       solutions.set(alike, solve(own, "max-length", from, { ...limits, budgetBytes }, fixed));
@@ -176,16 +170,10 @@ function cards({ planner, limits, fixed }: Question, { workload }: Plan, tell: T
       card.title,
       formatBytes(card.memoryBytes),
       solution ? formatCount(solution.solved) : "does not fit",
-      solution ? formatDuration(planner.onCard(card).time(solution.plan.run)) : "",
+      solution ? formatDuration(own.time(solution.plan.run)) : "",
       card.note ?? "",
     ];
   });
   const headings = ["card", "memory", "longest max_length", "time a micro-batch of it", "remarks"];
   return `<div class="remarks">${htmlTable(headings, rows)}</div>`;
-}
-
-/** Abilities of a card that change what is allocated: whether fp8 is multiplied as such matters where something is held in it. */
-function kernelsOf(card: Card, { base, visionBase }: Planner): string[] {
-  const isHeldInFp8 = [base, visionBase].includes("fp8");
-  return abilitiesOf(capabilityOf(card)).filter((ability) => ability !== "fp8" || isHeldInFp8);
 }

@@ -5,6 +5,7 @@ import { bar, formatDuration, type Output, Pace } from "./report.ts";
 const STAGES = {
   policy: { says: "the policy", seconds: 2 },
   official: { says: "the official recipe", seconds: 0.1 },
+  common: { says: "what common cards make of it", seconds: 10 },
   words: { says: "alternatives, room and levers", seconds: 2 },
   sizes: { says: "what sizes need", seconds: 9 },
   ranks: { says: "what ranks cost", seconds: 0.5 },

@@ -136,9 +136,10 @@ function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<Plann
   return loadedModel(model, { dtypeFor, ...bases });
 }
 
-/** The card of a name, or one as fast as cards of so much memory are. */
+/** The card of a name, one as fast as cards of so much memory are, or one that many have. */
 function cardFor({ gpu, memory }: PlanOptions): Card {
-  return gpu === undefined ? cardOfMemory(memory ?? Number.POSITIVE_INFINITY) : findDevice(gpu);
+  if (gpu !== undefined) return findDevice(gpu);
+  return memory === undefined ? findDevice("a100-80gb") : cardOfMemory(memory);
 }
 
 function deviceName({ gpu }: PlanOptions, { title }: Card): string {

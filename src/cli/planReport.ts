@@ -9,12 +9,22 @@ import { concessionGroups, concessionsOf } from "../plan/policyWords.ts";
 import { fastestPlan, leastMemory } from "../plan/search.ts";
 import { commandLine, quoted } from "../program.ts";
 import { type Answer, alternativesOf, leversOf, partsOf, supervisedOf } from "./planAnswer.ts";
+import { cardsText } from "./planCards.ts";
 import { comparisonText } from "./planCompare.ts";
 import { explanation, plannedAttention } from "./planExplain.ts";
 import { leversText } from "./planLevers.ts";
 import { isUnlimited, type Question } from "./planQuestion.ts";
 import { spareRoom, wayOut } from "./planWays.ts";
-import { besideIt, cautions, elsewhere, gib, largestOf, SHOWN_BYTES, withArticle } from "./planWords.ts";
+import {
+  baseName,
+  besideIt,
+  cautions,
+  elsewhere,
+  gib,
+  largestOf,
+  SHOWN_BYTES,
+  withArticle,
+} from "./planWords.ts";
 import { bar, formatDuration, table } from "./report.ts";
 
 const BAR_COLUMNS = 36;
@@ -42,6 +52,7 @@ export function planText(question: Question, answer: Answer): string {
     ...timesOf(question, plan),
     ...kernelOf(question, plan),
     "",
+    ...(answer.cards ? [cardsText(answer.cards), ""] : []),
     recommended(question, plan),
     "",
     alternatives(question, plan),
@@ -100,14 +111,11 @@ function amountOf(bytes: number): string {
   return bytes === 0 ? "0" : writtenBytes(bytes);
 }
 
-const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const;
-
 /** What is planned, and for what. */
 export function titleOf({ options, card, device, limits, planner }: Question, { workload }: Plan): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
-  const base = planner.base === "bf16" ? SHORT_NAMES[planner.dtype] : planner.base;
   const vision = planner.visionBase === "bf16" ? "" : `, ${planner.visionBase} vision tower`;
-  const what = `${name}, ${base} base${vision}, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
+  const what = `${name}, ${baseName(planner)} base${vision}, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
   const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";
   if (!card)
     return `${what}\n${memory}memory on this machine's CPU, as --memory counts it; what is set aside lies in the same machine's memory, beside it`;

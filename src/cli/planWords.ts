@@ -1,7 +1,7 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
 import { formatCount, GIB } from "../errors.ts";
 import type { DryRun } from "../plan/dryRun.ts";
-import type { Workload } from "../plan/planner.ts";
+import type { Planner, Workload } from "../plan/planner.ts";
 import { UNKNOWNS, type Unknown } from "../plan/unknowns.ts";
 import { scaleCaution } from "../train/cautions.ts";
 import { trainOptions } from "../train/options.ts";
@@ -32,6 +32,13 @@ export function elsewhere({ card }: Pick<Question, "card">): { where: string; of
   return card
     ? { where: "in RAM", of: "of RAM", column: "RAM" }
     : { where: "set aside", of: "set aside", column: "aside" };
+}
+
+const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const;
+
+/** What the frozen base is held in. */
+export function baseName({ base, dtype }: Pick<Planner, "base" | "dtype">): string {
+  return base === "bf16" ? SHORT_NAMES[dtype] : base;
 }
 
 /** "and 19.30 GiB of RAM": what a plan takes there; nothing where that is not worth the name. */

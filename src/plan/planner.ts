@@ -4,10 +4,11 @@ import type { Base, ModelConfig } from "../models/spec.ts";
 import { storedUnfolded } from "../models/weights.ts";
 import type { QuantizedPrecision } from "../nn/quantizedNames.ts";
 import { layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
+import { abilitiesOf } from "../torch/device.ts";
 import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./batch.ts";
 import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
 import { type Speed, speedOf } from "./cost.ts";
-import type { Card } from "./devices.ts";
+import { type Card, capabilityOf } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { dryLoss } from "./evalLoss.ts";
 import { type AnswerShape, dryAnswer } from "./generation.ts";
@@ -49,18 +50,35 @@ export type PlannedModel = Pick<
   "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored"
 >;
 
+/** Runs that were tried on cards that are alike, with the context that is counted in them. */
+interface KnownRuns {
+  contextBytes: number;
+  runs: Map<string, DryRun>;
+}
+
 /** Plans for one model on one device; what was tried once is remembered. */
 export class Planner {
   readonly speed: Speed;
   readonly #model: PlannedModel;
   readonly #parts: PartsOfSearch;
-  readonly #known = new Map<string, DryRun>();
+  readonly #known: KnownRuns;
+  /** Of all cards that were asked about, by what they allocate. */
+  readonly #family: Map<string, KnownRuns>;
   readonly #gradientBytes = new Map<string, number>();
 
-  constructor(model: PlannedModel, speed?: Speed, parts = new PartsOfSearch()) {
+  constructor(
+    model: PlannedModel,
+    speed?: Speed,
+    parts = new PartsOfSearch(),
+    family = new Map<string, KnownRuns>(),
+  ) {
     this.#model = model;
     this.#parts = parts;
+    this.#family = family;
     this.speed = speed ?? speedOf(model.target as Card);
+    const key = allocationKey(model);
+    this.#known = family.get(key) ?? { contextBytes: contextOf(model), runs: new Map() };
+    family.set(key, this.#known);
   }
 
   get config(): ModelConfig {
@@ -92,9 +110,14 @@ export class Planner {
     if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
   }
 
-  /** The same model on another card. */
+  /** The same model on another card; what was tried on one is known of all that allocate alike. */
   onCard(card: Card): Planner {
-    return new Planner({ ...this.#model, target: card }, undefined, this.#parts);
+    return new Planner({ ...this.#model, target: card }, undefined, this.#parts, this.#family);
+  }
+
+  /** The same on cards that allocate alike, apart from CUDA's context. */
+  get allocationKey(): string {
+    return allocationKey(this.#model);
   }
 
   /** The same model with parts of it quantised as it is loaded, which is not the checkpoint's files then. */
@@ -191,11 +214,30 @@ export class Planner {
   ): DryRun {
     const batch = workload.batch ?? batchOf(workload);
     const key = JSON.stringify([rank, dropout, targets, batch, policy, gradientCopy]);
-    const known = this.#known.get(key);
-    if (known) return known;
+    const { runs, contextBytes } = this.#known;
     const lora = { rank, dropout, targets };
+    const moreBytes = contextOf(this.#model) - contextBytes;
+    const known = runs.get(key);
+    if (known) return inContext(known, moreBytes);
     const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() });
-    this.#known.set(key, run);
+    runs.set(key, inContext(run, -moreBytes));
     return run;
   }
+}
+
+/** What of a device what is allocated hangs on: whether fp8 is multiplied as such matters where something is held in it. */
+function allocationKey({ target, base, visionBase }: PlannedModel): string {
+  if (target === "cpu") return target;
+  const isHeldInFp8 = [base, visionBase].includes("fp8");
+  const abilities = abilitiesOf(capabilityOf(target)).filter((ability) => ability !== "fp8" || isHeldInFp8);
+  return `${abilities} ${target.workspaceBytes}`;
+}
+
+function contextOf({ target }: PlannedModel): number {
+  return target === "cpu" ? 0 : target.contextBytes;
+}
+
+/** A run as a card has it whose context takes so much more. */
+function inContext(run: DryRun, moreBytes: number): DryRun {
+  return moreBytes === 0 ? run : { ...run, budgetedBytes: run.budgetedBytes + moreBytes };
 }

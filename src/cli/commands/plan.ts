@@ -5,11 +5,12 @@ import { listDevices } from "../../plan/devices.ts";
 import { commandLine } from "../../program.ts";
 import type { OptionsOf } from "../options.ts";
 import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
+import { commonCards } from "../planCards.ts";
 import { officialOf } from "../planCompare.ts";
 import { plannedAttention } from "../planExplain.ts";
 import { planHtml } from "../planHtml.ts";
 import { planProgress } from "../planProgress.ts";
-import { type Question, questionOf } from "../planQuestion.ts";
+import { isUnlimited, type Question, questionOf } from "../planQuestion.ts";
 import { misfitOf, planText, trainCommand } from "../planReport.ts";
 import { type Output, table } from "../report.ts";
 
@@ -18,12 +19,21 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
   const question = questionOf(options);
   const isPage = options.html !== undefined;
   if (options.html !== undefined) requireWritable(options.html);
-  const tell = planProgress(output, ["policy", "official", "words", ...(isPage ? PAGE_STAGES : [])]);
+  const isOpen = question.card !== undefined && isUnlimited(question) && !output.json;
+  const common = isOpen ? (["common"] as const) : [];
+  const tell = planProgress(output, [
+    "policy",
+    "official",
+    ...common,
+    "words",
+    ...(isPage ? PAGE_STAGES : []),
+  ]);
   tell("policy");
   const answer = answerOf(question);
   tell("official");
   if (options.compare === "official" || (question.card && (!output.json || isPage)))
     answer.official = officialOf(question, answer.plan);
+  if (isOpen) answer.cards = commonCards(question, answer.plan, tell);
   tell("words");
   const words = output.json ? "" : planText(question, answer);
   if (options.html !== undefined) {
