@@ -97,7 +97,7 @@ const LEFT_MS = 60_000;
 /** What killed processes have left beside a path; under the path's own name it goes when that is begun anew. */
 export function leftoversBeside(path: string): string[] {
   const [folder, own] = [dirname(resolve(path)), beside(path, "writing")];
-  if (!existsSync(folder)) return [];
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) return [];
   return readdirSync(folder)
     .filter((name) => name.startsWith(".writing-"))
     .map((name) => join(folder, name))

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
 import { SAME_SIGNAL_MS } from "../../src/cli/interruption.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
 import { checkpointFolders, lastGoodCheckpoint } from "../../src/train/checkpoints.ts";
 import { PROGRAM } from "../e2e/lorafit.ts";
 import { lcg } from "../randomModel.ts";
@@ -88,9 +89,8 @@ it.each<[string, (checkpoint: string) => void, RegExp]>([
 
 it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", async () => {
   const output = join(folder, "interrupted");
-  // one sequence so long that its micro-batch is still being computed when the second Ctrl-C comes
-  const slow = { ...long, max_steps: 1000, batch_size: 1000, output };
-  const once = start(writeConfig("interrupted", { ...slow, batch_size: 1 }));
+  const slow = { ...long, max_steps: 1000, output };
+  const once = start(writeConfig("interrupted", slow));
   await linesOf(once, 1);
   once.process.kill("SIGINT");
   expect(await once.ended).toBe(130);
@@ -99,7 +99,11 @@ it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", asyn
   const [checkpoint] = (await checkpointFolders(output)).slice(-1);
   expect(once.stderr()).toContain(`saved ${checkpoint}`);
 
-  const twice = start(writeConfig("twice", { ...slow, output: join(folder, "twice") }));
+  // so many layers that the micro-batch is still being computed when the second Ctrl-C comes, and so short that that is heard
+  const model = join(folder, "deep");
+  writeTinyCheckpoint(model, { ...TINY, layers: 60 });
+  const deep = { ...slow, model, batch_size: 50, output: join(folder, "twice") };
+  const twice = start(writeConfig("twice", deep));
   await until(() => twice.stderr().includes("samples"));
   await sleep(300);
   twice.process.kill("SIGINT");
