@@ -234,6 +234,21 @@ describe("what can't be read", () => {
     expect(() => readSamples(file)).toThrow(/ {2}and 3 more$/);
   });
 
+  it("that has the ending of the other form is told its own", () => {
+    const record = JSON.stringify({ conversations: [{ from: "user", value: "?" }, ANSWER] });
+    const fixOf = (name: string, text: string): string | undefined => {
+      try {
+        readDataset(write(name, text));
+      } catch (error) {
+        return (error as UserError).fix;
+      }
+      return undefined;
+    };
+    expect(fixOf("lines.json", `${record}\n${record}\n`)).toBe("It has one record a line: name it .jsonl.");
+    expect(fixOf("array.jsonl", `[\n${record}\n]`)).toBe("Name it .json.");
+    expect(fixOf("torn.json", `[${record},`)).toBe("Mend it there.");
+  });
+
   it("a byte order mark is no part of the text", () => {
     expect(readSamples(write("bom.jsonl", '\ufeff{"query": "q", "response": "a"}')).length).toBe(1);
   });

@@ -102,6 +102,11 @@ function readFile(file: string): (Sample | BadSample)[] {
 }
 
 function readLines(file: string, text: string): (Sample | BadSample)[] {
+  if (/^\s*\[/.test(text)) {
+    throw new UserError(`${file} holds an array, and a .jsonl file has one record a line.`, {
+      fix: "Name it .json.",
+    });
+  }
   const lines = text.split("\n").map((content, index) => ({ content, line: index + 1 }));
   return lines
     .filter(({ content }) => content.trim() !== "")
@@ -122,7 +127,8 @@ function readArray(file: string, text: string): (Sample | BadSample)[] {
   const parsed = parseJson(text);
   if (!parsed.ok) {
     const { line, column, expected } = parsed.fault;
-    const fix = file.endsWith(".json") ? "Mend it there." : FORMS;
+    const mend = holdsLines(text) ? "It has one record a line: name it .jsonl." : "Mend it there.";
+    const fix = file.endsWith(".json") ? mend : FORMS;
     throw new UserError(`${file}:${line}:${column}: this isn't JSON: expected ${expected} here.`, { fix });
   }
   const { value } = parsed;
@@ -131,6 +137,12 @@ function readArray(file: string, text: string): (Sample | BadSample)[] {
   throw new UserError(`${file}: a dataset is an array of records, but this holds one ${kind}.`, {
     fix: "Put the records between [ and ], or write one a line into a .jsonl file.",
   });
+}
+
+/** Whether a text's first line is a whole record. */
+function holdsLines(text: string): boolean {
+  const [first = ""] = text.trimStart().split("\n", 1);
+  return first.startsWith("{") && parseJson(first).ok;
 }
 
 type Parsed = { ok: true; value: unknown } | { ok: false; fault: JsonFault };
