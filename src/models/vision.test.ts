@@ -6,7 +6,7 @@ import { type HdImage, imageTokens, TILE_PIXELS } from "../data/image.ts";
 import { empty } from "../torch/create.ts";
 import { memoryStats, resetPeak } from "../torch/device.ts";
 import { dispose, scope, type Tensor } from "../torch/tensor.ts";
-import { PRESETS } from "./spec.ts";
+import { BASES, PRESETS } from "./spec.ts";
 import { encodeImage, encodeImageInto, type Picture } from "./vision.ts";
 import type { Model } from "./weights.ts";
 
@@ -102,12 +102,15 @@ describe("encodeImage", () => {
 });
 
 describe("memory", () => {
-  test.each(["float32", "bfloat16"] as const)(
-    "a plan on meta has the peak of the run on cpu, in %s",
-    (dtype) => {
+  const cases = (["float32", "bfloat16"] as const).flatMap((dtype) =>
+    BASES.map((visionBase) => ({ dtype, visionBase })),
+  );
+  test.each(cases)(
+    "a plan on meta has the peak of the run on cpu, in $dtype with a tower in $visionBase",
+    (options) => {
       const models = {
-        cpu: randomModel(CONFIG, { dtype }),
-        meta: randomModel(CONFIG, { dtype, device: "meta" }),
+        cpu: randomModel(CONFIG, options),
+        meta: randomModel(CONFIG, { ...options, device: "meta" }),
       };
       const grids = fc.record({
         rows: fc.integer({ min: 1, max: 3 }),
@@ -120,7 +123,7 @@ describe("memory", () => {
           expect(peakBytes(models.meta, { rows, cols }, visionBatch)).toBe(measured);
           expect(peakBytes(models.meta, randomPicture(rows, cols), visionBatch)).toBe(measured);
         }),
-        { numRuns: 6 },
+        { numRuns: options.visionBase === "bf16" ? 6 : 3 },
       );
       dispose(models);
     },

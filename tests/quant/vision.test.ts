@@ -1,5 +1,4 @@
 /** The vision tower in fewer bits: what it makes of a picture, what it takes, and where it lies. */
-import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora } from "../../src/models/lora.ts";
 import { type Base, PRESETS } from "../../src/models/spec.ts";
@@ -12,10 +11,8 @@ import { findDevice } from "../../src/plan/devices.ts";
 import { type Configuration, dryRun } from "../../src/plan/dryRun.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
-import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { dispose, scope, type Tensor } from "../../src/torch/tensor.ts";
 import {
-  blackPicture,
   randomBatch,
   randomLora,
   randomModel,
@@ -83,29 +80,6 @@ it.each(QUANTIZED_PRECISIONS)("adds the bias to a product with a matrix in %s", 
 });
 
 describe("memory of a vision tower in fewer bits", () => {
-  const grids = fc.record({
-    rows: fc.integer({ min: 1, max: 3 }),
-    cols: fc.integer({ min: 1, max: 2 }),
-    visionBatch: fc.integer({ min: 1, max: 4 }),
-  });
-  const cases = QUANTIZED_PRECISIONS.flatMap((precision) =>
-    (["float32", "bfloat16"] as const).map((dtype) => ({ precision, dtype })),
-  );
-
-  it.each(cases)("a plan of pictures in $precision on meta has the peak of the run, for $dtype", (bases) => {
-    const [cpu, meta] = (["cpu", "meta"] as const).map((device) =>
-      randomModel(SIZES["rows of whole blocks"], { dtype: bases.dtype, device, visionBase: bases.precision }),
-    ) as [Model, Model];
-    fc.assert(
-      fc.property(grids, ({ rows, cols, visionBatch }) => {
-        const measured = peakOf(cpu, blackPicture(rows, cols), visionBatch);
-        expect(peakOf(meta, { rows, cols }, visionBatch)).toBe(measured);
-      }),
-      { numRuns: 4 },
-    );
-    dispose([cpu, meta]);
-  });
-
   it("the official tower: so many bytes less, and a scratch while it computes", () => {
     const configuration: Configuration = {
       ...{
@@ -181,15 +155,6 @@ function inFull(vision: VisionWeights): VisionWeights {
 
 function encode({ vision, config, dtype, device }: Model, picture: Picture, visionBatch = 2): Tensor {
   return encodeImage(vision, config.vision, picture, { dtype, device, visionBatch });
-}
-
-function peakOf(model: Model, picture: Picture, visionBatch: number): number {
-  const device = model.device as "cpu" | "meta";
-  const beforeBytes = memoryStats(device).liveBytes;
-  resetPeak(device);
-  scope(() => encode(model, picture, visionBatch).dispose());
-  expect(memoryStats(device).liveBytes).toBe(beforeBytes);
-  return memoryStats(device).peakBytes - beforeBytes;
 }
 
 function normOf(x: Tensor): number {
