@@ -29,7 +29,7 @@ const heads = fc.constantFrom([1, 1], [1, 4], [2, 1], [2, 2], [4, 2]);
 
 const policies = fc.record({
   headGroups: fc.constantFrom(1, 2, 4),
-  mlpTileTokens: fc.constantFrom(512, 1024),
+  mlpTileTokens: fc.constantFrom(100, 512, 1024),
   lossChunkTokens: fc.integer({ min: 1, max: 300 }),
   visionBatchTiles: fc.integer({ min: 1, max: 3 }),
   attentionInput: fc.constantFrom("kept", "recomputed"),

@@ -47,6 +47,11 @@ const POLICIES: Record<string, unknown> = {
   },
   "attention by products, all kept": { attention: "products", layers: [{ count: 4, keep: "all" }] },
   "MLP tiles": { mlpTileTokens: 512 },
+  "MLP tiles of any number of rows, for attention's input too": {
+    mlpTileTokens: 77,
+    attentionInput: "recomputed",
+    headGroups: 2,
+  },
   "small loss chunks": { lossChunkTokens: 3 },
   "one tile of vision at a time": { visionBatchTiles: 1 },
   "attention recomputed twice": { reuseAttention: false },
