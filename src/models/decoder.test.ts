@@ -8,7 +8,9 @@ import {
 } from "../../tests/randomModel.ts";
 import { moduleNames } from "../../tests/step/reference.ts";
 import { ropeTables } from "../nn/attention.ts";
+import { dropped } from "../nn/dropout.ts";
 import { frozenValues } from "../nn/frozen.ts";
+import type { LoraBranch } from "../nn/linear.ts";
 import { type Rows, rowSource, rowsOf } from "../nn/rows.ts";
 import { cat, fromArray, where } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
@@ -112,18 +114,17 @@ const CASES: Case[] = [
     targets: "wo$|w1$",
     plora: "merged",
   },
+  {
+    name: "dropout, in head groups and tiles",
+    samples: [90, 41],
+    imageRows: [{ start: 20, end: 80 }],
+    headGroups: 2,
+    attentionInput: "recomputed",
+    mlpTileTokens: 33,
+    dropout: 0.3,
+  },
+  { name: "dropout in one piece", samples: [60], imageRows: [], dropout: 0.05 },
 ];
-
-/** For what has no plain version: autograd knows nothing of our masks. */
-const DROPPING: Case = {
-  name: "dropout over several blocks, in head groups and tiles",
-  samples: [600, 471],
-  imageRows: [{ start: 20, end: 590 }],
-  headGroups: 2,
-  attentionInput: "recomputed",
-  mlpTileTokens: 512,
-  dropout: 0.3,
-};
 
 function caseOf(wanted: string): Case {
   return CASES.find(({ name }) => name === wanted)!;
@@ -175,6 +176,11 @@ function build({
   return { model, lora, sequence, layer, tokens: end };
 }
 
+/** What a branch sees of x, (T, in): all of it, or what the masks of its dropout leave, as a factor that autograd knows. */
+function seenBy({ dropout }: LoraBranch, x: Tensor): Tensor {
+  return dropout ? x.mul(dropped(x.detach().zerosLike().add(1), dropout, { place: 0, column: 0 })) : x;
+}
+
 /** The layer in autograd, with A and B as leaves. */
 function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
   const linear = (name: (typeof LINEAR_NAMES)[number], x: Tensor): Tensor => {
@@ -186,7 +192,7 @@ function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
     const y = x.mm(frozenValues(weight).t()).add(where(mask, image, image.mul(0)));
     if (!lora) return y;
     return y.add(
-      x
+      seenBy(lora, x)
         .mm(leaves.get(`${name}.a`)!.t())
         .mm(leaves.get(`${name}.b`)!.t())
         .mul(lora.scale),
@@ -333,37 +339,34 @@ describe("a layer", () => {
     });
   });
 
-  it.each([...CASES, DROPPING])(
-    "has the same attention in the rows that are asked for as in all, of $name",
-    (given) => {
-      scope(() => {
-        const { lora, sequence, layer, tokens } = build({ ...given, kernel: "products" });
-        const { end } = sequence.shape.samples[0]!;
-        const [input, dy] = [11, 12].map((seed) => randomTensor([tokens, config.hidden], seed)) as [
-          Tensor,
-          Tensor,
-        ];
-        for (const first of [1, Math.floor(end / 2), end - 1]) {
-          const through = (seen: Sequence, keeps: boolean): Tensor[] => {
-            const [y, dx] = [input.clone(), dy.clone()];
-            rowsOf(dx, { start: 0, end: first }).zero_();
-            for (const { gradA, gradB } of lora.modules.values()) [gradA, gradB].map((each) => each!.zero_());
-            SEGMENTS.attention(y, input, dx, layer, seen, keeps);
-            const factors = [...lora.modules.values()].flatMap(({ gradA, gradB }) => [gradA!, gradB!]);
-            return [rowsOf(y, { start: first, end: tokens }), dx, ...factors.map((factor) => factor.clone())];
-          };
-          const whole = through(sequence, true);
-          for (const keeps of [false, true]) {
-            through(askedFrom(sequence, first), keeps).forEach((result, index) => {
-              const length = whole[index]!.linalgVectorNorm().item();
-              if (length > 0) expect(relativeDifference(result, whole[index]!)).toBeLessThan(1e-12);
-              else expect(result.linalgVectorNorm().item()).toBe(0);
-            });
-          }
+  it.each(CASES)("has the same attention in the rows that are asked for as in all, of $name", (given) => {
+    scope(() => {
+      const { lora, sequence, layer, tokens } = build({ ...given, kernel: "products" });
+      const { end } = sequence.shape.samples[0]!;
+      const [input, dy] = [11, 12].map((seed) => randomTensor([tokens, config.hidden], seed)) as [
+        Tensor,
+        Tensor,
+      ];
+      for (const first of [1, Math.floor(end / 2), end - 1]) {
+        const through = (seen: Sequence, keeps: boolean): Tensor[] => {
+          const [y, dx] = [input.clone(), dy.clone()];
+          rowsOf(dx, { start: 0, end: first }).zero_();
+          for (const { gradA, gradB } of lora.modules.values()) [gradA, gradB].map((each) => each!.zero_());
+          SEGMENTS.attention(y, input, dx, layer, seen, keeps);
+          const factors = [...lora.modules.values()].flatMap(({ gradA, gradB }) => [gradA!, gradB!]);
+          return [rowsOf(y, { start: first, end: tokens }), dx, ...factors.map((factor) => factor.clone())];
+        };
+        const whole = through(sequence, true);
+        for (const keeps of [false, true]) {
+          through(askedFrom(sequence, first), keeps).forEach((result, index) => {
+            const length = whole[index]!.linalgVectorNorm().item();
+            if (length > 0) expect(relativeDifference(result, whole[index]!)).toBeLessThan(1e-12);
+            else expect(result.linalgVectorNorm().item()).toBe(0);
+          });
         }
-      });
-    },
-  );
+      }
+    });
+  });
 
   it("names its modules as adapters spell them", () => {
     expect(moduleNames(1)).toContain("layers.0.attention.wqkv");
