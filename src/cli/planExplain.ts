@@ -99,13 +99,16 @@ function hiddenCopies({ planner: { speed } }: Question, run: DryRun): string[] {
       ];
 }
 
+/** The others read and write files, which nothing here knows the speed of. */
+const TIMED_PHASES = [...STEP_PHASES, "update"];
+
 function phases(question: Question, run: DryRun): string[][] {
   const { planner } = question;
   return run.phases.map((phase) => [
     `  ${phase.name}`,
     gib(phase.devicePeakBytes),
     phase.hostPeakBytes >= SHOWN_BYTES ? `+ ${gib(phase.hostPeakBytes)} ${elsewhere(question).column}` : "",
-    formatDuration(stepTimeMs(phase.ops(), planner.speed)),
+    TIMED_PHASES.includes(phase.name) ? formatDuration(stepTimeMs(phase.ops(), planner.speed)) : "",
     `${(phase.ops().reduce((sum, { flops, count }) => sum + flops * count, 0) / 1e12).toFixed(1)} TFLOP`,
   ]);
 }

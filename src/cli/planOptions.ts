@@ -12,7 +12,9 @@ const hostAmount = z.union([z.literal("0").transform(() => 0), byteAmount]);
 export const PlanOptions = z.strictObject({
   ...group("Machine", {
     memory: byteAmount.optional().meta({ help: "what the run may take of the card" }),
-    gpu: text.optional().meta({ help: "a card by name; --list-gpus shows them", value: "NAME" }),
+    gpu: text
+      .optional()
+      .meta({ help: "a card by name, of which a run uses one; --list-gpus shows them", value: "NAME" }),
     device: z.enum(["cuda", "cpu"]).default("cuda").meta({
       help: "cpu: plan for this machine's CPU, where --memory is a cap; its speed is measured once",
     }),

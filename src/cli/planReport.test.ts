@@ -161,6 +161,11 @@ describe("a plan in words", () => {
       "Times are from the card's data sheet, none was timed; a step of training is 8 micro-batches and an update.",
     );
     expect(textOf({ memory: "1MiB" }, true)).toContain("Times are by what was measured of this CPU");
+    const phases = textOf({ memory: "600MiB", explain: true }).split("Phases: ")[1]!.split("\n");
+    const isTimed = (name: string): boolean =>
+      / s +\d/.test(phases.find((line) => line.startsWith(`  ${name} `))!);
+    expect(["backward", "update"].every(isTimed)).toBe(true);
+    expect(["start", "resume", "save"].some(isTimed)).toBe(false);
   });
 
   it("offers no command to train with where nothing fits", () => {

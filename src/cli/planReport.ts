@@ -1,4 +1,5 @@
 /** A plan in words: headline, where the memory goes, what else there is to choose, what each lever costs, and the command that does it. */
+import { totalmem } from "node:os";
 import { stringify } from "yaml";
 import { formatBytes, formatCount, writtenBytes } from "../errors.ts";
 import { PRESETS } from "../models/spec.ts";
@@ -118,7 +119,7 @@ export function titleOf({ options, card, device, limits, planner }: Question, { 
   const what = `${name}, ${baseName(planner)} base${vision}, LoRA r ${formatCount(workload.rank)}, ${pictureOf(workload)}, max_length ${formatCount(workload.maxLength)}, batch size ${formatCount(workload.batchSize)}`;
   const memory = Number.isFinite(limits.budgetBytes) ? `${formatBytes(limits.budgetBytes)} of ` : "";
   if (!card)
-    return `${what}\n${memory}memory on this machine's CPU, as --memory counts it; what is set aside lies in the same machine's memory, beside it`;
+    return `${what}\n${memory}memory on this machine's CPU, as --memory counts it; what is set aside lies in the same machine's memory, of ${formatBytes(totalmem())} in all, beside it`;
   const isAll = (options.memory ?? 0) > limits.budgetBytes;
   if (options.gpu !== undefined)
     return `${what}\n${memory}VRAM on ${withArticle(device)}${isAll ? ", which has no more" : ""}`;

@@ -8,6 +8,7 @@ import { abilitiesOf } from "../torch/device.ts";
 import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./batch.ts";
 import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
 import { type Speed, speedOf } from "./cost.ts";
+import { isCpuSpeed } from "./cpuSpeed.ts";
 import { type Card, capabilityOf } from "./devices.ts";
 import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
 import { dryLoss } from "./evalLoss.ts";
@@ -128,6 +129,12 @@ export class Planner {
   /** Whether the decoder's linears could be quantised in this way as they are loaded, and are not. */
   canQuantize(base: QuantizedPrecision): boolean {
     return this.base !== base && storedBaseOf(this.#model) === undefined;
+  }
+
+  /** Where times come from: nobody has timed a card, and a CPU only where a plan for it was asked for. */
+  get timesBy(): string {
+    if (this.#model.target !== "cpu") return "the card's data sheet";
+    return isCpuSpeed(this.speed) ? "what was measured of this CPU" : "round figures for any CPU";
   }
 
   /** Milliseconds of a run's micro-batch at this device's speed. */

@@ -58,6 +58,8 @@ export interface FitTrial {
 /** A length that is about to be tried. */
 export interface FitAttempt {
   plan: Plan;
+  /** Where the plan's time comes from. */
+  timesBy: string;
   /** How many lengths are to be tried, this one included; undefined as long as none has failed. */
   triesLeft: number | undefined;
 }
@@ -90,7 +92,7 @@ async function* trials(bench: Trials, onAttempt: (attempt: FitAttempt) => void):
   try {
     for (let tokens = Math.min(from, to); fails - fits > Math.max(1, fits * GAP_RATIO); ) {
       const plan = bench.plan(tokens);
-      onAttempt({ plan, triesLeft: triesLeft(fits, fails, to) });
+      onAttempt({ plan, timesBy: bench.timesBy, triesLeft: triesLeft(fits, fails, to) });
       const trial = await bench.run(plan);
       yield trial;
       if (trial.measured) fits = tokens;
@@ -122,6 +124,10 @@ class Trials implements Disposable {
     this.#compute = compute;
     this.#limits = limits;
     this.#planner = plannerOf(options.model, compute);
+  }
+
+  get timesBy(): string {
+    return this.#planner.timesBy;
   }
 
   /** The fastest policy that should fit so many tokens, else the leanest. */

@@ -64,6 +64,12 @@ describe("the leanest policies", () => {
   });
 });
 
+it("says where times come from", () => {
+  const card = findDevice("a100-80gb");
+  expect(planner.timesBy).toBe("round figures for any CPU");
+  expect(planner.onCard(card).timesBy).toBe("the card's data sheet");
+});
+
 describe("the fastest plan", () => {
   it("fits, and is no slower with more memory", () => {
     const budgets = [6, 8, 12, 16, 64].map((mib) => mib * MIB);

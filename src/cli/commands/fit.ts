@@ -83,12 +83,12 @@ class FitProgress {
     this.#output = output;
   }
 
-  begin({ plan, triesLeft }: FitAttempt): void {
+  begin({ plan, timesBy, triesLeft }: FitAttempt): void {
     const tokens = `trying ${formatCount(plan.workload.maxLength)} tokens`;
     this.#startMs = performance.now();
     if (triesLeft === undefined || this.#trialMs === undefined)
       this.#output.live(
-        `${tokens}, a step of about ${formatDuration(plan.stepMs)}; then twice as many, until memory is full`,
+        `${tokens}, a step of about ${formatDuration(plan.stepMs)} by ${timesBy}; then twice as many, until memory is full`,
       );
     else
       this.#output.live(
