@@ -9,7 +9,7 @@ BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bench-plan bench-gpu bundle test lint format docs clean distclean
+.PHONY: build demo bench-cpu bench-plan bench-gpu bench-memory bundle test lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -19,10 +19,17 @@ demo: build
 	@bash scripts/demo.sh
 
 # Every configuration on this machine's card beside the peers, then products of few rows (docs/performance.md).
-bench-gpu: build bench/.venv/.installed
+bench-gpu: build bench/.venv/.installed bench/.venv/.kernels
 	@$(BIN)/tsc -p bench
 	@node bench-out/bench/gpu/run.js
 	@node bench-out/bench/gpu/product.js
+	@$(BIN)/biome format --write bench/results
+
+# Peaks of the same on a card that computes nothing, so without one (tests/cuda/phantom/README.md).
+bench-memory: build bench/.venv/.installed bench/.venv/.kernels
+	@$(BIN)/tsc -p bench
+	@bash bench/gpu/phantom.sh
+	@$(BIN)/biome format --write bench/results
 
 # A training step beside the official way in plain PyTorch and PEFT; the first time it installs those (7 GB) into bench/.venv.
 bench-cpu: build bench/.venv/.installed
@@ -38,6 +45,10 @@ bench/.venv/.installed: bench/peers/requirements.txt
 	python3 -m venv bench/.venv
 	bench/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# Where they can't be had, their column of the table says so.
+bench/.venv/.kernels: bench/peers/requirements-kernels.txt bench/.venv/.installed
+	-bench/.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r $< && touch $@
 
 # One archive that runs on a machine without Node and without a network (docs/cluster.md).
 bundle: build

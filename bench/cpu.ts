@@ -71,7 +71,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
 
 async function main(): Promise<void> {
   const taskFile = prepare();
-  const ours = await Worker.start([process.execPath, join(import.meta.dirname, "ours.js"), taskFile], {});
+  const ours = await Worker.start([process.execPath, join(import.meta.dirname, "ours.js"), taskFile]);
   const peer = flags.alone ? undefined : await startPeer(taskFile);
   const reports: Record<string, StepReport[]> = { ours: [], theirs: [] };
   const steps = Number(flags.steps);
@@ -83,14 +83,13 @@ async function main(): Promise<void> {
       reports[side]!.push(report);
     }
   }
-  ours.stop();
-  peer?.stop();
+  await Promise.all([ours.stop(), peer?.stop()]);
   if (peer) compare(reports.ours!, reports.theirs!);
 }
 
 function startPeer(taskFile: string): Promise<Worker> {
   const script = join(packageRoot, "bench", "peers", "official_cpu.py");
-  return Worker.start([python, script, taskFile], {});
+  return Worker.start([python, script, taskFile]);
 }
 
 /** Writes weights, factors, micro-batch and task; the weights only once. */

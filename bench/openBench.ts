@@ -5,7 +5,7 @@ import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
 import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
-import { loadingOf, Policy } from "../src/step/policy.ts";
+import { factorCopies, loadingOf, Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { scope } from "../src/torch/tensor.ts";
@@ -23,10 +23,12 @@ export function openBench(
   const batch = sampleBatch(noiseImage(task.grid, task.grid), task);
   loaded();
   const lora = scope(() =>
-    loraFromAdapter(model.config, readAdapter(task.adapterFolder), { device: "cpu", gradients: "fp32" }),
+    loraFromAdapter(model.config, readAdapter(task.adapterFolder), {
+      ...{ device: "cpu", gradients: policy.gradients, copies: factorCopies(policy, "bfloat16") },
+    }),
   );
   const parameters = loraParameters(lora);
-  const optimizer = createAdamW(parameters, OFFICIAL_ADAMW);
+  const optimizer = createAdamW(parameters, OFFICIAL_ADAMW, policy.optimizer);
   return {
     step: () => {
       const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));

@@ -4,6 +4,9 @@ import { once } from "node:events";
 import { createInterface, type Interface } from "node:readline";
 import { limitSpinning } from "../src/torch/libtorch.ts";
 
+const MOST_ANSWER_MS = 3_600_000;
+const MOST_ENDING_MS = 10_000;
+
 /** What a worker says of a step; memory beyond the weights. */
 export interface StepReport {
   seconds: number;
@@ -19,52 +22,54 @@ export class Worker<Report extends object = StepReport> {
   readonly name: string;
   /** What it said first. */
   readonly facts: object;
-  private readonly child: ChildProcess;
-  private readonly lines: AsyncIterator<string>;
-  private readonly reader: Interface;
-  private readonly errors: LastError;
+  private readonly ends: Ends;
 
-  private constructor({ child, reader, lines, errors }: Ends, facts: object) {
-    this.child = child;
-    this.reader = reader;
-    this.lines = lines;
-    this.errors = errors;
+  private constructor(ends: Ends, facts: object) {
+    this.ends = ends;
     this.facts = facts;
     this.name = (facts as { name: string }).name;
   }
 
-  /** Starts the process and waits until it has its weights. Throws where it ends before. */
+  /** Starts the process and waits until it has its weights. Throws where it ends before, or takes longer over an answer. */
   static async start<Report extends object = StepReport>(
     [command, ...args]: readonly [string, ...string[]],
-    environment: Record<string, string>,
+    mostAnswerMs = MOST_ANSWER_MS,
   ): Promise<Worker<Report>> {
-    const env = { ...process.env, ...environment };
+    const env = { ...process.env };
     limitSpinning(env); // of a peer's threads as of ours
     const child = spawn(command, args, { env, stdio: ["pipe", "pipe", "pipe"] });
     const errors = new LastError(child);
     const reader = createInterface({ input: child.stdout! });
-    const lines = reader[Symbol.asyncIterator]();
-    // of a worker that has ended, or never began, the missing answer is the error
-    child.on("error", () => {});
+    const ends = { child, reader, lines: reader[Symbol.asyncIterator](), errors, mostAnswerMs };
+    // of a worker that has ended the missing answer is the error
     child.stdin!.on("error", () => {});
     try {
-      const facts = (await nextLine(lines, command, errors)) as object;
-      return new Worker({ child, reader, lines, errors }, facts);
+      return new Worker(ends, (await nextLine(ends, command)) as object);
     } catch (error) {
-      child.stdin!.end();
+      await ended(child);
       throw error;
     }
   }
 
   async step(): Promise<Report> {
-    this.child.stdin!.write("step\n");
-    return (await nextLine(this.lines, this.name, this.errors)) as Report;
+    this.ends.child.stdin!.write("step\n");
+    return (await nextLine(this.ends, this.name)) as Report;
   }
 
-  stop(): void {
-    this.child.stdin!.end();
-    this.reader.close();
+  /** Has the process end, and waits until it has, so that the next one finds its memory free. */
+  async stop(): Promise<void> {
+    this.ends.reader.close();
+    await ended(this.ends.child);
   }
+}
+
+/** A process that does not end by itself soon is killed. */
+async function ended(child: ChildProcess): Promise<void> {
+  child.stdin!.end();
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+  const timer = setTimeout(() => child.kill("SIGKILL"), MOST_ENDING_MS);
+  await once(child, "exit");
+  clearTimeout(timer);
 }
 
 /** What a worker is talked to by. */
@@ -73,6 +78,7 @@ interface Ends {
   reader: Interface;
   lines: AsyncIterator<string>;
   errors: LastError;
+  mostAnswerMs: number;
 }
 
 /** What a process says goes on to our own stderr; the last error among it is kept. */
@@ -80,13 +86,20 @@ class LastError {
   private text: string | undefined;
   private readonly ended: Promise<unknown>;
 
-  constructor({ stderr }: ChildProcess) {
-    const lines = createInterface({ input: stderr! });
+  constructor(child: ChildProcess) {
+    const lines = createInterface({ input: child.stderr! });
     this.ended = once(lines, "close");
+    child.on("error", ({ message }) => this.note(message)); // it never began
+    child.on("exit", (_, signal) => signal && this.note(`it was ended by ${signal}`));
     lines.on("line", (line) => {
       console.error(line);
       if (/^[\w.]*(Error|Exception)\b.*: /.test(line)) this.text = line;
     });
+  }
+
+  /** What stands for an error of its own, where it has said none. */
+  note(text: string): void {
+    this.text ??= text;
   }
 
   /** Of a process that has ended. */
@@ -96,8 +109,13 @@ class LastError {
   }
 }
 
-async function nextLine(lines: AsyncIterator<string>, name: string, errors: LastError): Promise<unknown> {
+async function nextLine({ child, lines, errors, mostAnswerMs }: Ends, name: string): Promise<unknown> {
+  const timer = setTimeout(() => {
+    errors.note(`no answer within ${mostAnswerMs / 1000} s`);
+    child.kill("SIGKILL");
+  }, mostAnswerMs);
   const { value, done } = await lines.next();
+  clearTimeout(timer);
   if (done) throw new Error((await errors.said()) ?? `${name} ended before it answered`);
   return JSON.parse(value);
 }

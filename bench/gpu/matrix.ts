@@ -1,7 +1,9 @@
 /** What the GPU bench measures: sizes, pictures, and the configurations. */
 import { hdGrid, imageTokens } from "../../src/data/image.ts";
+import { formatBytes, formatCount, GIB } from "../../src/errors.ts";
 import { LINEAR_NAMES, linearShape, type ModelConfig, PRESETS } from "../../src/models/spec.ts";
 import { TINY, tinyConfig } from "../../src/models/tiny.ts";
+import type { SampleSize } from "../workload.ts";
 
 export const SIZES = {
   "7b": { model: PRESETS["4khd-7b"] as ModelConfig, hdNums: [9, 16, 25, 55, 91], ranks: [16, 64] },
@@ -13,12 +15,18 @@ export type Size = keyof typeof SIZES;
 /** Of the page; hd_num 91 takes it without downscaling, as 13 x 7 tiles. */
 export const PAGE = { width: 4096, height: 2160 };
 export const TEXT = { textTokens: 256, labelTokens: 128 };
-const GIB = 2 ** 30;
 export const CAPS_GIB = [8, 16, 24, 32, 48, 80];
 
 export type Base = "bf16" | "int8" | "nf4" | "fp8";
 
-export type Placement = "resident" | "offloaded" | "offloadedAhead" | "streamed" | "streamedAhead";
+/** "planned": whatever the planner finds the fastest within the case's cap. */
+export type Placement =
+  | "resident"
+  | "offloaded"
+  | "offloadedAhead"
+  | "streamed"
+  | "streamedAhead"
+  | "planned";
 
 const OFFLOADED = { headGroups: 2, layers: [{ count: 1, boundary: "host" }] };
 const STREAMED = {
@@ -30,17 +38,23 @@ const STREAMED = {
 };
 
 /** Policies by where activations and weights wait; the later ones hold less on the card. */
-export const PLACEMENTS: Record<Placement, { headGroups?: number; [option: string]: unknown }> = {
+export const PLACEMENTS: Record<
+  Exclude<Placement, "planned">,
+  { headGroups?: number; [option: string]: unknown }
+> = {
   resident: {},
   offloaded: OFFLOADED,
   offloadedAhead: { ...OFFLOADED, boundaryAhead: true },
   streamed: STREAMED,
   streamedAhead: { ...STREAMED, boundaryAhead: true },
 };
+const PLACEMENT_NAMES = Object.keys(PLACEMENTS) as (keyof typeof PLACEMENTS)[];
 
 export interface GpuCase {
   size: Size;
   hdNum: number;
+  /** Of the sample's text; `TEXT` has the usual number. */
+  textTokens?: number;
   rank: number;
   base: Base;
   placement: Placement;
@@ -48,33 +62,78 @@ export interface GpuCase {
 }
 
 /**
- * Every picture at the larger rank resident in bf16, beside the peers; then what differs in one thing at a time: rank, precision,
- * placement, cap, at the largest picture. `all` crosses them.
+ * By worth, for a machine that is lent for less time than all of them take: what the goals ask of the whole page, then of 16k and 8k tokens,
+ * then what differs in one thing at a time: rank, picture, cap. `all` adds every other combination.
  */
 export function casesOf(size: Size, all: boolean): GpuCase[] {
   const { hdNums, ranks } = SIZES[size];
-  const bases: Base[] = ["bf16", "nf4", "fp8"];
-  const placements = Object.keys(PLACEMENTS) as Placement[];
-  const rank = ranks.at(-1)!;
-  const common = { size, rank, base: "bf16", placement: "resident" } as const;
-  const crossed = hdNums.flatMap((hdNum) =>
-    ranks.flatMap((other) =>
-      bases.flatMap((base) => placements.map((placement) => ({ size, hdNum, rank: other, base, placement }))),
-    ),
-  );
-  const hdNum = hdNums.at(-1)!; // 13.6k tokens: goals are for 8k to 16k
-  const varied: GpuCase[] = [
-    ...hdNums.map((each) => ({ ...common, hdNum: each })),
-    ...ranks.slice(0, -1).map((other) => ({ ...common, hdNum, rank: other })),
-    ...bases.slice(1).map((base) => ({ ...common, hdNum, base })),
-    ...placements.slice(1).map((placement) => ({ ...common, hdNum, placement })),
+  const page = {
+    size,
+    hdNum: hdNums.at(-1)!,
+    rank: ranks.at(-1)!,
+    base: "bf16",
+    placement: "resident",
+  } as const;
+  const bases: Base[] = ["nf4", "fp8"];
+  const ofGoals: GpuCase[] = [
+    page,
+    { ...page, placement: "planned" },
+    ...bases.map((base) => ({ ...page, base })),
+    ...capped(page, CAPS_GIB.slice(0, 1)),
+    ...PLACEMENT_NAMES.slice(1).map((placement) => ({ ...page, placement })),
+    ...bases.map((base) => ({ ...page, base, placement: "offloadedAhead" as const })),
+    ...atLength(page, 16_384).flatMap((long): GpuCase[] => [
+      ...(["resident", "planned", "streamedAhead"] as const).map((placement) => ({ ...long, placement })),
+      { ...long, placement: "planned", capBytes: 16 * GIB }, // the weights alone take that, so they have to be streamed
+    ]),
+    ...(hdNums.length > 1 ? atLength({ ...page, hdNum: hdNums.at(-2)!, placement: "planned" }, 8192) : []),
   ];
-  return [...(all ? crossed : varied), ...capped(size, hdNum, rank)];
+  const varied: GpuCase[] = [
+    ...ranks.slice(0, -1).map((rank) => ({ ...page, rank })),
+    ...hdNums
+      .slice(0, -1)
+      .reverse()
+      .map((hdNum) => ({ ...page, hdNum })),
+    ...capped(page, CAPS_GIB.slice(1)),
+  ];
+  return [...ofGoals, ...varied, ...(all ? crossed(size, [...ofGoals, ...varied]) : [])];
+}
+
+/** Under every cap, in bf16 and NF4. */
+function capped(page: GpuCase, capsGib: readonly number[]): GpuCase[] {
+  if (page.size === "tiny")
+    return capsGib.length > 1 ? [] : [{ ...page, placement: "planned", capBytes: GIB }];
+  return capsGib.flatMap((gib) =>
+    (["nf4", "bf16"] as const).map((base) => ({
+      ...page,
+      ...{ base, placement: "planned" as const, capBytes: gib * GIB },
+    })),
+  );
+}
+
+/** A case with text up to so many tokens; none of the tiny size. */
+function atLength(page: GpuCase, tokens: number): GpuCase[] {
+  return page.size === "tiny" ? [] : [{ ...page, textTokens: tokens - tokensOf(page).image }];
+}
+
+/** Every combination but those that are there already. */
+function crossed(size: Size, there: readonly GpuCase[]): GpuCase[] {
+  const { hdNums, ranks } = SIZES[size];
+  const titles = new Set(there.map(titleOf));
+  return hdNums
+    .flatMap((hdNum) =>
+      ranks.flatMap((rank) =>
+        (["bf16", "nf4", "fp8"] as const).flatMap((base) =>
+          PLACEMENT_NAMES.map((placement) => ({ size, hdNum, rank, base, placement })),
+        ),
+      ),
+    )
+    .filter((each) => !titles.has(titleOf(each)));
 }
 
 /**
- * For memory alone: every picture in bf16 and NF4, resident, with activations on the host, and streamed; then the largest in the other
- * precisions too.
+ * For memory alone: the largest picture under every cap, then every picture in bf16 and NF4, resident, with activations on the host, and
+ * streamed, then the largest in the other precisions too.
  */
 export function memoryCases(size: Size): GpuCase[] {
   const { hdNums, ranks } = SIZES[size];
@@ -83,25 +142,35 @@ export function memoryCases(size: Size): GpuCase[] {
     bases.flatMap((base) =>
       placements.map((placement) => ({ size, hdNum, rank: ranks[0], base, placement })),
     );
+  const page: GpuCase = { size, hdNum: hdNums.at(-1)!, rank: ranks[0], base: "bf16", placement: "resident" };
   return [
-    ...hdNums.flatMap((hdNum) => cases(hdNum, ["bf16", "nf4"])),
+    ...capped(page, CAPS_GIB.slice(0, 1)),
+    ...capped(page, CAPS_GIB.slice(1)),
+    ...hdNums.toReversed().flatMap((hdNum) => cases(hdNum, ["bf16", "nf4"])),
     ...cases(hdNums.at(-1)!, ["int8", "fp8"]),
   ];
 }
 
-/** The largest picture under every cap, with an NF4 base, in the first placement that ought to fit. */
-function capped(size: Size, hdNum: number, rank: number): GpuCase[] {
-  if (size === "tiny") return [{ size, hdNum, rank, base: "nf4", placement: "streamed", capBytes: GIB }];
-  return CAPS_GIB.map((gib) => {
-    const placement = gib < 16 ? "streamed" : gib < 24 ? "offloaded" : "resident";
-    return { size, hdNum, rank, base: "nf4", placement, capBytes: gib * GIB };
-  });
+/** What a case is called in tables and in the journal; no two have the same. */
+export function titleOf(wanted: GpuCase): string {
+  const { hdNum, rank, base, placement, capBytes } = wanted;
+  const { text, image } = tokensOf(wanted);
+  const cap = capBytes ? `, cap ${formatBytes(capBytes)}` : "";
+  return `hd_num ${hdNum} (${formatCount(text + image)} tokens), r ${rank}, ${base}, ${placement}${cap}`;
 }
 
 /** Tokens of the page's sample: text, and image. */
-export function tokensOf(hdNum: number): { text: number; image: number } {
+export function tokensOf({ hdNum, textTokens = TEXT.textTokens }: Pick<GpuCase, "hdNum" | "textTokens">): {
+  text: number;
+  image: number;
+} {
   const { rows, cols } = hdGrid(PAGE.width, PAGE.height, hdNum);
-  return { text: TEXT.textTokens, image: imageTokens(rows, cols) };
+  return { text: textTokens, image: imageTokens(rows, cols) };
+}
+
+/** The sample of a case, as bench/workload.ts makes it. */
+export function sampleSizeOf(wanted: GpuCase): SampleSize {
+  return { ...TEXT, textTokens: tokensOf(wanted).text, vocab: SIZES[wanted.size].model.vocab };
 }
 
 /**
@@ -109,9 +178,10 @@ export function tokensOf(hdNum: number): { text: number; image: number } {
  * attention, LoRA, and where labels are the head and all of the last layer but keys and values. No recomputation, and no gradient of a
  * frozen weight.
  */
-export function necessaryFlops({ size, hdNum, rank }: GpuCase): number {
+export function necessaryFlops(wanted: GpuCase): number {
+  const { size, rank } = wanted;
   const config = SIZES[size].model;
-  const { text, image } = tokensOf(hdNum);
+  const { text, image } = tokensOf(wanted);
   const tokens = text + image;
   let flops = 0;
   for (const name of LINEAR_NAMES) {

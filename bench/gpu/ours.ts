@@ -12,7 +12,7 @@ import { assembleModel, type Model } from "../../src/models/weights.ts";
 import { settledAttention } from "../../src/plan/attentionChoice.ts";
 import { OFFICIAL_ADAMW } from "../../src/step/adamW.ts";
 import { createAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
-import { loadingOf } from "../../src/step/policy.ts";
+import { factorCopies, loadingOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { takeCopyTimes, timeCopies } from "../../src/torch/copies.ts";
 import { empty } from "../../src/torch/create.ts";
@@ -23,23 +23,23 @@ import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 import { freeCache, peaksOf, resetPeaks, startCompute } from "../../src/train/compute.ts";
 import { drive } from "../../src/train/drive.ts";
 import { sampleText } from "../workload.ts";
-import { PAGE, SIZES, TEXT, tokensOf } from "./matrix.ts";
+import { PAGE, SIZES, sampleSizeOf, tokensOf } from "./matrix.ts";
 import { plannedPeaks, policyOf } from "./planned.ts";
 import type { GpuReport, GpuTask } from "./task.ts";
 
 const { case: wanted, device, picture } = JSON.parse(readFileSync(process.argv[2]!, "utf8")) as GpuTask;
 const config = SIZES[wanted.size].model;
-const policy = policyOf(wanted);
 startCompute("", { device, dtype: "bf16", memory: wanted.capBytes });
 const problem = device === "cpu" ? undefined : whyTwins();
 if (problem) console.error(`lorafit's own kernels can't be used: ${problem}`);
-const tokens = tokensOf(wanted.hdNum);
-policy.attention = settledAttention(
-  policy.attention,
+const tokens = tokensOf(wanted);
+const attention = settledAttention(
+  "measured",
   device,
   { config, dtype: "bfloat16", tokens: tokens.text + tokens.image, packed: false },
   (text) => console.error(text),
 );
+const policy = policyOf(wanted, device, attention);
 const pictures = openImagePool({ compat: "lorafit" });
 const batches = createBatches({
   samples: [preparedSample()],
@@ -53,13 +53,14 @@ const lora = createLora(config, {
   ...{ rank: wanted.rank, alpha: wanted.rank, dropout: 0, rslora: false, targets: OFFICIAL_TARGETS, seed: 1 },
   device,
   gradients: policy.gradients,
+  copies: factorCopies(policy, "bfloat16"),
 });
-const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW);
+const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW, policy.optimizer);
 
 const matrixFlopsPerSecond = matrixRate();
 freeCache(device); // what the rate's matrices took is no part of a step
 answer({
-  ...{ name: "lorafit", attention: policy.attention, matrixFlopsPerSecond },
+  ...{ name: "lorafit", policy, matrixFlopsPerSecond },
   planned: plannedPeaks(wanted, device, policy),
 });
 timeCopies(true);
@@ -87,7 +88,7 @@ async function step(): Promise<GpuReport> {
 function preparedSample(): PreparedSample {
   const grid = hdGrid(PAGE.width, PAGE.height, wanted.hdNum);
   return {
-    ...sampleText({ ...TEXT, vocab: config.vocab }),
+    ...sampleText(sampleSizeOf(wanted)),
     images: [{ path: picture, hdNum: wanted.hdNum }],
     grids: [grid],
     tokens: tokens.text + tokens.image,

@@ -1,12 +1,19 @@
-/** What a step of the GPU bench is planned to take. */
+/** Which policy a case of the GPU bench goes by, and what a step is planned to take. */
 import { hdGrid } from "../../src/data/image.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { type ExactShape, exactShape } from "../../src/plan/batch.ts";
+import { speedOf } from "../../src/plan/cost.ts";
+import { findDevice } from "../../src/plan/devices.ts";
 import { dryRun } from "../../src/plan/dryRun.ts";
+import { fastestPlan, Planner, type Workload } from "../../src/plan/search.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { ofStep } from "../../src/train/peakWatch.ts";
-import { cardOf } from "../../src/train/planner.ts";
-import { type GpuCase, PAGE, PLACEMENTS, SIZES, TEXT, tokensOf } from "./matrix.ts";
+import { cardOf, limitsOf } from "../../src/train/planner.ts";
+import { sampleBatch } from "../workload.ts";
+import { type GpuCase, PAGE, PLACEMENTS, SIZES, sampleSizeOf, tokensOf } from "./matrix.ts";
 import type { GpuTask } from "./task.ts";
+
+type Device = GpuTask["device"];
 
 export interface PlannedPeaks {
   allocatedBytes: number;
@@ -14,43 +21,56 @@ export interface PlannedPeaks {
   reservedBytes: number | undefined;
 }
 
-/** Of a case's placement, for a model of its size. */
-export function policyOf({ placement: name, size }: GpuCase): Policy {
+/** Of a case's placement, for a model of its size. Throws where the planner finds none within the cap. */
+export function policyOf(wanted: GpuCase, device: Device, attention: Policy["attention"]): Policy {
+  const { placement: name, size } = wanted;
+  if (name === "planned") return fastestPolicy(wanted, device, attention);
   const placement = PLACEMENTS[name];
-  return Policy.parse({
-    ...placement,
-    headGroups: Math.min(placement.headGroups ?? 1, SIZES[size].model.kvHeads),
-  });
+  const headGroups = Math.min(placement.headGroups ?? 1, SIZES[size].model.kvHeads);
+  return Policy.parse({ ...placement, headGroups, attention });
+}
+
+/** As `lorafit train --memory` chooses it. On a CPU times of a card stand for those of one that nobody has measured. */
+function fastestPolicy(wanted: GpuCase, device: Device, attention: Policy["attention"]): Policy {
+  const speed = device === "cpu" ? speedOf(findDevice("rtx-4090")) : undefined;
+  const planner = new Planner(modelOf(wanted, device), speed);
+  const { text, image } = tokensOf(wanted);
+  const workload: Workload = {
+    ...{ rank: wanted.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch: shapeOf(wanted) },
+    ...{ maxLength: text + image, hdNum: wanted.hdNum, imageShare: undefined, batchSize: 1 },
+  };
+  const limits = limitsOf({ memory: wanted.capBytes }, device) ?? {
+    ...{ budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY },
+  };
+  const { policy, fits } = fastestPlan(planner, workload, limits, { attention });
+  if (!fits) throw new Error("Error: no policy fits the cap");
+  return policy;
 }
 
 /** Of the device's pool in such a step, as `lorafit plan` has it. */
-export function plannedPeaks(wanted: GpuCase, device: GpuTask["device"], policy: Policy): PlannedPeaks {
-  const { text, image } = tokensOf(wanted.hdNum);
+export function plannedPeaks(wanted: GpuCase, device: Device, policy: Policy): PlannedPeaks {
   const run = dryRun({
-    model: SIZES[wanted.size].model,
-    dtype: "bfloat16",
+    ...modelOf(wanted, device),
     lora: { rank: wanted.rank, dropout: 0, targets: OFFICIAL_TARGETS },
-    batch: {
-      samples: 1,
-      sampleTokens: text + image,
-      pictures: [hdGrid(PAGE.width, PAGE.height, wanted.hdNum)],
-      labelTokens: TEXT.labelTokens,
-    },
-    policy,
-    target: device === "cpu" ? "cpu" : cardOf(device),
-    base: wanted.base,
-    mapsWeights: false,
+    ...{ batch: shapeOf(wanted), policy },
   });
   const { device: pool, reservedBytes } = ofStep(run);
   return { allocatedBytes: pool.peakBytes, reservedBytes };
 }
 
-/** The smallest of some caps that a case is planned to stay below, CUDA's context included; undefined where none is large enough. */
-export function tightestCap(
-  wanted: GpuCase,
-  device: `cuda:${number}`,
-  capsBytes: readonly number[],
-): number | undefined {
-  const { reservedBytes } = plannedPeaks(wanted, device, policyOf(wanted));
-  return capsBytes.find((bytes) => reservedBytes! + cardOf(device).contextBytes <= bytes);
+function modelOf({ size, base }: GpuCase, device: Device): ConstructorParameters<typeof Planner>[0] {
+  return {
+    model: SIZES[size].model,
+    dtype: "bfloat16",
+    target: device === "cpu" ? "cpu" : cardOf(device),
+    base,
+    mapsWeights: false,
+  };
+}
+
+/** To the row: where the text lies apart on both sides of the picture, products with it take other copies. */
+function shapeOf(wanted: GpuCase): ExactShape {
+  const grid = hdGrid(PAGE.width, PAGE.height, wanted.hdNum);
+  const pixels = { pixels: new Uint8Array(), globalView: new Float32Array() }; // of no matter to a shape
+  return exactShape(sampleBatch({ ...grid, ...pixels }, sampleSizeOf(wanted)));
 }

@@ -1,41 +1,31 @@
 /**
- * Every configuration on a card beside the official way, and tables in Markdown: `run.js [--device cuda:0] [--all] [--only TEXT]`, in a
- * checkout from bench-out/bench/gpu, from a bundle as `./lorafit --node bench/gpu/run.js`. `--memory` asks for peaks alone, also under
- * the smallest cap that fits, which a phantom card tells as well. `--device cpu --size tiny` runs the same logic on a machine without a
- * card. A card's tables are left in bench/results/DATE-CARD.md unless --out names another file. The peers need a Python with torch,
- * peft, transformers and safetensors (--python), and for their kernels liger-kernel, bitsandbytes and unsloth.
+ * Every configuration on a card beside the official way, and tables in Markdown, the goals first: `run.js [--device cuda:0] [--all]
+ * [--only TEXT]`, in a checkout from bench-out/bench/gpu, from a bundle as `./lorafit --node bench/gpu/run.js`. `--memory` asks for peaks
+ * alone, which a phantom card tells as well. `--device cpu --size tiny` runs the same logic on a machine without a card.
+ *
+ * Cases go by worth. Each measurement is written at once, to FILE.jsonl beside the tables of --out FILE.md (bench/results/DATE-CARD.md
+ * unless said), and is not made again by a later run with the same --out: a card that is lent for minutes is used up by
+ * `--minutes`, and a kill loses nothing but the measurement under way. `--again` measures all anew. The peers need a Python with
+ * torch, peft, transformers and safetensors (--python), and for their kernels those of bench/peers/requirements-kernels.txt.
  */
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { loadHdImage } from "../../src/data/image.ts";
-import { writePages } from "../../src/data/pages.ts";
-import { messageOf } from "../../src/errors.ts";
-import { fromArray } from "../../src/torch/create.ts";
 import { cardInfo, libtorchVersion } from "../../src/torch/device.ts";
 import { driverVersion } from "../../src/torch/driver.ts";
+import { kernelProblem } from "../../src/torch/fusedKernel.ts";
 import { packageRoot } from "../../src/torch/libtorch.ts";
-import { scope } from "../../src/torch/tensor.ts";
-import { Worker } from "../workers.ts";
-import { imageMask, sampleBatch } from "../workload.ts";
-import { figuresOf } from "./figures.ts";
-import { CAPS_GIB, casesOf, type GpuCase, memoryCases, PAGE, SIZES, type Size, TEXT } from "./matrix.ts";
-import { type PlannedPeaks, tightestCap } from "./planned.ts";
-import {
-  memoryTable,
-  type Outcome,
-  type Row,
-  SIDES,
-  type Side,
-  speedTable,
-  summaryOf,
-  titleOf,
-} from "./tables.ts";
-import type { GpuReport, GpuTask } from "./task.ts";
+import { goalsTable } from "./goals.ts";
+import { hashOf, isSettled, Journal } from "./journal.ts";
+import { casesOf, type GpuCase, memoryCases, SIZES, type Size, titleOf } from "./matrix.ts";
+import { canDo, Measure } from "./measure.ts";
+import { memoryTable, SIDES, type Side, speedTable, summaryOf } from "./tables.ts";
+import type { GpuTask } from "./task.ts";
 
-const GIB = 2 ** 30;
+const HELP =
+  "run.js [--device cuda:0|cpu] [--size 7b|tiny] [--steps 10] [--all | --memory] [--only TEXT] [--sides lorafit,plain,kernels]\n" +
+  "       [--python FILE] [--out FILE.md] [--minutes N] [--again]";
 
 const { values: flags } = parseArgs({
   options: {
@@ -48,148 +38,105 @@ const { values: flags } = parseArgs({
     only: { type: "string", default: "" },
     python: { type: "string" },
     out: { type: "string" },
+    minutes: { type: "string", default: "Infinity" },
+    again: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
 });
 
-if (flags.help) {
-  console.log(
-    "run.js [--device cuda:0|cpu] [--size 7b|tiny] [--steps 10] [--all | --memory] [--only TEXT] [--sides lorafit,plain,kernels] [--python FILE] [--out FILE]",
-  );
-} else await main();
+if (flags.help) console.log(HELP);
+else await main();
 
 async function main(): Promise<void> {
+  const startMs = performance.now();
+  const { steps, sides, mostMs } = checkedFlags();
+  const cases = flags.memory ? memoryCases(flags.size as Size) : casesOf(flags.size as Size, flags.all);
+  const chosen = cases.filter((each) => titleOf(each).includes(flags.only));
   const work = mkdtempSync(join(tmpdir(), "lorafit-bench-"));
-  try {
-    const picture = await page(work);
-    const rows: Row[] = [];
-    let flopsPerSecond = 0;
-    const peers = new Set<string>();
-    for (const wanted of wantedCases()) {
-      if (!titleOf(wanted).includes(flags.only)) continue;
-      const task = await writeTask(work, wanted, picture);
-      const row: Row = { case: wanted, outcomes: {} };
-      for (const side of SIDES.filter((each) => flags.sides.split(",").includes(each))) {
-        const { outcome, facts } = await measure(work, task, side);
-        if (outcome) row.outcomes[side] = outcome;
-        flopsPerSecond ||= facts?.matrixFlopsPerSecond ?? 0;
-        row.planned ??= facts?.planned;
-        if (side !== "lorafit" && facts) peers.add(facts.name);
-        if (outcome) console.error(`${titleOf(wanted)}  ${side}  ${summaryOf(outcome)}`);
-      }
-      rows.push(row);
-    }
-    const speed = flags.memory ? [] : [speedTable(rows, flopsPerSecond)];
-    const report = [`${today()}, ${machineOf([...peers])}.\n`, ...speed, memoryTable(rows)].join("\n");
-    console.log(report);
-    const out = flags.out ?? resultFile();
-    if (!out) return;
-    mkdirSync(dirname(out), { recursive: true });
-    writeFileSync(out, report);
-  } finally {
-    rmSync(work, { recursive: true });
-  }
-}
-
-function wantedCases(): GpuCase[] {
-  const { device } = flags;
-  const size = flags.size as Size;
-  if (!flags.memory) return casesOf(size, flags.all);
-  const cases = memoryCases(size);
-  if (device === "cpu") return cases;
-  const largest = Math.max(...cases.map(({ hdNum }) => hdNum));
-  const capsBytes = CAPS_GIB.map((gib) => gib * GIB);
-  const capped = cases
-    .filter(({ hdNum }) => hdNum === largest)
-    .flatMap((each) => {
-      const capBytes = tightestCap(each, device as `cuda:${number}`, capsBytes);
-      return capBytes === undefined ? [] : [{ ...each, capBytes }];
-    });
-  return [...cases, ...capped];
-}
-
-/** One synthetic page as a file. */
-async function page(work: string): Promise<string> {
-  await writePages(join(work, "pages"), { count: 1, ...PAGE });
-  const file = join(work, "pages", "images", "page-0001.png");
-  if (!existsSync(file)) throw new Error(`the page is not where it was expected: ${file}`);
-  return file;
-}
-
-async function writeTask(work: string, wanted: GpuCase, picture: string): Promise<GpuTask> {
-  const config = SIZES[wanted.size].model;
-  const image = await loadHdImage(picture, wanted.hdNum, "lorafit");
-  const batch = sampleBatch(image, { ...TEXT, vocab: config.vocab });
-  const path = join(work, "batch.safetensors");
-  const T = batch.inputIds.length;
-  scope(() =>
-    writeSafetensors(path, [
-      ["pixels", fromArray(image.pixels, [336 * image.rows, 336 * image.cols, 3])],
-      ["global_view", fromArray(image.globalView, [3, 336, 336])],
-      ["ids", fromArray(batch.inputIds, [T])],
-      ["targets", fromArray(batch.targets, [T])],
-      ["image_mask", fromArray(imageMask(batch), [T])],
-    ]),
-  );
-  return {
-    case: wanted,
+  process.once("exit", () => rmSync(work, { recursive: true, force: true }));
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+  const out = flags.out ?? resultFile() ?? join(work, "tables.md");
+  const journal = new Journal(out.replace(/(\.md)?$/, ".jsonl"), {
+    machine: machineOf(),
+    programs: programs(),
+  });
+  const due = flags.again
+    ? chosen.flatMap((each) =>
+        sides.filter((side) => canDo(side, each)).map((side) => ({ case: each, side })),
+      )
+    : dueOf(chosen, sides, journal);
+  const measure = new Measure(work, {
     device: flags.device as GpuTask["device"],
-    picture,
-    batch: path,
-    model: {
-      ...{ hidden: config.hidden, layers: config.layers, heads: config.heads, kv_heads: config.kvHeads },
-      ...{ head_dim: config.headDim, ffn: config.ffn, vocab: config.vocab },
-      ...{ eps: config.rmsEps, theta: config.ropeTheta, plora: config.plora },
-    },
-    vision: config.vision,
-    variant: "plain",
-  };
-}
-
-/** A process of its own for each, so that none sees another's memory. No outcome where a side has nothing to say of a case. */
-async function measure(
-  work: string,
-  task: GpuTask,
-  side: Side,
-): Promise<{ outcome?: Outcome; facts?: Facts }> {
-  if (!has(side, task.case)) return {};
-  const file = join(work, "task.json");
-  writeFileSync(file, JSON.stringify({ ...task, variant: side === "kernels" ? "kernels" : "plain" }));
-  let worker: Worker<GpuReport> | undefined;
-  try {
-    worker = await Worker.start<GpuReport>(commandOf(side, file), {});
-    const facts = worker.facts as Facts;
-    if (facts.skipped) return { outcome: { failed: facts.skipped } };
-    const reports: GpuReport[] = [];
-    for (let step = 0; step <= Number(flags.steps); step++) reports.push(await worker.step());
-    return { outcome: figuresOf(reports), facts };
-  } catch (error) {
-    return { outcome: { failed: messageOf(error) } };
-  } finally {
-    worker?.stop();
+    python: flags.python,
+    steps,
+  });
+  let longestMs = 0;
+  for (const [at, { case: wanted, side }] of due.entries()) {
+    const beginMs = performance.now();
+    if (beginMs + longestMs - startMs > mostMs) {
+      console.error(
+        `The minutes are used up; ${due.length - at} of ${due.length} measurements are left for a run like this one.`,
+      );
+      break;
+    }
+    const { outcome, facts } = await measure.of(wanted, side);
+    journal.add({ ...{ case: wanted, side, steps, outcome }, facts });
+    longestMs = Math.max(longestMs, performance.now() - beginMs);
+    console.error(`${at + 1}/${due.length}  ${titleOf(wanted)}  ${side}  ${summaryOf(outcome)}`);
+    writeReport(out, reportOf(journal, cases));
   }
+  console.log(reportOf(journal, cases));
 }
 
-/** Whether a side can do a case: peers keep all weights on the card, in bf16 or, with bitsandbytes, in NF4. */
-function has(side: Side, { base, placement, capBytes }: GpuCase): boolean {
-  if (side === "lorafit") return true;
-  if (side === "plain") return base === "bf16" && placement === "resident" && !capBytes;
-  return ["bf16", "nf4"].includes(base) && ["resident", "offloaded"].includes(placement) && !capBytes;
+/** Throws where one of them can't be meant. */
+function checkedFlags(): { steps: number; sides: Side[]; mostMs: number } {
+  const sides = flags.sides.split(",") as Side[];
+  const wrong = (flag: string, takes: string): never => {
+    throw new Error(`--${flag} takes ${takes}.\n${HELP}`);
+  };
+  if (!Object.hasOwn(SIZES, flags.size)) wrong("size", Object.keys(SIZES).join(" or "));
+  if (!sides.every((side) => SIDES.includes(side))) wrong("sides", `some of ${SIDES.join(",")}`);
+  if (!/^(cpu|cuda:\d+)$/.test(flags.device)) wrong("device", "cuda:0 or another card, or cpu");
+  if (!(Number(flags.minutes) > 0)) wrong("minutes", "a number above 0");
+  if (!/^[1-9]\d*$/.test(flags.steps)) wrong("steps", "a whole number, 1 or more");
+  return { steps: Number(flags.steps), sides, mostMs: 60_000 * Number(flags.minutes) };
 }
 
-interface Facts {
-  /** A peer's has its versions. */
-  name: string;
-  skipped?: string;
-  matrixFlopsPerSecond?: number;
-  planned?: PlannedPeaks;
+/** What has failed before comes last, and peers under caps before that: most of them only run out of memory. */
+function dueOf(
+  cases: readonly GpuCase[],
+  sides: readonly Side[],
+  journal: Journal,
+): { case: GpuCase; side: Side }[] {
+  const rank = (wanted: GpuCase, side: Side): number =>
+    (journal.find(wanted, side) ? 2 : 0) + (wanted.capBytes && side !== "lorafit" ? 1 : 0);
+  return cases
+    .flatMap((wanted) => SIDES.map((side) => ({ case: wanted, side, rank: rank(wanted, side) })))
+    .filter(({ case: wanted, side }) => {
+      const found = journal.find(wanted, side);
+      return sides.includes(side) && canDo(side, wanted) && !(found && isSettled(found));
+    })
+    .sort((one, other) => one.rank - other.rank);
 }
 
-function commandOf(side: Side, task: string): [string, ...string[]] {
-  if (side === "lorafit") return [process.execPath, join(import.meta.dirname, "ours.js"), task];
-  const own = join(packageRoot, "bench", ".venv", "bin", "python");
-  const python = flags.python ?? (existsSync(own) ? own : "python3");
-  return [python, join(packageRoot, "bench", "peers", "official_gpu.py"), task];
+function reportOf(journal: Journal, cases: readonly GpuCase[]): string {
+  const rows = journal.rows(cases);
+  const { flopsPerSecond, peers } = journal.facts();
+  return [
+    `# GPU bench, ${today()}`,
+    "",
+    `${machineOf()}; Node ${process.versions.node}; beside it ${peers.join("; ") || "no peer"}.`,
+    "",
+    goalsTable(rows, flopsPerSecond, flags.memory),
+    ...(flags.memory ? [] : [speedTable(rows, flopsPerSecond)]),
+    memoryTable(rows),
+  ].join("\n");
+}
+
+/** In one piece: whoever reads it meanwhile, or a kill, finds the tables whole. */
+function writeReport(path: string, report: string): void {
+  writeFileSync(`${path}.part`, report);
+  renameSync(`${path}.part`, path);
 }
 
 /** Undefined without a card: such tables are not kept. */
@@ -197,18 +144,26 @@ function resultFile(): string | undefined {
   if (flags.device === "cpu") return undefined;
   const { name } = cardInfo(flags.device as `cuda:${number}`);
   const card = name.toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  return join(packageRoot, "bench", "results", `${today()}-${card}.md`);
+  return join(packageRoot, "bench", "results", `${today()}-${card}${flags.memory ? "-memory" : ""}.md`);
 }
 
 function today(): string {
   return new Date().toISOString().slice(0, 10);
 }
 
-/** Card and driver, and the versions of what runs on it. */
-function machineOf(peers: readonly string[]): string {
-  const card =
-    flags.device === "cpu"
-      ? "cpu"
-      : `${cardInfo(flags.device as `cuda:${number}`).name}, driver ${driverVersion()}`;
-  return `${card}; Node ${process.versions.node}, libtorch ${libtorchVersion()}; beside it ${peers.join("; ") || "no peer"}`;
+function machineOf(): string {
+  const libtorch = `libtorch ${libtorchVersion()}`;
+  if (flags.device === "cpu") return `cpu; ${libtorch}`;
+  const { name, capability } = cardInfo(flags.device as `cuda:${number}`);
+  const kernels = kernelProblem(capability) ? ", without NVRTC" : "";
+  return `${name}, driver ${driverVersion()}; ${libtorch}${kernels}`;
+}
+
+/** Hashes of what each side runs: our compiled sources and the engine's, and the peers' scripts. */
+function programs(): Record<Side, string> {
+  const here = import.meta.dirname;
+  const peers = hashOf([join(packageRoot, "bench", "peers")], /\.py$/);
+  const measured = ["ours.js", "planned.js", "../workload.js"].map((name) => join(here, name));
+  const sources = [...measured, join(here, "..", "..", "src"), join(packageRoot, "native")];
+  return { lorafit: hashOf(sources, /\.(js|cc|h)$/), plain: peers, kernels: peers };
 }

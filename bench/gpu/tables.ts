@@ -1,7 +1,7 @@
 /** What the GPU bench measured, as tables in Markdown: speed, and memory beside its plan. */
 import { formatBytes } from "../../src/errors.ts";
 import { type Figures, rateShare } from "./figures.ts";
-import { type GpuCase, necessaryFlops, tokensOf } from "./matrix.ts";
+import { type GpuCase, necessaryFlops, titleOf, tokensOf } from "./matrix.ts";
 import type { PlannedPeaks } from "./planned.ts";
 
 export const SIDES = ["lorafit", "plain", "kernels"] as const;
@@ -17,12 +17,6 @@ export interface Row {
 }
 
 const MOST_LETTERS = 100;
-
-export function titleOf({ hdNum, rank, base, placement, capBytes }: GpuCase): string {
-  const cap = capBytes ? `, cap ${formatBytes(capBytes)}` : "";
-  const { text, image } = tokensOf(hdNum);
-  return `hd_num ${hdNum} (${text + image} tokens), r ${rank}, ${base}, ${placement}${cap}`;
-}
 
 /** Seconds and peaks in a line. */
 export function summaryOf(outcome: Outcome | undefined): string {
@@ -108,7 +102,7 @@ function ratioOf(ours: Outcome | undefined, peer: Outcome | undefined): string {
 function sharesOf(wanted: GpuCase, ours: Outcome | undefined, flopsPerSecond: number): string[] {
   if (!ours || "failed" in ours) return ["", "", "", "", ""];
   const { seconds, hiddenShare, dataStallShare, steadiness } = ours;
-  const { text, image } = tokensOf(wanted.hdNum);
+  const { text, image } = tokensOf(wanted);
   const percent = (share: number | undefined, digits: number): string =>
     share === undefined ? "-" : `${(100 * share).toFixed(digits)} %`;
   const rate = flopsPerSecond > 0 ? rateShare(necessaryFlops(wanted), seconds, flopsPerSecond) : undefined;

@@ -2,7 +2,7 @@
 
 Variant "plain": PyTorch, PEFT, a checkpoint a layer, AdamW, flash attention by PyTorch's own choice. Variant "kernels": the same with
 what can be imported of Liger (RMSNorm, SwiGLU, fused loss), bitsandbytes (NF4 base, 8-bit AdamW) and, where the case has activations
-on the host, Unsloth (checkpoints there). Weights are random and made on the device.
+on the host or a cap, Unsloth (checkpoints there). Weights are random and made on the device.
 
 The picture's rows are told by index, which is what a mask comes to: the official code has the device count its mask in each linear, and
 the host wait for that. Memory is the same, the peer is spared the waits, and a device that computes nothing can't miscount.
@@ -124,6 +124,17 @@ def quantise(decoder, bitsandbytes):
                 module.matmul = lambda x, w, state=state: bitsandbytes.matmul_4bit(x, w.t(), quant_state=state)
 
 
+def missing_kernels(case, used):
+    """What stands in the way of measuring a case with the kernels that could be imported; None if nothing does."""
+    if not used:
+        return "none of Liger, Unsloth and bitsandbytes can be imported"
+    if case["base"] == "nf4" and "bitsandbytes" not in used:
+        return "bitsandbytes, which NF4 needs, can't be imported"
+    if case["placement"] == "offloaded" and "Unsloth's checkpoints" not in used:
+        return "Unsloth, which activations on the host need, can't be imported"
+    return None
+
+
 def has_cudnn(device):
     """Whether its convolutions run; PyTorch has some of its own for where they don't, as on a phantom card."""
     try:
@@ -170,6 +181,9 @@ def main():
     ids, targets = (batch[name][None].long().to(device) for name in ("ids", "targets"))
     image_rows = tuple(index.to(device) for index in batch["image_mask"][None].bool().nonzero(as_tuple=True))
 
+    if cuda:
+        torch.cuda.empty_cache()  # weights that were quantised are no part of a step
+
     def step():
         if cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -188,8 +202,8 @@ def main():
         return {"seconds": seconds, "loss": loss.item(), **peaks(device)}
 
     name = f"torch {torch.__version__}, PEFT {version('peft')}" + "".join(f", {name}" for name in used)
-    if kernels and not used:
-        answer(name=name, skipped="none of Liger, Unsloth and bitsandbytes can be imported")
+    if kernels and (missing := missing_kernels(case, used)):
+        answer(name=name, skipped=missing)
         return
     serve(step, {"name": name})
 

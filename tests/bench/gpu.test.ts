@@ -1,7 +1,7 @@
 /** What the GPU bench makes of its measurements. */
 import { expect, test } from "vitest";
 import { figuresOf, percentile, rateShare } from "../../bench/gpu/figures.ts";
-import { casesOf, necessaryFlops, PLACEMENTS, SIZES, tokensOf } from "../../bench/gpu/matrix.ts";
+import { casesOf, necessaryFlops, PLACEMENTS, tokensOf } from "../../bench/gpu/matrix.ts";
 import { Policy } from "../../src/step/policy.ts";
 
 const step = (seconds: number, copyMs = 100, waitedMs = 20, dataWaitMs = 5) => ({
@@ -41,7 +41,7 @@ test("the 95th of a hundred is the 95th, and that of a few the largest", () => {
 
 test("a step of the 7B model cannot do without four FLOPs a weight and token, and attention", () => {
   const some = { size: "7b", hdNum: 25, rank: 16, base: "bf16", placement: "resident" } as const;
-  const { text, image } = tokensOf(25);
+  const { text, image } = tokensOf(some);
   const tokens = text + image;
   const weights = 32 * 4096 * (6144 + 4096 + 3 * 14336);
   const attention = 32 * 6 * tokens ** 2 * 4096;
@@ -53,10 +53,8 @@ test("a step of the 7B model cannot do without four FLOPs a weight and token, an
   expect(rateShare(flops, 2, flops)).toBe(0.5);
 });
 
-test("every placement is a policy, and each stands in the table, with and without the input that is fetched ahead", () => {
+test("every placement is a policy, and stands in the table", () => {
   for (const placement of Object.values(PLACEMENTS)) Policy.parse(placement);
   const placements = new Set(casesOf("7b", false).map(({ placement }) => placement));
-  expect([...placements].sort()).toEqual(Object.keys(PLACEMENTS).sort());
-  expect(casesOf("7b", false).filter(({ placement }) => PLACEMENTS[placement].boundaryAhead)).toHaveLength(2);
-  expect(casesOf("7b", true).length).toBeGreaterThan(SIZES["7b"].hdNums.length * 2 * 3 * 5);
+  expect([...placements].sort()).toEqual([...Object.keys(PLACEMENTS), "planned"].sort());
 });

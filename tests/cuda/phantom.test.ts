@@ -287,7 +287,7 @@ describe.skipIf(problem)("on a phantom card", () => {
     );
     expect(status, stderr).toBe(0);
     const off = stdout.match(/\| [\d.]+ % \/ [\d.]+ % \|/g);
-    expect(off).toHaveLength(8);
+    expect(off).toHaveLength(11);
     expect(new Set(off)).toEqual(new Set(["| 0.00 % / 0.00 % |"]));
   });
 });
