@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { cardInfo, libtorchVersion } from "../../src/torch/device.ts";
 import { driverVersion } from "../../src/torch/driver.ts";
-import { kernelProblem } from "../../src/torch/fusedKernel.ts";
+import { tryCompiling, whyTwins } from "../../src/torch/fusedKernel.ts";
 import { packageRoot } from "../../src/torch/libtorch.ts";
 import { goalsTable } from "./goals.ts";
 import { hashOf, isSettled, Journal } from "./journal.ts";
@@ -155,7 +155,8 @@ function machineOf(): string {
   const libtorch = `libtorch ${libtorchVersion()}`;
   if (flags.device === "cpu") return `cpu; ${libtorch}`;
   const { name, capability } = cardInfo(flags.device as `cuda:${number}`);
-  const kernels = kernelProblem(capability) ? ", without NVRTC" : "";
+  tryCompiling(capability);
+  const kernels = whyTwins() ? ", without NVRTC" : "";
   return `${name}, driver ${driverVersion()}; ${libtorch}${kernels}`;
 }
 
