@@ -2,12 +2,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { findShared, golden } from "../../tests/shared.ts";
+import { golden } from "../../tests/shared.ts";
 import { pickled, torchZip, type ZipFaults, zip } from "../../tests/torchFile.ts";
 import { UserError } from "../errors.ts";
 import { liveTensors } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
-import { openModelFolder } from "./folder.ts";
 import { openTorchBin } from "./torchBin.ts";
 
 const root = mkdtempSync(join(tmpdir(), "torch-bin-"));
@@ -51,27 +50,6 @@ describe("files of PyTorch", () => {
         expect(() => openTorchBin(path), `${name} at ${length} bytes`).toThrow(UserError);
       }
     }
-  });
-
-  it("hold the same tensors as the safetensors of the reference checkpoint", ({ skip }) => {
-    const folder = findShared("golden/tiny");
-    if (!folder) return skip();
-    const mine = mkdtempSync(join(root, "tiny-"));
-    const copy = (name: string): void => writeFileSync(join(mine, name), readFileSync(join(folder, name)));
-    const shard = (index: number): string => `pytorch_model-0000${index}-of-00002.bin`;
-    for (const name of ["config.json", "pytorch_model.bin.index.json", shard(1), shard(2)]) copy(name);
-    const { weights } = openModelFolder(mine);
-    const reference = openModelFolder(golden("tiny")).weights;
-    expect([...weights.names].sort()).toEqual([...reference.names].sort());
-    for (const name of weights.names) {
-      scope(() => {
-        const [ours, theirs] = [weights.tensor(name), reference.tensor(name)];
-        expect(ours.shape).toEqual(theirs.shape);
-        expect(Buffer.from(ours.toBytes()).equals(theirs.toBytes()), name).toBe(true);
-      });
-    }
-    weights.close();
-    reference.close();
   });
 });
 
