@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { CATEGORIES, type Category } from "../torch/device.ts";
-import { trainOptions } from "../train/options.ts";
+import { type TrainOptions, trainOptions } from "../train/options.ts";
 import { recordOf, type StepPeaks } from "../train/peakWatch.ts";
 import type { StepRecord } from "../train/runLog.ts";
 import { Output } from "./report.ts";
@@ -17,6 +17,7 @@ function reportTo({
   json = false,
   terminal = true,
   stepsBefore = [] as readonly StepRecord[],
+  with: changes = {} as Partial<TrainOptions>,
 } = {}): TrainReport {
   const output = new Output({
     json,
@@ -26,7 +27,14 @@ function reportTo({
   });
   const report = new TrainReport(output);
   const step = stepsBefore.at(-1)?.step ?? 0;
-  report.show({ event: "start", options, step, totalSteps: 80, samples: 12544, stepsBefore });
+  report.show({
+    event: "start",
+    options: { ...options, ...changes } as TrainOptions,
+    step,
+    totalSteps: 80,
+    samples: 12544,
+    stepsBefore,
+  });
   return report;
 }
 
@@ -93,13 +101,29 @@ describe("a run on a terminal", () => {
     report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
     expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
     expect(stderr).toContain(
-      "How good is it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --answers\n",
+      "How good is it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --max-length 4096 --answers\n",
     );
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
     expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "my runs/7/checkpoint-43" }, "my runs/7");
     expect(stderr).toContain("train --resume 'my runs/7'\n");
   });
+});
+
+it("the ways on have model and samples as the run had them", () => {
+  const changes = {
+    base: "nf4",
+    eval_data: ["my eval.txt"],
+    skip_bad: true,
+    image_compat: "official",
+  } as const;
+  const report = reportTo({ with: { ...changes, eval_data: [...changes.eval_data] } });
+  report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
+  const seen = "--hd-num 16 --image-compat official";
+  expect(stderr).toContain(
+    `eval --model 4khd --adapter runs/7/adapter --base nf4 --data 'my eval.txt' ${seen} --max-length 4096 --skip-bad --answers\n`,
+  );
+  expect(stderr).toContain(`chat --model 4khd --adapter runs/7/adapter --base nf4 ${seen}\n`);
 });
 
 it("a run of one step has one loss, and no time left", () => {

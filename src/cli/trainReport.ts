@@ -1,5 +1,6 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
 import { formatBytes, formatCount, plural } from "../errors.ts";
+import { flagOf } from "../options.ts";
 import { quoted } from "../program.ts";
 import type { TrainOptions } from "../train/options.ts";
 import type { StepPeaks } from "../train/peakWatch.ts";
@@ -126,18 +127,25 @@ export class TrainReport {
   }
 }
 
-/** What to do with an adapter: see how good it is, talk with it, look at the run. */
-function waysOn(
-  { model, data, eval_data, output, hd_num }: TrainOptions,
-  adapter: string,
-): Record<string, string> {
-  const both = `--model ${quoted(model)} --adapter ${quoted(adapter)}`;
-  const evaluated = (eval_data ?? data).map(quoted).join(" ");
+/** What to do with an adapter: see how good it is, talk with it, look at the run; with the model and the samples read as they were. */
+function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
+  const { model, data, eval_data, output, base, head_base, vision_base } = options;
+  const { hd_num, image_compat, max_length, skip_bad } = options;
+  const both = wordsOf({ model, adapter });
+  const seen = wordsOf({ hd_num, ...(image_compat === "official" && { image_compat }) });
+  const held = wordsOf({ base, head_base, vision_base });
+  const files = (eval_data ?? data).map(quoted).join(" ");
   return {
-    "How good is it": `eval ${both} --data ${evaluated} --hd-num ${hd_num} --answers`,
-    "Talk with it": `chat ${both} --hd-num ${hd_num}`,
+    "How good is it": `eval ${both}${held}--data ${files} ${seen}${wordsOf({ max_length })}${skip_bad ? "--skip-bad " : ""}--answers`,
+    "Talk with it": `chat ${both}${held}${seen}`.trimEnd(),
     "The run as a page": `report ${quoted(output)}`,
   };
+}
+
+/** Options as flags, each with a space behind; none of those that are not given. */
+function wordsOf(options: Record<string, string | number | undefined>): string {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return given.map(([key, value]) => `${flagOf(key)} ${quoted(String(value))} `).join("");
 }
 
 /** ", loss 2.1 to 0.4"; nothing of no steps. */
