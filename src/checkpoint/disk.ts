@@ -3,6 +3,7 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -97,19 +98,21 @@ const LEFT_MS = 60_000;
 /** What killed processes have left beside a path; under the path's own name it goes when that is begun anew. */
 export function leftoversBeside(path: string): string[] {
   const [folder, own] = [dirname(resolve(path)), beside(path, "writing")];
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) return [];
-  return readdirSync(folder)
-    .filter((name) => name.startsWith(".writing-"))
-    .map((name) => join(folder, name))
-    .filter((aside) => aside !== own && Date.now() - writtenAtMs(aside) >= LEFT_MS);
+  try {
+    return readdirSync(folder)
+      .filter((name) => name.startsWith(".writing-"))
+      .map((name) => join(folder, name))
+      .filter((aside) => aside !== own && Date.now() - writtenAtMs(aside) >= LEFT_MS);
+  } catch {
+    return []; // no folder yet, one that may not be read, or a process that has just ended its work
+  }
 }
 
 /** When something was last written to, or to anything in it. */
 function writtenAtMs(path: string): number {
-  const found = statSync(path, { throwIfNoEntry: false });
-  if (!found?.isDirectory()) return found?.mtimeMs ?? Date.now();
-  const inside = readdirSync(path).map((name) => writtenAtMs(join(path, name)));
-  return inside.reduce((latest, ms) => Math.max(latest, ms), found.mtimeMs);
+  const found = lstatSync(path);
+  const names = found.isDirectory() ? readdirSync(path) : [];
+  return names.reduce((latest, name) => Math.max(latest, writtenAtMs(join(path, name))), found.mtimeMs);
 }
 
 /** Makes a folder, and those above it, where they are missing: Node's own recursive call never ends where one refuses (/proc). */

@@ -23,11 +23,12 @@ export interface Interruption {
 /** How the commands that are running are asked to stop. */
 const running = new Set<() => void>();
 
-/** Runs the body with a signal that the first Ctrl-C after `listen` aborts; `stopping` says then what the command does before it ends. */
+/** Runs the body with a signal that the first Ctrl-C after `listen` aborts; `stopping` says then what the command does before it ends. One that saves nothing ends at once where nobody reads it. */
 export async function interruptible<T>(
   output: Output,
   stopping: string,
   body: (interruption: Interruption) => Promise<T>,
+  { saves = true } = {},
 ): Promise<T> {
   const interruption = new AbortController();
   const hasTerminal = [0, 1, 2].some((file) => isatty(file)); // one that is closed is none any more
@@ -46,7 +47,7 @@ export async function interruptible<T>(
     else if (performance.now() - askedAtMs >= SAME_SIGNAL_MS) process.exit(EXIT_INTERRUPTED);
   };
   const listen = (): void => {
-    running.add(ask);
+    if (saves) running.add(ask);
     for (const signal of SIGNALS) process.on(signal, hear);
   };
   try {

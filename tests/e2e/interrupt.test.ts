@@ -116,3 +116,10 @@ it("Ctrl-C during lorafit fit tells the longest so far, and how to go on", SLOW_
   );
   expect(stdout).not.toContain("longest that fits");
 });
+
+it("lorafit eval ends at once, and well, where its reader has enough", SLOW_MACHINE, async () => {
+  const args = ["eval", "--model", golden("tiny"), "--data", golden("tiny_cases/cases.jsonl"), "--json"];
+  const { code, stderr } = await disturbed(args, "stdout", (child) => child.stdout.destroy());
+  expect(code, stderr).toBe(0);
+  expect(stderr).not.toContain("stopping");
+});

@@ -38,8 +38,11 @@ export async function run(options: OptionsOf<"eval">, output: Output): Promise<v
   const known = await inspectModel(options.model);
   const ready = await readySamples(options.data, known, options, checkHooks(output));
   const { length } = ready.samples;
-  const { rows, isStopped } = await interruptible(output, "stopping after this sample", (interruption) =>
-    evaluated(known, ready.samples, options, { output, interruption }),
+  const { rows, isStopped } = await interruptible(
+    output,
+    "stopping after this sample",
+    (interruption) => evaluated(known, ready.samples, options, { output, interruption }),
+    { saves: false },
   );
   const total = { loss: totalLoss(rows), ...meanScores(rows) };
   if (isStopped) {

@@ -12,8 +12,11 @@ import { inspectModel } from "../session.ts";
 export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {
   const { config } = await inspectModel(options.model);
   noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
-  const trials = await interruptible(output, "stopping after this length", (interruption) =>
-    showTrials(options, config, { output, interruption }),
+  const trials = await interruptible(
+    output,
+    "stopping after this length",
+    (interruption) => showTrials(options, config, { output, interruption }),
+    { saves: false },
   );
   const longest = trials.lengths.reduce(
     (most, { tokens, measured }) => (measured ? Math.max(most, tokens) : most),

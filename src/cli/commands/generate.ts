@@ -32,7 +32,7 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
       }
       return samples.length;
     });
-  const answered = await interruptible(output, "stopping after this answer", answer);
+  const answered = await interruptible(output, "stopping after this answer", answer, { saves: false });
   if (answered === samples.length) return;
   output.note(`stopped after ${formatCount(answered)} of ${plural(samples.length, "sample")}`);
   process.exitCode = EXIT_INTERRUPTED;
