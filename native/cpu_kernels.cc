@@ -44,6 +44,7 @@ constexpr CpuKernel kKernels[] = {
     {"rms_norm", "tttfi", row<4>},
     {"add_rms_norm_gradient", "ttttfi", row<5>},
     {"softmax_gradient", "tttfi", row<4>},
+    {"adamw", "tttttfffffff", element},
     {"dropped", "ttiiiiiiiif", row<4>},
     {"add_dropped", "ttiiiiiiiif", row<4>},
     {"causal_softmax", "tfiii", row<2>},

@@ -4,6 +4,7 @@
 #include "loops_of_attention.h"
 #include "loops_of_codes.h"
 #include "loops_of_dropout.h"
+#include "loops_of_optimizer.h"
 #include "loops_of_rows.h"
 
 #ifndef LOOPS
@@ -22,6 +23,7 @@ constexpr NamedLoop kLoops[] = {
     NAMED(rms_norm),
     NAMED(add_rms_norm_gradient),
     NAMED(softmax_gradient),
+    NAMED(adamw),
     NAMED(dropped),
     NAMED(add_dropped),
     NAMED(causal_softmax),

@@ -28,7 +28,7 @@ import {
 } from "./probes.ts";
 
 /** Of what is measured: another one is measured anew. */
-const VERSION = 12;
+const VERSION = 13;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;

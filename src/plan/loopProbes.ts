@@ -17,6 +17,8 @@ const LOOPS: readonly Loop[] = [
   ["rms_norm",              "x",      ({ x, y, weight }) => fused.rmsNorm([x, y, weight], { eps: 1e-5 })],
   ["add_rms_norm_gradient", "x",      ({ x, y, z, weight }) => fused.addRmsNormGradient([x, y, z, weight], { eps: 1e-5 })],
   ["softmax_gradient",      "x,w",    ({ x, targets, losses }) => fused.softmaxGradient([x, targets, losses], { scale: 1 })],
+  ["adamw",                 "w",      (samples) => fused.adamW(...samples.update(samples.wide))],
+  ["adamw",                 "w,x",    (samples) => fused.adamW(...samples.update(samples.x))],
   ["dropped",               "x",      ({ x, y, mask }) => fused.dropped([x, y], mask)],
   ["dropped",               "x",      ({ x, rowsApart, mask }) => fused.dropped([x, rowsApart], mask), "strided"],
   ["add_dropped",           "x",      ({ x, y, mask }) => fused.addDropped([x, y], mask)],
@@ -89,6 +91,14 @@ class LoopSamples extends Samples {
 
   get weight(): Tensor {
     return this.once("weight", () => ones([this.shape[1]], { dtype: this.#memory.compute }));
+  }
+
+  /** Factors and moments come from far, and the numbers of the step are such that they stay as they are. */
+  update(gradient: Tensor): Parameters<typeof fused.adamW> {
+    const [value, mean, square] = [this.farWide, this.farWide, this.farWide];
+    const scale = this.once("scale", () => ones([]));
+    const numbers = { decay: 1, meanRate: 0, squareKeep: 1, squareRate: 0 };
+    return [[value, gradient, mean, square, scale], { ...numbers, rootFactor: 1, epsilon: 1, stepSize: 0 }];
   }
 
   get targets(): Tensor {

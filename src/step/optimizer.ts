@@ -133,9 +133,9 @@ export interface Update extends Disposable {
 
 /** A step of which nothing is done yet; behind a closed gate it counts all the same. */
 export function beginUpdate(optimizer: AdamW, learningRate: number, gradientScale: GradientScale): Update {
-  const { parameters, options } = optimizer;
+  const { parameters } = optimizer;
   const like = { dtype: parameters[0]?.value.dtype ?? "float32", device: deviceOf(parameters) };
-  const gate = keep(gateOf(gradientScale, learningRate, options, like));
+  const gate = keep(gateOf(gradientScale, like));
   optimizer.stepsDone += 1;
   return { learningRate, gate, doneElements: 0, [Symbol.dispose]: () => dispose(gate) };
 }

@@ -2,23 +2,18 @@
  * Whether a step's update happens hangs on numbers that the device may still be computing, and that the host does not wait for. So the
  * device decides: a scale of gradients that is not finite closes the gate, and an update behind a closed gate changes nothing.
  */
-import { full, where } from "../torch/create.ts";
+import { full } from "../torch/create.ts";
 import { scope, Tensor } from "../torch/tensor.ts";
-import type { AdamWOptions } from "./adamW.ts";
 
 /** What gradients are multiplied with; a tensor, (), is known on the device alone, and NaN where nothing may change. */
 export type GradientScale = number | Tensor;
 
-/** Numbers of an update, each a tensor, (), of the factors' dtype on the gradients' device. */
+/** On the gradients' device. */
 export interface Gate {
-  /** Whether the update happens (bool), and as 1 or 0. */
+  /** (), bool: whether the update happens. */
   isOpen: Tensor;
-  openRatio: Tensor;
+  /** (), of the factors' dtype. */
   scale: Tensor;
-  /** What factors and squares are multiplied with, and what is added to the root: such that nothing changes where the gate is closed. */
-  decay: Tensor;
-  squareKeep: Tensor;
-  epsilon: Tensor;
 }
 
 /** What torch's clip_grad_norm_ adds to the norm. */
@@ -45,20 +40,11 @@ export function clippedScale(norm: Tensor, maxNorm: number, scaledBy: number): T
 /** like: a factor on the gradients' device, or any tensor of its kind. */
 export function gateOf(
   gradientScale: GradientScale,
-  learningRate: number,
-  { beta2, epsilon, weightDecay }: AdamWOptions,
   { dtype, device }: Pick<Tensor, "dtype" | "device">,
 ): Gate {
   return scope(() => {
-    const number = (value: number): Tensor => full([], value, { dtype, device });
-    const scale = gradientScale instanceof Tensor ? gradientScale.to({ dtype }) : number(gradientScale);
-    const isOpen = scale.isfinite();
-    const whenOpen = (open: number, closed: number): Tensor => where(isOpen, number(open), number(closed));
-    return {
-      ...{ isOpen, scale, openRatio: isOpen.to({ dtype }) },
-      decay: whenOpen(1 - learningRate * weightDecay, 1),
-      squareKeep: whenOpen(1 - (1 - beta2), 1),
-      epsilon: whenOpen(epsilon, Number.POSITIVE_INFINITY),
-    };
+    const isTensor = gradientScale instanceof Tensor;
+    const scale = isTensor ? gradientScale.to({ dtype }) : full([], gradientScale, { dtype, device });
+    return { isOpen: scale.isfinite(), scale };
   });
 }

@@ -2,7 +2,9 @@
  * AdamW's update of one tile of a parameter, done wholly or not at all: whatever allocates comes before anything changes, so that an update
  * that ran out of memory goes on where it stood.
  */
+import { fused } from "../torch/kernels.ts";
 import { whereOut } from "../torch/ops.gen.ts";
+import type { AdamWNumbers } from "../torch/optimizerKernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { AdamWOptions } from "./adamW.ts";
 import { type Codes, dequantized, quantized } from "./eightBit.ts";
@@ -38,46 +40,44 @@ export function updateTile_({ parameter, span }: Tile, state: TileState, update:
     const value = state.value ?? flatSpan(parameter.value, span);
     const gradient = flatSpan(parameter.gradient, span);
     const { mean, square } = state;
-    if (isCodes(mean) && isCodes(square)) updateCodes_({ value, gradient, mean, square }, span, update);
-    else updateFloats_({ value, gradient, mean: floats(mean), square: floats(square) }, update);
+    if (isCodes(mean) && isCodes(square)) {
+      updateCodes_({ value, gradient, mean, square }, span, update);
+      gradient.zero_();
+    } else {
+      fused.adamW([value, gradient, floats(mean), floats(square), update.gate.scale], numbersOf(update));
+    }
     if (parameter.copy) flatSpan(parameter.copy, span).copy_(value);
-    gradient.zero_();
   });
 }
 
-interface Numbers {
-  value: Tensor;
-  gradient: Tensor;
-  mean: Tensor;
-  square: Tensor;
+/** Of this step, with the corrections of means that began at zero. */
+function numbersOf({ options, stepsDone, learningRate }: TileUpdate): AdamWNumbers {
+  const { beta1, beta2, epsilon, weightDecay } = options;
+  return {
+    decay: 1 - learningRate * weightDecay,
+    ...{ meanRate: 1 - beta1, squareRate: 1 - beta2, squareKeep: beta2 },
+    rootFactor: 1 / Math.sqrt(1 - beta2 ** stepsDone),
+    epsilon,
+    stepSize: learningRate / (1 - beta1 ** stepsDone),
+  };
 }
 
-/**
- * In place, but for the root, for which there is room before. Behind a closed gate the mean goes towards itself, nothing is added to the
- * square, and the root is infinite.
- */
-function updateFloats_({ value, gradient, mean, square }: Numbers, update: TileUpdate): void {
-  const { isOpen, openRatio, scale, decay, squareKeep } = update.gate;
-  const { meanRate, squareRate } = ratesOf(update);
-  const wide = gradient.to({ dtype: value.dtype }); // itself where gradients have the factors' precision
-  const root = square.emptyLike();
-  whereOut(isOpen, wide.mul_(scale), mean, { out: wide });
-  value.mul_(decay);
-  mean.lerp_(wide, meanRate);
-  wide.mul_(openRatio);
-  square.mul_(squareKeep).addcmul_(wide, wide, { value: squareRate });
-  stepBy_(value, mean, root.copy_(square).sqrt_(), update);
+interface CodedNumbers {
+  value: Tensor;
+  gradient: Tensor;
+  mean: Codes;
+  square: Codes;
 }
 
 /** All is made anew beside what there is, which it then is copied over; behind a closed gate, what there is. */
 function updateCodes_(
-  { value, gradient, mean, square }: Omit<Numbers, "mean" | "square"> & Record<"mean" | "square", Codes>,
+  { value, gradient, mean, square }: CodedNumbers,
   { elements }: Span,
   update: TileUpdate,
 ): void {
   const tables = update.tables!;
-  const { isOpen, scale, decay, squareKeep } = update.gate;
-  const { meanRate, squareRate } = ratesOf(update);
+  const { isOpen, scale } = update.gate;
+  const { decay, meanRate, squareRate, squareKeep, rootFactor, epsilon, stepSize } = numbersOf(update);
   const whole = { start: 0, elements };
   const { newValue, newMean, squares } = scope(() => {
     const [means, squares] = [dequantized(mean, tables.mean), dequantized(square, tables.square)];
@@ -87,7 +87,10 @@ function updateCodes_(
       flatMeans.lerp_(wide, meanRate);
       flatSquares.mul_(squareKeep).addcmul_(wide, wide, { value: squareRate });
     });
-    const newValue = scope(() => stepBy_(value.mul(decay), flatMeans, flatSquares.sqrt(), update));
+    const newValue = scope(() => {
+      const root = flatSquares.sqrt().mul_(rootFactor).add_(epsilon);
+      return value.mul(decay).addcdiv_(flatMeans, root, { value: -stepSize });
+    });
     return { newValue, newMean: quantized(means, tables.mean), squares };
   });
   const newSquare = quantized(squares, tables.square);
@@ -100,23 +103,6 @@ function updateCodes_(
     settle(made.codes, before.codes);
     settle(made.absmax, before.absmax);
   }
-}
-
-/** value -= rate * mean / root; the root is used up. */
-function stepBy_(
-  value: Tensor,
-  mean: Tensor,
-  root: Tensor,
-  { options: { beta1, beta2 }, stepsDone, learningRate, gate }: TileUpdate,
-): Tensor {
-  const meanCorrection = 1 - beta1 ** stepsDone;
-  const squareCorrection = 1 - beta2 ** stepsDone;
-  const denominator = root.div_(Math.sqrt(squareCorrection)).add_(gate.epsilon);
-  return value.addcdiv_(mean, denominator, { value: -learningRate / meanCorrection });
-}
-
-function ratesOf({ options: { beta1, beta2 } }: TileUpdate) {
-  return { meanRate: 1 - beta1, squareRate: 1 - beta2 };
 }
 
 function floats(moment: Moment): Tensor {

@@ -360,6 +360,24 @@ extern "C" __global__ void add_dropped(
 }
 `;
 
+/** An element of a factor a thread; gradients may be the scalars of lower precision. A scale that is not finite changes nothing else. */
+const ADAMW = `
+extern "C" __global__ void adamw(
+    float* value, scalar* gradient, float* mean, float* square, const float* scale, float decay, float meanRate,
+    float squareKeep, float squareRate, float rootFactor, float epsilon, float stepSize, int64 count) {
+  const int64 at = thread_number();
+  if (at >= count) return;
+  const float factor = *scale, g = widen(gradient[at]) * factor;
+  gradient[at] = narrow(0);
+  if (factor - factor != 0) return;
+  const float m = mean[at] + meanRate * (g - mean[at]);
+  const float s = square[at] * squareKeep + squareRate * g * g;
+  mean[at] = m;
+  square[at] = s;
+  value[at] = value[at] * decay - stepSize * m / (sqrtf(s) * rootFactor + epsilon);
+}
+`;
+
 /** Threads of a block, in every launch. */
 export const THREADS = 256;
 
@@ -373,6 +391,7 @@ export const SOURCES = {
   softmaxGradient: PRELUDE + SOFTMAX_GRADIENT,
   rope: PRELUDE + ROPE,
   dropout: PRELUDE + DROPOUT,
+  adamW: PRELUDE + ADAMW,
   dequantize: PRELUDE + DEQUANTIZE,
   product: PRELUDE + PRODUCT,
   rowsFp8: PRELUDE + ROWS_FP8,

@@ -10,6 +10,7 @@ import { kernel } from "./fusedKernel.ts";
 import { THREADS } from "./kernelSources.ts";
 import type { Work } from "./nvrtc.ts";
 import { siluBackward } from "./ops.gen.ts";
+import { optimizerKernels } from "./optimizerKernels.ts";
 import { NF4_VALUES, PRODUCT_ROWS, PRODUCT_TOKENS } from "./quantizedSources.ts";
 import { scope, type Tensor } from "./tensor.ts";
 
@@ -54,6 +55,7 @@ const NF4_TILE_ELEMENTS = 2 ** 18;
 export const fused = {
   ...dropoutKernels,
   ...fp8Kernels,
+  ...optimizerKernels,
   /** out = silu(gate) * up; all of one number of elements. `out` may be `gate` or `up`. */
   swiglu: kernel<[out: Tensor, gate: Tensor, up: Tensor], void>({
     source: "swiglu",

@@ -1,6 +1,6 @@
 /** Random inputs of every fused kernel, for those who run its source: on a card, and as C++ on the CPU. */
 import { expect } from "vitest";
-import { empty, rand, randint, randn, zeros } from "../../src/torch/create.ts";
+import { empty, full, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
 import { fused } from "../../src/torch/kernels.ts";
 import type { Launch, Work } from "../../src/torch/nvrtc.ts";
@@ -41,6 +41,18 @@ export const ROUNDING = { float32: 0, bfloat16: 2 ** -8, float16: 2 ** -11 } as 
 export type Scalars = keyof typeof ROUNDING;
 
 export const CASES: Record<keyof typeof fused, CaseOf> = {
+  adamW: ({ rows, columns, extra }, dtype) => {
+    const wide = (): Tensor => randn([rows, columns]);
+    const scale = full([], extra === 4 ? Number.NaN : 0.5); // NaN: nothing may change but the gradients
+    return {
+      inputs: [wide(), randn([rows, columns], { dtype }), wide(), wide().square(), scale],
+      options: {
+        ...{ decay: 0.99, meanRate: 0.1, squareKeep: 0.95, squareRate: 0.05 },
+        ...{ rootFactor: 1.5, epsilon: 1e-8, stepSize: 1e-3 },
+      },
+      written: [0, 1, 2, 3],
+    };
+  },
   dropped: dropoutCase,
   addDropped: dropoutCase,
   swiglu: ({ rows, columns }, dtype) => ({
