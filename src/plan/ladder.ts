@@ -25,11 +25,14 @@ export function runPlaces(policy: Policy): RunPlaces {
   return Object.fromEntries(RUN_PLACES.map((part) => [part, policy[part]])) as RunPlaces;
 }
 
+/** Rows that the MLP takes at a time where there is room: a weight in 4 or 8 bits is read back once for all of them. */
+export const MOST_MLP_TILE_TOKENS = 8192;
+
 /** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
 function fastPolicy({ weights = "resident", places, folded = false, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
-    mlpTileTokens: 8192,
+    mlpTileTokens: MOST_MLP_TILE_TOKENS,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
     plora: ploraName({ folded, branch: "apart" }), // merged or folded where the search sees that it is faster and fits

@@ -7,7 +7,7 @@ const config = PRESETS["4khd-7b"];
 type Given = Partial<Policy>;
 const policyOf = (given: Given): Policy =>
   Policy.parse({
-    ...{ headGroups: 1, mlpTileTokens: 4096, lossChunkTokens: 1024, visionBatchTiles: 8 },
+    ...{ headGroups: 1, mlpTileTokens: 8192, lossChunkTokens: 1024, visionBatchTiles: 8 },
     ...{ attentionInput: "kept", plora: "apart", weights: { source: "resident", aheadLayers: 1 } },
     ...{ embeddings: "device", head: "device", vision: "device" },
     ...{ optimizer: { place: "device", precision: "fp32" }, gradients: "fp32" },

@@ -3,6 +3,7 @@ import { formatCount } from "../errors.ts";
 import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
+import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
 import type { BasePart } from "./mappedParts.ts";
 
 /** In which way memory is saved, or made use of. */
@@ -45,7 +46,7 @@ const ASPECTS: readonly Aspect[] = [
   ({ head }) => onHost(head, "headBase", "output head"),
   ({ headGroups }) => onlyIf(headGroups > 1, "parts", `attention in ${headGroups} parts`),
   ({ mlpTileTokens: tokens }) =>
-    onlyIf(tokens < 4096, "parts", `the MLP in slices of ${formatCount(tokens)} tokens`),
+    onlyIf(tokens < MOST_MLP_TILE_TOKENS, "parts", `the MLP in slices of ${formatCount(tokens)} tokens`),
   (_, layers) => recomputedValues(layers),
   (_, layers) =>
     onlyIf(
