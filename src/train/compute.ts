@@ -54,7 +54,7 @@ export function startCompute(model: string, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
   if (device !== "cpu") useCard(device as `cuda:${number}`);
   if (options.threads !== undefined) setThreads(options.threads);
-  setCap(device, options.memory && Math.max(0, options.memory - outsideBytes(device)));
+  setCap(device, options.memory && tensorBytes(options.memory, device));
   setCap(device, options.host_memory, "host");
   if (device !== "cpu") {
     tryCompiling(cardInfo(device as `cuda:${number}`).capability);
@@ -117,6 +117,16 @@ export function noticeIdleCard(
 export function noticeTwins(device: Device, notice: (text: string) => void): void {
   const problem = device === "cpu" ? undefined : whyTwins();
   if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
+}
+
+/** What is left of a budget for tensors. Throws UserError where that is nothing. */
+function tensorBytes(budgetBytes: number, device: Device): number {
+  const outside = outsideBytes(device);
+  if (budgetBytes > outside) return budgetBytes - outside;
+  throw new UserError(
+    `--memory ${formatBytes(budgetBytes)} leaves nothing for tensors on ${device}, where CUDA's context takes about ${formatBytes(outside)}`,
+    { fix: "Pass more; lorafit plan --solve memory says how much is enough." },
+  );
 }
 
 /** What a device's memory holds beside what is allocated: CUDA's context. */

@@ -215,6 +215,15 @@ describe.skipIf(problem)("on a phantom card", () => {
     expect(code).toBe(1);
   });
 
+  test("a budget that CUDA's context takes alone is refused with what that is", () => {
+    const { code, stderr } = train("too little", ["--memory", "300MiB"], H100);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(
+      /--memory 300\.0 MiB leaves nothing for tensors on cuda:0, where CUDA's context takes about \d+\.\d MiB/,
+    );
+    expect(stderr).toContain("lorafit plan --solve memory");
+  });
+
   test("the second of two cards is used without a context on the first, where it would cost hundreds of MiB", () => {
     const policy = JSON.stringify({ ...JSON.parse(STREAMED), layers: [{ count: 1, boundary: "host" }] });
     const flags = ["--device", "cuda:1", "--policy", policy];
