@@ -5,6 +5,7 @@ import sharp from "sharp";
 import { expect, it } from "vitest";
 import { planLines } from "../../src/cli/runPlanLines.ts";
 import { formatBytes, UserError } from "../../src/errors.ts";
+import { Policy } from "../../src/step/policy.ts";
 import { failAtAllocation, liveTensors, memoryStats, POOLS, setCap } from "../../src/torch/device.ts";
 import type { TrainEvent } from "../../src/train/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
@@ -15,6 +16,8 @@ const texts = join(folder, "texts.jsonl");
 writeFileSync(texts, readFileSync(input.data, "utf8").split("\n").slice(0, 2).join("\n"));
 const options = { ...input, data: texts, max_steps: 3, gradient_accumulation: 2 };
 const MEMORY = 2_000_000;
+/** With moments on the host an update takes memory on the device; one kernel that updates them where they are takes none. */
+const VISITING = Policy.parse({ optimizer: { place: "host" } });
 
 /** Has the n-th allocation after an event of that kind fail, the first time that there is one. */
 function failAfter(kind: TrainEvent["event"], n = 1): (event: TrainEvent) => void {
@@ -106,7 +109,7 @@ it("a step down the ladder is told once, and remembered when the run goes on", a
 
 it("in an update it costs a notice, and the run ends with the same bytes", async () => {
   const [peaceful, output] = ["peaceful", "update"].map((name) => join(folder, name));
-  const once = { ...options, gradient_accumulation: 1 };
+  const once = { ...options, gradient_accumulation: 1, policy: VISITING };
   await runWith({ ...once, output: peaceful });
   const before = live();
   const { events, ...end } = await runWith({ ...once, output }, { onEvent: failAfter("microBatch") });
@@ -124,7 +127,8 @@ it("without memory for the least part of an update the run ends with the way on,
   const onEvent = ({ event }: TrainEvent): void => {
     if (event === "microBatch") setCap("cpu", memoryStats("cpu").liveBytes);
   };
-  const outcome = await runWith({ ...options, gradient_accumulation: 1, output }, { onEvent });
+  const once = { ...options, gradient_accumulation: 1, policy: VISITING };
+  const outcome = await runWith({ ...once, output }, { onEvent });
   const { error } = outcome as { error: UserError };
   expect(error).toBeInstanceOf(UserError);
   expect(error.message).toMatch(/^The update of step 1 does not fit: /);

@@ -47,7 +47,9 @@ it.each(CASES)(
       failures++; // as long as there are as many allocations
     }
     failAtAllocation("cpu", 0);
-    expect(notices.length).toBeGreaterThan(10);
+    if (place === "device" && precision === "fp32")
+      expect(notices).toEqual([]); // a kernel that takes no memory
+    else expect(notices.length).toBeGreaterThan(10);
     for (const notice of notices)
       expect(notice).toMatch(
         /^The update of step 1: out of memory.* in tiles of 4\.0 KiB, with the same result\.$/,
