@@ -1,6 +1,6 @@
 /** Kernels of dropout, whose mask depends on nothing but seed, row and column, so that whoever needs it makes it again. */
 import { arange } from "./create.ts";
-import { kernel } from "./fusedKernel.ts";
+import { type Fused, kernel } from "./fusedKernel.ts";
 import type { Work } from "./nvrtc.ts";
 import { scope, type Tensor } from "./tensor.ts";
 
@@ -23,36 +23,27 @@ const TWIN_ELEMENTS = 2 ** 20;
 
 export const dropoutKernels = {
   /** out = mask * x / (1 - probability); out may be x. */
-  dropped: kernel<DropoutInputs, MaskWindow>({
-    source: "dropout",
-    entry: "dropped",
-    strided: [0, 1],
-    scalars: (out) => out,
-    work: dropoutWork,
-    reads: [1],
-    writes: [0],
-    twin: ([out, x], window) =>
-      forEachMask(x, window, (part, mask) => {
-        part(out).copy_(part(x).mul(scaleOf(window)).maskedFill_(mask, 0));
-      }),
-    tolerance: 1e-6,
-  }),
+  dropped: dropoutKernel("dropped", [1], (out, kept) => out.copy_(kept)),
   /** out += mask * x / (1 - probability). */
-  addDropped: kernel<DropoutInputs, MaskWindow>({
-    source: "dropout",
-    entry: "add_dropped",
-    strided: [0, 1],
+  addDropped: dropoutKernel("add_dropped", [0, 1], (out, kept) => out.add_(kept)),
+} as const;
+
+/** settle: what the twin does with what is kept of x. */
+function dropoutKernel(
+  entry: string,
+  reads: readonly number[],
+  settle: (out: Tensor, kept: Tensor) => void,
+): Fused<DropoutInputs, MaskWindow> {
+  return kernel<DropoutInputs, MaskWindow>({
+    ...{ source: "dropout", entry, strided: [0, 1], reads, writes: [0], tolerance: 1e-6 },
     scalars: (out) => out,
     work: dropoutWork,
-    reads: [0, 1],
-    writes: [0],
     twin: ([out, x], window) =>
       forEachMask(x, window, (part, mask) => {
-        part(out).add_(part(x).mul(scaleOf(window)).maskedFill_(mask, 0));
+        settle(part(out), part(x).mul(scaleOf(window)).maskedFill_(mask, 0));
       }),
-    tolerance: 1e-6,
-  }),
-} as const;
+  });
+}
 
 function scaleOf({ probability }: MaskWindow): number {
   return 1 / (1 - probability);
