@@ -77,19 +77,13 @@ function updateCodes_(
 ): void {
   const tables = update.tables!;
   const { isOpen, scale } = update.gate;
-  const { decay, meanRate, squareRate, squareKeep, rootFactor, epsilon, stepSize } = numbersOf(update);
   const whole = { start: 0, elements };
   const { newValue, newMean, squares } = scope(() => {
     const [means, squares] = [dequantized(mean, tables.mean), dequantized(square, tables.square)];
-    const [flatMeans, flatSquares] = [flatSpan(means, whole), flatSpan(squares, whole)];
+    const newValue = value.clone();
     scope(() => {
-      const wide = gradient.to({ dtype: value.dtype, copy: true }).mul_(scale);
-      flatMeans.lerp_(wide, meanRate);
-      flatSquares.mul_(squareKeep).addcmul_(wide, wide, { value: squareRate });
-    });
-    const newValue = scope(() => {
-      const root = flatSquares.sqrt().mul_(rootFactor).add_(epsilon);
-      return value.mul(decay).addcdiv_(flatMeans, root, { value: -stepSize });
+      const moments = [flatSpan(means, whole), flatSpan(squares, whole)] as const;
+      fused.adamW([newValue, gradient.clone(), ...moments, scale], numbersOf(update));
     });
     return { newValue, newMean: quantized(means, tables.mean), squares };
   });
