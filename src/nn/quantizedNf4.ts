@@ -8,7 +8,7 @@ import { NF4_VALUES } from "../torch/quantizedSources.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { dynamicMap } from "./dynamicMap.ts";
 import { NESTED_BLOCK, NF4_BLOCK } from "./quantizedNames.ts";
-import { type Rows, tilesOf } from "./rows.ts";
+import { columnsOf, type Rows, rowsOf, tilesOf } from "./rows.ts";
 
 /** The numbers that codes stand for: 16 quantiles of the normal distribution. */
 export const NF4_MAP = Float32Array.from(NF4_VALUES);
@@ -261,7 +261,7 @@ function expandPairs(bytes: Tensor, pairs: Tensor): Tensor {
 }
 
 function cut(x: Tensor, rows: Rows, columns: Rows): Tensor {
-  return x.narrow(0, rows.start, rows.end - rows.start).narrow(1, columns.start, columns.end - columns.start);
+  return columnsOf(rowsOf(x, rows), columns);
 }
 
 function scaledBy({ start, end }: Rows, factor: number): Rows {
