@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
-import { ClosingLine } from "./tests/closingLine.ts";
+import { ClosingLine } from "./tests/helpers/closingLine.ts";
 
 // Kernels' threads that wait in a loop for each other take the cores from the other worker's.
 process.env.OMP_WAIT_POLICY ??= "passive";
@@ -14,7 +14,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 300_000,
     hookTimeout: 300_000,
-    setupFiles: ["tests/matchers.ts"],
+    setupFiles: ["tests/helpers/matchers.ts"],
     reporters: ["default", new ClosingLine()],
   },
 });

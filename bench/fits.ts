@@ -1,9 +1,9 @@
 /** The longest max_length that fits so much memory, by where the frozen base is: the cells of README's table. */
 import { OFFICIAL_TARGETS } from "../src/models/lora.ts";
-import { PRESETS } from "../src/models/spec.ts";
-import { type Card, findDevice } from "../src/plan/devices.ts";
+import { PRESETS } from "../src/models/xcomposer2/spec.ts";
 import { type PlannedModel, Planner, type Workload } from "../src/plan/planner.ts";
 import { solve } from "../src/plan/search.ts";
+import { type Card, findDevice } from "../src/plan/time/cards.ts";
 
 export const GIB = 2 ** 30;
 export const HOST_GIB = 256;

@@ -3,8 +3,8 @@
 import { readAdapter } from "../src/checkpoint/peft.ts";
 import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
-import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
-import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
+import { OFFICIAL_ADAMW } from "../src/step/optimizer/adamW.ts";
+import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";

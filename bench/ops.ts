@@ -6,7 +6,7 @@ import { spawnSync } from "node:child_process";
 import { dirname, join } from "node:path";
 import { cat, ones } from "../src/torch/create.ts";
 import { setThreads } from "../src/torch/device.ts";
-import { findLibtorch, packageRoot } from "../src/torch/libtorch.ts";
+import { findLibtorch, packageRoot } from "../src/torch/install/libtorch.ts";
 import { scope, type Tensor } from "../src/torch/tensor.ts";
 
 const ROUNDS = 100_000;

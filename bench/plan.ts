@@ -3,8 +3,8 @@
  * tokens, the device's context included. With --markdown: README's table of what fits on which card.
  */
 
-import { batchOf } from "../src/plan/batch.ts";
-import { officialRun } from "../src/plan/official.ts";
+import { batchOf } from "../src/plan/dryRun/batchShapes.ts";
+import { officialRun } from "../src/plan/dryRun/officialRun.ts";
 import type { Workload } from "../src/plan/planner.ts";
 import { leastMemory } from "../src/plan/search.ts";
 import {

@@ -4,20 +4,26 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
-import { TINY, writeTinyCheckpoint } from "../src/models/tiny.ts";
 import { loadModel } from "../src/models/weights.ts";
-import { exactShape } from "../src/plan/batch.ts";
-import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/calibration.ts";
-import { stepTimeMs } from "../src/plan/cost.ts";
-import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
-import { type Configuration, type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun.ts";
-import { OFFICIAL_ADAMW } from "../src/step/adamW.ts";
-import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer.ts";
+import { TINY, writeTinyCheckpoint } from "../src/models/xcomposer2/tiny.ts";
+import { exactShape } from "../src/plan/dryRun/batchShapes.ts";
+import {
+  type Configuration,
+  type CountedOp,
+  dryRun,
+  STEP_PHASES,
+  stepMs,
+} from "../src/plan/dryRun/dryRun.ts";
+import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/time/calibration.ts";
+import type { CpuSpeed } from "../src/plan/time/cpuSpeed.ts";
+import { stepTimeMs } from "../src/plan/time/stepTime.ts";
+import { OFFICIAL_ADAMW } from "../src/step/optimizer/adamW.ts";
+import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
-import { packageRoot } from "../src/torch/libtorch.ts";
-import { loadedModel } from "../src/train/planner.ts";
+import { packageRoot } from "../src/torch/install/libtorch.ts";
+import { loadedModel } from "../src/train/machine/modelPlanner.ts";
 import { printClasses } from "./predictClasses.ts";
 import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
 

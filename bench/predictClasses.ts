@@ -1,13 +1,14 @@
 /** Where predicted and measured time part: a step's calls, each timed, by class of op. */
-import { pathOf } from "../src/plan/busyMachine.ts";
-import type { Clocks } from "../src/plan/calibration.ts";
-import { opTimeMs } from "../src/plan/cost.ts";
-import type { CpuSpeed } from "../src/plan/cpuSpeed.ts";
-import type { CountedOp } from "../src/plan/dryRun.ts";
-import { type OpCall, type OpTrace, traceOp } from "../src/plan/opTrace.ts";
-import { attentionLoops } from "../src/torch/attentionLoops.ts";
-import { attentionTiles } from "../src/torch/attentionTiles.ts";
-import { fused } from "../src/torch/kernels.ts";
+
+import type { CountedOp } from "../src/plan/dryRun/dryRun.ts";
+import { pathOf } from "../src/plan/time/busyMachine.ts";
+import type { Clocks } from "../src/plan/time/calibration.ts";
+import type { CpuSpeed } from "../src/plan/time/cpuSpeed.ts";
+import { type OpCall, type OpTrace, traceOp } from "../src/plan/time/opCost.ts";
+import { opTimeMs } from "../src/plan/time/stepTime.ts";
+import { attentionLoops } from "../src/torch/kernels/attentionLoops.ts";
+import { attentionTiles } from "../src/torch/kernels/attentionTiles.ts";
+import { fused } from "../src/torch/kernels/kernels.ts";
 import { observeCalls, type WatchedCall } from "./watchCalls.ts";
 
 interface Sum {

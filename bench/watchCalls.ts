@@ -1,5 +1,5 @@
 /** Watches every call of an operator and of a loop of our own: has to be loaded before what calls them, which takes the functions that do when it is. */
-import type { OpCall, TracedTensor } from "../src/plan/opTrace.ts";
+import type { OpCall, TracedTensor } from "../src/plan/time/opCost.ts";
 import { dtypeOfCode } from "../src/torch/dtypes.ts";
 import { native } from "../src/torch/native.ts";
 

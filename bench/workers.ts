@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface, type Interface } from "node:readline";
-import { limitSpinning } from "../src/torch/libtorch.ts";
+import { limitSpinning } from "../src/torch/install/libtorch.ts";
 
 const MOST_ANSWER_MS = 3_600_000;
 const MOST_ENDING_MS = 10_000;

@@ -1,11 +1,11 @@
 /** What a bench trains on: one sample with one picture, and the same as the peers read it. */
 import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
-import { layoutBatch, type MicroBatch } from "../src/data/batches.ts";
-import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../src/data/dialogue.ts";
-import type { HdImage } from "../src/data/image.ts";
-import { START } from "../src/data/packing.ts";
+import type { HdImage } from "../src/data/pictures/image.ts";
+import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../src/data/samples/dialogue.ts";
+import { layoutBatch, type MicroBatch } from "../src/data/stream/batches.ts";
+import { START } from "../src/data/stream/packing.ts";
 import type { Model } from "../src/models/weights.ts";
-import { embedText, placeImage_ } from "../src/models/xcomposer.ts";
+import { embedText, placeImage_ } from "../src/models/xcomposer2/inputRows.ts";
 import { fromArray } from "../src/torch/create.ts";
 import { scope, type Tensor } from "../src/torch/tensor.ts";
 

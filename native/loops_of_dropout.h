@@ -14,7 +14,7 @@ inline uint64_t split_mix(uint64_t seed, uint64_t number) {
   return z ^ z >> 31;
 }
 
-/** out, or its sum with what is there, from x's elements; rows begin <= row < end. Arguments as in kernels' work (dropoutKernels.ts). */
+/** out, or its sum with what is there, from x's elements; rows begin <= row < end. Arguments as in kernels' work (dropout.ts). */
 template <typename S, bool Adds>
 inline void drop_rows(const LoopValue* v, int64_t begin, int64_t end) {
   constexpr int kLanes = 4, kWords = kChunk / kLanes + 1;

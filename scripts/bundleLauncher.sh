@@ -22,7 +22,7 @@ fi
 # is missing shows now and not in the midst of a run? If not, set-up says what is wrong or builds the engine here.
 check='const { findLibtorch, loadAddon } = await import(process.argv[1]); findLibtorch(); loadAddon()'
 if [ "$1" != doctor ] && [ "$1" != setup ] && [ -n "$torch" ] && [ "$(cat "$mark" 2>/dev/null)" != "$torch" ]; then
-	if ! LD_BIND_NOW=1 "$node" --input-type=module -e "$check" "$here/dist/torch/libtorch.js" 2>/dev/null; then
+	if ! LD_BIND_NOW=1 "$node" --input-type=module -e "$check" "$here/dist/torch/install/libtorch.js" 2>/dev/null; then
 		echo "The engine of this bundle does not load with the libtorch in $torch." >&2
 		"$node" "$here/dist/cli/main.js" setup >&2 || exit 1
 	fi

@@ -1,13 +1,18 @@
 /** docs/cli.md: every command and flag, from the options themselves. */
 
-import { defaultNote, flagUsage, wrap } from "../src/cli/help.ts";
-import { OFFICIAL_FLAGS } from "../src/cli/officialFlags.ts";
-import { COMMAND_OPTIONS, type CommandOptions, CommonOptions, ConfigOptions } from "../src/cli/options.ts";
+import {
+  COMMAND_OPTIONS,
+  type CommandOptions,
+  CommonOptions,
+  ConfigOptions,
+} from "../src/cli/args/commandOptions.ts";
+import { defaultNote, flagUsage, wrap } from "../src/cli/args/help.ts";
+import { OFFICIAL_FLAGS } from "../src/cli/args/officialFlags.ts";
 import { type OptionSpec, optionSpecs } from "../src/options.ts";
 
 const INTRODUCTION = `# Commands
 
-<!-- Generated from the option schemas (src/train/options.ts, src/cli/options.ts) by \`make docs\`; a test compares. -->
+<!-- Generated from the option schemas (src/train/options/options.ts, src/cli/args/commandOptions.ts) by \`make docs\`; a test compares. -->
 
 Every flag may be written with underscores (\`--lora_r\`), joined (\`--lora-r=8\`) or, where it is a switch, negated
 (\`--no-shuffle\`). A list is given as \`--data a.json b.json\` or by repeating the flag. stdout carries the answer, stderr the

@@ -1,6 +1,6 @@
 /** schemas/train.schema.json: the JSON Schema of a training configuration, for editors, from the options themselves. */
 import { jsonSchemaOf } from "../src/options.ts";
-import { EXCLUSIVE_OPTIONS, TrainOptions } from "../src/train/options.ts";
+import { EXCLUSIVE_OPTIONS, TrainOptions } from "../src/train/options/options.ts";
 
 type Json = Record<string, unknown>;
 

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
-import { COMMAND_OPTIONS } from "./cli/options.ts";
+import { COMMAND_OPTIONS } from "./cli/args/commandOptions.ts";
 import { programOf } from "./program.ts";
 
 // biome-ignore format: columns line up

@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readCommand } from "../src/cli/command.ts";
-import { COMMAND_OPTIONS, type CommandName } from "../src/cli/options.ts";
-import { readDataset } from "../src/data/samples.ts";
+import { COMMAND_OPTIONS, type CommandName } from "../src/cli/args/commandOptions.ts";
+import { readCommand } from "../src/cli/args/readCommand.ts";
+import { readDataset } from "../src/data/samples/samples.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const DOCUMENTS = ["README.md", ...documentsOf("docs")];

@@ -1,8 +1,8 @@
 /** What the GPU bench measures: sizes, pictures, and the configurations. */
-import { hdGrid, imageTokens } from "../../src/data/image.ts";
+import { hdGrid, imageTokens } from "../../src/data/pictures/image.ts";
 import { formatBytes, formatCount, GIB } from "../../src/errors.ts";
-import { LINEAR_NAMES, linearShape, type ModelConfig, PRESETS } from "../../src/models/spec.ts";
-import { TINY, tinyConfig } from "../../src/models/tiny.ts";
+import { LINEAR_NAMES, linearShape, type ModelConfig, PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { TINY, tinyConfig } from "../../src/models/xcomposer2/tiny.ts";
 import type { SampleSize } from "../workload.ts";
 
 export const SIZES = {

@@ -2,11 +2,11 @@
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { loadHdImage } from "../../src/data/image.ts";
-import { writePages } from "../../src/data/pages.ts";
+import { loadHdImage } from "../../src/data/pictures/image.ts";
 import { messageOf } from "../../src/errors.ts";
+import { writePages } from "../../src/pages/writePages.ts";
 import { fromArray } from "../../src/torch/create.ts";
-import { packageRoot } from "../../src/torch/libtorch.ts";
+import { packageRoot } from "../../src/torch/install/libtorch.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { Worker } from "../workers.ts";
 import { imageMask, sampleBatch } from "../workload.ts";

@@ -1,15 +1,15 @@
 /** Which policy a case of the GPU bench goes by, and what a step is planned to take. */
-import { hdGrid } from "../../src/data/image.ts";
+import { hdGrid } from "../../src/data/pictures/image.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { type ExactShape, exactShape } from "../../src/plan/batch.ts";
-import { speedOf } from "../../src/plan/cost.ts";
-import { findDevice } from "../../src/plan/devices.ts";
-import { dryRun } from "../../src/plan/dryRun.ts";
+import { type ExactShape, exactShape } from "../../src/plan/dryRun/batchShapes.ts";
+import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { Planner, type Workload } from "../../src/plan/planner.ts";
 import { fastestPlan } from "../../src/plan/search.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
+import { speedOf } from "../../src/plan/time/stepTime.ts";
 import { Policy } from "../../src/step/policy.ts";
-import { ofStep } from "../../src/train/peakWatch.ts";
-import { cardOf, limitsOf } from "../../src/train/planner.ts";
+import { ofStep } from "../../src/train/loop/peakWatch.ts";
+import { cardOf, limitsOf } from "../../src/train/machine/modelPlanner.ts";
 import { sampleBatch } from "../workload.ts";
 import { type GpuCase, PAGE, PLACEMENTS, SIZES, sampleSizeOf, tokensOf } from "./matrix.ts";
 import type { GpuTask } from "./task.ts";

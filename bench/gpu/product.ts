@@ -1,14 +1,15 @@
 /**
  * Products of few rows with quantised matrices, by the fused kernel and by a scratch, at the shapes of the 7B model: where the one stops to
- * win is FUSED_TOKENS of src/nn/quantizedFused.ts. `product.js [DEVICE]`, which is cuda:0 unless said; on the CPU twins run.
+ * win is FUSED_TOKENS of src/nn/frozen/fused.ts. `product.js [DEVICE]`, which is cuda:0 unless said; on the CPU twins run.
  */
+
+import { FUSED_TOKENS, fusedProduct_ } from "../../src/nn/frozen/fused.ts";
 import {
   dequantizeInto_,
   emptyQuantized,
   type QuantizedMatrix,
   quantizedRows,
-} from "../../src/nn/quantized.ts";
-import { FUSED_TOKENS, fusedProduct_ } from "../../src/nn/quantizedFused.ts";
+} from "../../src/nn/frozen/quantized.ts";
 import { rowCount, tilesOf } from "../../src/nn/rows.ts";
 import { empty } from "../../src/torch/create.ts";
 import { synchronize } from "../../src/torch/device.ts";
@@ -48,7 +49,7 @@ function randomMatrix(shape: readonly [number, number], precision: "nf4" | "int8
   return matrix;
 }
 
-/** As src/nn/frozen.ts has it: a tile of rows at a time. */
+/** As src/nn/frozen/frozen.ts has it: a tile of rows at a time. */
 function scratchProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix): void {
   const [outs, ins] = [into.shape[1]!, x.shape[1]!];
   const tiles = tilesOf(outs, Math.floor(2 ** 23 / ins));

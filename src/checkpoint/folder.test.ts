@@ -10,8 +10,8 @@ import {
 import { homedir, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
-import { findShared, golden } from "../../tests/shared.ts";
-import { pickled, torchZip } from "../../tests/torchFile.ts";
+import { findShared, golden } from "../../tests/helpers/shared.ts";
+import { pickled, torchZip } from "../../tests/helpers/torchFile.ts";
 import { UserError } from "../errors.ts";
 import { zeros } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";

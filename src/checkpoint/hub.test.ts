@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync, writeFileS
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { COMMIT, type HubServer, startHub } from "../../tests/hubServer.ts";
+import { COMMIT, type HubServer, startHub } from "../../tests/helpers/hubServer.ts";
 import { UserError } from "../errors.ts";
 import { resolveModel } from "./folder.ts";
 import { type PullOptions, type PullProgress, pull } from "./hub.ts";

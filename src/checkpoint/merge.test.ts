@@ -12,9 +12,9 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { floats, keepStride, readFixture } from "../../tests/fixtures.ts";
-import { golden } from "../../tests/shared.ts";
-import { pickled, torchZip } from "../../tests/torchFile.ts";
+import { floats, keepStride, readFixture } from "../../tests/helpers/fixtures.ts";
+import { golden } from "../../tests/helpers/shared.ts";
+import { pickled, torchZip } from "../../tests/helpers/torchFile.ts";
 import { UserError } from "../errors.ts";
 import { fromArray, ones, zeros } from "../torch/create.ts";
 import { liveTensors, memoryStats, resetPeak } from "../torch/device.ts";

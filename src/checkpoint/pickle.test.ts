@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { pickled } from "../../tests/torchFile.ts";
+import { pickled } from "../../tests/helpers/torchFile.ts";
 import { UserError } from "../errors.ts";
 import { type PickleHost, unpickle } from "./pickle.ts";
 import { torchHost } from "./torchPickle.ts";

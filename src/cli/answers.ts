@@ -1,9 +1,10 @@
 /** What generate and chat share: a prompt laid out with its pictures, answered, and shown as it comes. */
-import { layoutBatch } from "../data/batches.ts";
-import { type EncodedSample, IMAGE_PLACEHOLDER } from "../data/dialogue.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+
+import { type EncodedSample, IMAGE_PLACEHOLDER } from "../data/samples/dialogue.ts";
+import { layoutBatch } from "../data/stream/batches.ts";
+import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { type Generated, generate } from "../models/generate.ts";
-import type { Evaluator } from "../train/evaluate.ts";
+import type { Evaluator } from "../train/evaluate/evaluate.ts";
 
 /** As the options of generate and chat have them. */
 export interface AnswerOptions {

@@ -3,10 +3,10 @@
 import { readFileSync } from "node:fs";
 import { UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
-import { programHelp } from "./help.ts";
-import { outliveReaders } from "./interruption.ts";
-import type { CommandName, OptionsOf } from "./options.ts";
-import { Output } from "./report.ts";
+import type { CommandName, OptionsOf } from "./args/commandOptions.ts";
+import { programHelp } from "./args/help.ts";
+import { outliveReaders } from "./output/interruption.ts";
+import { Output } from "./output/output.ts";
 
 interface Command<N extends CommandName> {
   summary: string;
@@ -54,7 +54,7 @@ async function main([name = "", ...argv]: string[]): Promise<number> {
 }
 
 async function runCommand<N extends CommandName>(name: N, argv: string[]): Promise<number> {
-  const { readCommand } = await import("./command.ts");
+  const { readCommand } = await import("./args/readCommand.ts");
   let request: ReturnType<typeof readCommand>;
   try {
     request = readCommand(name, argv, process.stdout.columns);
@@ -75,7 +75,7 @@ async function runCommand<N extends CommandName>(name: N, argv: string[]): Promi
 }
 
 async function unknownCommand(name: string): Promise<number> {
-  const { didYouMean } = await import("./didYouMean.ts");
+  const { didYouMean } = await import("./args/didYouMean.ts");
   const near = didYouMean(
     name,
     Object.keys(COMMANDS).map((known) => [known, known]),

@@ -1,26 +1,26 @@
 /** What eval, generate and chat share: a model with its adapter, tokenizer and picture workers, closed when they are done. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { readAdapter } from "../checkpoint/peft.ts";
-import type { ImageCompat } from "../data/decode.ts";
-import { openImagePool } from "../data/imagePool.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import type { ImageCompat } from "../data/pictures/decode.ts";
+import { openImagePool } from "../data/pictures/imagePool.ts";
+import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
-import { type ModelConfig, readModelConfig } from "../models/spec.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
+import { type ModelConfig, readModelConfig } from "../models/xcomposer2/spec.ts";
 import { DEFAULT_POLICY } from "../step/policy.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
+import { tokenizerOf } from "../train/data/dataset.ts";
+import type { Evaluator } from "../train/evaluate/evaluate.ts";
 import {
   type ComputeOptions,
   noticeIdleCard,
   noticeStored,
   noticeTwins,
   startCompute,
-} from "../train/compute.ts";
-import { tokenizerOf } from "../train/dataset.ts";
-import type { Evaluator } from "../train/evaluate.ts";
-import type { Output } from "./report.ts";
+} from "../train/machine/compute.ts";
+import type { Output } from "./output/output.ts";
 
 /** A model that has not been loaded yet: enough to check samples by. */
 export interface KnownModel {

@@ -5,11 +5,11 @@ import {
   randomTensor,
   relativeDifference,
   smallConfig,
-} from "../../tests/randomModel.ts";
-import { moduleNames } from "../../tests/step/reference.ts";
-import { ropeTables } from "../nn/attention.ts";
+} from "../../tests/helpers/randomModel.ts";
+import { moduleNames } from "../../tests/helpers/reference.ts";
+import { ropeTables } from "../nn/attention/attention.ts";
 import { dropped } from "../nn/dropout.ts";
-import { frozenValues } from "../nn/frozen.ts";
+import { frozenValues } from "../nn/frozen/frozen.ts";
 import type { LoraBranch } from "../nn/linear.ts";
 import { type Rows, rowSource, rowsOf } from "../nn/rows.ts";
 import { cat, fromArray, where } from "../torch/create.ts";
@@ -18,8 +18,8 @@ import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
 import { askedFrom, type Sequence } from "./attentionGroups.ts";
 import { attentionBackward_, attentionForward_, type Layer, mlpBackward_, mlpForward_ } from "./decoder.ts";
 import { loraBranch } from "./lora.ts";
-import { LINEAR_NAMES, type ModelConfig } from "./spec.ts";
 import { type MlpRows, pickRows } from "./tiles.ts";
+import { LINEAR_NAMES, type ModelConfig } from "./xcomposer2/spec.ts";
 
 const config = smallConfig();
 /** PLoRA of a rank at which pictures of a few dozen rows are enough to merge it. */

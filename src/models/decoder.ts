@@ -2,7 +2,7 @@
  * One InternLM2 layer as two segments, h += attention(h) and h += mlp(h), forward and backward. Both work in place and accumulate
  * into what is there; the formulas are those of docs/architecture.md, "The step, written out".
  */
-import { type AttentionState, attend, attendBackward_ } from "../nn/attention.ts";
+import { type AttentionState, attend, attendBackward_ } from "../nn/attention/attention.ts";
 import {
   addLinear_,
   addLinearGradients_,
@@ -39,8 +39,8 @@ import {
   normalizedInput,
   project,
 } from "./projection.ts";
-import type { LinearName } from "./spec.ts";
 import { forEachTile, linearOfTiles, type MlpRows, tileInfo } from "./tiles.ts";
+import type { LinearName } from "./xcomposer2/spec.ts";
 
 /** A layer's frozen weights joined with its LoRA branches. */
 export interface Layer {

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "vitest";
-import { randomBatch, randomLora, randomModel, smallConfig } from "../../tests/randomModel.ts";
+import { randomBatch, randomLora, randomModel, smallConfig } from "../../tests/helpers/randomModel.ts";
 import { UserError } from "../errors.ts";
 import { getThreads, memoryStats, resetPeak, setThreads } from "../torch/device.ts";
 import { dispose } from "../torch/tensor.ts";

@@ -4,11 +4,11 @@
  * picture. Gives way to the event loop between layers of the prompt, batches of tiles and tokens; no scope is open then.
  */
 import { setImmediate } from "node:timers/promises";
-import type { MicroBatch } from "../data/batches.ts";
-import { randomAt } from "../data/random.ts";
+import type { MicroBatch } from "../data/stream/batches.ts";
+import { randomAt } from "../data/stream/random.ts";
 import { UserError } from "../errors.ts";
-import { ropeTables, rotate_ } from "../nn/attention.ts";
-import { frozenProduct } from "../nn/frozen.ts";
+import { ropeTables, rotate_ } from "../nn/attention/attention.ts";
+import { frozenProduct } from "../nn/frozen/frozen.ts";
 import { addLinear_, linearForward, type RowInfo } from "../nn/linear.ts";
 import { rmsNorm } from "../nn/norm.ts";
 import { type Rows, rowsOf } from "../nn/rows.ts";
@@ -20,10 +20,10 @@ import { CACHE_GROWTH_TOKENS, type KeysAndValues, KvCache } from "./kvCache.ts";
 import type { Lora } from "./lora.ts";
 import { onDevice, startFetch } from "./places.ts";
 import { chooseToken, type Sampling } from "./sampling.ts";
-import type { ModelConfig } from "./spec.ts";
 import { ploraRowsOf } from "./tiles.ts";
 import type { Model } from "./weights.ts";
-import { embedText, placeImage_ } from "./xcomposer.ts";
+import { embedText, placeImage_ } from "./xcomposer2/inputRows.ts";
+import type { ModelConfig } from "./xcomposer2/spec.ts";
 
 /** Token ids, the rows among them that pictures take, and the pictures. */
 export type Prompt = Pick<MicroBatch, "inputIds" | "imageSlices" | "images">;

@@ -3,8 +3,8 @@ import type { Tensor } from "../torch/tensor.ts";
 import type { Layer } from "./decoder.ts";
 import { type Lora, loraBranch } from "./lora.ts";
 import { onDevice } from "./places.ts";
-import { LINEAR_NAMES } from "./spec.ts";
 import type { LayerWeights, Model } from "./weights.ts";
+import { LINEAR_NAMES } from "./xcomposer2/spec.ts";
 
 /**
  * The layer ready for use; LoRA factors cast to the compute dtype belong to the open scope, and so do weights that it fetches from the

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { randomTensor, smallConfig } from "../../tests/randomModel.ts";
+import { randomTensor, smallConfig } from "../../tests/helpers/randomModel.ts";
 import { cat } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";

@@ -9,7 +9,7 @@ import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { LINEAR_NAMES, type LinearName, linearShape, type ModelConfig } from "./spec.ts";
+import { LINEAR_NAMES, type LinearName, linearShape, type ModelConfig } from "./xcomposer2/spec.ts";
 
 /** a: (R, in), b: (out, R), in float32 or, where there are masters, in the computing dtype; gradients of the same shapes. */
 export interface LoraModule {

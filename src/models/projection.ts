@@ -2,7 +2,7 @@
  * What wqkv makes of a layer's normalised input, a group of kv heads at a time, and the way back. Where only the last rows are asked for,
  * queries are made of those alone; keys and values are of all rows.
  */
-import type { Projected } from "../nn/attention.ts";
+import type { Projected } from "../nn/attention/attention.ts";
 import {
   addInputGradient_,
   type Linear,

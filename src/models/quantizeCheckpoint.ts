@@ -13,12 +13,18 @@ import { type ModelFolder, openModelFolder } from "../checkpoint/folder.ts";
 import { copySmallFiles } from "../checkpoint/merge.ts";
 import { shardName, writeSafetensors, writeShardIndex } from "../checkpoint/safetensors.ts";
 import { UserError } from "../errors.ts";
-import { relativeError } from "../nn/frozen.ts";
-import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
-import { quantizedTensors } from "../nn/quantizedLayout.ts";
-import { NF4_BLOCK, type QuantizedPrecision, storedPrecision } from "../nn/quantizedNames.ts";
+import { relativeError } from "../nn/frozen/frozen.ts";
+import { type QuantizedMatrix, quantize } from "../nn/frozen/quantized.ts";
+import { NF4_BLOCK, type QuantizedPrecision, storedPrecision } from "../nn/frozen/storedNames.ts";
+import { quantizedTensors } from "../nn/frozen/storedTensors.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { type Base, type HeadBase, isVisionLinear, LINEAR_NAMES, readModelConfig } from "./spec.ts";
+import {
+  type Base,
+  type HeadBase,
+  isVisionLinear,
+  LINEAR_NAMES,
+  readModelConfig,
+} from "./xcomposer2/spec.ts";
 
 export interface QuantizeOptions {
   /** Of the decoder's linears. */

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { randomAt } from "../data/random.ts";
+import { randomAt } from "../data/stream/random.ts";
 import { UserError } from "../errors.ts";
 import { chooseToken, GREEDY } from "./sampling.ts";
 

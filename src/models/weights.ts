@@ -2,12 +2,12 @@
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
-import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen.ts";
+import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen/frozen.ts";
+import type { QuantizeTarget } from "../nn/frozen/nf4.ts";
+import { type QuantizedMatrix, quantize } from "../nn/frozen/quantized.ts";
+import { storedPrecision } from "../nn/frozen/storedNames.ts";
+import { readQuantized } from "../nn/frozen/storedTensors.ts";
 import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } from "../nn/plora.ts";
-import { type QuantizedMatrix, quantize } from "../nn/quantized.ts";
-import { readQuantized } from "../nn/quantizedLayout.ts";
-import { storedPrecision } from "../nn/quantizedNames.ts";
-import type { QuantizeTarget } from "../nn/quantizedNf4.ts";
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
@@ -27,7 +27,7 @@ import {
   VISION_PREFIX,
   type VisionLinearName,
   visionLayerPrefix,
-} from "./spec.ts";
+} from "./xcomposer2/spec.ts";
 
 /** Norms: (C). */
 export interface LayerWeights {

@@ -3,7 +3,7 @@
  * recomputation, tiles and head groups see the same mask.
  */
 import { empty } from "../torch/create.ts";
-import { fused } from "../torch/kernels.ts";
+import { fused } from "../torch/kernels/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import {
   forEachKind,

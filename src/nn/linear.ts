@@ -7,7 +7,7 @@
 import { zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { addDropped_, type Dropout, dropped, forEachDropoutTile, type RowPlace } from "./dropout.ts";
-import { frozenColumns, frozenRows } from "./frozen.ts";
+import { frozenColumns, frozenRows } from "./frozen/frozen.ts";
 import {
   addBaseGradient_,
   addBaseProduct_,

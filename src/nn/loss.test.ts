@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { randomTensor, relativeDifference } from "../../tests/randomModel.ts";
+import { randomTensor, relativeDifference } from "../../tests/helpers/randomModel.ts";
 import { fromArray } from "../torch/create.ts";
 import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
-import { denseMatrix } from "./frozen.ts";
+import { denseMatrix } from "./frozen/frozen.ts";
 import { headLoss_, labelsOf } from "./loss.ts";
 
 const EPS = 1e-5;

@@ -1,9 +1,9 @@
 /** Cross-entropy through the frozen head, in chunks of label rows: the loss and its exact gradient in one pass, and no (T, V) matrix. */
 import { empty, fromArray, full, zeros } from "../torch/create.ts";
-import { isFused } from "../torch/fusedKernel.ts";
-import { fused } from "../torch/kernels.ts";
+import { isFused } from "../torch/kernels/fusedKernel.ts";
+import { fused } from "../torch/kernels/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen.ts";
+import { type FrozenMatrix, frozenGradient, frozenProduct } from "./frozen/frozen.ts";
 import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
 import { forEachTileOf, rowsOf } from "./rows.ts";
 

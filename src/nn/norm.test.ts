@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { randomTensor, relativeDifference } from "../../tests/randomModel.ts";
+import { randomTensor, relativeDifference } from "../../tests/helpers/randomModel.ts";
 import { grad, scope, withGrad } from "../torch/tensor.ts";
 import { addRmsNormGradient_, rmsNorm } from "./norm.ts";
 

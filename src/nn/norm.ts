@@ -1,6 +1,6 @@
 /** RMS norm and its gradient: in one pass where kernels of our own run, else in tiles of rows, so that float32 temporaries stay small. */
-import { isFused } from "../torch/fusedKernel.ts";
-import { fused } from "../torch/kernels.ts";
+import { isFused } from "../torch/kernels/fusedKernel.ts";
+import { fused } from "../torch/kernels/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachTileOf, rowsOf } from "./rows.ts";
 

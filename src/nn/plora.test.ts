@@ -1,12 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { randomTensor, relativeDifference } from "../../tests/randomModel.ts";
+import { randomTensor, relativeDifference } from "../../tests/helpers/randomModel.ts";
 import { empty, zeros } from "../torch/create.ts";
 import { memoryStats, planningFor } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import { copiedValues, denseMatrix, type FrozenMatrix } from "./frozen.ts";
+import { copiedValues, denseMatrix, type FrozenMatrix } from "./frozen/frozen.ts";
+import { emptyQuantized, quantize } from "./frozen/quantized.ts";
 import { addInputGradient_, addLinear_, type Linear, linearBackward, linearForward } from "./linear.ts";
 import { type FrozenLinear, mergedWherePays, type Visit } from "./plora.ts";
-import { emptyQuantized, quantize } from "./quantized.ts";
 import type { Rows } from "./rows.ts";
 
 const [OUTS, INS, RANK] = [96, 64, 24];

@@ -7,6 +7,7 @@ import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { FLOPS_PER_NUMBER } from "./anyCpu.ts";
+import { multipliesFp8 } from "./frozen/fp8.ts";
 import {
   addFrozenGradient_,
   addFrozenProduct_,
@@ -16,8 +17,7 @@ import {
   frozenGradient,
   frozenProduct,
   frozenShape,
-} from "./frozen.ts";
-import { multipliesFp8 } from "./quantizedFp8.ts";
+} from "./frozen/frozen.ts";
 import { forEachPart, type Rows, rowCount, rowsBetween, rowsOf } from "./rows.ts";
 
 /** Whether the branch is multiplied apart, or merged into a copy of the weight where that takes fewer FLOPs. */

@@ -1,6 +1,6 @@
 /** The MLP's activation silu(gate) * up and its gradients: in one pass where kernels of our own run, in the place of what goes in. */
-import { isFused } from "../torch/fusedKernel.ts";
-import { fused } from "../torch/kernels.ts";
+import { isFused } from "../torch/kernels/fusedKernel.ts";
+import { fused } from "../torch/kernels/kernels.ts";
 import { siluBackward } from "../torch/ops.gen.ts";
 import type { Tensor } from "../torch/tensor.ts";
 

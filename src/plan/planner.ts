@@ -1,20 +1,20 @@
 /** A model on a device, and how a workload goes there under a policy: what was tried once is remembered. */
 import type { Place } from "../models/places.ts";
-import type { Base, ModelConfig } from "../models/spec.ts";
 import { storedUnfolded } from "../models/weights.ts";
-import type { QuantizedPrecision } from "../nn/quantizedNames.ts";
+import type { Base, ModelConfig } from "../models/xcomposer2/spec.ts";
+import type { QuantizedPrecision } from "../nn/frozen/storedNames.ts";
 import { layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
 import { abilitiesOf } from "../torch/device.ts";
-import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./batch.ts";
-import { type CommonParts, gradientBytes, PartsOfSearch } from "./commonParts.ts";
-import { type Speed, speedOf } from "./cost.ts";
-import { isCpuSpeed } from "./cpuSpeed.ts";
-import { type Card, capabilityOf } from "./devices.ts";
-import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun.ts";
-import { dryLoss } from "./evalLoss.ts";
-import { type AnswerShape, dryAnswer } from "./generation.ts";
-import { storedBaseOf } from "./mappedParts.ts";
-import { plannedTrace, type StepTrace } from "./stepTrace.ts";
+import { plannedTrace, type StepTrace } from "./dryRun/allocations.ts";
+import { type AnswerShape, dryAnswer } from "./dryRun/answerRun.ts";
+import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./dryRun/batchShapes.ts";
+import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun/dryRun.ts";
+import { dryLoss } from "./dryRun/lossRun.ts";
+import { type CommonParts, gradientBytes, PartsOfSearch } from "./dryRun/sharedParts.ts";
+import { storedBaseOf } from "./dryRun/storedParts.ts";
+import { type Card, capabilityOf } from "./time/cards.ts";
+import { isCpuSpeed } from "./time/cpuSpeed.ts";
+import { type Speed, speedOf } from "./time/stepTime.ts";
 
 /** What is to be trained, as the user's options have it. */
 export interface Workload extends SampleShape {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { PRESETS } from "../models/spec.ts";
+import { PRESETS } from "../models/xcomposer2/spec.ts";
 import { Policy } from "../step/policy.ts";
 import { concessionGroups, concessionsOf } from "./policyWords.ts";
 

@@ -1,10 +1,10 @@
 /** Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed again. */
 import { formatCount } from "../errors.ts";
 import type { Place } from "../models/places.ts";
-import type { ModelConfig } from "../models/spec.ts";
+import type { ModelConfig } from "../models/xcomposer2/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
+import type { BasePart } from "./dryRun/storedParts.ts";
 import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
-import type { BasePart } from "./mappedParts.ts";
 
 /** In which way memory is saved, or made use of. */
 type Manner = "elsewhere" | "frozen" | "parts" | "again" | "rounded" | "speed";

@@ -1,12 +1,12 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
 import type { PloraWay } from "../nn/plora.ts";
 import { type LayerPolicy, layerPolicies, type Policy, ploraName, ploraOf } from "../step/policy.ts";
-import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "./batch.ts";
-import type { DryRun } from "./dryRun.ts";
+import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "./dryRun/batchShapes.ts";
+import type { DryRun } from "./dryRun/dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
-import { largestBelowGaps, largestThatFits } from "./largest.ts";
+import { largestBelowGaps, largestThatFits } from "./largestThatFits.ts";
 import type { Limits, Plan, Planner, Workload } from "./planner.ts";
-import { UNKNOWNS, type Unknown } from "./unknowns.ts";
+import { UNKNOWNS, type Unknown } from "./solvable.ts";
 
 /** What the user has fixed of the policy. */
 export interface Fixed extends FixedPolicy {

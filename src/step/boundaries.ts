@@ -8,9 +8,9 @@ import { emptyOnHost, type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
+import type { Owner } from "../torch/owner.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import { countExposed, countedOnce, isAbridging } from "../torch/trace.ts";
-import type { Owner } from "./owner.ts";
 import type { LayerPolicy } from "./policy.ts";
 
 export type Boundary = { at: "device"; hidden: Tensor } | HostBoundary | { at: "none" };

@@ -1,5 +1,5 @@
 /** The decoder layers of a step: weights joined with LoRA branches, and each layer's forward and backward under its policy. */
-import type { MicroBatch } from "../data/batches.ts";
+import type { MicroBatch } from "../data/stream/batches.ts";
 import { askedFrom, type Sequence } from "../models/attentionGroups.ts";
 import {
   attentionBackward_,
@@ -15,20 +15,20 @@ import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
 import { type MlpRows, pickRows, ploraRowsOf } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
-import { ropeTables } from "../nn/attention.ts";
-import type { PackedLengths } from "../nn/attentionCalls.ts";
-import { type AttentionShape, packedLengths, takesLastRows } from "../nn/attentionKernels.ts";
+import { ropeTables } from "../nn/attention/attention.ts";
+import type { PackedLengths } from "../nn/attention/calls.ts";
+import { type AttentionShape, packedLengths, takesLastRows } from "../nn/attention/kernels.ts";
 import type { RowSource, Rows } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
+import type { Owner } from "../torch/owner.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import { type Boundary, boundaryRows, copyBoundary, fetchBoundary, settleBoundary } from "./boundaries.ts";
-import type { Owner } from "./owner.ts";
+import { type LayerSource, layerSource } from "./layerWeights.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf, ploraOf } from "./policy.ts";
 import type { StepPhase } from "./step.ts";
-import { type LayerSource, layerSource } from "./weights.ts";
 
 /** What a layer keeps from forward to backward: its MLP's input, (T, C) or (M, C) of the last layer, and inner values. */
 interface Kept {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { PRESETS } from "../models/spec.ts";
+import { PRESETS } from "../models/xcomposer2/spec.ts";
 import { DEFAULT_POLICY, layerPolicies, Policy, ploraName, ploraOf } from "./policy.ts";
 
 const config = PRESETS["4khd-7b"];

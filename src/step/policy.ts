@@ -2,8 +2,8 @@
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { Places } from "../models/places.ts";
-import type { ModelConfig } from "../models/spec.ts";
-import { CARD_KERNELS } from "../nn/attentionKernels.ts";
+import type { ModelConfig } from "../models/xcomposer2/spec.ts";
+import { CARD_KERNELS } from "../nn/attention/kernels.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";
 

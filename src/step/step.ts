@@ -2,16 +2,17 @@
  * One micro-batch under one policy: vision, embeddings, decoder layers, loss, and back, segment by segment. Each yield is a point where
  * the caller may give way to the event loop; between yields no scope is open, and what lives on belongs to the step's owner.
  */
-import type { MicroBatch } from "../data/batches.ts";
+import type { MicroBatch } from "../data/stream/batches.ts";
 import type { Lora } from "../models/lora.ts";
 import { onDevice, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
-import { embedText, placeImage_ } from "../models/xcomposer.ts";
+import { embedText, placeImage_ } from "../models/xcomposer2/inputRows.ts";
 import { headLoss_, labelsOf } from "../nn/loss.ts";
 import { kindsOf, rowsOf } from "../nn/rows.ts";
 import { cat } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { LateNumbers } from "../torch/lateNumbers.ts";
+import { Owner } from "../torch/owner.ts";
 import { dispose, scope, type Tensor } from "../torch/tensor.ts";
 import { countExposed, repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary, settleBoundary } from "./boundaries.ts";
@@ -24,10 +25,9 @@ import {
   prepareLayers,
   sampleRows,
 } from "./layers.ts";
-import { normOfGradients, type Parameter } from "./optimizer.ts";
-import { Owner } from "./owner.ts";
+import { backwardVisits, forwardVisits } from "./layerWeights.ts";
+import { normOfGradients, type Parameter } from "./optimizer/optimizer.ts";
 import type { Policy } from "./policy.ts";
-import { backwardVisits, forwardVisits } from "./weights.ts";
 
 export type StepPhase = { phase: "vision" | "forward" | "loss" | "backward"; done: number; total: number };
 

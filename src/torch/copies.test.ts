@@ -9,7 +9,7 @@ import { emptyOnHost, pendingCopies, startCopy, takeCopyTimes, timeCopies } from
 import { empty, full, randn, zeros } from "./create.ts";
 import { memoryStats } from "./device.ts";
 import { mapFile } from "./files.ts";
-import { addonFile } from "./libtorch.ts";
+import { addonFile } from "./install/libtorch.ts";
 import { keep, scope, type Tensor } from "./tensor.ts";
 
 const MIB = 2 ** 20;

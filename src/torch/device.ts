@@ -1,7 +1,7 @@
 /** Memory of devices by pool and category, its caps, and what else concerns a device as a whole. */
 import { formatBytes, messageOf } from "../errors.ts";
 import { type Device, deviceCode, deviceOfCode } from "./dtypes.ts";
-import { LIBTORCH_VERSION } from "./libtorch.ts";
+import { LIBTORCH_VERSION } from "./install/libtorch.ts";
 import { native } from "./native.ts";
 import { refuseDeferred } from "./tensor.ts";
 

@@ -1,5 +1,5 @@
 /** The addon as TypeScript sees it; importing this file loads libtorch. */
-import { loadAddon } from "./libtorch.ts";
+import { loadAddon } from "./install/libtorch.ts";
 
 /** Names a C++ tensor or generator; 0 names none. */
 export type Handle = number;

@@ -1,6 +1,6 @@
 /**
  * The ATen operators in use: the name here -> the operator's name and overloads. ops.gen.ts is made from it
- * (`npx vitest run src/torch/generate.test.ts -u`), so adding an operator is a line here.
+ * (`npx vitest run src/torch/opsGenerator.test.ts -u`), so adding an operator is a line here.
  * Two overloads on a line become one method that takes a tensor or a number.
  */
 

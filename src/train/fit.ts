@@ -1,13 +1,14 @@
 /** The longest micro-batch that a device takes, found by real steps: lengths that double, then halve the gap, each beside its plan. */
-import type { MicroBatch } from "../data/batches.ts";
+import type { MicroBatch } from "../data/stream/batches.ts";
 import { UserError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
-import { batchOf, plannedBatch } from "../plan/batch.ts";
+import { batchOf, plannedBatch } from "../plan/dryRun/batchShapes.ts";
 import type { Limits, Plan, Planner, Workload } from "../plan/planner.ts";
 import { fastestPlan } from "../plan/search.ts";
-import { OFFICIAL_ADAMW } from "../step/adamW.ts";
-import { type GradientBackup, gradientCopies, zeroBackup } from "../step/gradientBackup.ts";
+import { drive } from "../step/driveSteps.ts";
+import { OFFICIAL_ADAMW } from "../step/optimizer/adamW.ts";
+import { type GradientBackup, gradientCopies, zeroBackup } from "../step/optimizer/gradientBackup.ts";
 import {
   type AdamW,
   createAdamW,
@@ -16,10 +17,11 @@ import {
   gradientsOf,
   loraParameters,
   stepAdamW,
-} from "../step/optimizer.ts";
+} from "../step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, type Policy } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
+import { ofStep, type PlannedPeaks } from "./loop/peakWatch.ts";
 import {
   type Compute,
   type ComputeOptions,
@@ -29,10 +31,8 @@ import {
   peaksOf,
   resetPeaks,
   startCompute,
-} from "./compute.ts";
-import { drive } from "./drive.ts";
-import { ofStep, type PlannedPeaks } from "./peakWatch.ts";
-import { limitsOf, plannerOf } from "./planner.ts";
+} from "./machine/compute.ts";
+import { limitsOf, plannerOf } from "./machine/modelPlanner.ts";
 
 export interface FitOptions extends ComputeOptions {
   model: string;

@@ -1,14 +1,14 @@
 /** The loops of the CPU kernels, at every level of vectors that the processor has, beside their twins. */
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import { attentionLoops } from "../../src/torch/attentionLoops.ts";
-import { attentionTiles, panelsOf } from "../../src/torch/attentionTiles.ts";
 import { empty, fromArray, ones, randn, zeros } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
-import { fused } from "../../src/torch/kernels.ts";
+import { attentionLoops } from "../../src/torch/kernels/attentionLoops.ts";
+import { attentionTiles, panelsOf } from "../../src/torch/kernels/attentionTiles.ts";
+import { fused } from "../../src/torch/kernels/kernels.ts";
+import { NF4_VALUES } from "../../src/torch/kernels/quantizedSources.ts";
 import { native } from "../../src/torch/native.ts";
-import { NF4_VALUES } from "../../src/torch/quantizedSources.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import {

@@ -3,8 +3,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test, vi } from "vitest";
-import { kernelsOf } from "../../src/nn/attentionKernels.ts";
-import { type AttentionUse, kernelTrial, settledAttention } from "../../src/plan/attentionChoice.ts";
+import { kernelsOf } from "../../src/nn/attention/kernels.ts";
+import { type AttentionUse, kernelTrial, settledAttention } from "../../src/plan/time/attentionChoice.ts";
 import { cardInfo, cudaProblem } from "../../src/torch/device.ts";
 
 const card = "cuda:0";

@@ -20,7 +20,7 @@ import {
   synchronize,
 } from "../../src/torch/device.ts";
 import { mapFile } from "../../src/torch/files.ts";
-import { fused } from "../../src/torch/kernels.ts";
+import { fused } from "../../src/torch/kernels/kernels.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { CASES, compareToTwin, difference, kernelOf, type Scalars, type Sizes } from "./kernelCases.ts";

@@ -10,8 +10,8 @@ import {
   frozenProduct,
   frozenRows,
   frozenValues,
-} from "../../src/nn/frozen.ts";
-import { quantize } from "../../src/nn/quantized.ts";
+} from "../../src/nn/frozen/frozen.ts";
+import { quantize } from "../../src/nn/frozen/quantized.ts";
 import { randn } from "../../src/torch/create.ts";
 import { CARD_ABILITIES, cardInfo, cudaProblem } from "../../src/torch/device.ts";
 import { manualSeed } from "../../src/torch/random.ts";

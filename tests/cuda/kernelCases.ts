@@ -2,8 +2,8 @@
 import { expect } from "vitest";
 import { empty, full, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
-import { fused } from "../../src/torch/kernels.ts";
-import type { Launch, Work } from "../../src/torch/nvrtc.ts";
+import { fused } from "../../src/torch/kernels/kernels.ts";
+import type { Launch, Work } from "../../src/torch/kernels/nvrtc.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 
 export interface Sizes {

@@ -4,12 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test, vi } from "vitest";
-import { nf4Values, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
+import { nf4Values, quantizeNf4 } from "../../src/nn/frozen/nf4.ts";
 import { cat, empty, fromBytes, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
-import { fused } from "../../src/torch/kernels.ts";
+import { fused } from "../../src/torch/kernels/kernels.ts";
+import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/kernels/nvrtc.ts";
 import { native } from "../../src/torch/native.ts";
-import { compileKernel, findNvrtc, type Nvrtc } from "../../src/torch/nvrtc.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import {

@@ -1,6 +1,6 @@
 /** Attention of the last rows alone beside that of all, by every kernel that takes it: on a card where there is one, and on the CPU. */
 import { describe, expect, test } from "vitest";
-import { headsOfPacked } from "../../src/nn/attentionCalls.ts";
+import { headsOfPacked } from "../../src/nn/attention/calls.ts";
 import {
   type AttentionShape,
   type CardKernel,
@@ -9,12 +9,12 @@ import {
   kernelsOf,
   packedLengths,
   takesLastRows,
-} from "../../src/nn/attentionKernels.ts";
+} from "../../src/nn/attention/kernels.ts";
 import { randn } from "../../src/torch/create.ts";
 import { cardInfo, cudaProblem } from "../../src/torch/device.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { relativeDifference } from "../randomModel.ts";
+import { relativeDifference } from "../helpers/randomModel.ts";
 
 const card = "cuda:0";
 const problem = cudaProblem();

@@ -3,8 +3,8 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { SOURCES, THREADS } from "../../src/torch/kernelSources.ts";
-import { type KernelCode, launchInputs, type Work } from "../../src/torch/nvrtc.ts";
+import { type KernelCode, launchInputs, type Work } from "../../src/torch/kernels/nvrtc.ts";
+import { SOURCES, THREADS } from "../../src/torch/kernels/sources.ts";
 import { Tensor } from "../../src/torch/tensor.ts";
 
 /** An input that lies inside of another one's memory. */

@@ -1,12 +1,12 @@
 /** The optimizer on a card, with its state there or in pinned memory. Skipped out loud where there is none. */
 import { describe, expect, test } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { createAdamW, disposeAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
+import { createAdamW, disposeAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer/optimizer.ts";
+import { momentTensors } from "../../src/step/optimizer/savedState.ts";
 import { factorCopies, Policy } from "../../src/step/policy.ts";
-import { momentTensors } from "../../src/step/savedState.ts";
 import { cudaProblem, memoryStats, synchronize } from "../../src/torch/device.ts";
 import { scope } from "../../src/torch/tensor.ts";
-import { randomTensor, smallConfig } from "../randomModel.ts";
+import { randomTensor, smallConfig } from "../helpers/randomModel.ts";
 
 const card = "cuda:0";
 const problem = cudaProblem();

@@ -8,9 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { SAME_SIGNAL_MS } from "../../src/cli/interruption.ts";
-import { packageRoot } from "../../src/torch/libtorch.ts";
-import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
+import { SAME_SIGNAL_MS } from "../../src/cli/output/interruption.ts";
+import { packageRoot } from "../../src/torch/install/libtorch.ts";
+import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
 import { lorafit, PROGRAM } from "../e2e/lorafit.ts";
 import { Phantom, type PhantomCard, phantomProblem } from "./phantom/phantom.ts";
 

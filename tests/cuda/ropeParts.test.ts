@@ -1,7 +1,7 @@
 /** Queries alone, and keys with values alone, are turned as they are in packed heads: by the loop, and by the CUDA source as C++. */
 import { expect, test } from "vitest";
 import { randn, zeros } from "../../src/torch/create.ts";
-import { fused, type RopeInputs } from "../../src/torch/kernels.ts";
+import { fused, type RopeInputs } from "../../src/torch/kernels/kernels.ts";
 import { scope, Tensor } from "../../src/torch/tensor.ts";
 import { kernelOf } from "./kernelCases.ts";
 import { runOnCpu } from "./onCpu.ts";

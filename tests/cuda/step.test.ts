@@ -4,15 +4,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { disposeLora, type Lora } from "../../src/models/lora.ts";
-import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
 import { disposeModel } from "../../src/models/weights.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { cardInfo, cudaProblem, memoryStats, synchronize } from "../../src/torch/device.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { type FitTrial, fitTrials } from "../../src/train/fit.ts";
-import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 import { difference } from "./kernelCases.ts";
 
 const card = "cuda:0";

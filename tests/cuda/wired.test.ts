@@ -4,12 +4,12 @@ import { disposeLora, type Lora } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
-import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 import { difference } from "./kernelCases.ts";
 
 const card = vi.hoisted(() => ({ stands: false }));
-vi.mock("../../src/torch/fusedKernel.ts", async (original) => ({
-  ...(await original<typeof import("../../src/torch/fusedKernel.ts")>()),
+vi.mock("../../src/torch/kernels/fusedKernel.ts", async (original) => ({
+  ...(await original<typeof import("../../src/torch/kernels/fusedKernel.ts")>()),
   isFused: () => card.stands,
 }));
 

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
-import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
 import { type FitTrial, fitTrials } from "../../src/train/fit.ts";
 

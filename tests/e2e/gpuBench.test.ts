@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { packageRoot } from "../../src/torch/libtorch.ts";
+import { packageRoot } from "../../src/torch/install/libtorch.ts";
 
 let folder: string;
 beforeAll(() => {

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { golden } from "../shared.ts";
+import { golden } from "../helpers/shared.ts";
 import { lorafit, PROGRAM, records } from "./lorafit.ts";
 
 const SLOW_MACHINE = { timeout: 240_000 };

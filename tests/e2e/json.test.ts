@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { findShared, golden } from "../shared.ts";
+import { findShared, golden } from "../helpers/shared.ts";
 import { lorafit, records } from "./lorafit.ts";
 
 let folder: string;

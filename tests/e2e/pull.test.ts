@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import { COMMIT, type HubServer, startHub } from "../hubServer.ts";
+import { COMMIT, type HubServer, startHub } from "../helpers/hubServer.ts";
 import { PROGRAM, type Run, records } from "./lorafit.ts";
 
 const weights = Buffer.alloc(300_000, 7);

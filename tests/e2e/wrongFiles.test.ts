@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { golden } from "../shared.ts";
+import { golden } from "../helpers/shared.ts";
 import { lorafit, PROGRAM } from "./lorafit.ts";
 
 const TINY = golden("tiny");

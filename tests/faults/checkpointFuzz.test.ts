@@ -8,12 +8,12 @@ import { type Checkpoint, spanOf, type TensorEntry } from "../../src/checkpoint/
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { headerLength, parseHeader } from "../../src/checkpoint/safetensorsHeader.ts";
 import { openTorchBin, parseTorchBin } from "../../src/checkpoint/torchBin.ts";
-import { randomAt } from "../../src/data/random.ts";
+import { randomAt } from "../../src/data/stream/random.ts";
 import { UserError } from "../../src/errors.ts";
 import { dtypeBytes } from "../../src/torch/dtypes.ts";
 import { scope } from "../../src/torch/tensor.ts";
-import { golden } from "../shared.ts";
-import { zip } from "../torchFile.ts";
+import { golden } from "../helpers/shared.ts";
+import { zip } from "../helpers/torchFile.ts";
 
 const SEEDS = [1, 2, 3, randomInt(2 ** 31)];
 const MUTANTS = 700; // of a kind and seed

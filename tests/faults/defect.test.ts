@@ -2,11 +2,11 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { defectLine } from "../../src/cli/runPlanLines.ts";
+import { defectLine } from "../../src/cli/run/planLines.ts";
 import { zeros } from "../../src/torch/create.ts";
 import { category } from "../../src/torch/device.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
-import type { TrainEvent } from "../../src/train/trainer.ts";
+import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import { hashesBelow, makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

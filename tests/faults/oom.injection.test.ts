@@ -1,16 +1,16 @@
 /** Memory that runs out at any allocation of a micro-batch: nothing is lost, nothing leaks, and the gradients are those of a run in peace. */
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
-import { createBatches, type MicroBatch } from "../../src/data/batches.ts";
+import { createBatches, type MicroBatch } from "../../src/data/stream/batches.ts";
 import { zeroGradients } from "../../src/models/lora.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
-import { runMicroBatch } from "../../src/train/microBatch.ts";
-import { trainOptions } from "../../src/train/options.ts";
-import { ofAllLengths } from "../../src/train/policies.ts";
-import { RunPlan } from "../../src/train/runPlan.ts";
-import { type Closers, openRun, type Run } from "../../src/train/setup.ts";
+import { type Closers, openRun, type Run } from "../../src/train/loop/openRun.ts";
+import { runMicroBatch } from "../../src/train/loop/retry.ts";
+import { trainOptions } from "../../src/train/options/options.ts";
+import { ofAllLengths } from "../../src/train/options/policyFiles.ts";
+import { RunPlan } from "../../src/train/planning/policyByLength.ts";
 import { makeWorkplace } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

@@ -3,11 +3,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
 import { expect, it } from "vitest";
-import { planLines } from "../../src/cli/runPlanLines.ts";
+import { planLines } from "../../src/cli/run/planLines.ts";
 import { formatBytes, UserError } from "../../src/errors.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { failAtAllocation, liveTensors, memoryStats, POOLS, setCap } from "../../src/torch/device.ts";
-import type { TrainEvent } from "../../src/train/trainer.ts";
+import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

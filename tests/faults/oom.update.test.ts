@@ -1,16 +1,16 @@
 /** Memory that runs out at any allocation of the optimizer's update: no parameter is updated twice, none is left out, and nothing leaks. */
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
-import type { Moment } from "../../src/step/moments.ts";
-import { isCodes } from "../../src/step/moments.ts";
+import type { Moment } from "../../src/step/optimizer/moments.ts";
+import { isCodes } from "../../src/step/optimizer/moments.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats, setCap } from "../../src/torch/device.ts";
 import { createGenerator } from "../../src/torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
-import { trainOptions } from "../../src/train/options.ts";
-import { type Closers, openRun, type Run } from "../../src/train/setup.ts";
-import { normWithin, updateWithin } from "../../src/train/update.ts";
+import { type Closers, openRun, type Run } from "../../src/train/loop/openRun.ts";
+import { normWithin, updateWithin } from "../../src/train/loop/update.ts";
+import { trainOptions } from "../../src/train/options/options.ts";
 import { makeWorkplace } from "./trainRun.ts";
 
 /** Factors of 3,200 and 6,400 elements: the former keep float32 moments in 8 bits too, the latter take several tiles. */

@@ -8,9 +8,9 @@ import { afterAll, beforeEach, expect, it, vi } from "vitest";
 import { mergeCheckpoint } from "../../src/checkpoint/merge.ts";
 import { UserError } from "../../src/errors.ts";
 import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
-import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { memoryStats } from "../../src/torch/device.ts";
-import { golden } from "../shared.ts";
+import { golden } from "../helpers/shared.ts";
 
 const { disk, untilItWorks, withFaults } = await vi.hoisted(() => import("./fullDisk.ts"));
 vi.mock("node:fs", async (original) => withFaults(await original()));

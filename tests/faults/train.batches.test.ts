@@ -1,8 +1,8 @@
 /** However samples are put together into micro-batches, a step has the same loss and gradient. */
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import type { TrainInput } from "../../src/train/options.ts";
-import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
+import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

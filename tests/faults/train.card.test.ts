@@ -2,13 +2,13 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, expect, it, vi } from "vitest";
-import { Output } from "../../src/cli/report.ts";
-import { TrainReport } from "../../src/cli/trainReport.ts";
+import { Output } from "../../src/cli/output/output.ts";
+import { TrainReport } from "../../src/cli/run/trainReport.ts";
 import { UserError } from "../../src/errors.ts";
 import { empty, fromArray } from "../../src/torch/create.ts";
 import { cudaDevices, memoryStats, planningFor, resetPeak } from "../../src/torch/device.ts";
-import { isFused, tryCompiling, whyTwins } from "../../src/torch/fusedKernel.ts";
-import { fused } from "../../src/torch/kernels.ts";
+import { isFused, tryCompiling, whyTwins } from "../../src/torch/kernels/fusedKernel.ts";
+import { fused } from "../../src/torch/kernels/kernels.ts";
 import { native } from "../../src/torch/native.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
@@ -26,8 +26,8 @@ vi.mock("../../src/step/step.ts", async (original) => {
 
 /** Where the driver and its devices are looked for; undefined: where they are. */
 const machine = vi.hoisted(() => ({ places: undefined as { driver: string; devices: string } | undefined }));
-vi.mock("../../src/torch/driver.ts", async (original) => {
-  const own = await original<typeof import("../../src/torch/driver.ts")>();
+vi.mock("../../src/torch/install/driver.ts", async (original) => {
+  const own = await original<typeof import("../../src/torch/install/driver.ts")>();
   const whyCardIdles: typeof own.whyCardIdles = (libtorch, loading) =>
     own.whyCardIdles({ ...libtorch, cuda: false }, loading, machine.places);
   return { ...own, whyCardIdles };

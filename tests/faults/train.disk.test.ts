@@ -5,17 +5,17 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { disposeLora } from "../../src/models/lora.ts";
-import { createAdamW, disposeAdamW, loraParameters } from "../../src/step/optimizer.ts";
-import { momentTensors } from "../../src/step/savedState.ts";
+import { createAdamW, disposeAdamW, loraParameters } from "../../src/step/optimizer/optimizer.ts";
+import { momentTensors } from "../../src/step/optimizer/savedState.ts";
 import {
   emptyStep,
   lastGoodCheckpoint,
   restoreOptimizer,
   saveCheckpoint,
   type TrainerState,
-} from "../../src/train/checkpoints.ts";
-import { mendFolders } from "../../src/train/folders.ts";
-import { randomLora, smallConfig } from "../randomModel.ts";
+} from "../../src/train/folder/checkpoints.ts";
+import { mendFolders } from "../../src/train/folder/sealedFolders.ts";
+import { randomLora, smallConfig } from "../helpers/randomModel.ts";
 
 const { disk, untilItWorks, withFaults } = await vi.hoisted(() => import("./fullDisk.ts"));
 vi.mock("node:fs", async (original) => withFaults(await original()));

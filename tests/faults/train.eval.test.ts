@@ -2,9 +2,9 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { planLines } from "../../src/cli/runPlanLines.ts";
-import { type EvalRecord, readRecords } from "../../src/train/runLog.ts";
-import type { TrainEvent } from "../../src/train/trainer.ts";
+import { planLines } from "../../src/cli/run/planLines.ts";
+import { type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
+import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import { hashesBelow, makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
 /** Least for all but the longest answer, and enough for all. */

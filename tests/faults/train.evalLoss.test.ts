@@ -2,12 +2,12 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { planLines } from "../../src/cli/runPlanLines.ts";
+import { planLines } from "../../src/cli/run/planLines.ts";
 import { UserError } from "../../src/errors.ts";
 import { memoryStats, setCap } from "../../src/torch/device.ts";
-import type { TrainInput } from "../../src/train/options.ts";
-import { type EvalRecord, readRecords } from "../../src/train/runLog.ts";
-import type { TrainEvent } from "../../src/train/trainer.ts";
+import { type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
+import type { TrainEvent } from "../../src/train/loop/trainer.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

@@ -2,13 +2,13 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import type { TrainInput } from "../../src/train/options.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
 /** A disk on which nothing can be removed. */
 const disk = vi.hoisted(() => ({ keepsAll: false }));
-vi.mock("../../src/train/folders.ts", async (original) => {
-  const own = await original<typeof import("../../src/train/folders.ts")>();
+vi.mock("../../src/train/folder/sealedFolders.ts", async (original) => {
+  const own = await original<typeof import("../../src/train/folder/sealedFolders.ts")>();
   const removeFolder: typeof own.removeFolder = async (path) => {
     if (disk.keepsAll) throw Object.assign(new Error(`EACCES: rename ${path}`), { code: "EACCES" });
     await own.removeFolder(path);

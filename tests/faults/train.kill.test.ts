@@ -4,11 +4,11 @@ import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync 
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
-import { SAME_SIGNAL_MS } from "../../src/cli/interruption.ts";
-import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
-import { checkpointFolders, lastGoodCheckpoint } from "../../src/train/checkpoints.ts";
+import { SAME_SIGNAL_MS } from "../../src/cli/output/interruption.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
+import { checkpointFolders, lastGoodCheckpoint } from "../../src/train/folder/checkpoints.ts";
 import { PROGRAM } from "../e2e/lorafit.ts";
-import { lcg } from "../randomModel.ts";
+import { lcg } from "../helpers/randomModel.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

@@ -3,11 +3,11 @@ import { existsSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { UserError } from "../../src/errors.ts";
-import { momentTensors } from "../../src/step/savedState.ts";
+import { momentTensors } from "../../src/step/optimizer/savedState.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { readRecords, type StepRecord } from "../../src/train/runLog.ts";
-import type { Run } from "../../src/train/setup.ts";
+import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
+import type { Run } from "../../src/train/loop/openRun.ts";
 import { makeWorkplace, resultOf, runWith } from "./trainRun.ts";
 
 const card = vi.hoisted(() => ({ isThere: true }));
@@ -31,8 +31,8 @@ vi.mock("../../src/nn/loss.ts", async (original) => {
 
 /** What factors and moments are before an update and after it. */
 const updates = vi.hoisted(() => ({ changed: [] as boolean[] }));
-vi.mock("../../src/train/update.ts", async (original) => {
-  const own = await original<typeof import("../../src/train/update.ts")>();
+vi.mock("../../src/train/loop/update.ts", async (original) => {
+  const own = await original<typeof import("../../src/train/loop/update.ts")>();
   const updateWithin: typeof own.updateWithin = (run, ...inputs) => {
     const before = trainedBytes(run);
     own.updateWithin(run, ...inputs);

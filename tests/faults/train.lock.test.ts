@@ -5,8 +5,8 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
-import { LOCK_FILE, lockOutput } from "../../src/train/lock.ts";
-import type { TrainEvent } from "../../src/train/trainer.ts";
+import { LOCK_FILE, lockOutput } from "../../src/train/folder/runLock.ts";
+import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import { makeWorkplace, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

@@ -2,10 +2,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { checkpointFolders } from "../../src/train/checkpoints.ts";
-import type { TrainInput } from "../../src/train/options.ts";
-import { type ClassPolicy, readPolicies } from "../../src/train/policies.ts";
-import { OPTIONS_FILE, POLICY_FILE } from "../../src/train/runLog.ts";
+import { checkpointFolders } from "../../src/train/folder/checkpoints.ts";
+import { OPTIONS_FILE, POLICY_FILE } from "../../src/train/folder/runLog.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
+import { type ClassPolicy, readPolicies } from "../../src/train/options/policyFiles.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();

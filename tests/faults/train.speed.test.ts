@@ -2,13 +2,13 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it, vi } from "vitest";
-import type { Speed } from "../../src/plan/cost.ts";
-import { POLICY_FILE } from "../../src/train/runLog.ts";
+import type { Speed } from "../../src/plan/time/stepTime.ts";
+import { POLICY_FILE } from "../../src/train/folder/runLog.ts";
 import { makeWorkplace, resultOf, runWith } from "./trainRun.ts";
 
 const measured: { speed: Speed | undefined } = await vi.hoisted(async () => ({ speed: undefined }));
-vi.mock("../../src/plan/calibration.ts", async (original) => ({
-  ...(await original<typeof import("../../src/plan/calibration.ts")>()),
+vi.mock("../../src/plan/time/calibration.ts", async (original) => ({
+  ...(await original<typeof import("../../src/plan/time/calibration.ts")>()),
   knownSpeed: () => measured.speed,
 }));
 

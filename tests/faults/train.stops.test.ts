@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
-import type { TrainInput } from "../../src/train/options.ts";
-import { type TrainEvent, train } from "../../src/train/trainer.ts";
+import { type TrainEvent, train } from "../../src/train/loop/trainer.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input, pictures } = await makeWorkplace();

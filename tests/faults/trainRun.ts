@@ -5,10 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll } from "vitest";
-import { TINY, writeTinyCheckpoint } from "../../src/models/tiny.ts";
-import type { TrainInput } from "../../src/train/options.ts";
-import { type TrainEvent, type TrainResult, train } from "../../src/train/trainer.ts";
-import { lcg } from "../randomModel.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
+import { type TrainEvent, type TrainResult, train } from "../../src/train/loop/trainer.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
+import { lcg } from "../helpers/randomModel.ts";
 
 const SIZES = {
   ...{ hidden: 32, layers: 2, heads: 4, kvHeads: 2, ffn: 48, vocab: 97, ploraRank: 4 },

@@ -1,14 +1,14 @@
 /** What LoRA's training state takes at 7B size, rank 64, computing in bfloat16: the table of docs/memory.md. */
 import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { PRESETS } from "../../src/models/spec.ts";
+import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import {
   createAdamW,
   disposeAdamW,
   loraParameters,
   normOfGradients,
   stepAdamW,
-} from "../../src/step/optimizer.ts";
+} from "../../src/step/optimizer/optimizer.ts";
 import { factorCopies, Policy } from "../../src/step/policy.ts";
 import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
 import { scope } from "../../src/torch/tensor.ts";

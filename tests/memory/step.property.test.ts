@@ -8,7 +8,7 @@ import {
   loraParameters,
   normOfGradients,
   stepAdamW,
-} from "../../src/step/optimizer.ts";
+} from "../../src/step/optimizer/optimizer.ts";
 import { factorCopies, layerPolicies, loadingOf, Policy, ploraName, ploraOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import {
@@ -21,7 +21,7 @@ import {
   type TrackedDevice,
 } from "../../src/torch/device.ts";
 import { scope } from "../../src/torch/tensor.ts";
-import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 
 const place = fc.constantFrom("device", "host");
 /** [kv heads, query heads of each]. */

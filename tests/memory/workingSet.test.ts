@@ -1,16 +1,16 @@
 /** Bytes that one more token takes at the size of the 7B model, boundaries on the host: docs/memory.md says what they are. */
 import { expect, it } from "vitest";
 import { createLora, disposeLora } from "../../src/models/lora.ts";
-import { PRESETS, tensorShapes } from "../../src/models/spec.ts";
 import { assembleModel, disposeModel } from "../../src/models/weights.ts";
-import { plannedBatch } from "../../src/plan/batch.ts";
+import { PRESETS, tensorShapes } from "../../src/models/xcomposer2/spec.ts";
+import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { empty } from "../../src/torch/create.ts";
 import { category, memoryStats, type PlanTarget, planningFor, resetPeak } from "../../src/torch/device.ts";
 import { keep, scope } from "../../src/torch/tensor.ts";
 import { abridged } from "../../src/torch/trace.ts";
-import { runToEnd } from "../randomModel.ts";
+import { runToEnd } from "../helpers/randomModel.ts";
 
 /** Two layers of 32: all are alike, and what waits between them is on the host. */
 const config = { ...PRESETS["4khd-7b"], layers: 2 };

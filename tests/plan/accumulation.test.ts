@@ -2,12 +2,12 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { answerOf } from "../../src/cli/planAnswer.ts";
-import { PlanOptions } from "../../src/cli/planOptions.ts";
-import { questionOf } from "../../src/cli/planQuestion.ts";
-import { planLines } from "../../src/cli/runPlanLines.ts";
+import { answerOf } from "../../src/cli/plan/answer.ts";
+import { PlanOptions } from "../../src/cli/plan/options.ts";
+import { questionOf } from "../../src/cli/plan/question.ts";
+import { planLines } from "../../src/cli/run/planLines.ts";
 import { Policy } from "../../src/step/policy.ts";
-import type { TrainInput } from "../../src/train/options.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, runWith } from "../faults/trainRun.ts";
 
 const TOKENS = 300;

@@ -1,10 +1,10 @@
 /** A run is planned for the sample whose first label is the earliest of all: those with a later one must take no more. */
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { findDevice } from "../../src/plan/devices.ts";
-import { type Configuration, dryRun } from "../../src/plan/dryRun.ts";
+import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
 import { Policy } from "../../src/step/policy.ts";
-import { smallConfig } from "../randomModel.ts";
+import { smallConfig } from "../helpers/randomModel.ts";
 
 const TOKENS = 900;
 const STEP = ["forward", "loss", "backward"];

@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { opTimeMs, speedOf } from "../../src/plan/cost.ts";
-import { findDevice } from "../../src/plan/devices.ts";
-import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun.ts";
+import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
+import { opTimeMs, speedOf } from "../../src/plan/time/stepTime.ts";
 import { Policy } from "../../src/step/policy.ts";
-import { smallConfig } from "../randomModel.ts";
+import { smallConfig } from "../helpers/randomModel.ts";
 
 const model = smallConfig({ hidden: 256, headDim: 64, ffn: 512, layers: 2 });
 const card = findDevice("h100-80gb");

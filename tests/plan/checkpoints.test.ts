@@ -6,8 +6,8 @@ import { afterAll, expect, it } from "vitest";
 import { readAdapter } from "../../src/checkpoint/peft.ts";
 import { disposeLora, type Lora, loraFromAdapter, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { type DryRun, dryRun } from "../../src/plan/dryRun.ts";
-import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../../src/step/optimizer.ts";
+import { type DryRun, dryRun } from "../../src/plan/dryRun/dryRun.ts";
+import { type AdamW, createAdamW, disposeAdamW, loraParameters } from "../../src/step/optimizer/optimizer.ts";
 import { factorCopies, Policy, placesOf } from "../../src/step/policy.ts";
 import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
 import { scope } from "../../src/torch/tensor.ts";
@@ -17,8 +17,8 @@ import {
   restoreOptimizer,
   saveCheckpoint,
   type TrainerState,
-} from "../../src/train/checkpoints.ts";
-import { randomLora, randomModel, smallConfig } from "../randomModel.ts";
+} from "../../src/train/folder/checkpoints.ts";
+import { randomLora, randomModel, smallConfig } from "../helpers/randomModel.ts";
 
 const output = mkdtempSync(join(tmpdir(), "plan-checkpoints-"));
 afterAll(() => rmSync(output, { recursive: true }));

@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { Policy } from "../../src/step/policy.ts";
 import { libtorchVersion } from "../../src/torch/device.ts";
-import { driverVersion } from "../../src/torch/driver.ts";
+import { driverVersion } from "../../src/torch/install/driver.ts";
 import { lorafit, records } from "../e2e/lorafit.ts";
-import { golden } from "../shared.ts";
+import { golden } from "../helpers/shared.ts";
 
 interface Record_ {
   fits: boolean;

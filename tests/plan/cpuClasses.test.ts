@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { measureCpu } from "../../src/plan/calibration.ts";
-import { measuredMs } from "../../src/plan/cpuSpeed.ts";
-import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun.ts";
+import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
+import { measureCpu } from "../../src/plan/time/calibration.ts";
+import { measuredMs } from "../../src/plan/time/cpuSpeed.ts";
 import { Policy } from "../../src/step/policy.ts";
-import { attentionLoops } from "../../src/torch/attentionLoops.ts";
-import { attentionTiles } from "../../src/torch/attentionTiles.ts";
-import { fused } from "../../src/torch/kernels.ts";
-import { smallConfig } from "../randomModel.ts";
+import { attentionLoops } from "../../src/torch/kernels/attentionLoops.ts";
+import { attentionTiles } from "../../src/torch/kernels/attentionTiles.ts";
+import { fused } from "../../src/torch/kernels/kernels.ts";
+import { smallConfig } from "../helpers/randomModel.ts";
 
 const base: Configuration = {
   model: smallConfig({ hidden: 256, headDim: 64, ffn: 320, layers: 4 }),

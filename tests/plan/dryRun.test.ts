@@ -1,12 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { tensorShapes } from "../../src/models/spec.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { QUANTIZED_PRECISIONS } from "../../src/nn/quantizedNames.ts";
-import { plannedBatch } from "../../src/plan/batch.ts";
-import { CommonParts } from "../../src/plan/commonParts.ts";
-import { speedOf } from "../../src/plan/cost.ts";
-import { findDevice } from "../../src/plan/devices.ts";
+import { tensorShapes } from "../../src/models/xcomposer2/spec.ts";
+import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
+import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
 import {
   type Bytes,
   type Configuration,
@@ -14,18 +11,21 @@ import {
   type DryRun,
   dryRun,
   stepMs,
-} from "../../src/plan/dryRun.ts";
+} from "../../src/plan/dryRun/dryRun.ts";
+import { CommonParts } from "../../src/plan/dryRun/sharedParts.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
+import { speedOf } from "../../src/plan/time/stepTime.ts";
 import {
   createAdamW,
   disposeAdamW,
   gradientNorm,
   loraParameters,
   stepAdamW,
-} from "../../src/step/optimizer.ts";
+} from "../../src/step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
-import { blackPicture, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { blackPicture, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 
 const model = smallConfig({ layers: 12 });
 const SAMPLE_TOKENS = 1500;

@@ -1,14 +1,14 @@
 /** A run's policies by length: each class of micro-batches has the fastest that fits, over places that are the same for all. */
 import { describe, expect, it } from "vitest";
-import type { PreparedSample } from "../../src/data/validate.ts";
+import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { runPlaces } from "../../src/plan/ladder.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { leastMemory } from "../../src/plan/search.ts";
 import { layerPolicies, type Policy, ploraOf } from "../../src/step/policy.ts";
-import { demandOf } from "../../src/train/demand.ts";
-import { RunPlan, workloadOf } from "../../src/train/runPlan.ts";
-import { smallConfig } from "../randomModel.ts";
+import { demandOf } from "../../src/train/data/memoryDemand.ts";
+import { RunPlan, workloadOf } from "../../src/train/planning/policyByLength.ts";
+import { smallConfig } from "../helpers/randomModel.ts";
 
 const config = smallConfig({ layers: 4 });
 const speed = {

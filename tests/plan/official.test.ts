@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { PRESETS } from "../../src/models/spec.ts";
-import { batchOf } from "../../src/plan/batch.ts";
-import { cardOfMemory, findDevice } from "../../src/plan/devices.ts";
-import { officialRun } from "../../src/plan/official.ts";
+import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
+import { officialRun } from "../../src/plan/dryRun/officialRun.ts";
 import { Planner, type Workload } from "../../src/plan/planner.ts";
 import { leastMemory } from "../../src/plan/search.ts";
+import { cardOfMemory, findDevice } from "../../src/plan/time/cards.ts";
 
 const GIB = 2 ** 30;
 const model = { model: PRESETS["4khd-7b"], dtype: "bfloat16", mapsWeights: true } as const;

@@ -2,11 +2,11 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { type BaseName, longestThatFits, shownLength } from "../../bench/fits.ts";
-import { answerOf } from "../../src/cli/planAnswer.ts";
-import { officialOf } from "../../src/cli/planCompare.ts";
-import { PlanOptions } from "../../src/cli/planOptions.ts";
-import { questionOf } from "../../src/cli/planQuestion.ts";
-import { planText } from "../../src/cli/planReport.ts";
+import { answerOf } from "../../src/cli/plan/answer.ts";
+import { officialOf } from "../../src/cli/plan/compareOfficial.ts";
+import { PlanOptions } from "../../src/cli/plan/options.ts";
+import { questionOf } from "../../src/cli/plan/question.ts";
+import { planText } from "../../src/cli/plan/report.ts";
 
 const linesOf = (document: string): string[] =>
   readFileSync(new URL(`../../${document}`, import.meta.url), "utf8").split("\n");

@@ -1,16 +1,16 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { type ModelConfig, PRESETS } from "../../src/models/spec.ts";
-import { speedOf } from "../../src/plan/cost.ts";
-import { findDevice } from "../../src/plan/devices.ts";
+import { type ModelConfig, PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
-import { largestBelowGaps, largestThatFits } from "../../src/plan/largest.ts";
+import { largestBelowGaps, largestThatFits } from "../../src/plan/largestThatFits.ts";
 import { type Plan, Planner, type Workload } from "../../src/plan/planner.ts";
 import { fastestPlan, leastMemory, solve } from "../../src/plan/search.ts";
-import { UNKNOWNS, type Unknown } from "../../src/plan/unknowns.ts";
+import { UNKNOWNS, type Unknown } from "../../src/plan/solvable.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
+import { speedOf } from "../../src/plan/time/stepTime.ts";
 import { Policy, ploraOf } from "../../src/step/policy.ts";
-import { smallConfig } from "../randomModel.ts";
+import { smallConfig } from "../helpers/randomModel.ts";
 
 const MIB = 2 ** 20;
 const model = smallConfig({ layers: 6 });

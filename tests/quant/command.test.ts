@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { lorafit, records } from "../e2e/lorafit.ts";
-import { golden } from "../shared.ts";
+import { golden } from "../helpers/shared.ts";
 
 const tiny = golden("tiny");
 const cases = golden("tiny_cases/cases.jsonl");

@@ -1,11 +1,11 @@
 import { expect, it } from "vitest";
-import { frozenValues } from "../../src/nn/frozen.ts";
-import { type ChannelMatrix, quantize, quantizedRows } from "../../src/nn/quantized.ts";
-import { fp8Gradient_, fp8Product_, multipliesFp8 } from "../../src/nn/quantizedFp8.ts";
+import { fp8Gradient_, fp8Product_, multipliesFp8 } from "../../src/nn/frozen/fp8.ts";
+import { frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { type ChannelMatrix, quantize, quantizedRows } from "../../src/nn/frozen/quantized.ts";
 import { empty } from "../../src/torch/create.ts";
 import { planningFor } from "../../src/torch/device.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { randomTensor } from "../randomModel.ts";
+import { randomTensor } from "../helpers/randomModel.ts";
 
 /** Whole and cut matrices, with more rows and columns than a tile. */
 it.each([

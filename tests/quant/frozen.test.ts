@@ -11,14 +11,14 @@ import {
   frozenRows,
   frozenValues,
   SCRATCH_ELEMENTS,
-} from "../../src/nn/frozen.ts";
-import { emptyQuantized, quantize } from "../../src/nn/quantized.ts";
-import type { QuantizedPrecision } from "../../src/nn/quantizedNames.ts";
+} from "../../src/nn/frozen/frozen.ts";
+import { emptyQuantized, quantize } from "../../src/nn/frozen/quantized.ts";
+import type { QuantizedPrecision } from "../../src/nn/frozen/storedNames.ts";
 import { empty, fromArray } from "../../src/torch/create.ts";
 import { memoryStats, recordAllocations, resetPeak } from "../../src/torch/device.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { randomTensor, relativeDifference } from "../randomModel.ts";
+import { randomTensor, relativeDifference } from "../helpers/randomModel.ts";
 import { matrixBytes } from "./matrixBytes.ts";
 
 const PRECISIONS = ["int8", "nf4", "fp8"] as const;

@@ -1,4 +1,4 @@
-import type { FrozenMatrix } from "../../src/nn/frozen.ts";
+import type { FrozenMatrix } from "../../src/nn/frozen/frozen.ts";
 import { Tensor } from "../../src/torch/tensor.ts";
 
 /** What the tensors of a matrix occupy, all of it, whatever its window. */

@@ -1,12 +1,12 @@
 import { afterAll, describe, expect, it } from "vitest";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { dynamicMap } from "../../src/nn/dynamicMap.ts";
-import { frozenColumns, frozenRows, frozenValues } from "../../src/nn/frozen.ts";
-import { quantizedTensors, readQuantized } from "../../src/nn/quantizedLayout.ts";
-import { storedPrecision, storedShapes } from "../../src/nn/quantizedNames.ts";
-import { NF4_MAP, quantizeNf4 } from "../../src/nn/quantizedNf4.ts";
+import { dynamicMap } from "../../src/nn/frozen/dynamicMap.ts";
+import { frozenColumns, frozenRows, frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { NF4_MAP, quantizeNf4 } from "../../src/nn/frozen/nf4.ts";
+import { storedPrecision, storedShapes } from "../../src/nn/frozen/storedNames.ts";
+import { quantizedTensors, readQuantized } from "../../src/nn/frozen/storedTensors.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { golden } from "../shared.ts";
+import { golden } from "../helpers/shared.ts";
 
 /** Made by bitsandbytes; scripts/makeNf4Fixture.py tells what is in it. */
 const fixture = openSafetensors(golden("nf4/matrices.safetensors"));

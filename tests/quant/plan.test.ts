@@ -1,13 +1,13 @@
 import { expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { PRESETS } from "../../src/models/spec.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { quantizedShape } from "../../src/nn/quantized.ts";
-import { findDevice } from "../../src/plan/devices.ts";
-import { type Configuration, dryRun } from "../../src/plan/dryRun.ts";
+import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { quantizedShape } from "../../src/nn/frozen/quantized.ts";
+import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
-import { randomModel, smallConfig } from "../randomModel.ts";
+import { randomModel, smallConfig } from "../helpers/randomModel.ts";
 import { matrixBytes } from "./matrixBytes.ts";
 
 const base: Configuration = {

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora, type Lora, zeroGradients } from "../../src/models/lora.ts";
-import { BASES } from "../../src/models/spec.ts";
 import { disposeModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
-import { embedText, placeImage_ } from "../../src/models/xcomposer.ts";
+import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
+import { BASES } from "../../src/models/xcomposer2/spec.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
@@ -15,8 +15,8 @@ import {
   relativeDifference,
   runToEnd,
   smallConfig,
-} from "../randomModel.ts";
-import { referenceStep } from "../step/reference.ts";
+} from "../helpers/randomModel.ts";
+import { referenceStep } from "../helpers/reference.ts";
 
 /** Blocks of NF4 end with the rows and with the head groups in one, and lie anyhow in the other. */
 const SIZES = {

@@ -4,17 +4,17 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { hasFullAbsmax, readModelConfig, storedBases } from "../../src/models/spec.ts";
 import { disposeModel, loadModel } from "../../src/models/weights.ts";
-import { frozenValues } from "../../src/nn/frozen.ts";
-import { quantize } from "../../src/nn/quantized.ts";
-import { quantizedTensors, readQuantized } from "../../src/nn/quantizedLayout.ts";
-import { storedShapes } from "../../src/nn/quantizedNames.ts";
+import { hasFullAbsmax, readModelConfig, storedBases } from "../../src/models/xcomposer2/spec.ts";
+import { frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { quantize } from "../../src/nn/frozen/quantized.ts";
+import { storedShapes } from "../../src/nn/frozen/storedNames.ts";
+import { quantizedTensors, readQuantized } from "../../src/nn/frozen/storedTensors.ts";
 import { fromArray, fromBytes } from "../../src/torch/create.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { noticeStored } from "../../src/train/compute.ts";
-import { relativeDifference } from "../randomModel.ts";
-import { golden } from "../shared.ts";
+import { noticeStored } from "../../src/train/machine/compute.ts";
+import { relativeDifference } from "../helpers/randomModel.ts";
+import { golden } from "../helpers/shared.ts";
 import { matrixBytes } from "./matrixBytes.ts";
 
 /** Made by bitsandbytes; scripts/makeNf4Fixture.py tells what is in it. */

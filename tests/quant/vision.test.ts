@@ -1,14 +1,14 @@
 /** The vision tower in fewer bits: what it makes of a picture, what it takes, and where it lies. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora } from "../../src/models/lora.ts";
-import { type Base, PRESETS } from "../../src/models/spec.ts";
-import { encodeImage, type Picture } from "../../src/models/vision.ts";
 import { type AffineLinear, disposeModel, type Model, type VisionWeights } from "../../src/models/weights.ts";
-import { denseMatrix, frozenAffine, frozenValues } from "../../src/nn/frozen.ts";
-import { quantize } from "../../src/nn/quantized.ts";
-import { QUANTIZED_PRECISIONS } from "../../src/nn/quantizedNames.ts";
-import { findDevice } from "../../src/plan/devices.ts";
-import { type Configuration, dryRun } from "../../src/plan/dryRun.ts";
+import { type Base, PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { encodeImage, type Picture } from "../../src/models/xcomposer2/vision.ts";
+import { denseMatrix, frozenAffine, frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { quantize } from "../../src/nn/frozen/quantized.ts";
+import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
+import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
+import { findDevice } from "../../src/plan/time/cards.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { dispose, scope, type Tensor } from "../../src/torch/tensor.ts";
@@ -20,7 +20,7 @@ import {
   relativeDifference,
   runToEnd,
   smallConfig,
-} from "../randomModel.ts";
+} from "../helpers/randomModel.ts";
 
 const clip = { layers: 3, heads: 2, imagePixels: 336, patchPixels: 14, eps: 1e-5 };
 /** Blocks of NF4 end with the rows in one, and lie anyhow in the other. */

@@ -2,14 +2,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
 import { ON_DEVICE } from "../../src/models/places.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
-import { embedText, placeImage_ } from "../../src/models/xcomposer.ts";
+import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
 import { Policy, placesOf, ploraOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import { memoryStats } from "../../src/torch/device.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
-import { moveModel_ } from "../moveModel.ts";
+import { moveModel_ } from "../helpers/moveModel.ts";
 import {
   randomBatch,
   randomLora,
@@ -17,8 +17,8 @@ import {
   relativeDifference,
   runToEnd,
   smallConfig,
-} from "../randomModel.ts";
-import { referenceStep } from "./reference.ts";
+} from "../helpers/randomModel.ts";
+import { referenceStep } from "../helpers/reference.ts";
 
 const config = smallConfig({ layers: 4 });
 const models = modelsOf("float32");

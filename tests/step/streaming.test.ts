@@ -1,10 +1,10 @@
 /** Streamed weights are on the device when their turn comes, and no longer. */
 import { afterAll, expect, it } from "vitest";
 import { disposeModel } from "../../src/models/weights.ts";
+import { backwardVisits, forwardVisits, layerSource } from "../../src/step/layerWeights.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
-import { backwardVisits, forwardVisits, layerSource } from "../../src/step/weights.ts";
 import { memoryStats } from "../../src/torch/device.ts";
-import { randomModel, smallConfig } from "../randomModel.ts";
+import { randomModel, smallConfig } from "../helpers/randomModel.ts";
 
 const LAYERS = 5;
 const config = smallConfig({ layers: LAYERS });

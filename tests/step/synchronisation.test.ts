@@ -6,25 +6,25 @@ import { join } from "node:path";
 import { describe, expect, it, vi } from "vitest";
 import { disposeLora } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { createAdamW, disposeAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer.ts";
+import { createAdamW, disposeAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer/optimizer.ts";
+import { clippedScale } from "../../src/step/optimizer/updateGate.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { queueStep, trainStep } from "../../src/step/step.ts";
-import { clippedScale } from "../../src/step/updateGate.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { native } from "../../src/torch/native.ts";
 import { dispose, scope } from "../../src/torch/tensor.ts";
-import type { TrainInput } from "../../src/train/options.ts";
-import type { TrainEvent } from "../../src/train/trainer.ts";
+import type { TrainEvent } from "../../src/train/loop/trainer.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, resultOf, runWith } from "../faults/trainRun.ts";
-import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../randomModel.ts";
+import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 
 const card = vi.hoisted(() => ({ isThere: false, onUpdate: () => {} }));
 vi.mock("../../src/torch/device.ts", async (original) => ({
   ...(await original<typeof import("../../src/torch/device.ts")>()),
   computesBeside: (device: string) => card.isThere && device !== "meta",
 }));
-vi.mock("../../src/train/update.ts", async (original) => {
-  const own = await original<typeof import("../../src/train/update.ts")>();
+vi.mock("../../src/train/loop/update.ts", async (original) => {
+  const own = await original<typeof import("../../src/train/loop/update.ts")>();
   const updateWithin: typeof own.updateWithin = (...inputs) => {
     own.updateWithin(...inputs);
     card.onUpdate();

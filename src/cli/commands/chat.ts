@@ -1,14 +1,14 @@
 /** `lorafit chat`: a conversation line by line, with pictures. */
 import { resolve } from "node:path";
 import { createInterface, type Interface } from "node:readline";
-import { encodePrompt, requireTokenizer } from "../../data/dialogue.ts";
-import { imageSize } from "../../data/image.ts";
-import type { Turn } from "../../data/samples.ts";
+import { imageSize } from "../../data/pictures/image.ts";
+import { encodePrompt, requireTokenizer } from "../../data/samples/dialogue.ts";
+import type { Turn } from "../../data/samples/samples.ts";
 import { UserError } from "../../errors.ts";
-import type { Evaluator } from "../../train/evaluate.ts";
+import type { Evaluator } from "../../train/evaluate/evaluate.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
-import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import type { Output } from "../output/output.ts";
 import { inspectModel, withModel } from "../session.ts";
 
 type ChatOptions = OptionsOf<"chat">;

@@ -4,12 +4,18 @@ import { availableParallelism, freemem, totalmem } from "node:os";
 import { cacheFolder } from "../../checkpoint/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
-import { cardProblem, setupCommand } from "../../torch/cudaBuilds.ts";
-import { driverFix, driverProblem, driverVersion, machineCards, whyNoCard } from "../../torch/driver.ts";
-import { describeLibtorch, isForCards, type Libtorch, searchLibtorch } from "../../torch/libtorch.ts";
-import { isBuilt } from "../../torch/setup.ts";
-import type { OptionsOf } from "../options.ts";
-import { type Output, table } from "../report.ts";
+import { isBuilt } from "../../torch/install/buildEngine.ts";
+import { cardProblem, setupCommand } from "../../torch/install/cudaBuilds.ts";
+import {
+  driverFix,
+  driverProblem,
+  driverVersion,
+  machineCards,
+  whyNoCard,
+} from "../../torch/install/driver.ts";
+import { describeLibtorch, isForCards, type Libtorch, searchLibtorch } from "../../torch/install/libtorch.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { type Output, table } from "../output/output.ts";
 
 interface Finding {
   what: string;
@@ -112,7 +118,7 @@ async function cardFindings(libtorch: Libtorch | undefined, usable: number): Pro
 
 async function kernelFinding(): Promise<Finding> {
   try {
-    const { findNvrtc } = await import("../../torch/nvrtc.ts");
+    const { findNvrtc } = await import("../../torch/kernels/nvrtc.ts");
     const { version, library } = findNvrtc();
     return { what: "kernels", found: `NVRTC ${version} (${library})` };
   } catch (thrown) {

@@ -1,14 +1,20 @@
 /** `lorafit eval`: losses of samples on their answers, and on request the answers that the model gives itself. */
-import { describeSource } from "../../data/badSamples.ts";
-import { questionBefore } from "../../data/dialogue.ts";
-import type { PreparedSample } from "../../data/validate.ts";
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { questionBefore } from "../../data/samples/dialogue.ts";
+import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatCount, plural } from "../../errors.ts";
-import { readySamples } from "../../train/dataset.ts";
-import { type Answer, type Evaluator, sampleAnswers, sampleLosses, totalLoss } from "../../train/evaluate.ts";
-import { withDifferences } from "../differences.ts";
-import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import { checkHooks, countProgress, noteRest, type Output } from "../report.ts";
+import { readySamples } from "../../train/data/dataset.ts";
+import {
+  type Answer,
+  type Evaluator,
+  sampleAnswers,
+  sampleLosses,
+  totalLoss,
+} from "../../train/evaluate/evaluate.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { withDifferences } from "../output/differences.ts";
+import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../output/interruption.ts";
+import { checkHooks, countProgress, noteRest, type Output } from "../output/output.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 interface Scores {

@@ -1,12 +1,12 @@
 /** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
 import { formatBytes, formatCount, plural } from "../../errors.ts";
-import type { ModelConfig } from "../../models/spec.ts";
+import type { ModelConfig } from "../../models/xcomposer2/spec.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
-import { noticeIdleCard } from "../../train/compute.ts";
 import { type FitAttempt, type FitTrial, fitTrials } from "../../train/fit.ts";
-import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import { formatDuration, type Output } from "../report.ts";
+import { noticeIdleCard } from "../../train/machine/compute.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../output/interruption.ts";
+import { formatDuration, type Output } from "../output/output.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {

@@ -1,14 +1,14 @@
 /** `lorafit generate`: answers to the last question of each sample, or to one prompt. */
 import { resolve } from "node:path";
-import { describeSource } from "../../data/badSamples.ts";
-import { imageSize } from "../../data/image.ts";
-import { type Dataset, readDataset } from "../../data/samples.ts";
+import { imageSize } from "../../data/pictures/image.ts";
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { type Dataset, readDataset } from "../../data/samples/samples.ts";
 import { formatCount, plural, UserError } from "../../errors.ts";
-import { checkSamples } from "../../train/dataset.ts";
+import { checkSamples } from "../../train/data/dataset.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
-import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import { checkHooks, type Output } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../output/interruption.ts";
+import { checkHooks, type Output } from "../output/output.ts";
 import { inspectModel, withModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {

@@ -3,10 +3,10 @@ import { resolveModel } from "../../checkpoint/folder.ts";
 import { mergeCheckpoint } from "../../checkpoint/merge.ts";
 import { formatBytes } from "../../errors.ts";
 import { quoted } from "../../program.ts";
-import { chooseDevice, DTYPES, noticeIdleCard } from "../../train/compute.ts";
-import { stoppable } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import { byteProgress, noteLeftovers, type Output } from "../report.ts";
+import { chooseDevice, DTYPES, noticeIdleCard } from "../../train/machine/compute.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { stoppable } from "../output/interruption.ts";
+import { byteProgress, noteLeftovers, type Output } from "../output/output.ts";
 
 export async function run(options: OptionsOf<"merge">, output: Output): Promise<void> {
   const { output: folder } = options;

@@ -2,12 +2,12 @@
 import { basename, join } from "node:path";
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { cannotWrite } from "../../checkpoint/faults.ts";
-import { type PagesOptions, writePages } from "../../data/pages.ts";
 import { plural } from "../../errors.ts";
+import { type PagesOptions, writePages } from "../../pages/writePages.ts";
 import { quoted } from "../../program.ts";
-import { stoppable } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import { countProgress, noteLeftovers, type Output } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { stoppable } from "../output/interruption.ts";
+import { countProgress, noteLeftovers, type Output } from "../output/output.ts";
 
 export async function run(options: OptionsOf<"pages">, output: Output): Promise<void> {
   const { output: folder, eval_count: evalCount, ...pages } = options;

@@ -1,18 +1,18 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
 import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import { formatBytes } from "../../errors.ts";
-import { listDevices } from "../../plan/devices.ts";
+import { listDevices } from "../../plan/time/cards.ts";
 import { commandLine } from "../../program.ts";
-import type { OptionsOf } from "../options.ts";
-import { type Answer, answerOf, partsOf } from "../planAnswer.ts";
-import { commonCards } from "../planCards.ts";
-import { officialOf } from "../planCompare.ts";
-import { plannedAttention } from "../planExplain.ts";
-import { planHtml } from "../planHtml.ts";
-import { planProgress } from "../planProgress.ts";
-import { isUnlimited, type Question, questionOf } from "../planQuestion.ts";
-import { misfitOf, planText, trainCommand } from "../planReport.ts";
-import { type Output, table } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { type Output, table } from "../output/output.ts";
+import { type Answer, answerOf, partsOf } from "../plan/answer.ts";
+import { commonCards } from "../plan/commonCards.ts";
+import { officialOf } from "../plan/compareOfficial.ts";
+import { plannedAttention } from "../plan/explain.ts";
+import { planHtml } from "../plan/html.ts";
+import { planProgress } from "../plan/progress.ts";
+import { isUnlimited, type Question, questionOf } from "../plan/question.ts";
+import { misfitOf, planText, trainCommand } from "../plan/report.ts";
 
 export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
   if (options.list_gpus) return listGpus(output);

@@ -2,17 +2,17 @@
 import { basename, extname, join } from "node:path";
 import { makeFolder, writeFileWhole } from "../../checkpoint/disk.ts";
 import { resolveModel } from "../../checkpoint/folder.ts";
-import { describeSource } from "../../data/badSamples.ts";
-import { encodeSample } from "../../data/dialogue.ts";
-import { explainSample, type Span } from "../../data/explain.ts";
-import { hdGrid, imageSize, loadHdImage } from "../../data/image.ts";
-import { drawPreview, transformedPng } from "../../data/previewImage.ts";
-import { readSamples } from "../../data/samples.ts";
+import { hdGrid, imageSize, loadHdImage } from "../../data/pictures/image.ts";
+import { drawPreview, transformedPng } from "../../data/pictures/previewImage.ts";
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { encodeSample } from "../../data/samples/dialogue.ts";
+import { explainSample, type Span } from "../../data/samples/explain.ts";
+import { readSamples } from "../../data/samples/samples.ts";
 import { formatCount, UserError } from "../../errors.ts";
-import { tokenizerOf } from "../../train/dataset.ts";
-import type { OptionsOf } from "../options.ts";
-import { noteRest, type Output } from "../report.ts";
-import { type ShownSample, samplesHtml } from "../samplesHtml.ts";
+import { tokenizerOf } from "../../train/data/dataset.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { noteRest, type Output } from "../output/output.ts";
+import { type ShownSample, samplesHtml } from "../output/samplesHtml.ts";
 
 type PreviewOptions = OptionsOf<"preview">;
 

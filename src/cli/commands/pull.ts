@@ -2,8 +2,8 @@
 import { pull } from "../../checkpoint/hub.ts";
 import { formatBytes } from "../../errors.ts";
 import { quoted } from "../../program.ts";
-import type { OptionsOf } from "../options.ts";
-import { bar, formatDuration, type Output, Pace } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 
 export async function run(options: OptionsOf<"pull">, output: Output): Promise<void> {
   const { repository, revision, folder } = options;

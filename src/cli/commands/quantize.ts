@@ -1,13 +1,13 @@
 /** `lorafit quantize`: a checkpoint with its base in 8 or 4 bits, and what that costs in accuracy. */
 import { formatBytes } from "../../errors.ts";
 import { type MatrixReport, quantizeCheckpoint } from "../../models/quantizeCheckpoint.ts";
-import { LINEAR_NAMES, VISION_LINEAR_NAMES, visionLayerPrefix } from "../../models/spec.ts";
+import { LINEAR_NAMES, VISION_LINEAR_NAMES, visionLayerPrefix } from "../../models/xcomposer2/spec.ts";
 import { quoted } from "../../program.ts";
-import { readySamples } from "../../train/dataset.ts";
-import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate.ts";
-import { stoppable } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import { byteProgress, checkHooks, noteLeftovers, type Output, table } from "../report.ts";
+import { readySamples } from "../../train/data/dataset.ts";
+import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate/evaluate.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { stoppable } from "../output/interruption.ts";
+import { byteProgress, checkHooks, noteLeftovers, type Output, table } from "../output/output.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 type Options = OptionsOf<"quantize">;

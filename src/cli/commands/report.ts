@@ -14,10 +14,10 @@ import {
   readRecords,
   STEPS_FILE,
   type StepRecord,
-} from "../../train/runLog.ts";
-import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
-import { runHtml, runSummary, type Scores } from "../runHtml.ts";
+} from "../../train/folder/runLog.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import type { Output } from "../output/output.ts";
+import { runHtml, runSummary, type Scores } from "../run/html.ts";
 
 export async function run(options: OptionsOf<"report">, output: Output): Promise<void> {
   const folder = options.run;

@@ -3,12 +3,12 @@ import { existsSync } from "node:fs";
 import { UserError } from "../../errors.ts";
 import { listOfChoices } from "../../options.ts";
 import { commandLine } from "../../program.ts";
-import { CUDA_VERSIONS, type CudaVersion } from "../../torch/cudaBuilds.ts";
-import type { WantedCuda } from "../../torch/installLibtorch.ts";
-import { findLibtorch, isForCards } from "../../torch/libtorch.ts";
-import { setupEngine } from "../../torch/setup.ts";
-import type { OptionsOf } from "../options.ts";
-import { bar, formatDuration, type Output, Pace } from "../report.ts";
+import { setupEngine } from "../../torch/install/buildEngine.ts";
+import { CUDA_VERSIONS, type CudaVersion } from "../../torch/install/cudaBuilds.ts";
+import type { WantedCuda } from "../../torch/install/installLibtorch.ts";
+import { findLibtorch, isForCards } from "../../torch/install/libtorch.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 
 export async function run({ cuda }: OptionsOf<"setup">, output: Output): Promise<void> {
   let pace: Pace | undefined;

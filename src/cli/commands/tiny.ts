@@ -1,16 +1,16 @@
 /** `lorafit tiny`: a small random checkpoint, whose tokenizer knows the words of the synthetic pages. */
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
-import { pageDice } from "../../data/pagesDice.ts";
-import { drawForm } from "../../data/pagesForm.ts";
-import { drawReceipts } from "../../data/pagesReceipts.ts";
-import { drawTable } from "../../data/pagesTable.ts";
-import { trainTokenizer } from "../../data/sentencepieceTrainer.ts";
+import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
-import { tensorShapes } from "../../models/spec.ts";
-import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/tiny.ts";
+import { tensorShapes } from "../../models/xcomposer2/spec.ts";
+import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/xcomposer2/tiny.ts";
+import { pageDice } from "../../pages/dice.ts";
+import { drawForm } from "../../pages/form.ts";
+import { drawReceipts } from "../../pages/receipts.ts";
+import { drawTable } from "../../pages/table.ts";
 import { quoted } from "../../program.ts";
-import type { OptionsOf } from "../options.ts";
-import { noteLeftovers, type Output } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { noteLeftovers, type Output } from "../output/output.ts";
 
 /** Enough to meet every word that the pages are made of. */
 const TEXT_PAGES = 60;

@@ -2,10 +2,10 @@
 import { existsSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { resolveModel } from "../../checkpoint/folder.ts";
-import { loadTokenizer } from "../../data/tokenizer.ts";
+import { loadTokenizer } from "../../data/text/tokenizer.ts";
 import { UserError } from "../../errors.ts";
-import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import type { Output } from "../output/output.ts";
 
 export async function run({ model, bos, specials }: OptionsOf<"tokenize">, output: Output): Promise<void> {
   const tokenizer = await loadTokenizer(existsSync(model) ? model : resolveModel(model));

@@ -1,9 +1,9 @@
 /** `lorafit train`: a run, shown as it goes. */
-import { train } from "../../train/trainer.ts";
-import { EXIT_INTERRUPTED, interruptible } from "../interruption.ts";
-import type { OptionsOf } from "../options.ts";
-import type { Output } from "../report.ts";
-import { TrainReport } from "../trainReport.ts";
+import { train } from "../../train/loop/trainer.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { EXIT_INTERRUPTED, interruptible } from "../output/interruption.ts";
+import type { Output } from "../output/output.ts";
+import { TrainReport } from "../run/trainReport.ts";
 
 export async function run(options: OptionsOf<"train">, output: Output): Promise<void> {
   const report = new TrainReport(output);

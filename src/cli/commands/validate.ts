@@ -1,12 +1,12 @@
 /** `lorafit validate`: whether every sample of a data set can be trained on, and how long they are, before any run. */
-import { describeSource } from "../../data/badSamples.ts";
-import { IGNORE } from "../../data/dialogue.ts";
-import type { PreparedSample } from "../../data/validate.ts";
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { IGNORE } from "../../data/samples/dialogue.ts";
+import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatCount, plural } from "../../errors.ts";
 import { quoted } from "../../program.ts";
-import { readySamples } from "../../train/dataset.ts";
-import type { OptionsOf } from "../options.ts";
-import { checkHooks, type Output, table } from "../report.ts";
+import { readySamples } from "../../train/data/dataset.ts";
+import type { OptionsOf } from "../args/commandOptions.ts";
+import { checkHooks, type Output, table } from "../output/output.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { searchLibtorch } from "../../../src/torch/libtorch.ts";
+import { searchLibtorch } from "../../../src/torch/install/libtorch.ts";
 import { lorafit, PROGRAM, type Run } from "../../e2e/lorafit.ts";
 
 /** What the card is said to be, and what happens to it; amounts in bytes. */

@@ -1,0 +1,92 @@
+/** Help texts: of the whole program, and of one command from the specs of its options. */
+import type { OptionSpec } from "../../options.ts";
+import { commandLine } from "../../program.ts";
+import type { CommandOptions } from "./commandOptions.ts";
+
+const FLAG_COLUMNS = 30;
+const LEAST_COLUMNS = 60;
+const MOST_COLUMNS = 110;
+
+/** What `lorafit --help` prints. */
+export function programHelp(version: string, summaries: Record<string, string>): string {
+  const commands = Object.entries(summaries).map(([name, summary]) => `  ${name.padEnd(10)}${summary}`);
+  return [
+    `lorafit ${version}: LoRA fine-tuning of InternLM-XComposer2-4KHD inside the memory there is`,
+    "",
+    "Usage: lorafit COMMAND [flags]",
+    "",
+    ...commands,
+    "",
+    `${commandLine("COMMAND --help")} shows the flags of a command; every command takes --json for scripts.`,
+  ].join("\n");
+}
+
+/** What `lorafit COMMAND --help` prints, for a terminal of that many columns. */
+export function commandHelp(
+  name: string,
+  { about, examples, positional, config }: CommandOptions,
+  specs: OptionSpec[],
+  terminalColumns = MOST_COLUMNS,
+): string {
+  const columns = Math.min(MOST_COLUMNS, Math.max(LEAST_COLUMNS, terminalColumns));
+  const required = specs.filter((spec) => spec.required && !config);
+  const words = required.map(({ key, flag, value }) => (key === positional ? value : `${flag} ${value}`));
+  const groups = [...new Set(specs.map((spec) => spec.group))];
+  return [
+    wrap(about, columns),
+    "",
+    `Usage: lorafit ${[name, ...words].join(" ")} [flags]`,
+    ...groups.flatMap((heading) => [
+      "",
+      heading,
+      ...specs.filter(({ group }) => group === heading).map((spec) => flagHelp(spec, columns)),
+    ]),
+    "",
+    "Examples",
+    ...examples.map((example) => `  ${commandLine(example)}`),
+  ].join("\n");
+}
+
+/** "--lora-r N", "--[no-]shuffle", "--resume [FOLDER]". */
+export function flagUsage({ flag, kind, value, many, default: preset }: OptionSpec): string {
+  if (kind === "switch") return preset === true ? `--[no-]${flag.slice(2)}` : flag;
+  if (kind === "either") return `${flag} [${value}]`;
+  return `${flag} ${value}${many ? "..." : ""}`;
+}
+
+/** "[64]", "[required]", or nothing. */
+export function defaultNote({ required, kind, many, default: preset }: OptionSpec): string {
+  if (required) return "[required]";
+  if (preset === undefined || kind !== "value" || (many && (preset as unknown[]).length === 0)) return "";
+  return `[${[preset].flat().map(shown).join(" ")}]`;
+}
+
+/** Small numbers as people write them: 5e-5. */
+function shown(value: unknown): string {
+  const small = typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3;
+  return small ? value.toExponential() : String(value);
+}
+
+function flagHelp(spec: OptionSpec, columns: number): string {
+  const usage = `  ${flagUsage(spec)}`;
+  const text = [spec.help, defaultNote(spec)].filter(Boolean).join(" ");
+  const lines = wrap(text, columns - FLAG_COLUMNS).split("\n");
+  const indented = lines.map((line) => " ".repeat(FLAG_COLUMNS) + line);
+  if (usage.length + 2 > FLAG_COLUMNS) return [usage, ...indented].join("\n");
+  return [usage.padEnd(FLAG_COLUMNS) + lines[0], ...indented.slice(1)].join("\n");
+}
+
+/** Lines of so many characters at most, broken at spaces. */
+export function wrap(text: string, columns: number): string {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line && line.length + 1 + word.length > columns) {
+      lines.push(line);
+      line = word;
+    } else {
+      line = line ? `${line} ${word}` : word;
+    }
+  }
+  return [...lines, line].join("\n");
+}

@@ -1,0 +1,104 @@
+/** One command's arguments -> its checked options, or its help. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../../errors.ts";
+import { flagOf, type OptionSpec, optionSpecs, parseOptions } from "../../options.ts";
+import { commandLine } from "../../program.ts";
+import { EXCLUSIVE_OPTIONS } from "../../train/options/options.ts";
+import {
+  COMMAND_OPTIONS,
+  type CommandName,
+  type CommandOptions,
+  CommonOptions,
+  ConfigOptions,
+} from "./commandOptions.ts";
+import { type Config, readConfig } from "./config.ts";
+import { type Given, readFlags } from "./flags.ts";
+import { commandHelp } from "./help.ts";
+import { refuseUnitless } from "./memoryOption.ts";
+import { OFFICIAL_SPECS, takeOfficialFlags } from "./officialFlags.ts";
+
+export type Request =
+  | { kind: "help"; text: string }
+  | { kind: "run"; options: unknown; json: boolean; notes: string[] };
+
+/** Throws UserError for arguments or a configuration that are wrong. */
+export function readCommand(name: CommandName, argv: string[], columns: number | undefined): Request {
+  const command: CommandOptions = COMMAND_OPTIONS[name];
+  const specs = optionSpecs(command.options);
+  const commonSchema = command.config ? ConfigOptions : CommonOptions;
+  const commonSpecs = optionSpecs(commonSchema);
+  const official = name === "train" ? OFFICIAL_SPECS : [];
+  const given = readFlags(argv, [...specs, ...commonSpecs, ...official]);
+  const common = parseOptions(ConfigOptions, take(given, commonSpecs), spelling(given));
+  if (common.help) {
+    return { kind: "help", text: commandHelp(name, command, [...specs, ...commonSpecs], columns) };
+  }
+  const notes = takeOfficialFlags(given.raw);
+  takePositionals(given, command.positional);
+  const config = configOf(common.config, given, specs);
+  const raw = config ? { ...overridden(config.raw, given.raw), ...given.raw } : given.raw;
+  requireWord(command, specs, raw);
+  const options = parseOptions(command.options, raw, spelling(given, config));
+  refuseUnitless((options as { memory?: unknown }).memory);
+  return { kind: "run", options, json: common.json, notes };
+}
+
+/** The configuration that --config names, or that of the run that --resume names. */
+function configOf(file: string | undefined, given: Given, specs: OptionSpec[]): Config | undefined {
+  const { resume } = given.raw;
+  if (file !== undefined) return readConfig(file, specs);
+  if (typeof resume !== "string") return undefined;
+  const ofRun = join(resume, "train.yaml");
+  if (existsSync(ofRun)) return readConfig(ofRun, specs);
+  throw new UserError(`There is no run in ${resume}: ${ofRun} is missing.`, {
+    fix: "Name the output folder of a run that has begun, or pass the options of a new one.",
+  });
+}
+
+/** The options of a file without those that a flag replaces, by name or by stating the same thing. */
+function overridden(file: Record<string, unknown>, flags: Record<string, unknown>): Record<string, unknown> {
+  const replaced = EXCLUSIVE_OPTIONS.flatMap(([one, other]) => [
+    ...(flags[one] === undefined ? [] : [other]),
+    ...(flags[other] === undefined ? [] : [one]),
+  ]);
+  return Object.fromEntries(Object.entries(file).filter(([key]) => !replaced.includes(key as never)));
+}
+
+function takePositionals({ raw, spelled, positionals }: Given, positional: string | undefined): void {
+  const [first, ...others] = positionals;
+  const surplus = positional && raw[positional] === undefined ? others[0] : first;
+  if (surplus !== undefined) {
+    throw new UserError(`There is a word too many: "${surplus}".`, {
+      fix: "--help shows what the command takes.",
+    });
+  }
+  if (positional && first !== undefined) {
+    raw[positional] = first;
+    spelled.set(positional, positional);
+  }
+}
+
+/** A word that a command works on needs no flag, so no flag is asked for where it is missing. */
+function requireWord({ positional, examples }: CommandOptions, specs: OptionSpec[], raw: Given["raw"]): void {
+  const spec = specs.find(({ key }) => key === positional);
+  if (!spec || raw[spec.key] !== undefined) return;
+  throw new UserError(`${spec.value} is missing: ${spec.help}.`, {
+    fix: `Name it, as in: ${commandLine(examples[0] ?? "")}`,
+  });
+}
+
+/** Takes the options of these specs out of those given. */
+function take({ raw }: Given, specs: OptionSpec[]): Record<string, unknown> {
+  const taken: Record<string, unknown> = {};
+  for (const { key } of specs) {
+    if (raw[key] !== undefined) taken[key] = raw[key];
+    delete raw[key];
+  }
+  return taken;
+}
+
+/** How errors name an option: as the flag was typed, by its place in the file, or by its flag. */
+function spelling({ spelled }: Given, config?: Config): (key: string) => string {
+  return (key) => spelled.get(key) ?? config?.spell(key) ?? flagOf(key);
+}

@@ -1,0 +1,236 @@
+/** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
+import { styleText } from "node:util";
+import { leftoversBeside } from "../../checkpoint/disk.ts";
+import { formatBytes, formatCount, plural } from "../../errors.ts";
+import { commandLine, quoted } from "../../program.ts";
+
+type Style = Parameters<typeof styleText>[0];
+
+interface Sink {
+  write(text: string): unknown;
+  isTTY?: boolean;
+  columns?: number;
+}
+
+export interface OutputOptions {
+  json: boolean;
+  stdout: Sink;
+  stderr: Sink;
+  environment: Record<string, string | undefined>;
+  now?: () => number;
+}
+
+/** In a pipe the live line is written anew at most this often. */
+const PLAIN_INTERVAL_MS = 10_000;
+
+export class Output {
+  /** Whether stdout carries one JSON value a line. */
+  readonly json: boolean;
+  readonly #stdout: Sink;
+  readonly #stderr: Sink;
+  readonly #colour: boolean;
+  readonly #now: () => number;
+  readonly #caveats: Record<string, string> = {};
+  #liveShown = false;
+  #plainAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor({ json, stdout, stderr, environment, now = () => performance.now() }: OutputOptions) {
+    this.json = json;
+    this.#stdout = stdout;
+    this.#stderr = stderr;
+    this.#colour = !environment.NO_COLOR && environment.TERM !== "dumb";
+    this.#now = now;
+  }
+
+  /** A line or more for people; nothing with --json. */
+  answer(text: string): void {
+    if (this.json) return;
+    this.endLive();
+    this.#stdout.write(`${text}\n`);
+  }
+
+  /** A piece of an answer that comes bit by bit; nothing with --json. */
+  piece(text: string): void {
+    if (!this.json) this.#stdout.write(text);
+  }
+
+  /** One value for scripts; nothing without --json. */
+  record(value: unknown): void {
+    if (!this.json) return;
+    this.endLive();
+    const told = isPlain(value) ? { ...value, ...this.#caveats } : value;
+    this.#stdout.write(`${JSON.stringify(told)}\n`);
+  }
+
+  /** A line on stderr that stays. */
+  note(text: string): void {
+    this.endLive();
+    this.#stderr.write(`${text}\n`);
+  }
+
+  /** Commands that go on from here, by what they are for: on stderr, and nothing with --json. */
+  next(ways: Readonly<Record<string, string>>): void {
+    if (this.json) return;
+    for (const [purpose, words] of Object.entries(ways)) this.note(`${purpose}:  ${commandLine(words)}`);
+  }
+
+  /** A line on stderr that stays, and a field of every record from here on: what the user should know of all that follows. */
+  caveat(text: string, field: string): void {
+    if (this.#caveats[field] === text) return; // a command that loads two models tells it once
+    this.#caveats[field] = text;
+    this.note(text);
+  }
+
+  /** A line on stderr that the next one replaces; in a pipe one of them now and then. */
+  live(line: string): void {
+    if (this.flicker(line) || this.#now() - this.#plainAtMs < PLAIN_INTERVAL_MS) return;
+    this.#plainAtMs = this.#now();
+    this.#stderr.write(`${line}\n`);
+  }
+
+  /** A live line for what changes many times a second and is worth nothing in a pipe; says whether a person sees it. */
+  flicker(line: string): boolean {
+    if (!this.#stderr.isTTY) return false;
+    const columns = this.#stderr.columns || 80; // some pseudo-terminals have 0
+    this.#stderr.write(`\r${line.slice(0, columns - 1)}\x1b[K`);
+    this.#liveShown = true;
+    return true;
+  }
+
+  /** Takes the live line away; whatever else is printed does so by itself. */
+  endLive(): void {
+    if (this.#liveShown) this.#stderr.write("\r\x1b[K");
+    this.#liveShown = false;
+  }
+
+  /** Styled text of an answer where stdout shows colours. */
+  paint(style: Style, text: string): string {
+    return this.#colour && this.#stdout.isTTY ? styled(style, text) : text;
+  }
+
+  /** Text that stands out: styled where stdout shows colours, else in brackets. */
+  mark(style: Style, text: string): string {
+    const shown = this.paint(style, text);
+    return shown === text ? `[${text}]` : shown;
+  }
+}
+
+function isPlain(value: unknown): value is object {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** What styleText itself thinks of the terminal is left aside. */
+function styled(style: Style, text: string): string {
+  return styleText(style, text, { validateStream: false });
+}
+
+/** Rows with columns lined up: numbers to the right, the rest to the left. */
+export function table(rows: (string | number)[][]): string {
+  const columns = Math.max(0, ...rows.map((row) => row.length));
+  const widths = Array.from({ length: columns }, (_, column) =>
+    Math.max(...rows.map((row) => String(row[column] ?? "").length)),
+  );
+  const cell = (value: string | number, column: number): string =>
+    typeof value === "number" ? String(value).padStart(widths[column]!) : value.padEnd(widths[column]!);
+  return rows.map((row) => row.map(cell).join("  ").trimEnd()).join("\n");
+}
+
+const BAR_EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+
+/** A bar of `columns` characters at most, in eighths: "███▌". */
+export function bar(share: number, columns: number): string {
+  const eighths = Math.round(Math.min(1, Math.max(0, share)) * columns * 8);
+  return "█".repeat(Math.floor(eighths / 8)) + BAR_EIGHTHS[eighths % 8];
+}
+
+const SPARKS = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+
+/** The last `columns` values as columns of text, from their smallest to their largest; values that are not finite are left out. */
+export function sparkline(values: number[], columns: number): string {
+  const shown = values.filter(Number.isFinite).slice(-columns);
+  const [low, high] = [Math.min(...shown), Math.max(...shown)];
+  return shown
+    .map((value) => SPARKS[high === low ? 0 : Math.round(((value - low) / (high - low)) * 7)])
+    .join("");
+}
+
+/** "8.6 s", "5 min 18 s", "2 h 5 min". */
+export function formatDuration(ms: number): string {
+  if (!Number.isFinite(ms)) return "…";
+  const seconds = ms / 1000;
+  if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  const minutes = Math.round(whole / 60);
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** How long something has to go on, by the share that is done. */
+export class Pace {
+  readonly #startMs: number;
+  readonly #now: () => number;
+
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+    this.#startMs = now();
+  }
+
+  leftMs(share: number): number {
+    return share > 0 ? ((this.#now() - this.#startMs) * (1 - share)) / share : Number.POSITIVE_INFINITY;
+  }
+}
+
+/** "sample 3 of 64, 12 s left". */
+export function countProgress(output: Output, noun: string, total: number): (done: number) => void {
+  const pace = new Pace();
+  return (done) => {
+    const left = done === 0 ? "" : `, ${formatDuration(pace.leftMs(done / total))} left`;
+    output.live(`${noun} ${formatCount(done)} of ${formatCount(total)}${done < total ? left : ""}`);
+  };
+}
+
+/** How often a line is written anew of what goes by in milliseconds. */
+export const FLICKER_INTERVAL_MS = 200;
+
+/** "checking sample 12 of 64", where a person looks. */
+export function checkProgress(
+  output: Output,
+  now = () => performance.now(),
+): (done: number, total: number) => void {
+  let saidAtMs = now(); // what is done before is not worth a word
+  return (done, total) => {
+    if (now() - saidAtMs < FLICKER_INTERVAL_MS) return;
+    saidAtMs = now();
+    output.flicker(`checking sample ${formatCount(done)} of ${formatCount(total)}`);
+  };
+}
+
+/** What commands tell of samples as they are checked. */
+export function checkHooks(output: Output) {
+  return { notice: (text: string) => output.note(text), onProgress: checkProgress(output) };
+}
+
+/** Says that there are more samples than were shown. */
+export function noteRest({ show, all }: { show: number; all: boolean }, count: number, output: Output): void {
+  if (output.json || all || count <= show) return;
+  output.note(
+    `shown in full: ${formatCount(show)} of ${plural(count, "sample")}; --show N or --all shows more`,
+  );
+}
+
+/** Says what killed commands have left beside a path that is about to be written: it is hidden, and may be as large as a model. */
+export function noteLeftovers(path: string, output: Output): void {
+  for (const left of leftoversBeside(path))
+    output.note(`a command that was killed has left ${left}; remove it:  rm -r ${quoted(left)}`);
+}
+
+/** Tells of bytes that are done, and how long the rest will take, on the live line. */
+export function byteProgress(output: Output): (at: { doneBytes: number; totalBytes: number }) => void {
+  const pace = new Pace();
+  return ({ doneBytes, totalBytes }) => {
+    const share = doneBytes / totalBytes;
+    const amount = `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+    output.live(`${bar(share, 20).padEnd(20)} ${amount}, ${formatDuration(pace.leftMs(share))} left`);
+  };
+}

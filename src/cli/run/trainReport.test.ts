@@ -1,0 +1,201 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import { CATEGORIES, type Category } from "../../torch/device.ts";
+import type { StepRecord } from "../../train/folder/runLog.ts";
+import { recordOf, type StepPeaks } from "../../train/loop/peakWatch.ts";
+import { type TrainOptions, trainOptions } from "../../train/options/options.ts";
+import { Output } from "../output/output.ts";
+import { TrainReport } from "./trainReport.ts";
+
+const options = { ...trainOptions({ model: "4khd", data: "data.txt", output: "runs/7" }), memory: 2 ** 31 };
+
+let [stdout, stderr] = ["", ""];
+beforeEach(() => {
+  [stdout, stderr] = ["", ""];
+});
+
+function reportTo({
+  json = false,
+  terminal = true,
+  stepsBefore = [] as readonly StepRecord[],
+  with: changes = {} as Partial<TrainOptions>,
+} = {}): TrainReport {
+  const output = new Output({
+    json,
+    stdout: { write: (text) => (stdout += text), isTTY: terminal },
+    stderr: { write: (text) => (stderr += text), isTTY: terminal, columns: 200 },
+    environment: {},
+  });
+  const report = new TrainReport(output);
+  const step = stepsBefore.at(-1)?.step ?? 0;
+  report.show({
+    event: "start",
+    options: { ...options, ...changes } as TrainOptions,
+    step,
+    totalSteps: 80,
+    samples: 12544,
+    stepsBefore,
+  });
+  return report;
+}
+
+/** Of a step that was not planned. */
+const categories = Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Record<Category, number>;
+const pool = { bytes: 2 ** 30, categories };
+const peaks: StepPeaks = { measured: { device: pool, host: pool }, planned: undefined, isExact: false };
+
+const reservedPeaks: StepPeaks = {
+  measured: { device: pool, host: { bytes: 0, categories }, reservedBytes: 1.5 * 2 ** 30 },
+  planned: {
+    device: { peakBytes: 2 ** 30, categories },
+    host: { peakBytes: 0, categories },
+    reservedBytes: 1.75 * 2 ** 30,
+  },
+  isExact: true,
+};
+
+function stepRecord(step: number, changes: Partial<StepRecord> = {}): StepRecord {
+  const rates = { lr: 3.1e-5, tokensPerSecond: 1912, dataWaitRatio: 0.03, stepMs: 8600 };
+  return {
+    step,
+    loss: 0.412,
+    gradNorm: 1.5,
+    tokens: 16443,
+    peakBytes: 2 ** 30,
+    hostPeakBytes: 0,
+    epoch: 0,
+    ...rates,
+    ...changes,
+  };
+}
+
+describe("a run on a terminal", () => {
+  it("begins with model, samples and course", () => {
+    reportTo();
+    expect(stderr).toMatch(/^4khd, LoRA r 64, .*; 12,544 samples, 80 steps, into runs\/7\n$/);
+  });
+
+  it("has one line that lives: loss, rate, speed, memory, share of waiting, and time left", () => {
+    reportTo().show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
+    const [, line] = stderr.split("\r");
+    expect(line).toContain("step 43/80  loss 0.4120 ▁  lr 3.1e-5  1,912 tok/s  1.0 GiB of 2.0 GiB ████▌");
+    expect(line).toContain("step 8.6 s  data 3%  5 min 18 s left");
+    expect(stdout).toBe("");
+  });
+
+  it("keeps a line for each evaluation and checkpoint", () => {
+    const report = reportTo();
+    const record = { step: 20, loss: 0.5, samples: 4, labelTokens: 90, exactMatch: 0.25, anls: 0.5 };
+    report.show({ event: "eval", record, best: true });
+    report.show({ event: "checkpoint", step: 20, folder: "runs/7/checkpoint-20" });
+    expect(stderr).toContain("step 20: eval loss 0.5000, exact match 0.250, ANLS 0.500 (best so far)\n");
+    expect(stderr).toContain("saved runs/7/checkpoint-20\n");
+  });
+
+  it("ends with where the adapter is, or with how to go on", () => {
+    const report = reportTo();
+    for (const [step, loss] of [
+      [1, 2],
+      [2, 0.5],
+    ] as const)
+      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 2, peaks });
+    report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
+    expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
+    expect(stderr).toContain(
+      "How good is it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --max-length 4096 --answers\n",
+    );
+    report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
+    expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
+    report.end({ ended: "interrupted", step: 43, checkpoint: "my runs/7/checkpoint-43" }, "my runs/7");
+    expect(stderr).toContain("train --resume 'my runs/7'\n");
+  });
+});
+
+it("the ways on have model and samples as the run had them", () => {
+  const changes = {
+    base: "nf4",
+    eval_data: ["my eval.txt"],
+    skip_bad: true,
+    image_compat: "official",
+  } as const;
+  const report = reportTo({ with: { ...changes, eval_data: [...changes.eval_data] } });
+  report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
+  const seen = "--hd-num 16 --image-compat official";
+  expect(stderr).toContain(
+    `eval --model 4khd --adapter runs/7/adapter --base nf4 --data 'my eval.txt' ${seen} --max-length 4096 --skip-bad --answers\n`,
+  );
+  expect(stderr).toContain(`chat --model 4khd --adapter runs/7/adapter --base nf4 ${seen}\n`);
+});
+
+it("a run of one step has one loss, and no time left", () => {
+  const report = reportTo();
+  report.show({ event: "step", record: stepRecord(1, { loss: 2 }), totalSteps: 1, peaks });
+  report.end({ ended: "finished", step: 1, adapter: "runs/7/adapter" }, "runs/7");
+  expect(stdout).toBe("1 step done, loss 2.0000: the adapter is in runs/7/adapter\n");
+  expect(stderr).not.toContain(" left");
+});
+
+describe("a resumed run", () => {
+  const stepsBefore = [stepRecord(1, { loss: 3 }), stepRecord(2, { loss: 2.5 })];
+  const result = { ended: "finished", step: 4, adapter: "runs/7/adapter" } as const;
+
+  it("ends with steps and loss of the whole run, and of this part of it", () => {
+    const report = reportTo({ stepsBefore });
+    for (const [step, loss] of [
+      [3, 2],
+      [4, 0.5],
+    ] as const)
+      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 4, peaks: reservedPeaks });
+    report.end(result, "runs/7");
+    expect(stdout).toBe(
+      "4 steps done, loss 3.0000 to 0.5000; of them 2 in this part of the run, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n",
+    );
+    expect(stderr).toContain("peak of this part of the run: planned 1.0 GiB, measured 1.0 GiB");
+  });
+
+  it("that had nothing left to do says so", () => {
+    reportTo({ stepsBefore }).end({ ...result, step: 2 }, "runs/7");
+    expect(stdout).toBe(
+      "2 steps done, loss 3.0000 to 2.5000, all of them before: the adapter is in runs/7/adapter\n",
+    );
+  });
+});
+
+it("says of a rate of 0 in the first step that the warm-up begins", () => {
+  const report = reportTo();
+  report.show({ event: "step", record: stepRecord(1, { lr: 0 }), totalSteps: 80, peaks });
+  report.show({ event: "step", record: stepRecord(2), totalSteps: 80, peaks });
+  expect(stderr).toContain("lr 0 (warm-up begins)  1,912 tok/s");
+  expect(stderr).toContain("lr 3.1e-5  1,912 tok/s");
+});
+
+it("for scripts prints one object a step with exactly the fields that are promised", () => {
+  const report = reportTo({ json: true, terminal: false });
+  report.show({ event: "step", record: stepRecord(1), totalSteps: 80, peaks });
+  expect(
+    stdout
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => Object.keys(JSON.parse(line))),
+  ).toEqual([["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "peakBytes", "hostPeakBytes"]]);
+});
+
+it("of a card tells the reserved bytes as well, planned beside measured, in lines and in objects", () => {
+  reportTo().show({ event: "step", record: stepRecord(1), totalSteps: 80, peaks: reservedPeaks });
+  expect(stderr).toContain(
+    "step 1: planned 1.0 GiB, measured 1.0 GiB; reserved: planned 1.8 GiB, measured 1.5 GiB\n",
+  );
+  const record = stepRecord(1, recordOf(reservedPeaks, true));
+  stdout = "";
+  reportTo({ json: true, terminal: false }).show({
+    event: "step",
+    record,
+    totalSteps: 80,
+    peaks: reservedPeaks,
+  });
+  expect(JSON.parse(stdout)).toMatchObject({
+    plannedPeakBytes: 2 ** 30,
+    peakBytes: 2 ** 30,
+    plannedReservedPeakBytes: 1.75 * 2 ** 30,
+    reservedPeakBytes: 1.5 * 2 ** 30,
+  });
+});

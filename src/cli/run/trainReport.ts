@@ -1,0 +1,200 @@
+/** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
+import { formatBytes, formatCount, plural } from "../../errors.ts";
+import { flagOf } from "../../options.ts";
+import { quoted } from "../../program.ts";
+import { resumeLine } from "../../train/folder/resume.ts";
+import type { StepPeaks } from "../../train/loop/peakWatch.ts";
+import type { TrainEvent, TrainResult } from "../../train/loop/trainer.ts";
+import type { TrainOptions } from "../../train/options/options.ts";
+import {
+  bar,
+  checkProgress,
+  FLICKER_INTERVAL_MS,
+  formatDuration,
+  type Output,
+  sparkline,
+} from "../output/output.ts";
+import { defectLine, peaksLine, planLines } from "./planLines.ts";
+
+type StepEvent = Extract<TrainEvent, { event: "step" }>;
+type StartEvent = Extract<TrainEvent, { event: "start" }>;
+type PhaseEvent = Extract<TrainEvent, { event: "phase" }>;
+
+const SPARK_COLUMNS = 16;
+const BAR_COLUMNS = 9;
+/** Steps whose mean time tells how long the rest will take. */
+const PACE_STEPS = 10;
+
+export class TrainReport {
+  readonly #output: Output;
+  #start: StartEvent | undefined;
+  #losses: number[] = [];
+  #stepMs: number[] = [];
+  #line = "";
+  #phaseAtMs = 0;
+  readonly #check: (done: number, total: number) => void;
+  /** Of the steps so far, that with the highest peak, and whether the first has been told of. */
+  #highest: StepPeaks | undefined;
+
+  constructor(output: Output) {
+    this.#output = output;
+    this.#check = checkProgress(output);
+  }
+
+  show(event: TrainEvent): void {
+    if (event.event === "start") this.#begin(event);
+    else if (event.event === "check") this.#check(event.done, event.total);
+    else if (event.event === "plan") for (const line of planLines(event)) this.#output.note(line);
+    else if (event.event === "defect") this.#output.note(defectLine(event));
+    else if (event.event === "notice" && event.about) this.#output.caveat(event.text, event.about);
+    else if (event.event === "notice") this.#output.note(event.text);
+    else if (event.event === "phase") this.#phase(event);
+    else if (event.event === "step") this.#step(event);
+    else if (event.event === "eval") this.#output.note(describeEval(event));
+    else if (event.event === "checkpoint") this.#output.note(`saved ${event.folder}`);
+  }
+
+  end(result: TrainResult, output: string): void {
+    const peaks = this.#highest && peaksLine(this.#highest);
+    if (peaks)
+      this.#output.note(`peak of ${this.#before.length > 0 ? "this part of the run" : "the run"}: ${peaks}`);
+    if (result.ended === "finished") {
+      this.#output.answer(`${this.#course(result.step)}: the adapter is in ${result.adapter}`);
+      if (this.#start) this.#output.next(waysOn(this.#start.options, result.adapter));
+    } else {
+      this.#output.note(`stopped at step ${result.step}. Go on with:  ${resumeLine(output)}`);
+    }
+  }
+
+  /** Records of the steps that earlier parts of the run have done. */
+  get #before(): StartEvent["stepsBefore"] {
+    return this.#start?.stepsBefore ?? [];
+  }
+
+  /** Steps and loss of the whole run, and of its last part where it was resumed. */
+  #course(steps: number): string {
+    const before = this.#before.map(({ loss }) => loss);
+    const whole = `${plural(steps, "step")} done${fallOf([...before, ...this.#losses])}`;
+    if (before.length === 0) return whole;
+    if (this.#losses.length === 0) return `${whole}, all of them before`;
+    return `${whole}; of them ${this.#losses.length} in this part of the run${fallOf(this.#losses)}`;
+  }
+
+  #begin(event: StartEvent): void {
+    const { options, step, totalSteps, samples } = event;
+    this.#start = event;
+    const rank = options.adapter === undefined ? `LoRA r ${options.lora_r}` : options.adapter;
+    const course = step > 0 ? `from step ${step} of ${totalSteps}` : plural(totalSteps, "step");
+    this.#output.note(
+      `${options.model}, ${rank}, ${precisionWords(options)} on ${options.device}; ${plural(samples, "sample")}, ${course}, into ${options.output}`,
+    );
+  }
+
+  #phase({ step, microBatch, phase }: PhaseEvent): void {
+    const nowMs = performance.now();
+    if (nowMs - this.#phaseAtMs < FLICKER_INTERVAL_MS) return;
+    this.#phaseAtMs = nowMs;
+    const total = this.#start?.options.gradient_accumulation ?? 1;
+    const at = total > 1 ? `micro-batch ${microBatch}/${total}, ` : "";
+    this.#output.flicker(
+      `${this.#line || `step ${step}`}   ${at}${phase.phase} ${phase.done}/${phase.total}`,
+    );
+  }
+
+  #step({ record, totalSteps, peaks }: StepEvent): void {
+    const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes, hostPeakBytes } = record;
+    // left out of the JSON where they are undefined
+    const { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes } = record;
+    const beside = { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes };
+    const rates = { step, loss, gradNorm, lr, tokens, tokensPerSecond };
+    this.#output.record({ ...rates, peakBytes, hostPeakBytes, ...beside });
+    this.#peaks(step, peaks);
+    this.#losses.push(loss);
+    this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);
+    const meanStepMs = this.#stepMs.reduce((sum, ms) => sum + ms, 0) / this.#stepMs.length;
+    this.#line = [
+      `step ${step}/${totalSteps}  loss ${loss.toFixed(4)} ${sparkline(this.#losses.slice(-SPARK_COLUMNS), SPARK_COLUMNS)}`,
+      rateOf(lr, step),
+      `${formatCount(tokensPerSecond)} tok/s`,
+      memoryOf(peakBytes, this.#start?.options.memory),
+      `step ${formatDuration(record.stepMs)}`,
+      `data ${Math.round(record.dataWaitRatio * 100)}%`,
+      step < totalSteps && `${formatDuration(meanStepMs * (totalSteps - step))} left`,
+    ]
+      .filter(Boolean)
+      .join("  ");
+    this.#output.live(this.#line);
+  }
+
+  /** The first step's are told at once, the highest at the end. */
+  #peaks(step: number, peaks: StepPeaks): void {
+    const line = peaksLine(peaks);
+    if (this.#highest === undefined && line) this.#output.note(`step ${step}: ${line}`);
+    if (peaks.measured.device.bytes > (this.#highest?.measured.device.bytes ?? -1)) this.#highest = peaks;
+  }
+}
+
+/** What to do with an adapter: see how good it is, talk with it, look at the run; with the model and the samples read as they were. */
+function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
+  const { model, data, eval_data, output, base, head_base, vision_base } = options;
+  const { hd_num, image_compat, max_length, skip_bad } = options;
+  const both = wordsOf({ model, adapter });
+  const seen = wordsOf({ hd_num, ...(image_compat === "official" && { image_compat }) });
+  const held = wordsOf({ base, head_base, vision_base });
+  const files = (eval_data ?? data).map(quoted).join(" ");
+  return {
+    "How good is it": `eval ${both}${held}--data ${files} ${seen}${wordsOf({ max_length })}${skip_bad ? "--skip-bad " : ""}--answers`,
+    "Talk with it": `chat ${both}${held}${seen}`.trimEnd(),
+    "The run as a page": `report ${quoted(output)}`,
+  };
+}
+
+/** Options as flags, each with a space behind; none of those that are not given. */
+function wordsOf(options: Record<string, string | number | undefined>): string {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return given.map(([key, value]) => `${flagOf(key)} ${quoted(String(value))} `).join("");
+}
+
+/** ", loss 2.1 to 0.4"; nothing of no steps. */
+function fallOf(losses: readonly number[]): string {
+  const [first, last] = [losses[0], losses.at(-1)];
+  if (first === undefined || last === undefined) return "";
+  return losses.length === 1
+    ? `, loss ${first.toFixed(4)}`
+    : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
+}
+
+/** The first step of a warm-up is at 0, which must not look as if something were broken. */
+function rateOf(lr: number, step: number): string {
+  if (lr > 0) return `lr ${lr.toExponential(1)}`;
+  return step === 1 ? "lr 0 (warm-up begins)" : "lr 0";
+}
+
+/** "1.2/2.0 GiB █████"; without a cap the peak alone, and nothing where no one counts. */
+function memoryOf(peakBytes: number, capBytes: number | undefined): string {
+  if (peakBytes === 0) return "";
+  if (capBytes === undefined) return formatBytes(peakBytes);
+  return `${formatBytes(peakBytes)} of ${formatBytes(capBytes)} ${bar(peakBytes / capBytes, BAR_COLUMNS).padEnd(BAR_COLUMNS)}`;
+}
+
+function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>): string {
+  const { step, loss, exactMatch, anls, unanswered, unevaluated } = record;
+  const similarity = anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`;
+  const wanting = [
+    ...(unanswered === undefined ? [] : [`${unanswered} unanswered`]),
+    ...(unevaluated === undefined ? [] : [`${plural(unevaluated, "sample")} left out`]),
+  ].join(" and ");
+  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for want of memory` : ""}${best ? " (best so far)" : ""}`;
+}
+
+/** What a run computes in, and what its options hold in fewer bits: "bf16, base in nf4, vision tower in int8". */
+export function precisionWords({
+  dtype,
+  base,
+  head_base,
+  vision_base,
+}: Pick<TrainOptions, "dtype" | "base" | "head_base" | "vision_base">): string {
+  const parts = { base, "embeddings and head": head_base, "vision tower": vision_base };
+  const held = Object.entries(parts).filter(([, precision]) => precision && precision !== "bf16");
+  return [dtype, ...held.map(([part, precision]) => `${part} in ${precision}`)].join(", ");
+}

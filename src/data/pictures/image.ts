@@ -1,0 +1,158 @@
+/**
+ * Pictures as the model takes them: the HD transform scales a picture UP or down to the largest grid of tiles
+ * that hd_num allows, pads the short side with white and adds a global view of one tile. Source:
+ * InternLM-XComposer, finetune/ixc_utils.py, HD_transform.
+ */
+import { UserError } from "../../errors.ts";
+import { decodeImage, type ImageCompat, readHeader } from "./decode.ts";
+import { globalView } from "./globalView.ts";
+import { type Raster, resizeBilinear } from "./resize.ts";
+
+/** Width and height of a tile in pixels. */
+export const TILE_PIXELS = 336;
+
+/** A tile is 24 x 24 patches of 14 pixels, merged two by two: 12 x 12 tokens. */
+const TILE_SIDE_TOKENS = 12;
+
+/** Some 100 times what the model is used at; the pixels of so many tiles still fit one array. */
+const HD_NUM_MAX = 5_000;
+
+/** Where a picture lands in its grid of tiles; all in the coordinates of the final picture. */
+export interface HdGrid {
+  rows: number;
+  cols: number;
+  /** Portrait: the official code transposes it before the transform, and back after it. */
+  transposed: boolean;
+  resizedWidth: number;
+  resizedHeight: number;
+  padTop: number;
+  padBottom: number;
+  padLeft: number;
+  padRight: number;
+  /** Size after padding: cols and rows times TILE_PIXELS. */
+  width: number;
+  height: number;
+  tokens: number;
+}
+
+export interface HdImage {
+  rows: number;
+  cols: number;
+  /** (rows * 336, cols * 336, 3) RGB */
+  pixels: Uint8Array;
+  /** (3, 336, 336), normalised */
+  globalView: Float32Array;
+}
+
+/**
+ * The grid of a picture's size under hd_num; throws a UserError where hd_num is below 1 or the ratio leaves
+ * no height.
+ */
+export function hdGrid(width: number, height: number, hdNum: number, name = "the picture"): HdGrid {
+  checkHdNum(hdNum);
+  const transposed = width < height;
+  const ratio = transposed ? height / width : width / height;
+  const longTiles = longestSide(ratio, hdNum);
+  const longPixels = longTiles * TILE_PIXELS;
+  const shortPixels = Math.trunc(longPixels / ratio);
+  if (shortPixels === 0) throw tooExtreme(name, width, height, ratio, hdNum);
+
+  const shortTiles = Math.ceil(shortPixels / TILE_PIXELS);
+  const padding = shortTiles * TILE_PIXELS - shortPixels;
+  const padFirst = Math.trunc(padding / 2);
+  const [cols, rows] = transposed ? [shortTiles, longTiles] : [longTiles, shortTiles];
+  return {
+    rows,
+    cols,
+    transposed,
+    resizedWidth: transposed ? shortPixels : longPixels,
+    resizedHeight: transposed ? longPixels : shortPixels,
+    padTop: transposed ? 0 : padFirst,
+    padBottom: transposed ? 0 : padding - padFirst,
+    padLeft: transposed ? padFirst : 0,
+    padRight: transposed ? padding - padFirst : 0,
+    width: cols * TILE_PIXELS,
+    height: rows * TILE_PIXELS,
+    tokens: imageTokens(rows, cols),
+  };
+}
+
+/**
+ * Tokens of a picture: tiles and global view, one that parts them, and one that ends each row of tokens of
+ * either.
+ */
+export function imageTokens(rows: number, cols: number): number {
+  return (rows * cols + 1) * TILE_SIDE_TOKENS ** 2 + 1 + (rows + 1) * TILE_SIDE_TOKENS;
+}
+
+/** Size in pixels from the file's header alone: as stored for "official", as shown otherwise. */
+export async function imageSize(
+  path: string,
+  compat: ImageCompat,
+): Promise<{ width: number; height: number }> {
+  const { width, height, autoOrient } = await readHeader(path);
+  return compat === "official" ? { width, height } : autoOrient;
+}
+
+/** Decodes and transforms a picture; throws a UserError that names the file. */
+export async function loadHdImage(
+  path: string,
+  hdNum: number,
+  compat: ImageCompat,
+  options: { maxPixels?: number | undefined } = {},
+): Promise<HdImage> {
+  const picture = await decodeImage(path, { compat, ...options });
+  return hdTransform(picture, hdGrid(picture.width, picture.height, hdNum, path));
+}
+
+/** The picture resized, padded and viewed as its grid says. */
+export function hdTransform(picture: Raster, grid: HdGrid): HdImage {
+  const { rows, cols } = grid;
+  const size = { width: grid.resizedWidth, height: grid.resizedHeight };
+  const pixels = pad(
+    resizeBilinear(picture, size, grid.transposed ? "vertical first" : "horizontal first"),
+    grid,
+  );
+  return { rows, cols, pixels, globalView: globalView(pixels, rows, cols, TILE_PIXELS) };
+}
+
+/** Tiles along the longer side: as many as keep the whole grid within hd_num. */
+function longestSide(ratio: number, hdNum: number): number {
+  let tiles = 1;
+  while ((tiles + 1) * Math.ceil((tiles + 1) / ratio) <= hdNum) tiles++;
+  return tiles;
+}
+
+/** A new array always: what sharp decodes into can't be handed from thread to thread. */
+function pad({ width, height, pixels }: Raster, grid: HdGrid): Uint8Array {
+  const padded = new Uint8Array(grid.width * grid.height * 3).fill(255);
+  for (let y = 0; y < height; y++) {
+    const row = pixels.subarray(y * width * 3, (y + 1) * width * 3);
+    padded.set(row, ((grid.padTop + y) * grid.width + grid.padLeft) * 3);
+  }
+  return padded;
+}
+
+function checkHdNum(hdNum: number): void {
+  if (hdNum < 1) {
+    throw new UserError(`--hd-num must be 1 or more (got ${hdNum}).`, {
+      fix:
+        "The official 4KHD script's default of -1 resizes every picture to a small square, which is not " +
+        "what 4KHD was trained on. 16 and 25 are usual for training, 55 for reading dense documents.",
+    });
+  }
+  if (!Number.isInteger(hdNum) || hdNum > HD_NUM_MAX) {
+    throw new UserError(`--hd-num must be a whole number up to ${HD_NUM_MAX} (got ${hdNum}).`, {
+      fix: "16 and 25 are usual for training, 55 for reading dense documents.",
+    });
+  }
+}
+
+function tooExtreme(name: string, width: number, height: number, ratio: number, hdNum: number): UserError {
+  const leastTiles = Math.ceil(ratio / TILE_PIXELS);
+  return new UserError(
+    `${name}: ${width} x ${height} pixels, a ratio of ${Math.round(ratio)} to 1, would be less than ` +
+      `a pixel ${width < height ? "wide" : "high"} at hd_num ${hdNum}.`,
+    { fix: `Cut the picture into pieces, or take --hd-num ${leastTiles} or more.` },
+  );
+}

@@ -1,0 +1,134 @@
+/** Decodes and transforms pictures in worker threads, ahead of the step that takes them. */
+import { availableParallelism } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Worker } from "node:worker_threads";
+import { messageOf, UserError } from "../../errors.ts";
+import { type HdImage, loadHdImage } from "./image.ts";
+import type { ImageReply, ImageSettings } from "./imageWorker.ts";
+
+export interface ImagePool {
+  /** A picture that can't be loaded rejects its own promise and no other. */
+  load(path: string, hdNum: number): Promise<HdImage>;
+  /** Stops the workers; pictures that they haven't loaded by then are rejected. */
+  close(): Promise<void>;
+}
+
+/** Loads one picture at a time. */
+interface Lane {
+  load(path: string, hdNum: number): Promise<HdImage>;
+  close(): Promise<void>;
+}
+
+/** A read that a disk does not answer cannot be called off, so nobody waits for its worker longer than this. */
+const MOST_CLOSE_MS = 2_000;
+
+/** The step takes every core there is, so few workers beside it are enough to stay ahead. */
+const DEFAULT_WORKERS = Math.max(1, Math.min(2, availableParallelism() - 1));
+
+/** Node 20 runs no TypeScript in a worker: from the sources, as in tests, pictures load in this thread. */
+const WORKER_URL = import.meta.url.endsWith(".js") ? new URL("./imageWorker.js", import.meta.url) : undefined;
+
+/**
+ * Opens a pool; with 0 workers pictures load in this thread. An open pool without work keeps no process
+ * alive.
+ */
+export function openImagePool({
+  workers = DEFAULT_WORKERS,
+  ...settings
+}: ImageSettings & { workers?: number | undefined }): ImagePool {
+  const lanes =
+    WORKER_URL && workers > 0
+      ? Array.from({ length: workers }, () => workerLane(WORKER_URL, settings))
+      : [localLane(settings)];
+  const idle = [...lanes];
+  const waiting: { start(lane: Lane): Promise<void>; cancel(): void }[] = [];
+  let closed = false;
+
+  async function workOff(lane: Lane): Promise<void> {
+    for (let next = waiting.shift(); next; next = waiting.shift()) await next.start(lane);
+    idle.push(lane);
+  }
+
+  return {
+    load(path, hdNum) {
+      const loading = new Promise<HdImage>((resolve, reject) => {
+        const cancel = () => reject(closedError());
+        if (closed) return cancel();
+        waiting.push({ start: (lane) => lane.load(path, hdNum).then(resolve, reject), cancel });
+      });
+      loading.catch(() => {}); // nobody may wait any more for a picture that was asked for ahead
+      const lane = idle.pop();
+      if (lane) void workOff(lane);
+      return loading;
+    },
+    async close() {
+      closed = true;
+      for (const { cancel } of waiting.splice(0)) cancel();
+      await Promise.all(lanes.map((lane) => lane.close()));
+    },
+  };
+}
+
+function localLane({ compat, maxPixels }: ImageSettings): Lane {
+  return { load: (path, hdNum) => loadHdImage(path, hdNum, compat, { maxPixels }), close: async () => {} };
+}
+
+/** Starts its worker with the first picture, and anew after one that took the worker down. */
+function workerLane(url: URL, settings: ImageSettings): Lane {
+  let worker: Worker | undefined;
+  let pending: { path: string; resolve(image: HdImage): void; reject(error: unknown): void } | undefined;
+  let closed = false;
+
+  function fail(why: string, cause?: unknown): void {
+    pending?.reject(closed ? closedError() : new Error(`${pending.path}: ${why}`, { cause }));
+  }
+
+  function startWorker(): Worker {
+    const started = new Worker(url, { workerData: settings, execArgv: [] }); // --input-type is not for it
+    started.on("message", (reply: ImageReply) => {
+      started.unref();
+      switch (reply.kind) {
+        case "image":
+          return pending?.resolve(reply.image);
+        case "user error":
+          return pending?.reject(new UserError(reply.message, reply.remedy));
+        case "defect":
+          return fail(messageOf(reply.error), reply.error);
+      }
+    });
+    started.on("error", (error) => {
+      worker = undefined;
+      fail(`its worker thread ended: ${messageOf(error)}`, error);
+    });
+    started.on("exit", (code) => {
+      if (worker !== started) return;
+      worker = undefined;
+      fail(`its worker thread ended with code ${code}`);
+    });
+    return started;
+  }
+
+  return {
+    load(path, hdNum) {
+      worker ??= startWorker();
+      worker.ref();
+      worker.postMessage({ path, hdNum });
+      return new Promise((resolve, reject) => {
+        pending = { path, resolve, reject };
+      });
+    },
+    async close() {
+      closed = true;
+      worker?.removeAllListeners("message"); // an answer that comes now would unref it, and the process end while it waits here
+      fail("");
+      const patience = new AbortController();
+      const enough = sleep(MOST_CLOSE_MS, undefined, { signal: patience.signal }).catch(() => {});
+      await Promise.race([worker?.terminate(), enough]);
+      patience.abort();
+    },
+  };
+}
+
+function closedError(): Error {
+  return new Error("The image pool was closed before the picture was loaded.");
+}

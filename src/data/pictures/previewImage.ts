@@ -1,0 +1,204 @@
+/** Drawings of a transformed picture: as the model takes it, and as a person understands it. */
+import sharp from "sharp";
+import { type TextStyle, textPath, textWidth } from "../../drawing/lettering.ts";
+import { type Box, path, rect, svgDocument } from "../../drawing/svg.ts";
+import { formatCount } from "../../errors.ts";
+import { PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
+import { type HdGrid, type HdImage, TILE_PIXELS } from "./image.ts";
+
+/** Exactly the pixels that the tiles are cut from, as PNG. */
+export function transformedPng(image: HdImage): Promise<Buffer> {
+  return sharp(image.pixels, { raw: rawSize(image) })
+    .png()
+    .toBuffer();
+}
+
+const LONG_SIDE_PIXELS = 1680;
+const MARGIN_PIXELS = 36;
+const GLOBAL_VIEW_PIXELS = 224;
+const CAPTION_PIXELS = 720;
+
+const INK = "#17202b";
+const QUIET = "#566272";
+const PAPER = "#eef0f3";
+const ACCENT = "#d01c63";
+
+const TITLE: TextStyle = { face: "sansBold", sizePixels: 30, fill: INK };
+const DETAIL: TextStyle = { face: "sans", sizePixels: 22, fill: INK };
+const REMARK: TextStyle = { face: "sans", sizePixels: 18, fill: QUIET };
+
+/** Where the parts of a preview stand, in its pixels. */
+interface Layout {
+  width: number;
+  height: number;
+  picture: { left: number; top: number; width: number; height: number };
+  globalView: { left: number; top: number };
+  tilePixels: number;
+}
+
+/**
+ * The preview as PNG: the padded picture with tile borders and tile numbers in reading order, the global view
+ * in the upper right corner, and beside it the caption with grid and tokens under it. A caption's first line
+ * (the file's name) is its title.
+ */
+export async function drawPreview(
+  image: HdImage,
+  grid: HdGrid,
+  { caption }: { caption: string },
+): Promise<Buffer> {
+  const layout = layOut(grid);
+  const { width, height, picture, globalView } = layout;
+  return sharp({ create: { width, height, channels: 3, background: PAPER } })
+    .composite([
+      { input: await scaledPicture(image, picture), left: picture.left, top: picture.top },
+      { input: await globalViewPng(image), left: globalView.left, top: globalView.top },
+      { input: Buffer.from(overlay(grid, layout, caption)), left: 0, top: 0 },
+    ])
+    .removeAlpha()
+    .png()
+    .toBuffer();
+}
+
+function layOut({ rows, cols }: HdGrid): Layout {
+  const tilePixels = Math.min(TILE_PIXELS, Math.floor(LONG_SIDE_PIXELS / Math.max(rows, cols)));
+  const inner = Math.max(cols * tilePixels, CAPTION_PIXELS + MARGIN_PIXELS + GLOBAL_VIEW_PIXELS);
+  const pictureTop = MARGIN_PIXELS + GLOBAL_VIEW_PIXELS + MARGIN_PIXELS;
+  return {
+    tilePixels,
+    width: inner + 2 * MARGIN_PIXELS,
+    height: pictureTop + rows * tilePixels + MARGIN_PIXELS,
+    picture: { left: MARGIN_PIXELS, top: pictureTop, width: cols * tilePixels, height: rows * tilePixels },
+    globalView: { left: MARGIN_PIXELS + inner - GLOBAL_VIEW_PIXELS, top: MARGIN_PIXELS },
+  };
+}
+
+function scaledPicture(
+  image: HdImage,
+  { width, height }: { width: number; height: number },
+): Promise<Buffer> {
+  return sharp(image.pixels, { raw: rawSize(image) })
+    .resize(width, height, { fit: "fill" })
+    .png({ compressionLevel: 1 })
+    .toBuffer();
+}
+
+/** The global view as a person sees it: the normalisation undone. */
+function globalViewPng({ globalView }: HdImage): Promise<Buffer> {
+  const area = TILE_PIXELS ** 2;
+  const pixels = Uint8ClampedArray.from({ length: 3 * area }, (_, i) => {
+    const channel = i % 3;
+    const value = globalView[channel * area + Math.floor(i / 3)] ?? 0;
+    return 255 * (value * (PIXEL_STD[channel] ?? 1) + (PIXEL_MEAN[channel] ?? 0));
+  });
+  return sharp(pixels, { raw: { width: TILE_PIXELS, height: TILE_PIXELS, channels: 3 } })
+    .resize(GLOBAL_VIEW_PIXELS)
+    .png()
+    .toBuffer();
+}
+
+function overlay(grid: HdGrid, layout: Layout, caption: string): string {
+  const { width, height, globalView } = layout;
+  const { left: x, top: y } = globalView;
+  const side = GLOBAL_VIEW_PIXELS;
+  const parts = [
+    ...captionLines(grid, layout, caption),
+    ...paddingHatch(grid, layout),
+    ...tileBorders(grid, layout),
+    ...tileNumbers(grid, layout),
+    rect({ x, y, width: side, height: side }, { stroke: ACCENT, strokePixels: 3 }),
+    badge("global view", x, y, 18),
+  ];
+  return svgDocument({ width, height }, HATCH + parts.join(""));
+}
+
+function captionLines(grid: HdGrid, { globalView }: Layout, caption: string): string[] {
+  const { rows, cols, width, height, tokens } = grid;
+  const tiles = rows * cols;
+  const [title = "", ...facts] = caption.split("\n");
+  const padding = grid.padTop + grid.padBottom + grid.padLeft + grid.padRight;
+  const lines: [string, TextStyle][] = [
+    [title, TITLE],
+    ...facts.map((fact): [string, TextStyle] => [fact, DETAIL]),
+    [
+      `${rows} x ${cols} ${tiles === 1 ? "tile" : "tiles"} of ${TILE_PIXELS} pixels: ${width} x ${height}`,
+      DETAIL,
+    ],
+    [`${formatCount(tokens)} image tokens`, { ...DETAIL, face: "sansBold", fill: ACCENT }],
+    [
+      `${formatCount(tiles * 144)} tiles + 144 global view + ${(rows + 1) * 12} row ends + 1 between them`,
+      REMARK,
+    ],
+    [padding === 0 ? "no padding" : `hatched: ${padding} pixels of white padding`, REMARK],
+  ];
+  const roomPixels = globalView.left - 2 * MARGIN_PIXELS;
+  let y = MARGIN_PIXELS - 12;
+  return lines.map(([text, style]) => {
+    y += style.sizePixels * 1.5;
+    return textPath(shortened(text, roomPixels, style), MARGIN_PIXELS, y, style);
+  });
+}
+
+const HATCH =
+  '<defs><pattern id="hatch" width="12" height="12" ' +
+  'patternUnits="userSpaceOnUse" patternTransform="rotate(45)">' +
+  rect({ x: 0, y: 0, width: 12, height: 12 }, { fill: QUIET, opacity: 0.1 }) +
+  rect({ x: 0, y: 0, width: 2, height: 12 }, { fill: QUIET, opacity: 0.35 }) +
+  "</pattern></defs>";
+
+function paddingHatch(grid: HdGrid, { picture, tilePixels }: Layout): string[] {
+  const scale = tilePixels / TILE_PIXELS;
+  const [above, below] = [grid.padTop * scale, grid.padBottom * scale];
+  const [before, behind] = [grid.padLeft * scale, grid.padRight * scale];
+  const { left: x, top: y, width, height } = picture;
+  const areas: Box[] = [
+    { x, y, width, height: above },
+    { x, y: y + height - below, width, height: below },
+    { x, y, width: before, height },
+    { x: x + width - behind, y, width: behind, height },
+  ];
+  return areas.map((area) => rect(area, { fill: "url(#hatch)" }));
+}
+
+/** Each line twice: a white one under the coloured, so that it stands out on any picture. */
+function tileBorders({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): string[] {
+  const { left, top, width, height } = picture;
+  const across = Array.from({ length: rows + 1 }, (_, row) => `M${left} ${top + row * tilePixels}h${width}`);
+  const down = Array.from({ length: cols + 1 }, (_, col) => `M${left + col * tilePixels} ${top}v${height}`);
+  const lines = [...across, ...down].join("");
+  return [
+    path(lines, { stroke: "#fff", strokePixels: 5, opacity: 0.8 }),
+    path(lines, { stroke: ACCENT, strokePixels: 2 }),
+  ];
+}
+
+function tileNumbers({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): string[] {
+  const sizePixels = Math.max(9, Math.min(24, tilePixels * 0.16));
+  return Array.from({ length: rows * cols }, (_, tile) => {
+    const x = picture.left + (tile % cols) * tilePixels;
+    const y = picture.top + Math.floor(tile / cols) * tilePixels;
+    return badge(`${tile + 1}`, x, y, sizePixels);
+  });
+}
+
+/** White text on the accent colour, hanging in the corner at (x, y). */
+function badge(text: string, x: number, y: number, sizePixels: number): string {
+  const style: TextStyle = { face: "sansBold", sizePixels, fill: "#fff" };
+  const [width, height] = [textWidth(text, style) + sizePixels * 0.8, sizePixels * 1.5];
+  const tab = path(`M${x} ${y}h${width}v${height - 4}q0 4-4 4h${4 - width}z`, { fill: ACCENT });
+  return tab + textPath(text, x + sizePixels * 0.4, y + sizePixels * 1.1, style);
+}
+
+/** The text, or its two ends around an ellipsis where it is too long. */
+function shortened(text: string, roomPixels: number, style: TextStyle): string {
+  const letters = [...text];
+  let shown = text;
+  for (let keep = letters.length - 2; textWidth(shown, style) > roomPixels && keep > 1; keep--) {
+    const [start, end] = [letters.slice(0, Math.ceil(keep / 2)), letters.slice(-Math.floor(keep / 2))];
+    shown = `${start.join("")}…${end.join("")}`;
+  }
+  return shown;
+}
+
+function rawSize({ rows, cols }: HdImage): { width: number; height: number; channels: 3 } {
+  return { width: cols * TILE_PIXELS, height: rows * TILE_PIXELS, channels: 3 };
+}

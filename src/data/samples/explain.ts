@@ -1,0 +1,42 @@
+/** An encoded sample as text again, in spans that tell what the model is given from what it learns to say. */
+
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { type EncodedSample, IGNORE, IMAGE_PLACEHOLDER, IMAGE_SLOT } from "./dialogue.ts";
+
+export interface Span {
+  kind: "prompt" | "picture" | "answer";
+  text: string;
+}
+
+/** Spans in order; joined, their texts are the whole sample, control tokens spelled out. Without a tokenizer, ids stand for text. */
+export function explainSample({ inputIds, labels }: EncodedSample, tokenizer: Tokenizer | undefined): Span[] {
+  const spans: Span[] = [];
+  for (let start = 0, end = 0; start < inputIds.length; start = end) {
+    const kind = kindAt(start);
+    do end++;
+    while (kind !== "picture" && end < inputIds.length && kindAt(end) === kind);
+    const ids = Array.from(inputIds.subarray(start, end));
+    spans.push({ kind, text: kind === "picture" ? IMAGE_PLACEHOLDER : spell(ids, tokenizer) });
+  }
+  return spans;
+
+  function kindAt(row: number): Span["kind"] {
+    if (inputIds[row] === IMAGE_SLOT) return "picture";
+    return labels[row] === IGNORE ? "prompt" : "answer";
+  }
+}
+
+/** Unlike decode, without the spaces that the official decoder puts before `<s>` and `</s>`. */
+function spell(ids: number[], tokenizer: Tokenizer | undefined): string {
+  if (!tokenizer) return ids.join(" ");
+  const controls = [tokenizer.bosId, tokenizer.eosId, tokenizer.unkId];
+  let text = "";
+  let run: number[] = [];
+  for (const id of ids) {
+    if (controls.includes(id)) {
+      text += tokenizer.decode(run) + tokenizer.piece(id);
+      run = [];
+    } else run.push(id);
+  }
+  return text + tokenizer.decode(run);
+}

@@ -1,0 +1,170 @@
+/**
+ * Samples made ready for training: encoded, their pictures measured by their headers, everything checked that would stop a
+ * run halfway. Nothing is cut to fit: a sample that is too long is a bad sample, and its error says what would fit it.
+ */
+import { setImmediate } from "node:timers/promises";
+import { formatCount, UserError } from "../../errors.ts";
+import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "../pictures/decode.ts";
+import { type HdGrid, hdGrid, imageSize } from "../pictures/image.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
+import {
+  type EncodedSample,
+  encodePrompt,
+  encodeSample,
+  IGNORE,
+  IMAGE_SLOT,
+  requireTokenizer,
+} from "./dialogue.ts";
+import type { Dataset, Sample } from "./samples.ts";
+import { type PictureSize, rowsWith, tooLongSample } from "./tooLong.ts";
+
+export interface PreparedSample extends EncodedSample {
+  /** One for each picture. */
+  grids: HdGrid[];
+  /** Rows of the sample, those of its pictures included. */
+  tokens: number;
+}
+
+export interface PrepareOptions {
+  tokenizer: Tokenizer | undefined;
+  vocabSize: number;
+  hdNum: number;
+  maxLength: number;
+  imageCompat: ImageCompat;
+  /** "generate" encodes what comes before the last answer, and asks for no answers. */
+  purpose: "train" | "generate";
+  /** Leaves bad samples out, where they are an error otherwise. */
+  skipBad: boolean;
+  /** What to offer instead of leaving bad samples out, where that is no way on. */
+  insteadOfSkipping?: string | undefined;
+  onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+export interface PreparedSamples {
+  samples: PreparedSample[];
+  skipped: BadSample[];
+}
+
+/** Headers read at a time: they wait for the disk more than for a core. */
+const CONCURRENT_SAMPLES = 16;
+/** Samples after which other work gets its turn. */
+const SAMPLES_BEFORE_PAUSE = 64;
+
+/** Throws one UserError that lists all bad samples, unless they are to be skipped and some good ones remain. */
+export async function prepareSamples(dataset: Dataset, options: PrepareOptions): Promise<PreparedSamples> {
+  hdGrid(1, 1, options.hdNum); // refuses an impossible hd_num once, not for every picture
+  if (dataset.samples.some(({ kind }) => kind === "dialogue")) requireTokenizer(options.tokenizer);
+  const pictures = new PictureSizes(options.imageCompat);
+  const results: (PreparedSample | BadSample)[] = [];
+  let done = 0;
+  await forEachConcurrently(dataset.samples, async (sample, index) => {
+    results[index] = await prepareSample(sample, pictures, options).catch((error) =>
+      badSample(sample.source, error),
+    );
+    options.onProgress?.(++done, dataset.samples.length);
+  });
+  const samples = results.filter((result) => "tokens" in result);
+  const bad = [...dataset.bad, ...results.filter((result) => "message" in result)];
+  if (bad.length > 0 && !(options.skipBad && samples.length > 0)) {
+    throw badSamplesError(bad, dataset.samples.length + dataset.bad.length, options.insteadOfSkipping);
+  }
+  return { samples, skipped: bad };
+}
+
+async function prepareSample(
+  sample: Sample,
+  pictures: PictureSizes,
+  options: PrepareOptions,
+): Promise<PreparedSample | BadSample> {
+  const encode = options.purpose === "train" ? encodeSample : encodePrompt;
+  const encoded = encode(sample, options.tokenizer, options.hdNum);
+  checkIds(encoded, options.vocabSize);
+  if (options.purpose === "train") checkAnswers(sample, encoded);
+  const { sizes, grids } = await pictures.measure(encoded);
+  const tokens = rowsWith(encoded, grids);
+  if (tokens <= options.maxLength) return { ...encoded, grids, tokens };
+  const ownHdNum = sample.kind === "tokens" && sample.hdNums !== undefined;
+  return tooLongSample(encoded, { grids, sizes, ownHdNum }, options.maxLength);
+}
+
+function checkIds({ source, inputIds, labels }: EncodedSample, vocabSize: number): void {
+  const known = (id: number): boolean => id >= 0 && id < vocabSize;
+  const badId = inputIds.find((id) => id !== IMAGE_SLOT && !known(id));
+  const badLabel = labels.find((label) => label !== IGNORE && !known(label));
+  if (badId === undefined && badLabel === undefined) return;
+  const what = badId === undefined ? `label ${badLabel}` : `token id ${badId}`;
+  const fix = `Write ids of the model's own tokenizer; ${IMAGE_SLOT} in input_ids is a picture, ${IGNORE} in labels no label.`;
+  throw sampleError(source, `has ${what}, which is outside the model's vocabulary of ${vocabSize}`, fix);
+}
+
+function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
+  if (sample.kind === "dialogue") {
+    const empty = sample.turns.findIndex(({ role, text }) => role === "assistant" && text === "");
+    if (empty >= 0) {
+      const clause = `has an empty answer (turn ${empty + 1} of ${sample.turns.length})`;
+      throw sampleError(sample.source, clause, "Write the answer, or take the turn out.");
+    }
+  }
+  if (labels.every((label, row) => row === 0 || label === IGNORE)) {
+    const fix = "A sample needs at least one turn of the assistant.";
+    throw sampleError(sample.source, "has no answer to learn", fix);
+  }
+}
+
+/** Sizes from headers, each read once however many samples show the picture. */
+class PictureSizes {
+  readonly #sizes = new Map<string, Promise<PictureSize>>();
+  readonly #compat: ImageCompat;
+
+  constructor(compat: ImageCompat) {
+    this.#compat = compat;
+  }
+
+  /** Sizes and grids of a sample's pictures; throws UserError, naming both, where one can't be read or laid out. */
+  async measure({ source, images }: EncodedSample): Promise<{ sizes: PictureSize[]; grids: HdGrid[] }> {
+    try {
+      const sizes = await Promise.all(images.map(({ path }) => this.#sizeOf(path)));
+      const grids = images.map(({ path, hdNum }, index) => {
+        const { width, height } = sizes[index] as PictureSize;
+        return hdGrid(width, height, hdNum, path);
+      });
+      return { sizes, grids };
+    } catch (error) {
+      throw error instanceof UserError ? pictureError(source, error) : error;
+    }
+  }
+
+  #sizeOf(path: string): Promise<PictureSize> {
+    const size = this.#sizes.get(path) ?? this.#read(path);
+    this.#sizes.set(path, size);
+    return size;
+  }
+
+  async #read(path: string): Promise<PictureSize> {
+    const size = await imageSize(path, this.#compat);
+    if (size.width * size.height > MAX_PIXELS) {
+      const pixels = `${size.width} x ${size.height} pixels`;
+      throw new UserError(`${path}: ${pixels} are more than the limit of ${formatCount(MAX_PIXELS)}.`, {
+        fix: "Scale the picture down.",
+      });
+    }
+    await refuseCutOff(path, this.#compat);
+    return size;
+  }
+}
+
+/** Items in order, some at a time; the event loop gets its turn in between. */
+async function forEachConcurrently<T>(
+  items: readonly T[],
+  body: (item: T, index: number) => Promise<void>,
+): Promise<void> {
+  const entries = items.entries();
+  const work = async (): Promise<void> => {
+    for (const [index, item] of entries) {
+      await body(item, index);
+      if (index % SAMPLES_BEFORE_PAUSE === 0) await setImmediate();
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENT_SAMPLES }, work));
+}

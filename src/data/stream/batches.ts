@@ -1,0 +1,200 @@
+/**
+ * The stream of micro-batches: draws in order, packed, their pictures decoded ahead of the step, laid out as rows of one
+ * sequence. It can be entered at any position that a micro-batch carries, and goes on exactly as it would have.
+ */
+import { UserError } from "../../errors.ts";
+import { type HdImage, imageTokens } from "../pictures/image.ts";
+import { pictureError } from "../samples/badSamples.ts";
+import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../samples/dialogue.ts";
+import type { SampleSource } from "../samples/samples.ts";
+import type { PreparedSample } from "../samples/validate.ts";
+import type { Sampler } from "./drawOrder.ts";
+import { type DataPosition, type Packing, type PlannedBatch, planBatches, START } from "./packing.ts";
+
+/** Packed samples, one after the other. T is the number of rows of all of them. */
+export interface MicroBatch {
+  /** (T) token ids; 0 at the rows of pictures */
+  inputIds: Int32Array;
+  /** (T) the label of the next row of the same sample; IGNORE where there is none */
+  targets: Int32Array;
+  /** (T) from 0 in every sample */
+  positions: Int32Array;
+  /** Rows of each sample; they sum to T. */
+  sampleTokens: number[];
+  /** Rows of each picture, ascending; `image` indexes images, and samples with the same picture share one. */
+  imageSlices: { start: number; end: number; image: number }[];
+  images: HdImage[];
+  samples: SampleSource[];
+  /** Targets that aren't IGNORE. */
+  labelTokens: number;
+  epoch: number;
+  /** How long the step waited for this micro-batch. */
+  dataWaitMs: number;
+  /** Where the stream goes on after it. */
+  position: DataPosition;
+}
+
+/** Loads a picture, in this thread or another. */
+export interface PictureLoader {
+  load(path: string, hdNum: number): Promise<HdImage>;
+}
+
+export interface BatchOptions {
+  samples: readonly PreparedSample[];
+  sampler: Sampler;
+  packing: Packing;
+  /** The stream ends after so many draws; Infinity goes on for ever. */
+  draws: number;
+  pictures: PictureLoader;
+  /** Pictures that may be decoded and wait: each is up to 0.35 MB a tile. At least one micro-batch is loaded ahead. */
+  picturesAhead?: number;
+  /** Called for a sample whose picture can't be decoded after all; it is left out. Without it, that is an error. */
+  onBadPicture?: (source: SampleSource, error: UserError) => void;
+}
+
+/** Looked ahead for pictures at most: micro-batches of text alone are ready as they are. */
+const QUEUE_BATCHES = 16;
+
+/** Micro-batches from a position on. Throws UserError, naming sample and file, where a picture can't be loaded. */
+export async function* createBatches(
+  options: BatchOptions,
+  from: DataPosition = START,
+): AsyncGenerator<MicroBatch> {
+  const { samples, sampler, packing, draws, picturesAhead = 8 } = options;
+  const sampleAt = (draw: number): PreparedSample => samples[sampler.at(draw).sample] as PreparedSample;
+  const plans = planBatches((draw) => sampleAt(draw).tokens, packing, draws, from);
+  const queue: PendingBatch[] = [];
+  for (;;) {
+    const startMs = performance.now();
+    while (queue.length < QUEUE_BATCHES && (queue.length < 2 || pictureCount(queue) < picturesAhead)) {
+      const { value: plan, done } = plans.next();
+      if (done) break;
+      queue.push(startLoading(plan, plan.draws.map(sampleAt), options.pictures));
+    }
+    const pending = queue.shift();
+    if (!pending) return;
+    const loaded = await loadedSamples(pending, options.onBadPicture);
+    if (loaded.length === 0) continue;
+    const epoch = sampler.at(pending.plan.draws[0] as number).epoch;
+    yield {
+      ...layoutBatch(loaded),
+      epoch,
+      dataWaitMs: performance.now() - startMs,
+      position: pending.plan.after,
+    };
+  }
+}
+
+export interface LoadedSample {
+  sample: EncodedSample;
+  /** One for each slot of the sample. */
+  images: HdImage[];
+}
+
+/** The rows of samples and their pictures. */
+export function layoutBatch(
+  loaded: readonly LoadedSample[],
+): Omit<MicroBatch, "epoch" | "dataWaitMs" | "position"> {
+  const sampleTokens = loaded.map(rowCount);
+  const rows = sampleTokens.reduce((sum, count) => sum + count, 0);
+  const inputIds = new Int32Array(rows);
+  const labels = new Int32Array(rows).fill(IGNORE);
+  const positions = new Int32Array(rows);
+  const targets = new Int32Array(rows).fill(IGNORE);
+  const images: HdImage[] = [];
+  const imageSlices: MicroBatch["imageSlices"] = [];
+  let row = 0;
+  for (const { sample, images: pictures } of loaded) {
+    const sampleStart = row;
+    let slot = 0;
+    for (const [index, id] of sample.inputIds.entries()) {
+      if (id === IMAGE_SLOT) {
+        const picture = pictures[slot++] as HdImage;
+        const end = row + imageTokens(picture.rows, picture.cols);
+        imageSlices.push({ start: row, end, image: indexIn(images, picture) });
+        row = end;
+      } else {
+        inputIds[row] = id;
+        labels[row++] = sample.labels[index] as number;
+      }
+    }
+    targets.set(labels.subarray(sampleStart + 1, row), sampleStart);
+    for (let at = sampleStart; at < row; at++) positions[at] = at - sampleStart;
+  }
+  const labelTokens = targets.reduce((count, target) => count + (target === IGNORE ? 0 : 1), 0);
+  const samples = loaded.map(({ sample }) => sample.source);
+  return { inputIds, targets, positions, sampleTokens, imageSlices, images, samples, labelTokens };
+}
+
+function rowCount({ sample, images }: LoadedSample): number {
+  const pictureRows = images.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+  return sample.inputIds.length - images.length + pictureRows;
+}
+
+function indexIn(images: HdImage[], picture: HdImage): number {
+  const found = images.indexOf(picture);
+  return found >= 0 ? found : images.push(picture) - 1;
+}
+
+/** A picture, or why there is none: held as a value, so that a failure ahead of its turn isn't an unhandled rejection. */
+type Picture = { ok: true; image: HdImage } | { ok: false; error: unknown };
+
+interface PendingBatch {
+  plan: PlannedBatch;
+  samples: { sample: PreparedSample; pictures: Promise<Picture>[] }[];
+  pictureCount: number;
+}
+
+/** Starts to load the pictures of a micro-batch, each once however many of its samples show it. */
+function startLoading(plan: PlannedBatch, samples: PreparedSample[], loader: PictureLoader): PendingBatch {
+  const loads = new Map<string, Promise<Picture>>();
+  const load = ({ path, hdNum }: { path: string; hdNum: number }): Promise<Picture> => {
+    const key = `${hdNum} ${path}`;
+    const started = loads.get(key) ?? settled(loader.load(path, hdNum));
+    loads.set(key, started);
+    return started;
+  };
+  const withPictures = samples.map((sample) => ({ sample, pictures: sample.images.map(load) }));
+  return { plan, samples: withPictures, pictureCount: loads.size };
+}
+
+function settled(image: Promise<HdImage>): Promise<Picture> {
+  return image.then(
+    (value): Picture => ({ ok: true, image: value }),
+    (error): Picture => ({ ok: false, error }),
+  );
+}
+
+function pictureCount(queue: readonly PendingBatch[]): number {
+  return queue.reduce((sum, batch) => sum + batch.pictureCount, 0);
+}
+
+async function loadedSamples(
+  { samples }: PendingBatch,
+  onBadPicture: BatchOptions["onBadPicture"],
+): Promise<LoadedSample[]> {
+  const loaded: LoadedSample[] = [];
+  for (const { sample, pictures } of samples) {
+    try {
+      loaded.push({ sample, images: checkedImages(sample, await Promise.all(pictures)) });
+    } catch (error) {
+      if (!(error instanceof UserError && onBadPicture)) throw error;
+      onBadPicture(sample.source, error);
+    }
+  }
+  return loaded;
+}
+
+function checkedImages(sample: PreparedSample, pictures: Picture[]): HdImage[] {
+  return pictures.map((picture, index) => {
+    if (!picture.ok && picture.error instanceof UserError) throw pictureError(sample.source, picture.error);
+    if (!picture.ok) throw picture.error;
+    const grid = sample.grids[index];
+    const { rows, cols } = picture.image;
+    if (grid?.rows === rows && grid.cols === cols) return picture.image;
+    const changed = new UserError(`${sample.images[index]?.path} has another size than at the start.`, {
+      fix: "Leave pictures alone while they are trained on, and go on with --resume.",
+    });
+    throw pictureError(sample.source, changed);
+  });
+}

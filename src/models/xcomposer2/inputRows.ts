@@ -1,0 +1,48 @@
+/** Text and image rows assembled into the decoder's input. */
+import { frozenGather, frozenShape } from "../../nn/frozen/frozen.ts";
+import { type Rows, rowsOf, tilesOf } from "../../nn/rows.ts";
+import { empty, fromArray } from "../../torch/create.ts";
+import { category, pool } from "../../torch/device.ts";
+import type { Device } from "../../torch/dtypes.ts";
+import { scope, type Tensor } from "../../torch/tensor.ts";
+import { hostOf } from "../places.ts";
+import type { Model } from "../weights.ts";
+import { encodeImageInto, type Picture } from "./vision.ts";
+
+/** Rows of embeddings that are gathered on the host at a time. */
+const HOST_GATHER_ROWS = 1024;
+
+/** Embeddings of token ids, (T) -> (T, C); rows of pictures hold whatever id stands there until placeImage_. */
+export function embedText({ embeddings, places, device, dtype }: Model, inputIds: Int32Array): Tensor {
+  return scope(() => {
+    const ids = (at: Device, rows: Rows): Tensor =>
+      category("inputData", () =>
+        fromArray(inputIds.subarray(rows.start, rows.end), [rows.end - rows.start], {
+          dtype: "int64",
+          device: at,
+        }),
+      );
+    const all = { start: 0, end: inputIds.length };
+    if (places.embeddings === "device") return frozenGather(embeddings, ids(device, all), { dtype });
+    const hidden = empty([inputIds.length, frozenShape(embeddings)[1]!], { dtype, device });
+    for (const tile of tilesOf(inputIds.length, HOST_GATHER_ROWS)) {
+      scope(() => {
+        const gathered = pool("host", () =>
+          scope(() => frozenGather(embeddings, ids(hostOf(device), tile), { dtype })),
+        );
+        rowsOf(hidden, tile).copy_(gathered);
+      });
+    }
+    return hidden;
+  });
+}
+
+/** Writes the image tokens of a picture into its rows, (imageTokens, C), with a tower on the device; yields after each batch of tiles. */
+export function placeImage_(
+  rows: Tensor,
+  { vision, config, dtype, device }: Model,
+  picture: Picture,
+  visionBatch: number,
+): Generator<{ done: number; total: number }, void> {
+  return encodeImageInto(rows, vision, config.vision, picture, { dtype, device, visionBatch });
+}

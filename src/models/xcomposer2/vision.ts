@@ -1,0 +1,326 @@
+/**
+ * Pictures to image tokens: the CLIP tower over [global view, tiles row by row], each 2x2 square of patches
+ * merged to one token, a separator after every row of tokens, and the projector. Frozen, so without a graph,
+ * a batch of tiles at a time: a tile is uploaded, normalised, encoded and projected straight into its place
+ * among the tokens, and only those outlive the batch.
+ *
+ * W is the tower's width, S the tokens along a tile's side (P = 4 S²). Source: the official 4KHD tower
+ * (build_mlp.py), CLIP.
+ */
+import { PIXEL_MEAN, PIXEL_STD } from "../../data/pictures/globalView.ts";
+import type { HdImage } from "../../data/pictures/image.ts";
+import { fullAttention } from "../../nn/attention/kernels.ts";
+import { addFrozenProduct_, frozenAffine } from "../../nn/frozen/frozen.ts";
+import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../../nn/rows.ts";
+import { cat, empty, fromArray } from "../../torch/create.ts";
+import { category } from "../../torch/device.ts";
+import type { Device, DType } from "../../torch/dtypes.ts";
+import { scope, type Tensor } from "../../torch/tensor.ts";
+import { repeated } from "../../torch/trace.ts";
+import type { AffineLinear, LayerNorm, VisionLayer, VisionWeights } from "../weights.ts";
+import type { VisionConfig } from "./spec.ts";
+
+/** A picture, or only the grid of one: a plan on meta needs no pixels. */
+export type Picture = HdImage | Pick<HdImage, "rows" | "cols">;
+
+export interface EncodeOptions {
+  dtype: DType;
+  device: Device;
+  /** Tiles (the global view is one) that the tower takes at a time. */
+  visionBatch: number;
+}
+
+/**
+ * Image tokens of a picture, (imageTokens(rows, cols), C). Beside them, n tiles at a time need max(6 n, 5 n +
+ * 4) tensors of (P+1, W) at the peak (F = 4 W): 6.8 MiB a tile of the official tower in bfloat16, 10.2 MiB
+ * for one alone. Quantised, the tower's matrices are read back into a scratch besides (nn/frozen/frozen.ts).
+ */
+export function encodeImage(
+  vision: VisionWeights,
+  config: VisionConfig,
+  picture: Picture,
+  options: EncodeOptions,
+): Tensor {
+  return scope(() => {
+    const { dtype, device } = options;
+    const C = vision.projector[1].bias.shape[0]!;
+    const tokens = empty([imageRows(config, picture), C], { dtype, device });
+    for (const _ of encodeImageInto(tokens, vision, config, picture, options));
+    return tokens;
+  });
+}
+
+/**
+ * The same into rows of a larger tensor, (imageTokens(rows, cols), C); yields after each batch, with no scope
+ * open.
+ */
+export function* encodeImageInto(
+  tokens: Tensor,
+  vision: VisionWeights,
+  config: VisionConfig,
+  picture: Picture,
+  options: EncodeOptions,
+): Generator<{ done: number; total: number }, void> {
+  const total = 1 + picture.rows * picture.cols;
+  scope(() => writeSeparators(tokenGrids(tokens, config, picture), vision));
+  for (const { part: batch, times } of kindsOf(tilesOf(total, options.visionBatch), batchKind)) {
+    const encodeBatch = (): void => {
+      const merged = scope(() => mergeSquares(encodeTiles(vision, config, picture, batch, options), config));
+      writeTiles(tokenGrids(tokens, config, picture), project(merged, vision), batch, config, picture);
+    };
+    repeated(times, () => scope(encodeBatch));
+    yield { done: batch.end, total };
+  }
+}
+
+/** What tells batches of tiles apart: the first has the global view, which comes in float32. */
+function batchKind({ start, end }: Rows): string {
+  return `${start === 0 ? "global" : "tiles"} ${end - start}`;
+}
+
+/** Features of a range of [global view, tiles], without the class token: (n, P, W). */
+export function encodeTiles(
+  vision: VisionWeights,
+  config: VisionConfig,
+  picture: Picture,
+  batch: Rows,
+  options: EncodeOptions,
+): Tensor {
+  return scope(() => {
+    const hidden = embedPatches(vision, config, picture, batch, options); // (n, P+1, W)
+    forEachPart(
+      vision.layers,
+      () => "layer",
+      (layer) => {
+        addAttention_(hidden, layer, config);
+        addMlp_(hidden, layer, config);
+      },
+    );
+    return hidden.narrow(1, 1, hidden.shape[1]! - 1);
+  });
+}
+
+/**
+ * The places of tokens: grids of the global view and of the tiles, each with a column of separators, and the
+ * row between them.
+ */
+interface TokenGrids {
+  /** (S, S+1, C) */
+  global: Tensor;
+  /** (1, C) */
+  between: Tensor;
+  /** (S * rows, S * cols + 1, C) */
+  tiles: Tensor;
+}
+
+function tokenGrids(tokens: Tensor, config: VisionConfig, { rows, cols }: Picture): TokenGrids {
+  const S = tokensAlongSide(config);
+  const C = tokens.shape[1]!;
+  const globalRows = S * (S + 1);
+  const tileRows = S * rows * (S * cols + 1);
+  return {
+    global: tokens.narrow(0, 0, globalRows).view([S, S + 1, C]),
+    between: tokens.narrow(0, globalRows, 1),
+    tiles: tokens.narrow(0, globalRows + 1, tileRows).view([S * rows, S * cols + 1, C]),
+  };
+}
+
+/** Tokens of a picture: those of the global view and the tiles, separators, and the one between. */
+function imageRows(config: VisionConfig, { rows, cols }: Picture): number {
+  const S = tokensAlongSide(config);
+  return S * (S + 1) + 1 + S * rows * (S * cols + 1);
+}
+
+function tokensAlongSide({ imagePixels, patchPixels }: VisionConfig): number {
+  return imagePixels / patchPixels / 2;
+}
+
+/** Separators are as wide as four patches and pass the projector like them. */
+function writeSeparators({ global, between, tiles }: TokenGrids, vision: VisionWeights): void {
+  const separators = project(cat([vision.subGN, vision.glbGN], 0), vision); // (2, C)
+  const rowEnd = separators.narrow(0, 0, 1);
+  for (const grid of [global, tiles]) grid.narrow(1, grid.shape[1]! - 1, 1).copy_(rowEnd);
+  between.copy_(separators.narrow(0, 1, 1));
+}
+
+/** projected: (n S², C), the tokens of a range of [global view, tiles]. */
+function writeTiles(
+  grids: TokenGrids,
+  projected: Tensor,
+  batch: Rows,
+  config: VisionConfig,
+  { cols }: Picture,
+): void {
+  const S = tokensAlongSide(config);
+  const squares = projected.view([-1, S, S, projected.shape[1]!]); // (n, S, S, C)
+  for (let index = batch.start; index < batch.end; index++) {
+    const tile = index - 1; // the first of the range is the global view
+    const place =
+      index === 0
+        ? grids.global.narrow(1, 0, S)
+        : grids.tiles.narrow(0, Math.floor(tile / cols) * S, S).narrow(1, (tile % cols) * S, S);
+    place.copy_(squares.select(0, index - batch.start));
+  }
+}
+
+/**
+ * Features of patches to those of tokens: (n, P, W) -> (n S², 4W), the four patches in the order (0,0),
+ * (0,1), (1,0), (1,1).
+ */
+function mergeSquares(features: Tensor, config: VisionConfig): Tensor {
+  const [n, , W] = features.shape as [number, number, number];
+  const S = tokensAlongSide(config);
+  return features
+    .view([n, S, 2, S, 2, W])
+    .permute([0, 1, 3, 2, 4, 5])
+    .reshape([n * S * S, 4 * W]);
+}
+
+/** (rows, 4W) -> (rows, C) */
+function project(x: Tensor, { projector: [first, second] }: VisionWeights): Tensor {
+  return scope(() => affine(affine(x, first).gelu(), second));
+}
+
+/** The tower's input: class token and patches with their positions, normed: (n, P+1, W). */
+function embedPatches(
+  vision: VisionWeights,
+  config: VisionConfig,
+  picture: Picture,
+  batch: Rows,
+  options: EncodeOptions,
+): Tensor {
+  return scope(() => {
+    const [positions, W] = vision.positions.shape as [number, number];
+    const { dtype, device } = options;
+    const hidden = empty([batch.end - batch.start, positions, W], { dtype, device });
+    hidden.narrow(1, 0, 1).copy_(vision.classEmbedding);
+    scope(() => {
+      const patches = pixelPatches(config, picture, batch, options); // (n, P, 3 p²)
+      const [n, P, inputs] = patches.shape as [number, number, number];
+      // By mm itself, for a linear without a bias calls one past our own products in a run, and not on meta.
+      const embedded = patches.view([n * P, inputs]).mm(vision.patch.t()); // (n P, W)
+      hidden.narrow(1, 1, positions - 1).copy_(embedded.view([n, P, W]));
+    });
+    return layerNorm(hidden.add_(vision.positions), vision.preNorm, config);
+  });
+}
+
+/**
+ * Pixels of a range of [global view, tiles], normalised, by patch and in the order of the convolution: (n, P,
+ * 3 p²).
+ */
+function pixelPatches(
+  config: VisionConfig,
+  picture: Picture,
+  batch: Rows,
+  { dtype, device }: EncodeOptions,
+): Tensor {
+  return scope(() => {
+    const { imagePixels, patchPixels: p } = config;
+    const side = imagePixels / p;
+    const n = batch.end - batch.start;
+    const patches = empty([n, side, side, 3, p, p], { dtype, device });
+    const tiles = { start: Math.max(batch.start, 1) - 1, end: batch.end - 1 };
+    const tileCount = tiles.end - tiles.start;
+    if (tileCount < n) {
+      scope(() => {
+        const view = "globalView" in picture ? picture.globalView : undefined;
+        const pixels = upload(view, [1, 3, side, p, side, p], { dtype: "float32", device });
+        rowsOf(patches, { start: 0, end: 1 }).copy_(pixels.permute([0, 2, 4, 1, 3, 5]));
+      });
+    }
+    if (tileCount > 0) {
+      scope(() => {
+        const bytes = "pixels" in picture ? cutTiles(picture, tiles, imagePixels) : undefined;
+        const pixels = normalise(upload(bytes, [tileCount, side, p, side, p, 3], { dtype: "uint8", device }));
+        rowsOf(patches, { start: n - tileCount, end: n }).copy_(pixels.permute([0, 1, 3, 5, 2, 4]));
+      });
+    }
+    return patches.view([n, side * side, 3 * p * p]);
+  });
+}
+
+/** The pixels of tiles one after the other, (n, tilePixels, tilePixels, 3), cut out of the picture. */
+function cutTiles({ pixels, cols }: HdImage, tiles: Rows, tilePixels: number): Uint8Array {
+  const lineBytes = tilePixels * 3;
+  const cut = new Uint8Array((tiles.end - tiles.start) * tilePixels * lineBytes);
+  let offset = 0;
+  for (let tile = tiles.start; tile < tiles.end; tile++) {
+    for (let line = 0; line < tilePixels; line++) {
+      const from = ((Math.floor(tile / cols) * tilePixels + line) * cols + (tile % cols)) * lineBytes;
+      cut.set(pixels.subarray(from, from + lineBytes), offset);
+      offset += lineBytes;
+    }
+  }
+  return cut;
+}
+
+/** Bytes to what CLIP was trained on, in float32. pixels: (..., 3) uint8. */
+function normalise(pixels: Tensor): Tensor {
+  return scope(() => {
+    const { device } = pixels;
+    const mean = fromArray([...PIXEL_MEAN], [3], { device });
+    const std = fromArray([...PIXEL_STD], [3], { device });
+    return pixels.to({ dtype: "float32" }).div_(255).sub_(mean).div_(std);
+  });
+}
+
+/** A tensor of the data, or of no data where there is only a plan. */
+function upload(
+  data: Uint8Array | Float32Array | undefined,
+  shape: number[],
+  options: { dtype: DType; device: Device },
+): Tensor {
+  return category("inputData", () => (data ? fromArray(data, shape, options) : empty(shape, options)));
+}
+
+/** hidden += attention(norm1(hidden)), every position to every other of its tile. hidden: (n, P+1, W). */
+function addAttention_(hidden: Tensor, layer: VisionLayer, config: VisionConfig): void {
+  scope(() => {
+    const [n, positions, W] = hidden.shape as [number, number, number];
+    const { query, key, value } = scope(() => {
+      const x = layerNorm(hidden, layer.norm1, config); // (n, P+1, W)
+      const heads = (weights: AffineLinear): Tensor =>
+        affine(x, weights).view([n, positions, config.heads, -1]).transpose(1, 2); // (n, H, P+1, D)
+      return { query: heads(layer.q), key: heads(layer.k), value: heads(layer.v) };
+    });
+    const out = fullAttention(query, key, value); // (n, H, P+1, D)
+    addAffine_(hidden, out.transpose(1, 2).reshape([n, positions, W]), layer.out);
+  });
+}
+
+/** hidden += fc2(quickGelu(fc1(norm2(hidden)))). hidden: (n, P+1, W). */
+function addMlp_(hidden: Tensor, layer: VisionLayer, config: VisionConfig): void {
+  scope(() => {
+    const x = scope(() => affine(layerNorm(hidden, layer.norm2, config), layer.fc1)); // (n, P+1, F)
+    forEachPart(
+      [...Array(x.shape[0]!).keys()],
+      () => "tile",
+      (tile) => {
+        scope(() => quickGelu_(x.select(0, tile)));
+      },
+    );
+    addAffine_(hidden, x, layer.fc2);
+  });
+}
+
+/** x * sigmoid(1.702 x), CLIP's stand-in for GELU, in place. */
+function quickGelu_(x: Tensor): void {
+  x.mul_(x.mul(1.702).sigmoid_());
+}
+
+/** x W^T + b. x: (..., in) -> (..., out). */
+function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
+  return frozenAffine(x, weight, bias);
+}
+
+/** into += x W^T + b. x: (..., in), into: (..., out), both contiguous. */
+function addAffine_(into: Tensor, x: Tensor, { weight, bias }: AffineLinear): void {
+  const rows = into.view([-1, into.shape.at(-1)!]).add_(bias);
+  addFrozenProduct_(rows, x.view([-1, x.shape.at(-1)!]), weight);
+}
+
+function layerNorm(x: Tensor, { weight, bias }: LayerNorm, { eps }: VisionConfig): Tensor {
+  const [normed] = x.nativeLayerNorm([x.shape.at(-1)!], weight, bias, eps);
+  return normed;
+}

@@ -1,0 +1,117 @@
+import { expect, test } from "vitest";
+import { empty } from "../../torch/create.ts";
+import { memoryStats, planningFor, recordAllocations, resetPeak } from "../../torch/device.ts";
+import { scope } from "../../torch/tensor.ts";
+import { headsOfPacked } from "./calls.ts";
+import {
+  type AttentionShape,
+  CARD_KERNELS,
+  type CardKernel,
+  kernelBackward_,
+  kernelFor,
+  kernelForward,
+  packedLengths,
+  takesLastRows,
+} from "./kernels.ts";
+
+const [T, G, Q, D] = [512, 2, 4, 64] as const;
+const target = { dtype: "bfloat16", device: "meta" } as const;
+const card = { device: "cuda", computeCapability: 9 } as const;
+
+function shapeOf(kernel: CardKernel | undefined, samples: AttentionShape["samples"]): AttentionShape {
+  return { Q, D, samples, kernel };
+}
+const one = [{ start: 0, end: T }];
+const several = [{ start: 0, end: 200 }, { start: 200, end: T }]; // biome-ignore format: as it is
+
+test("a plan takes the kernel that is named, and else the rule's", () => {
+  planningFor(card, () => {
+    expect(kernelFor(target)).toBe("flash");
+    expect(CARD_KERNELS.map((kernel) => kernelFor(target, kernel))).toEqual([
+      "flash",
+      "cudnn",
+      "efficient",
+      "cpuHalf",
+    ]);
+  });
+  planningFor({ device: "cuda", computeCapability: 7.5 }, () => expect(kernelFor(target)).toBe("efficient"));
+  expect(CARD_KERNELS.map((kernel) => kernelFor(target, kernel))).toEqual(Array(4).fill("cpuHalf"));
+});
+
+test.each(CARD_KERNELS)(
+  "%s goes forward and back in a plan, with a peak of its own, and leaves nothing",
+  (kernel) => {
+    planningFor(card, () => {
+      for (const samples of [one, several]) {
+        scope(() => {
+          const packed = empty([T, G, Q + 2, D], target);
+          const dOut = empty([T, G, Q, D], target);
+          const before = memoryStats("meta").liveBytes;
+          resetPeak("meta");
+          scope(() => {
+            const shape = shapeOf(kernel, samples);
+            const state = kernelForward(headsOfPacked(packed), shape);
+            expect(state.out.shape).toEqual([T, G, Q, D]);
+            kernelBackward_(headsOfPacked(packed), dOut, state, shape);
+          });
+          expect(memoryStats("meta").liveBytes).toBe(before);
+          // At least the output, and gradients of queries, keys and values.
+          expect(memoryStats("meta").peakBytes - before).toBeGreaterThanOrEqual(2 * T * G * (2 * Q + 2) * D);
+        });
+      }
+    });
+  },
+);
+
+test("every kernel but cuDNN's takes queries of the last rows alone, in a plan of one sample or several", () => {
+  planningFor(card, () => {
+    const able = CARD_KERNELS.filter((kernel) => takesLastRows(target, kernel));
+    expect(able).toEqual(["flash", "efficient", "products"]);
+    for (const kernel of able) {
+      for (const samples of [one, several]) {
+        scope(() => {
+          const firstQuery = 150;
+          const [query, dOut] = [1, 2].map(() => empty([T - firstQuery, G, Q, D], target));
+          const [key, value] = [1, 2].map(() => empty([T, G, 1, D], target));
+          const heads = { query: query!, key: key!, value: value! };
+          const before = memoryStats("meta").liveBytes;
+          scope(() => {
+            const shape = { ...shapeOf(kernel, samples), firstQuery };
+            const state = kernelForward(heads, shape);
+            expect(state.out.shape).toEqual(query!.shape);
+            kernelBackward_(heads, dOut!, state, shape);
+          });
+          expect(memoryStats("meta").liveBytes).toBe(before);
+        });
+      }
+    }
+    scope(() => {
+      const heads = headsOfPacked(empty([T, G, Q + 2, D], target));
+      expect(() => kernelForward(heads, { ...shapeOf("cudnn", one), firstQuery: 1 })).toThrow("last rows");
+    });
+  });
+});
+
+test("the lengths of packed samples are made once where they are at hand, for flash attention alone", () => {
+  planningFor(card, () =>
+    scope(() => {
+      const packed = empty([T, G, Q + 2, D], target);
+      const shape = shapeOf("flash", several);
+      const lengths = packedLengths(shape, target);
+      expect(lengths?.keys.shape).toEqual([3]);
+      for (const other of [shapeOf("flash", one), shapeOf("cudnn", several)])
+        expect(packedLengths(other, target)).toBeUndefined();
+      const made = (known: typeof lengths) =>
+        recordAllocations("meta", () =>
+          scope(() => void kernelForward(headsOfPacked(packed), { ...shape, lengths: known })),
+        ).log.bytes.filter((bytes) => bytes === 12).length;
+      expect(made(undefined)).toBe(G); // for every kv head
+      expect(made(lengths)).toBe(0);
+      const known = { ...shape, lengths };
+      const state = kernelForward(headsOfPacked(packed), known);
+      expect(state.saved.flat()).not.toContain(lengths?.keys); // whoever frees the state leaves them
+      kernelBackward_(headsOfPacked(packed), empty([T, G, Q, D], target), state, known);
+      expect(lengths?.keys.shape).toEqual([3]);
+    }),
+  );
+});

@@ -1,0 +1,317 @@
+/**
+ * The attention kernels of libtorch by the device that computes. Each is called by name, so that a plan on meta makes the allocations of
+ * the device that it plans for. Heads are views of whatever they lie in. Queries may be of the last rows alone: of the first sample those
+ * from some row on, of the others all.
+ */
+import { empty } from "../../torch/create.ts";
+import { CARD_ABILITIES, plannedCapability, planTarget } from "../../torch/device.ts";
+import type { Device, DType } from "../../torch/dtypes.ts";
+import {
+  _scaledDotProductCudnnAttention as cudnn,
+  _scaledDotProductCudnnAttentionBackward as cudnnBackward,
+  _efficientAttentionForward as efficient,
+  _efficientAttentionBackward as efficientBackward,
+  _flashAttentionForward as flash,
+  _flashAttentionBackward as flashBackward,
+  _scaledDotProductFlashAttentionForCpu as flashForCpu,
+  _scaledDotProductFlashAttentionForCpuBackward as flashForCpuBackward,
+} from "../../torch/ops.gen.ts";
+import { scope, type Tensor } from "../../torch/tensor.ts";
+import {
+  type Call,
+  headsOf,
+  lengthsOf,
+  longestOf,
+  type Packed,
+  type PackedHeads,
+  type PackedLengths,
+  type Packing,
+  perSample,
+  perSampleRowsFirst,
+  queryRows,
+  wholeOrPerHead,
+} from "./calls.ts";
+import { causalProducts, causalProductsBackward } from "./cpuProducts.ts";
+
+/** Q query heads a kv head, D features a head. */
+export interface AttentionShape extends Packed {
+  Q: number;
+  D: number;
+  /** On a card, and products on the CPU in any dtype; by rule where none is named. */
+  kernel?: CardKernel | undefined;
+}
+
+/** The kernels that a card has, or some cards have; "products" are matrix products with softmax between. */
+export const CARD_KERNELS = ["flash", "cudnn", "efficient", "products"] as const;
+export type CardKernel = (typeof CARD_KERNELS)[number];
+
+/** What one call of a kernel leaves to its backward: logsumexp first, where it has one, then what it needs beside. */
+type Saved = readonly Tensor[];
+
+/** out: (R, G, Q, D); saved: of each call. */
+export interface KernelState {
+  out: Tensor;
+  saved: Saved[];
+}
+
+interface Kernel {
+  calls(shape: AttentionShape, kvHeads: number): Call[];
+  /** Whether query heads share key and value in the kernel; else each gets a view of them, and a gradient of its own. */
+  sharesKeys: boolean;
+  /** Whether there may be fewer queries than keys: its causal mask ends at the bottom right then. */
+  takesLastRows: boolean;
+  forward(heads: PackedHeads, shape: Packing): readonly [out: Tensor, ...saved: Saved];
+  backward(dOut: Tensor, heads: PackedHeads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
+  /** Every position to every other. All (n, H, t, D). */
+  full(query: Tensor, key: Tensor, value: Tensor): Tensor;
+}
+
+/** The kernels: on the CPU the first in float32 and the second in half precision, on cards the others; the second as "products" everywhere. */
+const KERNELS = {
+  cpu: {
+    calls: perSample,
+    sharesKeys: false,
+    takesLastRows: false, // its mask begins at the top left
+    forward: ({ query, key, value }) => flashForCpu(query, key, value, { isCausal: true }),
+    backward: (dOut, { query, key, value }, out, [logsumexp]) =>
+      flashForCpuBackward(dOut, query, key, value, out, logsumexp!, 0, true),
+    full: (query, key, value) => flashForCpu(query, key, value)[0],
+  },
+  cpuHalf: {
+    calls: perSample,
+    sharesKeys: true,
+    takesLastRows: true,
+    forward: (heads) => [causalProducts(heads)],
+    backward: (dOut, heads) => causalProductsBackward(dOut, heads),
+    full: (query, key, value) => flashForCpu(query, key, value)[0],
+  },
+  flash: {
+    calls: wholeOrPerHead,
+    sharesKeys: true,
+    takesLastRows: true,
+    forward: ({ query, key, value }, packing) => {
+      const { samples, queries, lengths: known } = packing;
+      const lengths = samples.length === 1 ? undefined : (known ?? lengthsOf(packing, query));
+      const [out, logsumexp, rng, unused] = flash(
+        ...([query, key, value, lengths?.queries ?? null, lengths?.keys ?? null] as const),
+        ...([longestOf(queries), longestOf(samples), 0, true, false] as const),
+      );
+      // Those at hand are the caller's own, and given up with nothing that is saved.
+      return [
+        out,
+        logsumexp,
+        rng,
+        unused,
+        ...(lengths && !known ? new Set([lengths.queries, lengths.keys]) : []),
+      ];
+    },
+    backward: (
+      dOut,
+      { query, key, value },
+      out,
+      [logsumexp, rng, unused, ...own],
+      { samples, queries, lengths: known },
+    ) => {
+      const ofKnown = samples.length === 1 ? undefined : known;
+      const [ofQueries, ofKeys] = [own[0] ?? ofKnown?.queries ?? null, own.at(-1) ?? ofKnown?.keys ?? null];
+      return flashBackward(
+        ...([dOut, query, key, value, out, logsumexp!, ofQueries, ofKeys] as const),
+        ...([longestOf(queries), longestOf(samples), 0, true, rng ?? null, unused ?? null] as const),
+      );
+    },
+    full: (query, key, value) => {
+      const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
+      return flash(q, k, v, null, null, q.shape[1]!, k.shape[1]!, 0, false, false)[0].transpose(1, 2);
+    },
+  },
+  efficient: {
+    calls: perSampleRowsFirst,
+    sharesKeys: false,
+    takesLastRows: true,
+    forward: ({ query, key, value }) => {
+      const [out, logsumexp, seed, offset] = efficient(
+        ...([query, key, value, null, null, null, null, null, 0, CAUSAL_FROM_BOTTOM_RIGHT] as const),
+        { computeLogSumexp: true },
+      );
+      return [out, logsumexp, seed, offset];
+    },
+    backward: (dOut, { query, key, value }, out, [logsumexp, seed, offset], { queries, samples }) => {
+      const gradients = efficientBackward(
+        ...([
+          dOut,
+          query,
+          key,
+          value,
+          null,
+          out,
+          null,
+          null,
+          longestOf(queries),
+          longestOf(samples),
+        ] as const),
+        ...([logsumexp!, 0, seed ?? null, offset ?? null, CAUSAL_FROM_BOTTOM_RIGHT, false] as const),
+      );
+      return gradients.filter((gradient) => gradient !== null).slice(0, 3);
+    },
+    full: (query, key, value) => {
+      const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
+      return efficient(q, k, v, null, null, null, null, null, 0, NO_MASK)[0].transpose(1, 2);
+    },
+  },
+  cudnn: {
+    calls: perSample,
+    sharesKeys: true,
+    takesLastRows: false, // libtorch asks cuDNN for a mask from the top left alone
+    forward: ({ query, key, value }) => {
+      const [out, logsumexp, , , , , seed, offset] = cudnn(query, key, value, null, true, { isCausal: true });
+      return [out!, logsumexp!, seed!, offset!];
+    },
+    backward: (dOut, { query, key, value }, out, [logsumexp, seed, offset], { samples }) => {
+      const tokens = longestOf(samples);
+      const beside = [seed ?? null, offset ?? null, null, null, null] as const;
+      return cudnnBackward(
+        ...([dOut, query, key, value, out, logsumexp!, ...beside, tokens, tokens, 0, true] as const),
+      );
+    },
+    full: (query, key, value) => cudnn(query, key, value, null, false)[0]!,
+  },
+} as const satisfies Record<string, Kernel>;
+
+export type KernelName = keyof typeof KERNELS;
+
+/** Custom masks of memory-efficient attention. Source: libtorch's native/transformers/sdp_utils_cpp.h. */
+const NO_MASK = 0;
+const CAUSAL_FROM_BOTTOM_RIGHT = 2;
+
+/** Causal attention within each sample. */
+export function kernelForward(heads: PackedHeads, shape: AttentionShape): KernelState {
+  return scope(() => {
+    const { query } = heads;
+    const kernel = kernelOf(query, shape);
+    const calls = kernel.calls(shape, query.shape[1]!);
+    const results = calls.map((call) => {
+      const [out, ...saved] = kernel.forward(headsOf(heads, call, kernel), call.packing);
+      return { out, saved, call };
+    });
+    const saved = results.map((result) => result.saved);
+    const [first] = results;
+    if (results.length === 1 && first) return { out: first.call.whole(first.out), saved };
+    const out = empty(query.shape, { dtype: query.dtype, device: query.device });
+    for (const result of results) result.call.ofQueries(out).copy_(result.out);
+    return { out, saved };
+  });
+}
+
+/** Queries, keys and values become their own gradients for the gradient dOut, (R, G, Q, D), of the output. */
+export function kernelBackward_(
+  heads: PackedHeads,
+  dOut: Tensor,
+  { out, saved }: KernelState,
+  shape: AttentionShape,
+): void {
+  const kernel = kernelOf(heads.query, shape);
+  kernel.calls(shape, heads.query.shape[1]!).forEach((call, index) => {
+    scope(() => {
+      const { ofQueries, ofKeys, packing } = call;
+      const given = headsOf(heads, call, kernel);
+      const gradients = kernel.backward(ofQueries(dOut), given, ofQueries(out), saved[index]!, packing);
+      const places = [ofQueries(heads.query), ofKeys(heads.key), ofKeys(heads.value)];
+      gradients.forEach((gradient, place) => {
+        scope(() => {
+          const into = places[place]!;
+          const shared = gradient.shape[call.heads] === into.shape[call.heads];
+          into.copy_(shared ? gradient : gradient.sumDim([call.heads], { keepdim: true }));
+        });
+      });
+    });
+  });
+}
+
+/** Whether queries may be of a sample's last rows alone. */
+export function takesLastRows(target: { device: Device; dtype: DType }, named?: CardKernel): boolean {
+  return KERNELS[kernelFor(target, named)].takesLastRows;
+}
+
+function kernelOf(query: Tensor, { kernel, firstQuery = 0 }: AttentionShape): Kernel {
+  const name = kernelFor(query, kernel);
+  if (firstQuery > 0 && !KERNELS[name].takesLastRows)
+    throw new Error(`${name} takes no queries of the last rows alone`);
+  return KERNELS[name];
+}
+
+/** Attention of every position to every other, as the vision tower has it. All (n, H, t, D). */
+export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor {
+  return KERNELS[kernelFor(query)].full(query, key, value);
+}
+
+/** The kernel that computes tensors of this dtype on this device; on meta, on the device that is planned for. */
+export function kernelFor(
+  { device, dtype }: { device: Device; dtype: DType },
+  named?: CardKernel | undefined,
+): KernelName {
+  const half = isHalf(dtype);
+  const target = device === "meta" ? planTarget().device : device;
+  if (target === "cpu") return half || named === "products" ? "cpuHalf" : "cpu";
+  if (named) return named === "products" ? "cpuHalf" : named;
+  return ruleFor({
+    dtype,
+    hasFlash: device === "meta" ? shouldHaveFlash(plannedCapability()) : hasFlash(device),
+  });
+}
+
+/** The kernel of a card that has not been timed: flash attention where it is to be had, which it is in half precision alone. */
+function ruleFor({ dtype, hasFlash }: { dtype: DType; hasFlash: boolean }): "flash" | "efficient" {
+  return isHalf(dtype) && hasFlash ? "flash" : "efficient";
+}
+
+/** The kernels that a card of this compute capability (as 80) ought to have for a dtype, that of the rule first. */
+export function kernelsOf(capability: number, dtype: DType): CardKernel[] {
+  const hasFlash = shouldHaveFlash(capability);
+  const rule = ruleFor({ dtype, hasFlash });
+  const others = CARD_KERNELS.filter((kernel) => {
+    if (kernel === "flash" || kernel === "cudnn") return isHalf(dtype) && hasFlash;
+    return kernel === "efficient" || isHalf(dtype);
+  });
+  return [rule, ...others.filter((kernel) => kernel !== rule)];
+}
+
+/**
+ * Cumulative lengths of packed samples as flash attention asks for them; undefined where there is one sample or another kernel. Whoever
+ * calls for each group of heads and layer makes them once.
+ */
+export function packedLengths(
+  shape: AttentionShape,
+  target: { device: Device; dtype: DType },
+): PackedLengths | undefined {
+  const { samples, kernel } = shape;
+  const isAsked = samples.length > 1 && kernelFor(target, kernel) === "flash";
+  return isAsked ? lengthsOf({ samples, queries: queryRows(shape) }, target) : undefined;
+}
+
+function shouldHaveFlash(capability: number): boolean {
+  return capability >= CARD_ABILITIES["flash attention"];
+}
+
+function isHalf(dtype: DType): boolean {
+  return dtype === "bfloat16" || dtype === "float16";
+}
+
+const knownFlash = new Map<Device, boolean>();
+
+/** Whether a card has flash attention: libtorch is asked once, by a call on two tokens. */
+function hasFlash(device: Device): boolean {
+  let has = knownFlash.get(device);
+  if (has === undefined) {
+    has = scope(() => {
+      const x = empty([1, 2, 1, 64], { dtype: "bfloat16", device });
+      try {
+        flash(x, x, x, null, null, 2, 2, 0, true, false);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+    knownFlash.set(device, has);
+  }
+  return has;
+}

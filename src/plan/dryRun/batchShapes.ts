@@ -1,0 +1,171 @@
+/** A micro-batch of which only the shape is known: what a plan runs the step on. */
+
+import { imageTokens } from "../../data/pictures/image.ts";
+import { IGNORE } from "../../data/samples/dialogue.ts";
+import type { MicroBatch } from "../../data/stream/batches.ts";
+import { START } from "../../data/stream/packing.ts";
+import { rowsBetween } from "../../nn/rows.ts";
+
+export interface Grid {
+  rows: number;
+  cols: number;
+}
+
+/** What a user says of samples: planned are as many of the longest as a micro-batch has. */
+export interface SampleShape {
+  /** Tokens of the longest sample. */
+  maxLength: number;
+  hdNum: number;
+  /** The part of a sample that is picture; without it, one picture of the most tokens that hd_num allows. */
+  imageShare: number | undefined;
+  batchSize: number;
+}
+
+/** Samples that are alike, one after the other. */
+export interface BatchShape {
+  samples: number;
+  /** Rows of each sample. */
+  sampleTokens: number;
+  /** Grids of the pictures of each sample, which come first in it. */
+  pictures: readonly Grid[];
+  /** Rows of each sample that have a label: its last ones. */
+  labelTokens: number;
+  /** Rows of each sample from the first with a label on, where that lies before its last ones. */
+  askedTokens?: number | undefined;
+}
+
+/** The rows of a micro-batch that there is. */
+export interface ExactShape {
+  /** Rows of each sample. */
+  rows: readonly number[];
+  imageSlices: MicroBatch["imageSlices"];
+  grids: readonly Grid[];
+  labelTokens: number;
+  /** The first row with a label; what comes before it is not asked for in the last layer. */
+  firstLabel: number;
+}
+
+/** What of a micro-batch its memory depends on. */
+export function exactShape({
+  sampleTokens,
+  imageSlices,
+  images,
+  labelTokens,
+  targets,
+}: MicroBatch): ExactShape {
+  return {
+    rows: sampleTokens,
+    imageSlices,
+    grids: images.map(({ rows, cols }) => ({ rows, cols })),
+    labelTokens,
+    firstLabel: Math.max(
+      0,
+      targets.findIndex((target) => target !== IGNORE),
+    ),
+  };
+}
+
+/** Rows of each sample of a micro-batch. */
+export function rowsOfSamples(shape: BatchShape | ExactShape): readonly number[] {
+  return "rows" in shape ? shape.rows : Array<number>(shape.samples).fill(shape.sampleTokens);
+}
+
+/** The rows of a micro-batch of alike samples: in each sample its pictures, then text, all of it with labels. */
+export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape): BatchShape {
+  const largest = largestGrid(hdNum);
+  const room = imageShare === undefined ? maxLength - 2 : Math.floor(maxLength * imageShare);
+  const whole = imageShare === undefined && pictureTokens([largest]) <= room ? largest : gridOfTokens(room);
+  const pictures = whole ? [whole] : [];
+  const textTokens = maxLength - pictureTokens(pictures);
+  return { samples: batchSize, sampleTokens: maxLength, pictures, labelTokens: Math.max(1, textTokens - 1) };
+}
+
+/** Text that a picture comes with where nothing else is said. */
+export const DIALOGUE_TOKENS = 256;
+
+/** Image tokens of one sample. */
+export function pictureTokens(pictures: readonly Grid[]): number {
+  return pictures.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+}
+
+/** The grid with the most tokens that hd_num allows: a column, whose every row ends with a separator. */
+export function largestGrid(hdNum: number): Grid {
+  return { rows: hdNum, cols: 1 };
+}
+
+/** A picture of at most so many tokens and within 156 of it; undefined where not even one tile fits. */
+export function gridOfTokens(tokens: number): Grid | undefined {
+  const perTile = imageTokens(2, 1) - imageTokens(1, 1);
+  const tiles = 1 + Math.floor((tokens - imageTokens(1, 1)) / perTile);
+  return tiles >= 1 ? { rows: tiles, cols: 1 } : undefined;
+}
+
+/** The rows of a batch shape. */
+export function plannedBatch(shape: BatchShape | ExactShape): MicroBatch {
+  const rows = rowsOfSamples(shape);
+  const { grids, imageSlices } = "rows" in shape ? shape : alikeSlices(shape);
+  const tokens = rows.reduce((sum, count) => sum + count, 0);
+  const positions = new Int32Array(tokens);
+  rows.reduce((first, count) => {
+    for (let row = 0; row < count; row++) positions[first + row] = row;
+    return first + count;
+  }, 0);
+  const targets = "rows" in shape ? labelsOfText(shape, tokens) : lastLabels(shape);
+  return {
+    inputIds: new Int32Array(tokens),
+    targets,
+    positions,
+    sampleTokens: [...rows],
+    imageSlices,
+    images: grids.map((grid) => ({ ...grid }) as MicroBatch["images"][number]), // on meta nobody reads pixels
+    samples: [],
+    labelTokens: "rows" in shape ? shape.labelTokens : shape.samples * shape.labelTokens,
+    epoch: 0,
+    dataWaitMs: 0,
+    position: START,
+  };
+}
+
+/** The pictures of samples that are alike. */
+function alikeSlices({
+  samples,
+  sampleTokens,
+  pictures,
+}: BatchShape): Pick<ExactShape, "grids" | "imageSlices"> {
+  const imageSlices: ExactShape["imageSlices"] = [];
+  for (let sample = 0; sample < samples; sample++) {
+    let start = sample * sampleTokens;
+    pictures.forEach(({ rows, cols }, image) => {
+      const end = start + imageTokens(rows, cols);
+      imageSlices.push({ start, end, image });
+      start = end;
+    });
+  }
+  return { grids: pictures, imageSlices };
+}
+
+/** A label is of the next row, so the last row of a sample has none. */
+function lastLabels({ samples, sampleTokens, labelTokens, askedTokens = 0 }: BatchShape): Int32Array {
+  const targets = new Int32Array(samples * sampleTokens).fill(IGNORE);
+  const isApart = labelTokens > 0 && askedTokens > labelTokens + 1;
+  for (let end = sampleTokens; end <= targets.length; end += sampleTokens) {
+    targets.fill(1, end - 1 - (isApart ? labelTokens - 1 : labelTokens), end - 1);
+    if (isApart) targets[end - askedTokens] = 1;
+  }
+  return targets;
+}
+
+/** How many rows have a label, that they are of text, and which is the first, is all that memory depends on. */
+function labelsOfText({ imageSlices, labelTokens, firstLabel }: ExactShape, tokens: number): Int32Array {
+  const targets = new Int32Array(tokens).fill(IGNORE);
+  let left = labelTokens;
+  const label = (start: number, end: number): void => {
+    const rows = Math.max(0, Math.min(left, end - start));
+    targets.fill(1, start, start + rows);
+    left -= rows;
+  };
+  label(firstLabel, firstLabel + 1);
+  for (const { start, end } of [...rowsBetween(imageSlices, tokens), ...imageSlices])
+    label(Math.max(start, firstLabel + 1), end);
+  return targets;
+}

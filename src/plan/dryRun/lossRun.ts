@@ -1,0 +1,17 @@
+/** What the loss of a sample takes that a run only evaluates, beside all that the run holds: the evaluation's own step, on meta. */
+import { evalStep } from "../../step/step.ts";
+import { plannedBatch } from "./batchShapes.ts";
+import { type Configuration, type DryRun, observe } from "./dryRun.ts";
+import type { CommonParts } from "./sharedParts.ts";
+
+export function dryLoss(configuration: Configuration, parts: CommonParts): DryRun {
+  const { policy, batch } = configuration;
+  return observe(configuration, ({ take, end }) => {
+    const { model, making, mappedBytes } = parts.model(configuration, take);
+    const adapter = parts.adapter(configuration, take);
+    end("start", [making, adapter.making]);
+    for (const _ of evalStep(model, adapter.lora, plannedBatch(batch), policy));
+    end("evaluation");
+    return { mappedBytes };
+  });
+}

@@ -1,0 +1,221 @@
+/**
+ * The official recipe's schedule, for comparison: everything resident, every decoder layer checkpointed as a whole and recomputed under
+ * autograd, logits of all rows in float32, all tiles of a picture through the tower at once, factors in bfloat16 with float32 master
+ * copies and moments. A plain version of it over the same operators, run on meta: a lower bound, for it wastes less than the original.
+ */
+
+import { disposeModel, type LayerWeights, type Model } from "../../models/weights.ts";
+import { embedText, placeImage_ } from "../../models/xcomposer2/inputRows.ts";
+import { LINEAR_NAMES, type LinearName, linearShape } from "../../models/xcomposer2/spec.ts";
+import { ropeTables } from "../../nn/attention/attention.ts";
+import { frozenValues } from "../../nn/frozen/frozen.ts";
+import type { Rows } from "../../nn/rows.ts";
+import { rowsOf } from "../../nn/rows.ts";
+import { DEFAULT_POLICY } from "../../step/policy.ts";
+import { cat, empty, zeros } from "../../torch/create.ts";
+import { CARD_ABILITIES, type Category, category } from "../../torch/device.ts";
+import {
+  _scaledDotProductEfficientAttention as efficient,
+  _scaledDotProductFlashAttention as flash,
+} from "../../torch/ops.gen.ts";
+import { dispose, grad, keep, scope, type Tensor, withGrad } from "../../torch/tensor.ts";
+import { type Card, capabilityOf } from "../time/cards.ts";
+import { plannedBatch } from "./batchShapes.ts";
+import { type Configuration, type DryRun, observe } from "./dryRun.ts";
+import { emptyModel } from "./sharedParts.ts";
+
+interface Factors {
+  a: Tensor;
+  b: Tensor;
+}
+
+type LayerFactors = Record<LinearName, Factors>;
+
+interface Context {
+  model: Model;
+  imageRows: readonly Rows[];
+  rope: { cos: Tensor; sin: Tensor };
+  hasFlash: boolean;
+}
+
+/** What the official schedule takes for this model, micro-batch and rank on a card: everything lies there. */
+export function officialRun(asked: Omit<Configuration, "policy"> & { target: Card }): DryRun {
+  const configuration = { ...asked, policy: DEFAULT_POLICY };
+  return observe(configuration, ({ end }) => {
+    const { model, mappedBytes } = emptyModel(configuration);
+    const factors = held("loraParameters", () => emptyFactors(configuration));
+    const gradients = held("loraGradients", () => emptyFactors(configuration));
+    const copies = ["master", "mean", "square"].map(() =>
+      held("optimizerState", () => emptyFactors(configuration, "float32")),
+    );
+    end("start");
+    runStep(configuration, model, { factors, gradients }, end);
+    for (const value of [factors, gradients, copies]) dispose(value);
+    disposeModel(model);
+    return { mappedBytes };
+  });
+}
+
+function held<T>(what: Category, body: () => T extends PromiseLike<unknown> ? never : T): T {
+  return category(what, () => keep(scope(body)) as never);
+}
+
+function emptyFactors({ model, lora: { rank }, dtype }: Configuration, as = dtype): LayerFactors[] {
+  const like = { dtype: as, device: "meta" } as const;
+  return Array.from({ length: model.layers }, () => {
+    const factors = LINEAR_NAMES.map((name) => {
+      const [rows, columns] = linearShape(model, name);
+      return [name, { a: empty([rank, columns], like), b: empty([rows, rank], like) }] as const;
+    });
+    return Object.fromEntries(factors) as LayerFactors;
+  });
+}
+
+function runStep(
+  { batch: shape, target }: Configuration & { target: Card },
+  model: Model,
+  { factors, gradients }: { factors: LayerFactors[]; gradients: LayerFactors[] },
+  end: (phase: string) => void,
+): void {
+  const batch = plannedBatch(shape);
+  const { headDim, ropeTheta } = model.config;
+  const { dtype, device } = model;
+  const rope = held("inputData", () => ropeTables(batch.positions, headDim, ropeTheta, { dtype, device }));
+  const context = {
+    model,
+    rope,
+    imageRows: batch.imageSlices,
+    hasFlash: capabilityOf(target) >= CARD_ABILITIES["flash attention"],
+  };
+  let hidden = held("workingSet", () => embedText(model, batch.inputIds));
+  for (const { start, end: last, image } of batch.imageSlices) {
+    const picture = batch.images[image]!;
+    const allTiles = 1 + picture.rows * picture.cols;
+    category("visionFeatures", () => {
+      scope(() => {
+        for (const _ of placeImage_(rowsOf(hidden, { start, end: last }), model, picture, allTiles));
+      });
+    });
+  }
+  end("vision");
+  const inputs: Tensor[] = [];
+  for (const [layer, weights] of model.layers.entries()) {
+    inputs.push(hidden);
+    const own = factors[layer]!;
+    hidden = held("boundaryActivations", () => scope(() => layerForward(hidden, weights, own, context)));
+  }
+  end("forward");
+  let gradient = held("loss", () => lossGradient(hidden, context));
+  hidden.dispose();
+  end("loss");
+  for (let layer = model.layers.length - 1; layer >= 0; layer--) {
+    const input = inputs[layer]!;
+    const before = gradient;
+    const layerGradients = (): Tensor => layerBackward(input, before, layer, { factors, gradients }, context);
+    gradient = held("workingSet", layerGradients);
+    before.dispose();
+    input.dispose();
+  }
+  end("backward");
+  dispose([gradient, rope]);
+}
+
+/** Logits of every row, in float32; the gradient of the hidden states, (T, C). */
+function lossGradient(hidden: Tensor, { model: { norm, head, config } }: Context): Tensor {
+  return withGrad(() => {
+    const leaf = hidden.detach().requiresGrad_();
+    const logits = rms(leaf, norm, config.rmsEps).linear(frozenValues(head)).to({ dtype: "float32" }); // (T, V)
+    const targets = zeros([hidden.shape[0]!, 1], { dtype: "int64", device: "meta" });
+    const loss = logits.logSoftmax(-1).gather(1, targets).mean().neg();
+    return grad([loss], [leaf])[0]!;
+  });
+}
+
+/** A checkpointed layer: forward again under autograd, then back; gradients of the factors accumulate. */
+function layerBackward(
+  input: Tensor,
+  dy: Tensor,
+  layer: number,
+  { factors, gradients }: { factors: LayerFactors[]; gradients: LayerFactors[] },
+  context: Context,
+): Tensor {
+  return withGrad(() => {
+    const leaf = input.detach().requiresGrad_();
+    const leaves = Object.fromEntries(
+      LINEAR_NAMES.map((name) => {
+        const { a, b } = factors[layer]![name];
+        return [name, { a: a.detach().requiresGrad_(), b: b.detach().requiresGrad_() }];
+      }),
+    ) as LayerFactors;
+    const y = layerForward(leaf, context.model.layers[layer]!, leaves, context);
+    const wanted = LINEAR_NAMES.flatMap((name) => [leaves[name].a, leaves[name].b]);
+    const [dx, ...own] = grad([y], [leaf, ...wanted], [dy]);
+    const into = LINEAR_NAMES.flatMap((name) => [gradients[layer]![name].a, gradients[layer]![name].b]);
+    into.forEach((gradient, index) => void gradient.add_(own[index]!));
+    return dx!;
+  });
+}
+
+function layerForward(h: Tensor, weights: LayerWeights, factors: LayerFactors, context: Context): Tensor {
+  const { rmsEps } = context.model.config;
+  const linear = (x: Tensor, name: LinearName): Tensor => loraLinear(x, weights, factors, name, context);
+  const middle = h.add(
+    linear(
+      attention(linear(rms(h, weights.attentionNorm, rmsEps), "attention.wqkv"), context),
+      "attention.wo",
+    ),
+  );
+  const x = rms(middle, weights.ffnNorm, rmsEps);
+  const active = linear(x, "feed_forward.w1").silu().mul(linear(x, "feed_forward.w3"));
+  return middle.add(linear(active, "feed_forward.w2"));
+}
+
+/** Frozen product, PLoRA on image rows, LoRA with its dropout. x: (T, in) -> (T, out). */
+function loraLinear(
+  x: Tensor,
+  weights: LayerWeights,
+  factors: LayerFactors,
+  name: LinearName,
+  { imageRows }: Context,
+): Tensor {
+  const { weight, plora } = weights.linears[name];
+  const y = x.linear(frozenValues(weight));
+  for (const rows of imageRows)
+    rowsOf(y, rows).add_(rowsOf(x, rows).linear(plora.a).linear(plora.b).mul(plora.scale));
+  const mask = empty(x.shape, { dtype: "bool", device: "meta" });
+  return y.add(x.mul(mask).linear(factors[name].a).linear(factors[name].b).mul(1));
+}
+
+/** u: (T, G * (Q+2) * D) -> (T, H * D). */
+function attention(u: Tensor, { model: { config }, rope, hasFlash }: Context): Tensor {
+  const { heads, kvHeads: G, headDim: D } = config;
+  const Q = heads / G;
+  const T = u.shape[0]!;
+  const packed = u.view([T, G, Q + 2, D]);
+  const byHead = (x: Tensor): Tensor => x.reshape([1, T, -1, D]).transpose(1, 2); // (1, heads, T, D)
+  const query = byHead(rotated(packed.narrow(2, 0, Q), rope));
+  const repeated = (x: Tensor): Tensor => byHead(x.expand([T, G, Q, D]));
+  const key = repeated(rotated(packed.narrow(2, Q, 1), rope));
+  const value = repeated(packed.narrow(2, Q + 1, 1));
+  const causal = { isCausal: true };
+  const [out] = hasFlash
+    ? flash(query, key, value, causal)
+    : efficient(query, key, value, null, true, causal);
+  if (!out) throw new Error("an attention kernel gave no output");
+  return out.transpose(1, 2).reshape([T, heads * D]);
+}
+
+function rotated(x: Tensor, { cos, sin }: Context["rope"]): Tensor {
+  const half = x.shape[3]! / 2;
+  const first = x.narrow(3, 0, half);
+  const second = x.narrow(3, half, half);
+  return cat([first.mul(cos).sub(second.mul(sin)), second.mul(cos).add(first.mul(sin))], 3);
+}
+
+function rms(x: Tensor, weight: Tensor, eps: number): Tensor {
+  const wide = x.to({ dtype: "float32" });
+  return wide
+    .mul(wide.square().meanDim([-1], { keepdim: true }).add(eps).rsqrt())
+    .to({ dtype: x.dtype })
+    .mul(weight);
+}

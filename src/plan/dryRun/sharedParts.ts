@@ -1,0 +1,260 @@
+/**
+ * What dry runs have in common: the empty model, and the adapter with its optimizer, whose making, resuming, updating and saving know
+ * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
+ */
+import { createLora, disposeLora, type Lora } from "../../models/lora.ts";
+import type { Place } from "../../models/places.ts";
+import {
+  assembleModel,
+  disposeModel,
+  foldedMatrix,
+  type Model,
+  type ReadTensor,
+  storedUnfolded,
+  type WeightReader,
+} from "../../models/weights.ts";
+import { isVisionLinear, tensorShapes } from "../../models/xcomposer2/spec.ts";
+import type { Room } from "../../nn/frozen/nf4.ts";
+import { emptyQuantized } from "../../nn/frozen/quantized.ts";
+import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
+import { gradientCopies } from "../../step/optimizer/gradientBackup.ts";
+import {
+  type AdamW,
+  createAdamW,
+  disposeAdamW,
+  gradientsOf,
+  loraParameters,
+  normOfGradients,
+  stepAdamW,
+} from "../../step/optimizer/optimizer.ts";
+import { clippedScale } from "../../step/optimizer/updateGate.ts";
+import { factorCopies, loadingOf, placesOf } from "../../step/policy.ts";
+import { STAGING_BYTES } from "../../torch/copies.ts";
+import { empty } from "../../torch/create.ts";
+import { category, pool } from "../../torch/device.ts";
+import type { DType } from "../../torch/dtypes.ts";
+import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
+import type { Trace } from "../../torch/trace.ts";
+import type { Configuration } from "./dryRun.ts";
+import { resumeOnMeta, saveOnMeta } from "./saveAndResume.ts";
+import { type BasePart, mappedPartsOf, storedBaseOf } from "./storedParts.ts";
+
+/** Gives what was traced since the last time. */
+export type TakeTrace = () => Trace;
+
+export interface ModelPart extends Disposable {
+  model: Model;
+  /** Of weights on the host that are the checkpoint's mapped file, and of no pool. */
+  mappedBytes: number;
+  making: Trace;
+}
+
+export interface AdapterPart extends Disposable {
+  lora: Lora;
+  making: Trace;
+  resuming: Trace;
+  /** After the step, which leaves nothing behind: what it adds to gradients it adds in place. */
+  updating: Trace;
+  saving: Trace;
+}
+
+/** Parts of each kind that are held: a search goes back and forth between a few. */
+const HELD = 6;
+
+/** The parts of the runs of a search; they hold meta tensors, so it is to be disposed when the search is over. */
+export class CommonParts implements Disposable {
+  readonly #models = new Map<string, ModelPart>();
+  readonly #adapters = new Map<string, AdapterPart>();
+
+  model(configuration: Configuration, take: TakeTrace): ModelPart {
+    const { model, dtype, policy, base, headBase, visionBase, stored, mapsWeights } = configuration;
+    const bases = { base, headBase, visionBase, stored, mapsWeights };
+    const key = JSON.stringify([model, dtype, bases, loadingOf(policy), isStaged(configuration)]);
+    return heldIn(this.#models, key, () => makeModel(configuration, take));
+  }
+
+  adapter(configuration: Configuration, take: TakeTrace): AdapterPart {
+    const { model, dtype, lora, policy, gradientCopy, target } = configuration;
+    const { optimizer, gradients } = policy;
+    const capability = target === "cpu" ? target : target.computeCapability;
+    const key = JSON.stringify([model, dtype, lora, optimizer, gradients, gradientCopy, capability]);
+    return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
+  }
+
+  /** Gives up the oldest parts, where there are more than so many of a kind; never while a run is traced. */
+  trim(count: number): void {
+    for (const parts of [this.#models, this.#adapters]) {
+      const old = [...parts].slice(0, Math.max(0, parts.size - count));
+      for (const [key, part] of old) {
+        parts.delete(key);
+        part[Symbol.dispose]();
+      }
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.trim(0);
+  }
+}
+
+/** The parts of a search, which is one synchronous stretch: they are given up when the event loop turns. */
+export class PartsOfSearch {
+  #parts: CommonParts | undefined;
+
+  get(): CommonParts {
+    const parts = this.#parts ?? new CommonParts();
+    if (!this.#parts) {
+      setImmediate(() => {
+        this.#parts = undefined;
+        parts[Symbol.dispose]();
+      });
+    }
+    this.#parts = parts;
+    parts.trim(HELD);
+    return parts;
+  }
+}
+
+/** The part of a key, which is the newest then. */
+function heldIn<Part extends Disposable>(parts: Map<string, Part>, key: string, make: () => Part): Part {
+  const part = parts.get(key) ?? make();
+  parts.delete(key);
+  parts.set(key, part);
+  return part;
+}
+
+function makeModel(configuration: Configuration, take: TakeTrace): ModelPart {
+  const opened = openModel(configuration);
+  return { ...opened, making: take() };
+}
+
+function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart {
+  const { lora, optimizer, ...opened } = openAdapter(configuration);
+  const making = take();
+  resumeOnMeta(optimizer);
+  const resuming = take();
+  scope(() => stepAdamW(optimizer, 1e-4, clippedScale(normOfGradients(optimizer.parameters), 1, 1)));
+  const updating = take();
+  saveOnMeta(optimizer, lora);
+  return { lora, making, resuming, updating, saving: take(), ...opened };
+}
+
+/** What a run holds from its start to its end. */
+export function openOnMeta(
+  configuration: Configuration,
+): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
+  const { model, ...opened } = openModel(configuration);
+  const adapter = openAdapter(configuration);
+  const close = (): void => {
+    adapter[Symbol.dispose]();
+    opened[Symbol.dispose]();
+  };
+  return { ...adapter, model, [Symbol.dispose]: close };
+}
+
+function openModel(configuration: Configuration): Omit<ModelPart, "making"> {
+  const { model, mappedBytes } = emptyModel(configuration);
+  const staging = isStaged(configuration) ? emptyStaging() : [];
+  const close = (): void => {
+    dispose(staging);
+    disposeModel(model);
+  };
+  return { model, mappedBytes, [Symbol.dispose]: close };
+}
+
+/** Whether parts of the base reach a card through pinned buffers. */
+function isStaged({ policy, target }: Pick<Configuration, "policy" | "target">): boolean {
+  const { layers, head, vision } = placesOf(policy); // embeddings are gathered on the host
+  return target !== "cpu" && [layers, head, vision].includes("host");
+}
+
+function emptyStaging(): Tensor[] {
+  const bytes = (): Tensor => keep(empty([STAGING_BYTES], { dtype: "uint8", device: "meta" }));
+  return [pool("host", () => category("workspace", bytes))];
+}
+
+function openAdapter(configuration: Configuration): { lora: Lora; optimizer: AdamW } & Disposable {
+  const lora = emptyLora(configuration);
+  const parameters = loraParameters(lora);
+  const optimizer = createAdamW(parameters, OFFICIAL_ADAMW, configuration.policy.optimizer);
+  const { gradientCopy } = configuration;
+  const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
+  const close = (): void => {
+    copies?.[Symbol.dispose]();
+    disposeAdamW(optimizer);
+    disposeLora(lora);
+  };
+  return { lora, optimizer, [Symbol.dispose]: close };
+}
+
+/** The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't be. */
+export function emptyModel(configuration: Configuration): Pick<ModelPart, "model" | "mappedBytes"> {
+  const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights } = configuration;
+  const shapes = tensorShapes(config);
+  const loading = loadingOf(policy);
+  const storedBase = storedBaseOf(configuration);
+  if (loading.folded && storedBase) throw storedUnfolded(storedBase);
+  const options = { dtype, device: "meta", ...loading, base, headBase, visionBase } as const;
+  const mappedParts = mappedPartsOf(configuration);
+  let mappedBytes = 0;
+  const mapped: Room = (shape, dtype) => {
+    const tensor = withoutMemory(shape, dtype);
+    mappedBytes += tensor.bytes;
+    return tensor;
+  };
+  const roomAt = (place: Place, isMapped: boolean): Room => (place === "host" && isMapped ? mapped : onMeta);
+  const tensor: ReadTensor = (name, _, place) => roomAt(place, mapsWeights)(shapes.get(name)!, dtype);
+  const matrix: WeightReader["matrix"] = (name, base, { place, folded }) => {
+    const room = roomAt(place, mappedParts.includes(partOf(name)));
+    const shape = shapes.get(name) as [number, number];
+    return base && base !== "bf16"
+      ? emptyQuantized(shape, base, room)
+      : foldedMatrix(room(shape, dtype), folded);
+  };
+  const model = category("weights", () =>
+    keep(scope(() => assembleModel(config, options, { tensor, matrix }))),
+  );
+  return { model, mappedBytes };
+}
+
+function partOf(matrix: string): BasePart {
+  if (isVisionLinear(matrix)) return "visionBase";
+  return matrix.startsWith("model.layers.") ? "base" : "headBase";
+}
+
+function onMeta(shape: readonly number[], dtype: DType): Tensor {
+  return empty(shape, { dtype, device: "meta" });
+}
+
+/** As a mapped tensor is: of this shape, contiguous, and no memory of any pool. */
+function withoutMemory(shape: readonly number[], dtype: DType): Tensor {
+  return scope(() => {
+    const strides = shape.map((_, dim) =>
+      shape.slice(dim + 1).reduce((product, extent) => product * extent, 1),
+    );
+    return onMeta([1], dtype).asStrided(shape, strides);
+  });
+}
+
+function emptyLora({
+  model,
+  lora,
+  policy,
+  dtype,
+}: Pick<Configuration, "model" | "lora" | "policy" | "dtype">): Lora {
+  const { rank, dropout, targets } = lora;
+  return createLora(model, {
+    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta" },
+    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
+  });
+}
+
+/** Of all LoRA gradients of a run. */
+export function gradientBytes(
+  configuration: Pick<Configuration, "model" | "lora" | "policy" | "dtype">,
+): number {
+  const lora = emptyLora(configuration);
+  const bytes = gradientsOf(loraParameters(lora)).reduce((sum, gradient) => sum + gradient.bytes, 0);
+  disposeLora(lora);
+  return bytes;
+}

@@ -1,0 +1,22 @@
+/** Which parts of the frozen base are held as the checkpoint has them. */
+import type { Bases } from "../../models/xcomposer2/spec.ts";
+import type { Configuration } from "./dryRun.ts";
+
+/** What the decoder's linears are held in because the checkpoint has them so, where that is fewer bits. */
+export function storedBaseOf({ base, stored }: Pick<Configuration, "base" | "stored">): Bases["base"] {
+  return base !== "bf16" && base === stored?.base ? base : undefined;
+}
+
+/** Those with a precision each. */
+export type BasePart = keyof Bases;
+
+/** The parts of the base whose matrices are, on the host, the checkpoint's mapped file: they are held as they are stored. */
+export function mappedPartsOf(
+  configuration: Bases & Pick<Configuration, "stored" | "mapsWeights">,
+): BasePart[] {
+  const { stored, mapsWeights } = configuration;
+  return (["base", "headBase", "visionBase"] as const).filter((part) => {
+    const [held = "bf16", was = "bf16"] = [configuration[part], stored?.[part]];
+    return held === was && (held !== "bf16" || mapsWeights);
+  });
+}

@@ -1,0 +1,281 @@
+/**
+ * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its threads and libtorch. Of each
+ * op the middle of many calls counts. Where other programs took much of the processor, the result is doubtful: it is told so, time of the
+ * processor stands for the clock's, of which the lower quarter counts, and a later plan measures again.
+ */
+import { availableParallelism, cpus } from "node:os";
+import { getThreads, libtorchVersion, processorTimesMs } from "../../torch/device.ts";
+import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
+import { type Busy, pathOf, watchMachine } from "./busyMachine.ts";
+import type { CpuSpeed, Curve, ProductRates } from "./cpuSpeed.ts";
+import { loopProbes } from "./loopProbes.ts";
+import type { Product } from "./opCost.ts";
+import {
+  attentionProbes,
+  type Compute,
+  copyProbes,
+  ELEMENTS,
+  elementwiseProbes,
+  FarMemory,
+  type Hold,
+  LAYOUTS,
+  PRODUCT_EDGES,
+  type Probe,
+  type ProbeMemory,
+  productProbes,
+  viewProbe,
+} from "./probes.ts";
+import { knownIn, remembered } from "./remembered.ts";
+
+/** Of what is measured: another one is measured anew. */
+const VERSION = 13;
+const CALIBRATION_MS = 5000;
+/** So long a doubtful result is used without measuring again. */
+const DOUBT_LASTS_MS = 10 * 60_000;
+/** Calls shorter than this are measured SHORT_CALLS at a time: in a step, too, they come one after the other. */
+const SHORT_MS = 0.05;
+const SHORT_CALLS = 4;
+/** Probes whose calls are quicker than this come QUICK_TIMES in a round, for they take next to nothing of it. */
+const QUICK_MS = 2;
+const QUICK_TIMES = 4;
+/** A busy machine is given so many times as long. */
+const BUSY_TIMES = 3;
+/** On a busy machine threads spin for others that have no core: the part of calls in which they hardly did. */
+const UNDISTURBED = 0.25;
+/** Calls that long are measured in the first round alone: they tell much at once. */
+const LONG_MS = 20;
+
+interface Known {
+  speed: CpuSpeed;
+  measuredAtMs: number;
+}
+
+const FILE = "calibration.json";
+
+/** Of this machine, as it computes now. */
+export function keyOf(dtype: Compute): string {
+  return [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype, `v${VERSION}`].join(" ");
+}
+
+/** The speed of the CPU for a dtype, where it was measured here before and nothing speaks against it; measures nothing. */
+export function knownSpeed(dtype: Compute, folder?: string): CpuSpeed | undefined {
+  const speed = knownIn<Known>(FILE, folder)[keyOf(dtype)]?.speed;
+  return speed && !speed.doubt ? speed : undefined;
+}
+
+/** The speed of the CPU for a dtype, from the last time that it was measured here. */
+export function calibratedSpeed(dtype: Compute): CpuSpeed {
+  const measure = (before: Known | undefined): Known => {
+    const { wall, path, busy } = measureCpu(dtype);
+    const measuredAtMs = Date.now();
+    if (!busy) return { speed: wall, measuredAtMs };
+    const speed = before ? lesserOf(before.speed, path) : path;
+    return { speed: { ...speed, doubt: busy.reason }, measuredAtMs };
+  };
+  const valid = ({ speed, measuredAtMs }: Known): boolean =>
+    !speed.doubt || Date.now() - measuredAtMs < DOUBT_LASTS_MS;
+  return remembered(FILE, keyOf(dtype), measure, { valid }).value.speed;
+}
+
+/** By either clock; other programs hardly change the latter. */
+export interface Measured {
+  wall: CpuSpeed;
+  path: CpuSpeed;
+  busy: Busy | undefined;
+}
+
+/** How much is measured. */
+interface Extent {
+  budgetMs?: number;
+  /** Of products. */
+  edges?: readonly number[];
+  /** Of elementwise ops. */
+  elements?: readonly number[];
+}
+
+/**
+ * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an order that is
+ * another in each round, so that a call finds the processor as one of a step does, which comes after others.
+ */
+export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given }: Extent = {}): Measured {
+  const { edges, elements } = { edges: PRODUCT_EDGES, elements: ELEMENTS, ...given };
+  const held: Tensor[] = [];
+  const hold: Hold = (tensor) => {
+    held.push(keep(tensor));
+    return tensor;
+  };
+  const measured = scope(() => {
+    const machine = watchMachine();
+    const [startMs, start] = [performance.now(), processorTimesMs()[0]!];
+    const sets = probeSets({ compute: dtype, elements, hold }, edges);
+    const timed = Object.values(sets).flat();
+    for (const probe of timed) probe.measure();
+    const isOver = (): boolean =>
+      processorTimesMs()[0]! - start >= budgetMs || performance.now() - startMs >= BUSY_TIMES * budgetMs;
+    const random = lcg(1);
+    for (let round = 0; round === 0 || !isOver(); round++) {
+      const turns = timed.flatMap((probe) => probe.turns(round > 0));
+      for (const probe of shuffled(turns, random)) {
+        if (round > 0 && isOver()) break;
+        probe.measure();
+      }
+    }
+    const cores = availableParallelism();
+    const copyShare = getThreads() >= cores ? 1 / cores : 0;
+    return {
+      wall: speedOf(sets, (probe) => probe.wallMs(), { edges, copyShare }),
+      path: speedOf(sets, (probe) => probe.pathMs(), { edges, copyShare }),
+      busy: machine.busy(),
+    };
+  });
+  dispose(held);
+  return measured;
+}
+
+/** Probes by what they are of. */
+type Sets = Record<string, Timed[]>;
+
+function probeSets(given: Omit<ProbeMemory, "far" | "farWide">, edges: readonly number[]): Sets {
+  const { compute, hold } = given;
+  const far = new FarMemory(compute, hold);
+  const farWide = compute === "float32" ? far : new FarMemory("float32", hold);
+  const memory = { ...given, far, farWide };
+  const curves = [
+    ...elementwiseProbes(memory),
+    ...loopProbes(memory),
+    ...attentionProbes(compute),
+    ["copies", copyProbes()] as const,
+  ];
+  const products = LAYOUTS.map((layout) => [layout, productProbes({ layout, edges }, memory)] as const);
+  const sets = [...curves, ...products, ["view", [viewProbe()]] as const];
+  return Object.fromEntries(sets.map(([name, probes]) => [name, probes.map((probe) => new Timed(probe))]));
+}
+
+/** A probe and what its calls took. */
+class Timed {
+  readonly probe: Probe;
+  readonly #wall: number[] = [];
+  readonly #path: number[] = [];
+  #leastMs = Number.POSITIVE_INFINITY;
+
+  constructor(probe: Probe) {
+    this.probe = probe;
+  }
+
+  measure(): void {
+    const { prepare, call, times = 1 } = this.probe;
+    const calls = this.#leastMs < SHORT_MS ? SHORT_CALLS : 1;
+    scope(() => prepare?.());
+    const { wallMs, pathMs } = timeOf(() => {
+      for (let again = 0; again < calls; again++) scope(() => void call());
+    });
+    this.#wall.push(wallMs / calls / times);
+    const isKnown = Number.isFinite(pathMs);
+    if (isKnown) this.#path.push(pathMs / calls / times);
+    this.#leastMs = Math.min(this.#leastMs, (isKnown ? pathMs : wallMs) / calls);
+  }
+
+  /** Itself as often as it comes in a round. */
+  turns(isLater: boolean): Timed[] {
+    if (isLater && this.#leastMs >= LONG_MS) return [];
+    return Array.from({ length: this.#leastMs < QUICK_MS ? QUICK_TIMES : 1 }, () => this);
+  }
+
+  wallMs(): number {
+    return quantile(later(this.#wall), 0.5);
+  }
+
+  pathMs(): number {
+    if (this.probe.isElsewhere || this.#path.length === 0) return quantile(later(this.#wall), 0);
+    return quantile(later(this.#path), UNDISTURBED);
+  }
+}
+
+/** Without the first call, in which kernels are made, if there are others. */
+function later(values: readonly number[]): readonly number[] {
+  return values.length > 1 ? values.slice(1) : values;
+}
+
+function quantile(values: readonly number[], part: number): number {
+  return [...values].sort((one, other) => one - other)[Math.floor(values.length * part)]!;
+}
+
+function shuffled<T>(values: T[], random: () => number): T[] {
+  for (let last = values.length - 1; last > 0; last--) {
+    const other = Math.floor(random() * (last + 1));
+    [values[last], values[other]] = [values[other]!, values[last]!];
+  }
+  return values;
+}
+
+/** Numbers in 0..1, the same each time. */
+function lcg(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/** What a body takes. */
+export interface Clocks {
+  wallMs: number;
+  /** Of the processor, what the clock would show if no thread waited: of this thread, or all threads' if that were shared out evenly; or NaN. */
+  pathMs: number;
+}
+
+export function timeOf(body: () => void): Clocks {
+  const [startMs, before] = [performance.now(), processorTimesMs()];
+  body();
+  const after = processorTimesMs();
+  const wallMs = performance.now() - startMs;
+  return { wallMs, pathMs: pathOf(after.map((ms, thread) => ms - before[thread]!)) };
+}
+
+function speedOf(
+  sets: Sets,
+  msOf: (timed: Timed) => number,
+  { edges, copyShare }: { edges: readonly number[]; copyShare: number },
+): CpuSpeed {
+  const ms = (name: string): number[] => sets[name]!.map(msOf);
+  const curve = (name: string): Curve => ({
+    sizes: sets[name]!.map(({ probe }) => probe.size),
+    ms: ms(name),
+  });
+  const rates = (layout: string): ProductRates => ({
+    edges: [...edges],
+    flopsPerSecond: sets[layout]!.map((timed) => (1e3 * timed.probe.size) / msOf(timed)),
+  });
+  const others = new Set<string>([...LAYOUTS, "view", "copies"]);
+  const names = Object.keys(sets).filter((name) => !others.has(name));
+  return {
+    products: Object.fromEntries(LAYOUTS.map((layout) => [layout, rates(layout)])) as CpuSpeed["products"],
+    curves: Object.fromEntries(names.map((name) => [name, curve(name)])),
+    viewMs: ms("view")[0]!,
+    copies: curve("copies"),
+    copyShare,
+  };
+}
+
+/** Of two measurements of the same machine what was disturbed less, number by number. */
+export function lesserOf(one: CpuSpeed, other: CpuSpeed): CpuSpeed {
+  const curve = ({ sizes, ms }: Curve, { ms: others }: Curve): Curve => ({
+    sizes,
+    ms: ms.map((value, index) => Math.min(value, others[index]!)),
+  });
+  const rates = (layout: Product["layout"]): ProductRates => ({
+    edges: one.products[layout].edges,
+    flopsPerSecond: one.products[layout].flopsPerSecond.map((rate, index) =>
+      Math.max(rate, other.products[layout].flopsPerSecond[index]!),
+    ),
+  });
+  return {
+    products: Object.fromEntries(LAYOUTS.map((layout) => [layout, rates(layout)])) as CpuSpeed["products"],
+    curves: Object.fromEntries(
+      Object.entries(one.curves).map(([key, known]) => [key, curve(known, other.curves[key]!)]),
+    ),
+    viewMs: Math.min(one.viewMs, other.viewMs),
+    copies: curve(one.copies, other.copies),
+    copyShare: one.copyShare,
+  };
+}

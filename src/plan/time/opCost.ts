@@ -1,0 +1,288 @@
+/** What a traced call of an operator computes and moves, by its shapes: a CPU and a card alike take their time from it (stepTime.ts). */
+import { type DType, dtypeBytes } from "../../torch/dtypes.ts";
+import { EXPOSED_COPY } from "../../torch/trace.ts";
+
+export interface TracedTensor {
+  shape: readonly number[];
+  dtype: DType;
+  /** Where it lies; the device unless said otherwise. */
+  place?: "device" | "host";
+  /** Its rows or columns lie apart. */
+  strided?: boolean;
+  /** Tensors with the same number share memory. */
+  storage?: number;
+}
+
+/** A call of an ATen op ("addmm_", "sum.dim_IntList"), its tensors in schema order. */
+export interface OpCall {
+  op: string;
+  inputs: readonly TracedTensor[];
+  outputs: readonly TracedTensor[];
+  /** Of attention: the op's is_causal. */
+  causal?: boolean;
+  /** Of packed attention: the length of every sample; one sample unless given. */
+  sampleTokens?: readonly number[];
+}
+
+export interface OpTrace {
+  name: string;
+  /** none: a view or an allocation, which launches nothing. */
+  kind: "matmul" | "attention" | "memory" | "none";
+  flops: number;
+  /** Read and written; of a transfer, moved. */
+  bytes: number;
+  /** What the arithmetic runs in. */
+  dtype: DType;
+  /**
+   * exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what the host computes on its
+   * own memory, which is none of a card's time.
+   */
+  stream: "compute" | "copy" | "exposed" | "host";
+  /** Of a copy: from the device to the host. */
+  toHost?: boolean;
+  /** What a processor's time follows from as well. */
+  form?: OpForm;
+}
+
+export interface OpForm {
+  /** Of the first tensor, and the first that differs: "float32,bfloat16". */
+  dtypes: string;
+  /** What is gone through, one by one; of attention the pairs of query and key that are multiplied, seen or not. */
+  elements: number;
+  /** Of attention: of a head. */
+  features?: number | undefined;
+  /** Whether any tensor's rows or columns lie apart. */
+  strided: boolean;
+  /** Of a matrix product. */
+  product?: Product | undefined;
+}
+
+/** (m, k) times (k, n), so many times; x': transposed, that is, its columns lie one after the other. */
+export interface Product {
+  times: number;
+  m: number;
+  n: number;
+  k: number;
+  layout: "a b" | "a b'" | "a' b";
+}
+/** Keys that libtorch's attention for CPUs takes at a time, whether a query sees all of them or not: its kvSplitSize. */
+const CPU_KEYS = 512;
+
+type Formula = (
+  call: OpCall,
+) => Pick<OpTrace, "kind" | "flops" | "bytes" | "dtype"> &
+  Partial<Pick<OpForm, "elements" | "features" | "product">>;
+
+/**
+ * Ops that compute or move something else than each input and output once; names without overload, "_" where
+ * only that form differs.
+ */
+const FORMULAS: Readonly<Record<string, Formula>> = {
+  ...each(["mm", "bmm", "matmul", "linear", "dot", "_int_mm", "_scaled_mm"], matmulOf(0)),
+  ...each(["addmm", "baddbmm"], matmulOf(1)),
+  conv2d: convolution,
+  ...each(
+    [
+      "scaled_dot_product_attention",
+      "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_efficient_attention",
+      "_efficient_attention_forward",
+      "_scaled_dot_product_cudnn_attention",
+      "_flash_attention_forward",
+    ],
+    attentionOf({ query: 0, matmuls: 2 }),
+  ),
+  ...each(
+    [
+      "_scaled_dot_product_flash_attention_backward",
+      "_scaled_dot_product_efficient_attention_backward",
+      "_efficient_attention_backward",
+      "_scaled_dot_product_cudnn_attention_backward",
+      "_flash_attention_backward",
+    ],
+    attentionOf({ query: 1, matmuls: 5 }),
+  ),
+  _scaled_dot_product_flash_attention_for_cpu: attentionOf({ query: 0, matmuls: 2, keyBlock: CPU_KEYS }),
+  _scaled_dot_product_flash_attention_for_cpu_backward: attentionOf({
+    ...{ query: 1, matmuls: 5, keyBlock: CPU_KEYS },
+  }),
+  ...each(["causal_tile", "causal_tile_backward"], tileOfAttention),
+  ...each(["index_select", "embedding", "gather", "index", "masked_select"], gathering),
+  ...each(["index_add_", "index_copy_", "index_put_", "scatter_", "scatter_add_"], scattering),
+  ...each(["zeros", "ones", "full", "arange", "linspace", "rand", "randn", "randint", "randperm"], filling),
+  ...each(["zeros_like", "ones_like", "full_like", "new_zeros", "new_full", "zero_", "fill_"], filling),
+  ...each(["uniform_", "normal_", "random_", "bernoulli_"], filling),
+  copy_: ({ inputs, outputs }) => moving(bytesOf(inputs.slice(1)) + bytesOf(outputs)),
+  ...each(["empty", "empty_strided", "empty_like", "new_empty", "resize_", "set_"], nothing),
+  ...each(["detach", "view", "expand", "expand_as", "permute", "transpose", "t", "unsqueeze"], nothing),
+  ...each(["squeeze", "narrow", "slice", "select", "as_strided", "diagonal", "unfold"], nothing),
+  ...each(["split", "split_with_sizes", "chunk", "unbind", "unflatten"], nothing),
+  ...each(["reshape", "flatten", "contiguous", "_to_copy", "to"], viewOrCopy),
+};
+
+/**
+ * FLOPs and bytes of a call. An op without a formula reads its inputs and writes its outputs, and its
+ * arithmetic costs nothing; a call on both sides of the link moves its last input.
+ */
+export function traceOp(call: OpCall): OpTrace {
+  const name = call.op.split(".")[0]!;
+  const tensors = [...call.inputs, ...call.outputs];
+  const places = new Set(tensors.map(({ place }) => place ?? "device"));
+  if (places.size > 1) {
+    const stream = name === EXPOSED_COPY ? "exposed" : "copy";
+    const toHost = call.outputs[0]?.place === "host";
+    return { name, ...moving(bytesOf(call.inputs.slice(-1))), stream, ...(toHost && { toHost }) };
+  }
+  const formula = FORMULAS[name] ?? FORMULAS[name.replace(/_$/, "")] ?? elementwise;
+  const { elements, features, product, ...cost } = formula(call);
+  const first = tensors[0]?.dtype ?? "float32";
+  const other = tensors.find(({ dtype }) => dtype !== first)?.dtype;
+  const form: OpForm = {
+    dtypes: other ? `${first},${other}` : first,
+    elements: elements ?? Math.max(0, ...tensors.map(elementsOf)),
+    strided: tensors.some(({ strided }) => strided),
+    ...(features && { features }),
+    product,
+  };
+  return { name, ...cost, stream: places.has("host") ? "host" : "compute", form };
+}
+
+function each(names: readonly string[], formula: Formula): Record<string, Formula> {
+  return Object.fromEntries(names.map((name) => [name, formula]));
+}
+
+/**
+ * 2 FLOPs for every element of the output and of the contracted dim, the left factor's last; left: its place
+ * among the inputs.
+ */
+function matmulOf(left: number): Formula {
+  return ({ op, inputs, outputs }) => {
+    const factor = inputs[left]!;
+    const k = factor.shape.at(-1) ?? 1;
+    const elements = elementsOf(outputs[0]!);
+    const n = outputs[0]!.shape.at(-1) ?? 1;
+    const times = factor.shape.length === 3 && inputs[left + 1]!.shape.length === 3 ? factor.shape[0]! : 1;
+    return {
+      kind: "matmul",
+      flops: 2 * elements * k,
+      bytes: bytesOf(inputs) + bytesOf(outputs),
+      dtype: factor.dtype,
+      product: { times, m: elements / n / times, n, k, layout: layoutOf(factor, inputs[left + 1]!, op) },
+    };
+  };
+}
+
+/** linear takes its second factor as rows of outputs. Both factors transposed are timed as the first alone. */
+function layoutOf(a: TracedTensor, b: TracedTensor, op: string): Product["layout"] {
+  if (a.strided) return "a' b";
+  return (b.strided ?? false) !== op.startsWith("linear") ? "a b'" : "a b";
+}
+
+/** weight: (out, in / groups, height, width). */
+function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
+  const [image, weight] = inputs as [TracedTensor, TracedTensor];
+  const contracted = elementsOf(weight) / weight.shape[0]!;
+  const elements = elementsOf(outputs[0]!);
+  const n = weight.shape[0]!;
+  return {
+    kind: "matmul",
+    flops: 2 * elements * contracted,
+    bytes: bytesOf(inputs) + bytesOf(outputs),
+    dtype: image.dtype,
+    product: { times: 1, m: elements / n, n, k: contracted, layout: "a b" },
+  };
+}
+
+/**
+ * Each matmul takes 2 D FLOPs for every query, key that it sees, and head: two forward, five backward, which
+ * computes the scores again (arXiv:2205.14135). query: its place among the inputs; (B, H, T, D), or (T, H, D)
+ * and (B, T, H, D) in _flash_attention_* and _efficient_attention_*.
+ */
+function attentionOf({
+  query,
+  matmuls,
+  keyBlock = 1,
+}: Record<"query" | "matmuls", number> & { keyBlock?: number }): Formula {
+  return (call) => {
+    const { inputs, outputs } = call;
+    const [queries, keys] = [inputs[query]!, inputs[query + 1]!];
+    const features = queries.shape.at(-1)!;
+    return {
+      kind: "attention",
+      flops: matmuls * 2 * features * visiblePairs(call, queries, keys),
+      bytes: bytesOf(inputs) + bytesOf(outputs),
+      dtype: queries.dtype,
+      elements: visiblePairs(call, queries, keys, keyBlock),
+      features,
+    };
+  };
+}
+
+/**
+ * Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their block, and the last all of its
+ * sample. Queries that are not there are the first ones, of the first sample.
+ */
+function visiblePairs(call: OpCall, query: TracedTensor, key: TracedTensor, keyBlock = 1): number {
+  const { op, causal, sampleTokens } = call;
+  const tokensDim = /^_(flash|efficient)_attention/.test(op) ? -3 : -2;
+  const [queries, keys] = [query.shape.at(tokensDim)!, key.shape.at(tokensDim)!];
+  const rows = elementsOf(query) / query.shape.at(-1)! / queries; // batch and heads
+  if (!causal) return rows * queries * keys;
+  const before = (tokens: number): number => {
+    const blocks = Math.floor(tokens / keyBlock);
+    return (keyBlock ** 2 * blocks * (blocks + 1)) / 2 + (tokens - blocks * keyBlock) * tokens;
+  };
+  const pairs = (sampleTokens ?? [keys]).reduce((sum, tokens) => sum + before(tokens), 0);
+  return rows * (pairs - before(keys - queries));
+}
+
+/** The CPU's own kernels (attentionTiles.ts): of a tile, whose weights come first of what is written, and queries of what is read. */
+function tileOfAttention(call: OpCall): ReturnType<Formula> {
+  const [query, weights] = [call.inputs[0]!, call.outputs[0]!];
+  return { ...elementwise(call), elements: elementsOf(weights), features: query.shape.at(-1)! };
+}
+
+/** Reads as much of the first input as it writes, and the indices. */
+function gathering({ inputs, outputs }: OpCall): ReturnType<Formula> {
+  const indices = inputs.filter(({ dtype }) => dtype === "int64" || dtype === "int32" || dtype === "bool");
+  return { ...moving(2 * bytesOf(outputs) + bytesOf(indices)), elements: elementsOf(outputs[0]!) };
+}
+
+/** Reads the source and the indices, and reads and writes as much of the target. */
+function scattering({ inputs }: OpCall): ReturnType<Formula> {
+  const [, ...indexAndSource] = inputs;
+  return {
+    ...moving(bytesOf(indexAndSource) + 2 * bytesOf(inputs.slice(-1))),
+    elements: elementsOf(inputs.at(-1)!),
+  };
+}
+
+function filling({ outputs }: OpCall): ReturnType<Formula> {
+  return moving(bytesOf(outputs));
+}
+
+function elementwise({ inputs, outputs }: OpCall): ReturnType<Formula> {
+  return moving(bytesOf(inputs) + bytesOf(outputs));
+}
+
+/** Costs nothing where the result is known to share the input's memory. */
+function viewOrCopy(call: OpCall): ReturnType<Formula> {
+  const [from, to] = [call.inputs[0]?.storage, call.outputs[0]?.storage];
+  return from !== undefined && from === to ? nothing() : elementwise(call);
+}
+
+function moving(bytes: number): ReturnType<Formula> {
+  return { kind: "memory", flops: 0, bytes, dtype: "float32" };
+}
+
+function nothing(): ReturnType<Formula> {
+  return { kind: "none", flops: 0, bytes: 0, dtype: "float32" };
+}
+
+function elementsOf({ shape }: TracedTensor): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+function bytesOf(tensors: readonly TracedTensor[]): number {
+  return tensors.reduce((sum, tensor) => sum + elementsOf(tensor) * dtypeBytes(tensor.dtype), 0);
+}

@@ -1,0 +1,31 @@
+/** What was measured on this machine, kept in files of the user's cache folder: a start later need not measure again. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { keepInCache, userCacheFolder } from "../../torch/install/userCache.ts";
+
+/** The value under a key of a file, measured where nobody has, or where it is no longer `valid`; `measure` is told that one. */
+export function remembered<T>(
+  name: string,
+  key: string,
+  measure: (before: T | undefined) => T,
+  { folder = userCacheFolder(), valid = () => true }: { folder?: string; valid?: (value: T) => boolean } = {},
+): { value: T; isNew: boolean } {
+  const file = join(folder, name);
+  const known = knownIn<T>(name, folder);
+  const value = known[key];
+  if (value !== undefined && valid(value)) return { value, isNew: false };
+  const measured = measure(value);
+  keepInCache(file, JSON.stringify({ ...known, [key]: measured }));
+  return { value: measured, isNew: true };
+}
+
+/** What a file has, by key. */
+export function knownIn<T>(name: string, folder = userCacheFolder()): Record<string, T> {
+  const file = join(folder, name);
+  try {
+    const known: unknown = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
+    return typeof known === "object" && known !== null ? (known as Record<string, T>) : {};
+  } catch {
+    return {}; // a file that was cut off is measured anew
+  }
+}

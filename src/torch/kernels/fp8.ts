@@ -1,0 +1,87 @@
+/** Kernels of products in fp8: activations with a scale for each row, and weights turned over. Cards alone have them. */
+
+import { scope, type Tensor } from "../tensor.ts";
+import { kernel } from "./fusedKernel.ts";
+import type { Work } from "./nvrtc.ts";
+import { TURN_EDGE } from "./quantizedSources.ts";
+import { THREADS } from "./sources.ts";
+
+type Fp8Rows = [codes: Tensor, scales: Tensor, x: Tensor];
+
+/** The largest number of e4m3. */
+const MOST_E4M3 = 448;
+/** Stands for the largest number of a row of zeros. */
+const SMALLEST_OF_ROW = 1e-30;
+/** Elements that the twin makes fp8 at a time. */
+const TWIN_ELEMENTS = 2 ** 22;
+
+export const fp8Kernels = {
+  /** x, (rows, columns) whose rows may lie apart, turned over: out, (columns, rows); uint8. */
+  turnedBytes: kernel<[out: Tensor, x: Tensor], void>({
+    source: "turn",
+    entry: "turned_bytes",
+    onCpu: false,
+    strided: [1],
+    scalars: (out) => out,
+    work: ([out, x]) => {
+      const [rows = 0, columns = 0] = x.shape;
+      const squares = Math.ceil(rows / TURN_EDGE) * Math.ceil(columns / TURN_EDGE);
+      return { threads: squares * THREADS, inputs: [out, x, x.strides[0]!, rows, columns] };
+    },
+    reads: [1],
+    writes: [0],
+    twin: ([out, x]) => out.copy_(x.t()),
+    tolerance: 0,
+    roundings: 0,
+  }),
+  /** Rows of x, (T, n), in fp8: codes (T, n) e4m3, and a scale (T, 1) float32 each. */
+  rowsFp8: kernel<Fp8Rows, void>({
+    source: "rowsFp8",
+    entry: "rows_fp8",
+    onCpu: false,
+    strided: [2],
+    scalars: (_codes, _scales, x) => x,
+    work: ([codes, scales, x]) => fp8RowsWork(x, [codes, scales, x]),
+    reads: [2],
+    writes: [0, 1],
+    twin: (inputs) => fp8RowsTwin(inputs),
+    tolerance: 0,
+    roundings: 0,
+  }),
+  /** The same of x times a factor (n) float32 for each column. */
+  multipliedRowsFp8: kernel<[...Fp8Rows, factors: Tensor], void>({
+    source: "rowsFp8",
+    entry: "multiplied_rows_fp8",
+    onCpu: false,
+    strided: [2],
+    scalars: (_codes, _scales, x) => x,
+    work: ([codes, scales, x, factors]) => fp8RowsWork(x, [codes, scales, x, factors]),
+    reads: [2, 3],
+    writes: [0, 1],
+    twin: ([codes, scales, x, factors]) => fp8RowsTwin([codes, scales, x], factors),
+    tolerance: 0,
+    roundings: 0,
+  }),
+} as const;
+
+/** A block for each row. */
+function fp8RowsWork(x: Tensor, inputs: readonly Tensor[]): Work {
+  return { threads: x.shape[0]! * THREADS, inputs: [...inputs, x.strides[0]!, x.shape[1]!] };
+}
+
+function fp8RowsTwin([codes, scales, x]: Fp8Rows, factors?: Tensor): void {
+  const tileRows = Math.max(1, Math.floor(TWIN_ELEMENTS / x.shape[1]!));
+  for (let start = 0; start < x.shape[0]!; start += tileRows) {
+    scope(() => {
+      const part = (of: Tensor): Tensor => of.narrow(0, start, Math.min(tileRows, x.shape[0]! - start));
+      const wide = factors ? part(x).mul(factors) : part(x).to({ dtype: "float32" }); // (t, n) float32
+      const most = wide
+        .abs()
+        .amax({ dim: [1], keepdim: true })
+        .clampMin_(SMALLEST_OF_ROW); // (t, 1)
+      part(scales).copy_(most).div_(MOST_E4M3);
+      const scaled = wide.mul(most.reciprocal().mul_(MOST_E4M3));
+      part(codes).copy_(scaled.clamp_({ min: -MOST_E4M3, max: MOST_E4M3 }));
+    });
+  }
+}

@@ -1,0 +1,103 @@
+/** Samples of a data set, checked and ready for a model. */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
+import type { ImageCompat } from "../../data/pictures/decode.ts";
+import { type Dataset, readDataset } from "../../data/samples/samples.ts";
+import {
+  type PreparedSample,
+  type PreparedSamples,
+  type PrepareOptions,
+  prepareSamples,
+} from "../../data/samples/validate.ts";
+import {
+  fileOrder,
+  officialOrder,
+  type Sampler,
+  sampleGroups,
+  shuffledOrder,
+} from "../../data/stream/drawOrder.ts";
+import { loadTokenizer, type Tokenizer } from "../../data/text/tokenizer.ts";
+import { plural } from "../../errors.ts";
+
+/** A model as far as samples are read for it. */
+export interface Reader {
+  tokenizer: Tokenizer | undefined;
+  config: { vocab: number };
+}
+
+/** The options of a command that say how samples are read. */
+export interface DataOptions {
+  hd_num: number;
+  max_length: number;
+  image_compat: ImageCompat;
+  skip_bad: boolean;
+}
+
+export interface ReadySamples extends PreparedSamples {
+  dataset: Dataset;
+}
+
+/** Who is told of samples that were left out, and of how many have been looked at. */
+export interface CheckHooks extends Pick<PrepareOptions, "onProgress" | "insteadOfSkipping"> {
+  notice: (text: string) => void;
+}
+
+/** The samples of files with their answers. Throws a UserError that lists the bad ones, unless they are to be left out. */
+export async function readySamples(
+  files: string[],
+  reader: Reader,
+  options: DataOptions,
+  hooks: CheckHooks,
+): Promise<ReadySamples> {
+  const dataset = readDataset(files);
+  return { dataset, ...(await checkSamples(dataset, reader, options, { purpose: "train", ...hooks })) };
+}
+
+/** The samples of a data set that can be used; `notice` hears of those that were left out. Throws as readySamples does. */
+export async function checkSamples(
+  dataset: Dataset,
+  { tokenizer, config }: Reader,
+  options: DataOptions,
+  { notice, ...check }: Pick<PrepareOptions, "purpose"> & CheckHooks,
+): Promise<PreparedSamples> {
+  const prepared = await prepareSamples(dataset, {
+    tokenizer,
+    vocabSize: config.vocab,
+    hdNum: options.hd_num,
+    maxLength: options.max_length,
+    imageCompat: options.image_compat,
+    skipBad: options.skip_bad,
+    ...check,
+  });
+  const { length } = prepared.skipped;
+  if (length > 0) notice(`left out ${plural(length, "sample")} that cannot be used:`);
+  for (const { message } of prepared.skipped) notice(`  ${message}`);
+  return prepared;
+}
+
+/** The tokenizer in a model's folder; data that comes as ids needs none. */
+export async function tokenizerOf(folder: string): Promise<Tokenizer | undefined> {
+  return existsSync(join(folder, "tokenizer.model")) ? loadTokenizer(folder) : undefined;
+}
+
+/** The order of draws that the options ask for. */
+export function samplerOf(
+  { dataset, samples }: ReadySamples,
+  options: { shuffle: boolean; official_sampling: boolean; seed: number },
+): Sampler {
+  if (options.official_sampling) return officialOrder(sampleGroups(dataset.files, samples), options.seed);
+  return options.shuffle ? shuffledOrder(samples.length, options.seed) : fileOrder(samples.length);
+}
+
+/** A hash of what the samples say, wherever their files lie. */
+export function samplesFingerprint(samples: readonly PreparedSample[]): string {
+  const hash = createHash("sha256");
+  for (const { inputIds, labels, images, grids } of samples) {
+    hash.update(inputIds).update(labels);
+    for (const [index, { path, hdNum }] of images.entries()) {
+      hash.update(JSON.stringify([basename(path), hdNum, grids[index]]));
+    }
+  }
+  return hash.digest("hex");
+}

@@ -1,0 +1,202 @@
+/** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { IGNORE } from "../../data/samples/dialogue.ts";
+import type { SampleSource } from "../../data/samples/samples.ts";
+import type { PreparedSample } from "../../data/samples/validate.ts";
+import { createBatches, layoutBatch, type PictureLoader } from "../../data/stream/batches.ts";
+import { fileOrder } from "../../data/stream/drawOrder.ts";
+import type { Tokenizer } from "../../data/text/tokenizer.ts";
+import { type Generated, generate } from "../../models/generate.ts";
+import type { Lora } from "../../models/lora.ts";
+import { GREEDY } from "../../models/sampling.ts";
+import type { Model } from "../../models/weights.ts";
+import { drive } from "../../step/driveSteps.ts";
+import type { Policy } from "../../step/policy.ts";
+import { evalStep } from "../../step/step.ts";
+import { OutOfMemoryError } from "../../torch/device.ts";
+import type { EvalRecord } from "../folder/runLog.ts";
+import { type AnswerRequest, answerRequests, stopIdsOf } from "../planning/answerPlan.ts";
+import { anls, exactMatch } from "./scores.ts";
+
+/** What evaluates: a model, with or without an adapter. */
+export interface Evaluator {
+  model: Model;
+  lora: Lora | undefined;
+  policy: Policy;
+  pictures: PictureLoader;
+  /** Without one, answers are compared by their ids. */
+  tokenizer: Tokenizer | undefined;
+  signal?: AbortSignal | undefined;
+  /** Chooses the policy of each sample's loss instead. */
+  fitting?: Fitting;
+  /** Whether the plan has room for an answer; one without counts as wrong. All have where this is missing. */
+  hasRoom?: (sample: PreparedSample, request: AnswerRequest) => boolean;
+  /** Called for an answer that memory does not suffice for, which counts as wrong. Without it, that is an error. */
+  onUnanswered?: (source: SampleSource, cause: OutOfMemoryError) => void;
+}
+
+/** Runs a body under a policy that so many tokens fit with; undefined where none is left, which it tells. `subject` is what it calls it. */
+export type Fitting = <T>(
+  subject: string,
+  tokens: number,
+  body: (policy: Policy) => Promise<T>,
+) => Promise<T | undefined>;
+
+export interface SampleLoss {
+  /** Place in the list of samples. */
+  index: number;
+  /** Mean over the sample's labels. */
+  loss: number;
+  labelTokens: number;
+}
+
+export interface Answer {
+  /** Of its sample; a dialogue may have several answers. */
+  index: number;
+  /** Index of its first id in the sample. */
+  start: number;
+  expectedIds: number[];
+  ids: number[];
+  /** Whether memory did not suffice for it. */
+  isMissing: boolean;
+  exactMatch: number;
+  /** Texts and their similarity, where there is a tokenizer. */
+  text?: { expected: string; answer: string; anls: number };
+}
+
+/** Of all samples together. */
+export type Evaluation = Omit<EvalRecord, "step">;
+
+/** Loss of each sample, in order, but for those that nothing fits. */
+export async function* sampleLosses(
+  samples: readonly PreparedSample[],
+  { model, lora, policy, pictures, fitting = (_subject, _tokens, body) => body(policy) }: Evaluator,
+): AsyncGenerator<SampleLoss> {
+  const batches = createBatches({
+    samples,
+    sampler: fileOrder(samples.length),
+    packing: { by: "samples", samples: 1 },
+    draws: samples.length,
+    pictures,
+  });
+  let index = 0;
+  for await (const batch of batches) {
+    const subject = batch.samples.map(describeSource).join(", ");
+    const result = await fitting(subject, batch.inputIds.length, (chosen) =>
+      drive(evalStep(model, lora, batch, chosen)),
+    );
+    if (result) yield { index, loss: result.loss, labelTokens: result.labelTokens };
+    index++;
+  }
+}
+
+/** Mean over the labels of all samples: one with a long answer counts for more. */
+export function totalLoss(losses: readonly Omit<SampleLoss, "index">[]): number {
+  const labels = sum(losses.map(({ labelTokens }) => labelTokens));
+  return sum(losses.map(({ loss, labelTokens }) => loss * labelTokens)) / labels;
+}
+
+/** Greedy answers to every question of each sample; later questions of a dialogue see the expected answers before them. */
+export async function* sampleAnswers(
+  samples: readonly PreparedSample[],
+  evaluator: Evaluator,
+): AsyncGenerator<Answer> {
+  for (const [index, sample] of samples.entries()) {
+    for (const request of answerRequests(sample, stopIdsOf(evaluator.tokenizer, evaluator.model.config))) {
+      yield { index, start: request.start, ...(await answer(sample, request, evaluator)) };
+    }
+  }
+}
+
+/** All of it in one record, or the first sample whose loss is NaN or Infinity; undefined where the signal came before the end, or nothing fits. */
+export async function evaluate(
+  samples: readonly PreparedSample[],
+  evaluator: Evaluator,
+): Promise<Evaluation | { notFinite: SampleSource } | undefined> {
+  const losses: SampleLoss[] = [];
+  for await (const sample of sampleLosses(samples, evaluator)) {
+    if (evaluator.signal?.aborted) return undefined;
+    if (!Number.isFinite(sample.loss)) return { notFinite: samples[sample.index]!.source };
+    losses.push(sample);
+  }
+  if (losses.length === 0) return undefined;
+  const unevaluated = samples.length - losses.length;
+  const answers: Answer[] = [];
+  for await (const scored of sampleAnswers(samples, evaluator)) {
+    if (evaluator.signal?.aborted) return undefined;
+    answers.push(scored);
+  }
+  const unanswered = sum(answers.map(({ isMissing }) => (isMissing ? 1 : 0)));
+  const similarities = answers.flatMap(({ text }) => (text ? [text.anls] : []));
+  return {
+    loss: totalLoss(losses),
+    samples: losses.length,
+    labelTokens: sum(losses.map(({ labelTokens }) => labelTokens)),
+    exactMatch: mean(answers.map((scored) => scored.exactMatch)),
+    ...(similarities.length > 0 && { anls: mean(similarities) }),
+    ...(unanswered > 0 && { unanswered }),
+    ...(unevaluated > 0 && { unevaluated }),
+  };
+}
+
+async function answer(
+  sample: PreparedSample,
+  request: AnswerRequest,
+  evaluator: Evaluator,
+): Promise<Omit<Answer, "index" | "start">> {
+  const { expectedIds } = request;
+  const hasRoom = evaluator.hasRoom?.(sample, request) ?? true;
+  const generated = hasRoom ? await answerIn(sample, request, evaluator) : undefined;
+  const ids = generated?.ids ?? [];
+  const made = scores(expectedIds, ids, evaluator.tokenizer);
+  const isMissing = generated === undefined;
+  return { expectedIds, ids, isMissing, ...made, ...(isMissing && { exactMatch: 0 }) };
+}
+
+/** Undefined where memory does not suffice, and that is no error. */
+async function answerIn(
+  sample: PreparedSample,
+  { start, pictures: count, maxNewTokens }: AnswerRequest,
+  { model, lora, policy, pictures, tokenizer, signal, onUnanswered }: Evaluator,
+): Promise<Generated | undefined> {
+  const inputIds = sample.inputIds.slice(0, start);
+  const images = await Promise.all(
+    sample.images.slice(0, count).map(({ path, hdNum }) => pictures.load(path, hdNum)),
+  );
+  const labels = new Int32Array(start).fill(IGNORE);
+  const prompt = layoutBatch([{ sample: { ...sample, inputIds, labels }, images }]);
+  return await generate(model, lora, prompt, {
+    sampling: GREEDY,
+    maxNewTokens,
+    stopIds: stopIdsOf(tokenizer, model.config),
+    visionBatch: policy.visionBatchTiles,
+    ...(signal && { signal }),
+  }).catch((thrown) => {
+    if (!(thrown instanceof OutOfMemoryError && onUnanswered)) throw thrown;
+    onUnanswered(sample.source, thrown);
+    return undefined;
+  });
+}
+
+function scores(
+  expectedIds: number[],
+  ids: number[],
+  tokenizer: Tokenizer | undefined,
+): Pick<Answer, "exactMatch" | "text"> {
+  if (!tokenizer) return { exactMatch: expectedIds.join() === ids.join() ? 1 : 0 };
+  const [expected, text] = [expectedIds, ids].map((each) =>
+    tokenizer.decode(each, { skipSpecial: true }).trim(),
+  );
+  return {
+    exactMatch: exactMatch(text!, expected!),
+    text: { expected: expected!, answer: text!, anls: anls(text!, expected!) },
+  };
+}
+
+function mean(values: readonly number[]): number {
+  return sum(values) / values.length;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

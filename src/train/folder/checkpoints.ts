@@ -1,0 +1,188 @@
+/**
+ * Checkpoints of a run: `<output>/checkpoint-<step>` with the adapter as PEFT has it, the optimizer's moments, the gradients of a step that
+ * was interrupted, and trainer_state.json. No generator has a state: order of data and dropout masks follow from seed and position.
+ */
+import { existsSync } from "node:fs";
+import { readdir, readFile, rename, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { writeFileWhole } from "../../checkpoint/disk.ts";
+import { writeAdapterFiles } from "../../checkpoint/peft.ts";
+import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
+import type { DataPosition } from "../../data/stream/packing.ts";
+import { adapterFromLora, type Lora } from "../../models/lora.ts";
+import type { LossScale } from "../../step/optimizer/lossScale.ts";
+import type { AdamW } from "../../step/optimizer/optimizer.ts";
+import {
+  gradientTensors,
+  momentTensors,
+  restoreGradients,
+  restoreMoments,
+  type TensorFile,
+} from "../../step/optimizer/savedState.ts";
+import type { Policy } from "../../step/policy.ts";
+import { synchronize } from "../../torch/device.ts";
+import type { EvalRecord } from "./runLog.ts";
+import { faultOf, removeFolder, writeFolder } from "./sealedFolders.ts";
+
+/** What the micro-batches of the current step have come to so far; all zero between steps. */
+export interface Accumulated {
+  microBatches: number;
+  /** Of their weights in the step. */
+  weightSum: number;
+  /** Of weight times loss. */
+  lossSum: number;
+  tokens: number;
+  elapsedMs: number;
+  /** That the device had nothing to do for want of data. */
+  dataWaitMs: number;
+  /** Of the last micro-batch. */
+  epoch: number;
+}
+
+export const emptyStep = (): Accumulated => ({
+  microBatches: 0,
+  weightSum: 0,
+  lossSum: 0,
+  tokens: 0,
+  elapsedMs: 0,
+  dataWaitMs: 0,
+  epoch: 0,
+});
+
+/** All that a run is, beside its tensors. */
+export interface TrainerState {
+  version: 1;
+  /** Optimizer steps done. */
+  step: number;
+  totalSteps: number;
+  /** Micro-batches taken since the run began; dropout's seeds follow from it. */
+  microBatches: number;
+  data: DataPosition;
+  accumulated: Accumulated;
+  evals: EvalRecord[];
+  /** Where memory ran out: tokens of the length classes, in order. */
+  stepsDown: number[];
+  /** What was chosen for each class of lengths; upToTokens is null where one is for all. Absent of older checkpoints. */
+  policies?: readonly { upToTokens: number | null; policy: Policy }[] | undefined;
+  /** The same as stepsDown, of the evaluations' losses. */
+  evalStepsDown?: number[] | undefined;
+  /** Whether PLoRA was folded into the weights, which rounds them otherwise; unknown of older checkpoints. */
+  folded?: boolean | undefined;
+  /** Where computing is in float16; of the step under way as well. */
+  lossScale?: LossScale | undefined;
+  options: Record<string, unknown>;
+  /** Hashes by which a changed model or changed data are known. */
+  fingerprints: Record<string, string>;
+}
+
+export interface Checkpoint {
+  folder: string;
+  state: TrainerState;
+}
+
+export interface Trained {
+  lora: Lora;
+  optimizer: AdamW;
+  baseModel: string;
+}
+
+const STATE_FILE = "trainer_state.json";
+const OPTIMIZER_FILE = "optimizer.safetensors";
+const GRADIENTS_FILE = "gradients.safetensors";
+const NAME = /^checkpoint-(\d+)(?:-micro-(\d+))?$/;
+
+/** Writes a checkpoint, whole or not at all, and returns its folder. */
+export async function saveCheckpoint(output: string, state: TrainerState, trained: Trained): Promise<string> {
+  settle(trained);
+  const { microBatches } = state.accumulated;
+  const folder = join(output, `checkpoint-${state.step}${microBatches > 0 ? `-micro-${microBatches}` : ""}`);
+  const write = (aside: string): void => {
+    writeLora(aside, trained);
+    writeSafetensors(join(aside, OPTIMIZER_FILE), momentTensors(trained.optimizer));
+    if (microBatches > 0) writeSafetensors(join(aside, GRADIENTS_FILE), gradientTensors(trained.optimizer));
+    writeFileWhole(join(aside, STATE_FILE), `${JSON.stringify(state, undefined, 2)}\n`);
+  };
+  await writeFolder(folder, write, { sealed: true });
+  return folder;
+}
+
+/** Writes an adapter's folder, whole or not at all. */
+export async function saveAdapter(folder: string, trained: Trained): Promise<void> {
+  settle(trained);
+  await writeFolder(folder, (aside) => writeLora(aside, trained), { sealed: false });
+}
+
+/** What an update moves to the host is whole there when the device has done all that is queued. */
+function settle({ optimizer }: Trained): void {
+  const [parameter] = optimizer.parameters;
+  if (parameter) synchronize(parameter.gradient.device);
+}
+
+/** The newest checkpoint that is whole. Newer ones that are not are renamed, and told to `onBroken`. */
+export async function lastGoodCheckpoint(
+  output: string,
+  onBroken: (folder: string, fault: string) => void,
+): Promise<Checkpoint | undefined> {
+  for (const folder of (await checkpointFolders(output)).reverse()) {
+    const fault = await faultOf(folder);
+    if (fault === undefined) {
+      return { folder, state: JSON.parse(await readFile(join(folder, STATE_FILE), "utf8")) };
+    }
+    onBroken(await setAside(folder), fault);
+  }
+  return undefined;
+}
+
+/** Puts a checkpoint's moments and gradients into an optimizer of the same parameters; a change of the moments' precision is told. */
+export function restoreOptimizer(
+  { folder, state }: Checkpoint,
+  optimizer: AdamW,
+  notice: (text: string) => void,
+): void {
+  const was = reading(join(folder, OPTIMIZER_FILE), (file) => restoreMoments(optimizer, file));
+  if (was !== optimizer.precision) {
+    notice(
+      `the optimizer's moments were saved as ${was} and go on as ${optimizer.precision}, as the policy says; the run's numbers differ a little from here on`,
+    );
+  }
+  if (state.accumulated.microBatches > 0) {
+    reading(join(folder, GRADIENTS_FILE), (file) => restoreGradients(optimizer, file));
+  }
+  optimizer.stepsDone = state.step - (state.lossScale?.skippedSteps ?? 0);
+}
+
+/** Removes all but the newest `keep` checkpoints. */
+export async function pruneCheckpoints(output: string, keep: number): Promise<void> {
+  for (const folder of (await checkpointFolders(output)).slice(0, -keep)) await removeFolder(folder);
+}
+
+/** Folders of checkpoints from the oldest to the newest, whole or not. */
+export async function checkpointFolders(output: string): Promise<string[]> {
+  const names = await readdir(output).catch(() => []);
+  const found = names.flatMap((name) => {
+    const [, step, micro = 0] = NAME.exec(name) ?? [];
+    return step === undefined ? [] : [{ name, step: Number(step), micro: Number(micro) }];
+  });
+  found.sort((left, right) => left.step - right.step || left.micro - right.micro);
+  return found.map(({ name }) => join(output, name));
+}
+
+async function setAside(folder: string): Promise<string> {
+  const aside = join(dirname(folder), `broken-${basename(folder)}`);
+  if (existsSync(aside)) await rm(aside, { recursive: true });
+  await rename(folder, aside);
+  return aside;
+}
+
+function writeLora(folder: string, { lora, baseModel }: Trained): void {
+  writeAdapterFiles(folder, adapterFromLora(lora, baseModel));
+}
+
+function reading<T>(path: string, read: (file: TensorFile) => T): T {
+  const file = openSafetensors(path);
+  try {
+    return read(file);
+  } finally {
+    file.close();
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * One micro-batch, which no lack of memory ends as long as a leaner policy is left: what it took is freed, the gradients are again what
+ * they were, and it is done once more. What a policy gives up is time, and no more of a
+ * result than rounding.
+ */
+import type { MicroBatch } from "../../data/stream/batches.ts";
+import { formatCount } from "../../errors.ts";
+import { mixSeed } from "../../nn/dropout.ts";
+import { concessionsOf } from "../../plan/policyWords.ts";
+import { drive } from "../../step/driveSteps.ts";
+import type { GradientBackup } from "../../step/optimizer/gradientBackup.ts";
+import type { Policy } from "../../step/policy.ts";
+import { type QueuedStep, queueStep, type StepPhase } from "../../step/step.ts";
+import { OutOfMemoryError } from "../../torch/device.ts";
+import { freeCache } from "../machine/compute.ts";
+import type { RunPlan } from "../planning/policyByLength.ts";
+import type { Run } from "./openRun.ts";
+import { doesNotFit, namesOf, ranOut } from "./stopErrors.ts";
+
+/** Queues what adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
+export async function runMicroBatch(
+  run: Run,
+  batch: MicroBatch,
+  lossScale: number,
+  onPhase: (phase: StepPhase) => void,
+): Promise<QueuedStep> {
+  const { model, lora, state, options, optimizer, backup } = run;
+  const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
+  const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
+  const normOf = isLastOfStep(run) ? optimizer.parameters : undefined;
+  saveGradients(run, subject);
+  const tokens = batch.inputIds.length;
+  const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
+    throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, cause, run);
+  };
+  const attempt = { subject, tokens, ladder: run.plan, undo: backup, otherwise };
+  return await fitting(run, attempt, (policy) =>
+    drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
+  );
+}
+
+/** Whether the micro-batch that comes is the last one of a whole step. */
+export function isLastOfStep({ state, options }: Run): boolean {
+  return state.accumulated.microBatches + 1 === options.gradient_accumulation;
+}
+
+/** Where an update has given up the copy of the gradients, this may be too much. */
+function saveGradients(run: Run, subject: string): void {
+  try {
+    run.backup.save();
+  } catch (thrown) {
+    if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+    throw ranOut(`${subject}: the copy of the gradients before it`, thrown, run);
+  }
+}
+
+/** What is done under the policies of a ladder. */
+interface Attempt<N> {
+  /** What errors and notices call it. */
+  subject: string;
+  tokens: number;
+  ladder: Pick<RunPlan, "policyFor" | "stepDown">;
+  /** Before it is done again. */
+  undo?: Pick<GradientBackup, "restore">;
+  /** What comes where no leaner policy is left. */
+  otherwise: (cause: OutOfMemoryError) => Promise<N>;
+}
+
+/** Runs the body under the policy of so many tokens, and again under a leaner one whenever memory runs out. */
+export async function fitting<T, N>(
+  run: Run,
+  { subject, tokens, ladder, undo, otherwise }: Attempt<N>,
+  body: (policy: Policy) => Promise<T>,
+): Promise<T | N> {
+  for (;;) {
+    const policy = ladder.policyFor(tokens);
+    try {
+      return await body(policy);
+    } catch (thrown) {
+      if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+      freeCache(run.model.device);
+      undo?.restore();
+      const leaner = ladder.stepDown(tokens);
+      if (!leaner) return await otherwise(thrown);
+      const news = concessionsOf(leaner, run.model.config, { beyond: policy });
+      const gives = news.join(", ") || "the next leaner policy";
+      run.notice(
+        `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result but for rounding.`,
+      );
+    }
+  }
+}

@@ -1,0 +1,104 @@
+/** What is said where a run cannot go on: what is wrong, what is safe, and how to go on. */
+import { describeSource } from "../../data/samples/badSamples.ts";
+import type { SampleSource } from "../../data/samples/samples.ts";
+import { UserError } from "../../errors.ts";
+import type { Limits } from "../../plan/planner.ts";
+import { commandLine, quoted } from "../../program.ts";
+import { OutOfMemoryError } from "../../torch/device.ts";
+import { checkpointFolders } from "../folder/checkpoints.ts";
+import { resumeLine } from "../folder/resume.ts";
+import { heldByOthers } from "../machine/compute.ts";
+import { limitsOf } from "../machine/modelPlanner.ts";
+import { waysToFit } from "../planning/tooLittleMemory.ts";
+import type { Run } from "./openRun.ts";
+
+/** Runs a part of a run; to an error that its user can mend it adds the way on. */
+export async function withWayOn<T>(run: Run, part: () => Promise<T>): Promise<T> {
+  try {
+    return await part();
+  } catch (cause) {
+    if (!(cause instanceof UserError) || cause.fix?.includes(howToGoOn(run))) throw cause;
+    throw new UserError(cause.message, { fix: [cause.fix, howToGoOn(run)].join("\n"), cause });
+  }
+}
+
+/** What libtorch, its libraries and the driver say of a card that computes no more, as one that was lost does. */
+const CARD_FAULT = /\bCUDA error\b|CUDA driver|\bCU(BLAS|DNN)_STATUS|cuDNN error/;
+
+/** Whether an error is a card's; every call after it fails as well. */
+export function isCardFault(thrown: unknown): thrown is Error {
+  if (!(thrown instanceof Error) || thrown instanceof UserError || thrown instanceof OutOfMemoryError)
+    return false;
+  return CARD_FAULT.test(thrown.message);
+}
+
+/** The card failed in the midst of a run. */
+export function cardFailed(run: Run, cause: Error): UserError {
+  return new UserError(`Step ${run.state.step + 1}: ${run.model.device} computes no more: ${cause.message}`, {
+    fix: `nvidia-smi and dmesg tell more of the card.\n${howToGoOn(run)}`,
+    cause,
+  });
+}
+
+/** Memory ran out where no policy can help; `subject` is what does not fit. */
+export function ranOut(subject: string, cause: OutOfMemoryError, run?: Run): UserError {
+  const others = heldByOthers(cause.device);
+  const more = moreMemory(others);
+  const fix = run ? `${more}.\n${howToGoOn(run)}` : `${more}, or a lower --hd-num.`;
+  return new UserError(`${subject} does not fit: ${reasonOf(cause, others)}.`, { fix, cause });
+}
+
+/** Memory ran out under the leanest policy. What would fit is solved for what this run has at all. */
+export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
+  const { options, planner, demand, workload } = run;
+  const ways = await waysToFit({ planner, workload, demand, limits: roomOf(run, cause), options });
+  const others = heldByOthers(cause.device);
+  return new UserError(`${subject} does not fit even under the leanest policy: ${reasonOf(cause, others)}.`, {
+    fix: [[moreMemory(others), ...ways].join("\nor   "), howToGoOn(run)].join("\n"),
+    cause,
+  });
+}
+
+function reasonOf({ message }: OutOfMemoryError, others: string | undefined): string {
+  return [message, others].filter(Boolean).join("; ");
+}
+
+function moreMemory(others: string | undefined): string {
+  return others ? "End these programs (nvidia-smi lists them)" : "Pass more --memory";
+}
+
+/** What there is for a run: the cap, or on a card what others leave of it. */
+function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): Limits {
+  const cap = pool === "device" && model.device === "cpu" ? capBytes : undefined;
+  const { memory = cap, host_memory } = options;
+  const unlimited = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+  return limitsOf({ memory, host_memory }, model.device) ?? unlimited;
+}
+
+/**
+ * A number of a step is NaN or Infinity; `subject` says which. isUntried: whether the newest checkpoint's factors gave this very number,
+ * and none before.
+ */
+export async function notFinite(
+  { options }: Run,
+  subject: string,
+  { step, isUntried }: { step: number; isUntried: boolean },
+): Promise<UserError> {
+  const folders = await checkpointFolders(options.output);
+  const good = folders.at(isUntried ? -2 : -1);
+  const found =
+    good === undefined ? "There is no good checkpoint before it" : `The last good checkpoint is ${good}`;
+  const start = good === undefined ? "" : `--adapter ${quoted(good)} `;
+  return new UserError(`Step ${step}: ${subject} is not a finite number. ${found}.`, {
+    fix: `Leave out what ${commandLine("preview")} shows to be odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
+  });
+}
+
+export function namesOf(samples: readonly SampleSource[]): string {
+  return samples.map(describeSource).join(", ");
+}
+
+function howToGoOn({ checkpoint, options }: Run): string {
+  if (checkpoint === undefined) return "There is no checkpoint yet: then start again.";
+  return `The last good checkpoint is ${checkpoint}. Go on from it: ${resumeLine(options.output)}`;
+}

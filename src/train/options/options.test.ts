@@ -1,0 +1,96 @@
+import { describe, expect, it } from "vitest";
+import { UserError } from "../../errors.ts";
+import { LINEAR_NAMES } from "../../models/xcomposer2/spec.ts";
+import { type TrainInput, trainOptions } from "./options.ts";
+
+const given = { model: "4khd", data: "data.txt" };
+
+it("has the defaults of the official recipe", () => {
+  expect(trainOptions(given)).toMatchObject({
+    ...{ lora_r: 64, lora_alpha: 64, lora_dropout: 0.05, hd_num: 16, max_length: 4096 },
+    ...{ learning_rate: 5e-5, weight_decay: 0.1, adam_beta1: 0.9, adam_beta2: 0.95, lr_schedule: "cosine" },
+    ...{ warmup_ratio: 0.01, gradient_accumulation: 8, batch_size: 1, epochs: 1, max_grad_norm: 1 },
+  });
+});
+
+it("gives options that are a valid input and say the same", () => {
+  const input: TrainInput = {
+    ...given,
+    memory: "2GiB",
+    lora_targets: ["attention.wo"],
+    device: "cuda",
+    max_steps: 3,
+  };
+  const options = trainOptions(input);
+  expect(trainOptions(options)).toEqual(options);
+});
+
+describe("options that state the same thing", () => {
+  it.each<TrainInput>([
+    { ...given, epochs: 1, max_steps: 10 },
+    { ...given, warmup_steps: 1, warmup_ratio: 0.1 },
+    { ...given, policy: "policy.json", mlp_tile: 256 },
+  ])("are refused together: %o", (input) => {
+    expect(() => trainOptions(input)).toThrow(/cannot be given together/);
+  });
+
+  it("leave one behind, whichever is given", () => {
+    expect(trainOptions({ ...given, max_steps: 3 })).not.toHaveProperty("epochs");
+    expect(trainOptions({ ...given, warmup_steps: 0 })).not.toHaveProperty("warmup_ratio");
+  });
+});
+
+it("refuses an hd_num below 1 with the reason", () => {
+  try {
+    trainOptions({ ...given, hd_num: -1 });
+    expect.unreachable();
+  } catch (thrown) {
+    expect(thrown).toBeInstanceOf(UserError);
+    expect((thrown as UserError).message).toBe("hd_num takes a whole number, 1 or more (got -1).");
+    expect((thrown as UserError).fix).toMatch(/official script's default of -1/);
+  }
+});
+
+describe("targets", () => {
+  const matches = (targets: TrainInput["lora_targets"], module: string): boolean =>
+    new RegExp(trainOptions({ ...given, lora_targets: targets }).lora_targets).test(module);
+
+  it.each(LINEAR_NAMES)("are all linears: %s", (name) => {
+    expect(matches(undefined, `layers.3.${name}`)).toBe(true);
+  });
+
+  it("are named whole", () => {
+    expect(matches(["wo"], "layers.0.attention.wo")).toBe(true);
+    expect(matches(["o"], "layers.0.attention.wo")).toBe(false);
+    expect(matches(["attention.wo"], "layers.0.attentionxwo")).toBe(false);
+  });
+
+  it("may be a regular expression", () => {
+    expect(matches("layers\\.[01]\\.", "layers.1.attention.wo")).toBe(true);
+    expect(matches("layers\\.[01]\\.", "layers.2.attention.wo")).toBe(false);
+    expect(() => trainOptions({ ...given, lora_targets: "(" })).toThrow(/lora_targets takes/);
+  });
+
+  it("may be regular expressions in a list, as flags give them, beside names", () => {
+    const both = ["^layers\\.[01]\\.", "feed_forward.w2"];
+    expect(matches(both, "layers.1.attention.wo")).toBe(true);
+    expect(matches(both, "layers.2.attention.wo")).toBe(false);
+    expect(matches(both, "layers.2.feed_forward.w2")).toBe(true);
+    expect(() => trainOptions({ ...given, lora_targets: ["("] })).toThrow(/lora_targets takes/);
+  });
+});
+
+it("takes the folder to resume as the output", () => {
+  expect(trainOptions({ ...given, resume: "runs/7" })).toMatchObject({ resume: true, output: "runs/7" });
+  expect(trainOptions({ ...given, resume: true, output: "o" })).toMatchObject({ resume: true, output: "o" });
+});
+
+it("reads devices and amounts of memory", () => {
+  expect(trainOptions({ ...given, device: "cuda", memory: "300MiB" })).toMatchObject({
+    device: "cuda:0",
+    memory: 300 * 2 ** 20,
+  });
+  expect(() => trainOptions({ ...given, device: "gpu" as string })).toThrow(
+    "device takes cpu, cuda or cuda:N",
+  );
+});

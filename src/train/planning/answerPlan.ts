@@ -1,0 +1,133 @@
+/** The answers that an evaluation asks for, and which of them a run has room for: known before anything is loaded. */
+import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../../data/samples/dialogue.ts";
+import type { PreparedSample } from "../../data/samples/validate.ts";
+import type { Tokenizer } from "../../data/text/tokenizer.ts";
+import type { ModelConfig } from "../../models/xcomposer2/spec.ts";
+import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
+import { pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import type { DryRun } from "../../plan/dryRun/dryRun.ts";
+
+/** A question of a sample: what comes before the answer is the prompt. */
+export interface AnswerRequest {
+  /** Index of the answer's first id in the sample. */
+  start: number;
+  /** Pictures of the prompt: the first ones of the sample. */
+  pictures: number;
+  expectedIds: number[];
+  maxNewTokens: number;
+}
+
+/** Ids that end an answer. */
+export function stopIdsOf(tokenizer: Tokenizer | undefined, { eosId }: Pick<ModelConfig, "eosId">): number[] {
+  return tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [eosId];
+}
+
+/** A request for each run of labels. */
+export function answerRequests(
+  { inputIds, labels }: EncodedSample,
+  stopIds: readonly number[],
+): AnswerRequest[] {
+  return labelledSpans(labels).map(({ start, end }) => {
+    const labelled = [...inputIds.subarray(start, end)];
+    const expectedIds = labelled.slice(0, stopAt(labelled, stopIds));
+    return {
+      start,
+      pictures: inputIds.subarray(0, start).filter((id) => id === IMAGE_SLOT).length,
+      expectedIds,
+      maxNewTokens: 2 * expectedIds.length + 1, // twice as long has no similarity that counts
+    };
+  });
+}
+
+export interface PlannedAnswer {
+  sample: PreparedSample;
+  run: DryRun;
+}
+
+export interface AnswersPlan {
+  /** Of the evaluation. */
+  count: number;
+  /** The most that one takes for which there is room. */
+  most: PlannedAnswer | undefined;
+  /** Those that the run has no room for, and the least that one of them takes. */
+  left: number;
+  least: PlannedAnswer | undefined;
+  hasRoom(sample: PreparedSample, request: AnswerRequest): boolean;
+}
+
+interface Asked {
+  sample: PreparedSample;
+  request: AnswerRequest;
+  shape: AnswerShape;
+}
+
+/** Which answers have room; `tryShape` says it of one, and what it takes. */
+export function planAnswers(
+  samples: readonly PreparedSample[],
+  stopIds: readonly number[],
+  tryShape: (shape: AnswerShape) => { fits: boolean; run: DryRun },
+): AnswersPlan {
+  const asked = samples
+    .flatMap((sample) => answerRequests(sample, stopIds).map((request) => askedOf(sample, request)))
+    .sort((one, other) => tokensOf(one) - tokensOf(other));
+  const shapes = growing(asked);
+  let [fitting, tooMany] = [0, asked.length + 1];
+  for (let count = asked.length; count > fitting; count = Math.floor((fitting + tooMany) / 2)) {
+    if (tryShape(shapes[count - 1]!).fits) fitting = count;
+    else tooMany = count;
+  }
+  const plannedAt = (index: number): PlannedAnswer | undefined =>
+    asked[index] && { sample: asked[index].sample, run: tryShape(shapes[index]!).run };
+  const keyOf = ({ source }: PreparedSample, { start }: AnswerRequest): string =>
+    JSON.stringify([source, start]);
+  const left = new Set(asked.slice(fitting).map(({ sample, request }) => keyOf(sample, request)));
+  return {
+    count: asked.length,
+    most: plannedAt(fitting - 1),
+    left: asked.length - fitting,
+    least: plannedAt(fitting),
+    hasRoom: (sample, request) => !left.has(keyOf(sample, request)),
+  };
+}
+
+function askedOf(sample: PreparedSample, request: AnswerRequest): Asked {
+  const { start, pictures, maxNewTokens } = request;
+  const grids = sample.grids.slice(0, pictures);
+  const promptTokens = start - pictures + pictureTokens(grids);
+  return { sample, request, shape: { promptTokens, pictures: grids, maxNewTokens } };
+}
+
+function tokensOf({ shape: { promptTokens, maxNewTokens } }: Asked): number {
+  return promptTokens + maxNewTokens;
+}
+
+/** Of each and those before it, a shape that takes as much as any of them. */
+function growing(asked: readonly Asked[]): AnswerShape[] {
+  let most: AnswerShape = { promptTokens: 1, pictures: [], maxNewTokens: 1 };
+  return asked.map(({ shape }) => {
+    const hasMore = pictureTokens(shape.pictures) > pictureTokens(most.pictures);
+    most = {
+      promptTokens: Math.max(most.promptTokens, shape.promptTokens),
+      pictures: hasMore ? shape.pictures : most.pictures,
+      maxNewTokens: Math.max(most.maxNewTokens, shape.maxNewTokens),
+    };
+    return most;
+  });
+}
+
+function labelledSpans(labels: Int32Array): { start: number; end: number }[] {
+  const spans: { start: number; end: number }[] = [];
+  for (const [row, label] of labels.entries()) {
+    if (label === IGNORE) continue;
+    const last = spans.at(-1);
+    if (last?.end === row) last.end = row + 1;
+    else spans.push({ start: row, end: row + 1 });
+  }
+  return spans;
+}
+
+/** Index of the first stop id, or the length. */
+function stopAt(ids: readonly number[], stopIds: readonly number[]): number {
+  const index = ids.findIndex((id) => stopIds.includes(id));
+  return index < 0 ? ids.length : index;
+}

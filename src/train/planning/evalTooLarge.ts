@@ -1,0 +1,65 @@
+/** What is said before anything is loaded of a sample whose loss an evaluation has no room for: how much it takes, and what would fit. */
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
+import { batchOf } from "../../plan/dryRun/batchShapes.ts";
+import { policyLadder } from "../../plan/ladder.ts";
+import { largestThatFits } from "../../plan/largestThatFits.ts";
+import type { Limits } from "../../plan/planner.ts";
+import type { Policy } from "../../step/policy.ts";
+import { forwardOnly, type LossPlan } from "./evalLossPlan.ts";
+import { type RunPlan, workloadOf } from "./policyByLength.ts";
+import { hdNumFor, type Misfit, shareOfPictures, toFit } from "./tooLittleMemory.ts";
+
+/** Throws nothing: the error is the answer. `losses` has at least one that is left out. */
+export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misfit): Promise<UserError> {
+  const { limits, options } = misfit;
+  const { sample, run, policy } = losses.least!;
+  const tokens = longestThatFits(losses, plan, policy, limits);
+  const hdNum = tokens === undefined ? undefined : await hdNumFor(sample, tokens, options);
+  const other = policyForBoth(losses, misfit);
+  const all = losses.left.length + losses.kept.length;
+  const most = tokens === undefined ? "" : ` Samples like it fit up to ${formatCount(tokens)} tokens.`;
+  return new UserError(
+    `${formatBytes(limits.budgetBytes)} are too little to evaluate ${describeSource(sample.source)}: it has ${formatCount(sample.tokens)} tokens, and with what the run holds its loss takes at least ${formatBytes(run.budgetedBytes)}.${most}`,
+    {
+      fix: toFit(run, limits, [
+        ...(other ? [`--policy '${JSON.stringify(other)}'  (has room for it, and trains slower)`] : []),
+        ...(hdNum === undefined ? [] : [`--hd-num ${hdNum}`]),
+        ...(losses.kept.length === 0
+          ? []
+          : [`--skip-bad  (leaves out ${losses.left.length} of the evaluation's ${plural(all, "sample")})`]),
+      ]),
+    },
+  );
+}
+
+/** Tokens of a sample with the same share of pictures and no more labels, under one policy. */
+function longestThatFits(
+  losses: LossPlan,
+  plan: RunPlan,
+  policy: Policy,
+  limits: Limits,
+): number | undefined {
+  const { sample } = losses.least!;
+  const imageShare = shareOfPictures(sample);
+  const most = losses.demand.shapeOf(sample.tokens).labelTokens;
+  const fits = (tokens: number): boolean => {
+    const shape = batchOf({ maxLength: tokens, hdNum: 0, imageShare, batchSize: 1 });
+    return plan.loss({ ...shape, labelTokens: Math.min(most, shape.labelTokens) }, policy, limits).fits;
+  };
+  return largestThatFits((tokens) => (fits(tokens) ? -1 : 1), {
+    ...{ least: 2, most: sample.tokens - 1, from: sample.tokens >> 1, parts: 64 },
+  });
+}
+
+/** The fastest rung under which both the longest micro-batch and the loss have room. */
+function policyForBoth({ demand, least }: LossPlan, misfit: Misfit): Policy | undefined {
+  const { planner, workload, limits, fixed } = misfit;
+  const training = workloadOf(workload, misfit.demand.shapeOf(misfit.demand.mostTokens));
+  const evaluating = workloadOf(workload, demand.shapeOf(least!.sample.tokens));
+  return policyLadder(planner.config, fixed).find(
+    (policy) =>
+      planner.loss(evaluating, forwardOnly(policy), limits).fits &&
+      planner.plan(training, policy, limits).fits,
+  );
+}

@@ -1,0 +1,154 @@
+/** The plan of a run, made from its options and its data before anything is loaded. */
+import { readAdapter } from "../../checkpoint/peft.ts";
+import type { PreparedSample } from "../../data/samples/validate.ts";
+import type { Limits, Planner } from "../../plan/planner.ts";
+import { DEFAULT_POLICY, Policy, ploraName, ploraOf } from "../../step/policy.ts";
+import { scope } from "../../torch/tensor.ts";
+import type { Demand } from "../data/memoryDemand.ts";
+import type { Checkpoint } from "../folder/checkpoints.ts";
+import { limitsOf } from "../machine/modelPlanner.ts";
+import type { TrainOptions } from "../options/options.ts";
+import { type ClassPolicy, hasParts, ofAllLengths, POLICY_PARTS, withParts } from "../options/policyFiles.ts";
+import { type AnswersPlan, planAnswers } from "./answerPlan.ts";
+import { LossPlan } from "./evalLossPlan.ts";
+import { lossTooLarge } from "./evalTooLarge.ts";
+import { type Choice, RunPlan, type RunWorkload } from "./policyByLength.ts";
+import { type Misfit, tooLittleMemory } from "./tooLittleMemory.ts";
+
+export interface PlanRequest {
+  options: TrainOptions;
+  planner: Planner;
+  demand: Demand;
+  /** Tokens of the micro-batches to come. */
+  lengths: Iterable<number>;
+  evalSamples: readonly PreparedSample[];
+  /** Ids that end an answer of an evaluation. */
+  stopIds: readonly number[];
+  checkpoint: Checkpoint | undefined;
+  /** The user's own, if there are any. */
+  policies: readonly ClassPolicy[] | undefined;
+  /** The kernel that the run has settled on; "measured" on the CPU, which has its own. */
+  attention: Policy["attention"];
+}
+
+export interface RunPlanning {
+  plan: RunPlan;
+  workload: RunWorkload;
+  /** Of the evaluations; undefined where there are none. */
+  losses: LossPlan | undefined;
+  /** Of the evaluations; undefined where nothing says how much memory there is. */
+  answers: AnswersPlan | undefined;
+  /** What was planned within; undefined where the policy is the user's, or nothing says how much there is. */
+  limits: Limits | undefined;
+}
+
+/** Throws UserError where the longest micro-batch fits under no policy, or the loss of a sample of the evaluation. */
+export async function planRun(request: PlanRequest): Promise<RunPlanning> {
+  const { options, planner, demand, stopIds, checkpoint, attention } = request;
+  const workload = workloadOfRun(options, checkpoint);
+  const room = limitsOf(options, options.device!);
+  const planned = (choice: Choice, stepsDown: number[]): RunPlan => {
+    const plan = new RunPlan({ planner, workload, demand, choice, stepsDown });
+    for (const tokens of request.lengths) plan.policyFor(tokens); // a run's policies are known before it begins
+    return plan;
+  };
+  const choice = choiceOf(request, room, (choice) => planned(choice, []).policies);
+  const plan = planned(choice, stepsDownOf(checkpoint, options, "stepsDown"));
+  const limits = choice.by === "planner" ? choice.limits : undefined;
+  const misfitOf = (limits: Limits): Misfit => {
+    return { planner, workload, demand, limits, options, fixed: { attention } };
+  };
+  if (plan.longest && !plan.longest.fits) throw await tooLittleMemory(misfitOf(limits!));
+  const losses = lossesOf(request, plan, room);
+  if (losses && losses.left.length > 0 && !(options.skip_bad && losses.kept.length > 0))
+    throw await lossTooLarge(losses, plan, misfitOf(room!));
+  const answers = room && planAnswers(losses?.kept ?? [], stopIds, (shape) => plan.answer(shape, room));
+  return { plan, workload, losses, answers, limits };
+}
+
+/** The planner's within limits; else the user's, or those of before or the default one, with what the user has fixed of them. */
+function choiceOf(
+  { options, planner, checkpoint, policies, attention }: PlanRequest,
+  room: Limits | undefined,
+  planned: (choice: Choice) => readonly ClassPolicy[],
+): Choice {
+  const hostBytes = room?.hostBytes;
+  const settled = (known: readonly ClassPolicy[]): ClassPolicy[] =>
+    known.map(({ upToTokens, policy }) => ({ upToTokens, policy: { ...policy, attention } }));
+  if (policies) return { by: "user", policies: settled(policies), hostBytes };
+  const folded = checkpoint?.state.folded;
+  const before = policiesBefore(checkpoint, options);
+  const known = before && settled(before);
+  const byPlanner: Choice | undefined = room && { by: "planner", limits: room, attention, folded, known };
+  if (byPlanner && !hasParts(options)) return byPlanner;
+  const ofRun = known ?? (checkpoint && byPlanner && planned(byPlanner));
+  const base = ofRun ?? settled([ofAllLengths(defaultPolicy(planner, folded))]);
+  const given = base.map(({ upToTokens, policy }) => ({ upToTokens, policy: withParts(policy, options) }));
+  for (const { policy } of given) planner.check(policy);
+  return { by: "user", policies: given, hostBytes };
+}
+
+/** Those that the run had, where what they were chosen for is as it was. */
+function policiesBefore(
+  checkpoint: Checkpoint | undefined,
+  options: TrainOptions,
+): readonly ClassPolicy[] | undefined {
+  if (!checkpoint || !hasSameRoom(checkpoint, options)) return undefined;
+  const { policies, options: before } = checkpoint.state;
+  const isLeftOut = POLICY_PARTS.some((part) => before[part] !== undefined && options[part] === undefined);
+  return isLeftOut
+    ? undefined
+    : policies?.map(({ upToTokens, policy }) => ({
+        upToTokens: upToTokens ?? Number.POSITIVE_INFINITY,
+        policy: Policy.parse(policy),
+      }));
+}
+
+/** Of a run that is not planned, whose weights have PLoRA folded into them as before where that can be. */
+function defaultPolicy(planner: Planner, folded = false): Policy {
+  const { branch } = ploraOf(DEFAULT_POLICY);
+  return { ...DEFAULT_POLICY, plora: ploraName({ folded: folded && planner.folds(DEFAULT_POLICY), branch }) };
+}
+
+function lossesOf(
+  { evalSamples: samples, checkpoint, options }: PlanRequest,
+  plan: RunPlan,
+  room: Limits | undefined,
+): LossPlan | undefined {
+  if (samples.length === 0) return undefined;
+  return new LossPlan({ plan, samples, room, stepsDown: stepsDownOf(checkpoint, options, "evalStepsDown") });
+}
+
+/** Rank and targets are those of the adapter that the run starts from, where there is one. */
+function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined): RunWorkload {
+  const {
+    lora_r,
+    lora_dropout: dropout,
+    lora_targets,
+    adapter,
+    gradient_accumulation: accumulation,
+  } = options;
+  const folder = checkpoint?.folder ?? adapter;
+  if (folder === undefined) return { rank: lora_r, dropout, targets: lora_targets, accumulation };
+  return scope(() => {
+    const { config, modules } = readAdapter(folder);
+    const names = [...modules.keys()].map((name) => name.replaceAll(".", "\\."));
+    return { rank: config.r, dropout, accumulation, targets: `^(?:${names.join("|")})$` };
+  });
+}
+
+/** Where memory ran out before the run was stopped: remembered as long as there is not more or less of it. */
+function stepsDownOf(
+  checkpoint: Checkpoint | undefined,
+  options: TrainOptions,
+  of: "stepsDown" | "evalStepsDown",
+): number[] {
+  return checkpoint && hasSameRoom(checkpoint, options) ? (checkpoint.state[of] ?? []) : [];
+}
+
+/** Whether a run goes on under the memory and the policies that it had. */
+function hasSameRoom({ state: { options: before } }: Checkpoint, options: TrainOptions): boolean {
+  return (["memory", "host_memory", "policy"] as const).every(
+    (key) => JSON.stringify(before[key]) === JSON.stringify(options[key]),
+  );
+}

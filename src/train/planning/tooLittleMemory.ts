@@ -1,0 +1,109 @@
+/** What is said before anything is loaded where the data does not fit the memory: what is too long, and what would fit. */
+
+import type { ImageCompat } from "../../data/pictures/decode.ts";
+import { imageSize } from "../../data/pictures/image.ts";
+import { describeSource } from "../../data/samples/badSamples.ts";
+import { type PictureSize, tooLongSample } from "../../data/samples/tooLong.ts";
+import type { PreparedSample } from "../../data/samples/validate.ts";
+import { formatBytes, formatCount, UserError } from "../../errors.ts";
+import { pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import type { DryRun } from "../../plan/dryRun/dryRun.ts";
+import type { FixedPolicy } from "../../plan/ladder.ts";
+import type { Limits, Planner } from "../../plan/planner.ts";
+import { leastMemory, solve } from "../../plan/search.ts";
+import type { Pool } from "../../torch/device.ts";
+import type { Demand } from "../data/memoryDemand.ts";
+import { type RunWorkload, workloadOf } from "./policyByLength.ts";
+
+export interface Misfit {
+  planner: Planner;
+  workload: RunWorkload;
+  demand: Demand;
+  limits: Limits;
+  options: { hd_num: number; image_compat: ImageCompat };
+  /** What the run has settled on whatever its policy. */
+  fixed?: FixedPolicy | undefined;
+}
+
+const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
+
+/** Throws nothing: the error is the answer. */
+export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
+  const { planner, workload, demand, limits, fixed } = misfit;
+  const { longest, mostTokens } = demand;
+  const asked = workloadOf(workload, demand.shapeOf(mostTokens));
+  const within = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY }, fixed);
+  const isShortOfHost = within.run.hostBytes > limits.hostBytes;
+  const least = isShortOfHost ? leastMemory(planner, asked, UNLIMITED, fixed) : within; // more of the host may take more of the run
+  const what =
+    mostTokens > longest.tokens
+      ? `the largest micro-batch has up to ${formatCount(mostTokens)} tokens; the longest sample is ${describeSource(longest.source)}, with ${formatCount(longest.tokens)}`
+      : `the longest sample, ${describeSource(longest.source)}, has ${formatCount(longest.tokens)} tokens`;
+  const needed = { device: least.run.budgetedBytes, host: least.run.hostBytes };
+  const given = { device: limits.budgetBytes, host: limits.hostBytes };
+  const amounts = ({ device, host }: Record<Pool, number>): string =>
+    `${formatBytes(device)}${isShortOfHost ? ` and ${formatBytes(host)} of the host` : ""}`;
+  return new UserError(
+    `${amounts(given)} are too little: ${what}, which takes at least ${amounts(needed)}.`,
+    { fix: toFit(least.run, limits, await waysToFit(misfit)) },
+  );
+}
+
+/** The memory that a run needs, and other ways. */
+export function toFit(
+  { budgetedBytes, hostBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes">,
+  limits: Limits,
+  ways: readonly string[],
+): string {
+  const host = hostBytes > limits.hostBytes ? ` --host-memory ${inMebibytes(hostBytes)}` : "";
+  return [`Pass --memory ${inMebibytes(budgetedBytes)}${host}`, ...ways].join("\nor   ");
+}
+
+/** Settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
+export async function waysToFit(misfit: Misfit): Promise<string[]> {
+  const { demand, options } = misfit;
+  const { longest, mostTokens } = demand;
+  const tokens = longestThatFits(misfit);
+  if (tokens === undefined || tokens >= mostTokens) return [];
+  const samples = Math.floor(tokens / longest.tokens);
+  if (mostTokens > longest.tokens && samples >= 1)
+    return [`--batch-size ${samples}, or with --pack --max-length ${tokens}`];
+  const hdNum = await hdNumFor(longest, tokens, options);
+  return [
+    ...(hdNum === undefined
+      ? []
+      : [`--hd-num ${hdNum}  (this sample then has at most ${formatCount(tokens)} tokens)`]),
+    `--max-length ${tokens} --skip-bad  (leaves out what is longer)`,
+  ];
+}
+
+/** Tokens of a sample with the same share of pictures. */
+function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): number | undefined {
+  const { longest, mostTokens } = demand;
+  const asked = {
+    ...workloadOf(workload, demand.shapeOf(mostTokens)),
+    ...{ batch: undefined, maxLength: mostTokens, imageShare: shareOfPictures(longest) },
+  };
+  return solve(planner, "max-length", asked, limits, fixed)?.solved;
+}
+
+/** The part of a sample that is picture. */
+export function shareOfPictures({ grids, tokens }: PreparedSample): number {
+  return pictureTokens(grids) / tokens;
+}
+
+/** The hd_num with which a sample's pictures leave it so many tokens. */
+export async function hdNumFor(
+  sample: PreparedSample,
+  maxLength: number,
+  { hd_num, image_compat }: Misfit["options"],
+): Promise<number | undefined> {
+  const { grids, images } = sample;
+  const ownHdNum = images.some(({ hdNum }) => hdNum !== hd_num);
+  const sizes: PictureSize[] = await Promise.all(images.map(({ path }) => imageSize(path, image_compat)));
+  return tooLongSample(sample, { grids, sizes, ownHdNum }, maxLength).needs?.hdNum;
+}
+
+function inMebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)}MiB`;
+}

@@ -1,0 +1,51 @@
+/** The model's inner values for one micro-batch, layer by layer, without the step's policies. */
+import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { attentionForward_, mlpForward_ } from "../../src/models/decoder.ts";
+import { joinLayer } from "../../src/models/join.ts";
+import type { Lora } from "../../src/models/lora.ts";
+import type { Model } from "../../src/models/weights.ts";
+import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
+import { ropeTables } from "../../src/nn/attention/attention.ts";
+import { frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { rmsNorm } from "../../src/nn/norm.ts";
+import { rowsOf } from "../../src/nn/rows.ts";
+import { sampleRows } from "../../src/step/layers.ts";
+import { fromArray } from "../../src/torch/create.ts";
+import type { Tensor } from "../../src/torch/tensor.ts";
+import { runToEnd } from "./randomModel.ts";
+
+/** Hidden states at every point that the official code was asked about. */
+export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): Map<string, Tensor> {
+  const { config, dtype, device } = model;
+  const states = new Map<string, Tensor>();
+  const hidden = embedText(model, batch.inputIds);
+  for (const { start, end, image } of batch.imageSlices) {
+    runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
+  }
+  states.set("inputs_embeds", hidden.clone());
+  const { headDim: D, heads, kvHeads } = config;
+  const sequence = {
+    rope: ropeTables(batch.positions, D, config.ropeTheta, { dtype, device }),
+    shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
+    ploraRows: batch.imageSlices,
+    kvHeads,
+    headGroups: 1,
+    attentionInput: "kept" as const,
+    plora: "apart" as const,
+    mlpTileTokens: 512,
+  };
+  for (let index = 0; index < config.layers; index++) {
+    const layer = joinLayer(model, lora, index);
+    attentionForward_(hidden, layer, sequence);
+    mlpForward_(hidden, layer, sequence);
+    states.set(`layer_out.${index}`, hidden.clone());
+  }
+  states.set("final_norm", rmsNorm(hidden, { weight: model.norm, eps: config.rmsEps }));
+  return states;
+}
+
+/** Logits of these rows, (rows, V), of a trace. */
+export function logitsAt(model: Model, states: Map<string, Tensor>, rows: ArrayLike<number>): Tensor {
+  const index = fromArray(Int32Array.from(rows), [rows.length], { dtype: "int64" });
+  return states.get("final_norm")!.indexSelect(0, index).mm(frozenValues(model.head).t());
+}

@@ -1,0 +1,223 @@
+/** Small random models and micro-batches for tests that need no checkpoint. */
+import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { createLora, type Gradients, type Lora } from "../../src/models/lora.ts";
+import { assembleModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
+import { type ModelConfig, tensorShapes } from "../../src/models/xcomposer2/spec.ts";
+import { mixSeed } from "../../src/nn/dropout.ts";
+import { empty } from "../../src/torch/create.ts";
+import { category } from "../../src/torch/device.ts";
+import type { Device, DType } from "../../src/torch/dtypes.ts";
+import { createGenerator } from "../../src/torch/random.ts";
+import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
+
+/** Sizes of a model of a few thousand parameters. */
+export function smallConfig(overrides: Partial<ModelConfig> = {}): ModelConfig {
+  const plora = { rank: 6, scale: 1 };
+  return {
+    hidden: 32,
+    layers: 2,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 8,
+    ffn: 48,
+    vocab: 97,
+    rmsEps: 1e-5,
+    ropeTheta: 1e6,
+    maxPositions: 4096,
+    bosId: 1,
+    eosId: 2,
+    vision: { hidden: 16, layers: 1, heads: 2, ffn: 24, imagePixels: 336, patchPixels: 14, eps: 1e-5 },
+    plora: {
+      "attention.wqkv": { rank: 3, scale: 2 },
+      "attention.wo": plora,
+      "feed_forward.w1": plora,
+      "feed_forward.w2": plora,
+      "feed_forward.w3": plora,
+    },
+    ...overrides,
+  };
+}
+
+/** Normal numbers of standard deviation `scale`. */
+export function randomTensor(
+  shape: number[],
+  seed: number,
+  options: { dtype?: DType; device?: Device; scale?: number } = {},
+): Tensor {
+  const { dtype = "float64", device = "cpu", scale = 1 } = options;
+  return scope(() => {
+    using generator = createGenerator(BigInt(seed), device);
+    return empty(shape, { dtype: dtype === "float64" ? dtype : "float32", device })
+      .normal_({ std: scale, generator })
+      .to({ dtype });
+  });
+}
+
+/** A model of random weights: norms about 1, the rest small. */
+export function randomModel(
+  config: ModelConfig,
+  {
+    dtype = "float64",
+    device = "cpu",
+    seed = 1,
+    ...bases
+  }: Partial<LoadOptions> & { seed?: number | undefined } = {},
+): Model {
+  const shapes = tensorShapes(config);
+  const numbers = new Map<string, number>();
+  const numberOf = (name: string): number => {
+    if (name.includes("Plora_A.")) numberOf(name.replace("Plora_A.", "")); // in whichever order they are read
+    const number = numbers.get(name) ?? numbers.size;
+    numbers.set(name, number);
+    return number;
+  };
+  const read = (name: string): Tensor => {
+    const shape = shapes.get(name);
+    if (!shape) throw new Error(`no tensor ${name}`);
+    if (device === "meta") return empty(shape, { dtype, device });
+    const scale = shape.length === 1 ? 0.1 : 0.15;
+    const noise = randomTensor(shape, seed * 1000 + numberOf(name), { dtype, scale }).to({ device }); // the same on every device
+    return name.includes("norm.weight") || name.endsWith("norm1.weight") ? noise.add_(1) : noise;
+  };
+  return category("weights", () =>
+    keep(scope(() => assembleModel(config, { dtype, device, ...bases }, read))),
+  );
+}
+
+/** Random factors, B too, so that every gradient is lively. */
+export function randomLora(
+  config: ModelConfig,
+  {
+    rank = 4,
+    dropout = 0,
+    seed = 7,
+    device = "cpu" as Device,
+    dtype = "float32" as DType,
+    targets = ".",
+    gradients = "fp32" as Gradients,
+    copies = undefined as DType | undefined,
+  } = {},
+): Lora {
+  const lora = createLora(config, {
+    rank,
+    alpha: 2 * rank,
+    dropout,
+    rslora: false,
+    targets,
+    seed,
+    device,
+    gradients,
+    copies,
+  });
+  scope(() => {
+    let index = 0;
+    for (const module of lora.modules.values()) {
+      using generator = createGenerator(mixSeed(BigInt(seed), index++, 99), device);
+      module.b.normal_({ std: 0.1, generator });
+    }
+  });
+  if (dtype === "float32") return lora;
+  const cast = (x: Tensor | undefined): Tensor => keep(scope(() => x!.to({ dtype })));
+  const modules = [...lora.modules].map(
+    ([name, { a, b, gradA, gradB, scale }]) =>
+      [name, { a: cast(a), b: cast(b), gradA: cast(gradA), gradB: cast(gradB), scale }] as const,
+  );
+  for (const module of lora.modules.values())
+    for (const x of [module.a, module.b, module.gradA, module.gradB]) x?.dispose();
+  return { ...lora, modules: new Map(modules) };
+}
+
+/** A picture of 1 x 1 tiles takes this many tokens. */
+export const SMALL_IMAGE_TOKENS = 313;
+
+/** Packed samples with pictures of one tile where asked for; a share of the text has labels. */
+export function randomBatch(
+  config: ModelConfig,
+  samples: { textTokens: number; images?: number; labelTokens?: number }[],
+  seed = 3,
+): MicroBatch {
+  const random = lcg(seed);
+  const inputIds: number[] = [];
+  const targets: number[] = [];
+  const positions: number[] = [];
+  const imageSlices: MicroBatch["imageSlices"] = [];
+  const images: MicroBatch["images"] = [];
+  const sampleTokens = samples.map(
+    ({ textTokens, images: count = 0, labelTokens = Math.ceil(textTokens / 3) }) => {
+      const begin = inputIds.length;
+      inputIds.push(config.bosId);
+      for (let image = 0; image < count; image++) {
+        imageSlices.push({
+          start: inputIds.length,
+          end: inputIds.length + SMALL_IMAGE_TOKENS,
+          image: images.length,
+        });
+        images.push(randomImage(random));
+        inputIds.push(...new Array(SMALL_IMAGE_TOKENS).fill(0));
+      }
+      for (let token = 0; token < textTokens; token++) inputIds.push(Math.floor(random() * config.vocab));
+      const tokens = inputIds.length - begin;
+      for (let at = 0; at < tokens; at++) {
+        positions.push(at);
+        const labelled = at >= tokens - 1 - labelTokens && at < tokens - 1;
+        targets.push(labelled ? inputIds[begin + at + 1]! : -100);
+      }
+      return tokens;
+    },
+  );
+  return {
+    inputIds: Int32Array.from(inputIds),
+    targets: Int32Array.from(targets),
+    positions: Int32Array.from(positions),
+    sampleTokens,
+    imageSlices,
+    images,
+    samples: samples.map((_, index) => ({ file: "random", index })),
+    labelTokens: targets.filter((target) => target !== -100).length,
+    epoch: 0,
+    dataWaitMs: 0,
+  } as unknown as MicroBatch;
+}
+
+function randomImage(random: () => number): MicroBatch["images"][number] {
+  return {
+    rows: 1,
+    cols: 1,
+    pixels: Uint8Array.from({ length: 336 * 336 * 3 }, () => Math.floor(random() * 256)),
+    globalView: Float32Array.from({ length: 3 * 336 * 336 }, () => random() * 4 - 2),
+  };
+}
+
+/** A picture of zeros. */
+export function blackPicture(rows: number, cols: number): MicroBatch["images"][number] {
+  return {
+    ...{ rows, cols, pixels: new Uint8Array(rows * cols * 336 * 336 * 3) },
+    globalView: new Float32Array(3 * 336 * 336),
+  };
+}
+
+/** Numbers in 0..1. */
+export function lcg(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/** Runs a step's generator to its end. */
+export function runToEnd<T>(step: Generator<unknown, T>): T {
+  for (;;) {
+    const { done, value } = step.next();
+    if (done) return value;
+  }
+}
+
+/** Largest |a - b| over the largest |b|. */
+export function relativeDifference(a: Tensor, b: Tensor): number {
+  return scope(() => {
+    const wide = (x: Tensor): Tensor => x.to({ dtype: "float64" });
+    const difference = wide(a).sub(wide(b)).abs().max().item();
+    return difference / Math.max(wide(b).abs().max().item(), Number.MIN_VALUE);
+  });
+}

@@ -1,0 +1,149 @@
+/**
+ * The official schedule in plain autograd: the whole decoder under one graph, full logits, no tiles, no groups. Slow and large; what the
+ * step's own backward is held to.
+ */
+import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { type Lora, loraBranch } from "../../src/models/lora.ts";
+import type { LayerWeights, Model } from "../../src/models/weights.ts";
+import { LINEAR_NAMES, type LinearName } from "../../src/models/xcomposer2/spec.ts";
+import { ropeTables } from "../../src/nn/attention/attention.ts";
+import { frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { sampleRows } from "../../src/step/layers.ts";
+import { cat, fromArray, where } from "../../src/torch/create.ts";
+import { grad, keep, scope, type Tensor, withGrad } from "../../src/torch/tensor.ts";
+
+export interface ReferenceResult {
+  loss: number;
+  /** By "<module>.a" and "<module>.b". */
+  gradients: Map<string, Tensor>;
+}
+
+/** Mean loss over the labels and its gradient for every LoRA factor, by autograd. hidden: the decoder's input, (T, C). */
+export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidden: Tensor): ReferenceResult {
+  return keep(
+    scope(() => {
+      const leaves = new Map<string, Tensor>();
+      const modules = [...lora.modules].map(([name, module]) => {
+        const a = module.a.detach().requiresGrad_();
+        const b = module.b.detach().requiresGrad_();
+        leaves.set(`${name}.a`, a).set(`${name}.b`, b);
+        return [name, { ...module, a, b }] as const;
+      });
+      const leafLora = { ...lora, modules: new Map(modules) };
+      return withGrad(() => {
+        const loss = meanLoss(model, leafLora, batch, hidden);
+        const gradients = grad([loss], [...leaves.values()]);
+        return {
+          loss: loss.item(),
+          gradients: new Map([...leaves.keys()].map((name, index) => [name, gradients[index]!])),
+        };
+      });
+    }),
+  );
+}
+
+function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): Tensor {
+  const { config, dtype, device } = model;
+  const rope = ropeTables(batch.positions, config.headDim, config.ropeTheta, { dtype, device });
+  const imageMask = maskOf(batch, model);
+  let h = input;
+  for (const [index, weights] of model.layers.entries()) {
+    const linear = (name: LinearName, x: Tensor): Tensor =>
+      referenceLinear(x, weights, name, lora, index, imageMask, model);
+    h = h.add(attention(norm(h, weights.attentionNorm, config.rmsEps), linear, rope, batch, model));
+    const x = norm(h, weights.ffnNorm, config.rmsEps);
+    h = h.add(
+      linear("feed_forward.w2", linear("feed_forward.w1", x).silu().mul(linear("feed_forward.w3", x))),
+    );
+  }
+  const rows = Int32Array.from(batch.targets.keys()).filter((row) => batch.targets[row] !== -100);
+  const targets = fromArray(
+    rows.map((row) => batch.targets[row]!),
+    [rows.length, 1],
+    { dtype: "int64" },
+  );
+  const labelled = h.indexSelect(0, fromArray(rows, [rows.length], { dtype: "int64" }));
+  const logits = norm(labelled, model.norm, config.rmsEps).mm(frozenValues(model.head, model).t());
+  return logits
+    .to({ dtype: dtype === "float64" ? dtype : "float32" })
+    .logSoftmax(-1)
+    .gather(1, targets)
+    .mean()
+    .neg();
+}
+
+function referenceLinear(
+  x: Tensor,
+  weights: LayerWeights,
+  name: LinearName,
+  lora: Lora,
+  layer: number,
+  imageMask: Tensor,
+  { dtype }: Model,
+): Tensor {
+  const { weight, plora } = weights.linears[name];
+  const branch = loraBranch(lora, layer, name, { dtype, dropoutSeed: undefined });
+  const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
+  let y = x.mm(frozenValues(weight, { dtype }).t());
+  y = y.add(where(imageMask, image, image.mul(0)));
+  return branch ? y.add(x.mm(branch.a.t()).mm(branch.b.t()).mul(branch.scale)) : y;
+}
+
+function attention(
+  x: Tensor,
+  linear: (name: LinearName, x: Tensor) => Tensor,
+  rope: { cos: Tensor; sin: Tensor },
+  batch: MicroBatch,
+  { config }: Model,
+): Tensor {
+  const { heads, kvHeads: G, headDim: D } = config;
+  const Q = heads / G;
+  const packed = linear("attention.wqkv", x).view([-1, G, Q + 2, D]); // (T, G, Q+2, D)
+  const query = rotated(packed.narrow(2, 0, Q), rope);
+  const key = rotated(packed.narrow(2, Q, 1), rope).expand(query.shape);
+  const value = packed.narrow(2, Q + 1, 1).expand(query.shape);
+  const outputs = sampleRows(batch).map(({ start, end }) => {
+    const cut = (t: Tensor): Tensor => t.narrow(0, start, end - start).permute([1, 2, 0, 3]); // (G, Q, t, D)
+    const scores = cut(query)
+      .matmul(cut(key).transpose(2, 3))
+      .mul(D ** -0.5); // (G, Q, t, t)
+    const later = Array.from({ length: (end - start) ** 2 }, (_, at) =>
+      at % (end - start) > Math.floor(at / (end - start)) ? 1 : 0,
+    );
+    const mask = fromArray(Uint8Array.from(later), [end - start, end - start], { dtype: "bool" });
+    const weights = scores.maskedFill(mask, Number.NEGATIVE_INFINITY).softmax(-1);
+    return weights
+      .matmul(cut(value))
+      .permute([2, 0, 1, 3])
+      .reshape([end - start, heads * D]);
+  });
+  return linear("attention.wo", cat(outputs, 0));
+}
+
+function rotated(x: Tensor, { cos, sin }: { cos: Tensor; sin: Tensor }): Tensor {
+  const half = x.shape[3]! / 2;
+  const first = x.narrow(3, 0, half);
+  const second = x.narrow(3, half, half);
+  return cat([first.mul(cos).sub(second.mul(sin)), second.mul(cos).add(first.mul(sin))], 3);
+}
+
+function norm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  const wide = x.to({ dtype: x.dtype === "float64" ? "float64" : "float32" });
+  return wide
+    .mul(wide.square().meanDim([-1], { keepdim: true }).add(eps).rsqrt())
+    .to({ dtype: x.dtype })
+    .mul(weight);
+}
+
+function maskOf(batch: MicroBatch, { device }: Model): Tensor {
+  const mask = new Uint8Array(batch.inputIds.length);
+  for (const { start, end } of batch.imageSlices) mask.fill(1, start, end);
+  return fromArray(mask, [mask.length, 1], { dtype: "bool", device });
+}
+
+/** Module names of a model's layer, as adapters spell them. */
+export function moduleNames(layers: number): string[] {
+  return Array.from({ length: layers }, (_, layer) =>
+    LINEAR_NAMES.map((name) => `layers.${layer}.${name}`),
+  ).flat();
+}
