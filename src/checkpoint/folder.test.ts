@@ -8,9 +8,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { homedir, tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
-import { findShared, golden } from "../../tests/helpers/shared.ts";
+import { golden } from "../../tests/helpers/shared.ts";
 import { pickled, torchZip } from "../../tests/helpers/torchFile.ts";
 import { UserError } from "../errors.ts";
 import { zeros } from "../torch/create.ts";
@@ -45,7 +45,35 @@ function folderOf(files: Record<string, string | Buffer | Record<string, number[
   return folder;
 }
 
-const bins = findShared("golden/tiny/pytorch_model.bin.index.json");
+/** Writes the checkpoint of a folder again, shard by shard, as torch.save does; returns the new folder. */
+function inTorchShards(source: string): string {
+  const folder = mkdtempSync(join(root, "bins-"));
+  const { weight_map: shardOf } = JSON.parse(readFileSync(join(source, INDEX), "utf8")) as {
+    weight_map: Record<string, string>;
+  };
+  const torchName = (shard: string): string =>
+    shard.replace(/^model-(.*)\.safetensors$/, "pytorch_model-$1.bin");
+  for (const shard of new Set(Object.values(shardOf))) {
+    const weights = openSafetensors(join(source, shard));
+    const storages: Record<string, Uint8Array> = {};
+    const tensors: Record<string, Buffer> = {};
+    for (const [key, name] of weights.names.entries()) {
+      const { shape, dtype } = weights.entry(name);
+      expect(dtype, name).toBe("float32");
+      scope(() => {
+        storages[key] = weights.tensor(name).toBytes();
+      });
+      const elements = shape.reduce((product, extent) => product * extent, 1);
+      tensors[name] = pickled.tensor(pickled.storage("FloatStorage", String(key), elements), { shape });
+    }
+    weights.close();
+    writeFileSync(join(folder, torchName(shard)), torchZip(pickled.dict(tensors), storages));
+  }
+  const weightMap = Object.entries(shardOf).map(([name, shard]) => [name, torchName(shard)]);
+  writeFileSync(join(folder, "pytorch_model.bin.index.json"), index(Object.fromEntries(weightMap)));
+  copyFileSync(join(source, "config.json"), join(folder, "config.json"));
+  return folder;
+}
 
 const INDEX = "model.safetensors.index.json";
 const index = (weightMap: unknown): string => JSON.stringify({ metadata: {}, weight_map: weightMap });
@@ -59,11 +87,8 @@ describe("a model folder", () => {
     weights.close();
   });
 
-  it.skipIf(!bins)("may hold the same weights in PyTorch's own shards", () => {
-    const folder = mkdtempSync(join(root, "bins-"));
-    const shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
-    for (const name of ["config.json", "pytorch_model.bin.index.json", ...shards])
-      copyFileSync(join(dirname(bins as string), name), join(folder, name));
+  it("may hold the same weights in PyTorch's own shards", () => {
+    const folder = inTorchShards(golden("tiny"));
     const [pickles, tensors] = [openModelFolder(folder).weights, openModelFolder(golden("tiny")).weights];
     expect([...pickles.names].sort()).toEqual([...tensors.names].sort());
     for (const name of tensors.names) {

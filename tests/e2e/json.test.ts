@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { trainTokenizer } from "../../src/data/text/tinyTokenizer.ts";
+import { loadTokenizer } from "../../src/data/text/tokenizer.ts";
 import { findShared, golden } from "../helpers/shared.ts";
 import { lorafit, records } from "./lorafit.ts";
 
@@ -18,7 +20,7 @@ const readJson = (path: string) => JSON.parse(readFileSync(golden(path), "utf8")
 const tiny = golden("tiny");
 const cases = golden("tiny_cases/cases.jsonl");
 const adapter = golden("tiny_lora");
-const tokenizer = findShared("golden/tokenizer/tokenizer.model");
+const official = findShared("golden/tokenizer/tokenizer.model");
 
 describe("preview", () => {
   const picture = readJson("hd_pixels/cases.json").cases[0] as {
@@ -49,19 +51,32 @@ describe("preview", () => {
   });
 });
 
-it.skipIf(!tokenizer)("tokenize: an array of ids for each string", () => {
-  const texts = (readJson("tokenizer/cases.json") as { text: string; ids: number[] }[]).slice(0, 40);
-  const input = texts.map(({ text }) => `${JSON.stringify(text)}\n`).join("");
-  const ran = lorafit(["tokenize", "--model", tokenizer ?? "", "--json"], { input });
-  expect(records(ran)).toEqual(texts.map(({ ids }) => ids));
+describe("tokenize", () => {
+  const texts = ["Total: 12.50", " two  spaces", "Käse, 税込\n", ""];
+  let file: string;
+  beforeAll(() => {
+    file = join(folder, "tokenizer.model");
+    writeFileSync(file, trainTokenizer(texts, { vocabSize: 400 }));
+  });
+
+  it("writes an array of ids for each string", async () => {
+    const tokenizer = await loadTokenizer(file);
+    const input = texts.map((text) => `${JSON.stringify(text)}\n`).join("");
+    const ran = lorafit(["tokenize", "--model", file, "--json"], { input });
+    expect(records(ran)).toEqual(texts.map((text) => tokenizer.encode(text)));
+  });
+
+  it("names the line that is not a JSON string", () => {
+    const { code, stderr } = lorafit(["tokenize", "--model", file, "--json"], { input: '"a"\nb\n' });
+    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("stdin:2: ") });
+  });
 });
 
-it.skipIf(!tokenizer)("tokenize: tells the line that is no JSON string", () => {
-  const { code, stderr } = lorafit(["tokenize", "--model", tokenizer ?? "", "--json"], { input: '"a"\nb\n' });
-  expect({ code, stderr }).toEqual({
-    code: 1,
-    stderr: expect.stringContaining("stdin:2: this is no JSON string"),
-  });
+it.skipIf(!official)("tokenize: the official ids of each string", () => {
+  const texts = (readJson("tokenizer/cases.json") as { text: string; ids: number[] }[]).slice(0, 40);
+  const input = texts.map(({ text }) => `${JSON.stringify(text)}\n`).join("");
+  const ran = lorafit(["tokenize", "--model", official ?? "", "--json"], { input });
+  expect(records(ran)).toEqual(texts.map(({ ids }) => ids));
 });
 
 it("eval: the official loss of each sample, and one of all", () => {
