@@ -33,7 +33,7 @@ export function sampleText({
 /** A micro-batch of one such sample. */
 export function sampleBatch(image: HdImage, size: SampleSize): MicroBatch {
   const laidOut = layoutBatch([{ sample: { ...sampleText(size), images: [] }, images: [image] }]);
-  return { ...laidOut, epoch: 0, dataWaitMs: 0, position: START };
+  return { ...laidOut, epoch: 0, position: START };
 }
 
 /** A picture of noise, as the data workers would hand it over. */

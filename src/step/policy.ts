@@ -95,6 +95,35 @@ export const Policy = z.strictObject({
 
 export type Policy = z.output<typeof Policy>;
 
+/** Options that fix one choice of a policy each, for all layers where the choice is a layer's. Without an option, the plan chooses. */
+export const POLICY_OPTIONS = {
+  head_groups: { policy: "headGroups", schema: choice(Policy.shape.headGroups) },
+  mlp_tile: { policy: "mlpTileTokens", schema: choice(Policy.shape.mlpTileTokens) },
+  loss_chunk: { policy: "lossChunkTokens", schema: choice(Policy.shape.lossChunkTokens) },
+  vision_batch: { policy: "visionBatchTiles", schema: choice(Policy.shape.visionBatchTiles) },
+  keep: { layer: "keep", schema: choice(LayerPolicy.shape.keep) },
+  boundaries: {
+    layer: "boundary",
+    schema: LayerPolicy.shape.boundary.unwrap().exclude(["none"]).optional().meta({
+      help: "where the layers' inputs wait for the backward",
+    }),
+  },
+} as const satisfies Record<string, PolicyOption>;
+
+type PolicyOption = { schema: z.ZodType } & ({ policy: keyof Policy } | { layer: keyof LayerPolicy });
+
+export type PolicyOptionName = keyof typeof POLICY_OPTIONS;
+
+export const POLICY_OPTION_NAMES = Object.keys(POLICY_OPTIONS) as PolicyOptionName[];
+
+/** The same choice as an option without a default. */
+function choice<S extends z.ZodType>(schema: z.ZodDefault<S>): z.ZodOptional<S> {
+  return schema
+    .unwrap()
+    .optional()
+    .meta({ ...schema.meta() });
+}
+
 /** Everything on the device, nothing kept but boundaries: small, and needs no planning. */
 export const DEFAULT_POLICY: Policy = Policy.parse({});
 

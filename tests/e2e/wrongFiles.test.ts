@@ -46,6 +46,7 @@ it.each<[string, string]>([
   ["report . --preview latin.json", "latin.json is not a PNG picture."],
   ["plan --gpu rtx-4090 --html none/plan.html", "the folder that it should go to is not there."],
   [`eval --model ${TINY} --data latin.json --memory 12`, "Write the unit too, as in --memory 12GiB."],
+  ["plan --memory 12", "Write the unit too, as in --memory 12GiB."],
   ["train --config utf16.yaml", "utf16.yaml isn't UTF-8 text."],
   ["train --config alias.yaml", "alias.yaml: Unresolved alias"],
   ["train --config folder", "folder cannot be read: it is a folder."],

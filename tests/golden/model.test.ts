@@ -269,7 +269,6 @@ function officialBatch(fixtures: Record<string, Fixture>, padding: "packed" | "p
     samples: parts.map((_, index) => ({ file: "c7", index })),
     labelTokens: targets.filter((target) => target !== -100).length,
     epoch: 0,
-    dataWaitMs: 0,
     position: { next: 0, waiting: [] },
   };
 }

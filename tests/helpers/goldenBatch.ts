@@ -36,5 +36,5 @@ export async function goldenBatch(...names: GoldenCase[]): Promise<MicroBatch> {
     const images = sample.images.map(({ path, hdNum }) => loadHdImage(path, hdNum, "official"));
     return { sample, images: await Promise.all(images) };
   });
-  return { ...layoutBatch(await Promise.all(loaded)), epoch: 0, dataWaitMs: 0, position: START };
+  return { ...layoutBatch(await Promise.all(loaded)), epoch: 0, position: START };
 }

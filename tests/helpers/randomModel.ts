@@ -175,7 +175,6 @@ export function randomBatch(
     samples: samples.map((_, index) => ({ file: "random", index })),
     labelTokens: targets.filter((target) => target !== -100).length,
     epoch: 0,
-    dataWaitMs: 0,
   } as unknown as MicroBatch;
 }
 

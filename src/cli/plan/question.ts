@@ -14,7 +14,6 @@ import { basesOf } from "../../train/machine/compute.ts";
 import { loadedModel } from "../../train/machine/modelPlanner.ts";
 import { trainOptions } from "../../train/options/options.ts";
 import { policyOfClass, readPolicies } from "../../train/options/policyFiles.ts";
-import { refuseUnitless } from "../args/memoryOption.ts";
 import type { PlanOptions } from "./options.ts";
 import { OFFICIAL_HD_NUM } from "./words.ts";
 
@@ -88,7 +87,6 @@ function policyAndKernel(
 }
 
 function refuseHalfQuestions({ memory, gpu, device, solve, image_share }: PlanOptions): void {
-  refuseUnitless(memory);
   if (solve === "hd-num" && image_share !== undefined)
     throw new UserError(
       "--image-share says how much of a sample is picture, so no --hd-num follows from it.",

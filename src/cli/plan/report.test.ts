@@ -185,7 +185,6 @@ describe("a question of a plan", () => {
   };
 
   it("is refused with the way out where it cannot be meant", () => {
-    expect(refused({ memory: 12 })).toMatchObject({ fix: "Write the unit too, as in --memory 12GiB." });
     expect(refused({ solve: "hd-num", image_share: 0.8, memory: "8GiB" })).toMatchObject({
       fix: "Leave --image-share out, or pass --solve max-length.",
     });

@@ -28,8 +28,6 @@ export interface MicroBatch {
   /** Targets that aren't IGNORE. */
   labelTokens: number;
   epoch: number;
-  /** How long the step waited for this micro-batch. */
-  dataWaitMs: number;
   /** Where the stream goes on after it. */
   position: DataPosition;
 }
@@ -65,7 +63,6 @@ export async function* createBatches(
   const plans = planBatches((draw) => sampleAt(draw).tokens, packing, draws, from);
   const queue: PendingBatch[] = [];
   for (;;) {
-    const startMs = performance.now();
     while (queue.length < QUEUE_BATCHES && (queue.length < 2 || pictureCount(queue) < picturesAhead)) {
       const { value: plan, done } = plans.next();
       if (done) break;
@@ -76,12 +73,7 @@ export async function* createBatches(
     const loaded = await loadedSamples(pending, options.onBadPicture);
     if (loaded.length === 0) continue;
     const epoch = sampler.at(pending.plan.draws[0] as number).epoch;
-    yield {
-      ...layoutBatch(loaded),
-      epoch,
-      dataWaitMs: performance.now() - startMs,
-      position: pending.plan.after,
-    };
+    yield { ...layoutBatch(loaded), epoch, position: pending.plan.after };
   }
 }
 
@@ -92,9 +84,7 @@ export interface LoadedSample {
 }
 
 /** The rows of samples and their pictures. */
-export function layoutBatch(
-  loaded: readonly LoadedSample[],
-): Omit<MicroBatch, "epoch" | "dataWaitMs" | "position"> {
+export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "epoch" | "position"> {
   const sampleTokens = loaded.map(rowCount);
   const rows = sampleTokens.reduce((sum, count) => sum + count, 0);
   const inputIds = new Int32Array(rows);

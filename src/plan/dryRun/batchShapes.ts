@@ -121,7 +121,6 @@ export function plannedBatch(shape: BatchShape | ExactShape): MicroBatch {
     samples: [],
     labelTokens: "rows" in shape ? shape.labelTokens : shape.samples * shape.labelTokens,
     epoch: 0,
-    dataWaitMs: 0,
     position: START,
   };
 }

@@ -5,6 +5,7 @@ import { basename, join } from "node:path";
 import { makeFolder } from "../../checkpoint/disk.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine, quoted } from "../../program.ts";
+import { POLICY_OPTION_NAMES } from "../../step/policy.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import {
   DEFECTS_FILE,
@@ -22,11 +23,11 @@ export const ADAPTER_FOLDER = "adapter";
 export const BEST_FOLDER = "best";
 
 /** Options that may change from one part of a run to the next: paths, whose content is compared, and what does not change the result. */
-const FREE_OPTIONS = new Set([
+const FREE_OPTIONS = new Set<string>([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
   ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
   ...["device", "threads", "memory", "host_memory", "planned_step"],
-  ...["policy", "head_groups", "mlp_tile", "loss_chunk", "vision_batch", "keep", "boundaries"],
+  ...["policy", ...POLICY_OPTION_NAMES],
 ]);
 
 /** Makes the output folder ready. With `resume` returns the last good checkpoint, if there is one; without it an unfinished run is a UserError. */

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { BASES, HEAD_BASES, LINEAR_NAMES } from "../../models/xcomposer2/spec.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
+import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";
 import type { Device } from "../../torch/tensor.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
@@ -237,31 +238,19 @@ const policyOptions = group("Device and memory", {
       value: "FILE",
       takes: "the file of a policy, or its JSON",
     }),
-  head_groups: count.optional().meta({
-    help: "groups of kv heads that attention takes one after the other",
-  }),
-  mlp_tile: count.optional().meta({ help: "rows that the MLP takes at a time" }),
-  loss_chunk: count.optional().meta({ help: "label rows whose logits exist at a time" }),
-  vision_batch: count.optional().meta({ help: "tiles that the vision tower takes at a time" }),
-  keep: z.enum(["nothing", "attention", "all"]).optional().meta({
-    help: "what of a layer's forward is kept instead of recomputed",
-  }),
-  boundaries: z
-    .enum(["device", "host"])
-    .optional()
-    .meta({ help: "where the layers' inputs wait for the backward" }),
+  ...policyOptionSchemas(),
 });
+
+function policyOptionSchemas(): { [Name in PolicyOptionName]: (typeof POLICY_OPTIONS)[Name]["schema"] } {
+  const schemas = POLICY_OPTION_NAMES.map((name) => [name, POLICY_OPTIONS[name].schema]);
+  return Object.fromEntries(schemas);
+}
 
 /** Options that state the same thing: at most one of each pair may be given. */
 export const EXCLUSIVE_OPTIONS = [
   ["warmup_steps", "warmup_ratio"],
   ["epochs", "max_steps"],
-  ["policy", "head_groups"],
-  ["policy", "mlp_tile"],
-  ["policy", "loss_chunk"],
-  ["policy", "vision_batch"],
-  ["policy", "keep"],
-  ["policy", "boundaries"],
+  ...POLICY_OPTION_NAMES.map((part) => ["policy", part] as const),
 ] as const;
 
 /** What a configuration or the flags say; its output says the same with every default in place, and is itself a valid input. */

@@ -7,7 +7,13 @@ import { readJsonObject } from "../../checkpoint/disk.ts";
 import { messageOf, UserError } from "../../errors.ts";
 import { parseOptions } from "../../options.ts";
 import { runPlaces } from "../../plan/ladder.ts";
-import { Policy, ploraOf } from "../../step/policy.ts";
+import {
+  POLICY_OPTION_NAMES,
+  POLICY_OPTIONS,
+  Policy,
+  type PolicyOptionName,
+  ploraOf,
+} from "../../step/policy.ts";
 import type { TrainOptions } from "./options.ts";
 
 /** Of micro-batches of so many tokens, and of more than the class before has. */
@@ -54,35 +60,25 @@ export function policiesJson(policies: readonly ClassPolicy[]): string {
   return `${JSON.stringify(only ?? { classes: policies }, undefined, 2)}\n`;
 }
 
-/** Options that fix one choice of a policy each. */
-export const POLICY_PARTS = [
-  "head_groups",
-  "mlp_tile",
-  "loss_chunk",
-  "vision_batch",
-  "keep",
-  "boundaries",
-] as const;
-
-type PolicyParts = Pick<TrainOptions, (typeof POLICY_PARTS)[number]>;
+type PolicyParts = Pick<TrainOptions, PolicyOptionName>;
 
 export function hasParts(options: PolicyParts): boolean {
-  return POLICY_PARTS.some((part) => options[part] !== undefined);
+  return POLICY_OPTION_NAMES.some((part) => options[part] !== undefined);
 }
 
 /** A policy with the choices that the options fix, and all else as it is. Throws UserError where a policy can't have them. */
 export function withParts(policy: Policy, options: PolicyParts): Policy {
-  const { head_groups, mlp_tile, loss_chunk, vision_batch, keep, boundaries: boundary } = options;
-  const layers = policy.layers.length > 0 ? policy.layers : [{ count: 1 }];
-  const changed = {
-    ...policy,
-    ...(head_groups !== undefined && { headGroups: head_groups }),
-    ...(mlp_tile !== undefined && { mlpTileTokens: mlp_tile }),
-    ...(loss_chunk !== undefined && { lossChunkTokens: loss_chunk }),
-    ...(vision_batch !== undefined && { visionBatchTiles: vision_batch }),
-    layers: layers.map((layer) => ({ ...layer, ...(keep && { keep }), ...(boundary && { boundary }) })),
-  };
-  return parseOptions(Policy, changed, spell);
+  const ofPolicy: Record<string, unknown> = {};
+  const ofLayers: Record<string, unknown> = {};
+  for (const part of POLICY_OPTION_NAMES) {
+    if (options[part] === undefined) continue;
+    const option = POLICY_OPTIONS[part];
+    if ("layer" in option) ofLayers[option.layer] = options[part];
+    else ofPolicy[option.policy] = options[part];
+  }
+  const runs = policy.layers.length > 0 ? policy.layers : [{ count: 1 }];
+  const layers = runs.map((run) => ({ ...run, ...ofLayers }));
+  return parseOptions(Policy, { ...policy, ...ofPolicy, layers }, spell);
 }
 
 /** A policy that is given as a file, or as JSON itself. */

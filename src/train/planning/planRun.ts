@@ -2,13 +2,13 @@
 import { readAdapter } from "../../checkpoint/peft.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Limits, Planner } from "../../plan/planner.ts";
-import { DEFAULT_POLICY, Policy, ploraName, ploraOf } from "../../step/policy.ts";
+import { DEFAULT_POLICY, POLICY_OPTION_NAMES, Policy, ploraName, ploraOf } from "../../step/policy.ts";
 import { scope } from "../../torch/tensor.ts";
 import type { Demand } from "../data/memoryDemand.ts";
 import type { Checkpoint } from "../folder/checkpoints.ts";
 import { limitsOf } from "../machine/modelPlanner.ts";
 import type { TrainOptions } from "../options/options.ts";
-import { type ClassPolicy, hasParts, ofAllLengths, POLICY_PARTS, withParts } from "../options/policyFiles.ts";
+import { type ClassPolicy, hasParts, ofAllLengths, withParts } from "../options/policyFiles.ts";
 import { type AnswersPlan, planAnswers } from "./answerPlan.ts";
 import { LossPlan } from "./evalLossPlan.ts";
 import { lossTooLarge } from "./evalTooLarge.ts";
@@ -95,7 +95,9 @@ function policiesBefore(
 ): readonly ClassPolicy[] | undefined {
   if (!checkpoint || !hasSameRoom(checkpoint, options)) return undefined;
   const { policies, options: before } = checkpoint.state;
-  const isLeftOut = POLICY_PARTS.some((part) => before[part] !== undefined && options[part] === undefined);
+  const isLeftOut = POLICY_OPTION_NAMES.some(
+    (part) => before[part] !== undefined && options[part] === undefined,
+  );
   return isLeftOut
     ? undefined
     : policies?.map(({ upToTokens, policy }) => ({
