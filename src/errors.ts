@@ -1,13 +1,17 @@
 /** Errors that a user can act on, and the counts and byte amounts that they speak of. */
+import { printableLines, printableMessage } from "./printable.ts";
 
-/** What went wrong, where, and what to do; printed without a stack. Anything else that is thrown is a defect of ours. */
+/**
+ * Says what went wrong, where, and what to do; printed without a stack. Anything else that is thrown is a defect of ours. Names and
+ * values from files may be put in as they are: they are escaped and cut here. A name that may be long is better cut by shownName.
+ */
 export class UserError extends Error {
   readonly fix: string | undefined;
 
   constructor(message: string, { fix, cause }: { fix?: string; cause?: unknown } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
+    super(printableMessage(message), cause === undefined ? undefined : { cause });
     this.name = "UserError";
-    this.fix = fix;
+    this.fix = fix === undefined ? undefined : printableLines(fix);
   }
 }
 

@@ -2,6 +2,7 @@
 /** The command line: the table of commands, and what is alike around each of them: options, errors, exit codes. */
 import { readFileSync } from "node:fs";
 import { UserError } from "../errors.ts";
+import { printableLines } from "../printable.ts";
 import { commandLine } from "../program.ts";
 import type { CommandName, OptionsOf } from "./args/commandOptions.ts";
 import { programHelp } from "./args/help.ts";
@@ -92,7 +93,7 @@ function fail(thrown: unknown, exitCode: number): number {
     process.stderr.write(`${label} ${thrown.message}\n${fix ? `${fix}\n` : ""}`);
     return exitCode;
   }
-  const stack = thrown instanceof Error ? thrown.stack : String(thrown);
+  const stack = printableLines(String((thrown instanceof Error && thrown.stack) || thrown));
   process.stderr.write(
     `${label} ${stack}\n  This is a defect of lorafit ${version()}. Please report it with these lines and the command that you ran.\n`,
   );

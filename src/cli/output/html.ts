@@ -1,4 +1,5 @@
 /** Self-contained pages: one file, no network, light and dark, readable on a phone, and on paper. */
+import { printable } from "../../printable.ts";
 
 const STYLE = `
 :root { color-scheme: light dark; --paper: light-dark(#ffffff, #14181d); --ink: light-dark(#17202b, #e4e9ef); --quiet: light-dark(#566272, #9aa6b4); --edge: light-dark(#d5dae1, #333c47) }
@@ -29,7 +30,7 @@ export function htmlTable(headings: readonly string[], rows: readonly (readonly 
 
 /** Text as it may stand between tags and in quoted attributes. */
 export function escaped(text: string): string {
-  return text
+  return printable(text)
     .replaceAll("&", "&amp;")
     .replaceAll("<", "&lt;")
     .replaceAll(">", "&gt;")

@@ -70,6 +70,21 @@ describe("output", () => {
     }
   });
 
+  it("sends no control character but those of its own styles", () => {
+    const hostile = "\x1b[8mhidden\x9b\u202e";
+    const shown = "\\u001b[8mhidden\\u009b\\u202e";
+    const { output, stdout, stderr } = open({ terminal: true });
+    output.answer(`${output.paint("red", hostile)} ${hostile}`);
+    output.piece(hostile);
+    expect(stdout.text).toBe(`\x1b[31m${shown}\x1b[39m ${shown}\n${shown}`);
+    output.note(hostile);
+    output.flicker("a\n\x1bb");
+    expect(stderr.text).toBe(`${shown}\n\ra \\u001bb\x1b[K`);
+    const scripts = open({ json: true });
+    scripts.output.record({ hostile });
+    expect(scripts.stdout.text).toBe(`{"hostile":"${shown}"}\n`);
+  });
+
   it("has colours on a terminal that wants them only", () => {
     const colourful = (options: Parameters<typeof open>[0]): boolean =>
       open(options).output.paint("red", "x") !== "x";

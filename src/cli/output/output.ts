@@ -1,7 +1,9 @@
 /** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
+import { randomUUID } from "node:crypto";
 import { styleText } from "node:util";
 import { leftoversBeside } from "../../checkpoint/disk.ts";
 import { formatBytes, formatCount, plural } from "../../errors.ts";
+import { printable } from "../../printable.ts";
 import { commandLine, quoted } from "../../program.ts";
 
 type Style = Parameters<typeof styleText>[0];
@@ -30,6 +32,8 @@ export class Output {
   readonly #stderr: Sink;
   readonly #colour: boolean;
   readonly #now: () => number;
+  /** Stands for the escape character of our own styles, so that no other one leaves. */
+  readonly #escapeMark = `\x1b${randomUUID()}`;
   readonly #caveats: Record<string, string> = {};
   #liveShown = false;
   #plainAtMs = Number.NEGATIVE_INFINITY;
@@ -46,12 +50,12 @@ export class Output {
   answer(text: string): void {
     if (this.json) return;
     this.endLive();
-    this.#stdout.write(`${text}\n`);
+    this.#stdout.write(`${this.#safe(text)}\n`);
   }
 
   /** A piece of an answer that comes bit by bit; nothing with --json. */
   piece(text: string): void {
-    if (!this.json) this.#stdout.write(text);
+    if (!this.json) this.#stdout.write(printable(text));
   }
 
   /** One value for scripts; nothing without --json. */
@@ -59,13 +63,13 @@ export class Output {
     if (!this.json) return;
     this.endLive();
     const told = isPlain(value) ? { ...value, ...this.#caveats } : value;
-    this.#stdout.write(`${JSON.stringify(told)}\n`);
+    this.#stdout.write(`${printable(JSON.stringify(told))}\n`); // these escapes are JSON's too
   }
 
   /** A line on stderr that stays. */
   note(text: string): void {
     this.endLive();
-    this.#stderr.write(`${text}\n`);
+    this.#stderr.write(`${printable(text)}\n`);
   }
 
   /** Commands that go on from here, by what they are for: on stderr, and nothing with --json. */
@@ -85,14 +89,14 @@ export class Output {
   live(line: string): void {
     if (this.flicker(line) || this.#now() - this.#plainAtMs < PLAIN_INTERVAL_MS) return;
     this.#plainAtMs = this.#now();
-    this.#stderr.write(`${line}\n`);
+    this.#stderr.write(`${shownLine(line)}\n`);
   }
 
   /** A live line for what changes many times a second and is worth nothing in a pipe; says whether a person sees it. */
   flicker(line: string): boolean {
     if (!this.#stderr.isTTY) return false;
     const columns = this.#stderr.columns || 80; // some pseudo-terminals have 0
-    this.#stderr.write(`\r${line.slice(0, columns - 1)}\x1b[K`);
+    this.#stderr.write(`\r${shownLine(line).slice(0, columns - 1)}\x1b[K`);
     this.#liveShown = true;
     return true;
   }
@@ -105,7 +109,13 @@ export class Output {
 
   /** Styled text of an answer where stdout shows colours. */
   paint(style: Style, text: string): string {
-    return this.#colour && this.#stdout.isTTY ? styled(style, text) : text;
+    if (!(this.#colour && this.#stdout.isTTY)) return text;
+    return styled(style, printable(text)).replaceAll("\x1b", this.#escapeMark);
+  }
+
+  /** Escapes everything except the styles that paint() put in. */
+  #safe(text: string): string {
+    return text.split(this.#escapeMark).map(printable).join("\x1b");
   }
 
   /** Text that stands out: styled where stdout shows colours, else in brackets. */
@@ -113,6 +123,11 @@ export class Output {
     const shown = this.paint(style, text);
     return shown === text ? `[${text}]` : shown;
   }
+}
+
+/** Returns a live line that stays a line, whatever is in it. */
+function shownLine(line: string): string {
+  return printable(line).replaceAll("\n", " ");
 }
 
 function isPlain(value: unknown): value is object {
