@@ -1,14 +1,14 @@
-/** Where the parts of the frozen base lie, and how those on the host come to the device. */
+/** Where the parts of the frozen base lie, and how they come to the device that computes: a table with a row for each place. */
 import { type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
-import { type Category, category, pool } from "../torch/device.ts";
+import { type Category, category, type Pool, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
 import { countExposed } from "../torch/trace.ts";
 
 export type Place = "device" | "host";
 
-/** Of each part; norms outside of layers are always on the device. */
+/** The place of each part. Norms outside of layers are always on the device. */
 export interface Places {
   layers: Place;
   embeddings: Place;
@@ -24,17 +24,57 @@ export interface Fetch<T> extends Disposable {
   wait(): T;
 }
 
-/** Starts copying a part of a model to its device; one that lies there is ready, and stays. */
+/** How weights lie at a place, and how they come from there. */
+interface WeightPlace {
+  /** The pool that their memory counts to. */
+  pool: Pool;
+  /** The device of their tensors, for a model that computes on the given device. */
+  deviceOf(computing: Device): Device;
+  /** Whether they may be the checkpoint's mapped file itself, which nothing may write to. */
+  mapsFiles: boolean;
+  /** Starts bringing a part to the device, with memory there counted to a category. */
+  startFetch<T>(part: T, device: Device, bookedTo: Category): Fetch<T>;
+  /** Returns a part on the device at once; what had to be copied belongs to the open scope. */
+  onDevice<T>(part: T, device: Device): T;
+}
+
+export const WEIGHT_PLACES: Record<Place, WeightPlace> = {
+  device: {
+    pool: "device",
+    deviceOf: (computing) => computing,
+    mapsFiles: false,
+    startFetch: (part) => ({ wait: () => part, [Symbol.dispose]: () => {} }),
+    onDevice: (part) => part,
+  },
+  host: {
+    pool: "host",
+    deviceOf: (computing) => (computing.startsWith("cuda") ? "cpu" : computing), // on cpu and meta the host is another pool
+    mapsFiles: true,
+    startFetch: startCopies,
+    onDevice: copyOf,
+  },
+};
+
+/** Starts bringing a part of a model to its device. A part that lies there is ready at once. */
 export function startFetch<T>(
   part: T,
   place: Place,
   device: Device,
   bookedTo: Category = "weights",
 ): Fetch<T> {
-  if (place === "device") return { wait: () => part, [Symbol.dispose]: () => {} };
+  return WEIGHT_PLACES[place].startFetch(part, device, bookedTo);
+}
+
+/** Returns a part of a model on its device: the part itself if it lies there, else a copy that belongs to the open scope. */
+export function onDevice<T>(part: T, place: Place, device: Device): T {
+  return WEIGHT_PLACES[place].onDevice(part, device);
+}
+
+/** Starts copying a record's tensors to the device. */
+function startCopies<T>(part: T, device: Device, bookedTo: Category): Fetch<T> {
   const [tensors, copies]: [Tensor[], PendingCopy[]] = [[], []];
   const finish = (how: (copy: PendingCopy) => void): void => copies.splice(0).forEach(how);
-  const giveUp = (): void => {
+  const free = (): void => {
     finish((copy) => copy[Symbol.dispose]());
     dispose(tensors);
   };
@@ -48,7 +88,7 @@ export function startFetch<T>(
   try {
     fetched = booked(bookedTo, () => mapTensors(part, fetchOne));
   } catch (thrown) {
-    giveUp(); // of those that memory sufficed for nobody else knows
+    free(); // nobody else knows of the tensors that had room
     throw thrown;
   }
   return {
@@ -56,21 +96,11 @@ export function startFetch<T>(
       finish((copy) => copy.wait());
       return fetched;
     },
-    [Symbol.dispose]: giveUp,
+    [Symbol.dispose]: free,
   };
 }
 
-/** A part of a model on its device: itself where it lies there, else a copy that belongs to the open scope. */
-export function onDevice<T>(part: T, place: Place, device: Device): T {
-  return place === "device" ? part : copyOf(part, device);
-}
-
-/** The device whose tensors lie on the host: on cpu and meta the host is another pool of the same. */
-export function hostOf(device: Device): Device {
-  return device.startsWith("cuda") ? "cpu" : device;
-}
-
-/** Copies of a record's tensors on the device; they belong to the open scope. */
+/** Copies a record's tensors to the device; the copies belong to the open scope. */
 function copyOf<T>(record: T, device: Device): T {
   const copied = booked("weights", () =>
     mapTensors(record, (x) => {

@@ -11,7 +11,7 @@ import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } fr
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { hostOf, ON_DEVICE, type Place, type Places } from "./places.ts";
+import { ON_DEVICE, type Place, type Places, WEIGHT_PLACES } from "./places.ts";
 import {
   type Base,
   type Bases,
@@ -144,14 +144,17 @@ export function assembleModel(
   source: WeightReader | ReadTensor,
 ): Model {
   const reader = typeof source === "function" ? tensorReader(source) : source;
-  if (folded && places.layers === "host")
-    throw new Error("what is folded would be written to the host's weights");
+  if (folded && WEIGHT_PLACES[places.layers].mapsFiles)
+    throw new Error(
+      `PLoRA can't be folded into weights on the ${places.layers}: they may be the mapped file`,
+    );
   const at = (place: Place): PlacedReader => {
-    const on = place === "host" ? hostOf(device) : device;
+    const { pool: own, deviceOf } = WEIGHT_PLACES[place];
+    const on = deviceOf(device);
     return {
-      tensor: (name) => pool(place, () => reader.tensor(name, on, place)),
+      tensor: (name) => pool(own, () => reader.tensor(name, on, place)),
       matrix: (name, wanted, folded) =>
-        pool(place, () => reader.matrix(name, wanted, { device: on, place, folded })),
+        pool(own, () => reader.matrix(name, wanted, { device: on, place, folded })),
     };
   };
   return {
@@ -274,13 +277,16 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
     const precision = storedPrecision(name, weights);
     const [rows, columns] = shapes.get(name) ?? [];
     if (!precision || rows === undefined || columns === undefined) return undefined;
-    return readQuantized(name, [rows, columns], precision, weights, { device, copy: place === "device" });
+    return readQuantized(name, [rows, columns], precision, weights, {
+      device,
+      copy: !WEIGHT_PLACES[place].mapsFiles,
+    });
   };
   const tensor: ReadTensor = (name, device, place) =>
     scope(() => {
       const matrix = stored(name, device, place);
       if (matrix) return frozenValues(matrix, { dtype });
-      return weights.tensor(name).to({ dtype, device, copy: place === "device" });
+      return weights.tensor(name).to({ dtype, device, copy: !WEIGHT_PLACES[place].mapsFiles });
     });
   const matrix: WeightReader["matrix"] = (name, base, { device, place, folded }) =>
     scope(() => {

@@ -3,7 +3,7 @@ import type { Place } from "../models/places.ts";
 import { storedUnfolded } from "../models/weights.ts";
 import type { Base, ModelConfig } from "../models/xcomposer2/spec.ts";
 import type { QuantizedPrecision } from "../nn/frozen/storedNames.ts";
-import { layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
+import { holdsFolded, layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
 import { abilitiesOf } from "../torch/device.ts";
 import { plannedTrace, type StepTrace } from "./dryRun/allocations.ts";
 import { type AnswerShape, dryAnswer } from "./dryRun/answerRun.ts";
@@ -100,8 +100,8 @@ export class Planner {
   }
 
   /** Whether PLoRA can be folded into the layers' weights as a policy has them. */
-  folds({ weights }: Policy): boolean {
-    return weights.source === "resident" && storedBaseOf(this.#model) === undefined;
+  folds(policy: Policy): boolean {
+    return holdsFolded(policy) && storedBaseOf(this.#model) === undefined;
   }
 
   /** Throws UserError where a policy does not fit the model. */

@@ -2,7 +2,7 @@
 import { formatCount } from "../errors.ts";
 import type { Place } from "../models/places.ts";
 import type { ModelConfig } from "../models/xcomposer2/spec.ts";
-import { type LayerPolicy, layerPolicies, type Policy } from "../step/policy.ts";
+import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "../step/policy.ts";
 import type { BasePart } from "./dryRun/storedParts.ts";
 import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
 
@@ -23,13 +23,7 @@ type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | u
 
 /** Listed as they are told: the largest first. */
 const ASPECTS: readonly Aspect[] = [
-  ({ weights }) =>
-    onHost(
-      weights.source === "streamed" ? "host" : "device",
-      "base",
-      "frozen weights",
-      "fetched layer by layer",
-    ),
+  (policy) => onHost(placesOf(policy).layers, "base", "frozen weights", "fetched layer by layer"),
   ({ boundaryAhead }, layers) => {
     const what = `inputs of ${countOf(layers, ({ boundary }) => boundary === "host")}`;
     const detail = `until the backward pass${boundaryAhead ? ", fetched one layer early" : ""}`;

@@ -2,7 +2,7 @@
  * The layers' frozen weights, on the device when their turn comes: resident, or streamed from the host, the next ones fetched while one
  * computes, and each given up at once after its use.
  */
-import { type Fetch, startFetch } from "../models/places.ts";
+import { type Fetch, type Place, startFetch } from "../models/places.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { countExposed } from "../torch/trace.ts";
 import type { LayerPolicy } from "./policy.ts";
@@ -15,11 +15,16 @@ export interface LayerSource extends Disposable {
   leave(): void;
 }
 
-/** The layers' weights from where they lie; those on the host are fetched so many layers ahead. */
-export function layerSource({ layers, places, device }: Model, aheadLayers: number): LayerSource {
-  return places.layers === "device"
-    ? new ResidentLayers(layers)
-    : new StreamedLayers((index) => startFetch(layers[index]!, "host", device), aheadLayers);
+/** How the layers' weights come to the device, by the place where they lie; aheadLayers: fetched before their turn. */
+const LAYER_SOURCES: Record<Place, (model: Model, aheadLayers: number) => LayerSource> = {
+  device: ({ layers }) => new ResidentLayers(layers),
+  host: ({ layers, device }, aheadLayers) =>
+    new StreamedLayers((index) => startFetch(layers[index]!, "host", device), aheadLayers),
+};
+
+/** Returns the source of a model's layers. */
+export function layerSource(model: Model, aheadLayers: number): LayerSource {
+  return LAYER_SOURCES[model.places.layers](model, aheadLayers);
 }
 
 /** Layers in the order in which the forward visits them. */

@@ -1,7 +1,7 @@
 /** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result by more than rounding, but for the optimizer's precision. */
 import { z } from "zod";
 import { UserError } from "../errors.ts";
-import type { Places } from "../models/places.ts";
+import { type Place, type Places, WEIGHT_PLACES } from "../models/places.ts";
 import type { ModelConfig } from "../models/xcomposer2/spec.ts";
 import { CARD_KERNELS } from "../nn/attention/kernels.ts";
 import type { PloraWay } from "../nn/plora.ts";
@@ -22,8 +22,13 @@ export type LayerPolicy = z.output<typeof LayerPolicy>;
 
 const RunOfLayers = LayerPolicy.extend({ count: z.int().positive() });
 
+const WEIGHT_SOURCES = ["resident", "streamed"] as const;
+
+/** Where the layers' weights lie, by their source. */
+const LAYER_PLACES: Record<(typeof WEIGHT_SOURCES)[number], Place> = { resident: "device", streamed: "host" };
+
 const WeightsPolicy = z.strictObject({
-  source: z.enum(["resident", "streamed"]).default("resident").meta({
+  source: z.enum(WEIGHT_SOURCES).default("resident").meta({
     help: "whether the layers' frozen weights stay on the device, or come from the host when their turn comes",
   }),
   aheadLayers: z
@@ -158,8 +163,13 @@ export function loadingOf(policy: Policy): { places: Places; folded: boolean } {
   return { places: placesOf(policy), folded: ploraOf(policy).folded };
 }
 
-function refuseStreamedFold({ plora, weights }: Policy): void {
-  if (!PLORA_POLICIES[plora].folded || weights.source === "resident") return;
+/** Returns whether PLoRA can be folded into the layers' weights where a policy has them. */
+export function holdsFolded(policy: Policy): boolean {
+  return !WEIGHT_PLACES[placesOf(policy).layers].mapsFiles;
+}
+
+function refuseStreamedFold(policy: Policy): void {
+  if (!ploraOf(policy).folded || holdsFolded(policy)) return;
   throw new UserError(
     "The policy folds PLoRA into the layers' weights, which stay as they are where they are streamed.",
     { fix: 'Give it "plora": "merged" or "apart", or "weights": {"source": "resident"}.' },
@@ -168,7 +178,7 @@ function refuseStreamedFold({ plora, weights }: Policy): void {
 
 /** Where a model must lie for a policy. */
 export function placesOf({ weights, embeddings, head, vision }: Policy): Places {
-  return { layers: weights.source === "streamed" ? "host" : "device", embeddings, head, vision };
+  return { layers: LAYER_PLACES[weights.source], embeddings, head, vision };
 }
 
 /** What dtype LoRA factors are copied to on the device, where the optimizer keeps them in float32 on the host; computing in float32 needs no copy. */

@@ -5,7 +5,7 @@ import { empty, fromArray } from "../../torch/create.ts";
 import { category, pool } from "../../torch/device.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
-import { hostOf } from "../places.ts";
+import { WEIGHT_PLACES } from "../places.ts";
 import type { Model } from "../weights.ts";
 import { encodeImageInto, type Picture } from "./vision.ts";
 
@@ -23,12 +23,13 @@ export function embedText({ embeddings, places, device, dtype }: Model, inputIds
         }),
       );
     const all = { start: 0, end: inputIds.length };
+    const { pool: own, deviceOf } = WEIGHT_PLACES[places.embeddings];
     if (places.embeddings === "device") return frozenGather(embeddings, ids(device, all), { dtype });
     const hidden = empty([inputIds.length, frozenShape(embeddings)[1]!], { dtype, device });
     for (const tile of tilesOf(inputIds.length, HOST_GATHER_ROWS)) {
       scope(() => {
-        const gathered = pool("host", () =>
-          scope(() => frozenGather(embeddings, ids(hostOf(device), tile), { dtype })),
+        const gathered = pool(own, () =>
+          scope(() => frozenGather(embeddings, ids(deviceOf(device), tile), { dtype })),
         );
         rowsOf(hidden, tile).copy_(gathered);
       });

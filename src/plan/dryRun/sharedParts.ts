@@ -3,7 +3,7 @@
  * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
  */
 import { createLora, disposeLora, type Lora } from "../../models/lora.ts";
-import type { Place } from "../../models/places.ts";
+import { type Place, WEIGHT_PLACES } from "../../models/places.ts";
 import {
   assembleModel,
   disposeModel,
@@ -202,7 +202,8 @@ export function emptyModel(configuration: Configuration): Pick<ModelPart, "model
     mappedBytes += tensor.bytes;
     return tensor;
   };
-  const roomAt = (place: Place, isMapped: boolean): Room => (place === "host" && isMapped ? mapped : onMeta);
+  const roomAt = (place: Place, isMapped: boolean): Room =>
+    WEIGHT_PLACES[place].mapsFiles && isMapped ? mapped : onMeta;
   const tensor: ReadTensor = (name, _, place) => roomAt(place, mapsWeights)(shapes.get(name)!, dtype);
   const matrix: WeightReader["matrix"] = (name, base, { place, folded }) => {
     const room = roomAt(place, mappedParts.includes(partOf(name)));
