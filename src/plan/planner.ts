@@ -27,10 +27,24 @@ export interface Workload extends SampleShape {
   batch?: BatchShape | ExactShape | undefined;
 }
 
+/** Bytes that a plan may need; infinite without a limit. */
 export interface Limits {
-  /** Of the device. */
+  /** On the device. */
   budgetBytes: number;
+  /** On the host. */
   hostBytes: number;
+  /** On both together, for a CPU, whose two pools share the machine's memory; undefined: no such limit. */
+  sumBytes?: number | undefined;
+}
+
+/** Returns how far a run exceeds its tightest limit, as a share of that limit; zero or less if the run fits. */
+export function shortage(
+  { budgetedBytes, hostBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes">,
+  { sumBytes = Number.POSITIVE_INFINITY, ...limits }: Limits,
+): number {
+  const hostShare = hostBytes === 0 ? 0 : hostBytes / limits.hostBytes;
+  const sumShare = (budgetedBytes + hostBytes) / sumBytes;
+  return Math.max(budgetedBytes / limits.budgetBytes, hostShare, sumShare) - 1;
 }
 
 /** What has been chosen, and what it comes to. */
@@ -84,6 +98,11 @@ export class Planner {
 
   get config(): ModelConfig {
     return this.#model.model;
+  }
+
+  /** Calls `onDryRun` after each dry run of this planner and of those made from it, so that a search can show progress. */
+  watch(onDryRun: () => void): void {
+    this.#parts.onDryRun = onDryRun;
   }
 
   get dtype(): Configuration["dtype"] {
@@ -144,9 +163,8 @@ export class Planner {
 
   /** How a workload goes under a policy. */
   plan(workload: Workload, policy: Policy, limits: Limits): Plan {
-    const { budgetBytes, hostBytes } = limits;
     const run = this.#run(workload, policy, this.gradientCopy(workload, policy, limits));
-    const fits = run.budgetedBytes <= budgetBytes && run.hostBytes <= hostBytes;
+    const fits = shortage(run, limits) <= 0;
     const { speed } = this;
     return {
       ...{ workload, policy, run, fits },
@@ -211,7 +229,7 @@ export class Planner {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
     const lora = { rank, dropout, targets };
     const run = body({ ...this.#model, lora, policy, gradientCopy }, this.#parts.get());
-    return { run, fits: run.budgetedBytes <= limits.budgetBytes && run.hostBytes <= limits.hostBytes };
+    return { run, fits: shortage(run, limits) <= 0 };
   }
 
   #run(
@@ -228,6 +246,7 @@ export class Planner {
     if (known) return inContext(known, moreBytes);
     const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() });
     runs.set(key, inContext(run, -moreBytes));
+    this.#parts.onDryRun?.();
     return run;
   }
 }

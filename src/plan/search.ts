@@ -5,7 +5,7 @@ import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "./dryRun/batchShape
 import type { DryRun } from "./dryRun/dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { largestBelowGaps, largestThatFits } from "./largestThatFits.ts";
-import type { Limits, Plan, Planner, Workload } from "./planner.ts";
+import { type Limits, type Plan, type Planner, shortage, type Workload } from "./planner.ts";
 import { UNKNOWNS, type Unknown } from "./solvable.ts";
 
 /** What the user has fixed of the policy. */
@@ -73,10 +73,13 @@ function fetchingAhead(policy: Policy, { config }: Planner): Policy | undefined 
 export function leastMemory(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed = {}): Plan {
   const lean = leanest(planner, limits, fixed).map((policy) => planner.plan(workload, policy, limits));
   const all = [...planRungs(planner, workload, limits, fixed), ...lean];
-  const possible = all.filter(({ run }) => run.hostBytes <= limits.hostBytes);
-  return (possible.length > 0 ? possible : all).reduce((best, plan) =>
-    plan.run.budgetedBytes < best.run.budgetedBytes ? plan : best,
-  );
+  const beside = { ...limits, budgetBytes: Number.POSITIVE_INFINITY };
+  const possible = all.filter(({ run }) => shortage(run, beside) <= 0);
+  const leanestOf = (plans: readonly Plan[], bytesOf: (run: DryRun) => number): Plan =>
+    plans.reduce((best, plan) => (bytesOf(plan.run) < bytesOf(best.run) ? plan : best));
+  if (possible.length > 0) return leanestOf(possible, ({ budgetedBytes }) => budgetedBytes);
+  const isShared = limits.sumBytes !== undefined; // then it is both pools together that are too large
+  return leanestOf(all, ({ budgetedBytes, hostBytes }) => budgetedBytes + (isShared ? hostBytes : 0));
 }
 
 /** The largest value of one thing with which something fits, and the fastest policy there; undefined where not even the least fits. */
@@ -86,8 +89,9 @@ export function solve(
   workload: Workload,
   limits: Limits,
   fixed: Fixed = {},
+  most: number = UNKNOWNS[unknown].most,
 ): { solved: number; plan: Plan } | undefined {
-  const { key, least, most } = UNKNOWNS[unknown];
+  const { key, least } = UNKNOWNS[unknown];
   let best: { solved: number; plan: Plan } | undefined;
   for (const policy of leanest(planner, limits, fixed)) {
     const at = (value: number): Plan => planner.plan(withValue(workload, key, value), policy, limits);
@@ -105,25 +109,26 @@ export function solve(
 /** How much better another policy has to be to be worth the search. */
 const NEAR = 1.02;
 
-/** Whether it is the host that a little more would not fit. */
-function isShortOfHost({ run }: Plan, { hostBytes, budgetBytes }: Limits): boolean {
-  return run.hostBytes / hostBytes > run.budgetedBytes / budgetBytes;
+/** Returns whether a little more would not fit the host, while the device has room. */
+function isShortOfHost({ run }: Plan, limits: Limits): boolean {
+  return shortage(run, limits) > run.budgetedBytes / limits.budgetBytes - 1;
 }
 
 /** What a workload takes under the leanest policy, whatever the host has. */
 export function leanestPlan(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed): Plan {
   return planner.plan(
     workload,
-    leanest(planner, { ...limits, hostBytes: Number.POSITIVE_INFINITY }, fixed)[0]!,
+    leanest(planner, { budgetBytes: limits.budgetBytes, hostBytes: Number.POSITIVE_INFINITY }, fixed)[0]!,
     limits,
   );
 }
 
 /** Without a limit on the host there is one leanest policy; with it, which one lets the most fit depends. */
-function leanest(planner: Planner, { hostBytes }: Limits, fixed: Fixed): Policy[] {
+function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed): Policy[] {
   if (fixed.policy) return [fixed.policy];
   const policies = leanestPolicies(planner.config, fixed);
-  return Number.isFinite(hostBytes) ? policies : policies.slice(0, 1);
+  const isLimited = Number.isFinite(hostBytes) || sumBytes !== undefined;
+  return isLimited ? policies : policies.slice(0, 1);
 }
 
 /** hd_num needs room for its picture: a sample as long as its worst case and a dialogue. */
@@ -131,11 +136,6 @@ function withValue(workload: Workload, key: (typeof UNKNOWNS)[Unknown]["key"], v
   if (key !== "hdNum") return { ...workload, [key]: value };
   const tokens = pictureTokens([largestGrid(value)]);
   return { ...workload, hdNum: value, maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS) };
-}
-
-/** How much is wanting, in parts of the limits: negative where it fits. */
-function shortage({ budgetedBytes, hostBytes }: DryRun, limits: Limits): number {
-  return Math.max(budgetedBytes / limits.budgetBytes, hostBytes === 0 ? 0 : hostBytes / limits.hostBytes) - 1;
 }
 
 /** Uses the room that is left for layers that are not computed again: as many as fit, of what is fastest. */

@@ -99,6 +99,8 @@ export class CommonParts implements Disposable {
 
 /** The parts of a search, which is one synchronous stretch: they are given up when the event loop turns. */
 export class PartsOfSearch {
+  /** Called after each dry run of the search. */
+  onDryRun: (() => void) | undefined;
   #parts: CommonParts | undefined;
 
   get(): CommonParts {

@@ -1,0 +1,67 @@
+/** How much memory a plan may use without further notice: of this machine, of a card, and beside a card that is elsewhere. */
+import { readdirSync, readFileSync } from "node:fs";
+import { totalmem } from "node:os";
+import { join } from "node:path";
+import { GIB, UserError } from "../errors.ts";
+import { type Card, findDevice } from "./time/cards.ts";
+
+/** Host memory of the machine that a card stands in, if nobody says how much it has: what workstations and cloud instances usually have. */
+export const USUAL_HOST_BYTES = 64 * GIB;
+
+const MIB = 2 ** 20;
+
+/** Share of this machine's memory that stays with the system and with this program, and the least that they need. */
+const SYSTEM = { share: 0.05, leastBytes: GIB };
+
+/** Bytes of this machine's memory, or of the part that a container may use. */
+export function machineBytes(): number {
+  const constrained = process.constrainedMemory?.() ?? 0; // 0: unknown; without a limit more than the machine has
+  return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
+}
+
+/** Bytes of this machine's memory that a plan may use. */
+export function usableMachineBytes(machine = machineBytes()): number {
+  return machine - Math.max(SYSTEM.share * machine, SYSTEM.leastBytes);
+}
+
+/** Share of a card's memory that stays free, and the least that a card needs that may drive a display. */
+const MARGIN = { share: 0.03, displayBytes: 512 * MIB };
+
+/** Bytes of a card's memory that a plan leaves free. */
+export function marginOf({ title, memoryBytes }: Pick<Card, "title" | "memoryBytes">): number {
+  const share = MARGIN.share * memoryBytes;
+  return mayDriveDisplay(title) ? Math.max(share, MARGIN.displayBytes) : share;
+}
+
+/** GeForce, TITAN, Quadro and RTX cards have display outputs; NVIDIA's data-centre cards have none, or none in use. */
+function mayDriveDisplay(title: string): boolean {
+  return /\b(GeForce|TITAN|Quadro|RTX)\b/.test(title);
+}
+
+/** One folder for each card of this machine, in which the driver writes the card's name. */
+const DRIVER_FOLDER = "/proc/driver/nvidia/gpus";
+
+/** Returns whether a card of this kind is in this machine, by what the NVIDIA driver reports. */
+export function isHere({ name }: Pick<Card, "name">, folder = DRIVER_FOLDER): boolean {
+  return modelsHere(folder).some((model) => isCalled(model, name));
+}
+
+function modelsHere(folder: string): string[] {
+  try {
+    return readdirSync(folder).flatMap((card) => {
+      const text = readFileSync(join(folder, card, "information"), "utf8");
+      return /^Model:\s*(.+?)\s*$/m.exec(text)?.[1] ?? [];
+    });
+  } catch {
+    return []; // no NVIDIA driver
+  }
+}
+
+function isCalled(model: string, name: Card["name"]): boolean {
+  try {
+    return findDevice(model).name === name;
+  } catch (unknown) {
+    if (unknown instanceof UserError) return false;
+    throw unknown;
+  }
+}
