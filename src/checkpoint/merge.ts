@@ -25,8 +25,6 @@ export interface MergeOptions {
   device?: Device;
   shardBytes?: number;
   onProgress?: (progress: MergeProgress) => void;
-  /** Hears of the adapter's tensors that were left out. */
-  onNotice?: (text: string) => void;
   signal?: AbortSignal;
 }
 
@@ -48,8 +46,7 @@ export async function mergeCheckpoint(
   try {
     refuseQuantized(model);
     const shapes = new Map(model.weights.names.map((name) => [name, model.weights.entry(name).shape]));
-    const { onNotice: notice } = options;
-    const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes, ...(notice && { notice }) })));
+    const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes })));
     for (const [module, factors] of adapter.modules) modules.set(weightNameOf(module), factors);
     const sources = model.weights.names.map((name) =>
       sourceOf(model.weights, name, modules.get(name), options),

@@ -1,13 +1,22 @@
 /** LoRA adapters as PEFT keeps them: a folder with adapter_config.json and the factors of each module. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
 import { plural, UserError } from "../errors.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { linesOf } from "./check.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { openAsideFolder, readJsonObject, writeFileWhole } from "./disk.ts";
-import { damaged } from "./faults.ts";
+import { openAsideFolder, writeFileWhole } from "./disk.ts";
+import { damaged, quoted } from "./faults.ts";
+import {
+  CONFIG_FILE,
+  FIX_UNUSABLE,
+  type ModuleScale,
+  moduleScales,
+  type PeftConfig,
+  peftName,
+  readPeftConfig,
+  scaleDivisor,
+} from "./peftConfig.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { openTorchBin } from "./torchBin.ts";
 
@@ -34,44 +43,47 @@ export interface Adapter {
   modules: Map<string, AdapterModule>;
 }
 
-/** An adapter from a folder, with the names of its tensors that are no LoRA factors and were left out. */
-export interface StoredAdapter extends Adapter {
-  ignored: string[];
-}
-
-type Notice = (text: string) => void;
-
-const CONFIG_FILE = "adapter_config.json";
 const WEIGHT_FILES = {
   "adapter_model.safetensors": openSafetensors,
   "adapter_model.bin": openTorchBin,
 } as const;
 
 /**
- * Reads an adapter; its tensors belong to the open scope, and `notice` hears of those that were left out. Throws UserError where it is
- * none, is damaged, or does not fit: with `shapes` (official tensor name -> shape), to the model's weights.
+ * Reads an adapter of LoRA factors; its tensors belong to the open scope. With `shapes` (official tensor name -> shape), checks that
+ * the factors fit the model's weights. Throws UserError if it is damaged, does not fit, or has anything that lorafit can't use.
  */
 export function readAdapter(
   folder: string,
-  { shapes, notice }: { shapes?: ReadonlyMap<string, readonly number[]>; notice?: Notice } = {},
-): StoredAdapter {
-  const json = readConfig(folder);
+  { shapes }: { shapes?: ReadonlyMap<string, readonly number[]> } = {},
+): Adapter {
+  const config = readPeftConfig(folder);
   const weights = openWeights(folder);
   try {
-    const { factors, ignored } = factorNames(weights);
-    checkFactors(weights, factors, json, shapes);
-    if (ignored.length > 0) {
-      const told = `left out ${plural(ignored.length, "tensor")} beside the LoRA factors`;
-      notice?.(`${weights.place}: ${told}:\n${linesOf(ignored, "  ")}`);
-    }
-    const read = (name: string): Tensor => scope(() => weights.tensor(name).to({ dtype: "float32" }));
+    const factors = factorNames(weights);
+    refuseEmpty(weights);
+    const ranks = [...factors].map(
+      ([module, { A }]) => [module, A ? (weights.entry(A).shape[0] ?? 0) : 0] as const,
+    );
+    const scales = moduleScales(config, new Map(ranks));
+    checkFactors(weights, factors, { scales, shapes });
     const modules = [...factors].map(([module, { A, B }]) => {
-      return [module, { a: read(A!), b: read(B!), scale: scaleOf(json, module) }] as const;
+      const { scale } = scales.get(module)!;
+      return [module, { a: readFactor(weights, A!), b: readFactor(weights, B!), scale }] as const;
     });
-    return { config: configOf(json), modules: new Map(modules), ignored };
+    return { config: configOf(config), modules: new Map(modules) };
   } finally {
     weights.close();
   }
+}
+
+function readFactor(weights: Checkpoint, name: string): Tensor {
+  return scope(() => {
+    const factor = weights.tensor(name).to({ dtype: "float32" });
+    if (factor.isfinite().all().item()) return factor;
+    throw new UserError(`${weights.place}: ${quoted(name)} has values that are NaN or infinite.`, {
+      fix: "Use an earlier checkpoint of its training, or train it again with a lower learning rate.",
+    });
+  });
 }
 
 /** Writes an adapter that PEFT loads, in place of the folder as it was. */
@@ -90,47 +102,6 @@ export function weightNameOf(module: string): string {
   return `${peftName(module)}.weight`;
 }
 
-const Patterns = z.record(z.string(), z.number().positive()).nullish();
-const absent = z.literal(false).nullish();
-/** Ways to begin that also change the base's weights, which are then not those of the checkpoint. */
-const CHANGES_BASE = /^(pissa|olora|corda|loftq)/i;
-const ConfigJson = z.object({
-  peft_type: z.literal("LORA"),
-  r: z.int().positive(),
-  lora_alpha: z.number(),
-  lora_dropout: z.number().min(0).max(1).default(0),
-  target_modules: z.union([z.string(), z.array(z.string())]).nullish(),
-  use_rslora: z.boolean().default(false),
-  use_dora: absent,
-  lora_bias: absent,
-  fan_in_fan_out: absent,
-  layer_replication: z.null().optional(),
-  modules_to_save: z.array(z.never()).nullish(),
-  init_lora_weights: z
-    .unknown()
-    .refine((init) => typeof init !== "string" || !CHANGES_BASE.test(init), "changes the base's weights"),
-  bias: z.literal("none").default("none"),
-  rank_pattern: Patterns,
-  alpha_pattern: Patterns,
-  base_model_name_or_path: z.string().nullish(),
-});
-type ConfigJson = z.output<typeof ConfigJson>;
-
-function readConfig(folder: string): ConfigJson {
-  const file = join(folder, CONFIG_FILE);
-  if (!existsSync(file)) {
-    throw new UserError(`${folder} is no adapter: there is no ${CONFIG_FILE}.`, {
-      fix: "Name the folder that PEFT or lorafit wrote.",
-    });
-  }
-  const parsed = ConfigJson.safeParse(readJsonObject(file));
-  if (parsed.success) return parsed.data;
-  const faults = parsed.error.issues.map(({ path, message }) => `  ${path.join(".")}: ${message}`);
-  throw new UserError(`${file}: this adapter can't be used:\n${faults.join("\n")}`, {
-    fix: "Only LoRA adapters are read, without DoRA, trained biases or whole trained modules.",
-  });
-}
-
 function openWeights(folder: string): Checkpoint {
   for (const [file, open] of Object.entries(WEIGHT_FILES)) {
     if (existsSync(join(folder, file))) return open(join(folder, file));
@@ -146,51 +117,110 @@ type Factors = Partial<Record<"A" | "B", string>>;
 /** PEFT's key is base_model.model.<module>.lora_A.weight; some savers leave the adapter's name before .weight. */
 const FACTOR_KEY = /^(?:base_model\.model\.)?(?:model\.(?=layers\.))?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight$/;
 
-function factorNames(weights: Checkpoint): { factors: Map<string, Factors>; ignored: string[] } {
+/** Buffers that matter only while PEFT trains: VeLoRA's projection of activations. */
+const TRAINING_KEY = /\.lora_velora_embed(\.|$)/;
+
+/** What a tensor that is no LoRA factor is, by its name; the first that matches. */
+const OTHER_KINDS: readonly [kind: string, name: RegExp][] = [
+  ["DoRA: trained magnitudes of weights", /\.lora_magnitude_vector(\.|$)/],
+  ["factors of an embedding", /\.lora_embedding_[AB](\.|$)/],
+  ["trained embeddings of single tokens", /\.trainable_tokens_/],
+  ["biases of the factors (lora_bias)", /\.lora_[AB](\.[^.]+)?\.bias$/],
+  ["KaSA: trained singular values", /\.lora_diag(\.|$)/],
+  ["MonteCLoRA: a sampler of factors", /\.lora_monteclora_/],
+  ["trained biases", /\.bias$/],
+  ["whole weights (modules_to_save, or saved embeddings)", /\.weight$|\.modules_to_save\./],
+  ["tensors that lorafit does not know", /^/],
+];
+
+/** Names of the factors by module. Throws UserError if the file has other tensors, which the adapter would be wrong without. */
+function factorNames(weights: Checkpoint): Map<string, Factors> {
   const factors = new Map<string, Factors>();
-  const ignored: string[] = [];
+  const others = new Map<string, string[]>();
   for (const name of weights.names) {
     const [, module, side] = FACTOR_KEY.exec(name) ?? [];
     if (module === undefined) {
-      ignored.push(name);
+      if (TRAINING_KEY.test(name)) continue;
+      const [kind] = OTHER_KINDS.find(([, pattern]) => pattern.test(name))!;
+      others.set(kind, others.get(kind) ?? []);
+      others.get(kind)!.push(name);
       continue;
     }
     const found = factors.get(module) ?? {};
     if (found[side as "A" | "B"])
-      throw damaged(weights.place, `it has two tensors for lora_${side} of ${module}`);
+      throw damaged(weights.place, `it has two tensors for lora_${side} of ${quoted(module)}`);
     factors.set(module, { ...found, [side!]: name });
   }
-  return { factors, ignored };
+  refuseOthers(weights.place, others);
+  if (factors.size > 0) return factors;
+  throw new UserError(`${weights.place}: it has no LoRA factors.`, {
+    fix: "Copy the adapter's folder again, with all of its files.",
+  });
+}
+
+function refuseOthers(place: string, others: ReadonlyMap<string, string[]>): void {
+  if (others.size === 0) return;
+  const kinds = [...others].map(([kind, names]) => {
+    return `  ${kind}: ${plural(names.length, "tensor")}\n${linesOf(names.map(quoted))}`;
+  });
+  throw new UserError(
+    `${place}: beside its LoRA factors the adapter has tensors that lorafit can't use:\n${kinds.join("\n")}`,
+    {
+      fix: FIX_UNUSABLE,
+    },
+  );
+}
+
+/** DeepSpeed's ZeRO-3 leaves an empty tensor in each process for every parameter that it has not gathered. */
+function refuseEmpty(weights: Checkpoint): void {
+  const empty = weights.names.filter((name) => weights.entry(name).shape.includes(0));
+  if (empty.length === 0) return;
+  throw new UserError(
+    `${weights.place}: ${empty.length} of ${plural(weights.names.length, "tensor")} are empty, as DeepSpeed's ZeRO-3 saves parameters that it has not gathered:\n${linesOf(empty.map(quoted), "  ")}`,
+    {
+      fix: 'Set "stage3_gather_16bit_weights_on_model_save": true in DeepSpeed\'s configuration and save again, or run its zero_to_fp32.py on the checkpoint.',
+    },
+  );
+}
+
+interface FactorChecks {
+  scales: ReadonlyMap<string, ModuleScale>;
+  /** Of the model's weights, where it is known. */
+  shapes: ReadonlyMap<string, readonly number[]> | undefined;
 }
 
 function checkFactors(
   weights: Checkpoint,
   factors: Map<string, Factors>,
-  json: ConfigJson,
-  shapes: ReadonlyMap<string, readonly number[]> | undefined,
+  { scales, shapes }: FactorChecks,
 ): void {
   const faults = [...factors].flatMap(([module, { A, B }]) => {
-    if (!A || !B) return `${module}: lora_${A ? "B" : "A"} is missing`;
-    const a = weights.entry(A).shape;
-    const b = weights.entry(B).shape;
-    const rank = patternFor(json.rank_pattern, module) ?? json.r;
-    const [rows, columns] = shapes ? (shapes.get(weightNameOf(module)) ?? []) : [b[0], a[1]];
-    if (rows === undefined) return `${module}: the model has no such linear`;
-    const fits =
-      a.length === 2 && b.length === 2 && a[0] === rank && b[1] === rank && a[1] === columns && b[0] === rows;
+    if (!A || !B) return `${quoted(module)}: lora_${A ? "B" : "A"} is missing`;
+    const [a, b] = [weights.entry(A), weights.entry(B)];
+    const whole = [a, b].find(({ dtype }) => !/float/.test(dtype));
+    if (whole) return `${quoted(module)}: a factor is ${whole.dtype}`;
+    const { rank } = scales.get(module)!;
+    const [rows, columns] = shapes ? (shapes.get(weightNameOf(module)) ?? []) : [b.shape[0], a.shape[1]];
+    if (rows === undefined) return `${quoted(module)}: the model has no such linear layer`;
+    const fits = isShape(a.shape, [rank, columns]) && isShape(b.shape, [rows, rank]);
     return fits
       ? []
-      : `${module}: A [${a}] and B [${b}] instead of [${rank}, ${columns}] and [${rows}, ${rank}]`;
+      : `${quoted(module)}: A [${a.shape}] and B [${b.shape}] instead of [${rank}, ${columns}] and [${rows}, ${rank}]`;
   });
-  if (factors.size > 0 && faults.length === 0) return;
-  const fault =
-    factors.size === 0 ? "it has no LoRA factors." : `its factors do not fit:\n${linesOf(faults, "  ")}`;
-  throw new UserError(`${weights.place}: ${fault}`, {
+  if (faults.length === 0) return;
+  throw new UserError(`${weights.place}: its factors do not fit:\n${linesOf(faults, "  ")}`, {
     fix: "Use the base model and the configuration that it was trained with.",
   });
 }
 
-function configOf(json: ConfigJson): AdapterConfig {
+function isShape(
+  shape: readonly number[],
+  [rows, columns]: readonly [number | undefined, number | undefined],
+): boolean {
+  return shape.length === 2 && shape[0] === rows && shape[1] === columns;
+}
+
+function configOf(json: PeftConfig): AdapterConfig {
   return {
     r: json.r,
     loraAlpha: json.lora_alpha,
@@ -199,41 +229,6 @@ function configOf(json: ConfigJson): AdapterConfig {
     useRslora: json.use_rslora,
     baseModel: json.base_model_name_or_path ?? "",
   };
-}
-
-function scaleOf(json: ConfigJson, module: string): number {
-  const rank = patternFor(json.rank_pattern, module) ?? json.r;
-  const alpha = patternFor(json.alpha_pattern, module) ?? json.lora_alpha;
-  return alpha / divisor(rank, json.use_rslora);
-}
-
-function divisor(rank: number, rslora: boolean): number {
-  return rslora ? Math.sqrt(rank) : rank;
-}
-
-/** The value of the first pattern that a module's name, or an end of it after a dot, matches: PEFT's rule. */
-function patternFor(patterns: z.output<typeof Patterns>, module: string): number | undefined {
-  const name = peftName(module);
-  return Object.entries(patterns ?? {}).find(([pattern]) => {
-    return pattern === name || pythonPattern(pattern).test(name);
-  })?.[1];
-}
-
-/** Of a module's whole name, or of an end of it after a dot. */
-function pythonPattern(pattern: string): RegExp {
-  try {
-    return new RegExp(`^(?:.*\\.)?(?:${pattern})$`);
-  } catch (cause) {
-    throw new UserError(`${CONFIG_FILE}: "${pattern}" is no regular expression that can be used here.`, {
-      fix: "Write the pattern without what only Python's regular expressions have.",
-      cause,
-    });
-  }
-}
-
-/** Name of a module as PEFT and the official code see it: "model.layers.0.attention.wqkv". */
-export function peftName(module: string): string {
-  return module.startsWith("layers.") ? `model.${module}` : module;
 }
 
 /** Writes the files of an adapter into a folder that is itself being written. */
@@ -246,12 +241,15 @@ export function writeAdapterFiles(folder: string, { config, modules }: Adapter):
   writeFileWhole(join(folder, CONFIG_FILE), `${JSON.stringify(peftConfig(config, modules), undefined, 2)}\n`);
 }
 
-/** Every key that PEFT 0.10 writes, so that all versions since then read it. */
+/** Has every field that PEFT 0.10 writes, so that all versions since then read it. */
 function peftConfig(config: AdapterConfig, modules: Map<string, AdapterModule>): Record<string, unknown> {
   const { r, loraAlpha, loraDropout, targetModules, useRslora, baseModel } = config;
   const ranks = [...modules].map(([module, { a }]) => [peftName(module), a.shape[0]!] as const);
   const alphas = [...modules].map(([module, { a, scale }]) => {
-    return [peftName(module), Number((scale * divisor(a.shape[0]!, useRslora)).toPrecision(12))] as const;
+    return [
+      peftName(module),
+      Number((scale * scaleDivisor(a.shape[0]!, useRslora)).toPrecision(12)),
+    ] as const;
   });
   return {
     alpha_pattern: Object.fromEntries(alphas.filter(([, alpha]) => alpha !== loraAlpha)),

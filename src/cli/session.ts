@@ -64,7 +64,7 @@ export async function withModel<T>(
     const lora = scope(() =>
       options.adapter === undefined
         ? undefined
-        : loraFromAdapter(config, readAdapter(options.adapter, { notice }), {
+        : loraFromAdapter(config, readAdapter(options.adapter), {
             ...compute,
             gradients: "none",
           }),

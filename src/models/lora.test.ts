@@ -51,6 +51,17 @@ describe("an adapter for another model is refused", () => {
     );
   });
 
+  it.each([
+    "vit.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
+    "layers.0.attention.wqkv.Plora_A",
+    "output",
+  ])("for factors of %s, which lorafit does not support, and not for a wrong base", (name) => {
+    const adapter = adapterFromLora(loraOf("layers.0.*wo$"), "base");
+    const [factors] = adapter.modules.values();
+    const fault = `factors for "${name}". lorafit supports factors of the decoder's linear layers alone`;
+    expect(() => read({ ...adapter, modules: new Map([[name, factors!]]) })).toThrow(fault);
+  });
+
   it("with factors of another size", () => {
     const adapter = adapterFromLora(loraOf("w2$"), "base");
     expect(() => read(adapter, smallConfig({ layers: 3, ffn: 64 }))).toThrow(

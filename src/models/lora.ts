@@ -1,15 +1,25 @@
 /** LoRA factors over the official targets (or any that a regular expression names), their gradients, and their PEFT form. */
-import { type Adapter, peftName } from "../checkpoint/peft.ts";
+import { quoted } from "../checkpoint/faults.ts";
+import { firstMatches } from "../checkpoint/patterns.ts";
+import { type Adapter, weightNameOf } from "../checkpoint/peft.ts";
+import { peftName } from "../checkpoint/peftConfig.ts";
 import { UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import type { LoraBranch } from "../nn/linear.ts";
+import { commandLine } from "../program.ts";
 import { emptyOnHost, startCopy } from "../torch/copies.ts";
 import { empty, zeros } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { LINEAR_NAMES, type LinearName, linearShape, type ModelConfig } from "./xcomposer2/spec.ts";
+import {
+  LINEAR_NAMES,
+  type LinearName,
+  linearShape,
+  type ModelConfig,
+  tensorShapes,
+} from "./xcomposer2/spec.ts";
 
 /** a: (R, in), b: (out, R), in float32 or, where there are masters, in the computing dtype; gradients of the same shapes. */
 export interface LoraModule {
@@ -53,6 +63,9 @@ export interface LoraOptions {
 /** The official targets: every linear of every decoder layer. */
 export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3)$";
 
+/** Characters of a pattern that a program made: the names of all modules of an adapter. */
+const MOST_TARGET_CHARACTERS = 2 ** 16;
+
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
   const { rank, alpha, dropout, rslora, device, gradients, copies } = options;
@@ -91,11 +104,7 @@ export function loraFromAdapter(
   const modules = [...adapter.modules].map(([name, factors]) => {
     const linear = LINEAR_NAMES.find((known) => name.endsWith(`.${known}`));
     const layer = Number(/^layers\.(\d+)\./.exec(name)?.[1]);
-    if (!linear || !(layer < config.layers)) {
-      throw new UserError(`The adapter has factors for "${name}", which this model does not have.`, {
-        fix: "Use the base model that the adapter was trained on.",
-      });
-    }
+    if (!linear || !(layer < config.layers)) throw noSuchLinear(config, name);
     checkFactors(config, name, linear, factors);
     const own = (x: Tensor) => (): Tensor => x.to({ dtype: "float32", device, copy: true });
     const moduleRank = factors.a.shape[0]!;
@@ -219,14 +228,36 @@ function withGradients(module: LoraModule, gradients: Gradients): LoraModule {
   }));
 }
 
+/** Tells a layer that the model has, but that gets no factors here, from one of another model. */
+function noSuchLinear(config: ModelConfig, name: string): UserError {
+  if (!tensorShapes(config).has(weightNameOf(name))) {
+    return new UserError(`The adapter has factors for ${quoted(name)}, which this model does not have.`, {
+      fix: "Use the base model that the adapter was trained on.",
+    });
+  }
+  return new UserError(
+    `The adapter has factors for ${quoted(name)}. lorafit supports factors of the decoder's linear layers alone: ${LINEAR_NAMES.join(", ")}.`,
+    { fix: `Merge the adapter into the model, and use the merged one:  ${commandLine("merge")}` },
+  );
+}
+
+/** The last choice of modules: a plan makes factors for the same ones many times. */
+let chosenBefore: { key: string; names: Set<string> } | undefined;
+
 function modulesToTarget(config: ModelConfig, targets: string): { name: string; linear: LinearName }[] {
-  const pattern = new RegExp(targets);
   const all = Array.from({ length: config.layers }, (_, layer) =>
     LINEAR_NAMES.map((linear) => ({ name: `layers.${layer}.${linear}`, linear })),
   ).flat();
-  const chosen = all.filter(({ name }) => pattern.test(name));
+  const key = `${config.layers} ${targets}`;
+  if (chosenBefore?.key !== key) {
+    const names = all.map(({ name }) => name);
+    const limits = { place: "lora_targets", mostCharacters: MOST_TARGET_CHARACTERS };
+    chosenBefore = { key, names: new Set(firstMatches(new Map([[targets, targets]]), names, limits).keys()) };
+  }
+  const { names: matching } = chosenBefore;
+  const chosen = all.filter(({ name }) => matching.has(name));
   if (chosen.length > 0) return chosen;
-  throw new UserError(`lora_targets "${targets}" matches no linear of the model.`, {
+  throw new UserError(`lora_targets ${quoted(targets)} matches no linear of the model.`, {
     fix: `Modules are named like layers.0.attention.wqkv; the linears are ${LINEAR_NAMES.join(", ")}.`,
   });
 }

@@ -1,6 +1,6 @@
 /** Files and folders that are not what a command takes: each is told in a line, with what to do, and none ends in a stack. */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -8,6 +8,7 @@ import { golden } from "../helpers/shared.ts";
 import { lorafit, PROGRAM } from "./lorafit.ts";
 
 const TINY = golden("tiny");
+const ONE_SAMPLE = JSON.stringify([{ id: 0, input_ids: [1, 5, 6, 2], labels: [-100, -100, 6, 2] }]);
 
 let folder: string;
 beforeAll(() => {
@@ -22,6 +23,11 @@ beforeAll(() => {
   writeFileSync(join(folder, "train.yaml"), "model: tiny\n");
   writeFileSync(join(folder, "utf16.yaml"), Buffer.from("\ufeffmodel: tiny\n", "utf16le"));
   writeFileSync(join(folder, "alias.yaml"), "model: *tiny\n");
+  writeFileSync(join(folder, "one.json"), ONE_SAMPLE);
+  cpSync(golden("tiny_lora"), join(folder, "alora"), { recursive: true });
+  const config = join(folder, "alora/adapter_config.json");
+  const json = JSON.parse(readFileSync(config, "utf8")) as object;
+  writeFileSync(config, JSON.stringify({ ...json, alora_invocation_tokens: [4, 5] }));
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -47,6 +53,9 @@ it.each<[string, string]>([
   ["plan --gpu rtx-4090 --html none/plan.html", "the folder that it should go to is not there."],
   [`eval --model ${TINY} --data latin.json --memory 12`, "Write the unit too, as in --memory 12GiB."],
   ["plan --memory 12", "Write the unit too, as in --memory 12GiB."],
+  [`eval --model ${TINY} --data one.json --adapter alora`, "alora_invocation_tokens: aLoRA"],
+  [`train --model ${TINY} --data one.json --adapter alora --output run`, "alora_invocation_tokens: aLoRA"],
+  [`merge --model ${TINY} --adapter alora --output merged`, "alora_invocation_tokens: aLoRA"],
   ["train --config utf16.yaml", "utf16.yaml isn't UTF-8 text."],
   ["train --config alias.yaml", "alias.yaml: Unresolved alias"],
   ["train --config folder", "folder cannot be read: it is a folder."],

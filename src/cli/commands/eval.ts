@@ -2,7 +2,7 @@
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { questionBefore } from "../../data/samples/dialogue.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
-import { formatCount, plural } from "../../errors.ts";
+import { formatCount, plural, UserError } from "../../errors.ts";
 import { readySamples } from "../../train/data/dataset.ts";
 import {
   type Answer,
@@ -77,6 +77,7 @@ function evaluated(
     listen();
     for await (const loss of sampleLosses(samples, session)) {
       const sample = samples[loss.index] as PreparedSample;
+      if (!Number.isFinite(loss.loss)) throw notANumber(sample, loss.loss);
       const answers = options.answers ? await answersOf(sample, session) : undefined;
       const row: Row = { ...loss, ...(answers && { ...meanScores(answers), answers }) };
       done.push(row);
@@ -88,6 +89,12 @@ function evaluated(
       if (signal.aborted) break;
     }
     return { rows: done, isStopped: done.length < samples.length };
+  });
+}
+
+function notANumber({ source }: PreparedSample, loss: number): UserError {
+  return new UserError(`${describeSource(source)}: the model's loss is ${loss}.`, {
+    fix: "Check that the model is whole and that its training did not end in NaN; in fp16, try --dtype bf16.",
   });
 }
 

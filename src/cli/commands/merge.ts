@@ -32,7 +32,6 @@ async function merge(
     ...(dtype && { dtype: DTYPES[dtype] }),
     device: chooseDevice(device),
     signal,
-    onNotice: (text) => output.note(text),
     onProgress: (at) => {
       bytes = at.totalBytes;
       progress(at);

@@ -153,7 +153,7 @@ export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Cl
   }
   const { device, dtype } = compute;
   const held = { device, gradients: plan.policy.gradients, copies: factorCopies(plan.policy, dtype) };
-  const lora = loraOf(config, options, held, checkpoint, notice);
+  const lora = loraOf(config, options, held, checkpoint);
   closers.push(() => disposeLora(lora));
   const optimizer = optimizerOf(lora, options, plan.policy);
   closers.push(() => disposeAdamW(optimizer));
@@ -305,12 +305,11 @@ function loraOf(
   options: TrainOptions,
   held: { device: Device; gradients: Gradients; copies: DType | undefined },
   checkpoint: Checkpoint | undefined,
-  notice: (text: string) => void,
 ): Lora {
   const folder = checkpoint?.folder ?? options.adapter;
   const dropout = options.lora_dropout;
   if (folder !== undefined) {
-    return scope(() => loraFromAdapter(config, readAdapter(folder, { notice }), { ...held, dropout }));
+    return scope(() => loraFromAdapter(config, readAdapter(folder), { ...held, dropout }));
   }
   return createLora(config, {
     rank: options.lora_r,

@@ -77,6 +77,7 @@ describe("targets", () => {
     expect(matches(both, "layers.2.attention.wo")).toBe(false);
     expect(matches(both, "layers.2.feed_forward.w2")).toBe(true);
     expect(() => trainOptions({ ...given, lora_targets: ["("] })).toThrow(/lora_targets takes/);
+    expect(() => trainOptions({ ...given, lora_targets: "(?!wo)w" })).toThrow(/lora_targets takes/);
   });
 });
 

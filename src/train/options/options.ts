@@ -3,6 +3,7 @@
  * the official recipe: InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh.
  */
 import { z } from "zod";
+import { checkPattern } from "../../checkpoint/patterns.ts";
 import { BASES, HEAD_BASES, LINEAR_NAMES } from "../../models/xcomposer2/spec.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
@@ -286,9 +287,14 @@ export function trainOptions(input: TrainInput): TrainOptions {
 
 /** One regular expression over module names; in a list, which is what flags give, names stand for whole linears. */
 function targetPattern(targets: string | string[]): string {
-  if (typeof targets === "string") return new RegExp(targets).source;
-  const isName = (target: string): boolean => /^[\w.]+$/.test(target);
+  const patterns = typeof targets === "string" ? [targets] : targets.filter((target) => !isName(target));
+  for (const pattern of patterns) checkPattern(pattern, "lora_targets");
+  if (typeof targets === "string") return targets;
   const names = targets.filter(isName).map((name) => name.replaceAll(".", "\\."));
   const named = names.length > 0 ? [`(?:^|\\.)(?:${names.join("|")})$`] : [];
-  return new RegExp([...named, ...targets.filter((target) => !isName(target))].join("|")).source;
+  return [...named, ...patterns].join("|");
+}
+
+function isName(target: string): boolean {
+  return /^[\w.]+$/.test(target);
 }
