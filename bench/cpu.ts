@@ -1,7 +1,8 @@
 /**
- * A training step on the CPU beside the official way in plain PyTorch with PEFT, in one run, by turns: the same weights, the same
- * factors, the same micro-batch. `make bench-cpu` runs it. Prints `speed ratio R` and `memory ratio R`, ours to theirs. Ours goes by the
- * policy that the planner finds the fastest within --memory beside the weights, or by --policy.
+ * Measures a training step on the CPU beside the official recipe in plain PyTorch with PEFT (`make
+ * bench-cpu`). Both sides take turns in one run, with equal weights, factors and micro-batch. Prints `speed
+ * ratio R` and `memory ratio R`, ours to theirs. Our policy is the fastest that fits --memory beside the
+ * weights, or --policy.
  */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,7 +24,10 @@ import { plannerOf } from "../src/train/machine/modelPlanner.ts";
 import { median, type StepReport, Worker } from "./workers.ts";
 import { noiseImage, sampleBatch, writeBatch } from "./workload.ts";
 
-/** A third of the official model's width, its full vocabulary, its PLoRA ranks; a small tower, for the peer has none. */
+/**
+ * A third of the official model's width, its vocabulary and PLoRA ranks; a small tower, because the peer has
+ * none.
+ */
 const MODEL = {
   ...TINY,
   ...{ hidden: 1024, layers: 12, heads: 8, kvHeads: 2, ffn: 3584, vocab: 92_544, ploraRank: 256 },
@@ -34,7 +38,7 @@ const MODEL = {
 const SAMPLE = { grid: 3, textTokens: 300, labelTokens: 150, vocab: MODEL.vocab };
 const LORA = { rank: 16, alpha: 16, learningRate: 1e-4 };
 
-/** What both workers are told; paths are absolute. */
+/** The task of both workers; paths are absolute. */
 export interface CpuTask {
   threads: number;
   checkpoint: string;
@@ -120,7 +124,10 @@ function prepare(): string {
   return path("task.json");
 }
 
-/** The fastest policy that takes so much beside the weights, and nothing of another pool: both are this machine's memory. */
+/**
+ * Returns the fastest policy that fits the bytes beside the weights and uses no other pool: both are this
+ * machine's RAM.
+ */
 function plannedPolicy(base: string): Policy {
   const planner = plannerOf(base, { dtype: "bfloat16", device: "cpu" });
   const batch = exactShape(sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));

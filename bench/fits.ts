@@ -1,4 +1,6 @@
-/** The longest max_length that fits so much memory, by where the frozen base is: the cells of README's table. */
+/**
+ * Finds the longest max_length that fits a memory, by place of the frozen base: the cells of README's table.
+ */
 import { OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { PRESETS } from "../src/models/xcomposer2/spec.ts";
 import { type PlannedModel, Planner, type Workload } from "../src/plan/planner.ts";

@@ -1,4 +1,7 @@
-/** lorafit's side of bench/cpu.ts: weights, factors and micro-batch as its task says, and one training step on them. */
+/**
+ * lorafit's side of bench/cpu.ts: makes weights, factors and micro-batch of a task and runs training steps on
+ * them.
+ */
 
 import { readAdapter } from "../src/checkpoint/peft.ts";
 import { loraFromAdapter } from "../src/models/lora.ts";

@@ -1,6 +1,6 @@
 /**
- * What small operators cost through the typed API, dispose included, beside the same calls of Python's torch in the same
- * run (where it can be imported). The aim is at most 3 µs.
+ * Times small operators through the typed API, dispose included, beside the same calls of Python's torch if
+ * it can be imported. The goal is at most 3 µs.
  */
 import { spawnSync } from "node:child_process";
 import { dirname, join } from "node:path";

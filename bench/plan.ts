@@ -1,6 +1,7 @@
 /**
- * What the planner finds, beside what others have published: `make bench-plan`. The 4khd-7b preset, r 16, batch 1, 0.8 of a sequence image
- * tokens, the device's context included. With --markdown: README's table of what fits on which card.
+ * Prints what the planner finds beside published figures (`make bench-plan`): the 4khd-7b preset, r 16, batch
+ * 1, four fifths image tokens, the device's context included. With --markdown: README's table of what fits on
+ * which card.
  */
 
 import { batchOf } from "../src/plan/dryRun/batchShapes.ts";
@@ -31,7 +32,8 @@ const PICTURE: Workload = {
 
 // biome-ignore format: columns line up
 const LENGTHS = [
-  // GiB, marks with bf16 streamed and NF4 resident, best published: an 8B language model with a resident 4-bit base
+  // GiB; goals for bf16 streamed and NF4 resident; best published: an 8B language model with a resident 4-bit
+  // base
   [8,   110_000,   60_000,    2_972],
   [12,  200_000,   150_000,   21_848],
   [16,  290_000,   240_000,   40_724],

@@ -1,7 +1,11 @@
 /**
- * How long the planner says that a step takes on this CPU, beside what it takes: `predict.js [NAME ...]`, by configuration and by class of
- * op, the largest misses first. The processor's time is shown beside the clock's, for other programs change it less; classes are in it
- * unless --clock wallMs is given, as on an idle machine. --sizes: classes by size; --rows N: of classes; --base-folder, --tiny-folder: checkpoints, the first by default the one that bench/cpu.js writes.
+ * Prints predicted beside measured times of a step on this CPU: `predict.js [NAME ...]`, by configuration and
+ * by class of operator, the largest misses first.
+ *
+ * Processor time stands beside the clock's, because other programs change it less. Classes are in processor
+ * time unless --clock wallMs is given (for an idle machine). --sizes splits classes by size, --rows N limits
+ * their number. --base-folder and --tiny-folder name checkpoints; the default of the first is the one that
+ * bench/cpu.js writes.
  */
 import "./watchCalls.ts"; // before whatever calls operators is loaded
 

@@ -19,26 +19,27 @@ interface Sum {
 /** A class of ops. */
 interface Row {
   measured: Sum;
-  /** Of the calls that were made. */
+  /** Predicted milliseconds of the calls that were made. */
   predicted: Sum;
-  /** Of those of the plan; the same where it has the step's calls. */
+  /** Predicted milliseconds of the plan's calls; equal if the plan has the step's calls. */
   planned: Sum;
 }
 
 interface Comparison {
   speed: CpuSpeed;
   clock: keyof Clocks;
-  /** What the body takes where its calls are not looked at. */
+  /** Milliseconds of the body without watching its calls. */
   wholeMs: number;
-  /** Of the table. */
+  /** Rows of the table. */
   rows: number;
-  /** By size of products, and by the power of two that is nearest to the elements of others. */
+  /** Splits products by size, other operators by the nearest power of two of their elements. */
   bySize: boolean;
 }
 
 /**
- * By how much predictions of a body's calls miss, class by class, the largest misses first; `before` comes before each time, unwatched. What is left of the body's time, between operators, is shared out
- * among all calls: what is predicted of a call has the making and freeing of its tensors in it.
+ * Prints how far predictions of a body's calls miss, class by class, the largest misses first. `before` runs
+ * before each repetition, unwatched. Time between operators is divided among all calls, because a call's
+ * prediction includes making and freeing its tensors.
  */
 export function printClasses(
   watchedCalls: { before: () => unknown; body: () => unknown },
@@ -130,7 +131,7 @@ const kernels = new Map(
     .map((kernel) => [kernel.entry, kernel] as const),
 );
 
-/** A loop's tensors are told as plans tell them: what it reads, what it writes; of panels instead of what is packed in them. */
+/** Lists a loop's tensors as plans do: inputs, then outputs; panels stand for what is packed in them. */
 function tracedCall({ loop, ...call }: WatchedCall): OpTrace {
   if (!loop) return traceOp(call);
   const { reads, writes } = kernels.get(call.op)!;

@@ -1,6 +1,7 @@
 /**
- * Where a step's time goes: bench/ours.ts with every call of an operator timed, by operator and shapes. `profile.js TASK [ROWS]`,
- * with the task that bench/cpu.ts left. Times are of the processor, all threads, so that other processes do not count.
+ * Prints where a step's time goes: every operator call of bench/ours.ts, by operator and shapes. `profile.js
+ * TASK [ROWS]`, with the task that bench/cpu.ts wrote. Times are processor time of all threads, so other
+ * processes do not count.
  */
 import { readFileSync } from "node:fs";
 import { native } from "../src/torch/native.ts";
@@ -9,11 +10,11 @@ import type { CpuTask } from "./cpu.ts";
 interface Cost {
   ms: number;
   calls: number;
-  /** Of matrix products. */
+  /** FLOPs of matrix products. */
   flops: number;
 }
 
-/** What makes FLOPs of the shapes of the tensors that an operator takes. */
+/** Counts an operator's FLOPs from the shapes of its tensors. */
 const PRODUCTS: Record<string, (shapes: number[][]) => number> = {
   "aten::mm": ([a, b]) => 2 * a![0]! * a![1]! * b![1]!,
   "aten::addmm_": ([, a, b]) => 2 * a![0]! * a![1]! * b![1]!,
@@ -24,7 +25,7 @@ let costs: Map<string, Cost> | undefined;
 timeCalls();
 await profile(JSON.parse(readFileSync(taskFile!, "utf8")) as CpuTask);
 
-/** What calls operators is loaded here: it takes the function that calls them when it is. */
+/** Loads the modules that call operators only now, because they take the calling function when they load. */
 async function profile(task: CpuTask): Promise<void> {
   const { openBench } = await import("./openBench.ts");
   const { step } = openBench(task);

@@ -1,12 +1,15 @@
-/** Watches every call of an operator and of a loop of our own: has to be loaded before what calls them, which takes the functions that do when it is. */
+/**
+ * Watches every operator call and own loop. Load it first: other modules take the calling functions when they
+ * load.
+ */
 import type { OpCall, TracedTensor } from "../src/plan/time/opCost.ts";
 import { dtypeOfCode } from "../src/torch/dtypes.ts";
 import { native } from "../src/torch/native.ts";
 
-/** What a call took. */
+/** Cost of a call. */
 export interface CallTimes {
   wallMs: number;
-  /** Of the processor, by thread: this one first, then those that compute with it. */
+  /** Processor milliseconds by thread: this thread first, then those that compute with it. */
   threadsMs: number[];
 }
 
@@ -18,7 +21,7 @@ type Observer = (call: WatchedCall, times: CallTimes) => void;
 let observe: Observer | undefined;
 const names = new Map<number, string>();
 const { call, runLoop, startCopy, waitCopy } = native;
-/** What looking at the clocks takes, of this thread. */
+/** Milliseconds of this thread for reading the clocks. */
 let [idleMs, idleOwnMs] = [0, 0];
 const looks = Array.from({ length: 1000 }, () => timed(() => undefined).times);
 [idleMs, idleOwnMs] = [

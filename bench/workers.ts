@@ -1,4 +1,7 @@
-/** The processes that a bench measures: each does a step for a line that it is sent, and answers in a line of JSON. */
+/**
+ * Processes that a bench measures: each runs a step for a line that it receives and answers in a line of
+ * JSON.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface, type Interface } from "node:readline";
@@ -7,20 +10,20 @@ import { limitSpinning } from "../src/torch/install/libtorch.ts";
 const MOST_ANSWER_MS = 3_600_000;
 const MOST_ENDING_MS = 10_000;
 
-/** What a worker says of a step; memory beyond the weights. */
+/** A worker's report of a step; memory beyond the weights. */
 export interface StepReport {
   seconds: number;
   cpuSeconds: number;
   loss: number;
   gradientNorm: number;
   peakRssBytes: number;
-  /** As its own allocator counts; undefined where that cannot be asked. */
+  /** Bytes by its own allocator's count; undefined if the allocator cannot be asked. */
   peakAllocatedBytes?: number;
 }
 
 export class Worker<Report extends object = StepReport> {
   readonly name: string;
-  /** What it said first. */
+  /** First line of the worker. */
   readonly facts: object;
   private readonly ends: Ends;
 
@@ -30,7 +33,9 @@ export class Worker<Report extends object = StepReport> {
     this.name = (facts as { name: string }).name;
   }
 
-  /** Starts the process and waits until it has its weights. Throws where it ends before, or takes longer over an answer. */
+  /**
+   * Starts the process and waits until it has its weights. Throws if it ends first or exceeds the time limit.
+   */
   static async start<Report extends object = StepReport>(
     [command, ...args]: readonly [string, ...string[]],
     mostAnswerMs = MOST_ANSWER_MS,
@@ -72,7 +77,7 @@ async function ended(child: ChildProcess): Promise<void> {
   clearTimeout(timer);
 }
 
-/** What a worker is talked to by. */
+/** Streams of a worker. */
 interface Ends {
   child: ChildProcess;
   reader: Interface;
@@ -81,7 +86,7 @@ interface Ends {
   mostAnswerMs: number;
 }
 
-/** What a process says goes on to our own stderr; the last error among it is kept. */
+/** Passes a process's output on to our stderr and keeps its last error. */
 class LastError {
   private text: string | undefined;
   private readonly ended: Promise<unknown>;
@@ -97,12 +102,12 @@ class LastError {
     });
   }
 
-  /** What stands for an error of its own, where it has said none. */
+  /** Message to use if the process printed no error. */
   note(text: string): void {
     this.text ??= text;
   }
 
-  /** Of a process that has ended. */
+  /** Describes how a process ended. */
   async said(): Promise<string | undefined> {
     await this.ended;
     return this.text;

@@ -1,4 +1,4 @@
-/** What a bench trains on: one sample with one picture, and the same as the peers read it. */
+/** A bench's data: one sample with one picture, for lorafit and in the peers' form. */
 import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import type { HdImage } from "../src/data/pictures/image.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../src/data/samples/dialogue.ts";
@@ -13,7 +13,7 @@ export interface SampleSize {
   textTokens: number;
   /** The last so many of the text have labels. */
   labelTokens: number;
-  /** Of ids; the text is drawn from all of them. */
+  /** Number of ids; the text is drawn from all of them. */
   vocab: number;
 }
 

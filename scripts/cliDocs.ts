@@ -52,7 +52,7 @@ function officialSection(): string {
   ].join("\n");
 }
 
-/** As other documents are wrapped. */
+/** Columns at which the document wraps. */
 const COLUMNS = 140;
 
 function sectionOf(name: string, command: CommandOptions): string {

@@ -1,4 +1,6 @@
-/** schemas/train.schema.json: the JSON Schema of a training configuration, for editors, from the options themselves. */
+/**
+ * Makes schemas/train.schema.json, the JSON Schema of a training configuration for editors, from the options.
+ */
 import { jsonSchemaOf } from "../src/options.ts";
 import { EXCLUSIVE_OPTIONS, TrainOptions } from "../src/train/options/options.ts";
 
@@ -19,7 +21,7 @@ export function configSchema(): string {
   return `${JSON.stringify(schema, undefined, 2)}\n`;
 }
 
-/** Our own meta data gives way to the description that editors show, and no one set the limits of safe whole numbers. */
+/** Replaces our metadata by the description that editors show, and drops the limits of safe integers. */
 function forEditors({ help, group, value, takes, advice, alias, ...schema }: Json): Json {
   const limits = Object.entries(schema).filter(
     ([, limit]) => Math.abs(Number(limit)) !== Number.MAX_SAFE_INTEGER,

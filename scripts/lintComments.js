@@ -1,5 +1,6 @@
-// Checks the comments of all sources: at most 110 columns, and no first words that make a reader look twice (docs/contributing.md).
-// node scripts/lintComments.js [FILE...]: prints FILE:LINE for each fault, and exits with 1 if there is any.
+// Checks the comments of all sources: at most 110 columns, and no puzzling first words
+// (docs/contributing.md). node scripts/lintComments.js [FILE...]: prints FILE:LINE for each fault, and exits
+// with 1 if there is any.
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
@@ -41,7 +42,7 @@ function commentFaults(file, text) {
   return faults;
 }
 
-/** Returns the words of a line's comment (undefined without one) and the kind of comment that the line opens. */
+/** Returns the words of a line's comment, undefined without one, and the kind of comment that it opens. */
 function commentOf(line, isInside) {
   if (isInside) return { body: wordsOf(line.replace(/^\s*\*?\/?\s?/, "")) };
   const [, marks, rest] = /^\s*(\/\*\*?|\/\/\/?)\s?(.*)$/.exec(line) ?? [];

@@ -1,22 +1,22 @@
-/** What the GPU bench says of its steps, from what its worker measured. */
+/** Figures of the GPU bench's steps, from its worker's measurements. */
 import { median } from "../workers.ts";
 import type { GpuReport } from "./task.ts";
 
 /** Shares are 0..1; undefined where a side does not tell. */
 export interface Figures {
-  /** Of a step in the middle. */
+  /** Milliseconds of the median step. */
   seconds: number;
   /** The 95th percentile of a step, relative to the one in the middle. */
   steadiness: number;
   peakBytes: number;
   reservedPeakBytes: number | undefined;
-  /** Of the steps' time, that they waited for pictures. */
+  /** Share of the steps' time spent waiting for pictures. */
   dataStallShare: number | undefined;
-  /** Of the copies' time, that nothing waited for; undefined where there are none. */
+  /** Share of the copies' time that nothing waited for; undefined without copies. */
   hiddenShare: number | undefined;
 }
 
-/** Of steps after the first, which warms up. */
+/** Computes the figures of all steps except the first, which warms up. */
 export function figuresOf(reports: readonly GpuReport[]): Figures {
   const steps = reports.slice(1);
   const seconds = steps.map((report) => report.seconds);
@@ -37,7 +37,9 @@ export function percentile(values: readonly number[], part: number): number {
   return sorted[Math.max(0, Math.ceil(part * sorted.length) - 1)]!;
 }
 
-/** Of the rate of a large product, on the FLOPs that the step cannot do without. */
+/**
+ * Returns the step's share of the rate of a large product, counted on the FLOPs that the step cannot avoid.
+ */
 export function rateShare(flops: number, seconds: number, flopsPerSecond: number): number {
   return flops / seconds / flopsPerSecond;
 }

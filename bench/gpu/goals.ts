@@ -121,7 +121,9 @@ export function goalsTable(rows: readonly Row[], flopsPerSecond: number, memoryA
   return ["| goal | measured | reached |", "|---|---|---|", ...lines, ""].join("\n");
 }
 
-/** What is asked for differs from the whole page in bf16, resident, without a cap, at the largest rank that was measured. */
+/**
+ * Finds a case that differs by `wanted` from the whole page in bf16, resident, uncapped, at the largest rank.
+ */
 interface Asked {
   side?: Side;
   base?: Base;
@@ -179,7 +181,7 @@ class Results {
       .sort((one, other) => one.figures.seconds - other.figures.seconds);
   }
 
-  /** Of our bf16 without a cap, by length: the best. */
+  /** Our best uncapped bf16 figure, by length. */
   rateShares(): { tokens: number; share: number }[] {
     const best = new Map<number, number>();
     for (const row of this.#rows) {
@@ -193,7 +195,7 @@ class Results {
     return [...best].sort(([one], [other]) => one - other).map(([tokens, share]) => ({ tokens, share }));
   }
 
-  /** Of each plan, how far allocated and reserved peaks are from it, as shares. */
+  /** Distance of allocated and reserved peaks from each plan, as shares. */
   offPlan(): [number, number][] {
     return this.#rows.flatMap((row) => {
       const { planned } = row;

@@ -1,6 +1,6 @@
 /**
- * What the GPU bench has measured, a line each, written as soon as it is known: a run that is killed has lost nothing, and the next one goes
- * on from there. A line counts as long as neither the machine nor the program that was measured has changed.
+ * Journal of the GPU bench: one line a measurement, written at once, so a killed run loses nothing and the
+ * next one continues. A line counts as long as neither the machine nor the measured program has changed.
  */
 import { createHash } from "node:crypto";
 import { appendFileSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
@@ -9,7 +9,7 @@ import { type GpuCase, titleOf } from "./matrix.ts";
 import type { PlannedPeaks } from "./planned.ts";
 import { type Outcome, type Row, SIDES, type Side } from "./tables.ts";
 
-/** What a side says of itself when it has its weights. */
+/** Facts that a side reports after loading its weights. */
 export interface Facts {
   /** A peer's has its versions. */
   name: string;
@@ -27,7 +27,7 @@ export interface Measurement {
   facts?: Facts | undefined;
 }
 
-/** What measurements are of; both are compared as they stand. */
+/** Key of a measurement; both parts are compared as they stand. */
 export interface Setting {
   /** Card, driver and libtorch. */
   machine: string;
@@ -82,7 +82,7 @@ export class Journal {
     });
   }
 
-  /** Of all measurements that count: the best rate of a product, and what peers ran with. */
+  /** Best rate of a product and versions of the peers, over all measurements that count. */
   facts(): { flopsPerSecond: number; peers: string[] } {
     const all = [...this.#counting.values()].flatMap(({ side, facts }) => (facts ? [{ side, facts }] : []));
     return {
@@ -92,7 +92,7 @@ export class Journal {
   }
 }
 
-/** Whether a measurement need not be made again: one that failed may have a cause that is gone, but memory stays too small. */
+/** Returns whether a measurement is final: too little memory stays too little, other failures may be gone. */
 export function isSettled({ outcome }: Measurement): boolean {
   return !("failed" in outcome) || /out of ?memory/i.test(outcome.failed);
 }

@@ -1,4 +1,4 @@
-/** What the GPU bench measures: sizes, pictures, and the configurations. */
+/** Cases of the GPU bench: sizes, pictures and configurations. */
 import { hdGrid, imageTokens } from "../../src/data/pictures/image.ts";
 import { formatBytes, formatCount, GIB } from "../../src/errors.ts";
 import { LINEAR_NAMES, linearShape, type ModelConfig, PRESETS } from "../../src/models/xcomposer2/spec.ts";
@@ -12,7 +12,7 @@ export const SIZES = {
 } as const;
 export type Size = keyof typeof SIZES;
 
-/** Of the page; hd_num 91 takes it without downscaling, as 13 x 7 tiles. */
+/** hd_num values of the page; 91 keeps it without downscaling, as 13 x 7 tiles. */
 export const PAGE = { width: 4096, height: 2160 };
 export const TEXT = { textTokens: 256, labelTokens: 128 };
 export const CAPS_GIB = [8, 16, 24, 32, 48, 80];
@@ -53,7 +53,7 @@ const PLACEMENT_NAMES = Object.keys(PLACEMENTS) as (keyof typeof PLACEMENTS)[];
 export interface GpuCase {
   size: Size;
   hdNum: number;
-  /** Of the sample's text; `TEXT` has the usual number. */
+  /** Tokens of the sample's text; `TEXT` has the usual number. */
   textTokens?: number;
   rank: number;
   base: Base;
@@ -62,8 +62,9 @@ export interface GpuCase {
 }
 
 /**
- * By worth, for a machine that is lent for less time than all of them take: what the goals ask of the whole page, then of 16k and 8k tokens,
- * then what differs in one thing at a time: rank, picture, cap. `all` adds every other combination.
+ * Returns the cases, most valuable first, for a machine that is lent for less time than all cases need.
+ * Order: what the goals ask of the whole page, then of 16k and 8k tokens, then one difference at a time
+ * (rank, picture, cap). `all` adds every other combination.
  */
 export function casesOf(size: Size, all: boolean): GpuCase[] {
   const { hdNums, ranks } = SIZES[size];
@@ -132,8 +133,8 @@ function crossed(size: Size, there: readonly GpuCase[]): GpuCase[] {
 }
 
 /**
- * For memory alone: the largest picture under every cap, then every picture in bf16 and NF4, resident, with activations on the host, and
- * streamed, then the largest in the other precisions too.
+ * Returns the cases for memory alone: the largest picture under every cap; every picture in bf16 and NF4
+ * (resident, with activations on the host, streamed); the largest picture in the other precisions.
  */
 export function memoryCases(size: Size): GpuCase[] {
   const { hdNums, ranks } = SIZES[size];
@@ -151,7 +152,7 @@ export function memoryCases(size: Size): GpuCase[] {
   ];
 }
 
-/** What a case is called in tables and in the journal; no two have the same. */
+/** Returns a case's name in tables and in the journal; names are unique. */
 export function titleOf(wanted: GpuCase): string {
   const { hdNum, rank, base, placement, capBytes } = wanted;
   const { text, image } = tokensOf(wanted);
@@ -174,9 +175,9 @@ export function sampleSizeOf(wanted: GpuCase): SampleSize {
 }
 
 /**
- * FLOPs that a step of the decoder cannot do without: products with frozen weights forward and for the gradient of their input, causal
- * attention, LoRA, and where labels are the head and all of the last layer but keys and values. No recomputation, and no gradient of a
- * frozen weight.
+ * Counts the FLOPs that a step of the decoder cannot avoid: products with frozen weights forward and for the
+ * gradient of their input, causal attention, LoRA; for rows with labels the head and all of the last layer
+ * except keys and values. It counts no recomputation and no gradient of a frozen weight.
  */
 export function necessaryFlops(wanted: GpuCase): number {
   const { size, rank } = wanted;

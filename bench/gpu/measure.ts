@@ -1,4 +1,7 @@
-/** One measurement of the GPU bench: a process of its own for each side of each case, so that none sees another's memory. */
+/**
+ * One measurement of the GPU bench. Each side of each case has its own process, so none sees another's
+ * memory.
+ */
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
@@ -16,10 +19,12 @@ import { type GpuCase, PAGE, SIZES, sampleSizeOf } from "./matrix.ts";
 import type { Outcome, Side } from "./tables.ts";
 import type { GpuReport, GpuTask } from "./task.ts";
 
-/** Of loading and of each step; a card that hangs must not take the rest of the time with it. */
+/** Time limit of loading and of each step: a card that hangs must not use up the rest of the time. */
 const MOST_ANSWER_MS = 300_000;
 
-/** Whether a side can do a case: peers keep all weights on the card, in bf16 or, with bitsandbytes, in NF4. */
+/**
+ * Returns whether a side can run a case: peers keep all weights on the card, in bf16 or (bitsandbytes) NF4.
+ */
 export function canDo(side: Side, { base, placement, capBytes }: GpuCase): boolean {
   if (side === "lorafit") return true;
   const isCap = placement === "planned" && capBytes !== undefined;
@@ -96,7 +101,7 @@ async function writePage(folder: string): Promise<string> {
   return file;
 }
 
-/** What a peer is given of a case's sample. */
+/** Returns the part of a case's sample that a peer receives. */
 async function writePeerBatch(path: string, wanted: GpuCase, picture: string): Promise<void> {
   const image = await loadHdImage(picture, wanted.hdNum, "lorafit");
   const batch = sampleBatch(image, sampleSizeOf(wanted));

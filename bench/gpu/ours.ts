@@ -1,4 +1,7 @@
-/** lorafit's side of bench/gpu/run.ts, a worker: ours.js TASK. Weights are random, made on the device, in the precision of the case. */
+/**
+ * lorafit's worker of bench/gpu/run.ts: ours.js TASK. Weights are random, made on the device in the case's
+ * precision.
+ */
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { hdGrid } from "../../src/data/pictures/image.ts";

@@ -22,7 +22,7 @@ export interface PlannedPeaks {
   reservedBytes: number | undefined;
 }
 
-/** Of a case's placement, for a model of its size. Throws where the planner finds none within the cap. */
+/** Plans a case's placement for a model of its size. Throws if nothing fits the cap. */
 export function policyOf(wanted: GpuCase, device: Device, attention: Policy["attention"]): Policy {
   const { placement: name, size } = wanted;
   if (name === "planned") return fastestPolicy(wanted, device, attention);
@@ -31,7 +31,10 @@ export function policyOf(wanted: GpuCase, device: Device, attention: Policy["att
   return Policy.parse({ ...placement, headGroups, attention });
 }
 
-/** As `lorafit train --memory` chooses it. On a CPU times of a card stand for those of one that nobody has measured. */
+/**
+ * Chooses a policy as `lorafit train --memory` does. On a CPU that nobody has measured, a card's times are
+ * used.
+ */
 function fastestPolicy(wanted: GpuCase, device: Device, attention: Policy["attention"]): Policy {
   const speed = device === "cpu" ? speedOf(findDevice("rtx-4090")) : undefined;
   const planner = new Planner(modelOf(wanted, device), speed);
@@ -48,7 +51,7 @@ function fastestPolicy(wanted: GpuCase, device: Device, attention: Policy["atten
   return policy;
 }
 
-/** Of the device's pool in such a step, as `lorafit plan` has it. */
+/** Returns the peak bytes of the device's pool in such a step, as `lorafit plan` shows them. */
 export function plannedPeaks(wanted: GpuCase, device: Device, policy: Policy): PlannedPeaks {
   const run = dryRun({
     ...modelOf(wanted, device),

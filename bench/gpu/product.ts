@@ -1,6 +1,7 @@
 /**
- * Products of few rows with quantised matrices, by the fused kernel and by a scratch, at the shapes of the 7B model: where the one stops to
- * win is FUSED_TOKENS of src/nn/frozen/fused.ts. `product.js [DEVICE]`, which is cuda:0 unless said; on the CPU twins run.
+ * Times products of few rows with quantised matrices at the shapes of the 7B model: the fused kernel beside a
+ * scratch. FUSED_TOKENS of src/nn/frozen/fused.ts is where the fused kernel stops winning. `product.js
+ * [DEVICE]`; the default is cuda:0. On a CPU the twins run.
  */
 
 import { FUSED_TOKENS, fusedProduct_ } from "../../src/nn/frozen/fused.ts";
@@ -49,7 +50,7 @@ function randomMatrix(shape: readonly [number, number], precision: "nf4" | "int8
   return matrix;
 }
 
-/** As src/nn/frozen/frozen.ts has it: a tile of rows at a time. */
+/** Multiplies one tile of rows at a time, as src/nn/frozen/frozen.ts does. */
 function scratchProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix): void {
   const [outs, ins] = [into.shape[1]!, x.shape[1]!];
   const tiles = tilesOf(outs, Math.floor(2 ** 23 / ins));

@@ -1,12 +1,19 @@
 /**
- * Every configuration on a card beside the official way, and tables in Markdown, the goals first: `run.js [--device cuda:0] [--all]
- * [--only TEXT]`, in a checkout from bench-out/bench/gpu, from a bundle as `./lorafit --node bench/gpu/run.js`. `--memory` asks for peaks
- * alone, which a phantom card tells as well. `--device cpu --size tiny` runs the same logic on a machine without a card.
+ * Measures every configuration on a card beside the official recipe, and prints tables in Markdown, the goals
+ * first.
  *
- * Cases go by worth. Each measurement is written at once, to FILE.jsonl beside the tables of --out FILE.md (bench/results/DATE-CARD.md
- * unless said), and is not made again by a later run with the same --out: a card that is lent for minutes is used up by
- * `--minutes`, and a kill loses nothing but the measurement under way. `--again` measures all anew. The peers need a Python with
- * torch, peft, transformers and safetensors (--python), and for their kernels those of bench/peers/requirements-kernels.txt.
+ *     run.js [--device cuda:0] [--all] [--only TEXT]
+ *
+ * In a checkout run.js is in bench-out/bench/gpu; in a bundle run `./lorafit --node bench/gpu/run.js`.
+ * `--memory` measures peaks only, which a phantom card can do as well. `--device cpu --size tiny` tests the
+ * logic without a card.
+ *
+ * The most valuable cases come first. Each measurement is written at once to FILE.jsonl beside the tables of
+ * --out FILE.md (default: bench/results/DATE-CARD.md). A later run with the same --out does not repeat it;
+ * `--again` does. `--minutes` limits the time. A kill loses only the measurement under way.
+ *
+ * The peers need a Python with torch, peft, transformers and safetensors (--python), and for their kernels
+ * bench/peers/requirements-kernels.txt.
  */
 import { mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -102,7 +109,9 @@ function checkedFlags(): { steps: number; sides: Side[]; mostMs: number } {
   return { steps: Number(flags.steps), sides, mostMs: 60_000 * Number(flags.minutes) };
 }
 
-/** What has failed before comes last, and peers under caps before that: most of them only run out of memory. */
+/**
+ * Sorts the cases: earlier failures last, and before them peers under caps, most of which run out of memory.
+ */
 function dueOf(
   cases: readonly GpuCase[],
   sides: readonly Side[],

@@ -1,4 +1,4 @@
-/** What the GPU bench measured, as tables in Markdown: speed, and memory beside its plan. */
+/** Writes the GPU bench's results as tables in Markdown: speed, and memory beside its plan. */
 import { formatBytes } from "../../src/errors.ts";
 import { type Figures, rateShare } from "./figures.ts";
 import { type GpuCase, necessaryFlops, titleOf, tokensOf } from "./matrix.ts";
@@ -7,7 +7,7 @@ import type { PlannedPeaks } from "./planned.ts";
 export const SIDES = ["lorafit", "plain", "kernels"] as const;
 export type Side = (typeof SIDES)[number];
 
-/** Of one configuration and side: what it took, or why there is nothing. */
+/** Result of one configuration and side: its figures, or the reason why there are none. */
 export type Outcome = Figures | { failed: string };
 
 export interface Row {

@@ -1,4 +1,4 @@
-/** What bench/gpu/run.ts tells the processes that it measures, and what they answer. */
+/** Messages between bench/gpu/run.ts and the processes that it measures. */
 import type { CopyTimes } from "../../src/torch/copies.ts";
 import type { GpuCase } from "./matrix.ts";
 
@@ -20,9 +20,12 @@ export interface GpuReport {
   loss: number;
   /** Weights included. */
   peakBytes: number;
-  /** What the caching allocator held for it, in use or not; of a CPU nothing is told. */
+  /** Bytes that the caching allocator reserved, in use or not; undefined on a CPU. */
   reservedPeakBytes?: number | undefined;
-  /** How long the step waited for its pictures; part of `seconds`. A peer has them at hand, and tells nothing. */
+  /**
+   * Seconds that the step waited for pictures, part of `seconds`; undefined for peers, which have them at
+   * hand.
+   */
   dataWaitMs?: number;
   copies?: CopyTimes;
 }

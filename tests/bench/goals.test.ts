@@ -1,4 +1,4 @@
-/** What the GPU bench answers, from rows as a card would give them. */
+/** Answers of the GPU bench, from rows as a card would give them. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

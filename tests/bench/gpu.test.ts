@@ -1,4 +1,4 @@
-/** What the GPU bench makes of its measurements. */
+/** Tables and figures of the GPU bench, from given measurements. */
 import { expect, test } from "vitest";
 import { figuresOf, percentile, rateShare } from "../../bench/gpu/figures.ts";
 import { casesOf, necessaryFlops, PLACEMENTS, tokensOf } from "../../bench/gpu/matrix.ts";

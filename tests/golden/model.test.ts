@@ -27,7 +27,10 @@ const manifest = JSON.parse(readFileSync(golden("tiny_cases/manifest.json"), "ut
   cases: ManifestCase[];
 };
 const ATOL = 1e-4;
-/** Twice what bfloat16 changes in the official code's own numbers, for two implementations may err to different sides. */
+/**
+ * Twice the change that bfloat16 makes in the official numbers: two implementations may err to different
+ * sides.
+ */
 const BF16 = { loss: 0.01, lastHidden: 0.024, logits: 0.156, gradients: 0.078 };
 
 let model: Model;
@@ -49,7 +52,7 @@ function caseOf(name: string): ManifestCase {
   return manifest.cases.find((found) => found.name === name)!;
 }
 
-/** What the fixture kept of a tensor. */
+/** Part of a tensor that the fixture kept. */
 function kept(x: Tensor, { stride }: Fixture): ArrayLike<number> {
   return scope(() =>
     (stride ? x.slice({ dim: stride.dim, start: 0, step: stride.step }) : x).toFloat32Array(),

@@ -1,4 +1,6 @@
-/** Training in float16, as on cards without bfloat16: losses follow those in float32, and overflowing gradients cost a step, not the run. */
+/**
+ * Training in float16: losses follow those in float32, and overflowing gradients cost a step, not the run.
+ */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, expect, it, vi } from "vitest";

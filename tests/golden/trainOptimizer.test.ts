@@ -48,7 +48,7 @@ async function run(input: RunInput, stopAfterMicroBatches?: number): Promise<Out
 }
 
 const known = new Map<string, Promise<Outcome>>();
-/** Of a run that was never stopped. */
+/** Records of a run that was never stopped. */
 function wholeRun(state: State, dtype: DType): Promise<Outcome> {
   const name = `${state.precision} ${state.place} ${dtype}`;
   const found = known.get(name) ?? run(optionsOf(name, state, dtype));

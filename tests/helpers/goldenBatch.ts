@@ -17,7 +17,10 @@ export const GOLDEN_CASES = [
 ] as const;
 export type GoldenCase = (typeof GOLDEN_CASES)[number];
 
-/** All of them as training data, in their order; the last one is not in the reference's own file, which leaves out cut samples. */
+/**
+ * All samples as training data, in order. The last is not in the reference's own file, which skips cut
+ * samples.
+ */
 export const GOLDEN_DATA = ["cases.jsonl", "truncated.jsonl"].map((file) => golden(`tiny_cases/${file}`));
 
 /** One micro-batch of the named cases, packed. */

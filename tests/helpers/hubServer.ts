@@ -1,11 +1,11 @@
-/** A model hub on this machine: one repository, org/name, as the hub's API serves it, that can be made to misbehave. */
+/** A model hub on this machine: one repository, org/name, in the hub's API, that can be told to misbehave. */
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
 export const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 
-/** What the hub of a test has, and how it misbehaves. */
+/** Files of a test's hub, and its faults. */
 interface Hub {
   files: Record<string, Buffer>;
   /** Answers to whole files and ranges that break off after so many bytes, one number an answer. */

@@ -1,11 +1,11 @@
-/** A model in other places, for tests that run one model under many policies; a run loads it where its policy wants it. */
+/** Moves a model to other places, for tests that run one model under many policies. */
 import { mapTensors, type Place, type Places } from "../../src/models/places.ts";
 import type { Model } from "../../src/models/weights.ts";
 import { emptyOnHost } from "../../src/torch/copies.ts";
 import { category } from "../../src/torch/device.ts";
 import { dispose, keep, scope } from "../../src/torch/tensor.ts";
 
-/** What lay elsewhere is freed. */
+/** Moves the parts that lie elsewhere and frees their old tensors. */
 export function moveModel_(model: Model, places: Places): void {
   const { device, places: before } = model;
   const move = <T>(part: T, from: Place, to: Place): T => {

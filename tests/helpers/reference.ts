@@ -1,6 +1,6 @@
 /**
- * The official schedule in plain autograd: the whole decoder under one graph, full logits, no tiles, no groups. Slow and large; what the
- * step's own backward is held to.
+ * The official schedule in plain autograd: the whole decoder under one graph, full logits, no tiles, no
+ * groups. Slow and large; tests hold the step's own backward to it.
  */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { type Lora, loraBranch } from "../../src/models/lora.ts";
@@ -18,7 +18,10 @@ export interface ReferenceResult {
   gradients: Map<string, Tensor>;
 }
 
-/** Mean loss over the labels and its gradient for every LoRA factor, by autograd. hidden: the decoder's input, (T, C). */
+/**
+ * Returns the mean loss over labels and every LoRA factor's gradient, by autograd. hidden: decoder input, (T,
+ * C).
+ */
 export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidden: Tensor): ReferenceResult {
   return keep(
     scope(() => {

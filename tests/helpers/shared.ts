@@ -1,4 +1,4 @@
-/** Where the tests find their data: fixtures of the project, and the reference data beside a checkout where there is one. */
+/** Finds test data: fixtures of the project, and the reference data beside a checkout if there is any. */
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
@@ -7,7 +7,7 @@ export function golden(path: string): string {
   return fileURLToPath(new URL(`../golden/${path}`, import.meta.url));
 }
 
-/** Path of a file in the folder shared/ beside the checkout, or undefined (and a line saying so) where there is none. */
+/** Returns the path of a file in shared/ beside the checkout; undefined, with a warning, if it is missing. */
 export function findShared(path: string): string | undefined {
   const found = fileURLToPath(new URL(`../../../shared/${path}`, import.meta.url));
   if (existsSync(found)) return found;

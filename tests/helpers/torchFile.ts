@@ -89,7 +89,7 @@ export function zip(
   return Buffer.concat([...parts, list, end]);
 }
 
-/** What torch.save would write for a pickled value and its storages. */
+/** Returns the file that torch.save writes for a pickled value and its storages. */
 export function torchZip(value: Buffer, storages: Record<string, Uint8Array> = {}): Buffer {
   return zip([
     ["archive/data.pkl", pickled.whole(value)],

@@ -150,7 +150,7 @@ afterAll(() => {
   disposeModels(models);
 });
 
-/** The same weights, as they are and with PLoRA folded into them. */
+/** Weights as they are, and with PLoRA folded into them. */
 interface Models {
   apart: Model;
   folded: Model;

@@ -1,6 +1,6 @@
 /**
- * A card must never wait for work: the host reads what a micro-batch has come to when the next one is queued, and waits for nothing else.
- * Here the CPU is told to be a card, whose every wait is one of four calls of the engine.
+ * A card must never wait for work: the host reads a micro-batch's results after it queued the next one, and
+ * waits for nothing else. Here the CPU acts as a card; each wait is one of four calls of the engine.
  */
 import { join } from "node:path";
 import { describe, expect, it, vi } from "vitest";
@@ -32,7 +32,10 @@ vi.mock("../../src/train/loop/update.ts", async (original) => {
   return { ...own, updateWithin };
 });
 
-/** What makes the host wait for a card: a copy to the host that it waits for, a read of a tensor, or a wait for all that is queued. */
+/**
+ * Calls by which the host waits for a card: a copy to the host, a read of a tensor, or a wait for all queued
+ * work.
+ */
 type Wait = "copy" | "read" | "all";
 
 function watchWaits(onWait = (_: Wait): unknown => undefined): { seen: Wait[]; stop: () => void } {
@@ -117,7 +120,7 @@ it.each(
 describe("a run", async () => {
   const { folder, input } = await makeWorkplace();
 
-  /** What comes in which order: a micro-batch or an update is queued, the host waits, something is told. */
+  /** Order of events: a micro-batch or update is queued, the host waits, something is reported. */
   async function orderOf(options: object, { beside = true } = {}): Promise<string[]> {
     const order: string[] = [];
     card.isThere = beside;
