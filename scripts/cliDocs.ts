@@ -24,7 +24,7 @@ A training configuration is YAML with the options of \`lorafit train\` as keys, 
 # yaml-language-server: $schema=./node_modules/lorafit/schemas/train.schema.json
 model: 4khd
 data: data.txt
-lora_r: 64
+lora_r: 16
 hd_num: 16
 \`\`\`
 

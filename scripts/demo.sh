@@ -53,7 +53,7 @@ score $OUT/before.jsonl
 
 bold "5. LoRA training on the CPU, within $MEMORY"
 lorafit train --model $OUT/tiny --data $OUT/pages/data.txt --output $OUT/run --hd-num $HD_NUM --memory $MEMORY --epochs $EPOCHS \
-  --gradient-accumulation 1 --keep all --learning-rate 1e-3 --warmup-steps 20 --weight-decay 0 --lora-dropout 0
+  --gradient-accumulation 1 --keep all --lora-r 64 --learning-rate 1e-3 --warmup-steps 20 --weight-decay 0 --lora-dropout 0
 
 bold "6. After training, on the same pages (a tiny model can do no more than learn pages by heart, here more than half of them)"
 lorafit eval --model $OUT/tiny --adapter $OUT/run/adapter "${EVALUATE[@]}" > $OUT/after.jsonl

@@ -156,7 +156,7 @@ function wrongOption(
     );
   }
   if (raw[key] === undefined) {
-    return new UserError(`${spell(key)} is missing: ${spec.help}.`, {
+    return new UserError(`${spell(key)} is missing: ${spec.help.replace(/\.$/, "")}.`, {
       fix: `Pass ${spec.flag} ${spec.value}.`,
     });
   }

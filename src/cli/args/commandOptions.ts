@@ -253,7 +253,7 @@ const train = {
   options: TrainOptions,
   config: true,
   examples: [
-    "train --model 4khd --data data.txt --lora-r 64 --hd-num 16 --max-length 4096",
+    "train --model 4khd --data data.txt --lora-r 16 --hd-num 16 --max-length 4096",
     "train --config train.yaml --learning-rate 1e-4",
     "train --resume output",
   ],

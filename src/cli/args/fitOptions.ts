@@ -2,9 +2,10 @@
 import { z } from "zod";
 import { count, group } from "../../options.ts";
 import { accumulation, loraOptions } from "../../train/options/options.ts";
+import { DEFAULT_RECIPE, RECIPES } from "../../train/options/recipes.ts";
 
 export const fitOptions = group("Samples", {
-  lora_r: loraOptions.lora_r,
+  lora_r: count.default(RECIPES[DEFAULT_RECIPE].lora_r).meta({ help: "Rank of the LoRA factors." }),
   lora_dropout: loraOptions.lora_dropout,
   image_share: z.number().min(0).max(1).default(0.5).meta({ help: "the part of a sample that is picture" }),
   gradient_accumulation: accumulation.meta({

@@ -47,6 +47,10 @@ export function takeOfficialFlags(raw: Record<string, unknown>): string[] {
       if (value === "true") raw.dtype ??= key;
       return [];
     }
+    if (key === "use_lora" && value === only) {
+      raw.recipe ??= "official"; // whose rank and alpha are the script's defaults, not flags
+      return [];
+    }
     if (only === undefined) return [`--${key} has no effect: ${why}`];
     if (value === only) return [];
     throw new UserError(`--${key} ${value} cannot be had: ${why}.`, { fix: `Leave --${key} out.` });

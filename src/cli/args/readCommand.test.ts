@@ -36,9 +36,15 @@ describe("the official command line", () => {
     expect(options).toMatchObject({
       ...{ model: "4khd", data: ["data.txt"], output: "output/finetune", dtype: "bf16", epochs: 1 },
       ...{ official_sampling: true, keep_checkpoints: 1, gradient_accumulation: 8, warmup_ratio: 0.01 },
+      ...{ recipe: "official", lora_r: 64, lora_alpha: 64, learning_rate: 5e-5 },
     });
     expect(notes).toContain("--img_size has no effect: 4KHD takes pictures of any size");
-    expect(notes).toHaveLength(8);
+    expect(notes.filter((note) => note.includes("has no effect"))).toHaveLength(8);
+  });
+
+  it("may change the script's rank, whose default is the official one", () => {
+    expect(train(`${OFFICIAL} --lora_r 8`).options).toMatchObject({ lora_r: 8, lora_alpha: 8 });
+    expect(train(`${OFFICIAL} --recipe lorafit`).options).toMatchObject({ lora_r: 16, learning_rate: 5e-5 });
   });
 
   it("says the dtype by --bf16 or --fp16", () => {

@@ -83,7 +83,7 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
 function requireWord({ positional, examples }: CommandOptions, specs: OptionSpec[], raw: Given["raw"]): void {
   const spec = specs.find(({ key }) => key === positional);
   if (!spec || raw[spec.key] !== undefined) return;
-  throw new UserError(`${spec.value} is missing: ${spec.help}.`, {
+  throw new UserError(`${spec.value} is missing: ${spec.help.replace(/\.$/, "")}.`, {
     fix: `Name it, as in: ${commandLine(examples[0] ?? "")}`,
   });
 }

@@ -3,6 +3,8 @@ import { z } from "zod";
 import { BASES, HEAD_BASES } from "../../models/xcomposer2/spec.ts";
 import { byteAmount, count, group, text } from "../../options.ts";
 import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
+import { loraOptions } from "../../train/options/options.ts";
+import { recipe } from "../../train/options/recipes.ts";
 
 const unknowns = ["memory", ...(Object.keys(UNKNOWNS) as Unknown[])] as const;
 
@@ -43,7 +45,8 @@ export const PlanOptions = z.strictObject({
       help: "micro-batches of a step, as many as of lorafit train without it; with several, a copy of the gradients is planned",
       alias: ["gradient_accumulation_steps"],
     }),
-    lora_r: count.optional().meta({ help: "rank of the factors; without it 64" }),
+    recipe,
+    lora_r: loraOptions.lora_r,
     base: z
       .enum(BASES)
       .optional()

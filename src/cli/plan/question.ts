@@ -145,12 +145,12 @@ function deviceName({ gpu }: PlanOptions, { title }: Card): string {
 }
 
 function workloadOf(options: PlanOptions): Workload {
-  const { hd_num, max_length, image_share, batch_size, lora_r, gradient_accumulation } = options;
-  const defaults = trainOptions({ model: "-", data: "-" });
+  const { hd_num, max_length, image_share, batch_size, recipe, lora_r, gradient_accumulation } = options;
+  const defaults = trainOptions({ model: "-", data: "-", recipe, lora_r });
   const hdNum = hd_num ?? defaults.hd_num;
   const needed = image_share === undefined ? pictureTokens([largestGrid(hdNum)]) + DIALOGUE_TOKENS : 0;
   return {
-    rank: lora_r ?? defaults.lora_r,
+    rank: defaults.lora_r,
     dropout: defaults.lora_dropout,
     targets: defaults.lora_targets,
     maxLength: max_length ?? Math.max(defaults.max_length, needed),

@@ -5,6 +5,7 @@ import { type Plan, Planner } from "../../plan/planner.ts";
 import { planRungs } from "../../plan/search.ts";
 import { findDevice, listDevices } from "../../plan/time/cards.ts";
 import { speedOf } from "../../plan/time/stepTime.ts";
+import { trainOptions } from "../../train/options/options.ts";
 import { alternativesOf, answerOf } from "./answer.ts";
 import { PlanOptions } from "./options.ts";
 import { wayOut } from "./otherWays.ts";
@@ -30,6 +31,15 @@ function textOf(given: Record<string, unknown>, isCpu = false): string {
   const question = questionFor(given, isCpu);
   return planText(question, answerOf(question));
 }
+
+it("plans the rank that a run has: lorafit's own, the official recipe's, or the one that is given", () => {
+  const asked = (given: Record<string, unknown>) => questionOf(PlanOptions.parse({ hd_num: 1, ...given }));
+  for (const given of [{}, { recipe: "official" }, { recipe: "official", lora_r: 5 }] as const) {
+    const run = trainOptions({ model: "m", data: "d", ...given });
+    expect(asked(given).workload.rank).toBe(run.lora_r);
+  }
+  expect(asked({ recipe: "official" }).workload.rank).toBe(64);
+});
 
 function linesWith(text: string, word: string): string[] {
   return text.split("\n").filter((line) => line.includes(word));

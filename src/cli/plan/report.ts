@@ -9,6 +9,7 @@ import type { Plan, Workload } from "../../plan/planner.ts";
 import { concessionGroups, concessionsOf } from "../../plan/policyWords.ts";
 import { fastestPlan, leastMemory } from "../../plan/search.ts";
 import { commandLine, quoted } from "../../program.ts";
+import { DEFAULT_RECIPE } from "../../train/options/recipes.ts";
 import { bar, formatDuration, table } from "../output/output.ts";
 import { type Answer, alternativesOf, leversOf, partsOf, supervisedOf } from "./answer.ts";
 import { cardsText } from "./commonCards.ts";
@@ -90,6 +91,7 @@ function trainOptionsOf({ options, limits }: Question, workload: Workload): Reco
   return {
     model: options.model in PRESETS ? FOLDER : options.model,
     data: "data.txt",
+    ...(options.recipe !== DEFAULT_RECIPE && { recipe: options.recipe }),
     lora_r: workload.rank,
     lora_alpha: workload.rank,
     hd_num: workload.hdNum,

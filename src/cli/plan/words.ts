@@ -3,8 +3,6 @@ import { formatCount, GIB } from "../../errors.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import type { Planner, Workload } from "../../plan/planner.ts";
 import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
-import { scaleCaution } from "../../train/options/cautions.ts";
-import { trainOptions } from "../../train/options/options.ts";
 import type { Question } from "./question.ts";
 
 /** Less than this is 0.00 GiB, and left out. */
@@ -54,13 +52,9 @@ export function largestOf(unknown: Unknown, solved: number): string {
   return `${formatCount(solved)}${solved >= UNKNOWNS[unknown].most ? " or more" : ""}`;
 }
 
-/** What to set it to; and, where that is far off, what a run has without it. */
+/** Says that alpha costs no memory, and which alpha to set. */
 export function alphaLever({ rank }: Pick<Workload, "rank">): string {
-  const advice = `costs nothing: keep it at 1 to 2 x r, ${formatCount(rank)} to ${formatCount(2 * rank)} here`;
-  const { lora_alpha, lora_rslora } = trainOptions({ model: "-", data: "-" });
-  const isUsual = scaleCaution({ lora_r: rank, lora_alpha, lora_rslora }) === undefined;
-  const times = Number((lora_alpha / rank).toPrecision(3));
-  return isUsual ? advice : `${advice}; a run without --lora-alpha has ${lora_alpha}, ${times} x r`;
+  return `costs nothing; follows lora_r unless given, ${formatCount(rank)} here`;
 }
 
 /** The official recipe adds up so many micro-batches of one sample. */

@@ -71,7 +71,7 @@ function stepRecord(step: number, changes: Partial<StepRecord> = {}): StepRecord
 describe("a run on a terminal", () => {
   it("begins with model, samples and course", () => {
     reportTo();
-    expect(stderr).toMatch(/^4khd, LoRA r 64, .*; 12,544 samples, 80 steps, into runs\/7\n$/);
+    expect(stderr).toMatch(/^4khd, LoRA r 16, .*; 12,544 samples, 80 steps, into runs\/7\n$/);
   });
 
   it("has one line that lives: loss, rate, speed, memory, share of waiting, and time left", () => {

@@ -26,6 +26,7 @@ export const BEST_FOLDER = "best";
 const FREE_OPTIONS = new Set<string>([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
   ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
+  "recipe", // rank, alpha and learning rate, which it gives defaults, are compared
   ...["device", "threads", "memory", "host_memory", "planned_step"],
   ...["policy", ...POLICY_OPTION_NAMES],
 ]);

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { scaleCaution, warmupCaution } from "./cautions.ts";
+import { trainOptions } from "./options.ts";
 import type { Schedule } from "./schedule.ts";
 
 describe("a scale of LoRA", () => {
@@ -14,20 +15,25 @@ describe("a scale of LoRA", () => {
     expect(cautionOf(rank, alpha)).toBeUndefined();
   });
 
-  it("that a low rank makes large is told, with the official one and what to set", () => {
-    expect(cautionOf(8, 64)).toBe(
-      "lora_alpha 64 at lora_r 8 scales what is learned by 8 (lora_alpha / lora_r); the official recipe has 64 / 64 = 1, and 0.25 to 2 is usual. For the official scale: --lora-alpha 8.",
-    );
+  it("that is far from usual is warned about, with the scale and a way to 1", () => {
+    expect(cautionOf(8, 64)).toMatch(/lora_alpha 64 at lora_r 8 .* by 8 .*--lora-alpha 8,/);
+    expect(cautionOf(512, 64)).toMatch(/ by 0\.125 .*--lora-alpha 512,/);
   });
 
-  it("that a high rank makes small is told", () => {
-    expect(cautionOf(512, 64)).toMatch(/scales what is learned by 0\.125 .* --lora-alpha 512\.$/);
-  });
-
-  it("by the root of the rank is told as such, with an alpha that gives the official scale", () => {
-    const [, alpha] = /sqrt\(lora_r\).*--lora-alpha (\S+)\.$/.exec(cautionOf(64, 64, true)!)!;
+  it("by the root of the rank is warned about with an alpha that makes it 1", () => {
+    const [, alpha] = /sqrt\(lora_r\).*--lora-alpha (\S+),/.exec(cautionOf(64, 64, true)!)!;
     expect(cautionOf(64, Number(alpha), true)).toBeUndefined();
     expect(Number(alpha)).toBe(8);
+  });
+
+  it.each([
+    [16, false],
+    [16, true],
+    [512, true],
+    [1, false],
+  ])("that nobody has chosen is never warned about: rank %i, rsLoRA %s", (lora_r, lora_rslora) => {
+    const options = trainOptions({ model: "m", data: "d", lora_r, lora_rslora });
+    expect(scaleCaution(options)).toBeUndefined();
   });
 });
 
@@ -41,10 +47,10 @@ describe("a warm-up", () => {
   });
 
   it("whose first step is the whole run is told, for that learns nothing", () => {
-    expect(cautionOf(1, 1)).toMatch(/only step .* learning rate is 0: nothing will be learned/);
+    expect(cautionOf(1, 1)).toMatch(/learning rate is 0: nothing will be learned.*--warmup-steps 0/);
   });
 
   it("that is as long as the run is told with the rate that is reached", () => {
-    expect(cautionOf(10, 10)).toMatch(/takes 10 steps and the run 10: .* comes to 0\.000045 at most/);
+    expect(cautionOf(10, 10)).toMatch(/10 steps and the run 10: .* 0\.000045 at most.*--warmup-steps 0/);
   });
 });

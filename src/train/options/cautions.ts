@@ -1,13 +1,11 @@
-/** What a run's options come to that its user may not have meant: told in a line, and done all the same. */
+/** Warnings about options that work but that the user may not have meant. The run starts all the same. */
 import { formatCount } from "../../errors.ts";
+import { alphaOfScaleOne } from "./recipes.ts";
 import { learningRate, type Schedule } from "./schedule.ts";
 
-/** Scales of published recipes, from QLoRA's 16 / 64 to alpha = 2 r. */
+/** Scales of published recipes: from QLoRA's 16 / 64 to alpha = 2 r. */
 const USUAL_SCALES = { least: 0.25, most: 2 };
-/** lora_alpha / lora_r of the official recipe: 64 / 64. */
-const OFFICIAL_SCALE = 1;
-
-/** What is said where new factors act much stronger or weaker than usual, as a lower rank beside the default alpha makes them. */
+/** Warns if new factors act much stronger or weaker than usual; undefined if they do not. */
 export function scaleCaution({
   lora_r: rank,
   lora_alpha: alpha,
@@ -22,21 +20,21 @@ export function scaleCaution({
   const scale = alpha / divisor;
   if (scale >= least && scale <= most) return undefined;
   const formula = `lora_alpha / ${rslora ? "sqrt(lora_r)" : "lora_r"}`;
-  return `lora_alpha ${shortly(alpha)} at lora_r ${rank} scales what is learned by ${shortly(scale)} (${formula}); the official recipe has 64 / 64 = 1, and ${least} to ${most} is usual. For the official scale: --lora-alpha ${shortly(OFFICIAL_SCALE * divisor)}.`;
+  return `lora_alpha ${shortly(alpha)} at lora_r ${rank} scales what is learned by ${shortly(scale)} (${formula}); ${least} to ${most} is usual. Leave --lora-alpha out, or pass --lora-alpha ${shortly(alphaOfScaleOne(rank, rslora))}, for a scale of 1 as in the official recipe.`;
 }
 
-/** What is said where the run ends before its warm-up does. */
+/** Warns if the run ends before its warm-up does; undefined if it does not. */
 export function warmupCaution(schedule: Schedule): string | undefined {
   const { warmupSteps, totalSteps, peakRate } = schedule;
   if (totalSteps > warmupSteps || peakRate === 0) return undefined;
-  const mend = "Pass --warmup-steps 0 for a run this short.";
+  const fix = "Pass --warmup-steps 0 for a run this short.";
   if (totalSteps === 1)
-    return `the run's only step is the first of its warm-up, whose learning rate is 0: nothing will be learned. ${mend}`;
+    return `the run has one step, the first of the warm-up, and its learning rate is 0: nothing will be learned. ${fix}`;
   const highest = shortly(learningRate(totalSteps, schedule));
-  return `the warm-up takes ${formatCount(warmupSteps)} steps and the run ${formatCount(totalSteps)}: the learning rate comes to ${highest} at most, not to ${shortly(peakRate)}. ${mend}`;
+  return `the warm-up has ${formatCount(warmupSteps)} steps and the run ${formatCount(totalSteps)}: the learning rate reaches ${highest} at most, not ${shortly(peakRate)}. ${fix}`;
 }
 
-/** Three digits. */
+/** Writes three digits. */
 function shortly(value: number): string {
   return String(Number(value.toPrecision(3)));
 }

@@ -5,11 +5,34 @@ import { type TrainInput, trainOptions } from "./options.ts";
 
 const given = { model: "4khd", data: "data.txt" };
 
-it("has the defaults of the official recipe", () => {
-  expect(trainOptions(given)).toMatchObject({
-    ...{ lora_r: 64, lora_alpha: 64, lora_dropout: 0.05, hd_num: 16, max_length: 4096 },
-    ...{ learning_rate: 5e-5, weight_decay: 0.1, adam_beta1: 0.9, adam_beta2: 0.95, lr_schedule: "cosine" },
-    ...{ warmup_ratio: 0.01, gradient_accumulation: 8, batch_size: 1, epochs: 1, max_grad_norm: 1 },
+/** InternLM-XComposer's finetune.py and finetune_lora.sh. */
+const OFFICIAL = {
+  ...{ lora_r: 64, lora_alpha: 64, lora_dropout: 0.05, learning_rate: 5e-5, lr_schedule: "cosine" },
+  ...{ weight_decay: 0.1, adam_beta1: 0.9, adam_beta2: 0.95, adam_epsilon: 1e-8, max_grad_norm: 1 },
+  ...{ warmup_ratio: 0.01, gradient_accumulation: 8, batch_size: 1, epochs: 1, max_length: 4096 },
+  lora_targets: trainOptions({
+    ...given,
+    lora_targets: ["attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"],
+  }).lora_targets,
+};
+
+describe("recipes", () => {
+  it("official: every value of the official scripts", () => {
+    expect(trainOptions({ ...given, recipe: "official" })).toMatchObject(OFFICIAL);
+  });
+
+  it("lorafit: the same, except rank, alpha and learning rate", () => {
+    const differing = { lora_r: 16, lora_alpha: 16, learning_rate: 1e-4 };
+    expect(trainOptions(given)).toMatchObject({ ...OFFICIAL, ...differing });
+  });
+
+  it("give way to single options, and alpha follows the rank until it is given", () => {
+    expect(trainOptions({ ...given, recipe: "official", lora_r: 8 })).toMatchObject({
+      ...{ lora_r: 8, lora_alpha: 8, learning_rate: 5e-5 },
+    });
+    expect(trainOptions({ ...given, lora_r: 32, lora_alpha: 64 })).toMatchObject({ lora_alpha: 64 });
+    expect(trainOptions({ ...given, lora_r: 64, lora_rslora: true })).toMatchObject({ lora_alpha: 8 });
+    expect(trainOptions({ ...given, learning_rate: 0 })).toMatchObject({ learning_rate: 0 });
   });
 });
 

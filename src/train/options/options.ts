@@ -1,6 +1,6 @@
 /**
  * Every training option, once. Flags, the YAML configuration, its JSON Schema and the documentation come from here. Defaults are those of
- * the official recipe: InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh.
+ * the official recipe (InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh), except rank and learning rate: see recipes.ts.
  */
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/patterns.ts";
@@ -9,42 +9,44 @@ import { byteAmount, checked, count, group, parseOptions, refuseTogether, text }
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";
 import type { Device } from "../../torch/tensor.ts";
+import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
 const OFFICIAL_WARMUP_RATIO = 0.01;
 const OFFICIAL_EPOCHS = 1;
 
-/** Where a model is computed, and in which type; every command that computes takes them. */
+/** Where and in which type a model is computed. Every command that computes has these options. */
 export const computeOptions = group("Device and memory", {
   dtype: z.enum(["fp32", "bf16", "fp16"]).optional().meta({
-    help: "type of weights and activations; without it fp32 for a checkpoint stored in fp32, bf16 for others (fp16, with loss scaling, on cards without it)",
+    help: "Type of weights and activations. Default: fp32 for a checkpoint stored in fp32; bf16 for others (fp16, with loss scaling, on cards without bf16).",
   }),
   device: z
     .stringFormat("device", /^(cpu|cuda(:\d+)?)$/)
     .transform((name) => (name === "cuda" ? "cuda:0" : name) as Device)
     .optional()
     .meta({
-      help: "where to compute; without it the first GPU, or the CPU where there is none",
+      help: "Device to compute on. Default: the first GPU, or the CPU if there is none.",
       value: "DEVICE",
       takes: "cpu, cuda or cuda:N",
     }),
   base: z.enum(BASES).optional().meta({
-    help: "precision of the decoder's frozen linears (bf16: full, in dtype); without it as the checkpoint has them",
+    help: "Precision of the decoder's frozen linear layers; bf16 keeps them in the computing type. Default: as the checkpoint stores them.",
   }),
-  head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
-  vision_base: z
-    .enum(BASES)
-    .optional()
-    .meta({ help: "the same of the linears of vision tower and projector; changes what is seen a little" }),
-  threads: count.optional().meta({ help: "CPU threads; without it one a core" }),
+  head_base: z.enum(HEAD_BASES).optional().meta({
+    help: "Precision of the embeddings and the output head. Default: as the checkpoint stores them.",
+  }),
+  vision_base: z.enum(BASES).optional().meta({
+    help: "Precision of the vision tower's and the projector's linear layers; fewer bits change a little what the model sees. Default: as the checkpoint stores them.",
+  }),
+  threads: count.optional().meta({ help: "CPU threads. Default: one for each core." }),
   memory: byteAmount.optional().meta({
-    help: "most that may be held on the device, and what a run is planned for; on the CPU a hard cap; without it all that a GPU has free",
+    help: "Device memory limit. The run is planned to fit it. On a CPU it is enforced as a hard cap. Default: all free GPU memory; no limit on a CPU.",
   }),
   host_memory: z
     .union([z.literal(["0", 0]).transform(() => 0), byteAmount])
     .optional()
     .meta({
-      help: "most that may lie in the host's memory beside; without it as much as is of use",
+      help: "Host memory limit for what does not lie on the device; 0: nothing. Default: no limit.",
       value: "AMOUNT",
       takes: "an amount of memory, as 64GiB, or 0",
     }),
@@ -53,12 +55,12 @@ export const computeOptions = group("Device and memory", {
 /** How pictures become tiles. */
 export const pictureOptions = group("Data", {
   hd_num: count.default(16).meta({
-    help: "most tiles of 336 x 336 that a picture is scaled to: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737",
+    help: "Maximum number of tiles of 336 x 336 pixels that a picture is scaled to: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737.",
     advice:
       "The official script's default of -1 resizes every picture to a small square, which is not what 4KHD was trained on. 16 and 25 are usual for training, 55 for reading dense documents.",
   }),
   image_compat: z.enum(["lorafit", "official"]).default("lorafit").meta({
-    help: "official: EXIF orientation is ignored and alpha dropped, as the official code does",
+    help: "How picture files are decoded. official: ignores EXIF orientation and drops alpha, as the official code does.",
   }),
 });
 
@@ -68,16 +70,16 @@ const dataMeta = { value: "FILE", takes: "a file, or a list of files" };
 
 const modelOptions = group("Model", {
   model: text.meta({
-    help: "checkpoint folder, or the name of a downloaded repository (org/name)",
+    help: "Checkpoint folder, or the name of a downloaded repository (org/name).",
     value: "FOLDER",
     alias: ["model_name_or_path"],
   }),
   adapter: text.optional().meta({
-    help: "PEFT adapter to start from instead of a new one",
+    help: "PEFT adapter to start from instead of a new one; it brings its own rank, alpha and target layers.",
     value: "FOLDER",
   }),
   output: text.default("output").meta({
-    help: "where checkpoints and the adapter go",
+    help: "Folder for checkpoints, logs and the finished adapter.",
     value: "FOLDER",
     alias: ["output_dir"],
   }),
@@ -85,7 +87,7 @@ const modelOptions = group("Model", {
     .union([z.boolean(), text])
     .default(false)
     .meta({
-      help: "go on from the last good checkpoint of the output folder, or start where it has none; a FOLDER: go on with that run and its options",
+      help: "Continue from the last complete checkpoint in the output folder; start from scratch if there is none. With FOLDER: continue that run with its own options.",
       value: "FOLDER",
       takes: "true, false or a run's folder",
       alias: ["resume_from_checkpoint"],
@@ -95,53 +97,55 @@ const modelOptions = group("Model", {
 const dataOptions = group("Data", {
   data: dataFiles.meta({
     ...dataMeta,
-    help: "samples: data.txt, conversations in .json, or .jsonl",
+    help: "Samples to train on: data.txt, conversations in .json, or .jsonl.",
     alias: ["data_path"],
   }),
   ...pictureOptions,
   max_length: count.default(4096).meta({
-    help: "most tokens of a sample or a pack; a longer sample is an error, never cut",
+    help: "Maximum number of tokens in a sample or a pack. A longer sample is an error; nothing is cut.",
     alias: ["max_len"],
   }),
   batch_size: count.default(1).meta({
-    help: "samples of a micro-batch; they share one sequence without padding",
+    help: "Samples in a micro-batch. They share one sequence without padding.",
     alias: ["per_device_train_batch_size"],
   }),
   pack: z.boolean().default(false).meta({
-    help: "fill micro-batches with samples up to max_length instead of counting them",
+    help: "Fill each micro-batch with samples up to max_length, instead of taking batch_size samples.",
   }),
   shuffle: z.boolean().default(true).meta({
-    help: "draw a new order each epoch; without it file order, over and over",
+    help: "Draw a new order of samples for each epoch. With --no-shuffle every epoch has the order of the files.",
   }),
   official_sampling: z
     .boolean()
     .default(false)
     .meta({
-      help: "draw with replacement, with the counts of data.txt in thousands, as the official script does",
+      help: "Draw samples with replacement, in proportion to the counts in data.txt (in thousands), as the official script does.",
       alias: ["given_num"],
     }),
   skip_bad: z.boolean().default(false).meta({
-    help: "leave out samples that cannot be trained on, and count them, instead of stopping",
+    help: "Leave out samples that cannot be trained on, and report how many, instead of stopping.",
   }),
 });
 
 export const loraOptions = group("LoRA", {
-  lora_r: count.default(64).meta({ help: "rank of the factors; memory in proportion" }),
-  lora_alpha: z.number().positive().default(64).meta({
-    help: "the update is scaled by alpha / rank, 1 in the official recipe: lower it with the rank; costs no memory",
+  lora_r: count.optional().meta({
+    help: `Rank of the LoRA factors; 4 to 32 is usual. Memory of factors, gradients and optimizer grows in proportion. ${defaultByRecipe("lora_r")}`,
+  }),
+  lora_alpha: z.number().positive().optional().meta({
+    help: "What is learned is scaled by alpha / rank; alpha costs no memory. Default: as lora_r, so that the scale is 1 as in the official recipe (with --lora-rslora: its square root).",
   }),
   lora_dropout: z
     .number()
     .min(0)
     .lt(1)
     .default(0.05)
-    .meta({ help: "share of the factors' inputs that is dropped" }),
+    .meta({ help: "Share of the factors' inputs that is dropped at random." }),
   lora_targets: z
     .union([text, z.array(text).min(1)])
     .default([...LINEAR_NAMES])
     .transform((targets, context) => checked(context, () => targetPattern(targets)))
     .meta({
-      help: "linears that get factors, by name, or by a regular expression over names like layers.0.attention.wqkv",
+      help: "Linear layers to adapt: names, or a regular expression matched against names such as layers.0.attention.wqkv.",
       value: "NAME",
       takes: "names of linears, or regular expressions",
       alias: ["lora_target_modules"],
@@ -149,24 +153,31 @@ export const loraOptions = group("LoRA", {
   lora_rslora: z
     .boolean()
     .default(false)
-    .meta({ help: "scale by alpha / sqrt(rank)", alias: ["use_rslora"] }),
+    .meta({ help: "Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA).", alias: ["use_rslora"] }),
 });
 
-/** Micro-batches of a step; with several a run keeps a copy of its gradients, so more than training has to know. */
+/** Micro-batches of an optimizer step. A run with several keeps a copy of its gradients, so a plan asks for this number too. */
 export const accumulation = count.default(8);
 
 const beta = z.number().min(0).lt(1);
 const optimizerOptions = group("Optimization", {
-  learning_rate: z.number().min(0).default(5e-5).meta({ help: "peak of the schedule" }),
+  recipe,
+  learning_rate: z
+    .number()
+    .min(0)
+    .optional()
+    .meta({
+      help: `Peak learning rate of the schedule; 5e-5 to 2e-4 is usual. LoRA learns best at about 10 times the rate of full fine-tuning, which is 1e-5 in the official script. ${defaultByRecipe("learning_rate")}`,
+    }),
   lr_schedule: z
     .enum(Object.keys(SCHEDULES) as [ScheduleName, ...ScheduleName[]])
     .default("cosine")
     .meta({
-      help: "course of the learning rate after the warm-up",
+      help: "Course of the learning rate after the warm-up.",
       alias: ["lr_scheduler_type"],
     }),
   warmup_steps: z.int().min(0).optional().meta({
-    help: "steps of warm-up; the first of them runs at a rate of 0, as in the official recipe",
+    help: "Optimizer steps of warm-up. The first of them has a learning rate of 0, as in the official recipe. Default: by warmup_ratio.",
   }),
   warmup_ratio: z
     .number()
@@ -174,68 +185,68 @@ const optimizerOptions = group("Optimization", {
     .max(1)
     .optional()
     .meta({
-      help: `share of all steps instead of warmup_steps; without either ${OFFICIAL_WARMUP_RATIO}`,
+      help: `Warm-up as a share of all steps. Default: ${OFFICIAL_WARMUP_RATIO}, unless warmup_steps is given.`,
     }),
   epochs: count.optional().meta({
-    help: `passes over the data; without max_steps ${OFFICIAL_EPOCHS}`,
+    help: `Passes over the data. Default: ${OFFICIAL_EPOCHS}, unless max_steps is given.`,
     alias: ["num_train_epochs"],
   }),
-  max_steps: count.optional().meta({ help: "optimizer steps instead of epochs" }),
+  max_steps: count.optional().meta({ help: "Optimizer steps of the whole run. Default: by epochs." }),
   gradient_accumulation: accumulation.meta({
-    help: "micro-batches of an optimizer step",
+    help: "Micro-batches of an optimizer step.",
     alias: ["gradient_accumulation_steps"],
   }),
   loss_scale: z.enum(["micro-batch", "batch"]).default("micro-batch").meta({
-    help: "the loss is a mean over the labels of each micro-batch, then over these (official), or over all labels of the step",
+    help: "What the loss of a step averages. micro-batch: the mean of its micro-batches' means (official). batch: the mean over all labels of the step.",
   }),
   weight_decay: z
     .number()
     .min(0)
     .default(OFFICIAL_ADAMW.weightDecay)
-    .meta({ help: "decay of the factors in AdamW" }),
-  adam_beta1: beta.default(OFFICIAL_ADAMW.beta1).meta({ help: "decay of the mean gradient" }),
-  adam_beta2: beta.default(OFFICIAL_ADAMW.beta2).meta({ help: "decay of the mean squared gradient" }),
+    .meta({ help: "Weight decay of the factors in AdamW." }),
+  adam_beta1: beta.default(OFFICIAL_ADAMW.beta1).meta({ help: "Decay of AdamW's mean gradient." }),
+  adam_beta2: beta.default(OFFICIAL_ADAMW.beta2).meta({ help: "Decay of AdamW's mean squared gradient." }),
   adam_epsilon: z
     .number()
     .positive()
     .default(OFFICIAL_ADAMW.epsilon)
-    .meta({ help: "added to the root of the mean squared gradient" }),
+    .meta({ help: "Added to the root of AdamW's mean squared gradient." }),
   max_grad_norm: z
     .number()
     .min(0)
     .default(1)
-    .meta({ help: "a longer gradient is shortened to it; 0: no limit" }),
-  seed: z.int().min(0).default(42).meta({ help: "of new factors, the order of samples, and dropout" }),
+    .meta({ help: "Maximum norm of a step's gradient; a longer gradient is shortened to it. 0: no limit." }),
+  seed: z.int().min(0).default(42).meta({ help: "Seed of new factors, the order of samples, and dropout." }),
 });
 
 const checkpointOptions = group("Checkpoints and evaluation", {
   save_every: count.default(100).meta({
-    help: "steps from one checkpoint to the next",
+    help: "Steps from one checkpoint to the next.",
     alias: ["save_steps"],
   }),
   keep_checkpoints: count.default(2).meta({
-    help: "newest checkpoints that stay",
+    help: "Number of checkpoints to keep; older ones are removed.",
     alias: ["save_total_limit"],
   }),
   eval_data: dataFiles.optional().meta({
     ...dataMeta,
-    help: "samples to evaluate on; the best adapter is kept beside the last",
+    help: "Samples to evaluate on. The adapter with the lowest loss is kept beside the last one.",
   }),
   eval_every: count.optional().meta({
-    help: "steps between evaluations; without it at the end",
+    help: "Steps from one evaluation to the next. Default: one evaluation, at the end.",
     alias: ["eval_steps"],
   }),
 });
 
 const policyOptions = group("Device and memory", {
   planned_step: z.boolean().default(false).meta({
-    help: "plan each step to the byte, and record its planned peak beside the measured one",
+    help: "Plan every step to the byte, and record its planned peak beside the measured one.",
   }),
   policy: z
     .union([text, z.record(z.string(), z.unknown())])
     .optional()
     .meta({
-      help: "a whole policy, or one for each class of lengths, as a run records them in policy.json: the file, or the JSON",
+      help: "Policy to run with, or one for each class of lengths, as a run records them in policy.json: the file, or its JSON. Default: the fastest policy that fits the memory limit.",
       value: "FILE",
       takes: "the file of a policy, or its JSON",
     }),
@@ -254,7 +265,7 @@ export const EXCLUSIVE_OPTIONS = [
   ...POLICY_OPTION_NAMES.map((part) => ["policy", part] as const),
 ] as const;
 
-/** What a configuration or the flags say; its output says the same with every default in place, and is itself a valid input. */
+/** The options of a run, from flags or a configuration. The output has every default in place, and is itself a valid input. */
 export const TrainOptions = z
   .strictObject({
     ...modelOptions,
@@ -268,6 +279,7 @@ export const TrainOptions = z
   .superRefine((options, context) => refuseTogether(options, EXCLUSIVE_OPTIONS, context))
   .transform(({ resume, output, warmup_steps, warmup_ratio, epochs, max_steps, ...rest }) => ({
     ...rest,
+    ...recipeValues(rest),
     resume: resume !== false,
     output: typeof resume === "string" ? resume : output,
     ...(warmup_steps === undefined
@@ -277,15 +289,27 @@ export const TrainOptions = z
   }));
 
 export type TrainOptions = z.output<typeof TrainOptions>;
-/** What a caller writes: all but model and data may be left out. */
+/** The options as a caller writes them: all except model and data may be left out. */
 export type TrainInput = z.input<typeof TrainOptions>;
 
-/** Checked options with their defaults; throws UserError that names the first wrong one. */
+/** Checks options and adds the defaults. Throws a UserError that names the first wrong option. */
 export function trainOptions(input: TrainInput): TrainOptions {
   return parseOptions(TrainOptions, input);
 }
 
-/** One regular expression over module names; in a list, which is what flags give, names stand for whole linears. */
+/** Takes from the recipe what its options leave out. */
+function recipeValues(
+  given: Pick<
+    z.output<z.ZodObject<typeof loraOptions & typeof optimizerOptions>>,
+    "recipe" | "lora_r" | "lora_alpha" | "lora_rslora" | "learning_rate"
+  >,
+): { lora_r: number; lora_alpha: number; learning_rate: number } {
+  const { lora_r = RECIPES[given.recipe].lora_r, lora_rslora } = given;
+  const { lora_alpha = alphaOfScaleOne(lora_r, lora_rslora) } = given;
+  return { lora_r, lora_alpha, learning_rate: given.learning_rate ?? RECIPES[given.recipe].learning_rate };
+}
+
+/** Makes one regular expression over module names. In a list, which is what flags give, a name stands for a whole linear. */
 function targetPattern(targets: string | string[]): string {
   const patterns = typeof targets === "string" ? [targets] : targets.filter((target) => !isName(target));
   for (const pattern of patterns) checkPattern(pattern, "lora_targets");
