@@ -16,7 +16,8 @@ export {
 } from "./data/pictures/image.ts";
 export { type ImagePool, openImagePool } from "./data/pictures/imagePool.ts";
 export { type EncodedSample, encodePrompt } from "./data/samples/dialogue.ts";
-export { type Dataset, readDataset, type Sample, type Turn } from "./data/samples/samples.ts";
+export type { Sample, Turn } from "./data/samples/sample.ts";
+export { type Dataset, readDataset } from "./data/samples/samples.ts";
 export { type PreparedSample, type PrepareOptions, prepareSamples } from "./data/samples/validate.ts";
 export { layoutBatch, type MicroBatch } from "./data/stream/batches.ts";
 export { loadTokenizer, type Tokenizer } from "./data/text/tokenizer.ts";

@@ -1,6 +1,7 @@
 /** What generate and chat share: a prompt laid out with its pictures, answered, and shown as it comes. */
 
-import { type EncodedSample, IMAGE_PLACEHOLDER } from "../data/samples/dialogue.ts";
+import type { EncodedSample } from "../data/samples/dialogue.ts";
+import { IMAGE_PLACEHOLDER } from "../data/samples/sample.ts";
 import { layoutBatch } from "../data/stream/batches.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { type Generated, generate } from "../models/generate.ts";

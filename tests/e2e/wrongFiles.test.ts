@@ -35,7 +35,7 @@ it.each<[string, string]>([
   [`validate --model ${TINY} --data none.json`, "none.json can't be read: there is no such file."],
   [`validate --model ${TINY} --data folder`, "folder can't be read: it is a folder."],
   [`validate --model ${TINY} --data latin.json`, "latin.json isn't UTF-8 text."],
-  ["preview --image empty", "empty: this picture can't be read"],
+  ["preview --image empty", "empty is an empty file, not a picture"],
   [
     `preview --image ${golden("generate/g2_img_1x1.img0.png")} --out empty`,
     "empty is a file, and should be a folder.",

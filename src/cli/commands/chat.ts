@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { imageSize } from "../../data/pictures/image.ts";
 import { encodePrompt, requireTokenizer } from "../../data/samples/dialogue.ts";
-import type { Turn } from "../../data/samples/samples.ts";
+import type { Turn } from "../../data/samples/sample.ts";
 import { UserError } from "../../errors.ts";
 import type { Evaluator } from "../../train/evaluate/evaluate.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";

@@ -4,11 +4,12 @@
  * upright, on white. Both ignore colour profiles, as the pictures that the model was trained on were read
  * without them.
  */
-import { access } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import sharp, { type Metadata, type Sharp } from "sharp";
 import { formatCount, messageOf, UserError } from "../../errors.ts";
 import { looksWhole } from "./looksWhole.ts";
 import type { Raster } from "./resize.ts";
+import { isEmbedded, pictureInput, pictureName } from "./source.ts";
 
 export type ImageCompat = "lorafit" | "official";
 
@@ -28,13 +29,17 @@ export async function decodeImage(
   const header = await readHeader(path);
   if (header.width * header.height > maxPixels) {
     throw new UserError(
-      `${path}: ${header.width} x ${header.height} pixels are more than ` +
+      `${pictureName(path)}: ${header.width} x ${header.height} pixels are more than ` +
         `the limit of ${formatCount(maxPixels)}.`,
       { fix: "Scale the picture down: the model sees at most 336 x 336 pixels a tile." },
     );
   }
   return readable(path, async () => {
-    const picture = sharp(path, { ignoreIcc: true, limitInputPixels: maxPixels, failOn: "error" });
+    const picture = sharp(pictureInput(path), {
+      ignoreIcc: true,
+      limitInputPixels: maxPixels,
+      failOn: "error",
+    });
     const shown =
       compat === "official" ? picture.removeAlpha() : picture.autoOrient().flatten({ background: "white" });
     if (header.space !== "cmyk") return rasterOf(shown.toColourspace("srgb"));
@@ -44,7 +49,7 @@ export async function decodeImage(
 
 /** The header of a picture file; nothing is decoded. */
 export function readHeader(path: string): Promise<Metadata> {
-  return readable(path, () => sharp(path, { limitInputPixels: false }).metadata());
+  return readable(path, () => sharp(pictureInput(path), { limitInputPixels: false }).metadata());
 }
 
 /** Throws a UserError for a file that is cut off. Decodes those alone that look so: all of a data set would take minutes. */
@@ -72,19 +77,29 @@ function inkToRgb({ width, height, pixels: inks }: Raster): Raster {
 /** Runs a read of a picture; what Node and libvips throw becomes a UserError that names the file. */
 async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
   try {
-    await access(path);
+    if (!isEmbedded(path)) await refuseOtherThings(path);
     return await read();
   } catch (thrown) {
-    const missing = (thrown as NodeJS.ErrnoException).code === "ENOENT";
-    throw new UserError(
-      missing
-        ? `${path}: there is no such picture.`
-        : `${path}: this picture can't be read (${reason(thrown)}).`,
-      {
-        fix: missing ? "Put it there, or correct the path." : "Save it anew, for example as PNG or JPEG.",
-        cause: thrown,
-      },
-    );
+    if (thrown instanceof UserError) throw thrown;
+    throw new UserError(`${pictureName(path)}: this picture can't be read (${reason(thrown)}).`, {
+      fix: "Save it anew, for example as PNG or JPEG.",
+      cause: thrown,
+    });
+  }
+}
+
+/** Throws a UserError for a path that is missing, a folder or an empty file. */
+async function refuseOtherThings(path: string): Promise<void> {
+  const found = await stat(path).catch((thrown: NodeJS.ErrnoException) => {
+    if (thrown.code !== "ENOENT" && thrown.code !== "ENOTDIR") throw thrown;
+  });
+  if (!found) {
+    throw new UserError(`${path}: there is no such picture.`, { fix: "Put it there, or correct the path." });
+  }
+  if (found.isDirectory())
+    throw new UserError(`${path} is a folder, not a picture.`, { fix: "Name a file in it." });
+  if (found.isFile() && found.size === 0) {
+    throw new UserError(`${path} is an empty file, not a picture.`, { fix: "Put the picture there again." });
   }
 }
 

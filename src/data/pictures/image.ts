@@ -7,6 +7,7 @@ import { UserError } from "../../errors.ts";
 import { decodeImage, type ImageCompat, readHeader } from "./decode.ts";
 import { globalView } from "./globalView.ts";
 import { type Raster, resizeBilinear } from "./resize.ts";
+import { pictureName } from "./source.ts";
 
 /** Width and height of a tile in pixels. */
 export const TILE_PIXELS = 336;
@@ -102,7 +103,7 @@ export async function loadHdImage(
   options: { maxPixels?: number | undefined } = {},
 ): Promise<HdImage> {
   const picture = await decodeImage(path, { compat, ...options });
-  return hdTransform(picture, hdGrid(picture.width, picture.height, hdNum, path));
+  return hdTransform(picture, hdGrid(picture.width, picture.height, hdNum, pictureName(path)));
 }
 
 /** The picture resized, padded and viewed as its grid says. */

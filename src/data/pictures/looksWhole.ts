@@ -1,5 +1,5 @@
 /** Whether a picture file reaches its end: a download or a copy that broke off leaves a sound header, which would pass until the picture's turn comes. */
-import { open } from "node:fs/promises";
+import { pictureEnds } from "./source.ts";
 
 const END_BYTES = 12;
 
@@ -25,18 +25,10 @@ const FORMATS: readonly { is: (file: Ends) => boolean; isWhole: (file: Ends) => 
   },
 ];
 
-/** False where a file may be cut off; only its decoding tells for sure. */
+/** False if a picture may be cut off; only decoding it tells for sure. */
 export async function looksWhole(path: string): Promise<boolean> {
-  const handle = await open(path);
-  try {
-    const { size: fileBytes } = await handle.stat();
-    if (fileBytes < END_BYTES) return false;
-    const bytes = Buffer.alloc(2 * END_BYTES);
-    await handle.read(bytes, 0, END_BYTES, 0);
-    await handle.read(bytes, END_BYTES, END_BYTES, fileBytes - END_BYTES);
-    const file = { start: bytes.subarray(0, END_BYTES), end: bytes.subarray(END_BYTES), fileBytes };
-    return FORMATS.find(({ is }) => is(file))?.isWhole(file) ?? true;
-  } finally {
-    await handle.close();
-  }
+  const { start, end, totalBytes } = await pictureEnds(path, END_BYTES);
+  if (totalBytes < END_BYTES) return false;
+  const file = { start, end, fileBytes: totalBytes };
+  return FORMATS.find(({ is }) => is(file))?.isWhole(file) ?? true;
 }

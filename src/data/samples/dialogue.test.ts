@@ -17,7 +17,8 @@ import {
   questionBefore,
 } from "./dialogue.ts";
 import { explainSample } from "./explain.ts";
-import { readSamples, type Sample, type Turn } from "./samples.ts";
+import type { Sample, Turn } from "./sample.ts";
+import { readSamples } from "./samples.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-dialogue-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

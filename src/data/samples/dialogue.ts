@@ -7,10 +7,8 @@
 import { plural, UserError } from "../../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { sampleError } from "./badSamples.ts";
-import type { Sample, SampleSource, Turn } from "./samples.ts";
+import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "./sample.ts";
 
-/** Where a picture goes in the text of a turn. */
-export const IMAGE_PLACEHOLDER = "<ImageHere>";
 /** The one id that stands for a whole picture until its rows are laid out. */
 export const IMAGE_SLOT = -200;
 /** The label of a token that isn't learned. */
@@ -28,7 +26,10 @@ export interface EncodedSample {
 
 /** A sample for training; throws UserError where its pictures don't match their places. A sample of ids needs no tokenizer. */
 export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, hdNum: number): EncodedSample {
-  if (sample.kind === "tokens") return withPictures(sample, sample.inputIds, sample.labels, hdNum);
+  if (sample.kind === "tokens") {
+    const { inputIds, labels = new Int32Array(inputIds.length).fill(IGNORE) } = sample;
+    return withPictures(sample, inputIds, labels, hdNum);
+  }
   const rows = new Rows(requireTokenizer(tokenizer));
   rows.start();
   for (const [index, turn] of sample.turns.entries()) rows.turn(turn, index === sample.turns.length - 1);
@@ -40,7 +41,7 @@ export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, h
   const whole = encodeSample(sample, tokenizer, hdNum);
   const inputIds =
     sample.kind === "tokens"
-      ? sample.inputIds.slice(0, lastAnswerStart(sample.labels))
+      ? sample.inputIds.slice(0, sample.labels && lastAnswerStart(sample.labels))
       : chatPrompt(
           sample.turns.at(-1)?.role === "assistant" ? sample.turns.slice(0, -1) : sample.turns,
           requireTokenizer(tokenizer),
@@ -94,8 +95,7 @@ class Rows {
   }
 
   /** The last turn of a sample ends in `</s>` and no `\n`: the official tokenizer (transformers 4.33) strips it there. */
-  turn({ role, text }: Turn, last: boolean): void {
-    const learned = role === "assistant";
+  turn({ role, text, learned = role === "assistant" }: Turn, last: boolean): void {
     this.openTurn(role);
     for (const [index, part] of text.split(IMAGE_PLACEHOLDER).entries()) {
       if (index > 0) this.#add([IMAGE_SLOT], false);

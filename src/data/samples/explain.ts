@@ -1,7 +1,8 @@
 /** An encoded sample as text again, in spans that tell what the model is given from what it learns to say. */
 
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { type EncodedSample, IGNORE, IMAGE_PLACEHOLDER, IMAGE_SLOT } from "./dialogue.ts";
+import { type EncodedSample, IGNORE, IMAGE_SLOT } from "./dialogue.ts";
+import { IMAGE_PLACEHOLDER } from "./sample.ts";
 
 export interface Span {
   kind: "prompt" | "picture" | "answer";

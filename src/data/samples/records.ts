@@ -1,128 +1,187 @@
 /**
- * One record of a dataset file to one sample. A table of record shapes, told apart by a key that each must have: the
- * official conversations, samples that are token ids already, and the ways in which ms-swift and LLaMA-Factory write theirs.
+ * One record of a dataset file to one sample. A table of record forms, told apart by a key that each must have: the
+ * official conversations, samples that are token ids already, and the forms of ms-swift, LLaMA-Factory, TRL and OpenAI.
  */
 import { z } from "zod";
 import { trim } from "../text/whitespace.ts";
 import { sampleError } from "./badSamples.ts";
-import { IMAGE_PLACEHOLDER } from "./dialogue.ts";
-import type { Sample, SampleSource, Turn } from "./samples.ts";
+import {
+  isEmpty,
+  looksLikePictures,
+  OTHER_MEDIA_FIELDS,
+  PICTURE_FIELDS,
+  picturesOfRecord,
+} from "./pictureFields.ts";
+import { RecordFault, shownValue, wrongField } from "./recordFault.ts";
+import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "./sample.ts";
+import { LEARNED_FLAGS, plainTurn, type ReadTurn, readTurns, type UnusedFields } from "./turns.ts";
 
-const Id = z.int32();
-const Paths = z
-  .union([z.string(), z.array(z.string())])
-  .nullish()
-  .transform((paths) => [paths ?? []].flat());
-const Unsupported = z.array(z.unknown()).max(0, { error: "only pictures can be trained on" }).optional();
-const HdNum = z.int().positive();
-const Media = { image: Paths, images: Paths, videos: Unsupported, audios: Unsupported };
-const History = z.array(z.tuple([z.string(), z.string()])).nullish();
+type Fields = Record<string, unknown>;
+type DialogueSample = Extract<Sample, { kind: "dialogue" }>;
 
-const ROLES = new Map<string, Turn["role"]>([
-  ["user", "user"],
-  ["human", "user"],
-  ["assistant", "assistant"],
-  ["gpt", "assistant"],
-  ["system", "system"],
-]);
-
-const Role = z.string().transform((name, context): Turn["role"] => {
-  const role = ROLES.get(name.toLowerCase());
-  if (role) return role;
-  const message = `"${name}" is no speaker: use ${[...ROLES.keys()].join(", ")}`;
-  context.addIssue({ code: "custom", message });
-  return z.NEVER;
-});
-
-const TokenRecord = z.object({
-  input_ids: z.array(Id),
-  labels: z.array(Id),
-  images: Paths,
-  hd_num: z.union([HdNum, z.array(HdNum)]).nullish(),
-});
-
-const ConversationRecord = z
-  .object({
-    conversations: z.array(z.object({ from: Role, value: z.string() })),
-    system: z.string().nullish(),
-    ...Media,
-  })
-  .transform(({ conversations, system, ...media }) =>
-    dialogue(
-      system,
-      conversations.map(({ from, value }): Turn => ({ role: from, text: value })),
-      media,
-    ),
-  );
-
-const MessageRecord = z
-  .object({
-    messages: z.array(z.object({ role: Role, content: z.string() })),
-    system: z.string().nullish(),
-    ...Media,
-  })
-  .transform(({ messages, system, ...media }) =>
-    dialogue(
-      system,
-      messages.map(({ role, content }): Turn => ({ role, text: content })),
-      media,
-    ),
-  );
-
-const QueryRecord = z
-  .object({
-    query: z.string(),
-    response: z.string(),
-    history: History,
-    system: z.string().nullish(),
-    ...Media,
-  })
-  .transform(({ query, response, history, system, ...media }) =>
-    dialogue(system, exchanges([...(history ?? []), [query, response]]), media),
-  );
-
-const InstructionRecord = z
-  .object({
-    instruction: z.string(),
-    input: z.string().nullish(),
-    output: z.string(),
-    history: History,
-    system: z.string().nullish(),
-    ...Media,
-  })
-  .transform(({ instruction, input, output, history, system, ...media }) => {
-    const question = [instruction, input].filter(Boolean).join("\n");
-    return dialogue(system, exchanges([...(history ?? []), [question, output]]), media);
-  });
-
-const DIALOGUE_RECORDS = {
-  conversations: ConversationRecord,
-  messages: MessageRecord,
-  query: QueryRecord,
-  instruction: InstructionRecord,
-} as const;
+export interface ParsedRecord {
+  sample: Sample;
+  /** Fields of the record that hold something and are not read. */
+  unused: UnusedFields;
+}
 
 const OFFICIAL_FORM =
   'The official form is {"image": ["page.png"], "conversations": [{"from": "user", "value": "<ImageHere>..."}, ...]}.';
 
-/** The sample in a parsed record, its picture paths as they are written; throws UserError that names the field. */
-export function parseRecord(record: unknown, source: SampleSource): Sample {
-  if (typeof record !== "object" || record === null) {
-    throw sampleError(source, "isn't a record", OFFICIAL_FORM);
-  }
-  if ("input_ids" in record) return tokenSample(checked(TokenRecord, record, source), source);
-  for (const [key, shape] of Object.entries(DIALOGUE_RECORDS)) {
-    if (key in record) return { kind: "dialogue", source, ...checked(shape, record, source) };
-  }
-  const keys = ["input_ids", ...Object.keys(DIALOGUE_RECORDS)].join(", ");
-  throw sampleError(source, `has none of the fields that make a sample (${keys})`, OFFICIAL_FORM);
+const Text = z.string();
+const History = z.array(z.tuple([z.string(), z.string()])).nullish();
+const Query = z.object({ query: Text, response: Text, history: History });
+const Instruction = z.object({ instruction: Text, input: Text.nullish(), output: Text, history: History });
+const System = z.object({ system: Text.nullish() });
+const HdNum = z.int().positive();
+const HdNums = z.object({ hd_num: z.union([HdNum, z.array(HdNum)]).nullish() });
+
+interface DialogueForm {
+  /** Fields that the form reads. */
+  fields: readonly string[];
+  turns(record: Fields, unused: UnusedFields): ReadTurn[];
 }
 
-function checked<T>(shape: z.ZodType<T>, record: unknown, source: SampleSource): T {
+/** Forms of dialogues by the field that tells each apart. */
+const DIALOGUE_FORMS: Readonly<Record<string, DialogueForm>> = {
+  conversations: {
+    fields: ["conversations"],
+    turns: ({ conversations }, unused) => readTurns(conversations, "conversations", unused),
+  },
+  messages: {
+    fields: ["messages"],
+    turns: ({ messages }, unused) => readTurns(messages, "messages", unused),
+  },
+  query: {
+    fields: ["query", "response", "history"],
+    turns(record) {
+      const { query, response, history } = checked(Query, record);
+      return exchanges([...(history ?? []), [query, response]]);
+    },
+  },
+  instruction: {
+    fields: ["instruction", "input", "output", "history"],
+    turns(record) {
+      const { instruction, input, output, history } = checked(Instruction, record);
+      return exchanges([...(history ?? []), [[instruction, input].filter(Boolean).join("\n"), output]]);
+    },
+  },
+  prompt: {
+    fields: ["prompt", "completion"],
+    turns: ({ prompt, completion }, unused) => [
+      ...turnsOrText(prompt, "prompt", "user", unused),
+      ...turnsOrText(completion, "completion", "assistant", unused),
+    ],
+  },
+};
+
+const TOKEN_FIELDS = ["input_ids", "labels", "attention_mask", "hd_num"];
+const COMMON_FIELDS = ["id", "system", ...PICTURE_FIELDS, ...OTHER_MEDIA_FIELDS];
+
+/** The sample in a parsed record, its picture paths as they are written; throws a UserError that names the field. */
+export function parseRecord(record: unknown, source: SampleSource): ParsedRecord {
+  try {
+    return parsed(record, source);
+  } catch (fault) {
+    throw fault instanceof RecordFault ? sampleError(source, fault.clause, fault.fix) : fault;
+  }
+}
+
+function parsed(record: unknown, source: SampleSource): ParsedRecord {
+  if (!isFields(record)) throw new RecordFault("isn't a record", OFFICIAL_FORM);
+  refuseOtherTasks(record);
+  const unused: UnusedFields = new Set();
+  if ("input_ids" in record) {
+    const sample = tokenSample(record, source);
+    noteUnused(record, TOKEN_FIELDS, sample, unused);
+    return { sample, unused };
+  }
+  const form = Object.entries(DIALOGUE_FORMS).find(([key]) => key in record)?.[1];
+  if (!form) {
+    const keys = ["input_ids", ...Object.keys(DIALOGUE_FORMS)].join(", ");
+    throw new RecordFault(`has none of the fields that make a sample (${keys})`, OFFICIAL_FORM);
+  }
+  const { system } = checked(System, record);
+  const turns = form.turns(record, unused);
+  const all = system ? [plainTurn("system", system), ...turns] : turns;
+  const sample: DialogueSample = { kind: "dialogue", source, ...dialogue(all, picturesOfRecord(record)) };
+  refuseGrounding(record, sample.turns);
+  noteUnused(record, form.fields, sample, unused);
+  refuseMarks(sample);
+  return { sample, unused };
+}
+
+function isFields(record: unknown): record is Fields {
+  return typeof record === "object" && record !== null && !Array.isArray(record);
+}
+
+/** Fields of data for other tasks than learning answers. */
+const PREFERENCE_FIELD = /^(?:chosen|rejected|positive|negative)(?:_|$)|^kto_tag$/;
+
+/** Refuses records whose fields ask for something else than to learn each answer. */
+function refuseOtherTasks(record: Fields): void {
+  for (const [key, value] of Object.entries(record)) {
+    if (isEmpty(value)) continue;
+    if (PREFERENCE_FIELD.test(key) || (key === "label" && typeof value === "boolean")) {
+      const fix = "Keep the answers to learn as an ordinary dialogue, and take the others out.";
+      throw new RecordFault(`is preference data (${shownValue(key)}), which cannot be trained on here`, fix);
+    }
+    if (key === "tools") {
+      throw new RecordFault('uses tools ("tools"), which cannot be trained on here', "Take the sample out.");
+    }
+    if (
+      key !== "label" &&
+      LEARNED_FLAGS.includes(key) &&
+      (value === false || value === 0 || Array.isArray(value))
+    ) {
+      const fix = `Write it at the turns ({"from": "assistant", "value": "...", "loss": false}), or take the sample out.`;
+      throw new RecordFault(`says of the whole sample what is not to be learned (${shownValue(key)})`, fix);
+    }
+  }
+}
+
+/** Refuses ms-swift's grounding data, whose texts have marks where names and coordinates are to be filled in. */
+function refuseGrounding({ objects }: Fields, turns: readonly Turn[]): void {
+  if (isEmpty(objects) || !turns.some(({ text }) => /<(?:bbox|ref-object)>/.test(text))) return;
+  const fix = "Write the names and coordinates into the text, in the form that the model should learn.";
+  throw new RecordFault('is grounding data ("objects"), whose marks are not filled in here', fix);
+}
+
+/** Notes fields that hold something and are not read; one that seems to hold the sample's pictures is an error. */
+function noteUnused(record: Fields, read: readonly string[], { images }: Sample, unused: UnusedFields): void {
+  for (const [key, value] of Object.entries(record)) {
+    if (read.includes(key) || COMMON_FIELDS.includes(key) || isEmpty(value)) continue;
+    if (images.length === 0 && looksLikePictures(key, value)) {
+      throw new RecordFault(
+        `seems to name its picture as ${shownValue(key)}, which is not read`,
+        'Name the field "image" or "images".',
+      );
+    }
+    unused.add(key);
+  }
+}
+
+/** Refuses marks of pictures that the sample does not name: the model would learn to answer without seeing them. */
+function refuseMarks({ turns, images }: DialogueSample): void {
+  const pattern = images.length === 0 ? /<image>|<img>|<ImageHere>/ : /<img>(?=[^<]{1,4096}<\/img>)/;
+  for (const { text } of turns) {
+    const mark = pattern.exec(text)?.[0];
+    if (mark === undefined) continue;
+    if (mark === "<img>") {
+      const fix = `Write the path into "images", and ${IMAGE_PLACEHOLDER} into the text instead of <img>...</img>.`;
+      throw new RecordFault("marks a picture with <img>, which is not read", fix);
+    }
+    const fix =
+      'Name the picture\'s file in "images"; if the text only speaks of the mark, write it with a space.';
+    throw new RecordFault(`has ${mark} in its text and names no picture`, fix);
+  }
+}
+
+function checked<T>(shape: z.ZodType<T>, record: Fields): T {
   const result = shape.safeParse(record);
   if (result.success) return result.data;
-  const issues = result.error.issues.slice(0, 3).map(({ path, message }) => `${fieldName(path)}: ${message}`);
-  throw sampleError(source, `has wrong fields: ${issues.join("; ")}`, OFFICIAL_FORM);
+  const [issue] = result.error.issues;
+  throw wrongField(fieldName(issue?.path ?? []), issue?.message ?? "", OFFICIAL_FORM);
 }
 
 /** "conversations[2].from". */
@@ -132,60 +191,78 @@ function fieldName(path: readonly PropertyKey[]): string {
     .join("");
 }
 
-function tokenSample(record: z.output<typeof TokenRecord>, source: SampleSource): Sample {
-  const { input_ids, labels, images, hd_num } = record;
-  if (input_ids.length !== labels.length) {
+function tokenSample(record: Fields, source: SampleSource): Sample {
+  const inputIds = idsOf(record.input_ids, "input_ids");
+  const labels = isEmpty(record.labels) ? undefined : idsOf(record.labels, "labels");
+  const images = picturesOfRecord(record);
+  if (labels && inputIds.length !== labels.length) {
     const fix =
       "Write one label for each id: -100 where there is none, and for every picture (-200 in input_ids).";
-    throw sampleError(source, `has ${input_ids.length} input_ids but ${labels.length} labels`, fix);
+    throw new RecordFault(`has ${inputIds.length} input_ids but ${labels.length} labels`, fix);
   }
+  const { hd_num } = checked(HdNums, record);
   const hdNums = typeof hd_num === "number" ? images.map(() => hd_num) : hd_num;
   if (hdNums && hdNums.length !== images.length) {
     const fix = "Write one hd_num for all pictures, or one for each.";
-    throw sampleError(source, `has ${hdNums.length} values of hd_num for ${images.length} pictures`, fix);
+    throw new RecordFault(`has ${hdNums.length} values of hd_num for ${images.length} pictures`, fix);
   }
-  return {
-    kind: "tokens",
-    source,
-    inputIds: Int32Array.from(input_ids),
-    labels: Int32Array.from(labels),
-    images,
-    ...(hdNums ? { hdNums } : {}),
-  };
+  return { kind: "tokens", source, inputIds, labels, images, ...(hdNums ? { hdNums } : {}) };
 }
 
-function exchanges(pairs: (readonly [string, string])[]): Turn[] {
-  return pairs.flatMap(([question, answer]): Turn[] => [
-    { role: "user", text: question },
-    { role: "assistant", text: answer },
-  ]);
+/** By hand: a schema would keep a message for each of a million wrong ids. */
+function idsOf(list: unknown, field: string): Int32Array {
+  const fix = "Ids and labels are lists of whole numbers.";
+  if (!Array.isArray(list)) throw wrongField(field, `${shownValue(list)} is no list of ids`, fix);
+  const wrong = list.findIndex((id) => !Number.isInteger(id) || Math.abs(id) >= 2 ** 31);
+  if (wrong >= 0) throw wrongField(`${field}[${wrong}]`, `${shownValue(list[wrong])} is no id`, fix);
+  return Int32Array.from(list);
 }
 
-interface MediaFields {
-  image: string[];
-  images: string[];
+function exchanges(pairs: (readonly [string, string])[]): ReadTurn[] {
+  return pairs.flatMap(([question, answer]) => [plainTurn("user", question), plainTurn("assistant", answer)]);
 }
 
-function dialogue(system: string | null | undefined, turns: Turn[], { image, images }: MediaFields) {
-  const all: Turn[] = system ? [{ role: "system", text: system }, ...turns] : turns;
-  const paths = [...image, ...images];
-  const trimmed = all.map(({ role, text }): Turn => ({ role, text: trim(text) }));
-  return { turns: markPictures(trimmed, paths.length), images: paths };
+/** TRL's prompt or completion: a text, or turns. */
+function turnsOrText(value: unknown, field: string, role: Turn["role"], unused: UnusedFields): ReadTurn[] {
+  return typeof value === "string" ? [plainTurn(role, value)] : readTurns(value, field, unused);
+}
+
+/** Turns with their pictures in the order of the text. */
+function dialogue(
+  read: readonly ReadTurn[],
+  ofRecord: readonly string[],
+): { turns: Turn[]; images: string[] } {
+  const images = picturesInOrder(
+    read.flatMap(({ pictures }) => pictures),
+    ofRecord,
+  );
+  const turns = read.map(({ turn }): Turn => ({ ...turn, text: trim(turn.text) }));
+  return { turns: markPictures(turns, images.length), images };
+}
+
+/** Pictures of content parts, each its own or the record's next; without parts, the record's. */
+function picturesInOrder(ofParts: readonly (string | undefined)[], ofRecord: readonly string[]): string[] {
+  const named = ofParts.filter((picture) => picture !== undefined);
+  if (named.length === 0) return [...ofRecord];
+  const isSame =
+    named.length === ofRecord.length && named.every((picture, index) => picture === ofRecord[index]);
+  const rest = isSame ? [] : [...ofRecord];
+  return [...ofParts.flatMap((picture) => picture ?? rest.shift() ?? []), ...rest];
 }
 
 /**
- * The turns with `<ImageHere>` where the pictures go. Where there is none, `<image>` (the mark of other trainers) is taken
- * for it, and a single picture without any mark stands before the first question: the official code puts it after the
+ * The turns with IMAGE_PLACEHOLDER where the pictures go. Without it, `<image>` (the mark of other trainers) counts as the
+ * place, and a single picture without any mark stands before the first question: the official code puts it after the
  * answer, where the answer can't see it.
  */
 function markPictures(turns: Turn[], pictures: number): Turn[] {
   if (pictures === 0 || turns.some(({ text }) => text.includes(IMAGE_PLACEHOLDER))) return turns;
   if (turns.some(({ text }) => text.includes("<image>"))) {
-    return turns.map(({ role, text }) => ({ role, text: text.replaceAll("<image>", IMAGE_PLACEHOLDER) }));
+    return turns.map((turn) => ({ ...turn, text: turn.text.replaceAll("<image>", IMAGE_PLACEHOLDER) }));
   }
   const first = turns.findIndex(({ role }) => role === "user");
   if (pictures > 1 || first < 0) return turns;
   return turns.map((turn, index) =>
-    index === first ? { role: turn.role, text: IMAGE_PLACEHOLDER + turn.text } : turn,
+    index === first ? { ...turn, text: IMAGE_PLACEHOLDER + turn.text } : turn,
   );
 }

@@ -1,9 +1,11 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { constants } from "node:buffer";
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
-import { readDataset, readSamples, type Sample } from "./samples.ts";
+import type { Sample } from "./sample.ts";
+import { readDataset, readSamples } from "./samples.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-samples-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -112,13 +114,6 @@ describe("the forms of other trainers", () => {
     const [sample] = readSamples(write("history.jsonl", JSON.stringify(record)));
     expect(textsOf(sample)).toEqual(["system: s", "user: q1", "assistant: a1", "user: q2", "assistant: a2"]);
   });
-
-  it("<image> in a sample without pictures is text", () => {
-    const [sample] = readSamples(
-      write("html.jsonl", JSON.stringify({ query: "What is <image>?", response: "A tag." })),
-    );
-    expect(textsOf(sample)[0]).toBe("user: What is <image>?");
-  });
 });
 
 describe("samples of ids", () => {
@@ -160,6 +155,56 @@ describe("samples of ids", () => {
   });
 });
 
+describe("files of lines", () => {
+  const record = JSON.stringify({ query: "q", response: "a" });
+
+  it("may have their ending in capitals", () => {
+    expect(readSamples(write("CAPITALS.JSONL", `${record}\n${record}`)).length).toBe(2);
+    write("LIST.TXT", "CAPITALS.JSONL 1");
+    expect(readSamples(join(folder, "LIST.TXT")).length).toBe(2);
+  });
+
+  it("are read line by line beyond the longest string of Node", () => {
+    const file = join(folder, "large.jsonl");
+    const blank = Buffer.alloc(2 ** 20, " ");
+    blank[blank.length - 1] = 0x0a;
+    const handle = openSync(file, "w");
+    writeSync(handle, `${record}\n`);
+    for (let bytes = 0; bytes <= constants.MAX_STRING_LENGTH; bytes += blank.length) writeSync(handle, blank);
+    writeSync(handle, record);
+    closeSync(handle);
+    try {
+      const samples = readSamples(file);
+      expect(samples.map(({ source }) => [source.index, (source.line ?? 0) > 512])).toEqual([
+        [0, false],
+        [1, true],
+      ]);
+    } finally {
+      rmSync(file);
+    }
+  }, 60_000);
+
+  it("keep lines apart that end at the border of two reads", () => {
+    const lines = Array.from({ length: 7 }, (_, index) =>
+      JSON.stringify({ query: `${index}ü`.repeat(150_000), response: "a" }),
+    );
+    const samples = readSamples(write("borders.jsonl", `${lines.join("\r\n")}\n\n`));
+    expect(samples.map((sample) => textsOf(sample)[0]?.slice(6, 8))).toEqual(
+      lines.map((_, index) => `${index}ü`),
+    );
+    expect(samples.map((sample) => textsOf(sample)[0]?.length)).toEqual(lines.map(() => 6 + 300_000));
+  });
+
+  it("name once a file the fields that are not read", () => {
+    const lines = [
+      { query: "q", response: "a", source: "web" },
+      { query: "q", response: "a", source: "book", page: 3 },
+    ];
+    const file = write("unused.jsonl", lines.map((line) => JSON.stringify(line)).join("\n"));
+    expect(readDataset(file).warnings).toEqual([`${file}: these fields are not read: source, page`]);
+  });
+});
+
 describe("lists", () => {
   mkdirSync(join(folder, "parts"), { recursive: true });
   write("parts/one.json", [{ conversations: [{ from: "user", value: "1" }, ANSWER] }]);
@@ -180,6 +225,18 @@ describe("lists", () => {
   it.each(["0", "-3", "1e999"])("with a count of %s are refused by line", (count) => {
     const file = write("badCount.txt", `parts/one.json 1\nparts/one.json ${count}\n`);
     expect(() => readDataset(file)).toThrow(`${file}:2: the count must be above 0 (got ${count})`);
+  });
+
+  it("lend their folder to the pictures of the files that they name, as the official example needs", () => {
+    mkdirSync(join(folder, "official/data/images"), { recursive: true });
+    write("official/data/images/shop.jpeg", "");
+    const picture = {
+      image: "data/images/shop.jpeg",
+      conversations: [QUESTION, { from: "bot", value: "A shop." }],
+    };
+    write("official/data/one.json", [picture]);
+    const [sample] = readSamples(write("official/data.txt", "data/one.json 0.01"));
+    expect(sample?.images).toEqual([join(folder, "official/data/images/shop.jpeg")]);
   });
 
   it("that name a missing file say which, and several paths make one dataset", () => {
@@ -216,10 +273,10 @@ describe("what can't be read", () => {
     const { samples, bad } = readDataset(file);
     expect(samples.map(({ source }) => source.index)).toEqual([0]);
     expect(bad.map(({ message }) => message.slice(file.length))).toEqual([
-      ": sample 1 has none of the fields that make a sample (input_ids, conversations, messages, query, instruction).",
+      ": sample 1 has none of the fields that make a sample (input_ids, conversations, messages, query, instruction, prompt).",
       ": sample 2 isn't a record.",
       expect.stringContaining(": sample 3 has wrong fields: conversations[0].value: "),
-      ': sample 4 has wrong fields: conversations[0].from: "tool" is no speaker: use user, human, assistant, gpt, system.',
+      ': sample 4 uses tools (conversations[0].from "tool"), which cannot be trained on here.',
       ": sample 5 has wrong fields: videos: only pictures can be trained on.",
     ]);
   });
@@ -246,7 +303,27 @@ describe("what can't be read", () => {
     };
     expect(fixOf("lines.json", `${record}\n${record}\n`)).toBe("It has one record a line: name it .jsonl.");
     expect(fixOf("array.jsonl", `[\n${record}\n]`)).toBe("Name it .json.");
-    expect(fixOf("torn.json", `[${record},`)).toBe("Mend it there.");
+    expect(fixOf("torn.json", `[${record},`)).toBe("Correct it there.");
+  });
+
+  it("an empty file and a folder are named as such", () => {
+    for (const name of ["empty.json", "empty.jsonl", "empty.txt"]) {
+      const file = write(name, "");
+      expect(() => readDataset(file)).toThrow(`${file} is empty.`);
+    }
+    const inside = write("parts/one.jsonl", "");
+    expect(() => readDataset(join(folder, "parts"))).toThrow(/parts can't be read: it is a folder\.$/);
+    try {
+      readDataset(join(folder, "parts"));
+    } catch (error) {
+      expect((error as UserError).fix).toContain(inside);
+    }
+  });
+
+  it("is found on its line in a file of lines", () => {
+    const file = join(folder, "latin.jsonl");
+    writeFileSync(file, Buffer.from(`${JSON.stringify({ query: "q", response: "a" })}\n"\xe4"\n`, "latin1"));
+    expect(() => readDataset(file)).toThrow(`${file}:2: this line isn't UTF-8 text.`);
   });
 
   it("a byte order mark is no part of the text", () => {

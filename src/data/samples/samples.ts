@@ -2,43 +2,19 @@
  * Dataset files to samples, each of which remembers the file and place that it came from. A list (`.txt`, lines of a
  * file and a count in thousands) names other files; `.json` holds an array of records, `.jsonl` one record a line.
  */
-import { constants } from "node:buffer";
-import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
-import { faultOf, formatBytes, UserError } from "../../errors.ts";
+import { existsSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { UserError } from "../../errors.ts";
 import { type BadSample, badSample, badSamplesError, sampleError } from "./badSamples.ts";
 import { type JsonFault, jsonFault } from "./jsonFault.ts";
+import { linesOf, readText } from "./lines.ts";
 import { parseRecord } from "./records.ts";
-
-export interface SampleSource {
-  file: string;
-  /** Place within the file, from 0. */
-  index: number;
-  /** Line of a jsonl file, from 1. */
-  line?: number;
-}
-
-export interface Turn {
-  role: "user" | "assistant" | "system";
-  /** Without whitespace at its ends; `<ImageHere>` stands for a picture. */
-  text: string;
-}
-
-/** Pictures are absolute paths, in the order of their places in the text. */
-export type Sample =
-  | { kind: "dialogue"; source: SampleSource; turns: Turn[]; images: string[] }
-  | {
-      kind: "tokens";
-      source: SampleSource;
-      inputIds: Int32Array;
-      labels: Int32Array;
-      images: string[];
-      hdNums?: number[];
-    };
+import type { Sample, SampleSource } from "./sample.ts";
+import type { UnusedFields } from "./turns.ts";
 
 export interface DatasetFile {
   file: string;
-  /** The count of a list's line, in thousands of draws; only official sampling looks at it. */
+  /** The count of a list's line, in thousands of draws; only official sampling reads it. */
   thousands?: number;
 }
 
@@ -47,72 +23,122 @@ export interface Dataset {
   samples: Sample[];
   /** Records that aren't samples at all. */
   bad: BadSample[];
+  /** One line for each file with fields that are not read. */
+  warnings?: string[];
 }
 
 const FORMS = "Datasets are .json, .jsonl and .txt lists of these.";
 
-/** Everything in the files; throws UserError where a file is missing or can't be read as a whole. */
+/** A file to read, and the folders besides its own and the working folder that its paths may start from. */
+interface ListedFile extends DatasetFile {
+  listFolder?: string;
+}
+
+/** Everything in the files; throws a UserError if a file is missing or can't be read as a whole. */
 export function readDataset(paths: string | string[]): Dataset {
-  const files = [paths].flat().flatMap((path) => (path.endsWith(".txt") ? readList(path) : [{ file: path }]));
-  const records = files.flatMap(({ file }) => readFile(file));
-  if (records.length === 0) {
+  const files = [paths]
+    .flat()
+    .flatMap((path) => (hasEnding(path, ".txt") ? readList(path) : [{ file: path }]));
+  const samples: Sample[] = [];
+  const bad: BadSample[] = [];
+  const warnings: string[] = [];
+  for (const listed of files) {
+    const unused: UnusedFields = new Set();
+    for (const record of readFile(listed, unused)) {
+      if ("kind" in record) samples.push(record);
+      else bad.push(record);
+    }
+    if (unused.size > 0) warnings.push(unusedFields(listed.file, unused));
+  }
+  if (samples.length + bad.length === 0) {
     throw new UserError(`There are no samples in ${[paths].flat().join(", ")}.`, {
       fix: "Name a file with at least one record.",
     });
   }
-  return {
-    files,
-    samples: records.filter((record) => "kind" in record),
-    bad: records.filter((record) => "message" in record),
-  };
+  return { files: files.map(({ listFolder: _, ...file }) => file), samples, bad, warnings };
 }
 
-/** The samples of the files; throws UserError on any record that isn't one. */
+/** The samples of the files; throws a UserError on any record that isn't one. */
 export function readSamples(paths: string | string[]): Sample[] {
   const { samples, bad } = readDataset(paths);
   if (bad.length > 0) throw badSamplesError(bad, samples.length + bad.length);
   return samples;
 }
 
+function hasEnding(path: string, ending: string): boolean {
+  return path.toLowerCase().endsWith(ending);
+}
+
 /** Lines of a path and, after the last space, a count; `#` starts a comment line. */
-function readList(list: string): DatasetFile[] {
+function readList(list: string): ListedFile[] {
+  const listFolder = dirname(resolve(list));
   const lines = readText(list).split("\n");
-  return lines.flatMap((raw, index) => {
+  return lines.flatMap((raw, index): ListedFile[] => {
     const line = raw.trim();
     if (line === "" || line.startsWith("#")) return [];
-    const [, path = line, count] = /^(.*\S)\s+(\S+)$/.exec(line) ?? [];
-    const thousands = count === undefined ? undefined : Number(count);
-    if (thousands === undefined || Number.isNaN(thousands)) return [{ file: locate(line, list) }];
-    if (thousands > 0 && Number.isFinite(thousands)) return [{ file: locate(path, list), thousands }];
+    const space = line.search(/\s\S*$/);
+    const count = line.slice(space + 1);
+    const thousands = space < 0 ? Number.NaN : Number(count);
+    if (Number.isNaN(thousands)) return [{ file: locate(line, [listFolder]), listFolder }];
+    const path = line.slice(0, space).trimEnd();
+    if (thousands > 0 && Number.isFinite(thousands))
+      return [{ file: locate(path, [listFolder]), thousands, listFolder }];
     throw new UserError(`${list}:${index + 1}: the count must be above 0 (got ${count}).`, {
       fix: "A line is a json file and the thousands of samples to draw from it: receipts.json 10",
     });
   });
 }
 
-/** A path of a file's text: beside that file where there is one, else from the working folder, as the official code has it. */
-function locate(path: string, fromFile: string): string {
-  const beside = resolve(dirname(fromFile), path);
-  return !existsSync(beside) && existsSync(path) ? resolve(path) : beside;
+/** A path of a file's text: in the first folder that has it, else as the official code has it, from the working folder. */
+function locate(path: string, folders: readonly string[]): string {
+  const places = [...folders, "."].map((folder) => resolve(folder, path));
+  return places.find((place) => existsSync(place)) ?? (places[0] as string);
 }
 
-function readFile(file: string): (Sample | BadSample)[] {
-  const text = readText(file);
-  return file.endsWith(".jsonl") ? readLines(file, text) : readArray(file, text);
+/** Names that are kept of one file: in some data sets every record has keys of its own. */
+const KEPT_NAMES = 1000;
+const SHOWN_NAMES = 8;
+
+function unusedFields(file: string, unused: UnusedFields): string {
+  const names = [...unused].slice(0, SHOWN_NAMES).map((name) => name.slice(0, 60));
+  const more = unused.size > SHOWN_NAMES ? ` and ${unused.size - SHOWN_NAMES} more` : "";
+  return `${file}: these fields are not read: ${names.join(", ")}${more}`;
 }
 
-function readLines(file: string, text: string): (Sample | BadSample)[] {
-  if (/^\s*\[/.test(text)) {
-    throw new UserError(`${file} holds an array, and a .jsonl file has one record a line.`, {
-      fix: "Name it .json.",
-    });
+function* readFile(listed: ListedFile, unused: UnusedFields): Generator<Sample | BadSample> {
+  const { file, listFolder } = listed;
+  const folders = [dirname(file), ...(listFolder === undefined ? [] : [listFolder])];
+  const read = (source: SampleSource, parse: () => unknown): Sample | BadSample => {
+    try {
+      const { sample, unused: names } = parseRecord(parse(), source);
+      for (const name of names) if (unused.size < KEPT_NAMES) unused.add(name);
+      return { ...sample, images: sample.images.map((path) => locatePicture(path, folders)) };
+    } catch (error) {
+      return badSample(source, error);
+    }
+  };
+  if (!hasEnding(file, ".jsonl")) {
+    for (const [index, record] of readArray(file).entries()) yield read({ file, index }, () => record);
+    return;
   }
-  const lines = text.split("\n").map((content, index) => ({ content, line: index + 1 }));
-  return lines
-    .filter(({ content }) => content.trim() !== "")
-    .map(({ content, line }, index) =>
-      readRecord({ file, index, line }, (source) => parseLine(content, source)),
-    );
+  let index = 0;
+  for (const { content, line } of linesOf(file)) {
+    if (index === 0) refuseArray(file, content);
+    const source = { file, index: index++, line };
+    yield read(source, () => parseLine(content, source));
+  }
+}
+
+function locatePicture(path: string, folders: readonly string[]): string {
+  return path.startsWith("data:") ? path : locate(path, folders);
+}
+
+/** Refuses a .jsonl file that holds an array over several lines. */
+function refuseArray(file: string, firstLine: string): void {
+  if (!firstLine.trimStart().startsWith("[")) return;
+  throw new UserError(`${file} holds an array, and a .jsonl file has one record a line.`, {
+    fix: "Name it .json.",
+  });
 }
 
 function parseLine(content: string, source: SampleSource): unknown {
@@ -123,16 +149,17 @@ function parseLine(content: string, source: SampleSource): unknown {
   throw sampleError(source, clause, "Each line of a jsonl file is one JSON object.");
 }
 
-function readArray(file: string, text: string): (Sample | BadSample)[] {
+function readArray(file: string): unknown[] {
+  const text = readText(file);
   const parsed = parseJson(text);
   if (!parsed.ok) {
     const { line, column, expected } = parsed.fault;
-    const mend = holdsLines(text) ? "It has one record a line: name it .jsonl." : "Mend it there.";
-    const fix = file.endsWith(".json") ? mend : FORMS;
+    const change = holdsLines(text) ? "It has one record a line: name it .jsonl." : "Correct it there.";
+    const fix = hasEnding(file, ".json") ? change : FORMS;
     throw new UserError(`${file}:${line}:${column}: this isn't JSON: expected ${expected} here.`, { fix });
   }
   const { value } = parsed;
-  if (Array.isArray(value)) return value.map((record, index) => readRecord({ file, index }, () => record));
+  if (Array.isArray(value)) return value;
   const kind = value === null ? "null" : typeof value;
   throw new UserError(`${file}: a dataset is an array of records, but this holds one ${kind}.`, {
     fix: "Put the records between [ and ], or write one a line into a .jsonl file.",
@@ -154,39 +181,5 @@ function parseJson(text: string): Parsed {
     const fault = jsonFault(text);
     if (!fault) throw error;
     return { ok: false, fault };
-  }
-}
-
-function readRecord(source: SampleSource, parse: (source: SampleSource) => unknown): Sample | BadSample {
-  try {
-    const sample = parseRecord(parse(source), source);
-    return { ...sample, images: sample.images.map((path) => locate(path, source.file)) };
-  } catch (error) {
-    return badSample(source, error);
-  }
-}
-
-function readText(file: string): string {
-  let bytes: Buffer;
-  try {
-    bytes = readFileSync(file);
-  } catch (error) {
-    const list = join(file, "data.txt");
-    throw new UserError(`The dataset ${file} can't be read: ${faultOf(error)}.`, {
-      fix: existsSync(list)
-        ? `Name the file in it: ${list}`
-        : "Check the path; paths in a list are taken from the list's folder, then from the working folder.",
-    });
-  }
-  if (bytes.length > constants.MAX_STRING_LENGTH) {
-    throw new UserError(`${file} is too large for one file: ${formatBytes(bytes.length)}.`, {
-      fix: `Split it into files below ${formatBytes(constants.MAX_STRING_LENGTH)}, and name them all.`,
-    });
-  }
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes); // leaves out a byte order mark
-  } catch (error) {
-    const fix = /\.(jsonl?|txt)$/.test(file) ? "Save it as UTF-8." : FORMS;
-    throw new UserError(`${file} isn't UTF-8 text.`, { fix, cause: error });
   }
 }

@@ -1,6 +1,7 @@
 /** What is said of a sample above max_length: where its tokens come from, and which settings would hold it. Nothing is cut. */
 import { formatCount, UserError } from "../../errors.ts";
 import { type HdGrid, hdGrid } from "../pictures/image.ts";
+import { pictureName } from "../pictures/source.ts";
 import { type BadSample, describeSource } from "./badSamples.ts";
 import type { EncodedSample } from "./dialogue.ts";
 
@@ -25,7 +26,9 @@ export function tooLongSample(
   const smaller = largestHdNumThatFits(encoded, sizes, maxLength);
   const facts = [
     `${describeSource(source)} has ${formatCount(tokens)} tokens, but max_length is ${formatCount(maxLength)}${pictureShare(encoded, grids)}.`,
-    ...encoded.images.map(({ path }, index) => `  ${path} is ${formatSize(sizes[index] as PictureSize)}`),
+    ...encoded.images.map(
+      ({ path }, index) => `  ${pictureName(path)} is ${formatSize(sizes[index] as PictureSize)}`,
+    ),
   ];
   const ways = [`--max-length ${tokens}`];
   if (smaller) {

@@ -24,6 +24,7 @@ beforeAll(async () => {
     .png()
     .toFile(join(folder, "line.png"));
   writeFileSync(join(folder, "broken.png"), "not a picture");
+  writeFileSync(join(folder, "empty.png"), "");
 });
 
 /** A record of the official form. */
@@ -100,6 +101,12 @@ describe("a bad sample is named with what mends it:", () => {
       record("<ImageHere>?", "a", "broken.png"),
       /shows a picture that can't be used\. .*broken\.png/,
     ],
+    ["a folder for a picture", record("<ImageHere>?", "a", "."), /is a folder, not a picture/],
+    [
+      "an empty picture file",
+      record("<ImageHere>?", "a", "empty.png"),
+      /empty\.png is an empty file, not a picture/,
+    ],
     [
       "a picture too long and thin",
       record("<ImageHere>?", "a", "line.png"),
@@ -110,7 +117,12 @@ describe("a bad sample is named with what mends it:", () => {
       record("<ImageHere><ImageHere>?", "a", "page.png"),
       /has 1 picture but 2 places for them/,
     ],
-    ["a place without a picture", record("<ImageHere>?", "a"), /has 0 pictures but 1 place for them/],
+    [
+      "a place without a picture",
+      record("<ImageHere>?", "a"),
+      /has <ImageHere> in its text and names no picture/,
+    ],
+    ["ids without labels", { input_ids: [1, 2] }, /has input_ids without labels/],
     [
       "two pictures without places",
       record("?", "a", ["page.png", "page.png"]),
@@ -270,6 +282,47 @@ describe("what no sample is to blame for", () => {
       /^--hd-num must be 1 or more/,
     );
   });
+});
+
+it("an answer that is not to be learned has no labels, though it is read", async () => {
+  const turns = (loss: boolean) => [
+    { role: "user", content: "2+2?" },
+    { role: "assistant", content: "5", loss },
+    { role: "user", content: "Sure?" },
+    { role: "assistant", content: "4" },
+  ];
+  const { samples } = await prepare(
+    dataset("loss.json", [{ messages: turns(false) }, { messages: turns(true) }]),
+  );
+  const [some, all] = samples.map(({ labels }) => [...labels]);
+  const firstAnswer = tokenizer.encode("5", { specials: false }).length + 1; // and what ends the turn
+  expect(samples[0]?.inputIds).toEqual(samples[1]?.inputIds);
+  const start = all!.findIndex((label) => label !== -100);
+  expect(some).toEqual(all!.map((label, row) => (row >= start && row < start + firstAnswer ? -100 : label)));
+  expect(some!.filter((label) => label !== -100).length).toBeGreaterThan(0);
+  const none = dataset("noLoss.json", [{ messages: turns(false).slice(0, 2) }]);
+  expect((await errorOf(none)).message).toMatch(/has no answer to learn/);
+});
+
+it("ids without labels are a prompt as a whole", async () => {
+  const { samples } = await prepare(dataset("idPrompt.json", [{ input_ids: [1, 5, 6] }]), {
+    purpose: "generate",
+  });
+  expect(samples[0]?.inputIds).toEqual(Int32Array.of(1, 5, 6));
+});
+
+it("pictures within the data are measured, and named without their bytes", async () => {
+  const bytes = await sharp({ create: { width: 400, height: 1000, channels: 3, background: "red" } })
+    .png()
+    .toBuffer();
+  const uri = `data:image/png;base64,${bytes.toString("base64")}`;
+  const { samples } = await prepare(dataset("embedded.json", [record("<ImageHere>?", "a", uri)]));
+  expect(samples[0]?.grids).toMatchObject([{ rows: 4, cols: 2 }]);
+  for (const broken of [`${uri.slice(0, 200)}`, "data:image/png;base64,%%", "data:image/png,abc"]) {
+    const { message } = await errorOf(dataset("cut.json", [record("<ImageHere>?", "a", broken)]));
+    expect(message).toContain("a picture within the data (image/png, ");
+    expect(message).not.toContain(broken.slice(0, 30));
+  }
 });
 
 it("for generating, samples need no answer and end where the assistant speaks", async () => {

@@ -6,6 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../../errors.ts";
 import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "../pictures/decode.ts";
 import { type HdGrid, hdGrid, imageSize } from "../pictures/image.ts";
+import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
 import {
@@ -16,7 +17,8 @@ import {
   IMAGE_SLOT,
   requireTokenizer,
 } from "./dialogue.ts";
-import type { Dataset, Sample } from "./samples.ts";
+import type { Sample } from "./sample.ts";
+import type { Dataset } from "./samples.ts";
 import { type PictureSize, rowsWith, tooLongSample } from "./tooLong.ts";
 
 export interface PreparedSample extends EncodedSample {
@@ -100,14 +102,19 @@ function checkIds({ source, inputIds, labels }: EncodedSample, vocabSize: number
 
 function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
   if (sample.kind === "dialogue") {
-    const empty = sample.turns.findIndex(({ role, text }) => role === "assistant" && text === "");
+    const empty = sample.turns.findIndex(
+      ({ role, text, learned }) => role === "assistant" && learned !== false && text === "",
+    );
     if (empty >= 0) {
       const clause = `has an empty answer (turn ${empty + 1} of ${sample.turns.length})`;
       throw sampleError(sample.source, clause, "Write the answer, or take the turn out.");
     }
+  } else if (!sample.labels) {
+    const fix = `Write "labels", one for each id: the id itself if it is learned, else ${IGNORE}.`;
+    throw sampleError(sample.source, "has input_ids without labels, which training and losses need", fix);
   }
   if (labels.every((label, row) => row === 0 || label === IGNORE)) {
-    const fix = "A sample needs at least one turn of the assistant.";
+    const fix = "A sample needs at least one turn of the assistant that is learned.";
     throw sampleError(sample.source, "has no answer to learn", fix);
   }
 }
@@ -127,7 +134,7 @@ class PictureSizes {
       const sizes = await Promise.all(images.map(({ path }) => this.#sizeOf(path)));
       const grids = images.map(({ path, hdNum }, index) => {
         const { width, height } = sizes[index] as PictureSize;
-        return hdGrid(width, height, hdNum, path);
+        return hdGrid(width, height, hdNum, pictureName(path));
       });
       return { sizes, grids };
     } catch (error) {
@@ -145,9 +152,12 @@ class PictureSizes {
     const size = await imageSize(path, this.#compat);
     if (size.width * size.height > MAX_PIXELS) {
       const pixels = `${size.width} x ${size.height} pixels`;
-      throw new UserError(`${path}: ${pixels} are more than the limit of ${formatCount(MAX_PIXELS)}.`, {
-        fix: "Scale the picture down.",
-      });
+      throw new UserError(
+        `${pictureName(path)}: ${pixels} are more than the limit of ${formatCount(MAX_PIXELS)}.`,
+        {
+          fix: "Scale the picture down.",
+        },
+      );
     }
     await refuseCutOff(path, this.#compat);
     return size;

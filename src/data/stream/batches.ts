@@ -4,9 +4,10 @@
  */
 import { UserError } from "../../errors.ts";
 import { type HdImage, imageTokens } from "../pictures/image.ts";
+import { pictureName } from "../pictures/source.ts";
 import { pictureError } from "../samples/badSamples.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../samples/dialogue.ts";
-import type { SampleSource } from "../samples/samples.ts";
+import type { SampleSource } from "../samples/sample.ts";
 import type { PreparedSample } from "../samples/validate.ts";
 import type { Sampler } from "./drawOrder.ts";
 import { type DataPosition, type Packing, type PlannedBatch, planBatches, START } from "./packing.ts";
@@ -182,9 +183,11 @@ function checkedImages(sample: PreparedSample, pictures: Picture[]): HdImage[] {
     const grid = sample.grids[index];
     const { rows, cols } = picture.image;
     if (grid?.rows === rows && grid.cols === cols) return picture.image;
-    const changed = new UserError(`${sample.images[index]?.path} has another size than at the start.`, {
-      fix: "Leave pictures alone while they are trained on, and go on with --resume.",
-    });
+    const name = pictureName(sample.images[index]?.path ?? "");
+    const changed = new UserError(
+      `${name} has another size than at the start: ${grid?.rows} x ${grid?.cols} tiles then, ${rows} x ${cols} now.`,
+      { fix: "Leave pictures alone while they are trained on, and continue with --resume." },
+    );
     throw pictureError(sample.source, changed);
   });
 }

@@ -70,6 +70,7 @@ export async function checkSamples(
     skipBad: options.skip_bad,
     ...check,
   });
+  for (const warning of dataset.warnings ?? []) notice(warning);
   const { length } = prepared.skipped;
   if (length > 0) notice(`left out ${plural(length, "sample")} that cannot be used:`);
   for (const { message } of prepared.skipped) notice(`  ${message}`);

@@ -1,7 +1,7 @@
 /** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { IGNORE } from "../../data/samples/dialogue.ts";
-import type { SampleSource } from "../../data/samples/samples.ts";
+import type { SampleSource } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { createBatches, layoutBatch, type PictureLoader } from "../../data/stream/batches.ts";
 import { fileOrder } from "../../data/stream/drawOrder.ts";

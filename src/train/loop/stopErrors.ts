@@ -1,6 +1,6 @@
 /** What is said where a run cannot go on: what is wrong, what is safe, and how to go on. */
 import { describeSource } from "../../data/samples/badSamples.ts";
-import type { SampleSource } from "../../data/samples/samples.ts";
+import type { SampleSource } from "../../data/samples/sample.ts";
 import { UserError } from "../../errors.ts";
 import type { Limits } from "../../plan/planner.ts";
 import { commandLine, quoted } from "../../program.ts";

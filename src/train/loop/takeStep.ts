@@ -3,7 +3,7 @@
  * Whether there is an update at all is the device's to decide then: where loss or norm are not finite, it changes nothing.
  */
 import { join } from "node:path";
-import type { SampleSource } from "../../data/samples/samples.ts";
+import type { SampleSource } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { zeroGradients } from "../../models/lora.ts";
 import { afterGoodStep, afterOverflow, isOverflow, type LossScale } from "../../step/optimizer/lossScale.ts";

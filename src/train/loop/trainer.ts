@@ -5,7 +5,7 @@
  */
 import { join } from "node:path";
 import { describeSource } from "../../data/samples/badSamples.ts";
-import type { SampleSource } from "../../data/samples/samples.ts";
+import type { SampleSource } from "../../data/samples/sample.ts";
 import { createBatches, type MicroBatch } from "../../data/stream/batches.ts";
 import { faultOf, formatCount, UserError } from "../../errors.ts";
 import type { StepPhase } from "../../step/step.ts";

@@ -1,0 +1,105 @@
+/**
+ * The pictures of a record, in each way that tools write them: a path, a `file:` URL, a data URI, or an object with the
+ * path or the bytes (the Image feature of Hugging Face datasets). Pictures on the web are refused: a run must not depend
+ * on a server.
+ */
+import { fileURLToPath } from "node:url";
+import { RecordFault, shownValue, wrongField } from "./recordFault.ts";
+
+/** Fields of a record that hold its pictures. */
+export const PICTURE_FIELDS = ["image", "images"] as const;
+
+const MEDIA_FIELDS = ["video", "videos", "audio", "audios"] as const;
+
+/** Fields of other media; they may be empty. */
+export const OTHER_MEDIA_FIELDS: readonly string[] = MEDIA_FIELDS;
+
+/** Lists within lists that may be empty; what is nested deeper counts as a value. */
+const EMPTY_DEPTH = 4;
+
+const PICTURE_NAME = /(?:^|[_.-]|[a-z](?=[A-Z]))(?:image|img|picture|photo|pixel)/i;
+
+/** Whether a value holds nothing: null, "", [], [""], [null], and objects of such values. */
+export function isEmpty(value: unknown, depth = 0): boolean {
+  if (value === null || value === undefined || value === "") return true;
+  if (typeof value !== "object" || depth === EMPTY_DEPTH) return false;
+  return Object.values(value).every((one) => isEmpty(one, depth + 1));
+}
+
+/** Whether a field that nobody reads may hold pictures: its name says so, and its value may name a file or be one. */
+export function looksLikePictures(key: string, value: unknown): boolean {
+  return PICTURE_NAME.test(key) && !isEmpty(value) && typeof value !== "number" && typeof value !== "boolean";
+}
+
+/** The pictures of a record's fields, in their order. */
+export function picturesOfRecord(record: Record<string, unknown>): string[] {
+  for (const key of MEDIA_FIELDS) {
+    if (isEmpty(record[key])) continue;
+    throw wrongField(key, "only pictures can be trained on", "Take the sample out, or its media.");
+  }
+  return PICTURE_FIELDS.flatMap((key) => picturesOf(record[key], key));
+}
+
+/** The pictures of one field: one, a list, or a list within a list; empty values are none. */
+function picturesOf(value: unknown, field: string): string[] {
+  if (Array.isArray(value))
+    return value.flat().flatMap((one, index) => pictureOf(one, `${field}[${index}]`) ?? []);
+  const picture = pictureOf(value, field);
+  return picture === undefined ? [] : [picture];
+}
+
+/** A picture as a path or a data URI; undefined if the value is empty. */
+export function pictureOf(value: unknown, field: string): string | undefined {
+  if (isEmpty(value)) return undefined;
+  if (typeof value === "string") return pictureOfText(value);
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw noPicture(value, field);
+  const { bytes, path, url } = value as { bytes?: unknown; path?: unknown; url?: unknown };
+  if (!isEmpty(bytes)) return pictureOfBytes(bytes, field);
+  const named = path ?? url;
+  if (typeof named !== "string") throw noPicture(value, field);
+  return pictureOfText(named);
+}
+
+function pictureOfText(text: string): string {
+  if (/^data:/i.test(text)) return text;
+  const scheme = /^[a-z][a-z0-9+.-]*(?=:\/\/)/i.exec(text)?.[0].toLowerCase();
+  if (scheme !== undefined && scheme !== "file") {
+    throw new RecordFault(
+      `names a picture on the web, ${shownValue(text)}: download it first`,
+      "Download the picture, and write the path of its file.",
+    );
+  }
+  return /^file:/i.test(text) ? pathOfUrl(text) : text;
+}
+
+/** The path of "file:///folder/a.png", and of "file:a.png", which is relative. */
+function pathOfUrl(url: string): string {
+  const rest = url.slice("file:".length);
+  try {
+    if (rest.startsWith("///")) return fileURLToPath(url);
+    return decodeURIComponent(rest.replace(/^\/\//, ""));
+  } catch {
+    throw new RecordFault(
+      `names a picture by a broken URL, ${shownValue(url)}`,
+      "Write the path of the file.",
+    );
+  }
+}
+
+/** Bytes as JSON can hold them: base64, or a list of numbers. */
+function pictureOfBytes(bytes: unknown, field: string): string {
+  if (typeof bytes === "string") return /^data:/i.test(bytes) ? bytes : `data:;base64,${bytes}`;
+  const list = Array.isArray(bytes) ? bytes : (bytes as { data?: unknown }).data; // Node's Buffer has `data`
+  const isBytes = (value: unknown): boolean =>
+    Number.isInteger(value) && Number(value) >= 0 && Number(value) < 256;
+  if (!Array.isArray(list) || !list.every(isBytes)) throw noPicture(bytes, `${field}.bytes`);
+  return `data:;base64,${Buffer.from(list).toString("base64")}`;
+}
+
+function noPicture(value: unknown, field: string): RecordFault {
+  return wrongField(
+    field,
+    `${shownValue(value)} is no picture`,
+    'A picture is a path, a data URI, {"path": "a.png"} or {"bytes": "..."} (base64).',
+  );
+}

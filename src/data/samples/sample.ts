@@ -1,0 +1,35 @@
+/** A sample as the dataset files give it: turns of text, or token ids, with the pictures that belong to them. */
+
+/** Marks the place of a picture in the text of a turn. */
+export const IMAGE_PLACEHOLDER = "<ImageHere>";
+
+/** The place that a sample comes from. */
+export interface SampleSource {
+  file: string;
+  /** Place within the file, from 0. */
+  index: number;
+  /** Line of a jsonl file, from 1. */
+  line?: number;
+}
+
+export interface Turn {
+  role: "user" | "assistant" | "system";
+  /** Text without whitespace at its ends; IMAGE_PLACEHOLDER stands for a picture. */
+  text: string;
+  /** False for an answer that the model reads and does not learn. Default: answers are learned. */
+  learned?: boolean;
+}
+
+/** `images` are absolute paths or data URIs, in the order of their places in the text. */
+export type Sample =
+  | { kind: "dialogue"; source: SampleSource; turns: Turn[]; images: string[] }
+  | {
+      kind: "tokens";
+      source: SampleSource;
+      inputIds: Int32Array;
+      /** One label for each id; undefined if the record has none, which is enough to generate from it. */
+      labels: Int32Array | undefined;
+      images: string[];
+      /** One hd_num for each picture; absent if the option decides. */
+      hdNums?: number[];
+    };
