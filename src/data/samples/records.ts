@@ -87,8 +87,9 @@ export function parseRecord(record: unknown, source: SampleSource): ParsedRecord
   }
 }
 
-function parsed(record: unknown, source: SampleSource): ParsedRecord {
+function parsed(record: unknown, place: SampleSource): ParsedRecord {
   if (!isFields(record)) throw new RecordFault("isn't a record", OFFICIAL_FORM);
+  const source = { ...place, ...idOf(record) };
   refuseOtherTasks(record);
   const unused: UnusedFields = new Set();
   if ("input_ids" in record) {
@@ -113,6 +114,10 @@ function parsed(record: unknown, source: SampleSource): ParsedRecord {
 
 function isFields(record: unknown): record is Fields {
   return typeof record === "object" && record !== null && !Array.isArray(record);
+}
+
+function idOf({ id }: Fields): { id?: string } {
+  return typeof id === "string" || typeof id === "number" ? { id: String(id) } : {};
 }
 
 /** Fields of data for other tasks than learning answers. */

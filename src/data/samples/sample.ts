@@ -10,6 +10,8 @@ export interface SampleSource {
   index: number;
   /** Line of a jsonl file, from 1. */
   line?: number;
+  /** The record's `id`; records of one file with the same id are of one document. */
+  id?: string;
 }
 
 export interface Turn {

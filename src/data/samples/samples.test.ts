@@ -53,7 +53,7 @@ describe("the official form", () => {
       ["user: <ImageHere> <ImageHere>Which?", "assistant: A cat."],
       ["system: Be kind.", "user: hi", "assistant: hello"],
     ]);
-    expect(samples[2]?.source).toEqual({ file, index: 2 });
+    expect(samples[2]?.source).toEqual({ file, index: 2, id: "2" });
   });
 
   it("puts a single picture without a place before the first question", () => {
