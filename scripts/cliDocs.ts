@@ -7,7 +7,7 @@ import {
   ConfigOptions,
 } from "../src/cli/args/commandOptions.ts";
 import { defaultNote, flagUsage, wrap } from "../src/cli/args/help.ts";
-import { OFFICIAL_FLAGS } from "../src/cli/args/officialFlags.ts";
+import { BATCH_FACTORS, OFFICIAL_FLAGS } from "../src/cli/args/officialFlags.ts";
 import { type OptionSpec, optionSpecs } from "../src/options.ts";
 
 const INTRODUCTION = `# Commands
@@ -18,7 +18,8 @@ Every flag may be written with underscores (\`--lora_r\`), joined (\`--lora-r=8\
 (\`--no-shuffle\`). A list is given as \`--data a.json b.json\` or by repeating the flag. stdout carries the answer, stderr the
 progress. Exit codes: 0 done, 1 an error, 2 wrong flags or a wrong configuration.
 
-A training configuration is YAML with the options of \`lorafit train\` as keys, written with underscores:
+A training configuration is YAML with the options of \`lorafit train\` as keys. Every name that works as a flag works as a key. What is
+wrong with the file and the flags is reported at once, with line and column:
 
 \`\`\`yaml
 # yaml-language-server: $schema=./node_modules/lorafit/schemas/train.schema.json
@@ -37,15 +38,20 @@ export function cliDocs(): string {
 }
 
 function officialSection(): string {
-  const rows = Object.entries(OFFICIAL_FLAGS).map(
-    ([flag, { why, only }]) => `| \`--${flag}\` | ${only ?? "any"} | ${why} |`,
+  const rows = OFFICIAL_FLAGS.map(
+    ({ names, why, only }) =>
+      `| ${names.map((name) => `\`--${name}\``).join(" ")} | ${only?.map((value) => value || "empty").join(", ") ?? "any"} | ${why} |`,
   );
   return [
-    "## Flags of the official script that need none here",
+    "## Names of the official script without an option here",
     "",
-    "`lorafit train` takes them, so that a command line of finetune_lora.sh works as it stands, and says that they have no effect.",
+    "`lorafit train` accepts the flags of the official finetune_lora.sh as they stand, also as keys of a configuration. The names below have",
+    "no option of their own. Those that accept any value have no effect, and one note lists them.",
     "",
-    "| flag | values | why |",
+    `The official data set stacks \`--batch_size\` samples, and a GPU takes as many of these stacks as ${BATCH_FACTORS.map((name) => `\`--${name}\``).join(" or ")} says.`,
+    "Here the product of the two is `batch_size`, the samples of a micro-batch.",
+    "",
+    "| names | values | why |",
     "|---|---|---|",
     ...rows,
     "",

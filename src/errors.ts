@@ -15,6 +15,33 @@ export class UserError extends Error {
   }
 }
 
+/** Says that a command line, a configuration or a policy is wrong. Nothing was done, and the command ends with exit code 2. */
+export class UsageError extends UserError {}
+
+/** Further errors are counted. */
+const MOST_STATED = 12;
+/** A longer fix, such as a list of all options, stands below all messages once. */
+const MOST_INLINE_CHARACTERS = 100;
+
+/** Returns one error that states all of several: "3 options are wrong:" and a line for each, with its fix. */
+export function joinedErrors(errors: readonly [UserError, ...UserError[]], noun: string): UserError {
+  if (errors.length === 1) return errors[0];
+  const isInline = ({ fix }: UserError): boolean =>
+    fix === undefined || (fix.length <= MOST_INLINE_CHARACTERS && !fix.includes("\n"));
+  const stated = errors.slice(0, MOST_STATED);
+  const lines = stated.map((error) =>
+    [error.message, ...(isInline(error) ? [error.fix] : [])].filter(Boolean).join(" "),
+  );
+  if (errors.length > stated.length) lines.push(`and ${errors.length - stated.length} more`);
+  const below = [...new Set(stated.filter((error) => !isInline(error)).map(({ fix }) => fix))].join("\n");
+  return new UsageError(
+    [`${errors.length} ${noun} are wrong:`, ...lines.map((line) => `  ${line}`)].join("\n"),
+    {
+      ...(below && { fix: below }),
+    },
+  );
+}
+
 /** The message of anything thrown. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);

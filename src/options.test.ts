@@ -69,7 +69,7 @@ describe("errors", () => {
       fix: "8 is usual.",
     });
     expect(wrong({ rank: "many" })).toMatchObject({
-      message: '--rank takes a whole number, 1 or more (got "many").',
+      message: '--rank takes a whole number, 1 or more (got the text "many").',
     });
     expect(wrong({ cap: "much" })).toMatchObject({ message: expect.stringContaining('(got "much")') });
     expect(wrong({ pattern: "(" })).toMatchObject({ message: '--pattern takes a text (got "(").' });
@@ -86,6 +86,17 @@ describe("errors", () => {
   it("refuse two options that state the same thing", () => {
     expect(wrong({ steps: 1, epochs: 1 })).toMatchObject({
       message: "--epochs cannot be given together with --steps.",
+    });
+  });
+
+  it("come at once, each with what to do about it", () => {
+    expect(wrong({ rank: 0, ranks: 1, steps: 1, epochs: 1, files: undefined })).toMatchObject({
+      message: [
+        "3 options are wrong:",
+        "  --rank takes a whole number, 1 or more (got 0). 8 is usual.",
+        "  --files is missing: the files. Pass --files FILE.",
+        "  --ranks is not an option. Options are rank, share, rate, course, files, cap, fast, resume, pattern, steps, epochs.",
+      ].join("\n"),
     });
   });
 

@@ -3,7 +3,7 @@
  * a schema here, from its JSON Schema, which carries the meta data of every option along.
  */
 import { z } from "zod";
-import { parseBytes, UserError } from "./errors.ts";
+import { joinedErrors, parseBytes, UsageError, type UserError } from "./errors.ts";
 
 declare module "zod" {
   interface GlobalMeta {
@@ -121,49 +121,78 @@ export function flagOf(key: string): string {
 }
 
 /**
- * Checked options with their defaults. Throws UserError for the first wrong one, called as `spell` has it: "--lora-r" or
- * "train.yaml:3:9: lora_r".
+ * Returns checked options with their defaults. Throws one UsageError for all wrong ones, each named as `spell` writes it: "--lora-r" or
+ * "train.yaml:3:9: lora_r". `before` are errors that were found earlier; they come first.
  */
 export function parseOptions<S extends z.ZodType>(
   schema: S,
   raw: Record<string, unknown>,
   spell: (key: string) => string = (key) => key,
+  before: readonly UserError[] = [],
 ): z.output<S> {
   const parsed = schema.safeParse(raw);
-  if (parsed.success) return parsed.data;
-  throw wrongOption(parsed.error.issues[0] as z.core.$ZodIssue, optionSpecs(schema), raw, spell);
+  const found = parsed.success ? [] : wrongOptions(parsed.error.issues, optionSpecs(schema), raw, spell);
+  const [first, ...others] = [...before, ...found];
+  if (first) throw joinedErrors([first, ...others], "options");
+  return parsed.data as z.output<S>;
+}
+
+/** One error an option, in the order of the issues. */
+function wrongOptions(
+  issues: readonly z.core.$ZodIssue[],
+  specs: OptionSpec[],
+  raw: Record<string, unknown>,
+  spell: (key: string) => string,
+): UserError[] {
+  const errors = new Map<string, UserError>();
+  for (const issue of issues) {
+    if (issue.code === "unrecognized_keys") {
+      for (const key of issue.keys) errors.set(key, unknownOption(spell(key), specs));
+    } else {
+      const key = String(issue.path[0]);
+      if (!errors.has(key)) errors.set(key, wrongOption(key, issue, specs, raw, spell));
+    }
+  }
+  return [...errors.values()];
+}
+
+function unknownOption(spelled: string, specs: OptionSpec[]): UserError {
+  return new UsageError(`${spelled} is not an option.`, {
+    fix: `Options are ${specs.map(({ key }) => key).join(", ")}.`,
+  });
 }
 
 function wrongOption(
+  key: string,
   issue: z.core.$ZodIssue,
   specs: OptionSpec[],
   raw: Record<string, unknown>,
   spell: (key: string) => string,
 ): UserError {
-  if (issue.code === "unrecognized_keys") {
-    return new UserError(`${spell(issue.keys[0] as string)} is not an option.`, {
-      fix: `Options are ${specs.map(({ key }) => key).join(", ")}.`,
-    });
-  }
-  const key = String(issue.path[0]);
   const spec = specs.find((one) => one.key === key) as OptionSpec;
   if (issue.code === "custom" && issue.params?.conflictsWith) {
-    return new UserError(
-      `${spell(key)} cannot be given together with ${spell(issue.params.conflictsWith)}.`,
-      {
-        fix: "Leave one of them out.",
-      },
-    );
+    const other = spell(issue.params.conflictsWith);
+    return new UsageError(`${spell(key)} cannot be given together with ${other}.`, {
+      fix: "Leave one of them out.",
+    });
   }
   if (raw[key] === undefined) {
-    return new UserError(`${spell(key)} is missing: ${spec.help.replace(/\.$/, "")}.`, {
+    return new UsageError(`${spell(key)} is missing: ${asPhrase(spec.help)}.`, {
       fix: `Pass ${spec.flag} ${spec.value}.`,
     });
   }
-  const got = JSON.stringify(valueAt(raw, issue.path));
-  return new UserError(`${spell(key)} takes ${spec.takes} (got ${got}).`, {
+  const value = valueAt(raw, issue.path);
+  const got =
+    spec.numeric && typeof value === "string" ? `the text ${JSON.stringify(value)}` : JSON.stringify(value);
+  return new UsageError(`${spell(key)} takes ${spec.takes} (got ${got}).`, {
     ...(spec.advice && { fix: spec.advice }),
   });
+}
+
+/** Returns a help text as the end of a sentence: "Checkpoint folder." as "checkpoint folder". */
+export function asPhrase(help: string): string {
+  const isWord = /^[A-Z][a-z]/.test(help);
+  return (isWord ? help.charAt(0).toLowerCase() + help.slice(1) : help).replace(/\.$/, "");
 }
 
 function valueAt(raw: unknown, path: readonly PropertyKey[]): unknown {

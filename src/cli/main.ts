@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** The command line: the table of commands, and what is alike around each of them: options, errors, exit codes. */
 import { readFileSync } from "node:fs";
-import { UserError } from "../errors.ts";
+import { UsageError, UserError } from "../errors.ts";
 import { printableLines } from "../printable.ts";
 import { commandLine } from "../program.ts";
 import type { CommandName, OptionsOf } from "./args/commandOptions.ts";
@@ -45,12 +45,14 @@ if (exitCode !== 0) process.exitCode = exitCode; // a command that was interrupt
 
 async function main([name = "", ...argv]: string[]): Promise<number> {
   if (name === "--version") return print(version());
-  if (name === "--help" || name === "-h" || (name === "help" && argv.length === 0)) return print(overview());
+  if (name === "help" || name === "--help" || name === "-h") {
+    const [asked] = argv;
+    return asked === undefined || asked.startsWith("-") ? print(overview()) : main([asked, "--help"]);
+  }
   if (name === "") {
     process.stderr.write(`${overview()}\n`);
     return EXIT_WRONG_USAGE;
   }
-  if (name === "help") return main([argv[0] as string, "--help"]);
   return Object.hasOwn(COMMANDS, name) ? runCommand(name as CommandName, argv) : unknownCommand(name);
 }
 
@@ -71,7 +73,7 @@ async function runCommand<N extends CommandName>(name: N, argv: string[]): Promi
     return 0;
   } catch (thrown) {
     output.endLive();
-    return fail(thrown, EXIT_FAILED);
+    return fail(thrown, thrown instanceof UsageError ? EXIT_WRONG_USAGE : EXIT_FAILED);
   }
 }
 
@@ -82,7 +84,7 @@ async function unknownCommand(name: string): Promise<number> {
     Object.keys(COMMANDS).map((known) => [known, known]),
   );
   const fix = near ? `Did you mean ${near}?` : `${commandLine("--help")} shows the commands.`;
-  return fail(new UserError(`There is no command "${name}".`, { fix }), EXIT_WRONG_USAGE);
+  return fail(new UsageError(`There is no command "${name}".`, { fix }), EXIT_WRONG_USAGE);
 }
 
 /** Says what went wrong: to a user what to do about it, else where it happened and that it is a defect. */

@@ -38,6 +38,7 @@ describe("help", () => {
     expect(code).toBe(0);
     expect(stdout).toContain("--json");
     expect(lorafit(["help", name]).stdout).toBe(stdout);
+    expect(lorafit(["--help", name]).stdout).toBe(stdout);
   });
 
   it("tells the version", () => {
@@ -53,8 +54,9 @@ describe("wrong usage ends with 2 and says what to do", () => {
     [["train", "--lora-rr", "8"], "error: There is no flag --lora-rr.\n  Did you mean --lora-r?\n"],
     [
       ["train", "--lora_r", "many", "--model", "m", "--data", "d"],
-      'error: --lora_r takes a whole number, 1 or more (got "many").\n',
+      'error: --lora_r takes a whole number, 1 or more (got the text "many").\n',
     ],
+    [["plan", "--gup", "v100"], "error: There is no flag --gup.\n  Did you mean --gpu?\n"],
     [["eval", "--data", "d"], "error: --model is missing: checkpoint folder"],
     [
       ["train", "--model", "m", "--data", "d", "--hd-num", "-1"],

@@ -52,3 +52,63 @@ it("report refuses a folder without steps, and scores that are none", () => {
   expect(code).toBe(1);
   expect(stderr).toContain("this does not end as the output of an evaluation");
 });
+
+const folderOf = (files: Record<string, string>): string => {
+  const made = mkdtempSync(join(folder, "case-"));
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(made, name), text);
+  return made;
+};
+
+it.each<[string, Record<string, string>, string]>([
+  [
+    "a configuration that is not YAML",
+    { "steps.jsonl": `${JSON.stringify(STEP)}\n`, "train.yaml": "model: [" },
+    "train.yaml:1:9: ",
+  ],
+  [
+    "a configuration that is a list",
+    { "steps.jsonl": `${JSON.stringify(STEP)}\n`, "train.yaml": "- a" },
+    "train.yaml is not a list of options",
+  ],
+  [
+    "no configuration",
+    { "steps.jsonl": `${JSON.stringify(STEP)}\n` },
+    "train.yaml cannot be read: there is no such file.",
+  ],
+  [
+    "a step without a loss",
+    { "steps.jsonl": `${JSON.stringify(STEP)}\n{"step":2}\n` },
+    'steps.jsonl: record 2 has no number "loss".',
+  ],
+  ["a step that is not a record", { "steps.jsonl": "null\n" }, 'steps.jsonl: record 1 has no number "step".'],
+  [
+    "a loss that is text",
+    { "steps.jsonl": `${JSON.stringify({ ...STEP, loss: "low" })}\n` },
+    'record 1 has no number "loss".',
+  ],
+  [
+    "an evaluation without a loss",
+    { "steps.jsonl": `${JSON.stringify(STEP)}\n`, "evals.jsonl": '{"step":1}\n' },
+    'evals.jsonl: record 1 has no number "loss".',
+  ],
+])("report tells of %s", (_, files, message) => {
+  const { code, stderr } = lorafit(["report", folderOf(files)]);
+  expect(code).toBeGreaterThan(0);
+  expect(stderr).toContain(message);
+  expect(stderr).not.toMatch(/^ {4}at |defect of lorafit/m);
+});
+
+it.each(["{}", "model: tiny\n"])(
+  "report shows a run whose options are %j, and losses that were not finite, without NaN or undefined",
+  (options) => {
+    const steps = [STEP, { ...STEP, step: 2, loss: null, gradNorm: null }, { ...STEP, step: 3, loss: null }];
+    const run = folderOf({
+      "steps.jsonl": steps.map((step) => `${JSON.stringify(step)}\n`).join(""),
+      "train.yaml": options,
+    });
+    expect(lorafit(["report", run]).code).toBe(0);
+    const html = readFileSync(join(run, "report.html"), "utf8");
+    expect(html).not.toMatch(/NaN|undefined|null|Infinity/);
+    expect(html).toContain("The loss was not a finite number at the end in 3 steps");
+  },
+);

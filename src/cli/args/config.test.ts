@@ -44,12 +44,51 @@ it("names an option by the place of its value", () => {
   expect(spell("data")).toBe(`${file}: data`);
 });
 
+it("takes every name that flags have", () => {
+  const { raw, errors, spell } = read("lora-r: 8\nnum_train_epochs: 2\ngiven_num: true\noutput-dir: runs\n");
+  expect(raw).toEqual({ lora_r: 8, epochs: 2, official_sampling: true, output: "runs" });
+  expect(errors).toEqual([]);
+  expect(spell("epochs")).toBe(`${file}:2:19: num_train_epochs`);
+});
+
+it("names every key that is not an option, and options that are given two values", () => {
+  const { errors } = read("lora_rr: 8\nzzzzzz: 1\nepochs: 1\nnum_train_epochs: 2\n");
+  expect(errors.map(({ message, fix }) => `${message} ${fix?.slice(0, 24)}`)).toEqual([
+    `${file}:1:1: lora_rr is not an option. Did you mean lora_r?`,
+    `${file}:2:1: zzzzzz is not an option. Options are model, adapt`,
+    `${file}:4:1: num_train_epochs and epochs give the same option two values. Leave one of them out.`.slice(
+      0,
+    ),
+  ]);
+});
+
+it("reads or refuses files that were made to take long", () => {
+  const start = process.cpuUsage();
+  const keys = Array.from({ length: 100_000 }, (_, key) => `key_${key}: 1\n`).join("");
+  expect(() => read(keys)).toThrow("more than any configuration");
+  const few = Array.from({ length: 20_000 }, (_, key) => `k${key}: 1\n`).join("");
+  expect(read(few).errors).toHaveLength(20_000);
+  expect(() => read("[".repeat(50_000))).toThrow(/./);
+  expect(() =>
+    read(
+      `a: &a [x,x,x,x,x,x,x,x,x]\n${"bcdefghij".replace(
+        /./g,
+        (name, at: number, all: string) =>
+          `${name}: &${name} [${Array(9)
+            .fill(`*${at === 0 ? "a" : all[at - 1]}`)
+            .join(",")}]\n`,
+      )}`,
+    ),
+  ).toThrow(/alias/i);
+  const { user, system } = process.cpuUsage(start);
+  expect((user + system) / 1e6).toBeLessThan(10);
+});
+
 describe("errors", () => {
   it.each([
-    ["model: a\nlora-r: 8\n", ":2:1: lora-r is not an option.", "Did you mean lora_r?"],
-    ["num_train_epochs: 8\n", ":1:1: num_train_epochs is not an option.", "Did you mean epochs?"],
-    ["model: a\nmodel: b\n", ":2:1: Map keys must be unique", "Mend the YAML there."],
-    ["model: 'a\n", ":2:1: Missing closing 'quote", "Mend the YAML there."],
+    ["model: a\nmodel: b\n", ":2:1: model is given twice.", "Leave one of them out."],
+    ["policy:\n  keep: 1\n  keep: 2\n", ":3:3: keep is given twice.", "Leave one of them out."],
+    ["model: 'a\n", ":2:1: Missing closing 'quote", "Correct the YAML there."],
     ["- model\n", " is not a list of options.", 'Write one a line, as "lora_r: 16".'],
   ])("%j", (text, message, fix) => {
     expect(() => read(text)).toThrow(

@@ -28,7 +28,6 @@ describe("spellings", () => {
     ["--resume", { resume: true }],
     ["--resume runs/7", { resume: "runs/7" }],
     ["--no-resume", { resume: false }],
-    ["--batch_size 1 --per_device_train_batch_size 1", { batch_size: 1 }],
   ])("%s", (line, raw) => {
     expect(read(line).raw).toEqual(raw);
   });
@@ -47,6 +46,8 @@ describe("errors", () => {
     ["--lora-rr 8", "There is no flag --lora-rr.", "Did you mean --lora-r?"],
     ["--learningrate 8", "There is no flag --learningrate.", "Did you mean --learning-rate?"],
     ["--num_train_epoch 8", "There is no flag --num_train_epoch.", "Did you mean --epochs?"],
+    ["--lora-ra 8", "There is no flag --lora-ra.", "Did you mean --lora-r?"],
+    ["--lroa-r 8", "There is no flag --lroa-r.", "Did you mean --lora-r?"],
     ["--zzz", "There is no flag --zzz.", "--help shows the flags of a command."],
     ["--no-lora-r", "There is no flag --no-lora-r.", "Did you mean --lora-r?"],
     ["-x", "There is no flag -x.", "--help shows the flags of a command."],

@@ -1,6 +1,6 @@
 /** Command-line arguments -> raw option values by key, which parseOptions checks. Each remembers how it was spelled. */
 import { parseArgs } from "node:util";
-import { UserError } from "../../errors.ts";
+import { UsageError } from "../../errors.ts";
 import type { OptionSpec } from "../../options.ts";
 import { didYouMean } from "./didYouMean.ts";
 
@@ -36,7 +36,7 @@ export function readFlags(argv: string[], specs: OptionSpec[]): Given {
 }
 
 /** Every name of every option, without dashes in front: lora-r, lora_r and aliases. */
-function namesOf(specs: OptionSpec[]): Map<string, OptionSpec> {
+export function namesOf(specs: OptionSpec[]): Map<string, OptionSpec> {
   const names = new Map<string, OptionSpec>();
   for (const spec of specs) {
     for (const name of [spec.key, ...spec.aliases]) {
@@ -89,7 +89,7 @@ function resolve(
     name,
     [...names].map(([known, { flag }]) => [known, flag]),
   );
-  throw new UserError(`There is no flag ${typed}.`, {
+  throw new UsageError(`There is no flag ${typed}.`, {
     fix: near ? `Did you mean ${near}?` : "--help shows the flags of a command.",
   });
 }
@@ -117,7 +117,7 @@ function setOption({ raw, spelled }: Given, { key, many }: OptionSpec, typed: st
     const first = spelled.get(key);
     const who =
       first === typed ? `${typed} is given twice, with` : `${first} and ${typed} give the same option`;
-    throw new UserError(`${who} two values, ${before} and ${value}.`, { fix: "Leave one of them out." });
+    throw new UsageError(`${who} two values, ${before} and ${value}.`, { fix: "Leave one of them out." });
   }
   raw[key] = many && Array.isArray(before) ? [...before, ...(value as unknown[])] : value;
   spelled.set(key, typed);
@@ -128,6 +128,6 @@ function isBoolean(word: string): boolean {
   return /^(true|false)$/i.test(word);
 }
 
-function needsValue(typed: string): UserError {
-  return new UserError(`${typed} needs a value.`, { fix: "--help shows what each flag takes." });
+function needsValue(typed: string): UsageError {
+  return new UsageError(`${typed} needs a value.`, { fix: "--help shows what each flag takes." });
 }

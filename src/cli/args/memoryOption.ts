@@ -1,12 +1,17 @@
-/** An amount of memory that was meant in another unit. */
-import { formatBytes, UserError } from "../../errors.ts";
+/** Amounts of memory that were given without their unit. */
+import { formatBytes, UsageError, type UserError } from "../../errors.ts";
 
 const MIB = 2 ** 20;
+/** Above so many, a number without a unit was meant as MiB, which is how nvidia-smi shows memory; below, as GiB. */
+const MOST_GIB = 1024;
 
-/** Throws UserError for so few bytes that nothing can be held in them: `--memory 12` is 12 bytes. */
-export function refuseUnitless(memory: unknown): void {
-  if (typeof memory !== "number" || memory >= MIB) return;
-  throw new UserError(`--memory ${memory} is ${formatBytes(memory)}, which holds nothing.`, {
-    fix: `Write the unit too, as in --memory ${memory}GiB.`,
-  });
+/** Returns an error for so few bytes that nothing fits into them: `--memory 12` is 12 bytes. */
+export function unitlessError(spelled: string, memory: unknown): UserError[] {
+  if (typeof memory !== "number" || memory >= MIB || memory === 0) return [];
+  const unit = memory > MOST_GIB ? "MiB" : "GiB";
+  return [
+    new UsageError(`${spelled} ${memory} is ${formatBytes(memory)}, too little for anything.`, {
+      fix: `Write the unit too: ${memory}${unit}.`,
+    }),
+  ];
 }

@@ -22,44 +22,155 @@ const config = (text: string): string => {
   return file;
 };
 
-// InternLM-XComposer-2.0/finetune/finetune_lora.sh, with the hd_num that its README gives for 4KHD
-const OFFICIAL = `--model_name_or_path 4khd --data_path data.txt --img_size 490 --hd_num 16 --given_num True
-  --bf16 True --fix_vit True --fix_sampler True --use_lora True --output_dir output/finetune --num_train_epochs 1
-  --batch_size 1 --per_device_train_batch_size 1 --per_device_eval_batch_size 1 --gradient_accumulation_steps 8
-  --evaluation_strategy no --save_strategy epoch --save_total_limit 1 --learning_rate 5e-5 --weight_decay 0.1
-  --adam_beta2 0.95 --warmup_ratio 0.01 --lr_scheduler_type cosine --logging_steps 1 --report_to none
-  --max_length 4096 --deepspeed ds_config_zero2.json --gradient_checkpointing True`;
+/** Argument lists of the official finetune_lora.sh, by the version whose folder they are in. */
+const OFFICIAL = {
+  "2.5": `--model_name_or_path 4khd --data_path data.txt --given_num True --bf16 True --fix_vit True --fix_sampler True --use_lora True
+    --hd_num 18 --output_dir output/finetune_lora --num_train_epochs 1 --batch_size 2 --per_device_train_batch_size 1
+    --per_device_eval_batch_size 1 --gradient_accumulation_steps 8 --evaluation_strategy no --save_strategy epoch --save_total_limit 1
+    --learning_rate 5e-5 --weight_decay 0.1 --adam_beta2 0.95 --warmup_ratio 0.01 --lr_scheduler_type cosine --logging_steps 1
+    --report_to none --max_length 16384 --deepspeed ds_config_zero2.json --gradient_checkpointing True`,
+  "2.0": `--model_name_or_path 4khd --data_path data.txt --img_size 490 --hd_num -1 --given_num True --bf16 True --fix_vit True
+    --fix_sampler True --use_lora True --output_dir output/finetune --num_train_epochs 1 --batch_size 1 --per_device_train_batch_size 1
+    --per_device_eval_batch_size 1 --gradient_accumulation_steps 8 --evaluation_strategy no --save_strategy epoch --save_total_limit 1
+    --learning_rate 5e-5 --weight_decay 0.1 --adam_beta2 0.95 --warmup_ratio 0.01 --lr_scheduler_type cosine --logging_steps 1
+    --report_to none --max_length 4096 --deepspeed ds_config_zero2.json --gradient_checkpointing True`,
+  "1.0": `--model_name_or_path 4khd --vl_data_path vl.json --txt_data_path txt.json --bf16 True --fix_vit True --fix_sampler True
+    --output_dir output/IXC_debug --num_train_epochs 1 --inner_batch_size 4 --per_device_train_batch_size 1
+    --per_device_eval_batch_size 1 --gradient_accumulation_steps 8 --evaluation_strategy no --save_steps 5000 --save_total_limit 10
+    --learning_rate 5e-5 --weight_decay 0.1 --adam_beta2 0.95 --warmup_ratio 0.01 --lr_scheduler_type cosine --logging_steps 1
+    --report_to none --max_length 2048 --use_lora True --deepspeed ds_config_zero2.json --gradient_checkpointing True`,
+};
+/** What the three have in common. */
+const SHARED = {
+  ...{ model: "4khd", dtype: "bf16", epochs: 1, gradient_accumulation: 8, warmup_ratio: 0.01 },
+  ...{ learning_rate: 5e-5, weight_decay: 0.1, adam_beta2: 0.95, lr_schedule: "cosine" },
+};
 
 describe("the official command line", () => {
-  it("works as it stands", () => {
-    const { options, notes } = train(OFFICIAL);
-    expect(options).toMatchObject({
-      ...{ model: "4khd", data: ["data.txt"], output: "output/finetune", dtype: "bf16", epochs: 1 },
-      ...{ official_sampling: true, keep_checkpoints: 1, gradient_accumulation: 8, warmup_ratio: 0.01 },
-      ...{ recipe: "official", lora_r: 64, lora_alpha: 64, learning_rate: 5e-5 },
-    });
-    expect(notes).toContain("--img_size has no effect: 4KHD takes pictures of any size");
-    expect(notes.filter((note) => note.includes("has no effect"))).toHaveLength(8);
+  it("may change the script's rank, whose default is the official one", () => {
+    const official = OFFICIAL["2.5"];
+    expect(train(official).options).toMatchObject({ recipe: "official", lora_r: 64, lora_alpha: 64 });
+    expect(train(`${official} --lora_r 8`).options).toMatchObject({ lora_r: 8, lora_alpha: 8 });
+    expect(train(`${official} --recipe lorafit`).options).toMatchObject({ lora_r: 16, learning_rate: 5e-5 });
   });
 
-  it("may change the script's rank, whose default is the official one", () => {
-    expect(train(`${OFFICIAL} --lora_r 8`).options).toMatchObject({ lora_r: 8, lora_alpha: 8 });
-    expect(train(`${OFFICIAL} --recipe lorafit`).options).toMatchObject({ lora_r: 16, learning_rate: 5e-5 });
+  it.each<[keyof typeof OFFICIAL, string, object]>([
+    [
+      "2.5",
+      "",
+      {
+        data: ["data.txt"],
+        batch_size: 2,
+        hd_num: 18,
+        max_length: 16384,
+        official_sampling: true,
+        keep_checkpoints: 1,
+      },
+    ],
+    [
+      "2.0",
+      "--hd_num 16",
+      { data: ["data.txt"], batch_size: 1, hd_num: 16, max_length: 4096, output: "output/finetune" },
+    ],
+    [
+      "1.0",
+      "",
+      {
+        data: ["vl.json", "txt.json"],
+        batch_size: 4,
+        max_length: 2048,
+        save_every: 5000,
+        keep_checkpoints: 10,
+      },
+    ],
+  ])("of version %s works as it stands", (version, hdNum, expected) => {
+    const line = hdNum ? OFFICIAL[version].replace(/--hd_num \S+/, hdNum) : OFFICIAL[version];
+    const { options, notes } = train(line);
+    expect(options).toMatchObject({ ...SHARED, ...expected });
+    expect(notes).toHaveLength(1);
+    for (const name of line.match(
+      /--(deepspeed|gradient_checkpointing|report_to|logging_steps|img_size|evaluation_strategy)\b/g,
+    ) ?? [])
+      expect(notes[0]).toContain(name);
+    expect(notes[0]).not.toContain("batch_size 1");
+  });
+
+  it("works in a configuration too", () => {
+    const yaml = OFFICIAL["2.5"].replaceAll(/--(\S+)\s+(\S+)\s*/g, "$1: $2\n");
+    const { options, notes } = train(`--config ${config(yaml)}`);
+    expect(options).toMatchObject({ ...SHARED, batch_size: 2, hd_num: 18, official_sampling: true });
+    expect(notes).toEqual(train(OFFICIAL["2.5"]).notes);
+    expect(train(`--config ${config(yaml)} --per_device_train_batch_size 3`).options.batch_size).toBe(3);
+  });
+
+  it.each([
+    ["--batch_size 2 --per_device_train_batch_size 3", 6],
+    ["--per_device_train_batch_size 3", 3],
+    ["--batch-size 4", 4],
+  ])("%s makes micro-batches of %i samples", (flags, samples) => {
+    expect(train(`--model a --data d ${flags}`).options.batch_size).toBe(samples);
+  });
+
+  it.each([
+    [
+      "--batch_size 1 --batch-size 2",
+      "--batch_size and --batch-size give the same option two values, 1 and 2.",
+    ],
+    ["--output a --output_dir b", "--output and --output_dir give the same option two values, a and b."],
+    ["--per_device_train_batch_size none", "--per_device_train_batch_size takes a whole number, 1 or more"],
+  ])("%s is refused", (flags, message) => {
+    expect(() => train(`--model a --data d ${flags}`)).toThrow(message);
   });
 
   it("says the dtype by --bf16 or --fp16", () => {
-    const { options } = train(OFFICIAL.replace("--bf16 True", "--bf16 False --fp16 True"));
+    const { options } = train(OFFICIAL["2.5"].replace("--bf16 True", "--bf16 False --fp16 True"));
     expect(options).toMatchObject({ dtype: "fp16" });
   });
 
-  it("is refused where it asks for what lorafit does not do", () => {
-    expect(() => train(OFFICIAL.replace("fix_vit True", "fix_vit False"))).toThrow(
-      "the vision tower stays frozen",
+  it("is refused for what lorafit does not do, all at once", () => {
+    const full = OFFICIAL["2.5"].replaceAll(/(fix_vit|fix_sampler|use_lora) True/g, "$1 False");
+    expect(() => train(full)).toThrow(
+      /3 options are wrong:\n.*--use_lora false.*\n.*--fix_vit false.*\n.*--fix_sampler false/,
     );
-    expect(() => train(OFFICIAL.replace("--hd_num 16", "--hd_num -1"))).toThrow(
-      /--hd_num takes .* \(got -1\)/,
-    );
+    expect(() => train(OFFICIAL["2.0"])).toThrow(/--hd_num takes .* \(got -1\)/);
   });
+});
+
+it("an amount of memory without its unit is asked back, in the unit that it was meant in", () => {
+  const fixOf = (flags: string): unknown => {
+    try {
+      return train(`--model a --data d ${flags}`);
+    } catch (thrown) {
+      return (thrown as { fix?: string }).fix;
+    }
+  };
+  expect(fixOf("--memory 24")).toBe("Write the unit too: 24GiB.");
+  expect(fixOf("--memory 24576")).toBe("Write the unit too: 24576MiB.");
+  expect(fixOf("--host-memory 64")).toBe("Write the unit too: 64GiB.");
+  expect(train("--model a --data d --memory 24000000000 --host-memory 0").options).toMatchObject({
+    memory: 24e9,
+    host_memory: 0,
+  });
+});
+
+it("all that is wrong with a file and with the flags beside it comes at once", () => {
+  const file = config("model: a\nlerning_rate: 1\nlora_r: 0.5\nfix_vit: false\n");
+  const message = ((): string => {
+    try {
+      train(`--config ${file} --seed x`);
+      return "";
+    } catch (thrown) {
+      return (thrown as Error).message;
+    }
+  })();
+  expect(message.split("\n")).toEqual([
+    "5 options are wrong:",
+    `  ${file}:2:1: lerning_rate is not an option. Did you mean learning_rate?`,
+    `  ${file}:4:10: fix_vit false is not possible: the vision tower stays frozen. Leave it out.`,
+    expect.stringMatching(/^ {2}.*train\.yaml: data is missing: samples.* Pass --data FILE\.$/),
+    `  ${file}:3:9: lora_r takes a whole number, 1 or more (got 0.5).`,
+    `  --seed takes a whole number, 0 or more (got the text "x").`,
+  ]);
 });
 
 describe("flags over a configuration", () => {

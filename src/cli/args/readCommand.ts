@@ -1,8 +1,8 @@
 /** One command's arguments -> its checked options, or its help. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { UserError } from "../../errors.ts";
-import { flagOf, type OptionSpec, optionSpecs, parseOptions } from "../../options.ts";
+import { UsageError } from "../../errors.ts";
+import { asPhrase, flagOf, type OptionSpec, optionSpecs, parseOptions } from "../../options.ts";
 import { commandLine } from "../../program.ts";
 import { EXCLUSIVE_OPTIONS } from "../../train/options/options.ts";
 import {
@@ -15,33 +15,50 @@ import {
 import { type Config, readConfig } from "./config.ts";
 import { type Given, readFlags } from "./flags.ts";
 import { commandHelp } from "./help.ts";
-import { refuseUnitless } from "./memoryOption.ts";
-import { OFFICIAL_SPECS, takeOfficialFlags } from "./officialFlags.ts";
+import { unitlessError } from "./memoryOption.ts";
+import { ignoredNote, OFFICIAL_SPECS, takeOfficialNames } from "./officialFlags.ts";
 
 export type Request =
   | { kind: "help"; text: string }
   | { kind: "run"; options: unknown; json: boolean; notes: string[] };
 
-/** Throws UserError for arguments or a configuration that are wrong. */
+/** Throws UsageError for everything that is wrong with the arguments and the configuration. */
 export function readCommand(name: CommandName, argv: string[], columns: number | undefined): Request {
   const command: CommandOptions = COMMAND_OPTIONS[name];
   const specs = optionSpecs(command.options);
   const commonSchema = command.config ? ConfigOptions : CommonOptions;
   const commonSpecs = optionSpecs(commonSchema);
-  const official = name === "train" ? OFFICIAL_SPECS : [];
-  const given = readFlags(argv, [...specs, ...commonSpecs, ...official]);
+  const named = name === "train" ? [...specs, ...OFFICIAL_SPECS] : specs;
+  const given = readFlags(argv, [...named, ...commonSpecs]);
   const common = parseOptions(ConfigOptions, take(given, commonSpecs), spelling(given));
   if (common.help) {
     return { kind: "help", text: commandHelp(name, command, [...specs, ...commonSpecs], columns) };
   }
-  const notes = takeOfficialFlags(given.raw);
   takePositionals(given, command.positional);
-  const config = configOf(common.config, given, specs);
+  const config = configOf(common.config, given, named);
+  const spell = spelling(given, config);
+  const official = [config?.raw ?? {}, given.raw].map((raw) => takeOfficialNames(raw, spell));
   const raw = config ? { ...overridden(config.raw, given.raw), ...given.raw } : given.raw;
   requireWord(command, specs, raw);
-  const options = parseOptions(command.options, raw, spelling(given, config));
-  refuseUnitless((options as { memory?: unknown }).memory);
-  return { kind: "run", options, json: common.json, notes };
+  const errors = [...(config?.errors ?? []), ...official.flatMap((taken) => taken.errors)];
+  const options = parseOptions(command.options, raw, spell, errors) as {
+    memory?: unknown;
+    host_memory?: unknown;
+  };
+  refuseUnitless(options, spell);
+  const ignored = new Set(official.flatMap((taken) => taken.ignored));
+  return { kind: "run", options, json: common.json, notes: ignoredNote([...ignored]) };
+}
+
+function refuseUnitless(
+  { memory, host_memory }: { memory?: unknown; host_memory?: unknown },
+  spell: (key: string) => string,
+): void {
+  const [error] = [
+    ...unitlessError(spell("memory"), memory),
+    ...unitlessError(spell("host_memory"), host_memory),
+  ];
+  if (error) throw error;
 }
 
 /** The configuration that --config names, or that of the run that --resume names. */
@@ -51,7 +68,7 @@ function configOf(file: string | undefined, given: Given, specs: OptionSpec[]): 
   if (typeof resume !== "string") return undefined;
   const ofRun = join(resume, "train.yaml");
   if (existsSync(ofRun)) return readConfig(ofRun, specs);
-  throw new UserError(`There is no run in ${resume}: ${ofRun} is missing.`, {
+  throw new UsageError(`There is no run in ${resume}: ${ofRun} is missing.`, {
     fix: "Name the output folder of a run that has begun, or pass the options of a new one.",
   });
 }
@@ -69,7 +86,7 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
   const [first, ...others] = positionals;
   const surplus = positional && raw[positional] === undefined ? others[0] : first;
   if (surplus !== undefined) {
-    throw new UserError(`There is a word too many: "${surplus}".`, {
+    throw new UsageError(`There is a word too many: "${surplus}".`, {
       fix: "--help shows what the command takes.",
     });
   }
@@ -83,7 +100,7 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
 function requireWord({ positional, examples }: CommandOptions, specs: OptionSpec[], raw: Given["raw"]): void {
   const spec = specs.find(({ key }) => key === positional);
   if (!spec || raw[spec.key] !== undefined) return;
-  throw new UserError(`${spec.value} is missing: ${spec.help.replace(/\.$/, "")}.`, {
+  throw new UsageError(`${spec.value} is missing: ${asPhrase(spec.help)}.`, {
     fix: `Name it, as in: ${commandLine(examples[0] ?? "")}`,
   });
 }

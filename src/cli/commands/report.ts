@@ -1,42 +1,24 @@
 /** `lorafit report`: a run as one page with its charts. */
 import { readFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import { parse } from "yaml";
 import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import { cannotRead } from "../../checkpoint/faults.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
-import {
-  EVALS_FILE,
-  type EvalRecord,
-  OPTIONS_FILE,
-  REPORT_FILE,
-  readRecords,
-  STEPS_FILE,
-  type StepRecord,
-} from "../../train/folder/runLog.ts";
+import { REPORT_FILE } from "../../train/folder/runLog.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import type { Output } from "../output/output.ts";
 import { runHtml, runSummary, type Scores } from "../run/html.ts";
+import { readRun } from "../run/readRun.ts";
 
 export async function run(options: OptionsOf<"report">, output: Output): Promise<void> {
   const folder = options.run;
-  const steps = await readRecords<StepRecord>(join(folder, STEPS_FILE));
-  if (steps.length === 0) {
-    throw new UserError(
-      `${folder} holds no step of a run: ${join(folder, STEPS_FILE)} is missing or empty.`,
-      {
-        fix: "Name the output folder of a lorafit train that has done a step.",
-      },
-    );
-  }
+  const recorded = await readRun(folder);
   const out = options.out ?? join(folder, REPORT_FILE);
   requireWritable(out);
   const html = runHtml({
     folder,
-    options: parse(await readText(join(folder, OPTIONS_FILE))) as Record<string, unknown>,
-    steps,
-    evals: await readRecords<EvalRecord>(join(folder, EVALS_FILE)),
+    ...recorded,
     scores: await Promise.all(options.evals.map(readScores)),
     preview:
       options.preview === undefined
@@ -44,7 +26,7 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
         : { name: basename(options.preview), png: await readPng(options.preview) },
   });
   writeFileWhole(out, html);
-  output.record({ report: out, ...runSummary(steps) });
+  output.record({ report: out, ...runSummary(recorded.steps) });
   output.answer(`wrote ${out}`);
   if (!output.json) output.note("open it in a browser");
 }

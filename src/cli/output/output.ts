@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { styleText } from "node:util";
 import { leftoversBeside } from "../../checkpoint/disk.ts";
 import { formatBytes, formatCount, plural } from "../../errors.ts";
-import { printable } from "../../printable.ts";
+import { printable, printableLines } from "../../printable.ts";
 import { commandLine, quoted } from "../../program.ts";
 
 type Style = Parameters<typeof styleText>[0];
@@ -69,7 +69,7 @@ export class Output {
   /** A line on stderr that stays. */
   note(text: string): void {
     this.endLive();
-    this.#stderr.write(`${printable(text)}\n`);
+    this.#stderr.write(`${printableLines(text)}\n`);
   }
 
   /** Commands that go on from here, by what they are for: on stderr, and nothing with --json. */

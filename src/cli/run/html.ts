@@ -90,18 +90,14 @@ export function runSummary(steps: readonly StepRecord[]): RunSummary {
     firstLoss: mean(losses.slice(0, meanSteps)),
     lastLoss: mean(losses.slice(-meanSteps)),
     meanSteps,
-    peakBytes: steps.reduce((peak, step) => Math.max(peak, step.peakBytes), 0),
+    peakBytes: steps.reduce((peak, { peakBytes }) => Math.max(peak, peakBytes || 0), 0),
     durationMs: sum(steps.map(({ stepMs }) => stepMs)),
     tokens: sum(steps.map(({ tokens }) => tokens)),
   };
 }
 
 function headline({ firstLoss, lastLoss, steps, peakBytes }: RunSummary, { options }: RunPage): string {
-  const [first, last] = [firstLoss.toFixed(2), lastLoss.toFixed(2)];
-  const course =
-    first === last
-      ? `stayed at ${first}`
-      : `${lastLoss < firstLoss ? "fell" : "rose"} from ${first} to ${last}`;
+  const course = courseOf(firstLoss, lastLoss);
   const loss = `The loss ${course} in ${formatCount(steps)} ${steps === 1 ? "step" : "steps"}`;
   if (peakBytes === 0) return `${loss}.`;
   const budgetBytes = budgetOf(options);
@@ -109,16 +105,36 @@ function headline({ firstLoss, lastLoss, steps, peakBytes }: RunSummary, { optio
   return `${loss}, with at most ${formatBytes(peakBytes)}${within}.`;
 }
 
+function courseOf(firstLoss: number, lastLoss: number): string {
+  if (!Number.isFinite(lastLoss)) return "was not a finite number at the end";
+  const last = lastLoss.toFixed(2);
+  if (!Number.isFinite(firstLoss) || firstLoss.toFixed(2) === last) return `stayed at ${last}`;
+  return `${lastLoss < firstLoss ? "fell" : "rose"} from ${firstLoss.toFixed(2)} to ${last}`;
+}
+
 function leadOf({ meanSteps, durationMs, tokens }: RunSummary, { folder, options, steps }: RunPage): string {
   const means =
     meanSteps === 1 ? "of the first and the last step" : `means of the first and the last ${meanSteps} steps`;
-  const epochs = (steps.at(-1)?.epoch ?? 0) + 1;
+  const epochs = (steps.at(-1)?.epoch || 0) + 1;
   const rate = durationMs > 0 ? `, ${formatCount((tokens / durationMs) * 1000)} tokens/s` : "";
   return [
-    `${options.model}, LoRA rank ${options.lora_r}, ${precisionWords(options)} on ${options.device}.`,
+    ...modelWords(options),
     `${formatCount(tokens)} tokens of ${epochs} ${epochs === 1 ? "epoch" : "epochs"} in ${formatDuration(durationMs)}${rate}. Losses are ${means}.`,
     `Every step is in ${folder}/steps.jsonl.`,
   ].join(" ");
+}
+
+/** One sentence on the model, with what the run's options say of it. */
+function modelWords(options: Record<string, unknown>): string[] {
+  const { model, lora_r, device } = options;
+  const precision = options.dtype === undefined ? "" : precisionWords(options);
+  const words = [
+    model,
+    lora_r && `LoRA rank ${lora_r}`,
+    [precision, device && `on ${device}`].filter(Boolean).join(" "),
+  ];
+  const known = words.filter(Boolean);
+  return known.length > 0 ? [`${known.join(", ")}.`] : [];
 }
 
 interface ShownChart {
@@ -131,7 +147,7 @@ interface ShownChart {
 function chartsOf({ steps, evals, options }: RunPage, { meanSteps }: RunSummary): ShownChart[] {
   const of = (value: (record: StepRecord) => number): Point[] =>
     steps.map((record) => [record.step, value(record)]);
-  const maxNorm = Number(options.max_grad_norm ?? 0);
+  const maxNorm = typeof options.max_grad_norm === "number" ? options.max_grad_norm : 0;
   const budgetBytes = budgetOf(options);
   const waits = mean(steps.map(({ dataWaitRatio }) => dataWaitRatio));
   const charts: ShownChart[] = [
@@ -155,7 +171,7 @@ function chartsOf({ steps, evals, options }: RunPage, { meanSteps }: RunSummary)
         y: { label: "learning rate" },
         series: [{ name: "learning rate", points: of(({ lr }) => lr) }],
       },
-      caption: `${options.lr_schedule} schedule, at most ${formatTick(Number(options.learning_rate))}.`,
+      caption: scheduleCaption(options),
     },
     {
       chart: {
@@ -174,7 +190,9 @@ function chartsOf({ steps, evals, options }: RunPage, { meanSteps }: RunSummary)
         y: { label: "speed", unit: "tokens/s" },
         series: [{ name: "tokens/s", points: of(({ tokensPerSecond }) => tokensPerSecond) }],
       },
-      caption: `Waiting for pictures took ${Math.round(waits * 100)}% of the time.`,
+      caption: Number.isFinite(waits)
+        ? `Waiting for pictures took ${Math.round(waits * 100)}% of the time.`
+        : "",
     },
   ];
   return steps.some(({ peakBytes }) => peakBytes > 0)
@@ -201,7 +219,7 @@ function lossSeries(losses: Point[], evals: readonly EvalRecord[], meanSteps: nu
 
 /** In MiB where all of it is below a GiB. */
 function memoryChart(peaks: Point[], budgetBytes: number | undefined): ShownChart {
-  const peakBytes = peaks.reduce((peak, [, bytes]) => Math.max(peak, bytes), 0);
+  const peakBytes = peaks.reduce((peak, [, bytes]) => Math.max(peak, bytes || 0), 0);
   const isSmall = Math.max(budgetBytes ?? 0, peakBytes) < GIB;
   const [unit, unitBytes] = isSmall ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const);
   const share =
@@ -219,18 +237,25 @@ function memoryChart(peaks: Point[], budgetBytes: number | undefined): ShownChar
   };
 }
 
+function scheduleCaption({ lr_schedule, learning_rate }: Record<string, unknown>): string {
+  const most = typeof learning_rate === "number" ? `at most ${formatTick(learning_rate)}` : undefined;
+  const words = [lr_schedule && `${lr_schedule} schedule`, most].filter(Boolean);
+  return words.length > 0 ? `${words.join(", ")}.` : "";
+}
+
 function clippedCaption(steps: readonly StepRecord[], maxNorm: number): string {
   const clipped = steps.filter(({ gradNorm }) => gradNorm > maxNorm).length;
   return `${formatCount(clipped)} of ${formatCount(steps.length)} steps were longer than ${formatTick(maxNorm)} and were shortened to it.`;
 }
 
-function figureOf({ chart, caption, format = formatTick }: ShownChart): string {
+function figureOf({ chart, caption, format: written = formatTick }: ShownChart): string {
   const { series, x, y } = chart;
+  const format = (value: number): string => (Number.isFinite(value) ? written(value) : "not finite");
   const [main, ...others] = series as [Series, ...Series[]];
   const single = others.length === 0;
   const headings = [
     axisTitle(x),
-    ...(single ? [format === formatTick ? axisTitle(y) : y.label] : series.map(({ name }) => name)),
+    ...(single ? [written === formatTick ? axisTitle(y) : y.label] : series.map(({ name }) => name)),
   ];
   const rows = spread(main.points, TABLE_ROWS).map(([at, value]) => [
     formatTick(at),
@@ -297,10 +322,12 @@ function spread<T>(values: readonly T[], count: number): T[] {
   );
 }
 
+/** Mean of the values that are finite; NaN if none is. */
 function mean(values: readonly number[]): number {
-  return values.length === 0 ? Number.NaN : sum(values) / values.length;
+  const finite = values.filter(Number.isFinite);
+  return finite.length === 0 ? Number.NaN : sum(finite) / finite.length;
 }
 
 function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
+  return values.reduce((total, value) => total + (Number.isFinite(value) ? value : 0), 0);
 }

@@ -106,8 +106,7 @@ const dataOptions = group("Data", {
     alias: ["max_len"],
   }),
   batch_size: count.default(1).meta({
-    help: "Samples in a micro-batch. They share one sequence without padding.",
-    alias: ["per_device_train_batch_size"],
+    help: "Samples in a micro-batch. They share one sequence without padding. The official per_device_train_batch_size multiplies it.",
   }),
   pack: z.boolean().default(false).meta({
     help: "Fill each micro-batch with samples up to max_length, instead of taking batch_size samples.",
