@@ -80,7 +80,8 @@ async function writeModel(
 ): Promise<void> {
   copySmallFiles(model.folder, folder);
   if (dtype) {
-    const config = { ...model.config, torch_dtype: dtype };
+    const field = "dtype" in model.config ? "dtype" : "torch_dtype"; // transformers 5, and before
+    const config = { ...model.config, [field]: dtype };
     writeFileWhole(join(folder, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`);
   }
   const totalBytes = sources.reduce(

@@ -31,7 +31,7 @@ export async function answerPrompt(
   { onText, signal }: AnswerHooks = {},
 ): Promise<Generated & { text: string | null }> {
   const images = await Promise.all(prompt.images.map(({ path, hdNum }) => pictures.load(path, hdNum)));
-  const ends = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [model.config.eosId];
+  const ends = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [...model.config.eosIds];
   const stream = tokenizer && onText && new TextStream(tokenizer, onText);
   const generated = await generate(model, lora, layoutBatch([{ sample: prompt, images }]), {
     sampling: {

@@ -1,7 +1,8 @@
 /** The rows of attention and its groups of kv heads, one after the other; and the low-rank branches of wo, which sum over them. */
-import type { Rope } from "../nn/attention/attention.ts";
+
 import type { PackedLengths } from "../nn/attention/calls.ts";
 import type { AttentionShape } from "../nn/attention/kernels.ts";
+import type { Rope } from "../nn/attention/rope.ts";
 import { addLoraInner_, type Linear, type LowRank, type RowInfo } from "../nn/linear.ts";
 import { apartRows } from "../nn/plora.ts";
 import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "../nn/rows.ts";

@@ -7,7 +7,7 @@ import {
   smallConfig,
 } from "../../tests/helpers/randomModel.ts";
 import { moduleNames } from "../../tests/helpers/reference.ts";
-import { ropeTables } from "../nn/attention/attention.ts";
+import { ropeTables } from "../nn/attention/rope.ts";
 import { dropped } from "../nn/dropout.ts";
 import { frozenValues } from "../nn/frozen/frozen.ts";
 import type { LoraBranch } from "../nn/linear.ts";
@@ -151,7 +151,7 @@ function build({
     return { start: end - tokens, end };
   });
   const sequence: Sequence = {
-    rope: ropeTables(Int32Array.from(positions), D, config.ropeTheta, { dtype: "float64", device: "cpu" }),
+    rope: ropeTables(Int32Array.from(positions), config, { dtype: "float64", device: "cpu" }),
     shape: { Q, D, samples: rows, kernel },
     ploraRows: imageRows,
     kvHeads: G,

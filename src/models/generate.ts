@@ -7,7 +7,8 @@ import { setImmediate } from "node:timers/promises";
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { randomAt } from "../data/stream/random.ts";
 import { UserError } from "../errors.ts";
-import { ropeTables, rotate_ } from "../nn/attention/attention.ts";
+import { rotate_ } from "../nn/attention/attention.ts";
+import { ropeTables } from "../nn/attention/rope.ts";
 import { frozenProduct } from "../nn/frozen/frozen.ts";
 import { addLinear_, linearForward, type RowInfo } from "../nn/linear.ts";
 import { rmsNorm } from "../nn/norm.ts";
@@ -185,10 +186,10 @@ function* placePictures(
 /** Tokens from a position on as the layers see them: one sample, one group of all kv heads. */
 function sequenceFrom(first: number, tokens: number, model: Model, imageRows: readonly Rows[]): Sequence {
   const { config, dtype, device } = model;
-  const { heads, kvHeads, headDim: D, ropeTheta } = config;
+  const { heads, kvHeads, headDim: D } = config;
   const positions = Int32Array.from({ length: tokens }, (_, index) => first + index);
   return {
-    rope: ropeTables(positions, D, ropeTheta, { dtype, device }),
+    rope: ropeTables(positions, config, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: [{ start: 0, end: tokens }] },
     ploraRows: ploraRowsOf(model, imageRows, tokens),
     kvHeads,

@@ -15,9 +15,9 @@ import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
 import { type MlpRows, pickRows, ploraRowsOf } from "../models/tiles.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
-import { ropeTables } from "../nn/attention/attention.ts";
 import type { PackedLengths } from "../nn/attention/calls.ts";
 import { type AttentionShape, packedLengths, takesLastRows } from "../nn/attention/kernels.ts";
+import { ropeTables } from "../nn/attention/rope.ts";
 import type { RowSource, Rows } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
@@ -71,11 +71,9 @@ export function prepareLayers(
   }: { owner: Owner; labelRows: Int32Array; dropoutSeed?: bigint | undefined },
 ): LayerRun {
   const { config, dtype, device } = model;
-  const { headDim: D, kvHeads, ropeTheta } = config;
+  const { kvHeads } = config;
   refuseOtherModel(model, policy);
-  const rope = category("inputData", () =>
-    owner.own(ropeTables(batch.positions, D, ropeTheta, { dtype, device })),
-  );
+  const rope = category("inputData", () => owner.own(ropeTables(batch.positions, config, { dtype, device })));
   const rows = category("inputData", () =>
     owner.own(fromArray(labelRows, [labelRows.length], { dtype: "int64", device })),
   );

@@ -5,7 +5,7 @@ import { joinLayer } from "../../src/models/join.ts";
 import type { Lora } from "../../src/models/lora.ts";
 import type { Model } from "../../src/models/weights.ts";
 import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
-import { ropeTables } from "../../src/nn/attention/attention.ts";
+import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { rmsNorm } from "../../src/nn/norm.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
@@ -25,7 +25,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
   states.set("inputs_embeds", hidden.clone());
   const { headDim: D, heads, kvHeads } = config;
   const sequence = {
-    rope: ropeTables(batch.positions, D, config.ropeTheta, { dtype, device }),
+    rope: ropeTables(batch.positions, config, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
     ploraRows: batch.imageSlices,
     kvHeads,

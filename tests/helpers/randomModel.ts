@@ -25,7 +25,7 @@ export function smallConfig(overrides: Partial<ModelConfig> = {}): ModelConfig {
     ropeTheta: 1e6,
     maxPositions: 4096,
     bosId: 1,
-    eosId: 2,
+    eosIds: [2],
     vision: { hidden: 16, layers: 1, heads: 2, ffn: 24, imagePixels: 336, patchPixels: 14, eps: 1e-5 },
     plora: {
       "attention.wqkv": { rank: 3, scale: 2 },

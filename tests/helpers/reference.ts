@@ -6,7 +6,7 @@ import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { type Lora, loraBranch } from "../../src/models/lora.ts";
 import type { LayerWeights, Model } from "../../src/models/weights.ts";
 import { LINEAR_NAMES, type LinearName } from "../../src/models/xcomposer2/spec.ts";
-import { ropeTables } from "../../src/nn/attention/attention.ts";
+import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { sampleRows } from "../../src/step/layers.ts";
 import { cat, fromArray, where } from "../../src/torch/create.ts";
@@ -47,7 +47,7 @@ export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidde
 
 function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): Tensor {
   const { config, dtype, device } = model;
-  const rope = ropeTables(batch.positions, config.headDim, config.ropeTheta, { dtype, device });
+  const rope = ropeTables(batch.positions, config, { dtype, device });
   const imageMask = maskOf(batch, model);
   let h = input;
   for (const [index, weights] of model.layers.entries()) {

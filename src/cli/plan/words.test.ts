@@ -1,10 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { PRESETS } from "../../models/xcomposer2/spec.ts";
+import { type ModelConfig, PRESETS } from "../../models/xcomposer2/spec.ts";
 import type { Planner, Workload } from "../../plan/planner.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { alphaLever, cautions, gib, signed, withArticle } from "./words.ts";
 
-const question = { planner: { config: PRESETS["4khd-7b"] } as Planner };
+const config: ModelConfig = PRESETS["4khd-7b"];
+const question = { planner: { config } as Planner };
 const workload: Workload = {
   ...{ rank: 64, dropout: 0.05, targets: "", maxLength: 4096, hdNum: 16, imageShare: undefined },
   ...{ batchSize: 1, accumulation: 8 },

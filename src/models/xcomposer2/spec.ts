@@ -5,13 +5,22 @@
  * D head dim, F feed-forward, V vocabulary, R LoRA rank, P image patches, N tiles. Source of the facts: the official modelling
  * code of InternLM-XComposer2 (PLoRA ranks and scalings of 4KHD: lmdeploy's turbomind configuration `_lora_cfg_4khd_7b`).
  */
-import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { checkTensors } from "../../checkpoint/check.ts";
 import type { ModelFolder } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
+import type { RopeScaling } from "../../nn/attention/rope.ts";
 import { QUANTIZED_PRECISIONS, storedPrecision, storedShapes } from "../../nn/frozen/storedNames.ts";
+import {
+  checkLayerCount,
+  eosIdsOf,
+  orDefault,
+  parseJson,
+  readJson,
+  ropeOf,
+  textValues,
+} from "../configJson.ts";
 
 /** How frozen matrices are held; bf16 stands for the compute dtype. */
 export const BASES = ["bf16", ...QUANTIZED_PRECISIONS] as const;
@@ -66,9 +75,11 @@ export interface ModelConfig {
   vocab: number;
   rmsEps: number;
   ropeTheta: number;
+  ropeScaling?: RopeScaling;
   maxPositions: number;
   bosId: number;
-  eosId: number;
+  /** Ids that end an answer, if there is no tokenizer to ask. */
+  eosIds: readonly number[];
   vision: VisionConfig;
   plora: Record<LinearName, PloraConfig>;
 }
@@ -97,7 +108,8 @@ export const PRESETS = {
     ropeTheta: 1e6,
     maxPositions: 32768,
     bosId: 1,
-    eosId: 2,
+    ropeScaling: { kind: "dynamic", factor: 1 },
+    eosIds: [2],
     vision: CLIP_VIT_L_14_336,
     plora: {
       "attention.wqkv": { rank: 8, scale: 2 },
@@ -222,27 +234,28 @@ function visionShapes({ vision, hidden }: ModelConfig): Map<string, number[]> {
 }
 
 const positive = z.int().positive();
+
 const ConfigJson = z.object({
   hidden_size: positive,
   num_hidden_layers: positive,
   num_attention_heads: positive,
-  num_key_value_heads: positive.optional(),
+  num_key_value_heads: positive.nullish(),
+  head_dim: positive.nullish(),
   intermediate_size: positive,
   vocab_size: positive,
-  rms_norm_eps: z.number().positive().default(1e-5),
-  rope_theta: z.number().positive().default(1e6),
-  max_position_embeddings: positive.default(32768),
-  bos_token_id: z.int().default(1),
-  eos_token_id: z.int().default(2),
+  rms_norm_eps: orDefault(z.number().positive(), 1e-5),
+  bos_token_id: z.int().nullish(),
+  hidden_act: orDefault(z.literal("silu"), "silu"),
 });
 const VisionJson = z.object({
   hidden_size: positive,
   num_hidden_layers: positive,
   num_attention_heads: positive,
   intermediate_size: positive,
-  image_size: z.literal(336).default(336),
-  patch_size: z.literal(14).default(14),
-  layer_norm_eps: z.number().positive().default(1e-5),
+  image_size: orDefault(z.literal(336), 336),
+  patch_size: orDefault(z.literal(14), 14),
+  layer_norm_eps: orDefault(z.number().positive(), 1e-5),
+  hidden_act: orDefault(z.literal("quick_gelu"), "quick_gelu"),
 });
 const PloraJson = z.record(z.string(), z.union([z.object({ scaling: z.number() }), z.string()]));
 
@@ -250,9 +263,17 @@ const PloraJson = z.record(z.string(), z.union([z.object({ scaling: z.number() }
  * Sizes of the model in a folder, from its config.json and the shapes of its tensors; vision_config.json and plora.json, which
  * the official layout lacks, say otherwise where they are present. Throws UserError where names or shapes do not agree with them.
  */
-export function readModelConfig({ folder, config, weights }: ModelFolder): ModelConfig {
-  const json = parseJson(ConfigJson, config, join(folder, "config.json"));
-  const visionJson = readJson(VisionJson, join(folder, "vision_config.json"));
+export function readModelConfig(opened: ModelFolder): ModelConfig {
+  const { folder, config, weights } = opened;
+  const official = PRESETS["4khd-7b"];
+  const file = join(folder, "config.json");
+  const visionFile = join(folder, "vision_config.json");
+  const values = textValues(config);
+  const json = parseJson(ConfigJson, values, file);
+  const visionJson = readJson(VisionJson, visionFile);
+  const generation =
+    readJson(z.record(z.string(), z.unknown()), join(folder, "generation_config.json")) ?? {};
+  const bosId = json.bos_token_id ?? generation.bos_token_id ?? official.bosId;
   const ploraJson = readJson(PloraJson, join(folder, "plora.json"));
   const shape = (name: string): number[] => (weights.has(name) ? weights.entry(name).shape : []);
   const model: ModelConfig = {
@@ -264,10 +285,9 @@ export function readModelConfig({ folder, config, weights }: ModelFolder): Model
     ffn: json.intermediate_size,
     vocab: json.vocab_size,
     rmsEps: json.rms_norm_eps,
-    ropeTheta: json.rope_theta,
-    maxPositions: json.max_position_embeddings,
-    bosId: json.bos_token_id,
-    eosId: json.eos_token_id,
+    ...ropeOf(values, file, official),
+    bosId: typeof bosId === "number" ? bosId : official.bosId,
+    eosIds: eosIdsOf(values, generation, file, official.eosIds),
     vision: visionJson
       ? {
           hidden: visionJson.hidden_size,
@@ -281,16 +301,45 @@ export function readModelConfig({ folder, config, weights }: ModelFolder): Model
       : CLIP_VIT_L_14_336,
     plora: ploraOf((name) => shape(`model.layers.0.${name}.Plora_A.weight`)[0], ploraJson),
   };
-  if (!Number.isInteger(model.headDim) || model.heads % model.kvHeads !== 0) {
-    throw new UserError(
-      `${join(folder, "config.json")}: ${model.heads} heads and ${model.kvHeads} kv heads do not divide hidden size ${model.hidden}.`,
-      { fix: "Check that config.json belongs to this checkpoint." },
-    );
-  }
+  checkHeads(model, json.head_dim ?? model.headDim, { file, visionFile });
+  checkLayerCount(model.layers, "model.layers.", opened, file);
+  checkLayerCount(
+    model.vision.layers,
+    VISION_LAYER_PREFIX,
+    opened,
+    visionJson ? visionFile : "the official vision tower",
+  );
   refuseOtherMethods(config, folder);
   const shapes = [...tensorShapes(model)].flatMap(([name, shape]) => storedShapes(name, shape, weights));
   checkTensors(weights, new Map(shapes), { optional: OPTIONAL_TENSORS });
   return model;
+}
+
+/** Refuses numbers of heads that do not divide the sizes, and heads that rotary positions can't turn: pairs of dims. */
+function checkHeads(
+  { hidden, heads, kvHeads, headDim, vision }: ModelConfig,
+  statedHeadDim: number,
+  { file, visionFile }: { file: string; visionFile: string },
+): void {
+  const fix = { fix: "Check that the configuration belongs to this checkpoint." };
+  if (!Number.isInteger(headDim) || heads % kvHeads !== 0) {
+    throw new UserError(
+      `${file}: ${heads} heads and ${kvHeads} kv heads do not divide hidden size ${hidden}.`,
+      fix,
+    );
+  }
+  if (headDim % 2 !== 0 || statedHeadDim !== headDim) {
+    throw new UserError(
+      `${file}: a head of ${statedHeadDim} dims does not fit ${heads} heads of hidden size ${hidden}.`,
+      fix,
+    );
+  }
+  if (vision.hidden % vision.heads !== 0) {
+    throw new UserError(
+      `${visionFile}: ${vision.heads} heads do not divide hidden size ${vision.hidden}.`,
+      fix,
+    );
+  }
 }
 
 /** What quantised a checkpoint, where that is nothing whose tensors are known here. */
@@ -348,27 +397,4 @@ function ploraOf(
     return [name, { rank, scale }] as const;
   });
   return Object.fromEntries(entries) as Record<LinearName, PloraConfig>;
-}
-
-function readJson<S extends z.ZodType>(schema: S, file: string): z.output<S> | undefined {
-  if (!existsSync(file)) return undefined;
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (cause) {
-    throw new UserError(`${file} is not JSON.`, {
-      fix: "Download the file again.",
-      cause,
-    });
-  }
-  return parseJson(schema, json, file);
-}
-
-function parseJson<S extends z.ZodType>(schema: S, json: unknown, file: string): z.output<S> {
-  const parsed = schema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new UserError(`${file}: ${issue?.path.join(".")}: ${issue?.message}.`, {
-    fix: "lorafit reads InternLM-XComposer2 checkpoints; check that the folder holds one.",
-  });
 }

@@ -2,20 +2,13 @@
  * Causal attention of packed samples for a group of kv heads, from the group's slice of wqkv's output to its attention output, and
  * back: rotary positions, and the kernel of the device that computes.
  */
-import { fromArray } from "../../torch/create.ts";
-import type { Device } from "../../torch/dtypes.ts";
 import { isFused } from "../../torch/kernels/fusedKernel.ts";
 import { fused, type RopeInputs } from "../../torch/kernels/kernels.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { rowsOf } from "../rows.ts";
 import { headsOfPacked, type PackedHeads } from "./calls.ts";
 import { type AttentionShape, type KernelState, kernelBackward_, kernelForward } from "./kernels.ts";
-
-/** cos and sin of each position and frequency: (T, 1, 1, D/2) in the compute dtype. */
-export interface Rope {
-  cos: Tensor;
-  sin: Tensor;
-}
+import type { Rope } from "./rope.ts";
 
 /**
  * What wqkv makes of a group, rows of T: for each kv head its Q query heads, its key, its value, (T, G * (Q+2) * D); or, where queries are of
@@ -30,22 +23,6 @@ type ByHead = Projected;
 export interface AttentionState {
   rotated: ByHead;
   kernel: KernelState;
-}
-
-/** Rotary tables for positions, computed in float32. positions: (T) -> cos, sin: (T, 1, 1, D/2). Source: arXiv:2104.09864. */
-export function ropeTables(
-  positions: Int32Array,
-  D: number,
-  theta: number,
-  target: Pick<Tensor, "dtype"> & { device: Device },
-): Rope {
-  return scope(() => {
-    const { dtype, device } = target;
-    const inverse = Float32Array.from({ length: D / 2 }, (_, pair) => 1 / theta ** ((2 * pair) / D));
-    const position = fromArray(new Float32Array(positions), [positions.length, 1, 1, 1], { device });
-    const angle = position.mul(fromArray(inverse, [D / 2], { device })); // (T, 1, 1, D/2)
-    return { cos: angle.cos().to({ dtype }), sin: angle.sin().to({ dtype }) };
-  });
 }
 
 /** Rotates the pairs (i, i + D/2) of the last dim in place, by -angle where `inverse`. x: (T, G, heads, D). */

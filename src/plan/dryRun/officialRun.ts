@@ -7,7 +7,7 @@
 import { disposeModel, type LayerWeights, type Model } from "../../models/weights.ts";
 import { embedText, placeImage_ } from "../../models/xcomposer2/inputRows.ts";
 import { LINEAR_NAMES, type LinearName, linearShape } from "../../models/xcomposer2/spec.ts";
-import { ropeTables } from "../../nn/attention/attention.ts";
+import { ropeTables } from "../../nn/attention/rope.ts";
 import { frozenValues } from "../../nn/frozen/frozen.ts";
 import type { Rows } from "../../nn/rows.ts";
 import { rowsOf } from "../../nn/rows.ts";
@@ -78,9 +78,8 @@ function runStep(
   end: (phase: string) => void,
 ): void {
   const batch = plannedBatch(shape);
-  const { headDim, ropeTheta } = model.config;
   const { dtype, device } = model;
-  const rope = held("inputData", () => ropeTables(batch.positions, headDim, ropeTheta, { dtype, device }));
+  const rope = held("inputData", () => ropeTables(batch.positions, model.config, { dtype, device }));
   const context = {
     model,
     rope,

@@ -18,8 +18,11 @@ export interface AnswerRequest {
 }
 
 /** Ids that end an answer. */
-export function stopIdsOf(tokenizer: Tokenizer | undefined, { eosId }: Pick<ModelConfig, "eosId">): number[] {
-  return tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [eosId];
+export function stopIdsOf(
+  tokenizer: Tokenizer | undefined,
+  { eosIds }: Pick<ModelConfig, "eosIds">,
+): number[] {
+  return tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [...eosIds];
 }
 
 /** A request for each run of labels. */

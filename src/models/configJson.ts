@@ -1,0 +1,156 @@
+/** Values of config.json that model families share, from wherever transformers 4 and 5 write them. */
+import { existsSync, readFileSync } from "node:fs";
+import { z } from "zod";
+import { quoted } from "../checkpoint/faults.ts";
+import type { ModelFolder } from "../checkpoint/folder.ts";
+import { plural, UserError } from "../errors.ts";
+import type { RopeScaling } from "../nn/attention/rope.ts";
+
+/** Reads a JSON file; undefined if it is not there. Throws UserError if it does not fit the schema. */
+export function readJson<S extends z.ZodType>(schema: S, file: string): z.output<S> | undefined {
+  if (!existsSync(file)) return undefined;
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (cause) {
+    throw new UserError(`${file} is not JSON.`, { fix: "Download the file again.", cause });
+  }
+  return parseJson(schema, json, file);
+}
+
+/** Checks values from a file. Throws UserError that names the first that does not fit the schema. */
+export function parseJson<S extends z.ZodType>(schema: S, json: unknown, file: string): z.output<S> {
+  const parsed = schema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw new UserError(`${file}: ${issue?.path.join(".")}: ${issue?.message}.`, {
+    fix: "lorafit reads InternLM-XComposer2 checkpoints; check that the folder holds one.",
+  });
+}
+
+/** Gives a value its default if it is missing, or null, which is how transformers writes what is not set. */
+export function orDefault<T>(schema: z.ZodType<T>, value: T): z.ZodType<T> {
+  return z.union([
+    schema,
+    z
+      .null()
+      .optional()
+      .transform(() => value),
+  ]) as z.ZodType<T>;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** The text model's values: models of several parts nest them in text_config. */
+export function textValues(config: Json): Json {
+  return { ...config, ...objectAt(config, "text_config") };
+}
+
+/** The family's fallbacks for what config.json may lack. */
+interface RopeDefaults {
+  ropeTheta: number;
+  maxPositions: number;
+}
+
+/**
+ * Base and scaling of rotary positions. transformers 5 writes both into rope_parameters, which wins; transformers 4 writes rope_theta
+ * and rope_scaling. Throws UserError on a kind of scaling that lorafit does not compute.
+ */
+export function ropeOf(
+  values: Json,
+  file: string,
+  defaults: RopeDefaults,
+): RopeDefaults & { ropeScaling?: RopeScaling } {
+  const parts = { ...objectAt(values, "rope_scaling"), ...objectAt(values, "rope_parameters") };
+  const { rope_theta = values.rope_theta, rope_type, type, ...rest } = dropNulls(parts);
+  const maxPositions = numberOf(values.max_position_embeddings, { file, name: "max_position_embeddings" });
+  const ropeTheta = numberOf(rope_theta, { file, name: "rope_theta" }) ?? defaults.ropeTheta;
+  const { factor, ...others } = rest;
+  const scaling = scalingOf(rope_type ?? type ?? "default", factor, file);
+  const positions = maxPositions ?? defaults.maxPositions;
+  for (const [name, value] of Object.entries(others)) {
+    if (IDENTITY[name] === value || (name === "original_max_position_embeddings" && value === positions))
+      continue;
+    throw unknownScaling(file, `${name} ${quoted(String(value))}`);
+  }
+  return { ropeTheta, maxPositions: positions, ...(scaling && { ropeScaling: scaling }) };
+}
+
+/** Further fields of a scaling at the values that change nothing. */
+const IDENTITY: Json = { partial_rotary_factor: 1, attention_factor: 1 };
+
+const factorSchema = z.number().min(1);
+
+function scalingOf(kind: unknown, factor: unknown, file: string): RopeScaling | undefined {
+  if (kind === "default") return undefined;
+  if (kind !== "linear" && kind !== "dynamic") throw unknownScaling(file, `kind ${quoted(String(kind))}`);
+  const parsed = factorSchema.safeParse(factor);
+  if (parsed.success) return { kind, factor: parsed.data };
+  throw new UserError(`${file}: rope_scaling of kind ${kind} needs a factor of at least 1.`, {
+    fix: "Download the file again, or correct it.",
+  });
+}
+
+function unknownScaling(file: string, what: string): UserError {
+  return new UserError(`${file}: rope_scaling has ${what}, which lorafit does not compute.`, {
+    fix: 'lorafit computes rotary positions of the kinds "default", "linear" and "dynamic".',
+  });
+}
+
+/** Ids that end an answer: one, or a list, in config.json or else in generation_config.json. */
+export function eosIdsOf(
+  values: Json,
+  generation: Json,
+  file: string,
+  defaults: readonly number[],
+): readonly number[] {
+  const stated = values.eos_token_id ?? generation.eos_token_id ?? undefined;
+  const ids = z.union([z.int().transform((id) => [id]), z.array(z.int()).min(1)]).safeParse(stated);
+  if (ids.success) return ids.data;
+  if (stated === undefined) return defaults;
+  throw new UserError(`${file}: eos_token_id is neither a number nor a list of numbers.`, {
+    fix: "Download the file again, or correct it.",
+  });
+}
+
+/**
+ * Compares a number of layers that a configuration states with the names of the checkpoint's tensors, before anything is made for
+ * each layer. `prefix` stands before a layer's number in the names.
+ */
+export function checkLayerCount(
+  stated: number,
+  prefix: string,
+  { weights }: ModelFolder,
+  file: string,
+): void {
+  const numbers = weights.names.flatMap((name) => {
+    const [, number] = name.startsWith(prefix) ? (/^(\d{1,9})\./.exec(name.slice(prefix.length)) ?? []) : [];
+    return number === undefined ? [] : Number(number);
+  });
+  const found = numbers.reduce((most, number) => Math.max(most, number + 1), 0);
+  if (found === stated) return;
+  throw new UserError(
+    `${file} says ${plural(stated, "layer")}; the weights have ${plural(found, "layer")}.`,
+    {
+      fix: "Check that the configuration and the weights belong together, and that all shards are there.",
+    },
+  );
+}
+
+function numberOf(value: unknown, { file, name }: { file: string; name: string }): number | undefined {
+  if (value === undefined || value === null) return undefined;
+  const parsed = z.number().positive().safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new UserError(`${file}: ${name} is not a positive number.`, {
+    fix: "Download the file again, or correct it.",
+  });
+}
+
+function objectAt(config: Json, key: string): Json {
+  const value = config[key];
+  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Json) : {};
+}
+
+function dropNulls(json: Json): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(json).filter(([, value]) => value !== null));
+}

@@ -1,0 +1,63 @@
+import { describe, expect, it } from "vitest";
+import { scope } from "../../torch/tensor.ts";
+import { type RopeForm, ropeTables } from "./rope.ts";
+
+const FORM: RopeForm = { headDim: 8, ropeTheta: 1e4, maxPositions: 16 };
+
+const upTo = (tokens: number): number[] => Array.from({ length: tokens }, (_, at) => at);
+
+/** Cosines of each row, by the definition: of the position times theta to the power of -2 i / D. */
+function expected(positions: number[], theta: (row: number) => number, stretch = 1): number[] {
+  return positions.flatMap((position, row) =>
+    [0, 1, 2, 3].map((pair) => Math.cos((position / stretch) * theta(row) ** ((-2 * pair) / 8))),
+  );
+}
+
+function cosines(positions: number[], form: RopeForm): number[] {
+  let values: number[] = [];
+  scope(() => {
+    const { cos, sin } = ropeTables(Int32Array.from(positions), form, { dtype: "float32", device: "cpu" });
+    values = [...cos.toFloat32Array()];
+    const ones = cos.mul(cos).add(sin.mul(sin)).toFloat32Array();
+    for (const one of ones) expect(one).toBeCloseTo(1, 5);
+  });
+  return values;
+}
+
+function expectClose(found: number[], wanted: number[]): void {
+  expect(found).toHaveLength(wanted.length);
+  for (const [at, value] of wanted.entries()) expect(found[at]).toBeCloseTo(value, 4);
+}
+
+describe("rotary tables", () => {
+  it("without scaling are the same in samples of any length", () => {
+    expectClose(
+      cosines([...upTo(40), ...upTo(3)], FORM),
+      expected([...upTo(40), ...upTo(3)], () => 1e4),
+    );
+  });
+
+  it("of linear scaling divide every position by the factor", () => {
+    const form: RopeForm = { ...FORM, ropeScaling: { kind: "linear", factor: 8 } };
+    expectClose(
+      cosines(upTo(40), form),
+      expected(upTo(40), () => 1e4, 8),
+    );
+  });
+
+  it.each([1, 2.5])(
+    "of dynamic scaling by %d have the larger theta of a sample's own length beyond the model's",
+    (factor) => {
+      const form: RopeForm = { ...FORM, ropeScaling: { kind: "dynamic", factor } };
+      const ntk = (tokens: number): number => 1e4 * ((factor * tokens) / 16 - (factor - 1)) ** (8 / 6);
+      const positions = [...upTo(16), ...upTo(40), ...upTo(3), ...upTo(17)];
+      const thetaOf = (row: number): number =>
+        row < 16 ? 1e4 : row < 56 ? ntk(40) : row < 59 ? 1e4 : ntk(17);
+      expectClose(cosines(positions, form), expected(positions, thetaOf));
+      expectClose(
+        cosines([5, 6, 7], form), // tokens that follow others, as an answer is made
+        expected([5, 6, 7], () => 1e4),
+      );
+    },
+  );
+});
