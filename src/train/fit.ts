@@ -1,6 +1,6 @@
 /** The longest micro-batch that a device takes, found by real steps: lengths that double, then halve the gap, each beside its plan. */
 import type { MicroBatch } from "../data/stream/batches.ts";
-import { UserError } from "../errors.ts";
+import { UsageError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../models/weights.ts";
 import { batchOf, plannedBatch } from "../plan/dryRun/batchShapes.ts";
@@ -76,7 +76,7 @@ export async function* fitTrials(
   try {
     const limits = limitsOf(options, compute.device);
     if (!limits) {
-      throw new UserError("On a CPU there is no card whose memory is the limit.", {
+      throw new UsageError("On a CPU there is no card whose memory is the limit.", {
         fix: "Pass --memory, which then is a hard cap.",
       });
     }

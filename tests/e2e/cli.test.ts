@@ -57,6 +57,13 @@ describe("wrong usage ends with 2 and says what to do", () => {
       'error: --lora_r takes a whole number, 1 or more (got the text "many").\n',
     ],
     [["plan", "--gup", "v100"], "error: There is no flag --gup.\n  Did you mean --gpu?\n"],
+    [["plan", "--gpu", "abacus"], "abacus"],
+    [["plan", "--solve", "max-length"], "into how much memory"],
+    [["preview"], "There is nothing to preview."],
+    [["preview", "--image", "a", "--data", "b"], "--image and --data"],
+    [["generate", "--model", "m"], "There is nothing to answer."],
+    [["report"], "FOLDER is missing"],
+    [["train", "--resume", "nowhere"], "There is no run in nowhere"],
     [["eval", "--data", "d"], "error: --model is missing: checkpoint folder"],
     [
       ["train", "--model", "m", "--data", "d", "--hd-num", "-1"],

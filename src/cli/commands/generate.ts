@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { imageSize } from "../../data/pictures/image.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { type Dataset, readDataset } from "../../data/samples/samples.ts";
-import { formatCount, plural, UserError } from "../../errors.ts";
+import { formatCount, plural, UsageError } from "../../errors.ts";
 import { checkSamples } from "../../train/data/dataset.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
@@ -42,7 +42,7 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
 function datasetOf({ data, prompt, image }: OptionsOf<"generate">): Dataset {
   if (data && prompt === undefined) return readDataset(data);
   if (data || prompt === undefined) {
-    throw new UserError(data ? "--data and --prompt were both given." : "There is nothing to answer.", {
+    throw new UsageError(data ? "--data and --prompt were both given." : "There is nothing to answer.", {
       fix: "Pass --data FILE, or --prompt TEXT with or without --image FILE.",
     });
   }

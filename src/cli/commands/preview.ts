@@ -8,7 +8,7 @@ import { describeSource } from "../../data/samples/badSamples.ts";
 import { encodeSample } from "../../data/samples/dialogue.ts";
 import { explainSample, type Span } from "../../data/samples/explain.ts";
 import { readSamples } from "../../data/samples/samples.ts";
-import { formatCount, UserError } from "../../errors.ts";
+import { formatCount, UsageError } from "../../errors.ts";
 import { tokenizerOf } from "../../train/data/dataset.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { noteRest, type Output } from "../output/output.ts";
@@ -20,7 +20,7 @@ export async function run(options: PreviewOptions, output: Output): Promise<void
   const { image, data } = options;
   if (image !== undefined && !data) return previewImage(image, options, output);
   if (data && image === undefined) return previewSamples(data, options, output);
-  throw new UserError(data ? "--image and --data were both given." : "There is nothing to preview.", {
+  throw new UsageError(data ? "--image and --data were both given." : "There is nothing to preview.", {
     fix: "Pass --image FILE, or --model FOLDER --data FILE.",
   });
 }
@@ -47,7 +47,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
   const tokenizer = options.model === undefined ? undefined : await tokenizerOf(resolveModel(options.model));
   const samples = readSamples(files);
   if (options.model === undefined && samples.some(({ kind }) => kind === "dialogue")) {
-    throw new UserError("These samples are text, and no model was named whose tokenizer reads them.", {
+    throw new UsageError("These samples are text, and no model was named whose tokenizer reads them.", {
       fix: "Pass --model FOLDER.",
     });
   }

@@ -1,6 +1,6 @@
 /** `lorafit setup`: libtorch and the engine. */
 import { existsSync } from "node:fs";
-import { UserError } from "../../errors.ts";
+import { UsageError } from "../../errors.ts";
 import { listOfChoices } from "../../options.ts";
 import { commandLine } from "../../program.ts";
 import { setupEngine } from "../../torch/install/buildEngine.ts";
@@ -49,5 +49,7 @@ function wantedCuda(flag: boolean | CudaVersion, environment: string | undefined
   if (environment === "1") return "fitting";
   const version = CUDA_VERSIONS.find((known) => known === environment);
   if (version) return version;
-  throw new UserError(`LORAFIT_CUDA takes ${listOfChoices(["1", ...CUDA_VERSIONS])} (got "${environment}").`);
+  throw new UsageError(
+    `LORAFIT_CUDA takes ${listOfChoices(["1", ...CUDA_VERSIONS])} (got "${environment}").`,
+  );
 }

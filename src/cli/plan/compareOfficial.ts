@@ -1,6 +1,6 @@
 /** The official schedule beside lorafit's rungs: where the memory goes, and what each step down saves. */
 
-import { formatBytes, UserError } from "../../errors.ts";
+import { formatBytes, UsageError } from "../../errors.ts";
 import { batchOf } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import { officialRun } from "../../plan/dryRun/officialRun.ts";
@@ -16,7 +16,7 @@ const BAR_COLUMNS = 30;
 /** The official recipe's own plan for a workload. Throws UserError for the CPU, which the official script does not train on. */
 export function officialOf({ planner, card }: Question, { workload }: Plan): DryRun {
   if (!card) {
-    throw new UserError(
+    throw new UsageError(
       "The official recipe trains on a GPU, so --compare official needs one to compare on.",
       {
         fix: "Pass --gpu or --memory, and leave --device cpu out.",

@@ -1,7 +1,7 @@
 /** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../../checkpoint/disk.ts";
-import { formatCount, UserError } from "../../errors.ts";
+import { formatCount, UsageError, UserError } from "../../errors.ts";
 import { PRESETS } from "../../models/xcomposer2/spec.ts";
 import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
 import { type Limits, type PlannedModel, Planner, type Workload } from "../../plan/planner.ts";
@@ -88,7 +88,7 @@ function policyAndKernel(
 
 function refuseHalfQuestions({ memory, gpu, device, solve, image_share }: PlanOptions): void {
   if (solve === "hd-num" && image_share !== undefined)
-    throw new UserError(
+    throw new UsageError(
       "--image-share says how much of a sample is picture, so no --hd-num follows from it.",
       {
         fix: "Leave --image-share out, or pass --solve max-length.",
@@ -96,7 +96,7 @@ function refuseHalfQuestions({ memory, gpu, device, solve, image_share }: PlanOp
     );
   const knowsMemory = memory !== undefined || (gpu !== undefined && device !== "cpu");
   if (solve !== undefined && solve !== "memory" && !knowsMemory)
-    throw new UserError(
+    throw new UsageError(
       `--solve ${solve} looks for the largest that fits, but nothing says into how much memory.`,
       {
         fix: "Pass --gpu NAME or --memory AMOUNT.",
@@ -110,7 +110,7 @@ const MOST_TOKENS = 2 ** 24;
 function refuseBeyondPlans({ maxLength, batchSize, hdNum }: Workload): void {
   const most = formatCount(MOST_TOKENS);
   if (maxLength * batchSize > MOST_TOKENS)
-    throw new UserError(
+    throw new UsageError(
       `A micro-batch of ${formatCount(maxLength * batchSize)} tokens (max_length ${formatCount(maxLength)}, batch size ${formatCount(batchSize)}) is more than any card takes; plans go up to ${most}.`,
       {
         fix: `Pass a --max-length${hdNum > OFFICIAL_HD_NUM ? ", --hd-num" : ""} or --batch-size that keeps it below.`,

@@ -2,7 +2,7 @@
  * Cards that can be planned for without being there: memory, rates, links, and what CUDA takes before the
  * first tensor.
  */
-import { GIB, UserError } from "../../errors.ts";
+import { GIB, UsageError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import type { CardInfo } from "../../torch/device.ts";
 import type { DType } from "../../torch/dtypes.ts";
@@ -189,7 +189,7 @@ export function findDevice(name: string): Card {
   const parts = typed === "" ? [] : names.filter((known) => plain(known).includes(typed));
   if (parts.length === 1) return cardOf(parts[0]!);
   const near = parts.length > 0 ? parts : similar(typed, names);
-  throw new UserError(
+  throw new UsageError(
     parts.length > 0 ? `"${name}" could be any of several cards.` : `No card is called "${name}".`,
     {
       fix:

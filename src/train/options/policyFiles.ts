@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { readJsonObject } from "../../checkpoint/disk.ts";
-import { messageOf, UserError } from "../../errors.ts";
+import { messageOf, UsageError, UserError } from "../../errors.ts";
 import { parseOptions } from "../../options.ts";
 import { runPlaces } from "../../plan/ladder.ts";
 import {
@@ -87,7 +87,7 @@ function policyJson(given: string): Record<string, unknown> {
   try {
     return JSON.parse(given);
   } catch (cause) {
-    throw new UserError(`The policy is not JSON: ${messageOf(cause)}.`, {
+    throw new UsageError(`The policy is not JSON: ${messageOf(cause)}.`, {
       fix: "Name the file of a policy, or copy its JSON whole, between single quotes.",
       cause,
     });
