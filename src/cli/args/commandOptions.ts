@@ -57,6 +57,10 @@ const skip_bad = z
   .default(false)
   .meta({ help: "leave out samples that cannot be used, and count them" });
 
+const quick = z.boolean().default(false).meta({
+  help: "do not decode pictures whose format does not say where a file ends (TIFF, AVIF, BMP, SVG)",
+});
+
 /** How many samples people are shown; --json has all of them. */
 const shown = {
   show: z.int().min(0).default(10).meta({ help: "samples to print in full; --json has all of them" }),
@@ -219,7 +223,7 @@ const preview = {
 const validate = {
   about:
     "Checks that every sample of a data set can be trained on, and says how many tokens they have. Training does the same before it begins.",
-  options: z.strictObject(group("Data", { model, data, ...pictureOptions, max_length, skip_bad })),
+  options: z.strictObject(group("Data", { model, data, ...pictureOptions, max_length, skip_bad, quick })),
   examples: ["validate --model 4khd --data data.txt --hd-num 16 --max-length 4096"],
 } satisfies CommandOptions;
 

@@ -11,7 +11,10 @@ import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
-  const { samples, skipped } = await readySamples(options.data, known, options, checkHooks(output));
+  const { samples, skipped } = await readySamples(options.data, known, options, {
+    ...checkHooks(output),
+    thorough: !options.quick,
+  });
   const byLength = samples.toSorted((a, b) => a.tokens - b.tokens);
   const shown = {
     shortest: byLength[0]!,

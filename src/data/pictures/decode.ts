@@ -7,9 +7,10 @@
 import { stat } from "node:fs/promises";
 import sharp, { type Metadata, type Sharp } from "sharp";
 import { formatCount, messageOf, UserError } from "../../errors.ts";
-import { looksWhole } from "./looksWhole.ts";
+import { BMP_HEADER_BYTES, bmpSize, decodeBmp, isBmp } from "./bmp.ts";
+import { endOf } from "./fileEnd.ts";
 import type { Raster } from "./resize.ts";
-import { isEmbedded, pictureInput, pictureName } from "./source.ts";
+import { isEmbedded, pictureBytes, pictureEnds, pictureInput, pictureName } from "./source.ts";
 
 export type ImageCompat = "lorafit" | "official";
 
@@ -19,9 +20,23 @@ export type ImageCompat = "lorafit" | "official";
  */
 export const MAX_PIXELS = 2 ** 28;
 
+/** Colours, alpha and what a scanner adds, such as infrared. */
+const MAX_CHANNELS = 8;
+
 sharp.cache(false); // a file that was replaced must not come back from libvips' cache
 
-/** Reads a picture in any format that sharp knows; throws a UserError that names the file. */
+/** What a picture's header says of it. */
+export interface PictureHeader {
+  /** Size as stored. */
+  width: number;
+  height: number;
+  /** Size as a person sees it: the EXIF orientation is applied. */
+  shown: { width: number; height: number };
+  /** Undefined for a BMP, which sharp does not read. */
+  sharp: Metadata | undefined;
+}
+
+/** Reads a picture of any format that sharp knows, or a BMP; throws a UserError that names the file. */
 export async function decodeImage(
   path: string,
   { compat, maxPixels = MAX_PIXELS }: { compat: ImageCompat; maxPixels?: number | undefined },
@@ -35,31 +50,86 @@ export async function decodeImage(
     );
   }
   return readable(path, async () => {
-    const picture = sharp(pictureInput(path), {
+    if (!header.sharp) return decodeBmp(await pictureBytes(path));
+    const options = {
       ignoreIcc: true,
       limitInputPixels: maxPixels,
+      limitInputChannels: MAX_CHANNELS,
       failOn: "error",
-    });
-    const shown =
-      compat === "official" ? picture.removeAlpha() : picture.autoOrient().flatten({ background: "white" });
-    if (header.space !== "cmyk") return rasterOf(shown.toColourspace("srgb"));
-    return inkToRgb(await rasterOf(shown.pipelineColourspace("cmyk").toColourspace("cmyk")));
+    } as const;
+    return decoded(sharp(pictureInput(path), options), header.sharp, compat);
   });
 }
 
 /** The header of a picture file; nothing is decoded. */
-export function readHeader(path: string): Promise<Metadata> {
-  return readable(path, () => sharp(pictureInput(path), { limitInputPixels: false }).metadata());
+export function readHeader(path: string): Promise<PictureHeader> {
+  return readable(path, async () => {
+    const { start } = await pictureEnds(path, BMP_HEADER_BYTES);
+    if (isBmp(start)) {
+      const size = bmpSize(start);
+      return { ...size, shown: size, sharp: undefined };
+    }
+    const header = await sharp(pictureInput(path), {
+      limitInputPixels: false,
+      limitInputChannels: MAX_CHANNELS,
+    }).metadata();
+    return { width: header.width, height: header.height, shown: header.autoOrient, sharp: header };
+  });
 }
 
-/** Throws a UserError for a file that is cut off. Decodes those alone that look so: all of a data set would take minutes. */
-export async function refuseCutOff(path: string, compat: ImageCompat): Promise<void> {
-  if (!(await readable(path, () => looksWhole(path)))) await decodeImage(path, { compat });
+/**
+ * Throws a UserError for a picture that is cut off. Decodes those that look so; with `thorough` also those of formats
+ * that do not tell their end. To decode every picture of a data set would take minutes.
+ */
+export async function refuseCutOff(
+  path: string,
+  { compat, thorough }: { compat: ImageCompat; thorough: boolean },
+): Promise<void> {
+  const end = await readable(path, () => endOf(path));
+  if (end === "missing" || (end === "unknown" && thorough)) await decodeImage(path, { compat });
 }
 
-async function rasterOf(picture: Sharp): Promise<Raster> {
+/** Channels of colour by libvips' name of a colour space, 3 for others; further channels are alpha, or a scanner's own. */
+const COLOUR_CHANNELS: Readonly<Record<string, number>> = { "b-w": 1, grey16: 1 };
+
+async function decoded(picture: Sharp, header: Metadata, compat: ImageCompat): Promise<Raster> {
+  const { space, channels, depth } = header;
+  const upright = compat === "official" ? picture : picture.autoOrient();
+  if (space === "cmyk") {
+    const inks = upright.pipelineColourspace("cmyk").toColourspace("cmyk");
+    return inkToRgb(withoutMore(depth === "ushort" ? await upperBits(inks) : await pixelsOf(inks), 4));
+  }
+  const isAlpha = channels <= (COLOUR_CHANNELS[space] ?? 3) + 1; // with more, nobody knows which
+  const shown = isAlpha && compat === "lorafit" ? upright.flatten({ background: "white" }) : upright;
+  return withoutMore(await pixelsOf(shown.removeAlpha().toColourspace("srgb")), 3);
+}
+
+interface Channels extends Raster {
+  channels: number;
+}
+
+async function pixelsOf(picture: Sharp): Promise<Channels> {
   const { data, info } = await picture.raw().toBuffer({ resolveWithObject: true });
-  return { width: info.width, height: info.height, pixels: data };
+  return { width: info.width, height: info.height, channels: info.channels, pixels: data };
+}
+
+/** The upper 8 of 16 bits: libvips would clip inks of 16 bits to 255. */
+async function upperBits(picture: Sharp): Promise<Channels> {
+  const { data, info } = await picture.raw({ depth: "ushort" }).toBuffer({ resolveWithObject: true });
+  const pixels = new Uint8Array(data.length / 2);
+  for (let at = 0; at < pixels.length; at++) pixels[at] = data[2 * at + 1] as number; // little-endian
+  return { width: info.width, height: info.height, channels: info.channels, pixels };
+}
+
+/** The first `count` channels. */
+function withoutMore(raster: Channels, count: number): Raster {
+  const { width, height, channels, pixels } = raster;
+  if (channels === count) return { width, height, pixels };
+  const kept = new Uint8Array(width * height * count);
+  for (let pixel = 0; pixel < width * height; pixel++)
+    for (let channel = 0; channel < count; channel++)
+      kept[pixel * count + channel] = pixels[pixel * channels + channel] as number;
+  return { width, height, pixels: kept };
 }
 
 /** CMYK to RGB without a profile. Source: Pillow, src/libImaging/Convert.c, cmyk2rgb. */

@@ -91,8 +91,8 @@ export async function imageSize(
   path: string,
   compat: ImageCompat,
 ): Promise<{ width: number; height: number }> {
-  const { width, height, autoOrient } = await readHeader(path);
-  return compat === "official" ? { width, height } : autoOrient;
+  const { width, height, shown } = await readHeader(path);
+  return compat === "official" ? { width, height } : shown;
 }
 
 /** Decodes and transforms a picture; throws a UserError that names the file. */

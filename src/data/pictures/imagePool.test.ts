@@ -69,7 +69,8 @@ describe.each([
 test("a worker that dies costs its picture alone, which is named", async () => {
   const elsewhere = join(folder, "dying");
   cpSync(join(folder, "data"), join(elsewhere, "data"), { recursive: true });
-  for (const name of ["errors.js", "errors.js.map"]) cpSync(join(folder, name), join(elsewhere, name));
+  for (const name of ["errors.js", "errors.js.map", "printable.js", "printable.js.map"])
+    cpSync(join(folder, name), join(elsewhere, name));
   const worker = `
     import { parentPort } from "node:worker_threads";
     parentPort.on("message", ({ path }) => {

@@ -1,10 +1,15 @@
 /** Where a picture's bytes are: in a file, or in the data set itself as a data URI. */
-import { open } from "node:fs/promises";
+import { open, readFile } from "node:fs/promises";
 import { formatBytes, UserError } from "../../errors.ts";
 
 /** What sharp reads: the path itself, or the bytes of a data URI. Throws a UserError if these are not in base64. */
 export function pictureInput(path: string): string | Buffer {
   return isEmbedded(path) ? embeddedBytes(path) : path;
+}
+
+/** All bytes of a picture. */
+export async function pictureBytes(path: string): Promise<Buffer> {
+  return isEmbedded(path) ? embeddedBytes(path) : readFile(path);
 }
 
 /** A picture's name for messages. */

@@ -5,6 +5,7 @@
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../../errors.ts";
+import { shownName } from "../../printable.ts";
 import { type BadSample, badSample, badSamplesError, sampleError } from "./badSamples.ts";
 import { type JsonFault, jsonFault } from "./jsonFault.ts";
 import { linesOf, readText } from "./lines.ts";
@@ -100,7 +101,7 @@ const KEPT_NAMES = 1000;
 const SHOWN_NAMES = 8;
 
 function unusedFields(file: string, unused: UnusedFields): string {
-  const names = [...unused].slice(0, SHOWN_NAMES).map((name) => name.slice(0, 60));
+  const names = [...unused].slice(0, SHOWN_NAMES).map(shownName);
   const more = unused.size > SHOWN_NAMES ? ` and ${unused.size - SHOWN_NAMES} more` : "";
   return `${file}: these fields are not read: ${names.join(", ")}${more}`;
 }

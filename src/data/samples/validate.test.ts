@@ -168,6 +168,23 @@ describe("a picture file that breaks off", () => {
     },
   );
 
+  it.each(["tiff", "avif"] as const)(
+    "is found by decoding if its format does not tell its end (%s), unless that was not asked for",
+    async (format) => {
+      const noise = Uint8Array.from({ length: 64 * 48 * 3 }, (_, index) => (index * 7919) % 251);
+      const whole = await sharp(noise, { raw: { width: 64, height: 48, channels: 3 } })
+        .toFormat(format)
+        .toBuffer();
+      expect((await prepare(put(`whole.${format}`, whole), { thorough: true })).samples).toHaveLength(2);
+      const cut = put(`half.${format}`, whole.subarray(0, -400));
+      expect((await prepare(cut)).samples).toHaveLength(2);
+      const { message } = await errorOf(cut, { thorough: true });
+      expect(message).toMatch(
+        /sample 1 shows a picture that can't be used\. .*half\.\w+: this picture can't be read/,
+      );
+    },
+  );
+
   it("is none where a whole picture is followed by something else, as a phone's photo by its film", async () => {
     const photo = Buffer.concat([await make("jpeg"), Buffer.alloc(100_000, 7)]);
     expect((await prepare(put("film.jpeg", photo))).samples).toHaveLength(2);

@@ -36,6 +36,8 @@ export interface PrepareOptions {
   imageCompat: ImageCompat;
   /** "generate" encodes what comes before the last answer, and asks for no answers. */
   purpose: "train" | "generate";
+  /** Decodes pictures whose format does not tell whether the file is whole (TIFF, AVIF, BMP). Default: false. */
+  thorough?: boolean | undefined;
   /** Leaves bad samples out, where they are an error otherwise. */
   skipBad: boolean;
   /** What to offer instead of leaving bad samples out, where that is no way on. */
@@ -57,7 +59,7 @@ const SAMPLES_BEFORE_PAUSE = 64;
 export async function prepareSamples(dataset: Dataset, options: PrepareOptions): Promise<PreparedSamples> {
   hdGrid(1, 1, options.hdNum); // refuses an impossible hd_num once, not for every picture
   if (dataset.samples.some(({ kind }) => kind === "dialogue")) requireTokenizer(options.tokenizer);
-  const pictures = new PictureSizes(options.imageCompat);
+  const pictures = new PictureSizes(options.imageCompat, options.thorough ?? false);
   const results: (PreparedSample | BadSample)[] = [];
   let done = 0;
   await forEachConcurrently(dataset.samples, async (sample, index) => {
@@ -123,9 +125,11 @@ function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
 class PictureSizes {
   readonly #sizes = new Map<string, Promise<PictureSize>>();
   readonly #compat: ImageCompat;
+  readonly #thorough: boolean;
 
-  constructor(compat: ImageCompat) {
+  constructor(compat: ImageCompat, thorough: boolean) {
     this.#compat = compat;
+    this.#thorough = thorough;
   }
 
   /** Sizes and grids of a sample's pictures; throws UserError, naming both, where one can't be read or laid out. */
@@ -159,7 +163,7 @@ class PictureSizes {
         },
       );
     }
-    await refuseCutOff(path, this.#compat);
+    await refuseCutOff(path, { compat: this.#compat, thorough: this.#thorough });
     return size;
   }
 }

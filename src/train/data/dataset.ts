@@ -39,7 +39,7 @@ export interface ReadySamples extends PreparedSamples {
 }
 
 /** Who is told of samples that were left out, and of how many have been looked at. */
-export interface CheckHooks extends Pick<PrepareOptions, "onProgress" | "insteadOfSkipping"> {
+export interface CheckHooks extends Pick<PrepareOptions, "onProgress" | "insteadOfSkipping" | "thorough"> {
   notice: (text: string) => void;
 }
 

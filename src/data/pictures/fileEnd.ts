@@ -25,10 +25,12 @@ const FORMATS: readonly { is: (file: Ends) => boolean; isWhole: (file: Ends) => 
   },
 ];
 
-/** False if a picture may be cut off; only decoding it tells for sure. */
-export async function looksWhole(path: string): Promise<boolean> {
+/** Whether a picture reaches its end: "missing" if it may be cut off, "unknown" if its format does not tell. */
+export async function endOf(path: string): Promise<"whole" | "missing" | "unknown"> {
   const { start, end, totalBytes } = await pictureEnds(path, END_BYTES);
-  if (totalBytes < END_BYTES) return false;
+  if (totalBytes < END_BYTES) return "missing";
   const file = { start, end, fileBytes: totalBytes };
-  return FORMATS.find(({ is }) => is(file))?.isWhole(file) ?? true;
+  const format = FORMATS.find(({ is }) => is(file));
+  if (!format) return "unknown";
+  return format.isWhole(file) ? "whole" : "missing";
 }
