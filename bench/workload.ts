@@ -4,8 +4,8 @@ import type { HdImage } from "../src/data/pictures/image.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../src/data/samples/dialogue.ts";
 import { layoutBatch, type MicroBatch } from "../src/data/stream/batches.ts";
 import { START } from "../src/data/stream/packing.ts";
+import { embedText, placeImage_ } from "../src/models/inputRows.ts";
 import type { Model } from "../src/models/weights.ts";
-import { embedText, placeImage_ } from "../src/models/xcomposer2/inputRows.ts";
 import { fromArray } from "../src/torch/create.ts";
 import { scope, type Tensor } from "../src/torch/tensor.ts";
 

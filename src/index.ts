@@ -22,11 +22,11 @@ export { type PreparedSample, type PrepareOptions, prepareSamples } from "./data
 export { layoutBatch, type MicroBatch } from "./data/stream/batches.ts";
 export { loadTokenizer, type Tokenizer } from "./data/text/tokenizer.ts";
 export { formatBytes, parseBytes, UserError } from "./errors.ts";
+export type { ModelConfig } from "./models/family.ts";
 export { type Generated, type GenerateOptions, generate } from "./models/generate.ts";
 export { disposeLora, type Lora, loraFromAdapter } from "./models/lora.ts";
 export { GREEDY, type Sampling } from "./models/sampling.ts";
 export { disposeModel, type LoadOptions, loadModel, type Model } from "./models/weights.ts";
-export type { ModelConfig } from "./models/xcomposer2/spec.ts";
 export { type PagesOptions, writePages } from "./pages/writePages.ts";
 export { DEFAULT_POLICY, type Policy } from "./step/policy.ts";
 export { type MemoryStats, memoryStats, OutOfMemoryError, setCap } from "./torch/device.ts";

@@ -1,12 +1,13 @@
 /** Cases of the GPU bench: sizes, pictures and configurations. */
 import { hdGrid, imageTokens } from "../../src/data/pictures/image.ts";
 import { formatBytes, formatCount, GIB } from "../../src/errors.ts";
-import { LINEAR_NAMES, linearShape, type ModelConfig, PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { linearShape } from "../../src/models/families.ts";
+import { PRESETS, XCOMPOSER_LINEARS, type XComposerConfig } from "../../src/models/xcomposer2/spec.ts";
 import { TINY, tinyConfig } from "../../src/models/xcomposer2/tiny.ts";
 import type { SampleSize } from "../workload.ts";
 
 export const SIZES = {
-  "7b": { model: PRESETS["4khd-7b"] as ModelConfig, hdNums: [9, 16, 25, 55, 91], ranks: [16, 64] },
+  "7b": { model: PRESETS["4khd-7b"] as XComposerConfig, hdNums: [9, 16, 25, 55, 91], ranks: [16, 64] },
   /** Runs the whole bench's logic within a minute, on a CPU. */
   tiny: { model: tinyConfig({ ...TINY, vocab: 512, layers: 2 }), hdNums: [1], ranks: [4] },
 } as const;
@@ -185,7 +186,7 @@ export function necessaryFlops(wanted: GpuCase): number {
   const { text, image } = tokensOf(wanted);
   const tokens = text + image;
   let flops = 0;
-  for (const name of LINEAR_NAMES) {
+  for (const name of XCOMPOSER_LINEARS) {
     const [rows, columns] = linearShape(config, name);
     const ofRows = (all: number, pictures: number): number =>
       4 * all * rows * columns + // forward, and the input's gradient

@@ -9,9 +9,9 @@ import { openImagePool } from "../../src/data/pictures/imagePool.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { createBatches, type MicroBatch } from "../../src/data/stream/batches.ts";
 import { fileOrder } from "../../src/data/stream/drawOrder.ts";
+import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { assembleModel, type Model } from "../../src/models/weights.ts";
-import { tensorShapes } from "../../src/models/xcomposer2/spec.ts";
 import { settledAttention } from "../../src/plan/time/attentionChoice.ts";
 import { drive } from "../../src/step/driveSteps.ts";
 import { OFFICIAL_ADAMW } from "../../src/step/optimizer/adamW.ts";
@@ -101,11 +101,11 @@ function preparedSample(): PreparedSample {
 
 /** Each matrix is quantised as soon as it is made. */
 function randomModel(): Model {
-  const shapes = tensorShapes(config);
+  const tensors = tensorsOf(config);
   const options = { dtype: "bfloat16", device, ...loadingOf(policy), base: wanted.base } as const;
   const random = (name: string, on: Device): Tensor =>
     scope(() => {
-      const weight = empty(shapes.get(name)!, { dtype: "bfloat16", device: on });
+      const weight = empty(tensors.get(name)!.shape, { dtype: "bfloat16", device: on });
       if (/norm\d?\.weight$/.test(name)) return weight.fill_(1);
       return on === device ? weight.normal_({ std: 0.02 }) : weight.fill_(0.02); // a CPU draws 8 billion numbers in minutes
     });

@@ -1,5 +1,4 @@
-/** The rows of attention and its groups of kv heads, one after the other; and the low-rank branches of wo, which sum over them. */
-
+/** The rows of attention and its groups of kv heads, one after the other; and the low-rank branches of the output linear. */
 import type { PackedLengths } from "../nn/attention/calls.ts";
 import type { AttentionShape } from "../nn/attention/kernels.ts";
 import type { Rope } from "../nn/attention/rope.ts";
@@ -7,6 +6,7 @@ import { addLoraInner_, type Linear, type LowRank, type RowInfo } from "../nn/li
 import { apartRows } from "../nn/plora.ts";
 import { forEachPart, type Rows, rowCount, rowsOf, tilesOf } from "../nn/rows.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
+import type { QkvPart } from "./family.ts";
 import { lastRows, type MlpRows } from "./tiles.ts";
 
 /** The micro-batch as the layers see it, and how finely they cut it. */
@@ -15,6 +15,8 @@ export interface Sequence extends MlpRows {
   /** With a first query where only the rows from it on are asked for. */
   shape: AttentionShape;
   kvHeads: number;
+  /** Which rows of which linears make a kv head's queries, key and value. */
+  qkv: (kvHead: number) => readonly QkvPart[];
   /** Groups of kv heads that attention takes one after the other; divides kvHeads. */
   headGroups: number;
   /** Whether attention's normalised input is held, or made again in tiles of rows whenever a group needs it. */
@@ -41,15 +43,13 @@ export function askedRows(x: Tensor, { asked }: Sequence): Tensor {
 export interface HeadGroup {
   /** kv heads of the group. */
   heads: Rows;
-  /** Their rows of wqkv and columns of wo. */
-  qkvRows: Rows;
+  /** Their columns of the output linear. */
   outColumns: Rows;
 }
 
 export function headGroups({ kvHeads, headGroups, shape: { Q, D } }: Sequence): HeadGroup[] {
   return tilesOf(kvHeads, kvHeads / headGroups).map((heads) => ({
     heads,
-    qkvRows: { start: heads.start * (Q + 2) * D, end: heads.end * (Q + 2) * D },
     outColumns: { start: heads.start * Q * D, end: heads.end * Q * D },
   }));
 }
@@ -68,10 +68,10 @@ export function forEachGroup(
   );
 }
 
-/** outer += the inner products of a group's attention output. out: (R, G * Q * D); part: its slice of wo. */
+/** outer += the inner products of a group's attention output. out: (R, G * Q * D); part: its slice of the output linear. */
 export function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo): void {
   forEachPart(apartRows(part, info.ploraRows), rowCount, (rows, range) => {
-    outer.plora[range]!.addmm_(rowsOf(out, rows), part.plora.a.t());
+    outer.plora[range]!.addmm_(rowsOf(out, rows), part.plora!.a.t());
   });
   const { lora } = part;
   if (lora && outer.lora) addLoraInner_(outer.lora, out, lora, info.place);

@@ -10,23 +10,25 @@ import { moduleNames } from "../../tests/helpers/reference.ts";
 import { ropeTables } from "../nn/attention/rope.ts";
 import { dropped } from "../nn/dropout.ts";
 import { frozenValues } from "../nn/frozen/frozen.ts";
-import type { LoraBranch } from "../nn/linear.ts";
+import type { Linear, LoraBranch } from "../nn/linear.ts";
 import { type Rows, rowSource, rowsOf } from "../nn/rows.ts";
 import { cat, fromArray, where } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
 import { grad, scope, type Tensor, withGrad } from "../torch/tensor.ts";
 import { askedFrom, type Sequence } from "./attentionGroups.ts";
 import { attentionBackward_, attentionForward_, type Layer, mlpBackward_, mlpForward_ } from "./decoder.ts";
+import { familyOf } from "./families.ts";
+import { byRole } from "./join.ts";
 import { loraBranch } from "./lora.ts";
 import { type MlpRows, pickRows } from "./tiles.ts";
-import { LINEAR_NAMES, type ModelConfig } from "./xcomposer2/spec.ts";
+import { XCOMPOSER_LINEARS, type XComposerConfig, type XComposerLinear } from "./xcomposer2/spec.ts";
 
 const config = smallConfig();
 /** PLoRA of a rank at which pictures of a few dozen rows are enough to merge it. */
 const wide = smallConfig({
   plora: Object.fromEntries(
-    LINEAR_NAMES.map((name) => [name, { rank: 128, scale: 0.1 }]),
-  ) as ModelConfig["plora"],
+    XCOMPOSER_LINEARS.map((name) => [name, { rank: 128, scale: 0.1 }]),
+  ) as XComposerConfig["plora"],
 });
 const { headDim: D, kvHeads: G, heads } = config;
 const Q = heads / G;
@@ -155,24 +157,24 @@ function build({
     shape: { Q, D, samples: rows, kernel },
     ploraRows: imageRows,
     kvHeads: G,
+    qkv: (kvHead) => familyOf(config).qkv(config, kvHead),
     headGroups,
     attentionInput,
     plora,
     mlpTileTokens,
   };
   const weights = model.layers[0]!;
-  const linears = LINEAR_NAMES.map((name) => [
-    name,
-    {
-      ...weights.linears[name],
-      lora: loraBranch(lora, 0, name, { dtype: "float64", dropoutSeed: 5n }),
-    },
-  ]);
-  const layer = {
+  const linears = new Map(
+    XCOMPOSER_LINEARS.map((name) => {
+      const branch = loraBranch(lora, 0, name, { dtype: "float64", dropoutSeed: 5n });
+      return [name, { ...weights.linears[name]!, lora: branch }] as const;
+    }),
+  );
+  const layer: Layer = {
     attentionNorm: { weight: weights.attentionNorm, eps: config.rmsEps },
     ffnNorm: { weight: weights.ffnNorm, eps: config.rmsEps },
-    linears: Object.fromEntries(linears),
-  } as Layer;
+    ...byRole(config, linears),
+  };
   return { model, lora, sequence, layer, tokens: end };
 }
 
@@ -183,12 +185,20 @@ function seenBy({ dropout }: LoraBranch, x: Tensor): Tensor {
 
 /** The layer in autograd, with A and B as leaves. */
 function plain(layer: Layer, sequence: Sequence, leaves: Map<string, Tensor>) {
-  const linear = (name: (typeof LINEAR_NAMES)[number], x: Tensor): Tensor => {
-    const { weight, plora, lora } = layer.linears[name];
+  const { output, gate, up, down } = layer;
+  const linears: Record<XComposerLinear, Linear> = {
+    "attention.wqkv": layer.qkv.get("attention.wqkv")!,
+    "attention.wo": output,
+    "feed_forward.w1": gate,
+    "feed_forward.w2": down,
+    "feed_forward.w3": up,
+  };
+  const linear = (name: XComposerLinear, x: Tensor): Tensor => {
+    const { weight, plora, lora } = linears[name];
     const rows = new Uint8Array(x.shape[0]!);
     for (const { start, end } of sequence.ploraRows) rows.fill(1, start, end);
     const mask = fromArray(rows, [rows.length, 1], { dtype: "bool" });
-    const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
+    const image = x.mm(plora!.a.t()).mm(plora!.b.t()).mul(plora!.scale);
     const y = x.mm(frozenValues(weight).t()).add(where(mask, image, image.mul(0)));
     if (!lora) return y;
     return y.add(
@@ -256,7 +266,7 @@ describe.each(CASES)("$name", (given) => {
         const input = randomTensor([tokens, config.hidden], 11);
         const dy = randomTensor([tokens, config.hidden], 12);
         const leaves = new Map<string, Tensor>();
-        for (const name of LINEAR_NAMES) {
+        for (const name of XCOMPOSER_LINEARS) {
           const module = lora.modules.get(`layers.0.${name}`);
           if (module && name.startsWith(segment === "attention" ? "attention" : "feed")) {
             leaves

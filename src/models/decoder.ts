@@ -11,7 +11,6 @@ import {
   addProduct_,
   inputSlice,
   type Linear,
-  type LowRank,
   linearBackward,
   linearForward,
   type RowInfo,
@@ -33,26 +32,35 @@ import {
   type Sequence,
 } from "./attentionGroups.ts";
 import {
+  addInnerGradients_,
   addProjectionGradients_,
+  type Inner,
+  innerGradients,
   inputLowRank,
+  type Linears,
   type NormalizedInput,
   normalizedInput,
   project,
 } from "./projection.ts";
 import { forEachTile, linearOfTiles, type MlpRows, tileInfo } from "./tiles.ts";
-import type { LinearName } from "./xcomposer2/spec.ts";
 
-/** A layer's frozen weights joined with its LoRA branches. */
+/** A layer's frozen weights joined with its LoRA branches, by what they do. */
 export interface Layer {
   attentionNorm: RmsNorm;
   ffnNorm: RmsNorm;
-  linears: Record<LinearName, Linear>;
+  /** The linears that make queries, keys and values. */
+  qkv: Linears;
+  /** Attention's output linear. */
+  output: Linear;
+  gate: Linear;
+  up: Linear;
+  down: Linear;
 }
 
 /** What a layer that is not recomputed keeps of its attention, a group each. */
 export type KeptAttention = GroupOutput[];
 
-/** Outputs of w1 and w3, (t, F), a tile each. */
+/** Outputs of gate and up, (t, F) each, tile by tile. */
 export type KeptMlp = Gates[];
 
 /** out: (R, G * Q * D) of the group, of the rows that are asked for. */
@@ -80,14 +88,14 @@ export function attentionForward_(
   { input, keeps = false, keptAs = "workingSet", beforeWrite }: AttentionOptions = {},
 ): KeptAttention | undefined {
   return scope(() => {
-    const { wqkv, wo, info } = attentionParts(layer, sequence, { wqkv: 1, wo: 1 });
+    const { qkv, wo, info } = attentionParts(layer, sequence, { qkv: 1, wo: 1 });
     const holds = input === undefined || sequence.attentionInput === "kept";
     const x = normalizedInput(input ?? rowSource(h), h, layer.attentionNorm, sequence, holds);
-    const inner = inputLowRank(x, wqkv, sequence);
+    const inner = inputLowRank(x, qkv, sequence, h);
     const y = askedRows(h, sequence); // (R, C)
-    const outer = zeroLowRank(y.shape[0]!, wo, info);
+    const outer = zeroLowRank(y.shape[0]!, wo, info, h);
     const forwardGroup = (group: HeadGroup): GroupOutput => {
-      const output = groupForward(x, inner, wqkv, group, sequence, keptAs);
+      const output = groupForward(x, inner, qkv, group, sequence, keptAs);
       const part = inputSlice(wo, group.outColumns);
       beforeWrite?.();
       addBaseProduct_(y, output.out, part, info.ploraRows);
@@ -114,33 +122,32 @@ export function attentionBackward_(
   kept?: KeptAttention,
 ): void {
   scope(() => {
-    const { wqkv, wo, info } = attentionParts(layer, sequence, { wqkv: kept ? 1 : 2, wo: 1 });
+    const { qkv, wo, info } = attentionParts(layer, sequence, { qkv: kept ? 1 : 2, wo: 1 });
     const apart = apartRows(wo, info.ploraRows);
     const x = normalizedInput(input, dy, layer.attentionNorm, sequence, sequence.attentionInput === "kept");
-    const inner = inputLowRank(x, wqkv, sequence);
+    const inner = inputLowRank(x, qkv, sequence, dy);
     const dx = dy.zerosLike(); // (T, C)
-    const dInner = inner.lora?.zerosLike(); // (T, rank)
+    const dInner = innerGradients(inner); // (T, rank) each
     const dOutput = askedRows(dy, sequence); // (R, C)
     const z = wo.lora && zeros([dOutput.shape[0]!, wo.lora.a.shape[0]!], dy); // (R, rank)
     const dz = wo.lora && dOutput.mm(wo.lora.b).mul_(wo.lora.scale); // (R, rank)
-    const dzPlora = apart.map((rows) => rowsOf(dOutput, rows).mm(wo.plora.b)); // (|I|, rank) each
+    const dzPlora = apart.map((rows) => rowsOf(dOutput, rows).mm(wo.plora!.b)); // (|I|, rank) each
     forEachGroup(headGroups(sequence), (group, index) => {
-      const { out, state } = kept?.[index] ?? groupForward(x, inner, wqkv, group, sequence);
+      const { out, state } = kept?.[index] ?? groupForward(x, inner, qkv, group, sequence);
       const part = inputSlice(wo, group.outColumns);
       const dOut = baseGradient(dOutput, part, info.ploraRows); // (R, G * Q * D)
       forEachPart(apart, rowCount, (rows, range) => {
-        rowsOf(dOut, rows).addmm_(dzPlora[range]!, part.plora.a, { alpha: wo.plora.scale });
+        rowsOf(dOut, rows).addmm_(dzPlora[range]!, part.plora!.a, { alpha: wo.plora!.scale });
       });
       if (part.lora && dz) addLoraInnerGradients_({ dx: dOut, inner: z }, dz, out, part.lora, info.place);
       const du = attendBackward_(dOut, state, sequence.rope, sequence.shape);
-      addProjectionGradients_({ dx, dInner }, du, inner, wqkv, group, sequence);
+      addProjectionGradients_({ dx, dInner }, du, inner, qkv, group, sequence);
     });
     if (wo.lora?.gradB && z) addProduct_(wo.lora.gradB, dOutput.t(), z, wo.lora.scale);
     forEachTile(input.tokens, sequence, (tile) => {
       const h = input.rows(tile);
       const dxRows = rowsOf(dx, tile);
-      if (wqkv.lora && dInner)
-        addLoraInnerGradients_({ dx: dxRows }, rowsOf(dInner, tile), x.rows(tile, h), wqkv.lora, tile.start);
+      if (dInner.size > 0) addInnerGradients_(dxRows, dInner, x.rows(tile, h), qkv, tile);
       addRmsNormGradient_(rowsOf(dy, tile), dxRows, h, layer.attentionNorm);
     });
   });
@@ -150,14 +157,16 @@ export function attentionBackward_(
 export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = false): KeptMlp | undefined {
   return scope(() => {
     const tokens = h.shape[0]!;
-    const { w1, w3, w2 } = mlpLinears(layer, tokens, seen, { gates: 1, w2: 1 });
+    const { gate, up, down } = mlpLinears(layer, tokens, seen, { gates: 1, down: 1 });
     const forwardTile = (tile: Rows): Gates => {
       const rows = rowsOf(h, tile);
       const info = tileInfo(seen, tile);
       const x = rmsNorm(rows, layer.ffnNorm);
-      const gates = category(keeps ? "boundaryActivations" : "workingSet", () => gateAndUp(x, w1, w3, info));
+      const gates = category(keeps ? "boundaryActivations" : "workingSet", () =>
+        gateAndUp(x, gate, up, info),
+      );
       const active = activated(gates, keeps); // (t, F)
-      addLinear_(rows, active, w2(), info);
+      addLinear_(rows, active, down(), info);
       return gates;
     };
     if (keeps) return tilesOf(tokens, seen.mlpTileTokens).map((tile) => scope(() => forwardTile(tile)));
@@ -170,79 +179,85 @@ export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = fals
 export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, seen: MlpRows, kept?: KeptMlp): void {
   scope(() => {
     const tokens = h.shape[0]!;
-    const linears = mlpLinears(layer, tokens, seen, { gates: kept ? 1 : 2, w2: 1 });
+    const linears = mlpLinears(layer, tokens, seen, { gates: kept ? 1 : 2, down: 1 });
     const backTile = (tile: Rows, index: number): void => {
       const info = tileInfo(seen, tile);
       const rows = rowsOf(h, tile);
       const dRows = rowsOf(dy, tile);
       const x = rmsNorm(rows, layer.ffnNorm); // (t, C)
-      const [w1, w3] = [linears.w1(), linears.w3()]; // one merge serves both products
+      const [gateLinear, upLinear] = [linears.gate(), linears.up()]; // one merge serves both products
       const { gate, up } =
         kept?.[index] ??
         gateAndUp(
           x,
-          () => w1,
-          () => w3,
+          () => gateLinear,
+          () => upLinear,
           info,
         ); // (t, F) each
-      const dActive = scope(() => linearBackward(dRows, activated({ gate, up }, true), linears.w2(), info)); // (t, F)
+      const dActive = scope(() => linearBackward(dRows, activated({ gate, up }, true), linears.down(), info)); // (t, F)
       const { dGate, dUp } = activationGradients_(dActive, { gate, up }); // (t, F) each
-      const dx = linearBackward(dGate, x, w1, info); // (t, C)
-      addLinearGradients_(dx, dUp, x, w3, info);
+      const dx = linearBackward(dGate, x, gateLinear, info); // (t, C)
+      addLinearGradients_(dx, dUp, x, upLinear, info);
       addRmsNormGradient_(dRows, dx, rows, layer.ffnNorm);
     };
     forEachTile(tokens, seen, backTile);
   });
 }
 
-/** The MLP's linears for a loop over tiles, with so many products for each row. */
+/** Returns the MLP's linears for a loop over tiles; products: how many the loop makes with each row. */
 function mlpLinears(
-  { linears }: Layer,
+  { gate, up, down }: Layer,
   tokens: number,
   seen: MlpRows,
-  products: { gates: number; w2: number },
-): Record<"w1" | "w2" | "w3", () => Linear> {
+  products: { gates: number; down: number },
+): Record<"gate" | "up" | "down", () => Linear> {
   return {
-    w1: linearOfTiles(linears["feed_forward.w1"], tokens, seen, products.gates),
-    w3: linearOfTiles(linears["feed_forward.w3"], tokens, seen, products.gates),
-    w2: linearOfTiles(linears["feed_forward.w2"], tokens, seen, products.w2),
+    gate: linearOfTiles(gate, tokens, seen, products.gates),
+    up: linearOfTiles(up, tokens, seen, products.gates),
+    down: linearOfTiles(down, tokens, seen, products.down),
   };
 }
 
-/** The segment's linears for so many products with each row, and the rows of its output; what they are merged into belongs to the open scope. */
+/**
+ * Returns the segment's linears, and the rows of its output; products: how many the segment makes with each row. Merged copies
+ * belong to the open scope.
+ */
 function attentionParts(
-  { linears }: Layer,
+  layer: Layer,
   sequence: Sequence,
-  products: { wqkv: number; wo: number },
-): { wqkv: Linear; wo: Linear; info: RowInfo } {
+  products: { qkv: number; wo: number },
+): { qkv: Linears; wo: Linear; info: RowInfo } {
   const { ploraRows, plora, asked } = sequence;
   const { first = 0, ploraRows: ofOutput } = asked ?? sequence;
+  const merged = [...layer.qkv].map(([name, linear]) => {
+    return [name, mergedWherePays(linear, { plora, ploraRows, products: products.qkv })] as const;
+  });
   return {
-    wqkv: mergedWherePays(linears["attention.wqkv"], { plora, ploraRows, products: products.wqkv }),
-    wo: mergedWherePays(linears["attention.wo"], { plora, ploraRows: ofOutput, products: products.wo }),
+    qkv: new Map(merged),
+    wo: mergedWherePays(layer.output, { plora, ploraRows: ofOutput, products: products.wo }),
     info: { place: first, ploraRows: ofOutput },
   };
 }
 
-/** The group's slice of wqkv, and attention. */
+/** Projects the group's heads, and attends. */
 function groupForward(
   x: NormalizedInput,
-  inner: LowRank,
-  wqkv: Linear,
+  inner: Inner,
+  qkv: Linears,
   group: HeadGroup,
   sequence: Sequence,
   keptAs: Category = "workingSet",
 ): GroupOutput {
   return scope(() => {
-    const u = project(x, inner, wqkv, group, sequence, keptAs);
+    const u = project(x, inner, qkv, group, sequence, keptAs);
     return category(keptAs, () => attend(u, sequence.rope, sequence.shape));
   });
 }
 
-/** x: (t, C) -> w1(x), w3(x): (t, F). */
-function gateAndUp(x: Tensor, w1: () => Linear, w3: () => Linear, info: RowInfo): Gates {
+/** x: (t, C) -> gate(x), up(x): (t, F). */
+function gateAndUp(x: Tensor, gate: () => Linear, up: () => Linear, info: RowInfo): Gates {
   return {
-    gate: scope(() => linearForward(x, w1(), info)),
-    up: scope(() => linearForward(x, w3(), info)),
+    gate: scope(() => linearForward(x, gate(), info)),
+    up: scope(() => linearForward(x, up(), info)),
   };
 }

@@ -12,7 +12,7 @@ import { dispose, scope, type Tensor } from "../torch/tensor.ts";
 import { ON_DEVICE } from "./places.ts";
 import { quantizeCheckpoint } from "./quantizeCheckpoint.ts";
 import { disposeModel, type LoadOptions, loadModel, type Model } from "./weights.ts";
-import { LINEAR_NAMES } from "./xcomposer2/spec.ts";
+import { XCOMPOSER_LINEARS } from "./xcomposer2/spec.ts";
 import { TINY, writeTinyCheckpoint } from "./xcomposer2/tiny.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-folding-"));
@@ -23,7 +23,8 @@ beforeAll(() => writeTinyCheckpoint(path("tiny"), TINY));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 /** W + p PB PA. */
-function whole({ weight, plora: { a, b, scale } }: FrozenLinear): Tensor {
+function whole({ weight, plora }: FrozenLinear): Tensor {
+  const { a, b, scale } = plora!;
   return frozenValues(weight).add(b.mm(a), { alpha: scale });
 }
 
@@ -33,7 +34,8 @@ function forEachLinear(
   body: (linear: FrozenLinear, other: FrozenLinear) => void,
 ): void {
   of.layers.forEach(({ linears }, layer) => {
-    for (const name of LINEAR_NAMES) scope(() => body(linears[name], other.layers[layer]!.linears[name]));
+    for (const name of XCOMPOSER_LINEARS)
+      scope(() => body(linears[name]!, other.layers[layer]!.linears[name]!));
   });
 }
 
@@ -84,7 +86,7 @@ describe.each(["int8", "nf4", "fp8"] as const)("a base in %s", (base) => {
       const wanted = whole(linear);
       const expected = quantize(wanted, base, { device: "cpu" });
       expect(frozenShape(weight)).toEqual(wanted.shape);
-      expect(plora.scale).toBe(-linear.plora.scale);
+      expect(plora!.scale).toBe(-linear.plora!.scale);
       const errors = [weight as QuantizedMatrix, expected].map((matrix) => relativeError(wanted, matrix));
       expect(errors[0]).toBeLessThan(1.01 * errors[1]!);
       expect(relativeDifference(whole(linear), frozenValues(denseMatrix(wanted)))).toBe(0); // sources stay as they are

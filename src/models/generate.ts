@@ -10,21 +10,23 @@ import { UserError } from "../errors.ts";
 import { rotate_ } from "../nn/attention/attention.ts";
 import { ropeTables } from "../nn/attention/rope.ts";
 import { frozenProduct } from "../nn/frozen/frozen.ts";
-import { addLinear_, linearForward, type RowInfo } from "../nn/linear.ts";
+import { addLinear_, type RowInfo } from "../nn/linear.ts";
 import { rmsNorm } from "../nn/norm.ts";
 import { type Rows, rowsOf } from "../nn/rows.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { Sequence } from "./attentionGroups.ts";
 import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "./decoder.ts";
+import { familyOf } from "./families.ts";
+import type { ModelConfig } from "./family.ts";
+import { embedText, placeImage_ } from "./inputRows.ts";
 import { joinLayer } from "./join.ts";
 import { CACHE_GROWTH_TOKENS, type KeysAndValues, KvCache } from "./kvCache.ts";
 import type { Lora } from "./lora.ts";
 import { onDevice, startFetch } from "./places.ts";
+import { projectRows } from "./projection.ts";
 import { chooseToken, type Sampling } from "./sampling.ts";
 import { ploraRowsOf } from "./tiles.ts";
 import type { Model } from "./weights.ts";
-import { embedText, placeImage_ } from "./xcomposer2/inputRows.ts";
-import type { ModelConfig } from "./xcomposer2/spec.ts";
 
 /** Token ids, the rows among them that pictures take, and the pictures. */
 export type Prompt = Pick<MicroBatch, "inputIds" | "imageSlices" | "images">;
@@ -193,6 +195,7 @@ function sequenceFrom(first: number, tokens: number, model: Model, imageRows: re
     shape: { Q: heads / kvHeads, D, samples: [{ start: 0, end: tokens }] },
     ploraRows: ploraRowsOf(model, imageRows, tokens),
     kvHeads,
+    qkv: (kvHead) => familyOf(config).qkv(config, kvHead),
     headGroups: 1,
     attentionInput: "kept",
     plora: "apart", // the least memory: no policy says how much there is
@@ -238,15 +241,16 @@ function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvC
 function addCachedAttention_(
   hidden: Tensor,
   layer: Layer,
-  { rope, shape, ploraRows }: Sequence,
+  sequence: Sequence,
   cache: KvCache,
   index: number,
 ): void {
+  const { rope, shape, ploraRows } = sequence;
   const { Q, D } = shape;
   const info: RowInfo = { place: 0, ploraRows };
-  const { "attention.wqkv": wqkv, "attention.wo": wo } = layer.linears;
   scope(() => {
-    const packed = linearForward(rmsNorm(hidden, layer.attentionNorm), wqkv, info).view([1, -1, Q + 2, D]); // (1, G, Q+2, D)
+    const x = rmsNorm(hidden, layer.attentionNorm);
+    const packed = projectRows(x, layer.qkv, sequence, info).view([1, -1, Q + 2, D]); // (1, G, Q+2, D)
     rotate_(packed.narrow(2, 0, Q + 1), rope);
     cache.write(index, 0, keysAndValues(packed));
     const { keys, values } = cache.read(index, 1); // (G, S, D) each, S tokens so far
@@ -256,11 +260,11 @@ function addCachedAttention_(
       .mul_(D ** -0.5)
       .softmax(-1)
       .to({ dtype: hidden.dtype });
-    addLinear_(hidden, shares.bmm(values).view([1, -1]), wo, info); // (1, H * D)
+    addLinear_(hidden, shares.bmm(values).view([1, -1]), layer.output, info); // (1, H * D)
   });
 }
 
-/** Views of the packed output of wqkv, (t, G, Q+2, D). */
+/** Returns views of the packed heads, (t, G, Q+2, D). */
 function keysAndValues(packed: Tensor): KeysAndValues {
   const last = packed.shape[2]! - 1;
   return { keys: packed.select(2, last - 1), values: packed.select(2, last) }; // (t, G, D) each

@@ -1,10 +1,12 @@
 /** A decoder layer's frozen weights joined with its LoRA branches. */
+import type { Linear } from "../nn/linear.ts";
 import type { Tensor } from "../torch/tensor.ts";
 import type { Layer } from "./decoder.ts";
+import { familyOf } from "./families.ts";
+import type { LinearName, ModelConfig } from "./family.ts";
 import { type Lora, loraBranch } from "./lora.ts";
 import { onDevice } from "./places.ts";
 import type { LayerWeights, Model } from "./weights.ts";
-import { LINEAR_NAMES } from "./xcomposer2/spec.ts";
 
 /**
  * The layer ready for use; LoRA factors cast to the compute dtype belong to the open scope, and so do weights that it fetches from the
@@ -18,13 +20,28 @@ export function joinLayer(
 ): Layer {
   const { attentionNorm, ffnNorm, linears } = weights ?? onDevice(layers[index]!, places.layers, device);
   const norm = (weight: Tensor): Layer["ffnNorm"] => ({ weight, eps: config.rmsEps });
-  const joined = LINEAR_NAMES.map((name) => {
-    const { weight, plora } = linears[name];
+  const joined = Object.entries(linears).map(([name, { weight, plora }]) => {
     return [name, { weight, plora, lora: loraBranch(lora, index, name, { dtype, dropoutSeed }) }] as const;
   });
   return {
     attentionNorm: norm(attentionNorm),
     ffnNorm: norm(ffnNorm),
-    linears: Object.fromEntries(joined) as Layer["linears"],
+    ...byRole(config, new Map(joined)),
+  };
+}
+
+/** Returns a layer's linears by what they do. */
+export function byRole(
+  config: ModelConfig,
+  linears: ReadonlyMap<LinearName, Linear>,
+): Omit<Layer, "attentionNorm" | "ffnNorm"> {
+  const { roles, qkv } = familyOf(config);
+  const named = (name: LinearName): Linear => linears.get(name)!;
+  return {
+    qkv: new Map(qkv(config, 0).map(({ linear }) => [linear, named(linear)])),
+    output: named(roles.output),
+    gate: named(roles.gate),
+    up: named(roles.up),
+    down: named(roles.down),
   };
 }

@@ -2,7 +2,7 @@
 import { empty } from "../torch/create.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import type { ModelConfig } from "./xcomposer2/spec.ts";
+import type { ModelConfig } from "./family.ts";
 
 /** Tokens by which a cache grows. */
 export const CACHE_GROWTH_TOKENS = 256;

@@ -13,13 +13,8 @@ import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import {
-  LINEAR_NAMES,
-  type LinearName,
-  linearShape,
-  type ModelConfig,
-  tensorShapes,
-} from "./xcomposer2/spec.ts";
+import { linearNames, linearShape, tensorsOf } from "./families.ts";
+import type { LinearName, ModelConfig } from "./family.ts";
 
 /** a: (R, in), b: (out, R), in float32 or, where there are masters, in the computing dtype; gradients of the same shapes. */
 export interface LoraModule {
@@ -37,8 +32,9 @@ export interface Lora {
   alpha: number;
   rslora: boolean;
   dropout: number;
-  /** Of the model; not all of them need have factors. */
+  /** Layers of the model, and the names of a layer's linears; not all of them need have factors. */
   layers: number;
+  linears: readonly LinearName[];
   /** By module: "layers.0.attention.wqkv". */
   modules: Map<string, LoraModule>;
 }
@@ -83,7 +79,15 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
           const factors = factorsOf({ a: newA, b: newB }, copies, device);
           return [name, withGradients({ ...factors, scale: scaleOf(options) }, gradients)] as const;
         });
-        return { rank, alpha, rslora, dropout, layers: config.layers, modules: new Map(modules) };
+        return {
+          rank,
+          alpha,
+          rslora,
+          dropout,
+          layers: config.layers,
+          linears: linearNames(config),
+          modules: new Map(modules),
+        };
       }),
     ),
   );
@@ -101,8 +105,9 @@ export function loraFromAdapter(
   }: Pick<LoraOptions, "device" | "gradients" | "copies"> & { dropout?: number },
 ): Lora {
   const { r: rank, loraAlpha: alpha, useRslora: rslora, loraDropout } = adapter.config;
+  const known = linearNames(config);
   const modules = [...adapter.modules].map(([name, factors]) => {
-    const linear = LINEAR_NAMES.find((known) => name.endsWith(`.${known}`));
+    const linear = known.find((own) => name.endsWith(`.${own}`));
     const layer = Number(/^layers\.(\d+)\./.exec(name)?.[1]);
     if (!linear || !(layer < config.layers)) throw noSuchLinear(config, name);
     checkFactors(config, name, linear, factors);
@@ -124,6 +129,7 @@ export function loraFromAdapter(
         rslora,
         dropout: dropout ?? loraDropout,
         layers: config.layers,
+        linears: known,
         modules: new Map(
           modules.map(([name, , { a, b }, own, scale]) => [
             name,
@@ -153,9 +159,9 @@ export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
 }
 
 /** Names of linears where every layer has them, else whole names, for PEFT makes factors wherever a name matches. */
-function targetModulesOf({ modules, layers }: Lora): string[] {
+function targetModulesOf({ modules, layers, linears: known }: Lora): string[] {
   const names = [...modules.keys()];
-  const linears = LINEAR_NAMES.filter((linear) => names.some((name) => name.endsWith(`.${linear}`)));
+  const linears = known.filter((linear) => names.some((name) => name.endsWith(`.${linear}`)));
   return names.length === linears.length * layers ? linears : names.map(peftName);
 }
 
@@ -191,7 +197,7 @@ export function loraBranch(
     gradB: module.gradB,
     scale: module.scale,
     dropout: dropped
-      ? { probability: lora.dropout, seed: mixSeed(dropoutSeed, layer, LINEAR_NAMES.indexOf(linear)) }
+      ? { probability: lora.dropout, seed: mixSeed(dropoutSeed, layer, lora.linears.indexOf(linear)) }
       : undefined,
   };
 }
@@ -230,13 +236,13 @@ function withGradients(module: LoraModule, gradients: Gradients): LoraModule {
 
 /** Tells a layer that the model has, but that gets no factors here, from one of another model. */
 function noSuchLinear(config: ModelConfig, name: string): UserError {
-  if (!tensorShapes(config).has(weightNameOf(name))) {
+  if (!tensorsOf(config).has(weightNameOf(name))) {
     return new UserError(`The adapter has factors for ${quoted(name)}, which this model does not have.`, {
       fix: "Use the base model that the adapter was trained on.",
     });
   }
   return new UserError(
-    `The adapter has factors for ${quoted(name)}. lorafit supports factors of the decoder's linear layers alone: ${LINEAR_NAMES.join(", ")}.`,
+    `The adapter has factors for ${quoted(name)}. lorafit supports factors of the decoder's linear layers alone: ${linearNames(config).join(", ")}.`,
     { fix: `Merge the adapter into the model, and use the merged one:  ${commandLine("merge")}` },
   );
 }
@@ -245,10 +251,11 @@ function noSuchLinear(config: ModelConfig, name: string): UserError {
 let chosenBefore: { key: string; names: Set<string> } | undefined;
 
 function modulesToTarget(config: ModelConfig, targets: string): { name: string; linear: LinearName }[] {
+  const linears = linearNames(config);
   const all = Array.from({ length: config.layers }, (_, layer) =>
-    LINEAR_NAMES.map((linear) => ({ name: `layers.${layer}.${linear}`, linear })),
+    linears.map((linear) => ({ name: `layers.${layer}.${linear}`, linear })),
   ).flat();
-  const key = `${config.layers} ${targets}`;
+  const key = `${config.family} ${config.layers} ${targets}`;
   if (chosenBefore?.key !== key) {
     const names = all.map(({ name }) => name);
     const limits = { place: "lora_targets", mostCharacters: MOST_TARGET_CHARACTERS };
@@ -258,7 +265,7 @@ function modulesToTarget(config: ModelConfig, targets: string): { name: string; 
   const chosen = all.filter(({ name }) => matching.has(name));
   if (chosen.length > 0) return chosen;
   throw new UserError(`lora_targets ${quoted(targets)} matches no linear of the model.`, {
-    fix: `Modules are named like layers.0.attention.wqkv; the linears are ${LINEAR_NAMES.join(", ")}.`,
+    fix: `Modules are named like layers.0.attention.wqkv; the linears are ${linears.join(", ")}.`,
   });
 }
 

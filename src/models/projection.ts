@@ -1,17 +1,21 @@
 /**
- * What wqkv makes of a layer's normalised input, a group of kv heads at a time, and the way back. Where only the last rows are asked for,
- * queries are made of those alone; keys and values are of all rows.
+ * Queries, keys and values of a layer's normalised input, a group of kv heads at a time, and the way back. They come from one linear or
+ * from several, as the family's table of parts says. If only the last rows are asked for, queries are of those alone; keys and values are
+ * of all rows.
  */
 import type { Projected } from "../nn/attention/attention.ts";
 import {
   addInputGradient_,
+  addLoraInnerGradients_,
   type Linear,
   type LowRank,
+  linearForward,
   linearInto_,
   loraOuterGradient,
   lowRank,
   lowRankRows,
   outputSlice,
+  type RowInfo,
   zeroLowRank,
 } from "../nn/linear.ts";
 import { type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
@@ -20,6 +24,7 @@ import { empty } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import type { HeadGroup, Sequence } from "./attentionGroups.ts";
+import type { LinearName, QkvPart } from "./family.ts";
 import { forEachTile, type MlpRows, tileInfo } from "./tiles.ts";
 
 /** Attention's normalised input, (T, C), in tiles of rows. */
@@ -46,22 +51,57 @@ export function normalizedInput(
   return { tokens, tileTokens: tokens, rows: (tile) => rowsOf(x, tile) };
 }
 
-/** The inner products of wqkv's low-rank branches, of all rows. */
-export function inputLowRank(x: NormalizedInput, wqkv: Linear, sequence: Sequence): LowRank {
+/** The linears that make queries, keys and values, by name. */
+export type Linears = ReadonlyMap<LinearName, Linear>;
+
+/** The inner products of these linears' low-rank branches, of all rows. */
+export type Inner = ReadonlyMap<LinearName, LowRank>;
+
+/** Gradients of LoRA's inner products, (T, rank), of the linears that have LoRA. */
+export type InnerGradients = ReadonlyMap<LinearName, Tensor>;
+
+/** Returns the inner products of all rows; like: any tensor of the compute dtype. */
+export function inputLowRank(x: NormalizedInput, qkv: Linears, sequence: Sequence, like: Tensor): Inner {
   const { ploraRows } = sequence;
-  const inner = zeroLowRank(x.tokens, wqkv, { place: 0, ploraRows });
+  const inner = new Map(
+    [...qkv].map(
+      ([name, linear]) => [name, zeroLowRank(x.tokens, linear, { place: 0, ploraRows }, like)] as const,
+    ),
+  );
   forEachTile(x.tokens, { ...sequence, mlpTileTokens: x.tileTokens }, (tile) => {
-    const rows = lowRankRows(inner, ploraRows, tile);
-    const part = lowRank(x.rows(tile), wqkv, tileInfo(sequence, tile));
-    if (part.lora) rows.lora?.copy_(part.lora);
-    rows.plora.forEach((branch, index) => {
-      branch.copy_(part.plora[index]!);
-    });
+    const input = x.rows(tile);
+    for (const [name, linear] of qkv) {
+      const rows = lowRankRows(inner.get(name)!, ploraRows, tile);
+      const part = lowRank(input, linear, tileInfo(sequence, tile));
+      if (part.lora) rows.lora?.copy_(part.lora);
+      rows.plora.forEach((branch, index) => {
+        branch.copy_(part.plora[index]!);
+      });
+    }
   });
   return inner;
 }
 
-/** Rows of the input that the same outputs are made of, and these outputs. */
+/** Returns room for the gradients of LoRA's inner products, filled with zeros. */
+export function innerGradients(inner: Inner): InnerGradients {
+  const gradients = new Map<LinearName, Tensor>();
+  for (const [name, { lora }] of inner) if (lora) gradients.set(name, lora.zerosLike());
+  return gradients;
+}
+
+/** dx += the gradients that a tile's inner products give its input; LoRA's gradients accumulate. x, dx: (t, C). */
+export function addInnerGradients_(
+  dx: Tensor,
+  dInner: InnerGradients,
+  x: Tensor,
+  qkv: Linears,
+  tile: Rows,
+): void {
+  for (const [name, gradient] of dInner)
+    addLoraInnerGradients_({ dx }, rowsOf(gradient, tile), x, qkv.get(name)!.lora!, tile.start);
+}
+
+/** Rows of the input from which the same outputs are made, and these outputs. */
 interface Band {
   rows: Rows;
   seen: MlpRows;
@@ -69,60 +109,72 @@ interface Band {
   strips: Strip[];
 }
 
-/** Rows of wqkv, and the columns that they make. */
+/** Rows of a linear, and the columns that they make. */
 interface Strip {
+  linear: LinearName;
   rows: Rows;
   columns: Rows;
 }
 
-/** Packed heads of all rows; or queries of those that are asked for, and keys with values of all. A strip is a kv head's. */
-function bandsOf({ heads, qkvRows }: HeadGroup, sequence: Sequence, tokens: number): Band[] {
-  const { asked, shape } = sequence;
+/** Returns the packed heads of all rows; or the queries of the rows that are asked for, and keys with values of all rows. */
+function bandsOf(heads: Rows, sequence: Sequence, tokens: number): Band[] {
+  const { asked } = sequence;
   const all = { start: 0, end: tokens };
-  const columns = rowCount(qkvRows);
-  if (!asked)
-    return [
-      {
-        rows: all,
-        seen: sequence,
-        columns,
-        strips: [{ rows: qkvRows, columns: { start: 0, end: columns } }],
-      },
-    ];
-  const { Q, D } = shape;
-  const band = (rows: Rows, seen: MlpRows, from: number, width: number): Band => ({
-    ...{ rows, seen, columns: rowCount(heads) * width },
-    strips: Array.from({ length: rowCount(heads) }, (_, head) => {
-      const start = qkvRows.start + head * (Q + 2) * D + from;
-      return {
-        rows: { start, end: start + width },
-        columns: { start: head * width, end: (head + 1) * width },
-      };
-    }),
-  });
-  return [band({ start: asked.first, end: tokens }, asked, 0, Q * D), band(all, sequence, Q * D, 2 * D)];
+  if (!asked) return [{ rows: all, seen: sequence, ...stripsOf(heads, sequence, ["q", "k", "v"]) }];
+  const last = { start: asked.first, end: tokens };
+  return [
+    { rows: last, seen: asked, ...stripsOf(heads, sequence, ["q"]) },
+    { rows: all, seen: sequence, ...stripsOf(heads, sequence, ["k", "v"]) },
+  ];
 }
 
-/** The group's slice of wqkv; the results' memory counts as asked for. */
+/** Returns the strips that make these parts of each kv head, side by side; rows and columns that follow on one another are one strip. */
+function stripsOf(
+  heads: Rows,
+  { qkv, shape: { Q, D } }: Sequence,
+  parts: readonly QkvPart["as"][],
+): Pick<Band, "columns" | "strips"> {
+  const strips: Strip[] = [];
+  let column = 0;
+  for (let head = heads.start; head < heads.end; head++) {
+    const own = qkv(head);
+    for (const as of parts) {
+      const { linear, rows } = own.find((part) => part.as === as)!;
+      const columns = { start: column, end: column + (as === "q" ? Q * D : D) };
+      const before = strips.at(-1);
+      if (before?.linear === linear && before.rows.end === rows.start) {
+        before.rows = { start: before.rows.start, end: rows.end };
+        before.columns = { start: before.columns.start, end: columns.end };
+      } else strips.push({ linear, rows, columns });
+      column = columns.end;
+    }
+  }
+  return { columns: column, strips };
+}
+
+/** Returns a group's queries, keys and values; their memory counts as asked for. */
 export function project(
   x: NormalizedInput,
-  inner: LowRank,
-  wqkv: Linear,
-  group: HeadGroup,
+  inner: Inner,
+  qkv: Linears,
+  { heads }: HeadGroup,
   sequence: Sequence,
   keptAs: Category,
 ): Projected {
-  const { dtype, device } = wqkv.plora.b;
-  const made = bandsOf(group, sequence, x.tokens).map(({ rows, seen, columns, strips }) => {
+  const { dtype, device } = sequence.rope.cos;
+  const made = bandsOf(heads, sequence, x.tokens).map(({ rows, seen, columns, strips }) => {
     const u = category(keptAs, () => empty([rowCount(rows), columns], { dtype, device }));
-    const ofBand = lowRankRows(inner, sequence.ploraRows, rows);
-    const parts = strips.map((strip) => ({ columns: strip.columns, linear: outputSlice(wqkv, strip.rows) }));
+    const parts = strips.map((strip) => ({
+      ...strip,
+      part: outputSlice(qkv.get(strip.linear)!, strip.rows),
+    }));
     forEachTile(rowCount(rows), { ...seen, mlpTileTokens: x.tileTokens }, (tile) => {
       const input = x.rows(shifted(tile, rows.start));
-      const ofTile = lowRankRows(ofBand, seen.ploraRows, tile);
       const into = rowsOf(u, tile);
-      forEachStrip(parts, ({ columns: own, linear }) => {
-        linearInto_(columnsOf(into, own), input, linear, tileInfo(seen, tile), ofTile);
+      forEachStrip(parts, ({ linear, columns: own, part }) => {
+        const ofBand = lowRankRows(inner.get(linear)!, sequence.ploraRows, rows);
+        const ofTile = lowRankRows(ofBand, seen.ploraRows, tile);
+        linearInto_(columnsOf(into, own), input, part, tileInfo(seen, tile), ofTile);
       });
     });
     return u;
@@ -130,35 +182,53 @@ export function project(
   return made as [Tensor] | [Tensor, Tensor];
 }
 
-/** dx, (T, C), and dInner, (T, rank), += what du, the gradient of a group's projection, says of them; LoRA's gradients accumulate. */
+/** Returns the queries, keys and values of a few rows, all heads packed. x: (t, C) -> (t, G * (Q+2) * D). */
+export function projectRows(x: Tensor, qkv: Linears, sequence: Sequence, info: RowInfo): Tensor {
+  const heads = { start: 0, end: sequence.kvHeads };
+  const { columns, strips } = stripsOf(heads, sequence, ["q", "k", "v"]);
+  if (strips.length === 1) return linearForward(x, qkv.get(strips[0]!.linear)!, info);
+  return scope(() => {
+    const { dtype, device } = x;
+    const u = empty([x.shape[0]!, columns], { dtype, device });
+    forEachStrip(strips, ({ linear, rows, columns: own }) => {
+      const part = outputSlice(qkv.get(linear)!, rows);
+      linearInto_(columnsOf(u, own), x, part, info, lowRank(x, part, info));
+    });
+    return u;
+  });
+}
+
+/** Adds to dx, (T, C), and dInner the gradients that follow from du, that of a group's projection; LoRA's gradients accumulate. */
 export function addProjectionGradients_(
-  { dx, dInner }: { dx: Tensor; dInner: Tensor | undefined },
+  { dx, dInner }: { dx: Tensor; dInner: InnerGradients },
   du: Projected,
-  inner: LowRank,
-  wqkv: Linear,
-  group: HeadGroup,
+  inner: Inner,
+  qkv: Linears,
+  { heads }: HeadGroup,
   sequence: Sequence,
 ): void {
-  bandsOf(group, sequence, dx.shape[0]!).forEach(({ rows, seen, strips }, band) => {
+  bandsOf(heads, sequence, dx.shape[0]!).forEach(({ rows, seen, strips }, band) => {
     scope(() => {
       const dxRows = rowsOf(dx, rows);
-      const { lora } = inner;
-      const [innerRows, dInnerRows] = [lora && rowsOf(lora, rows), dInner && rowsOf(dInner, rows)];
       forEachStrip(strips, (strip) => {
-        const part = outputSlice(wqkv, strip.rows);
+        const part = outputSlice(qkv.get(strip.linear)!, strip.rows);
         const own = columnsOf(du[band]!, strip.columns);
-        if (part.lora && innerRows) dInnerRows?.add_(loraOuterGradient(own, innerRows, part.lora));
+        const { lora } = inner.get(strip.linear)!;
+        if (part.lora && lora) {
+          const dLora = rowsOf(dInner.get(strip.linear)!, rows);
+          dLora.add_(loraOuterGradient(own, rowsOf(lora, rows), part.lora));
+        }
         addInputGradient_(dxRows, own, part, { place: seen.first ?? 0, ploraRows: seen.ploraRows });
       });
     });
   });
 }
 
-/** Calls body for each strip in a scope of its own; all are alike. */
-function forEachStrip<S>(strips: readonly S[], body: (strip: S) => void): void {
+/** Calls body for each strip in a scope of its own. Strips of as many rows of the same linear are alike. */
+function forEachStrip<S extends Strip>(strips: readonly S[], body: (strip: S) => void): void {
   forEachPart(
     strips,
-    () => "strip",
+    ({ linear, rows }) => `${linear} ${rowCount(rows)}`,
     (strip) => {
       scope(() => body(strip));
     },

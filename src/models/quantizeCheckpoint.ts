@@ -18,13 +18,9 @@ import { type QuantizedMatrix, quantize } from "../nn/frozen/quantized.ts";
 import { NF4_BLOCK, type QuantizedPrecision, storedPrecision } from "../nn/frozen/storedNames.ts";
 import { quantizedTensors } from "../nn/frozen/storedTensors.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import {
-  type Base,
-  type HeadBase,
-  isVisionLinear,
-  LINEAR_NAMES,
-  readModelConfig,
-} from "./xcomposer2/spec.ts";
+import type { Base, BasePart, HeadBase } from "./bases.ts";
+import { familyOfFolder, readModelConfig, tensorsOf } from "./families.ts";
+import type { Family, TensorSpec } from "./family.ts";
 
 export interface QuantizeOptions {
   /** Of the decoder's linears. */
@@ -68,24 +64,26 @@ export async function quantizeCheckpoint(
 ): Promise<QuantizeResult> {
   requireNewFolder(outFolder);
   const model = openModelFolder(modelFolder);
-  const writing: Writing = { model, options, result: { matrices: [], beforeBytes: 0, bytes: 0 } };
   let aside: AsideFolder | undefined;
   try {
-    const precisions = precisionsOf(model, options);
+    const tensors = tensorsOf(readModelConfig(model));
+    const result = { matrices: [], beforeBytes: 0, bytes: 0 };
+    const writing: Writing = { model, tensors, options, result };
+    const precisions = precisionsOf(writing);
     requireSpace(outFolder, expectedBytes(model.weights, precisions));
     aside = openAsideFolder(outFolder);
-    const shards = shardsOf(model.weights.names);
+    const shards = shardsOf(writing);
     const shardOf = new Map<string, string>();
     for (const [index, names] of shards.entries()) {
       const file = shardName(index, shards.length);
       const written = await writeShard(join(aside.folder, file), names, precisions, writing);
       for (const name of written) shardOf.set(name, file);
     }
-    if (shards.length > 1) writeShardIndex(aside.folder, shardOf, writing.result.bytes);
+    if (shards.length > 1) writeShardIndex(aside.folder, shardOf, result.bytes);
     copySmallFiles(model.folder, aside.folder);
     writeConfig(aside.folder, model, options);
     aside.commit();
-    return writing.result;
+    return result;
   } finally {
     aside?.discard();
     model.weights.close();
@@ -95,6 +93,7 @@ export async function quantizeCheckpoint(
 /** What is being written, and what became of it until now. */
 interface Writing {
   model: ModelFolder;
+  tensors: ReadonlyMap<string, TensorSpec>;
   options: QuantizeOptions;
   result: QuantizeResult;
 }
@@ -110,49 +109,34 @@ function expectedBytes(weights: Checkpoint, precisions: ReadonlyMap<string, Quan
   return expected.reduce((sum, bytes) => sum + bytes, 0) * 1.02;
 }
 
-/** The matrices to quantise, by name. */
-function precisionsOf(
-  model: ModelFolder,
-  { base, headBase, visionBase }: QuantizeOptions,
-): Map<string, QuantizedPrecision> {
-  const { layers } = readModelConfig(model);
-  const linears = Array.from({ length: layers }, (_, layer) =>
-    LINEAR_NAMES.map((name) => `model.layers.${layer}.${name}.weight`),
-  ).flat();
-  const heads = headBase === "int8" ? [EMBEDDINGS, "output.weight"] : [];
-  const isVisionQuantized = visionBase !== undefined && visionBase !== "bf16";
-  const vision = isVisionQuantized ? model.weights.names.filter(isVisionLinear) : [];
-  const stored = [...linears, ...heads, ...vision].find((name) => storedPrecision(name, model.weights));
-  if (stored) {
-    throw new UserError(`${model.folder} is quantised already: ${stored}.`, {
-      fix: "Quantise the original checkpoint.",
-    });
+/** Returns the matrices to quantise, by name. Throws UserError where one is quantised already. */
+function precisionsOf({ model, tensors, options }: Writing): Map<string, QuantizedPrecision> {
+  const asked: Partial<Record<BasePart, Base | undefined>> = options;
+  const precisions = new Map<string, QuantizedPrecision>();
+  for (const [name, { precision: part }] of tensors) {
+    const precision = part && asked[part];
+    if (precision && precision !== "bf16") precisions.set(name, precision);
   }
-  return new Map([
-    ...linears.map((name) => [name, base] as const),
-    ...heads.map((name) => [name, "int8"] as const),
-    ...vision.map((name) => [name, visionBase as QuantizedPrecision] as const),
-  ]);
+  const stored = [...precisions.keys()].find((name) => storedPrecision(name, model.weights));
+  if (stored === undefined) return precisions;
+  throw new UserError(`${model.folder} is quantised already: ${stored}.`, {
+    fix: "Quantise the original checkpoint.",
+  });
 }
 
-/** Names of tensors in files: each decoder layer and the embeddings have their own, vision tower and projector share one, and the rest the last. */
-function shardsOf(names: readonly string[]): string[][] {
-  const parts = new Map<string, string[]>();
-  for (const name of names) {
-    const part = partOf(name);
-    parts.set(part, [...(parts.get(part) ?? []), name]);
+/** Returns the names of each file's tensors: a file for each decoder layer and for the embeddings, one for vision, one for the rest. */
+function shardsOf({ model, tensors }: Writing): string[][] {
+  const shards: Record<"embeddings" | "vision" | "rest", string[]> = { embeddings: [], vision: [], rest: [] };
+  const layers: string[][] = [];
+  for (const name of model.weights.names) {
+    const { part = "rest", layer = 0 } = tensors.get(name) ?? {};
+    const own = layers[layer] ?? [];
+    if (part === "layer") layers[layer] = [...own, name];
+    else shards[part === "norm" || part === "head" ? "rest" : part].push(name);
   }
-  const { embeddings = [], vision = [], rest = [], ...layers } = Object.fromEntries(parts);
-  return [embeddings, ...Object.values(layers), vision, rest].filter((shard) => shard.length > 0);
+  const { embeddings, vision, rest } = shards;
+  return [embeddings, ...layers, vision, rest].filter((shard) => shard.length > 0);
 }
-
-function partOf(name: string): string {
-  if (name === EMBEDDINGS) return "embeddings";
-  const layer = /^model\.layers\.\d+\./.exec(name)?.[0];
-  return layer ?? (/^(vit|vision_proj)\./.test(name) ? "vision" : "rest");
-}
-
-const EMBEDDINGS = "model.tok_embeddings.weight";
 
 /** Writes a file and adds what is in it to the result; the names of its tensors. Gives way to the event loop after each matrix. */
 async function writeShard(
@@ -231,8 +215,9 @@ const QUANTIZATION_CONFIGS = {
   fp8: { quant_method: "lorafit", weights: "float8_e4m3fn", scales: "channel" },
 } as const satisfies Record<QuantizedPrecision, Record<string, unknown>>;
 
-function writeConfig(folder: string, { config }: ModelFolder, options: QuantizeOptions): void {
-  const quantization_config = quantizationConfig(options);
+function writeConfig(folder: string, model: ModelFolder, options: QuantizeOptions): void {
+  const { config } = model;
+  const quantization_config = quantizationConfig(familyOfFolder(model), options);
   writeFileWhole(
     join(folder, "config.json"),
     `${JSON.stringify({ ...config, quantization_config }, undefined, 2)}\n`,
@@ -240,14 +225,17 @@ function writeConfig(folder: string, { config }: ModelFolder, options: QuantizeO
 }
 
 /** bitsandbytes has one form for all that it does not skip: with the tower in another one than the decoder the folder is for lorafit alone. */
-function quantizationConfig({ base, headBase, visionBase = "bf16" }: QuantizeOptions): object {
+function quantizationConfig(
+  { modulesInFull }: Family,
+  { base, headBase, visionBase = "bf16" }: QuantizeOptions,
+): object {
   const isOneForm = visionBase === "bf16" || visionBase === base;
   if (!isOneForm) return { quant_method: "lorafit", weights: base, vision: visionBase };
   if (base === "fp8") return QUANTIZATION_CONFIGS.fp8;
   const kept = [
-    ...(visionBase === "bf16" ? ["vit", "vision_proj"] : []),
-    ...["Plora_A", "Plora_B"],
-    ...(headBase === "int8" ? [] : ["output"]),
+    ...(visionBase === "bf16" ? modulesInFull.visionBase : []),
+    ...modulesInFull.branches,
+    ...(headBase === "int8" ? [] : modulesInFull.headBase),
   ];
   return { ...QUANTIZATION_CONFIGS[base], llm_int8_skip_modules: kept };
 }

@@ -11,69 +11,16 @@ import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } fr
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { type Base, type Bases, isHeadBase, storedBases } from "./bases.ts";
+import { familyOf, familyOfFolder, tensorsOf } from "./families.ts";
+import type { LinearName, ModelConfig, PictureWeights, PlacedReader } from "./family.ts";
 import { ON_DEVICE, type Place, type Places, WEIGHT_PLACES } from "./places.ts";
-import {
-  type Base,
-  type Bases,
-  isHeadBase,
-  isVisionLinear,
-  LINEAR_NAMES,
-  type LinearName,
-  type ModelConfig,
-  PROJECTOR_NAMES,
-  readModelConfig,
-  storedBases,
-  tensorShapes,
-  VISION_PREFIX,
-  type VisionLinearName,
-  visionLayerPrefix,
-} from "./xcomposer2/spec.ts";
 
 /** Norms: (C). */
 export interface LayerWeights {
   attentionNorm: Tensor;
   ffnNorm: Tensor;
   linears: Record<LinearName, FrozenLinear>;
-}
-
-/** weight, bias: (width). */
-export interface LayerNorm {
-  weight: Tensor;
-  bias: Tensor;
-}
-
-/** weight: (out, in); bias: (out). */
-export interface AffineLinear {
-  weight: FrozenMatrix;
-  bias: Tensor;
-}
-
-export interface VisionLayer {
-  norm1: LayerNorm;
-  norm2: LayerNorm;
-  q: AffineLinear;
-  k: AffineLinear;
-  v: AffineLinear;
-  out: AffineLinear;
-  fc1: AffineLinear;
-  fc2: AffineLinear;
-}
-
-/** W is the tower's width. */
-export interface VisionWeights {
-  /** (W, 3 * patch * patch) */
-  patch: Tensor;
-  /** (W) */
-  classEmbedding: Tensor;
-  /** (patches + 1, W) */
-  positions: Tensor;
-  preNorm: LayerNorm;
-  layers: VisionLayer[];
-  projector: [AffineLinear, AffineLinear];
-  /** (1, 4W): parts the global view from the tiles. */
-  glbGN: Tensor;
-  /** (1, 4W): ends each row of tokens. */
-  subGN: Tensor;
 }
 
 /** embeddings, head: (V, C); norm: (C). */
@@ -92,7 +39,8 @@ export interface Model {
   layers: LayerWeights[];
   norm: Tensor;
   head: FrozenMatrix;
-  vision: VisionWeights;
+  /** What makes image tokens of pictures; only the family knows what is in it. */
+  vision: PictureWeights;
 }
 
 export interface LoadOptions extends Bases {
@@ -124,7 +72,7 @@ export interface WeightReader {
 export function loadModel(nameOrFolder: string, options: LoadOptions): Model {
   const folder = openModelFolder(resolveModel(nameOrFolder));
   try {
-    const config = readModelConfig(folder);
+    const config = familyOfFolder(folder).readConfig(folder);
     const reader = checkpointReader(config, folder.weights, options.dtype);
     return category("weights", () => keep(scope(() => assembleModel(config, options, reader))));
   } finally {
@@ -148,6 +96,7 @@ export function assembleModel(
     throw new Error(
       `PLoRA can't be folded into weights on the ${places.layers}: they may be the mapped file`,
     );
+  const { names, assembleVision } = familyOf(config);
   const at = (place: Place): PlacedReader => {
     const { pool: own, deviceOf } = WEIGHT_PLACES[place];
     const on = deviceOf(device);
@@ -163,20 +112,14 @@ export function assembleModel(
     device,
     places,
     folded,
-    embeddings: at(places.embeddings).matrix("model.tok_embeddings.weight", headBase),
+    embeddings: at(places.embeddings).matrix(names.embeddings, headBase),
     layers: Array.from({ length: config.layers }, (_, layer) =>
       assembleLayer(config, layer, at(places.layers), { base, folded }),
     ),
-    norm: at("device").tensor("model.norm.weight"),
-    head: at(places.head).matrix("output.weight", headBase),
+    norm: at("device").tensor(names.norm),
+    head: at(places.head).matrix(names.head, headBase),
     vision: assembleVision(config, at(places.vision), visionBase),
   };
-}
-
-/** A reader whose weights lie at a place. */
-interface PlacedReader {
-  tensor(name: string): Tensor;
-  matrix(name: string, base: Base | undefined, folded?: Plora): FrozenMatrix;
 }
 
 /** Full tensors, quantised where that is asked for. */
@@ -206,76 +149,38 @@ function assembleLayer(
   { tensor, matrix }: PlacedReader,
   { base, folded }: Pick<LoadOptions, "base" | "folded">,
 ): LayerWeights {
-  const prefix = `model.layers.${layer}.`;
-  const ploraOf = (name: LinearName): Plora => ({
-    a: tensor(`${prefix}${name}.Plora_A.weight`),
-    b: tensor(`${prefix}${name}.Plora_B.weight`),
-    scale: config.plora[name].scale,
-  });
+  const { names, linears } = familyOf(config);
+  const prefix = names.layerPrefix(layer);
   const linear = (name: LinearName): FrozenLinear => {
     const full = `${prefix}${name}.weight`;
-    if (!folded) return { weight: matrix(full, base), plora: ploraOf(name) };
-    const plora = ploraOf(name);
+    const { branch } = linears[name]!;
+    const plora = branch && {
+      a: tensor(`${prefix}${name}.${branch.names.a}`),
+      b: tensor(`${prefix}${name}.${branch.names.b}`),
+      scale: branch.of(config).scale,
+    };
+    if (!plora || !folded) return { weight: matrix(full, base), plora };
     return { weight: matrix(full, base, plora), plora: afterFolding(plora) };
   };
   return {
-    attentionNorm: tensor(`${prefix}attention_norm.weight`),
-    ffnNorm: tensor(`${prefix}ffn_norm.weight`),
-    linears: Object.fromEntries(LINEAR_NAMES.map((name) => [name, linear(name)])) as LayerWeights["linears"],
-  };
-}
-
-function assembleVision(
-  config: ModelConfig,
-  { tensor: read, matrix }: PlacedReader,
-  base: Base | undefined,
-): VisionWeights {
-  const width = config.vision.hidden;
-  const norm = (name: string): LayerNorm => ({
-    weight: read(`${name}.weight`),
-    bias: read(`${name}.bias`),
-  });
-  const affine = (name: string): AffineLinear => ({
-    weight: matrix(`${name}.weight`, base),
-    bias: read(`${name}.bias`),
-  });
-  const layer = (index: number): VisionLayer => {
-    const prefix = visionLayerPrefix(index);
-    const linear = (name: VisionLinearName): AffineLinear => affine(`${prefix}${name}`);
-    return {
-      norm1: norm(`${prefix}layer_norm1`),
-      norm2: norm(`${prefix}layer_norm2`),
-      q: linear("self_attn.q_proj"),
-      k: linear("self_attn.k_proj"),
-      v: linear("self_attn.v_proj"),
-      out: linear("self_attn.out_proj"),
-      fc1: linear("mlp.fc1"),
-      fc2: linear("mlp.fc2"),
-    };
-  };
-  return {
-    patch: read(`${VISION_PREFIX}embeddings.patch_embedding.weight`).view([width, -1]),
-    classEmbedding: read(`${VISION_PREFIX}embeddings.class_embedding`),
-    positions: read(`${VISION_PREFIX}embeddings.position_embedding.weight`),
-    preNorm: norm(`${VISION_PREFIX}pre_layrnorm`),
-    layers: Array.from({ length: config.vision.layers }, (_, index) => layer(index)),
-    projector: [affine(PROJECTOR_NAMES[0]), affine(PROJECTOR_NAMES[1])],
-    glbGN: read("plora_glb_GN").view([1, 4 * width]),
-    subGN: read("plora_sub_GN").view([1, 4 * width]),
+    attentionNorm: tensor(`${prefix}${names.attentionNorm}`),
+    ffnNorm: tensor(`${prefix}${names.ffnNorm}`),
+    linears: Object.fromEntries(Object.keys(linears).map((name) => [name, linear(name)])),
   };
 }
 
 /** A checkpoint's weights, dequantised and quantised on the way where they are stored otherwise than asked for. */
 function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType): WeightReader {
-  const shapes = tensorShapes(config);
-  const { visionBase } = storedBases(weights);
+  const tensors = tensorsOf(config);
+  const { visionBase } = storedBases(tensors, weights);
   const heldAs = (name: string, precision: Base | undefined): Base | undefined => {
-    if (isVisionLinear(name)) return visionBase;
-    return name.startsWith("model.layers.") || isHeadBase(precision) ? precision : undefined;
+    const part = tensors.get(name)?.precision;
+    if (part === "visionBase") return visionBase;
+    return part === "base" || isHeadBase(precision) ? precision : undefined;
   };
   const stored = (name: string, device: Device, place: Place): QuantizedMatrix | undefined => {
     const precision = storedPrecision(name, weights);
-    const [rows, columns] = shapes.get(name) ?? [];
+    const [rows, columns] = tensors.get(name)?.shape ?? [];
     if (!precision || rows === undefined || columns === undefined) return undefined;
     return readQuantized(name, [rows, columns], precision, weights, {
       device,
@@ -296,7 +201,10 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
         return stored(name, device, place)!;
       }
       if (!base || base === "bf16") return foldedMatrix(tensor(name, device, place), folded);
-      if (precision) throw storedOtherwise(weights.place, name, precision, base);
+      if (precision) {
+        const what = tensors.get(name)?.precision === "visionBase" ? "vision tower" : "base";
+        throw storedOtherwise(weights.place, what, precision, base);
+      }
       return quantize(weights.tensor(name), base, foldingTarget(device, folded));
     });
   return { tensor, matrix };
@@ -309,8 +217,7 @@ export function storedUnfolded(precision: Base): UserError {
   });
 }
 
-function storedOtherwise(place: string, name: string, precision: Base, base: Base): UserError {
-  const what = isVisionLinear(name) ? "vision tower" : "base";
+function storedOtherwise(place: string, what: string, precision: Base, base: Base): UserError {
   return new UserError(`${place} holds its ${what} in ${precision}; it can't be had in ${base}.`, {
     fix: `Leave the option out, or start from the unquantised checkpoint for ${base}.`,
   });

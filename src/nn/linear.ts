@@ -51,18 +51,22 @@ export interface LowRank {
 export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   return {
     lora: linear.lora && loraInner(x, linear.lora, info.place),
-    plora: apartRows(linear, info.ploraRows).map((rows) => rowsOf(x, rows).mm(linear.plora.a.t())),
+    plora: apartRows(linear, info.ploraRows).map((rows) => rowsOf(x, rows).mm(linear.plora!.a.t())),
   };
 }
 
-/** Room for the inner products of T rows, filled with zeros. */
-export function zeroLowRank(tokens: number, linear: Linear, { ploraRows }: RowInfo): LowRank {
+/** Room for the inner products of T rows, filled with zeros; like: any tensor of the compute dtype. */
+export function zeroLowRank(
+  tokens: number,
+  linear: Linear,
+  { ploraRows }: RowInfo,
+  { dtype, device }: Pick<Tensor, "dtype" | "device">,
+): LowRank {
   const { plora, lora } = linear;
-  const { dtype, device } = plora.a;
   const room = (rows: number, factor: Tensor): Tensor => zeros([rows, factor.shape[0]!], { dtype, device });
   return {
     lora: lora && room(tokens, lora.a),
-    plora: apartRows(linear, ploraRows).map((rows) => room(rowCount(rows), plora.a)),
+    plora: apartRows(linear, ploraRows).map((rows) => room(rowCount(rows), plora!.a)),
   };
 }
 
@@ -82,7 +86,7 @@ export function outputSlice(linear: Linear, rows: Rows): Linear {
   const { weight, plora, merged, lora } = linear;
   return {
     weight: frozenRows(weight, rows),
-    plora: { ...plora, b: cut(plora.b) },
+    plora: plora && { ...plora, b: cut(plora.b) },
     merged: merged && cut(merged),
     lora: lora && { ...lora, b: cut(lora.b), gradB: lora.gradB && cut(lora.gradB) },
   };
@@ -94,7 +98,7 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
   const { weight, plora, merged, lora } = linear;
   return {
     weight: frozenColumns(weight, columns),
-    plora: { ...plora, a: cut(plora.a) },
+    plora: plora && { ...plora, a: cut(plora.a) },
     merged: merged && cut(merged),
     lora: lora && {
       ...lora,
@@ -135,7 +139,7 @@ export function addLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, i
   scope(() => {
     if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
     forEachPart(apartRows(linear, ploraRows), rowCount, (rows, part) => {
-      rowsOf(y, rows).addmm_(inner.plora[part]!, plora.b.t(), { alpha: plora.scale });
+      rowsOf(y, rows).addmm_(inner.plora[part]!, plora!.b.t(), { alpha: plora!.scale });
     });
   });
 }
@@ -175,9 +179,9 @@ export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: 
 
 /** dx[I] += p (dy[I] PB) PA for each range I of rows of the branch, where PLoRA is not merged. */
 function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { ploraRows }: RowInfo): void {
-  const { plora } = linear;
   forEachPart(apartRows(linear, ploraRows), rowCount, (rows) => {
-    scope(() => rowsOf(dx, rows).addmm_(rowsOf(dy, rows).mm(plora.b), plora.a, { alpha: plora.scale }));
+    const { a, b, scale } = linear.plora!;
+    scope(() => rowsOf(dx, rows).addmm_(rowsOf(dy, rows).mm(b), a, { alpha: scale }));
   });
 }
 

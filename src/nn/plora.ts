@@ -30,10 +30,10 @@ export interface Plora {
   scale: number;
 }
 
-/** weight: (out, in); merged: M, (out, in), where it has been made. */
+/** weight: (out, in); plora: where the model has such a branch; merged: M, (out, in), where it has been made. */
 export interface FrozenLinear {
   weight: FrozenMatrix;
-  plora: Plora;
+  plora?: Plora | undefined;
   merged?: Tensor | undefined;
 }
 
@@ -51,11 +51,13 @@ const MERGE_FLOPS = 4 * FLOPS_PER_NUMBER;
 
 /** The linear for one visit, merged where that pays; M, of the working set, belongs to the open scope. */
 export function mergedWherePays<L extends FrozenLinear>(linear: L, visit: Visit): L {
-  return visit.plora === "merged" && mergePays(linear, visit) ? { ...linear, merged: merge(linear) } : linear;
+  const { weight, plora } = linear;
+  if (!plora || visit.plora !== "merged" || !mergePays(weight, plora, visit)) return linear;
+  return { ...linear, merged: merge(weight, plora) };
 }
 
 /** FLOPs of the branch apart against those of merging it; a card that multiplies the base in fp8 is faster with that. */
-function mergePays({ weight, plora }: FrozenLinear, { ploraRows, products }: Visit): boolean {
+function mergePays(weight: FrozenMatrix, plora: Plora, { ploraRows, products }: Visit): boolean {
   if (weight.precision === "fp8" && multipliesFp8(weight, plora.a)) return false;
   const [outs, ins] = frozenShape(weight) as [number, number];
   const rows = countOf(ploraRows);
@@ -63,7 +65,7 @@ function mergePays({ weight, plora }: FrozenLinear, { ploraRows, products }: Vis
   return savedFlops > MERGE_FLOPS * outs * ins;
 }
 
-function merge({ weight, plora }: FrozenLinear): Tensor {
+function merge(weight: FrozenMatrix, plora: Plora): Tensor {
   return category("workingSet", () => scope(() => foldInto_(copiedValues(weight, plora.a), plora)));
 }
 
@@ -82,9 +84,9 @@ export function afterFolding(plora: Plora): Plora {
   return { ...plora, scale: -plora.scale };
 }
 
-/** The rows whose branch is multiplied apart. */
-export function apartRows({ merged }: FrozenLinear, ploraRows: readonly Rows[]): readonly Rows[] {
-  return merged ? [] : ploraRows;
+/** The rows whose branch is multiplied apart: none without a branch. */
+export function apartRows({ plora, merged }: FrozenLinear, ploraRows: readonly Rows[]): readonly Rows[] {
+  return !plora || merged ? [] : ploraRows;
 }
 
 /** x W^T, and x M^T of the branch's rows where merged. x: (T, in) -> (T, out). */

@@ -3,7 +3,7 @@
  * memory can go down from wherever it stands.
  */
 import { UserError } from "../errors.ts";
-import type { ModelConfig } from "../models/xcomposer2/spec.ts";
+import type { ModelConfig } from "../models/family.ts";
 import { type LayerPolicy, layerPolicies, Policy, ploraName, ploraOf } from "../step/policy.ts";
 
 /** What a user may fix of a policy. */

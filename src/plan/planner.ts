@@ -1,7 +1,9 @@
 /** A model on a device, and how a workload goes there under a policy: what was tried once is remembered. */
+
+import type { Base } from "../models/bases.ts";
+import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
 import { storedUnfolded } from "../models/weights.ts";
-import type { Base, ModelConfig } from "../models/xcomposer2/spec.ts";
 import type { QuantizedPrecision } from "../nn/frozen/storedNames.ts";
 import { holdsFolded, layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
 import { abilitiesOf } from "../torch/device.ts";

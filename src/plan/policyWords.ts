@@ -1,9 +1,9 @@
 /** Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed again. */
 import { formatCount } from "../errors.ts";
+import type { BasePart } from "../models/bases.ts";
+import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
-import type { ModelConfig } from "../models/xcomposer2/spec.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "../step/policy.ts";
-import type { BasePart } from "./dryRun/storedParts.ts";
 import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
 
 /** In which way memory is saved, or made use of. */

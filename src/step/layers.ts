@@ -10,6 +10,7 @@ import {
   mlpBackward_,
   mlpForward_,
 } from "../models/decoder.ts";
+import { familyOf } from "../models/families.ts";
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
@@ -84,6 +85,7 @@ export function prepareLayers(
     shape: { ...shape, lengths: lengthsOf(shape, model, owner) },
     ploraRows: ploraRowsOf(model, batch.imageSlices, batch.inputIds.length),
     kvHeads,
+    qkv: (kvHead) => familyOf(config).qkv(config, kvHead),
     headGroups: policy.headGroups,
     attentionInput: policy.attentionInput,
     plora: ploraOf(policy).branch,

@@ -1,8 +1,8 @@
 /** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result by more than rounding, but for the optimizer's precision. */
 import { z } from "zod";
 import { UserError } from "../errors.ts";
+import type { ModelConfig } from "../models/family.ts";
 import { type Place, type Places, WEIGHT_PLACES } from "../models/places.ts";
-import type { ModelConfig } from "../models/xcomposer2/spec.ts";
 import { CARD_KERNELS } from "../nn/attention/kernels.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";

@@ -3,10 +3,10 @@
  * the caller may give way to the event loop; between yields no scope is open, and what lives on belongs to the step's owner.
  */
 import type { MicroBatch } from "../data/stream/batches.ts";
+import { embedText, placeImage_ } from "../models/inputRows.ts";
 import type { Lora } from "../models/lora.ts";
 import { onDevice, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
-import { embedText, placeImage_ } from "../models/xcomposer2/inputRows.ts";
 import { headLoss_, labelsOf } from "../nn/loss.ts";
 import { kindsOf, rowsOf } from "../nn/rows.ts";
 import { cat } from "../torch/create.ts";

@@ -4,7 +4,7 @@ import { readAdapter } from "../../src/checkpoint/peft.ts";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { disposeLora, type Lora, loraFromAdapter, zeroGradients } from "../../src/models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../../src/models/weights.ts";
-import { embedText } from "../../src/models/xcomposer2/inputRows.ts";
+import { embedText } from "../../src/models/inputRows.ts";
 import { DEFAULT_POLICY } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import { fromArray } from "../../src/torch/create.ts";

@@ -1,3 +1,4 @@
+import { visionOf } from "../helpers/randomModel.ts";
 import { readFileSync } from "node:fs";
 import { afterAll, describe, expect, test } from "vitest";
 import { type HdImage, loadHdImage } from "../../src/data/pictures/image.ts";
@@ -28,7 +29,7 @@ describe("vision in float32", () => {
       const picture = await readPicture(image);
       scope(() => {
         const all = { start: 0, end: 1 + picture.rows * picture.cols };
-        const features = encodeTiles(model.vision, model.config.vision, picture, all, options); // (n, P, W)
+        const features = encodeTiles(visionOf(model).weights, visionOf(model).config.vision, picture, all, options); // (n, P, W)
         expectGolden(features, fixtures, `vit_out.${index}`, 1e-4);
       });
     }
@@ -43,7 +44,7 @@ describe("vision in float32", () => {
     for (const [index, image] of images.entries()) {
       const picture = await readPicture(image);
       scope(() => {
-        const tokens = encodeImage(model.vision, model.config.vision, picture, options);
+        const tokens = encodeImage(visionOf(model).weights, visionOf(model).config, picture, options);
         expect(tokens.shape).toEqual([image.tokens, model.config.hidden]);
         if (fixtures[`img_tokens.${index}`]) expectGolden(tokens, fixtures, `img_tokens.${index}`, 1e-4);
         expectGoldenRows(tokens, fixtures, imageRows.slice(first, first + image.tokens), { atol: 1e-4 });
@@ -63,7 +64,7 @@ test("vision in bfloat16: image tokens differ from the official ones as two impl
   const picture = await readPicture(images[0]!);
   const options = { dtype: "bfloat16", device: "cpu", visionBatch: 3 } as const;
   scope(() => {
-    const tokens = encodeImage(model.vision, model.config.vision, picture, options);
+    const tokens = encodeImage(visionOf(model).weights, visionOf(model).config, picture, options);
     expectGoldenRows(tokens, readFixture(golden(`tiny_cases/${name}.bf16.safetensors`)), imageRows, {
       atol: 0.07,
       rtol: 0.01,

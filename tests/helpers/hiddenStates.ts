@@ -1,10 +1,12 @@
 /** The model's inner values for one micro-batch, layer by layer, without the step's policies. */
+
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { attentionForward_, mlpForward_ } from "../../src/models/decoder.ts";
+import { familyOf } from "../../src/models/families.ts";
+import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { joinLayer } from "../../src/models/join.ts";
 import type { Lora } from "../../src/models/lora.ts";
 import type { Model } from "../../src/models/weights.ts";
-import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
 import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { rmsNorm } from "../../src/nn/norm.ts";
@@ -29,6 +31,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
     shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
     ploraRows: batch.imageSlices,
     kvHeads,
+    qkv: (kvHead: number) => familyOf(config).qkv(config, kvHead),
     headGroups: 1,
     attentionInput: "kept" as const,
     plora: "apart" as const,

@@ -1,8 +1,11 @@
 /** Small random models and micro-batches for tests that need no checkpoint. */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { tensorsOf } from "../../src/models/families.ts";
+import type { ModelConfig } from "../../src/models/family.ts";
 import { createLora, type Gradients, type Lora } from "../../src/models/lora.ts";
 import { assembleModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
-import { type ModelConfig, tensorShapes } from "../../src/models/xcomposer2/spec.ts";
+import type { XComposerConfig } from "../../src/models/xcomposer2/spec.ts";
+import type { VisionWeights } from "../../src/models/xcomposer2/visionWeights.ts";
 import { mixSeed } from "../../src/nn/dropout.ts";
 import { empty } from "../../src/torch/create.ts";
 import { category } from "../../src/torch/device.ts";
@@ -11,9 +14,10 @@ import { createGenerator } from "../../src/torch/random.ts";
 import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 
 /** Sizes of a model of a few thousand parameters. */
-export function smallConfig(overrides: Partial<ModelConfig> = {}): ModelConfig {
+export function smallConfig(overrides: Partial<XComposerConfig> = {}): XComposerConfig {
   const plora = { rank: 6, scale: 1 };
   return {
+    family: "xcomposer2-4khd",
     hidden: 32,
     layers: 2,
     heads: 4,
@@ -40,7 +44,7 @@ export function smallConfig(overrides: Partial<ModelConfig> = {}): ModelConfig {
 
 /** Normal numbers of standard deviation `scale`. */
 export function randomTensor(
-  shape: number[],
+  shape: readonly number[],
   seed: number,
   options: { dtype?: DType; device?: Device; scale?: number } = {},
 ): Tensor {
@@ -63,7 +67,7 @@ export function randomModel(
     ...bases
   }: Partial<LoadOptions> & { seed?: number | undefined } = {},
 ): Model {
-  const shapes = tensorShapes(config);
+  const tensors = tensorsOf(config);
   const numbers = new Map<string, number>();
   const numberOf = (name: string): number => {
     if (name.includes("Plora_A.")) numberOf(name.replace("Plora_A.", "")); // in whichever order they are read
@@ -72,7 +76,7 @@ export function randomModel(
     return number;
   };
   const read = (name: string): Tensor => {
-    const shape = shapes.get(name);
+    const shape = tensors.get(name)?.shape;
     if (!shape) throw new Error(`no tensor ${name}`);
     if (device === "meta") return empty(shape, { dtype, device });
     const scale = shape.length === 1 ? 0.1 : 0.15;
@@ -82,6 +86,14 @@ export function randomModel(
   return category("weights", () =>
     keep(scope(() => assembleModel(config, { dtype, device, ...bases }, read))),
   );
+}
+
+/** What the family knows of a model: the vision tower, and its sizes among the others. */
+export function visionOf({ vision, config }: Pick<Model, "vision" | "config">): {
+  weights: VisionWeights;
+  config: XComposerConfig;
+} {
+  return { weights: vision as VisionWeights, config: config as XComposerConfig };
 }
 
 /** Random factors, B too, so that every gradient is lively. */

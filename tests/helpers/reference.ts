@@ -3,9 +3,10 @@
  * groups. Slow and large; tests hold the step's own backward to it.
  */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import type { LinearName } from "../../src/models/family.ts";
 import { type Lora, loraBranch } from "../../src/models/lora.ts";
 import type { LayerWeights, Model } from "../../src/models/weights.ts";
-import { LINEAR_NAMES, type LinearName } from "../../src/models/xcomposer2/spec.ts";
+import { XCOMPOSER_LINEARS } from "../../src/models/xcomposer2/spec.ts";
 import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { sampleRows } from "../../src/step/layers.ts";
@@ -84,9 +85,9 @@ function referenceLinear(
   imageMask: Tensor,
   { dtype }: Model,
 ): Tensor {
-  const { weight, plora } = weights.linears[name];
+  const { weight, plora } = weights.linears[name]!;
   const branch = loraBranch(lora, layer, name, { dtype, dropoutSeed: undefined });
-  const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
+  const image = x.mm(plora!.a.t()).mm(plora!.b.t()).mul(plora!.scale);
   let y = x.mm(frozenValues(weight, { dtype }).t());
   y = y.add(where(imageMask, image, image.mul(0)));
   return branch ? y.add(x.mm(branch.a.t()).mm(branch.b.t()).mul(branch.scale)) : y;
@@ -147,6 +148,6 @@ function maskOf(batch: MicroBatch, { device }: Model): Tensor {
 /** Module names of a model's layer, as adapters spell them. */
 export function moduleNames(layers: number): string[] {
   return Array.from({ length: layers }, (_, layer) =>
-    LINEAR_NAMES.map((name) => `layers.${layer}.${name}`),
+    XCOMPOSER_LINEARS.map((name) => `layers.${layer}.${name}`),
   ).flat();
 }

@@ -1,8 +1,9 @@
 /** Bytes that one more token takes at the size of the 7B model, boundaries on the host: docs/memory.md says what they are. */
 import { expect, it } from "vitest";
+import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, disposeLora } from "../../src/models/lora.ts";
 import { assembleModel, disposeModel } from "../../src/models/weights.ts";
-import { PRESETS, tensorShapes } from "../../src/models/xcomposer2/spec.ts";
+import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
 import { Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
@@ -14,7 +15,7 @@ import { runToEnd } from "../helpers/randomModel.ts";
 
 /** Two layers of 32: all are alike, and what waits between them is on the host. */
 const config = { ...PRESETS["4khd-7b"], layers: 2 };
-const shapes = tensorShapes(config);
+const tensors = tensorsOf(config);
 /** A picture of n tiles in a column has n TILE_TOKENS + SEPARATE_TOKENS. */
 const TILE_TOKENS = 156;
 const SEPARATE_TOKENS = 157;
@@ -31,7 +32,7 @@ function peakBytes(tokens: number, policy: Policy): number {
     keep(
       scope(() =>
         assembleModel(config, { ...options, places: placesOf(policy) }, (name) =>
-          empty(shapes.get(name)!, options),
+          empty(tensors.get(name)!.shape, options),
         ),
       ),
     ),

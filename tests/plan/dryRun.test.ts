@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { tensorShapes } from "../../src/models/xcomposer2/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
 import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
 import {
@@ -219,9 +219,9 @@ it("counts what is streamed as waited for where nothing computes: a layer at the
   const sumOf = (run: DryRun, phase: string): number =>
     waits(run, phase).reduce((sum, { bytes, count }) => sum + bytes * count, 0);
   const streamed = onCard({ weights: { source: "streamed", aheadLayers: 1 }, head: "host", vision: "host" });
-  const layerBytes = [...tensorShapes(model)]
-    .filter(([name]) => name.startsWith("model.layers.0."))
-    .reduce((sum, [, shape]) => sum + 2 * shape.reduce((product, size) => product * size, 1), 0);
+  const layerBytes = [...tensorsOf(model)]
+    .filter(([, { part, layer }]) => part === "layer" && layer === 0)
+    .reduce((sum, [, { shape }]) => sum + 2 * shape.reduce((product, size) => product * size, 1), 0);
   expect(sumOf(streamed, "vision")).toBeGreaterThan(0);
   expect(sumOf(streamed, "forward")).toBe(layerBytes);
   expect(sumOf(streamed, "backward")).toBe(layerBytes);

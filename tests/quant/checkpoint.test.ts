@@ -5,9 +5,12 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
 import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { UserError } from "../../src/errors.ts";
+import { storedBases } from "../../src/models/bases.ts";
+import { readModelConfig, tensorsOf } from "../../src/models/families.ts";
 import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
 import { disposeModel, type LoadOptions, loadModel, type Model } from "../../src/models/weights.ts";
-import { LINEAR_NAMES, storedBases, visionLayerPrefix } from "../../src/models/xcomposer2/spec.ts";
+import { XCOMPOSER_LINEARS } from "../../src/models/xcomposer2/spec.ts";
+import { visionLayerPrefix } from "../../src/models/xcomposer2/tensors.ts";
 import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { type FrozenMatrix, frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { quantize } from "../../src/nn/frozen/quantized.ts";
@@ -17,7 +20,7 @@ import { Policy, placesOf } from "../../src/step/policy.ts";
 import { evalStep } from "../../src/step/step.ts";
 import { memoryStats } from "../../src/torch/device.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
-import { randomBatch, runToEnd } from "../helpers/randomModel.ts";
+import { randomBatch, runToEnd, visionOf } from "../helpers/randomModel.ts";
 
 const root = mkdtempSync(join(tmpdir(), "quantize-"));
 const dense = join(root, "dense");
@@ -35,8 +38,8 @@ describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
     const [stored, made] = [load(base, {}), load("dense", all(base))];
     scope(() => {
       const pairs = stored.layers.flatMap((layer, index) =>
-        LINEAR_NAMES.map(
-          (name) => [layer.linears[name].weight, made.layers[index]!.linears[name].weight] as const,
+        XCOMPOSER_LINEARS.map(
+          (name) => [layer.linears[name]!.weight, made.layers[index]!.linears[name]!.weight] as const,
         ),
       );
       for (const [one, other] of [
@@ -49,7 +52,7 @@ describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
         expect(one.precision).not.toBe("dense");
         expect(Buffer.compare(frozenValues(one).toBytes(), frozenValues(other).toBytes())).toBe(0);
       }
-      const first = made.layers[0]!.linears["attention.wqkv"].weight;
+      const first = made.layers[0]!.linears["attention.wqkv"]!.weight;
       const error = result.matrices.find(({ name }) => name.includes("layers.0.attention.wqkv"))!
         .relativeError!;
       const full = openModelFolder(dense);
@@ -103,7 +106,7 @@ describe("a vision tower in another precision than the decoder", () => {
     expect(lossOf("mixed", {})).toBe(lossOf("dense", mixed));
     expect(methodOf("mixed")).toBe("lorafit");
     const folder = openModelFolder(place("mixed"));
-    expect(storedBases(folder.weights)).toEqual(mixed);
+    expect(storedBases(tensorsOf(readModelConfig(folder)), folder.weights)).toEqual(mixed);
     expect(folder.weights.has("vision_proj.0.SCB")).toBe(true);
     expect(folder.weights.has(`${visionLayerPrefix(1)}mlp.fc2.SCB`)).toBe(true);
     folder.weights.close();
@@ -112,7 +115,7 @@ describe("a vision tower in another precision than the decoder", () => {
   it("is left as it is where nothing is said of it, which bitsandbytes can read", async () => {
     await quantizeCheckpoint(dense, place("decoder"), { base: "nf4" });
     const folder = openModelFolder(place("decoder"));
-    expect(storedBases(folder.weights)).toEqual({ base: "nf4" });
+    expect(storedBases(tensorsOf(readModelConfig(folder)), folder.weights)).toEqual({ base: "nf4" });
     folder.weights.close();
     expect(methodOf("decoder")).toBe("bitsandbytes");
     expect(configOf("decoder").quantization_config.llm_int8_skip_modules).toContain("vit");
@@ -187,7 +190,8 @@ function all(base: QuantizedPrecision) {
   return { base, headBase: "int8", visionBase: base } as const;
 }
 
-function visionMatrices({ vision: { layers, projector } }: Model): FrozenMatrix[] {
+function visionMatrices(model: Model): FrozenMatrix[] {
+  const { layers, projector } = visionOf(model).weights;
   const linears = layers.flatMap(({ q, k, v, out, fc1, fc2 }) => [q, k, v, out, fc1, fc2]);
   return [...linears, ...projector].map(({ weight }) => weight);
 }

@@ -1,13 +1,14 @@
 /** What loading takes while it quantises: the host never has more of a checkpoint in memory than what stays, and a layer. */
+
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
+import type { Bases } from "../../src/models/bases.ts";
 import { mapTensors } from "../../src/models/places.ts";
 import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
 import { disposeModel, type LoadOptions, loadModel } from "../../src/models/weights.ts";
-import type { Bases } from "../../src/models/xcomposer2/spec.ts";
 import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
 import type { Configuration } from "../../src/plan/dryRun/dryRun.ts";
@@ -15,6 +16,7 @@ import { emptyModel } from "../../src/plan/dryRun/sharedParts.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
 import { loadedModel } from "../../src/train/machine/modelPlanner.ts";
+import { visionOf } from "../helpers/randomModel.ts";
 
 const root = mkdtempSync(join(tmpdir(), "loading-"));
 const dtypes = ["float32", "bfloat16"] as const;
@@ -126,7 +128,10 @@ function peakOf(stored: string, options: Omit<LoadOptions, "device">): { stays: 
   const model = loadModel(join(root, stored), { device: "cpu", ...options });
   const peak = POOLS.reduce((sum, pool) => sum + memoryStats("cpu", pool).peakBytes, 0);
   const stays = live() - before;
-  const held = [model.layers[4]!.linears["feed_forward.w2"].weight, model.vision.layers[5]!.fc1.weight];
+  const held = [
+    model.layers[4]!.linears["feed_forward.w2"]!.weight,
+    visionOf(model).weights.layers[5]!.fc1.weight,
+  ];
   expect(held.map(({ precision }) => precision)).toEqual([options.base, options.visionBase]);
   disposeModel(model);
   return { stays, peak: peak - before };

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { BASES } from "../../src/models/bases.ts";
+import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, type Lora, zeroGradients } from "../../src/models/lora.ts";
 import { disposeModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
-import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
-import { BASES } from "../../src/models/xcomposer2/spec.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";

@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
 import { openSafetensors, writeSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { hasFullAbsmax, storedBases } from "../../src/models/bases.ts";
+import { readModelConfig, tensorsOf } from "../../src/models/families.ts";
 import { disposeModel, loadModel } from "../../src/models/weights.ts";
-import { hasFullAbsmax, readModelConfig, storedBases } from "../../src/models/xcomposer2/spec.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { quantize } from "../../src/nn/frozen/quantized.ts";
 import { storedShapes } from "../../src/nn/frozen/storedNames.ts";
@@ -78,7 +79,10 @@ describe("a checkpoint that is quantised otherwise", () => {
       ),
     );
     const opened = openModelFolder(folder);
-    expect(storedBases(opened.weights)).toEqual({ base: undefined, headBase: undefined });
+    expect(storedBases(tensorsOf(readModelConfig(opened)), opened.weights)).toEqual({
+      base: undefined,
+      headBase: undefined,
+    });
     const model = loadModel(folder, { dtype: "float32", device: "cpu" });
     for (const matrix of [model.embeddings, model.head]) expect(matrix.precision).toBe("dense");
     scope(() => {

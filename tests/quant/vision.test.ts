@@ -1,9 +1,11 @@
 /** The vision tower in fewer bits: what it makes of a picture, what it takes, and where it lies. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Base } from "../../src/models/bases.ts";
 import { disposeLora } from "../../src/models/lora.ts";
-import { type AffineLinear, disposeModel, type Model, type VisionWeights } from "../../src/models/weights.ts";
-import { type Base, PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { disposeModel, type Model } from "../../src/models/weights.ts";
+import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { encodeImage, type Picture } from "../../src/models/xcomposer2/vision.ts";
+import type { AffineLinear, VisionWeights } from "../../src/models/xcomposer2/visionWeights.ts";
 import { denseMatrix, frozenAffine, frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { quantize } from "../../src/nn/frozen/quantized.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
@@ -20,6 +22,7 @@ import {
   relativeDifference,
   runToEnd,
   smallConfig,
+  visionOf,
 } from "../helpers/randomModel.ts";
 
 const clip = { layers: 3, heads: 2, imagePixels: 336, patchPixels: 14, eps: 1e-5 };
@@ -45,23 +48,23 @@ describe.each(CASES)("a vision tower in $precision, $size", ({ precision, size }
   afterAll(() => dispose([dense, model]));
 
   it("has all its linears so, the projector's too, and nothing else", () => {
-    const { layers, projector, patch } = model.vision;
+    const { layers, projector, patch } = visionOf(model).weights;
     const linears = [
       ...layers.flatMap(({ q, k, v, out, fc1, fc2 }) => [q, k, v, out, fc1, fc2]),
       ...projector,
     ];
     expect(new Set(linears.map(({ weight }) => weight.precision))).toEqual(new Set([precision]));
     expect(patch.dtype).toBe("float64");
-    expect([model.head, model.layers[0]!.linears["attention.wo"].weight].map((one) => one.precision)).toEqual(
-      ["dense", "dense"],
-    );
+    expect(
+      [model.head, model.layers[0]!.linears["attention.wo"]!.weight].map((one) => one.precision),
+    ).toEqual(["dense", "dense"]);
   });
 
   it("makes of a picture what the same values in full make, and nearly what the full ones do", () => {
     scope(() => {
       const picture = randomBatch(config, [{ textTokens: 1, images: 1 }]).images[0]!;
       const [own, full] = [encode(model, picture), encode(dense, picture)];
-      const same = encode({ ...model, vision: inFull(model.vision) }, picture);
+      const same = encode({ ...model, vision: inFull(visionOf(model).weights) }, picture);
       expect(relativeDifference(own, same)).toBeLessThan(1e-12);
       const error = normOf(own.sub(full)) / normOf(full);
       expect(error).toBeLessThan(MOST_ERROR[precision]);
@@ -153,8 +156,10 @@ function inFull(vision: VisionWeights): VisionWeights {
   };
 }
 
-function encode({ vision, config, dtype, device }: Model, picture: Picture, visionBatch = 2): Tensor {
-  return encodeImage(vision, config.vision, picture, { dtype, device, visionBatch });
+function encode(model: Model, picture: Picture, visionBatch = 2): Tensor {
+  const { dtype, device } = model;
+  const { weights, config } = visionOf(model);
+  return encodeImage(weights, config, picture, { dtype, device, visionBatch });
 }
 
 function normOf(x: Tensor): number {

@@ -1,8 +1,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
 import { ON_DEVICE } from "../../src/models/places.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
-import { embedText, placeImage_ } from "../../src/models/xcomposer2/inputRows.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
 import { Policy, placesOf, ploraOf } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";

@@ -1,6 +1,6 @@
 /** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
 import { formatBytes, formatCount, plural } from "../../errors.ts";
-import type { ModelConfig } from "../../models/xcomposer2/spec.ts";
+import type { ModelConfig } from "../../models/family.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
 import { type FitAttempt, type FitTrial, fitTrials } from "../../train/fit.ts";
 import { noticeIdleCard } from "../../train/machine/compute.ts";

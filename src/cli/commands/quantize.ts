@@ -1,7 +1,8 @@
 /** `lorafit quantize`: a checkpoint with its base in 8 or 4 bits, and what that costs in accuracy. */
 import { formatBytes } from "../../errors.ts";
+import { tensorsOf } from "../../models/families.ts";
+import type { TensorSpec } from "../../models/family.ts";
 import { type MatrixReport, quantizeCheckpoint } from "../../models/quantizeCheckpoint.ts";
-import { LINEAR_NAMES, VISION_LINEAR_NAMES, visionLayerPrefix } from "../../models/xcomposer2/spec.ts";
 import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/data/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate/evaluate.ts";
@@ -30,7 +31,7 @@ export async function run(options: Options, output: Output): Promise<void> {
   const { matrices, beforeBytes, bytes } = written;
   if (options.report) {
     for (const matrix of matrices) output.record(matrix);
-    output.answer(errorTables(matrices));
+    output.answer(errorTables(matrices, tensorsOf(known.config)));
   }
   const { base, head_base: headBase, vision_base: visionBase } = options;
   output.record({ output: options.output, base, headBase, visionBase, beforeBytes, bytes });
@@ -65,34 +66,24 @@ function lossOf(
   });
 }
 
-/** Relative errors in percent: a table of the decoder's layers, one of the vision tower's where it is quantised, and what is in no layer. */
-function errorTables(matrices: readonly MatrixReport[]): string {
-  const errors = new Map(matrices.map(({ name, relativeError = 0 }) => [name, relativeError]));
-  const told = LAYER_TABLES.map(({ title, prefixOf, linears }) => {
-    const rows: string[][] = [];
-    for (let layer = 0; errors.has(`${prefixOf(layer)}${linears[0]}.weight`); layer++) {
-      const names = linears.map((linear) => `${prefixOf(layer)}${linear}.weight`);
-      rows.push([`${title} ${layer}`, ...names.map((name) => percent(errors.get(name)!))]);
-      for (const name of names) errors.delete(name);
+/** Returns relative errors in percent: a table of the decoder's layers, one of the vision tower's if it is quantised, and what is in no layer. */
+function errorTables(matrices: readonly MatrixReport[], tensors: ReadonlyMap<string, TensorSpec>): string {
+  const tables = new Map<string, string[][]>();
+  const others: string[][] = [];
+  for (const { name, relativeError = 0 } of matrices) {
+    const { part, layer, linear = "" } = tensors.get(name) ?? {};
+    if (layer === undefined) {
+      others.push([name, percent(relativeError)]);
+      continue;
     }
-    return [["relative error", ...linears.map((linear) => linear.replace(/^.*\./, ""))], ...rows];
-  });
-  const others = [...errors].map(([name, error]) => [name, percent(error)]);
-  return [...told.filter(({ length }) => length > 1), ...(others.length > 0 ? [others] : [])]
-    .map(table)
-    .join("\n\n");
+    const title = part === "vision" ? "vision layer" : "layer";
+    const rows = tables.get(title) ?? [["relative error"]];
+    tables.set(title, rows);
+    if (layer === 0) rows[0]!.push(linear.replace(/^.*\./, ""));
+    rows[layer + 1] = [...(rows[layer + 1] ?? [`${title} ${layer}`]), percent(relativeError)];
+  }
+  return [...tables.values(), ...(others.length > 0 ? [others] : [])].map(table).join("\n\n");
 }
-
-interface LayerTable {
-  title: string;
-  prefixOf: (layer: number) => string;
-  linears: readonly string[];
-}
-
-const LAYER_TABLES: readonly LayerTable[] = [
-  { title: "layer", prefixOf: (layer) => `model.layers.${layer}.`, linears: LINEAR_NAMES },
-  { title: "vision layer", prefixOf: visionLayerPrefix, linears: VISION_LINEAR_NAMES },
-];
 
 function percent(error: number): string {
   return `${(100 * error).toFixed(3)} %`;

@@ -2,7 +2,7 @@
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
-import { tensorShapes } from "../../models/xcomposer2/spec.ts";
+import { tensorsOf } from "../../models/families.ts";
 import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/xcomposer2/tiny.ts";
 import { pageDice } from "../../pages/dice.ts";
 import { drawForm } from "../../pages/form.ts";
@@ -59,8 +59,8 @@ function tinyOptions(options: OptionsOf<"tiny">): TinyOptions {
 }
 
 function parametersOf(tiny: TinyOptions): number {
-  const shapes = [...tensorShapes(tinyConfig(tiny)).values()];
-  return shapes.reduce((sum, shape) => sum + shape.reduce((product, extent) => product * extent, 1), 0);
+  const tensors = [...tensorsOf(tinyConfig(tiny)).values()];
+  return tensors.reduce((sum, { shape }) => sum + shape.reduce((product, extent) => product * extent, 1), 0);
 }
 
 /** Questions about pages and their answers. */

@@ -1,6 +1,6 @@
 /** The options of `lorafit plan`. What is left out is searched for, or is as `lorafit train` has it. */
 import { z } from "zod";
-import { BASES, HEAD_BASES } from "../../models/xcomposer2/spec.ts";
+import { BASES, HEAD_BASES } from "../../models/bases.ts";
 import { byteAmount, count, group, text } from "../../options.ts";
 import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
 import { loraOptions } from "../../train/options/options.ts";

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../../checkpoint/disk.ts";
 import { formatCount, UsageError, UserError } from "../../errors.ts";
-import { PRESETS } from "../../models/xcomposer2/spec.ts";
+import { PRESETS } from "../../models/families.ts";
 import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
 import { type Limits, type PlannedModel, Planner, type Workload } from "../../plan/planner.ts";
 import { type Choice, knownChoice } from "../../plan/time/attentionChoice.ts";
@@ -128,7 +128,7 @@ function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<Plann
   const { model } = options;
   const bases = basesOf(options);
   if (Object.hasOwn(PRESETS, model) && !existsSync(model)) {
-    return { model: PRESETS[model as keyof typeof PRESETS], dtype: half, ...bases, mapsWeights: true };
+    return { model: PRESETS[model]!, dtype: half, ...bases, mapsWeights: true };
   }
   const dtypeFor = (stored: DType): PlannedModel["dtype"] => (stored === "float32" ? "float32" : half);
   return loadedModel(model, { dtypeFor, ...bases });

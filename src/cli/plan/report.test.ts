@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { smallConfig } from "../../../tests/helpers/randomModel.ts";
 import { parseBytes } from "../../errors.ts";
+import type { XComposerConfig } from "../../models/xcomposer2/spec.ts";
 import { type Plan, Planner } from "../../plan/planner.ts";
 import { planRungs } from "../../plan/search.ts";
 import { findDevice, listDevices } from "../../plan/time/cards.ts";
@@ -95,7 +96,12 @@ describe("a plan in words", () => {
     const asked = questionFor({ gpu: "a30" });
     const text = (visionBase?: "bf16" | "nf4"): string => {
       const planner = new Planner({
-        ...{ model: { ...model, vision: wide }, dtype: "float32", target: asked.card!, mapsWeights: false },
+        ...{
+          model: { ...model, vision: wide } as XComposerConfig,
+          dtype: "float32",
+          target: asked.card!,
+          mapsWeights: false,
+        },
         visionBase,
       });
       const question = {

@@ -2,7 +2,7 @@
 import { totalmem } from "node:os";
 import { stringify } from "yaml";
 import { formatBytes, formatCount, writtenBytes } from "../../errors.ts";
-import { PRESETS } from "../../models/xcomposer2/spec.ts";
+import { PRESETS } from "../../models/families.ts";
 import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import type { Plan, Workload } from "../../plan/planner.ts";

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { type ModelConfig, PRESETS } from "../../models/xcomposer2/spec.ts";
+import type { ModelConfig } from "../../models/family.ts";
+import { PRESETS } from "../../models/xcomposer2/spec.ts";
 import type { Planner, Workload } from "../../plan/planner.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { alphaLever, cautions, gib, signed, withArticle } from "./words.ts";

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
-import { type ModelConfig, readModelConfig } from "./spec.ts";
+import { readModelConfig } from "../families.ts";
+import type { ModelConfig } from "../family.ts";
 import { TINY, writeTinyCheckpoint } from "./tiny.ts";
 
 const SMALL = { ...TINY, hidden: 64, heads: 4, layers: 2, ffn: 96, vocab: 128 };

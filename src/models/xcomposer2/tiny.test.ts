@@ -23,8 +23,8 @@ test("a checkpoint loads as the sizes say, in either dtype, with the scalings of
     writeTinyCheckpoint(folder, { ...SMALL, dtype });
     const model = loadModel(folder, { dtype, device: "cpu" });
     expect(model.config).toEqual(tinyConfig(SMALL));
-    expect(model.layers[0]!.linears["attention.wqkv"].plora.scale).toBe(2);
-    expect(model.layers[1]!.linears["feed_forward.w2"].plora.a.shape).toEqual([TINY.ploraRank, SMALL.ffn]);
+    expect(model.layers[0]!.linears["attention.wqkv"]!.plora!.scale).toBe(2);
+    expect(model.layers[1]!.linears["feed_forward.w2"]!.plora!.a.shape).toEqual([TINY.ploraRank, SMALL.ffn]);
     disposeModel(model);
   }
 });

@@ -13,7 +13,8 @@ import { mixSeed } from "../../nn/dropout.ts";
 import { empty } from "../../torch/create.ts";
 import { createGenerator } from "../../torch/random.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
-import { type ModelConfig, PRESETS, tensorShapes } from "./spec.ts";
+import { PRESETS, type XComposerConfig } from "./spec.ts";
+import { tensors } from "./tensors.ts";
 
 export interface TinyOptions {
   hidden: number;
@@ -73,7 +74,7 @@ export function writeTinyCheckpoint(folder: string, options: TinyOptions, tokeni
 }
 
 /** The model of these sizes. Throws UserError on sizes that do not fit together. */
-export function tinyConfig(options: TinyOptions): ModelConfig {
+export function tinyConfig(options: TinyOptions): XComposerConfig {
   const { hidden, layers, heads, kvHeads, ffn, vocab, ploraRank } = options;
   const { visionHidden, visionLayers, visionHeads, visionFfn } = options;
   checkDivides("--hidden", hidden, "2 x --heads", 2 * heads); // RoPE turns pairs
@@ -106,7 +107,7 @@ function checkDivides(name: string, value: number, divisorName: string, divisor:
 }
 
 /** vision_config.json and plora.json say what the official code has built in, and its folders lack. */
-function jsonFiles(config: ModelConfig, { dtype }: TinyOptions): Record<string, unknown> {
+function jsonFiles(config: XComposerConfig, { dtype }: TinyOptions): Record<string, unknown> {
   return {
     "config.json": languageJson(config, dtype),
     "vision_config.json": visionJson(config.vision),
@@ -135,7 +136,7 @@ function jsonFiles(config: ModelConfig, { dtype }: TinyOptions): Record<string, 
   };
 }
 
-function languageJson(config: ModelConfig, dtype: TinyOptions["dtype"]): Record<string, unknown> {
+function languageJson(config: XComposerConfig, dtype: TinyOptions["dtype"]): Record<string, unknown> {
   const model = "modeling_internlm_xcomposer2.InternLMXComposer2ForCausalLM";
   return {
     architectures: ["InternLM2ForCausalLM"],
@@ -169,7 +170,7 @@ function languageJson(config: ModelConfig, dtype: TinyOptions["dtype"]): Record<
   };
 }
 
-function visionJson(vision: ModelConfig["vision"]): Record<string, unknown> {
+function visionJson(vision: XComposerConfig["vision"]): Record<string, unknown> {
   return {
     model_type: "clip_vision_model",
     hidden_act: "quick_gelu",
@@ -186,8 +187,8 @@ function visionJson(vision: ModelConfig["vision"]): Record<string, unknown> {
 }
 
 /** Every tensor of the model, drawn when its turn comes. */
-function randomSources(config: ModelConfig, { dtype, seed }: TinyOptions): TensorSource[] {
-  return [...tensorShapes(config)].map(([name, shape], index) => ({
+function randomSources(config: XComposerConfig, { dtype, seed }: TinyOptions): TensorSource[] {
+  return [...tensors(config)].map(([name, { shape }], index) => ({
     name,
     dtype,
     shape,
@@ -195,7 +196,7 @@ function randomSources(config: ModelConfig, { dtype, seed }: TinyOptions): Tenso
   }));
 }
 
-function randomWeight(name: string, shape: readonly number[], config: ModelConfig, seed: bigint): Tensor {
+function randomWeight(name: string, shape: readonly number[], config: XComposerConfig, seed: bigint): Tensor {
   return scope(() => {
     const weight = empty(shape, { dtype: "float32", device: "cpu" });
     if (/norm\d?\.weight$/.test(name)) return weight.fill_(1);
@@ -209,7 +210,7 @@ function randomWeight(name: string, shape: readonly number[], config: ModelConfi
  * Linears keep the size of what they pass on; those that add to the residual stream share it out over the
  * layers; PLoRA adds a little.
  */
-function deviationOf(name: string, shape: readonly number[], { layers, vision }: ModelConfig): number {
+function deviationOf(name: string, shape: readonly number[], { layers, vision }: XComposerConfig): number {
   const inputs = shape.slice(1).reduce((product, extent) => product * extent, 1);
   const kept = 1 / Math.sqrt(inputs);
   if (/embeddings?\.|_GN$/.test(name) && !name.includes("patch")) return 0.5;

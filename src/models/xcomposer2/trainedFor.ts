@@ -1,5 +1,5 @@
 /** The sizes that the official model was trained with. A larger one can be computed, but nobody knows how well the model does there. */
-import type { ModelConfig } from "./spec.ts";
+import type { ModelConfig } from "../family.ts";
 
 export interface TrainedSizes {
   /** Tokens of a sample. */

@@ -1,13 +1,14 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import { randomModel, smallConfig } from "../../../tests/helpers/randomModel.ts";
+import { randomModel, smallConfig, visionOf } from "../../../tests/helpers/randomModel.ts";
 import { globalView } from "../../data/pictures/globalView.ts";
 import { type HdImage, imageTokens, TILE_PIXELS } from "../../data/pictures/image.ts";
 import { empty } from "../../torch/create.ts";
 import { memoryStats, resetPeak } from "../../torch/device.ts";
 import { dispose, scope, type Tensor } from "../../torch/tensor.ts";
+import { BASES } from "../bases.ts";
 import type { Model } from "../weights.ts";
-import { BASES, PRESETS } from "./spec.ts";
+import { PRESETS } from "../xcomposer2/spec.ts";
 import { encodeImage, encodeImageInto, type Picture } from "./vision.ts";
 
 const CONFIG = smallConfig({
@@ -67,11 +68,17 @@ describe("encodeImage", () => {
       const picture = randomPicture(1, 1);
       const rows = imageTokens(1, 1);
       const hidden = empty([rows + 5, CONFIG.hidden]).fill_(7);
-      const steps = encodeImageInto(hidden.narrow(0, 2, rows), model.vision, model.config.vision, picture, {
-        dtype: "float32",
-        device: "cpu",
-        visionBatch: 1,
-      });
+      const steps = encodeImageInto(
+        hidden.narrow(0, 2, rows),
+        visionOf(model).weights,
+        visionOf(model).config,
+        picture,
+        {
+          dtype: "float32",
+          device: "cpu",
+          visionBatch: 1,
+        },
+      );
       expect([...steps]).toEqual([
         { done: 1, total: 2 },
         { done: 2, total: 2 },
@@ -89,11 +96,17 @@ describe("encodeImage", () => {
     const beforeBytes = memoryStats("cpu").liveBytes;
     const tokens = encode(model, randomPicture(1, 2), 1);
     expect(memoryStats("cpu").liveBytes - beforeBytes).toBe(tokens.bytes);
-    const steps = encodeImageInto(tokens, model.vision, model.config.vision, randomPicture(1, 2), {
-      dtype: "float32",
-      device: "cpu",
-      visionBatch: 1,
-    });
+    const steps = encodeImageInto(
+      tokens,
+      visionOf(model).weights,
+      visionOf(model).config,
+      randomPicture(1, 2),
+      {
+        dtype: "float32",
+        device: "cpu",
+        visionBatch: 1,
+      },
+    );
     steps.next();
     steps.return();
     expect(memoryStats("cpu").liveBytes - beforeBytes).toBe(tokens.bytes);
@@ -144,7 +157,11 @@ describe("memory", () => {
 
 function encode(model: Model, picture: Picture, visionBatch: number): Tensor {
   const { dtype, device } = model;
-  return encodeImage(model.vision, model.config.vision, picture, { dtype, device, visionBatch });
+  return encodeImage(visionOf(model).weights, visionOf(model).config, picture, {
+    dtype,
+    device,
+    visionBatch,
+  });
 }
 
 function peakBytes(model: Model, picture: Picture, visionBatch: number): number {

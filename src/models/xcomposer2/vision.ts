@@ -17,18 +17,12 @@ import { category } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/dtypes.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { repeated } from "../../torch/trace.ts";
-import type { AffineLinear, LayerNorm, VisionLayer, VisionWeights } from "../weights.ts";
-import type { VisionConfig } from "./spec.ts";
+import type { EncodeOptions } from "../family.ts";
+import type { VisionConfig, XComposerConfig } from "./spec.ts";
+import type { AffineLinear, LayerNorm, VisionLayer, VisionWeights } from "./visionWeights.ts";
 
 /** A picture, or only the grid of one: a plan on meta needs no pixels. */
 export type Picture = HdImage | Pick<HdImage, "rows" | "cols">;
-
-export interface EncodeOptions {
-  dtype: DType;
-  device: Device;
-  /** Tiles (the global view is one) that the tower takes at a time. */
-  visionBatch: number;
-}
 
 /**
  * Image tokens of a picture, (imageTokens(rows, cols), C). Beside them, n tiles at a time need max(6 n, 5 n +
@@ -37,14 +31,14 @@ export interface EncodeOptions {
  */
 export function encodeImage(
   vision: VisionWeights,
-  config: VisionConfig,
+  config: XComposerConfig,
   picture: Picture,
   options: EncodeOptions,
 ): Tensor {
   return scope(() => {
     const { dtype, device } = options;
     const C = vision.projector[1].bias.shape[0]!;
-    const tokens = empty([imageRows(config, picture), C], { dtype, device });
+    const tokens = empty([imageRows(config.vision, picture), C], { dtype, device });
     for (const _ of encodeImageInto(tokens, vision, config, picture, options));
     return tokens;
   });
@@ -57,7 +51,7 @@ export function encodeImage(
 export function* encodeImageInto(
   tokens: Tensor,
   vision: VisionWeights,
-  config: VisionConfig,
+  { vision: config }: XComposerConfig,
   picture: Picture,
   options: EncodeOptions,
 ): Generator<{ done: number; total: number }, void> {

@@ -2,10 +2,12 @@
  * One configuration, tried out without data: the trainer's own parts (weights, factors, optimizer, one micro-batch, one update) run on the
  * meta device, with every allocation and every call of an operator written down. Nothing here knows a formula for memory.
  */
+
+import type { BasePart, Bases } from "../../models/bases.ts";
+import type { ModelConfig } from "../../models/family.ts";
 import type { Lora } from "../../models/lora.ts";
 import type { Place } from "../../models/places.ts";
 import type { Model } from "../../models/weights.ts";
-import type { Bases, ModelConfig } from "../../models/xcomposer2/spec.ts";
 import type { Policy } from "../../step/policy.ts";
 import { type StepPhase, trainStep } from "../../step/step.ts";
 import {
@@ -23,7 +25,7 @@ import { type OpTrace, traceOp } from "../time/opCost.ts";
 import { type Speed, stepTimeMs } from "../time/stepTime.ts";
 import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batchShapes.ts";
 import { CommonParts, type ModelPart, type TakeTrace } from "./sharedParts.ts";
-import { type BasePart, mappedPartsOf } from "./storedParts.ts";
+import { mappedPartsOf } from "./storedParts.ts";
 
 export interface LoraShape {
   rank: number;

@@ -4,9 +4,10 @@
  * copies and moments. A plain version of it over the same operators, run on meta: a lower bound, for it wastes less than the original.
  */
 
+import { familyOf, linearNames, linearShape } from "../../models/families.ts";
+import type { LinearName } from "../../models/family.ts";
+import { embedText, placeImage_ } from "../../models/inputRows.ts";
 import { disposeModel, type LayerWeights, type Model } from "../../models/weights.ts";
-import { embedText, placeImage_ } from "../../models/xcomposer2/inputRows.ts";
-import { LINEAR_NAMES, type LinearName, linearShape } from "../../models/xcomposer2/spec.ts";
 import { ropeTables } from "../../nn/attention/rope.ts";
 import { frozenValues } from "../../nn/frozen/frozen.ts";
 import type { Rows } from "../../nn/rows.ts";
@@ -29,7 +30,7 @@ interface Factors {
   b: Tensor;
 }
 
-type LayerFactors = Record<LinearName, Factors>;
+type LayerFactors = ReadonlyMap<LinearName, Factors>;
 
 interface Context {
   model: Model;
@@ -63,11 +64,11 @@ function held<T>(what: Category, body: () => T extends PromiseLike<unknown> ? ne
 function emptyFactors({ model, lora: { rank }, dtype }: Configuration, as = dtype): LayerFactors[] {
   const like = { dtype: as, device: "meta" } as const;
   return Array.from({ length: model.layers }, () => {
-    const factors = LINEAR_NAMES.map((name) => {
+    const factors = linearNames(model).map((name) => {
       const [rows, columns] = linearShape(model, name);
       return [name, { a: empty([rank, columns], like), b: empty([rows, rank], like) }] as const;
     });
-    return Object.fromEntries(factors) as LayerFactors;
+    return new Map(factors);
   });
 }
 
@@ -140,33 +141,33 @@ function layerBackward(
 ): Tensor {
   return withGrad(() => {
     const leaf = input.detach().requiresGrad_();
-    const leaves = Object.fromEntries(
-      LINEAR_NAMES.map((name) => {
-        const { a, b } = factors[layer]![name];
-        return [name, { a: a.detach().requiresGrad_(), b: b.detach().requiresGrad_() }];
+    const frozen = [...factors[layer]!];
+    const leaves = new Map(
+      frozen.map(([name, { a, b }]) => {
+        return [name, { a: a.detach().requiresGrad_(), b: b.detach().requiresGrad_() }] as const;
       }),
-    ) as LayerFactors;
+    );
     const y = layerForward(leaf, context.model.layers[layer]!, leaves, context);
-    const wanted = LINEAR_NAMES.flatMap((name) => [leaves[name].a, leaves[name].b]);
+    const wanted = [...leaves.values()].flatMap(({ a, b }) => [a, b]);
     const [dx, ...own] = grad([y], [leaf, ...wanted], [dy]);
-    const into = LINEAR_NAMES.flatMap((name) => [gradients[layer]![name].a, gradients[layer]![name].b]);
+    const into = [...gradients[layer]!.values()].flatMap(({ a, b }) => [a, b]);
     into.forEach((gradient, index) => void gradient.add_(own[index]!));
     return dx!;
   });
 }
 
 function layerForward(h: Tensor, weights: LayerWeights, factors: LayerFactors, context: Context): Tensor {
-  const { rmsEps } = context.model.config;
+  const { config } = context.model;
+  const { rmsEps } = config;
+  const { roles, qkv } = familyOf(config);
+  const [packed] = qkv(config, 0);
   const linear = (x: Tensor, name: LinearName): Tensor => loraLinear(x, weights, factors, name, context);
   const middle = h.add(
-    linear(
-      attention(linear(rms(h, weights.attentionNorm, rmsEps), "attention.wqkv"), context),
-      "attention.wo",
-    ),
+    linear(attention(linear(rms(h, weights.attentionNorm, rmsEps), packed!.linear), context), roles.output),
   );
   const x = rms(middle, weights.ffnNorm, rmsEps);
-  const active = linear(x, "feed_forward.w1").silu().mul(linear(x, "feed_forward.w3"));
-  return middle.add(linear(active, "feed_forward.w2"));
+  const active = linear(x, roles.gate).silu().mul(linear(x, roles.up));
+  return middle.add(linear(active, roles.down));
 }
 
 /** Frozen product, PLoRA on image rows, LoRA with its dropout. x: (T, in) -> (T, out). */
@@ -177,12 +178,14 @@ function loraLinear(
   name: LinearName,
   { imageRows }: Context,
 ): Tensor {
-  const { weight, plora } = weights.linears[name];
+  const { weight, plora } = weights.linears[name]!;
+  const { a, b } = factors.get(name)!;
   const y = x.linear(frozenValues(weight));
-  for (const rows of imageRows)
-    rowsOf(y, rows).add_(rowsOf(x, rows).linear(plora.a).linear(plora.b).mul(plora.scale));
+  if (plora)
+    for (const rows of imageRows)
+      rowsOf(y, rows).add_(rowsOf(x, rows).linear(plora.a).linear(plora.b).mul(plora.scale));
   const mask = empty(x.shape, { dtype: "bool", device: "meta" });
-  return y.add(x.mul(mask).linear(factors[name].a).linear(factors[name].b).mul(1));
+  return y.add(x.mul(mask).linear(a).linear(b).mul(1));
 }
 
 /** u: (T, G * (Q+2) * D) -> (T, H * D). */

@@ -2,6 +2,8 @@
  * What dry runs have in common: the empty model, and the adapter with its optimizer, whose making, resuming, updating and saving know
  * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
  */
+
+import { tensorsOf } from "../../models/families.ts";
 import { createLora, disposeLora, type Lora } from "../../models/lora.ts";
 import { type Place, WEIGHT_PLACES } from "../../models/places.ts";
 import {
@@ -13,7 +15,6 @@ import {
   storedUnfolded,
   type WeightReader,
 } from "../../models/weights.ts";
-import { isVisionLinear, tensorShapes } from "../../models/xcomposer2/spec.ts";
 import type { Room } from "../../nn/frozen/nf4.ts";
 import { emptyQuantized } from "../../nn/frozen/quantized.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
@@ -37,7 +38,7 @@ import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Trace } from "../../torch/trace.ts";
 import type { Configuration } from "./dryRun.ts";
 import { resumeOnMeta, saveOnMeta } from "./saveAndResume.ts";
-import { type BasePart, mappedPartsOf, storedBaseOf } from "./storedParts.ts";
+import { mappedPartsOf, storedBaseOf } from "./storedParts.ts";
 
 /** Gives what was traced since the last time. */
 export type TakeTrace = () => Trace;
@@ -192,7 +193,7 @@ function openAdapter(configuration: Configuration): { lora: Lora; optimizer: Ada
 /** The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't be. */
 export function emptyModel(configuration: Configuration): Pick<ModelPart, "model" | "mappedBytes"> {
   const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights } = configuration;
-  const shapes = tensorShapes(config);
+  const tensors = tensorsOf(config);
   const loading = loadingOf(policy);
   const storedBase = storedBaseOf(configuration);
   if (loading.folded && storedBase) throw storedUnfolded(storedBase);
@@ -206,23 +207,18 @@ export function emptyModel(configuration: Configuration): Pick<ModelPart, "model
   };
   const roomAt = (place: Place, isMapped: boolean): Room =>
     WEIGHT_PLACES[place].mapsFiles && isMapped ? mapped : onMeta;
-  const tensor: ReadTensor = (name, _, place) => roomAt(place, mapsWeights)(shapes.get(name)!, dtype);
+  const tensor: ReadTensor = (name, _, place) => roomAt(place, mapsWeights)(tensors.get(name)!.shape, dtype);
   const matrix: WeightReader["matrix"] = (name, base, { place, folded }) => {
-    const room = roomAt(place, mappedParts.includes(partOf(name)));
-    const shape = shapes.get(name) as [number, number];
+    const { shape, precision: part } = tensors.get(name)!;
+    const room = roomAt(place, part !== undefined && mappedParts.includes(part));
     return base && base !== "bf16"
-      ? emptyQuantized(shape, base, room)
+      ? emptyQuantized(shape as [number, number], base, room)
       : foldedMatrix(room(shape, dtype), folded);
   };
   const model = category("weights", () =>
     keep(scope(() => assembleModel(config, options, { tensor, matrix }))),
   );
   return { model, mappedBytes };
-}
-
-function partOf(matrix: string): BasePart {
-  if (isVisionLinear(matrix)) return "visionBase";
-  return matrix.startsWith("model.layers.") ? "base" : "headBase";
 }
 
 function onMeta(shape: readonly number[], dtype: DType): Tensor {

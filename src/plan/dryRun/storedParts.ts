@@ -1,14 +1,11 @@
 /** Which parts of the frozen base are held as the checkpoint has them. */
-import type { Bases } from "../../models/xcomposer2/spec.ts";
+import type { BasePart, Bases } from "../../models/bases.ts";
 import type { Configuration } from "./dryRun.ts";
 
 /** What the decoder's linears are held in because the checkpoint has them so, where that is fewer bits. */
 export function storedBaseOf({ base, stored }: Pick<Configuration, "base" | "stored">): Bases["base"] {
   return base !== "bf16" && base === stored?.base ? base : undefined;
 }
-
-/** Those with a precision each. */
-export type BasePart = keyof Bases;
 
 /** The parts of the base whose matrices are, on the host, the checkpoint's mapped file: they are held as they are stored. */
 export function mappedPartsOf(

@@ -3,7 +3,7 @@
  * out is kept by card, driver, libtorch and class of shape.
  */
 import { messageOf, UserError } from "../../errors.ts";
-import type { ModelConfig } from "../../models/xcomposer2/spec.ts";
+import type { ModelConfig } from "../../models/family.ts";
 import { headsOfPacked } from "../../nn/attention/calls.ts";
 import {
   type AttentionShape,

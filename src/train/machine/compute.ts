@@ -1,8 +1,9 @@
 /** What the options of device, type and memory come to on this machine. */
 import { openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
 import { formatBytes, GIB, UserError } from "../../errors.ts";
+import { type Bases, hasFullAbsmax } from "../../models/bases.ts";
+import { normType } from "../../models/families.ts";
 import type { LoadOptions } from "../../models/weights.ts";
-import { type Bases, hasFullAbsmax } from "../../models/xcomposer2/spec.ts";
 import { zeros } from "../../torch/create.ts";
 import {
   CARD_ABILITIES,
@@ -193,11 +194,11 @@ export function freeCache(device: Device): void {
 
 /** float32 for a checkpoint that is stored so, else bfloat16, or float16 on a card without it. */
 function usualType(model: string, device: Device): Compute["dtype"] {
-  const { weights } = openModelFolder(resolveModel(model));
+  const folder = openModelFolder(resolveModel(model));
   try {
-    return weights.entry("model.norm.weight").dtype === "float32" ? "float32" : halfOf(device);
+    return normType(folder) === "float32" ? "float32" : halfOf(device);
   } finally {
-    weights.close();
+    folder.weights.close();
   }
 }
 

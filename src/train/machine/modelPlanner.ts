@@ -1,7 +1,8 @@
 /** What a run plans with: the planner of its model on its device, and how much memory there is. */
 import { openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
-import { type Bases, readModelConfig, storedBases } from "../../models/xcomposer2/spec.ts";
+import { type Bases, storedBases } from "../../models/bases.ts";
+import { normType, readModelConfig, tensorsOf } from "../../models/families.ts";
 import { ANY_CPU } from "../../nn/anyCpu.ts";
 import { type Limits, type PlannedModel, Planner } from "../../plan/planner.ts";
 import { knownSpeed } from "../../plan/time/calibration.ts";
@@ -41,11 +42,12 @@ export function loadedModel(
   const folder = openModelFolder(resolveModel(model));
   try {
     const { weights } = folder;
-    const stored = weights.entry("model.norm.weight").dtype;
+    const config = readModelConfig(folder);
+    const stored = normType(folder);
     const dtype = dtypeFor(stored);
-    const asStored = storedBases(weights);
+    const asStored = storedBases(tensorsOf(config), weights);
     return {
-      model: readModelConfig(folder),
+      model: config,
       dtype,
       mapsWeights: stored === dtype,
       base: asked.base ?? asStored.base,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
-import { LINEAR_NAMES } from "../../models/xcomposer2/spec.ts";
+import { ALL_LINEARS } from "../../models/families.ts";
 import { type TrainInput, trainOptions } from "./options.ts";
 
 const given = { model: "4khd", data: "data.txt" };
@@ -78,7 +78,7 @@ describe("targets", () => {
   const matches = (targets: TrainInput["lora_targets"], module: string): boolean =>
     new RegExp(trainOptions({ ...given, lora_targets: targets }).lora_targets).test(module);
 
-  it.each(LINEAR_NAMES)("are all linears: %s", (name) => {
+  it.each(ALL_LINEARS)("are all linears: %s", (name) => {
     expect(matches(undefined, `layers.3.${name}`)).toBe(true);
   });
 

@@ -4,7 +4,8 @@
  */
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/patterns.ts";
-import { BASES, HEAD_BASES, LINEAR_NAMES } from "../../models/xcomposer2/spec.ts";
+import { BASES, HEAD_BASES } from "../../models/bases.ts";
+import { ALL_LINEARS } from "../../models/families.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";
@@ -141,7 +142,7 @@ export const loraOptions = group("LoRA", {
     .meta({ help: "Share of the factors' inputs that is dropped at random." }),
   lora_targets: z
     .union([text, z.array(text).min(1)])
-    .default([...LINEAR_NAMES])
+    .default([...ALL_LINEARS])
     .transform((targets, context) => checked(context, () => targetPattern(targets)))
     .meta({
       help: "Linear layers to adapt: names, or a regular expression matched against names such as layers.0.attention.wqkv.",

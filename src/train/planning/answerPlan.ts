@@ -2,7 +2,7 @@
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../../data/samples/dialogue.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Tokenizer } from "../../data/text/tokenizer.ts";
-import type { ModelConfig } from "../../models/xcomposer2/spec.ts";
+import type { ModelConfig } from "../../models/family.ts";
 import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
 import { pictureTokens } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";

@@ -1,13 +1,13 @@
 /** Text and image rows assembled into the decoder's input. */
-import { frozenGather, frozenShape } from "../../nn/frozen/frozen.ts";
-import { type Rows, rowsOf, tilesOf } from "../../nn/rows.ts";
-import { empty, fromArray } from "../../torch/create.ts";
-import { category, pool } from "../../torch/device.ts";
-import type { Device } from "../../torch/dtypes.ts";
-import { scope, type Tensor } from "../../torch/tensor.ts";
-import { WEIGHT_PLACES } from "../places.ts";
-import type { Model } from "../weights.ts";
-import { encodeImageInto, type Picture } from "./vision.ts";
+import { frozenGather, frozenShape } from "../nn/frozen/frozen.ts";
+import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
+import { empty, fromArray } from "../torch/create.ts";
+import { category, pool } from "../torch/device.ts";
+import type { Device } from "../torch/dtypes.ts";
+import { scope, type Tensor } from "../torch/tensor.ts";
+import { familyOf } from "./families.ts";
+import { WEIGHT_PLACES } from "./places.ts";
+import type { Model } from "./weights.ts";
 
 /** Rows of embeddings that are gathered on the host at a time. */
 const HOST_GATHER_ROWS = 1024;
@@ -42,8 +42,8 @@ export function embedText({ embeddings, places, device, dtype }: Model, inputIds
 export function placeImage_(
   rows: Tensor,
   { vision, config, dtype, device }: Model,
-  picture: Picture,
+  picture: object,
   visionBatch: number,
 ): Generator<{ done: number; total: number }, void> {
-  return encodeImageInto(rows, vision, config.vision, picture, { dtype, device, visionBatch });
+  return familyOf(config).encodeInto(rows, vision, config, picture, { dtype, device, visionBatch });
 }

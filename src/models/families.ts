@@ -1,0 +1,63 @@
+/** The model families, by name: a new one is a folder and a row here. */
+import type { ModelFolder } from "../checkpoint/folder.ts";
+import { UserError } from "../errors.ts";
+import type { DType } from "../torch/dtypes.ts";
+import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
+import { XCOMPOSER } from "./xcomposer2/family.ts";
+
+const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER };
+
+/** Models that can be planned without a checkpoint. */
+export const PRESETS: Record<string, ModelConfig> = Object.assign(
+  {},
+  ...Object.values(FAMILIES).map(({ presets }) => presets),
+);
+
+/** Names of linears that get LoRA factors unless others are asked for: all of every family, of which a model has its own. */
+export const ALL_LINEARS: readonly LinearName[] = [
+  ...new Set(Object.values(FAMILIES).flatMap(({ linears }) => Object.keys(linears))),
+];
+
+/** Returns the family of a model. */
+export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
+  const known = FAMILIES[family];
+  if (!known) throw new Error(`no family is called ${family}`);
+  return known;
+}
+
+/** Returns the family of a checkpoint. Throws UserError where none recognises its config.json. */
+export function familyOfFolder({ folder, config }: Pick<ModelFolder, "folder" | "config">): Family {
+  const known = Object.values(FAMILIES).find((family) => family.recognises(config));
+  if (known) return known;
+  throw new UserError(
+    `${folder} is a model of type "${config.model_type}", which lorafit does not support.`,
+    {
+      fix: "lorafit reads InternLM-XComposer2 checkpoints; check that the folder holds one.",
+    },
+  );
+}
+
+/** Reads the sizes of the model in a folder. Throws UserError where no family reads it, or its files do not belong together. */
+export function readModelConfig(folder: ModelFolder): ModelConfig {
+  return familyOfFolder(folder).readConfig(folder);
+}
+
+/** Returns the type that a checkpoint's norms are stored in: no form of quantisation changes it. */
+export function normType(folder: ModelFolder): DType {
+  return folder.weights.entry(familyOfFolder(folder).names.norm).dtype;
+}
+
+/** Returns every tensor of a model's checkpoint by its official name. */
+export function tensorsOf(config: ModelConfig): Map<string, TensorSpec> {
+  return familyOf(config).tensors(config);
+}
+
+/** Returns the names of a decoder layer's linears, in the family's order. */
+export function linearNames(config: ModelConfig): LinearName[] {
+  return Object.keys(familyOf(config).linears);
+}
+
+/** Returns [rows, columns] of a layer's linear. */
+export function linearShape(config: ModelConfig, name: LinearName): readonly [rows: number, columns: number] {
+  return familyOf(config).linears[name]!.shape(config);
+}

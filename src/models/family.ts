@@ -1,0 +1,122 @@
+/**
+ * What a model family knows, as one record. Everything outside of a family's folder reaches the family through this record
+ * (families.ts), so that no other file knows its tensor names, its packed weights, its pictures or its prompt form.
+ */
+import type { ModelFolder } from "../checkpoint/folder.ts";
+import type { RopeForm } from "../nn/attention/rope.ts";
+import type { FrozenMatrix } from "../nn/frozen/frozen.ts";
+import type { Plora } from "../nn/plora.ts";
+import type { Rows } from "../nn/rows.ts";
+import type { Device, DType } from "../torch/dtypes.ts";
+import type { Tensor } from "../torch/tensor.ts";
+import type { Base, BasePart } from "./bases.ts";
+
+/** The sizes of a decoder. A family's own configuration adds what only the family reads. */
+export interface ModelConfig extends RopeForm {
+  /** The family's name in FAMILIES. */
+  family: string;
+  hidden: number;
+  layers: number;
+  heads: number;
+  kvHeads: number;
+  ffn: number;
+  vocab: number;
+  rmsEps: number;
+  bosId: number;
+  /** Ids that end an answer, if there is no tokenizer to ask. */
+  eosIds: readonly number[];
+}
+
+/** A linear of a decoder layer, by its name within the layer: "attention.wqkv". */
+export type LinearName = string;
+
+export interface LinearSpec<Config extends ModelConfig = ModelConfig> {
+  /** [rows, columns]: the linear maps columns features to rows features. */
+  shape(config: Config): readonly [rows: number, columns: number];
+  /** A low-rank branch of the model's own, which acts on the rows of pictures. */
+  branch?: {
+    /** Names of its factors, after the linear's own. */
+    names: { a: string; b: string };
+    of(config: Config): { rank: number; scale: number };
+  };
+}
+
+/** Rows of a linear whose outputs are a kv head's queries, its key or its value. */
+export interface QkvPart {
+  linear: LinearName;
+  rows: Rows;
+  as: "q" | "k" | "v";
+}
+
+/** The linears of a decoder layer that have one task each. */
+export type LinearRole = "output" | "gate" | "up" | "down";
+
+export interface TensorSpec {
+  shape: readonly number[];
+  /** What it is a part of. */
+  part: "embeddings" | "layer" | "norm" | "head" | "vision";
+  /** Index of the layer, of the decoder or of the vision tower. */
+  layer?: number;
+  /** The linear whose weight it is, by its name within the layer. */
+  linear?: LinearName;
+  /** For a matrix that can be held in fewer bits: whose precision it has. */
+  precision?: BasePart;
+}
+
+/** Official names of the tensors that every decoder has. */
+export interface DecoderNames {
+  embeddings: string;
+  norm: string;
+  head: string;
+  /** After the layer's prefix. */
+  attentionNorm: string;
+  ffnNorm: string;
+  /** What the names of a layer's tensors begin with. */
+  layerPrefix(layer: number): string;
+}
+
+/** Reads weights by their official names to one place; folded: a branch that is added to the matrix as it is read. */
+export interface PlacedReader {
+  tensor(name: string): Tensor;
+  matrix(name: string, base: Base | undefined, folded?: Plora): FrozenMatrix;
+}
+
+export interface EncodeOptions {
+  dtype: DType;
+  device: Device;
+  /** Parts of a picture (tiles of 4KHD) that are encoded at a time. */
+  visionBatch: number;
+}
+
+/** What makes image tokens of pictures: a record of tensors that only its family reads. */
+export type PictureWeights = object;
+
+export interface Family<Config extends ModelConfig = ModelConfig> {
+  /** Returns whether a checkpoint's config.json is of this family. */
+  recognises(config: Record<string, unknown>): boolean;
+  /** Throws UserError where the folder's files do not agree with one another. */
+  readConfig(folder: ModelFolder): Config;
+  /** Models that can be planned without a checkpoint. */
+  presets: Record<string, Config>;
+  /** Every tensor of a checkpoint by its official name. */
+  tensors(config: Config): Map<string, TensorSpec>;
+  names: DecoderNames;
+  /** The linears of a decoder layer, each a LoRA target, in their order everywhere. */
+  linears: Record<LinearName, LinearSpec<Config>>;
+  /** Attention's output linear, and those of the gated MLP. */
+  roles: Record<LinearRole, LinearName>;
+  /** Returns where the queries, the key and the value of a kv head come from, be they packed in one linear or apart. */
+  qkv(config: Config, kvHead: number): readonly QkvPart[];
+  /** Reads the weights that make image tokens; base: the precision of their linears. */
+  assembleVision(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
+  /** Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields with no scope open. */
+  encodeInto(
+    rows: Tensor,
+    weights: PictureWeights,
+    config: Config,
+    picture: object,
+    options: EncodeOptions,
+  ): Generator<{ done: number; total: number }, void>;
+  /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */
+  modulesInFull: Record<"visionBase" | "headBase" | "branches", readonly string[]>;
+}

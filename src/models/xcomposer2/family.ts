@@ -1,0 +1,21 @@
+/** InternLM-XComposer2 as a model family. */
+import type { Family } from "../family.ts";
+import { readXComposerConfig } from "./readConfig.ts";
+import { PRESETS, type XComposerConfig } from "./spec.ts";
+import { LINEARS, MODULES_IN_FULL, NAMES, qkv, ROLES, tensors } from "./tensors.ts";
+import { encodeImageInto } from "./vision.ts";
+import { assembleVision } from "./visionWeights.ts";
+
+export const XCOMPOSER: Family<XComposerConfig> = {
+  recognises: ({ model_type: type }) => type === undefined || /^internlm(2|_?xcomposer2)$/.test(String(type)),
+  readConfig: readXComposerConfig,
+  presets: PRESETS,
+  tensors,
+  names: NAMES,
+  linears: LINEARS,
+  roles: ROLES,
+  qkv,
+  assembleVision,
+  encodeInto: encodeImageInto,
+  modulesInFull: MODULES_IN_FULL,
+};

@@ -1,0 +1,87 @@
+/** The weights of the vision tower and the projector as records of tensors. W is the tower's width. */
+import type { FrozenMatrix } from "../../nn/frozen/frozen.ts";
+import type { Tensor } from "../../torch/tensor.ts";
+import type { Base } from "../bases.ts";
+import type { PlacedReader } from "../family.ts";
+import type { XComposerConfig } from "./spec.ts";
+import { PROJECTOR_NAMES, SEPARATOR_NAMES, VISION_PREFIX, visionLayerPrefix } from "./tensors.ts";
+
+/** weight, bias: (width). */
+export interface LayerNorm {
+  weight: Tensor;
+  bias: Tensor;
+}
+
+/** weight: (out, in); bias: (out). */
+export interface AffineLinear {
+  weight: FrozenMatrix;
+  bias: Tensor;
+}
+
+export interface VisionLayer {
+  norm1: LayerNorm;
+  norm2: LayerNorm;
+  q: AffineLinear;
+  k: AffineLinear;
+  v: AffineLinear;
+  out: AffineLinear;
+  fc1: AffineLinear;
+  fc2: AffineLinear;
+}
+
+export interface VisionWeights {
+  /** (W, 3 * patch * patch) */
+  patch: Tensor;
+  /** (W) */
+  classEmbedding: Tensor;
+  /** (patches + 1, W) */
+  positions: Tensor;
+  preNorm: LayerNorm;
+  layers: VisionLayer[];
+  projector: [AffineLinear, AffineLinear];
+  /** (1, 4W): parts the global view from the tiles. */
+  glbGN: Tensor;
+  /** (1, 4W): ends each row of tokens. */
+  subGN: Tensor;
+}
+
+/** Reads the record; base: the precision of its linears. */
+export function assembleVision(
+  { vision }: XComposerConfig,
+  { tensor: read, matrix }: PlacedReader,
+  base: Base | undefined,
+): VisionWeights {
+  const width = vision.hidden;
+  const norm = (name: string): LayerNorm => ({
+    weight: read(`${name}.weight`),
+    bias: read(`${name}.bias`),
+  });
+  const affine = (name: string): AffineLinear => ({
+    weight: matrix(`${name}.weight`, base),
+    bias: read(`${name}.bias`),
+  });
+  const layer = (index: number): VisionLayer => {
+    const prefix = visionLayerPrefix(index);
+    const linear = (name: string): AffineLinear => affine(`${prefix}${name}`);
+    return {
+      norm1: norm(`${prefix}layer_norm1`),
+      norm2: norm(`${prefix}layer_norm2`),
+      q: linear("self_attn.q_proj"),
+      k: linear("self_attn.k_proj"),
+      v: linear("self_attn.v_proj"),
+      out: linear("self_attn.out_proj"),
+      fc1: linear("mlp.fc1"),
+      fc2: linear("mlp.fc2"),
+    };
+  };
+  return {
+    patch: read(`${VISION_PREFIX}embeddings.patch_embedding.weight`).view([width, -1]),
+    classEmbedding: read(`${VISION_PREFIX}embeddings.class_embedding`),
+    positions: read(`${VISION_PREFIX}embeddings.position_embedding.weight`),
+    preNorm: norm(`${VISION_PREFIX}pre_layrnorm`),
+    layers: Array.from({ length: vision.layers }, (_, index) => layer(index)),
+    projector: [affine(PROJECTOR_NAMES[0]), affine(PROJECTOR_NAMES[1])],
+    glbGN: read(SEPARATOR_NAMES.glb).view([1, 4 * width]),
+    subGN: read(SEPARATOR_NAMES.sub).view([1, 4 * width]),
+  };
+}
