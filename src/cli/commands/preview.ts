@@ -71,6 +71,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
 
 const COLOURS = { prompt: "gray", picture: "magenta", answer: "green" } as const;
 
+/** Returns a span in its colour; without colours, brackets mark what is learned. */
 function painted({ kind, text }: Span, output: Output): string {
-  return output.paint(COLOURS[kind], text);
+  return kind === "answer" ? output.mark(COLOURS[kind], text) : output.paint(COLOURS[kind], text);
 }

@@ -85,6 +85,11 @@ export class Output {
     this.note(text);
   }
 
+  /** Columns that a live line may fill; no limit in a pipe. */
+  get liveColumns(): number {
+    return this.#stderr.isTTY ? (this.#stderr.columns || 80) - 1 : Number.POSITIVE_INFINITY; // some pseudo-terminals have 0
+  }
+
   /** A line on stderr that the next one replaces; in a pipe one of them now and then. */
   live(line: string): void {
     if (this.flicker(line) || this.#now() - this.#plainAtMs < PLAIN_INTERVAL_MS) return;
@@ -95,8 +100,7 @@ export class Output {
   /** A live line for what changes many times a second and is worth nothing in a pipe; says whether a person sees it. */
   flicker(line: string): boolean {
     if (!this.#stderr.isTTY) return false;
-    const columns = this.#stderr.columns || 80; // some pseudo-terminals have 0
-    this.#stderr.write(`\r${shownLine(line).slice(0, columns - 1)}\x1b[K`);
+    this.#stderr.write(`\r${shownLine(line).slice(0, this.liveColumns)}\x1b[K`);
     this.#liveShown = true;
     return true;
   }
@@ -148,6 +152,29 @@ export function table(rows: (string | number)[][]): string {
   const cell = (value: string | number, column: number): string =>
     typeof value === "number" ? String(value).padStart(widths[column]!) : value.padEnd(widths[column]!);
   return rows.map((row) => row.map(cell).join("  ").trimEnd()).join("\n");
+}
+
+/** A part of a live line; parts of a higher rank go first if the terminal is narrow. */
+interface RankedPart {
+  rank: number;
+  text: string;
+}
+
+/** Returns the parts of the lowest ranks that fit together into the columns, in their own order. Empty parts are left out. */
+export function fitted(parts: readonly RankedPart[], columns: number): string {
+  const shown = new Set<RankedPart>();
+  let used = 0;
+  for (const part of parts
+    .filter(({ text }) => text !== "")
+    .toSorted((one, other) => one.rank - other.rank)) {
+    used += part.text.length + (shown.size > 0 ? 2 : 0);
+    if (used > columns) break;
+    shown.add(part);
+  }
+  return parts
+    .filter((part) => shown.has(part))
+    .map(({ text }) => text)
+    .join("  ");
 }
 
 const BAR_EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];

@@ -18,11 +18,12 @@ function reportTo({
   terminal = true,
   stepsBefore = [] as readonly StepRecord[],
   with: changes = {} as Partial<TrainOptions>,
+  columns = 200,
 } = {}): TrainReport {
   const output = new Output({
     json,
     stdout: { write: (text) => (stdout += text), isTTY: terminal },
-    stderr: { write: (text) => (stderr += text), isTTY: terminal, columns: 200 },
+    stderr: { write: (text) => (stderr += text), isTTY: terminal, columns },
     environment: {},
   });
   const report = new TrainReport(output);
@@ -74,12 +75,32 @@ describe("a run on a terminal", () => {
     expect(stderr).toMatch(/^4khd, LoRA r 16, .*; 12,544 samples, 80 steps, into runs\/7\n$/);
   });
 
-  it("has one line that lives: loss, rate, speed, memory, share of waiting, and time left", () => {
-    reportTo().show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
-    const [, line] = stderr.split("\r");
-    expect(line).toContain("step 43/80  loss 0.4120 ▁  lr 3.1e-5  1,912 tok/s  1.0 GiB of 2.0 GiB ████▌");
-    expect(line).toContain("step 8.6 s  data 3%  5 min 18 s left");
+  it("has one line that lives: step, time left and time of a step first, and more on a wider terminal", () => {
+    const lineOn = (columns: number): string | undefined => {
+      stderr = "";
+      reportTo({ columns }).show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
+      return stderr.split("\r")[1]?.replace("\x1b[K", "").trimEnd();
+    };
+    expect(lineOn(200)).toBe(
+      "step 43/80  5 min 18 s left  8.6 s/step  loss 0.412  ▁  1.0/2.0 GiB  ████▌      1,912 tok/s  lr 3.1e-5  data 3%",
+    );
+    expect(lineOn(80)).toBe("step 43/80  5 min 18 s left  8.6 s/step  loss 0.412  1.0/2.0 GiB  1,912 tok/s");
+    expect(lineOn(40)).toBe("step 43/80  5 min 18 s left  8.6 s/step");
     expect(stdout).toBe("");
+  });
+
+  it("shows the phase of a step without losing the time left on 80 columns", () => {
+    const report = reportTo({ columns: 80 });
+    report.show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
+    report.show({
+      event: "phase",
+      step: 44,
+      microBatch: 3,
+      phase: { phase: "forward", done: 12, total: 32 },
+    });
+    const line = stderr.split("\r").at(-1)?.replace("\x1b[K", "") ?? "";
+    expect(line).toContain("step 44 3/8 forward 12/32  5 min 18 s left  8.6 s/step");
+    expect(line.length).toBeLessThan(80);
   });
 
   it("keeps a line for each evaluation and checkpoint", () => {
@@ -164,8 +185,8 @@ it("says of a rate of 0 in the first step that the warm-up begins", () => {
   const report = reportTo();
   report.show({ event: "step", record: stepRecord(1, { lr: 0 }), totalSteps: 80, peaks });
   report.show({ event: "step", record: stepRecord(2), totalSteps: 80, peaks });
-  expect(stderr).toContain("lr 0 (warm-up begins)  1,912 tok/s");
-  expect(stderr).toContain("lr 3.1e-5  1,912 tok/s");
+  expect(stderr).toContain("lr 0 (warm-up begins)  data");
+  expect(stderr).toContain("lr 3.1e-5  data");
 });
 
 it("for scripts prints one object a step with exactly the fields that are promised", () => {

@@ -1,27 +1,19 @@
 /** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
-import { formatBytes, formatCount, plural } from "../../errors.ts";
+import { plural } from "../../errors.ts";
 import { flagOf } from "../../options.ts";
 import { quoted } from "../../program.ts";
 import { resumeLine } from "../../train/folder/resume.ts";
 import type { StepPeaks } from "../../train/loop/peakWatch.ts";
 import type { TrainEvent, TrainResult } from "../../train/loop/trainer.ts";
 import type { TrainOptions } from "../../train/options/options.ts";
-import {
-  bar,
-  checkProgress,
-  FLICKER_INTERVAL_MS,
-  formatDuration,
-  type Output,
-  sparkline,
-} from "../output/output.ts";
+import { checkProgress, FLICKER_INTERVAL_MS, type Output } from "../output/output.ts";
+import { type LiveStep, liveLine } from "./liveLine.ts";
 import { defectLine, peaksLine, planLines } from "./planLines.ts";
 
 type StepEvent = Extract<TrainEvent, { event: "step" }>;
 type StartEvent = Extract<TrainEvent, { event: "start" }>;
 type PhaseEvent = Extract<TrainEvent, { event: "phase" }>;
 
-const SPARK_COLUMNS = 16;
-const BAR_COLUMNS = 9;
 /** Steps whose mean time tells how long the rest will take. */
 const PACE_STEPS = 10;
 
@@ -30,7 +22,7 @@ export class TrainReport {
   #start: StartEvent | undefined;
   #losses: number[] = [];
   #stepMs: number[] = [];
-  #line = "";
+  #live: LiveStep | undefined;
   #phaseAtMs = 0;
   readonly #check: (done: number, total: number) => void;
   /** Of the steps so far, that with the highest peak, and whether the first has been told of. */
@@ -95,10 +87,9 @@ export class TrainReport {
     if (nowMs - this.#phaseAtMs < FLICKER_INTERVAL_MS) return;
     this.#phaseAtMs = nowMs;
     const total = this.#start?.options.gradient_accumulation ?? 1;
-    const at = total > 1 ? `micro-batch ${microBatch}/${total}, ` : "";
-    this.#output.flicker(
-      `${this.#line || `step ${step}`}   ${at}${phase.phase} ${phase.done}/${phase.total}`,
-    );
+    const at = total > 1 ? ` ${microBatch}/${total}` : "";
+    const head = `step ${step}${at} ${phase.phase} ${phase.done}/${phase.total}`;
+    this.#output.flicker(this.#live ? liveLine(this.#live, this.#output.liveColumns, head) : head);
   }
 
   #step({ record, totalSteps, peaks }: StepEvent): void {
@@ -112,18 +103,11 @@ export class TrainReport {
     this.#losses.push(loss);
     this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);
     const meanStepMs = this.#stepMs.reduce((sum, ms) => sum + ms, 0) / this.#stepMs.length;
-    this.#line = [
-      `step ${step}/${totalSteps}  loss ${loss.toFixed(4)} ${sparkline(this.#losses.slice(-SPARK_COLUMNS), SPARK_COLUMNS)}`,
-      rateOf(lr, step),
-      `${formatCount(tokensPerSecond)} tok/s`,
-      memoryOf(peakBytes, this.#start?.options.memory),
-      `step ${formatDuration(record.stepMs)}`,
-      `data ${Math.round(record.dataWaitRatio * 100)}%`,
-      step < totalSteps && `${formatDuration(meanStepMs * (totalSteps - step))} left`,
-    ]
-      .filter(Boolean)
-      .join("  ");
-    this.#output.live(this.#line);
+    this.#live = {
+      ...{ record, totalSteps, meanStepMs, losses: this.#losses },
+      capBytes: this.#start?.options.memory,
+    };
+    this.#output.live(liveLine(this.#live, this.#output.liveColumns));
   }
 
   /** The first step's are told at once, the highest at the end. */
@@ -162,19 +146,6 @@ function fallOf(losses: readonly number[]): string {
   return losses.length === 1
     ? `, loss ${first.toFixed(4)}`
     : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
-}
-
-/** The first step of a warm-up is at 0, which must not look as if something were broken. */
-function rateOf(lr: number, step: number): string {
-  if (lr > 0) return `lr ${lr.toExponential(1)}`;
-  return step === 1 ? "lr 0 (warm-up begins)" : "lr 0";
-}
-
-/** "1.2/2.0 GiB █████"; without a cap the peak alone, and nothing where no one counts. */
-function memoryOf(peakBytes: number, capBytes: number | undefined): string {
-  if (peakBytes === 0) return "";
-  if (capBytes === undefined) return formatBytes(peakBytes);
-  return `${formatBytes(peakBytes)} of ${formatBytes(capBytes)} ${bar(peakBytes / capBytes, BAR_COLUMNS).padEnd(BAR_COLUMNS)}`;
 }
 
 function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>): string {
