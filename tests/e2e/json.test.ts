@@ -278,6 +278,15 @@ it("tiny, pages, preview and chat work on what each other writes", () => {
   });
   expect(records(chat)).toEqual(Array(2).fill({ ids: expect.any(Array), text: expect.any(String) }));
   expect(chat.stderr).toContain("There is no /foo.");
+  expect(chat.stderr).not.toContain("Ask a question");
+  const quoted = lorafit([...args, "--hd-num", "1"], {
+    cwd: folder,
+    input: "/help\n/image 'pages/images/page-0002.png'\n/image\n/quit\n",
+  });
+  expect(quoted.stderr).toMatch(/^Ask a question, or type \/image FILE, \/reset, \/help or \/quit\.$/m);
+  expect(quoted.stderr).toMatch(/^\/reset +forget the conversation/m);
+  expect(quoted.stderr).toContain("pages/images/page-0002.png (320 x 240) goes with the next question");
+  expect(quoted.stderr).toContain("/image needs a file.");
 });
 
 it("doctor: one finding a line", () => {

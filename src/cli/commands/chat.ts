@@ -1,14 +1,17 @@
 /** `lorafit chat`: a conversation line by line, with pictures. */
-import { resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { imageSize } from "../../data/pictures/image.ts";
 import { encodePrompt, requireTokenizer } from "../../data/samples/dialogue.ts";
 import type { Turn } from "../../data/samples/sample.ts";
 import { UserError } from "../../errors.ts";
+import { listOfChoices } from "../../options.ts";
 import type { Evaluator } from "../../train/evaluate/evaluate.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
-import type { Output } from "../output/output.ts";
+import { type Output, table } from "../output/output.ts";
 import { inspectModel, withModel } from "../session.ts";
 
 type ChatOptions = OptionsOf<"chat">;
@@ -33,6 +36,7 @@ async function converse(session: Evaluator, options: ChatOptions, output: Output
   const lines = createInterface({ input: process.stdin, output: process.stderr, prompt: "> " });
   let answering: AbortController | undefined;
   lines.on("SIGINT", () => (answering ? answering.abort() : lines.close()));
+  if (!output.json) output.note(START);
   ask(lines);
   for await (const line of lines) {
     if (line.trim() === "/quit") break;
@@ -56,20 +60,55 @@ interface Answering {
   signal: AbortSignal;
 }
 
-/** One line of the user: a question, or what to do. */
+/** Does what a line asks for: answers a question, or runs a command. Throws UserError for a command that is not known. */
 async function take(line: string, conversation: Conversation, answering: Answering): Promise<void> {
   const [, word, rest = ""] = /^\/(\S*)\s*(.*)$/.exec(line) ?? [];
   if (line === "") return;
   if (word === undefined) return answer(line, conversation, answering);
-  if (word === "reset") {
-    Object.assign(conversation, { turns: [], images: [], waiting: [] });
-  } else if (word === "image") {
-    const { width, height } = await imageSize(rest, answering.options.image_compat);
-    conversation.waiting.push(rest);
-    answering.output.note(`${rest} (${width} x ${height}) goes with the next question`);
-  } else {
-    throw new UserError(`There is no /${word}.`, { fix: "/image FILE, /reset and /quit are known." });
-  }
+  const command = Object.hasOwn(COMMANDS, word) ? COMMANDS[word as keyof typeof COMMANDS] : undefined;
+  if (!command) throw new UserError(`There is no /${word}.`, { fix: HELP });
+  await command.run(rest, conversation, answering);
+}
+
+interface ChatCommand {
+  usage: string;
+  help: string;
+  run: (rest: string, conversation: Conversation, answering: Answering) => unknown;
+}
+
+const COMMANDS = {
+  image: { usage: "/image FILE", help: "show a picture with the next question", run: addImage },
+  reset: {
+    usage: "/reset",
+    help: "forget the conversation and its pictures",
+    run: (_, conversation) => Object.assign(conversation, { turns: [], images: [], waiting: [] }),
+  },
+  help: { usage: "/help", help: "show these commands", run: (_, __, { output }) => output.note(HELP) },
+  quit: { usage: "/quit", help: "end; so does Ctrl-D. Ctrl-C stops an answer", run: () => {} },
+} as const satisfies Record<string, ChatCommand>;
+
+const HELP = table(Object.values(COMMANDS).map(({ usage, help }) => [usage, help]));
+
+/** The commands in one line, for the start. */
+const START = `Ask a question, or type ${listOfChoices(Object.values(COMMANDS).map(({ usage }) => usage))}.`;
+
+async function addImage(
+  typed: string,
+  conversation: Conversation,
+  { options, output }: Answering,
+): Promise<void> {
+  const file = typedPath(typed);
+  if (file === "") throw new UserError("/image needs a file.", { fix: "/image page.png" });
+  const { width, height } = await imageSize(file, options.image_compat);
+  conversation.waiting.push(file);
+  output.note(`${file} (${width} x ${height}) goes with the next question`);
+}
+
+/** Returns the path in a line as terminals paste it: in quotes, with spaces behind backslashes, or as it is; ~ is the home folder. */
+export function typedPath(typed: string): string {
+  const [, inQuotes] = /^(?:'([^']*)'|"([^"]*)")$/.exec(typed)?.filter((part) => part !== undefined) ?? [];
+  const path = inQuotes ?? (existsSync(typed) ? typed : typed.replaceAll(/\\(.)/g, "$1"));
+  return path.startsWith("~/") ? join(homedir(), path.slice(2)) : path;
 }
 
 /** Answers a question; after an error the conversation is as it was before it. */
