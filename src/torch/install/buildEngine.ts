@@ -1,7 +1,7 @@
 /** Sets the engine up: a libtorch where none is usable yet, and the addon built against it. A second run finds nothing to do. */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
@@ -132,8 +132,9 @@ function writeStamp(stamp: Stamp): void {
   writeFileSync(stampFile, `${JSON.stringify(stamp)}\n`);
 }
 
+/** Names the folder itself, not a link to it. */
 function nameOf({ folder, version }: UsableLibtorch): string {
-  return `${version} in ${folder}`;
+  return `${version} in ${realpathSync(folder)}`;
 }
 
 function hashSources(): string {
