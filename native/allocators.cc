@@ -27,14 +27,15 @@ Booking& current_booking() {
   return booking;
 }
 
-bool& AskAllocation::asked() {
-  thread_local bool asked = false;
-  return asked;
+ListAllocations*& ListAllocations::current() {
+  thread_local ListAllocations* current = nullptr;
+  return current;
 }
 
-std::vector<int64_t>*& ListAllocations::list() {
-  thread_local std::vector<int64_t>* list = nullptr;
-  return list;
+void ListAllocations::add(int64_t bytes) {
+  const bool is_number = bytes > 0 && bytes <= kNumberBytes;
+  if (sizes_.size() >= most_ && !is_number) throw AllocationAsked{bytes};
+  if (bytes > 0) sizes_.push_back(bytes);
 }
 
 /** Books of one device: charges and refunds blocks, from any thread. */
@@ -186,11 +187,10 @@ void unbook(c10::Device device, const Block& block) noexcept { ledger_of(device)
 class CpuAllocator final : public c10::Allocator {
  public:
   at::DataPtr allocate(size_t bytes) override {
+    auto* list = ListAllocations::current();
+    if (list) list->add(static_cast<int64_t>(bytes));
     if (bytes == 0) return {nullptr, nullptr, &release, c10::Device(c10::kCPU)};
-    if (AskAllocation::asked() && bytes > kNumberBytes) throw AllocationAsked(static_cast<int64_t>(bytes));
     TORCH_CHECK(bytes < (size_t{1} << 62), "an allocation of ", bytes, " bytes is beyond any machine");
-    auto* list = ListAllocations::list();
-    if (list) list->push_back(static_cast<int64_t>(bytes));
     const Block block =
         list ? Block{.id = 0, .bytes = static_cast<int64_t>(bytes), .pool = Pool::kDevice, .category = 0}
              : cpu_ledger().charge(static_cast<int64_t>(bytes));

@@ -8,7 +8,6 @@
 
 #include <array>
 #include <cstdint>
-#include <exception>
 #include <optional>
 #include <vector>
 
@@ -64,29 +63,33 @@ struct Booking {
 };
 Booking& current_booking();
 
-/** What an allocation throws on a thread that asks for its size alone. */
-struct AllocationAsked : std::exception {
-  explicit AllocationAsked(int64_t bytes) : bytes(bytes) {}
+/**
+ * Thrown in place of an allocation on a thread that asks for its size alone. It is no std::exception: ATen catches those around oneDNN's
+ * batched products, and then does without oneDNN for the rest of the process.
+ */
+struct AllocationAsked {
   int64_t bytes;
 };
-/** While one lives, allocations on cpu of this thread are listed, and booked nowhere. */
+
+/**
+ * While one lives, allocations on cpu of this thread are listed, and booked nowhere. After the first `most`, the next one throws
+ * AllocationAsked instead, even an empty one; numbers never do.
+ */
 class ListAllocations {
  public:
-  explicit ListAllocations(std::vector<int64_t>& sizes) { list() = &sizes; }
+  explicit ListAllocations(std::vector<int64_t>& sizes, size_t most = SIZE_MAX) : sizes_(sizes), most_(most) {
+    current() = this;
+  }
   ListAllocations(const ListAllocations&) = delete;
   ListAllocations& operator=(const ListAllocations&) = delete;
-  ~ListAllocations() { list() = nullptr; }
-  static std::vector<int64_t>*& list();
-};
+  ~ListAllocations() { current() = nullptr; }
+  void add(int64_t bytes);
+  /** The calling thread's, or null. */
+  static ListAllocations*& current();
 
-/** While one lives, the next allocation on cpu of this thread throws AllocationAsked instead. */
-class AskAllocation {
- public:
-  AskAllocation() { asked() = true; }
-  AskAllocation(const AskAllocation&) = delete;
-  AskAllocation& operator=(const AskAllocation&) = delete;
-  ~AskAllocation() { asked() = false; }
-  static bool& asked();
+ private:
+  std::vector<int64_t>& sizes_;
+  const size_t most_;
 };
 
 /** Where the memory of meta tensors is booked; of others, the device. */

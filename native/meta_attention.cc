@@ -1,12 +1,14 @@
 // Scaled dot product attention on meta. Sizes: B batch, H heads, T queries, S keys, D of a head.
 #include <ATen/Parallel.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include <map>
+#include <string>
+#include <unordered_map>
 
-#include "allocators.h"
 #include "meta_kernels.h"
 
 namespace lorafit {
@@ -35,6 +37,39 @@ int64_t cpu_query_block(int64_t queries) {
   return std::min<int64_t>(queries, queries >= 768 ? 256 : queries >= 192 ? 64 : 32);
 }
 
+Tensor phantom_of(const Tensor& like) { return phantom(like.sizes(), like.strides(), like.scalar_type()); }
+
+/**
+ * Whether the forward kernel copies all keys and values, packed for the processor's matrix unit. It goes by the processor, the threads and
+ * all sizes, so the real kernel is called on memory that isn't there, and stopped at the allocation after those that it always makes.
+ */
+bool asked_whether_it_packs(const Tensor& query, const Tensor& key, const Tensor& value, bool causal) {
+  constexpr size_t kOwn = 4; // result, logsumexp, two blocks of scores
+  return allocation_after(kOwn, [&] {
+           at::_scaled_dot_product_flash_attention_for_cpu(query, key, value, 0, causal);
+         }).has_value();
+}
+
+/** Whether it ever does in this dtype: where it doesn't, asking for a shape would mean computing. */
+bool can_pack(at::ScalarType dtype) {
+  static auto* known = new std::map<at::ScalarType, bool>;
+  if (const auto found = known->find(dtype); found != known->end()) return found->second;
+  const Tensor heads = phantom({1, 4, 1024, 64}, {4 * 1024 * 64, 1024 * 64, 64, 1}, dtype);
+  return known->emplace(dtype, asked_whether_it_packs(heads, heads, heads, false)).first->second;
+}
+
+bool packs_keys(const Tensor& query, const Tensor& key, const Tensor& value, bool causal) {
+  if (!is_half(query.scalar_type()) || query.numel() == 0 || key.numel() == 0 || !can_pack(query.scalar_type()))
+    return false;
+  static auto* known = new std::unordered_map<std::string, bool>;
+  const std::string shape = c10::str(
+      query.scalar_type(), query.sizes(), query.strides(), key.sizes(), key.strides(), value.strides(), causal,
+      at::get_num_threads());
+  if (const auto found = known->find(shape); found != known->end()) return found->second;
+  const bool packs = asked_whether_it_packs(phantom_of(query), phantom_of(key), phantom_of(value), causal);
+  return known->emplace(shape, packs).first->second;
+}
+
 std::tuple<Tensor, Tensor> cpu_flash(
     const Tensor& query, const Tensor& key, const Tensor& value, double dropout, bool causal,
     const std::optional<Tensor>& mask, std::optional<double> scale) {
@@ -43,25 +78,39 @@ std::tuple<Tensor, Tensor> cpu_flash(
   const auto accumulator = query.options().dtype(accumulated(query.scalar_type()));
   const int64_t threads = at::get_num_threads();
   const int64_t query_block = cpu_query_block(query.size(2));
-  const int64_t key_block = std::min<int64_t>(key.size(2), 512);
+  const int64_t keys = key.size(2), head = query.size(3);
+  const int64_t key_block = std::min<int64_t>(keys, 512);
+  const bool packs = packs_keys(query, key, value, causal);
+  const int64_t reduced_block = packs ? round_up(key_block, 2) : key_block; // pairs of keys are packed
 
   Tensor out = at::empty_like(query); // laid out as the query
   Tensor logsumexp = at::empty({query.size(0), query.size(2), query.size(1)}, accumulator).transpose(1, 2);
-  const Tensor scores = at::empty({threads, query_block * (key_block + 2 + query.size(3))}, accumulator);
+  const Tensor scores = at::empty({threads, query_block * (key_block + 2 + head)}, accumulator);
   const Tensor reduced =
-      at::empty({threads, query_block, is_half(query.scalar_type()) ? key_block : 0}, query.options());
+      at::empty({threads, query_block, is_half(query.scalar_type()) ? reduced_block : 0}, query.options());
+  if (packs) {
+    const int64_t heads = query.size(0) * query.size(1);
+    const Tensor packed_keys = at::empty({heads, keys, head}, query.options());
+    const Tensor packed_values = at::empty({heads, round_up(keys, 2), head}, query.options());
+    const Tensor turned = at::empty({threads, key_block, head}, query.options());
+  }
   return {out, logsumexp};
 }
 
+/** A length whose blocks of 256 and of 512 rows, and their rest, are those of this one. */
+int64_t shortened(int64_t rows) { return rows < 1280 ? rows : 768 + (rows - 768) % 512; }
+
 /** Most bytes that one thread's products take inside oneDNN at a time: the real kernel is run on one head of
- * zeros, as long as its blocks differ by length, once for each shape. */
+ * zeros, as long as its blocks differ by length, once for each shape. A single head's products are those of all threads, which
+ * take no less than those of several heads in threads of their own. */
 int64_t backward_product_scratch(
     const Tensor& query, const Tensor& key, const Tensor& value, bool causal) {
-  if (!is_half(query.scalar_type())) return 0;
+  const at::ScalarType dtype = query.scalar_type();
+  if (!is_half(dtype) || !asks_onednn(dtype)) return 0;
   static auto* known = new std::map<std::vector<int64_t>, int64_t>;
-  const int64_t queries = std::min<int64_t>(query.size(2), 768), keys = std::min<int64_t>(key.size(2), 768);
-  const std::vector<int64_t> shape{queries,       keys,           query.size(3),
-                                   query.stride(2), key.stride(2), value.stride(2), causal};
+  const int64_t queries = shortened(query.size(2)), keys = shortened(key.size(2));
+  const std::vector<int64_t> shape{static_cast<int64_t>(dtype), queries,       keys,           query.size(3), query.stride(2),
+                                   key.stride(2),               value.stride(2), causal,         at::get_num_threads()};
   if (const auto found = known->find(shape); found != known->end()) return found->second;
   const auto head = [](const Tensor& like, int64_t rows) {
     return phantom({1, 1, rows, like.size(3)}, {0, 0, like.stride(2), 1}, like.scalar_type());

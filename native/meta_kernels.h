@@ -5,6 +5,10 @@
 
 #include <torch/library.h>
 
+#include <optional>
+#include <vector>
+
+#include "allocators.h"
 #include "values.h"
 
 namespace lorafit {
@@ -24,6 +28,25 @@ void implement_products(torch::Library& library);
 
 /** A cpu tensor of these sizes and strides on address space alone: untouched pages cost nothing. */
 at::Tensor phantom(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype);
+
+/**
+ * Whether cpu products in this dtype take memory from the allocator, which oneDNN's do even if it is none, and ATen's own never: of those,
+ * asking would mean multiplying.
+ */
+bool asks_onednn(at::ScalarType dtype);
+
+/** Bytes of the first allocation on cpu that `call` makes after `most` others, where it is stopped; nothing if it gets to its end. */
+template <typename Call>
+std::optional<int64_t> allocation_after(size_t most, Call call) {
+  std::vector<int64_t> sizes;
+  try {
+    const ListAllocations listing(sizes, most);
+    call();
+    return std::nullopt;
+  } catch (const AllocationAsked& asked) {
+    return asked.bytes;
+  }
+}
 
 /** setPlanTarget(cuda, multiprocessors) -> [cuda, multiprocessors] as they were. */
 napi_value set_plan_target(const Arguments& arguments);

@@ -1,5 +1,5 @@
-// Matrix products on meta. Those of our own (products.h) allocate no tensor beside their result. Where oneDNN multiplies bfloat16, it does
-// so with a scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
+// Matrix products on meta. Those of our own (products.h) allocate no tensor beside their result. If oneDNN multiplies a dtype, it does so
+// with a scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
@@ -10,10 +10,10 @@
 #include <ATen/ops/mm.h>
 #include <sys/mman.h>
 
+#include <optional>
 #include <string>
 #include <unordered_map>
 
-#include "allocators.h"
 #include "meta_kernels.h"
 #include "products.h"
 
@@ -37,46 +37,45 @@ namespace {
 
 Tensor phantom_of(const Tensor& like) { return phantom(like.sizes(), like.strides(), like.scalar_type()); }
 
-/** Bytes of the one buffer that a product takes on cpu beside its result; asked once for each shape. */
+/** What a product takes on cpu first beside its result; nothing if it takes nothing, which is found by multiplying. */
 template <typename Call>
-int64_t scratch_bytes(
+std::optional<int64_t> first_allocation(const Tensor& left, const Tensor& right, const Tensor& out, Call call) {
+  const Tensor phantom_out = phantom_of(out), phantom_left = phantom_of(left), phantom_right = phantom_of(right);
+  return allocation_after(0, [&] { call(phantom_out, phantom_left, phantom_right); });
+}
+
+/** The same, asked once for each shape. */
+template <typename Call>
+std::optional<int64_t> scratch_bytes(
     const char* kernel, const Tensor& left, const Tensor& right, const Tensor& out, Call call) {
-  static auto* known = new std::unordered_map<std::string, int64_t>;
+  static auto* known = new std::unordered_map<std::string, std::optional<int64_t>>;
   const std::string key = c10::str(
-      kernel, left.sizes(), left.strides(), right.strides(), right.sizes(), out.strides(),
+      kernel, out.scalar_type(), left.sizes(), left.strides(), right.sizes(), right.strides(), out.strides(),
       at::get_num_threads());
   if (const auto found = known->find(key); found != known->end()) return found->second;
-  int64_t bytes = 0;
-  const Tensor phantom_out = phantom_of(out), phantom_left = phantom_of(left), phantom_right = phantom_of(right);
-  try {
-    const AskAllocation ask;
-    call(phantom_out, phantom_left, phantom_right);
-  } catch (const AllocationAsked& asked) {
-    bytes = asked.bytes;
-  }
-  return known->emplace(key, bytes).first->second;
+  return known->emplace(key, first_allocation(left, right, out, call)).first->second;
 }
 
-/** Whether this machine multiplies bfloat16 by oneDNN: without it, asking would mean multiplying. */
-bool asks_onednn() {
-  static const bool asks = [] {
-    const Tensor square = phantom({64, 64}, {64, 1}, at::kBFloat16); // not of meta, whose bytes are counted
-    return scratch_bytes("mm", square, square, square, [](Tensor to, const Tensor& a, const Tensor& b) {
-             at::mm_out(to, a, b);
-           }) > 0;
-  }();
-  return asks;
+/** Whether oneDNN reads a batch of matrices as it lies; ATen copies others for it. */
+bool is_read_as_it_lies(const Tensor& matrices) {
+  const auto sizes = matrices.sizes(), strides = matrices.strides();
+  return matrices.is_contiguous() ||
+         (strides[0] == sizes[1] * sizes[2] && strides[1] == 1 && strides[2] == sizes[1]);
 }
 
-bool takes_scratch(const Tensor& out) {
-  return !plan_target().cuda && out.scalar_type() == at::kBFloat16 && out.numel() > 0 && asks_onednn();
+/** The matrices, or the copy that ATen makes of them for oneDNN. */
+Tensor read_by_onednn(const Tensor& matrices) {
+  const bool copied = matrices.dim() == 3 && !is_read_as_it_lies(matrices);
+  return copied ? at::empty(matrices.sizes(), matrices.options()) : matrices;
 }
 
 /** Takes and gives back what the product of these takes beside its result. */
 template <typename Call>
 void pass_scratch(const char* kernel, const Tensor& left, const Tensor& right, const Tensor& out, Call call) {
-  if (!takes_scratch(out) || left.numel() == 0) return;
-  const int64_t bytes = scratch_bytes(kernel, left, right, out, call);
+  if (plan_target().cuda || out.numel() == 0 || left.numel() == 0 || !asks_onednn(out.scalar_type())) return;
+  if (!scratch_bytes(kernel, left, right, out, call)) return;
+  const Tensor read_left = read_by_onednn(left), read_right = read_by_onednn(right);
+  const int64_t bytes = scratch_bytes(kernel, read_left, read_right, out, call).value_or(0);
   const Tensor scratch = at::empty({bytes}, out.options().dtype(at::kByte));
 }
 
@@ -177,6 +176,16 @@ Tensor& baddbmm_(
 }
 
 } // namespace
+
+bool asks_onednn(at::ScalarType dtype) {
+  static auto* known = new std::unordered_map<at::ScalarType, bool>;
+  if (const auto found = known->find(dtype); found != known->end()) return found->second;
+  const Tensor square = phantom({64, 64}, {64, 1}, dtype); // not of meta, whose bytes are counted
+  const auto bytes = first_allocation(square, square, square, [](Tensor to, const Tensor& a, const Tensor& b) {
+    at::mm_out(to, a, b);
+  });
+  return known->emplace(dtype, bytes.has_value()).first->second;
+}
 
 void implement_products(torch::Library& library) {
   library.impl("mm", TORCH_FN(mm));

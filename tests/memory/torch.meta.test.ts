@@ -22,6 +22,8 @@ const NO_META: Record<string, string> = {
   scaledDotProductAttention: "picks its kernel by device: the step names the kernel",
 };
 
+const HALVES: DType[] = ["bfloat16", "float16"];
+
 /** What cpu kernels take beside, and meta ones don't say: none of it is in the step. */
 const MORE_ON_CPU: { names: RegExp; dtypes?: DType[]; reason: string }[] = [
   { names: /^(any|all)(Dim)?(:|$)/, reason: "a copy as bool" },
@@ -31,8 +33,8 @@ const MORE_ON_CPU: { names: RegExp; dtypes?: DType[]; reason: string }[] = [
   { names: /^upsampleBicubic2d$/, reason: "tables of weights and indexes" },
   { names: /^add: float64|^sumDim: float64/, reason: "a copy in the wider dtype" },
   { names: /^sum(:|$)|^mean(:|$)/, reason: "a partial sum of each thread" },
-  { names: /^mean|^sum/, dtypes: ["bfloat16"], reason: "a copy in float32" },
-  { names: /^(gather|scatter)/, dtypes: ["bfloat16"], reason: "a copy in float32" },
+  { names: /^mean|^sum/, dtypes: HALVES, reason: "a copy in float32" },
+  { names: /^(gather|scatter)/, dtypes: HALVES, reason: "a copy in float32" },
 ];
 
 /** Its threads at work allocate each for itself: how many are at it at once is chance. */
@@ -67,7 +69,7 @@ function cost(
 const nameOf = (key: string): string => key.split(":")[0] ?? key;
 const planned = Object.entries(ALL).filter(([key]) => !NO_META[nameOf(key)] && key !== BY_THREADS);
 
-describe.each(["float32", "float64", "bfloat16"] as const)("in %s", (dtype) => {
+describe.each(["float32", "float64", "bfloat16", "float16"] as const)("in %s", (dtype) => {
   const differs = (key: string) =>
     MORE_ON_CPU.find(({ names, dtypes }) => names.test(key) && (dtypes?.includes(dtype) ?? true));
 
@@ -95,7 +97,7 @@ describe.each(["float32", "float64", "bfloat16"] as const)("in %s", (dtype) => {
 test("the attention's backward has the same peak on meta and cpu with one thread, and is planned with all at work", () => {
   const run = ALL[BY_THREADS] as Case;
   fc.assert(
-    fc.property(sizes, fc.constantFrom("float32", "float64"), (some, dtype) => {
+    fc.property(sizes, fc.constantFrom("float32" as const, "float64" as const, ...HALVES), (some, dtype) => {
       const both = (threads: number) => {
         setThreads(threads);
         return [
@@ -108,7 +110,8 @@ test("the attention's backward has the same peak on meta and cpu with one thread
       const [metaThreads, cpuThreads] = both(2);
       const rowSumsBytes = 256 * 8;
       expect(metaThreads).toBeGreaterThanOrEqual(cpuThreads);
-      expect(metaThreads - cpuThreads).toBeLessThanOrEqual(rowSumsBytes);
+      // In half precision the library's products take more in each thread.
+      if (!HALVES.includes(dtype)) expect(metaThreads - cpuThreads).toBeLessThanOrEqual(rowSumsBytes);
     }),
     { numRuns: 30 },
   );

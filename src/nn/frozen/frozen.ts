@@ -184,7 +184,7 @@ function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, b
 }
 
 /** Rows or columns in tiles of about the same width, a multiple of `granularity` but for the last, each of which the scratch holds. */
-function scratchTiles(width: number, depth: number, granularity: number): Rows[] {
+export function scratchTiles(width: number, depth: number, granularity: number): Rows[] {
   const most = Math.floor(SCRATCH_ELEMENTS / depth / granularity) * granularity;
   const count = Math.ceil(width / Math.max(granularity, most));
   return tilesOf(width, Math.ceil(width / count / granularity) * granularity);
