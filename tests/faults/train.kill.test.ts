@@ -3,9 +3,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
 import { expect, it } from "vitest";
 import { SAME_SIGNAL_MS } from "../../src/cli/output/interruption.ts";
-import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { checkpointFolders, lastGoodCheckpoint } from "../../src/train/folder/checkpoints.ts";
 import { PROGRAM } from "../e2e/lorafit.ts";
 import { lcg } from "../helpers/randomModel.ts";
@@ -99,27 +99,44 @@ it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", asyn
   const [checkpoint] = (await checkpointFolders(output)).slice(-1);
   expect(once.stderr()).toContain(`saved ${checkpoint}`);
 
-  // so many layers that the micro-batch is still being computed when the second Ctrl-C comes, and so short that that is heard
-  const model = join(folder, "deep");
-  writeTinyCheckpoint(model, { ...TINY, layers: 60 });
-  const deep = { ...slow, model, batch_size: 50, output: join(folder, "twice") };
-  const twice = start(writeConfig("twice", deep));
+  // the run stands still from its answer to the first Ctrl-C until the second has been sent
+  const goOn = join(folder, "go on");
+  const twice = start(writeConfig("twice", { ...slow, save_every: 1000, output: join(folder, "twice") }), {
+    NODE_OPTIONS: `--import ${pathToFileURL(writeHold(goOn))}`,
+  });
   await until(() => twice.stderr().includes("samples"));
-  await sleep(300);
   twice.process.kill("SIGINT");
   await until(() => twice.stderr().includes("again to stop at once"));
   await sleep(SAME_SIGNAL_MS);
   twice.process.kill("SIGINT");
+  writeFileSync(goOn, "");
   expect(await twice.ended).toBe(130);
   expect(await checkpointFolders(join(folder, "twice"))).toEqual([]);
   expect(twice.stderr()).not.toContain("saved");
 });
 
+/** A module that stops its process, once that has said how to stop it at once, until a file is there. */
+function writeHold(file: string): string {
+  const path = join(folder, "hold.mjs");
+  const lines = [
+    'import { existsSync } from "node:fs";',
+    "const write = process.stderr.write.bind(process.stderr);",
+    "process.stderr.write = (text, ...rest) => {",
+    "  const written = write(text, ...rest);",
+    '  const holds = String(text).includes("again to stop at once");',
+    `  while (holds && !existsSync(${JSON.stringify(file)})) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);`,
+    "  return written;",
+    "};",
+  ];
+  writeFileSync(path, lines.join("\n"));
+  return path;
+}
+
 it("a disk that takes no more ends the run with what to do, and the checkpoint before stays good", async () => {
   const output = join(folder, "full");
   await runWith({ ...long, output }, { stopAfterMicroBatches: 9 });
   const before = await lastGoodCheckpoint(output, () => expect.unreachable());
-  const child = start(writeConfig("full", { ...long, output }), "ulimit -f 6"); // KiB that a file may have
+  const child = start(writeConfig("full", { ...long, output }), {}, "ulimit -f 6"); // KiB that a file may have
   expect(await child.ended, child.stderr()).toBe(1);
   expect(child.stderr()).toMatch(/error: .* cannot be written: EFBIG/);
   expect(child.stderr()).toContain(`The last good checkpoint is ${before?.folder}.`);
@@ -137,19 +154,10 @@ interface Child {
   stderr: () => string;
 }
 
-function start(config: string, before = ":"): Child {
+function start(config: string, environment: NodeJS.ProcessEnv = {}, before = ":"): Child {
   const command = `${before}; exec "$0" "$@"`;
-  const child = spawn("bash", [
-    "-c",
-    command,
-    process.execPath,
-    PROGRAM,
-    "train",
-    "--config",
-    config,
-    "--resume",
-    "--json",
-  ]);
+  const args = [process.execPath, PROGRAM, "train", "--config", config, "--resume", "--json"];
+  const child = spawn("bash", ["-c", command, ...args], { env: { ...process.env, ...environment } });
   let [stdout, stderr] = ["", ""];
   child.stdout.on("data", (chunk) => (stdout += chunk));
   child.stderr.on("data", (chunk) => (stderr += chunk));
