@@ -2,10 +2,16 @@ import { expect, it } from "vitest";
 import { fp8Gradient_, fp8Product_, multipliesFp8 } from "../../src/nn/frozen/fp8.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { type ChannelMatrix, quantize, quantizedRows } from "../../src/nn/frozen/quantized.ts";
-import { empty } from "../../src/torch/create.ts";
+import { empty, zeros } from "../../src/torch/create.ts";
 import { planningFor } from "../../src/torch/device.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { randomTensor } from "../helpers/randomModel.ts";
+
+/**
+ * Rows of activations. No tile cuts them, and only tests multiply fp8 on a CPU: libtorch does that by oneDNN if the processor has AMX, whose
+ * reference kernel makes 10 million products a second.
+ */
+const ROWS = 20;
 
 /** Whole and cut matrices, with more rows and columns than a tile. */
 it.each([
@@ -21,10 +27,10 @@ it.each([
     }) as ChannelMatrix;
     const values = frozenValues(matrix); // (out, in)
     const rows = (features: number, seed: number): Tensor =>
-      randomTensor([1100, features], seed, { dtype: "float32" });
+      randomTensor([ROWS, features], seed, { dtype: "float32" });
     const [x, dy] = [rows(ins, 2), rows(outs - 16, 3)];
     x.select(0, 5).zero_();
-    dy.select(0, 1099).mul_(1000); // rows have scales of their own
+    dy.select(0, ROWS - 1).mul_(1000); // rows have scales of their own
     const [y, dx] = [x.mm(values.t()), dy.mm(values)];
     const [into, dInto] = [rows(outs - 16, 4), rows(ins, 5)];
     for (const beta of [0, 1] as const) {
@@ -38,7 +44,7 @@ it.each([
   });
 });
 
-it("is taken on cards that have it, for sizes that they take, and in a plan for one", () => {
+it("is taken on cards that have it, for sizes that they take, and in a plan for one, and never on a CPU", () => {
   scope(() => {
     const fp8 = (outs: number): ChannelMatrix =>
       quantize(empty([outs, 64], { device: "meta" }), "fp8", { device: "meta" }) as ChannelMatrix;
@@ -50,6 +56,9 @@ it("is taken on cards that have it, for sizes that they take, and in a plan for 
       false,
     );
     expect(multipliesFp8(fp8(48), x)).toBe(false);
+    const onCpu = { dtype: "bfloat16", device: "cpu" } as const;
+    const matrix = quantize(zeros([48, 64], onCpu), "fp8", { device: "cpu" }) as ChannelMatrix;
+    expect(multipliesFp8(matrix, zeros([5, 64], onCpu))).toBe(false);
   });
 });
 
