@@ -1,7 +1,9 @@
 /** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
+
+import { pictureTokens } from "../data/pictures/image.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import { type LayerPolicy, layerPolicies, type Policy, ploraName, ploraOf } from "../step/policy.ts";
-import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "./dryRun/batchShapes.ts";
+import { DIALOGUE_TOKENS, largestGrid } from "./dryRun/batchShapes.ts";
 import type { DryRun } from "./dryRun/dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { largestBelowGaps, largestThatFits } from "./largestThatFits.ts";

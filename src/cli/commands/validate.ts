@@ -1,7 +1,6 @@
 /** `lorafit validate`: whether every sample of a data set can be trained on, and how long they are, before any run. */
 import { describeSource } from "../../data/samples/badSamples.ts";
-import { IGNORE } from "../../data/samples/dialogue.ts";
-import type { PreparedSample } from "../../data/samples/validate.ts";
+import { countLabels } from "../../data/samples/rows.ts";
 import { formatCount, plural } from "../../errors.ts";
 import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/data/dataset.ts";
@@ -26,13 +25,13 @@ export async function run(options: OptionsOf<"validate">, output: Output): Promi
     skipped: skipped.length,
     pictures: sum(samples.map(({ images }) => images.length)),
     tokens: sum(samples.map(({ tokens }) => tokens)),
-    labelTokens: sum(samples.map(labelsOf)),
+    labelTokens: sum(samples.map(({ labels }) => countLabels(labels))),
     shortest: shown.shortest.tokens,
     median: shown.median.tokens,
     longest: shown.longest.tokens,
   });
   output.answer(
-    `${plural(samples.length, "sample")} can be trained on: ${formatCount(sum(samples.map(({ tokens }) => tokens)))} tokens, ${formatCount(sum(samples.map(labelsOf)))} of them learned`,
+    `${plural(samples.length, "sample")} can be trained on: ${formatCount(sum(samples.map(({ tokens }) => tokens)))} tokens, ${formatCount(sum(samples.map(({ labels }) => countLabels(labels))))} of them learned`,
   );
   const rows = Object.entries(shown).map(([name, { tokens, source }]) => [
     `  ${name}`,
@@ -44,10 +43,6 @@ export async function run(options: OptionsOf<"validate">, output: Output): Promi
   const read = `--hd-num ${hd_num} --max-length ${max_length}${skip_bad ? " --skip-bad" : ""}`;
   const train = `train --model ${quoted(model)} --data ${data.map(quoted).join(" ")} ${read}`;
   output.next({ "Train on them": train });
-}
-
-function labelsOf({ labels }: PreparedSample): number {
-  return labels.filter((label) => label !== IGNORE).length;
 }
 
 function sum(values: number[]): number {

@@ -1,6 +1,8 @@
 /** The answer to a question of `lorafit plan`: the recommended configuration, its alternatives, and what more of each lever costs. */
+
+import { pictureTokens } from "../../data/pictures/image.ts";
 import type { Place } from "../../models/places.ts";
-import { batchOf, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import { batchOf } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import { keepingLayers } from "../../plan/ladder.ts";
 import type { Plan, Workload } from "../../plan/planner.ts";

@@ -1,6 +1,8 @@
 /** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
+
+import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
-import { largestGrid, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import { largestGrid } from "../../plan/dryRun/batchShapes.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
 import type { Plan, Workload } from "../../plan/planner.ts";
 import { leanestPlan, solve } from "../../plan/search.ts";

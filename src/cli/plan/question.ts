@@ -1,9 +1,10 @@
 /** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../../checkpoint/disk.ts";
+import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatCount, UsageError, UserError } from "../../errors.ts";
 import { PRESETS } from "../../models/families.ts";
-import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
 import { type Limits, type PlannedModel, Planner, type Workload } from "../../plan/planner.ts";
 import { type Choice, knownChoice } from "../../plan/time/attentionChoice.ts";
 import { calibratedSpeed } from "../../plan/time/calibration.ts";

@@ -1,9 +1,10 @@
 /** A plan in words: headline, where the memory goes, what else there is to choose, what each lever costs, and the command that does it. */
 import { totalmem } from "node:os";
 import { stringify } from "yaml";
+import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatBytes, formatCount, writtenBytes } from "../../errors.ts";
 import { PRESETS } from "../../models/families.ts";
-import { DIALOGUE_TOKENS, largestGrid, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import type { Plan, Workload } from "../../plan/planner.ts";
 import { concessionGroups, concessionsOf } from "../../plan/policyWords.ts";

@@ -18,10 +18,22 @@ const TILE_SIDE_TOKENS = 12;
 /** Some 100 times what the model is used at; the pixels of so many tiles still fit one array. */
 const HD_NUM_MAX = 5_000;
 
-/** Where a picture lands in its grid of tiles; all in the coordinates of the final picture. */
-export interface HdGrid {
+/** Size of a picture in pixels. */
+export interface PictureSize {
+  width: number;
+  height: number;
+}
+
+/** The tiles of a picture: all that memory and positions depend on, and all that a plan knows of it. */
+export interface TileGrid {
   rows: number;
   cols: number;
+}
+
+/** Where a picture lands in its grid of tiles; all in the coordinates of the final picture. */
+export interface HdGrid extends TileGrid {
+  /** Size of the picture before it is scaled. */
+  source: PictureSize;
   /** Portrait: the official code transposes it before the transform, and back after it. */
   transposed: boolean;
   resizedWidth: number;
@@ -36,13 +48,18 @@ export interface HdGrid {
   tokens: number;
 }
 
-export interface HdImage {
-  rows: number;
-  cols: number;
+/** A picture as the model takes it. */
+export interface HdImage extends TileGrid {
   /** (rows * 336, cols * 336, 3) RGB */
   pixels: Uint8Array;
   /** (3, 336, 336), normalised */
   globalView: Float32Array;
+}
+
+/** A picture as it was just loaded. */
+export interface LoadedImage extends HdImage {
+  /** Size of the picture before it was scaled. */
+  source: PictureSize;
 }
 
 /**
@@ -65,6 +82,7 @@ export function hdGrid(width: number, height: number, hdNum: number, name = "the
   return {
     rows,
     cols,
+    source: { width, height },
     transposed,
     resizedWidth: transposed ? shortPixels : longPixels,
     resizedHeight: transposed ? longPixels : shortPixels,
@@ -86,11 +104,13 @@ export function imageTokens(rows: number, cols: number): number {
   return (rows * cols + 1) * TILE_SIDE_TOKENS ** 2 + 1 + (rows + 1) * TILE_SIDE_TOKENS;
 }
 
+/** Tokens of several pictures. */
+export function pictureTokens(pictures: readonly TileGrid[]): number {
+  return pictures.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+}
+
 /** Size in pixels from the file's header alone: as stored for "official", as shown otherwise. */
-export async function imageSize(
-  path: string,
-  compat: ImageCompat,
-): Promise<{ width: number; height: number }> {
+export async function imageSize(path: string, compat: ImageCompat): Promise<PictureSize> {
   const { width, height, shown } = await readHeader(path);
   return compat === "official" ? { width, height } : shown;
 }
@@ -101,20 +121,20 @@ export async function loadHdImage(
   hdNum: number,
   compat: ImageCompat,
   options: { maxPixels?: number | undefined } = {},
-): Promise<HdImage> {
+): Promise<LoadedImage> {
   const picture = await decodeImage(path, { compat, ...options });
   return hdTransform(picture, hdGrid(picture.width, picture.height, hdNum, pictureName(path)));
 }
 
 /** The picture resized, padded and viewed as its grid says. */
-export function hdTransform(picture: Raster, grid: HdGrid): HdImage {
+export function hdTransform(picture: Raster, grid: HdGrid): LoadedImage {
   const { rows, cols } = grid;
   const size = { width: grid.resizedWidth, height: grid.resizedHeight };
   const pixels = pad(
     resizeBilinear(picture, size, grid.transposed ? "vertical first" : "horizontal first"),
     grid,
   );
-  return { rows, cols, pixels, globalView: globalView(pixels, rows, cols, TILE_PIXELS) };
+  return { rows, cols, source: grid.source, pixels, globalView: globalView(pixels, rows, cols, TILE_PIXELS) };
 }
 
 /** Tiles along the longer side: as many as keep the whole grid within hd_num. */

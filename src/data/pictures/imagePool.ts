@@ -3,19 +3,19 @@ import { availableParallelism } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { messageOf, UserError } from "../../errors.ts";
-import { type HdImage, loadHdImage } from "./image.ts";
+import { type LoadedImage, loadHdImage } from "./image.ts";
 import type { ImageReply, ImageSettings } from "./imageWorker.ts";
 
 export interface ImagePool {
   /** A picture that can't be loaded rejects its own promise and no other. */
-  load(path: string, hdNum: number): Promise<HdImage>;
+  load(path: string, hdNum: number): Promise<LoadedImage>;
   /** Stops the workers; pictures that they haven't loaded by then are rejected. */
   close(): Promise<void>;
 }
 
 /** Loads one picture at a time. */
 interface Lane {
-  load(path: string, hdNum: number): Promise<HdImage>;
+  load(path: string, hdNum: number): Promise<LoadedImage>;
   close(): Promise<void>;
 }
 
@@ -51,7 +51,7 @@ export function openImagePool({
 
   return {
     load(path, hdNum) {
-      const loading = new Promise<HdImage>((resolve, reject) => {
+      const loading = new Promise<LoadedImage>((resolve, reject) => {
         const cancel = () => reject(closedError());
         if (closed) return cancel();
         waiting.push({ start: (lane) => lane.load(path, hdNum).then(resolve, reject), cancel });
@@ -76,7 +76,7 @@ function localLane({ compat, maxPixels }: ImageSettings): Lane {
 /** Starts its worker with the first picture, and anew after one that took the worker down. */
 function workerLane(url: URL, settings: ImageSettings): Lane {
   let worker: Worker | undefined;
-  let pending: { path: string; resolve(image: HdImage): void; reject(error: unknown): void } | undefined;
+  let pending: { path: string; resolve(image: LoadedImage): void; reject(error: unknown): void } | undefined;
   let closed = false;
 
   function fail(why: string, cause?: unknown): void {

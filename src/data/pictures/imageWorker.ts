@@ -4,7 +4,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { UserError } from "../../errors.ts";
 import type { ImageCompat } from "./decode.ts";
-import { type HdImage, loadHdImage } from "./image.ts";
+import { type LoadedImage, loadHdImage } from "./image.ts";
 
 export interface ImageSettings {
   compat: ImageCompat;
@@ -18,7 +18,7 @@ export interface ImageRequest {
 
 /** A UserError's class doesn't survive the way between threads, so it travels in parts. */
 export type ImageReply =
-  | { kind: "image"; image: HdImage }
+  | { kind: "image"; image: LoadedImage }
   | { kind: "user error"; message: string; remedy: { fix?: string } }
   | { kind: "defect"; error: unknown };
 

@@ -1,19 +1,10 @@
 /** What is said of a sample above max_length: where its tokens come from, and which settings would hold it. Nothing is cut. */
 import { formatCount, UserError } from "../../errors.ts";
-import { type HdGrid, hdGrid } from "../pictures/image.ts";
+import { type HdGrid, hdGrid, type PictureSize, pictureTokens } from "../pictures/image.ts";
 import { pictureName } from "../pictures/source.ts";
 import { type BadSample, describeSource } from "./badSamples.ts";
 import type { EncodedSample } from "./dialogue.ts";
-
-export interface PictureSize {
-  width: number;
-  height: number;
-}
-
-/** Rows of a sample when each picture's slot is as many as its grid has. */
-export function rowsWith({ inputIds, images }: EncodedSample, grids: readonly HdGrid[]): number {
-  return inputIds.length - images.length + tokensOf(grids);
-}
+import { sampleRows } from "./rows.ts";
 
 /** `ownHdNum` says that the record itself gives hd_num, so that a flag wouldn't help. */
 export function tooLongSample(
@@ -22,7 +13,7 @@ export function tooLongSample(
   maxLength: number,
 ): BadSample {
   const { source } = encoded;
-  const tokens = rowsWith(encoded, grids);
+  const tokens = sampleRows(encoded, grids);
   const smaller = largestHdNumThatFits(encoded, sizes, maxLength);
   const facts = [
     `${describeSource(source)} has ${formatCount(tokens)} tokens, but max_length is ${formatCount(maxLength)}${pictureShare(encoded, grids)}.`,
@@ -42,7 +33,7 @@ export function tooLongSample(
 function pictureShare(encoded: EncodedSample, grids: HdGrid[]): string {
   if (grids.length === 0) return "";
   const hdNums = [...new Set(encoded.images.map(({ hdNum }) => hdNum))].join(", ");
-  return ` (${formatCount(tokensOf(grids))} of them are ${pictureWord(encoded)} at hd_num ${hdNums})`;
+  return ` (${formatCount(pictureTokens(grids))} of them are ${pictureWord(encoded)} at hd_num ${hdNums})`;
 }
 
 function pictureWord({ images }: EncodedSample): string {
@@ -58,7 +49,7 @@ function largestHdNumThatFits(
   for (let hdNum = Math.max(0, ...encoded.images.map((image) => image.hdNum)) - 1; hdNum >= 1; hdNum--) {
     const grids = gridsUpTo(hdNum, encoded, sizes);
     if (!grids) return undefined;
-    if (rowsWith(encoded, grids) <= maxLength) return { hdNum, pictureTokens: tokensOf(grids) };
+    if (sampleRows(encoded, grids) <= maxLength) return { hdNum, pictureTokens: pictureTokens(grids) };
   }
   return undefined;
 }
@@ -73,10 +64,6 @@ function gridsUpTo(mostHdNum: number, { images }: EncodedSample, sizes: PictureS
     if (error instanceof UserError) return undefined;
     throw error;
   }
-}
-
-function tokensOf(grids: readonly HdGrid[]): number {
-  return grids.reduce((sum, { tokens }) => sum + tokens, 0);
 }
 
 function formatSize({ width, height }: PictureSize): string {

@@ -5,7 +5,7 @@
 import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../../errors.ts";
 import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "../pictures/decode.ts";
-import { type HdGrid, hdGrid, imageSize } from "../pictures/image.ts";
+import { type HdGrid, hdGrid, imageSize, type PictureSize } from "../pictures/image.ts";
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
@@ -17,9 +17,10 @@ import {
   IMAGE_SLOT,
   requireTokenizer,
 } from "./dialogue.ts";
+import { firstLabel, sampleRows } from "./rows.ts";
 import type { Sample } from "./sample.ts";
 import type { Dataset } from "./samples.ts";
-import { type PictureSize, rowsWith, tooLongSample } from "./tooLong.ts";
+import { tooLongSample } from "./tooLong.ts";
 
 export interface PreparedSample extends EncodedSample {
   /** One for each picture. */
@@ -86,7 +87,7 @@ async function prepareSample(
   checkIds(encoded, options.vocabSize);
   if (options.purpose === "train") checkAnswers(sample, encoded);
   const { sizes, grids } = await pictures.measure(encoded);
-  const tokens = rowsWith(encoded, grids);
+  const tokens = sampleRows(encoded, grids);
   if (tokens <= options.maxLength) return { ...encoded, grids, tokens };
   const ownHdNum = sample.kind === "tokens" && sample.hdNums !== undefined;
   return tooLongSample(encoded, { grids, sizes, ownHdNum }, options.maxLength);
@@ -115,7 +116,7 @@ function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
     const fix = `Write "labels", one for each id: the id itself if it is learned, else ${IGNORE}.`;
     throw sampleError(sample.source, "has input_ids without labels, which training and losses need", fix);
   }
-  if (labels.every((label, row) => row === 0 || label === IGNORE)) {
+  if (firstLabel(labels, 1) === undefined) {
     const fix = "A sample needs at least one turn of the assistant that is learned.";
     throw sampleError(sample.source, "has no answer to learn", fix);
   }

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { integers, readFixture } from "../../../tests/helpers/fixtures.ts";
 import { golden } from "../../../tests/helpers/shared.ts";
 import { UserError } from "../../errors.ts";
-import { type HdImage, hdGrid, imageTokens, loadHdImage } from "../pictures/image.ts";
+import { hdGrid, imageTokens, type LoadedImage, loadHdImage } from "../pictures/image.ts";
 import { IGNORE, IMAGE_SLOT } from "../samples/dialogue.ts";
 import { readDataset } from "../samples/samples.ts";
 import { type PreparedSample, prepareSamples } from "../samples/validate.ts";
@@ -221,7 +221,7 @@ describe("the stream of micro-batches", () => {
   it("stops at a picture that changed its size since it was measured", async () => {
     const changed = { ...preparedOf(0, ["page.png"]), grids: [hdGrid(100, 100, 4)] };
     await expect(collect(streamOf([changed], new FakeLoader()))).rejects.toThrow(
-      "page.png has another size than at the start",
+      "page.png has changed its size: 100 x 100 pixels at the start, now 336 x 336.",
     );
   });
 
@@ -240,7 +240,7 @@ class FakeLoader implements PictureLoader {
     this.#delayMs = delayMs;
   }
 
-  async load(path: string): Promise<HdImage> {
+  async load(path: string): Promise<LoadedImage> {
     this.started++;
     await setTimeout(this.#delayMs);
     if (path === "broken.png")
@@ -265,8 +265,9 @@ async function collect(options: BatchOptions, from = START): Promise<MicroBatch[
   return batches;
 }
 
-function picture(rows: number, cols: number): HdImage {
-  return { rows, cols, pixels: new Uint8Array(), globalView: new Float32Array() };
+function picture(rows: number, cols: number): LoadedImage {
+  const source = { width: 336 * cols, height: 336 * rows };
+  return { rows, cols, source, pixels: new Uint8Array(), globalView: new Float32Array() };
 }
 
 /** Ids in which a run of -100 is one picture. */

@@ -3,10 +3,11 @@
  * sequence. It can be entered at any position that a micro-batch carries, and goes on exactly as it would have.
  */
 import { UserError } from "../../errors.ts";
-import { type HdImage, imageTokens } from "../pictures/image.ts";
+import { type HdImage, imageTokens, type LoadedImage } from "../pictures/image.ts";
 import { pictureName } from "../pictures/source.ts";
 import { pictureError } from "../samples/badSamples.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../samples/dialogue.ts";
+import { countLabels, sampleRows } from "../samples/rows.ts";
 import type { SampleSource } from "../samples/sample.ts";
 import type { PreparedSample } from "../samples/validate.ts";
 import type { Sampler } from "./drawOrder.ts";
@@ -35,7 +36,7 @@ export interface MicroBatch {
 
 /** Loads a picture, in this thread or another. */
 export interface PictureLoader {
-  load(path: string, hdNum: number): Promise<HdImage>;
+  load(path: string, hdNum: number): Promise<LoadedImage>;
 }
 
 export interface BatchOptions {
@@ -86,7 +87,7 @@ export interface LoadedSample {
 
 /** The rows of samples and their pictures. */
 export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "epoch" | "position"> {
-  const sampleTokens = loaded.map(rowCount);
+  const sampleTokens = loaded.map(({ sample, images: pictures }) => sampleRows(sample, pictures));
   const rows = sampleTokens.reduce((sum, count) => sum + count, 0);
   const inputIds = new Int32Array(rows);
   const labels = new Int32Array(rows).fill(IGNORE);
@@ -112,14 +113,9 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
     targets.set(labels.subarray(sampleStart + 1, row), sampleStart);
     for (let at = sampleStart; at < row; at++) positions[at] = at - sampleStart;
   }
-  const labelTokens = targets.reduce((count, target) => count + (target === IGNORE ? 0 : 1), 0);
+  const labelTokens = countLabels(targets);
   const samples = loaded.map(({ sample }) => sample.source);
   return { inputIds, targets, positions, sampleTokens, imageSlices, images, samples, labelTokens };
-}
-
-function rowCount({ sample, images }: LoadedSample): number {
-  const pictureRows = images.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
-  return sample.inputIds.length - images.length + pictureRows;
 }
 
 function indexIn(images: HdImage[], picture: HdImage): number {
@@ -128,7 +124,7 @@ function indexIn(images: HdImage[], picture: HdImage): number {
 }
 
 /** A picture, or why there is none: held as a value, so that a failure ahead of its turn isn't an unhandled rejection. */
-type Picture = { ok: true; image: HdImage } | { ok: false; error: unknown };
+type Picture = { ok: true; image: LoadedImage } | { ok: false; error: unknown };
 
 interface PendingBatch {
   plan: PlannedBatch;
@@ -149,7 +145,7 @@ function startLoading(plan: PlannedBatch, samples: PreparedSample[], loader: Pic
   return { plan, samples: withPictures, pictureCount: loads.size };
 }
 
-function settled(image: Promise<HdImage>): Promise<Picture> {
+function settled(image: Promise<LoadedImage>): Promise<Picture> {
   return image.then(
     (value): Picture => ({ ok: true, image: value }),
     (error): Picture => ({ ok: false, error }),
@@ -181,12 +177,15 @@ function checkedImages(sample: PreparedSample, pictures: Picture[]): HdImage[] {
     if (!picture.ok && picture.error instanceof UserError) throw pictureError(sample.source, picture.error);
     if (!picture.ok) throw picture.error;
     const grid = sample.grids[index];
-    const { rows, cols } = picture.image;
+    const { rows, cols, source } = picture.image;
     if (grid?.rows === rows && grid.cols === cols) return picture.image;
+    const [before, now] = [grid?.source, source].map((size) => `${size?.width} x ${size?.height}`);
     const name = pictureName(sample.images[index]?.path ?? "");
     const changed = new UserError(
-      `${name} has another size than at the start: ${grid?.rows} x ${grid?.cols} tiles then, ${rows} x ${cols} now.`,
-      { fix: "Leave pictures alone while they are trained on, and continue with --resume." },
+      `${name} has changed its size: ${before} pixels at the start, now ${now}.`,
+      {
+        fix: "Leave pictures alone while they are trained on, and continue with --resume.",
+      },
     );
     throw pictureError(sample.source, changed);
   });

@@ -1,13 +1,15 @@
 /** What an answer takes that a run generates in an evaluation, beside all that the run holds: the generation itself, on meta. */
+
+import type { TileGrid } from "../../data/pictures/image.ts";
 import { generateOnMeta } from "../../models/generate.ts";
-import { type BatchShape, type Grid, plannedBatch } from "./batchShapes.ts";
+import { type BatchShape, plannedBatch } from "./batchShapes.ts";
 import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 import type { CommonParts } from "./sharedParts.ts";
 
 export interface AnswerShape {
   promptTokens: number;
   /** Grids of the prompt's pictures. */
-  pictures: readonly Grid[];
+  pictures: readonly TileGrid[];
   maxNewTokens: number;
 }
 

@@ -1,15 +1,11 @@
 /** A micro-batch of which only the shape is known: what a plan runs the step on. */
 
-import { imageTokens } from "../../data/pictures/image.ts";
+import { imageTokens, pictureTokens, type TileGrid } from "../../data/pictures/image.ts";
 import { IGNORE } from "../../data/samples/dialogue.ts";
+import { firstLabel } from "../../data/samples/rows.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { START } from "../../data/stream/packing.ts";
 import { rowsBetween } from "../../nn/rows.ts";
-
-export interface Grid {
-  rows: number;
-  cols: number;
-}
 
 /** What a user says of samples: planned are as many of the longest as a micro-batch has. */
 export interface SampleShape {
@@ -27,7 +23,7 @@ export interface BatchShape {
   /** Rows of each sample. */
   sampleTokens: number;
   /** Grids of the pictures of each sample, which come first in it. */
-  pictures: readonly Grid[];
+  pictures: readonly TileGrid[];
   /** Rows of each sample that have a label: its last ones. */
   labelTokens: number;
   /** Rows of each sample from the first with a label on, where that lies before its last ones. */
@@ -39,7 +35,7 @@ export interface ExactShape {
   /** Rows of each sample. */
   rows: readonly number[];
   imageSlices: MicroBatch["imageSlices"];
-  grids: readonly Grid[];
+  grids: readonly TileGrid[];
   labelTokens: number;
   /** The first row with a label; what comes before it is not asked for in the last layer. */
   firstLabel: number;
@@ -58,10 +54,7 @@ export function exactShape({
     imageSlices,
     grids: images.map(({ rows, cols }) => ({ rows, cols })),
     labelTokens,
-    firstLabel: Math.max(
-      0,
-      targets.findIndex((target) => target !== IGNORE),
-    ),
+    firstLabel: firstLabel(targets) ?? 0,
   };
 }
 
@@ -83,18 +76,13 @@ export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape
 /** Text that a picture comes with where nothing else is said. */
 export const DIALOGUE_TOKENS = 256;
 
-/** Image tokens of one sample. */
-export function pictureTokens(pictures: readonly Grid[]): number {
-  return pictures.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
-}
-
 /** The grid with the most tokens that hd_num allows: a column, whose every row ends with a separator. */
-export function largestGrid(hdNum: number): Grid {
+export function largestGrid(hdNum: number): TileGrid {
   return { rows: hdNum, cols: 1 };
 }
 
 /** A picture of at most so many tokens and within 156 of it; undefined where not even one tile fits. */
-export function gridOfTokens(tokens: number): Grid | undefined {
+export function gridOfTokens(tokens: number): TileGrid | undefined {
   const perTile = imageTokens(2, 1) - imageTokens(1, 1);
   const tiles = 1 + Math.floor((tokens - imageTokens(1, 1)) / perTile);
   return tiles >= 1 ? { rows: tiles, cols: 1 } : undefined;

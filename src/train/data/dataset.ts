@@ -97,7 +97,8 @@ export function samplesFingerprint(samples: readonly PreparedSample[]): string {
   for (const { inputIds, labels, images, grids } of samples) {
     hash.update(inputIds).update(labels);
     for (const [index, { path, hdNum }] of images.entries()) {
-      hash.update(JSON.stringify([basename(path), hdNum, grids[index]]));
+      const { source: _, ...placed } = grids[index] as PreparedSample["grids"][number];
+      hash.update(JSON.stringify([basename(path), hdNum, placed]));
     }
   }
   return hash.digest("hex");

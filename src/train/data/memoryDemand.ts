@@ -1,10 +1,11 @@
 /** What the data asks of memory: its longest micro-batch, and how those of a length may look at most. */
 
-import { imageTokens } from "../../data/pictures/image.ts";
-import { IGNORE, IMAGE_SLOT } from "../../data/samples/dialogue.ts";
+import { imageTokens, pictureTokens } from "../../data/pictures/image.ts";
+import { IMAGE_SLOT } from "../../data/samples/dialogue.ts";
+import { countLabels, firstLabel } from "../../data/samples/rows.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { type Packing, WINDOW_DRAWS } from "../../data/stream/packing.ts";
-import { type BatchShape, type ExactShape, pictureTokens } from "../../plan/dryRun/batchShapes.ts";
+import type { BatchShape, ExactShape } from "../../plan/dryRun/batchShapes.ts";
 
 export interface Demand {
   /** The sample with the most tokens. */
@@ -93,13 +94,13 @@ function mostTokensOf(byTokens: readonly PreparedSample[], packing: Packing): nu
 }
 
 function labelTokensOf({ labels }: PreparedSample): number {
-  return labels.reduce((count, label) => count + (label === IGNORE ? 0 : 1), 0);
+  return countLabels(labels);
 }
 
 /** Rows from the one whose target is the first label on; a label in the first row is nobody's target. */
 function askedTokensOf({ inputIds, labels, grids }: PreparedSample): number {
-  const first = labels.findIndex((label, at) => at > 0 && label !== IGNORE);
-  if (first < 0) return 1;
+  const first = firstLabel(labels, 1);
+  if (first === undefined) return 1;
   const after = inputIds.subarray(first);
   const pictures = after.reduce((count, id) => count + (id === IMAGE_SLOT ? 1 : 0), 0);
   const later = pictures === 0 ? [] : grids.slice(-pictures);

@@ -1,10 +1,11 @@
 /** The answers that an evaluation asks for, and which of them a run has room for: known before anything is loaded. */
+
+import { pictureTokens } from "../../data/pictures/image.ts";
 import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../../data/samples/dialogue.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Tokenizer } from "../../data/text/tokenizer.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
-import { pictureTokens } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 
 /** A question of a sample: what comes before the answer is the prompt. */

@@ -1,12 +1,11 @@
 /** What is said before anything is loaded where the data does not fit the memory: what is too long, and what would fit. */
 
 import type { ImageCompat } from "../../data/pictures/decode.ts";
-import { imageSize } from "../../data/pictures/image.ts";
+import { imageSize, type PictureSize, pictureTokens } from "../../data/pictures/image.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
-import { type PictureSize, tooLongSample } from "../../data/samples/tooLong.ts";
+import { tooLongSample } from "../../data/samples/tooLong.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, UserError } from "../../errors.ts";
-import { pictureTokens } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import type { FixedPolicy } from "../../plan/ladder.ts";
 import type { Limits, Planner } from "../../plan/planner.ts";
