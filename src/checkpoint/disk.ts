@@ -16,7 +16,8 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { formatBytes, UserError } from "../errors.ts";
-import { cannotRead, cannotWrite } from "./faults.ts";
+import { cannotRead, cannotWrite, damaged } from "./faults.ts";
+import { jsonExcess } from "./jsonLimits.ts";
 
 /** Something that nobody sees until it is committed. */
 export interface Aside {
@@ -188,11 +189,19 @@ export function writeFileWhole(path: string, content: string | Uint8Array): void
   }
 }
 
-/** A JSON object from a file; throws UserError where it cannot be read or is none. */
+/** Bytes of a configuration, or of an index of 100,000 tensors. */
+const MOST_JSON_BYTES = 2 ** 25;
+const JSON_LIMITS = { depth: 64, items: 2 ** 20 };
+
+/** Reads a JSON object from a file. Throws UserError if it can't be read, is none, or is larger than any configuration. */
 export function readJsonObject(path: string): Record<string, unknown> {
   let json: unknown;
   try {
-    json = JSON.parse(readFileSync(path, "utf8"));
+    const { size } = statSync(path);
+    const bytes = size > MOST_JSON_BYTES ? undefined : readFileSync(path);
+    const excess = bytes ? jsonExcess(bytes, JSON_LIMITS) : `has ${formatBytes(size)}`;
+    if (excess) throw damaged(path, `it ${excess}, more than any file of its kind`);
+    json = JSON.parse(bytes!.toString("utf8"));
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw cannotRead(path, cause);
   }

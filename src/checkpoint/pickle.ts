@@ -19,7 +19,8 @@ export interface PickleHost {
   persistent(id: unknown): unknown;
 }
 
-const MOST_WORK = 2 ** 22; // opcodes; 80 times those of a 7B model; bounds time and memory
+/** Opcodes: 20 times those of a 7B model. Bounds time (a second or two) and memory (some 300 MiB). */
+const MOST_WORK = 2 ** 20;
 const MOST_LONG_BYTES = 32;
 
 interface Machine {

@@ -27,6 +27,8 @@ function faultOf(header: unknown, dataBytes: number): UserError {
 const FAULTS: [claim: string, header: unknown, dataBytes: number, message: string][] = [
   ["no JSON",                  "{nope",                                            0,  "its header is not JSON"],
   ["no UTF-8",                 Buffer.of(0x7b, 0xff, 0x7d),                        0,  "its header is not JSON"],
+  ["lists within lists",       { x: { ...F32, shape: [[2]] } },                    8,  "its header is nested 4 deep, more than any model needs"],
+  ["a million values",         `{"x": {"shape": [${"1,".repeat(2 ** 19)}1]}}`,     8,  "its header has more than 524,288 values"],
   ["a list",                   [],                                                 0,  "its header is not a JSON object"],
   ["null",                     "null",                                             0,  "its header is not a JSON object"],
   ["metadata that are no text", { __metadata__: { a: 1 } },                        0,  "__metadata__ in its header is not a table of texts"],
@@ -72,7 +74,7 @@ it("refuses a length that the file does not have, before it takes memory for it"
   expect(() => headerLength(start(100n), 20, "f")).toThrow(
     "should have 100 bytes, but the whole file has 20",
   );
-  expect(() => headerLength(start(2n ** 64n - 1n), 1e12, "f")).toThrow("this is no safetensors file");
+  expect(() => headerLength(start(2n ** 64n - 1n), 1e12, "f")).toThrow("more than any model needs");
   expect(() => headerLength(Buffer.alloc(3), 3, "f")).toThrow("3 bytes, which is too short");
 });
 
@@ -97,4 +99,16 @@ it("writes headers whose data begin at a multiple of eight bytes", () => {
     expect(header.length % 8).toBe(0);
     expect(headerLength(header, header.length + 1, "f")).toBe(header.length - 8);
   }
+});
+
+it("refuses what JSON.parse would take gigabytes or minutes for, before it is parsed", () => {
+  const many = (count: number, item: (at: number) => string): string =>
+    Array.from({ length: count }, (_, at) => item(at)).join();
+  expect(faultOf(`{"a":${"[".repeat(2 ** 24)}`, 0).message).toContain("is nested 4 deep");
+  const metadata = `{"__metadata__":{${many(520_000, (at) => `"k${at}":"v"`)}}}`;
+  expect(faultOf(metadata, 0).message).toContain("has more than 524,288 values");
+  const full = Buffer.from("0100000400000000", "hex"); // one byte more than 64 MiB
+  expect(() => headerLength(full, 2 ** 40, "f.safetensors")).toThrow("more than any model needs");
+  expect(faultOf(`{"${"\\".repeat(2 ** 24)}`, 0).message).toContain("is not JSON");
+  expect(faultOf(`{"${'\\"'.repeat(2 ** 22)}":1}`, 0).message).toContain("is malformed");
 });

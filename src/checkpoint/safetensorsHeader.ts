@@ -9,9 +9,13 @@ import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import type { TensorEntry } from "./checkpoint.ts";
 import { dtypeOfSafetensors, numelOf, SPELLINGS } from "./dtypes.ts";
 import { cannotRead, damaged, quoted, refusePointer } from "./faults.ts";
+import { jsonExcess } from "./jsonLimits.ts";
 
 const LENGTH_BYTES = 8;
-const MAX_HEADER_BYTES = 100_000_000; // the limit of the reference implementation
+/** The reference implementation reads 100 MB; the headers of the largest published models have a few. */
+const MAX_HEADER_BYTES = 2 ** 25;
+/** Twelve items for each tensor of four dims, so about 43,000 tensors; lists in entries in the table of tensors. */
+const LIMITS = { items: 2 ** 19, depth: 3 };
 const MAX_DIMS = 64; // libtorch's limit
 
 export interface Header {
@@ -47,7 +51,7 @@ export function headerLength(start: Uint8Array, fileBytes: number, path: string)
   }
   const headerBytes = Number(new DataView(start.buffer, start.byteOffset).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES) {
-    throw damaged(path, `it says that its header has ${headerBytes} bytes: this is no safetensors file`);
+    throw damaged(path, `it says that its header has ${headerBytes} bytes, more than any model needs`);
   }
   if (headerBytes > fileBytes - LENGTH_BYTES) {
     throw damaged(path, `its header should have ${headerBytes} bytes, but the whole file has ${fileBytes}`);
@@ -104,6 +108,8 @@ export function encodeHeader(
 }
 
 function parseJsonObject(header: Uint8Array, path: string): Record<string, unknown> {
+  const excess = jsonExcess(header, LIMITS);
+  if (excess) throw damaged(path, `its header ${excess}, more than any model needs`);
   let text: string;
   let json: unknown;
   try {

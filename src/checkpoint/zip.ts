@@ -25,7 +25,8 @@ const END_BYTES = 22;
 const END64_BYTES = 56;
 const LOCATOR64_BYTES = 20;
 const MOST_COMMENT_BYTES = 0xffff;
-const MOST_DIRECTORY_BYTES = 2 ** 28;
+/** Bytes of the list of entries, some 100 each; torch.save makes one for each tensor. */
+const MOST_DIRECTORY_BYTES = 2 ** 24;
 const IN_ZIP64 = 0xffffffff; // the true number is in a zip64 record
 const ENCRYPTED_FLAG = 1;
 

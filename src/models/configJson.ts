@@ -1,6 +1,7 @@
 /** Values of config.json that model families share, from wherever transformers 4 and 5 write them. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { z } from "zod";
+import { readJsonObject } from "../checkpoint/disk.ts";
 import { quoted } from "../checkpoint/faults.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import { plural, UserError } from "../errors.ts";
@@ -8,14 +9,7 @@ import type { RopeScaling } from "../nn/attention/rope.ts";
 
 /** Reads a JSON file; undefined if it is not there. Throws UserError if it does not fit the schema. */
 export function readJson<S extends z.ZodType>(schema: S, file: string): z.output<S> | undefined {
-  if (!existsSync(file)) return undefined;
-  let json: unknown;
-  try {
-    json = JSON.parse(readFileSync(file, "utf8"));
-  } catch (cause) {
-    throw new UserError(`${file} is not JSON.`, { fix: "Download the file again.", cause });
-  }
-  return parseJson(schema, json, file);
+  return existsSync(file) ? parseJson(schema, readJsonObject(file), file) : undefined;
 }
 
 /** Checks values from a file. Throws UserError that names the first that does not fit the schema. */
