@@ -19,6 +19,7 @@ interface Command<N extends CommandName> {
 const COMMANDS: { [N in CommandName]: Command<N> } = {
   plan:     { summary: "what fits a card, and how fast, without a GPU",      load: () => import("./commands/plan.ts") },
   fit:      { summary: "find the longest sample that fits, by real steps",   load: () => import("./commands/fit.ts") },
+  init:     { summary: "write a commented train.yaml for a data set",        load: () => import("./commands/init.ts") },
   train:    { summary: "train a LoRA adapter on pictures and text",          load: () => import("./commands/train.ts") },
   eval:     { summary: "loss, and scores of answers, sample by sample",      load: () => import("./commands/eval.ts") },
   generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },

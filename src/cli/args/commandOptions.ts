@@ -251,6 +251,45 @@ const fit = {
   examples: ["fit --model 4khd", "fit --model tiny --device cpu --memory 300MiB --json"],
 } satisfies CommandOptions;
 
+const init = {
+  about:
+    "Writes a commented train.yaml for a data set. Checks every sample first, plans for the card in this machine or the one named, and fills in hd_num and max_length.",
+  options: z.strictObject({
+    ...group("Model", { model }),
+    ...group("Data", {
+      data,
+      eval_data: dataFiles.optional().meta({
+        help: "Samples to evaluate on; they are checked too.",
+        value: "FILE",
+        takes: "a file, or a list of files",
+      }),
+      hd_num: count.optional().meta({
+        ...pictureOptions.hd_num.meta(),
+        help: "Maximum number of tiles of a picture. Default: 16, or the next smaller of 9, 4 and 1 that fits.",
+      }),
+      max_length: count.optional().meta({
+        help: "Maximum number of tokens of a sample. Default: that of the longest sample, rounded up to 64.",
+      }),
+      image_compat: pictureOptions.image_compat,
+      skip_bad,
+    }),
+    ...group("Machine", {
+      gpu: text.optional().meta({
+        help: "Card to plan for, by name; `lorafit plan --list-gpus` lists them. Default: the card in this machine, or its CPU.",
+        value: "NAME",
+      }),
+      memory: byteAmount.optional().meta({ help: "Device memory limit of the run. Default: all of it." }),
+    }),
+    ...group("Output", {
+      out: text.default("train.yaml").meta({ help: "File to write; it must not exist.", value: "FILE" }),
+    }),
+  }),
+  examples: [
+    "init --model internlm/internlm-xcomposer2-4khd-7b --data data.txt --gpu rtx-4090",
+    "init --model tiny --data pages/data.txt",
+  ],
+} satisfies CommandOptions;
+
 const train = {
   about:
     "Trains LoRA factors on pictures and text. Options come from flags, a YAML file, or both; names of the official finetune_lora.sh work too.",
@@ -266,6 +305,7 @@ const train = {
 export const COMMAND_OPTIONS = {
   plan,
   fit,
+  init,
   train,
   eval: eval_,
   generate,
