@@ -28,8 +28,8 @@ import { scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import { type Boundary, boundaryRows, copyBoundary, fetchBoundary, settleBoundary } from "./boundaries.ts";
 import { type LayerSource, layerSource } from "./layerWeights.ts";
+import type { StepPhase } from "./phases.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf, ploraOf } from "./policy.ts";
-import type { StepPhase } from "./step.ts";
 
 /** What a layer keeps from forward to backward: its MLP's input, (T, C) or (M, C) of the last layer, and inner values. */
 interface Kept {

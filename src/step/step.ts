@@ -26,10 +26,10 @@ import {
   sampleRows,
 } from "./layers.ts";
 import { backwardVisits, forwardVisits } from "./layerWeights.ts";
-import { normOfGradients, type Parameter } from "./optimizer/optimizer.ts";
+import { normOfGradients } from "./optimizer/optimizer.ts";
+import type { Parameter } from "./optimizer/updateTile.ts";
+import type { StepPhase } from "./phases.ts";
 import type { Policy } from "./policy.ts";
-
-export type StepPhase = { phase: "vision" | "forward" | "loss" | "backward"; done: number; total: number };
 
 export interface StepResult {
   /** Sum of the negative log likelihood over the labels, and their mean. */

@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { ModelFolder } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
-import { checkStoredTensors } from "../bases.ts";
 import {
   checkLayerCount,
   eosIdsOf,
@@ -13,6 +12,7 @@ import {
   ropeOf,
   textValues,
 } from "../configJson.ts";
+import { checkStoredTensors } from "../storedBases.ts";
 import {
   CLIP_VIT_L_14_336,
   type PloraConfig,

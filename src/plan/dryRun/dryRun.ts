@@ -8,8 +8,9 @@ import type { ModelConfig } from "../../models/family.ts";
 import type { Lora } from "../../models/lora.ts";
 import type { Place } from "../../models/places.ts";
 import type { Model } from "../../models/weights.ts";
+import type { StepPhase } from "../../step/phases.ts";
 import type { Policy } from "../../step/policy.ts";
-import { type StepPhase, trainStep } from "../../step/step.ts";
+import { trainStep } from "../../step/step.ts";
 import {
   type AllocationLog,
   CATEGORIES,

@@ -11,11 +11,11 @@ import {
   disposeAdamW,
   gradientNorm,
   normOfGradients,
-  type Parameter,
   type StateOptions,
   stepAdamW,
 } from "./optimizer.ts";
 import { momentTensors, restoreMoments } from "./savedState.ts";
+import type { Parameter } from "./updateTile.ts";
 
 setThreads(1);
 

@@ -25,16 +25,7 @@ import {
   zeroMoments,
 } from "./moments.ts";
 import { type Gate, type GradientScale, gateOf } from "./updateGate.ts";
-import { type Tile, type TileState, updateTile_ } from "./updateTile.ts";
-
-export interface Parameter {
-  name: string;
-  /** float32; in the host pool where there is a copy. */
-  value: Tensor;
-  /** What steps read instead of the value: on the device, in the computing dtype. */
-  copy?: Tensor | undefined;
-  gradient: Tensor;
-}
+import { type Parameter, type Tile, type TileState, updateTile_ } from "./updateTile.ts";
 
 /** Where and how the moments are held. */
 export interface StateOptions {

@@ -17,7 +17,8 @@ import {
   type Span,
   spansOf,
 } from "./moments.ts";
-import type { AdamW, Parameter } from "./optimizer.ts";
+import type { AdamW } from "./optimizer.ts";
+import type { Parameter } from "./updateTile.ts";
 
 /** A file's tensors by name, on the host. */
 export interface TensorFile {

@@ -3,9 +3,10 @@ import { describe, expect, it } from "vitest";
 import { randomTensor } from "../../../tests/helpers/randomModel.ts";
 import { fromArray } from "../../torch/create.ts";
 import { dispose, keep, scope } from "../../torch/tensor.ts";
-import { type AdamW, createAdamW, disposeAdamW, type Parameter, stepAdamW } from "./optimizer.ts";
+import { type AdamW, createAdamW, disposeAdamW, stepAdamW } from "./optimizer.ts";
 import { momentTensors } from "./savedState.ts";
 import { clippedScale, type GradientScale } from "./updateGate.ts";
+import type { Parameter } from "./updateTile.ts";
 
 const adam = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 /** The second one has moments in 8 bits where they may be. */

@@ -9,8 +9,16 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import type { AdamWOptions } from "./adamW.ts";
 import { type Codes, dequantized, quantized } from "./eightBit.ts";
 import { type CodeTables, flatSpan, isCodes, type Moment, type Moments, type Span } from "./moments.ts";
-import type { Parameter } from "./optimizer.ts";
 import type { Gate } from "./updateGate.ts";
+
+export interface Parameter {
+  name: string;
+  /** float32; in the host pool where there is a copy. */
+  value: Tensor;
+  /** What steps read instead of the value: on the device, in the computing dtype. */
+  copy?: Tensor | undefined;
+  gradient: Tensor;
+}
 
 /** Elements of one parameter. */
 export interface Tile {

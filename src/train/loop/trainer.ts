@@ -8,7 +8,7 @@ import { describeSource } from "../../data/samples/badSamples.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import { createBatches, type MicroBatch } from "../../data/stream/batches.ts";
 import { faultOf, formatCount, UserError } from "../../errors.ts";
-import type { StepPhase } from "../../step/step.ts";
+import type { StepPhase } from "../../step/phases.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { dispose } from "../../torch/tensor.ts";
 import { type Evaluator, evaluate } from "../evaluate/evaluate.ts";

@@ -1,8 +1,9 @@
 /** What the options of device, type and memory come to on this machine. */
 import { openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
 import { formatBytes, GIB, UserError } from "../../errors.ts";
-import { type Bases, hasFullAbsmax } from "../../models/bases.ts";
+import type { Bases } from "../../models/bases.ts";
 import { normType } from "../../models/families.ts";
+import { hasFullAbsmax } from "../../models/storedBases.ts";
 import type { LoadOptions } from "../../models/weights.ts";
 import { zeros } from "../../torch/create.ts";
 import {

@@ -1,8 +1,9 @@
 /** What a run plans with: the planner of its model on its device, and how much memory there is. */
 import { openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
-import { type Bases, storedBases } from "../../models/bases.ts";
+import type { Bases } from "../../models/bases.ts";
 import { normType, readModelConfig, tensorsOf } from "../../models/families.ts";
+import { storedBases } from "../../models/storedBases.ts";
 import { ANY_CPU } from "../../nn/anyCpu.ts";
 import { type Limits, type PlannedModel, Planner } from "../../plan/planner.ts";
 import { knownSpeed } from "../../plan/time/calibration.ts";
