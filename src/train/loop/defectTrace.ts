@@ -9,16 +9,31 @@ import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatBytes } from "../../errors.ts";
 import { eventsOf, type StepTrace, type TraceEvent } from "../../plan/dryRun/allocations.ts";
 import { firstParting, type Parting } from "../../plan/dryRun/firstDifference.ts";
-import { logAllocations, memoryStats, type Pool, readAllocations } from "../../torch/device.ts";
+import {
+  type Category,
+  logAllocations,
+  memoryStats,
+  type Pool,
+  readAllocations,
+} from "../../torch/device.ts";
 import type { Device } from "../../torch/tensor.ts";
 import { defectTraceFile } from "../folder/runLog.ts";
 import type { Run } from "./openRun.ts";
-import type { Defect } from "./peakWatch.ts";
 
 /** Of a run: they take time, and the first ones tell. */
 const MOST_TRACES = 3;
 /** What a card's caching allocator rounds blocks to. */
 const CARD_ROUND_BYTES = 512;
+
+/** A pool that held more than planned, and the categories that say where, the largest difference first. */
+export interface Defect {
+  pool: Pool;
+  plannedBytes: number;
+  measuredBytes: number;
+  /** Of the step, in which the pool came to its peak: vision, forward, loss, backward or update. */
+  phase: string;
+  categories: { category: Category; plannedBytes: number; measuredBytes: number }[];
+}
 
 /** Where the allocations of a defect are, or will be; undefined where those of others of its kind tell as much. */
 export type DefectTrace =

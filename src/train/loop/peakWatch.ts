@@ -1,10 +1,10 @@
 /** Holds a run to its plan: measured peaks beside planned ones, step by step, and what took more than it should have. */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { DryRun, PoolPlan } from "../../plan/dryRun/dryRun.ts";
-import { CATEGORIES, type Category, memoryStats, POOLS, type Pool } from "../../torch/device.ts";
+import { CATEGORIES, memoryStats, POOLS, type Pool } from "../../torch/device.ts";
 import type { StepRecord } from "../folder/runLog.ts";
 import { type Peaks, peaksOf, type Reserved, resetPeaks } from "../machine/compute.ts";
-import { type DefectTrace, DefectTracer } from "./defectTrace.ts";
+import { type Defect, type DefectTrace, DefectTracer } from "./defectTrace.ts";
 import type { Run } from "./openRun.ts";
 import { isLastOfStep } from "./retry.ts";
 
@@ -19,16 +19,6 @@ export interface StepPeaks {
   planned: PlannedPeaks | undefined;
   /** Whether it is of the very micro-batches, and not of the longest of their classes. */
   isExact: boolean;
-}
-
-/** A pool that held more than planned, and the categories that say where, the largest difference first. */
-export interface Defect {
-  pool: Pool;
-  plannedBytes: number;
-  measuredBytes: number;
-  /** Of the step, in which the pool came to its peak: vision, forward, loss, backward or update. */
-  phase: string;
-  categories: { category: Category; plannedBytes: number; measuredBytes: number }[];
 }
 
 /** What each pool has held at most, and the phase that it came to it in. */

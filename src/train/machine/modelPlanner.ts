@@ -11,7 +11,6 @@ import { type Card, findDevice, unknownCard } from "../../plan/time/cards.ts";
 import type { Speed } from "../../plan/time/stepTime.ts";
 import { cardInfo, cardMemory } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/tensor.ts";
-import type { Compute } from "./compute.ts";
 
 /** Of a CPU that nobody has measured; only the order of policies follows from it, and that is saved with a run. */
 const UNMEASURED: Speed = {
@@ -22,7 +21,10 @@ const UNMEASURED: Speed = {
 };
 
 /** The planner of a checkpoint as it will be loaded. */
-export function plannerOf(model: string, { dtype, device, base, headBase, visionBase }: Compute): Planner {
+export function plannerOf(
+  model: string,
+  { dtype, device, base, headBase, visionBase }: Bases & { dtype: PlannedModel["dtype"]; device: Device },
+): Planner {
   const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
   const loaded = loadedModel(model, { dtypeFor: () => dtype, base, headBase, visionBase });
   if (target !== "cpu") return new Planner({ ...loaded, target });
