@@ -24,6 +24,13 @@ export function findSnapshot(cache: string, repository: string, revision = "main
   return existsSync(snapshot) ? snapshot : undefined;
 }
 
+/** Where ModelScope's tools, and pull --from modelscope, keep a repository: MODELSCOPE_CACHE, or the user's cache folder. */
+export function modelScopeFolder(repository: string, env: NodeJS.ProcessEnv = process.env): string {
+  const cache = env.MODELSCOPE_CACHE || join(homedir(), ".cache", "modelscope", "hub");
+  const [owner, name] = repository.split("/") as [string, string];
+  return join(expandHome(cache), "models", owner, name.replaceAll(".", "___"));
+}
+
 /** Whether a text is the name of a repository, "org/name". */
 export function isRepositoryName(text: string): boolean {
   return /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(text) && !text.includes("..");

@@ -3,7 +3,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
-import { cacheFolder, findSnapshot, isRepositoryName } from "./cache.ts";
+import { cacheFolder, findSnapshot, isRepositoryName, modelScopeFolder } from "./cache.ts";
 import { linesOf } from "./check.ts";
 import { type Checkpoint, mappedCheckpoint, type TensorEntry } from "./checkpoint.ts";
 import { readJsonObject } from "./disk.ts";
@@ -46,6 +46,8 @@ export function resolveModel(nameOrPath: string): string {
   }
   const snapshot = findSnapshot(cacheFolder(), nameOrPath);
   if (snapshot) return snapshot;
+  const plain = modelScopeFolder(nameOrPath);
+  if (existsSync(join(plain, "config.json"))) return plain;
   throw new UserError(
     `${nameOrPath} is neither a folder here nor a downloaded repository in ${cacheFolder()}.`,
     {

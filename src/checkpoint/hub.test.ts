@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { COMMIT, type HubServer, startHub } from "../../tests/helpers/hubServer.ts";
 import { UserError } from "../errors.ts";
+import type { DownloadProgress } from "./download.ts";
 import { resolveModel } from "./folder.ts";
-import { type PullOptions, type PullProgress, pull } from "./hub.ts";
+import { type PullOptions, pull } from "./hub.ts";
 
 const disk = vi.hoisted((): { freeBytes?: number } => ({}));
 vi.mock("node:fs/promises", async (original) => {
@@ -87,7 +88,7 @@ describe("pull", () => {
   });
 
   it("tells of progress, which only grows and ends at the whole", async () => {
-    const told: PullProgress[] = [];
+    const told: DownloadProgress[] = [];
     await download({ onProgress: (progress) => told.push(progress) });
     const done = told.map(({ doneBytes }) => doneBytes);
     const total = big.length + small.length;
@@ -179,7 +180,7 @@ describe("pull", () => {
   it("refuses a listing that leads out of the folder", async () => {
     for (const name of ["../evil", "a/../../evil", "/evil", "a\\evil", "C:evil"]) {
       hub.files = { [name]: small };
-      expect((await faultOf(download())).message).toContain(`a file called "${name}", which is refused`);
+      expect((await faultOf(download())).message).toContain(`a file called ${JSON.stringify(name)}, which`);
     }
   });
 
@@ -192,8 +193,68 @@ describe("pull", () => {
     hub.status = 401;
     expect((await faultOf(download())).message).toContain("org/name at main may not be read");
     hub.status = 500;
-    expect((await faultOf(download())).message).toContain("can't be had");
+    expect((await faultOf(download())).message).toContain("is not available from the hub");
     expect((await faultOf(pull("org/name", { endpoint: "http://127.0.0.1:1" }))).message).toContain(
+      "The hub can't be reached",
+    );
+  });
+});
+
+describe("pull from ModelScope", () => {
+  const fromModelScope = (options: PullOptions = {}): Promise<string> =>
+    download({ from: "modelscope", ...options });
+
+  beforeEach(() => {
+    process.env.MODELSCOPE_CACHE = mkdtempSync(join(root, "scope-"));
+    delete process.env.MODELSCOPE_API_TOKEN;
+  });
+
+  it("lays the cache out as ModelScope's own tools do, so that org/name is found", async () => {
+    hub.files = {
+      "config.json": small,
+      "model.safetensors": big,
+      "deep/er/notes.txt": small,
+      empty: Buffer.of(),
+    };
+    const folder = await fromModelScope();
+    expect(folder).toBe(join(process.env.MODELSCOPE_CACHE!, "models/org/name"));
+    for (const [name, data] of Object.entries(hub.files))
+      expect(readFileSync(join(folder, name)).equals(data)).toBe(true);
+    expect(resolveModel("org/name")).toBe(folder);
+    hub.sent = [];
+    await fromModelScope();
+    expect(hub.sent).toEqual([]);
+  });
+
+  it("goes on where a connection broke off, and begins anew if the server ignores ranges", async () => {
+    hub.files = { "model.safetensors": big };
+    hub.cuts = [100_000, 50_000];
+    const whole = join(await fromModelScope(), "model.safetensors");
+    expect(readFileSync(whole).equals(big)).toBe(true);
+    const starts = hub.sent.map((sent) => Number(/ (\d+)-/.exec(sent)![1]));
+    expect(starts).toEqual([0, 100_000, 150_000]);
+    rmSync(whole);
+    hub.cuts = [1000];
+    hub.ignoresRanges = true;
+    await fromModelScope();
+    expect(readFileSync(whole).equals(big)).toBe(true);
+  });
+
+  it("refuses a file whose hash is not that of the listing", async () => {
+    hub.garbled = { "model.safetensors": Buffer.alloc(big.length) };
+    expect((await faultOf(fromModelScope())).message).toContain("model.safetensors arrived damaged");
+  });
+
+  it("says what is wrong with the name, the access, the network, and sends the token", async () => {
+    await fromModelScope({ accessToken: "ms-secret" });
+    expect(hub.authorization).toBe("m_session_id=ms-secret");
+    const missing = await faultOf(pull("org/other", { endpoint, from: "modelscope" }));
+    expect(missing.message).toBe("org/other at master does not exist: model not found.");
+    hub.status = 403;
+    const refused = await faultOf(fromModelScope());
+    expect([refused.message, refused.fix].join()).toMatch(/may not be read.*MODELSCOPE_API_TOKEN/);
+    process.env.MODELSCOPE_DOMAIN = "http://127.0.0.1:1";
+    expect((await faultOf(pull("org/name", { from: "modelscope" }))).message).toContain(
       "The hub can't be reached",
     );
   });

@@ -38,6 +38,16 @@ it("downloads into the cache, over a connection that breaks off, and prints the 
   expect(again.stdout).toBe(`${join(home, "mine")}\n`);
 });
 
+it("downloads from ModelScope into its own cache", async () => {
+  const cache = join(home, "scope");
+  const env = { MODELSCOPE_CACHE: cache, MODELSCOPE_DOMAIN: hub.endpoint };
+  Object.assign(process.env, env);
+  const folder = join(cache, "models/org/name");
+  expect(records(await pull("org/name", "--from", "modelscope", "--json"))).toEqual([{ folder }]);
+  expect(readFileSync(join(folder, "model.safetensors")).equals(weights)).toBe(true);
+  for (const name of Object.keys(env)) delete process.env[name];
+});
+
 it("says what the hub refused, in one error and without a stack", async () => {
   const { code, stderr } = await pull("org/other");
   expect(code).not.toBe(0);

@@ -1,4 +1,4 @@
-/** A model hub on this machine: one repository, org/name, in the hub's API, that can be told to misbehave. */
+/** A model hub on this machine: one repository, org/name, in Hugging Face's and ModelScope's API, that can be told to misbehave. */
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -44,8 +44,9 @@ export async function startHub(files: Record<string, Buffer>): Promise<HubServer
 }
 
 function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): void {
-  const path = new URL(request.url!, "http://127.0.0.1").pathname;
-  hub.authorization = request.headers.authorization;
+  const url = new URL(request.url!, "http://127.0.0.1");
+  const path = url.pathname;
+  hub.authorization = request.headers.authorization ?? request.headers.cookie;
   const json = (value: unknown): void => {
     response.setHeader("content-type", "application/json");
     response.end(JSON.stringify(value));
@@ -53,6 +54,14 @@ function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): v
   if (hub.status !== 200) {
     response.statusCode = hub.status;
     json({ error: "no" });
+  } else if (path === "/api/v1/models/org/name/repo/files") {
+    json({
+      Code: 200,
+      Success: true,
+      Data: { Files: [FOLDER, ...Object.entries(hub.files).map(inModelScope)] },
+    });
+  } else if (path === "/api/v1/models/org/name/repo") {
+    sendFile(hub, url.searchParams.get("FilePath")!, request, response);
   } else if (/^\/api\/models\/org\/name\/revision\/\w+$/.test(path)) {
     json({ _id: "1", id: "org/name", sha: COMMIT, lastModified: "2024-01-01T00:00:00.000Z" });
   } else if (path === `/api/models/org/name/tree/${COMMIT}`) {
@@ -61,7 +70,7 @@ function answer(hub: Hub, request: IncomingMessage, response: ServerResponse): v
     sendFile(hub, path.slice(`/org/name/resolve/${COMMIT}/`.length), request, response);
   } else {
     response.statusCode = 404;
-    json({ error: "Repository not found" });
+    json({ error: "Repository not found", Code: 10010205001, Message: "model not found", Success: false });
   }
 }
 
@@ -69,6 +78,20 @@ function listed(path: string, data: Buffer): object {
   const oid = createHash("sha1").update(`blob ${data.length}\0`).update(data).digest("hex");
   const lfs = { oid: createHash("sha256").update(data).digest("hex"), size: data.length };
   return { type: "file", path, size: data.length, oid, ...(data.length > 1000 ? { lfs } : {}) };
+}
+
+const FOLDER = { Name: "deep", Path: "deep", Type: "tree", Size: 0, Sha256: "" };
+
+function inModelScope([path, data]: [string, Buffer]): object {
+  const Sha256 = createHash("sha256").update(data).digest("hex");
+  return {
+    Name: path.split("/").at(-1),
+    Path: path,
+    Type: "blob",
+    Size: data.length,
+    Sha256,
+    Revision: COMMIT,
+  };
 }
 
 function sendFile(hub: Hub, name: string, request: IncomingMessage, response: ServerResponse): void {

@@ -68,16 +68,28 @@ export const doctor = {
 
 export const pull = {
   about:
-    "Downloads a model from the Hugging Face Hub into its cache (HF_HOME); goes on where a download stopped.",
+    "Downloads a model from Hugging Face's hub or ModelScope into the hub's cache. A download that stopped is continued.",
   options: z.strictObject(
     group("Model", {
       repository: text.meta({ help: "org/name", value: "REPOSITORY" }),
-      revision: text.optional().meta({ help: "branch, tag or commit; without it main", value: "NAME" }),
-      folder: text.optional().meta({ help: "folder for the files instead of the cache", value: "FOLDER" }),
+      from: z.enum(["huggingface", "modelscope"]).default("huggingface").meta({
+        help: "Hub to download from. ModelScope is faster in China.",
+      }),
+      revision: text.optional().meta({
+        help: "Branch, tag or commit. Default: main, or master on ModelScope.",
+        value: "NAME",
+      }),
+      folder: text.optional().meta({
+        help: "Folder for the files instead of the cache.",
+        value: "FOLDER",
+      }),
     }),
   ),
   positional: "repository",
-  examples: ["pull internlm/internlm-xcomposer2-4khd-7b"],
+  examples: [
+    "pull internlm/internlm-xcomposer2-4khd-7b",
+    "pull Shanghai_AI_Laboratory/internlm-xcomposer2-4khd-7b --from modelscope",
+  ],
 };
 
 export const tiny = {

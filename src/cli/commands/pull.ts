@@ -1,4 +1,4 @@
-/** `lorafit pull`: a model from the hub. */
+/** `lorafit pull`: a model from a hub. */
 import { pull } from "../../checkpoint/hub.ts";
 import { formatBytes } from "../../errors.ts";
 import { quoted } from "../../program.ts";
@@ -6,9 +6,10 @@ import type { OptionsOf } from "../args/commandOptions.ts";
 import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 
 export async function run(options: OptionsOf<"pull">, output: Output): Promise<void> {
-  const { repository, revision, folder } = options;
+  const { repository, from, revision, folder } = options;
   const pace = new Pace();
   const target = await pull(repository, {
+    from,
     ...(revision !== undefined && { revision }),
     ...(folder !== undefined && { folder }),
     onProgress: ({ file, doneBytes, totalBytes }) => {
