@@ -21,6 +21,7 @@ import { packageRoot } from "../src/torch/install/libtorch.ts";
 import { createGenerator } from "../src/torch/random.ts";
 import { scope } from "../src/torch/tensor.ts";
 import { plannerOf } from "../src/train/machine/modelPlanner.ts";
+import { withOpened } from "../src/train/machine/openedModel.ts";
 import { median, type StepReport, Worker } from "./workers.ts";
 import { noiseImage, sampleBatch, writeBatch } from "./workload.ts";
 
@@ -129,7 +130,7 @@ function prepare(): string {
  * machine's RAM.
  */
 function plannedPolicy(base: string): Policy {
-  const planner = plannerOf(base, { dtype: "bfloat16", device: "cpu" });
+  const planner = withOpened(base, (opened) => plannerOf(opened, { dtype: "bfloat16", device: "cpu" }));
   const batch = exactShape(sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));
   const workload: Workload = {
     ...{ rank: LORA.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch },

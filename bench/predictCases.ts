@@ -24,6 +24,7 @@ import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { packageRoot } from "../src/torch/install/libtorch.ts";
 import { loadedModel } from "../src/train/machine/modelPlanner.ts";
+import { withOpened } from "../src/train/machine/openedModel.ts";
 import { printClasses } from "./predictClasses.ts";
 import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
 
@@ -68,7 +69,9 @@ function run(name: string, { policy: given = {}, base, tiny = false }: Case): vo
   if (tiny && !existsSync(folder)) writeTinyCheckpoint(folder, TINY);
   const dtype = tiny ? "float32" : "bfloat16";
   const policy = Policy.parse(given);
-  const loaded = loadedModel(folder, { dtypeFor: () => dtype, base, headBase: undefined });
+  const loaded = withOpened(folder, (opened) =>
+    loadedModel(opened, { dtypeFor: () => dtype, base, headBase: undefined }),
+  );
   const batch = sampleBatch(noiseImage(tiny ? 1 : 3, tiny ? 1 : 3), {
     ...(tiny ? { textTokens: 60, labelTokens: 30 } : { textTokens: 300, labelTokens: 150 }),
     vocab: loaded.model.vocab,

@@ -41,6 +41,7 @@ export {
   sampleLosses,
   totalLoss,
 } from "./train/evaluate/evaluate.ts";
-export { type EvalRecord, readRecords, type StepRecord } from "./train/folder/runLog.ts";
-export { type TrainEvent, type TrainHooks, type TrainResult, train } from "./train/loop/trainer.ts";
+export type { RunFact, RunSink } from "./train/facts/runFact.ts";
+export { type AnswerRecord, type EvalRecord, readRecords, type StepRecord } from "./train/folder/runLog.ts";
+export { type TrainHooks, type TrainResult, train } from "./train/loop/trainer.ts";
 export type { TrainInput, TrainOptions } from "./train/options/options.ts";

@@ -32,7 +32,7 @@ import type { GpuReport, GpuTask } from "./task.ts";
 
 const { case: wanted, device, picture } = JSON.parse(readFileSync(process.argv[2]!, "utf8")) as GpuTask;
 const config = SIZES[wanted.size].model;
-startCompute("", { device, dtype: "bf16", memory: wanted.capBytes });
+startCompute({ dtype: "bfloat16" }, { device, dtype: "bf16", memory: wanted.capBytes });
 const problem = device === "cpu" ? undefined : whyTwins();
 if (problem) console.error(`lorafit's own kernels can't be used: ${problem}`);
 const tokens = tokensOf(wanted);

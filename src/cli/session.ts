@@ -8,7 +8,7 @@ import { UserError } from "../errors.ts";
 import { readModelConfig } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
-import { disposeModel, loadModel, type Model } from "../models/weights.ts";
+import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
 import { DEFAULT_POLICY } from "../step/policy.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
@@ -21,6 +21,7 @@ import {
   noticeTwins,
   startCompute,
 } from "../train/machine/compute.ts";
+import { closeModel, openModel } from "../train/machine/openedModel.ts";
 import type { Output } from "./output/output.ts";
 
 /** A model that has not been loaded yet: enough to check samples by. */
@@ -55,12 +56,14 @@ export async function withModel<T>(
 ): Promise<T> {
   const closers: (() => unknown)[] = [];
   try {
-    const compute = startCompute(folder, options);
+    const opened = openModel(folder);
+    closers.push(() => closeModel(opened));
+    const compute = startCompute(opened, options);
     noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
-    const model: Model = loadModel(folder, compute);
+    const model: Model = loadOpened(opened, compute);
     closers.push(() => disposeModel(model));
     const notice = (text: string): void => output.note(text);
-    noticeStored(folder, notice);
+    noticeStored(opened, notice);
     noticeTwins(compute.device, notice);
     const lora = scope(() =>
       options.adapter === undefined

@@ -1,6 +1,6 @@
 /** The frozen base as records of tensors, and how it is loaded from a checkpoint. */
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { type ModelFolder, openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen/frozen.ts";
 import type { QuantizeTarget } from "../nn/frozen/nf4.ts";
@@ -73,12 +73,19 @@ export interface WeightReader {
 export function loadModel(nameOrFolder: string, options: LoadOptions): Model {
   const folder = openModelFolder(resolveModel(nameOrFolder));
   try {
-    const config = familyOfFolder(folder).readConfig(folder);
-    const reader = checkpointReader(config, folder.weights, options.dtype);
-    return category("weights", () => keep(scope(() => assembleModel(config, options, reader))));
+    return loadOpened({ files: folder, config: familyOfFolder(folder).readConfig(folder) }, options);
   } finally {
     folder.weights.close();
   }
+}
+
+/** Loads a model whose folder is open, and stays so. */
+export function loadOpened(
+  { files, config }: { files: ModelFolder; config: ModelConfig },
+  options: LoadOptions,
+): Model {
+  const reader = checkpointReader(config, files.weights, options.dtype);
+  return category("weights", () => keep(scope(() => assembleModel(config, options, reader))));
 }
 
 /** Frees every tensor of a model. */

@@ -2,7 +2,7 @@
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { UsageError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
-import { disposeModel, loadModel, type Model } from "../models/weights.ts";
+import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
 import { batchOf, plannedBatch } from "../plan/dryRun/batchShapes.ts";
 import type { Limits, Plan, Planner, Workload } from "../plan/planner.ts";
 import { fastestPlan } from "../plan/search.ts";
@@ -21,7 +21,8 @@ import {
 import { factorCopies, loadingOf, type Policy } from "../step/policy.ts";
 import { trainStep } from "../step/step.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
-import { ofStep, type PlannedPeaks } from "./loop/peakWatch.ts";
+import type { PlannedPeaks } from "./facts/peaks.ts";
+import { ofStep } from "./loop/peakWatch.ts";
 import {
   type Compute,
   type ComputeOptions,
@@ -33,6 +34,7 @@ import {
   startCompute,
 } from "./machine/compute.ts";
 import { limitsOf, plannerOf } from "./machine/modelPlanner.ts";
+import { closeModel, type OpenedModel, openModel } from "./machine/openedModel.ts";
 
 export interface FitOptions extends ComputeOptions {
   model: string;
@@ -72,17 +74,20 @@ export async function* fitTrials(
   options: FitOptions,
   onAttempt: (attempt: FitAttempt) => void = () => {},
 ): AsyncGenerator<FitTrial> {
-  const compute = startCompute(options.model, options);
+  const opened = openModel(options.model);
+  const closers = [() => closeModel(opened)];
   try {
+    const compute = startCompute(opened, options);
+    closers.push(() => liftCaps(compute.device));
     const limits = limitsOf(options, compute.device);
     if (!limits) {
       throw new UsageError("On a CPU there is no card whose memory is the limit.", {
         fix: "Pass --memory, which then is a hard cap.",
       });
     }
-    yield* trials(new Trials(options, compute, limits), onAttempt);
+    yield* trials(new Trials(options, { opened, compute, limits }), onAttempt);
   } finally {
-    liftCaps(compute.device);
+    for (const close of closers.reverse()) close();
   }
 }
 
@@ -114,16 +119,21 @@ function triesLeft(fits: number, fails: number, to: number): number | undefined 
 /** Runs steps; the model stays loaded as long as plans want it loaded in the same way. */
 class Trials implements Disposable {
   readonly options: FitOptions;
+  readonly #opened: OpenedModel;
   readonly #compute: Compute;
   readonly #limits: Limits;
   readonly #planner: Planner;
   #loaded: { model: Model; key: string } | undefined;
 
-  constructor(options: FitOptions, compute: Compute, limits: Limits) {
+  constructor(
+    options: FitOptions,
+    { opened, compute, limits }: { opened: OpenedModel; compute: Compute; limits: Limits },
+  ) {
     this.options = options;
+    this.#opened = opened;
     this.#compute = compute;
     this.#limits = limits;
-    this.#planner = plannerOf(options.model, compute);
+    this.#planner = plannerOf(opened, compute);
   }
 
   get timesBy(): string {
@@ -201,7 +211,7 @@ class Trials implements Disposable {
     const key = JSON.stringify(loading);
     if (this.#loaded?.key === key) return this.#loaded.model;
     this[Symbol.dispose]();
-    const model = loadModel(this.options.model, { ...this.#compute, ...loading });
+    const model = loadOpened(this.#opened, { ...this.#compute, ...loading });
     this.#loaded = { model, key };
     return model;
   }

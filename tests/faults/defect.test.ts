@@ -6,7 +6,7 @@ import { defectLine } from "../../src/cli/run/planLines.ts";
 import { zeros } from "../../src/torch/create.ts";
 import { category } from "../../src/torch/device.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { hashesBelow, makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
@@ -24,11 +24,11 @@ const PICTURE_EXTRA_BYTES = 5_000_000;
 function tooMuchIn(
   steps: readonly number[],
   { again = false, extraBytes = EXTRA_BYTES } = {},
-): { onEvent: (event: TrainEvent) => void; doneTwice: Set<string> } {
+): { onFact: (event: RunFact) => void; doneTwice: Set<string> } {
   let extra: Tensor | undefined;
   const [done, doneTwice] = [new Set<string>(), new Set<string>()];
-  const onEvent = (event: TrainEvent): void => {
-    if (event.event !== "phase") return;
+  const onFact = (event: RunFact): void => {
+    if (event.fact !== "phase") return;
     const { step, phase } = event;
     if (phase.phase === "loss" && steps.includes(step)) {
       const which = `step ${step}, micro-batch ${event.microBatch}`;
@@ -38,7 +38,7 @@ function tooMuchIn(
     }
     if (phase.phase === "backward" && phase.done === phase.total) extra = void extra?.dispose();
   };
-  return { onEvent, doneTwice };
+  return { onFact, doneTwice };
 }
 
 interface Trace {
@@ -61,7 +61,7 @@ it("is told with its phase and its categories, and written to defects.jsonl", as
   const output = join(folder, "told");
   const { events, ...end } = await runWith({ ...options, output }, tooMuchIn([2], { again: true }));
   expect(end).toMatchObject({ result: { ended: "finished" } });
-  const told = events.flatMap((event) => (event.event === "defect" ? [event] : []));
+  const told = events.flatMap((event) => (event.fact === "defect" ? [event] : []));
   expect(told.map(({ step }) => step)).toEqual([2]);
   const { defect, trace } = told[0]!;
   expect(trace).toEqual({ file: "defect-2.json", of: "the same step" });
@@ -93,7 +93,7 @@ it("has its micro-batch done once more, and is traced in it to the allocation th
     ),
   ]);
   expect(existsSync(join(output, "defect-3.json"))).toBe(false); // one of a kind is enough
-  const traces = events.flatMap((event) => (event.event === "defect" ? [event.trace] : []));
+  const traces = events.flatMap((event) => (event.fact === "defect" ? [event.trace] : []));
   expect(traces.map((found) => found?.of)).toEqual(["the same step", "one like it", "one like it"]);
 });
 
@@ -110,12 +110,12 @@ it("changes no byte of a run, whichever micro-batch of a step is done twice", as
 it("of an update is traced in the next step like it, as a step's factors are updated once", async () => {
   const output = join(folder, "update");
   let extra: Tensor | undefined;
-  const onEvent = (event: TrainEvent): void => {
-    if (event.event === "microBatch") extra = category("loss", () => zeros([EXTRA_BYTES]));
-    if (event.event === "step") extra = void extra?.dispose();
+  const onFact = (event: RunFact): void => {
+    if (event.fact === "microBatch") extra = category("loss", () => zeros([EXTRA_BYTES]));
+    if (event.fact === "step") extra = void extra?.dispose();
   };
-  const { events } = await runWith({ ...options, output, memory: 12_000_000 }, { onEvent });
-  const told = events.find((event) => event.event === "defect")!;
+  const { events } = await runWith({ ...options, output, memory: 12_000_000 }, { onFact });
+  const told = events.find((event) => event.fact === "defect")!;
   expect(told).toMatchObject({ defect: { phase: "update" }, trace: { of: "the next one like it" } });
   expect(defectLine(told)).toContain("each allocation of the next step like it, once that is done");
   expect(traceOf(output, told.step)).toMatchObject({ recordedStep: told.step + 1 });
@@ -144,7 +144,7 @@ it.each([
   const output = join(folder, name.replaceAll(" ", "-"));
   const extraBytes = data === picture ? PICTURE_EXTRA_BYTES : EXTRA_BYTES;
   const { events } = await runWith({ ...options, ...more, data, output }, tooMuchIn([2], { extraBytes }));
-  expect(events.filter(({ event }) => event === "defect")).toHaveLength(1);
+  expect(events.filter(({ fact }) => fact === "defect")).toHaveLength(1);
   const { parting, planned, measured } = traceOf(output, 2);
   expect(parting).toBeNull();
   expect(Math.abs(measured.length - planned.length)).toBeLessThan(planned.length / 50);

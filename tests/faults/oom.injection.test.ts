@@ -6,12 +6,13 @@ import { zeroGradients } from "../../src/models/lora.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
-import { type Closers, openRun, type Run } from "../../src/train/loop/openRun.ts";
+import { type Closers, openRun } from "../../src/train/loop/openRun.ts";
 import { runMicroBatch } from "../../src/train/loop/retry.ts";
+import type { Run } from "../../src/train/loop/run.ts";
 import { trainOptions } from "../../src/train/options/options.ts";
 import { ofAllLengths } from "../../src/train/options/policyFiles.ts";
 import { RunPlan } from "../../src/train/planning/policyByLength.ts";
-import { makeWorkplace } from "./trainRun.ts";
+import { factsInto, makeWorkplace } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
 const closers: Closers = [];
@@ -61,8 +62,7 @@ it.each(Object.keys(CASES) as (keyof typeof CASES)[])(
 
 async function openRunWith(policy: Policy, output: string, notices: string[]): Promise<Run> {
   const given = { ...input, output, policy, lora_dropout: 0.1, gradient_accumulation: 2, max_steps: 1 };
-  const hooks = { notice: (text: string) => void notices.push(text), onPlan: () => {} };
-  return await openRun(trainOptions(given), hooks, closers);
+  return await openRun(trainOptions(given), factsInto(notices), closers);
 }
 
 function live(): number[] {
@@ -77,7 +77,8 @@ async function gradientsOf(
   batches: MicroBatch[],
   failAt = 0,
 ): Promise<Float32Array> {
-  const { planner, workload, demand } = run;
+  const { planner, demand } = run.inputs;
+  const { workload } = run.planned;
   const plan = new RunPlan({
     planner,
     workload,
@@ -85,16 +86,16 @@ async function gradientsOf(
     stepsDown: [],
     choice: { by: "user", policies: [ofAllLengths(policy)] },
   });
-  zeroGradients(run.lora);
+  zeroGradients(run.loaded.lora);
   const done = async (batch: MicroBatch): Promise<void> => {
-    using queued = await runMicroBatch({ ...run, plan }, batch, 1, () => {});
+    using queued = await runMicroBatch({ ...run, planned: { ...run.planned, plan } }, batch, 1, () => {});
     queued.norm?.dispose();
   };
   await done(batches[0]!);
   failAtAllocation("cpu", failAt);
   await done(batches[1]!);
   failAtAllocation("cpu", 0);
-  const all = run.optimizer.parameters.map(({ gradient }) => gradient.toFloat32Array());
+  const all = run.loaded.optimizer.parameters.map(({ gradient }) => gradient.toFloat32Array());
   return Float32Array.from(all.flatMap((values) => [...values]));
 }
 
@@ -105,7 +106,7 @@ function distance(one: Float32Array, other: Float32Array): number {
   return length((at) => one[at]! - other[at]!) / length((at) => other[at]!);
 }
 
-async function microBatchesOf({ data }: Run): Promise<MicroBatch[]> {
+async function microBatchesOf({ inputs: { data } }: Run): Promise<MicroBatch[]> {
   const batches: MicroBatch[] = [];
   for await (const batch of createBatches({ ...data, draws: 7 })) batches.push(batch);
   return batches;

@@ -6,9 +6,10 @@ import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { leastMemory } from "../../src/plan/search.ts";
 import { readySamples } from "../../src/train/data/dataset.ts";
 import { demandOf } from "../../src/train/data/memoryDemand.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import { plannerOf } from "../../src/train/machine/modelPlanner.ts";
+import { withOpened } from "../../src/train/machine/openedModel.ts";
 import { trainOptions } from "../../src/train/options/options.ts";
 import { workloadOf } from "../../src/train/planning/policyByLength.ts";
 import { lcg } from "../helpers/randomModel.ts";
@@ -32,7 +33,7 @@ const options = { ...input, data, max_steps: 3, gradient_accumulation: 2, planne
 
 /** Of the leanest policy for the longest sample. */
 async function leastBytes(): Promise<number> {
-  const planner = plannerOf(input.model, { dtype: "float32", device: "cpu" });
+  const planner = withOpened(input.model, (opened) => plannerOf(opened, { dtype: "float32", device: "cpu" }));
   const reader = { tokenizer: undefined, config: planner.config };
   const { samples } = await readySamples([data], reader, trainOptions(options), { notice: () => {} });
   const demand = demandOf(samples, { by: "samples", samples: 1 });
@@ -43,8 +44,8 @@ async function leastBytes(): Promise<number> {
   return leastMemory(planner, asked, UNLIMITED).run.budgetedBytes;
 }
 
-function plansOf(events: readonly TrainEvent[]) {
-  return events.flatMap((event) => (event.event === "plan" ? [event.plan] : []));
+function plansOf(events: readonly RunFact[]) {
+  return events.flatMap((event) => (event.fact === "plan" ? [event] : []));
 }
 
 it("holds from the least budget up, with the same losses, and planned is measured", async () => {
@@ -58,14 +59,14 @@ it("holds from the least budget up, with the same losses, and planned is measure
     const memory = Math.ceil(ratio * least);
     const { events, ...end } = await runWith({ ...options, output, memory });
     expect(end, `${ratio} times the least`).toMatchObject({ result: { ended: "finished" } });
-    policies.add(JSON.stringify(plansOf(events)[0]!.policy));
+    policies.add(JSON.stringify(plansOf(events)[0]!.policies.at(-1)));
     const steps = await readRecords<StepRecord>(join(output, "steps.jsonl"));
     for (const [index, step] of steps.entries()) {
       expect(step.peakBytes).toBeLessThanOrEqual(memory);
       expect(step.peakBytes).toBe(step.plannedPeakBytes);
       expect(step.loss).toBeCloseTo(expected[index]!.loss, 4);
     }
-    expect(events.filter(({ event }) => event === "defect")).toEqual([]);
+    expect(events.filter(({ fact }) => fact === "defect")).toEqual([]);
     expect(noticesOf(events)).toEqual([]);
   }
   expect(policies.size).toBeGreaterThan(1);
@@ -92,7 +93,7 @@ it.each([
   const { events, ...end } = await runWith({ ...options, ...more, output, memory: 7_000_000 });
   expect(end).toMatchObject({ result: { ended: "finished" } });
   for (const event of events) {
-    if (event.event !== "step") continue;
+    if (event.fact !== "step") continue;
     const { measured, planned } = event.peaks;
     expect({ device: measured.device.bytes, host: measured.host.bytes }).toEqual({
       device: planned!.device.peakBytes,

@@ -7,7 +7,7 @@ import { planLines } from "../../src/cli/run/planLines.ts";
 import { formatBytes, UserError } from "../../src/errors.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { failAtAllocation, liveTensors, memoryStats, POOLS, setCap } from "../../src/torch/device.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
@@ -20,10 +20,10 @@ const MEMORY = 2_000_000;
 const VISITING = Policy.parse({ optimizer: { place: "host" } });
 
 /** Has the n-th allocation after an event of that kind fail, the first time that there is one. */
-function failAfter(kind: TrainEvent["event"], n = 1): (event: TrainEvent) => void {
+function failAfter(kind: RunFact["fact"], n = 1): (event: RunFact) => void {
   let armed = true;
-  return ({ event }) => {
-    if (event !== kind || !armed) return;
+  return ({ fact }) => {
+    if (fact !== kind || !armed) return;
     armed = false;
     failAtAllocation("cpu", n);
   };
@@ -43,7 +43,7 @@ it("a planned run that is stopped within a step and goes on ends with the same b
   const { events, ...end } = await runWith({ ...planned, output: parts, resume: true });
   expect(end).toMatchObject({ result: { ended: "finished", step: 3 } });
   expect(resultOf(parts)).toEqual(resultOf(whole));
-  expect(events.some(({ event }) => event === "defect")).toBe(false);
+  expect(events.some(({ fact }) => fact === "defect")).toBe(false);
 });
 
 it("with little memory on the host the copy of the gradients lies where there is room, and both pools are as planned", async () => {
@@ -56,7 +56,7 @@ it("with little memory on the host the copy of the gradients lies where there is
     const { events, ...end } = await runWith({ ...planned, output });
     expect(end).toMatchObject({ result: { ended: "finished" } });
     for (const event of events) {
-      if (event.event !== "step") continue;
+      if (event.fact !== "step") continue;
       const { measured, planned } = event.peaks;
       for (const pool of POOLS) expect(measured[pool].bytes, pool).toBe(planned![pool].peakBytes);
     }
@@ -66,12 +66,12 @@ it("with little memory on the host the copy of the gradients lies where there is
 it("the plan's lines tell frozen weights that stay in the checkpoint's files apart from what the host holds", async () => {
   const output = join(folder, "mapped");
   const { events } = await runWith({ ...options, memory: 200_000, output });
-  const [planned] = events.flatMap((event) => (event.event === "plan" ? [event] : []));
-  const { host, mappedBytes } = planned!.plan.longest!.run;
+  const [planned] = events.flatMap((event) => (event.fact === "plan" ? [event] : []));
+  const { hostBytes, mappedBytes } = planned!.step!;
   expect(mappedBytes).toBeGreaterThan(0);
   const [total, policy] = planLines(planned!).filter((line) => /^(planned|policy)/.test(line));
   expect(total).toContain(
-    `, and ${formatBytes(host.peakBytes)} on the host, and ${formatBytes(mappedBytes)} mapped `,
+    `, and ${formatBytes(hostBytes)} on the host, and ${formatBytes(mappedBytes)} mapped `,
   );
   expect(policy).toMatch(
     /^policy: ([^,]* on the host, )?embeddings and vision tower in the checkpoint's files/,
@@ -92,7 +92,7 @@ it("a run's policy is kept, and can be given to another", async () => {
 it("a step down the ladder is told once, and remembered when the run goes on", async () => {
   const output = join(folder, "ladder");
   const before = live();
-  const hooks = { onEvent: failAfter("phase"), stopAfterMicroBatches: 3 };
+  const hooks = { onFact: failAfter("phase"), stopAfterMicroBatches: 3 };
   const { events } = await runWith({ ...options, output }, hooks);
   expect(noticesOf(events)).toEqual([
     expect.stringMatching(/^Step 1: .*texts\.jsonl:1: sample 0: out of memory/),
@@ -112,7 +112,7 @@ it("in an update it costs a notice, and the run ends with the same bytes", async
   const once = { ...options, gradient_accumulation: 1, policy: VISITING };
   await runWith({ ...once, output: peaceful });
   const before = live();
-  const { events, ...end } = await runWith({ ...once, output }, { onEvent: failAfter("microBatch") });
+  const { events, ...end } = await runWith({ ...once, output }, { onFact: failAfter("microBatch") });
   expect(end).toMatchObject({ result: { ended: "finished" } });
   expect(noticesOf(events)).toEqual([
     expect.stringMatching(/^The update of step 1: out of memory.* with the same result\.$/),
@@ -124,11 +124,11 @@ it("in an update it costs a notice, and the run ends with the same bytes", async
 it("without memory for the least part of an update the run ends with the way on, and leaves no tensor", async () => {
   const output = join(folder, "no-update");
   const before = live();
-  const onEvent = ({ event }: TrainEvent): void => {
-    if (event === "microBatch") setCap("cpu", memoryStats("cpu").liveBytes);
+  const onFact = ({ fact }: RunFact): void => {
+    if (fact === "microBatch") setCap("cpu", memoryStats("cpu").liveBytes);
   };
   const once = { ...options, gradient_accumulation: 1, policy: VISITING };
-  const outcome = await runWith({ ...once, output }, { onEvent });
+  const outcome = await runWith({ ...once, output }, { onFact });
   const { error } = outcome as { error: UserError };
   expect(error).toBeInstanceOf(UserError);
   expect(error.message).toMatch(/^The update of step 1 does not fit: /);
@@ -143,11 +143,11 @@ it("in an evaluation it costs an answer at most, and no loss", async () => {
   const told = new Set<string>();
   for (const n of [1, 40, 400, 500, 600, 700]) {
     const output = join(folder, `eval-${n}`);
-    const { events, ...end } = await runWith({ ...evaluated, output }, { onEvent: failAfter("step", n) });
+    const { events, ...end } = await runWith({ ...evaluated, output }, { onFact: failAfter("step", n) });
     failAtAllocation("cpu", 0);
     expect(end).toMatchObject({ result: { ended: "finished" } });
     const [evaluation, expected] = [events, peace.events].map((all) =>
-      all.flatMap((event) => (event.event === "eval" ? [event.record] : [])),
+      all.flatMap((event) => (event.fact === "eval" ? [event.record] : [])),
     );
     expect(evaluation![0]!.loss).toBeCloseTo(expected![0]!.loss, 5);
     const [notice = "nothing"] = noticesOf(events);

@@ -8,10 +8,11 @@ import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats, setCap } from "../../src/torch/device.ts";
 import { createGenerator } from "../../src/torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
-import { type Closers, openRun, type Run } from "../../src/train/loop/openRun.ts";
+import { type Closers, openRun } from "../../src/train/loop/openRun.ts";
+import type { Run } from "../../src/train/loop/run.ts";
 import { normWithin, updateWithin } from "../../src/train/loop/update.ts";
 import { trainOptions } from "../../src/train/options/options.ts";
-import { makeWorkplace } from "./trainRun.ts";
+import { factsInto, makeWorkplace } from "./trainRun.ts";
 
 /** Factors of 3,200 and 6,400 elements: the former keep float32 moments in 8 bits too, the latter take several tiles. */
 const RANK = 100;
@@ -75,7 +76,7 @@ it("goes down to tiles that fit, and at last without the copy of the gradients, 
     expect(stateOf(run)).toEqual(peaceful);
     expect(notices).toEqual(told.map((what) => expect.stringContaining(what)));
   }
-  run.backup.save();
+  run.loaded.backup.save();
   expect(memoryStats("cpu").liveBytes).toBe(liveBytes);
 });
 
@@ -110,12 +111,11 @@ async function openRunWith(
       ...more,
     },
   };
-  const hooks = { notice: (text: string) => void notices.push(text), onPlan: () => {} };
-  return await openRun(trainOptions(given), hooks, closers);
+  return await openRun(trainOptions(given), factsInto(notices), closers);
 }
 
 /** All tensors that an update changes, in order. */
-function tensorsOf({ optimizer }: Run): Tensor[] {
+function tensorsOf({ loaded: { optimizer } }: Run): Tensor[] {
   const ofMoment = (moment: Moment): Tensor[] => (isCodes(moment) ? [moment.codes, moment.absmax] : [moment]);
   return optimizer.parameters.flatMap(({ value, copy, gradient }, index) => {
     const { mean, square } = optimizer.moments[index]!;
@@ -125,7 +125,7 @@ function tensorsOf({ optimizer }: Run): Tensor[] {
 
 /** A state in the midst of training: gradients as random as factors, and moments of three steps before. */
 function startOf(run: Run): [Tensor, Tensor][] {
-  const { optimizer } = run;
+  const { optimizer } = run.loaded;
   for (let step = 0; step < 4; step++) {
     using generator = createGenerator(BigInt(step), "cpu");
     for (const { gradient } of optimizer.parameters)
@@ -144,8 +144,8 @@ function restore(start: [Tensor, Tensor][]): void {
 /** The fourth update, from the start. */
 function update(run: Run, start: [Tensor, Tensor][], disturb = (): void => {}): void {
   restore(start);
-  run.optimizer.stepsDone = 3;
-  run.optimizer.tileElements = TILE_ELEMENTS;
+  run.loaded.optimizer.stepsDone = 3;
+  run.loaded.optimizer.tileElements = TILE_ELEMENTS;
   disturb();
   updateWithin(run, RATE, () => 0.5);
 }

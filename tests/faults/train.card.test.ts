@@ -112,7 +112,7 @@ it.skipIf(cudaDevices() > 0)(
     const report = new TrainReport(
       new Output({ json: true, stdout: sink, stderr: { write: () => {} }, environment: {} }),
     );
-    for (const event of told.events) report.show(event);
+    for (const event of told.events) report.take(event);
     expect(lines.map((line) => JSON.parse(line))).toEqual([
       expect.objectContaining({ step: 1, idleCard: words }),
     ]);

@@ -3,9 +3,10 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { planLines } from "../../src/cli/run/planLines.ts";
+import type { SampleSource } from "../../src/data/samples/sample.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
-import { hashesBelow, makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
+import { hashesBelow, makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 /** Least for all but the longest answer, and enough for all. */
 const MEMORIES = [2_100_000, 6_000_000];
@@ -15,19 +16,19 @@ const { folder, input } = await makeWorkplace();
 it("come every so many steps and at the end; the adapter with the lowest loss is kept beside the last", async () => {
   const output = join(folder, "run");
   const bests: { step: number; hashes: unknown }[] = [];
-  const onEvent = (event: TrainEvent): void => {
-    if (event.event === "eval" && event.best)
+  const onFact = (event: RunFact): void => {
+    if (event.fact === "eval" && event.best)
       bests.push({ step: event.record.step, hashes: hashesBelow(join(output, "best")) });
   };
   const one = join(folder, "one.jsonl"); // learning it by heart makes the others worse
   writeFileSync(one, readFileSync(input.data, "utf8").split("\n")[0]!);
   const learning = { data: one, max_steps: 7, learning_rate: 0.1, lr_schedule: "constant" as const };
   const options = { ...input, ...learning, eval_data: input.data, eval_every: 2, output };
-  const { events } = await runWith(options, { onEvent });
+  const { events } = await runWith(options, { onFact });
 
   const records = await readRecords<EvalRecord>(join(output, "evals.jsonl"));
   expect(records.map(({ step }) => step)).toEqual([2, 4, 6, 7]);
-  expect(events.flatMap((event) => (event.event === "eval" ? [event.record] : []))).toEqual(records);
+  expect(events.flatMap((event) => (event.fact === "eval" ? [event.record] : []))).toEqual(records);
   for (const { samples, labelTokens, exactMatch, anls } of records) {
     expect([samples, labelTokens]).toEqual([7, 75]);
     expect(exactMatch).toBeGreaterThanOrEqual(0);
@@ -84,9 +85,9 @@ it("answers that the plan has no room for are told at the start and count as wro
     const options = { ...input, data, eval_data, max_steps: 1, max_length: 3000, memory, output };
     const { events, ...end } = await runWith(options);
     expect(end).toMatchObject({ result: { ended: "finished" } });
-    const [planned] = events.flatMap((event) => (event.event === "plan" ? [event] : []));
-    const { left, count } = planned!.answers!;
-    expect(count).toBe(3);
+    const [planned] = events.flatMap((event) => (event.fact === "plan" ? [event] : []));
+    const { count: left, total } = planned!.evaluation!.unanswered ?? { count: 0, total: 3 };
+    expect(total).toBe(3);
     const told = planLines(planned!).filter((line) => line.includes(`${left} of the evaluation's 3 answers`));
     expect(told).toHaveLength(left > 0 ? 1 : 0);
     const [record] = await readRecords<EvalRecord>(join(output, "evals.jsonl"));
@@ -95,4 +96,40 @@ it("answers that the plan has no room for are told at the start and count as wro
     found.add(left);
   }
   expect([...found].sort()).toEqual([0, 1]);
+});
+
+it("val_size sets samples aside, documents whole: they are evaluated on and never trained on, also after a resume", async () => {
+  const data = join(folder, "documents.jsonl");
+  const texts = readFileSync(input.data, "utf8")
+    .trimEnd()
+    .split("\n")
+    .filter((_, at) => at !== 2 && at !== 5);
+  const records = texts.map((line, at) => JSON.stringify({ ...JSON.parse(line), id: `document-${at >> 1}` }));
+  writeFileSync(data, records.map((record) => `${record}\n`).join("")); // documents of 2, 2 and 1 samples
+  const options = { ...input, data, val_size: 2, shuffle: true, epochs: 3, save_every: 1 };
+  const [whole, parts] = [join(folder, "val-whole"), join(folder, "val-parts")];
+  const { events } = await runWith({ ...options, output: whole });
+  const indexes = (found: readonly SampleSource[]): number[] =>
+    [...new Set(found.map(({ index }) => index))].sort();
+  const trained = indexes(events.flatMap((fact) => (fact.fact === "microBatch" ? fact.samples : [])));
+  const [evaluated] = events.flatMap((fact) => (fact.fact === "eval" ? [fact] : []));
+  const aside = indexes(evaluated!.losses.map(({ sample }) => sample));
+  expect([...trained, ...aside].sort()).toEqual([0, 1, 2, 3, 4]);
+  expect([
+    [0, 1],
+    [2, 3],
+    [0, 1, 4],
+    [2, 3, 4],
+  ]).toContainEqual(aside);
+  expect(noticesOf(events)).toContainEqual(
+    expect.stringContaining(`${aside.length} of 5 samples set aside for evaluation`),
+  );
+
+  await runWith({ ...options, output: parts }, { stopAfterMicroBatches: 2 });
+  const rest = await runWith({ ...options, output: parts, resume: true });
+  expect(rest).toMatchObject({ result: { ended: "finished" } });
+  expect(resultOf(parts)).toEqual(resultOf(whole));
+  expect(await runWith({ ...options, val_size: 0.5, output: whole, resume: true })).toMatchObject({
+    error: { message: expect.stringContaining("val_size was 2, is 0.5") },
+  });
 });

@@ -5,8 +5,8 @@ import { expect, it } from "vitest";
 import { planLines } from "../../src/cli/run/planLines.ts";
 import { UserError } from "../../src/errors.ts";
 import { memoryStats, setCap } from "../../src/torch/device.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
@@ -29,13 +29,13 @@ const options: TrainInput = {
 };
 
 let runs = 0;
-async function evaluated(more: Partial<TrainInput>, onEvent?: (event: TrainEvent) => void) {
+async function evaluated(more: Partial<TrainInput>, onFact?: (event: RunFact) => void) {
   const output = join(folder, `run-${++runs}`);
   const { events, ...end } = await runWith({ ...options, ...more, output } as TrainInput, {
-    ...(onEvent && { onEvent }),
+    ...(onFact && { onFact }),
   });
   const records = await readRecords<EvalRecord>(join(output, "evals.jsonl")).catch(() => []);
-  const [plan] = events.flatMap((event) => (event.event === "plan" ? [event] : []));
+  const [plan] = events.flatMap((event) => (event.fact === "plan" ? [event] : []));
   return { events, end, records, plan, notices: noticesOf(events) };
 }
 
@@ -44,8 +44,8 @@ const TIGHT = 700_000;
 
 it("a sample that has room under some policy is evaluated under it, within what was planned, and the plan tells what it takes", async () => {
   const free = await evaluated({ memory: 50_000_000 });
-  const most = free.plan!.losses!.largest!;
-  expect(most.sample.tokens).toBe(LONG);
+  const most = free.plan!.evaluation!.loss!;
+  expect(most.tokens).toBe(LONG);
   for (const [memory, what] of [
     [50_000_000, "an answer to"],
     [4_000_000, "the loss of"],
@@ -54,11 +54,11 @@ it("a sample that has room under some policy is evaluated under it, within what 
     const told = planLines(plan!).filter((line) => line.startsWith("an evaluation takes more, "));
     expect(told).toEqual([expect.stringContaining(`for ${what} ${held}:2: sample 1, 4,000 tokens`)]);
   }
-  const leaner = await evaluated({ memory: most.run.budgetedBytes - 1 });
-  const { largest } = leaner.plan!.losses!;
-  expect(largest!.policy).not.toEqual(most.policy);
-  expect(largest!.run.budgetedBytes).toBeLessThan(most.run.budgetedBytes);
-  const exactly = await evaluated({ memory: largest!.run.budgetedBytes });
+  const leaner = await evaluated({ memory: most.limitedBytes - 1 });
+  const { loss } = leaner.plan!.evaluation!;
+  expect(loss!.concessions).not.toEqual(most.concessions);
+  expect(loss!.limitedBytes).toBeLessThan(most.limitedBytes);
+  const exactly = await evaluated({ memory: loss!.limitedBytes });
   for (const { end, records, notices } of [free, leaner, exactly]) {
     expect(end).toMatchObject({ result: { ended: "finished" } });
     expect(notices.filter((text) => text.startsWith("Evaluation"))).toEqual([]);
@@ -103,8 +103,8 @@ it("where another policy of the run would have room for it, the refusal has that
 });
 
 it("memory that is gone in the midst of a run costs the samples that need it, told one by one, and not the run", async () => {
-  const cap = (spareBytes: number) => (event: TrainEvent) => {
-    if (event.event === "step") setCap("cpu", memoryStats("cpu").liveBytes + spareBytes);
+  const cap = (spareBytes: number) => (event: RunFact) => {
+    if (event.fact === "step") setCap("cpu", memoryStats("cpu").liveBytes + spareBytes);
   };
   const some = await evaluated({}, cap(400_000));
   expect(some.end).toMatchObject({ result: { ended: "finished" } });

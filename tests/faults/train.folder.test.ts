@@ -84,7 +84,7 @@ it("an old checkpoint that can't be removed is told of, and ends no run", async 
 it("a resumed run begins with the records of the steps before", async () => {
   await runWith({ ...options, max_steps: 4 } as TrainInput, { stopAfterMicroBatches: 3 });
   const { events } = await runWith({ ...options, max_steps: 4, resume: true } as TrainInput);
-  const start = events.find((event) => event.event === "start");
+  const start = events.find((event) => event.fact === "start");
   expect(start?.stepsBefore.map(({ step }) => step)).toEqual([1, 2, 3]);
 });
 

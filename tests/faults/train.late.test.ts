@@ -7,7 +7,7 @@ import { momentTensors } from "../../src/step/optimizer/savedState.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
-import type { Run } from "../../src/train/loop/openRun.ts";
+import type { Run } from "../../src/train/loop/run.ts";
 import { makeWorkplace, resultOf, runWith } from "./trainRun.ts";
 
 const card = vi.hoisted(() => ({ isThere: true }));
@@ -41,7 +41,7 @@ vi.mock("../../src/train/loop/update.ts", async (original) => {
   return { ...own, updateWithin };
 });
 
-function trainedBytes({ optimizer }: Run): string {
+function trainedBytes({ loaded: { optimizer } }: Run): string {
   const moments = momentTensors(optimizer).map(([, tensor]) => tensor);
   const tensors: Tensor[] = [...optimizer.parameters.map(({ value }) => value), ...moments];
   return scope(() => tensors.map((x) => Buffer.from(x.toBytes()).toString("base64")).join());
@@ -56,7 +56,7 @@ beforeEach(() => {
   Object.assign(bad, { seen: 0, microBatch: Number.POSITIVE_INFINITY });
   updates.changed.length = 0;
 });
-type Failed = { error: UserError; events: { event: string }[] };
+type Failed = { error: UserError; events: { fact: string }[] };
 const stepsOf = async (): Promise<number[]> =>
   (await readRecords<StepRecord>(join(output, "steps.jsonl"))).map(({ step }) => step);
 
@@ -85,7 +85,7 @@ describe("a sample whose loss is not a number", () => {
       expect(updates.changed).toEqual(changed);
       const steps = Array.from({ length: step - 1 }, (_, index) => index + 1);
       expect(await stepsOf()).toEqual(steps);
-      expect(events.filter(({ event }) => event === "step")).toHaveLength(steps.length);
+      expect(events.filter(({ fact }) => fact === "step")).toHaveLength(steps.length);
       expect([memoryStats("cpu").liveBytes, liveTensors()]).toEqual(before);
     },
   );
@@ -93,10 +93,10 @@ describe("a sample whose loss is not a number", () => {
   it("is named also where the next picture is gone, which was found out later", async () => {
     bad.microBatch = 2;
     const hidden = pictures.map((path) => [path, `${path}.away`] as const);
-    const onEvent = ({ event }: { event: string }): void => {
-      if (event === "start") for (const [path, away] of hidden) renameSync(path, away);
+    const onFact = ({ fact }: { fact: string }): void => {
+      if (fact === "start") for (const [path, away] of hidden) renameSync(path, away);
     };
-    const { error } = (await runWith({ ...input, ...options, output }, { onEvent })) as Failed;
+    const { error } = (await runWith({ ...input, ...options, output }, { onFact })) as Failed;
     for (const [path, away] of hidden) renameSync(away, path);
     expect(error.message).toContain("Step 2: the loss of");
     expect(existsSync(join(output, "checkpoint-1"))).toBe(false);
@@ -122,7 +122,7 @@ describe("before it is told", () => {
       const outcome = await runWith({ ...given, output, resume }, { stopAfterMicroBatches: 1 });
       if (!("result" in outcome)) throw outcome.error;
       if (outcome.result.ended === "finished") break;
-      const told = outcome.events.filter(({ event }) => event === "microBatch");
+      const told = outcome.events.filter(({ fact }) => fact === "microBatch");
       expect(told.length).toBe(2); // the second was queued when the first had been told
       stops++;
     }

@@ -5,8 +5,8 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { LOCK_FILE, lockOutput } from "../../src/train/folder/runLock.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
 import { makeWorkplace, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
@@ -14,10 +14,10 @@ const { folder, input } = await makeWorkplace();
 it("a second run into the folder is refused while the first goes on, which ends as if alone and gives the folder up", async () => {
   const output = join(folder, "twice");
   let second: Promise<unknown> | undefined;
-  const onEvent = ({ event }: TrainEvent): void => {
-    if (event === "start") second = runWith({ ...input, max_steps: 1, output });
+  const onFact = ({ fact }: RunFact): void => {
+    if (fact === "start") second = runWith({ ...input, max_steps: 1, output });
   };
-  const first = await runWith({ ...input, max_steps: 2, output }, { onEvent });
+  const first = await runWith({ ...input, max_steps: 2, output }, { onFact });
   expect(first).toMatchObject({ result: { ended: "finished" } });
   const { error } = (await second) as { error: UserError };
   expect(error).toBeInstanceOf(UserError);

@@ -204,7 +204,7 @@ it("refuses to go on as another run, and names what differs", async () => {
   expect(outcome).toMatchObject({
     error: { message: expect.stringContaining("learning_rate was 0.01, is 0.5") },
   });
-  expect(outcome.events.filter(({ event }) => event !== "check")).toEqual([]); // before anything is planned or loaded
+  expect(outcome.events.filter(({ fact }) => fact !== "check" && fact !== "end")).toEqual([]); // before anything is planned or loaded
   expect(await runWith({ ...input, max_steps: 4, output })).toMatchObject({
     error: { message: expect.stringMatching(/holds a run that stopped at step 2 of 4/) },
   });

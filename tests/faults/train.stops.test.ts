@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { UserError } from "../../src/errors.ts";
 import { liveTensors, memoryStats } from "../../src/torch/device.ts";
-import { type TrainEvent, train } from "../../src/train/loop/trainer.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
+import { train } from "../../src/train/loop/trainer.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
@@ -101,16 +102,16 @@ describe("too little memory", () => {
 
 describe("a picture that vanishes during the run", () => {
   const away = (path: string): string => `${path}.away`;
-  const hide = (paths: string[]) => (event: { event: string }) => {
-    if (event.event === "start") for (const path of paths) renameSync(path, away(path));
+  const hide = (paths: string[]) => (event: { fact: string }) => {
+    if (event.fact === "start") for (const path of paths) renameSync(path, away(path));
   };
   afterEach(() => {
     for (const path of pictures) if (existsSync(away(path))) renameSync(away(path), path);
   });
 
   it("stops it with the sample, the picture and the way on", async () => {
-    const onEvent = hide(pictures);
-    const { message, fix } = await errorOf({ max_steps: 9, save_every: 1 }, { onEvent });
+    const onFact = hide(pictures);
+    const { message, fix } = await errorOf({ max_steps: 9, save_every: 1 }, { onFact });
     expect(message).toContain(`${input.data}:3: sample 2 shows a picture that can't be used.`);
     expect(message).toContain(pictures[0]);
     expect(fix).toContain(`npx lorafit train --resume ${output}`);
@@ -120,9 +121,9 @@ describe("a picture that vanishes during the run", () => {
   });
 
   it("is told after what was learned up to it has been saved", async () => {
-    const onEvent = hide(pictures);
+    const onFact = hide(pictures);
     const given = { max_steps: 5, gradient_accumulation: 2, lora_dropout: 0.1 };
-    const { fix } = await errorOf(given, { onEvent }); // the third sample is the second step's first
+    const { fix } = await errorOf(given, { onFact }); // the third sample is the second step's first
     expect(fix).toContain(`The last good checkpoint is ${join(output, "checkpoint-1")}.`);
     for (const path of pictures) renameSync(away(path), path);
     expect(await runWith({ ...input, ...given, output, resume: true })).toMatchObject({
@@ -135,8 +136,8 @@ describe("a picture that vanishes during the run", () => {
 
   it("behind a disk that does not answer keeps no run from being stopped and saved", async () => {
     const [picture] = pictures as [string];
-    const silent = (event: TrainEvent): void => {
-      if (event.event !== "start") return;
+    const silent = (event: RunFact): void => {
+      if (event.fact !== "start") return;
       renameSync(picture, away(picture));
       execFileSync("mkfifo", [picture]); // to read it waits for someone who writes
     };
@@ -145,10 +146,14 @@ describe("a picture that vanishes during the run", () => {
     let steps = 0;
     const end = await train(options, {
       signal: interruption.signal,
-      onEvent: (event) => {
-        silent(event);
-        if (event.event === "step" && ++steps === 2) setTimeout(() => interruption.abort(), 50);
-      },
+      sinks: [
+        {
+          take: (fact) => {
+            silent(fact);
+            if (fact.fact === "step" && ++steps === 2) setTimeout(() => interruption.abort(), 50);
+          },
+        },
+      ],
     });
     expect(end).toEqual({ ended: "interrupted", step: 2, checkpoint: join(output, "checkpoint-2") });
     closeSync(openSync(picture, constants.O_WRONLY | constants.O_NONBLOCK)); // which ends the read
@@ -160,7 +165,7 @@ describe("a picture that vanishes during the run", () => {
     const data = join(folder, "text.jsonl");
     writeFileSync(data, readFileSync(input.data, "utf8").split("\n").slice(0, 2).join("\n"));
     const given = { data, max_steps: 4, eval_data: input.data, eval_every: 3, lora_dropout: 0.1 };
-    const { message, fix } = await errorOf(given, { onEvent: hide(pictures) });
+    const { message, fix } = await errorOf(given, { onFact: hide(pictures) });
     expect(message).toContain(`${input.data}:3: sample 2 shows a picture that can't be used.`);
     expect(fix).toContain(`The last good checkpoint is ${join(output, "checkpoint-3")}.`);
     for (const path of pictures) renameSync(away(path), path);
@@ -171,7 +176,7 @@ describe("a picture that vanishes during the run", () => {
   });
 
   it("and stays away is asked for on resume, or a new run is offered that does without it", async () => {
-    await errorOf({ max_steps: 9, save_every: 1 }, { onEvent: hide(pictures) });
+    await errorOf({ max_steps: 9, save_every: 1 }, { onFact: hide(pictures) });
     const { message, fix } = await errorOf({ max_steps: 9, save_every: 1, resume: true });
     expect(message).toContain(
       `${pictures[0]}: there is no such picture.\n    Put it there, or correct the path.`,
@@ -183,9 +188,9 @@ describe("a picture that vanishes during the run", () => {
   });
 
   it("with skip_bad is left out, said once, and the run ends when the rest is done", async () => {
-    const onEvent = hide(pictures);
+    const onFact = hide(pictures);
     const options = { ...input, output, epochs: 3, gradient_accumulation: 5, skip_bad: true };
-    const { events, ...end } = await runWith(options, { onEvent });
+    const { events, ...end } = await runWith(options, { onFact });
     expect(end).toMatchObject({ result: { ended: "finished", step: 3 } }); // 15 samples of 21
     expect(noticesOf(events).filter((text) => text.startsWith("left out: "))).toHaveLength(2);
   });
@@ -194,7 +199,7 @@ describe("a picture that vanishes during the run", () => {
     const data = join(folder, "pictures.jsonl");
     const lines = readFileSync(input.data, "utf8").split("\n");
     writeFileSync(data, `${lines[2]}\n${lines[5]}\n`);
-    const { message } = await errorOf({ data, max_steps: 9, skip_bad: true }, { onEvent: hide(pictures) });
+    const { message } = await errorOf({ data, max_steps: 9, skip_bad: true }, { onFact: hide(pictures) });
     expect(message).toContain("shows a picture that can't be used");
   });
 });
@@ -225,9 +230,9 @@ it("timers fire between the segments of a step", async () => {
   await runWith(
     { ...input, output, max_steps: 1 },
     {
-      onEvent: ({ event }) => {
-        if (event === "phase" && phases++ === 0) turnsInStep = -turns;
-        if (event === "microBatch") turnsInStep += turns;
+      onFact: ({ fact }) => {
+        if (fact === "phase" && phases++ === 0) turnsInStep = -turns;
+        if (fact === "microBatch") turnsInStep += turns;
       },
     },
   );

@@ -6,7 +6,9 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll } from "vitest";
 import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
-import { type TrainEvent, type TrainResult, train } from "../../src/train/loop/trainer.ts";
+import { FactStream } from "../../src/train/facts/factStream.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
+import { type TrainResult, train } from "../../src/train/loop/trainer.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { lcg } from "../helpers/randomModel.ts";
 
@@ -63,25 +65,30 @@ export async function makeWorkplace(): Promise<Workplace> {
 /** A run to its end or to an error, with what it told. */
 export async function runWith(
   input: TrainInput,
-  { stopAfterMicroBatches = Number.POSITIVE_INFINITY, onEvent = (_: TrainEvent): void => {} } = {},
-): Promise<{ events: TrainEvent[] } & ({ result: TrainResult } | { error: unknown })> {
-  const events: TrainEvent[] = [];
+  { stopAfterMicroBatches = Number.POSITIVE_INFINITY, onFact = (_: RunFact): void => {} } = {},
+): Promise<{ events: RunFact[] } & ({ result: TrainResult } | { error: unknown })> {
+  const events: RunFact[] = [];
   const interruption = new AbortController();
   let microBatches = 0;
-  const hear = (event: TrainEvent): void => {
+  const hear = (event: RunFact): void => {
     events.push(event);
-    onEvent(event);
-    if (event.event === "microBatch" && ++microBatches === stopAfterMicroBatches) interruption.abort();
+    onFact(event);
+    if (event.fact === "microBatch" && ++microBatches === stopAfterMicroBatches) interruption.abort();
   };
   try {
-    return { events, result: await train(input, { signal: interruption.signal, onEvent: hear }) };
+    return { events, result: await train(input, { signal: interruption.signal, sinks: [{ take: hear }] }) };
   } catch (error) {
     return { events, error };
   }
 }
 
-export function noticesOf(events: readonly TrainEvent[]): string[] {
-  return events.flatMap((event) => (event.event === "notice" ? [event.text] : []));
+/** A stream whose notices go into a list. */
+export function factsInto(notices: string[]): FactStream {
+  return new FactStream([{ take: (fact) => void notices.push(...noticesOf([fact])) }]);
+}
+
+export function noticesOf(events: readonly RunFact[]): string[] {
+  return events.flatMap((event) => (event.fact === "notice" || event.fact === "leaner" ? [event.text] : []));
 }
 
 /** All of a run's result that must not depend on when it was stopped: adapters to the byte, and the numbers of its logs. */
@@ -103,11 +110,16 @@ export function hashesBelow(folder: string): [file: string, sha256: string][] {
   return names.map((name) => [name, hashOf(join(folder, name))]);
 }
 
+const OF_CLOCK_OR_PROCESS = [
+  ...["stepMs", "tokensPerSecond", "dataWaitRatio", "slowest", "peakBytes", "peakByCategory"],
+];
+
 /** Records without what a clock or the history of the process has said. */
 function numbersOf(path: string): object[] {
   const lines = readFileSync(path, "utf8").split("\n").filter(Boolean);
   return lines.map((line) => {
-    const { stepMs: _, tokensPerSecond: __, dataWaitRatio: ___, peakBytes: ____, ...rest } = JSON.parse(line);
-    return rest;
+    const record = JSON.parse(line);
+    for (const field of OF_CLOCK_OR_PROCESS) delete record[field];
+    return record;
   });
 }

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
-import { type TrainEvent, train } from "../../src/train/loop/trainer.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
+import { train } from "../../src/train/loop/trainer.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { GOLDEN_DATA } from "../helpers/goldenBatch.ts";
 import { golden } from "../helpers/shared.ts";
@@ -42,13 +43,13 @@ const options: TrainInput = {
 };
 
 describe("ten steps of the official code", () => {
-  const events: TrainEvent[] = [];
+  const events: RunFact[] = [];
   beforeAll(async () => {
-    await train(options, { onEvent: (event) => events.push(event) });
+    await train(options, { sinks: [{ take: (fact) => void events.push(fact) }] });
   }, SLOW_MACHINE_MS);
 
   it("follows the loss of every micro-batch", () => {
-    const losses = events.flatMap((event) => (event.event === "microBatch" ? [event.loss] : []));
+    const losses = events.flatMap((event) => (event.fact === "microBatch" ? [event.loss] : []));
     expect(losses).toMatchArray(
       expected.flatMap(({ micro_losses }) => micro_losses),
       { atol: tolerance },

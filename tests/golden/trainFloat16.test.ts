@@ -60,7 +60,7 @@ it("skips steps whose gradients overflow, halves the scale each time, and an int
   expect(skips.length).toBeGreaterThan(1);
   expect(skips.length).toBeLessThan(12);
   expect(await lossesOf(whole)).toHaveLength(12 - skips.length);
-  expect(events.filter(({ event }) => event === "defect")).toEqual([]);
+  expect(events.filter(({ fact }) => fact === "defect")).toEqual([]);
 
   const parted = join(folder, "parted");
   await runWith({ ...options, output: parted }, { stopAfterMicroBatches: skips.length + 1 });

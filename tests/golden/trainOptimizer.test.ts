@@ -38,7 +38,7 @@ async function run(input: RunInput, stopAfterMicroBatches?: number): Promise<Out
   const done = await runWith(input, stopAfterMicroBatches === undefined ? {} : { stopAfterMicroBatches });
   if ("error" in done) throw done.error;
   const records = done.events.flatMap((event): StepRecord[] =>
-    event.event === "step" ? [event.record] : [],
+    event.fact === "step" ? [event.record] : [],
   );
   return {
     losses: records.map(({ loss }) => loss),

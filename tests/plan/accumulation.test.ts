@@ -51,7 +51,7 @@ it.each([
       const output = join(folder, `${place}-${gradient_accumulation}`);
       const { events, ...end } = await runWith({ ...options, gradient_accumulation, host_memory, output });
       expect(end).toMatchObject({ result: { ended: "finished" } });
-      const [peaks] = events.flatMap((event) => (event.event === "step" ? [event.peaks] : []));
+      const [peaks] = events.flatMap((event) => (event.fact === "step" ? [event.peaks] : []));
       const planned = plannedWith(gradient_accumulation, host_memory);
       expect({ device: peaks!.planned!.device.peakBytes, host: peaks!.planned!.host.peakBytes }).toEqual(
         planned,
@@ -69,7 +69,7 @@ it("a run tells of the copy in the lines of its plan, and of none where a step h
     const output = join(folder, `lines-${gradient_accumulation}`);
     const given = { ...options, policy: undefined, gradient_accumulation, output };
     const { events } = await runWith(given);
-    const lines = events.flatMap((event) => (event.event === "plan" ? planLines(event) : []));
+    const lines = events.flatMap((event) => (event.fact === "plan" ? planLines(event) : []));
     const told = lines.filter((line) => line.includes("6.3 KiB on the host are a copy of the gradients"));
     expect(told).toHaveLength(gradient_accumulation === 1 ? 0 : 1);
   }

@@ -16,6 +16,7 @@ import { emptyModel } from "../../src/plan/dryRun/sharedParts.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";
 import { loadedModel } from "../../src/train/machine/modelPlanner.ts";
+import { withOpened } from "../../src/train/machine/openedModel.ts";
 import { visionOf } from "../helpers/randomModel.ts";
 
 const root = mkdtempSync(join(tmpdir(), "loading-"));
@@ -73,7 +74,9 @@ describe("a plan's host pool", () => {
       for (const bases of asked) {
         if (stored === "quantised" && bases.base === "fp8") continue; // can't be had of it
         const folder = join(root, stored);
-        const planned = loadedModel(folder, { ...bases, dtypeFor: () => dtype });
+        const planned = withOpened(folder, (opened) =>
+          loadedModel(opened, { ...bases, dtypeFor: () => dtype }),
+        );
         const [cpu, meta] = [hostBytes("cpu"), hostBytes("meta")];
         const model = loadModel(folder, { device: "cpu", dtype, ...bases, ...loadingOf(policy) });
         const shape = { ...planned, policy, target: "cpu" } as Configuration;

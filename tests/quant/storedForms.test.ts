@@ -14,6 +14,7 @@ import { quantizedTensors, readQuantized } from "../../src/nn/frozen/storedTenso
 import { fromArray, fromBytes } from "../../src/torch/create.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { noticeStored } from "../../src/train/machine/compute.ts";
+import { withOpened } from "../../src/train/machine/openedModel.ts";
 import { relativeDifference } from "../helpers/randomModel.ts";
 import { golden } from "../helpers/shared.ts";
 import { matrixBytes } from "./matrixBytes.ts";
@@ -128,8 +129,8 @@ describe("a checkpoint that is quantised otherwise", () => {
     expect(hasFullAbsmax(weights)).toBe(true);
     weights.close();
     const notices: string[] = [];
-    noticeStored(full, (text) => notices.push(text));
-    noticeStored(golden("tiny"), (text) => notices.push(text));
+    for (const folder of [full, golden("tiny")])
+      withOpened(folder, (opened) => noticeStored(opened, (text) => notices.push(text)));
     expect(notices).toEqual([expect.stringContaining("rounded to 8 bits")]);
   });
 });

@@ -13,7 +13,7 @@ import { queueStep, trainStep } from "../../src/step/step.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { native } from "../../src/torch/native.ts";
 import { dispose, scope } from "../../src/torch/tensor.ts";
-import type { TrainEvent } from "../../src/train/loop/trainer.ts";
+import type { RunFact } from "../../src/train/facts/runFact.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, resultOf, runWith } from "../faults/trainRun.ts";
 import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
@@ -126,13 +126,13 @@ describe("a run", async () => {
     card.isThere = beside;
     card.onUpdate = () => order.push("update");
     const waits = watchWaits((wait) => wait !== "read" && order.push(wait === "copy" ? "wait" : "save"));
-    const onEvent = (event: TrainEvent): void => {
-      if (event.event === "phase" && event.phase.phase === "backward" && event.phase.done === 2)
+    const onFact = (event: RunFact): void => {
+      if (event.fact === "phase" && event.phase.phase === "backward" && event.phase.done === 2)
         order.push(`queued ${event.step}.${event.microBatch}`);
-      if (event.event === "microBatch") order.push(`told ${event.step}.${event.microBatch}`);
-      if (event.event === "step") order.push(`told ${event.record.step}`);
+      if (event.fact === "microBatch") order.push(`told ${event.step}.${event.microBatch}`);
+      if (event.fact === "step") order.push(`told ${event.record.step}`);
     };
-    const outcome = await runWith({ ...input, ...options } as TrainInput, { onEvent });
+    const outcome = await runWith({ ...input, ...options } as TrainInput, { onFact });
     waits.stop();
     expect(outcome).toMatchObject({ result: { ended: "finished" } });
     return order;

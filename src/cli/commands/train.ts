@@ -10,10 +10,14 @@ export async function run(options: OptionsOf<"train">, output: Output): Promise<
   const result = await interruptible(output, "stopping after this micro-batch", ({ signal, listen }) =>
     train(options, {
       signal,
-      onEvent: (event) => {
-        if (event.event === "start") listen(); // before that there is nothing to save
-        report.show(event);
-      },
+      sinks: [
+        {
+          take: (fact) => {
+            if (fact.fact === "start") listen(); // before that there is nothing to save
+            report.take(fact);
+          },
+        },
+      ],
     }),
   );
   report.end(result, options.output);

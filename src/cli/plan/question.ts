@@ -13,6 +13,7 @@ import type { Policy } from "../../step/policy.ts";
 import type { DType } from "../../torch/dtypes.ts";
 import { basesOf } from "../../train/machine/compute.ts";
 import { loadedModel } from "../../train/machine/modelPlanner.ts";
+import { withOpened } from "../../train/machine/openedModel.ts";
 import { trainOptions } from "../../train/options/options.ts";
 import { policyOfClass, readPolicies } from "../../train/options/policyFiles.ts";
 import type { PlanOptions } from "./options.ts";
@@ -132,7 +133,7 @@ function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<Plann
     return { model: PRESETS[model]!, dtype: half, ...bases, mapsWeights: true };
   }
   const dtypeFor = (stored: DType): PlannedModel["dtype"] => (stored === "float32" ? "float32" : half);
-  return loadedModel(model, { dtypeFor, ...bases });
+  return withOpened(model, (opened) => loadedModel(opened, { dtypeFor, ...bases }));
 }
 
 /** The card of a name, one as fast as cards of so much memory are, or one that many have. */

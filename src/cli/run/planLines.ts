@@ -1,15 +1,10 @@
 /** A run's plan in lines: what it takes and gives up before the run, and planned beside measured after its first step and at its end. */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { formatBytes, formatCount, plural } from "../../errors.ts";
-import type { DryRun } from "../../plan/dryRun/dryRun.ts";
-import { concessionsOf } from "../../plan/policyWords.ts";
 import type { Category } from "../../torch/device.ts";
+import type { DefectTrace, StepPeaks } from "../../train/facts/peaks.ts";
+import type { DefectFact, NamedSample, PlanFact, PlannedMemory } from "../../train/facts/runFact.ts";
 import { DEFECTS_FILE } from "../../train/folder/runLog.ts";
-import type { DefectTrace } from "../../train/loop/defectTrace.ts";
-import type { PlannedRun } from "../../train/loop/openRun.ts";
-import type { StepPeaks } from "../../train/loop/peakWatch.ts";
-import type { TrainEvent } from "../../train/loop/trainer.ts";
-import { forwardOnly, type PlannedLoss } from "../../train/planning/evalLossPlan.ts";
 
 const NAMES = {
   weights: "frozen base",
@@ -27,84 +22,75 @@ const NAMES = {
 /** Categories that are named one by one; what is left of the peak is a rest. */
 const SHOWN_CATEGORIES = 5;
 
-/** None where nothing was planned. */
-export function planLines(planned: PlannedRun): string[] {
-  return [...stepLines(planned), ...lossLines(planned), ...answerLines(planned)];
+/** Returns the lines about a plan; none if nothing was planned. */
+export function planLines(plan: Omit<PlanFact, "fact">): string[] {
+  return [...stepLines(plan), ...evaluationLines(plan)];
 }
 
-function stepLines({ plan, demand, planner, limits }: PlannedRun): string[] {
-  const { longest } = plan;
-  if (!longest || !limits) return [];
-  const { run, policy } = longest;
-  const of = Number.isFinite(limits.budgetBytes) ? ` of ${formatBytes(limits.budgetBytes)}` : "";
-  const tokens = `${formatCount(demand.mostTokens)} tokens`;
+function stepLines({ step, limits, mostTokens, longest, gradientCopy }: Omit<PlanFact, "fact">): string[] {
+  if (!step) return [];
+  const of = limits.deviceBytes === undefined ? "" : ` of ${formatBytes(limits.deviceBytes)}`;
+  const tokens = `${formatCount(mostTokens)} tokens`;
   const largest =
-    demand.mostTokens > demand.longest.tokens
+    mostTokens > longest.tokens
       ? `micro-batches of up to ${tokens}`
-      : `the longest sample, ${describeSource(demand.longest.source)}, ${tokens}`;
-  const gives = concessionsOf(policy, planner.config, { mapped: run.mappedParts });
+      : `the longest sample, ${describeSource(longest.sample)}, ${tokens}`;
+  const { concessions } = step;
   return [
-    `planned ${formatBytes(run.budgetedBytes)}${of}${beside(run)}, for ${largest}: ${partsOf(run.device.categories)}`,
-    ...copyLine(plan),
-    `policy: ${gives.length > 0 ? gives.join(", ") : "nothing given up"}; shorter micro-batches give up less where they can`,
+    `planned ${formatBytes(step.limitedBytes)}${of}${beside(step)}, for ${largest}: ${partsOf(step.byCategory)}`,
+    ...copyLine(gradientCopy),
+    `policy: ${concessions.length > 0 ? concessions.join(", ") : "nothing given up"}; shorter micro-batches give up less where they can`,
   ];
 }
 
-/** What lies elsewhere: in the host's memory, and frozen weights that are read from where the checkpoint lies. */
-function beside({ host, mappedBytes }: DryRun): string {
+/** Names what lies elsewhere: in the host's memory, and frozen weights that are read from the checkpoint's files. */
+function beside({ hostBytes, mappedBytes }: PlannedMemory): string {
   return [
-    ...(host.peakBytes > 0 ? [`${formatBytes(host.peakBytes)} on the host`] : []),
+    ...(hostBytes > 0 ? [`${formatBytes(hostBytes)} on the host`] : []),
     ...(mappedBytes > 0 ? [`${formatBytes(mappedBytes)} mapped from the checkpoint's files`] : []),
   ]
     .map((part) => `, and ${part}`)
     .join("");
 }
 
-/** What an evaluation takes, where that is more than a step does, and samples that it does without. */
-function lossLines({ losses, answers, plan, planner }: PlannedRun): string[] {
-  const { largest, least, left = [] } = losses ?? {};
+/** Says what an evaluation needs if that is more than a step does, and what does not fit. */
+function evaluationLines({ evaluation, step }: Omit<PlanFact, "fact">): string[] {
+  if (!evaluation) return [];
+  const { loss, answer, skipped, unanswered } = evaluation;
   const lines: string[] = [];
-  if (largest && plan.longest) {
-    const gives = concessionsOf(largest.policy, planner.config, { beyond: forwardOnly(plan.policy) });
+  if (loss && step) {
+    const how = loss.concessions.length > 0 ? `, with ${loss.concessions.join(", ")}` : "";
     const parts = [
-      { what: "the loss of", ...largest, how: gives.length > 0 ? `, with ${gives.join(", ")}` : "" },
-      ...(answers?.most ? [{ what: "an answer to", ...answers.most, how: "" }] : []),
+      { what: "the loss of", ...loss, how },
+      ...(answer ? [{ what: "an answer to", ...answer, how: "" }] : []),
     ];
-    const { what, how, ...most } = parts.reduce((one, other) =>
-      bytesOf(other) > bytesOf(one) ? other : one,
-    );
-    if (bytesOf(most) > bytesOf(plan.longest))
+    const most = parts.reduce((one, other) => (other.limitedBytes > one.limitedBytes ? other : one));
+    if (most.limitedBytes > step.limitedBytes)
       lines.push(
-        `an evaluation takes more, ${formatBytes(bytesOf(most))}, for ${what} ${sampleOf(most)}${how}`,
+        `an evaluation takes more, ${formatBytes(most.limitedBytes)}, for ${most.what} ${sampleOf(most)}${most.how}`,
       );
   }
-  if (least)
+  if (skipped) {
+    const { count, smallest } = skipped;
     lines.push(
-      `${plural(left.length, "sample")} of the evaluation would not fit and ${left.length === 1 ? "is" : "are"} left out: the least of them, ${sampleOf(least)}, takes ${formatBytes(bytesOf(least))} with what the run holds.`,
+      `${plural(count, "sample")} of the evaluation would not fit and ${count === 1 ? "is" : "are"} left out: the least of them, ${sampleOf(smallest)}, takes ${formatBytes(smallest.limitedBytes)} with what the run holds.`,
     );
+  }
+  if (unanswered) {
+    const { count, total, smallest } = unanswered;
+    lines.push(
+      `${count} of the evaluation's ${plural(total, "answer")} would not fit and count as wrong: the least of them, to ${describeSource(smallest.sample)}, takes ${formatBytes(smallest.limitedBytes)}${beside(smallest)}, with what the run holds. Losses are computed all the same.`,
+    );
+  }
   return lines;
 }
 
-function bytesOf({ run }: Pick<PlannedLoss, "run">): number {
-  return run.budgetedBytes;
+function sampleOf({ sample, tokens }: NamedSample): string {
+  return `${describeSource(sample)}, ${formatCount(tokens)} tokens`;
 }
 
-function sampleOf({ sample: { source, tokens } }: Pick<PlannedLoss, "sample">): string {
-  return `${describeSource(source)}, ${formatCount(tokens)} tokens`;
-}
-
-/** Answers that an evaluation has to do without. */
-function answerLines({ answers }: PlannedRun): string[] {
-  if (!answers?.least) return [];
-  const { count, left, least } = answers;
-  const { sample, run } = least;
-  return [
-    `${left} of the evaluation's ${plural(count, "answer")} would not fit and count as wrong: the least of them, to ${describeSource(sample.source)}, takes ${formatBytes(run.budgetedBytes)}${beside(run)}, with what the run holds. Losses are computed all the same.`,
-  ];
-}
-
-/** What a step of several micro-batches takes beside one of a single one. */
-function copyLine({ gradientCopy }: PlannedRun["plan"]): string[] {
+/** Says what a step of several micro-batches needs for the copy of its gradients. */
+function copyLine(gradientCopy: PlanFact["gradientCopy"]): string[] {
   if (!gradientCopy) return [];
   const { place, bytes } = gradientCopy;
   return [
@@ -133,7 +119,7 @@ export function defectLine({
   step,
   defect: { pool, phase, plannedBytes, measuredBytes, categories },
   trace,
-}: Omit<Extract<TrainEvent, { event: "defect" }>, "event">): string {
+}: Omit<DefectFact, "fact">): string {
   const percent = ((100 * measuredBytes) / plannedBytes - 100).toFixed(1);
   const where = categories
     .slice(0, SHOWN_CATEGORIES)
@@ -144,7 +130,7 @@ export function defectLine({
   return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool} in its ${phase}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan, not of your run, which goes on: please report it with ${DEFECTS_FILE}${tracedIn(trace)}.`;
 }
 
-function tracedIn(trace: DefectTrace): string {
+function tracedIn(trace: DefectTrace | undefined): string {
   if (!trace) return "";
   const { file, of } = trace;
   if (of === "the next one like it")
@@ -152,7 +138,7 @@ function tracedIn(trace: DefectTrace): string {
   return `, and with ${file}, which has each allocation ${of === "the same step" ? "as the step was done once more" : "of one like it"}`;
 }
 
-function partsOf(categories: Record<Category, number>): string {
+function partsOf(categories: Partial<Record<Category, number>>): string {
   const entries = (Object.entries(categories) as [Category, number][]).filter(([, bytes]) => bytes > 0);
   const byBytes = entries.sort(([, one], [, other]) => other - one);
   const shown = byBytes

@@ -1,7 +1,8 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { CATEGORIES, type Category } from "../../torch/device.ts";
+import type { StepPeaks } from "../../train/facts/peaks.ts";
 import type { StepRecord } from "../../train/folder/runLog.ts";
-import { recordOf, type StepPeaks } from "../../train/loop/peakWatch.ts";
+import { recordOf } from "../../train/loop/peakWatch.ts";
 import { type TrainOptions, trainOptions } from "../../train/options/options.ts";
 import { Output } from "../output/output.ts";
 import { TrainReport } from "./trainReport.ts";
@@ -28,8 +29,8 @@ function reportTo({
   });
   const report = new TrainReport(output);
   const step = stepsBefore.at(-1)?.step ?? 0;
-  report.show({
-    event: "start",
+  report.take({
+    fact: "start",
     options: { ...options, ...changes } as TrainOptions,
     step,
     totalSteps: 80,
@@ -42,7 +43,7 @@ function reportTo({
 /** Of a step that was not planned. */
 const categories = Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Record<Category, number>;
 const pool = { bytes: 2 ** 30, categories };
-const peaks: StepPeaks = { measured: { device: pool, host: pool }, planned: undefined, isExact: false };
+const peaks: StepPeaks = { measured: { device: pool, host: pool }, isExact: false };
 
 const reservedPeaks: StepPeaks = {
   measured: { device: pool, host: { bytes: 0, categories }, reservedBytes: 1.5 * 2 ** 30 },
@@ -78,7 +79,7 @@ describe("a run on a terminal", () => {
   it("has one line that lives: step, time left and time of a step first, and more on a wider terminal", () => {
     const lineOn = (columns: number): string | undefined => {
       stderr = "";
-      reportTo({ columns }).show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
+      reportTo({ columns }).take({ fact: "step", record: stepRecord(43), totalSteps: 80, peaks });
       return stderr.split("\r")[1]?.replace("\x1b[K", "").trimEnd();
     };
     expect(lineOn(200)).toBe(
@@ -91,7 +92,7 @@ describe("a run on a terminal", () => {
 
   it("shows the phase of a step without losing the time left on 80 columns", () => {
     const report = reportTo({ columns: 80 });
-    report.show({ event: "step", record: stepRecord(43), totalSteps: 80, peaks });
+    report.take({ fact: "step", record: stepRecord(43), totalSteps: 80, peaks });
     report.show({
       event: "phase",
       step: 44,
@@ -106,8 +107,8 @@ describe("a run on a terminal", () => {
   it("keeps a line for each evaluation and checkpoint", () => {
     const report = reportTo();
     const record = { step: 20, loss: 0.5, samples: 4, labelTokens: 90, exactMatch: 0.25, anls: 0.5 };
-    report.show({ event: "eval", record, best: true });
-    report.show({ event: "checkpoint", step: 20, folder: "runs/7/checkpoint-20" });
+    report.take({ fact: "eval", record, best: true, losses: [], answers: [] });
+    report.take({ fact: "checkpoint", step: 20, folder: "runs/7/checkpoint-20" });
     expect(stderr).toContain("step 20: eval loss 0.5000, exact match 0.250, ANLS 0.500 (best so far)\n");
     expect(stderr).toContain("saved runs/7/checkpoint-20\n");
   });
@@ -118,7 +119,7 @@ describe("a run on a terminal", () => {
       [1, 2],
       [2, 0.5],
     ] as const)
-      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 2, peaks });
+      report.take({ fact: "step", record: stepRecord(step, { loss }), totalSteps: 2, peaks });
     report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
     expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
     expect(stderr).toContain(
@@ -149,7 +150,7 @@ it("the ways on have model and samples as the run had them", () => {
 
 it("a run of one step has one loss, and no time left", () => {
   const report = reportTo();
-  report.show({ event: "step", record: stepRecord(1, { loss: 2 }), totalSteps: 1, peaks });
+  report.take({ fact: "step", record: stepRecord(1, { loss: 2 }), totalSteps: 1, peaks });
   report.end({ ended: "finished", step: 1, adapter: "runs/7/adapter" }, "runs/7");
   expect(stdout).toBe("1 step done, loss 2.0000: the adapter is in runs/7/adapter\n");
   expect(stderr).not.toContain(" left");
@@ -165,7 +166,7 @@ describe("a resumed run", () => {
       [3, 2],
       [4, 0.5],
     ] as const)
-      report.show({ event: "step", record: stepRecord(step, { loss }), totalSteps: 4, peaks: reservedPeaks });
+      report.take({ fact: "step", record: stepRecord(step, { loss }), totalSteps: 4, peaks: reservedPeaks });
     report.end(result, "runs/7");
     expect(stdout).toBe(
       "4 steps done, loss 3.0000 to 0.5000; of them 2 in this part of the run, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n",
@@ -183,15 +184,15 @@ describe("a resumed run", () => {
 
 it("says of a rate of 0 in the first step that the warm-up begins", () => {
   const report = reportTo();
-  report.show({ event: "step", record: stepRecord(1, { lr: 0 }), totalSteps: 80, peaks });
-  report.show({ event: "step", record: stepRecord(2), totalSteps: 80, peaks });
+  report.take({ fact: "step", record: stepRecord(1, { lr: 0 }), totalSteps: 80, peaks });
+  report.take({ fact: "step", record: stepRecord(2), totalSteps: 80, peaks });
   expect(stderr).toContain("lr 0 (warm-up begins)  data");
   expect(stderr).toContain("lr 3.1e-5  data");
 });
 
 it("for scripts prints one object a step with exactly the fields that are promised", () => {
   const report = reportTo({ json: true, terminal: false });
-  report.show({ event: "step", record: stepRecord(1), totalSteps: 80, peaks });
+  report.take({ fact: "step", record: stepRecord(1), totalSteps: 80, peaks });
   expect(
     stdout
       .split("\n")
@@ -201,14 +202,14 @@ it("for scripts prints one object a step with exactly the fields that are promis
 });
 
 it("of a card tells the reserved bytes as well, planned beside measured, in lines and in objects", () => {
-  reportTo().show({ event: "step", record: stepRecord(1), totalSteps: 80, peaks: reservedPeaks });
+  reportTo().take({ fact: "step", record: stepRecord(1), totalSteps: 80, peaks: reservedPeaks });
   expect(stderr).toContain(
     "step 1: planned 1.0 GiB, measured 1.0 GiB; reserved: planned 1.8 GiB, measured 1.5 GiB\n",
   );
   const record = stepRecord(1, recordOf(reservedPeaks, true));
   stdout = "";
-  reportTo({ json: true, terminal: false }).show({
-    event: "step",
+  reportTo({ json: true, terminal: false }).take({
+    fact: "step",
     record,
     totalSteps: 80,
     peaks: reservedPeaks,

@@ -2,24 +2,21 @@
 import { plural } from "../../errors.ts";
 import { flagOf } from "../../options.ts";
 import { quoted } from "../../program.ts";
+import type { StepPeaks } from "../../train/facts/peaks.ts";
+import type { EvalFact, Fact, PhaseFact, RunSink, StartFact, StepFact } from "../../train/facts/runFact.ts";
 import { resumeLine } from "../../train/folder/resume.ts";
-import type { StepPeaks } from "../../train/loop/peakWatch.ts";
-import type { TrainEvent, TrainResult } from "../../train/loop/trainer.ts";
+import type { TrainResult } from "../../train/loop/trainer.ts";
 import type { TrainOptions } from "../../train/options/options.ts";
 import { checkProgress, FLICKER_INTERVAL_MS, type Output } from "../output/output.ts";
 import { type LiveStep, liveLine } from "./liveLine.ts";
 import { defectLine, peaksLine, planLines } from "./planLines.ts";
 
-type StepEvent = Extract<TrainEvent, { event: "step" }>;
-type StartEvent = Extract<TrainEvent, { event: "start" }>;
-type PhaseEvent = Extract<TrainEvent, { event: "phase" }>;
-
 /** Steps whose mean time tells how long the rest will take. */
 const PACE_STEPS = 10;
 
-export class TrainReport {
+export class TrainReport implements RunSink {
   readonly #output: Output;
-  #start: StartEvent | undefined;
+  #start: StartFact | undefined;
   #losses: number[] = [];
   #stepMs: number[] = [];
   #live: LiveStep | undefined;
@@ -33,17 +30,17 @@ export class TrainReport {
     this.#check = checkProgress(output);
   }
 
-  show(event: TrainEvent): void {
-    if (event.event === "start") this.#begin(event);
-    else if (event.event === "check") this.#check(event.done, event.total);
-    else if (event.event === "plan") for (const line of planLines(event)) this.#output.note(line);
-    else if (event.event === "defect") this.#output.note(defectLine(event));
-    else if (event.event === "notice" && event.about) this.#output.caveat(event.text, event.about);
-    else if (event.event === "notice") this.#output.note(event.text);
-    else if (event.event === "phase") this.#phase(event);
-    else if (event.event === "step") this.#step(event);
-    else if (event.event === "eval") this.#output.note(describeEval(event));
-    else if (event.event === "checkpoint") this.#output.note(`saved ${event.folder}`);
+  take(fact: Fact): void {
+    if (fact.fact === "start") this.#begin(fact);
+    else if (fact.fact === "check") this.#check(fact.done, fact.total);
+    else if (fact.fact === "plan") for (const line of planLines(fact)) this.#output.note(line);
+    else if (fact.fact === "defect") this.#output.note(defectLine(fact));
+    else if (fact.fact === "notice" && fact.about) this.#output.caveat(fact.text, fact.about);
+    else if (fact.fact === "notice" || fact.fact === "leaner") this.#output.note(fact.text);
+    else if (fact.fact === "phase") this.#phase(fact);
+    else if (fact.fact === "step") this.#step(fact);
+    else if (fact.fact === "eval") this.#output.note(describeEval(fact));
+    else if (fact.fact === "checkpoint") this.#output.note(`saved ${fact.folder}`);
   }
 
   end(result: TrainResult, output: string): void {
@@ -59,7 +56,7 @@ export class TrainReport {
   }
 
   /** Records of the steps that earlier parts of the run have done. */
-  get #before(): StartEvent["stepsBefore"] {
+  get #before(): StartFact["stepsBefore"] {
     return this.#start?.stepsBefore ?? [];
   }
 
@@ -72,9 +69,9 @@ export class TrainReport {
     return `${whole}; of them ${this.#losses.length} in this part of the run${fallOf(this.#losses)}`;
   }
 
-  #begin(event: StartEvent): void {
-    const { options, step, totalSteps, samples } = event;
-    this.#start = event;
+  #begin(fact: StartFact): void {
+    const { options, step, totalSteps, samples } = fact;
+    this.#start = fact;
     const rank = options.adapter === undefined ? `LoRA r ${options.lora_r}` : options.adapter;
     const course = step > 0 ? `from step ${step} of ${totalSteps}` : plural(totalSteps, "step");
     this.#output.note(
@@ -82,7 +79,7 @@ export class TrainReport {
     );
   }
 
-  #phase({ step, microBatch, phase }: PhaseEvent): void {
+  #phase({ step, microBatch, phase }: PhaseFact): void {
     const nowMs = performance.now();
     if (nowMs - this.#phaseAtMs < FLICKER_INTERVAL_MS) return;
     this.#phaseAtMs = nowMs;
@@ -92,7 +89,7 @@ export class TrainReport {
     this.#output.flicker(this.#live ? liveLine(this.#live, this.#output.liveColumns, head) : head);
   }
 
-  #step({ record, totalSteps, peaks }: StepEvent): void {
+  #step({ record, totalSteps, peaks }: StepFact): void {
     const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes, hostPeakBytes } = record;
     // left out of the JSON where they are undefined
     const { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes } = record;
@@ -148,7 +145,7 @@ function fallOf(losses: readonly number[]): string {
     : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
 }
 
-function describeEval({ record, best }: Extract<TrainEvent, { event: "eval" }>): string {
+function describeEval({ record, best }: EvalFact): string {
   const { step, loss, exactMatch, anls, unanswered, unevaluated } = record;
   const similarity = anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`;
   const wanting = [

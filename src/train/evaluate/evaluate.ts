@@ -1,6 +1,6 @@
-/** How well a model does on samples: the loss of each, and its own answers beside the expected ones. */
+/** Evaluates a model on samples: the loss of each, and its own answers beside the expected ones. */
 import { describeSource } from "../../data/samples/badSamples.ts";
-import { IGNORE } from "../../data/samples/dialogue.ts";
+import { IGNORE, questionBefore } from "../../data/samples/dialogue.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { createBatches, layoutBatch, type PictureLoader } from "../../data/stream/batches.ts";
@@ -14,28 +14,28 @@ import { drive } from "../../step/driveSteps.ts";
 import type { Policy } from "../../step/policy.ts";
 import { evalStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
-import type { EvalRecord } from "../folder/runLog.ts";
+import type { AnswerRecord, EvalRecord } from "../folder/runLog.ts";
 import { type AnswerRequest, answerRequests, stopIdsOf } from "../planning/answerPlan.ts";
 import { anls, exactMatch } from "./scores.ts";
 
-/** What evaluates: a model, with or without an adapter. */
+/** A model to evaluate, with or without an adapter. */
 export interface Evaluator {
   model: Model;
   lora: Lora | undefined;
   policy: Policy;
   pictures: PictureLoader;
-  /** Without one, answers are compared by their ids. */
+  /** Undefined: answers are compared by their ids. */
   tokenizer: Tokenizer | undefined;
   signal?: AbortSignal | undefined;
-  /** Chooses the policy of each sample's loss instead. */
+  /** Chooses the policy of each sample's loss; without it, `policy` is used. */
   fitting?: Fitting;
-  /** Whether the plan has room for an answer; one without counts as wrong. All have where this is missing. */
+  /** Whether an answer fits in memory; an answer that does not counts as wrong. Without it, all answers are tried. */
   hasRoom?: (sample: PreparedSample, request: AnswerRequest) => boolean;
-  /** Called for an answer that memory does not suffice for, which counts as wrong. Without it, that is an error. */
+  /** Called for an answer that runs out of memory, which then counts as wrong. Without it, that is an error. */
   onUnanswered?: (source: SampleSource, cause: OutOfMemoryError) => void;
 }
 
-/** Runs a body under a policy that so many tokens fit with; undefined where none is left, which it tells. `subject` is what it calls it. */
+/** Runs a body under a policy that fits so many tokens. Reports and returns undefined if none does; `subject` names the body in the report. */
 export type Fitting = <T>(
   subject: string,
   tokens: number,
@@ -51,23 +51,24 @@ export interface SampleLoss {
 }
 
 export interface Answer {
-  /** Of its sample; a dialogue may have several answers. */
+  /** Place of its sample in the list; a dialogue may have several answers. */
   index: number;
-  /** Index of its first id in the sample. */
+  /** Index of its first id in the sample, and pictures before it. */
   start: number;
+  pictures: number;
   expectedIds: number[];
   ids: number[];
-  /** Whether memory did not suffice for it. */
+  /** Whether it did not fit in memory. */
   isMissing: boolean;
   exactMatch: number;
-  /** Texts and their similarity, where there is a tokenizer. */
+  /** Texts and their similarity; absent without a tokenizer. */
   text?: { expected: string; answer: string; anls: number };
 }
 
-/** Of all samples together. */
+/** Totals over all samples. */
 export type Evaluation = Omit<EvalRecord, "step">;
 
-/** Loss of each sample, in order, but for those that nothing fits. */
+/** Computes the loss of each sample, in order, except those that do not fit. */
 export async function* sampleLosses(
   samples: readonly PreparedSample[],
   { model, lora, policy, pictures, fitting = (_subject, _tokens, body) => body(policy) }: Evaluator,
@@ -90,29 +91,49 @@ export async function* sampleLosses(
   }
 }
 
-/** Mean over the labels of all samples: one with a long answer counts for more. */
+/** Averages over the labels of all samples: a sample with a long answer counts for more. */
 export function totalLoss(losses: readonly Omit<SampleLoss, "index">[]): number {
   const labels = sum(losses.map(({ labelTokens }) => labelTokens));
   return sum(losses.map(({ loss, labelTokens }) => loss * labelTokens)) / labels;
 }
 
-/** Greedy answers to every question of each sample; later questions of a dialogue see the expected answers before them. */
+/** Answers every question of each sample greedily. A later question of a dialogue sees the expected answers before it. */
 export async function* sampleAnswers(
   samples: readonly PreparedSample[],
   evaluator: Evaluator,
 ): AsyncGenerator<Answer> {
   for (const [index, sample] of samples.entries()) {
     for (const request of answerRequests(sample, stopIdsOf(evaluator.tokenizer, evaluator.model.config))) {
-      yield { index, start: request.start, ...(await answer(sample, request, evaluator)) };
+      const { start, pictures } = request;
+      yield { index, start, pictures, ...(await answer(sample, request, evaluator)) };
     }
   }
 }
 
-/** All of it in one record, or the first sample whose loss is NaN or Infinity; undefined where the signal came before the end, or nothing fits. */
+/** An evaluation with what it is made of. */
+export interface Evaluated {
+  total: Evaluation;
+  losses: { sample: SampleSource; loss: number; labelTokens: number }[];
+  answers: Omit<AnswerRecord, "step">[];
+}
+
+/**
+ * Evaluates samples and returns the totals, or the first sample whose loss is NaN or Infinity. Returns undefined if the signal came before
+ * the end, or if no sample fits.
+ */
 export async function evaluate(
   samples: readonly PreparedSample[],
   evaluator: Evaluator,
 ): Promise<Evaluation | { notFinite: SampleSource } | undefined> {
+  const evaluated = await evaluateInFull(samples, evaluator);
+  return evaluated && "total" in evaluated ? evaluated.total : evaluated;
+}
+
+/** Evaluates as evaluate() does, and also returns each loss and each answer. */
+export async function evaluateInFull(
+  samples: readonly PreparedSample[],
+  evaluator: Evaluator,
+): Promise<Evaluated | { notFinite: SampleSource } | undefined> {
   const losses: SampleLoss[] = [];
   for await (const sample of sampleLosses(samples, evaluator)) {
     if (evaluator.signal?.aborted) return undefined;
@@ -120,12 +141,20 @@ export async function evaluate(
     losses.push(sample);
   }
   if (losses.length === 0) return undefined;
-  const unevaluated = samples.length - losses.length;
   const answers: Answer[] = [];
   for await (const scored of sampleAnswers(samples, evaluator)) {
     if (evaluator.signal?.aborted) return undefined;
     answers.push(scored);
   }
+  return {
+    total: totalOf(losses, answers, samples.length),
+    losses: losses.map(({ index, ...loss }) => ({ sample: samples[index]!.source, ...loss })),
+    answers: answers.map((scored) => answerRecord(scored, samples[scored.index]!, evaluator)),
+  };
+}
+
+function totalOf(losses: readonly SampleLoss[], answers: readonly Answer[], samples: number): Evaluation {
+  const unevaluated = samples - losses.length;
   const unanswered = sum(answers.map(({ isMissing }) => (isMissing ? 1 : 0)));
   const similarities = answers.flatMap(({ text }) => (text ? [text.anls] : []));
   return {
@@ -139,11 +168,26 @@ export async function evaluate(
   };
 }
 
+function answerRecord(
+  { start, pictures, isMissing, exactMatch, text }: Answer,
+  { source, inputIds, images }: PreparedSample,
+  { tokenizer }: Evaluator,
+): Omit<AnswerRecord, "step"> {
+  return {
+    sample: source,
+    pictures: images.slice(0, pictures).map(({ path }) => path),
+    ...(tokenizer && { question: questionBefore(inputIds, start, tokenizer) }),
+    ...text,
+    isMissing,
+    exactMatch,
+  };
+}
+
 async function answer(
   sample: PreparedSample,
   request: AnswerRequest,
   evaluator: Evaluator,
-): Promise<Omit<Answer, "index" | "start">> {
+): Promise<Omit<Answer, "index" | "start" | "pictures">> {
   const { expectedIds } = request;
   const hasRoom = evaluator.hasRoom?.(sample, request) ?? true;
   const generated = hasRoom ? await answerIn(sample, request, evaluator) : undefined;
@@ -153,7 +197,7 @@ async function answer(
   return { expectedIds, ids, isMissing, ...made, ...(isMissing && { exactMatch: 0 }) };
 }
 
-/** Undefined where memory does not suffice, and that is no error. */
+/** Generates an answer; undefined if it does not fit in memory and that is no error. */
 async function answerIn(
   sample: PreparedSample,
   { start, pictures: count, maxNewTokens }: AnswerRequest,

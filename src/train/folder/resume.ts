@@ -8,6 +8,7 @@ import { commandLine, quoted } from "../../program.ts";
 import { POLICY_OPTION_NAMES } from "../../step/policy.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import {
+  ANSWERS_FILE,
   DEFECTS_FILE,
   EVALS_FILE,
   isDefectTrace,
@@ -111,7 +112,7 @@ function unfinished(output: string, { step, totalSteps }: TrainerState): UserErr
 
 /** What speaks of a run that was in the folder; its log alone, without anything learned or a page made of it, is not kept. */
 const RESULTS = [ADAPTER_FOLDER, BEST_FOLDER, REPORT_FILE];
-const LOGS = [STEPS_FILE, EVALS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE];
+const LOGS = [STEPS_FILE, EVALS_FILE, ANSWERS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE];
 
 /** Before a new run's first step: what an earlier one has left goes to a folder of its own, so that nothing there speaks of another run. */
 export async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {

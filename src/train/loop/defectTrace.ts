@@ -1,7 +1,7 @@
 /**
- * Where a plan was wrong: a micro-batch that took more than planned is done once more and recorded, allocation by allocation; after an update
- * that did, which can't be done again, the next step like it is. The record lies beside the same one on meta in defect-STEP.json, with the
- * first place where they part.
+ * Records where a plan was wrong. A micro-batch that needed more than planned is done once more and recorded, allocation by allocation. An
+ * update can't be done again, so the next step like it is recorded. defect-STEP.json holds the record, the same one of the plan, and the
+ * first place where they differ.
  */
 import { join } from "node:path";
 import { writeFileWhole } from "../../checkpoint/disk.ts";
@@ -9,41 +9,21 @@ import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatBytes } from "../../errors.ts";
 import { eventsOf, type StepTrace, type TraceEvent } from "../../plan/dryRun/allocations.ts";
 import { firstParting, type Parting } from "../../plan/dryRun/firstDifference.ts";
-import {
-  type Category,
-  logAllocations,
-  memoryStats,
-  type Pool,
-  readAllocations,
-} from "../../torch/device.ts";
+import { logAllocations, memoryStats, type Pool, readAllocations } from "../../torch/device.ts";
 import type { Device } from "../../torch/tensor.ts";
+import type { Defect, DefectTrace } from "../facts/peaks.ts";
 import { defectTraceFile } from "../folder/runLog.ts";
-import type { Run } from "./openRun.ts";
+import type { Run } from "./run.ts";
 
-/** Of a run: they take time, and the first ones tell. */
+/** Traces of a run at most: a trace takes time, and the first ones show enough. */
 const MOST_TRACES = 3;
-/** What a card's caching allocator rounds blocks to. */
+/** A card's caching allocator rounds blocks to a multiple of so many bytes. */
 const CARD_ROUND_BYTES = 512;
-
-/** A pool that held more than planned, and the categories that say where, the largest difference first. */
-export interface Defect {
-  pool: Pool;
-  plannedBytes: number;
-  measuredBytes: number;
-  /** Of the step, in which the pool came to its peak: vision, forward, loss, backward or update. */
-  phase: string;
-  categories: { category: Category; plannedBytes: number; measuredBytes: number }[];
-}
-
-/** Where the allocations of a defect are, or will be; undefined where those of others of its kind tell as much. */
-export type DefectTrace =
-  | { file: string; of: "the same step" | "the next one like it" | "one like it" }
-  | undefined;
 
 /** A defect that is to be traced. */
 interface Wanted {
   step: number;
-  /** Most tokens of the micro-batches like the one it was found in. */
+  /** Maximum tokens of the length class in which it was found. */
   classTokens: number;
   defect: Defect;
 }
@@ -60,35 +40,36 @@ export class DefectTracer {
   readonly #run: Run;
   #wanted: Wanted | undefined;
   #recording: Recording | undefined;
-  /** The step of the first defect of each kind. */
+  /** Step of the first defect of each kind. */
   readonly #traced = new Map<string, number>();
 
   constructor(run: Run) {
     this.#run = run;
   }
 
-  /** Has the next micro-batch of a length like this one's recorded, unless one was for such a defect; returns whether it will be. */
+  /** Asks to record the next micro-batch of this length class, unless one was recorded for such a defect. Returns whether it will be. */
   want(step: number, tokens: number, defect: Defect): boolean {
     const kind = kindOf(defect);
     if (this.#wanted || this.#traced.has(kind) || this.#traced.size >= MOST_TRACES) return false;
     this.#traced.set(kind, step);
-    this.#wanted = { step, defect, classTokens: this.#run.plan.classOf(tokens) };
+    this.#wanted = { step, defect, classTokens: this.#run.planned.plan.classOf(tokens) };
     return true;
   }
 
-  /** Where a defect of the step that ends has its trace. */
-  traceOf(defect: Defect): DefectTrace {
+  /** Returns where the trace of a defect in the step that ends is, or will be. */
+  traceOf(defect: Defect): DefectTrace | undefined {
     const step = this.#traced.get(kindOf(defect));
     if (step === undefined) return undefined;
     const file = defectTraceFile(step);
     if (this.#wanted?.step === step) return { file, of: "the next one like it" };
-    return { file, of: step === this.#run.state.step ? "the same step" : "one like it" };
+    return { file, of: step === this.#run.progress.state.step ? "the same step" : "one like it" };
   }
 
-  /** A micro-batch begins. */
+  /** Begins a micro-batch. */
   begin(batch: MicroBatch, isLast: boolean): void {
     const wanted = this.#wanted;
-    const { plan, model } = this.#run;
+    const { plan } = this.#run.planned;
+    const { model } = this.#run.loaded;
     if (!wanted || plan.classOf(batch.inputIds.length) !== wanted.classTokens) return;
     if (wanted.defect.phase === "update" && !isLast) return;
     const live = (pool: Pool) => memoryStats(model.device, pool).liveByCategory;
@@ -97,7 +78,7 @@ export class DefectTracer {
     this.#recording = { ...wanted, batch, isLast, before, events: [], stepsDown: plan.stepsDown.length };
   }
 
-  /** A part of a phase is done. */
+  /** Notes the allocations of a part of a phase. */
   passed(phase: string): void {
     const recording = this.#recording;
     if (!recording) return;
@@ -105,44 +86,44 @@ export class DefectTracer {
       recording.events.push(event);
   }
 
-  /** The micro-batch is done, with the last one of the step the update too; what was found is written and told. */
+  /** Ends a micro-batch, with the last one of a step the update too. Writes and reports what was found. */
   end(step: number): void {
     const recording = this.#recording;
     this.stop();
-    if (!recording || recording.stepsDown !== this.#run.plan.stepsDown.length) return; // what ran out is in it, so the next one has to tell
+    if (!recording || recording.stepsDown !== this.#run.planned.plan.stepsDown.length) return; // it ran out of memory, so the next one is recorded instead
     this.#wanted = undefined;
-    this.#tell(recording, step);
+    this.#report(recording, step);
   }
 
-  /** Whether the micro-batch that is recorded waits for its update. */
+  /** Whether the recorded micro-batch waits for its update. */
   get awaitsUpdate(): boolean {
     return this.#recording?.isLast ?? false;
   }
 
-  /** Ends a recording without a word. */
+  /** Ends a recording without a report. */
   stop(): void {
     if (this.#recording) logAllocations(this.#logged(this.#recording.defect), false);
     this.#recording = undefined;
   }
 
-  /** A card's pinned memory is in the CPU's log. */
+  /** Returns the device whose log has a defect's allocations: a card's pinned memory is in the CPU's log. */
   #logged({ pool }: Defect): Device {
-    return pool === "host" ? "cpu" : this.#run.model.device;
+    return pool === "host" ? "cpu" : this.#run.loaded.model.device;
   }
 
-  #tell({ step, batch, isLast, before, events, defect }: Recording, recordedStep: number): void {
-    const { plan, model, options, notice } = this.#run;
+  #report({ step, batch, isLast, before, events, defect }: Recording, recordedStep: number): void {
+    const { inputs, loaded, planned: runPlan, facts } = this.#run;
     const measured = { before, events };
-    const planned = plan.trace(batch, { isLast });
+    const planned = runPlan.plan.trace(batch, { isLast });
     const parting = firstParting(planned, measured, {
       pool: defect.pool,
       excessBytes: defect.measuredBytes - defect.plannedBytes,
-      roundBytes: model.device !== "cpu" && defect.pool === "device" ? CARD_ROUND_BYTES : 1,
+      roundBytes: loaded.model.device !== "cpu" && defect.pool === "device" ? CARD_ROUND_BYTES : 1,
     });
-    const file = join(options.output, defectTraceFile(step));
+    const file = join(inputs.options.output, defectTraceFile(step));
     writeFileWhole(file, traceJson({ step, recordedStep, parting, planned, measured }));
     const when = recordedStep === step ? "done once more" : `recorded again in step ${recordedStep}`;
-    notice(`the defect of step ${step}, ${when}: ${partingWords(parting)} (${file})`);
+    facts.notice(`the defect of step ${step}, ${when}: ${partingWords(parting)} (${file})`);
   }
 }
 
@@ -164,7 +145,7 @@ function wordsOf({ bytes, category, phase }: TraceEvent): string {
   return `${bytes < 0 ? "a free" : "an allocation"} of ${formatBytes(Math.abs(bytes))} of ${category} in ${phase}`;
 }
 
-/** An event a line. */
+/** Writes an event a line. */
 function traceJson({
   planned,
   measured,

@@ -1,19 +1,20 @@
-/** All that a run needs before its first step: output folder, data, model, factors, optimizer, and the state that it begins with. */
+/**
+ * Opens a run in three stages: inputs (output folder, model's files, data), plan, and what lies in memory. Nothing heavy is loaded before the
+ * data is checked and the plan fits.
+ */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { writeFileWhole } from "../../checkpoint/disk.ts";
-import { resolveModel } from "../../checkpoint/folder.ts";
 import { readAdapter } from "../../checkpoint/peft.ts";
-import { type ImagePool, openImagePool } from "../../data/pictures/imagePool.ts";
+import { openImagePool } from "../../data/pictures/imagePool.ts";
+import { splitSamples } from "../../data/samples/split.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
-import type { Sampler } from "../../data/stream/drawOrder.ts";
 import { countBatches, type Packing, planBatches, START } from "../../data/stream/packing.ts";
-import type { Tokenizer } from "../../data/text/tokenizer.ts";
+import { formatCount, plural } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../../models/lora.ts";
-import { disposeModel, loadModel, type Model } from "../../models/weights.ts";
-import type { Planner } from "../../plan/planner.ts";
+import { disposeModel, loadOpened, type Model } from "../../models/weights.ts";
 import { type AttentionUse, settledAttention } from "../../plan/time/attentionChoice.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../../step/optimizer/gradientBackup.ts";
 import { firstLossScale } from "../../step/optimizer/lossScale.ts";
@@ -27,7 +28,8 @@ import {
 import { factorCopies, loadingOf, type Policy, ploraOf } from "../../step/policy.ts";
 import { type Device, type DType, scope } from "../../torch/tensor.ts";
 import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "../data/dataset.ts";
-import { type Demand, demandOf } from "../data/memoryDemand.ts";
+import { demandOf } from "../data/memoryDemand.ts";
+import type { FactStream } from "../facts/factStream.ts";
 import { type Checkpoint, emptyStep, restoreOptimizer, type TrainerState } from "../folder/checkpoints.ts";
 import {
   checkSameRun,
@@ -36,7 +38,7 @@ import {
   noticeFolding,
   openOutput,
 } from "../folder/resume.ts";
-import { POLICY_FILE, restartLog, type StepRecord } from "../folder/runLog.ts";
+import { POLICY_FILE, restartLog } from "../folder/runLog.ts";
 import {
   type Compute,
   liftCaps,
@@ -46,182 +48,158 @@ import {
   startCompute,
 } from "../machine/compute.ts";
 import { limitsOf, plannerOf } from "../machine/modelPlanner.ts";
+import { closeModel, type OpenedModel, openModel } from "../machine/openedModel.ts";
 import { scaleCaution, warmupCaution } from "../options/cautions.ts";
 import type { TrainOptions } from "../options/options.ts";
-import { givenPolicies, policiesJson } from "../options/policyFiles.ts";
+import { type ClassPolicy, givenPolicies, policiesJson } from "../options/policyFiles.ts";
 import { type Schedule, stepsOfRatio } from "../options/schedule.ts";
-import { type AnswersPlan, stopIdsOf } from "../planning/answerPlan.ts";
-import type { LossPlan } from "../planning/evalLossPlan.ts";
+import { stopIdsOf } from "../planning/answerPlan.ts";
+import { planFact } from "../planning/planFact.ts";
 import { planRun, type RunPlanning } from "../planning/planRun.ts";
-import type { RunPlan, RunWorkload } from "../planning/policyByLength.ts";
-
-export interface TrainingData {
-  samples: PreparedSample[];
-  sampler: Sampler;
-  packing: Packing;
-  /** Draws of the whole run; Infinity where steps are counted. */
-  draws: number;
-  /** Empty without eval_data. */
-  evalSamples: PreparedSample[];
-  tokenizer: Tokenizer | undefined;
-  pictures: ImagePool;
-}
-
-export interface Run {
-  options: TrainOptions;
-  planner: Planner;
-  workload: RunWorkload;
-  demand: Demand;
-  plan: RunPlan;
-  /** Policies of an evaluation's losses; undefined without one. */
-  losses: LossPlan | undefined;
-  /** Which answers of an evaluation there is room for, where that is planned. */
-  answers: AnswersPlan | undefined;
-  schedule: Schedule;
-  data: TrainingData;
-  model: Model;
-  lora: Lora;
-  optimizer: AdamW;
-  /** The gradients before the micro-batch under way. */
-  backup: GradientBackup;
-  state: TrainerState;
-  /** Records of the steps that earlier parts of the run have done. */
-  stepsBefore: readonly StepRecord[];
-  /** The last one, whole on disk. */
-  checkpoint: string | undefined;
-  /** Tells the user. */
-  notice: (text: string) => void;
-}
-
-/** What was planned, for what. */
-export type PlannedRun = RunPlanning & { demand: Demand; planner: Planner };
-
-export interface OpenHooks {
-  /** about: what a script may ask for by name. */
-  notice: (text: string, about?: "idleCard") => void;
-  /** Called as samples are checked, which takes minutes for many pictures. */
-  onCheck?: (done: number, total: number) => void;
-  /** Called before anything heavy is loaded. */
-  onPlan: (planned: PlannedRun) => void;
-}
+import type { RunPlan } from "../planning/policyByLength.ts";
+import type { Run, RunInputs, RunLoaded, RunProgress, TrainingData } from "./run.ts";
 
 /** Things to do at the end, the last one first. */
 export type Closers = (() => unknown)[];
 
-/** Opens a run; what it takes is given back by `closers`, also where this throws. Nothing heavy is loaded before the data is checked. */
-export async function openRun(given: TrainOptions, hooks: OpenHooks, closers: Closers): Promise<Run> {
-  const { notice } = hooks;
+/** What the stages of opening hand on, beside the run itself. */
+interface Opening extends RunInputs {
+  opened: OpenedModel;
+  compute: Compute;
+  checkpoint: Checkpoint | undefined;
+  /** The user's own policies; undefined: planned. */
+  policies: ClassPolicy[] | undefined;
+  facts: FactStream;
+  closers: Closers;
+}
+
+/** Opens a run. What it needs is freed by `closers`, also if this throws. */
+export async function openRun(given: TrainOptions, facts: FactStream, closers: Closers): Promise<Run> {
+  const opening = await openInputs(given, facts, closers);
+  const planned = await planInputs(opening);
+  const { options, data, planner, demand, schedule } = opening;
+  const { loaded, progress } = await loadRun(opening, planned);
+  return { inputs: { options, data, planner, demand, schedule }, planned, loaded, progress, facts };
+}
+
+/** Stage 1: makes the output folder ready, opens the model's files, and checks the data. */
+async function openInputs(given: TrainOptions, facts: FactStream, closers: Closers): Promise<Opening> {
+  const { notice } = facts;
   const checkpoint = await openOutput(given.output, given.resume, notice);
-  const compute = startCompute(given.model, given);
+  const opened = openModel(given.model);
+  closers.push(() => closeModel(opened));
+  const compute = startCompute(opened, given);
   closers.push(() => liftCaps(compute.device));
-  noticeAtStart(given, compute.device, notice);
+  noticeIdleCard(given.device, notice);
+  noticeStored(opened, notice);
+  noticeTwins(compute.device, notice);
   const options = settled(given, compute);
-  const planner = plannerOf(options.model, compute);
-  const { config } = planner;
+  const planner = plannerOf(opened, compute);
   const policies = givenPolicies(options);
   for (const { policy } of policies ?? []) planner.check(policy);
-  const data = await openData(options, config, checkpoint, hooks);
+  const data = await openData(options, opened, { checkpoint, facts });
   closers.push(() => data.pictures.close());
   const ofData = { data: samplesFingerprint(data.samples) };
-  if (checkpoint) checkSameRun(checkpoint, options, ofData); // of the model once that is loaded
+  if (checkpoint) checkSameRun(checkpoint, options, ofData); // the model is compared when it is loaded
   const schedule = scheduleOf(options, data);
   if (!checkpoint) noticeCautions(options, schedule, notice);
   const demand = demandOf(data.samples, data.packing);
-  const stopIds = stopIdsOf(data.tokenizer, config);
-  const attention = attentionOf(policies?.[0]?.policy, {
-    config,
-    compute,
-    demand,
-    packing: data.packing,
-    notice,
-  });
-  const { evalSamples } = data;
-  const lengths = lengthsOf(options, data, schedule);
-  const asked = { options, planner, demand, lengths, evalSamples, stopIds, checkpoint, policies, attention };
-  const planning = await planRun(asked);
-  const { plan, workload, losses, answers } = planning;
-  if (losses) data.evalSamples = [...losses.kept];
-  hooks.onPlan({ ...planning, demand, planner });
+  const inputs = { options, data, planner, demand, schedule };
+  return { ...inputs, opened, compute, checkpoint, policies, facts, closers };
+}
 
-  const model = loadModel(options.model, { ...compute, ...loadingOf(plan.policy) });
+/** Stage 2: plans the run, and reports the plan. Throws UserError if it does not fit. */
+async function planInputs(opening: Opening): Promise<RunPlanning> {
+  const { options, data, planner, demand, schedule, opened, checkpoint, policies, facts } = opening;
+  const { evalSamples, tokenizer } = data;
+  const planned = await planRun({
+    ...{ options, planner, demand, evalSamples, checkpoint, policies },
+    limits: limitsOf(options, options.device!),
+    lengths: lengthsOf(options, data, schedule),
+    stopIds: stopIdsOf(tokenizer, opened.config),
+    attention: attentionOf(opening),
+  });
+  if (planned.losses) data.evalSamples = [...planned.losses.kept];
+  await facts.send(planFact({ ...planned, demand, planner }));
+  return planned;
+}
+
+/** Stage 3: loads the model, the factors and the optimizer, as they were in the checkpoint if there is one. */
+async function loadRun(
+  opening: Opening,
+  { plan, losses }: RunPlanning,
+): Promise<{ loaded: RunLoaded; progress: RunProgress }> {
+  const { options, data, opened, compute, checkpoint, policies, facts, closers } = opening;
+  const { notice } = facts;
+  const { device, dtype } = compute;
+  const model = loadOpened(opened, { ...compute, ...loadingOf(plan.policy) });
   closers.push(() => disposeModel(model));
-  const fingerprints = { model: modelFingerprint(model), ...ofData };
+  const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
   const { folded } = ploraOf(plan.policy);
   if (checkpoint) {
     checkSameRun(checkpoint, options, fingerprints);
     noticeFolding(checkpoint, folded, { isGiven: policies !== undefined, notice });
   }
-  const { device, dtype } = compute;
   const held = { device, gradients: plan.policy.gradients, copies: factorCopies(plan.policy, dtype) };
-  const lora = loraOf(config, options, held, checkpoint);
+  const lora = loraOf(opening, held);
   closers.push(() => disposeLora(lora));
   const optimizer = optimizerOf(lora, options, plan.policy);
   closers.push(() => disposeAdamW(optimizer));
   const backup = backupOf(optimizer, plan);
   closers.push(() => backup[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
-  const { stepsDown, policies: chosen } = plan;
-  const now = { options, stepsDown, policies: chosen, evalStepsDown: losses?.stepsDown, folded };
-  const begun = { totalSteps: schedule.totalSteps, fingerprints, lossScale: firstLossScale(dtype) };
-  const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...begun, ...now });
-  if (!checkpoint) await moveEarlierRun(options.output, notice);
-  const stepsBefore = await beginLog(state, options, plan);
-  return {
-    ...{ options, planner, workload, demand, plan, losses, answers, schedule, data },
-    ...{ model, lora, optimizer, backup, state, stepsBefore, notice },
-    checkpoint: checkpoint?.folder,
+  const now = {
+    ...{ options, fingerprints, folded, policies: plan.policies },
+    ...{ stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown },
   };
+  const progress = await beginProgress(opening, plan, now);
+  return { loaded: { model, lora, optimizer, backup }, progress };
 }
 
-/** Writes down what the run goes on with; returns the records of the steps before. */
-async function beginLog(state: TrainerState, options: TrainOptions, plan: RunPlan): Promise<StepRecord[]> {
-  const { output } = options;
-  const stepsBefore = await restartLog(output, options, state);
-  writeFileWhole(join(output, POLICY_FILE), policiesJson(plan.policies));
-  return stepsBefore;
+/** The parts of a run's state that opening decides anew. */
+type StateNow = Pick<
+  TrainerState,
+  "options" | "stepsDown" | "policies" | "evalStepsDown" | "folded" | "fingerprints"
+>;
+
+/** Returns the state to continue from, or a new one, and begins the logs there. */
+async function beginProgress(
+  { options, schedule, compute, checkpoint, facts }: Opening,
+  plan: RunPlan,
+  { fingerprints, ...now }: StateNow,
+): Promise<RunProgress> {
+  const { totalSteps } = schedule;
+  const begun = { totalSteps, fingerprints, lossScale: firstLossScale(compute.dtype) };
+  const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...begun, ...now });
+  if (!checkpoint) await moveEarlierRun(options.output, facts.notice);
+  const stepsBefore = await restartLog(options.output, options, state);
+  writeFileWhole(join(options.output, POLICY_FILE), policiesJson(plan.policies));
+  const folder = checkpoint?.folder;
+  return { state, stepsBefore, checkpoint: folder, saved: folder !== undefined };
 }
 
-/** The copy of the gradients, where a step has several micro-batches. */
+/** Makes the copy of the gradients, if a step has several micro-batches. */
 function backupOf({ parameters }: AdamW, { gradientCopy }: RunPlan): GradientBackup {
   const gradients = gradientsOf(parameters);
   return gradientCopy ? gradientCopies(gradients, gradientCopy.place) : zeroBackup(gradients);
 }
 
-/** The attention kernel of the run, which a policy names, or which has been timed on the card. */
-function attentionOf(
-  policy: Policy | undefined,
-  {
-    config,
-    compute: { device, dtype },
-    demand,
-    packing,
-    notice,
-  }: Pick<AttentionUse, "config"> & {
-    compute: Compute;
-    demand: Demand;
-    packing: Packing;
-    notice: (text: string) => void;
-  },
-): Policy["attention"] {
+/** Chooses the attention kernel of the run: the one that a policy names, or the fastest when timed on the card. */
+function attentionOf({ policies, opened, compute, demand, data, facts }: Opening): Policy["attention"] {
+  const { packing } = data;
+  const { device, dtype } = compute;
   const packed = packing.by === "tokens" || packing.samples > 1;
-  const use = { config, dtype, tokens: demand.mostTokens, packed };
-  return settledAttention(policy?.attention ?? "measured", device, use, notice);
+  const use: AttentionUse = { config: opened.config, dtype, tokens: demand.mostTokens, packed };
+  return settledAttention(policies?.[0]?.policy.attention ?? "measured", device, use, facts.notice);
 }
 
-/** What the run differs in from what was asked or could be: a card left idle; weights that are rounded; slower kernels where NVRTC is missing. */
-function noticeAtStart(given: TrainOptions, device: Device, notice: OpenHooks["notice"]): void {
-  noticeIdleCard(given.device, notice);
-  noticeStored(given.model, notice);
-  noticeTwins(device, notice);
-}
-
-/** What a new run's options come to that may not be meant; an adapter to start from brings its own scale. */
-function noticeCautions(options: TrainOptions, schedule: Schedule, notice: OpenHooks["notice"]): void {
+/** Warns about options of a new run that may not be meant. An adapter to start from brings its own scale. */
+function noticeCautions(options: TrainOptions, schedule: Schedule, notice: FactStream["notice"]): void {
   const scale = options.adapter === undefined ? scaleCaution(options) : undefined;
   for (const caution of [scale, warmupCaution(schedule)]) if (caution) notice(caution);
 }
 
-/** The same options with what they leave to the machine, and paths that hold from any working folder. */
+/** Adds what the options leave to the machine, and makes paths hold from any working folder. */
 function settled(options: TrainOptions, { dtype, device }: Compute): TrainOptions {
   const { adapter, eval_data } = options;
   const limits = limitsOf(options, device);
@@ -240,33 +218,49 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
 
 async function openData(
   options: TrainOptions,
-  config: ModelConfig,
-  checkpoint: Checkpoint | undefined,
-  { notice, onCheck: onProgress }: OpenHooks,
+  { files, config }: OpenedModel,
+  { checkpoint, facts }: Pick<Opening, "checkpoint" | "facts">,
 ): Promise<TrainingData> {
-  const tokenizer = await tokenizerOf(resolveModel(options.model));
+  const tokenizer = await tokenizerOf(files.folder);
   const reader = { tokenizer, config };
-  const told = { notice, onProgress };
+  const hooks = {
+    notice: facts.notice,
+    onProgress: (done: number, total: number) => facts.say({ fact: "check", done, total }),
+  };
   const ready = await readySamples(options.data, reader, options, {
-    ...told,
+    ...hooks,
     insteadOfSkipping: checkpoint && insteadOfSkipping(checkpoint),
   });
-  const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, told));
-  const sampler = samplerOf(ready, options);
+  const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, hooks));
+  const { samples, evalSamples } =
+    options.val_size === undefined
+      ? { samples: ready.samples, evalSamples: evaluated?.samples ?? [] }
+      : setAside(ready.samples, options.val_size, options.seed, facts);
+  const sampler = samplerOf({ ...ready, samples }, options);
   return {
-    samples: ready.samples,
-    sampler,
+    ...{ samples, evalSamples, sampler },
     packing: options.pack
       ? { by: "tokens", tokens: options.max_length }
       : { by: "samples", samples: options.batch_size },
     draws: "epochs" in options ? options.epochs * sampler.epochDraws : Number.POSITIVE_INFINITY,
-    evalSamples: evaluated?.samples ?? [],
     tokenizer,
     pictures: openImagePool({ compat: options.image_compat }),
   };
 }
 
-/** Accumulation runs on across the ends of epochs; the last step of all takes what is left, so that no sample is lost. */
+/** Splits samples into those to train on and those to evaluate on, and reports how many. */
+function setAside(
+  all: PreparedSample[],
+  valSize: number,
+  seed: number,
+  { notice }: FactStream,
+): Pick<TrainingData, "samples" | "evalSamples"> {
+  const { train, validation } = splitSamples(all, valSize, seed);
+  notice(`${formatCount(validation.length)} of ${plural(all.length, "sample")} set aside for evaluation`);
+  return { samples: train, evalSamples: validation };
+}
+
+/** Counts the steps of the run. Accumulation continues across the ends of epochs; the last step takes what is left, so that no sample is lost. */
 function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }: TrainingData): Schedule {
   const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
   const totalSteps =
@@ -282,13 +276,13 @@ function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }:
   };
 }
 
-/** Tokens of the run's micro-batches; where the samples are single, of all of them. */
+/** Returns the tokens of the run's micro-batches; if each is a single sample, of all samples. */
 function lengthsOf(
   { gradient_accumulation }: TrainOptions,
   { samples, sampler, packing, draws }: TrainingData,
   { totalSteps }: Schedule,
 ): Set<number> {
-  if (packing.by === "samples" && packing.samples === 1) return new Set(samples.map(({ tokens }) => tokens));
+  if (isSingle(packing)) return new Set(samples.map(({ tokens }) => tokens));
   const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
   const lengths = new Set<number>();
   let batches = totalSteps * gradient_accumulation;
@@ -299,12 +293,14 @@ function lengthsOf(
   return lengths;
 }
 
-/** Factors of the checkpoint, of the adapter to start from (which brings rank, scale and targets), or new ones. */
+function isSingle(packing: Packing): boolean {
+  return packing.by === "samples" && packing.samples === 1;
+}
+
+/** Makes the factors: those of the checkpoint, of the adapter to start from (which brings rank, scale and targets), or new ones. */
 function loraOf(
-  config: ModelConfig,
-  options: TrainOptions,
+  { options, opened: { config }, checkpoint }: Opening,
   held: { device: Device; gradients: Gradients; copies: DType | undefined },
-  checkpoint: Checkpoint | undefined,
 ): Lora {
   const folder = checkpoint?.folder ?? options.adapter;
   const dropout = options.lora_dropout;
@@ -338,7 +334,7 @@ function newState(
   return { version: 1, step: 0, microBatches: 0, data: START, accumulated: emptyStep(), evals: [], ...known };
 }
 
-/** Of the sizes, and of the last norm's weights, which two models of the same sizes do not share. */
-function modelFingerprint({ config, norm }: Model): string {
+/** Hashes the sizes and the last norm's weights, which two models of the same sizes do not share. */
+function modelFingerprint({ config, norm }: { config: ModelConfig; norm: Model["norm"] }): string {
   return createHash("sha256").update(JSON.stringify(config)).update(norm.toBytes()).digest("hex");
 }

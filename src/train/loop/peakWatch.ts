@@ -1,27 +1,19 @@
-/** Holds a run to its plan: measured peaks beside planned ones, step by step, and what took more than it should have. */
+/** Compares measured memory peaks with planned ones, step by step, and reports what was above its plan. */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { DryRun, PoolPlan } from "../../plan/dryRun/dryRun.ts";
 import { CATEGORIES, memoryStats, POOLS, type Pool } from "../../torch/device.ts";
+import type { Defect, DefectTrace, PlannedPeaks, StepPeaks } from "../facts/peaks.ts";
 import type { StepRecord } from "../folder/runLog.ts";
-import { type Peaks, peaksOf, type Reserved, resetPeaks } from "../machine/compute.ts";
-import { type Defect, type DefectTrace, DefectTracer } from "./defectTrace.ts";
-import type { Run } from "./openRun.ts";
+import { type Peaks, peaksOf, resetPeaks } from "../machine/compute.ts";
+import { held } from "../planning/planFact.ts";
+import { DefectTracer } from "./defectTrace.ts";
 import { isLastOfStep } from "./retry.ts";
+import type { Run } from "./run.ts";
 
-/** More than this of the plan is a defect of the plan. */
+/** Peaks above this share of the plan are a defect of the plan. */
 const TOLERATED_RATIO = 1.01;
 
-export type PlannedPeaks = Record<Pool, PoolPlan> & Reserved;
-
-export interface StepPeaks {
-  measured: Peaks;
-  /** Undefined where nothing was planned. */
-  planned: PlannedPeaks | undefined;
-  /** Whether it is of the very micro-batches, and not of the longest of their classes. */
-  isExact: boolean;
-}
-
-/** What each pool has held at most, and the phase that it came to it in. */
+/** The most bytes that each pool has held, and the phase in which it did. */
 type Highest = Record<Pool, { bytes: number; phase: string }>;
 const lowest = (): Highest => ({ device: { bytes: 0, phase: "" }, host: { bytes: 0, phase: "" } });
 
@@ -30,11 +22,11 @@ export class PeakWatch {
   #planned: PlannedPeaks | undefined;
   #isFirst = true;
   #stepsDown = 0;
-  /** By the plans of all steps: the allocator keeps for the next step what one took. */
+  /** Bytes by the plans of all steps so far: the allocator keeps for the next step what a step needed. */
   #plannedReservedBytes = 0;
-  /** As far as the step has come. */
+  /** Highest so far in the step. */
   #highest: Highest = lowest();
-  /** Of the step's largest micro-batch. */
+  /** Tokens of the step's largest micro-batch. */
   #mostTokens = 0;
   readonly #tracer: DefectTracer;
 
@@ -43,35 +35,36 @@ export class PeakWatch {
     this.#tracer = new DefectTracer(run);
   }
 
-  /** What was before, loading or an evaluation, counts no longer. */
+  /** Begins a step. What was before, such as loading or an evaluation, no longer counts. */
   startStep(): void {
-    resetPeaks(this.#run.model.device);
+    resetPeaks(this.#run.loaded.model.device);
     this.#highest = lowest();
     this.#planned = undefined;
     this.#mostTokens = 0;
-    this.#stepsDown = this.#run.plan.stepsDown.length;
+    this.#stepsDown = this.#run.planned.plan.stepsDown.length;
   }
 
-  /** Another micro-batch of the step begins. */
+  /** Begins a micro-batch of the step. */
   begin(batch: MicroBatch): void {
     this.#mostTokens = Math.max(this.#mostTokens, batch.inputIds.length);
     this.#tracer.begin(batch, isLastOfStep(this.#run));
   }
 
-  /** A part of a phase is done. */
+  /** Notes the peaks after a part of a phase. */
   passed(phase: string): void {
     this.#tracer.passed(phase);
     for (const pool of POOLS) {
-      const { peakBytes } = memoryStats(this.#run.model.device, pool);
+      const { peakBytes } = memoryStats(this.#run.loaded.model.device, pool);
       if (peakBytes > this.#highest[pool].bytes) this.#highest[pool] = { bytes: peakBytes, phase };
     }
   }
 
-  /** The micro-batch that began is done; whether it is to be done again, as it took more than its plan and each allocation of it is wanted. */
+  /** Ends a micro-batch. Returns whether to do it again, to record its allocations, because it needed more than its plan. */
   add(batch: MicroBatch): boolean {
     this.passed("backward"); // the rest of it
-    if (!this.#tracer.awaitsUpdate) this.#tracer.end(this.#run.state.step + 1);
-    const { plan, state } = this.#run;
+    const { step } = this.#run.progress.state;
+    if (!this.#tracer.awaitsUpdate) this.#tracer.end(step + 1);
+    const { plan } = this.#run.planned;
     if (!this.#isExact && !plan.longest) return false;
     const { device, host, reservedBytes } = ofStep(
       this.#isExact ? plan.planned(batch) : plan.plannedAtMost(batch.inputIds.length),
@@ -80,47 +73,47 @@ export class PeakWatch {
     this.#planned = {
       device: this.#planned ? larger(this.#planned.device, device) : device,
       host: this.#planned ? larger(this.#planned.host, host) : host,
-      reservedBytes: reservedBytes && this.#plannedReservedBytes,
+      ...(reservedBytes !== undefined && { reservedBytes: this.#plannedReservedBytes }),
     };
     const tokens = batch.inputIds.length;
-    return this.#defects(peaksOf(this.#run.model.device)).some((defect) =>
-      this.#tracer.want(state.step + 1, tokens, defect),
+    return this.#defects(peaksOf(this.#run.loaded.model.device)).some((defect) =>
+      this.#tracer.want(step + 1, tokens, defect),
     );
   }
 
-  endStep(): StepPeaks & { defects: (Defect & { trace: DefectTrace })[] } {
-    const { step } = this.#run.state;
+  endStep(): StepPeaks & { defects: (Defect & { trace: DefectTrace | undefined })[] } {
+    const { step } = this.#run.progress.state;
     this.passed("update");
     this.#tracer.end(step);
     const isExact = this.#isExact;
-    const measured = peaksOf(this.#run.model.device);
+    const measured = peaksOf(this.#run.loaded.model.device);
     const defects = this.#defects(measured).map((defect) => {
       this.#tracer.want(step, this.#mostTokens, defect); // what only the update came to
       return { ...defect, trace: this.#tracer.traceOf(defect) };
     });
     this.#isFirst = false;
-    return { measured, planned: this.#planned, isExact, defects };
+    return { measured, ...(this.#planned && { planned: this.#planned }), isExact, defects };
   }
 
-  /** Of the step as far as it has come. */
+  /** Finds the pools that are above the plan so far. */
   #defects(measured: Peaks): Defect[] {
-    const wasDisturbed = this.#run.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
+    const wasDisturbed = this.#run.planned.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
     return this.#planned && !wasDisturbed ? defectsOf(this.#planned, measured, this.#highest) : [];
   }
 
-  /** For the way out of an error. */
+  /** Stops recording, after an error. */
   stop(): void {
     this.#tracer.stop();
   }
 
-  /** The first step of a planned run is planned anew, to the byte, and all are where that is asked for. */
+  /** Whether this step is planned to the byte: the first step of a planned run, and all steps with planned_step. */
   get #isExact(): boolean {
-    const { options, plan } = this.#run;
-    return options.planned_step || (this.#isFirst && plan.longest !== undefined);
+    const { inputs, planned } = this.#run;
+    return inputs.options.planned_step || (this.#isFirst && planned.plan.longest !== undefined);
   }
 }
 
-/** A step's peaks in its record. isPlanned: with those of its plan. */
+/** Returns the fields of a step's record about memory. isPlanned: with those of its plan. */
 export function recordOf(
   { measured, planned }: StepPeaks,
   isPlanned: boolean,
@@ -128,13 +121,14 @@ export function recordOf(
   return {
     peakBytes: measured.device.bytes,
     hostPeakBytes: measured.host.bytes,
+    peakByCategory: held(measured.device.categories),
     ...(isPlanned && planned && { plannedPeakBytes: planned.device.peakBytes }),
     ...(measured.reservedBytes !== undefined && { reservedPeakBytes: measured.reservedBytes }),
     ...(isPlanned && planned?.reservedBytes && { plannedReservedPeakBytes: planned.reservedBytes }),
   };
 }
 
-/** The peaks of a plan without those of resuming and saving, which are not part of a step; what is reserved is the run's, as held. */
+/** Returns the peaks of a plan without resuming and saving, which are not part of a step; reserved bytes are those of the whole run. */
 export function ofStep({ device, host, replay, phases }: DryRun): PlannedPeaks {
   const step = phases.filter(({ name }) => !["resume", "save"].includes(name));
   const most = (of: "devicePeakBytes" | "hostPeakBytes"): number =>
@@ -142,7 +136,7 @@ export function ofStep({ device, host, replay, phases }: DryRun): PlannedPeaks {
   return {
     device: { ...device, peakBytes: most("devicePeakBytes") },
     host: { ...host, peakBytes: most("hostPeakBytes") },
-    reservedBytes: replay?.reservedPeakBytes,
+    ...(replay && { reservedBytes: replay.reservedPeakBytes }),
   };
 }
 

@@ -15,7 +15,7 @@ import { type QueuedStep, queueStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { freeCache } from "../machine/compute.ts";
 import type { RunPlan } from "../planning/policyByLength.ts";
-import type { Run } from "./openRun.ts";
+import type { Run } from "./run.ts";
 import { doesNotFit, namesOf, ranOut } from "./stopErrors.ts";
 
 /** Queues what adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
@@ -25,8 +25,9 @@ export async function runMicroBatch(
   lossScale: number,
   onPhase: (phase: StepPhase) => void,
 ): Promise<QueuedStep> {
-  const { model, lora, state, options, optimizer, backup } = run;
-  const dropoutSeed = mixSeed(BigInt(options.seed), state.microBatches);
+  const { model, lora, optimizer, backup } = run.loaded;
+  const { state } = run.progress;
+  const dropoutSeed = mixSeed(BigInt(run.inputs.options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
   const normOf = isLastOfStep(run) ? optimizer.parameters : undefined;
   saveGradients(run, subject);
@@ -34,21 +35,21 @@ export async function runMicroBatch(
   const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
     throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, cause, run);
   };
-  const attempt = { subject, tokens, ladder: run.plan, undo: backup, otherwise };
+  const attempt = { subject, tokens, ladder: run.planned.plan, undo: backup, otherwise };
   return await fitting(run, attempt, (policy) =>
     drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
 }
 
 /** Whether the micro-batch that comes is the last one of a whole step. */
-export function isLastOfStep({ state, options }: Run): boolean {
-  return state.accumulated.microBatches + 1 === options.gradient_accumulation;
+export function isLastOfStep({ inputs, progress }: Pick<Run, "inputs" | "progress">): boolean {
+  return progress.state.accumulated.microBatches + 1 === inputs.options.gradient_accumulation;
 }
 
 /** Where an update has given up the copy of the gradients, this may be too much. */
 function saveGradients(run: Run, subject: string): void {
   try {
-    run.backup.save();
+    run.loaded.backup.save();
   } catch (thrown) {
     if (!(thrown instanceof OutOfMemoryError)) throw thrown;
     throw ranOut(`${subject}: the copy of the gradients before it`, thrown, run);
@@ -79,15 +80,19 @@ export async function fitting<T, N>(
       return await body(policy);
     } catch (thrown) {
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
-      freeCache(run.model.device);
+      freeCache(run.loaded.model.device);
       undo?.restore();
       const leaner = ladder.stepDown(tokens);
       if (!leaner) return await otherwise(thrown);
-      const news = concessionsOf(leaner, run.model.config, { beyond: policy });
-      const gives = news.join(", ") || "the next leaner policy";
-      run.notice(
-        `${subject}: ${thrown.message}. From here on such lengths go with less: ${gives}. Done again, with the same result but for rounding.`,
-      );
+      const concessions = concessionsOf(leaner, run.loaded.model.config, { beyond: policy });
+      const gives = concessions.join(", ") || "the next leaner policy";
+      const { message: cause, pool, requestedBytes } = thrown;
+      run.facts.say({
+        fact: "leaner",
+        step: run.progress.state.step + 1,
+        ...{ subject, cause, pool, requestedBytes, concessions },
+        text: `${subject}: ${cause}. From here on such lengths go with less: ${gives}. Done again, with the same result but for rounding.`,
+      });
     }
   }
 }

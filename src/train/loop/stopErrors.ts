@@ -10,10 +10,13 @@ import { resumeLine } from "../folder/resume.ts";
 import { heldByOthers } from "../machine/compute.ts";
 import { limitsOf } from "../machine/modelPlanner.ts";
 import { waysToFit } from "../planning/tooLittleMemory.ts";
-import type { Run } from "./openRun.ts";
+import type { Run } from "./run.ts";
+
+/** What says how to continue a run. */
+type Resumable = Pick<Run, "inputs" | "progress">;
 
 /** Runs a part of a run; to an error that its user can mend it adds the way on. */
-export async function withWayOn<T>(run: Run, part: () => Promise<T>): Promise<T> {
+export async function withWayOn<T>(run: Resumable, part: () => Promise<T>): Promise<T> {
   try {
     return await part();
   } catch (cause) {
@@ -34,14 +37,15 @@ export function isCardFault(thrown: unknown): thrown is Error {
 
 /** The card failed in the midst of a run. */
 export function cardFailed(run: Run, cause: Error): UserError {
-  return new UserError(`Step ${run.state.step + 1}: ${run.model.device} computes no more: ${cause.message}`, {
+  const { device } = run.loaded.model;
+  return new UserError(`Step ${run.progress.state.step + 1}: ${device} computes no more: ${cause.message}`, {
     fix: `nvidia-smi and dmesg tell more of the card.\n${howToGoOn(run)}`,
     cause,
   });
 }
 
 /** Memory ran out where no policy can help; `subject` is what does not fit. */
-export function ranOut(subject: string, cause: OutOfMemoryError, run?: Run): UserError {
+export function ranOut(subject: string, cause: OutOfMemoryError, run?: Resumable): UserError {
   const others = heldByOthers(cause.device);
   const more = moreMemory(others);
   const fix = run ? `${more}.\n${howToGoOn(run)}` : `${more}, or a lower --hd-num.`;
@@ -50,7 +54,8 @@ export function ranOut(subject: string, cause: OutOfMemoryError, run?: Run): Use
 
 /** Memory ran out under the leanest policy. What would fit is solved for what this run has at all. */
 export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
-  const { options, planner, demand, workload } = run;
+  const { options, planner, demand } = run.inputs;
+  const { workload } = run.planned;
   const ways = await waysToFit({ planner, workload, demand, limits: roomOf(run, cause), options });
   const others = heldByOthers(cause.device);
   return new UserError(`${subject} does not fit even under the leanest policy: ${reasonOf(cause, others)}.`, {
@@ -68,7 +73,10 @@ function moreMemory(others: string | undefined): string {
 }
 
 /** What there is for a run: the cap, or on a card what others leave of it. */
-function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): Limits {
+function roomOf(
+  { loaded: { model }, inputs: { options } }: Pick<Run, "loaded" | "inputs">,
+  { capBytes, pool }: OutOfMemoryError,
+): Limits {
   const cap = pool === "device" && model.device === "cpu" ? capBytes : undefined;
   const { memory = cap, host_memory } = options;
   const unlimited = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
@@ -80,7 +88,7 @@ function roomOf({ model, options }: Run, { capBytes, pool }: OutOfMemoryError): 
  * and none before.
  */
 export async function notFinite(
-  { options }: Run,
+  { inputs: { options } }: Pick<Run, "inputs">,
   subject: string,
   { step, isUntried }: { step: number; isUntried: boolean },
 ): Promise<UserError> {
@@ -98,7 +106,7 @@ export function namesOf(samples: readonly SampleSource[]): string {
   return samples.map(describeSource).join(", ");
 }
 
-function howToGoOn({ checkpoint, options }: Run): string {
+function howToGoOn({ progress: { checkpoint }, inputs: { options } }: Resumable): string {
   if (checkpoint === undefined) return "There is no checkpoint yet: then start again.";
   return `The last good checkpoint is ${checkpoint}. Go on from it: ${resumeLine(options.output)}`;
 }

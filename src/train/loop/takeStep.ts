@@ -1,38 +1,25 @@
 /**
- * One step of the optimizer: its micro-batches and its update are queued, and told of when a card has come to them, one micro-batch late.
- * Whether there is an update at all is the device's to decide then: where loss or norm are not finite, it changes nothing.
+ * One step of the optimizer. Its micro-batches and its update are queued, and reported one micro-batch late, when a card has computed them.
+ * Whether the update changes anything is the device's decision: if the loss or the norm is not finite, it changes nothing.
  */
-import { join } from "node:path";
-import type { SampleSource } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { zeroGradients } from "../../models/lora.ts";
 import { afterGoodStep, afterOverflow, isOverflow, type LossScale } from "../../step/optimizer/lossScale.ts";
 import { clippedScale } from "../../step/optimizer/updateGate.ts";
 import type { QueuedStep } from "../../step/step.ts";
-import { dispose, type Tensor } from "../../torch/tensor.ts";
+import { dispose } from "../../torch/tensor.ts";
 import { type Accumulated, emptyStep } from "../folder/checkpoints.ts";
-import { appendRecord, DEFECTS_FILE, STEPS_FILE, type StepRecord } from "../folder/runLog.ts";
+import type { StepRecord } from "../folder/runLog.ts";
 import type { TrainOptions } from "../options/options.ts";
 import { learningRate } from "../options/schedule.ts";
 import type { Waited } from "./dataWait.ts";
 import { type PeakWatch, recordOf } from "./peakWatch.ts";
 import { runMicroBatch } from "./retry.ts";
+import { beginStep, type Running, type StepUnderWay } from "./running.ts";
 import { namesOf, notFinite, withWayOn } from "./stopErrors.ts";
-import type { Running } from "./trainer.ts";
 import { normWithin, updateWithin } from "./update.ts";
 
-/** A step as far as this process has seen it; what a checkpoint has of it is in the run's state. */
-export interface StepUnderWay {
-  samples: SampleSource[];
-  /** Of all its gradients, () on the device, where its last micro-batch is queued. */
-  norm: Tensor | undefined;
-  /** The same number, where that micro-batch has been told of. */
-  gradientNorm: number | undefined;
-}
-
-export const beginStep = (): StepUnderWay => ({ samples: [], norm: undefined, gradientNorm: undefined });
-
-/** Where in the run something has happened. */
+/** A place in the run. */
 interface Moment {
   step: number;
   microBatch: number;
@@ -46,16 +33,20 @@ interface Taken {
   moment: Moment;
   sums: Accumulated;
   under: StepUnderWay;
+  /** Time to queue it, and idle time of the device before it. */
+  queuedMs: number;
+  dataWaitMs: number;
 }
 
-/** One step, or as much of it as comes before an interruption. */
+/** Takes one step, or as much of it as comes before an interruption. */
 export async function takeStep(
   run: Running,
   nextBatch: () => Promise<Waited<IteratorResult<MicroBatch, unknown>> | undefined>,
 ): Promise<"done" | "interrupted" | "no data"> {
-  const { state, options, signal } = run;
+  const { signal, inputs, progress } = run;
+  const { state } = progress;
   run.watch.startStep();
-  while (state.accumulated.microBatches < options.gradient_accumulation) {
+  while (state.accumulated.microBatches < inputs.options.gradient_accumulation) {
     if (signal?.aborted) return "interrupted";
     const startMs = performance.now();
     const waited = await nextBatch();
@@ -63,7 +54,7 @@ export async function takeStep(
     const { value: batch, done } = waited.value;
     if (done) break;
     state.accumulated.dataWaitMs += waited.stalledMs;
-    await accumulate(run, batch, startMs);
+    await accumulate(run, batch, { startMs, dataWaitMs: waited.stalledMs });
   }
   if (state.accumulated.microBatches === 0) return "no data";
   await updateFactors(run);
@@ -71,24 +62,30 @@ export async function takeStep(
 }
 
 /** Adds a micro-batch's gradients to those of the step. */
-async function accumulate(run: Running, batch: MicroBatch, startMs: number): Promise<void> {
-  const { state, options, emit, under } = run;
+async function accumulate(
+  run: Running,
+  batch: MicroBatch,
+  { startMs, dataWaitMs }: { startMs: number; dataWaitMs: number },
+): Promise<void> {
+  const { inputs, loaded, progress, under } = run;
+  const { state } = progress;
   const sums = state.accumulated;
   const [step, microBatch] = [state.step + 1, sums.microBatches + 1];
-  const moment = { step, microBatch, isUntried: run.saved && microBatch === 1 };
-  const weight = weightOf(options, batch);
+  const moment = { step, microBatch, isUntried: progress.saved && microBatch === 1 };
+  const weight = weightOf(inputs.options, batch);
+  const dataMs = performance.now();
   const once = (): Promise<QueuedStep> => {
     run.watch.begin(batch);
     return runMicroBatch(run, batch, weight * (state.lossScale?.scale ?? 1), (phase) => {
       run.watch.passed(phase.phase);
-      emit({ event: "phase", step, microBatch, phase });
+      run.facts.say({ fact: "phase", step, microBatch, phase });
     });
   };
   let queued = await once();
   if (run.watch.add(batch)) {
     queued[Symbol.dispose]();
     dispose(queued.norm);
-    run.backup.restore();
+    loaded.backup.restore();
     queued = await once();
     run.watch.add(batch);
   }
@@ -100,31 +97,42 @@ async function accumulate(run: Running, batch: MicroBatch, startMs: number): Pro
   sums.weightSum += weight;
   sums.tokens += batch.inputIds.length;
   sums.epoch = batch.epoch;
-  sums.elapsedMs += performance.now() - startMs;
-  const taken = { batch, moment, sums, under };
+  const nowMs = performance.now();
+  sums.elapsedMs += nowMs - startMs;
+  const taken = { batch, moment, sums, under, queuedMs: nowMs - dataMs, dataWaitMs };
   await run.late.add({
     isDone: queued.isDone,
     isBusy: queued.isBusy,
-    tell: () => tellMicroBatch(run, taken, queued),
+    tell: () => reportMicroBatch(run, taken, queued),
     [Symbol.dispose]: () => queued[Symbol.dispose](),
   });
 }
 
-/** The wait for a micro-batch is time of its own, not of the one that was queued before it. */
-async function tellMicroBatch(run: Running, taken: Taken, queued: QueuedStep): Promise<void> {
-  const { batch, moment, sums, under } = taken;
+/** Waits for a micro-batch's numbers and reports them. The wait is time of its own, not of the micro-batch that was queued before. */
+async function reportMicroBatch(run: Running, taken: Taken, queued: QueuedStep): Promise<void> {
+  const { batch, moment, sums, under, dataWaitMs } = taken;
   const { step, microBatch } = moment;
+  const { samples, labelTokens } = batch;
   const startMs = performance.now();
   await queued.arrival();
   const { loss, gradientNorm } = queued.read();
-  sums.elapsedMs += performance.now() - startMs;
-  run.emit({ event: "microBatch", step, microBatch, loss, samples: batch.samples });
-  if (!Number.isFinite(loss)) throw await notFinite(run, `the loss of ${namesOf(batch.samples)}`, moment);
-  sums.lossSum += weightOf(run.options, batch) * loss;
+  const waitedMs = performance.now() - startMs;
+  sums.elapsedMs += waitedMs;
+  const size = { samples, tokens: batch.inputIds.length };
+  const elapsedMs = taken.queuedMs + waitedMs;
+  if (elapsedMs > (under.slowest?.elapsedMs ?? 0)) under.slowest = { ...size, elapsedMs };
+  await run.facts.send({
+    fact: "microBatch",
+    loss: Number.isFinite(loss) ? loss : null,
+    pictures: batch.images.length,
+    ...{ step, microBatch, ...size, labelTokens, elapsedMs, dataWaitMs },
+  });
+  if (!Number.isFinite(loss)) throw await notFinite(run, `the loss of ${namesOf(samples)}`, moment);
+  sums.lossSum += weightOf(run.inputs.options, batch) * loss;
   under.gradientNorm = gradientNorm;
 }
 
-/** What a micro-batch counts for in its step: one as another, or by their labels. */
+/** Returns what a micro-batch counts for in its step: 1, or its labels. */
 function weightOf(options: TrainOptions, { labelTokens }: MicroBatch): number {
   return options.loss_scale === "batch" ? labelTokens : 1;
 }
@@ -137,21 +145,23 @@ interface Ended {
   /** How many times too long its gradients were. */
   scaledBy: number;
   lr: number;
-  /** That the update took to be queued. */
+  /** Time to queue the update. */
   updateMs: number;
   totalSteps: number;
   peaks: ReturnType<PeakWatch["endStep"]>;
 }
 
-/** The optimizer's step over what was accumulated, and its record. */
+/** Updates the factors by what was accumulated, and records the step. */
 async function updateFactors(run: Running): Promise<void> {
-  const { state, options, schedule, under } = run;
+  const { inputs, progress, under } = run;
+  const { options, schedule } = inputs;
+  const { state } = progress;
   const sums = state.accumulated;
   const scaledBy = sums.weightSum * (state.lossScale?.scale ?? 1);
-  // float16: on whether this step's gradients overflow hangs the scale of the next micro-batch, so that cannot be queued before
+  // float16: the scale of the next micro-batch depends on whether this step's gradients overflow, so it can't be queued before
   if (state.lossScale || !under.norm) await run.late.all();
   const startMs = performance.now();
-  if (!under.norm) measureNorm(run); // the data's end came before the step's last micro-batch
+  if (!under.norm) measureNorm(run); // the data ended before the step's last micro-batch
   const overflows = state.lossScale && isOverflow(under.gradientNorm! / scaledBy, state.lossScale);
   if (overflows) return skipStep(run, state.lossScale!);
   const lr = learningRate(state.step + 1, schedule);
@@ -162,7 +172,7 @@ async function updateFactors(run: Running): Promise<void> {
   const { step, totalSteps } = state;
   const peaks = run.watch.endStep();
   await run.late.follow(() =>
-    tellStep(run, { step, sums, under, scaledBy, lr, updateMs, totalSteps, peaks }),
+    reportStep(run, { step, sums, under, scaledBy, lr, updateMs, totalSteps, peaks }),
   );
 }
 
@@ -171,54 +181,62 @@ function measureNorm(run: Running): void {
   run.under.gradientNorm = run.under.norm.item();
 }
 
-async function tellStep(run: Running, ended: Ended): Promise<void> {
-  const { step, sums, under, scaledBy, lr, totalSteps } = ended;
-  const { options, emit } = run;
-  const gradNorm = under.gradientNorm! / scaledBy;
+async function reportStep(run: Running, ended: Ended): Promise<void> {
+  const { step, under, totalSteps } = ended;
+  const { facts, inputs } = run;
+  const gradNorm = under.gradientNorm! / ended.scaledBy;
   if (!Number.isFinite(gradNorm)) {
     const subject = `the gradient of ${namesOf(under.samples)}`;
     throw await notFinite(run, subject, { step, isUntried: false });
   }
   const { defects, ...peaks } = ended.peaks;
-  const stepMs = sums.elapsedMs + ended.updateMs;
-  const record: StepRecord = {
+  const record = stepRecord(ended, gradNorm, recordOf(peaks, inputs.options.planned_step));
+  await withWayOn(run, async () => {
+    await facts.send({ fact: "step", record, totalSteps, peaks });
+    for (const { trace, ...defect } of defects)
+      await facts.send({ fact: "defect", step, defect, ...(trace && { trace }) });
+  });
+}
+
+function stepRecord(
+  { step, sums, under, lr, updateMs }: Ended,
+  gradNorm: number,
+  memory: ReturnType<typeof recordOf>,
+): StepRecord {
+  const stepMs = sums.elapsedMs + updateMs;
+  return {
     step,
     loss: sums.lossSum / sums.weightSum,
     gradNorm,
     lr,
     tokens: sums.tokens,
     tokensPerSecond: (sums.tokens / stepMs) * 1000,
-    ...recordOf(peaks, options.planned_step),
+    ...memory,
     stepMs,
     dataWaitRatio: sums.dataWaitMs / stepMs,
     epoch: sums.epoch,
+    ...(under.slowest && { slowest: under.slowest }),
   };
-  await withWayOn(run, async () => {
-    await appendRecord(join(options.output, STEPS_FILE), record);
-    for (const { trace: _, ...defect } of defects)
-      await appendRecord(join(options.output, DEFECTS_FILE), { step, ...defect });
-  });
-  emit({ event: "step", record, totalSteps, peaks });
-  for (const { trace, ...defect } of defects) emit({ event: "defect", step, defect, trace });
 }
 
-/** Leaves the factors as they are, for float16 could not hold their gradients; there is no record of such a step. */
+/** Leaves the factors as they are, because float16 could not hold their gradients. Such a step has no record. */
 function skipStep(run: Running, before: LossScale): void {
-  const { state, lora } = run;
-  zeroGradients(lora);
+  const { state } = run.progress;
+  zeroGradients(run.loaded.lora);
   const after = afterOverflow(before);
   state.lossScale = after;
   endStep(run);
   run.watch.endStep();
-  run.notice(
+  run.facts.notice(
     `step ${state.step}: the gradients overflow float16, so the factors stay as they are; the loss scale is ${after.scale} from here on`,
   );
 }
 
 function endStep(run: Running): void {
-  run.state.step += 1;
-  run.state.accumulated = emptyStep();
+  const { progress } = run;
+  progress.state.step += 1;
+  progress.state.accumulated = emptyStep();
+  progress.saved = false;
   dispose(run.under.norm);
   run.under = beginStep();
-  run.saved = false;
 }

@@ -1,8 +1,6 @@
 /** What the options of device, type and memory come to on this machine. */
-import { openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
 import { formatBytes, GIB, UserError } from "../../errors.ts";
 import type { Bases } from "../../models/bases.ts";
-import { normType } from "../../models/families.ts";
 import { hasFullAbsmax } from "../../models/storedBases.ts";
 import type { LoadOptions } from "../../models/weights.ts";
 import { zeros } from "../../torch/create.ts";
@@ -29,6 +27,7 @@ import { findLibtorch } from "../../torch/install/libtorch.ts";
 import { tryCompiling, whyTwins } from "../../torch/kernels/fusedKernel.ts";
 import { type Device, type DType, scope } from "../../torch/tensor.ts";
 import { cardOf } from "./modelPlanner.ts";
+import type { OpenedModel } from "./openedModel.ts";
 
 export interface ComputeOptions {
   dtype?: "fp32" | "bf16" | "fp16" | undefined;
@@ -52,7 +51,7 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16", fp16: "float16" } as 
 >;
 
 /** Sets threads and memory cap of the process, and says where and in which type to compute. Throws UserError without that device. */
-export function startCompute(model: string, options: ComputeOptions): Compute {
+export function startCompute(model: Pick<OpenedModel, "dtype">, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
   if (device !== "cpu") useCard(device as `cuda:${number}`);
   if (options.threads !== undefined) setThreads(options.threads);
@@ -78,15 +77,12 @@ export function basesOf({
   return { base, headBase: head_base, visionBase: vision_base };
 }
 
-/** Says of a checkpoint what is rounded as it is read. */
-export function noticeStored(model: string, notice: (text: string) => void): void {
-  const { weights } = openModelFolder(resolveModel(model));
-  if (hasFullAbsmax(weights)) {
-    notice(
-      `${weights.place}: its NF4 is without double quantisation; the largest magnitudes of blocks are rounded to 8 bits, as --base nf4 has them`,
-    );
-  }
-  weights.close();
+/** Reports what is rounded as a checkpoint is read. */
+export function noticeStored({ files: { weights } }: OpenedModel, notice: (text: string) => void): void {
+  if (!hasFullAbsmax(weights)) return;
+  notice(
+    `${weights.place}: its NF4 is without double quantisation; the largest magnitudes of blocks are rounded to 8 bits, as --base nf4 has them`,
+  );
 }
 
 /** The device that was asked for, else the first GPU, else the CPU. Throws UserError where it is not there. */
@@ -178,9 +174,9 @@ export function peaksOf(device: Device): Peaks {
     const { peakBytes, peakByCategory } = memoryStats(device, pool);
     return { bytes: peakBytes, categories: peakByCategory };
   };
-  const reservedBytes =
-    device === "cpu" ? undefined : cardMemory(device as `cuda:${number}`).peakReservedBytes;
-  return { device: peakOf("device"), host: peakOf("host"), reservedBytes };
+  const pools = { device: peakOf("device"), host: peakOf("host") };
+  if (device === "cpu") return pools;
+  return { ...pools, reservedBytes: cardMemory(device as `cuda:${number}`).peakReservedBytes };
 }
 
 /** What comes from here on is counted anew, from what is alive. */
@@ -193,14 +189,9 @@ export function freeCache(device: Device): void {
   if (device !== "cpu") emptyCache(device as `cuda:${number}`);
 }
 
-/** float32 for a checkpoint that is stored so, else bfloat16, or float16 on a card without it. */
-function usualType(model: string, device: Device): Compute["dtype"] {
-  const folder = openModelFolder(resolveModel(model));
-  try {
-    return normType(folder) === "float32" ? "float32" : halfOf(device);
-  } finally {
-    folder.weights.close();
-  }
+/** Chooses float32 for a checkpoint that is stored in it, else bfloat16, or float16 on a card without bfloat16. */
+function usualType({ dtype }: Pick<OpenedModel, "dtype">, device: Device): Compute["dtype"] {
+  return dtype === "float32" ? "float32" : halfOf(device);
 }
 
 function halfOf(device: Device): "bfloat16" | "float16" {

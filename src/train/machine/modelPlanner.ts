@@ -1,9 +1,6 @@
 /** What a run plans with: the planner of its model on its device, and how much memory there is. */
-import { openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
 import type { Bases } from "../../models/bases.ts";
-import { normType, readModelConfig, tensorsOf } from "../../models/families.ts";
-import { storedBases } from "../../models/storedBases.ts";
 import { ANY_CPU } from "../../nn/anyCpu.ts";
 import { type Limits, type PlannedModel, Planner } from "../../plan/planner.ts";
 import { knownSpeed } from "../../plan/time/calibration.ts";
@@ -11,6 +8,7 @@ import { type Card, findDevice, unknownCard } from "../../plan/time/cards.ts";
 import type { Speed } from "../../plan/time/stepTime.ts";
 import { cardInfo, cardMemory } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/tensor.ts";
+import type { OpenedModel } from "./openedModel.ts";
 
 /** Of a CPU that nobody has measured; only the order of policies follows from it, and that is saved with a run. */
 const UNMEASURED: Speed = {
@@ -22,7 +20,7 @@ const UNMEASURED: Speed = {
 
 /** The planner of a checkpoint as it will be loaded. */
 export function plannerOf(
-  model: string,
+  model: OpenedModel,
   { dtype, device, base, headBase, visionBase }: Bases & { dtype: PlannedModel["dtype"]; device: Device },
 ): Planner {
   const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
@@ -33,34 +31,25 @@ export function plannerOf(
 
 /** A checkpoint as it will be loaded: in precisions that are asked for, or as it is stored. */
 export function loadedModel(
-  model: string,
+  { config, dtype: stored, bases: asStored }: OpenedModel,
   {
     dtypeFor,
     ...asked
   }: Bases & {
-    /** What to compute in, given what norms are stored in. */
+    /** Chooses what to compute in, from what norms are stored in. */
     dtypeFor: (stored: DType) => PlannedModel["dtype"];
   },
 ): Omit<PlannedModel, "target"> {
-  const folder = openModelFolder(resolveModel(model));
-  try {
-    const { weights } = folder;
-    const config = readModelConfig(folder);
-    const stored = normType(folder);
-    const dtype = dtypeFor(stored);
-    const asStored = storedBases(tensorsOf(config), weights);
-    return {
-      model: config,
-      dtype,
-      mapsWeights: stored === dtype,
-      base: asked.base ?? asStored.base,
-      headBase: asked.headBase ?? asStored.headBase,
-      visionBase: asked.visionBase ?? asStored.visionBase,
-      stored: asStored,
-    };
-  } finally {
-    folder.weights.close();
-  }
+  const dtype = dtypeFor(stored);
+  return {
+    model: config,
+    dtype,
+    mapsWeights: stored === dtype,
+    base: asked.base ?? asStored.base,
+    headBase: asked.headBase ?? asStored.headBase,
+    visionBase: asked.visionBase ?? asStored.visionBase,
+    stored: asStored,
+  };
 }
 
 /**

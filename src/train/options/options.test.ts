@@ -53,6 +53,7 @@ describe("options that state the same thing", () => {
     { ...given, epochs: 1, max_steps: 10 },
     { ...given, warmup_steps: 1, warmup_ratio: 0.1 },
     { ...given, policy: "policy.json", mlp_tile: 256 },
+    { ...given, eval_data: "eval.json", val_size: 0.1 },
   ])("are refused together: %o", (input) => {
     expect(() => trainOptions(input)).toThrow(/cannot be given together/);
   });
@@ -107,6 +108,13 @@ describe("targets", () => {
 it("takes the folder to resume as the output", () => {
   expect(trainOptions({ ...given, resume: "runs/7" })).toMatchObject({ resume: true, output: "runs/7" });
   expect(trainOptions({ ...given, resume: true, output: "o" })).toMatchObject({ resume: true, output: "o" });
+});
+
+it("takes a share or a number of samples to set aside", () => {
+  expect(trainOptions({ ...given, val_size: 0.05 })).toMatchObject({ val_size: 0.05 });
+  expect(trainOptions({ ...given, val_size: 100 })).toMatchObject({ val_size: 100 });
+  for (const val_size of [0, -0.1, 1.5])
+    expect(() => trainOptions({ ...given, val_size })).toThrow(/val_size takes a share below 1, or a whole/);
 });
 
 it("reads devices and amounts of memory", () => {

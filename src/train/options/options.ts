@@ -232,6 +232,15 @@ const checkpointOptions = group("Checkpoints and evaluation", {
     ...dataMeta,
     help: "Samples to evaluate on. The adapter with the lowest loss is kept beside the last one.",
   }),
+  val_size: z
+    .number()
+    .positive()
+    .refine((size) => size < 1 || Number.isInteger(size))
+    .optional()
+    .meta({
+      help: "Part of the data that is set aside to evaluate on, and not trained on: a share below 1, or a number of samples. --seed draws it; samples of one document (the same id) stay together.",
+      takes: "a share below 1, or a whole number of samples",
+    }),
   eval_every: count.optional().meta({
     help: "Steps from one evaluation to the next. Default: one evaluation, at the end.",
     alias: ["eval_steps"],
@@ -262,6 +271,7 @@ function policyOptionSchemas(): { [Name in PolicyOptionName]: (typeof POLICY_OPT
 export const EXCLUSIVE_OPTIONS = [
   ["warmup_steps", "warmup_ratio"],
   ["epochs", "max_steps"],
+  ["eval_data", "val_size"],
   ...POLICY_OPTION_NAMES.map((part) => ["policy", part] as const),
 ] as const;
 

@@ -6,7 +6,6 @@ import { DEFAULT_POLICY, POLICY_OPTION_NAMES, Policy, ploraName, ploraOf } from 
 import { scope } from "../../torch/tensor.ts";
 import type { Demand } from "../data/memoryDemand.ts";
 import type { Checkpoint } from "../folder/checkpoints.ts";
-import { limitsOf } from "../machine/modelPlanner.ts";
 import type { TrainOptions } from "../options/options.ts";
 import { type ClassPolicy, hasParts, ofAllLengths, withParts } from "../options/policyFiles.ts";
 import { type AnswersPlan, planAnswers } from "./answerPlan.ts";
@@ -27,6 +26,8 @@ export interface PlanRequest {
   checkpoint: Checkpoint | undefined;
   /** The user's own, if there are any. */
   policies: readonly ClassPolicy[] | undefined;
+  /** The memory limits of the run; undefined: none is known. */
+  limits: Limits | undefined;
   /** The kernel that the run has settled on; "measured" on the CPU, which has its own. */
   attention: Policy["attention"];
 }
@@ -44,9 +45,8 @@ export interface RunPlanning {
 
 /** Throws UserError where the longest micro-batch fits under no policy, or the loss of a sample of the evaluation. */
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
-  const { options, planner, demand, stopIds, checkpoint, attention } = request;
+  const { options, planner, demand, stopIds, checkpoint, attention, limits: room } = request;
   const workload = workloadOfRun(options, checkpoint);
-  const room = limitsOf(options, options.device!);
   const planned = (choice: Choice, stepsDown: number[]): RunPlan => {
     const plan = new RunPlan({ planner, workload, demand, choice, stepsDown });
     for (const tokens of request.lengths) plan.policyFor(tokens); // a run's policies are known before it begins

@@ -1,0 +1,48 @@
+import { describe, expect, it } from "vitest";
+import { FactStream } from "./factStream.ts";
+import type { RunFact, RunSink } from "./runFact.ts";
+
+const CHECKPOINT = { fact: "checkpoint", step: 1, folder: "checkpoint-1" } as const;
+
+describe("a stream of facts", () => {
+  it("hands each fact to its sinks in their order, waits for each, and says when it was", async () => {
+    const taken: string[] = [];
+    const sink = (name: string, ms: number): RunSink => ({
+      async take({ fact, atMs }) {
+        await new Promise((resolve) => setTimeout(resolve, ms));
+        taken.push(`${name} ${fact} ${Math.abs(Date.now() - atMs) < 60_000}`);
+      },
+    });
+    const stream = new FactStream([sink("slow", 5), sink("fast", 0)]);
+    await stream.send(CHECKPOINT);
+    await stream.send({ fact: "check", done: 1, total: 1 });
+    expect(taken).toEqual(
+      ["slow", "fast"]
+        .map((name) => `${name} checkpoint true`)
+        .concat(["slow check true", "fast check true"]),
+    );
+  });
+
+  it("hands a fact to sinks that do not wait before say() returns", () => {
+    const facts: RunFact[] = [];
+    new FactStream([{ take: (fact) => void facts.push(fact) }]).notice("text", "idleCard");
+    expect(facts).toEqual([expect.objectContaining({ fact: "notice", text: "text", about: "idleCard" })]);
+  });
+
+  it.each([
+    [
+      "at once",
+      () => {
+        throw new Error("no room");
+      },
+    ],
+    ["later", () => Promise.reject(new Error("no room"))],
+  ])("throws what a sink throws: %s, from code that can't wait at the next fact, once", async (_, take) => {
+    const stream = new FactStream([{ take: (fact) => (fact.fact === "notice" ? take() : undefined) }]);
+    await expect(stream.send({ fact: "notice", text: "" })).rejects.toThrow("no room");
+    stream.notice("");
+    await new Promise((resolve) => setImmediate(resolve));
+    await expect(stream.send(CHECKPOINT)).rejects.toThrow("no room");
+    await stream.send(CHECKPOINT);
+  });
+});
