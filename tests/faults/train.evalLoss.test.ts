@@ -110,9 +110,11 @@ it("memory that is gone in the midst of a run costs the samples that need it, to
   expect(some.end).toMatchObject({ result: { ended: "finished" } });
   expect(some.records).toMatchObject([{ samples: 2, unevaluated: 1 }]);
   const last = `Evaluation: ${held}:2: sample 1 (4,000 tokens): out of memory`;
-  expect(some.notices.filter((text) => text.startsWith(last) && text.includes("left out"))).toHaveLength(1);
+  expect(
+    some.notices.filter((text) => text.startsWith(last) && text.includes("skips the sample")),
+  ).toHaveLength(1);
   const none = await evaluated({}, cap(2_000));
   expect(none.end).toMatchObject({ result: { ended: "finished" } });
   expect(none.records).toEqual([]);
-  expect(none.notices.filter((text) => text.includes("left out"))).toHaveLength(3);
+  expect(none.notices.filter((text) => text.includes("skips the sample"))).toHaveLength(3);
 });

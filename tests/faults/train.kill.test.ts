@@ -82,7 +82,7 @@ it.each<[string, (checkpoint: string) => void, RegExp]>([
     const notice = noticesOf(events).join("\n");
     expect(notice).toMatch(fault);
     expect(notice).toContain(join(output, "broken-checkpoint-24"));
-    expect(events).toContainEqual(expect.objectContaining({ event: "start", step: 22 }));
+    expect(events).toContainEqual(expect.objectContaining({ fact: "start", step: 22 }));
     expect(resultOf(output)).toEqual(resultOf(whole));
   },
 );
