@@ -93,8 +93,8 @@ describe("a run on a terminal", () => {
   it("shows the phase of a step without losing the time left on 80 columns", () => {
     const report = reportTo({ columns: 80 });
     report.take({ fact: "step", record: stepRecord(43), totalSteps: 80, peaks });
-    report.show({
-      event: "phase",
+    report.take({
+      fact: "phase",
       step: 44,
       microBatch: 3,
       phase: { phase: "forward", done: 12, total: 32 },
