@@ -1,7 +1,8 @@
 /** A bench's data: one sample with one picture, for lorafit and in the peers' form. */
 import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import type { HdImage } from "../src/data/pictures/image.ts";
-import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../src/data/samples/dialogue.ts";
+import type { EncodedSample } from "../src/data/samples/dialogue.ts";
+import { IGNORE, IMAGE_SLOT } from "../src/data/samples/sample.ts";
 import { layoutBatch, type MicroBatch } from "../src/data/stream/batches.ts";
 import { START } from "../src/data/stream/packing.ts";
 import { embedText, placeImage_ } from "../src/models/inputRows.ts";

@@ -6,6 +6,7 @@ import { layoutBatch } from "../data/stream/batches.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { type Generated, generate } from "../models/generate.ts";
 import type { Evaluator } from "../train/evaluate/evaluate.ts";
+import { stopIdsOf } from "../train/planning/answerPlan.ts";
 
 /** As the options of generate and chat have them. */
 export interface AnswerOptions {
@@ -31,7 +32,7 @@ export async function answerPrompt(
   { onText, signal }: AnswerHooks = {},
 ): Promise<Generated & { text: string | null }> {
   const images = await Promise.all(prompt.images.map(({ path, hdNum }) => pictures.load(path, hdNum)));
-  const ends = tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [...model.config.eosIds];
+  const ends = stopIdsOf(tokenizer, model.config);
   const stream = tokenizer && onText && new TextStream(tokenizer, onText);
   const generated = await generate(model, lora, layoutBatch([{ sample: prompt, images }]), {
     sampling: {

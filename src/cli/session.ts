@@ -5,14 +5,13 @@ import type { ImageCompat } from "../data/pictures/decode.ts";
 import { openImagePool } from "../data/pictures/imagePool.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
-import { readModelConfig } from "../models/families.ts";
+import { readModelConfig, tokenizerOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
 import { DEFAULT_POLICY } from "../step/policy.ts";
 import { OutOfMemoryError } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
-import { tokenizerOf } from "../train/data/dataset.ts";
 import type { Evaluator } from "../train/evaluate/evaluate.ts";
 import {
   type ComputeOptions,

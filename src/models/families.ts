@@ -1,5 +1,9 @@
 /** The model families, by name: a new one is a folder and a row here. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { readJsonObject } from "../checkpoint/disk.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
+import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import type { DType } from "../torch/dtypes.ts";
 import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
@@ -35,6 +39,13 @@ export function familyOfFolder({ folder, config }: Pick<ModelFolder, "folder" | 
       fix: "lorafit reads InternLM-XComposer2 checkpoints; check that the folder holds one.",
     },
   );
+}
+
+/** Returns the tokenizer in a model's folder, by its family's form. Data that comes as ids needs none. */
+export async function tokenizerOf(folder: string): Promise<Tokenizer | undefined> {
+  const configFile = join(folder, "config.json");
+  const config = existsSync(configFile) ? readJsonObject(configFile) : {};
+  return familyOfFolder({ folder, config }).tokenizer(folder);
 }
 
 /** Reads the sizes of the model in a folder. Throws UserError where no family reads it, or its files do not belong together. */

@@ -3,6 +3,7 @@
  * (families.ts), so that no other file knows its tensor names, its packed weights, its pictures or its prompt form.
  */
 import type { ModelFolder } from "../checkpoint/folder.ts";
+import type { Tokenizer } from "../data/text/tokenizer.ts";
 import type { RopeForm } from "../nn/attention/rope.ts";
 import type { FrozenMatrix } from "../nn/frozen/frozen.ts";
 import type { Plora } from "../nn/plora.ts";
@@ -96,6 +97,8 @@ export interface Family<Config extends ModelConfig = ModelConfig> {
   recognises(config: Record<string, unknown>): boolean;
   /** Throws UserError where the folder's files do not agree with one another. */
   readConfig(folder: ModelFolder): Config;
+  /** Loads the tokenizer in a folder, with the family's form of dialogues; undefined if the folder has none. */
+  tokenizer(folder: string): Promise<Tokenizer | undefined>;
   /** Models that can be planned without a checkpoint. */
   presets: Record<string, Config>;
   /** Every tensor of a checkpoint by its official name. */

@@ -1,6 +1,5 @@
 /** `lorafit eval`: losses of samples on their answers, and on request the answers that the model gives itself. */
 import { describeSource } from "../../data/samples/badSamples.ts";
-import { questionBefore } from "../../data/samples/dialogue.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatCount, plural, UserError } from "../../errors.ts";
 import { readySamples } from "../../train/data/dataset.ts";
@@ -111,7 +110,7 @@ function shown(
 ): ShownAnswer {
   if (!text || !tokenizer) return { expectedIds, ids, exactMatch };
   const { expected, answer, anls } = text;
-  return { question: questionBefore(inputIds, start, tokenizer), expected, answer, exactMatch, anls };
+  return { question: tokenizer.dialogue.questionBefore(inputIds, start), expected, answer, exactMatch, anls };
 }
 
 /** Question, expected and given answer below each other, with marks where the answers part. */

@@ -1,4 +1,5 @@
 /** `lorafit preview`: what the model sees of a picture, or of the samples of a data set. */
+
 import { basename, extname, join } from "node:path";
 import { makeFolder, writeFileWhole } from "../../checkpoint/disk.ts";
 import { resolveModel } from "../../checkpoint/folder.ts";
@@ -9,7 +10,7 @@ import { encodeSample } from "../../data/samples/dialogue.ts";
 import { explainSample, type Span } from "../../data/samples/explain.ts";
 import { readSamples } from "../../data/samples/samples.ts";
 import { formatCount, UsageError } from "../../errors.ts";
-import { tokenizerOf } from "../../train/data/dataset.ts";
+import { tokenizerOf } from "../../models/families.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { noteRest, type Output } from "../output/output.ts";
 import { type ShownSample, samplesHtml } from "../output/samplesHtml.ts";

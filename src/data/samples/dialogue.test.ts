@@ -6,18 +6,10 @@ import { findShared, golden } from "../../../tests/helpers/shared.ts";
 import { type HdImage, hdGrid } from "../pictures/image.ts";
 import { layoutBatch } from "../stream/batches.ts";
 import { trainTokenizer } from "../text/tinyTokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
-import {
-  chatPrompt,
-  type EncodedSample,
-  encodePrompt,
-  encodeSample,
-  IGNORE,
-  IMAGE_SLOT,
-  questionBefore,
-} from "./dialogue.ts";
+import { type InternLM2Tokenizer, loadTokenizer } from "../text/tokenizer.ts";
+import { type EncodedSample, encodePrompt, encodeSample } from "./dialogue.ts";
 import { explainSample } from "./explain.ts";
-import type { Sample, Turn } from "./sample.ts";
+import { IGNORE, IMAGE_SLOT, type Sample, type Turn } from "./sample.ts";
 import { readSamples } from "./samples.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-dialogue-"));
@@ -71,7 +63,7 @@ const conversations: Conversation[] = JSON.parse(readFileSync(golden("prompts/co
 const official = findShared("golden/tokenizer/tokenizer.model");
 
 describe.skipIf(!official)("prompts and labels beside the official ones", () => {
-  let tokenizer: Tokenizer;
+  let tokenizer: InternLM2Tokenizer;
   beforeAll(async () => {
     tokenizer = await loadTokenizer(official as string);
   });
@@ -149,7 +141,7 @@ describe.skipIf(!official)("prompts and labels beside the official ones", () => 
       { role: "user", text: question },
       { role: "assistant", text: answer },
     ]);
-    const prompt = chatPrompt([...system, ...past, { role: "user", text: query }], tokenizer);
+    const prompt = tokenizer.dialogue.prompt([...system, ...past, { role: "user", text: query }]);
     const rows = Array.from(prompt).flatMap((id) =>
       id === IMAGE_SLOT ? Array(pictureOf(image).tokens).fill(-100) : [id],
     );
@@ -177,7 +169,7 @@ describe.skipIf(!official)("prompts and labels beside the official ones", () => 
 });
 
 describe("a dialogue in tokens", () => {
-  let tokenizer: Tokenizer;
+  let tokenizer: InternLM2Tokenizer;
   beforeAll(async () => {
     writeFileSync(
       join(folder, "tokenizer.model"),
@@ -211,9 +203,9 @@ describe("a dialogue in tokens", () => {
   it("has the question before each answer, without pictures and turns' ends", () => {
     const { inputIds, labels } = encodeSample(dialogueOf(turns, ["a.png", "b.png"]), tokenizer, 4);
     const starts = [...labels.keys()].filter((row) => labels[row] !== IGNORE && labels[row - 1] === IGNORE);
-    expect(starts.map((start) => questionBefore(inputIds, start, tokenizer))).toEqual(["A?", "B"]);
+    expect(starts.map((start) => tokenizer.dialogue.questionBefore(inputIds, start))).toEqual(["A?", "B"]);
     const alone = Int32Array.from([IMAGE_SLOT, ...tokenizer.encode("yes no")]);
-    expect(questionBefore(alone, alone.length, tokenizer)).toBe("yes no");
+    expect(tokenizer.dialogue.questionBefore(alone, alone.length)).toBe("yes no");
   });
 
   it("is cut before the last answer for a prompt, which begins as the training sample does", () => {

@@ -1,8 +1,8 @@
 /** An encoded sample as text again, in spans that tell what the model is given from what it learns to say. */
 
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { type EncodedSample, IGNORE, IMAGE_SLOT } from "./dialogue.ts";
-import { IMAGE_PLACEHOLDER } from "./sample.ts";
+import type { EncodedSample } from "./dialogue.ts";
+import { IGNORE, IMAGE_PLACEHOLDER, IMAGE_SLOT } from "./sample.ts";
 
 export interface Span {
   kind: "prompt" | "picture" | "answer";
@@ -30,11 +30,11 @@ export function explainSample({ inputIds, labels }: EncodedSample, tokenizer: To
 /** Unlike decode, without the spaces that the official decoder puts before `<s>` and `</s>`. */
 function spell(ids: number[], tokenizer: Tokenizer | undefined): string {
   if (!tokenizer) return ids.join(" ");
-  const controls = [tokenizer.bosId, tokenizer.eosId, tokenizer.unkId];
+  const { controlIds } = tokenizer;
   let text = "";
   let run: number[] = [];
   for (const id of ids) {
-    if (controls.includes(id)) {
+    if (controlIds.includes(id)) {
       text += tokenizer.decode(run) + tokenizer.piece(id);
       run = [];
     } else run.push(id);

@@ -3,6 +3,12 @@
 /** Marks the place of a picture in the text of a turn. */
 export const IMAGE_PLACEHOLDER = "<ImageHere>";
 
+/** The id of a picture in token ids, until the picture's rows are laid out. */
+export const IMAGE_SLOT = -200;
+
+/** The label of a token that is not learned. */
+export const IGNORE = -100;
+
 /** The place that a sample comes from. */
 export interface SampleSource {
   file: string;

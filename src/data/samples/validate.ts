@@ -9,16 +9,9 @@ import { type HdGrid, hdGrid, imageSize, type PictureSize } from "../pictures/im
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
-import {
-  type EncodedSample,
-  encodePrompt,
-  encodeSample,
-  IGNORE,
-  IMAGE_SLOT,
-  requireTokenizer,
-} from "./dialogue.ts";
+import { type EncodedSample, encodePrompt, encodeSample, requireTokenizer } from "./dialogue.ts";
 import { firstLabel, sampleRows } from "./rows.ts";
-import type { Sample } from "./sample.ts";
+import { IGNORE, IMAGE_SLOT, type Sample } from "./sample.ts";
 import type { Dataset } from "./samples.ts";
 import { tooLongSample } from "./tooLong.ts";
 

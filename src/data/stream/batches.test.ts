@@ -5,7 +5,7 @@ import { integers, readFixture } from "../../../tests/helpers/fixtures.ts";
 import { golden } from "../../../tests/helpers/shared.ts";
 import { UserError } from "../../errors.ts";
 import { hdGrid, imageTokens, type LoadedImage, loadHdImage } from "../pictures/image.ts";
-import { IGNORE, IMAGE_SLOT } from "../samples/dialogue.ts";
+import { IGNORE, IMAGE_SLOT } from "../samples/sample.ts";
 import { readDataset } from "../samples/samples.ts";
 import { type PreparedSample, prepareSamples } from "../samples/validate.ts";
 import {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readPieces } from "./sentencepieceModel.ts";
 import { trainTokenizer } from "./tinyTokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { type InternLM2Tokenizer, loadTokenizer } from "./tokenizer.ts";
 
 const TEXTS = [
   "Which company issued this receipt and what is the total? The total is $37.50, issued by ACME on 2024-04-09.",
@@ -16,7 +16,7 @@ describe("a trained tokenizer", () => {
   const folder = mkdtempSync(join(tmpdir(), "lorafit-trainer-"));
   const bytes = trainTokenizer(TEXTS, { vocabSize: 400 });
   const pieces = readPieces(bytes, "tokenizer.model");
-  let tokenizer: Tokenizer;
+  let tokenizer: InternLM2Tokenizer;
   beforeAll(async () => {
     writeFileSync(join(folder, "tokenizer.model"), bytes);
     tokenizer = await loadTokenizer(folder);

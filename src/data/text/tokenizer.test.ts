@@ -7,7 +7,7 @@ import { findShared, golden } from "../../../tests/helpers/shared.ts";
 import { UserError } from "../../errors.ts";
 import { PIECE_KINDS, readPieces } from "./sentencepieceModel.ts";
 import { trainTokenizer } from "./tinyTokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { type InternLM2Tokenizer, loadTokenizer } from "./tokenizer.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-tokenizer-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -27,7 +27,7 @@ describe.skipIf(!official)("the official tokenizer", () => {
   const decodeCases: Omit<Case, "text" | "cat">[] = JSON.parse(
     readFileSync(golden("tokenizer/decode_cases.json"), "utf8"),
   );
-  let tokenizer: Tokenizer;
+  let tokenizer: InternLM2Tokenizer;
   beforeAll(async () => {
     tokenizer = await loadTokenizer(official as string);
   });
@@ -91,7 +91,7 @@ describe("a tokenizer of our own", () => {
   ];
   const bytes = trainTokenizer(texts, { vocabSize: 400 });
   const pieces = readPieces(bytes, "tokenizer.model");
-  let tokenizer: Tokenizer;
+  let tokenizer: InternLM2Tokenizer;
   beforeAll(async () => {
     writeFileSync(join(folder, "tokenizer.model"), bytes);
     tokenizer = await loadTokenizer(folder);

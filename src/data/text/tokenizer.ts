@@ -7,20 +7,17 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { SentencePieceProcessor } from "@agnai/sentencepiece-js";
 import { messageOf, UserError } from "../../errors.ts";
+import type { DialogueForm } from "../samples/dialogueForm.ts";
+import { internlm2Dialogue } from "../samples/internlm2Dialogue.ts";
 import { type Piece, readPieces } from "./sentencepieceModel.ts";
 import { trimEnd, trimStart } from "./whitespace.ts";
 
 export interface Tokenizer {
   readonly vocabSize: number;
-  /** `<s>`, before every prompt. */
-  readonly bosId: number;
-  /** `</s>`, after every training sample. */
-  readonly eosId: number;
-  readonly unkId: number;
-  /** `[UNUSED_TOKEN_146]`, before the role of every turn. */
-  readonly turnStartId: number;
-  /** `[UNUSED_TOKEN_145]`, after the text of every turn. */
-  readonly turnEndId: number;
+  /** Ids that stand for no text of their own, such as `<s>`. */
+  readonly controlIds: readonly number[];
+  /** How the model's family writes dialogues. */
+  readonly dialogue: DialogueForm;
   /**
    * The ids of a text, `bos` (default false) putting `<s>` before it. With `specials: false` (default true) the names of
    * control tokens in it are spelled out like any other text, so that what a user types never becomes one.
@@ -32,13 +29,16 @@ export interface Tokenizer {
   piece(id: number): string;
 }
 
+/** The tokenizer of InternLM-XComposer2, with its control tokens. */
+export type InternLM2Tokenizer = SentencePieceTokenizer;
+
 const SPECIALS = ["<unk>", "<s>", "</s>"] as const;
 const SPECIAL = /(<s>|<\/s>|<unk>)/;
 const TURN_START = "[UNUSED_TOKEN_146]";
 const TURN_END = "[UNUSED_TOKEN_145]";
 
 /** The tokenizer of a model folder or of a tokenizer.model file. */
-export async function loadTokenizer(folderOrFile: string): Promise<Tokenizer> {
+export async function loadTokenizer(folderOrFile: string): Promise<InternLM2Tokenizer> {
   const file = modelFile(folderOrFile);
   const pieces = readPieces(readFileSync(file), file);
   const processor = new SentencePieceProcessor();
@@ -73,6 +73,8 @@ class SentencePieceTokenizer implements Tokenizer {
   readonly unkId: number;
   readonly turnStartId: number;
   readonly turnEndId: number;
+  readonly controlIds: readonly number[];
+  readonly dialogue: DialogueForm;
   readonly #pieces: Piece[];
   readonly #processor: SentencePieceProcessor;
   readonly #idOfSpecial: ReadonlyMap<string, number>;
@@ -97,6 +99,8 @@ class SentencePieceTokenizer implements Tokenizer {
     this.eosId = idOf("</s>");
     this.turnStartId = idOf(TURN_START);
     this.turnEndId = idOf(TURN_END);
+    this.controlIds = [this.bosId, this.eosId, this.unkId];
+    this.dialogue = internlm2Dialogue(this);
   }
 
   encode(

@@ -1,4 +1,7 @@
 /** InternLM-XComposer2 as a model family. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { loadTokenizer } from "../../data/text/tokenizer.ts";
 import type { Family } from "../family.ts";
 import { readXComposerConfig } from "./readConfig.ts";
 import { PRESETS, type XComposerConfig } from "./spec.ts";
@@ -9,6 +12,8 @@ import { assembleVision } from "./visionWeights.ts";
 export const XCOMPOSER: Family<XComposerConfig> = {
   recognises: ({ model_type: type }) => type === undefined || /^internlm(2|_?xcomposer2)$/.test(String(type)),
   readConfig: readXComposerConfig,
+  tokenizer: async (folder) =>
+    existsSync(join(folder, "tokenizer.model")) ? loadTokenizer(folder) : undefined,
   presets: PRESETS,
   tensors,
   names: NAMES,

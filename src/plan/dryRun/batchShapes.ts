@@ -1,8 +1,8 @@
 /** A micro-batch of which only the shape is known: what a plan runs the step on. */
 
 import { imageTokens, pictureTokens, type TileGrid } from "../../data/pictures/image.ts";
-import { IGNORE } from "../../data/samples/dialogue.ts";
 import { firstLabel } from "../../data/samples/rows.ts";
+import { IGNORE } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { START } from "../../data/stream/packing.ts";
 import { rowsBetween } from "../../nn/rows.ts";

@@ -1,7 +1,6 @@
 /** Samples of a data set, checked and ready for a model. */
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import type { ImageCompat } from "../../data/pictures/decode.ts";
 import { type Dataset, readDataset } from "../../data/samples/samples.ts";
 import {
@@ -17,7 +16,7 @@ import {
   sampleGroups,
   shuffledOrder,
 } from "../../data/stream/drawOrder.ts";
-import { loadTokenizer, type Tokenizer } from "../../data/text/tokenizer.ts";
+import type { Tokenizer } from "../../data/text/tokenizer.ts";
 import { plural } from "../../errors.ts";
 
 /** A model as far as samples are read for it. */
@@ -75,11 +74,6 @@ export async function checkSamples(
   if (length > 0) notice(`left out ${plural(length, "sample")} that cannot be used:`);
   for (const { message } of prepared.skipped) notice(`  ${message}`);
   return prepared;
-}
-
-/** The tokenizer in a model's folder; data that comes as ids needs none. */
-export async function tokenizerOf(folder: string): Promise<Tokenizer | undefined> {
-  return existsSync(join(folder, "tokenizer.model")) ? loadTokenizer(folder) : undefined;
 }
 
 /** The order of draws that the options ask for. */

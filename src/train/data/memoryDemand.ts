@@ -1,8 +1,8 @@
 /** What the data asks of memory: its longest micro-batch, and how those of a length may look at most. */
 
 import { imageTokens, pictureTokens } from "../../data/pictures/image.ts";
-import { IMAGE_SLOT } from "../../data/samples/dialogue.ts";
 import { countLabels, firstLabel } from "../../data/samples/rows.ts";
+import { IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { type Packing, WINDOW_DRAWS } from "../../data/stream/packing.ts";
 import type { BatchShape, ExactShape } from "../../plan/dryRun/batchShapes.ts";

@@ -1,7 +1,6 @@
 /** Evaluates a model on samples: the loss of each, and its own answers beside the expected ones. */
 import { describeSource } from "../../data/samples/badSamples.ts";
-import { IGNORE, questionBefore } from "../../data/samples/dialogue.ts";
-import type { SampleSource } from "../../data/samples/sample.ts";
+import { IGNORE, type SampleSource } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { createBatches, layoutBatch, type PictureLoader } from "../../data/stream/batches.ts";
 import { fileOrder } from "../../data/stream/drawOrder.ts";
@@ -176,7 +175,7 @@ function answerRecord(
   return {
     sample: source,
     pictures: images.slice(0, pictures).map(({ path }) => path),
-    ...(tokenizer && { question: questionBefore(inputIds, start, tokenizer) }),
+    ...(tokenizer && { question: tokenizer.dialogue.questionBefore(inputIds, start) }),
     ...text,
     isMissing,
     exactMatch,

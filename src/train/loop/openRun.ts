@@ -12,6 +12,7 @@ import { splitSamples } from "../../data/samples/split.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { countBatches, type Packing, planBatches, START } from "../../data/stream/packing.ts";
 import { formatCount, plural } from "../../errors.ts";
+import { tokenizerOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../../models/weights.ts";
@@ -27,7 +28,7 @@ import {
 } from "../../step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, type Policy, ploraOf } from "../../step/policy.ts";
 import { type Device, type DType, scope } from "../../torch/tensor.ts";
-import { readySamples, samplerOf, samplesFingerprint, tokenizerOf } from "../data/dataset.ts";
+import { readySamples, samplerOf, samplesFingerprint } from "../data/dataset.ts";
 import { demandOf } from "../data/memoryDemand.ts";
 import type { FactStream } from "../facts/factStream.ts";
 import { type Checkpoint, emptyStep, restoreOptimizer, type TrainerState } from "../folder/checkpoints.ts";

@@ -1,7 +1,8 @@
 /** The answers that an evaluation asks for, and which of them a run has room for: known before anything is loaded. */
 
 import { pictureTokens } from "../../data/pictures/image.ts";
-import { type EncodedSample, IGNORE, IMAGE_SLOT } from "../../data/samples/dialogue.ts";
+import type { EncodedSample } from "../../data/samples/dialogue.ts";
+import { IGNORE, IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Tokenizer } from "../../data/text/tokenizer.ts";
 import type { ModelConfig } from "../../models/family.ts";
@@ -23,7 +24,7 @@ export function stopIdsOf(
   tokenizer: Tokenizer | undefined,
   { eosIds }: Pick<ModelConfig, "eosIds">,
 ): number[] {
-  return tokenizer ? [tokenizer.eosId, tokenizer.turnEndId] : [...eosIds];
+  return tokenizer ? [...tokenizer.dialogue.stopIds] : [...eosIds];
 }
 
 /** A request for each run of labels. */

@@ -1,0 +1,13 @@
+/** How a model family writes dialogues as token ids. */
+import type { Turn } from "./sample.ts";
+
+export interface DialogueForm {
+  /** Returns the ids of a training sample, IMAGE_SLOT for each picture, and as many labels: the id itself if it is learned, else IGNORE. */
+  encode(turns: readonly Turn[]): { inputIds: Int32Array; labels: Int32Array };
+  /** Returns the ids of a dialogue up to the place where the assistant speaks next. */
+  prompt(turns: readonly Turn[]): Int32Array;
+  /** Returns the text of the turn before the answer that begins at a row, without pictures. */
+  questionBefore(inputIds: Int32Array, start: number): string;
+  /** Ids that end an answer. */
+  stopIds: readonly number[];
+}
