@@ -1,5 +1,6 @@
 /** Whether a checkpoint has what a model needs. */
 import { UserError } from "../errors.ts";
+import { shownName } from "../printable.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
 const MOST_TOLD = 8;
@@ -35,7 +36,7 @@ export function checkTensors(
 
 function told(fault: string, names: readonly string[]): string | undefined {
   if (names.length === 0) return undefined;
-  return `  ${names.length} ${fault}:\n${linesOf(names)}`;
+  return `  ${names.length} ${fault}:\n${linesOf(names.map(shownName))}`;
 }
 
 /** Names, one a line, of which only the first are told. */

@@ -191,7 +191,7 @@ export function writeFileWhole(path: string, content: string | Uint8Array): void
 
 /** Bytes of a configuration, or of an index of 100,000 tensors. */
 const MOST_JSON_BYTES = 2 ** 25;
-const JSON_LIMITS = { depth: 64, items: 2 ** 20 };
+const JSON_LIMITS = { depth: 64, items: 2 ** 18 };
 
 /** Reads a JSON object from a file. Throws UserError if it can't be read, is none, or is larger than any configuration. */
 export function readJsonObject(path: string): Record<string, unknown> {

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UserError } from "../errors.ts";
+import { linesOf } from "./check.ts";
 import { readJsonObject } from "./disk.ts";
 import { quoted } from "./faults.ts";
 import { firstMatches, fromPython } from "./patterns.ts";
@@ -92,12 +93,9 @@ export function readPeftConfig(folder: string): PeftConfig {
   );
   const faults = [...(malformed ?? []), ...Object.entries(json).flatMap(unusable)];
   if (!parsed.success || faults.length > 0) {
-    throw new UserError(
-      `${file}: lorafit can't use this adapter:\n${faults.map((fault) => `  ${fault}`).join("\n")}`,
-      {
-        fix: FIX_UNUSABLE,
-      },
-    );
+    throw new UserError(`${file}: lorafit can't use this adapter:\n${linesOf(faults, "  ")}`, {
+      fix: FIX_UNUSABLE,
+    });
   }
   const isRecent = ["corda_config", "trainable_token_indices", "peft_version"].some((field) => field in json);
   return { ...parsed.data, file, isRecent };
@@ -166,8 +164,10 @@ function patternValues(
 ): Map<string, number> {
   const patterns = new Map(Object.entries(config[field] ?? {}));
   if (patterns.size === 0) return new Map();
-  const sources = new Map([...patterns.keys()].map((pattern) => [pattern, reading(fromPython(pattern))]));
-  const found = firstMatches(sources, modules.map(peftName), { place: `${config.file}: ${field}` });
+  const found = firstMatches([...patterns.keys()], modules.map(peftName), {
+    place: `${config.file}: ${field}`,
+    sourceOf: (pattern) => reading(fromPython(pattern)),
+  });
   return new Map(
     modules.flatMap((module) => {
       const value = patterns.get(found.get(peftName(module)) ?? peftName(module));

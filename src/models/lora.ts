@@ -259,7 +259,7 @@ function modulesToTarget(config: ModelConfig, targets: string): { name: string; 
   if (chosenBefore?.key !== key) {
     const names = all.map(({ name }) => name);
     const limits = { place: "lora_targets", mostCharacters: MOST_TARGET_CHARACTERS };
-    chosenBefore = { key, names: new Set(firstMatches(new Map([[targets, targets]]), names, limits).keys()) };
+    chosenBefore = { key, names: new Set(firstMatches([targets], names, limits).keys()) };
   }
   const { names: matching } = chosenBefore;
   const chosen = all.filter(({ name }) => matching.has(name));
