@@ -1,4 +1,5 @@
 /** `lorafit eval`: losses of samples on their answers, and on request the answers that the model gives itself. */
+import { pictureName } from "../../data/pictures/source.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatCount, plural, UserError } from "../../errors.ts";
@@ -35,7 +36,8 @@ interface Row extends Partial<Scores> {
   index: number;
   loss: number;
   labelTokens: number;
-  /** With --answers. */
+  /** With --answers: files of its pictures; those within the data are named. */
+  images?: string[];
   answers?: ShownAnswer[];
 }
 
@@ -78,7 +80,8 @@ function evaluated(
       const sample = samples[loss.index] as PreparedSample;
       if (!Number.isFinite(loss.loss)) throw notANumber(sample, loss.loss);
       const answers = options.answers ? await answersOf(sample, session) : undefined;
-      const row: Row = { ...loss, ...(answers && { ...meanScores(answers), answers }) };
+      const images = sample.images.map(({ path }) => pictureName(path));
+      const row: Row = { ...loss, ...(answers && { ...meanScores(answers), images, answers }) };
       done.push(row);
       output.record(row);
       output.answer(`${describeSource(sample.source)}  ${describe(row)}, ${row.labelTokens} label tokens`);

@@ -14,6 +14,7 @@ import { tokenizerOf } from "../../models/families.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { noteRest, type Output } from "../output/output.ts";
 import { type ShownSample, samplesHtml } from "../output/samplesHtml.ts";
+import { shownPictures } from "../output/shownPictures.ts";
 
 type PreviewOptions = OptionsOf<"preview">;
 
@@ -60,7 +61,9 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
     output.record({ inputIds: [...inputIds], labels: [...labels], text });
     const title = describeSource(source);
     output.answer(`${output.paint("bold", title)}\n${spans.map((span) => painted(span, output)).join("")}`);
-    shown.push({ title, spans, images: images.map(({ path }) => path) });
+    if (output.json) continue;
+    const paths = images.map(({ path }) => path);
+    shown.push({ title, spans, pictures: await shownPictures(paths, options.image_compat) });
   }
   if (output.json) return;
   const page = join(options.out, "samples.html");

@@ -8,6 +8,8 @@ import { commandLine } from "../../program.ts";
 import { REPORT_FILE } from "../../train/folder/runLog.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import type { Output } from "../output/output.ts";
+import { shownPictures } from "../output/shownPictures.ts";
+import { type ComparedAnswer, comparedAnswers, type Evaluated, EvaluatedSample } from "../run/answers.ts";
 import { runHtml, runSummary, type Scores } from "../run/html.ts";
 import { readRun } from "../run/readRun.ts";
 
@@ -16,10 +18,12 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
   const recorded = await readRun(folder);
   const out = options.out ?? join(folder, REPORT_FILE);
   requireWritable(out);
+  const evaluations = await Promise.all(options.evals.map(readEvaluation));
   const html = runHtml({
     folder,
     ...recorded,
-    scores: await Promise.all(options.evals.map(readScores)),
+    scores: evaluations.map(({ scores }) => scores),
+    answers: await withPictures(comparedAnswers(evaluations), recorded.options),
     preview:
       options.preview === undefined
         ? undefined
@@ -31,19 +35,43 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
   if (!output.json) output.note("open it in a browser");
 }
 
-/** The last line of what `lorafit eval --json` printed. */
-async function readScores(path: string): Promise<Scores> {
-  const last = (await readText(path)).trimEnd().split("\n").at(-1) as string;
-  try {
-    const { loss, exactMatch, anls, idleCard: _, ...others } = JSON.parse(last);
-    if (typeof loss === "number" && Object.keys(others).length === 0)
-      return { name: basename(path, extname(path)), loss, exactMatch, anls };
-  } catch {
-    // said below
+/** Pictures are decoded as the run decoded them. */
+function withPictures(answers: ComparedAnswer[], { image_compat }: Record<string, unknown>) {
+  const compat = image_compat === "official" ? "official" : "lorafit";
+  return Promise.all(
+    answers.map(async (answer) => ({ ...answer, pictures: await shownPictures(answer.images, compat) })),
+  );
+}
+
+/** Reads what `lorafit eval --json` printed: a line for each sample, and the scores of all in the last one. */
+async function readEvaluation(path: string): Promise<Evaluated & { scores: Scores }> {
+  const lines = (await readText(path)).trimEnd().split("\n").map(recordIn);
+  const name = basename(path, extname(path));
+  const { loss, exactMatch, anls, idleCard: _, ...others } = lines.at(-1) ?? {};
+  if (typeof loss !== "number" || Object.keys(others).length > 0) {
+    throw new UserError(`${path}: this does not end as the output of an evaluation.`, {
+      fix: `Write one with: ${commandLine("eval ... --json > FILE")}`,
+    });
   }
-  throw new UserError(`${path}: this does not end as the output of an evaluation.`, {
-    fix: `Write one with: ${commandLine("eval ... --json > FILE")}`,
-  });
+  const scores = { name, loss, ...numbersOf({ exactMatch, anls }) };
+  const samples = lines.flatMap((line) => EvaluatedSample.safeParse(line).data ?? []);
+  return { name, samples, scores };
+}
+
+function recordIn(line: string): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
+  } catch {
+    return {}; // such as a line that was cut off
+  }
+}
+
+function numbersOf(values: Record<string, unknown>): Record<string, number> {
+  const numbers = Object.entries(values).filter(
+    (entry): entry is [string, number] => typeof entry[1] === "number",
+  );
+  return Object.fromEntries(numbers);
 }
 
 const PNG_START = Buffer.from("\x89PNG", "latin1");

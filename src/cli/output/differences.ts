@@ -2,7 +2,7 @@
 import { diffArrays } from "diff";
 
 /** A piece of a text, and whether the other text has it in the same place. */
-interface Piece {
+export interface Piece {
   text: string;
   isCommon: boolean;
 }
@@ -18,10 +18,17 @@ export function withDifferences(
   other: string,
   mark: (text: string) => string,
 ): [one: string, other: string] {
+  const [left, right] = differences(one, other);
+  return [marked(left, mark), marked(right, mark)];
+}
+
+/** Returns the pieces of both texts; one common piece each if they have no word in common. */
+export function differences(one: string, other: string): [one: Piece[], other: Piece[]] {
   const [left, right] = [wordsOf(one), wordsOf(other)];
   const [keptLeft, keptRight] = commonWords(left, right);
-  if (left.every((word, at) => isSpace(word) || !keptLeft[at])) return [one, other];
-  return [marked(pieces(left, keptLeft), mark), marked(pieces(right, keptRight), mark)];
+  if (left.every((word, at) => isSpace(word) || !keptLeft[at]))
+    return [[{ text: one, isCommon: true }], [{ text: other, isCommon: true }]];
+  return [pieces(left, keptLeft), pieces(right, keptRight)];
 }
 
 function wordsOf(text: string): string[] {

@@ -1,16 +1,17 @@
-/** Samples as a self-contained page: what the model is given, where pictures go, and what it learns to say, in three colours. */
+/** Samples as a self-contained page: their pictures, what the model is given, and what it learns to say, in three colours. */
 import type { Span } from "../../data/samples/explain.ts";
 import { plural } from "../../errors.ts";
 import { escaped, htmlPage } from "./html.ts";
+import { PICTURES_STYLE, picturesHtml, type ShownPicture } from "./shownPictures.ts";
 
 export interface ShownSample {
   /** Where it comes from. */
   title: string;
   spans: Span[];
-  images: string[];
+  pictures: ShownPicture[];
 }
 
-const STYLE = `
+const STYLE = `${PICTURES_STYLE}
 :root { --prompt: light-dark(#5b6673, #9aa6b4); --picture: light-dark(#7b3fb5, #c79bf0); --answer: light-dark(#0b6b3a, #7fdca9) }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--edge); border-radius: 6px; padding: .8rem }
 .prompt { color: var(--prompt) } .picture { color: var(--picture); font-weight: 600 } .answer { color: var(--answer); font-weight: 600 }`;
@@ -24,8 +25,7 @@ export function samplesHtml(samples: ShownSample[]): string {
   return htmlPage({ title, style: STYLE, body });
 }
 
-function sampleHtml({ title, spans, images }: ShownSample): string {
+function sampleHtml({ title, spans, pictures }: ShownSample): string {
   const body = spans.map(({ kind, text }) => `<span class="${kind}">${escaped(text)}</span>`).join("");
-  const pictures = images.length === 0 ? "" : `<p>Pictures: ${images.map(escaped).join(", ")}</p>`;
-  return `<section><h2>${escaped(title)}</h2>${pictures}<pre>${body}</pre></section>`;
+  return `<section><h2>${escaped(title)}</h2>${picturesHtml(pictures)}<pre>${body}</pre></section>`;
 }

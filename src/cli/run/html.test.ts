@@ -26,6 +26,7 @@ const pageOf = (page: Partial<RunPage>): string =>
     steps: stepsOf([4, 3, 2]),
     evals: [],
     scores: [],
+    answers: [],
     ...page,
   });
 
@@ -91,4 +92,41 @@ it("compares means of the first and the last tenth of the steps", () => {
     steps: 40,
     tokens: 4000,
   });
+});
+
+it("shows the course of the evaluations, and planned memory beside measured under the limit", () => {
+  const evals = [1, 2, 3].map((step) => ({
+    step,
+    loss: 4 - step,
+    samples: 1,
+    labelTokens: 4,
+    exactMatch: step / 4,
+    anls: 0.5,
+  }));
+  const steps = stepsOf([4, 3, 2]).map((step) => ({ ...step, plannedPeakBytes: step.peakBytes }));
+  const html = pageOf({ evals, steps, options: { memory: 64 * MIB } });
+  expect(html).toContain("Answers of the evaluations");
+  expect(html).toMatch(
+    /<th scope="col">exact answers<\/th><th scope="col">ANLS<\/th>[\s\S]*<td>0.75<\/td><td>0.5<\/td>/,
+  );
+  expect(html).toContain('<th scope="col">measured</th><th scope="col">planned</th>');
+  expect(html).toContain("65.63% of the limit");
+});
+
+it("shows answers before and after beside their picture, with what differs marked", () => {
+  const answer = {
+    images: ["page.png"],
+    question: "Total?",
+    expected: "12.40 <EUR>",
+    given: [
+      { name: "before", answer: "no idea" },
+      { name: "after", answer: "12.60 <EUR>" },
+    ],
+    pictures: [{ name: "page.png", uri: "data:image/jpeg;base64,AQID" }],
+  };
+  const html = pageOf({ answers: [answer] });
+  expect(html).toContain('<img alt="page.png" src="data:image/jpeg;base64,AQID">');
+  expect(html).toContain("<dt>expected</dt><dd>12.40 &lt;EUR&gt;</dd>");
+  expect(html).toContain("<dt>before</dt><dd><mark>no idea</mark></dd>");
+  expect(html).toContain("<dt>after</dt><dd><mark>12.60</mark> &lt;EUR&gt;</dd>");
 });

@@ -1,26 +1,20 @@
 /** The page of a run: did the loss fall, how, and within which memory; charts with a table under each. */
-import { formatBytes, formatCount, GIB } from "../../errors.ts";
-import type { EvalRecord, StepRecord } from "../../train/folder/runLog.ts";
-import {
-  axisTitle,
-  formatTick,
-  type LineChart,
-  lineChart,
-  type Point,
-  type Series,
-} from "../output/charts.ts";
+import { formatBytes, formatCount } from "../../errors.ts";
+import type { StepRecord } from "../../train/folder/runLog.ts";
 import { escaped, htmlPage, htmlTable } from "../output/html.ts";
 import { formatDuration } from "../output/output.ts";
+import { PICTURES_STYLE, type ShownPicture } from "../output/shownPictures.ts";
+import { ANSWERS_STYLE, answersSection, type ComparedAnswer } from "./answers.ts";
+import { type ChartedRun, limitOf, mean, runFigures, sum } from "./charts.ts";
 import { precisionWords } from "./trainReport.ts";
 
-export interface RunPage {
-  /** Of the run. */
+export interface RunPage extends ChartedRun {
+  /** Output folder of the run. */
   folder: string;
-  options: Record<string, unknown>;
-  steps: readonly StepRecord[];
-  evals: readonly EvalRecord[];
   /** Results of `lorafit eval` to compare. */
   scores: readonly Scores[];
+  /** Questions of the compared evaluations, with the answers of each. */
+  answers: readonly (ComparedAnswer & { pictures: ShownPicture[] })[];
   preview?: { name: string; png: Uint8Array } | undefined;
 }
 
@@ -31,7 +25,7 @@ export interface Scores {
   anls?: number;
 }
 
-/** What a run comes to, in numbers. */
+/** A run in numbers. */
 export interface RunSummary {
   steps: number;
   /** Means over the first and the last `meanSteps` steps: single steps scatter with their samples. */
@@ -58,8 +52,6 @@ th:first-child, td:first-child { text-align: left; padding-left: 0 }
 .options td:last-child, .options th:last-child { text-align: left; overflow-wrap: anywhere }
 @media print { .charts { grid-template-columns: 1fr 1fr; gap: 4mm } table, figcaption { font-size: 8pt } }`;
 
-const STEPS_AXIS = { label: "step", whole: true } as const;
-const TABLE_ROWS = 9;
 /** The mean line of a chart takes a tenth of the run's steps, at most so many. */
 const MOST_MEAN_STEPS = 25;
 
@@ -73,12 +65,17 @@ export function runHtml(run: RunPage): string {
     scoresSection(run.scores),
     `<h2>The course of the run</h2>`,
     `<div class="charts">`,
-    ...chartsOf(run, summary).map((chart) => figureOf(chart)),
+    ...runFigures(run, summary.meanSteps),
     "</div>",
+    answersSection(run.answers),
     previewSection(run.preview),
     optionsSection(run.options),
   ];
-  return htmlPage({ title, style: STYLE, body: body.filter(Boolean).join("\n") });
+  return htmlPage({
+    title,
+    style: STYLE + PICTURES_STYLE + ANSWERS_STYLE,
+    body: body.filter(Boolean).join("\n"),
+  });
 }
 
 /** A run in numbers; its losses are means over a few steps, as single ones jump. */
@@ -100,8 +97,8 @@ function headline({ firstLoss, lastLoss, steps, peakBytes }: RunSummary, { optio
   const course = courseOf(firstLoss, lastLoss);
   const loss = `The loss ${course} in ${formatCount(steps)} ${steps === 1 ? "step" : "steps"}`;
   if (peakBytes === 0) return `${loss}.`;
-  const budgetBytes = budgetOf(options);
-  const within = budgetBytes === undefined ? "" : ` of the ${formatBytes(budgetBytes)} allowed`;
+  const limitBytes = limitOf(options);
+  const within = limitBytes === undefined ? "" : ` of the ${formatBytes(limitBytes)} allowed`;
   return `${loss}, with at most ${formatBytes(peakBytes)}${within}.`;
 }
 
@@ -137,139 +134,6 @@ function modelWords(options: Record<string, unknown>): string[] {
   return known.length > 0 ? [`${known.join(", ")}.`] : [];
 }
 
-interface ShownChart {
-  chart: LineChart;
-  caption: string;
-  /** How the table writes a value. */
-  format?: (value: number) => string;
-}
-
-function chartsOf({ steps, evals, options }: RunPage, { meanSteps }: RunSummary): ShownChart[] {
-  const of = (value: (record: StepRecord) => number): Point[] =>
-    steps.map((record) => [record.step, value(record)]);
-  const maxNorm = typeof options.max_grad_norm === "number" ? options.max_grad_norm : 0;
-  const budgetBytes = budgetOf(options);
-  const waits = mean(steps.map(({ dataWaitRatio }) => dataWaitRatio));
-  const charts: ShownChart[] = [
-    {
-      chart: {
-        title: "Loss",
-        x: STEPS_AXIS,
-        y: { label: "mean loss of the answer tokens" },
-        series: lossSeries(
-          of(({ loss }) => loss),
-          evals,
-          meanSteps,
-        ),
-      },
-      caption: "Natural logarithm units: how surprised the model is by each token of the right answers.",
-    },
-    {
-      chart: {
-        title: "Learning rate",
-        x: STEPS_AXIS,
-        y: { label: "learning rate" },
-        series: [{ name: "learning rate", points: of(({ lr }) => lr) }],
-      },
-      caption: scheduleCaption(options),
-    },
-    {
-      chart: {
-        title: "Gradient norm",
-        x: STEPS_AXIS,
-        y: { label: "norm before clipping" },
-        series: [{ name: "gradient norm", points: of(({ gradNorm }) => gradNorm) }],
-        ...(maxNorm > 0 && { limit: { name: "clipped to", value: maxNorm } }),
-      },
-      caption: maxNorm > 0 ? clippedCaption(steps, maxNorm) : "Nothing is clipped.",
-    },
-    {
-      chart: {
-        title: "Speed",
-        x: STEPS_AXIS,
-        y: { label: "speed", unit: "tokens/s" },
-        series: [{ name: "tokens/s", points: of(({ tokensPerSecond }) => tokensPerSecond) }],
-      },
-      caption: Number.isFinite(waits)
-        ? `Waiting for pictures took ${Math.round(waits * 100)}% of the time.`
-        : "",
-    },
-  ];
-  return steps.some(({ peakBytes }) => peakBytes > 0)
-    ? [
-        ...charts,
-        memoryChart(
-          of(({ peakBytes }) => peakBytes),
-          budgetBytes,
-        ),
-      ]
-    : charts;
-}
-
-function lossSeries(losses: Point[], evals: readonly EvalRecord[], meanSteps: number): Series[] {
-  const evaluated: Point[] = evals.map(({ step, loss }) => [step, loss]);
-  const smoothed: Series[] =
-    meanSteps > 1 ? [{ name: `mean of ${meanSteps}`, points: runningMean(losses, meanSteps) }] : [];
-  return [
-    { name: "each step", points: losses, look: meanSteps > 1 ? "quiet" : "line" },
-    ...smoothed,
-    ...(evaluated.length > 0 ? [{ name: "evaluation", points: evaluated, look: "marks" } as const] : []),
-  ];
-}
-
-/** In MiB where all of it is below a GiB. */
-function memoryChart(peaks: Point[], budgetBytes: number | undefined): ShownChart {
-  const peakBytes = peaks.reduce((peak, [, bytes]) => Math.max(peak, bytes || 0), 0);
-  const isSmall = Math.max(budgetBytes ?? 0, peakBytes) < GIB;
-  const [unit, unitBytes] = isSmall ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const);
-  const share =
-    budgetBytes === undefined ? "" : `, ${formatTick((100 * peakBytes) / budgetBytes)}% of the budget`;
-  return {
-    chart: {
-      title: "Memory",
-      x: STEPS_AXIS,
-      y: { label: "peak of the step", unit },
-      series: [{ name: "peak", points: peaks.map(([step, bytes]) => [step, bytes / unitBytes]) }],
-      ...(budgetBytes !== undefined && { limit: { name: "budget", value: budgetBytes / unitBytes } }),
-    },
-    caption: `At most ${formatBytes(peakBytes)}${share}: weights, factors, optimizer and activations.`,
-    format: (value) => formatBytes(value * unitBytes),
-  };
-}
-
-function scheduleCaption({ lr_schedule, learning_rate }: Record<string, unknown>): string {
-  const most = typeof learning_rate === "number" ? `at most ${formatTick(learning_rate)}` : undefined;
-  const words = [lr_schedule && `${lr_schedule} schedule`, most].filter(Boolean);
-  return words.length > 0 ? `${words.join(", ")}.` : "";
-}
-
-function clippedCaption(steps: readonly StepRecord[], maxNorm: number): string {
-  const clipped = steps.filter(({ gradNorm }) => gradNorm > maxNorm).length;
-  return `${formatCount(clipped)} of ${formatCount(steps.length)} steps were longer than ${formatTick(maxNorm)} and were shortened to it.`;
-}
-
-function figureOf({ chart, caption, format: written = formatTick }: ShownChart): string {
-  const { series, x, y } = chart;
-  const format = (value: number): string => (Number.isFinite(value) ? written(value) : "not finite");
-  const [main, ...others] = series as [Series, ...Series[]];
-  const single = others.length === 0;
-  const headings = [
-    axisTitle(x),
-    ...(single ? [written === formatTick ? axisTitle(y) : y.label] : series.map(({ name }) => name)),
-  ];
-  const rows = spread(main.points, TABLE_ROWS).map(([at, value]) => [
-    formatTick(at),
-    format(value),
-    ...others.map(({ points }) => shownAt(points, at, format)),
-  ]);
-  return `<figure>\n${lineChart(chart)}\n<figcaption>${escaped(caption)}</figcaption>\n${htmlTable(headings, rows)}\n</figure>`;
-}
-
-function shownAt(points: readonly Point[], at: number, format: (value: number) => string): string {
-  const found = points.find(([x]) => x === at);
-  return found ? format(found[1]) : "";
-}
-
 function scoresSection(scores: readonly Scores[]): string {
   if (scores.length === 0) return "";
   const percent = (ratio: number | undefined): string =>
@@ -299,35 +163,4 @@ function optionsSection(options: Record<string, unknown>): string {
 
 function shownValue(value: unknown): string {
   return typeof value === "string" ? value : JSON.stringify(value);
-}
-
-function budgetOf({ memory }: Record<string, unknown>): number | undefined {
-  return typeof memory === "number" ? memory : undefined;
-}
-
-/** The mean of each point and those before it, `count` in all where there are as many. */
-function runningMean(points: readonly Point[], count: number): Point[] {
-  return points.map(([x], index) => [
-    x,
-    mean(points.slice(Math.max(0, index + 1 - count), index + 1).map(([, y]) => y)),
-  ]);
-}
-
-/** So many of the values, evenly from the first to the last. */
-function spread<T>(values: readonly T[], count: number): T[] {
-  if (values.length <= count) return [...values];
-  return Array.from(
-    { length: count },
-    (_, row) => values[Math.round((row * (values.length - 1)) / (count - 1))]!,
-  );
-}
-
-/** Mean of the values that are finite; NaN if none is. */
-function mean(values: readonly number[]): number {
-  const finite = values.filter(Number.isFinite);
-  return finite.length === 0 ? Number.NaN : sum(finite) / finite.length;
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + (Number.isFinite(value) ? value : 0), 0);
 }
