@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command line: the table of commands, and what is alike around each of them: options, errors, exit codes. */
+/** Runs a command line: finds the command, reads its options, and turns errors into messages and exit codes. */
 import { readFileSync } from "node:fs";
 import { UsageError, UserError } from "../errors.ts";
 import { printableLines } from "../printable.ts";
@@ -11,30 +11,30 @@ import { Output } from "./output/output.ts";
 
 interface Command<N extends CommandName> {
   summary: string;
-  /** Loaded for the command that runs and no other. */
+  /** Loads the module of this command alone. */
   load: () => Promise<{ run: (options: OptionsOf<N>, output: Output) => Promise<void> }>;
 }
 
 // biome-ignore format: columns line up
 const COMMANDS: { [N in CommandName]: Command<N> } = {
-  plan:     { summary: "what fits a card, and how fast, without a GPU",      load: () => import("./commands/plan.ts") },
+  plan:     { summary: "find out what fits a card, and how fast it runs",      load: () => import("./commands/plan.ts") },
   fit:      { summary: "find the longest sample that fits, by real steps",   load: () => import("./commands/fit.ts") },
   init:     { summary: "write a commented train.yaml for a data set",        load: () => import("./commands/init.ts") },
   train:    { summary: "train a LoRA adapter on pictures and text",          load: () => import("./commands/train.ts") },
-  eval:     { summary: "loss, and scores of answers, sample by sample",      load: () => import("./commands/eval.ts") },
+  eval:     { summary: "compute losses of samples, and score answers",      load: () => import("./commands/eval.ts") },
   generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },
   chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
-  merge:    { summary: "write base model and adapter as one checkpoint",     load: () => import("./commands/merge.ts") },
-  quantize: { summary: "write the base in 8 or 4 bits",                      load: () => import("./commands/quantize.ts") },
-  preview:  { summary: "what the model sees of a picture or a sample",       load: () => import("./commands/preview.ts") },
+  merge:    { summary: "merge an adapter into its base model",     load: () => import("./commands/merge.ts") },
+  quantize: { summary: "write a checkpoint in 8 or 4 bits",                      load: () => import("./commands/quantize.ts") },
+  preview:  { summary: "show what the model sees of a picture or sample",       load: () => import("./commands/preview.ts") },
   validate: { summary: "check a data set, and count its tokens",               load: () => import("./commands/validate.ts") },
-  report:   { summary: "a run as a page with charts",                        load: () => import("./commands/report.ts") },
-  tokenize: { summary: "token ids of texts",                                 load: () => import("./commands/tokenize.ts") },
-  pages:    { summary: "write a data set of synthetic document pages",       load: () => import("./commands/pages.ts") },
+  report:   { summary: "write a run as a page with charts",                        load: () => import("./commands/report.ts") },
+  tokenize: { summary: "print the token ids of texts",                                 load: () => import("./commands/tokenize.ts") },
+  pages:    { summary: "draw document pages with questions and answers",       load: () => import("./commands/pages.ts") },
   tiny:     { summary: "write a small random checkpoint",                    load: () => import("./commands/tiny.ts") },
   pull:     { summary: "download a model",                                   load: () => import("./commands/pull.ts") },
   setup:    { summary: "find or install libtorch, and build the engine",     load: () => import("./commands/setup.ts") },
-  doctor:   { summary: "what was found on this machine, and what is missing", load: () => import("./commands/doctor.ts") },
+  doctor:   { summary: "report what is on this machine, and what is missing", load: () => import("./commands/doctor.ts") },
 };
 
 const EXIT_FAILED = 1;
@@ -88,7 +88,7 @@ async function unknownCommand(name: string): Promise<number> {
   return fail(new UsageError(`There is no command "${name}".`, { fix }), EXIT_WRONG_USAGE);
 }
 
-/** Says what went wrong: to a user what to do about it, else where it happened and that it is a defect. */
+/** Prints an error: for the user's errors what to do, for defects the stack and how to report it. Returns the exit code. */
 function fail(thrown: unknown, exitCode: number): number {
   const label = process.stderr.isTTY && !process.env.NO_COLOR ? "\x1b[1;31merror:\x1b[0m" : "error:";
   if (thrown instanceof UserError) {

@@ -1,4 +1,4 @@
-/** The options of every command, once: flags, --help and docs/cli.md come from here. */
+/** Lists the options of every command, once: flags, --help and docs/cli.md come from here. */
 import { z } from "zod";
 import { BASES, HEAD_BASES } from "../../models/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
@@ -8,10 +8,10 @@ import { PlanOptions } from "../plan/options.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { doctor, pages, pull, report, setup, tiny, tokenize } from "./toolOptions.ts";
 
-/** What a command takes, and how it is shown. */
+/** The options of a command, and how its help shows them. */
 export interface CommandOptions {
   options: z.ZodType;
-  /** What the command does, in a sentence or two for --help. */
+  /** One or two sentences for --help. */
   about: string;
   /** Command lines after "lorafit". */
   examples: string[];
@@ -24,89 +24,96 @@ export interface CommandOptions {
 /** Flags that every command has. */
 export const CommonOptions = z.strictObject(
   group("Output", {
-    json: z.boolean().default(false).meta({ help: "print one JSON value a line instead of text for people" }),
+    json: z
+      .boolean()
+      .default(false)
+      .meta({ help: "Print JSON, one value a line, instead of text for people." }),
     help: z
       .boolean()
       .default(false)
-      .meta({ help: "show this help", alias: ["h"] }),
+      .meta({ help: "Show this help.", alias: ["h"] }),
   }),
 );
 
-/** Of commands that take a configuration. */
+/** Common options of commands that accept a configuration. */
 export const ConfigOptions = CommonOptions.extend({
   config: text
     .optional()
-    .meta({ help: "YAML file with options; flags override it", value: "FILE", group: "Output" }),
+    .meta({ help: "YAML file with options. Flags override it.", value: "FILE", group: "Output" }),
 });
 
 const model = text.meta({
-  help: "checkpoint folder, or the name of a downloaded repository (org/name)",
+  help: "Checkpoint folder, or the name of a downloaded repository (org/name).",
   value: "FOLDER",
 });
-const adapter = text.optional().meta({ help: "PEFT adapter on top of the model", value: "FOLDER" });
+const adapter = text.optional().meta({ help: "PEFT adapter to use on top of the model.", value: "FOLDER" });
 const data = dataFiles.meta({
-  help: "samples: data.txt, conversations in .json, or .jsonl",
+  help: "Files of samples: data.txt, conversations in .json, or .jsonl.",
   value: "FILE",
   takes: "a file, or a list of files",
 });
 const max_length = count
   .default(4096)
-  .meta({ help: "most tokens of a sample; a longer one is an error, never cut" });
+  .meta({ help: "Maximum number of tokens in a sample. A longer sample is an error; nothing is cut." });
 const skip_bad = z
   .boolean()
   .default(false)
-  .meta({ help: "leave out samples that cannot be used, and count them" });
+  .meta({ help: "Leave out samples that cannot be used, and report how many, instead of stopping." });
 
 const quick = z.boolean().default(false).meta({
   help: "do not decode pictures whose format does not say where a file ends (TIFF, AVIF, BMP, SVG)",
 });
 
-/** How many samples people are shown; --json has all of them. */
+/** Options for how many samples people are shown; --json prints all of them. */
 const shown = {
-  show: z.int().min(0).default(10).meta({ help: "samples to print in full; --json has all of them" }),
-  all: z.boolean().default(false).meta({ help: "print every sample in full" }),
+  show: z
+    .int()
+    .min(0)
+    .default(10)
+    .meta({ help: "Number of samples to print in full; --json prints all of them." }),
+  all: z.boolean().default(false).meta({ help: "Print every sample in full." }),
 };
 
 const samplingOptions = group("Answers", {
-  max_new_tokens: count.default(512).meta({ help: "most tokens of an answer" }),
-  ignore_eos: z.boolean().default(false).meta({ help: "go on to max_new_tokens whatever the model says" }),
-  temperature: z
-    .number()
-    .min(0)
-    .default(0)
-    .meta({ help: "0 takes the most likely token; higher draws more freely" }),
+  max_new_tokens: count.default(512).meta({ help: "Maximum number of tokens in an answer." }),
+  ignore_eos: z
+    .boolean()
+    .default(false)
+    .meta({ help: "Continue to max_new_tokens, even if the model ends its answer before." }),
+  temperature: z.number().min(0).default(0).meta({
+    help: "Randomness of the answer. 0: always the most likely token; 1: tokens by their probability.",
+  }),
   top_p: z
     .number()
     .gt(0)
     .max(1)
     .default(1)
-    .meta({ help: "draw from the likeliest tokens that hold this share" }),
+    .meta({ help: "Draw only from the most likely tokens whose probabilities add up to this share." }),
   repetition_penalty: z
     .number()
     .positive()
     .default(1)
-    .meta({ help: "above 1 makes tokens seen before less likely" }),
-  seed: z.int().min(0).default(0).meta({ help: "of the draws" }),
+    .meta({ help: "Factor above 1 that makes tokens less likely if they were in the text before." }),
+  seed: z.int().min(0).default(0).meta({ help: "Seed of the random draws." }),
 });
 
 const eval_ = {
   about:
-    "Loss of each sample on its answers, and of all samples together. With --answers, also answers the questions, scores the answers, and prints question, expected and given answer of the first samples, with marks where the answers part.",
+    "Computes the loss of each sample on its answers, and of all samples together. With --answers, the model also answers the questions: the answers are scored, and those of the first samples are printed beside the expected ones, with marks on the differences.",
   options: z.strictObject({
     ...group("Model", { model, adapter }),
     ...group("Data", { data, ...pictureOptions, max_length, skip_bad }),
     ...group("Answers", {
-      answers: z
-        .boolean()
-        .default(false)
-        .meta({ help: "answer the questions of each dialogue too; score by exact match and ANLS" }),
+      answers: z.boolean().default(false).meta({
+        help: "Let the model answer the questions of each dialogue, and score the answers by exact match and ANLS.",
+      }),
       ...shown,
     }),
     ...computeOptions,
   }),
   examples: [
-    "eval --model 4khd --adapter output/adapter --data test.json",
-    "eval --model 4khd --data test.json --answers",
+    "eval --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --data test.json",
+    "eval --model internlm/internlm-xcomposer2-4khd-7b --data test.json --answers",
   ],
 } satisfies CommandOptions;
 
@@ -117,13 +124,13 @@ const generate = {
     ...group("Data", {
       data: data.optional(),
       prompt: text.optional().meta({
-        help: "one question instead of data; <ImageHere> stands for a picture, in front if left out",
+        help: "One question instead of --data. <ImageHere> marks the place of a picture; without it pictures come first.",
         value: "TEXT",
       }),
       image: z
         .array(text)
         .default([])
-        .meta({ help: "pictures of the prompt", value: "FILE", takes: "picture files" }),
+        .meta({ help: "Pictures of the prompt.", value: "FILE", takes: "picture files" }),
       ...pictureOptions,
       max_length,
       skip_bad,
@@ -132,27 +139,27 @@ const generate = {
     ...computeOptions,
   }),
   examples: [
-    'generate --model 4khd --adapter output/adapter --prompt "What is the total?" --image receipt.png',
-    "generate --model 4khd --data questions.json --max-new-tokens 64 --json",
+    'generate --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --prompt "What is the total?" --image receipt.png',
+    "generate --model internlm/internlm-xcomposer2-4khd-7b --data questions.json --max-new-tokens 64 --json",
   ],
 } satisfies CommandOptions;
 
 const chat = {
   about:
-    "A conversation in the terminal. /image FILE shows the model a picture with the next question, /reset starts anew, /quit ends.",
+    "Talks with the model in the terminal. /image FILE shows it a picture with the next question, /reset starts a new conversation, /help lists the commands, /quit ends.",
   options: z.strictObject({
     ...group("Model", { model, adapter }),
     ...group("Data", {
       image: z
         .array(text)
         .default([])
-        .meta({ help: "pictures of the first question", value: "FILE", takes: "picture files" }),
+        .meta({ help: "Pictures of the first question.", value: "FILE", takes: "picture files" }),
       ...pictureOptions,
     }),
     ...samplingOptions,
     ...computeOptions,
   }),
-  examples: ["chat --model 4khd --adapter output/adapter --image page.png"],
+  examples: ["chat --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --image page.png"],
 } satisfies CommandOptions;
 
 const merge = {
@@ -160,26 +167,28 @@ const merge = {
   options: z.strictObject({
     ...group("Model", {
       model,
-      adapter: text.meta({ help: "PEFT adapter to add", value: "FOLDER" }),
-      output: text.meta({ help: "folder for the merged checkpoint", value: "FOLDER" }),
-      shard: byteAmount.optional().meta({ help: "most bytes of one file; without it 5 GB" }),
+      adapter: text.meta({ help: "PEFT adapter to merge.", value: "FOLDER" }),
+      output: text.meta({ help: "Folder for the merged checkpoint; it must not exist.", value: "FOLDER" }),
+      shard: byteAmount.optional().meta({ help: "Maximum size of one file. Default: 5 GB." }),
     }),
     ...group("Device and memory", {
-      dtype: computeOptions.dtype.meta({ help: "type of the merged weights; without it as they are stored" }),
+      dtype: computeOptions.dtype.meta({
+        help: "Type of the merged weights. Default: the type they are stored in.",
+      }),
       device: computeOptions.device,
     }),
   }),
-  examples: ["merge --model 4khd --adapter output/adapter --output merged"],
+  examples: ["merge --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --output merged"],
 } satisfies CommandOptions;
 
 const quantize = {
   about:
-    "Writes a checkpoint with the decoder's linears in 8 or 4 bits, which loads by itself in seconds; NF4 and int8 lie in it as bitsandbytes has them. With --report, the relative error of each matrix; with --data, also what the samples' loss becomes.",
+    "Writes a checkpoint with the decoder's linear layers in 8 or 4 bits, which loads in seconds. NF4 and int8 are stored in the format of bitsandbytes. --report prints the relative error of each matrix, --data the loss of samples before and after.",
   options: z.strictObject({
     ...group("Model", {
       model,
-      output: text.meta({ help: "folder for the quantised checkpoint", value: "FOLDER" }),
-      report: z.boolean().default(false).meta({ help: "compare each matrix with what becomes of it" }),
+      output: text.meta({ help: "Folder for the quantised checkpoint; it must not exist.", value: "FOLDER" }),
+      report: z.boolean().default(false).meta({ help: "Print the relative error of each quantised matrix." }),
     }),
     ...group("Data", { data: data.optional(), ...pictureOptions, max_length, skip_bad }),
     ...computeOptions,
@@ -187,49 +196,56 @@ const quantize = {
       base: z
         .enum(QUANTIZED_PRECISIONS)
         .default("nf4")
-        .meta({ help: "precision of the decoder's linears; PLoRA stays as it is" }),
+        .meta({ help: "Precision of the decoder's linear layers. PLoRA keeps its own." }),
       head_base: z
         .enum(HEAD_BASES)
         .default("bf16")
-        .meta({ help: "the same of embeddings and head; bf16: as they are" }),
-      vision_base: z
-        .enum(BASES)
-        .default("bf16")
-        .meta({ help: "the same of the linears of vision tower and projector; bf16: as they are" }),
+        .meta({ help: "Precision of the embeddings and the output head; bf16 keeps them as they are." }),
+      vision_base: z.enum(BASES).default("bf16").meta({
+        help: "Precision of the vision tower's and the projector's linear layers; bf16 keeps them as they are.",
+      }),
     }),
   }),
   examples: [
-    "quantize --model 4khd --output 4khd-nf4 --report",
-    "quantize --model 4khd --output 4khd-int8 --base int8 --data test.json",
+    "quantize --model internlm/internlm-xcomposer2-4khd-7b --output 4khd-nf4 --report",
+    "quantize --model internlm/internlm-xcomposer2-4khd-7b --output 4khd-int8 --base int8 --data test.json",
   ],
 } satisfies CommandOptions;
 
 const preview = {
   about:
-    "What the model sees: a picture scaled and padded to its grid of tiles, or the prompts of the first samples with the tokens that it learns to say.",
+    "Shows what the model sees: a picture scaled and padded to its grid of tiles, or the first samples of a data set with the text that the model learns.",
   options: z.strictObject(
     group("Data", {
-      image: text.optional().meta({ help: "picture to transform", value: "FILE" }),
+      image: text.optional().meta({ help: "Picture to transform.", value: "FILE" }),
       data: data.optional(),
-      model: text.optional().meta({ help: "model whose tokenizer reads the data", value: "FOLDER" }),
+      model: text.optional().meta({
+        help: "Model whose tokenizer reads the data; data that is token ids already needs none.",
+        value: "FOLDER",
+      }),
       ...pictureOptions,
       ...shown,
-      out: text.default("preview").meta({ help: "folder for what is drawn", value: "FOLDER" }),
+      out: text.default("preview").meta({ help: "Folder for the drawings.", value: "FOLDER" }),
     }),
   ),
-  examples: ["preview --image page.png --hd-num 25 --out preview", "preview --model 4khd --data train.json"],
+  examples: [
+    "preview --image page.png --hd-num 25 --out preview",
+    "preview --model internlm/internlm-xcomposer2-4khd-7b --data train.json",
+  ],
 } satisfies CommandOptions;
 
 const validate = {
   about:
-    "Checks that every sample of a data set can be trained on, and says how many tokens they have. Training does the same before it begins.",
+    "Checks that every sample of a data set can be trained on, and reports how many tokens they have. Training does the same before it starts.",
   options: z.strictObject(group("Data", { model, data, ...pictureOptions, max_length, skip_bad, quick })),
-  examples: ["validate --model 4khd --data data.txt --hd-num 16 --max-length 4096"],
+  examples: [
+    "validate --model internlm/internlm-xcomposer2-4khd-7b --data data.txt --hd-num 16 --max-length 4096",
+  ],
 } satisfies CommandOptions;
 
 const plan = {
   about:
-    "What fits a card, and how fast it will be: the training step itself, run without data. No GPU and no weights are needed. Ends with the lorafit train line that does it.",
+    "Answers whether a training run fits a card, and how fast it will be. lorafit runs the real training step on tensors without data, so it needs no GPU and no weights. The answer ends with the command that trains.",
   options: PlanOptions,
   examples: [
     "plan",
@@ -242,13 +258,16 @@ const plan = {
 
 const fit = {
   about:
-    "Finds the longest sample that this device takes: real training steps on made-up samples, longer and longer, each with its measured peak beside the planned one.",
+    "Finds the longest sample that fits this device, by real training steps on made-up samples of growing length. Prints the measured and the planned peak memory of each.",
   options: z.strictObject({
     ...group("Model", { model }),
     ...fitOptions,
     ...computeOptions,
   }),
-  examples: ["fit --model 4khd", "fit --model tiny --device cpu --memory 300MiB --json"],
+  examples: [
+    "fit --model internlm/internlm-xcomposer2-4khd-7b",
+    "fit --model tiny --device cpu --memory 300MiB --json",
+  ],
 } satisfies CommandOptions;
 
 const init = {
@@ -292,11 +311,11 @@ const init = {
 
 const train = {
   about:
-    "Trains LoRA factors on pictures and text. Options come from flags, a YAML file, or both; names of the official finetune_lora.sh work too.",
+    "Trains a LoRA adapter on pictures and text. Options come from flags, a YAML file, or both; the names of the official finetune_lora.sh work too.",
   options: TrainOptions,
   config: true,
   examples: [
-    "train --model 4khd --data data.txt --lora-r 16 --hd-num 16 --max-length 4096",
+    "train --model internlm/internlm-xcomposer2-4khd-7b --data data.txt --lora-r 16 --hd-num 16 --max-length 4096",
     "train --config train.yaml --learning-rate 1e-4",
     "train --resume output",
   ],

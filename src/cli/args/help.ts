@@ -1,4 +1,4 @@
-/** Help texts: of the whole program, and of one command from the specs of its options. */
+/** Help texts of the program and of each command, from the specs of its options. */
 import type { OptionSpec } from "../../options.ts";
 import { commandLine } from "../../program.ts";
 import type { CommandOptions } from "./commandOptions.ts";
@@ -7,21 +7,21 @@ const FLAG_COLUMNS = 30;
 const LEAST_COLUMNS = 60;
 const MOST_COLUMNS = 110;
 
-/** What `lorafit --help` prints. */
+/** Returns the text of `lorafit --help`. */
 export function programHelp(version: string, summaries: Record<string, string>): string {
   const commands = Object.entries(summaries).map(([name, summary]) => `  ${name.padEnd(10)}${summary}`);
   return [
-    `lorafit ${version}: LoRA fine-tuning of InternLM-XComposer2-4KHD inside the memory there is`,
+    `lorafit ${version}: LoRA fine-tuning of InternLM-XComposer2-4KHD in the GPU memory you have`,
     "",
     "Usage: lorafit COMMAND [flags]",
     "",
     ...commands,
     "",
-    `${commandLine("COMMAND --help")} shows the flags of a command; every command takes --json for scripts.`,
+    `${commandLine("COMMAND --help")} shows the flags of a command. Every command has --json for scripts.`,
   ].join("\n");
 }
 
-/** What `lorafit COMMAND --help` prints, for a terminal of that many columns. */
+/** Returns the text of `lorafit COMMAND --help` for a terminal of so many columns. */
 export function commandHelp(
   name: string,
   { about, examples, positional, config }: CommandOptions,
@@ -47,21 +47,21 @@ export function commandHelp(
   ].join("\n");
 }
 
-/** "--lora-r N", "--[no-]shuffle", "--resume [FOLDER]". */
+/** Returns a flag with its value: "--lora-r N", "--[no-]shuffle", "--resume [FOLDER]". */
 export function flagUsage({ flag, kind, value, many, default: preset }: OptionSpec): string {
   if (kind === "switch") return preset === true ? `--[no-]${flag.slice(2)}` : flag;
   if (kind === "either") return `${flag} [${value}]`;
   return `${flag} ${value}${many ? "..." : ""}`;
 }
 
-/** "[64]", "[required]", or nothing. */
+/** Returns the default in brackets: "[64]", "[required]", or nothing. */
 export function defaultNote({ required, kind, many, default: preset }: OptionSpec): string {
   if (required) return "[required]";
   if (preset === undefined || kind !== "value" || (many && (preset as unknown[]).length === 0)) return "";
   return `[${[preset].flat().map(shown).join(" ")}]`;
 }
 
-/** Small numbers as people write them: 5e-5. */
+/** Writes small numbers as people do: 5e-5. */
 function shown(value: unknown): string {
   const small = typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3;
   return small ? value.toExponential() : String(value);
@@ -76,7 +76,7 @@ function flagHelp(spec: OptionSpec, columns: number): string {
   return [usage.padEnd(FLAG_COLUMNS) + lines[0], ...indented.slice(1)].join("\n");
 }
 
-/** Lines of so many characters at most, broken at spaces. */
+/** Breaks a text at spaces into lines of at most so many characters. */
 export function wrap(text: string, columns: number): string {
   const lines: string[] = [];
   let line = "";

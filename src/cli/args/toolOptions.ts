@@ -1,20 +1,22 @@
-/** The options of commands that need no model to compute with: they report, fetch, set up, or write what there is to try things out on. */
+/** Options of the commands that compute with no model: reports, downloads, the engine, and things to try lorafit out on. */
 import { z } from "zod";
 import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
 import { CUDA_VERSIONS } from "../../torch/install/cudaBuilds.ts";
 
 export const report = {
   about:
-    "Writes a run as one page: loss, learning rate, gradient norm, speed, and memory against its budget, as charts with tables. It needs no network.",
+    "Writes a run as one HTML page: charts with tables of loss, evaluations, learning rate, gradient norm, speed, and memory under its limit. With --evals, also questions with the answers before and after training. The page needs no network.",
   options: z.strictObject(
     group("Report", {
-      run: text.meta({ help: "output folder of a lorafit train, finished or not", value: "FOLDER" }),
+      run: text.meta({ help: "Output folder of a training run, finished or not.", value: "FOLDER" }),
       out: text
         .optional()
-        .meta({ help: "the page; without it report.html in the run's folder", value: "FILE" }),
-      preview: text.optional().meta({ help: "PNG of lorafit preview to show", value: "FILE" }),
+        .meta({ help: "File for the page. Default: report.html in the run's folder.", value: "FILE" }),
+      preview: text
+        .optional()
+        .meta({ help: "PNG drawn by lorafit preview to show on the page.", value: "FILE" }),
       evals: z.array(text).default([]).meta({
-        help: "outputs of lorafit eval --json to compare, each named by its file",
+        help: "Outputs of lorafit eval --json to compare, oldest first; each is called as its file. Those of eval --answers bring questions, answers and pictures.",
         value: "FILE",
         takes: "files that lorafit eval --json wrote",
       }),
@@ -28,30 +30,30 @@ export const report = {
 };
 
 export const tokenize = {
-  about: "Token ids of texts, one a line of stdin; with --json each line is a JSON string.",
+  about:
+    "Prints the token ids of texts, one text for each line of stdin. With --json each line is a JSON string.",
   options: z.strictObject(
     group("Data", {
-      model: text.meta({ help: "model folder, or a tokenizer.model", value: "FOLDER" }),
-      bos: z.boolean().default(false).meta({ help: "put <s> in front" }),
-      specials: z
-        .boolean()
-        .default(true)
-        .meta({ help: "take names of control tokens in the text for these tokens" }),
+      model: text.meta({ help: "Model folder, or a tokenizer.model file.", value: "FOLDER" }),
+      bos: z.boolean().default(false).meta({ help: "Put <s> in front of each text." }),
+      specials: z.boolean().default(true).meta({
+        help: "Read names of control tokens in the text as these tokens. With --no-specials they are plain text.",
+      }),
     }),
   ),
-  examples: ["tokenize --model 4khd --json < texts.jsonl"],
+  examples: ["tokenize --model internlm/internlm-xcomposer2-4khd-7b --json < texts.jsonl"],
 };
 
 export const setup = {
   about:
-    "Finds libtorch (LORAFIT_LIBTORCH, the project's .libtorch, Python's torch) or installs it with pip, and builds the engine. What is there already is kept. Without --cuda it installs what computing on the CPU takes: 0.6 GB to download, 1.2 GB of disk; with it, about 3 GB and 5 GB.",
+    "Finds libtorch (LORAFIT_LIBTORCH, the project's .libtorch, Python's torch) or installs it with pip, and builds the engine. Keeps what is there already. For the CPU it downloads 0.6 GB and uses 1.2 GB of disk; with --cuda, about 3 GB and 5 GB.",
   options: z.strictObject(
     group("Engine", {
       cuda: z
         .union([z.boolean(), z.enum(CUDA_VERSIONS)])
         .default(false)
         .meta({
-          help: "install the libtorch with CUDA, of the version that suits the machine's cards and driver or of this one: 12.6 for cards before Turing (V100, P100) and drivers older than 580, 13.0 for all others; LORAFIT_CUDA=1 or LORAFIT_CUDA=12.6 says the same",
+          help: "Install libtorch with CUDA. Without VERSION: the one that suits this machine's cards and driver. 12.6 is for cards before Turing (V100, P100) and drivers older than 580, 13.0 for all others. LORAFIT_CUDA=1 and LORAFIT_CUDA=12.6 do the same.",
           value: "VERSION",
           takes: listOfChoices([...CUDA_VERSIONS, "no value at all"]),
         }),
@@ -61,7 +63,7 @@ export const setup = {
 };
 
 export const doctor = {
-  about: "What lorafit finds on this machine, and the command that mends what is missing.",
+  about: "Reports what lorafit finds on this machine, and the command that installs what is missing.",
   options: z.strictObject({}),
   examples: ["doctor"],
 };
@@ -93,24 +95,26 @@ export const pull = {
 };
 
 export const tiny = {
-  about: "Writes a small random 4KHD checkpoint with a tokenizer of its own, to try things out on.",
+  about: "Writes a small random 4KHD checkpoint with its own tokenizer, to try lorafit out on.",
   options: z.strictObject(
     group("Model", {
-      output: text.meta({ help: "folder for the checkpoint", value: "FOLDER" }),
-      hidden: count.default(256).meta({ help: "width of the decoder" }),
-      layers: count.default(4).meta({ help: "layers of the decoder" }),
-      heads: count.default(8).meta({ help: "query heads" }),
-      kv_heads: count.default(2).meta({ help: "key and value heads" }),
-      ffn: count.default(704).meta({ help: "width of the decoder's MLP" }),
-      vocab: count.default(1024).meta({ help: "tokens of the vocabulary and pieces of the tokenizer" }),
-      plora_rank: count.default(16).meta({ help: "rank of PLoRA; that of wqkv is the official 8" }),
-      vision_hidden: count.default(64).meta({ help: "width of the vision tower" }),
-      vision_layers: count.default(2).meta({ help: "layers of the vision tower" }),
-      vision_heads: count.default(4).meta({ help: "heads of the vision tower" }),
-      vision_ffn: count.default(256).meta({ help: "width of the vision tower's MLP" }),
-      dtype: z.enum(["fp32", "bf16"]).default("fp32").meta({ help: "type of the weights" }),
-      seed: z.int().min(0).default(0).meta({ help: "of the weights" }),
-      shard: byteAmount.default(2 ** 30).meta({ help: "most bytes of one file" }),
+      output: text.meta({ help: "Folder for the checkpoint; it must not exist.", value: "FOLDER" }),
+      hidden: count.default(256).meta({ help: "Width of the decoder's rows." }),
+      layers: count.default(4).meta({ help: "Number of decoder layers." }),
+      heads: count.default(8).meta({ help: "Number of query heads." }),
+      kv_heads: count.default(2).meta({ help: "Number of key and value heads." }),
+      ffn: count.default(704).meta({ help: "Width of the decoder's MLP." }),
+      vocab: count.default(1024).meta({ help: "Number of tokens in the vocabulary and the tokenizer." }),
+      plora_rank: count
+        .default(16)
+        .meta({ help: "Rank of PLoRA, except at wqkv, whose rank is the official 8." }),
+      vision_hidden: count.default(64).meta({ help: "Width of the vision tower's rows." }),
+      vision_layers: count.default(2).meta({ help: "Number of vision tower layers." }),
+      vision_heads: count.default(4).meta({ help: "Number of vision tower heads." }),
+      vision_ffn: count.default(256).meta({ help: "Width of the vision tower's MLP." }),
+      dtype: z.enum(["fp32", "bf16"]).default("fp32").meta({ help: "Type of the weights." }),
+      seed: z.int().min(0).default(0).meta({ help: "Seed of the weights." }),
+      shard: byteAmount.default(2 ** 30).meta({ help: "Maximum size of one file." }),
     }),
   ),
   examples: ["tiny --output tiny", "tiny --output tiny --layers 2 --hidden 128 --heads 4"],
@@ -118,16 +122,16 @@ export const tiny = {
 
 export const pages = {
   about:
-    "Writes synthetic document pages (receipts, forms, tables with small print) and questions with known answers, in the official format.",
+    "Draws document pages (receipts, forms, tables with small print), and writes questions with known answers in the official format.",
   options: z.strictObject(
     group("Data", {
-      output: text.meta({ help: "folder for the pages and data.txt", value: "FOLDER" }),
-      count: count.default(64).meta({ help: "pages to train on" }),
-      eval_count: z.int().min(0).default(0).meta({ help: "further pages, to evaluate on" }),
-      turns: count.default(1).meta({ help: "questions a page" }),
-      width: count.default(3840).meta({ help: "pixels" }),
-      height: count.default(2160).meta({ help: "pixels" }),
-      seed: z.int().min(0).default(1).meta({ help: "of what stands on the pages" }),
+      output: text.meta({ help: "Folder for the pages and data.txt.", value: "FOLDER" }),
+      count: count.default(64).meta({ help: "Number of pages to train on." }),
+      eval_count: z.int().min(0).default(0).meta({ help: "Number of further pages to evaluate on." }),
+      turns: count.default(1).meta({ help: "Number of questions for each page." }),
+      width: count.default(3840).meta({ help: "Width of a page, in pixels." }),
+      height: count.default(2160).meta({ help: "Height of a page, in pixels." }),
+      seed: z.int().min(0).default(1).meta({ help: "Seed of what is on the pages." }),
     }),
   ),
   examples: ["pages --output pages", "pages --output small --count 8 --width 1344 --height 1008"],

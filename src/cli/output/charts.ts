@@ -17,8 +17,8 @@ export interface Series {
   name: string;
   /** In order of x; a point that is not finite interrupts the line. */
   points: readonly Point[];
-  /** line: joined; quiet: joined, in the background of another; marks: dots. */
-  look?: "line" | "quiet" | "marks";
+  /** line: joined; quiet: joined, in the background of another; band: wide and pale, below another; marks: dots. */
+  look?: keyof typeof LOOKS | "marks";
 }
 
 export type Point = readonly [x: number, y: number];
@@ -41,6 +41,12 @@ const X_TICKS = 6;
 const Y_TICKS = 5;
 /** A line has at most so many pieces along x, each with its first, least, greatest and last point. */
 const MOST_BUCKETS = 366;
+/** How lines are drawn. */
+const LOOKS = {
+  line: 'stroke-width="2"',
+  quiet: 'stroke-width="1.2" stroke-opacity=".55"',
+  band: 'stroke-width="8" stroke-opacity=".35"',
+} as const;
 const COLOURS = ["#1f6fb2", "#c2410c", "#0f7b4d", "#7c3aad"] as const;
 
 interface Scale {
@@ -156,10 +162,13 @@ function xAxis(scale: Scale, axis: Axis): string {
 /** One line under the title; nothing for a single series that the title and the axis name. */
 function legend(series: readonly Series[], limit: LineChart["limit"]): string {
   if (series.length < 2 && !limit) return "";
-  const entries = series.map(({ name, look }, index) => ({ name, swatch: swatchOf(look, colourOf(index)) }));
+  const entries = series.map(({ name, look = "line" }, index) => ({
+    name,
+    swatch: swatchOf(look, colourOf(index)),
+  }));
   if (limit)
     entries.push({ name: limit.name, swatch: `stroke="${LIMIT}" stroke-width="2" stroke-dasharray="4 3"` });
-  const widths = entries.map(({ name }) => 30 + name.length * 6.8);
+  const widths = entries.map(({ name }) => 30 + name.length * 7.3);
   return entries
     .map(({ name, swatch }, index) => {
       const right = widths.slice(index).reduce((sum, width) => sum + width, 0);
@@ -171,10 +180,10 @@ function legend(series: readonly Series[], limit: LineChart["limit"]): string {
 
 const LIMIT = "var(--chart-limit, #b3261e)";
 
-function swatchOf(look: Series["look"], colour: string): string {
+function swatchOf(look: keyof typeof LOOKS | "marks", colour: string): string {
   if (look === "marks")
     return `stroke="${colour}" stroke-width="8" stroke-linecap="round" stroke-dasharray="0 8" stroke-dashoffset="-8"`;
-  return `stroke="${colour}" stroke-width="${look === "quiet" ? 1.2 : 2.2}"${look === "quiet" ? ' stroke-opacity=".55"' : ""}`;
+  return `stroke="${colour}" ${LOOKS[look]}`;
 }
 
 function limitLine(value: number, scale: Scale): string {
@@ -187,7 +196,6 @@ function drawSeries({ points, look = "line" }: Series, colour: string, x: Scale,
       .filter(isFinitePoint)
       .map((point) => dot(point, colour, x, y))
       .join("");
-  const quiet = look === "quiet" ? ' stroke-opacity=".55"' : "";
   const pieces = piecesOf(points);
   const dots = pieces.filter(({ length }) => length === 1).map(([only]) => dot(only!, colour, x, y));
   const commands = pieces
@@ -199,7 +207,7 @@ function drawSeries({ points, look = "line" }: Series, colour: string, x: Scale,
           .join("L")}`,
     );
   if (commands.length === 0) return dots.join("");
-  return `<path d="${commands.join("")}" fill="none" stroke="${colour}" stroke-width="${look === "quiet" ? 1.2 : 2}" stroke-linejoin="round"${quiet}/>${dots.join("")}`;
+  return `<path d="${commands.join("")}" fill="none" stroke="${colour}" ${LOOKS[look]} stroke-linejoin="round"/>${dots.join("")}`;
 }
 
 function dot([at, value]: Point, colour: string, x: Scale, y: Scale): string {

@@ -143,7 +143,7 @@ function memoryChart(steps: readonly StepRecord[], limitBytes: number | undefine
       y: { label: "peak of the step", unit },
       series: [
         { name: isPlanned ? "measured" : "peak", points: of(({ peakBytes }) => peakBytes) },
-        ...(isPlanned ? [{ name: "planned", points: planned, look: "marks" } as const] : []),
+        ...(isPlanned ? [{ name: "planned", points: planned, look: "band" } as const] : []),
       ],
       ...(limitBytes !== undefined && { limit: { name: "limit", value: limitBytes / unitBytes } }),
     },
@@ -172,12 +172,20 @@ function figureOf({ chart, caption, format: written = formatTick }: ShownChart):
     axisTitle(x),
     ...(single ? [written === formatTick ? axisTitle(y) : y.label] : series.map(({ name }) => name)),
   ];
-  const rows = spread(main.points, TABLE_ROWS).map(([at, value]) => [
+  const rows = tablePoints(main.points, others).map(([at, value]) => [
     formatTick(at),
     format(value),
     ...others.map(({ points }) => shownAt(points, at, format)),
   ]);
   return `<figure>\n${lineChart(chart)}\n<figcaption>${escaped(caption)}</figcaption>\n${htmlTable(headings, rows)}\n</figure>`;
+}
+
+/** Points of the first series for the table's rows: evenly spread, and where a series with few points has one. */
+function tablePoints(main: readonly Point[], others: readonly Series[]): Point[] {
+  const few = others.filter(({ points }) => points.length < Math.min(main.length, TABLE_ROWS));
+  const marked = new Set(few.flatMap(({ points }) => points.map(([at]) => at)));
+  const shown = new Set(spread(main, TABLE_ROWS - Math.min(marked.size, TABLE_ROWS - 2)));
+  return main.filter((point) => shown.has(point) || marked.has(point[0]));
 }
 
 function shownAt(points: readonly Point[], at: number, format: (value: number) => string): string {
