@@ -1,4 +1,4 @@
-/** The longest micro-batch that a device takes, found by real steps: lengths that double, then halve the gap, each beside its plan. */
+/** Finds the longest micro-batch that fits a device by real steps: lengths double, then halve the gap. Each step is compared with its plan. */
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { UsageError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
@@ -60,7 +60,7 @@ export interface FitTrial {
 /** A length that is about to be tried. */
 export interface FitAttempt {
   plan: Plan;
-  /** Where the plan's time comes from. */
+  /** Source of the plan's time. */
   timesBy: string;
   /** How many lengths are to be tried, this one included; undefined as long as none has failed. */
   triesLeft: number | undefined;

@@ -189,8 +189,8 @@ describe.skipIf(problem)("on a phantom card", () => {
     expect(code).toBe(1);
     // a kernel is told why, a product of cuBLAS only that
     const words = "CUDA error: (unspecified launch failure|CUBLAS_STATUS_INTERNAL_ERROR)";
-    expect(stderr).toMatch(new RegExp(`Step 3: cuda:0 computes no more: .*${words}`));
-    expect(stderr).toMatch(/The last good checkpoint is .*checkpoint-2\. Go on from it: .*--resume/);
+    expect(stderr).toMatch(new RegExp(`Step 3: cuda:0 has failed: .*${words}`));
+    expect(stderr).toMatch(/The last good checkpoint is .*checkpoint-2\. Continue from it: .*--resume/);
     expect(stderr).not.toMatch(/terminate called|at .*\.js:/);
   });
 
@@ -210,7 +210,7 @@ describe.skipIf(problem)("on a phantom card", () => {
     const { code, stderr } = train("filled", [], filled(20, 96 * MIB)); // of the loading's launches
     expect(stderr).toMatch(/From here on such lengths go with less/);
     expect(stderr).toMatch(/other programs hold 7\d\.\d GiB of cuda:0/);
-    expect(stderr).toContain("End these programs (nvidia-smi lists them)");
+    expect(stderr).toContain("End the other programs (nvidia-smi lists them)");
     expect(stderr).not.toMatch(/terminate called|at .*\.js:/);
     expect(code).toBe(1);
   });
@@ -219,7 +219,7 @@ describe.skipIf(problem)("on a phantom card", () => {
     const { code, stderr } = train("too little", ["--memory", "300MiB"], H100);
     expect(code).toBe(1);
     expect(stderr).toMatch(
-      /--memory 300\.0 MiB leaves nothing for tensors on cuda:0, where CUDA's context takes about \d+\.\d MiB/,
+      /--memory 300\.0 MiB leaves nothing for tensors on cuda:0, where CUDA's context needs about \d+\.\d MiB/,
     );
     expect(stderr).toContain("lorafit plan --solve memory");
   });

@@ -162,7 +162,7 @@ it("in an evaluation it costs an answer at most, and no loss", async () => {
 it("the memory that a refusal names is enough, also for a copy of the gradients that the host has no room for", async () => {
   const tight = { ...options, lora_r: 64, memory: 1_000_000, host_memory: 20_000 };
   const { error } = (await runWith({ ...tight, output: join(folder, "small") })) as { error: UserError };
-  expect(error.message).toMatch(/^976\.6 KiB( and 19\.5 KiB of the host)? are too little: /);
+  expect(error.message).toMatch(/^976\.6 KiB( and 19\.5 KiB of the host)? is too little: /);
   const [, memory, host] = /--memory (\d+MiB)(?: --host-memory (\d+MiB))?/.exec(error.fix!)!;
   const enough = { ...tight, memory: memory!, ...(host && { host_memory: host }) };
   const output = join(folder, "enough");

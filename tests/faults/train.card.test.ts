@@ -44,10 +44,8 @@ it("a card that fails ends the run with the last good checkpoint, from which it 
   const options = { ...input, output: join(folder, "lost"), max_steps: 7, save_every: 2 };
   const { error } = (await runWith(options)) as { error: UserError };
   expect(error).toBeInstanceOf(UserError);
-  expect(error.message).toContain(
-    "Step 6: cpu computes no more: aten::mm: CUDA error: unspecified launch failure",
-  );
-  expect(error.fix).toMatch(/The last good checkpoint is .*checkpoint-4. Go on from it: .*--resume/);
+  expect(error.message).toContain("Step 6: cpu has failed: aten::mm: CUDA error: unspecified launch failure");
+  expect(error.fix).toMatch(/The last good checkpoint is .*checkpoint-4. Continue from it: .*--resume/);
   expect(await runWith({ ...options, resume: true })).toMatchObject({
     result: { ended: "finished", step: 7 },
   });

@@ -85,7 +85,7 @@ describe("too little memory", () => {
   it("is said before anything is loaded, with the longest sample, its tokens, and what would do", async () => {
     const { message, fix } = await errorOf(cap(700_000));
     expect(message).toMatch(
-      /^683\.6 KiB are too little: the longest sample, .*data\.jsonl:6: sample 5, has 354 tokens, which takes at least 4\.\d MiB\.$/,
+      /^683\.6 KiB is too little: the longest sample, .*data\.jsonl:6: sample 5, has 354 tokens, which needs at least 4\.\d MiB\.$/,
     );
     expect(fix).toMatch(/^Pass --memory 5MiB\nor {3}--max-length \d+ --skip-bad/);
     expect(memoryStats("cpu").capBytes).toBeUndefined();

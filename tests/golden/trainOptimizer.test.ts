@@ -112,7 +112,7 @@ describe("a run that was stopped", () => {
     await run(optionsOf(name, before, "bf16"), STOP);
     const { losses, notices } = await run({ ...optionsOf(name, after, "bf16"), resume: true });
     expect(notices).toEqual([
-      expect.stringContaining(`moments were saved as ${before.precision} and go on as ${after.precision}`),
+      expect.stringContaining(`moments were saved as ${before.precision} and continue as ${after.precision}`),
     ]);
     const whole = await wholeRun(before, "bf16");
     losses.forEach((loss, index) => {

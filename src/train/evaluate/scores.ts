@@ -1,14 +1,14 @@
-/** Scores of an answer against the expected ones: exact match, and ANLS of document question answering. */
+/** Scores an answer against the expected one: exact match, and ANLS of document question answering. */
 
 /** Below this similarity an answer counts as wrong. Source: arXiv:1907.00490, section 5. */
 const ANLS_THRESHOLD = 0.5;
 
-/** Exact match: 1 or 0, the case and the white space around and between words aside. */
+/** Returns 1 if the texts are equal, else 0; ignores case and white space around and between words. */
 export function exactMatch(answer: string, expected: string): number {
   return normalise(answer) === normalise(expected) ? 1 : 0;
 }
 
-/** Normalised Levenshtein similarity, or 0 where it is under the threshold. */
+/** Returns the normalised Levenshtein similarity, or 0 if it is below the threshold. */
 export function anls(answer: string, expected: string): number {
   const [left, right] = [[...normalise(answer)], [...normalise(expected)]];
   const longest = Math.max(left.length, right.length);
@@ -16,7 +16,7 @@ export function anls(answer: string, expected: string): number {
   return similarity < ANLS_THRESHOLD ? 0 : similarity;
 }
 
-/** Insertions, deletions and substitutions that turn one sequence into the other. */
+/** Counts the insertions, deletions and substitutions that turn one sequence into the other. */
 export function editDistance<T>(left: readonly T[], right: readonly T[]): number {
   let above = Array.from({ length: right.length + 1 }, (_, column) => column);
   for (const [row, symbol] of left.entries()) {

@@ -24,18 +24,18 @@ import { synchronize } from "../../torch/device.ts";
 import type { EvalRecord } from "./runLog.ts";
 import { faultOf, removeFolder, writeFolder } from "./sealedFolders.ts";
 
-/** What the micro-batches of the current step have come to so far; all zero between steps. */
+/** Sums over the micro-batches of the current step so far; all zero between steps. */
 export interface Accumulated {
   microBatches: number;
-  /** Of their weights in the step. */
+  /** Sum of their weights in the step. */
   weightSum: number;
-  /** Of weight times loss. */
+  /** Sum of weight times loss. */
   lossSum: number;
   tokens: number;
   elapsedMs: number;
-  /** That the device had nothing to do for want of data. */
+  /** Time for which the device had nothing to do because data was missing. */
   dataWaitMs: number;
-  /** Of the last micro-batch. */
+  /** Epoch of the last micro-batch. */
   epoch: number;
 }
 
@@ -49,29 +49,29 @@ export const emptyStep = (): Accumulated => ({
   epoch: 0,
 });
 
-/** All that a run is, beside its tensors. */
+/** The state of a run, except its tensors. */
 export interface TrainerState {
   version: 1;
   /** Optimizer steps done. */
   step: number;
   totalSteps: number;
-  /** Micro-batches taken since the run began; dropout's seeds follow from it. */
+  /** Micro-batches since the run began; the seeds of dropout follow from it. */
   microBatches: number;
   data: DataPosition;
   accumulated: Accumulated;
   evals: EvalRecord[];
-  /** Where memory ran out: tokens of the length classes, in order. */
+  /** Length classes in which memory ran out, by their maximum tokens, in order. */
   stepsDown: number[];
-  /** What was chosen for each class of lengths; upToTokens is null where one is for all. Absent of older checkpoints. */
+  /** Policy of each length class; upToTokens is null if one policy is for all. Absent in older checkpoints. */
   policies?: readonly { upToTokens: number | null; policy: Policy }[] | undefined;
-  /** The same as stepsDown, of the evaluations' losses. */
+  /** Like stepsDown, for the losses of evaluations. */
   evalStepsDown?: number[] | undefined;
-  /** Whether PLoRA was folded into the weights, which rounds them otherwise; unknown of older checkpoints. */
+  /** Whether PLoRA was folded into the weights, which rounds them differently; undefined in older checkpoints. */
   folded?: boolean | undefined;
-  /** Where computing is in float16; of the step under way as well. */
+  /** Loss scale of float16, also within a step; undefined in other types. */
   lossScale?: LossScale | undefined;
   options: Record<string, unknown>;
-  /** Hashes by which a changed model or changed data are known. */
+  /** Hashes that show whether the model or the data have changed. */
   fingerprints: Record<string, string>;
 }
 
@@ -112,13 +112,13 @@ export async function saveAdapter(folder: string, trained: Trained): Promise<voi
   await writeFolder(folder, (aside) => writeLora(aside, trained), { sealed: false });
 }
 
-/** What an update moves to the host is whole there when the device has done all that is queued. */
+/** Waits until the device has done all that is queued, because an update moves data to the host. */
 function settle({ optimizer }: Trained): void {
   const [parameter] = optimizer.parameters;
   if (parameter) synchronize(parameter.gradient.device);
 }
 
-/** The newest checkpoint that is whole. Newer ones that are not are renamed, and told to `onBroken`. */
+/** Finds the newest complete checkpoint. Renames newer ones that are damaged, and reports them to `onBroken`. */
 export async function lastGoodCheckpoint(
   output: string,
   onBroken: (folder: string, fault: string) => void,
@@ -133,7 +133,7 @@ export async function lastGoodCheckpoint(
   return undefined;
 }
 
-/** Puts a checkpoint's moments and gradients into an optimizer of the same parameters; a change of the moments' precision is told. */
+/** Puts a checkpoint's moments and gradients into an optimizer of the same parameters. Reports a change of the moments' precision. */
 export function restoreOptimizer(
   { folder, state }: Checkpoint,
   optimizer: AdamW,
@@ -142,7 +142,7 @@ export function restoreOptimizer(
   const was = reading(join(folder, OPTIMIZER_FILE), (file) => restoreMoments(optimizer, file));
   if (was !== optimizer.precision) {
     notice(
-      `the optimizer's moments were saved as ${was} and go on as ${optimizer.precision}, as the policy says; the run's numbers differ a little from here on`,
+      `the optimizer's moments were saved as ${was} and continue as ${optimizer.precision}, as the policy says; the run's numbers differ a little from here on`,
     );
   }
   if (state.accumulated.microBatches > 0) {
@@ -156,7 +156,7 @@ export async function pruneCheckpoints(output: string, keep: number): Promise<vo
   for (const folder of (await checkpointFolders(output)).slice(0, -keep)) await removeFolder(folder);
 }
 
-/** Folders of checkpoints from the oldest to the newest, whole or not. */
+/** Lists the folders of checkpoints from the oldest to the newest, complete or not. */
 export async function checkpointFolders(output: string): Promise<string[]> {
   const names = await readdir(output).catch(() => []);
   const found = names.flatMap((name) => {

@@ -1,4 +1,4 @@
-/** Where a run begins: in an output folder that is cleared of what was there before, or at the last good checkpoint, if it is of the same run. */
+/** Decides where a run begins: in an output folder without remains of an earlier run, or at the last complete checkpoint of the same run. */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -19,7 +19,7 @@ import {
 } from "./runLog.ts";
 import { mendFolders } from "./sealedFolders.ts";
 
-/** The finished adapter, and the one with the lowest loss on eval_data. */
+/** Folders of the finished adapter, and of the adapter with the lowest loss in an evaluation. */
 export const ADAPTER_FOLDER = "adapter";
 export const BEST_FOLDER = "best";
 
@@ -32,7 +32,7 @@ const FREE_OPTIONS = new Set<string>([
   ...["policy", ...POLICY_OPTION_NAMES],
 ]);
 
-/** Makes the output folder ready. With `resume` returns the last good checkpoint, if there is one; without it an unfinished run is a UserError. */
+/** Makes the output folder ready. With `resume`, returns the last complete checkpoint, if there is one; without, throws UserError for an unfinished run. */
 export async function openOutput(
   output: string,
   resume: boolean,
@@ -41,7 +41,7 @@ export async function openOutput(
   makeFolder(output);
   await mendFolders(output);
   const checkpoint = await lastGoodCheckpoint(output, (folder, fault) => {
-    notice(`a damaged checkpoint is left out (${fault}); it is kept as ${folder}`);
+    notice(`a damaged checkpoint is not used (${fault}); it is kept as ${folder}`);
   });
   if (resume) return checkpoint;
   if (checkpoint && checkpoint.state.step < checkpoint.state.totalSteps)
@@ -49,7 +49,7 @@ export async function openOutput(
   return undefined;
 }
 
-/** Throws UserError, which lists the changes, where going on from a checkpoint would not give what the run began as. fingerprints: as far as known. */
+/** Throws UserError, with a list of the changes, if continuing from a checkpoint would be another run. fingerprints: those known so far. */
 export function checkSameRun(
   { folder, state }: Checkpoint,
   options: Record<string, unknown>,
@@ -64,19 +64,19 @@ export function checkSameRun(
       .map((what) => `the content of ${what} has changed`),
   ];
   if (changes.length === 0) return;
-  throw new UserError(`${folder} is of a run with other settings:\n  ${changes.join("\n  ")}`, {
-    fix: `Go on as that run was set up (${join(folder, "..", OPTIONS_FILE)}): ${resumeLine(join(folder, ".."))}, with its data as they were, or start a new one from what it has learned: --adapter ${quoted(folder)} --output <another folder>.`,
+  throw new UserError(`${folder} belongs to a run with other settings:\n  ${changes.join("\n  ")}`, {
+    fix: `Continue that run with its own options (${join(folder, "..", OPTIONS_FILE)}) and unchanged data: ${resumeLine(join(folder, ".."))}\nOr start a new run from what it has learned: --adapter ${quoted(folder)} --output <another folder>`,
   });
 }
 
-/** The way on without a sample that a run began with: going on without it would not be the same run. */
+/** Returns the command for continuing without a sample that a run began with. It starts a new run: without the sample it is not the same one. */
 export function insteadOfSkipping({ folder }: Checkpoint): string {
   const options = quoted(join(folder, "..", OPTIONS_FILE));
   const start = `train --config ${options} --adapter ${quoted(folder)} --skip-bad --output <another folder>`;
-  return `${commandLine(start)}  (a new run from what this one has learned: a run goes on only with all of its samples)`;
+  return `${commandLine(start)}  (a new run from what this one has learned: a run continues only with all of its samples)`;
 }
 
-/** Tells where frozen weights are rounded otherwise than before, as PLoRA is folded into them now or no longer. */
+/** Reports if frozen weights are rounded differently than before, because PLoRA is folded into them now, or no longer. */
 export function noticeFolding(
   { state: { folded: was } }: Checkpoint,
   folded: boolean,
@@ -86,11 +86,11 @@ export function noticeFolding(
   const change = folded
     ? "PLoRA was not folded into this run's weights and is now"
     : "PLoRA was folded into this run's weights and no longer is";
-  const why = isGiven ? "as the policy says" : "as it can't be within this memory over these weights";
+  const why = isGiven ? "as the policy says" : "because of the memory limit and these weights";
   notice(`${change}, ${why}; the run's numbers differ a little from here on`);
 }
 
-/** The command that goes on with the run of an output folder. */
+/** Returns the command that continues the run of an output folder. */
 export function resumeLine(output: string): string {
   return commandLine(`train --resume ${quoted(output)}`);
 }
@@ -106,15 +106,15 @@ function show(value: unknown): string {
 
 function unfinished(output: string, { step, totalSteps }: TrainerState): UserError {
   return new UserError(`${output} holds a run that stopped at step ${step} of ${totalSteps}.`, {
-    fix: `Go on with it: ${resumeLine(output)}\nOr start anew in another folder: --output <folder>`,
+    fix: `Continue it: ${resumeLine(output)}\nOr start a new run in another folder: --output <folder>`,
   });
 }
 
-/** What speaks of a run that was in the folder; its log alone, without anything learned or a page made of it, is not kept. */
+/** Results of an earlier run, which are kept. Its logs alone, without a result, are removed. */
 const RESULTS = [ADAPTER_FOLDER, BEST_FOLDER, REPORT_FILE];
 const LOGS = [STEPS_FILE, EVALS_FILE, ANSWERS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE];
 
-/** Before a new run's first step: what an earlier one has left goes to a folder of its own, so that nothing there speaks of another run. */
+/** Moves what an earlier run has left into a folder of its own, before the first step of a new run. */
 export async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {
   const here = (names: readonly string[]): string[] =>
     names.map((name) => join(output, name)).filter(existsSync);

@@ -1,4 +1,4 @@
-/** One run at a time in an output folder: run.lock in it names the process, and is given up when that ends, however it ends. */
+/** Allows one run at a time in an output folder: run.lock names the process, and is free when that process ends, however it ends. */
 import { createHash, randomUUID } from "node:crypto";
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -9,24 +9,24 @@ import { UserError } from "../../errors.ts";
 
 export const LOCK_FILE = "run.lock";
 
-/** How often an empty lock is looked at again. */
+/** Times that an empty lock is read again. */
 const MOST_LOOKS = 5;
 const LOOK_AGAIN_MS = 100;
 
 interface Holder {
   pid: number;
   host: string;
-  /** By which a process is told from a later one of its number; null where the system does not say. */
+  /** Start of the process, in clock ticks: tells it from a later process with the same number. Null if the system does not report it. */
   started: string | null;
-  /** The Slurm job that it is of, and how often Slurm has started that anew; null outside of one. */
+  /** Slurm job of the process, and how often Slurm has restarted it; null outside of a job. */
   job: { id: string; restarts: number } | null;
 }
 
-/** Takes the folder, which is made where it is missing, and returns how to give it up. Throws UserError where another process has it. */
+/** Locks the folder, making it if it is missing, and returns a function that frees it. Throws UserError if another process holds the lock. */
 export function lockOutput(output: string): () => void {
   const path = join(output, LOCK_FILE);
   const holder: Holder = { pid: process.pid, host: hostname(), started: startOf(process.pid), job: ownJob() };
-  const own = JSON.stringify({ ...holder, id: randomUUID() }); // no lock is the like of an earlier one
+  const own = JSON.stringify({ ...holder, id: randomUUID() }); // no two locks are equal
   try {
     makeFolder(output);
     take(path, own);
@@ -42,14 +42,14 @@ export function lockOutput(output: string): () => void {
 }
 
 /**
- * Makes the file, or takes the place of one whose process is gone. Of all that find the same one gone, only who makes the file of its heir may
- * replace it, and looks again first, so none can replace the lock of another that was faster. An heir that is gone has an heir in turn.
- * Throws UserError where the holder is not gone, or where nobody can tell.
+ * Makes the lock, or replaces a stale one. If several processes find the same stale lock, only the one that creates `<lock>.<hash>` may replace
+ * it, and it reads the lock again first, so that it never replaces the lock of a faster process. A stale `<lock>.<hash>` is replaced in the
+ * same way. Throws UserError if the holder still runs, or if that can't be known.
  */
 function take(path: string, own: string): void {
   while (!created(path, own)) {
     const stale = staleIn(path);
-    if (stale === undefined) continue; // given up a moment ago
+    if (stale === undefined) continue; // freed a moment ago
     const heir = `${path}.${createHash("sha256").update(stale).digest("hex").slice(0, 16)}`;
     take(heir, own);
     if (textIn(path) === stale) {
@@ -60,7 +60,7 @@ function take(path: string, own: string): void {
   }
 }
 
-/** Whether the file was made, whole from its first moment; false where there is one. */
+/** Creates the file, complete from its first moment. Returns false if there is one already. */
 function created(path: string, text: string): boolean {
   const aside = `${path}.${randomUUID()}`; // on another machine a process may have the same number
   try {
@@ -87,7 +87,7 @@ function createdInPlace(path: string, text: string): boolean {
   }
 }
 
-/** The lock of a process that is gone; undefined where there is no lock. Throws UserError where it is not gone, or where nobody can tell. */
+/** Returns the lock of a process that has ended; undefined if there is no lock. Throws UserError if it still runs, or if that can't be known. */
 function staleIn(path: string): string | undefined {
   const text = filledTextIn(path);
   const holder = text === undefined ? undefined : holderOf(text);
@@ -95,7 +95,7 @@ function staleIn(path: string): string | undefined {
   return text;
 }
 
-/** The text of a lock once it is there: one that is made in place is empty for a moment. Stays empty where its maker died in that moment. */
+/** Reads a lock, waiting while it is empty: a lock made in place is empty for a moment. It stays empty if its process died then. */
 function filledTextIn(path: string): string | undefined {
   let text = textIn(path);
   for (let look = 0; look < MOST_LOOKS && text === ""; look++) {
@@ -109,8 +109,8 @@ function taken(path: string, { pid, host }: Holder): UserError {
   const isHere = host === hostname();
   return new UserError(`${path}: another run trains into this folder: process ${pid} on ${host}.`, {
     fix: isHere
-      ? `Wait for its end, stop it with kill -INT ${pid} (it saves a checkpoint), or pass another --output.`
-      : `Pass another --output. If ${host} runs it no longer, remove the file and try again.`,
+      ? `Wait until it ends, stop it with kill -INT ${pid} (it saves a checkpoint), or pass another --output.`
+      : `Pass another --output. If it no longer runs on ${host}, remove the file and try again.`,
   });
 }
 
@@ -123,7 +123,7 @@ function holderOf(text: string): Holder | undefined {
   }
 }
 
-/** A job that Slurm starts anew, after its node has failed too, has ended wherever it ran before. */
+/** Whether a holder has ended. A job that Slurm restarts has ended wherever it ran before, also if its node failed. */
 function isGone(holder: Holder): boolean {
   const job = ownJob();
   if (job && holder.job?.id === job.id && holder.job.restarts < job.restarts) return true;
@@ -142,23 +142,23 @@ function isAlive({ pid, started }: Holder): boolean {
     return (cause as NodeJS.ErrnoException).code === "EPERM"; // another user's
   }
   const stat = statOf(pid);
-  if (stat[0] === "Z" || stat[0] === "X") return false; // it has ended, and nobody has asked how
+  if (stat[0] === "Z" || stat[0] === "X") return false; // it has ended, and its parent has not asked for its exit code
   const now = stat[19] ?? null;
   return started === null || now === null || now === started;
 }
 
-/** When a process began, in the clock ticks of Linux. */
+/** Returns the start of a process, in the clock ticks of Linux. */
 function startOf(pid: number): string | null {
   return statOf(pid)[19] ?? null;
 }
 
-/** What Linux says of a process, from its state on; nothing elsewhere. */
+/** Reads the fields of /proc/PID/stat from the state on; empty on other systems. */
 function statOf(pid: number): string[] {
   const stat = textIn(`/proc/${pid}/stat`);
   return stat?.slice(stat.lastIndexOf(")") + 2).split(" ") ?? [];
 }
 
-/** Undefined where there is no such file, or no such process. */
+/** Reads a file; undefined if there is no such file, or no such process. */
 function textIn(path: string): string | undefined {
   try {
     return readFileSync(path, "utf8");

@@ -1,6 +1,6 @@
 /**
- * Folders of a run that are whole or absent, as src/checkpoint/disk.ts writes them: sealed with the size and SHA-256 of each file, so that
- * later damage shows, and mended after a crash.
+ * Folders of a run that are complete or absent, as src/checkpoint/disk.ts writes them. A seal holds the size and SHA-256 of each file, so that
+ * later damage is found; after a crash, half-written folders are removed.
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
@@ -9,13 +9,13 @@ import { basename, dirname, join } from "node:path";
 import { openAsideFolder, writeFileWhole } from "../../checkpoint/disk.ts";
 
 const SEAL = "seal.json";
-/** What disk.ts begins the names of unfinished and of replaced folders with. */
+/** Beginnings of the names that disk.ts gives to unfinished and to replaced folders. */
 const WRITING = ".writing-";
 const REPLACED = ".replaced-";
 
 type Seal = Record<string, { bytes: number; sha256: string }>;
 
-/** Writes `target` in place of the one before, if there is one; after an error nothing has changed. */
+/** Writes the folder `target`, in place of an earlier one if there is one. After an error nothing has changed. */
 export async function writeFolder(
   target: string,
   write: (folder: string) => void,
@@ -36,7 +36,7 @@ export async function writeFolder(
   }
 }
 
-/** Removes a folder; after a crash it is whole, or one that mendFolders removes. */
+/** Removes a folder. After a crash the folder is complete, or mendFolders removes the rest. */
 export async function removeFolder(folder: string): Promise<void> {
   const partial = join(dirname(folder), `${WRITING}${basename(folder)}`);
   await rm(partial, { recursive: true, force: true });
@@ -44,7 +44,7 @@ export async function removeFolder(folder: string): Promise<void> {
   await rm(partial, { recursive: true });
 }
 
-/** Cleans up after a crash: what is half written goes, what was replaced returns where its successor had not come. */
+/** Cleans up after a crash: removes half-written folders, and restores a replaced folder if its successor is missing. */
 export async function mendFolders(parent: string): Promise<void> {
   for (const name of await readdir(parent).catch(() => [])) {
     const target = join(parent, name.slice(REPLACED.length));
@@ -56,7 +56,7 @@ export async function mendFolders(parent: string): Promise<void> {
   }
 }
 
-/** What is wrong with a sealed folder, in words, or undefined where every file is there to the byte. */
+/** Describes what is wrong with a sealed folder; undefined if every file is as it was written. */
 export async function faultOf(folder: string): Promise<string | undefined> {
   const seal = await readSeal(folder);
   if (!seal) {

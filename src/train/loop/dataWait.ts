@@ -1,11 +1,11 @@
-/** Waiting for data: a device that still computes loses nothing by it, and a run that is asked to stop does not wait on. */
+/** Waits for data. A device that still computes loses no time by it, and a run that is asked to stop no longer waits. */
 
-/** How often a busy device is looked at. */
+/** Milliseconds between two looks at a busy device. */
 const LOOK_AGAIN_MS = 2;
 
 export interface Waited<T> {
   value: T;
-  /** As much of the wait as the device had nothing to do. */
+  /** Part of the wait in which the device had nothing to do. */
   stalledMs: number;
 }
 

@@ -1,11 +1,11 @@
 /**
- * A card computes beside the host, so what a micro-batch has come to is read when the next one is queued: the card never waits for work.
- * Whatever is saved, evaluated or told as an error comes after all that was queued before it has been told.
+ * Reads a micro-batch's numbers when the next micro-batch is queued, so that a card, which computes beside the host, never waits for work.
+ * Before anything is saved, evaluated or thrown, everything that was queued earlier is reported.
  */
 
-/** What is told of a micro-batch when its numbers are there. Disposed where it is not told any more. */
+/** The report of a queued micro-batch. It is disposed if it is not made. */
 export interface Telling extends Disposable {
-  /** Whether they are, so that nobody waits. */
+  /** Whether the numbers are there, so that reading them does not wait. */
   isDone: boolean;
   /** Whether the device is still busy with it. */
   isBusy: () => boolean;
@@ -15,15 +15,15 @@ export interface Telling extends Disposable {
 /** At most one micro-batch whose numbers have not been read, with what comes of it. */
 export class Late implements Disposable {
   #telling: Telling | undefined;
-  /** What is told after it. */
+  /** Reports that follow it. */
   readonly #after: (() => Promise<void>)[] = [];
 
-  /** Whether the device has something to do, for all that is known here. */
+  /** Whether the device is still busy with the micro-batch. */
   isBusy(): boolean {
     return this.#telling?.isBusy() ?? false;
   }
 
-  /** A micro-batch is queued: all before it is told, and it itself where that makes nobody wait. */
+  /** Adds a queued micro-batch. Reports all before it, and itself if its numbers are there. */
   async add(telling: Telling): Promise<void> {
     try {
       await this.all();
@@ -35,13 +35,13 @@ export class Late implements Disposable {
     if (telling.isDone) await this.all();
   }
 
-  /** Tells when all micro-batches so far have been. */
+  /** Adds a report that follows those of all micro-batches so far. */
   async follow(tell: () => Promise<void>): Promise<void> {
     this.#after.push(tell);
     if (!this.#telling) await this.all();
   }
 
-  /** Tells all, in order. Where that throws, what comes after is not told any more. */
+  /** Makes all reports, in order. If one throws, the following are not made. */
   async all(): Promise<void> {
     try {
       using telling = this.#telling;

@@ -63,7 +63,7 @@ import type { Run, RunInputs, RunLoaded, RunProgress, TrainingData } from "./run
 /** Things to do at the end, the last one first. */
 export type Closers = (() => unknown)[];
 
-/** What the stages of opening hand on, beside the run itself. */
+/** The inputs of a run, with what the later stages of opening need. */
 interface Opening extends RunInputs {
   opened: OpenedModel;
   compute: Compute;

@@ -25,7 +25,7 @@ export interface Run {
   facts: FactStream;
 }
 
-/** What a run was asked to do, checked. */
+/** The checked options and data of a run. */
 export interface RunInputs {
   /** With every default and the machine's choices in place. */
   options: TrainOptions;
@@ -47,7 +47,7 @@ export interface TrainingData {
   pictures: ImagePool;
 }
 
-/** What lies in memory. */
+/** Tensors of a run. */
 export interface RunLoaded {
   model: Model;
   lora: Lora;

@@ -9,7 +9,7 @@ import type { Run } from "./run.ts";
 export interface Running extends Run {
   signal: AbortSignal | undefined;
   watch: PeakWatch;
-  /** What is queued and not reported yet. */
+  /** Queued work that is not reported yet. */
   late: Late;
   under: StepUnderWay;
 }
@@ -19,7 +19,7 @@ export interface StepUnderWay {
   samples: SampleSource[];
   /** Norm of all its gradients, () on the device, once its last micro-batch is queued. */
   norm: Tensor | undefined;
-  /** The same number, once that micro-batch has been reported. */
+  /** That norm as a number, once the micro-batch has been reported. */
   gradientNorm: number | undefined;
   slowest: StepRecord["slowest"];
 }

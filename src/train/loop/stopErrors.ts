@@ -1,4 +1,4 @@
-/** What is said where a run cannot go on: what is wrong, what is safe, and how to go on. */
+/** Errors that end a run: what is wrong, which checkpoint is good, and the command that continues. */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import { UserError } from "../../errors.ts";
@@ -12,10 +12,10 @@ import { limitsOf } from "../machine/modelPlanner.ts";
 import { waysToFit } from "../planning/tooLittleMemory.ts";
 import type { Run } from "./run.ts";
 
-/** What says how to continue a run. */
+/** The groups of a run that its last checkpoint and the command to continue depend on. */
 type Resumable = Pick<Run, "inputs" | "progress">;
 
-/** Runs a part of a run; to an error that its user can mend it adds the way on. */
+/** Runs a part of a run. To a UserError it adds how to continue. */
 export async function withWayOn<T>(run: Resumable, part: () => Promise<T>): Promise<T> {
   try {
     return await part();
@@ -25,26 +25,26 @@ export async function withWayOn<T>(run: Resumable, part: () => Promise<T>): Prom
   }
 }
 
-/** What libtorch, its libraries and the driver say of a card that computes no more, as one that was lost does. */
+/** Messages of libtorch, its libraries and the driver about a card that has failed. */
 const CARD_FAULT = /\bCUDA error\b|CUDA driver|\bCU(BLAS|DNN)_STATUS|cuDNN error/;
 
-/** Whether an error is a card's; every call after it fails as well. */
+/** Whether a card has failed: every later call fails as well. */
 export function isCardFault(thrown: unknown): thrown is Error {
   if (!(thrown instanceof Error) || thrown instanceof UserError || thrown instanceof OutOfMemoryError)
     return false;
   return CARD_FAULT.test(thrown.message);
 }
 
-/** The card failed in the midst of a run. */
+/** Returns the error for a card that failed during a run. */
 export function cardFailed(run: Run, cause: Error): UserError {
   const { device } = run.loaded.model;
-  return new UserError(`Step ${run.progress.state.step + 1}: ${device} computes no more: ${cause.message}`, {
-    fix: `nvidia-smi and dmesg tell more of the card.\n${howToGoOn(run)}`,
+  return new UserError(`Step ${run.progress.state.step + 1}: ${device} has failed: ${cause.message}`, {
+    fix: `nvidia-smi and dmesg say more about the card.\n${howToGoOn(run)}`,
     cause,
   });
 }
 
-/** Memory ran out where no policy can help; `subject` is what does not fit. */
+/** Returns the error for memory that ran out where no policy helps. `subject` names what does not fit. */
 export function ranOut(subject: string, cause: OutOfMemoryError, run?: Resumable): UserError {
   const others = heldByOthers(cause.device);
   const more = moreMemory(others);
@@ -52,7 +52,7 @@ export function ranOut(subject: string, cause: OutOfMemoryError, run?: Resumable
   return new UserError(`${subject} does not fit: ${reasonOf(cause, others)}.`, { fix, cause });
 }
 
-/** Memory ran out under the leanest policy. What would fit is solved for what this run has at all. */
+/** Returns the error for memory that ran out under the leanest policy, with settings that would fit this run's memory. */
 export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
   const { options, planner, demand } = run.inputs;
   const { workload } = run.planned;
@@ -69,10 +69,10 @@ function reasonOf({ message }: OutOfMemoryError, others: string | undefined): st
 }
 
 function moreMemory(others: string | undefined): string {
-  return others ? "End these programs (nvidia-smi lists them)" : "Pass more --memory";
+  return others ? "End the other programs (nvidia-smi lists them)" : "Pass more --memory";
 }
 
-/** What there is for a run: the cap, or on a card what others leave of it. */
+/** Returns the memory limits of a run: the cap, or on a card what other programs leave. */
 function roomOf(
   { loaded: { model }, inputs: { options } }: Pick<Run, "loaded" | "inputs">,
   { capBytes, pool }: OutOfMemoryError,
@@ -84,8 +84,8 @@ function roomOf(
 }
 
 /**
- * A number of a step is NaN or Infinity; `subject` says which. isUntried: whether the newest checkpoint's factors gave this very number,
- * and none before.
+ * Returns the error for a number of a step that is NaN or Infinity; `subject` names the number. isUntried: whether the newest checkpoint's
+ * factors gave this number and none before, so that this checkpoint is not known to be good.
  */
 export async function notFinite(
   { inputs: { options } }: Pick<Run, "inputs">,
@@ -98,7 +98,7 @@ export async function notFinite(
     good === undefined ? "There is no good checkpoint before it" : `The last good checkpoint is ${good}`;
   const start = good === undefined ? "" : `--adapter ${quoted(good)} `;
   return new UserError(`Step ${step}: ${subject} is not a finite number. ${found}.`, {
-    fix: `Leave out what ${commandLine("preview")} shows to be odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
+    fix: `Look at these samples with ${commandLine("preview")} and leave out what is odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
   });
 }
 
@@ -107,6 +107,6 @@ export function namesOf(samples: readonly SampleSource[]): string {
 }
 
 function howToGoOn({ progress: { checkpoint }, inputs: { options } }: Resumable): string {
-  if (checkpoint === undefined) return "There is no checkpoint yet: then start again.";
-  return `The last good checkpoint is ${checkpoint}. Go on from it: ${resumeLine(options.output)}`;
+  if (checkpoint === undefined) return "There is no checkpoint yet: start the run again.";
+  return `The last good checkpoint is ${checkpoint}. Continue from it: ${resumeLine(options.output)}`;
 }

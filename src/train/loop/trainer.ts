@@ -32,7 +32,7 @@ import { takeStep } from "./takeStep.ts";
 export interface TrainHooks {
   /** Ends the run after the current micro-batch, with a checkpoint. */
   signal?: AbortSignal;
-  /** What takes the facts of the run, beside its logs. */
+  /** Sinks for the facts of the run, beside its logs. */
   sinks?: readonly RunSink[];
 }
 

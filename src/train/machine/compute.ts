@@ -1,4 +1,4 @@
-/** What the options of device, type and memory come to on this machine. */
+/** Decides where and in which type to compute on this machine, and measures what its memory holds. */
 import { formatBytes, GIB, UserError } from "../../errors.ts";
 import type { Bases } from "../../models/bases.ts";
 import { hasFullAbsmax } from "../../models/storedBases.ts";
@@ -40,7 +40,7 @@ export interface ComputeOptions {
   vision_base?: Bases["visionBase"];
 }
 
-/** How a model is loaded. */
+/** Device, type and precisions that a model is loaded with. */
 export interface Compute extends LoadOptions {
   dtype: "float32" | "bfloat16" | "float16";
 }
@@ -50,7 +50,7 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16", fp16: "float16" } as 
   DType
 >;
 
-/** Sets threads and memory cap of the process, and says where and in which type to compute. Throws UserError without that device. */
+/** Sets threads and memory caps of the process, and returns where and in which type to compute. Throws UserError if the device is missing. */
 export function startCompute(model: Pick<OpenedModel, "dtype">, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
   if (device !== "cpu") useCard(device as `cuda:${number}`);
@@ -68,7 +68,7 @@ export function startCompute(model: Pick<OpenedModel, "dtype">, options: Compute
   };
 }
 
-/** The precisions that options name. */
+/** Returns the precisions that options name. */
 export function basesOf({
   base,
   head_base,
@@ -85,7 +85,7 @@ export function noticeStored({ files: { weights } }: OpenedModel, notice: (text:
   );
 }
 
-/** The device that was asked for, else the first GPU, else the CPU. Throws UserError where it is not there. */
+/** Returns the device that was asked for, else the first GPU, else the CPU. Throws UserError if the device is missing. */
 export function chooseDevice(asked: Device | undefined): Device {
   const devices = cudaDevices();
   const device = asked ?? (devices > 0 ? "cuda:0" : "cpu");
@@ -95,13 +95,13 @@ export function chooseDevice(asked: Device | undefined): Device {
   return device;
 }
 
-/** Throws UserError for a card that this libtorch has no kernels for: its first operator would fail without saying why. */
+/** Throws UserError for a card that this libtorch has no kernels for: its first operator would fail without a reason. */
 function refuseForeignCard(device: `cuda:${number}`): void {
   const lacking = cardProblem(findLibtorch().cudaVersion, cardInfo(device).capability);
   if (lacking) throw new UserError(`${device} can't be used: ${lacking.why}.`, { fix: lacking.fix });
 }
 
-/** Says, where no device was asked for, that a card is left idle, and why. */
+/** Reports why a card is left idle, if no device was asked for. */
 export function noticeIdleCard(
   asked: Device | undefined,
   notice: (text: string, about: "idleCard") => void,
@@ -111,42 +111,42 @@ export function noticeIdleCard(
   if (text) notice(text, "idleCard");
 }
 
-/** Says of a card that kernels of our own can't be compiled for it, once startCompute has tried. */
+/** Reports why lorafit's own kernels can't be compiled for a card, once startCompute has tried. */
 export function noticeTwins(device: Device, notice: (text: string) => void): void {
   const problem = device === "cpu" ? undefined : whyTwins();
   if (problem) notice(`lorafit's own kernels can't be used, so libtorch's do their work, slower: ${problem}`);
 }
 
-/** What is left of a budget for tensors. Throws UserError where that is nothing. */
+/** Returns the bytes of a memory limit that are left for tensors. Throws UserError if none are left. */
 function tensorBytes(budgetBytes: number, device: Device): number {
   const outside = outsideBytes(device);
   if (budgetBytes > outside) return budgetBytes - outside;
   throw new UserError(
-    `--memory ${formatBytes(budgetBytes)} leaves nothing for tensors on ${device}, where CUDA's context takes about ${formatBytes(outside)}`,
+    `--memory ${formatBytes(budgetBytes)} leaves nothing for tensors on ${device}, where CUDA's context needs about ${formatBytes(outside)}`,
     { fix: "Pass more; lorafit plan --solve memory says how much is enough." },
   );
 }
 
-/** What a device's memory holds beside what is allocated: CUDA's context. */
+/** Bytes of a device's memory that hold no allocation: CUDA's context. */
 function outsideBytes(device: Device): number {
   return device === "cpu" ? 0 : cardOf(device as `cuda:${number}`).contextBytes;
 }
 
-/** Lets libraries allocate what they hold throughout now, that it is booked as theirs and not to whoever multiplies first. */
+/** Makes libraries allocate their workspaces now, so that they are counted as workspace and not to the first product. */
 function claimWorkspaces(device: Device): void {
   category("workspace", () =>
     scope(() => {
       const x = zeros([16, 16], { device });
       x.mm(x);
-      x.linear(x, { bias: zeros([16], { device }) }); // cuBLASLt's own
+      x.linear(x, { bias: zeros([16], { device }) }); // cuBLASLt has a workspace of its own
     }),
   );
 }
 
-/** What other programs must hold of a card to be worth a word; below, it may be a context that is larger than the table has it. */
+/** Bytes of other programs that are reported; fewer may be a context that is larger than in the table of cards. */
 const NOTED_BYTES = GIB;
 
-/** "other programs hold 60.2 GiB of cuda:0"; undefined where they hold little. */
+/** Returns "other programs hold 60.2 GiB of cuda:0"; undefined if they hold little. */
 export function heldByOthers(device: Device): string | undefined {
   if (device === "cpu") return undefined;
   const { totalBytes, freeBytes, reservedBytes } = cardMemory(device as `cuda:${number}`);
@@ -154,21 +154,21 @@ export function heldByOthers(device: Device): string | undefined {
   return bytes < NOTED_BYTES ? undefined : `other programs hold ${formatBytes(bytes)} of ${device}`;
 }
 
-/** Lets what comes next in this process have all the memory there is. */
+/** Removes the memory caps of this process. */
 export function liftCaps(device: Device): void {
   setCap(device, undefined);
   setCap(device, undefined, "host");
 }
 
-/** What either pool has held at most, and of what. */
+/** Peak bytes of both pools, and what was alive at the peak. */
 export type Peaks = Record<Pool, { bytes: number; categories: Record<Category, number> }> & Reserved;
 
-/** What a card's caching allocator holds at most, in use or not; undefined on the CPU. */
+/** Peak bytes that a card's caching allocator holds, in use or not; undefined on the CPU. */
 export interface Reserved {
   reservedBytes?: number | undefined;
 }
 
-/** Since the last resetPeaks. */
+/** Returns the peaks since the last resetPeaks. */
 export function peaksOf(device: Device): Peaks {
   const peakOf = (pool: Pool): Peaks[Pool] => {
     const { peakBytes, peakByCategory } = memoryStats(device, pool);
@@ -179,12 +179,12 @@ export function peaksOf(device: Device): Peaks {
   return { ...pools, reservedBytes: cardMemory(device as `cuda:${number}`).peakReservedBytes };
 }
 
-/** What comes from here on is counted anew, from what is alive. */
+/** Starts counting peaks anew, from what is alive. */
 export function resetPeaks(device: Device): void {
   for (const pool of POOLS) resetPeak(device, pool);
 }
 
-/** Gives what a card's allocator holds unused back to the card. */
+/** Frees what a card's allocator holds unused. */
 export function freeCache(device: Device): void {
   if (device !== "cpu") emptyCache(device as `cuda:${number}`);
 }
@@ -205,7 +205,7 @@ function noDevice(device: Device, devices: number): UserError {
     return new UserError(
       `There is no ${device}: this machine has ${devices} GPUs, cuda:0 to cuda:${devices - 1}.`,
       {
-        fix: "Pass one of these as --device.",
+        fix: `Pass one of them, for example --device cuda:0.`,
       },
     );
   }

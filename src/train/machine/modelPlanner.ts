@@ -1,4 +1,4 @@
-/** What a run plans with: the planner of its model on its device, and how much memory there is. */
+/** Makes the planner of a model on its device, and finds the memory limits of a run. */
 import { UserError } from "../../errors.ts";
 import type { Bases } from "../../models/bases.ts";
 import { ANY_CPU } from "../../nn/anyCpu.ts";
@@ -10,7 +10,7 @@ import { cardInfo, cardMemory } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/tensor.ts";
 import type { OpenedModel } from "./openedModel.ts";
 
-/** Of a CPU that nobody has measured; only the order of policies follows from it, and that is saved with a run. */
+/** Speed of a CPU that was not measured. Only the order of policies depends on it, and a run saves its policies. */
 const UNMEASURED: Speed = {
   ...ANY_CPU,
   attentionRatios: { flash: 0.5, cudnn: 0.5, efficient: 0.5 },
@@ -18,7 +18,7 @@ const UNMEASURED: Speed = {
   ...{ kernelMs: 2e-3, launchMs: 0, callMs: 0 },
 };
 
-/** The planner of a checkpoint as it will be loaded. */
+/** Returns the planner of a checkpoint as it will be loaded. */
 export function plannerOf(
   model: OpenedModel,
   { dtype, device, base, headBase, visionBase }: Bases & { dtype: PlannedModel["dtype"]; device: Device },
@@ -29,7 +29,7 @@ export function plannerOf(
   return new Planner({ ...loaded, target }, knownSpeed(dtype) ?? UNMEASURED);
 }
 
-/** A checkpoint as it will be loaded: in precisions that are asked for, or as it is stored. */
+/** Describes a checkpoint as it will be loaded: in the precisions that are asked for, or as it is stored. */
 export function loadedModel(
   { config, dtype: stored, bases: asStored }: OpenedModel,
   {
@@ -53,8 +53,8 @@ export function loadedModel(
 }
 
 /**
- * What a run may take: as its options say, on a card no more than other programs leave of it, which is all without a word; undefined on a CPU
- * without one.
+ * Returns the memory limits of a run: those of its options, on a card at most what other programs leave. Undefined on a CPU if no option
+ * sets a limit.
  */
 export function limitsOf(
   { memory, host_memory }: { memory?: number | undefined; host_memory?: number | undefined },
@@ -67,7 +67,7 @@ export function limitsOf(
   };
 }
 
-/** Of a card what is free, what this process has reserved of it, and its context, which plans count; of a CPU's memory there is no end. */
+/** Returns the bytes of a card that are free or reserved by this process, with the context, which plans count; Infinity on a CPU. */
 function roomOn(device: Device): number {
   if (device === "cpu") return Number.POSITIVE_INFINITY;
   const card = device as `cuda:${number}`;
@@ -75,7 +75,7 @@ function roomOn(device: Device): number {
   return freeBytes + reservedBytes + cardOf(card).contextBytes;
 }
 
-/** The card that is there: as the table knows it, with the memory that it has. */
+/** Describes the card in this machine: as in the table of cards, with the memory that it has. */
 export function cardOf(device: `cuda:${number}`): Card {
   const info = cardInfo(device);
   try {

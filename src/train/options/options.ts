@@ -16,7 +16,7 @@ import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 const OFFICIAL_WARMUP_RATIO = 0.01;
 const OFFICIAL_EPOCHS = 1;
 
-/** Where and in which type a model is computed. Every command that computes has these options. */
+/** Options of device, type and memory, which every command that computes has. */
 export const computeOptions = group("Device and memory", {
   dtype: z.enum(["fp32", "bf16", "fp16"]).optional().meta({
     help: "Type of weights and activations. Default: fp32 for a checkpoint stored in fp32; bf16 for others (fp16, with loss scaling, on cards without bf16).",

@@ -1,6 +1,6 @@
 /**
- * The policies of a run: one for each class of lengths, as the run writes them down and takes them back, or one for all; and single choices of
- * a user's that hold whatever the rest.
+ * Reads and writes the policies of a run: one for each length class, or one for all. Also sets single choices of a policy that the user has
+ * fixed.
  */
 import { z } from "zod";
 import { readJsonObject } from "../../checkpoint/disk.ts";
@@ -16,26 +16,26 @@ import {
 } from "../../step/policy.ts";
 import type { TrainOptions } from "./options.ts";
 
-/** Of micro-batches of so many tokens, and of more than the class before has. */
+/** The policy of one length class: up to so many tokens, and more than the class before. */
 export interface ClassPolicy {
   upToTokens: number;
   policy: Policy;
 }
 
-/** What --policy takes: a policy for all lengths, or a run's policies by class. */
+/** The JSON of policies by length class; --policy also accepts a single policy. */
 const ClassPolicies = z.strictObject({
   classes: z.array(z.strictObject({ upToTokens: z.int().positive(), policy: Policy })).min(1),
 });
 
 const spell = (key: string): string => `policy: ${key}`;
 
-/** The policies that the options give in whole; undefined where they leave them to the plan. Throws UserError where one run can't have them all. */
+/** Returns the policies that the options give; undefined if they are left to the plan. Throws UserError if one run can't use them all. */
 export function givenPolicies({ policy }: Pick<TrainOptions, "policy">): ClassPolicy[] | undefined {
   if (policy === undefined) return undefined;
   return readPolicies(typeof policy === "string" ? policyJson(policy) : policy, spell);
 }
 
-/** From the JSON of a policy, or of a run's policies; from the shortest class to the longest. */
+/** Reads the JSON of a policy or of a run's policies, and returns them from the shortest class to the longest. */
 export function readPolicies(json: Record<string, unknown>, name: (key: string) => string): ClassPolicy[] {
   if (!("classes" in json)) return [ofAllLengths(parseOptions(Policy, json, name))];
   const { classes } = parseOptions(ClassPolicies, json, name);
@@ -44,17 +44,17 @@ export function readPolicies(json: Record<string, unknown>, name: (key: string) 
   return classes;
 }
 
-/** The same for micro-batches of any length. */
+/** Uses one policy for all lengths. */
 export function ofAllLengths(policy: Policy): ClassPolicy {
   return { upToTokens: Number.POSITIVE_INFINITY, policy };
 }
 
-/** Of a micro-batch of so many tokens: the longest class stands for all that are longer. */
+/** Finds the policy for so many tokens. The longest class also holds for everything longer. */
 export function policyOfClass(policies: readonly ClassPolicy[], tokens: number): Policy {
   return (policies.find(({ upToTokens }) => tokens <= upToTokens) ?? policies.at(-1)!).policy;
 }
 
-/** The file of a run's policies, as --policy takes it. */
+/** Writes the file of a run's policies, as --policy accepts it. */
 export function policiesJson(policies: readonly ClassPolicy[]): string {
   const only = policies.length === 1 ? policies[0]!.policy : undefined;
   return `${JSON.stringify(only ?? { classes: policies }, undefined, 2)}\n`;
@@ -66,7 +66,7 @@ export function hasParts(options: PolicyParts): boolean {
   return POLICY_OPTION_NAMES.some((part) => options[part] !== undefined);
 }
 
-/** A policy with the choices that the options fix, and all else as it is. Throws UserError where a policy can't have them. */
+/** Returns a policy with the choices that the options fix. Throws UserError if a policy can't have them. */
 export function withParts(policy: Policy, options: PolicyParts): Policy {
   const ofPolicy: Record<string, unknown> = {};
   const ofLayers: Record<string, unknown> = {};
@@ -81,20 +81,20 @@ export function withParts(policy: Policy, options: PolicyParts): Policy {
   return parseOptions(Policy, { ...policy, ...ofPolicy, layers }, spell);
 }
 
-/** A policy that is given as a file, or as JSON itself. */
+/** Reads a policy that is given as a file, or as JSON itself. */
 function policyJson(given: string): Record<string, unknown> {
   if (!given.startsWith("{")) return readJsonObject(given);
   try {
     return JSON.parse(given);
   } catch (cause) {
     throw new UsageError(`The policy is not JSON: ${messageOf(cause)}.`, {
-      fix: "Name the file of a policy, or copy its JSON whole, between single quotes.",
+      fix: "Pass the file of a policy, or its whole JSON between single quotes.",
       cause,
     });
   }
 }
 
-/** A run's model is loaded once, and its optimizer made once. */
+/** Throws UserError if policies differ in how the model is loaded or the optimizer made, which happens once in a run. */
 function refuseDifferentLoading(policies: readonly ClassPolicy[]): void {
   const loadings = policies.map(({ policy }) =>
     JSON.stringify([runPlaces(policy), ploraOf(policy).folded, policy.attention]),
@@ -103,7 +103,7 @@ function refuseDifferentLoading(policies: readonly ClassPolicy[]): void {
   if (other < 0) return;
   const [one, two] = [policies[0]!, policies[other]!];
   throw new UserError(
-    `The policies for up to ${one.upToTokens} and up to ${two.upToTokens} tokens can't be of one run: they want model or optimizer in other places or precisions.`,
+    `The policies for up to ${one.upToTokens} and up to ${two.upToTokens} tokens do not belong to one run: they put the model or the optimizer in different places or precisions.`,
     {
       fix: 'Give "weights", "embeddings", "head", "vision", "optimizer", "gradients", "attention" and folding of "plora" alike to all classes.',
     },

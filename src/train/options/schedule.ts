@@ -1,4 +1,4 @@
-/** Learning-rate schedules, equal to transformers' get_{cosine,linear,constant}_schedule_with_warmup. */
+/** Computes learning-rate schedules, equal to transformers' get_{cosine,linear,constant}_schedule_with_warmup. */
 
 export const SCHEDULES = {
   cosine: (progress) => Math.max(0, 0.5 * (1 + Math.cos(Math.PI * progress))),
@@ -15,7 +15,7 @@ export interface Schedule {
   totalSteps: number;
 }
 
-/** The rate of optimizer step `step`, counted from 1: the first step of a warm-up runs at 0, as in transformers. */
+/** Returns the rate of an optimizer step, counted from 1. The first step of a warm-up has a rate of 0, as in transformers. */
 export function learningRate(step: number, { name, peakRate, warmupSteps, totalSteps }: Schedule): number {
   const stepsDone = step - 1;
   if (stepsDone < warmupSteps) {
@@ -25,7 +25,7 @@ export function learningRate(step: number, { name, peakRate, warmupSteps, totalS
   return peakRate * SCHEDULES[name](progress);
 }
 
-/** The steps of a warm-up that is a share of all steps, rounded up. */
+/** Returns the steps of a warm-up that is a share of all steps, rounded up. */
 export function stepsOfRatio(ratio: number, totalSteps: number): number {
   return Math.ceil(totalSteps * ratio);
 }

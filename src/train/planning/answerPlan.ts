@@ -1,4 +1,4 @@
-/** The answers that an evaluation asks for, and which of them a run has room for: known before anything is loaded. */
+/** Plans the answers of an evaluation before anything is loaded: which of them fit in memory. */
 
 import { pictureTokens } from "../../data/pictures/image.ts";
 import type { EncodedSample } from "../../data/samples/dialogue.ts";
@@ -19,7 +19,7 @@ export interface AnswerRequest {
   maxNewTokens: number;
 }
 
-/** Ids that end an answer. */
+/** Returns the ids that end an answer. */
 export function stopIdsOf(
   tokenizer: Tokenizer | undefined,
   { eosIds }: Pick<ModelConfig, "eosIds">,
@@ -27,7 +27,7 @@ export function stopIdsOf(
   return tokenizer ? [...tokenizer.dialogue.stopIds] : [...eosIds];
 }
 
-/** A request for each run of labels. */
+/** Makes a request for each run of labels. */
 export function answerRequests(
   { inputIds, labels }: EncodedSample,
   stopIds: readonly number[],
@@ -50,11 +50,11 @@ export interface PlannedAnswer {
 }
 
 export interface AnswersPlan {
-  /** Of the evaluation. */
+  /** Answers of the evaluation. */
   count: number;
-  /** The most that one takes for which there is room. */
+  /** The answer that needs the most memory among those that fit. */
   most: PlannedAnswer | undefined;
-  /** Those that the run has no room for, and the least that one of them takes. */
+  /** Answers that do not fit, and the smallest of them. */
   left: number;
   least: PlannedAnswer | undefined;
   hasRoom(sample: PreparedSample, request: AnswerRequest): boolean;
@@ -66,7 +66,7 @@ interface Asked {
   shape: AnswerShape;
 }
 
-/** Which answers have room; `tryShape` says it of one, and what it takes. */
+/** Finds the answers that fit; `tryShape` plans one. */
 export function planAnswers(
   samples: readonly PreparedSample[],
   stopIds: readonly number[],
@@ -106,7 +106,7 @@ function tokensOf({ shape: { promptTokens, maxNewTokens } }: Asked): number {
   return promptTokens + maxNewTokens;
 }
 
-/** Of each and those before it, a shape that takes as much as any of them. */
+/** Returns for each answer a shape that needs at least as much memory as it and all before it. */
 function growing(asked: readonly Asked[]): AnswerShape[] {
   let most: AnswerShape = { promptTokens: 1, pictures: [], maxNewTokens: 1 };
   return asked.map(({ shape }) => {
@@ -131,7 +131,7 @@ function labelledSpans(labels: Int32Array): { start: number; end: number }[] {
   return spans;
 }
 
-/** Index of the first stop id, or the length. */
+/** Returns the index of the first stop id, or the length. */
 function stopAt(ids: readonly number[], stopIds: readonly number[]): number {
   const index = ids.findIndex((id) => stopIds.includes(id));
   return index < 0 ? ids.length : index;

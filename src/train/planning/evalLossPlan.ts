@@ -1,6 +1,6 @@
 /**
- * The losses of an evaluation: which policy a sample of a length has, and which samples a run has no room for, known before anything is
- * loaded. What is only evaluated may be longer than all that is trained on, and takes less: nothing is kept for a backward.
+ * Plans the losses of an evaluation before anything is loaded: the policy of each length, and the samples that do not fit. A sample that is
+ * only evaluated may be longer than all that is trained on, and needs less memory: nothing is kept for a backward pass.
  */
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
@@ -13,13 +13,13 @@ export interface LossPlanOptions {
   plan: RunPlan;
   /** At least one. */
   samples: readonly PreparedSample[];
-  /** What a run may take; undefined where nothing says so. */
+  /** Memory limits; undefined if none is known. */
   room: Limits | undefined;
-  /** Tokens of the classes that memory ran out in, in order; the plan adds to it. */
+  /** Length classes in which memory ran out, by their maximum tokens, in order; the plan adds to it. */
   stepsDown: number[];
 }
 
-/** A loss that was planned. */
+/** A planned loss. */
 export interface PlannedLoss {
   sample: PreparedSample;
   policy: Policy;
@@ -28,17 +28,17 @@ export interface PlannedLoss {
 
 export class LossPlan {
   readonly demand: Demand;
-  /** The samples that there is room for, in their order; all where nothing was planned. */
+  /** The samples that fit, in their order; all if nothing was planned. */
   readonly kept: readonly PreparedSample[];
   /** The others, the shortest first. */
   readonly left: readonly PreparedSample[];
-  /** The longest sample that is kept, under a policy that has room for it. */
+  /** The longest sample that fits, under a policy that it fits with. */
   readonly largest: PlannedLoss | undefined;
-  /** The shortest that is left out, under the leanest policy. */
+  /** The shortest sample that does not fit, under the leanest policy. */
   readonly least: PlannedLoss | undefined;
   readonly #options: LossPlanOptions;
   readonly #classes: readonly number[];
-  /** The policies that there is room under: by class, and by the policy to start from. */
+  /** Policies that fit, by class and by the policy to start from. */
   readonly #fitting = new Map<string, Policy>();
 
   constructor(options: LossPlanOptions) {
@@ -59,12 +59,12 @@ export class LossPlan {
     this.least = this.left[0] && plannedOf(this.left[0]);
   }
 
-  /** Tokens of the classes that memory ran out in, in order. */
+  /** Length classes in which memory ran out, by their maximum tokens, in order. */
   get stepsDown(): number[] {
     return this.#options.stepsDown;
   }
 
-  /** Of a sample of so many tokens: what training has at that length, or the first leaner one that has room. */
+  /** Returns the policy for so many tokens: the one of training at that length, or the first leaner one that fits. */
   policyFor(tokens: number): Policy {
     const { plan, stepsDown } = this.#options;
     const most = classOf(this.#classes, tokens);
@@ -77,14 +77,14 @@ export class LossPlan {
     return policy;
   }
 
-  /** Takes the next leaner policy for losses of so many tokens and more; undefined where there is none. */
+  /** Moves to the next leaner policy for losses of so many tokens and more, and returns it; undefined if there is none. */
   stepDown(tokens: number): Policy | undefined {
     const leaner = this.#leaner(this.policyFor(tokens));
     if (leaner) this.#options.stepsDown.push(classOf(this.#classes, tokens));
     return leaner;
   }
 
-  /** Samples, from the shortest, that have room under the leanest policy. */
+  /** Counts the samples, from the shortest, that fit under the leanest policy. */
   #countThatFits(byTokens: readonly PreparedSample[]): number {
     const fits = ({ tokens }: PreparedSample): boolean =>
       this.#loss(tokens, this.#firstThatFits(forwardOnly(this.#options.plan.policy), tokens)).fits;
@@ -96,7 +96,7 @@ export class LossPlan {
     return fitting;
   }
 
-  /** The leanest one where none does. */
+  /** Returns the first policy that fits, or the leanest one if none does. */
   #firstThatFits(start: Policy, tokens: number): Policy {
     let policy = start;
     if (!this.#options.room) return policy;
@@ -113,7 +113,7 @@ export class LossPlan {
     return plan.loss(this.demand.shapeOf(tokens), policy, room!);
   }
 
-  /** The next one that differs in what a forward does. */
+  /** Returns the next leaner policy that differs in what a forward pass does. */
   #leaner(policy: Policy): Policy | undefined {
     const { plan } = this.#options;
     const before = JSON.stringify(policy);
@@ -123,7 +123,7 @@ export class LossPlan {
   }
 }
 
-/** A policy without what concerns the backward alone, of which there is none. */
+/** Returns a policy without choices that concern only the backward pass. */
 export function forwardOnly(policy: Policy): Policy {
   return {
     ...policy,

@@ -1,4 +1,4 @@
-/** What is said before anything is loaded of a sample whose loss an evaluation has no room for: how much it takes, and what would fit. */
+/** Makes the error for a sample whose loss does not fit in an evaluation: the memory it needs, and what would fit. */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
 import { batchOf } from "../../plan/dryRun/batchShapes.ts";
@@ -10,7 +10,7 @@ import { forwardOnly, type LossPlan } from "./evalLossPlan.ts";
 import { type RunPlan, workloadOf } from "./policyByLength.ts";
 import { hdNumFor, type Misfit, shareOfPictures, toFit } from "./tooLittleMemory.ts";
 
-/** Throws nothing: the error is the answer. `losses` has at least one that is left out. */
+/** Returns the error, and throws nothing. `losses` has at least one that does not fit. */
 export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misfit): Promise<UserError> {
   const { limits, options } = misfit;
   const { sample, run, policy } = losses.least!;
@@ -20,7 +20,7 @@ export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misf
   const all = losses.left.length + losses.kept.length;
   const most = tokens === undefined ? "" : ` Samples like it fit up to ${formatCount(tokens)} tokens.`;
   return new UserError(
-    `${formatBytes(limits.budgetBytes)} are too little to evaluate ${describeSource(sample.source)}: it has ${formatCount(sample.tokens)} tokens, and with what the run holds its loss takes at least ${formatBytes(run.budgetedBytes)}.${most}`,
+    `${formatBytes(limits.budgetBytes)} is too little to evaluate ${describeSource(sample.source)}: it has ${formatCount(sample.tokens)} tokens, and its loss needs at least ${formatBytes(run.budgetedBytes)} with what the run holds.${most}`,
     {
       fix: toFit(run, limits, [
         ...(other ? [`--policy '${JSON.stringify(other)}'  (has room for it, and trains slower)`] : []),
@@ -33,7 +33,7 @@ export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misf
   );
 }
 
-/** Tokens of a sample with the same share of pictures and no more labels, under one policy. */
+/** Returns the most tokens that a sample with the same share of pictures and no more labels may have, under one policy. */
 function longestThatFits(
   losses: LossPlan,
   plan: RunPlan,
@@ -52,7 +52,7 @@ function longestThatFits(
   });
 }
 
-/** The fastest rung under which both the longest micro-batch and the loss have room. */
+/** Returns the fastest policy under which both the longest micro-batch and the loss fit. */
 function policyForBoth({ demand, least }: LossPlan, misfit: Misfit): Policy | undefined {
   const { planner, workload, limits, fixed } = misfit;
   const training = workloadOf(workload, misfit.demand.shapeOf(misfit.demand.mostTokens));

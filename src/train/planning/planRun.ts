@@ -1,4 +1,4 @@
-/** The plan of a run, made from its options and its data before anything is loaded. */
+/** Plans a run from its options and its data, before anything is loaded. */
 import { readAdapter } from "../../checkpoint/peft.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Limits, Planner } from "../../plan/planner.ts";
@@ -18,38 +18,38 @@ export interface PlanRequest {
   options: TrainOptions;
   planner: Planner;
   demand: Demand;
-  /** Tokens of the micro-batches to come. */
+  /** Tokens of the coming micro-batches. */
   lengths: Iterable<number>;
   evalSamples: readonly PreparedSample[];
-  /** Ids that end an answer of an evaluation. */
+  /** Ids that end an answer. */
   stopIds: readonly number[];
   checkpoint: Checkpoint | undefined;
-  /** The user's own, if there are any. */
+  /** The user's own policies; undefined: planned. */
   policies: readonly ClassPolicy[] | undefined;
   /** The memory limits of the run; undefined: none is known. */
   limits: Limits | undefined;
-  /** The kernel that the run has settled on; "measured" on the CPU, which has its own. */
+  /** The attention kernel of the run; "measured" on the CPU, which has one of its own. */
   attention: Policy["attention"];
 }
 
 export interface RunPlanning {
   plan: RunPlan;
   workload: RunWorkload;
-  /** Of the evaluations; undefined where there are none. */
+  /** Losses of the evaluations; undefined without evaluations. */
   losses: LossPlan | undefined;
-  /** Of the evaluations; undefined where nothing says how much memory there is. */
+  /** Answers of the evaluations; undefined if no memory limit is known. */
   answers: AnswersPlan | undefined;
-  /** What was planned within; undefined where the policy is the user's, or nothing says how much there is. */
+  /** Memory limits of the plan; undefined if the policy is the user's, or no limit is known. */
   limits: Limits | undefined;
 }
 
-/** Throws UserError where the longest micro-batch fits under no policy, or the loss of a sample of the evaluation. */
+/** Plans a run. Throws UserError if the longest micro-batch, or the loss of a sample to evaluate, fits under no policy. */
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const { options, planner, demand, stopIds, checkpoint, attention, limits: room } = request;
   const workload = workloadOfRun(options, checkpoint);
   const planned = (choice: Choice, stepsDown: number[]): RunPlan => {
     const plan = new RunPlan({ planner, workload, demand, choice, stepsDown });
-    for (const tokens of request.lengths) plan.policyFor(tokens); // a run's policies are known before it begins
+    for (const tokens of request.lengths) plan.policyFor(tokens); // so that a run's policies are known before it begins
     return plan;
   };
   const choice = choiceOf(request, room, (choice) => planned(choice, []).policies);
@@ -66,7 +66,7 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   return { plan, workload, losses, answers, limits };
 }
 
-/** The planner's within limits; else the user's, or those of before or the default one, with what the user has fixed of them. */
+/** Chooses who decides the policies: the planner within limits, or the user. The user's single choices go into the run's earlier policies or the default. */
 function choiceOf(
   { options, planner, checkpoint, policies, attention }: PlanRequest,
   room: Limits | undefined,
@@ -88,7 +88,7 @@ function choiceOf(
   return { by: "user", policies: given, hostBytes };
 }
 
-/** Those that the run had, where what they were chosen for is as it was. */
+/** Returns the policies that the run had, if what they were chosen for has not changed. */
 function policiesBefore(
   checkpoint: Checkpoint | undefined,
   options: TrainOptions,
@@ -106,7 +106,7 @@ function policiesBefore(
       }));
 }
 
-/** Of a run that is not planned, whose weights have PLoRA folded into them as before where that can be. */
+/** Returns the policy of a run that is not planned. PLoRA stays folded into the weights if it was and can be. */
 function defaultPolicy(planner: Planner, folded = false): Policy {
   const { branch } = ploraOf(DEFAULT_POLICY);
   return { ...DEFAULT_POLICY, plora: ploraName({ folded: folded && planner.folds(DEFAULT_POLICY), branch }) };
@@ -121,7 +121,7 @@ function lossesOf(
   return new LossPlan({ plan, samples, room, stepsDown: stepsDownOf(checkpoint, options, "evalStepsDown") });
 }
 
-/** Rank and targets are those of the adapter that the run starts from, where there is one. */
+/** Describes the workload. Rank and targets are those of the adapter that the run starts from, if there is one. */
 function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined): RunWorkload {
   const {
     lora_r,
@@ -139,7 +139,7 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
   });
 }
 
-/** Where memory ran out before the run was stopped: remembered as long as there is not more or less of it. */
+/** Returns the length classes in which memory ran out before the run was stopped; none if its memory limits have changed. */
 function stepsDownOf(
   checkpoint: Checkpoint | undefined,
   options: TrainOptions,
@@ -148,7 +148,7 @@ function stepsDownOf(
   return checkpoint && hasSameRoom(checkpoint, options) ? (checkpoint.state[of] ?? []) : [];
 }
 
-/** Whether a run goes on under the memory and the policies that it had. */
+/** Whether a run continues with the same memory limits and policies. */
 function hasSameRoom({ state: { options: before } }: Checkpoint, options: TrainOptions): boolean {
   return (["memory", "host_memory", "policy"] as const).every(
     (key) => JSON.stringify(before[key]) === JSON.stringify(options[key]),

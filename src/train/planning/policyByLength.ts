@@ -1,6 +1,6 @@
 /**
- * Which policy each micro-batch of a run has, and what it comes to. Policies are chosen by length class within what the run may take, and
- * saved with it: a run that goes on later has the same, whatever its machine is then known to be fast at.
+ * Chooses the policy of each micro-batch of a run, by length class and within the memory limits. A run saves its policies, so a resumed run
+ * has the same ones, even if its machine has been measured since.
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { Place } from "../../models/places.ts";
@@ -15,22 +15,22 @@ import { DEFAULT_POLICY, type Policy, ploraOf } from "../../step/policy.ts";
 import type { Demand } from "../data/memoryDemand.ts";
 import { type ClassPolicy, policyOfClass } from "../options/policyFiles.ts";
 
-/** How many times as long the micro-batches of the next class may be. */
+/** Maximum tokens of a class as a multiple of the class before. */
 const CLASS_RATIO = 1.5;
 const SHORTEST_CLASS_TOKENS = 64;
 
-/** What stays the same for all micro-batches of a run. */
+/** The part of a workload that is the same for all micro-batches of a run. */
 export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets" | "accumulation">;
 
-/** Who chooses: the planner within limits, or the user, where the host may have a limit all the same. */
+/** Who chooses the policies: the planner within limits, or the user, with a limit for the host at most. */
 export type Choice =
   | {
       by: "planner";
       limits: Limits;
       attention?: Policy["attention"] | undefined;
-      /** Whether the weights that the run has been trained over had PLoRA folded into them; left out: whatever is faster. */
+      /** Whether PLoRA was folded into the weights that the run has trained with; undefined: whatever is faster. */
       folded?: boolean | undefined;
-      /** What was chosen when the run began, under the same limits. */
+      /** Policies that were chosen when the run began, under the same limits. */
       known?: readonly ClassPolicy[] | undefined;
     }
   /** policies: by class, the longest last. */
@@ -46,19 +46,19 @@ export interface RunPlanOptions {
 }
 
 export class RunPlan {
-  /** Of the longest micro-batches; its places are those of all. */
+  /** Policy of the longest micro-batches; its places hold for all. */
   readonly policy: Policy;
-  /** Of the longest micro-batches, where the planner has chosen. */
+  /** Plan of the longest micro-batches; undefined if the user has chosen. */
   readonly longest: Plan | undefined;
-  /** Most tokens of each class, ascending. */
+  /** Maximum tokens of each class, ascending. */
   readonly #classes: number[];
   readonly #options: RunPlanOptions;
   readonly #places: FixedPolicy;
-  /** As chosen, from the shortest class to the longest: with the time all that the run has. */
+  /** Policies chosen so far, from the shortest class to the longest. */
   readonly policies: ClassPolicy[] = [];
-  /** Any budget on the device, and what the host has. */
+  /** No limit on the device, and the host's limit. */
   readonly #room: Limits;
-  /** Of each class, after the steps down. */
+  /** Policy of each class after the steps down. */
   readonly #current = new Map<number, Policy>();
 
   constructor(options: RunPlanOptions) {
@@ -82,7 +82,7 @@ export class RunPlan {
     return this.#options.stepsDown;
   }
 
-  /** The copy of the gradients by which a micro-batch is undone; undefined where a step has but one. */
+  /** The copy of the gradients that undoes a micro-batch; undefined if a step has only one. */
   get gradientCopy(): { place: Place; bytes: number } | undefined {
     const { planner, workload, demand } = this.#options;
     const asked = workloadOf(workload, demand.shapeOf(demand.mostTokens));
@@ -90,7 +90,7 @@ export class RunPlan {
     return place && { place, bytes: planner.gradientBytes(asked, this.policy) };
   }
 
-  /** The policy of micro-batches of so many tokens. */
+  /** Returns the policy of micro-batches of so many tokens. */
   policyFor(tokens: number): Policy {
     const most = this.classOf(tokens);
     const known = this.#current.get(most);
@@ -101,7 +101,7 @@ export class RunPlan {
     return policy;
   }
 
-  /** Takes the next leaner policy for micro-batches of so many tokens and longer ones; undefined where there is none. */
+  /** Moves to the next leaner policy for micro-batches of so many tokens and more, and returns it; undefined if there is none. */
   stepDown(tokens: number): Policy | undefined {
     const leaner = this.leaner(this.policyFor(tokens));
     if (!leaner) return undefined;
@@ -110,31 +110,31 @@ export class RunPlan {
     return leaner;
   }
 
-  /** The run of a micro-batch under its policy, to the byte. */
+  /** Plans a micro-batch under its policy, to the byte. */
   planned(batch: MicroBatch): DryRun {
     return this.#dryRun(exactShape(batch), batch.inputIds.length);
   }
 
-  /** The most that a micro-batch of so many tokens may come to. */
+  /** Plans the largest micro-batch of the length class of so many tokens. */
   plannedAtMost(tokens: number): DryRun {
     const most = this.classOf(tokens);
     return this.#dryRun(this.#options.demand.shapeOf(most), most);
   }
 
-  /** Every allocation of a micro-batch under its policy; where it is the last of its step, of the update too. */
+  /** Lists every allocation of a micro-batch under its policy; with the update if it is the last of its step. */
   trace(batch: MicroBatch, options: { isLast: boolean }): StepTrace {
     const { planner, workload } = this.#options;
     const asked = { ...workloadOf(workload, exactShape(batch)), batch: exactShape(batch) };
     return planner.trace(asked, this.policyFor(batch.inputIds.length), this.#room, options);
   }
 
-  /** Whether an answer of an evaluation has room beside what the run holds, and what that comes to. */
+  /** Plans an answer of an evaluation beside what the run holds, and says whether it fits. */
   answer(shape: AnswerShape, limits: Limits): RoomFor {
     const { planner, workload, demand } = this.#options;
     return planner.answer(workloadOf(workload, demand.shapeOf(1)), this.policy, limits, shape);
   }
 
-  /** Whether the loss of a sample that is only evaluated has room under a policy of this run's places. */
+  /** Plans the loss of a sample that is only evaluated, under a policy with this run's places, and says whether it fits. */
   loss(shape: BatchShape, policy: Policy, limits: Limits): RoomFor {
     const { planner, workload } = this.#options;
     return planner.loss(workloadOf(workload, shape), policy, limits);
@@ -164,7 +164,7 @@ export class RunPlan {
     return policy;
   }
 
-  /** The fastest, over weights that PLoRA is folded into as before wherever that fits. */
+  /** Returns the fastest plan that keeps PLoRA folded into the weights, or not, as before, if that fits. */
   #goingOn({ limits, attention, folded }: Extract<Choice, { by: "planner" }>): Plan {
     const { planner, workload, demand } = this.#options;
     const known = this.#known(demand.mostTokens);
@@ -180,7 +180,7 @@ export class RunPlan {
     return asBefore.fits ? asBefore : plan;
   }
 
-  /** The fastest for the longest micro-batch, but for PLoRA, which is folded, once for all of a run, only where that is faster for the data. */
+  /** Returns the fastest plan for the longest micro-batch. PLoRA is folded, once for the whole run, only if that is faster for the data. */
   #fastestOfData(limits: Limits, attention: Policy["attention"] | undefined): Plan {
     const { planner, workload, demand } = this.#options;
     const plan = this.#fastest(demand.mostTokens, limits, { attention });
@@ -200,28 +200,28 @@ export class RunPlan {
     return fastestPlan(planner, workloadOf(workload, demand.shapeOf(tokens)), limits, fixed);
   }
 
-  /** The next leaner policy over the same places. */
+  /** Returns the next leaner policy with the same places. */
   leaner(policy: Policy): Policy | undefined {
     return leanerPolicy(policy, this.#options.planner.config, this.#places);
   }
 
-  /** Most tokens of the class of micro-batches of so many. */
+  /** Returns the maximum tokens of the class of so many tokens. */
   classOf(tokens: number): number {
     return classOf(this.#classes, tokens);
   }
 }
 
-/** The class of so many tokens; the last one where there are more. */
+/** Returns the class of so many tokens; the last class for more. */
 export function classOf(classes: readonly number[], tokens: number): number {
   return classes.find((most) => tokens <= most) ?? classes.at(-1)!;
 }
 
-/** The planner's workload for one micro-batch, whose shape stands in place of sizes. */
+/** Returns the planner's workload for one micro-batch, whose shape replaces sizes. */
 export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): Workload {
   return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };
 }
 
-/** The longest is a class of its own, so that none of its room is lost. */
+/** Returns the classes. The longest micro-batch is a class of its own, so that none of its memory is wasted. */
 export function classesUpTo(mostTokens: number): number[] {
   const classes: number[] = [];
   for (let tokens = SHORTEST_CLASS_TOKENS; tokens < mostTokens; tokens = Math.ceil(tokens * CLASS_RATIO)) {

@@ -1,4 +1,4 @@
-/** What is said before anything is loaded where the data does not fit the memory: what is too long, and what would fit. */
+/** Makes the error for data that does not fit in memory: what is too long, the memory it needs, and settings that would fit. */
 
 import type { ImageCompat } from "../../data/pictures/decode.ts";
 import { imageSize, type PictureSize, pictureTokens } from "../../data/pictures/image.ts";
@@ -20,13 +20,13 @@ export interface Misfit {
   demand: Demand;
   limits: Limits;
   options: { hd_num: number; image_compat: ImageCompat };
-  /** What the run has settled on whatever its policy. */
+  /** Choices that the run has made whatever its policy. */
   fixed?: FixedPolicy | undefined;
 }
 
 const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
 
-/** Throws nothing: the error is the answer. */
+/** Returns the error, and throws nothing. */
 export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
   const { planner, workload, demand, limits, fixed } = misfit;
   const { longest, mostTokens } = demand;
@@ -42,13 +42,12 @@ export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
   const given = { device: limits.budgetBytes, host: limits.hostBytes };
   const amounts = ({ device, host }: Record<Pool, number>): string =>
     `${formatBytes(device)}${isShortOfHost ? ` and ${formatBytes(host)} of the host` : ""}`;
-  return new UserError(
-    `${amounts(given)} are too little: ${what}, which takes at least ${amounts(needed)}.`,
-    { fix: toFit(least.run, limits, await waysToFit(misfit)) },
-  );
+  return new UserError(`${amounts(given)} is too little: ${what}, which needs at least ${amounts(needed)}.`, {
+    fix: toFit(least.run, limits, await waysToFit(misfit)),
+  });
 }
 
-/** The memory that a run needs, and other ways. */
+/** Lists the memory to pass, and other settings that fit. */
 export function toFit(
   { budgetedBytes, hostBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes">,
   limits: Limits,
@@ -58,7 +57,7 @@ export function toFit(
   return [`Pass --memory ${inMebibytes(budgetedBytes)}${host}`, ...ways].join("\nor   ");
 }
 
-/** Settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
+/** Finds settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
 export async function waysToFit(misfit: Misfit): Promise<string[]> {
   const { demand, options } = misfit;
   const { longest, mostTokens } = demand;
@@ -76,7 +75,7 @@ export async function waysToFit(misfit: Misfit): Promise<string[]> {
   ];
 }
 
-/** Tokens of a sample with the same share of pictures. */
+/** Returns the most tokens that a sample with the same share of pictures may have. */
 function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): number | undefined {
   const { longest, mostTokens } = demand;
   const asked = {
@@ -86,12 +85,12 @@ function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): 
   return solve(planner, "max-length", asked, limits, fixed)?.solved;
 }
 
-/** The part of a sample that is picture. */
+/** Returns the part of a sample that is picture, 0 to 1. */
 export function shareOfPictures({ grids, tokens }: PreparedSample): number {
   return pictureTokens(grids) / tokens;
 }
 
-/** The hd_num with which a sample's pictures leave it so many tokens. */
+/** Finds the hd_num with which a sample has at most so many tokens. */
 export async function hdNumFor(
   sample: PreparedSample,
   maxLength: number,
