@@ -35,7 +35,9 @@ describe("the file of a run's policies", () => {
   ])("is refused with classes of different %s, for a model is loaded once", (_, other) => {
     const mixed = { classes: [...classes, { upToTokens: 900, policy: policy(other) }] };
     expect(() => read(JSON.stringify(mixed))).toThrow(UserError);
-    expect(() => read(JSON.stringify(mixed))).toThrow(/up to 64 and up to 900 tokens do not belong to one run/);
+    expect(() => read(JSON.stringify(mixed))).toThrow(
+      /up to 64 and up to 900 tokens do not belong to one run/,
+    );
   });
 
   it("names what is wrong in it", () => {
