@@ -1,13 +1,13 @@
-/** Whether a checkpoint has what a model needs. */
+/** Checks whether a checkpoint has the tensors that a model needs. */
 import { UserError } from "../errors.ts";
 import { shownName } from "../printable.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
-const MOST_TOLD = 8;
+const MOST_LISTED = 8;
 
 /**
- * Compares the names and shapes of a checkpoint with those that a model expects, without reading a weight; `optional` names are
- * neither needed nor refused. Throws one UserError that lists all that is wrong.
+ * Compares the names and shapes of a checkpoint with those that a model expects, without reading weights.
+ * `optional` names may be missing or present. Throws one UserError that lists all differences.
  */
 export function checkTensors(
   checkpoint: Checkpoint,
@@ -24,9 +24,9 @@ export function checkTensors(
       : [`${name}: [${found.join(", ")}] instead of [${shape.join(", ")}]`];
   });
   const faults = [
-    told("missing", missing),
-    told("of another shape", misshapen),
-    told("not part of the model", unexpected),
+    listed("missing", missing),
+    listed("of another shape", misshapen),
+    listed("not part of the model", unexpected),
   ].filter((fault) => fault !== undefined);
   if (faults.length === 0) return;
   throw new UserError(`${checkpoint.place}: its tensors are not those of the model.\n${faults.join("\n")}`, {
@@ -34,13 +34,13 @@ export function checkTensors(
   });
 }
 
-function told(fault: string, names: readonly string[]): string | undefined {
+function listed(fault: string, names: readonly string[]): string | undefined {
   if (names.length === 0) return undefined;
   return `  ${names.length} ${fault}:\n${linesOf(names.map(shownName))}`;
 }
 
-/** Names, one a line, of which only the first are told. */
+/** Lists names, one a line; after the first eight it only counts. */
 export function linesOf(names: readonly string[], indent = "    "): string {
-  const more = names.length > MOST_TOLD ? [`and ${names.length - MOST_TOLD} more`] : [];
-  return [...names.slice(0, MOST_TOLD), ...more].map((name) => `${indent}${name}`).join("\n");
+  const more = names.length > MOST_LISTED ? [`and ${names.length - MOST_LISTED} more`] : [];
+  return [...names.slice(0, MOST_LISTED), ...more].map((name) => `${indent}${name}`).join("\n");
 }

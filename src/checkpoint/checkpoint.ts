@@ -1,4 +1,7 @@
-/** What every weight format is read into: tensors by name, each a range of a file that is mapped when it is first asked for. */
+/**
+ * The form into which every weight format is read: tensors by name. Each is a range of a file, which is
+ * mapped on first use.
+ */
 import { UserError } from "../errors.ts";
 import { type MappedFile, mapFile } from "../torch/files.ts";
 import type { DType, Tensor } from "../torch/tensor.ts";
@@ -7,30 +10,33 @@ export interface TensorEntry {
   name: string;
   dtype: DType;
   shape: number[];
-  /** In elements; absent where the tensor is contiguous. */
+  /** In elements; absent if the tensor is contiguous. */
   strides?: number[];
-  /** Bytes of its elements. */
+  /** Size of its elements in bytes. */
   bytes: number;
   file: string;
-  /** Where its first element begins in the file. */
+  /** Offset of its first element in the file. */
   offsetBytes: number;
 }
 
 export interface Checkpoint {
-  /** The file or folder, for errors. */
+  /** File or folder, for errors. */
   readonly place: string;
   /** In the order of the files. */
   readonly names: readonly string[];
   has(name: string): boolean;
-  /** Throws UserError where there is no such tensor. */
+  /** Throws UserError if there is no such tensor. */
   entry(name: string): TensorEntry;
-  /** On the cpu, over the mapped file: reads pages when they are used; belongs to the open scope. */
+  /**
+   * Returns a tensor on the CPU over the mapped file, whose pages are read on use. It belongs to the open
+   * scope.
+   */
   tensor(name: string): Tensor;
-  /** Unmaps the files; tensors handed out live on. */
+  /** Unmaps the files. Tensors that were returned before stay valid. */
   close(): void;
 }
 
-/** A checkpoint of entries that have been checked against their files. */
+/** Makes a checkpoint of entries that have been checked against their files. */
 export function mappedCheckpoint(place: string, entries: Map<string, TensorEntry>): Checkpoint {
   const files = new Map<string, MappedFile>();
   const entry = (name: string): TensorEntry => {
@@ -61,7 +67,7 @@ function tensorAt(file: MappedFile, { dtype, shape, strides, offsetBytes }: Tens
   return file.tensor(offsetBytes, dtype, [spanOf(shape, strides)]).asStrided(shape, strides);
 }
 
-/** Elements from the first to the last that a strided view touches. */
+/** Counts the elements from the first to the last that a strided view touches. */
 export function spanOf(shape: readonly number[], strides: readonly number[]): number {
   if (shape.includes(0)) return 0;
   return shape.reduce((span, extent, dim) => span + (extent - 1) * (strides[dim] ?? 0), 1);

@@ -1,4 +1,7 @@
-/** Files and folders that are whole or absent: written aside, flushed to disk, renamed into place. */
+/**
+ * Writes files and folders that appear whole or not at all: written beside their place, flushed to disk, then
+ * renamed.
+ */
 import {
   closeSync,
   existsSync,
@@ -19,9 +22,9 @@ import { formatBytes, UserError } from "../errors.ts";
 import { cannotRead, cannotWrite, damaged } from "./faults.ts";
 import { jsonExcess } from "./jsonLimits.ts";
 
-/** Something that nobody sees until it is committed. */
+/** Something that is invisible until it is committed. */
 export interface Aside {
-  /** Flushes it and renames it to its name, in place of what has that name. */
+  /** Flushes it and renames it, replacing what has that name. */
   commit(): void;
   /** Removes it; does nothing after a commit. */
   discard(): void;
@@ -32,11 +35,11 @@ export interface AsideFile extends Aside {
 }
 
 export interface AsideFolder extends Aside {
-  /** Where to write its files. */
+  /** Folder to write its files into. */
   readonly folder: string;
 }
 
-/** Begins a file. Like all that follows, throws UserError where the disk does not allow it. */
+/** Begins a file. Throws UserError if the disk refuses, as all functions below do. */
 export function openAsideFile(path: string): AsideFile {
   const aside = beside(path, "writing");
   let file: number | undefined = attempt(path, () => openSync(aside, "w"));
@@ -93,10 +96,13 @@ export function openAsideFolder(path: string): AsideFolder {
   };
 }
 
-/** Nothing that is being written rests for so long. */
+/** A file that is being written changes more often than this. */
 const LEFT_MS = 60_000;
 
-/** What killed processes have left beside a path; under the path's own name it goes when that is begun anew. */
+/**
+ * Finds what killed processes have left beside a path. Leftovers under the path's own name are removed when
+ * it is written again.
+ */
 export function leftoversBeside(path: string): string[] {
   const [folder, own] = [dirname(resolve(path)), beside(path, "writing")];
   try {
@@ -109,14 +115,17 @@ export function leftoversBeside(path: string): string[] {
   }
 }
 
-/** When something was last written to, or to anything in it. */
+/** Returns when a file, or anything in a folder, was last written. */
 function writtenAtMs(path: string): number {
   const found = lstatSync(path);
   const names = found.isDirectory() ? readdirSync(path) : [];
   return names.reduce((latest, name) => Math.max(latest, writtenAtMs(join(path, name))), found.mtimeMs);
 }
 
-/** Makes a folder, and those above it, where they are missing: Node's own recursive call never ends where one refuses (/proc). */
+/**
+ * Makes a folder, and those above it if they are missing. Node's own recursive call never returns if the
+ * system refuses one of them (/proc).
+ */
 export function makeFolder(path: string): void {
   const whole = resolve(path);
   if (existsSync(whole)) {
@@ -135,7 +144,7 @@ export function makeFolder(path: string): void {
   });
 }
 
-/** Throws UserError where a file can't be written, before anything is computed for it. */
+/** Throws UserError if a file can't be written, before anything is computed for it. */
 export function requireWritable(path: string): void {
   if (existsSync(path) && statSync(path).isDirectory()) {
     throw new UserError(`${path} is a folder, and should be a file.`, {
@@ -146,7 +155,7 @@ export function requireWritable(path: string): void {
   file.discard();
 }
 
-/** An empty folder stays the one that it is: it may be where someone works, or where a disk is mounted. */
+/** Fills an empty folder instead of replacing it: it may be someone's working folder, or a mount point. */
 function fill(path: string, aside: string): void {
   for (const name of readdirSync(aside)) renameSync(join(aside, name), join(path, name));
   flush(path);
@@ -157,13 +166,13 @@ function isEmptyFolder(path: string): boolean {
   return existsSync(path) && statSync(path).isDirectory() && readdirSync(path).length === 0;
 }
 
-/** Throws UserError unless the folder has yet to be made, or has nothing in it. */
+/** Throws UserError unless the folder is empty or does not exist. */
 export function requireNewFolder(path: string): void {
   if (!existsSync(path) || isEmptyFolder(path)) return;
   throw new UserError(`${path} is not an empty folder.`, { fix: "Name a new folder, or remove this one." });
 }
 
-/** Throws UserError where what is about to be written is more than its disk has free. */
+/** Throws UserError if the disk has less free space than is about to be written. */
 export function requireSpace(path: string, bytes: number): void {
   let folder = dirname(resolve(path));
   while (!existsSync(folder)) folder = dirname(folder);
@@ -189,11 +198,14 @@ export function writeFileWhole(path: string, content: string | Uint8Array): void
   }
 }
 
-/** Bytes of a configuration, or of an index of 100,000 tensors. */
+/** Largest configuration or index, in bytes. */
 const MOST_JSON_BYTES = 2 ** 25;
 const JSON_LIMITS = { depth: 64, items: 2 ** 18 };
 
-/** Reads a JSON object from a file. Throws UserError if it can't be read, is none, or is larger than any configuration. */
+/**
+ * Reads a JSON object from a file. Throws UserError if it can't be read, is none, or is larger than any
+ * configuration.
+ */
 export function readJsonObject(path: string): Record<string, unknown> {
   let json: unknown;
   try {
@@ -206,12 +218,12 @@ export function readJsonObject(path: string): Record<string, unknown> {
     if (!(cause instanceof SyntaxError)) throw cannotRead(path, cause);
   }
   if (typeof json !== "object" || json === null || Array.isArray(json)) {
-    throw new UserError(`${path} is not a JSON object.`, { fix: "Get the file again." });
+    throw new UserError(`${path} is not a JSON object.`, { fix: "Download or copy the file again." });
   }
   return json as Record<string, unknown>;
 }
 
-/** Runs what touches the disk; its errors become a UserError that names the path. */
+/** Runs `body`; errors of the disk become a UserError that names the path. */
 function attempt<T>(path: string, body: () => T): T {
   try {
     return body();

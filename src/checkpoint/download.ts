@@ -1,4 +1,4 @@
-/** Downloads of large files: they go on where they broke off, and what arrived is compared with its hash. */
+/** Downloads large files: continues where a download broke off, and checks the hash of what arrived. */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
 import { mkdir, open, readlink, rename, rm, stat, statfs, symlink } from "node:fs/promises";
@@ -18,7 +18,9 @@ export interface DownloadProgress {
 export interface DownloadOptions {
   onProgress?: (progress: DownloadProgress) => void;
   signal?: AbortSignal;
-  /** Wait before the second attempt at a file, in milliseconds; doubles with each attempt that brings nothing. */
+  /**
+   * Wait before the second attempt at a file, in milliseconds; doubles with each attempt that brings nothing.
+   */
   retryMs?: number;
 }
 
@@ -31,11 +33,14 @@ export interface RemoteFile {
 
 /** One revision of a repository on a hub. */
 export interface Hub {
-  /** Gives a file's bytes from an offset on. Throws HubRefusal, or an error RANGES_IGNORED if the server sends the whole file. */
+  /**
+   * Gives a file's bytes from an offset on. Throws HubRefusal, or an error RANGES_IGNORED if the server sends
+   * the whole file.
+   */
   read(file: RemoteFile, startBytes: number): Promise<AsyncIterable<Uint8Array>>;
 }
 
-/** What a hub is asked for. */
+/** A request for one revision of a repository. */
 export interface Asked {
   repository: string;
   revision: string;
@@ -45,12 +50,12 @@ export interface Asked {
 }
 
 export interface OpenedHub extends Hub {
-  /** The commit that the revision means, or the revision itself if the hub does not tell. */
+  /** Commit of the revision; the revision itself if the hub does not tell. */
   commit: string;
   files: RemoteFile[];
 }
 
-/** The hub says no. */
+/** The hub refused a request. */
 export class HubRefusal extends Error {
   readonly status: number;
 
@@ -71,7 +76,7 @@ export interface Place {
   refs?: string;
 }
 
-/** Downloads the files that are not there yet; each goes on where an earlier download of it stopped. Throws UserError. */
+/** Downloads the files that are missing, and continues those that are incomplete. Throws UserError. */
 export async function download(
   source: Hub,
   files: RemoteFile[],
@@ -99,7 +104,7 @@ export async function download(
   }
 }
 
-/** Where a file's bytes go. */
+/** Returns the path for a file's bytes. */
 function blobOf({ path, hash }: RemoteFile, { target, blobs }: Place): string {
   return blobs && hash ? join(blobs, hash) : join(target, path);
 }
@@ -112,9 +117,9 @@ async function checkSpace(files: RemoteFile[], place: Place): Promise<void> {
   const neededBytes = toCome.reduce((sum, bytes) => sum + bytes, 0);
   if (neededBytes <= spareBytes) return;
   throw new UserError(
-    `${target}: ${formatBytes(neededBytes)} are to come, ${formatBytes(spareBytes)} are free.`,
+    `${target}: ${formatBytes(neededBytes)} are missing, and ${formatBytes(spareBytes)} are free.`,
     {
-      fix: "Make room, or choose another place: HF_HOME for the cache, --folder for a folder.",
+      fix: "Make room, or choose another place: --folder, or HF_HOME or MODELSCOPE_CACHE for the cache.",
     },
   );
 }
@@ -123,14 +128,14 @@ async function bytesToCome({ bytes }: RemoteFile, path: string): Promise<number>
   return existsSync(path) ? 0 : Math.max(0, bytes - (await bytesOf(partialOf(path))));
 }
 
-/** Where a file is until it is whole. */
+/** Returns the path of a file that is not complete yet. */
 function partialOf(path: string): string {
   return `${path}.incomplete`;
 }
 
 type FetchOptions = DownloadOptions & { report: (fileBytes: number) => void };
 
-/** Downloads one file to `path`, in attempts that each go on where the last one stopped. */
+/** Downloads one file to `path`. Each attempt continues where the last one stopped. */
 async function fetchFile(source: Hub, file: RemoteFile, path: string, options: FetchOptions): Promise<void> {
   const { signal, retryMs = 1000 } = options;
   const partial = partialOf(path);
@@ -151,7 +156,7 @@ async function fetchFile(source: Hub, file: RemoteFile, path: string, options: F
   if (!(await hasHash(partial, file))) {
     await rm(partial);
     throw new UserError(`${file.path} arrived damaged: its hash is not the one that the repository states.`, {
-      fix: "Run the command again: this file is fetched anew.",
+      fix: "Run the command again: lorafit downloads this file again.",
     });
   }
   await rename(partial, path);
@@ -197,7 +202,7 @@ async function hasHash(path: string, { bytes, hash }: RemoteFile): Promise<boole
   return digest.digest("hex") === hash;
 }
 
-/** Makes `path` a relative link to a blob of the cache, which may so be moved as a whole. */
+/** Makes `path` a relative link to a blob, so that the cache can be moved as a whole. */
 async function link(path: string, blob: string): Promise<void> {
   const to = relative(dirname(path), blob);
   const is = await readlink(path).catch(() => undefined);
@@ -210,7 +215,7 @@ function isDiskError(cause: unknown): boolean {
   return (cause as NodeJS.ErrnoException | undefined)?.syscall === "write";
 }
 
-/** Whether the hub says no, so that asking again is of no use. */
+/** Tells whether asking again is of no use. */
 function isRefusal(cause: unknown): boolean {
   return cause instanceof HubRefusal && cause.status < 500 && cause.status !== 429;
 }
@@ -218,7 +223,7 @@ function isRefusal(cause: unknown): boolean {
 function brokeOff({ path, bytes }: RemoteFile, doneBytes: number, cause: unknown): UserError {
   const done = `${formatBytes(doneBytes)} of ${formatBytes(bytes)}`;
   return new UserError(`The download of ${path} broke off after ${done}: ${messageOf(cause)}.`, {
-    fix: "Run the command again: it goes on where it stopped.",
+    fix: "Run the command again: it continues where it stopped.",
     cause,
   });
 }

@@ -2,9 +2,12 @@
 import { DTYPES, type DType } from "../torch/dtypes.ts";
 
 interface Spelling {
-  /** In a safetensors header. */
+  /** Name in a safetensors header. */
   safetensors: string;
-  /** Class of module torch that a pickle names for a storage of it; newer types come in untyped storages. */
+  /**
+   * Class in module torch that a pickle names for a storage of this type. Newer types come in untyped
+   * storages.
+   */
   storage?: string;
 }
 
@@ -31,22 +34,25 @@ const ENTRIES = Object.entries<Spelling>(SPELLINGS) as [DType, Spelling][];
 const BY_SAFETENSORS = new Map(ENTRIES.map(([dtype, { safetensors }]) => [safetensors, dtype]));
 const BY_STORAGE = new Map(ENTRIES.map(([dtype, { storage }]) => [storage, dtype]));
 
-/** The type that a safetensors header calls `name`, if it is one of ours. */
+/** Returns the type that a safetensors header calls `name`, if lorafit knows it. */
 export function dtypeOfSafetensors(name: string): DType | undefined {
   return BY_SAFETENSORS.get(name);
 }
 
-/** The type of the elements in a storage class, as "FloatStorage", if it is one of ours. */
+/** Returns the type of the elements in a storage class such as "FloatStorage", if lorafit knows it. */
 export function dtypeOfStorage(className: string): DType | undefined {
   return BY_STORAGE.get(className);
 }
 
-/** The type that PyTorch calls torch.<name>, if it is one of ours. */
+/** Returns the type that PyTorch calls torch.<name>, if lorafit knows it. */
 export function dtypeOfTorch(name: string): DType | undefined {
   return Object.hasOwn(DTYPES, name) ? (name as DType) : undefined;
 }
 
-/** Elements of a shape; NaN where the extents are no whole numbers or their product is none that a double can hold. */
+/**
+ * Counts the elements of a shape; NaN if an extent is no whole number or the product is too large for a
+ * double.
+ */
 export function numelOf(shape: readonly number[]): number {
   if (!shape.every((extent) => Number.isSafeInteger(extent) && extent >= 0)) return Number.NaN;
   const numel = shape.reduce((product, extent) => product * extent, 1);

@@ -1,17 +1,20 @@
-/** What to say where a file is damaged, or the disk refuses. */
+/** Errors for damaged files and for disks that refuse. */
 import { faultOf, UserError } from "../errors.ts";
 
-/** A file is not whole or sound; `fault` is a clause. */
+/** Returns the error for a damaged file; `fault` is a clause about it. */
 export function damaged(path: string, fault: string, cause?: unknown): UserError {
   return new UserError(`${path}: ${fault}.`, {
-    fix: "The file is damaged or not what its name says: get it again.",
+    fix: "The file is damaged, or is not what its name says: download or copy it again.",
     cause,
   });
 }
 
 const POINTER = "version https://git-lfs";
 
-/** Throws where a file's first bytes are those of a git-lfs pointer, which a clone without git-lfs leaves instead of weights. */
+/**
+ * Throws UserError if a file's first bytes are those of a git-lfs pointer, which a clone without git-lfs has
+ * instead of weights.
+ */
 export function refusePointer(path: string, start: Buffer): void {
   if (!start.toString("latin1").startsWith(POINTER.slice(0, start.length)) || start.length < 4) return;
   throw new UserError(`${path} is a git-lfs pointer, not the weights themselves.`, {
@@ -21,14 +24,17 @@ export function refusePointer(path: string, start: Buffer): void {
 
 const MOST_QUOTED = 120; // characters
 
-/** A name from a file, for a message: in quotes, short, and without anything that a terminal would obey. */
+/** Returns a name from a file as a message shows it: quoted, escaped, and cut after 120 characters. */
 export function quoted(name: string): string {
   return JSON.stringify(name.length > MOST_QUOTED ? `${name.slice(0, MOST_QUOTED)}...` : name);
 }
 
 const TOO_LARGE = new Set(["ERR_FS_FILE_TOO_LARGE", "ERR_STRING_TOO_LONG"]);
 
-/** A file cannot be opened or read; what is no answer of the disk, and so a defect of ours, is given back as it is. */
+/**
+ * Turns a disk's refusal to read into a UserError. Other errors are defects of lorafit and are returned
+ * unchanged.
+ */
 export function cannotRead(path: string, cause: unknown): unknown {
   const { code, syscall } = (cause ?? {}) as NodeJS.ErrnoException;
   if (cause instanceof UserError || !(syscall !== undefined || TOO_LARGE.has(code ?? ""))) return cause;
@@ -50,7 +56,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EEXIST: "Name another folder, or remove the file.",
 };
 
-/** A file cannot be written; what is no answer of the disk is given back as it is. */
+/** Turns a disk's refusal to write into a UserError. Other errors are returned unchanged. */
 export function cannotWrite(path: string, cause: unknown): unknown {
   const code: unknown = (cause as NodeJS.ErrnoException | undefined)?.code;
   if (cause instanceof UserError || typeof code !== "string") return cause; // an abort has a number

@@ -115,7 +115,7 @@ describe("a model folder", () => {
 
   // biome-ignore format: a table
   const FAULTS: [claim: string, files: Parameters<typeof folderOf>[0], message: RegExp][] = [
-    ["without config.json",              { "model.safetensors": { a: [1] } },                              /is no model folder: there is no config.json/],
+    ["without config.json",              { "model.safetensors": { a: [1] } },                              /is not a model folder: it has no config.json/],
     ["with a config.json that is cut off", { "config.json": '{"hidden', "model.safetensors": { a: [1] } }, /config.json is not a JSON object/],
     ["with a config.json that is a list", { "config.json": "[]", "model.safetensors": { a: [1] } },        /config.json is not a JSON object/],
     ["without weights",                  { "config.json": "{}" },                                          /has no weights: none of model.safetensors, .*pytorch_model.bin/],
@@ -225,7 +225,7 @@ describe("the cache of downloads", () => {
     process.env.HF_HOME = join(root, "empty");
     delete process.env.HF_HUB_CACHE;
     const absent = (): string => resolveModel("internlm/internlm-xcomposer2-4khd-7b");
-    expect(absent).toThrow(`neither a folder here nor a downloaded repository in ${join(root, "empty/hub")}`);
+    expect(absent).toThrow(`neither a folder nor a downloaded repository in ${join(root, "empty/hub")}`);
     try {
       absent();
     } catch (thrown) {

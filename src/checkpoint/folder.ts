@@ -1,4 +1,7 @@
-/** A model in a folder as Hugging Face lays it out: config.json beside weights in one file or in shards with an index. */
+/**
+ * A model folder as Hugging Face lays it out: config.json, and weights in one file or in shards with an
+ * index.
+ */
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
@@ -13,30 +16,33 @@ import { readTorchBin } from "./torchBin.ts";
 
 export interface ModelFolder {
   folder: string;
-  /** config.json as it is. */
+  /** Content of config.json. */
   config: Record<string, unknown>;
   weights: Checkpoint;
 }
 
-/** Forms of weights in order of preference. */
+/** Forms of weights, the preferred one first. */
 // biome-ignore format: columns line up
 const FORMS = [
   { file: "model.safetensors", index: "model.safetensors.index.json", read: (path: string) => readHeader(path).entries },
   { file: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: readTorchBin },
 ] as const;
 
-/** Opens a folder. Throws UserError where config.json or weights are missing, damaged, or not those that the index names. */
+/**
+ * Opens a folder. Throws UserError if config.json or weights are missing, damaged, or different from the
+ * index.
+ */
 export function openModelFolder(folder: string): ModelFolder {
   const configFile = join(folder, "config.json");
   if (!existsSync(configFile)) {
-    throw new UserError(`${folder} is no model folder: there is no config.json.`, {
+    throw new UserError(`${folder} is not a model folder: it has no config.json.`, {
       fix: "Name the folder that has config.json and the weights.",
     });
   }
   return { folder, config: readJsonObject(configFile), weights: openWeights(folder) };
 }
 
-/** A model's folder: a path, or "org/name" for a repository that was downloaded into the Hugging Face cache. */
+/** Finds a model's folder by its path, or by "org/name" if the repository was downloaded. */
 export function resolveModel(nameOrPath: string): string {
   if (existsSync(nameOrPath)) return folderAt(nameOrPath);
   if (!isRepositoryName(nameOrPath)) {
@@ -48,12 +54,9 @@ export function resolveModel(nameOrPath: string): string {
   if (snapshot) return snapshot;
   const plain = modelScopeFolder(nameOrPath);
   if (existsSync(join(plain, "config.json"))) return plain;
-  throw new UserError(
-    `${nameOrPath} is neither a folder here nor a downloaded repository in ${cacheFolder()}.`,
-    {
-      fix: `Download it:  ${commandLine(`pull ${nameOrPath}`)}`,
-    },
-  );
+  throw new UserError(`${nameOrPath} is neither a folder nor a downloaded repository in ${cacheFolder()}.`, {
+    fix: `Download it:  ${commandLine(`pull ${nameOrPath}`)}`,
+  });
 }
 
 function folderAt(path: string): string {
@@ -72,7 +75,7 @@ function openWeights(folder: string): Checkpoint {
   });
 }
 
-/** Entries of all shards, which must be there and hold exactly what the index says. */
+/** Reads the entries of all shards, which must exist and hold exactly what the index says. */
 function readShards(
   folder: string,
   index: string,
@@ -86,7 +89,7 @@ function readShards(
     throw new UserError(
       `${folder}: ${missing.length} of ${shards.length} shards are missing:\n${linesOf(missing, "  ")}`,
       {
-        fix: `Download them: ${commandLine("pull")} goes on where a download stopped.`,
+        fix: `Download them: ${commandLine("pull")} continues where a download stopped.`,
       },
     );
   }
@@ -106,7 +109,7 @@ function readShards(
   return entries;
 }
 
-/** Tensor -> shard, from an index; a shard must lie in the folder itself. */
+/** Reads an index: from tensors to shards, which must lie in the same folder. */
 function weightMap(indexFile: string): Map<string, string> {
   const { weight_map } = readJsonObject(indexFile);
   const items = typeof weight_map === "object" && weight_map !== null ? Object.entries(weight_map) : [];
@@ -120,7 +123,7 @@ function isFileName(name: string): boolean {
   return !/[/\\]/.test(name) && name !== "" && name !== "." && name !== "..";
 }
 
-/** Whether a file's name is that of weights, in this or another format, or of their index. */
+/** Tells whether a file's name is that of weights, in any format, or of their index. */
 export function isWeightsFile(name: string): boolean {
   return /\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf)(\.index\.json)?$/.test(name);
 }

@@ -114,7 +114,7 @@ describe("pull", () => {
     expect(fault.message).toContain(
       "The download of model.safetensors broke off after 195.3 KiB of 293.0 KiB",
     );
-    expect(fault.fix).toContain("goes on where it stopped");
+    expect(fault.fix).toContain("continues where it stopped");
     expect(existsSync(join(process.env.HF_HOME!, "hub/models--org--name/refs/main"))).toBe(false);
     hub.cuts = [];
     hub.sent = [];
@@ -129,7 +129,7 @@ describe("pull", () => {
     await faultOf(download());
     hub.cuts = [];
     disk.freeBytes = 99_999;
-    expect((await faultOf(download())).message).toContain("97.7 KiB are to come, 97.7 KiB are free");
+    expect((await faultOf(download())).message).toContain("97.7 KiB are missing, and 97.7 KiB are free");
     disk.freeBytes = 100_000;
     await download();
     disk.freeBytes = 0;
@@ -186,9 +186,11 @@ describe("pull", () => {
 
   it("says what is wrong with the name, the access, the network", async () => {
     expect((await faultOf(pull("no-such", { endpoint }))).message).toContain(
-      '"no-such" at "main" is no repo',
+      '"no-such" at "main" is not the name',
     );
-    expect((await faultOf(pull("org/name", { endpoint, revision: "../x" }))).message).toContain("is no repo");
+    expect((await faultOf(pull("org/name", { endpoint, revision: "../x" }))).message).toContain(
+      "is not the name",
+    );
     expect((await faultOf(pull("org/other", { endpoint }))).message).toContain("does not exist");
     hub.status = 401;
     expect((await faultOf(download())).message).toContain("org/name at main may not be read");

@@ -60,15 +60,16 @@ export interface PullOptions extends DownloadOptions {
 }
 
 /**
- * Downloads a model repository and returns its folder. Files that are there already are not downloaded again, and a file that broke
- * off goes on where it stopped. Weights come in one form only: safetensors if there are any. Throws UserError.
+ * Downloads a model repository and returns its folder. Files that are there already are not downloaded again,
+ * and a file that broke off goes on where it stopped. Weights come in one form only: safetensors if there are
+ * any. Throws UserError.
  */
 export async function pull(repository: string, options: PullOptions = {}): Promise<string> {
   const { from = "huggingface", folder, endpoint, accessToken, signal } = options;
   const kind: HubKind = HUBS[from];
   const { revision = kind.revision } = options;
   if (!isRepositoryName(repository) || !/^\w[\w./-]*$/.test(revision) || revision.includes("..")) {
-    throw new UserError(`"${repository}" at "${revision}" is no repository.`, {
+    throw new UserError(`"${repository}" at "${revision}" is not the name of a repository.`, {
       fix: "Write it as org/name; a revision is a branch, a tag or a commit.",
     });
   }
@@ -108,7 +109,7 @@ function refusePath(path: string): void {
   const parts = path.split("/");
   if (parts.every((part) => part !== "" && part !== "." && part !== ".." && !/[\\:]/.test(part))) return;
   throw new UserError(`The repository has a file called ${quoted(path)}, which is refused.`, {
-    fix: "Such a name could lie outside of the folder: don't use this repository.",
+    fix: "Such a file could lie outside of the folder. Use another repository.",
   });
 }
 

@@ -37,7 +37,9 @@ export async function openHuggingFace({
   return { commit, files, read };
 }
 
-/** fetch that stops with the signal, and that says if a server sends a whole file instead of the rest. */
+/**
+ * Makes a fetch that the signal stops, and that throws RANGES_IGNORED if a server answers with a whole file.
+ */
 function fetchOf(signal: AbortSignal | undefined): typeof fetch {
   return async (input, init) => {
     const response = await fetch(input, { ...init, ...(signal ? { signal } : {}) });
@@ -48,7 +50,7 @@ function fetchOf(signal: AbortSignal | undefined): typeof fetch {
   };
 }
 
-/** Turns a refusal of the hub into HubRefusal; a server that is busy or fails may be asked again. */
+/** Turns an error of the hub into HubRefusal. */
 async function answered<T>(asked: Promise<T>): Promise<T> {
   try {
     return await asked;

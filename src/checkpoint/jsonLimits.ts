@@ -1,6 +1,6 @@
 /**
- * Limits on JSON from files. JSON.parse takes up to 50 bytes of memory for a byte of text (lists within lists), so text is measured
- * before it is parsed.
+ * Limits on JSON from files. JSON.parse takes up to 50 bytes of memory for a byte of text (lists within
+ * lists), so text is measured before it is parsed.
  */
 import { formatCount } from "../errors.ts";
 

@@ -1,4 +1,7 @@
-/** A checkpoint with an adapter's factors added to its weights, tensor by tensor: no more than a few are in memory at once. */
+/**
+ * Adds an adapter's factors to a checkpoint's weights, one tensor at a time, so that only a few are in
+ * memory.
+ */
 import { copyFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
@@ -19,9 +22,9 @@ export interface MergeProgress {
 }
 
 export interface MergeOptions {
-  /** Of floating weights; as they are where left out. */
+  /** Type of floating-point weights. Default: as stored. */
   dtype?: DType;
-  /** Where sums are computed; the CPU where left out. */
+  /** Device that computes the sums. Default: the CPU. */
   device?: Device;
   shardBytes?: number;
   onProgress?: (progress: MergeProgress) => void;
@@ -31,8 +34,9 @@ export interface MergeOptions {
 const DEFAULT_SHARD_BYTES = 5e9;
 
 /**
- * Writes a whole Hugging Face checkpoint to outFolder, which must not have files yet: weights W + scale * B A in safetensors, and the
- * model folder's other files as they are. Gives way to the event loop between tensors; leaves nothing behind when it fails.
+ * Writes a Hugging Face checkpoint to outFolder, which must be empty or missing: weights W + scale * B A as
+ * safetensors, and the model folder's other files unchanged. Lets the event loop run between tensors, and
+ * leaves nothing behind if it fails.
  */
 export async function mergeCheckpoint(
   modelFolder: string,
@@ -64,7 +68,7 @@ export async function mergeCheckpoint(
   }
 }
 
-/** Sums with an adapter need the weights in full. */
+/** Throws UserError if the weights are quantised: an adapter can only be added to full weights. */
 function refuseQuantized({ folder, config }: ModelFolder): void {
   if (config.quantization_config === undefined) return;
   throw new UserError(`${folder} is quantised: an adapter can't be added into it.`, {
@@ -112,7 +116,7 @@ function sourceOf(
   return { name, dtype: target, shape: entry.shape, read };
 }
 
-/** weight: (out, in), whatever its type; the sum is in float32, on the device. */
+/** Returns the sum in float32 on the device. weight: (out, in), of any type. */
 function merged(weight: Tensor, { a, b, scale }: AdapterModule, device: Device): Tensor {
   const sum = weight.to({ device, dtype: "float32", copy: true });
   return sum.addmm_(b.to({ device }), a.to({ device }), { alpha: scale });
@@ -122,7 +126,7 @@ function isFloating(dtype: DType): boolean {
   return dtype.startsWith("float") || dtype === "bfloat16";
 }
 
-/** Configuration, tokenizer, code and notes: every file of the folder itself that is no weights. */
+/** Copies every file of the folder itself that is not weights: configuration, tokenizer, code and notes. */
 export function copySmallFiles(from: string, to: string): void {
   for (const name of readdirSync(from)) {
     const path = join(from, name);

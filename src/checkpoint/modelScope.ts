@@ -1,4 +1,7 @@
-/** ModelScope's hub. Source of its addresses and fields: the Python package modelscope, hub/api.py and hub/file_download.py. */
+/**
+ * ModelScope's hub. Source of its addresses and fields: the Python package modelscope, hub/api.py and
+ * hub/file_download.py.
+ */
 import { z } from "zod";
 import { type Asked, HubRefusal, type OpenedHub, RANGES_IGNORED, type RemoteFile } from "./download.ts";
 

@@ -1,6 +1,7 @@
 /**
- * Regular expressions from files and options. They run in RE2's engine, whose time grows with the length of the text, so that no
- * pattern can hang the program or exhaust its memory, as some do in JavaScript's own engine.
+ * Regular expressions from files and options. They run in RE2's engine, whose time grows with the length of
+ * the text, so that no pattern can hang the program or exhaust its memory, as some do in JavaScript's own
+ * engine.
  */
 import { RE2JS } from "re2js";
 import { messageOf, UserError } from "../errors.ts";
@@ -20,8 +21,8 @@ interface MatchOptions {
 }
 
 /**
- * Finds the first pattern that matches somewhere in each name; names without a match are left out. Throws UserError if RE2 can't run
- * one of the patterns.
+ * Finds the first pattern that matches somewhere in each name; names without a match are left out. Throws
+ * UserError if RE2 can't run one of the patterns.
  */
 export function firstMatches(
   patterns: readonly string[],
@@ -48,7 +49,10 @@ export function checkPattern(pattern: string, place: string): void {
   firstMatches([pattern], [], { place });
 }
 
-/** Rewrites what Python's `re` spells in another way than RE2: \Z, {,n}, and a "]" that opens a class of characters. */
+/**
+ * Rewrites what Python's `re` spells in another way than RE2: \Z, {,n}, and a "]" that opens a class of
+ * characters.
+ */
 export function fromPython(pattern: string): string {
   return pattern.replace(PYTHON_PARTS, (part, most: string | undefined) => {
     if (part === "\\Z") return "\\z";
@@ -70,7 +74,7 @@ function compiled(pattern: string, source: string, place: string): { test(name: 
   } catch (cause) {
     const fault = messageOf(cause).replace(/^error parsing regexp: /, "");
     throw new UserError(
-      `${place}: ${quoted(pattern)} is no regular expression that lorafit can use: ${fault}.`,
+      `${place}: ${quoted(pattern)} is not a regular expression that lorafit can use: ${fault}.`,
       {
         fix: "Correct it. The syntax is RE2's: lookahead, lookbehind and backreferences are not supported.",
         cause,

@@ -267,7 +267,7 @@ describe("reading", () => {
     ["a field that it does not know", { new_magic: 3 }, PAIR,                     '"new_magic": lorafit does not know this field'],
     ["a base that it changed", { init_lora_weights: "pissa_niter_4" }, PAIR,      "init_lora_weights: changes the base's weights"],
     ["rank 0",                { r: 0 }, PAIR,                                     "r:"],
-    ["a pattern that is none", { alpha_pattern: { "(": 2 } }, PAIR,               'alpha_pattern: "(" is no regular expression'],
+    ["a pattern that is none", { alpha_pattern: { "(": 2 } }, PAIR,               'alpha_pattern: "(" is not a regular expression'],
     ["lookahead in a pattern", { rank_pattern: { "(?!wo).*": 2 } }, PAIR,         "lookahead, lookbehind and backreferences"],
     ["a pattern of many characters", { rank_pattern: { ["a|".repeat(501)]: 2 } }, PAIR, "has 1002 characters; at most 1000"],
   ];
@@ -311,7 +311,7 @@ describe("reading", () => {
   });
 
   it("says what a folder lacks", () => {
-    expect(() => readAdapter(root)).toThrow("is no adapter: there is no adapter_config.json");
+    expect(() => readAdapter(root)).toThrow("is not an adapter: it has no adapter_config.json");
     const folder = join(root, "config-only");
     mkdirSync(folder);
     copyFileSync(golden("tiny_lora/adapter_config.json"), join(folder, "adapter_config.json"));

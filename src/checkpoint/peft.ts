@@ -1,4 +1,6 @@
-/** LoRA adapters as PEFT keeps them: a folder with adapter_config.json and the factors of each module. */
+/**
+ * Reads and writes PEFT's LoRA adapters: a folder with adapter_config.json and the factors of each module.
+ */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { plural, UserError } from "../errors.ts";
@@ -24,13 +26,13 @@ export interface AdapterConfig {
   r: number;
   loraAlpha: number;
   loraDropout: number;
-  /** Names of modules or ends of them after a dot, or a regular expression for whole ones. */
+  /** Names of modules or their ends after a dot, or a regular expression for whole names. */
   targetModules: string | string[];
   useRslora: boolean;
   baseModel: string;
 }
 
-/** a: (R, in), b: (out, R), float32 on the cpu when read; the weight grows by scale * b a. */
+/** a: (R, in), b: (out, R), float32 on the CPU when read. The weight becomes W + scale * b a. */
 export interface AdapterModule {
   a: Tensor;
   b: Tensor;
@@ -49,8 +51,9 @@ const WEIGHT_FILES = {
 } as const;
 
 /**
- * Reads an adapter of LoRA factors; its tensors belong to the open scope. With `shapes` (official tensor name -> shape), checks that
- * the factors fit the model's weights. Throws UserError if it is damaged, does not fit, or has anything that lorafit can't use.
+ * Reads an adapter of LoRA factors; its tensors belong to the open scope. With `shapes` (official tensor name
+ * to shape), checks that the factors fit the model. Throws UserError if the adapter is damaged, does not fit,
+ * or has anything that lorafit can't use.
  */
 export function readAdapter(
   folder: string,
@@ -86,7 +89,7 @@ function readFactor(weights: Checkpoint, name: string): Tensor {
   });
 }
 
-/** Writes an adapter that PEFT loads, in place of the folder as it was. */
+/** Writes an adapter that PEFT loads, replacing the folder. */
 export function writeAdapter(folder: string, adapter: Adapter): void {
   const aside = openAsideFolder(folder);
   try {
@@ -97,7 +100,10 @@ export function writeAdapter(folder: string, adapter: Adapter): void {
   }
 }
 
-/** The official name of a module's weight: "layers.0.attention.wqkv" -> "model.layers.0.attention.wqkv.weight". */
+/**
+ * Returns the official name of a module's weight: "layers.0.attention.wqkv" gives
+ * "model.layers.0.attention.wqkv.weight".
+ */
 export function weightNameOf(module: string): string {
   return `${peftName(module)}.weight`;
 }
@@ -114,13 +120,15 @@ function openWeights(folder: string): Checkpoint {
 /** Tensor names of a module's two factors. */
 type Factors = Partial<Record<"A" | "B", string>>;
 
-/** PEFT's key is base_model.model.<module>.lora_A.weight; some savers leave the adapter's name before .weight. */
+/**
+ * PEFT's key is base_model.model.<module>.lora_A.weight; some tools keep the adapter's name before .weight.
+ */
 const FACTOR_KEY = /^(?:base_model\.model\.)?(?:model\.(?=layers\.))?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight$/;
 
-/** Buffers that matter only while PEFT trains: VeLoRA's projection of activations. */
+/** Buffers that only PEFT's training uses: VeLoRA's projection of activations. */
 const TRAINING_KEY = /\.lora_velora_embed(\.|$)/;
 
-/** What a tensor that is no LoRA factor is, by its name; the first that matches. */
+/** Kinds of tensors that are not LoRA factors, by name; the first match counts. */
 const OTHER_KINDS: readonly [kind: string, name: RegExp][] = [
   ["DoRA: trained magnitudes of weights", /\.lora_magnitude_vector(\.|$)/],
   ["factors of an embedding", /\.lora_embedding_[AB](\.|$)/],
@@ -133,7 +141,10 @@ const OTHER_KINDS: readonly [kind: string, name: RegExp][] = [
   ["tensors that lorafit does not know", /^/],
 ];
 
-/** Names of the factors by module. Throws UserError if the file has other tensors, which the adapter would be wrong without. */
+/**
+ * Returns the factors' names by module. Throws UserError if the file has other tensors: without them the
+ * adapter would be wrong.
+ */
 function factorNames(weights: Checkpoint): Map<string, Factors> {
   const factors = new Map<string, Factors>();
   const others = new Map<string, string[]>();
@@ -171,7 +182,10 @@ function refuseOthers(place: string, others: ReadonlyMap<string, string[]>): voi
   );
 }
 
-/** DeepSpeed's ZeRO-3 leaves an empty tensor in each process for every parameter that it has not gathered. */
+/**
+ * Refuses empty tensors: DeepSpeed's ZeRO-3 leaves one in each process for every parameter that it has not
+ * gathered.
+ */
 function refuseEmpty(weights: Checkpoint): void {
   const empty = weights.names.filter((name) => weights.entry(name).shape.includes(0));
   if (empty.length === 0) return;
@@ -185,7 +199,7 @@ function refuseEmpty(weights: Checkpoint): void {
 
 interface FactorChecks {
   scales: ReadonlyMap<string, ModuleScale>;
-  /** Of the model's weights, where it is known. */
+  /** Shapes of the model's weights, if the model is known. */
   shapes: ReadonlyMap<string, readonly number[]> | undefined;
 }
 
@@ -231,7 +245,7 @@ function configOf(json: PeftConfig): AdapterConfig {
   };
 }
 
-/** Writes the files of an adapter into a folder that is itself being written. */
+/** Writes an adapter's files into a folder that is being written. */
 export function writeAdapterFiles(folder: string, { config, modules }: Adapter): void {
   const tensors = [...modules].flatMap(([module, { a, b }]) => {
     const key = `base_model.model.${peftName(module)}`;
@@ -241,7 +255,7 @@ export function writeAdapterFiles(folder: string, { config, modules }: Adapter):
   writeFileWhole(join(folder, CONFIG_FILE), `${JSON.stringify(peftConfig(config, modules), undefined, 2)}\n`);
 }
 
-/** Has every field that PEFT 0.10 writes, so that all versions since then read it. */
+/** Returns every field that PEFT 0.10 writes, so that all later versions read it. */
 function peftConfig(config: AdapterConfig, modules: Map<string, AdapterModule>): Record<string, unknown> {
   const { r, loraAlpha, loraDropout, targetModules, useRslora, baseModel } = config;
   const ranks = [...modules].map(([module, { a }]) => [peftName(module), a.shape[0]!] as const);

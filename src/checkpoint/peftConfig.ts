@@ -1,4 +1,6 @@
-/** adapter_config.json: the fields of PEFT's LoRA configuration, and which of their values lorafit can use. */
+/**
+ * adapter_config.json: the fields of PEFT's LoRA configuration, and which of their values lorafit can use.
+ */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
@@ -13,7 +15,7 @@ export const CONFIG_FILE = "adapter_config.json";
 export const FIX_UNUSABLE =
   "Use an adapter of plain LoRA. If PEFT can merge this one into its base model, merge it there and use the result.";
 
-/** Fields that change nothing in the use of finished factors: they describe files, or how training began or saved memory. */
+/** Fields without effect on finished factors: they describe files, or how training began or saved memory. */
 const WITHOUT_EFFECT = [
   ...["task_type", "auto_mapping", "inference_mode", "revision", "peft_version"],
   ...["exclude_modules", "layers_to_transform", "layers_pattern"], // the tensors say which modules have factors
@@ -23,7 +25,9 @@ const WITHOUT_EFFECT = [
   ...["lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"], // ms-swift: precision of training, learning rates
 ];
 
-/** Fields of which only the neutral value can be used, and what another value means. Neutral besides: null, false, [] and {}. */
+/**
+ * Fields with only one usable value, and the meaning of any other. null, false, [] and {} are always usable.
+ */
 // biome-ignore format: columns line up
 const NEUTRAL_ONLY: Readonly<Record<string, { neutral?: unknown; means: string }>> = {
   bias:                    { neutral: "none", means: "biases of the base model were trained" },
@@ -45,7 +49,9 @@ const NEUTRAL_ONLY: Readonly<Record<string, { neutral?: unknown; means: string }
   use_qa_lora:             { means: "QA-LoRA: the factors act on averages of their inputs" },
 };
 
-/** Ways to begin that subtract something from the base's weights, which are then not those of the checkpoint. */
+/**
+ * Initialisations that subtract something from the base's weights, which then differ from the checkpoint's.
+ */
 const CHANGES_BASE = /^(pissa|olora|corda|loftq|lora_ga)/i;
 
 const Patterns = z.record(z.string(), z.number().positive()).nullish();
@@ -74,7 +80,7 @@ const ConfigJson = z.object({
 
 export type PeftConfig = z.output<typeof ConfigJson> & {
   file: string;
-  /** Whether PEFT 0.15 or newer wrote it, which reads patterns in another way than before. */
+  /** Whether PEFT 0.15 or newer wrote it: older versions read patterns in another way. */
   isRecent: boolean;
 };
 
@@ -82,7 +88,7 @@ export type PeftConfig = z.output<typeof ConfigJson> & {
 export function readPeftConfig(folder: string): PeftConfig {
   const file = join(folder, CONFIG_FILE);
   if (!existsSync(file)) {
-    throw new UserError(`${folder} is no adapter: there is no ${CONFIG_FILE}.`, {
+    throw new UserError(`${folder} is not an adapter: it has no ${CONFIG_FILE}.`, {
       fix: "Name the folder that PEFT or lorafit wrote.",
     });
   }
@@ -121,8 +127,8 @@ export interface ModuleScale {
 }
 
 /**
- * Ranks and scales by module, from the patterns as the PEFT that wrote them read them. `ranks`: rows of each lora_A, which decide
- * where the version of PEFT is unknown.
+ * Returns ranks and scales by module, from the patterns as the PEFT that wrote them read them. `ranks`: rows
+ * of each lora_A; they decide if the version is unknown.
  */
 export function moduleScales(
   config: PeftConfig,
@@ -135,12 +141,15 @@ export function moduleScales(
   return scales.find(fits) ?? scales[0]!;
 }
 
-/** How PEFT wraps a pattern. */
+/** Wraps a pattern as PEFT does before it matches. */
 type Reading = (pattern: string) => string;
 
-/** Since PEFT 0.15: of a module's whole name, or of an end of it after a dot. */
+/** Since PEFT 0.15: matches a module's whole name, or its end after a dot. */
 const bracketed: Reading = (pattern) => `^(?:(.*\\.)?(${pattern})$)`;
-/** Before: of an end after a dot, and without brackets around alternatives, so that only the last one must reach the end. */
+/**
+ * Before: matches an end after a dot. Alternatives have no brackets, so that only the last must reach the
+ * end.
+ */
 const open: Reading = (pattern) => `^(?:.*\\.${pattern}$)`;
 
 function scalesBy(reading: Reading, config: PeftConfig, modules: string[]): Map<string, ModuleScale> {
@@ -155,7 +164,10 @@ function scalesBy(reading: Reading, config: PeftConfig, modules: string[]): Map<
   );
 }
 
-/** Values of the first pattern that matches, or else of the entry with a module's own name: PEFT's rule. */
+/**
+ * Returns the value of the first pattern that matches, or else that of the entry with the module's own name:
+ * PEFT's rule.
+ */
 function patternValues(
   reading: Reading,
   config: PeftConfig,
@@ -176,12 +188,12 @@ function patternValues(
   );
 }
 
-/** The number that alpha is divided by to give the scale. */
+/** Returns the number by which alpha is divided to give the scale. */
 export function scaleDivisor(rank: number, rslora: boolean): number {
   return rslora ? Math.sqrt(rank) : rank;
 }
 
-/** Name of a module as PEFT and the official code see it: "model.layers.0.attention.wqkv". */
+/** Returns a module's name as PEFT and the official code know it: "model.layers.0.attention.wqkv". */
 export function peftName(module: string): string {
   return module.startsWith("layers.") ? `model.${module}` : module;
 }

@@ -1,25 +1,29 @@
 /**
- * A restricted unpickler. It builds dicts, lists, tuples, numbers and strings; what else a pickle names, its host grants or
- * refuses, so that reading a file never runs code from it. Format: CPython's Lib/pickletools.py, protocols 2 to 5.
+ * A restricted unpickler: it builds dicts, lists, tuples, numbers and strings. The host grants or refuses
+ * every other name, so that reading a file never runs code from it. Format: CPython's Lib/pickletools.py,
+ * protocols 2 to 5.
  */
 import type { UserError } from "../errors.ts";
 import { damaged } from "./faults.ts";
 
-/** A class or function that a pickle may name; without `call` it is only a name. */
+/** A class or function that a pickle may name. Without `call` it is only a name. */
 export interface PickleGlobal {
   name: string;
   call?(args: readonly unknown[]): unknown;
 }
 
-/** What a pickle gets for what lies outside of it. */
+/** Grants what lies outside of the pickle. */
 export interface PickleHost {
-  /** Throws where the pickle must not have it. */
+  /** Throws if the pickle must not have it. */
   global(module: string, name: string): PickleGlobal;
-  /** The object for a persistent id. */
+  /** Returns the object for a persistent id. */
   persistent(id: unknown): unknown;
 }
 
-/** Opcodes: 20 times those of a 7B model. Bounds time (a second or two) and memory (some 300 MiB). */
+/**
+ * Opcodes of the largest pickle: 20 times those of a 7B model. Bounds time (a second or two) and memory
+ * (about 300 MiB).
+ */
 const MOST_WORK = 2 ** 20;
 const MOST_LONG_BYTES = 32;
 
@@ -27,19 +31,19 @@ interface Machine {
   readonly bytes: Buffer;
   readonly host: PickleHost;
   readonly memo: Map<number, unknown>;
-  /** Ends reading with an error; `fault` is a clause about the pickle. */
+  /** Makes the error that ends reading; `fault` is a clause about the pickle. */
   fail(fault: string): UserError;
   at: number;
-  /** Opcodes run, and items given to functions, which may be many for one opcode. */
+  /** Opcodes run so far, and items passed to functions: one opcode may pass many. */
   work: number;
   stack: unknown[];
-  /** Stacks as they were at each open mark. */
+  /** Stacks below each open mark. */
   readonly marked: unknown[][];
 }
 
 /**
- * The value of the pickle that begins at `start`, and where it ends. Lists and tuples are arrays, dicts and OrderedDicts are
- * Maps. Throws UserError on all that is cut off, malformed, or not made of these.
+ * Returns the value of the pickle that begins at `start`, and its end. Lists and tuples become arrays, dicts
+ * and OrderedDicts become Maps. Throws UserError if the pickle is cut off, malformed, or has anything else.
  */
 export function unpickle(
   bytes: Buffer,
@@ -130,13 +134,13 @@ function take(machine: Machine, lengthBytes: number): Buffer {
   return taken;
 }
 
-/** A whole number of 1, 2, 4 or 8 bytes; a length of more bytes than a double counts is one that `take` will refuse. */
+/** Reads a whole number of 1, 2, 4 or 8 bytes. A length beyond a double's integers is refused by `take`. */
 function uint(machine: Machine, bytes: 1 | 2 | 4 | 8): number {
   const taken = take(machine, bytes);
   return bytes === 8 ? Number(taken.readBigUInt64LE()) : taken.readUIntLE(0, bytes);
 }
 
-/** Two's complement, as a number where that is exact, else as a bigint. */
+/** Reads two's complement: a number if that is exact, else a bigint. */
 function long(machine: Machine, bytes: number): number | bigint {
   if (bytes > MOST_LONG_BYTES) throw machine.fail(`has a number of ${bytes} bytes`);
   const digits = Buffer.from(take(machine, bytes)).reverse().toString("hex");
@@ -144,7 +148,7 @@ function long(machine: Machine, bytes: number): number | bigint {
   return Number.isSafeInteger(Number(value)) ? Number(value) : value;
 }
 
-/** Text up to a line's end. */
+/** Reads text up to the end of the line. */
 function line(machine: Machine): string {
   const end = machine.bytes.indexOf("\n", machine.at);
   if (end < 0) throw machine.fail("is cut off");
@@ -182,7 +186,7 @@ function mark(machine: Machine): void {
   machine.stack = [];
 }
 
-/** What was pushed since the last mark. */
+/** Removes and returns the values since the last mark. */
 function popMark(machine: Machine): unknown[] {
   const before = machine.marked.pop();
   if (!before) throw machine.fail("closes a group that it did not open");
@@ -231,7 +235,10 @@ function call(machine: Machine, [callee, args]: unknown[]): void {
   push(machine, call(args));
 }
 
-/** Attributes of an OrderedDict, such as the versions that state_dict() keeps, say nothing about tensors. */
+/**
+ * Drops an OrderedDict's attributes, such as the versions that state_dict() keeps: they say nothing about
+ * tensors.
+ */
 function build(machine: Machine): void {
   pop(machine);
   if (!(top(machine) instanceof Map)) throw machine.fail("sets attributes of what is no dict");

@@ -1,4 +1,7 @@
-/** safetensors files: read through the file's mapping, written tensor by tensor. The format is safetensorsHeader.ts. */
+/**
+ * Reads safetensors files through a mapping, and writes them tensor by tensor. The format is in
+ * safetensorsHeader.ts.
+ */
 import { join } from "node:path";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
@@ -9,7 +12,7 @@ import { encodeHeader, readHeader } from "./safetensorsHeader.ts";
 
 const PIECE_BYTES = 16 * 2 ** 20;
 
-/** A tensor that is yet to be read or computed; read() is called once, inside a scope, when its turn to be written comes. */
+/** A tensor that has yet to be read or computed. read() is called once, in a scope, when it is its turn. */
 export interface TensorSource {
   name: string;
   dtype: DType;
@@ -17,7 +20,7 @@ export interface TensorSource {
   read(): Tensor;
 }
 
-/** The tensors of one file. Throws UserError where it is not a whole and sound safetensors file. */
+/** Opens the tensors of one file. Throws UserError unless it is a whole and sound safetensors file. */
 export function openSafetensors(path: string): Checkpoint {
   return mappedCheckpoint(path, readHeader(path).entries);
 }
@@ -37,7 +40,10 @@ export function writeSafetensors(
   for (const _ of writeSources(path, sources, metadata));
 }
 
-/** Writes one file, whole or not at all, with one tensor in memory at a time; yields the bytes of each as it is written. */
+/**
+ * Writes one file, whole or not at all, with one tensor in memory at a time. Yields each tensor's bytes when
+ * written.
+ */
 function* writeSources(
   path: string,
   sources: readonly TensorSource[],
@@ -58,8 +64,8 @@ function* writeSources(
 }
 
 /**
- * Writes a model's weights into a folder as Hugging Face lays them out: model.safetensors, or where that would exceed shardBytes,
- * model-00001-of-0000N.safetensors and an index. Yields the bytes of each tensor as it is written.
+ * Writes a model's weights as Hugging Face lays them out: model.safetensors, or beyond shardBytes
+ * model-00001-of-0000N.safetensors and an index. Yields each tensor's bytes when written.
  */
 export function* writeShards(
   folder: string,
@@ -77,12 +83,12 @@ export function* writeShards(
   writeShardIndex(folder, new Map(shardOf), totalBytes);
 }
 
-/** What Hugging Face calls a shard of so many. */
+/** Returns Hugging Face's name for a shard. */
 export function shardName(index: number, shards: number): string {
   return shards === 1 ? "model.safetensors" : `model-${digits(index + 1)}-of-${digits(shards)}.safetensors`;
 }
 
-/** Says which shard of the folder has which tensor. */
+/** Writes the index: from tensors to shards. */
 export function writeShardIndex(
   folder: string,
   shardOf: ReadonlyMap<string, string>,
@@ -92,7 +98,7 @@ export function writeShardIndex(
   writeFileWhole(join(folder, "model.safetensors.index.json"), `${JSON.stringify(index, undefined, 2)}\n`);
 }
 
-/** In order, each group at most shardBytes, but never without a tensor. */
+/** Groups tensors in order; a group has at most shardBytes, or a single tensor. */
 function splitByBytes(sources: readonly TensorSource[], shardBytes: number): TensorSource[][] {
   const shards: TensorSource[][] = [[]];
   let filledBytes = 0;
@@ -116,7 +122,7 @@ function writeTensor(file: AsideFile, { name, dtype, shape, read }: TensorSource
   for (const piece of piecesOf(tensor)) file.write(piece.toBytes());
 }
 
-/** A tensor as it is written: flat views, each copied from its device on its own. */
+/** Cuts a tensor into flat views; each is copied from its device on its own. */
 export function* piecesOf(tensor: Tensor): Generator<Tensor> {
   const flat = tensor.contiguous().view([-1]);
   const elements = PIECE_BYTES / dtypeBytes(tensor.dtype);

@@ -1,6 +1,6 @@
 /**
- * The header of a safetensors file: eight bytes with its length, then JSON that says where each tensor lies in the data behind
- * it. All of it is checked at once, so that no weight is ever read from a file that is not whole.
+ * The header of a safetensors file: eight bytes with its length, then JSON with the place of each tensor in
+ * the data that follow. Everything is checked at once, so that no weight is read from a damaged file.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { z } from "zod";
@@ -14,17 +14,22 @@ import { jsonExcess } from "./jsonLimits.ts";
 const LENGTH_BYTES = 8;
 /** The reference implementation reads 100 MB; the headers of the largest published models have a few. */
 const MAX_HEADER_BYTES = 2 ** 25;
-/** Twelve items for each tensor of four dims, so about 43,000 tensors; lists in entries in the table of tensors. */
+/**
+ * Limits on its JSON. A tensor of four dims takes twelve items, so about 43,000 tensors. Depth: lists in
+ * entries in the table.
+ */
 const LIMITS = { items: 2 ** 19, depth: 3 };
 const MAX_DIMS = 64; // libtorch's limit
 
 export interface Header {
-  /** By name, in the order of the data. */
+  /** Entries by name, in the order of the data. */
   entries: Map<string, TensorEntry>;
   metadata: Record<string, string>;
 }
 
-/** The checked header of a file. Throws UserError where the file is not a whole and sound safetensors file. */
+/**
+ * Reads and checks a file's header. Throws UserError unless the file is a whole and sound safetensors file.
+ */
 export function readHeader(path: string): Header {
   let file: number | undefined;
   try {
@@ -44,7 +49,7 @@ export function readHeader(path: string): Header {
   }
 }
 
-/** The header's length from the first bytes of a file, which must leave room for it. */
+/** Returns the header's length from a file's first bytes. Throws UserError if the file has no room for it. */
 export function headerLength(start: Uint8Array, fileBytes: number, path: string): number {
   if (start.length < LENGTH_BYTES) {
     throw damaged(path, `it has ${fileBytes} bytes, which is too short for a safetensors file`);
@@ -65,7 +70,10 @@ const Entry = z.object({
   data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
 });
 
-/** Entries of a header in a file of fileBytes, checked: types, shapes, and that their ranges cover the data once and wholly. */
+/**
+ * Checks a header's entries against a file of fileBytes: types, shapes, and that their ranges cover the data
+ * exactly once.
+ */
 export function parseHeader(header: Uint8Array, fileBytes: number, path: string): Header {
   const { __metadata__, ...tensors } = parseJsonObject(header, path);
   const metadata = __metadata__ ?? {};
@@ -78,13 +86,16 @@ export function parseHeader(header: Uint8Array, fileBytes: number, path: string)
   return { entries: new Map(entries.map((entry) => [entry.name, entry])), metadata };
 }
 
-/** Not by a zod record, which drops the key "__proto__". */
+/** A zod record would drop the key "__proto__". */
 function isTableOfTexts(json: unknown): json is Record<string, string> {
   if (typeof json !== "object" || json === null || Array.isArray(json)) return false;
   return Object.values(json).every((value) => typeof value === "string");
 }
 
-/** The header of tensors whose data follow each other in this order, with its length, padded so that the data begin aligned. */
+/**
+ * Writes the header of tensors whose data follow each other in this order: its length, then JSON, padded so
+ * that the data are aligned.
+ */
 export function encodeHeader(
   tensors: readonly { name: string; dtype: DType; shape: readonly number[] }[],
   metadata: Record<string, string>,
@@ -126,7 +137,7 @@ function parseJsonObject(header: Uint8Array, path: string): Record<string, unkno
   return json as Record<string, unknown>;
 }
 
-/** A key that one object of valid JSON has twice (JSON.parse keeps the last and says nothing). */
+/** Finds a key that an object of valid JSON has twice: JSON.parse keeps the last without a word. */
 function repeatedKey(json: string): string | undefined {
   const open: Set<string>[] = [];
   for (let at = 0; at < json.length; at++) {
@@ -189,7 +200,7 @@ function checkedEntry(name: string, json: unknown, dataStart: number, path: stri
   return { name, dtype, shape, bytes, file: path, offsetBytes: dataStart + start };
 }
 
-/** The format allows neither overlaps nor holes, so a file that was cut or glued shows here. */
+/** Throws UserError if ranges overlap or leave holes, as in a file that was cut or glued. */
 function checkCoverage(entries: TensorEntry[], dataStart: number, fileBytes: number, path: string): void {
   let end = dataStart;
   let before = "the header";

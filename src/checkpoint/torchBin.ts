@@ -1,6 +1,7 @@
 /**
- * Weights that torch.save wrote (.bin, .pt): a pickle that describes tensors, and storages beside it, in a zip archive or,
- * before PyTorch 1.6, one behind the other. Storages are mapped, never copied, and nothing of the pickle is run.
+ * Reads weights that torch.save wrote (.bin, .pt): a pickle that describes tensors, and their storages. Both
+ * are in a zip archive or, before PyTorch 1.6, one after the other. Storages are mapped, never copied, and
+ * nothing of the pickle is run.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
@@ -17,12 +18,15 @@ const MOST_PICKLE_BYTES = 2 ** 26;
 const LEGACY_MAGIC = 0x1950a86a20f9469cfc6cn;
 const LEGACY_PROTOCOL = 1001;
 
-/** The tensors of one file by name. Throws UserError where it is damaged, or holds more than tensors, dicts, lists, numbers and text. */
+/**
+ * Opens the tensors of one file. Throws UserError if it is damaged, or holds more than tensors, dicts, lists,
+ * numbers and text.
+ */
 export function openTorchBin(path: string): Checkpoint {
   return mappedCheckpoint(path, readTorchBin(path));
 }
 
-/** The checked entries of a file. */
+/** Reads and checks the entries of a file. */
 export function readTorchBin(path: string): Map<string, TensorEntry> {
   let file: number | undefined;
   try {
@@ -41,7 +45,7 @@ export function readTorchBin(path: string): Map<string, TensorEntry> {
   }
 }
 
-/** The same of a file whose bytes come from `read`. */
+/** Checks the entries of a file whose bytes come from `read`. */
 export function parseTorchBin(path: string, fileBytes: number, read: ReadRange): Map<string, TensorEntry> {
   const start = read(0, Math.min(fileBytes, 8));
   refusePointer(path, start);
@@ -53,9 +57,9 @@ export function parseTorchBin(path: string, fileBytes: number, read: ReadRange):
 }
 
 interface Contents {
-  /** What was saved. */
+  /** Value that was saved. */
   state: unknown;
-  /** Where each storage begins in the file, by key. */
+  /** Offset of each storage in the file, by key. */
   offsets: Map<string, number>;
 }
 
@@ -102,7 +106,10 @@ function readEntry(path: string, { offsetBytes, bytes, crc32: expected }: ZipEnt
   return data;
 }
 
-/** Four pickles (a magic number, a version, facts of the machine, what was saved), the keys of the storages, and the storages. */
+/**
+ * Reads PyTorch's format before 1.6: four pickles (a magic number, a version, facts of the machine, the saved
+ * value), then the keys of the storages, then the storages.
+ */
 function fromLegacy(path: string, fileBytes: number, read: ReadRange): Contents {
   const bytes = read(0, Math.min(fileBytes, MOST_PICKLE_BYTES));
   const storages = new Map<string, Storage>();
@@ -130,7 +137,7 @@ function fromLegacy(path: string, fileBytes: number, read: ReadRange): Contents 
   return { state, offsets: legacyOffsets(path, { keys, storages, start: at, fileBytes, read }) };
 }
 
-/** Each storage follows the number of its elements, in eight bytes. */
+/** Finds each storage: it follows the number of its elements, in eight bytes. */
 function legacyOffsets(
   path: string,
   parts: {
@@ -163,7 +170,7 @@ function legacyOffsets(
 
 const WRAPPERS = ["state_dict", "model", "module"];
 
-/** The tensors of what was saved: a dict of them by name, alone or inside of a training checkpoint. */
+/** Finds the tensors of a saved value: a dict of them by name, alone or inside a training checkpoint. */
 function namedViews(path: string, state: unknown): Map<string, View> {
   const wrapped =
     state instanceof Map

@@ -1,4 +1,7 @@
-/** What a pickle of torch.save may name: storages, types, and the functions that make tensors of them. Nothing else is granted. */
+/**
+ * Grants a pickle of torch.save the names that it needs: storages, types, and the functions that make tensors
+ * of them.
+ */
 import { UserError } from "../errors.ts";
 import { type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { spanOf } from "./checkpoint.ts";
@@ -6,11 +9,11 @@ import { dtypeOfStorage, dtypeOfTorch, numelOf } from "./dtypes.ts";
 import { damaged, quoted } from "./faults.ts";
 import type { PickleGlobal, PickleHost } from "./pickle.ts";
 
-/** Bytes beside the pickle that tensors are views of. */
+/** Bytes beside the pickle; tensors are views of them. */
 export interface Storage {
   key: string;
   bytes: number;
-  /** Undefined where the tensors on it say their own. */
+  /** Undefined if the tensors on it state their own. */
   dtype: DType | undefined;
 }
 
@@ -20,19 +23,19 @@ export interface View {
   dtype: DType;
   offsetElements: number;
   shape: number[];
-  /** Absent where the tensor is contiguous. */
+  /** Absent if the tensor is contiguous. */
   strides?: number[];
 }
 
 const MAX_DIMS = 64; // libtorch's limit
 const views = new WeakSet<object>();
 
-/** Whether a value of the pickle is a tensor. */
+/** Tells whether a value of the pickle is a tensor. */
 export function isView(value: unknown): value is View {
   return typeof value === "object" && value !== null && views.has(value);
 }
 
-/** Grants the names that tensors need; `storages` collects by key what the pickle refers to. */
+/** Grants the names that tensors need. `storages` collects the storages that the pickle refers to, by key. */
 export function torchHost(path: string, storages: Map<string, Storage>): PickleHost {
   const fail = (fault: string): UserError => damaged(path, `its pickle has ${fault}`);
   const callables: Record<string, PickleGlobal["call"]> = {
@@ -77,7 +80,9 @@ function orderedDict(pairs: unknown, fail: Fail): Map<unknown, unknown> {
   return new Map(pairs);
 }
 
-/** "torch.FloatStorage" -> its type; "untyped" for storages that leave it to the tensor. */
+/**
+ * Returns the type of a storage class such as "torch.FloatStorage"; "untyped" if each tensor states its own.
+ */
 function storageType(name: string): DType | "untyped" | undefined {
   if (name === "torch.UntypedStorage" || name === "torch.storage.UntypedStorage") return "untyped";
   return name.startsWith("torch.") ? dtypeOfStorage(name.slice("torch.".length)) : undefined;
@@ -87,7 +92,10 @@ function torchType(name: string): DType | undefined {
   return name.startsWith("torch.") ? dtypeOfTorch(name.slice("torch.".length)) : undefined;
 }
 
-/** ("storage", class, key, location, elements[, view of another storage]); bytes instead of elements where untyped. */
+/**
+ * Reads a storage from ("storage", class, key, location, elements[, view of another storage]); untyped
+ * storages count bytes instead of elements.
+ */
 function storageOf(id: unknown, fail: Fail): Storage {
   const [kind, type, key, , extent, view] = Array.isArray(id) ? id : [];
   const dtype = storageType((type as Partial<PickleGlobal> | undefined)?.name ?? "");
@@ -98,7 +106,10 @@ function storageOf(id: unknown, fail: Fail): Storage {
   return { key, bytes, dtype: dtype === "untyped" ? undefined : dtype };
 }
 
-/** (storage, offset, shape, strides, ...) as a view that lies inside of its storage. */
+/**
+ * Makes a view from (storage, offset, shape, strides, ...). Throws UserError unless it lies inside its
+ * storage.
+ */
 function rebuild(args: readonly unknown[], type: unknown, fail: Fail): View {
   const [storage, offsetElements, shape, strides] = args as [Storage | undefined, unknown, unknown, unknown];
   const typeName = (type as Partial<PickleGlobal> | undefined)?.name;

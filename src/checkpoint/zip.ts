@@ -1,11 +1,11 @@
 /**
- * Where the entries of a zip archive lie in the file. Only what torch.save writes: entries stored without compression, with zip64
- * where it is needed. Format: PKWARE's APPNOTE.TXT 6.3.
+ * Finds the entries of a zip archive in its file. It reads only what torch.save writes: entries without
+ * compression, with zip64 if needed. Format: PKWARE's APPNOTE.TXT 6.3.
  */
 import { UserError } from "../errors.ts";
 import { damaged, quoted } from "./faults.ts";
 
-/** Reads a range of a file; the range has been checked to lie inside. */
+/** Reads a range of a file that has been checked to lie inside it. */
 export type ReadRange = (offsetBytes: number, lengthBytes: number) => Buffer;
 
 export interface ZipEntry {
@@ -25,17 +25,20 @@ const END_BYTES = 22;
 const END64_BYTES = 56;
 const LOCATOR64_BYTES = 20;
 const MOST_COMMENT_BYTES = 0xffff;
-/** Bytes of the list of entries, some 100 each; torch.save makes one for each tensor. */
+/** Bytes of the list of entries, about 100 for each; torch.save makes one for each tensor. */
 const MOST_DIRECTORY_BYTES = 2 ** 24;
 const IN_ZIP64 = 0xffffffff; // the true number is in a zip64 record
 const ENCRYPTED_FLAG = 1;
 
-/** Whether a file begins as a zip archive does. */
+/** Tells whether a file begins as a zip archive does. */
 export function startsAsZip(start: Uint8Array): boolean {
   return start.length >= 4 && Buffer.from(start.buffer, start.byteOffset).readUInt32LE() === LOCAL_SIGNATURE;
 }
 
-/** Entries by name. Throws UserError where the archive is cut off or damaged, or entries are compressed or overlap. */
+/**
+ * Reads the entries by name. Throws UserError if the archive is damaged, or if entries are compressed or
+ * overlap.
+ */
 export function readZip(path: string, fileBytes: number, read: ReadRange): Map<string, ZipEntry> {
   const { offsetBytes, bytes, count } = findDirectory(path, fileBytes, read);
   if (bytes > MOST_DIRECTORY_BYTES) throw damaged(path, `its list of entries has ${bytes} bytes`);
@@ -77,7 +80,7 @@ function findDirectory(path: string, fileBytes: number, read: ReadRange): Direct
   return directory;
 }
 
-/** The zip64 form, whose locator stands before the end record. */
+/** Reads the zip64 form of the list's place; its locator stands before the end record. */
 function findDirectory64(path: string, endOffsetBytes: number, read: ReadRange): Directory | undefined {
   const locatorOffsetBytes = endOffsetBytes - LOCATOR64_BYTES;
   if (locatorOffsetBytes < 0) return undefined;
@@ -100,7 +103,7 @@ interface CentralHeader {
   bytes: number;
   crc32: number;
   localOffsetBytes: number;
-  /** Where the next header begins in the directory. */
+  /** Offset of the next header in the directory. */
   end: number;
 }
 
@@ -134,7 +137,7 @@ function parseCentral(path: string, directory: Buffer, at: number): CentralHeade
   return { name, bytes, crc32: directory.readUInt32LE(at + 16), localOffsetBytes, end };
 }
 
-/** The 64-bit numbers in the zip64 field of an entry's extra data. */
+/** Returns the 64-bit numbers in the zip64 field of an entry's extra data. */
 function zip64Extra(extra: Buffer): bigint[] {
   for (let at = 0; at + 4 <= extra.length; ) {
     const end = at + 4 + extra.readUInt16LE(at + 2);
@@ -149,7 +152,10 @@ function zip64Extra(extra: Buffer): bigint[] {
   return [];
 }
 
-/** Where an entry's data begin: behind its local header, whose extra data (torch pads with them) have a length of their own. */
+/**
+ * Finds an entry's data: behind its local header, whose extra data (padding of torch.save) have their own
+ * length.
+ */
 function locate(
   path: string,
   header: CentralHeader,

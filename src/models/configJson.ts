@@ -47,8 +47,9 @@ interface RopeDefaults {
 }
 
 /**
- * Base and scaling of rotary positions. transformers 5 writes both into rope_parameters, which wins; transformers 4 writes rope_theta
- * and rope_scaling. Throws UserError on a kind of scaling that lorafit does not compute.
+ * Base and scaling of rotary positions. transformers 5 writes both into rope_parameters, which wins;
+ * transformers 4 writes rope_theta and rope_scaling. Throws UserError on a kind of scaling that lorafit does
+ * not compute.
  */
 export function ropeOf(
   values: Json,
@@ -108,8 +109,8 @@ export function eosIdsOf(
 }
 
 /**
- * Compares a number of layers that a configuration states with the names of the checkpoint's tensors, before anything is made for
- * each layer. `prefix` stands before a layer's number in the names.
+ * Compares a number of layers that a configuration states with the names of the checkpoint's tensors, before
+ * anything is made for each layer. `prefix` stands before a layer's number in the names.
  */
 export function checkLayerCount(
   stated: number,

@@ -1,4 +1,7 @@
-/** A model hub on this machine: one repository, org/name, in Hugging Face's and ModelScope's API, that can be told to misbehave. */
+/**
+ * A model hub on this machine: one repository, org/name, in Hugging Face's and ModelScope's API, that can be
+ * told to misbehave.
+ */
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -1,4 +1,7 @@
-/** Rotary positions: tables of cosines and sines. Sources: arXiv:2104.09864; the official modelling code for scaled positions. */
+/**
+ * Rotary positions: tables of cosines and sines. Sources: arXiv:2104.09864; the official modelling code for
+ * scaled positions.
+ */
 import { fromArray } from "../../torch/create.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
@@ -10,8 +13,8 @@ export interface Rope {
 }
 
 /**
- * How positions are stretched. linear: every position is divided by the factor. dynamic: samples longer than the model's positions
- * get a larger theta (NTK), by the factor and their own length.
+ * How positions are stretched. linear: every position is divided by the factor. dynamic: samples longer than
+ * the model's positions get a larger theta (NTK), by the factor and their own length.
  */
 export interface RopeScaling {
   kind: "linear" | "dynamic";
@@ -28,8 +31,9 @@ export interface RopeForm {
 }
 
 /**
- * Computes tables in float32. positions: (T), each sample's from 0 on, or a part of one sample's; cos, sin: (T, 1, 1, D/2). A sample's
- * tables depend on its own length alone, as if it stood alone in the official code, and not on what is packed beside it.
+ * Computes tables in float32. positions: (T), each sample's from 0 on, or a part of one sample's; cos, sin:
+ * (T, 1, 1, D/2). A sample's tables depend on its own length alone, as if it stood alone in the official
+ * code, and not on what is packed beside it.
  */
 export function ropeTables(
   positions: Int32Array,
