@@ -190,6 +190,6 @@ describe("merging", () => {
     const file = join(root, "a-file");
     copyFileSync(golden("tiny/config.json"), file);
     await expect(mergeCheckpoint(model, adapter, file)).rejects.toThrow("is not an empty folder");
-    await expect(mergeCheckpoint(join(root, "none"), adapter, out)).rejects.toThrow("no model folder");
+    await expect(mergeCheckpoint(join(root, "none"), adapter, out)).rejects.toThrow("not a model folder");
   });
 });
