@@ -12,7 +12,7 @@ import { ropeTables } from "../nn/attention/rope.ts";
 import { frozenProduct } from "../nn/frozen/frozen.ts";
 import { addLinear_, type RowInfo } from "../nn/linear.ts";
 import { rmsNorm } from "../nn/norm.ts";
-import { type Rows, rowsOf } from "../nn/rows.ts";
+import { rowsOf } from "../nn/rows.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { Sequence } from "./attentionGroups.ts";
 import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "./decoder.ts";
@@ -29,7 +29,7 @@ import { ploraRowsOf } from "./tiles.ts";
 import type { Model } from "./weights.ts";
 
 /** Token ids, the rows among them that pictures take, and the pictures. */
-export type Prompt = Pick<MicroBatch, "inputIds" | "imageSlices" | "images">;
+export type Prompt = Pick<MicroBatch, "inputIds" | "imageSlices" | "images" | "branchRows">;
 
 export interface GenerateOptions {
   sampling: Sampling;
@@ -159,7 +159,7 @@ function* readPrompt(
   for (let index = 0; index < config.layers; index++) {
     scope(() => {
       const layer = joinLayer(model, lora, index);
-      const sequence = sequenceFrom(0, promptTokens, model, prompt.imageSlices);
+      const sequence = sequenceFrom(0, promptTokens, model, prompt);
       scope(() => fillCache(cache, index, attentionForward_(hidden, layer, sequence, { keeps: true }) ?? []));
       mlpForward_(hidden, layer, sequence);
     });
@@ -186,14 +186,19 @@ function* placePictures(
 }
 
 /** Tokens from a position on as the layers see them: one sample, one group of all kv heads. */
-function sequenceFrom(first: number, tokens: number, model: Model, imageRows: readonly Rows[]): Sequence {
+function sequenceFrom(
+  first: number,
+  tokens: number,
+  model: Model,
+  { imageSlices, branchRows }: Pick<Prompt, "imageSlices" | "branchRows">,
+): Sequence {
   const { config, dtype, device } = model;
   const { heads, kvHeads, headDim: D } = config;
   const positions = Int32Array.from({ length: tokens }, (_, index) => first + index);
   return {
     rope: ropeTables(positions, config, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: [{ start: 0, end: tokens }] },
-    ploraRows: ploraRowsOf(model, imageRows, tokens),
+    ploraRows: branchRows ?? ploraRowsOf(model, imageSlices, tokens),
     kvHeads,
     qkv: (kvHead) => familyOf(config).qkv(config, kvHead),
     headGroups: 1,
@@ -221,7 +226,7 @@ function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvC
   cache.reserve(1);
   return scope(() => {
     const hidden = embedText(model, Int32Array.of(id)); // (1, C)
-    const sequence = sequenceFrom(cache.tokens, 1, model, []);
+    const sequence = sequenceFrom(cache.tokens, 1, model, { imageSlices: [] });
     for (let index = 0; index < model.config.layers; index++) {
       scope(() => {
         const layer = joinLayer(model, lora, index);

@@ -156,13 +156,44 @@ function byRows_(
   ];
   for (const { parts, matrix } of kinds) {
     scope(() => {
-      if (gatherPays(parts, into, left, beta)) gathered_(into, left, matrix, parts, multiply, beta);
-      else
-        forEachPart(parts, rowCount, (rows) => {
-          scope(() => multiply(rowsOf(into, rows), rowsOf(left, rows), matrix, beta));
-        });
+      if (mostParts === undefined && gatherPays(parts, into, left, beta)) {
+        gathered_(into, left, matrix, parts, multiply, beta);
+        return;
+      }
+      makeRoomToGather(into, left, beta);
+      forEachPart(parts, rowCount, (rows) => {
+        scope(() => multiply(rowsOf(into, rows), rowsOf(left, rows), matrix, beta));
+      });
     });
   }
+}
+
+/** In how many parts rows of one kind may come, while a plan of many micro-batches runs. */
+let mostParts: number | undefined;
+
+/**
+ * Runs the body as a plan of many micro-batches whose rows of one kind come in up to so many parts: each product then has the
+ * room that the largest of their gathered copies needs, wherever the rows lie in this one.
+ */
+export function withPartsUpTo<T>(parts: number | undefined, body: () => T): T {
+  const before = mostParts;
+  mostParts = parts;
+  try {
+    return body();
+  } finally {
+    mostParts = before;
+  }
+}
+
+/** Allocates copies of as many rows as gathering pays for. */
+function makeRoomToGather(into: Tensor, left: Tensor, beta: 0 | 1): void {
+  if (mostParts === undefined) return;
+  const [rows, outs, ins] = [left.shape[0]!, into.shape[1]!, left.shape[1]!];
+  const paying = Math.ceil(((mostParts - 1) * outs * ins) / (2 * (ins + (1 + beta) * outs))) - 1;
+  const gathered = { start: 0, end: Math.min(rows, paying) };
+  if (gathered.end <= 0) return;
+  roomFor(into, [gathered]);
+  roomFor(left, [gathered]);
 }
 
 /** Whether copying rows that lie apart, read and written, moves fewer numbers than reading the weight again for each part. */

@@ -83,7 +83,7 @@ export function prepareLayers(
   const sequence: Sequence = {
     rope,
     shape: { ...shape, lengths: lengthsOf(shape, model, owner) },
-    ploraRows: ploraRowsOf(model, batch.imageSlices, batch.inputIds.length),
+    ploraRows: batch.branchRows ?? ploraRowsOf(model, batch.imageSlices, batch.inputIds.length),
     kvHeads,
     qkv: (kvHead) => familyOf(config).qkv(config, kvHead),
     headGroups: policy.headGroups,

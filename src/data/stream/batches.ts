@@ -25,6 +25,8 @@ export interface MicroBatch {
   sampleTokens: number[];
   /** Rows of each picture, ascending; `image` indexes images, and samples with the same picture share one. */
   imageSlices: { start: number; end: number; image: number }[];
+  /** Rows of the model's branch for pictures, if a plan of many micro-batches has more of them than `imageSlices` says. */
+  branchRows?: readonly { start: number; end: number }[] | undefined;
   images: HdImage[];
   samples: SampleSource[];
   /** Targets that aren't IGNORE. */

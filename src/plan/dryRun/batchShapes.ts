@@ -5,7 +5,9 @@ import { firstLabel } from "../../data/samples/rows.ts";
 import { IGNORE } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { START } from "../../data/stream/packing.ts";
-import { rowsBetween } from "../../nn/rows.ts";
+import type { ModelConfig } from "../../models/family.ts";
+import { type Rows, rowsBetween } from "../../nn/rows.ts";
+import { type Policy, ploraOf } from "../../step/policy.ts";
 
 /** What a user says of samples: planned are as many of the longest as a micro-batch has. */
 export interface SampleShape {
@@ -30,7 +32,7 @@ export interface BatchShape {
   askedTokens?: number | undefined;
 }
 
-/** The rows of a micro-batch that there is. */
+/** The rows of a micro-batch: of one that there is, or of one that needs as much memory as any of many. */
 export interface ExactShape {
   /** Rows of each sample. */
   rows: readonly number[];
@@ -39,6 +41,22 @@ export interface ExactShape {
   labelTokens: number;
   /** The first row with a label; what comes before it is not asked for in the last layer. */
   firstLabel: number;
+  /** Most of what any of many micro-batches has, if the shape stands for them; undefined for a single micro-batch. */
+  most?: MostRows | undefined;
+}
+
+/** Rows that a branch acts on depend on the model: those of pictures or, once it is folded into the weights, all others. */
+export interface MostRows {
+  /** Samples in a micro-batch. */
+  samples: number;
+  pictures: RowsInParts;
+  others: RowsInParts;
+}
+
+export interface RowsInParts {
+  rows: number;
+  /** Ranges of rows with rows of the other kind between them. */
+  parts: number;
 }
 
 /** What of a micro-batch its memory depends on. */
@@ -88,9 +106,23 @@ export function gridOfTokens(tokens: number): TileGrid | undefined {
   return tiles >= 1 ? { rows: tiles, cols: 1 } : undefined;
 }
 
-/** The rows of a batch shape. */
-export function plannedBatch(shape: BatchShape | ExactShape): MicroBatch {
-  const rows = rowsOfSamples(shape);
+/** What the rows of a shape that stands for many micro-batches depend on, beside the shape. */
+interface Layout {
+  /** Whether the model has its branch for pictures folded into the weights. */
+  folded?: boolean;
+  /** Whether attention goes through the kv heads one by one. */
+  singleHeads?: boolean;
+}
+
+/** Returns how a model and a policy lay out the rows of such a shape. */
+export function layoutFor({ kvHeads }: ModelConfig, policy: Policy): Layout {
+  return { folded: ploraOf(policy).folded, singleHeads: policy.headGroups === kvHeads };
+}
+
+/** Returns the rows of a shape. */
+export function plannedBatch(shape: BatchShape | ExactShape, layout: Layout = {}): MicroBatch {
+  const { folded = false, singleHeads = false } = layout;
+  const rows = singleHeads ? splitRows(shape) : rowsOfSamples(shape);
   const { grids, imageSlices } = "rows" in shape ? shape : alikeSlices(shape);
   const tokens = rows.reduce((sum, count) => sum + count, 0);
   const positions = new Int32Array(tokens);
@@ -98,13 +130,15 @@ export function plannedBatch(shape: BatchShape | ExactShape): MicroBatch {
     for (let row = 0; row < count; row++) positions[first + row] = row;
     return first + count;
   }, 0);
-  const targets = "rows" in shape ? labelsOfText(shape, tokens) : lastLabels(shape);
+  const most = "rows" in shape ? shape.most : undefined;
+  const targets = "rows" in shape ? labelsOf(shape, tokens, folded) : lastLabels(shape);
   return {
     inputIds: new Int32Array(tokens),
     targets,
     positions,
     sampleTokens: [...rows],
     imageSlices,
+    ...(most && { branchRows: branchRows(most, folded) }),
     images: grids.map((grid) => ({ ...grid }) as MicroBatch["images"][number]), // on meta nobody reads pixels
     samples: [],
     labelTokens: "rows" in shape ? shape.labelTokens : shape.samples * shape.labelTokens,
@@ -140,6 +174,46 @@ function lastLabels({ samples, sampleTokens, labelTokens, askedTokens = 0 }: Bat
     if (isApart) targets[end - askedTokens] = 1;
   }
   return targets;
+}
+
+/**
+ * Returns the rows of the samples that make kernels of a single kv head need the most: one long sample, and others of a row each. With
+ * several heads in a call, one sample of all rows needs more, since flash attention takes packed samples a head at a time.
+ */
+function splitRows(shape: BatchShape | ExactShape): readonly number[] {
+  const rows = rowsOfSamples(shape);
+  const most = "rows" in shape ? shape.most : undefined;
+  if (!most || rows.length > 1) return rows;
+  const others = Math.min(most.samples, rows[0]!) - 1;
+  return [rows[0]! - others, ...Array<number>(others).fill(1)];
+}
+
+/** Labels come last, where no pictures are, or first, where all else is that a folded branch acts on. */
+function labelsOf(shape: ExactShape, tokens: number, folded: boolean): Int32Array {
+  if (!shape.most) return labelsOfText(shape, tokens);
+  const { labelTokens, firstLabel } = shape;
+  const targets = new Int32Array(tokens).fill(IGNORE);
+  const from = folded ? firstLabel + 1 : Math.max(firstLabel + 1, tokens - labelTokens);
+  targets.fill(1, firstLabel, firstLabel + 1).fill(1, from, from + labelTokens - 1);
+  return targets;
+}
+
+/**
+ * The branch's rows of a shape that stands for many micro-batches. They come first, so that a tile of the MLP holds as many as it can; one
+ * range has all that the others, of one row each, leave to it.
+ */
+function branchRows({ pictures, others }: MostRows, folded: boolean): Rows[] {
+  const { rows, parts } = folded ? others : pictures;
+  const rest = rows - Math.max(0, Math.min(parts, rows) - 1);
+  const single = Array.from({ length: rows - rest }, (_, at) => ({ start: rest + at, end: rest + at + 1 }));
+  return rest > 0 ? [{ start: 0, end: rest }, ...single] : [];
+}
+
+/** Ranges of either kind at most, as far as copies of gathered rows depend on it. */
+export function mostPartsOf(shape: BatchShape | ExactShape): number | undefined {
+  return "rows" in shape && shape.most
+    ? Math.max(shape.most.pictures.parts, shape.most.others.parts)
+    : undefined;
 }
 
 /** How many rows have a label, that they are of text, and which is the first, is all that memory depends on. */

@@ -8,6 +8,7 @@ import type { ModelConfig } from "../../models/family.ts";
 import type { Lora } from "../../models/lora.ts";
 import type { Place } from "../../models/places.ts";
 import type { Model } from "../../models/weights.ts";
+import { withPartsUpTo } from "../../nn/plora.ts";
 import type { StepPhase } from "../../step/phases.ts";
 import type { Policy } from "../../step/policy.ts";
 import { trainStep } from "../../step/step.ts";
@@ -24,7 +25,14 @@ import { type Replay, replayAllocations } from "../memory/reservedPeak.ts";
 import type { Card } from "../time/cards.ts";
 import { type OpTrace, traceOp } from "../time/opCost.ts";
 import { type Speed, stepTimeMs } from "../time/stepTime.ts";
-import { type BatchShape, type ExactShape, plannedBatch, rowsOfSamples } from "./batchShapes.ts";
+import {
+  type BatchShape,
+  type ExactShape,
+  layoutFor,
+  mostPartsOf,
+  plannedBatch,
+  rowsOfSamples,
+} from "./batchShapes.ts";
 import { CommonParts, type ModelPart, type TakeTrace } from "./sharedParts.ts";
 import { mappedPartsOf } from "./storedParts.ts";
 
@@ -135,10 +143,9 @@ export function observe(
       });
       return { phases, mappedBytes };
     });
-  return summarize(
-    configuration,
-    planningFor(planTargetOf(configuration), () => (inFull ? run() : abridged(run))),
-  );
+  const planned = (): Observed =>
+    planningFor(planTargetOf(configuration), () => (inFull ? run() : abridged(run)));
+  return summarize(configuration, withPartsUpTo(mostPartsOf(configuration.batch), planned));
 }
 
 interface Observed {
@@ -191,7 +198,13 @@ function runStep(
 ): void {
   const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 1n }) };
   const traces: Record<StepPhase["phase"], Trace[]> = { vision: [], forward: [], loss: [], backward: [] };
-  for (const { phase, done, total } of trainStep(model, lora, plannedBatch(batch), policy, options)) {
+  for (const { phase, done, total } of trainStep(
+    model,
+    lora,
+    plannedBatch(batch, layoutFor(model.config, policy)),
+    policy,
+    options,
+  )) {
     if (done === total) traces[phase].push(take()); // of vision once a picture
   }
   traces.backward.push(take());

@@ -1,6 +1,6 @@
 /** What the loss of a sample takes that a run only evaluates, beside all that the run holds: the evaluation's own step, on meta. */
 import { evalStep } from "../../step/step.ts";
-import { plannedBatch } from "./batchShapes.ts";
+import { layoutFor, plannedBatch } from "./batchShapes.ts";
 import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 import type { CommonParts } from "./sharedParts.ts";
 
@@ -10,7 +10,12 @@ export function dryLoss(configuration: Configuration, parts: CommonParts): DryRu
     const { model, making, mappedBytes } = parts.model(configuration, take);
     const adapter = parts.adapter(configuration, take);
     end("start", [making, adapter.making]);
-    for (const _ of evalStep(model, adapter.lora, plannedBatch(batch), policy));
+    for (const _ of evalStep(
+      model,
+      adapter.lora,
+      plannedBatch(batch, layoutFor(model.config, policy)),
+      policy,
+    ));
     end("evaluation");
     return { mappedBytes };
   });

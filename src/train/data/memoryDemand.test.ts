@@ -1,50 +1,69 @@
 import { describe, expect, it } from "vitest";
-import { imageTokens } from "../../data/pictures/image.ts";
+import { imageTokens, type TileGrid } from "../../data/pictures/image.ts";
+import { IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { plannedBatch } from "../../plan/dryRun/batchShapes.ts";
 import { demandOf } from "./memoryDemand.ts";
 
 const GRID = { rows: 1, cols: 1 };
+const PICTURE = imageTokens(1, 1);
 
-function sample(tokens: number, labels: number, pictures = 0): PreparedSample {
+/** Pictures, then text, of which the last ids have labels. */
+function sample(tokens: number, labels: number, grids: readonly TileGrid[] = []): PreparedSample {
+  const rows = grids.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+  const inputIds = new Int32Array(tokens - rows + grids.length).fill(IMAGE_SLOT, 0, grids.length);
   return {
     source: { file: "data.jsonl", index: 0 },
-    inputIds: new Int32Array(tokens),
-    labels: new Int32Array(tokens).fill(-100).fill(7, 0, labels),
-    images: [],
-    grids: Array.from({ length: pictures }, () => GRID),
-    tokens,
+    ...{ inputIds, labels: new Int32Array(inputIds.length).fill(-100).fill(7, inputIds.length - labels) },
+    ...{ images: [], grids, tokens },
   } as unknown as PreparedSample;
 }
 
-const samples = [sample(400, 5, 1), sample(60, 50), sample(900, 9, 2)];
+const samples = [sample(400, 5, [GRID]), sample(60, 50), sample(900, 9, [GRID, GRID])];
+const SINGLE = { by: "samples", samples: 1 } as const;
 
 describe("one sample a micro-batch", () => {
-  const { longest, mostTokens, shapeOf } = demandOf(samples, { by: "samples", samples: 1 });
+  const { longest, mostTokens, shapeOf } = demandOf(samples, SINGLE);
 
   it("asks for the longest sample", () => {
     expect([longest.tokens, mostTokens]).toEqual([900, 900]);
   });
 
-  it("asks, up to a length, for the most labels and pictures that any sample there has", () => {
-    expect(shapeOf(64)).toMatchObject({ sampleTokens: 64, labelTokens: 50, pictures: [] });
-    expect(shapeOf(500)).toMatchObject({ sampleTokens: 500, labelTokens: 50, pictures: [GRID] });
-    expect(shapeOf(900)).toMatchObject({ labelTokens: 50, pictures: [GRID, GRID] });
+  it("asks, up to a length, for the most labels and rows of either kind that any sample there has", () => {
+    const none = { rows: 0, parts: 0 };
+    const of = (rows: number, parts = 1) => ({ rows, parts });
+    expect(shapeOf(64)).toMatchObject({
+      ...{ rows: [64], labelTokens: 50, firstLabel: 13, imageSlices: [] },
+      most: { pictures: none, others: of(60) },
+    });
+    expect(shapeOf(500)).toMatchObject({
+      ...{ rows: [500], labelTokens: 50, firstLabel: 449, grids: [GRID] },
+      most: { pictures: of(PICTURE), others: of(87) },
+    });
+    expect(shapeOf(900)).toMatchObject({ most: { pictures: of(2 * PICTURE, 2), others: of(274) } });
+    expect(shapeOf(900).imageSlices).toHaveLength(2);
+  });
+
+  it("asks for the picture of the most tiles, also where several smaller ones have more rows", () => {
+    const wide = { rows: 1, cols: 7 };
+    const mixed = [sample(1300, 9, [GRID, GRID, GRID, GRID]), sample(1210, 9, [wide])];
+    const shape = demandOf(mixed, SINGLE).shapeOf(1300);
+    expect(shape).toMatchObject({ grids: [wide], most: { pictures: { rows: 4 * PICTURE, parts: 4 } } });
+    expect(plannedBatch(shape).images).toEqual([wide]);
   });
 
   it("asks for as many rows from the first label on as any sample has, with the pictures among them", () => {
-    const picture = imageTokens(1, 1);
     const late = {
-      ...sample(7 + picture, 0, 1),
-      inputIds: Int32Array.of(1, 2, 3, 4, -200, 5, 6, 7),
+      ...sample(7 + PICTURE, 0, [GRID]),
+      inputIds: Int32Array.of(1, 2, 3, 4, IMAGE_SLOT, 5, 6, 7),
       labels: Int32Array.of(-100, -100, 3, -100, -100, -100, 6, -100),
     };
-    const shape = demandOf([late], { by: "samples", samples: 1 }).shapeOf(late.tokens);
-    expect(shape.askedTokens).toBe(late.tokens - 1); // the row before the first label on
-    const firstLabel = plannedBatch(shape).targets.findIndex((target) => target !== -100);
-    expect(firstLabel).toBe(1);
-    expect(demandOf([late], { by: "samples", samples: 1 }).typical[0]).toMatchObject({ firstLabel: 1 });
-    expect(shapeOf(64).askedTokens).toBe(60);
+    const { shapeOf, typical } = demandOf([late], SINGLE);
+    const shape = shapeOf(late.tokens);
+    expect(shape).toMatchObject({ labelTokens: 2, most: { others: { rows: 7, parts: 2 } } });
+    expect(shape.firstLabel).toBeLessThanOrEqual(1); // the row before the first label
+    expect(plannedBatch(shape).targets.findIndex((target) => target !== -100)).toBe(shape.firstLabel);
+    expect(typical[0]).toMatchObject({ firstLabel: 1 });
   });
 });
 
@@ -79,9 +98,18 @@ it("several samples a micro-batch may be the longest ones, also of two epochs", 
   expect(demandOf(samples, { by: "samples", samples: 4 }).mostTokens).toBe(900 + 400 + 60 + 900);
 });
 
-it("a pack may be full, and have labels throughout", () => {
+it("several samples have at most what those with the most of each have together", () => {
+  const { shapeOf } = demandOf(samples, { by: "samples", samples: 2 });
+  expect(shapeOf(1300)).toMatchObject({
+    labelTokens: 59,
+    most: { pictures: { rows: 3 * PICTURE, parts: 3 } },
+  });
+});
+
+it("a pack may be full, and have as many labels and rows of pictures as the samples that consist of them most", () => {
   const { mostTokens, shapeOf } = demandOf(samples, { by: "tokens", tokens: 4096 });
   expect(mostTokens).toBe(4096);
-  expect(shapeOf(4096).labelTokens).toBe(4095);
-  expect(shapeOf(4096).pictures.length).toBeGreaterThan(10);
+  const { labelTokens, most } = shapeOf(4096);
+  expect(labelTokens).toBe(50 + 9 + 5 + 29 * 50); // the next epochs' in the same pack
+  expect(most!.pictures.rows).toBe(Math.ceil((4096 * PICTURE) / 400));
 });

@@ -1,13 +1,14 @@
 /** Plans the answers of an evaluation before anything is loaded: which of them fit in memory. */
 
-import { pictureTokens } from "../../data/pictures/image.ts";
 import type { EncodedSample } from "../../data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Tokenizer } from "../../data/text/tokenizer.ts";
 import type { ModelConfig } from "../../models/family.ts";
+import { CACHE_GROWTH_TOKENS } from "../../models/kvCache.ts";
 import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
+import { mostOfBoth, type RowCounts, rowCountsOf, shapeOfMost } from "../data/rowCounts.ts";
 
 /** A question of a sample: what comes before the answer is the prompt. */
 export interface AnswerRequest {
@@ -63,7 +64,7 @@ export interface AnswersPlan {
 interface Asked {
   sample: PreparedSample;
   request: AnswerRequest;
-  shape: AnswerShape;
+  prompt: RowCounts;
 }
 
 /** Finds the answers that fit; `tryShape` plans one. */
@@ -96,27 +97,33 @@ export function planAnswers(
 }
 
 function askedOf(sample: PreparedSample, request: AnswerRequest): Asked {
-  const { start, pictures, maxNewTokens } = request;
-  const grids = sample.grids.slice(0, pictures);
-  const promptTokens = start - pictures + pictureTokens(grids);
-  return { sample, request, shape: { promptTokens, pictures: grids, maxNewTokens } };
+  const { inputIds, labels, grids } = sample;
+  const [ids, ofIds] = [inputIds, labels].map((all) => all.subarray(0, request.start));
+  return { sample, request, prompt: rowCountsOf({ inputIds: ids!, labels: ofIds!, grids }) };
 }
 
-function tokensOf({ shape: { promptTokens, maxNewTokens } }: Asked): number {
-  return promptTokens + maxNewTokens;
+function tokensOf({ prompt, request }: Asked): number {
+  return prompt.tokens + request.maxNewTokens;
 }
 
-/** Returns for each answer a shape that needs at least as much memory as it and all before it. */
+/**
+ * Returns for each answer a shape that needs as much memory as that answer and all before it, which have fewer tokens: the longest prompt,
+ * and as much room after it as the cache of the last of them takes.
+ */
 function growing(asked: readonly Asked[]): AnswerShape[] {
-  let most: AnswerShape = { promptTokens: 1, pictures: [], maxNewTokens: 1 };
-  return asked.map(({ shape }) => {
-    const hasMore = pictureTokens(shape.pictures) > pictureTokens(most.pictures);
-    most = {
-      promptTokens: Math.max(most.promptTokens, shape.promptTokens),
-      pictures: hasMore ? shape.pictures : most.pictures,
-      maxNewTokens: Math.max(most.maxNewTokens, shape.maxNewTokens),
+  let [promptTokens, newTokens, cacheTokens] = [1, 1, 1];
+  let most: Omit<RowCounts, "tokens"> | undefined;
+  return asked.map(({ prompt, request: { maxNewTokens } }) => {
+    promptTokens = Math.max(promptTokens, prompt.tokens);
+    newTokens = Math.max(newTokens, maxNewTokens);
+    most = most ? mostOfBoth(most, prompt) : prompt;
+    const atOnce = Math.min(newTokens, CACHE_GROWTH_TOKENS + 1); // one more than a cache has room for at first makes it grow
+    const grown = Math.ceil(maxNewTokens / CACHE_GROWTH_TOKENS) * CACHE_GROWTH_TOKENS;
+    cacheTokens = Math.max(cacheTokens, prompt.tokens + grown);
+    return {
+      prompt: shapeOfMost(most, promptTokens),
+      maxNewTokens: Math.max(atOnce, Math.min(newTokens, cacheTokens - promptTokens)),
     };
-    return most;
   });
 }
 

@@ -135,7 +135,7 @@ export class RunPlan {
   }
 
   /** Plans the loss of a sample that is only evaluated, under a policy with this run's places, and says whether it fits. */
-  loss(shape: BatchShape, policy: Policy, limits: Limits): RoomFor {
+  loss(shape: BatchShape | ExactShape, policy: Policy, limits: Limits): RoomFor {
     const { planner, workload } = this.#options;
     return planner.loss(workloadOf(workload, shape), policy, limits);
   }
