@@ -159,7 +159,7 @@ function writeInputs(path: (name: string) => string): void {
   });
   scope(() => {
     using generator = createGenerator(4n, "cpu");
-    for (const { b } of lora.modules.values()) b.normal_({ std: 0.02, generator });
+    for (const { b } of lora.modules.values()) b.value.normal_({ std: 0.02, generator });
   });
   writeAdapter(path("adapter"), adapterFromLora(lora, "bench"));
   disposeLora(lora);

@@ -270,8 +270,8 @@ describe.each(CASES)("$name", (given) => {
           const module = lora.modules.get(`layers.0.${name}`);
           if (module && name.startsWith(segment === "attention" ? "attention" : "feed")) {
             leaves
-              .set(`${name}.a`, module.a.detach().requiresGrad_())
-              .set(`${name}.b`, module.b.detach().requiresGrad_());
+              .set(`${name}.a`, module.a.value.detach().requiresGrad_())
+              .set(`${name}.b`, module.b.value.detach().requiresGrad_());
           }
         }
         const leaf = input.detach().requiresGrad_();
@@ -280,9 +280,9 @@ describe.each(CASES)("$name", (given) => {
           return { y: out.detach(), gradients: grad([out], [leaf, ...leaves.values()], [dy]) };
         });
         for (const keeps of [false, true]) {
-          for (const { gradA, gradB } of lora.modules.values()) {
-            gradA!.zero_();
-            gradB!.zero_();
+          for (const { a, b } of lora.modules.values()) {
+            a.gradient!.zero_();
+            b.gradient!.zero_();
           }
           const h = input.clone();
           const dh = dy.clone();
@@ -291,7 +291,7 @@ describe.each(CASES)("$name", (given) => {
           expect(relativeDifference(dh, gradients[0]!)).toBeLessThan(1e-9);
           [...leaves.keys()].forEach((name, index) => {
             const module = lora.modules.get(`layers.0.${name.slice(0, -2)}`)!;
-            const ours = name.endsWith(".a") ? module.gradA! : module.gradB!;
+            const ours = name.endsWith(".a") ? module.a.gradient! : module.b.gradient!;
             expect(relativeDifference(ours, gradients[index + 1]!), name).toBeLessThan(1e-9);
           });
         }
@@ -325,13 +325,13 @@ describe("a layer", () => {
       const rows = fromArray(picked, [picked.length], { dtype: "int64" });
       const through = (x: Tensor, dx: Tensor, seen: MlpRows): Tensor[] => {
         const y = x.clone();
-        for (const { gradA, gradB } of lora.modules.values()) [gradA, gradB].map((each) => each!.zero_());
+        for (const { a, b } of lora.modules.values()) [a.gradient, b.gradient].map((each) => each!.zero_());
         mlpForward_(y, layer, seen);
         mlpBackward_(dx, x, layer, seen);
         return [
           y,
           dx,
-          ...[...lora.modules.values()].flatMap(({ gradA, gradB }) => [gradA!.clone(), gradB!.clone()]),
+          ...[...lora.modules.values()].flatMap(({ a, b }) => [a.gradient!.clone(), b.gradient!.clone()]),
         ];
       };
       const ofPicked = dy!.zerosLike().indexCopy_(0, rows, dy!.indexSelect(0, rows));
@@ -361,9 +361,9 @@ describe("a layer", () => {
         const through = (seen: Sequence, keeps: boolean): Tensor[] => {
           const [y, dx] = [input.clone(), dy.clone()];
           rowsOf(dx, { start: 0, end: first }).zero_();
-          for (const { gradA, gradB } of lora.modules.values()) [gradA, gradB].map((each) => each!.zero_());
+          for (const { a, b } of lora.modules.values()) [a.gradient, b.gradient].map((each) => each!.zero_());
           SEGMENTS.attention(y, input, dx, layer, seen, keeps);
-          const factors = [...lora.modules.values()].flatMap(({ gradA, gradB }) => [gradA!, gradB!]);
+          const factors = [...lora.modules.values()].flatMap(({ a, b }) => [a.gradient!, b.gradient!]);
           return [rowsOf(y, { start: first, end: tokens }), dx, ...factors.map((factor) => factor.clone())];
         };
         const whole = through(sequence, true);

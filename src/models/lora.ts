@@ -16,14 +16,20 @@ import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { linearNames, linearShape, tensorsOf } from "./families.ts";
 import type { LinearName, ModelConfig } from "./family.ts";
 
-/** a: (R, in), b: (out, R), in float32 or, where there are masters, in the computing dtype; gradients of the same shapes. */
-export interface LoraModule {
-  a: Tensor;
-  b: Tensor;
-  /** The same in float32, in the host pool: what the optimizer changes and a checkpoint keeps. */
-  masters?: { a: Tensor; b: Tensor };
-  gradA?: Tensor;
-  gradB?: Tensor;
+/** The two factors of a module: a, (R, in), and b, (out, R). */
+export const FACTORS = ["a", "b"] as const;
+export type Factor = (typeof FACTORS)[number];
+
+/** Tensors of one shape. */
+export interface LoraFactor {
+  /** On the device, for the step: in float32, or in the computing dtype if there is a master. */
+  value: Tensor;
+  /** The factor in float32, in the host pool: the optimizer changes it and a checkpoint keeps it. */
+  master?: Tensor;
+  gradient?: Tensor;
+}
+
+export interface LoraModule extends Record<Factor, LoraFactor> {
   scale: number;
 }
 
@@ -76,8 +82,8 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
           const newA = (): Tensor =>
             empty([rank, columns], { device }).uniform_({ from: -bound, to: bound, generator });
           const newB = (): Tensor => zeros([rows, rank], { device });
-          const factors = factorsOf({ a: newA, b: newB }, copies, device);
-          return [name, withGradients({ ...factors, scale: scaleOf(options) }, gradients)] as const;
+          const held = { copies, device, gradients };
+          return [name, moduleOf({ a: newA, b: newB }, scaleOf(options), held)] as const;
         });
         return {
           rank,
@@ -133,7 +139,7 @@ export function loraFromAdapter(
         modules: new Map(
           modules.map(([name, , { a, b }, own, scale]) => [
             name,
-            withGradients({ ...factorsOf({ a: own(a), b: own(b) }, copies, device), scale }, gradients),
+            moduleOf({ a: own(a), b: own(b) }, scale, { copies, device, gradients }),
           ]),
         ),
       })),
@@ -153,9 +159,14 @@ export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
       baseModel,
     },
     modules: new Map(
-      [...lora.modules].map(([name, { a, b, masters, scale }]) => [name, { a, b, ...masters, scale }]),
+      [...lora.modules].map(([name, { a, b, scale }]) => [name, { a: kept(a), b: kept(b), scale }]),
     ),
   };
+}
+
+/** What a checkpoint keeps of a factor, and an optimizer changes. */
+function kept({ value, master }: LoraFactor): Tensor {
+  return master ?? value;
 }
 
 /** Names of linears where every layer has them, else whole names, for PEFT makes factors wherever a name matches. */
@@ -173,9 +184,9 @@ export function disposeLora(lora: Lora): void {
 /** Sets every gradient to zero. */
 export function zeroGradients(lora: Lora): void {
   scope(() => {
-    for (const { gradA, gradB } of lora.modules.values()) {
-      gradA?.zero_();
-      gradB?.zero_();
+    for (const { a, b } of lora.modules.values()) {
+      a.gradient?.zero_();
+      b.gradient?.zero_();
     }
   });
 }
@@ -191,10 +202,10 @@ export function loraBranch(
   if (!lora || !module) return undefined;
   const dropped = dropoutSeed !== undefined && lora.dropout > 0;
   return {
-    a: module.a.to({ dtype }),
-    b: module.b.to({ dtype }),
-    gradA: module.gradA,
-    gradB: module.gradB,
+    a: module.a.value.to({ dtype }),
+    b: module.b.value.to({ dtype }),
+    gradA: module.a.gradient,
+    gradB: module.b.gradient,
     scale: module.scale,
     dropout: dropped
       ? { probability: lora.dropout, seed: mixSeed(dropoutSeed, layer, lora.linears.indexOf(linear)) }
@@ -206,32 +217,33 @@ function scaleOf({ rank, alpha, rslora }: { rank: number; alpha: number; rslora:
   return alpha / (rslora ? Math.sqrt(rank) : rank);
 }
 
-/** Factors, each made in float32 on the device; where copies are wanted, it moves to the host before the next one is made. */
-function factorsOf(
-  made: { a: () => Tensor; b: () => Tensor },
-  copies: DType | undefined,
-  device: Device,
-): Pick<LoraModule, "a" | "b" | "masters"> {
-  if (!copies) return { a: made.a(), b: made.b() };
-  const moved = (make: () => Tensor): { master: Tensor; copy: Tensor } =>
-    scope(() => {
-      const factor = make();
-      const master = emptyOnHost(factor.shape, { device });
-      startCopy(master, factor).waitOnHost();
-      return { master, copy: factor.to({ dtype: copies, copy: true }) };
-    });
-  const [a, b] = [moved(made.a), moved(made.b)];
-  return { a: a.copy, b: b.copy, masters: { a: a.master, b: b.master } };
+/** How factors are held: where, with or without copies and gradients. */
+type Held = Pick<LoraOptions, "device" | "copies" | "gradients">;
+
+/** Makes a module of factors that are made in float32 on the device, one after the other: a factor moves to the host before the next is made. */
+function moduleOf(make: Record<Factor, () => Tensor>, scale: number, held: Held): LoraModule {
+  const factors = { a: factorOf(make.a, held), b: factorOf(make.b, held) };
+  if (held.gradients === "none") return { ...factors, scale };
+  const dtype = held.gradients === "bf16" ? "bfloat16" : "float32";
+  const withGradient = (factor: LoraFactor): LoraFactor => ({
+    ...factor,
+    gradient: factor.value.zerosLike({ dtype }),
+  });
+  return category("loraGradients", () => ({
+    a: withGradient(factors.a),
+    b: withGradient(factors.b),
+    scale,
+  }));
 }
 
-function withGradients(module: LoraModule, gradients: Gradients): LoraModule {
-  if (gradients === "none") return module;
-  const dtype = gradients === "bf16" ? "bfloat16" : (module.masters ?? module).a.dtype;
-  return category("loraGradients", () => ({
-    ...module,
-    gradA: module.a.zerosLike({ dtype }),
-    gradB: module.b.zerosLike({ dtype }),
-  }));
+function factorOf(make: () => Tensor, { copies, device }: Held): LoraFactor {
+  if (!copies) return { value: make() };
+  return scope(() => {
+    const factor = make();
+    const master = emptyOnHost(factor.shape, { device });
+    startCopy(master, factor).waitOnHost();
+    return { value: factor.to({ dtype: copies, copy: true }), master };
+  });
 }
 
 /** Tells a layer that the model has, but that gets no factors here, from one of another model. */

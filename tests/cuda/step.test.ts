@@ -69,8 +69,8 @@ function outcome(device: Device, dtype: keyof typeof DTYPES, policy: Policy): Ou
   const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
   synchronize(device);
   const leftBytes = memoryStats(device).liveBytes - before;
-  const gradients = [...lora.modules.values()].flatMap(({ gradA, gradB }) =>
-    [gradA!, gradB!].map((x) => x.toFloat32Array()),
+  const gradients = [...lora.modules.values()].flatMap(({ a, b }) =>
+    [a.gradient!, b.gradient!].map((x) => x.toFloat32Array()),
   );
   for (const each of [lora, same]) disposeLora(each);
   disposeModel(model);
@@ -81,8 +81,8 @@ function copyFactors(to: Lora, from: Lora): void {
   scope(() => {
     for (const [name, { a, b }] of to.modules) {
       const source = from.modules.get(name)!;
-      a.copy_(source.a);
-      b.copy_(source.b);
+      a.value.copy_(source.a.value);
+      b.value.copy_(source.b.value);
     }
   });
 }

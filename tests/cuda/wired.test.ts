@@ -21,7 +21,9 @@ const batchOf = () =>
   ]);
 
 function gradientsOf({ modules }: Lora): Float32Array[] {
-  return [...modules.values()].flatMap(({ gradA, gradB }) => [gradA!, gradB!].map((x) => x.toFloat32Array()));
+  return [...modules.values()].flatMap(({ a, b }) =>
+    [a.gradient!, b.gradient!].map((x) => x.toFloat32Array()),
+  );
 }
 
 it.each(["nothing", "middle", "attention", "all"] as const)(

@@ -122,7 +122,7 @@ describe("samples packed into one micro-batch", () => {
     const packed = await goldenBatch(...names);
     zeroGradients(lora);
     const whole = runToEnd(trainStep(model, lora, packed, DEFAULT_POLICY, { lossScale: packed.labelTokens }));
-    const together = scope(() => [...lora.modules.values()].map(({ gradA }) => gradA!.toFloat32Array()));
+    const together = scope(() => [...lora.modules.values()].map(({ a }) => a.gradient!.toFloat32Array()));
     zeroGradients(lora);
     let lossSum = 0;
     for (const name of names) {
@@ -132,8 +132,8 @@ describe("samples packed into one micro-batch", () => {
       ).lossSum;
     }
     expect(lossSum).toBeCloseTo(whole.lossSum, 3);
-    [...lora.modules.values()].forEach(({ gradA }, index) => {
-      expect(relativeL2(gradA!.toFloat32Array(), together[index]!)).toBeLessThan(1e-5);
+    [...lora.modules.values()].forEach(({ a }, index) => {
+      expect(relativeL2(a.gradient!.toFloat32Array(), together[index]!)).toBeLessThan(1e-5);
     });
   });
 
@@ -173,10 +173,10 @@ describe("samples packed into one micro-batch", () => {
       scope(() => {
         const reference = referenceStep(model, lora, padded, embedText(model, padded.inputIds));
         expect(Math.abs(ours.loss - reference.loss)).toBeLessThan(1e-5);
-        for (const [name, { gradA, gradB }] of lora.modules) {
-          const [a, b] = [reference.gradients.get(`${name}.a`)!, reference.gradients.get(`${name}.b`)!];
-          expect(relativeL2(gradA!.toFloat32Array(), a.toFloat32Array()), name).toBeLessThan(1e-5);
-          expect(relativeL2(gradB!.toFloat32Array(), b.toFloat32Array()), name).toBeLessThan(1e-5);
+        for (const [name, { a, b }] of lora.modules) {
+          const [gradA, gradB] = ["a", "b"].map((factor) => reference.gradients.get(`${name}.${factor}`)!);
+          expect(relativeL2(a.gradient!.toFloat32Array(), gradA!.toFloat32Array()), name).toBeLessThan(1e-5);
+          expect(relativeL2(b.gradient!.toFloat32Array(), gradB!.toFloat32Array()), name).toBeLessThan(1e-5);
         }
         dispose(reference.gradients);
       });
@@ -236,7 +236,7 @@ function expectLogits(logits: Tensor, fixture: Fixture, atol: number): void {
 function gradientOf({ modules }: Lora, key: string): Float32Array {
   const [, name, factor] = /model\.(layers\..*)\.lora_([AB])/.exec(key)!;
   const module = modules.get(name!)!;
-  return (factor === "A" ? module.gradA! : module.gradB!).toFloat32Array();
+  return (factor === "A" ? module.a.gradient! : module.b.gradient!).toFloat32Array();
 }
 
 function relativeL2(actual: ArrayLike<number>, expected: ArrayLike<number>): number {

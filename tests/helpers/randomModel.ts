@@ -2,7 +2,13 @@
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import type { ModelConfig } from "../../src/models/family.ts";
-import { createLora, type Gradients, type Lora } from "../../src/models/lora.ts";
+import {
+  createLora,
+  disposeLora,
+  type Gradients,
+  type Lora,
+  type LoraFactor,
+} from "../../src/models/lora.ts";
 import { assembleModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
 import type { XComposerConfig } from "../../src/models/xcomposer2/spec.ts";
 import type { VisionWeights } from "../../src/models/xcomposer2/visionWeights.ts";
@@ -125,17 +131,16 @@ export function randomLora(
     let index = 0;
     for (const module of lora.modules.values()) {
       using generator = createGenerator(mixSeed(BigInt(seed), index++, 99), device);
-      module.b.normal_({ std: 0.1, generator });
+      module.b.value.normal_({ std: 0.1, generator });
     }
   });
   if (dtype === "float32") return lora;
-  const cast = (x: Tensor | undefined): Tensor => keep(scope(() => x!.to({ dtype })));
+  const cast = ({ value, gradient }: LoraFactor): LoraFactor =>
+    keep(scope(() => ({ value: value.to({ dtype }), gradient: gradient!.to({ dtype }) })));
   const modules = [...lora.modules].map(
-    ([name, { a, b, gradA, gradB, scale }]) =>
-      [name, { a: cast(a), b: cast(b), gradA: cast(gradA), gradB: cast(gradB), scale }] as const,
+    ([name, { a, b, scale }]) => [name, { a: cast(a), b: cast(b), scale }] as const,
   );
-  for (const module of lora.modules.values())
-    for (const x of [module.a, module.b, module.gradA, module.gradB]) x?.dispose();
+  disposeLora(lora);
   return { ...lora, modules: new Map(modules) };
 }
 

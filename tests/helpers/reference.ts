@@ -28,10 +28,10 @@ export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidde
     scope(() => {
       const leaves = new Map<string, Tensor>();
       const modules = [...lora.modules].map(([name, module]) => {
-        const a = module.a.detach().requiresGrad_();
-        const b = module.b.detach().requiresGrad_();
+        const a = module.a.value.detach().requiresGrad_();
+        const b = module.b.value.detach().requiresGrad_();
         leaves.set(`${name}.a`, a).set(`${name}.b`, b);
-        return [name, { ...module, a, b }] as const;
+        return [name, { a: { value: a }, b: { value: b }, scale: module.scale }] as const;
       });
       const leafLora = { ...lora, modules: new Map(modules) };
       return withGrad(() => {

@@ -131,8 +131,8 @@ function outcome(visionBase: Base, wanted: object): { loss: number; gradients: F
   const lora = randomLora(config);
   const batch = randomBatch(config, [{ textTokens: 20, images: 1 }]);
   const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
-  const gradients = [...lora.modules.values()].flatMap(({ gradA, gradB }) =>
-    [gradA!, gradB!].map((x) => x.toFloat32Array()),
+  const gradients = [...lora.modules.values()].flatMap(({ a, b }) =>
+    [a.gradient!, b.gradient!].map((x) => x.toFloat32Array()),
   );
   disposeLora(lora);
   disposeModel(model);

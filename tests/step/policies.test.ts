@@ -186,10 +186,10 @@ function decoderInput(of: typeof model): Tensor {
 function gradients(): Map<string, Tensor> {
   return new Map(
     [...lora.modules].flatMap(
-      ([name, { gradA, gradB }]) =>
+      ([name, { a, b }]) =>
         [
-          [`${name}.a`, gradA!],
-          [`${name}.b`, gradB!],
+          [`${name}.a`, a.gradient!],
+          [`${name}.b`, b.gradient!],
         ] as const,
     ),
   );
@@ -221,12 +221,12 @@ describe("trainStep", () => {
       moveModel_(model, placesOf(policy));
       const narrow = randomLora(config, { gradients: policy.gradients });
       runToEnd(trainStep(model, narrow, batch, policy, { lossScale: 1 }));
-      for (const [module, { gradA, gradB }] of narrow.modules) {
-        expect(gradA!.dtype).toBe("bfloat16");
-        expect(relativeDifference(gradA!, reference.gradients.get(`${module}.a`)!), module).toBeLessThan(
+      for (const [module, { a, b }] of narrow.modules) {
+        expect(a.gradient!.dtype).toBe("bfloat16");
+        expect(relativeDifference(a.gradient!, reference.gradients.get(`${module}.a`)!), module).toBeLessThan(
           2 ** -7,
         );
-        expect(relativeDifference(gradB!, reference.gradients.get(`${module}.b`)!), module).toBeLessThan(
+        expect(relativeDifference(b.gradient!, reference.gradients.get(`${module}.b`)!), module).toBeLessThan(
           2 ** -7,
         );
       }
@@ -244,13 +244,13 @@ describe("trainStep", () => {
       const policy = Policy.parse(given);
       zeroGradients(exactLora);
       runToEnd(trainStep(modelFor(policy, exactModels), exactLora, batch, policy, { lossScale: 1 }));
-      for (const [module, { gradA, gradB }] of exactLora.modules) {
+      for (const [module, { a, b }] of exactLora.modules) {
         expect(
-          relativeDifference(gradA!, exact.gradients.get(`${module}.a`)!),
+          relativeDifference(a.gradient!, exact.gradients.get(`${module}.a`)!),
           `${name} ${module}`,
         ).toBeLessThan(1e-9);
         expect(
-          relativeDifference(gradB!, exact.gradients.get(`${module}.b`)!),
+          relativeDifference(b.gradient!, exact.gradients.get(`${module}.b`)!),
           `${name} ${module}`,
         ).toBeLessThan(1e-9);
       }

@@ -2,7 +2,7 @@
  * AdamW as torch has it, over the LoRA factors: decoupled decay, bias corrections, epsilon outside the root; all of it in place and in
  * tiles, so that no step holds a second copy of anything. Its state lies on the device, or on the host and visits the device tile by tile.
  */
-import type { Lora } from "../../models/lora.ts";
+import { FACTORS, type Lora } from "../../models/lora.ts";
 import { type Fetch, type Place, startFetch } from "../../models/places.ts";
 import { forEachPart } from "../../nn/rows.ts";
 import { type PendingCopy, startCopy } from "../../torch/copies.ts";
@@ -76,13 +76,17 @@ export function disposeAdamW({ moments, tables }: AdamW): void {
 
 /** The factors of a LoRA made with gradients, in the order of its modules. */
 export function loraParameters(lora: Lora): Parameter[] {
-  return [...lora.modules].flatMap(([name, { a, b, masters, gradA, gradB }]) => {
-    if (!gradA || !gradB) throw new Error(`the LoRA of ${name} was made without gradients`);
-    return [
-      { name: `${name}.lora_A`, value: masters?.a ?? a, copy: masters && a, gradient: gradA },
-      { name: `${name}.lora_B`, value: masters?.b ?? b, copy: masters && b, gradient: gradB },
-    ];
-  });
+  return [...lora.modules].flatMap(([name, module]) =>
+    FACTORS.map((factor): Parameter => {
+      const { value, master, gradient } = module[factor];
+      if (!gradient) throw new Error(`the LoRA of ${name} was made without gradients`);
+      return {
+        name: `${name}.lora_${factor.toUpperCase()}`,
+        ...(master ? { value: master, copy: value } : { value }),
+        gradient,
+      };
+    }),
+  );
 }
 
 /** In the order of the parameters. */
