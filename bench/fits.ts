@@ -48,7 +48,7 @@ export function longestThatFits(gib: number, base: BaseName): number {
   return solve(plannerOf(base), "max-length", SEQUENCE, limits, { weights })?.solved ?? 0;
 }
 
-/** A length as README shows it: thousands, never rounded up. */
+/** A length for a table: thousands, never rounded up. */
 export function shownLength(tokens: number): string {
   if (tokens < 1000) return "-";
   const digits = 10 ** Math.max(3, Math.floor(Math.log10(tokens)) - 1);
@@ -58,7 +58,7 @@ export function shownLength(tokens: number): string {
 const TABLE_GIB = [8, 12, 16, 24, 32, 48, 80];
 const TABLE_BASES = ["bf16, resident", "NF4, resident", "bf16, streamed"] as const;
 
-/** README's table "What fits on which card". */
+/** A table of what fits on which card, for the bench's report. */
 export function fitsTable(): string {
   const rows = TABLE_GIB.map((gib) => {
     const cells = TABLE_BASES.map((base) => shownLength(longestThatFits(gib, base)));

@@ -92,6 +92,14 @@ export interface EncodeOptions {
 /** What makes image tokens of pictures: a record of tensors that only its family reads. */
 export type PictureWeights = object;
 
+/** The largest sizes that a model was trained with. Larger ones can be computed, but nobody knows how well the model does there. */
+export interface TrainedSizes {
+  /** Tokens of a sample. */
+  maxLength: number;
+  /** Tiles of a picture. */
+  hdNum: number;
+}
+
 export interface Family<Config extends ModelConfig = ModelConfig> {
   /** Returns whether a checkpoint's config.json is of this family. */
   recognises(config: Record<string, unknown>): boolean;
@@ -101,6 +109,7 @@ export interface Family<Config extends ModelConfig = ModelConfig> {
   tokenizer(folder: string): Promise<Tokenizer | undefined>;
   /** Models that can be planned without a checkpoint. */
   presets: Record<string, Config>;
+  trained(config: Config): TrainedSizes;
   /** Every tensor of a checkpoint by its official name. */
   tensors(config: Config): Map<string, TensorSpec>;
   names: DecoderNames;

@@ -41,6 +41,11 @@ function mayDriveDisplay(title: string): boolean {
 /** One folder for each card of this machine, in which the driver writes the card's name. */
 const DRIVER_FOLDER = "/proc/driver/nvidia/gpus";
 
+/** Returns whether this machine has any NVIDIA card. */
+export function isAnyHere(folder = DRIVER_FOLDER): boolean {
+  return modelsHere(folder).length > 0;
+}
+
 /** Returns whether a card of this kind is in this machine, by what the NVIDIA driver reports. */
 export function isHere({ name }: Pick<Card, "name">, folder = DRIVER_FOLDER): boolean {
   return modelsHere(folder).some((model) => isCalled(model, name));

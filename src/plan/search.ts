@@ -133,8 +133,12 @@ function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed
   return isLimited ? policies : policies.slice(0, 1);
 }
 
-/** hd_num needs room for its picture: a sample as long as its worst case and a dialogue. */
-function withValue(workload: Workload, key: (typeof UNKNOWNS)[Unknown]["key"], value: number): Workload {
+/** Sets one size of a workload. A larger hd_num also makes the sample as long as its largest picture and a dialogue. */
+export function withValue(
+  workload: Workload,
+  key: (typeof UNKNOWNS)[Unknown]["key"],
+  value: number,
+): Workload {
   if (key !== "hdNum") return { ...workload, [key]: value };
   const tokens = pictureTokens([largestGrid(value)]);
   return { ...workload, hdNum: value, maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS) };

@@ -58,7 +58,7 @@ describe("wrong usage ends with 2 and says what to do", () => {
     ],
     [["plan", "--gup", "v100"], "error: There is no flag --gup.\n  Did you mean --gpu?\n"],
     [["plan", "--gpu", "abacus"], "abacus"],
-    [["plan", "--solve", "max-length"], "into how much memory"],
+    [["plan", "--solve", "max-length"], "no memory is given"],
     [["preview"], "There is nothing to preview."],
     [["preview", "--image", "a", "--data", "b"], "--image and --data"],
     [["generate", "--model", "m"], "There is nothing to answer."],

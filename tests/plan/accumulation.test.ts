@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { answerOf } from "../../src/cli/plan/answer.ts";
+import { answerOf } from "../../src/cli/plan/answer/answerOf.ts";
 import { PlanOptions } from "../../src/cli/plan/options.ts";
 import { questionOf } from "../../src/cli/plan/question.ts";
 import { planLines } from "../../src/cli/run/planLines.ts";
@@ -36,8 +36,8 @@ function plannedWith(accumulation: number, host_memory: number | undefined) {
     ...{ max_length: TOKENS, gradient_accumulation: accumulation },
   });
   const question = questionOf({ ...asked, memory: 20_000_000, host_memory });
-  const { run } = answerOf(question).plan;
-  return { device: run.budgetedBytes, host: run.host.peakBytes };
+  const { plan } = answerOf(question);
+  return { device: plan.deviceBytes, host: plan.hostPoolBytes };
 }
 
 it.each([

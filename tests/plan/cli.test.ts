@@ -11,6 +11,7 @@ import { golden } from "../helpers/shared.ts";
 interface Record_ {
   fits: boolean;
   solved?: number;
+  largest?: number;
   peakBytes: number;
   hostPeakBytes: number;
   budgetBytes: number;
@@ -61,11 +62,15 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(stderr).toContain("error: The policy is not JSON");
   });
 
-  it("solves for the longest sequence, which then fits", () => {
+  it("solves for the longest sample, as far as the model was trained, and with a flag beyond; each then fits", () => {
     const shape = ["--memory", "8GiB", "--lora-r", "16", "--image-share", "0.8", "--weights", "streamed"];
-    const { solved } = plan(...shape, "--solve", "max-length");
-    expect(solved).toBeGreaterThan(110_000);
-    expect(plan(...shape, "--max-length", String(solved)).fits).toBe(true);
+    const { solved, largest } = plan(...shape, "--solve", "max_length");
+    expect(solved).toBe(32_768);
+    expect(plan(...shape, "--max-length", "32768").fits).toBe(true);
+    const beyond = plan(...shape, "--solve", "max-length", "--beyond-training");
+    expect(beyond).toMatchObject({ solved: largest, fits: true });
+    expect(beyond.solved).toBeGreaterThan(50_000);
+    expect(beyond.hostPeakBytes).toBeLessThanOrEqual(64 * GIB);
   });
 
   it("writes for people, warns where no token would be left, explains its numbers where asked, and ends with what to train with", () => {
@@ -80,45 +85,38 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
       "--explain",
     ]);
     expect(code).toBe(0);
-    expect(stdout).toContain("Warning: a picture at hd_num 55 takes up to 8,737 tokens");
-    expect(stdout).toContain("npx lorafit train --model <folder>");
+    expect(stdout).toContain("Note: A picture at hd_num 55 can take 8,737 tokens");
+    expect(stdout).toContain("npx lorafit train --model internlm/internlm-xcomposer2-4khd-7b");
     expect(stdout).toContain("CUDA 12.6");
     expect(stdout).toContain("docs/memory.md");
-    expect(stdout).toMatch(/kept for the backward pass +\d+\.\d\d GiB +each layer's input/);
+    expect(stdout).toMatch(/saved activations +\d+\.\d\d GiB +█\S* +each layer's input/);
     expect(stdout).toContain("headGroups:");
   });
 
-  it("begins with what the official recipe needs, the least, and the fastest that fits, and repeats nothing", () => {
-    const { stdout } = lorafit(["plan", "--memory", "8GiB"]);
-    const lines = stdout.split("\n");
-    expect(lines[1]).toMatch(/no --gpu is given, so times are those of a /);
-    const [official, least, fastest] = lines.slice(3, 6);
-    expect(official).toMatch(/official recipe, at least +(2\d\.\d\d) GiB +does not fit/);
-    expect(least).toMatch(/lorafit, least memory +\d\.\d\d GiB +fits/);
-    expect(fastest).toMatch(/lorafit, recommended +\d\.\d\d GiB +fits .*<- fastest that fits/);
-    expect(stdout).not.toMatch(/\b0\.00 GiB/);
-    expect(stdout).toMatch(/\n {2}in RAM +frozen weights \(fetched layer by layer\)/);
-    expect(stdout.match(/optimizer state/g)).toHaveLength(2); // as recommended, and where it comes in below
-    expect(stdout).not.toContain("headGroups");
-    expect(stdout).toContain("--memory 8GiB");
+  it("answers in 15 lines, and names policies and their parts only when asked", () => {
+    const { stdout, stderr } = lorafit(["plan", "--memory", "8GiB", "--samples", "5000"]);
+    const lines = stdout.trimEnd().split("\n");
+    expect(lines.length).toBeLessThanOrEqual(15);
+    expect(lines[0]).toBe("Fits 8.0 GiB of VRAM.");
+    expect(stdout).toMatch(/\n {2}VRAM +[67]\.\d\d GiB of 8\.0 GiB/);
+    expect(stdout).toMatch(/\n {2}Official recipe +at least 2\d\.\d\d GiB of VRAM, does not fit\n/);
+    expect(stdout).toMatch(/\n {2}Time .* for 1,000 samples, .* for an epoch of 5,000 .* no --gpu is given/);
+    expect(stdout).toMatch(/\nTrain: {2}npx lorafit train .*--memory 8GiB --host-memory 64GiB\n/);
+    expect(stdout).not.toMatch(/headGroups|Slower options|Cost of/);
+    for (const line of stderr.trimEnd().split("\n")) expect(line).toMatch(/^$|^planning, \d+ %: /);
   });
 
-  it("says what would fit where nothing does", () => {
-    const { stdout, code } = lorafit([
-      "plan",
-      "--memory",
-      "6GiB",
-      "--weights",
-      "resident",
-      "--max-length",
-      "8192",
-    ]);
-    expect(code).toBe(0);
-    expect(stdout).toMatch(/lorafit, least memory .* does not fit/);
+  it("ends with 1 and begins with what is needed where nothing fits, and says what would", () => {
+    const shape = ["--memory", "6GiB", "--weights", "resident"];
+    const { stdout, code } = lorafit(["plan", ...shape, "--max-length", "8192"]);
+    expect(code).toBe(1);
+    expect(stdout).toMatch(/^Needs at least 1\d\.\d\d GiB of VRAM: the limit is 6\.0 GiB\.\n/);
     expect(stdout).toMatch(/\n {2}without --weights resident +2\.\d GiB +and \d+\.\d\d GiB of RAM\n/);
-    const script = plan("--memory", "6GiB", "--weights", "resident", "--max-length", "512", "--hd-num", "1");
-    expect(script).toMatchObject({ fits: false, train: null });
-    expect(script.reason).toMatch(/^at least 1\d\.\d GiB are needed, of 6\.0 GiB$/);
+    const script = lorafit(["plan", ...shape, "--max-length", "512", "--hd-num", "1", "--json"]);
+    expect(script.code).toBe(1);
+    const record = JSON.parse(script.stdout) as Record_;
+    expect(record).toMatchObject({ fits: false, train: null });
+    expect(record.reason).toMatch(/^needs at least 1\d\.\d\d GiB of VRAM: the limit is 6\.0 GiB$/);
   });
 
   it("takes the attention kernel that a run has chosen on this machine's card, and says so; other cards have the rule's", () => {
@@ -152,9 +150,7 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(onCard("rtx-3090", { env })).toMatchObject({ policy: { attention: "measured" } });
     const byRule = onCard("rtx-4090", { env: { XDG_CACHE_HOME: join(folder, "none") } });
     expect(byRule.categories.workingSet).not.toBe(timed.categories.workingSet);
-    const { stdout } = lorafit(["plan", "--gpu", "rtx-4090", ...small], {
-      env,
-    });
+    const { stdout } = lorafit(["plan", "--gpu", "rtx-4090", ...small, "--explain"], { env });
     expect(stdout).toContain(
       "Attention kernel: efficient, the fastest as a run has timed them on this machine",
     );

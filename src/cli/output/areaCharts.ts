@@ -6,8 +6,10 @@ export interface StackedAreas {
   title: string;
   /** From the bottom; all have as many values. */
   layers: readonly { name: string; values: readonly number[] }[];
-  /** Of each value: where it changes a line is drawn. */
+  /** The phase of each value; a line is drawn where it changes. */
   phases: readonly string[];
+  /** A value that the layers are to be seen against, as a dashed line across. */
+  limit?: { name: string; value: number } | undefined;
 }
 
 export interface HeatMap {
@@ -21,7 +23,6 @@ export interface HeatMap {
 }
 
 const WIDTH = 880;
-const HEIGHT = 380;
 const FRAME = { left: 56, right: 650, top: 40, bottom: 330 } as const;
 const COLOURS = [
   "#1f6fb2",
@@ -34,13 +35,15 @@ const COLOURS = [
   "#d9982b",
   "#a33",
   "#666",
+  "#5b8def",
+  "#8c6d46",
 ] as const;
 
 /** Layers over the moments of a run, with the phases under it. */
-export function stackedAreas({ title, layers, phases }: StackedAreas): string {
+export function stackedAreas({ title, layers, phases, limit }: StackedAreas): string {
   const count = phases.length;
   const totals = phases.map((_, at) => layers.reduce((sum, { values }) => sum + values[at]!, 0));
-  const ticks = niceTicks([0, Math.max(1e-9, ...totals)], 6);
+  const ticks = niceTicks([0, Math.max(1e-9, limit?.value ?? 0, ...totals)], 6);
   const x = (at: number): number => FRAME.left + (at / Math.max(1, count - 1)) * (FRAME.right - FRAME.left);
   const y = (value: number): number => FRAME.bottom - (value / ticks.at(-1)!) * (FRAME.bottom - FRAME.top);
   const below = new Float64Array(count);
@@ -50,13 +53,22 @@ export function stackedAreas({ title, layers, phases }: StackedAreas): string {
     const ceiling = [...below].map((value, at) => `${round(x(at))} ${round(y(value))}`);
     return `<path d="M${ceiling.join("L")}L${floor.reverse().join("L")}Z" fill="${colourOf(index)}" fill-opacity=".85"/>`;
   });
-  return svg(title, HEIGHT, [
+  const marks = phaseMarks(phases, x);
+  return svg(title, FRAME.bottom + 12 + LABEL_HEIGHT * marks.rows, [
     ...ticks.map((tick) => grid(tick, y(tick))),
     ...areas,
-    ...phaseMarks(phases, x),
+    ...marks.drawn,
+    ...(limit ? [limitLine(limit, y(limit.value))] : []),
     ...legend(layers),
   ]);
 }
+
+/** The limit's name stands above its line at the left, where a run has not allocated much yet. */
+function limitLine({ name }: NonNullable<StackedAreas["limit"]>, y: number): string {
+  return `<path d="M${FRAME.left} ${round(y)}H${FRAME.right}" stroke="${LIMIT}" stroke-width="2" stroke-dasharray="6 4" fill="none"/>${text(name, FRAME.left + 6, y - 6)}`;
+}
+
+const LIMIT = "var(--chart-limit, #b3261e)";
 
 /** Cells coloured from the least to the greatest value, each with its number. */
 export function heatMap({ title, rows, columns, cells, limit }: HeatMap): string {
@@ -78,7 +90,7 @@ export function heatMap({ title, rows, columns, cells, limit }: HeatMap): string
       return `<rect x="${left}" y="${top}" width="${round(cellWidth - 2)}" height="${cellHeight - 2}" ${fill} stroke="currentColor" stroke-opacity="${isOver ? ".9" : ".15"}"/>${text(isOver ? `${name} !` : name, left + cellWidth / 2, top + 21, "middle")}`;
     }),
   );
-  const height = 80 + rows.names.length * cellHeight;
+  const height = 60 + rows.names.length * cellHeight;
   return svg(title, height, [
     text(
       `${rows.label} down, ${columns.label} across${limit === undefined ? "" : "; ! is above the limit"}`,
@@ -99,12 +111,23 @@ function grid(value: number, y: number): string {
   return `<path d="M${FRAME.left} ${round(y)}H${FRAME.right}" stroke="currentColor" stroke-opacity=".15"/>${text(formatTick(value), FRAME.left - 7, y + 4, "end")}`;
 }
 
-function phaseMarks(phases: readonly string[], x: (at: number) => number): string[] {
+const LABEL_HEIGHT = 16;
+/** Width of a letter at this size, on the wide side. */
+const LETTER_WIDTH = 7.2;
+
+/** A line where each phase begins, and its name in the first row below the chart in which the name covers no other. */
+function phaseMarks(phases: readonly string[], x: (at: number) => number): { drawn: string[]; rows: number } {
   const starts = phases.flatMap((phase, at) => (at > 0 && phase === phases[at - 1] ? [] : [{ phase, at }]));
-  return starts.map(({ phase, at }, index) => {
-    const left = x(at);
-    return `<path d="M${round(left)} ${FRAME.top}V${FRAME.bottom + 6}" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="2 3"/>${text(phase, left, FRAME.bottom + 20 + 14 * (index % 2))}`;
+  const rowEnds: number[] = [];
+  const drawn = starts.map(({ phase, at }) => {
+    const [left, width] = [x(at), phase.length * LETTER_WIDTH];
+    const free = rowEnds.findIndex((end) => end < left);
+    const row = free === -1 ? rowEnds.length : free;
+    rowEnds[row] = left + width + LETTER_WIDTH;
+    const bottom = FRAME.bottom + 8 + LABEL_HEIGHT * row;
+    return `<path d="M${round(left)} ${FRAME.top}V${bottom + 4}" stroke="currentColor" stroke-opacity=".5" stroke-dasharray="2 3"/>${text(phase, left + 3, bottom + 6)}`;
   });
+  return { drawn, rows: rowEnds.length };
 }
 
 function legend(layers: StackedAreas["layers"]): string[] {

@@ -168,7 +168,7 @@ function legend(series: readonly Series[], limit: LineChart["limit"]): string {
   }));
   if (limit)
     entries.push({ name: limit.name, swatch: `stroke="${LIMIT}" stroke-width="2" stroke-dasharray="4 3"` });
-  const widths = entries.map(({ name }) => 30 + name.length * 7.3);
+  const widths = entries.map(({ name }) => 34 + name.length * 7 + (name.match(/[A-Z]/g)?.length ?? 0) * 3);
   return entries
     .map(({ name, swatch }, index) => {
       const right = widths.slice(index).reduce((sum, width) => sum + width, 0);

@@ -1,88 +1,77 @@
-/** A plan as a page: the memory of a step over time, what sizes need, what ranks cost, and what each card can take. */
-
-import { pictureTokens } from "../../data/pictures/image.ts";
+/** A plan as a page: the answer, the memory of a step over time, what other sizes need, what the rank costs, and the plan in words. */
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
-import { largestGrid } from "../../plan/dryRun/batchShapes.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
-import type { Plan, Workload } from "../../plan/planner.ts";
-import { leanestPlan, solve } from "../../plan/search.ts";
-import { listDevices } from "../../plan/time/cards.ts";
 import { CATEGORIES } from "../../torch/device.ts";
 import { heatMap, stackedAreas } from "../output/areaCharts.ts";
 import { lineChart } from "../output/charts.ts";
 import { escaped, htmlPage, htmlTable } from "../output/html.ts";
-import { formatDuration } from "../output/output.ts";
-import type { Answer } from "./answer.ts";
-import { savings } from "./compareOfficial.ts";
-import { PART_TITLES } from "./explain.ts";
-import type { TellStage } from "./progress.ts";
-import { isUnlimited, type Question } from "./question.ts";
-import { overview, planText, titleOf } from "./report.ts";
+import type { Answer } from "./answer/answer.ts";
+import { explanation, PART_TITLES, savings } from "./explain.ts";
+import { modelWords, planText, sampleWords, timeWords, verdict } from "./report.ts";
 import { elsewhere, gib } from "./words.ts";
-
-const HD_NUMS = [4, 9, 16, 25, 36, 55, 91];
-const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768, 65536, 131072];
-const RANKS = [4, 8, 16, 24, 32, 48, 64];
 
 const STYLE = `
 .table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--edge) } th:first-child, td:first-child { text-align: left; padding-left: 0 } td:not(:first-child) { white-space: nowrap }
 figure { margin: 0 0 1rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem; break-inside: avoid } figure { overflow-x: auto } figure svg { width: 100%; min-width: 38rem; height: auto } .small svg { display: block; max-width: 34rem; min-width: 0 }
-.remarks td { white-space: nowrap; vertical-align: top } .remarks td:last-child, .remarks th:last-child { text-align: left; white-space: normal; min-width: 30rem }
+.words td { white-space: normal; text-align: left } .words td:first-child { white-space: nowrap; vertical-align: top; font-weight: 600 } .savings td:first-child { min-width: 18rem }
 pre { overflow-x: auto; font-size: .8rem; border: 1px solid var(--edge); border-radius: 8px; padding: .7rem }`;
 
-/** The page of a plan, as one file. */
-export function planHtml(question: Question, answer: Answer, tell: TellStage = () => {}): string {
-  const { plan } = answer;
+/** Returns the page as one file. Throws if the answer has no facts for a page. */
+export function planHtml(answer: Answer): string {
+  const { asked, plan } = answer;
+  const { options } = asked;
   const body = [
-    `<h1>${escaped(verdictOf(question, plan))}</h1><p>${escaped(titleOf(question, plan)).replace("\n", "<br>")}</p>`,
-    `<pre>${escaped(overview(question, answer))}</pre>`,
-    "<h2>What uses the memory in the course of a step?</h2>",
-    timeline(question, plan),
-    "<h2>What do picture and sequence need at the least?</h2>",
-    sizes(question, plan, tell),
-    "<h2>What does a rank cost?</h2>",
-    ranks(question, plan, tell),
-    ...(question.options.compare === "official" && answer.official
-      ? ["<h2>What does each step save against the official recipe?</h2>", waterfall(question, answer)]
+    `<h1>${escaped(verdict(answer))}</h1>`,
+    `<p>${[modelWords(asked, plan.workload), sampleWords(plan.workload), timeWords(asked, plan)].map(escaped).join("<br>")}</p>`,
+    `<h2>What uses the memory during a step?</h2>`,
+    timeline(answer),
+    "<h2>What do longer samples and larger pictures need?</h2>",
+    sizes(answer),
+    "<h2>What does the rank cost?</h2>",
+    ranks(answer),
+    ...(options.compare === "official" && answer.official
+      ? ["<h2>What does each step save against the official recipe?</h2>", waterfall(answer)]
       : []),
-    "<h2>How long a sequence does each card take?</h2>",
-    cards(question, plan, tell),
     "<h2>The plan in words</h2>",
-    `<pre>${escaped(planText(question, answer))}</pre>`,
+    `<pre>${escaped(planText({ ...answer, asked: { ...asked, options: { ...options, explain: false } } }))}</pre>`,
+    "<h2>Slower options, room to spare, and the cost of each setting</h2>",
+    `<pre>${escaped(explanation(answer))}</pre>`,
   ];
   return htmlPage({ title: "lorafit plan", style: STYLE, body: body.join("\n") });
 }
 
-function verdictOf(question: Question, { fits, run, stepMs }: Plan): string {
-  const time = `about ${formatDuration(stepMs)} a micro-batch`;
-  if (isUnlimited(question)) return `The least memory is ${formatBytes(run.budgetedBytes)}, ${time}`;
-  const verdict = fits ? "Fits" : "Does not fit";
-  return `${verdict} ${formatBytes(question.limits.budgetBytes)}: needs ${formatBytes(run.budgetedBytes)}, ${time}`;
-}
-
-function timeline(question: Question, { run }: Plan): string {
-  const moments = run.timeline();
+function timeline({ asked, plan, page, details }: Answer): string {
+  const { moments } = page!;
+  const { device, column } = elsewhere(asked.device);
   const used = CATEGORIES.filter((name) => moments.some(({ bytes }) => bytes[name] > 0));
+  const beside = (plan.parts.context ?? 0) + (plan.parts.allocator ?? 0);
+  const layers = used.map((name) => ({
+    name: PART_TITLES[name] ?? name,
+    values: moments.map(({ bytes }) => bytes[name] / GIB),
+  }));
+  const constant = { name: "CUDA context, rounding", values: moments.map(() => beside / GIB) };
+  const { deviceBytes } = asked.limits;
   const chart = stackedAreas({
-    title: `${memoryOf(question)} over a run of one step, GiB`,
-    layers: used.map((name) => ({
-      name: PART_TITLES[name] ?? name,
-      values: moments.map(({ bytes }) => bytes[name] / GIB),
-    })),
+    title: `${capital(device)} over one step with its start and its end, GiB`,
+    layers: beside > 0 ? [constant, ...layers] : layers,
     phases: moments.map(({ phase }) => phase),
+    limit:
+      deviceBytes === undefined
+        ? undefined
+        : { name: `limit ${formatBytes(deviceBytes)}`, value: deviceBytes / GIB },
   });
-  const peaks = run.phases.map(({ name, devicePeakBytes, hostPeakBytes }) => [
+  const phases = details!.phases.map(({ name, devicePeakBytes, hostPeakBytes }) => [
     name,
     formatBytes(devicePeakBytes),
     formatBytes(hostPeakBytes),
     largestAt(moments, name),
   ]);
-  return `<figure>${chart}</figure>${htmlTable(["phase", `${memoryOf(question)} at its peak`, elsewhere(question).where, "largest part"], peaks)}`;
+  return `<figure>${chart}</figure>${htmlTable(["phase", `${device}, peak`, column, "largest part"], phases)}`;
 }
 
-function memoryOf({ card }: Question): string {
-  return card ? "VRAM" : "Memory";
+function capital(word: string): string {
+  return word.charAt(0).toUpperCase() + word.slice(1);
 }
 
 function largestAt(moments: readonly Moment[], phase: string): string {
@@ -97,85 +86,50 @@ function largestAt(moments: readonly Moment[], phase: string): string {
   return PART_TITLES[name] ?? name;
 }
 
-function sizes(question: Question, { workload }: Plan, tell: TellStage): string {
-  const { planner, limits, fixed } = question;
-  const cells = HD_NUMS.map((hdNum, down) =>
-    MAX_LENGTHS.map((maxLength, across) => {
-      tell("sizes", (down + across / MAX_LENGTHS.length) / HD_NUMS.length);
-      if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return undefined; // no token would be left to learn
-      const sized: Workload = { ...workload, hdNum, maxLength, imageShare: undefined };
-      return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes / GIB;
-    }),
-  );
+function sizes({ asked, page }: Answer): string {
+  const { hdNums, maxLengths, bytes } = page!.sizes;
+  const { deviceBytes } = asked.limits;
+  const names = maxLengths.map(formatCount);
   const chart = heatMap({
-    title: `Least ${question.card ? "VRAM" : "memory"}, GiB`,
-    rows: { label: "hd_num", names: HD_NUMS.map(String) },
-    columns: { label: "max_length", names: MAX_LENGTHS.map(formatCount) },
-    cells,
-    limit: Number.isFinite(limits.budgetBytes) ? limits.budgetBytes / GIB : undefined,
+    title: `Least ${elsewhere(asked.device).device}, GiB`,
+    rows: { label: "hd_num", names: hdNums.map(String) },
+    columns: { label: "max_length", names },
+    cells: bytes.map((row) => row.map((cell) => (cell === null ? undefined : cell / GIB))),
+    limit: deviceBytes === undefined ? undefined : deviceBytes / GIB,
   });
-  const rows = cells.map((row, index) => [
-    String(HD_NUMS[index]),
-    ...row.map((cell) => cell?.toFixed(2) ?? "too short"),
+  const rows = bytes.map((row, index) => [
+    String(hdNums[index]),
+    ...row.map((cell) => (cell === null ? "too short" : (cell / GIB).toFixed(2))),
   ]);
-  return `<figure>${chart}</figure>${htmlTable(["hd_num", ...MAX_LENGTHS.map(formatCount)], rows)}`;
+  return `<figure>${chart}</figure>${htmlTable(["hd_num", ...names], rows)}`;
 }
 
-function ranks(question: Question, { workload, policy }: Plan, tell: TellStage): string {
-  tell("ranks");
-  const { planner, limits } = question;
-  const points = RANKS.map(
-    (rank) => [rank, planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes / GIB] as const,
-  );
+function ranks({ asked, page }: Answer): string {
+  const { deviceBytes } = asked.limits;
+  const { device } = elsewhere(asked.device);
+  const points = page!.ranks.map(({ rank, bytes }) => [rank, bytes / GIB] as const);
   const chart = lineChart({
     title: "Memory by rank, under this policy",
     x: { label: "lora_r", whole: true },
-    y: { label: memoryOf(question), unit: "GiB" },
-    series: [{ name: memoryOf(question), points }],
-    ...(Number.isFinite(limits.budgetBytes) && { limit: { name: "limit", value: limits.budgetBytes / GIB } }),
+    y: { label: device, unit: "GiB" },
+    series: [{ name: device, points }],
+    ...(deviceBytes !== undefined && { limit: { name: "limit", value: deviceBytes / GIB } }),
     yFrom: "data",
   });
   return `<figure class="small">${chart}</figure>${htmlTable(
     ["lora_r", "GiB"],
-    points.map(([rank, gib]) => [String(rank), gib.toFixed(2)]),
+    points.map(([rank, amount]) => [String(rank), amount.toFixed(2)]),
   )}`;
 }
 
-function waterfall(question: Question, { plan, official }: Answer): string {
-  const rows = savings(question, plan, official!);
-  return htmlTable(
+function waterfall(answer: Answer): string {
+  const rows = savings(answer);
+  return `<div class="savings">${htmlTable(
     ["schedule", "memory", "saves"],
     rows.map(({ what, bytes, savedBytes }, index) => [
       what,
       gib(bytes).trim(),
       index === 0 ? "" : gib(savedBytes).trim(),
     ]),
-  );
-}
-
-/** Cards that allocate alike and have as much beside their context share the answer. */
-function cards({ planner, limits, fixed }: Question, { workload }: Plan, tell: TellStage): string {
-  const solutions = new Map<string, ReturnType<typeof solve>>();
-  let maxLength = workload.maxLength; // each card's search begins at the answer of the card before, which is smaller
-  const rows = listDevices().map((card, index, all) => {
-    tell("cards", index / all.length);
-    const own = planner.onCard(card);
-    const budgetBytes = card.memoryBytes;
-    const alike = `${own.allocationKey} ${budgetBytes - card.contextBytes}`;
-    if (!solutions.has(alike)) {
-      const from = { ...workload, maxLength };
-      solutions.set(alike, solve(own, "max-length", from, { ...limits, budgetBytes }, fixed));
-    }
-    const solution = solutions.get(alike);
-    maxLength = solution?.solved ?? maxLength;
-    return [
-      card.title,
-      formatBytes(card.memoryBytes),
-      solution ? formatCount(solution.solved) : "does not fit",
-      solution ? formatDuration(own.time(solution.plan.run)) : "",
-      card.note ?? "",
-    ];
-  });
-  const headings = ["card", "memory", "longest max_length", "time a micro-batch of it", "remarks"];
-  return `<div class="remarks">${htmlTable(headings, rows)}</div>`;
+  )}</div>`;
 }

@@ -1,48 +1,64 @@
-/** The options of `lorafit plan`. What is left out is searched for, or is as `lorafit train` has it. */
+/** The options of `lorafit plan`. An option that is left out is searched for, or has the default of `lorafit train`. */
 import { z } from "zod";
 import { BASES, HEAD_BASES } from "../../models/bases.ts";
-import { byteAmount, count, group, text } from "../../options.ts";
+import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
 import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
 import { loraOptions } from "../../train/options/options.ts";
 import { recipe } from "../../train/options/recipes.ts";
 
 const unknowns = ["memory", ...(Object.keys(UNKNOWNS) as Unknown[])] as const;
 
-/** "0" is an amount too: nothing may lie on the host. */
-const hostAmount = z.union([z.literal("0").transform(() => 0), byteAmount]);
+/** The same choices as options and YAML spell them: max_length. */
+const underscored = Object.keys(UNKNOWNS).map((name) => name.replaceAll("-", "_"));
+
+const solve = z.union([
+  z.enum(unknowns),
+  z.enum(underscored).transform((name) => name.replaceAll("_", "-") as Unknown),
+]);
+
+/** "0" is an amount too. */
+const amountOrNone = z.union([z.literal("0").transform(() => 0), byteAmount]);
 
 export const PlanOptions = z.strictObject({
   ...group("Machine", {
-    memory: byteAmount.optional().meta({ help: "what the run may take of the card" }),
-    gpu: text
-      .optional()
-      .meta({ help: "a card by name, of which a run uses one; --list-gpus shows them", value: "NAME" }),
-    device: z.enum(["cuda", "cpu"]).default("cuda").meta({
-      help: "cpu: plan for this machine's CPU, where --memory is a cap; its speed is measured once",
+    memory: byteAmount.optional().meta({
+      help: "Device memory limit. On a CPU it is enforced as a hard cap. Default: the card's memory less --margin; on a CPU, this machine's memory",
     }),
-    host_memory: hostAmount.optional().meta({
-      help: "what may lie in the host's memory; 0: nothing; without it as much as is of use",
+    gpu: text.optional().meta({
+      help: 'NVIDIA card to plan for, by name: rtx-4090, "A100-SXM4-40GB MIG 3g.20gb". A run uses one card. --list-gpus shows all names',
+      value: "NAME",
+    }),
+    device: z.enum(["cuda", "cpu"]).default("cuda").meta({
+      help: "cpu: plan for this machine's CPU; its speed is measured once",
+    }),
+    host_memory: amountOrNone.optional().meta({
+      help: "Host memory (RAM) that the run may use beside the device; 0: none. Default: this machine's memory if the card or CPU is here, else 64 GiB",
       value: "AMOUNT",
       takes: "an amount of memory, as 64GiB, or 0",
     }),
-    list_gpus: z.boolean().default(false).meta({ help: "show the cards that can be planned for" }),
+    margin: amountOrNone.optional().meta({
+      help: "Memory of the --gpu to leave free. Default: 3 % of the card, at least 512 MiB if the card may drive a display",
+      value: "AMOUNT",
+      takes: "an amount of memory, as 512MiB, or 0",
+    }),
+    list_gpus: z.boolean().default(false).meta({ help: "Show the cards that can be planned for" }),
   }),
   ...group("Training", {
     model: text.default("4khd-7b").meta({
-      help: "checkpoint folder, downloaded repository (org/name), or 4khd-7b, which needs no weights",
+      help: "Checkpoint folder, downloaded repository (org/name), or 4khd-7b, which needs no weights",
       value: "FOLDER",
     }),
-    hd_num: count.optional().meta({ help: "most tiles of a picture; without it 16" }),
+    hd_num: count.optional().meta({ help: "Largest number of tiles of a picture. Default: 16" }),
     max_length: count.optional().meta({
-      help: "tokens of the longest sample; without it 4096, or what the picture needs",
+      help: "Tokens of the longest sample. Default: 4096, or more if a picture of --hd-num tiles needs more",
       alias: ["max_len"],
     }),
     image_share: z.number().min(0).max(1).optional().meta({
-      help: "the part of a sample that is picture; without it one picture of the most tokens that hd_num allows",
+      help: "Share of a sample's tokens that is picture. Default: one picture of --hd-num tiles",
     }),
-    batch_size: count.default(1).meta({ help: "samples of a micro-batch" }),
+    batch_size: count.default(1).meta({ help: "Samples in a micro-batch" }),
     gradient_accumulation: count.optional().meta({
-      help: "micro-batches of a step, as many as of lorafit train without it; with several, a copy of the gradients is planned",
+      help: "Micro-batches in a step; with more than one, a copy of the gradients is planned. Default: as in lorafit train",
       alias: ["gradient_accumulation_steps"],
     }),
     recipe,
@@ -50,24 +66,39 @@ export const PlanOptions = z.strictObject({
     base: z
       .enum(BASES)
       .optional()
-      .meta({ help: "precision of the decoder's frozen weights; without it as they are stored" }),
-    head_base: z.enum(HEAD_BASES).optional().meta({ help: "the same of embeddings and head" }),
+      .meta({ help: "Precision of the decoder's frozen weights. Default: as stored" }),
+    head_base: z
+      .enum(HEAD_BASES)
+      .optional()
+      .meta({ help: "Precision of the embeddings and the output head. Default: as stored" }),
     vision_base: z
       .enum(BASES)
       .optional()
-      .meta({ help: "the same of the linears of vision tower and projector" }),
+      .meta({ help: "Precision of the vision tower's and projector's linear layers. Default: as stored" }),
     weights: z.enum(["resident", "streamed"]).optional().meta({
-      help: "whether the layers' weights stay on the card; without it whatever is faster and fits",
+      help: "Keep the layers' weights on the device, or stream them from the host. Default: the faster of those that fit",
     }),
-    policy: text.optional().meta({ help: "plan for this policy alone", value: "FILE" }),
+    policy: text
+      .optional()
+      .meta({ help: "File of a policy, as a run records it: plan for this policy only", value: "FILE" }),
+    samples: count.optional().meta({ help: "Samples in the data set: also show the time of an epoch" }),
   }),
   ...group("Answer", {
-    solve: z.enum(unknowns).optional().meta({ help: "the most of one thing that fits, or the least memory" }),
-    compare: z.enum(["official"]).optional().meta({
-      help: "also plan the official recipe's schedule, and show what each step saves",
+    solve: solve.optional().meta({
+      help: "Find the largest value of this setting that fits, or the least memory",
+      value: unknowns.join("|"),
+      takes: listOfChoices([...unknowns]),
     }),
-    html: text.optional().meta({ help: "write a page with charts", value: "FILE" }),
-    explain: z.boolean().default(false).meta({ help: "show how the plan comes about, phase by phase" }),
+    beyond_training: z.boolean().default(false).meta({
+      help: "Let --solve answer with sizes larger than the model was trained with (32,768 tokens, hd_num 55)",
+    }),
+    compare: z.enum(["official"]).optional().meta({
+      help: "Show where the official recipe's memory goes, and what each step of lorafit saves",
+    }),
+    html: text.optional().meta({ help: "Write a page with charts", value: "FILE" }),
+    explain: z.boolean().default(false).meta({
+      help: "Show what uses the memory, slower options, room to spare, and the cost of increasing each setting",
+    }),
   }),
 });
 

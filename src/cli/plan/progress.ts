@@ -1,36 +1,65 @@
-/** How far a plan is, for whoever waits at a terminal: stages take their share of the time, and what is left follows from that. */
+/** How far a plan is: stages take their share of the dry runs that are expected, and the time that is left follows from that. */
 import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 
-/** In their order; `seconds` is what one takes beside the others, on one core of 2024. */
+/** In their order. runs: dry runs that a stage usually needs. */
 const STAGES = {
-  policy: { says: "the policy", seconds: 2 },
-  official: { says: "the official recipe", seconds: 0.1 },
-  common: { says: "what common cards make of it", seconds: 10 },
-  words: { says: "alternatives, room and levers", seconds: 2 },
-  sizes: { says: "what sizes need", seconds: 9 },
-  ranks: { says: "what ranks cost", seconds: 0.5 },
-  cards: { says: "what cards take", seconds: 26 },
+  policy: { says: "looking for the fastest policy that fits", runs: 27 },
+  official: { says: "planning the official recipe", runs: 1 },
+  cards: { says: "planning for common cards", runs: 90 },
+  details: { says: "room to spare, and the cost of each setting", runs: 14 },
+  page: { says: "planning other sizes and ranks", runs: 26 },
 } as const;
 
 export type PlanStage = keyof typeof STAGES;
 
-/** Told as a stage is entered, and how much of it is done. */
-export type TellStage = (stage: PlanStage, doneRatio?: number) => void;
+/** Called as a stage begins. */
+export type TellStage = (stage: PlanStage) => void;
+
+export interface PlanProgress {
+  tell: TellStage;
+  /** Called after each dry run. */
+  onDryRun(): void;
+}
 
 const BAR_COLUMNS = 20;
 
-/** Shows a line on the terminal for those stages of which a plan consists; nothing in a pipe. */
-export function planProgress(output: Output, stages: readonly PlanStage[]): TellStage {
-  const pace = new Pace();
-  const total = secondsOf(stages);
-  return (stage, doneRatio = 0) => {
-    const before = secondsOf(stages.slice(0, Math.max(0, stages.indexOf(stage))));
-    const share = (before + doneRatio * STAGES[stage].seconds) / total;
-    const left = share > 0 ? `, about ${formatDuration(pace.leftMs(share))} left` : "";
-    output.flicker(`${bar(share, BAR_COLUMNS).padEnd(BAR_COLUMNS)} planning: ${STAGES[stage].says}${left}`);
+/** In a pipe a plan shorter than this says nothing, and a longer one a line as often. */
+const PIPE_INTERVAL_MS = 10_000;
+
+/** Shows a line with the fraction that is done: on a terminal always the newest, in a pipe one every ten seconds. */
+export function planProgress(
+  output: Output,
+  stages: readonly PlanStage[],
+  now: () => number = () => performance.now(),
+): PlanProgress {
+  const pace = new Pace(now);
+  const total = runsOf(stages);
+  let stage: PlanStage = stages[0]!;
+  let runs = 0;
+  let saidAtMs = now();
+  const show = (): void => {
+    const before = runsOf(stages.slice(0, stages.indexOf(stage)));
+    const share = (before + Math.min(runs, STAGES[stage].runs)) / total;
+    const left = share > 0 && share < 1 ? `, about ${formatDuration(pace.leftMs(share))} left` : "";
+    const words = `${Math.floor(100 * share)} %: ${STAGES[stage].says}${left}`;
+    if (output.flicker(`${bar(share, BAR_COLUMNS).padEnd(BAR_COLUMNS)} ${words}`)) return;
+    if (now() - saidAtMs < PIPE_INTERVAL_MS) return;
+    saidAtMs = now();
+    output.note(`planning, ${words}`);
+  };
+  return {
+    tell(entered) {
+      stage = entered;
+      runs = 0;
+      show();
+    },
+    onDryRun() {
+      runs++;
+      show();
+    },
   };
 }
 
-function secondsOf(stages: readonly PlanStage[]): number {
-  return stages.reduce((sum, stage) => sum + STAGES[stage].seconds, 0);
+function runsOf(stages: readonly PlanStage[]): number {
+  return stages.reduce((sum, stage) => sum + STAGES[stage].runs, 0);
 }

@@ -1,11 +1,19 @@
-/** What the options of `lorafit plan` ask, in the planner's terms: model, device, limits and workload. */
+/** Reads the options of `lorafit plan` as a question to the planner: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../../checkpoint/disk.ts";
 import { pictureTokens } from "../../data/pictures/image.ts";
-import { formatCount, UsageError, UserError } from "../../errors.ts";
-import { PRESETS } from "../../models/families.ts";
+import { formatCount, GIB, UsageError, UserError } from "../../errors.ts";
+import { familyOf, PRESETS } from "../../models/families.ts";
+import type { TrainedSizes } from "../../models/family.ts";
 import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
 import { type Limits, type PlannedModel, Planner, type Workload } from "../../plan/planner.ts";
+import {
+  isAnyHere,
+  isHere,
+  marginOf,
+  USUAL_HOST_BYTES,
+  usableMachineBytes,
+} from "../../plan/roomToPlanFor.ts";
 import { type Choice, knownChoice } from "../../plan/time/attentionChoice.ts";
 import { calibratedSpeed } from "../../plan/time/calibration.ts";
 import { type Card, cardOfMemory, findDevice } from "../../plan/time/cards.ts";
@@ -17,35 +25,41 @@ import { withOpened } from "../../train/machine/openedModel.ts";
 import { trainOptions } from "../../train/options/options.ts";
 import { policyOfClass, readPolicies } from "../../train/options/policyFiles.ts";
 import type { PlanOptions } from "./options.ts";
-import { OFFICIAL_HD_NUM } from "./words.ts";
 
+/** A question of `lorafit plan` with what can answer it. */
 export interface Question {
   options: PlanOptions;
   planner: Planner;
   /** The device, as people call it. */
   device: string;
+  /** Undefined for the CPU. */
   card: Card | undefined;
-  /** Why times may be wrong. */
+  /** Whether the card or CPU is in this machine. */
+  isHere: boolean;
+  /** Bytes of the card that stay free. */
+  marginBytes: number;
+  /** Reason why times may be wrong. */
   doubt: string | undefined;
   workload: Workload;
   limits: Limits;
+  /** The largest sizes that the model was trained with. */
+  trained: TrainedSizes;
   fixed: {
     weights: PlanOptions["weights"];
     policy: Policy | undefined;
     /** The kernel that a run on this machine has chosen on this very card. */
     attention: Policy["attention"] | undefined;
   };
-  /** How it was chosen. */
+  /** How that kernel was chosen. */
   timed: Choice | undefined;
 }
 
-/** Throws UserError where a model, card or policy is not known. */
+/** Reads the options. Throws UserError for a model, card or policy that is not known. */
 export function questionOf(options: PlanOptions): Question {
-  const { memory, host_memory, device } = options;
   refuseHalfQuestions(options);
   const workload = workloadOf(options);
   refuseBeyondPlans(workload);
-  const card = device === "cpu" ? undefined : cardFor(options);
+  const card = options.device === "cpu" ? undefined : cardFor(options);
   const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
   const speed = card ? undefined : calibratedSpeed(model.dtype);
   const planner = new Planner({ ...model, target: card ?? "cpu" }, speed);
@@ -57,19 +71,45 @@ export function questionOf(options: PlanOptions): Question {
     card,
     doubt: speed?.doubt,
     workload,
-    limits: {
-      budgetBytes: Math.min(
-        memory ?? Number.POSITIVE_INFINITY,
-        options.gpu === undefined || !card ? Number.POSITIVE_INFINITY : card.memoryBytes,
-      ),
-      hostBytes: host_memory ?? Number.POSITIVE_INFINITY,
-    },
+    ...roomOf(options, card),
+    trained: familyOf(planner.config).trained(planner.config),
     fixed: { weights: options.weights, ...policyAndKernel(policyOf(options, workload), timed) },
     timed,
   };
 }
 
-/** What a run has chosen on this machine, where the plan is for the machine's own card. */
+/** Works out how much memory the plan may use, and where the device is. */
+function roomOf(
+  options: PlanOptions,
+  card: Card | undefined,
+): Pick<Question, "limits" | "isHere" | "marginBytes"> {
+  if (!card) return { limits: limitsOfCpu(options), isHere: true, marginBytes: 0 };
+  const { gpu, memory = Number.POSITIVE_INFINITY, margin } = options;
+  const isNamed = gpu !== undefined;
+  const hasCard = isNamed ? isHere(card) : isAnyHere();
+  const marginBytes = isNamed ? (margin ?? (Number.isFinite(memory) ? 0 : marginOf(card))) : 0;
+  const roomBytes = isNamed ? roundedDown(card.memoryBytes, marginBytes) : Number.POSITIVE_INFINITY;
+  const hostBytes = options.host_memory ?? (hasCard ? usableMachineBytes() : USUAL_HOST_BYTES);
+  return { limits: { budgetBytes: Math.min(memory, roomBytes), hostBytes }, isHere: hasCard, marginBytes };
+}
+
+/** Returns bytes less a margin, in whole tenths of a GiB, as a command writes them; all bytes if there is no margin. */
+export function roundedDown(bytes: number, marginBytes: number): number {
+  if (marginBytes === 0) return bytes;
+  const tenths = Math.floor((10 * (bytes - marginBytes)) / GIB + 1e-6); // 7.6 GiB less 0.5 are 7.1 GiB
+  return Math.round((tenths / 10) * GIB);
+}
+
+/** On a CPU both pools are this machine's memory; --host-memory replaces the limit on their sum. */
+export function limitsOfCpu({ memory, host_memory }: Pick<PlanOptions, "memory" | "host_memory">): Limits {
+  const usable = usableMachineBytes();
+  const budgetBytes = Math.min(memory ?? Number.POSITIVE_INFINITY, usable);
+  return host_memory === undefined
+    ? { budgetBytes, hostBytes: usable, sumBytes: usable }
+    : { budgetBytes, hostBytes: host_memory };
+}
+
+/** Returns the kernel that a run has chosen on this machine, if the plan is for the machine's own card. */
 function timedAttention(
   { config, dtype }: Planner,
   card: Card | undefined,
@@ -78,7 +118,7 @@ function timedAttention(
   return card && knownChoice({ config, dtype, tokens: maxLength * batchSize, packed: batchSize > 1 }, card);
 }
 
-/** A policy that leaves the kernel to a run gets what it has chosen. */
+/** Fills in the chosen kernel if the policy leaves it to the run. */
 function policyAndKernel(
   policy: Policy | undefined,
   timed: Choice | undefined,
@@ -91,41 +131,34 @@ function policyAndKernel(
 function refuseHalfQuestions({ memory, gpu, device, solve, image_share }: PlanOptions): void {
   if (solve === "hd-num" && image_share !== undefined)
     throw new UsageError(
-      "--image-share says how much of a sample is picture, so no --hd-num follows from it.",
-      {
-        fix: "Leave --image-share out, or pass --solve max-length.",
-      },
+      "--solve hd-num can't be answered with --image-share, which fixes the picture's share by itself.",
+      { fix: "Leave --image-share out, or pass --solve max-length." },
     );
-  const knowsMemory = memory !== undefined || (gpu !== undefined && device !== "cpu");
+  const knowsMemory = memory !== undefined || gpu !== undefined || device === "cpu";
   if (solve !== undefined && solve !== "memory" && !knowsMemory)
-    throw new UsageError(
-      `--solve ${solve} looks for the largest that fits, but nothing says into how much memory.`,
-      {
-        fix: "Pass --gpu NAME or --memory AMOUNT.",
-      },
-    );
+    throw new UsageError(`--solve ${solve} finds the largest value that fits, but no memory is given.`, {
+      fix: "Pass --gpu NAME or --memory AMOUNT.",
+    });
 }
 
-/** Four times what the largest card takes; longer ones would be planned for minutes. */
+/** Four times as many as fit the largest card; a plan for more would take minutes. */
 const MOST_TOKENS = 2 ** 24;
 
-function refuseBeyondPlans({ maxLength, batchSize, hdNum }: Workload): void {
+function refuseBeyondPlans({ maxLength, batchSize }: Workload): void {
   const most = formatCount(MOST_TOKENS);
   if (maxLength * batchSize > MOST_TOKENS)
     throw new UsageError(
-      `A micro-batch of ${formatCount(maxLength * batchSize)} tokens (max_length ${formatCount(maxLength)}, batch size ${formatCount(batchSize)}) is more than any card takes; plans go up to ${most}.`,
-      {
-        fix: `Pass a --max-length${hdNum > OFFICIAL_HD_NUM ? ", --hd-num" : ""} or --batch-size that keeps it below.`,
-      },
+      `A micro-batch of ${formatCount(maxLength * batchSize)} tokens (max_length ${formatCount(maxLength)}, batch size ${formatCount(batchSize)}) is more than fits any card; plans go up to ${most}.`,
+      { fix: `Pass a smaller --max-length, --hd-num or --batch-size.` },
     );
 }
 
-/** Whether nothing says how much memory there is. */
-export function isUnlimited({ limits }: Question): boolean {
+/** Returns whether the question names no device memory. */
+export function isUnlimited({ limits }: Pick<Question, "limits">): boolean {
   return limits.budgetBytes === Number.POSITIVE_INFINITY;
 }
 
-/** Computed in `half`, but for a checkpoint in float32. */
+/** Computes in `half`, except for a checkpoint in float32. */
 function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<PlannedModel, "target"> {
   const { model } = options;
   const bases = basesOf(options);
@@ -136,7 +169,7 @@ function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<Plann
   return withOpened(model, (opened) => loadedModel(opened, { dtypeFor, ...bases }));
 }
 
-/** The card of a name, one as fast as cards of so much memory are, or one that many have. */
+/** Returns the card of the given name, else a usual card with so much memory, else a common one. */
 function cardFor({ gpu, memory }: PlanOptions): Card {
   if (gpu !== undefined) return findDevice(gpu);
   return memory === undefined ? findDevice("a100-80gb") : cardOfMemory(memory);
@@ -169,4 +202,11 @@ function policyOf({ policy }: PlanOptions, { maxLength, batchSize }: Workload): 
     throw new UserError(`${policy} is missing.`, { fix: "Name the file of a policy, as a run records it." });
   const policies = readPolicies(readJsonObject(policy), (key) => `${policy}: ${key}`);
   return policyOfClass(policies, maxLength * batchSize);
+}
+
+const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const;
+
+/** The precision of the frozen base. */
+export function baseName({ base, dtype }: Pick<Planner, "base" | "dtype">): string {
+  return base === "bf16" ? SHORT_NAMES[dtype] : base;
 }

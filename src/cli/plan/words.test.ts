@@ -1,12 +1,13 @@
 import { describe, expect, it } from "vitest";
-import type { ModelConfig } from "../../models/family.ts";
 import { PRESETS } from "../../models/xcomposer2/spec.ts";
-import type { Planner, Workload } from "../../plan/planner.ts";
+import type { Workload } from "../../plan/planner.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { alphaLever, cautions, gib, signed, withArticle } from "./words.ts";
 
-const config: ModelConfig = PRESETS["4khd-7b"];
-const question = { planner: { config } as Planner };
+const config = PRESETS["4khd-7b"];
+const asked = {
+  model: { config, base: "bf16", visionBase: "bf16", trained: { maxLength: 32_768, hdNum: 55 } } as const,
+};
 const workload: Workload = {
   ...{ rank: 64, dropout: 0.05, targets: "", maxLength: 4096, hdNum: 16, imageShare: undefined },
   ...{ batchSize: 1, accumulation: 8 },
@@ -14,7 +15,7 @@ const workload: Workload = {
 
 describe("words of a plan", () => {
   it("say that alpha follows the rank", () => {
-    expect(alphaLever({ rank: 64 })).toMatch(/costs nothing.* 64 here/);
+    expect(alphaLever({ rank: 64 })).toMatch(/costs no memory.* 64 here/);
   });
 
   it("keep columns at one width, from kilobytes to petabytes", () => {
@@ -37,20 +38,14 @@ describe("words of a plan", () => {
   });
 
   it("warn of sizes that fit and are of no use, each in a line, and of no other", () => {
-    const words = (given: Partial<Workload>): string[] => cautions(question, { ...workload, ...given });
+    const words = (given: Partial<Workload>): string[] => cautions(asked, { ...workload, ...given });
     expect(words({})).toEqual([]);
     expect(words({ rank: 256, hdNum: 55, maxLength: 32768, batchSize: 32 })).toEqual([]);
-    expect(words({ rank: 1677 })).toEqual([
-      "lora_r 1,677 is more than is of use: more than 4 to 32 rarely helps.",
-    ]);
-    expect(words({ hdNum: 3288 })).toEqual([
-      "hd_num 3,288 is beyond 55, up to which the official model was trained.",
-    ]);
-    expect(words({ maxLength: 495_965 })).toEqual([
-      "max_length 495,965 is beyond the 32,768 tokens that the model was made for.",
-    ]);
+    expect(words({ rank: 1677 })).toEqual([expect.stringMatching(/lora_r 1,677 .* 256/)]);
+    expect(words({ hdNum: 3288 })).toEqual([expect.stringMatching(/hd_num 3,288 .* 55/)]);
+    expect(words({ maxLength: 495_965 })).toEqual([expect.stringMatching(/max_length 495,965 .* 32,768/)]);
     expect(words({ batchSize: 125 })).toEqual([
-      "a step would learn from 1,000 samples at once (125 x 8 micro-batches); the official recipe takes 8.",
+      expect.stringMatching(/1,000 samples at once \(125 x 8 micro-batches\)/),
     ]);
   });
 });

@@ -1,14 +1,15 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
-import { formatCount, GIB } from "../../errors.ts";
-import type { DryRun } from "../../plan/dryRun/dryRun.ts";
-import type { Planner, Workload } from "../../plan/planner.ts";
-import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
-import type { Question } from "./question.ts";
+import { formatBytes, formatCount, GIB } from "../../errors.ts";
+import type { Workload } from "../../plan/planner.ts";
+import { table } from "../output/output.ts";
+import type { Asked } from "./answer/answer.ts";
+import type { Way } from "./answer/otherWays.ts";
+import { MOST_USEFUL_RANK } from "./answer/solved.ts";
 
-/** Less than this is 0.00 GiB, and left out. */
+/** A smaller amount would be shown as 0.00 GiB, and is left out. */
 export const SHOWN_BYTES = 0.005 * GIB;
 
-/** In columns of one width: below a tenth of a GiB in MiB, which says more of a tiny model. */
+/** Pads to columns of one width; an amount below a tenth of a GiB is in MiB, which says more of a tiny model. */
 export function gib(bytes: number): string {
   if (Math.abs(bytes) < 0.1 * GIB) return `${(bytes / 2 ** 20).toFixed(1).padStart(6)} MiB`;
   const amount = bytes / GIB;
@@ -20,72 +21,91 @@ export function signed(bytes: number): string {
   return `${bytes < 0 ? "-" : "+"}${gib(Math.abs(bytes)).trim()}`;
 }
 
-/** "an A30", "a GeForce RTX 3080": letters that are spelled out are said by their names. */
+/** "an A30", "a GeForce RTX 3080": the article that fits how the name is spoken. */
 export function withArticle(title: string): string {
   return `${/^([AEIOU]|[FHLMNRSX](?=[A-Z\d]))/.test(title) ? "an" : "a"} ${title}`;
 }
 
-/** Where things lie that do not lie on the device; a CPU's both pools are the same machine's memory. */
-export function elsewhere({ card }: Pick<Question, "card">): { where: string; of: string; column: string } {
-  return card
-    ? { where: "in RAM", of: "of RAM", column: "RAM" }
-    : { where: "set aside", of: "set aside", column: "aside" };
+/** How the two places are called. */
+export interface Places {
+  /** The device's memory: "VRAM". */
+  device: string;
+  /** Where things are that are not on the device: "in RAM". */
+  where: string;
+  /** After an amount: "of RAM". */
+  of: string;
+  /** Head of a column. */
+  column: string;
 }
 
-const SHORT_NAMES = { float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const;
+const CARD_PLACES: Places = { device: "VRAM", where: "in RAM", of: "of RAM", column: "RAM" };
 
-/** What the frozen base is held in. */
-export function baseName({ base, dtype }: Pick<Planner, "base" | "dtype">): string {
-  return base === "bf16" ? SHORT_NAMES[dtype] : base;
+/** A CPU's two pools are the same memory; --memory counts the first. */
+const CPU_PLACES: Places = {
+  ...{ device: "memory", where: "outside the limit" },
+  ...{ of: "outside the limit", column: "outside" },
+};
+
+export function elsewhere({ kind }: Pick<Asked["device"], "kind">): Places {
+  return kind === "card" ? CARD_PLACES : CPU_PLACES;
 }
 
-/** "and 19.30 GiB of RAM": what a plan takes there; nothing where that is not worth the name. */
-export function besideIt(
-  question: Pick<Question, "card">,
-  { run }: { run: Pick<DryRun, "hostBytes"> },
-): string {
-  return run.hostBytes >= SHOWN_BYTES ? `and ${gib(run.hostBytes).trim()} ${elsewhere(question).of}` : "";
+/** "and 19.30 GiB of RAM"; nothing for an amount that is not worth a word. */
+export function besideIt({ device }: Pick<Asked, "device">, hostBytes: number): string {
+  return hostBytes >= SHOWN_BYTES ? `and ${gib(hostBytes).trim()} ${elsewhere(device).of}` : "";
 }
 
-/** The largest of something that fits; where no more is tried, it says so. */
-export function largestOf(unknown: Unknown, solved: number): string {
-  return `${formatCount(solved)}${solved >= UNKNOWNS[unknown].most ? " or more" : ""}`;
-}
+/** What a leaner policy changes if its words name nothing. */
+export const LEAN_REST = "smaller parts of the loss and of pictures";
 
-/** Says that alpha costs no memory, and which alpha to set. */
+/** Says that alpha costs no memory, and which alpha a run has without the option. */
 export function alphaLever({ rank }: Pick<Workload, "rank">): string {
-  return `costs nothing; follows lora_r unless given, ${formatCount(rank)} here`;
+  return `costs no memory; follows lora_r unless given, ${formatCount(rank)} here`;
 }
 
-/** The official recipe adds up so many micro-batches of one sample. */
+/** Samples of a step of the official recipe: micro-batches of one sample. */
 const OFFICIAL_SAMPLES = 8;
-/** The official 4KHD model was trained with so many tiles at most. */
-export const OFFICIAL_HD_NUM = 55;
 
-/** What fits and is of no use all the same, a line each. */
-export function cautions({ planner }: Pick<Question, "planner">, workload: Workload): string[] {
+/** Returns a line for each size that fits and is of no use all the same. */
+export function cautions({ model }: Pick<Asked, "model">, workload: Workload): string[] {
   const { rank, hdNum, maxLength, batchSize, imageShare, accumulation = 1 } = workload;
+  const { trained } = model;
   const samples = batchSize * accumulation;
-  const { maxPositions } = planner.config;
-  const parts = `${formatCount(batchSize)} x ${accumulation} micro-batches`;
-  return [
-    ...(rank > 256
-      ? [`lora_r ${formatCount(rank)} is more than is of use: more than 4 to 32 rarely helps.`]
-      : []),
-    ...(hdNum > OFFICIAL_HD_NUM && imageShare === undefined
-      ? [
-          `hd_num ${formatCount(hdNum)} is beyond ${OFFICIAL_HD_NUM}, up to which the official model was trained.`,
-        ]
-      : []),
-    ...(maxLength > maxPositions
-      ? [
-          `max_length ${formatCount(maxLength)} is beyond the ${formatCount(maxPositions)} tokens that the model was made for.`,
-        ]
-      : []),
-    ...(samples > 32 * OFFICIAL_SAMPLES
-      ? [
-          `a step would learn from ${formatCount(samples)} samples at once (${parts}); the official recipe takes ${OFFICIAL_SAMPLES}.`,
-        ]
-      : []),
+  const lines: [boolean, string][] = [
+    [
+      maxLength > trained.maxLength,
+      `max_length ${formatCount(maxLength)} is beyond the ${formatCount(trained.maxLength)} tokens that the model was trained with.`,
+    ],
+    [
+      hdNum > trained.hdNum && imageShare === undefined,
+      `hd_num ${formatCount(hdNum)} is beyond ${trained.hdNum}, the most that the model was trained with.`,
+    ],
+    [
+      rank > MOST_USEFUL_RANK,
+      `lora_r ${formatCount(rank)} is more than is of use: ranks above ${MOST_USEFUL_RANK} rarely help.`,
+    ],
+    [
+      samples > 32 * OFFICIAL_SAMPLES,
+      `A step would learn from ${formatCount(samples)} samples at once (${formatCount(batchSize)} x ${accumulation} micro-batches); the official recipe uses ${OFFICIAL_SAMPLES}.`,
+    ],
   ];
+  return lines.flatMap(([isMeant, line]) => (isMeant ? [line] : []));
+}
+
+/** One row for each change with which something fits. */
+export function waysTable(asked: Asked, ways: readonly Way[]): string {
+  return table(
+    ways.map(({ option, most, deviceBytes, hostBytes, remark = "" }) => [
+      `  ${option}`,
+      most ? mostWords(option, most) : formatBytes(deviceBytes),
+      besideIt(asked, hostBytes),
+      remark,
+    ]),
+  );
+}
+
+function mostWords(option: string, { value, isCapped, isLargestTried }: NonNullable<Way["most"]>): string {
+  const capped = option === "--lora-r" ? " (more rarely helps)" : " (the model's training limit)";
+  const open = isLargestTried ? " or more" : isCapped ? capped : "";
+  return `up to ${formatCount(value)}${open}`;
 }

@@ -54,7 +54,8 @@ describe("the table of cards", () => {
 
   it("says of cards that libtorch's CUDA 13 build has dropped what they take", () => {
     for (const card of listDevices()) {
-      if (Number(card.computeCapability) < 7.5) expect(card.note).toContain("CUDA 12.6 build");
+      if (Number(card.computeCapability) < 7.5)
+        expect(card.note).toMatch(/CUDA 12\.6 build: .* setup --cuda 12\.6/);
       else expect(card.note ?? "").not.toContain("CUDA 12.6");
     }
     expect(findDevice("v100-32gb").note).toContain("no bf16");
@@ -71,6 +72,17 @@ describe("finding a card", () => {
     ["Tesla V100-SXM2-16GB", "v100-16gb"],
     ["NVIDIA A100 80GB PCIe", "a100-80gb-pcie"],
     ["a10", "a10"],
+    ["rtx 4090 24gb", "rtx-4090"],
+    ["GeForce RTX 4090 24 GiB", "rtx-4090"],
+    ["4070", "rtx-4070"],
+    ["RTX 4070 Ti", "rtx-4070-ti"],
+    ["t4 16gb", "t4"],
+    ["v100 32g", "v100-32gb"],
+    ["A100-SXM-80GB", "a100-80gb"],
+    ["NVIDIA H100 80GB HBM3", "h100-80gb"],
+    ["NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"],
+    ["NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000"],
+    ["NVIDIA L40S", "l40s"],
   ])("knows %s as %s", (typed, name) => {
     expect(findDevice(typed).name).toBe(name);
   });
@@ -84,6 +96,73 @@ describe("finding a card", () => {
 
   it("asks which one where several fit", () => {
     expect(refusal("v100").fix).toBe("Did you mean v100-16gb, v100-32gb?");
+  });
+
+  it("takes no name for a similar card: other chips, variants and sizes are asked back", () => {
+    for (const name of [
+      ...["NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 3060 Ti", "RTX 4070 SUPER", "rtx 2080", "TITAN V"],
+      ...[
+        "Tesla V100-PCIE-32GB",
+        "NVIDIA H200 NVL",
+        "NVIDIA A100X",
+        "T4G",
+        "Quadro RTX 4000",
+        "h100",
+        "a100",
+      ],
+      ...["rtx 3060 8gb", "RTX 3080 12GB", "4060 ti 8gb"],
+    ])
+      expect(refusal(name).fix, name).toMatch(/^Did you mean [\w, -]+\?$|--list-gpus/);
+    expect(refusal("rtx 3060 8gb").message).toContain("8 GB");
+  });
+
+  it.each([
+    "NVIDIA GeForce RTX 4090 Laptop GPU",
+    "NVIDIA GeForce RTX 2080 with Max-Q Design",
+    "NVIDIA RTX A5000 Laptop GPU",
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+    "GRID A100-10C",
+    "NVIDIA A40-48Q",
+  ])("asks for the memory of %s", (name) => {
+    expect(refusal(name).fix).toContain("--memory");
+  });
+
+  it.each([
+    "mi300",
+    "AMD Instinct MI300X",
+    "Radeon RX 7900 XTX",
+    "rx7900",
+    "Intel Arc A770",
+    "Ascend 910B",
+    "m3 max",
+  ])("says that %s is no NVIDIA card", (name) => {
+    expect(refusal(name).message).toContain("NVIDIA cards only");
+  });
+
+  it("knows a MIG instance as a part of its card, as CUDA and nvidia-smi name it", () => {
+    const whole = findDevice("a100-40gb");
+    for (const name of [
+      "NVIDIA A100-SXM4-40GB MIG 3g.20gb",
+      "a100-40gb 3g.20gb",
+      "A100-SXM4-40GB MIG 1c.3g.20gb",
+    ]) {
+      const part = findDevice(name);
+      expect(part.title, name).toBe("A100-SXM4-40GB MIG 3g.20gb");
+      expect(part.memoryBytes / GIB).toBeGreaterThan(18.5); // nvidia-smi: 20,096 MiB
+      expect(part.memoryBytes / GIB).toBeLessThan(19.7);
+      expect(part.peakFlopsPerSecond.float16! / whole.peakFlopsPerSecond.float16!).toBeCloseTo(3 / 7);
+      expect(part.memoryBytesPerSecond / whole.memoryBytesPerSecond).toBe(0.5);
+      expect(part.contextBytes).toBe(whole.contextBytes);
+    }
+    const small = findDevice("NVIDIA H100 80GB HBM3 MIG 1g.10gb");
+    expect(small.memoryBytes / GIB).toBeGreaterThan(9);
+    expect(small.memoryBytes / GIB).toBeLessThan(9.75);
+    expect(findDevice("NVIDIA A30 MIG 2g.12gb").peakFlopsPerSecond.float16).toBe(
+      findDevice("a30").peakFlopsPerSecond.float16! / 2,
+    );
+    expect(refusal("MIG 3g.20gb").fix).toContain("--list-gpus");
+    expect(refusal("RTX 4090 MIG 3g.20gb").message).toContain("no MIG instance");
+    expect(refusal("A100-SXM4-40GB MIG 3g.80gb").message).toContain("no MIG instance");
   });
 
   it("says which name is near a mistyped one", () => {

@@ -6,6 +6,7 @@ import { GIB, UsageError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import type { CardInfo } from "../../torch/device.ts";
 import type { DType } from "../../torch/dtypes.ts";
+import { type MigSlice, recogniseCard, slicesOf } from "./cardNames.ts";
 
 const KIB = 2 ** 10;
 const MIB = 2 ** 20;
@@ -25,9 +26,8 @@ const LINKS = {
   "NVLink-C2C": 450 * GIGA,
 } as const satisfies Record<string, number>;
 
-const CUDA_12_6 = `libtorch for CUDA 13.0, the usual one, begins at compute capability 7.5; ${commandLine("setup --cuda 12.6")} installs the CUDA 12.6 build, which has this card`;
-const NO_BF16 =
-  "It takes no bf16 and has no flash attention: times are those of computing in fp16, with memory-efficient attention";
+const CUDA_12_6 = `This card needs libtorch's CUDA 12.6 build: ${commandLine("setup --cuda 12.6")}`;
+const NO_BF16 = "It has no bf16 and no flash attention: times are for fp16 with memory-efficient attention";
 const OLD_PASCAL = `${CUDA_12_6}. It has no tensor cores.`;
 const OLD_VOLTA = `${CUDA_12_6}. ${NO_BF16}.`;
 const TURING = `${NO_BF16}.`;
@@ -178,26 +178,39 @@ export interface Card {
 }
 
 /**
- * The card of a name, as the table or CUDA writes it ("rtx-4090", "NVIDIA GeForce RTX 4090"). Throws
- * UserError where none or several fit.
+ * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of one: "rtx-4090", "RTX 4090 24GB",
+ * "NVIDIA A100-SXM4-40GB MIG 3g.20gb". Throws UsageError for no card, several, or one that the table can't have.
  */
 export function findDevice(name: string): Card {
-  const names = Object.keys(ROWS) as CardName[];
-  const typed = plain(name);
-  const exact = names.find((known) => plain(known) === typed || plain(ROWS[known][0]) === typed);
-  if (exact) return cardOf(exact);
-  const parts = typed === "" ? [] : names.filter((known) => plain(known).includes(typed));
-  if (parts.length === 1) return cardOf(parts[0]!);
-  const near = parts.length > 0 ? parts : similar(typed, names);
-  throw new UsageError(
-    parts.length > 0 ? `"${name}" could be any of several cards.` : `No card is called "${name}".`,
-    {
-      fix:
-        near.length > 0
-          ? `Did you mean ${near.join(", ")}?`
-          : "--list-gpus shows all cards; --memory 24GiB plans for a card that is not among them.",
-    },
-  );
+  const found = recogniseCard(name, NAMED);
+  if (found.is === "card") return found.slice ? partOf(cardOf(found.name), found.slice) : cardOf(found.name);
+  if (found.is === "other") throw new UsageError(found.why, { fix: found.fix });
+  const fix =
+    found.near.length > 0
+      ? `Did you mean ${found.near.join(", ")}?`
+      : "--list-gpus shows all cards; --memory 24GiB plans for a card that is not among them.";
+  throw new UsageError(found.why, { fix });
+}
+
+/**
+ * Memory slices of a card that can be parted, and the share of a slice that an instance can use: 1g.5gb has 4,864 MiB of an eighth of
+ * 40,536 MiB on A100-SXM4-40GB (nvidia-smi mig -lgip).
+ */
+const MEMORY_SLICES = { count: 8, usable: 0.96 };
+
+/** Returns a MIG instance as a card: its slices of the memory and of the rates. */
+function partOf(card: Card, { profile, computeSlices, gigabytes }: MigSlice): Card {
+  const compute = Math.min(1, computeSlices / slicesOf(card)!);
+  const sold = gigabytes / (card.memoryBytes / GIB);
+  const memory = Math.min(1, Math.round(MEMORY_SLICES.count * sold) / MEMORY_SLICES.count);
+  const rates = Object.entries(card.peakFlopsPerSecond).map(([dtype, rate]) => [dtype, rate * compute]);
+  return {
+    ...card,
+    title: `${card.title} MIG ${profile}`,
+    memoryBytes: Math.floor(card.memoryBytes * memory * MEMORY_SLICES.usable),
+    memoryBytesPerSecond: card.memoryBytesPerSecond * memory,
+    peakFlopsPerSecond: Object.fromEntries(rates) as Card["peakFlopsPerSecond"],
+  };
 }
 
 /**
@@ -260,24 +273,8 @@ function cardOf(name: CardName, otherCapability?: ComputeCapability): Card {
   };
 }
 
-/** Lower case without separators and makers' words. */
-function plain(name: string): string {
-  return name.toLowerCase().replaceAll(/nvidia|geforce|tesla|[^a-z0-9]/g, "");
-}
-
-/**
- * Up to three names that share at least half of their pairs of letters with what was typed, the best first.
- */
-function similar(typed: string, names: readonly CardName[]): CardName[] {
-  const wanted = pairs(typed);
-  const share = (name: CardName): number => {
-    const own = pairs(plain(name));
-    return (2 * own.filter((pair) => wanted.includes(pair)).length) / (own.length + wanted.length);
-  };
-  const near = names.filter((name) => share(name) >= 0.5);
-  return near.sort((one, other) => share(other) - share(one)).slice(0, 3);
-}
-
-function pairs(text: string): string[] {
-  return Array.from({ length: Math.max(0, text.length - 1) }, (_, at) => text.slice(at, at + 2));
-}
+const NAMED = (Object.keys(ROWS) as CardName[]).map((name) => ({
+  name,
+  title: ROWS[name][0],
+  memoryGib: ROWS[name][2],
+}));

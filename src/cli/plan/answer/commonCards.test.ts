@@ -1,0 +1,36 @@
+import { expect, it } from "vitest";
+import { Planner } from "../../../plan/planner.ts";
+import { marginOf } from "../../../plan/roomToPlanFor.ts";
+import { fastestPlan } from "../../../plan/search.ts";
+import { findDevice } from "../../../plan/time/cards.ts";
+import { PlanOptions } from "../options.ts";
+import { questionOf } from "../question.ts";
+import { planText } from "../report.ts";
+import { answerOf } from "./answerOf.ts";
+
+// of the 7B size: what a small model could take of a card would be searched for long
+it("a row for each common card has what a plan for it alone has, less its margin", {
+  timeout: 600_000,
+}, () => {
+  const question = questionOf(PlanOptions.parse({ lora_r: 8, hd_num: 1, max_length: 600 }));
+  const answer = answerOf(question);
+  const { rows } = answer.cards!;
+  for (const { name, plans } of [rows[0]!, rows.at(-1)!]) {
+    const card = findDevice(name);
+    const alone = new Planner({
+      ...{ model: question.planner.config, dtype: "bfloat16", mapsWeights: true, target: card },
+    });
+    const [held] = plans;
+    const budgetBytes = card.memoryBytes - marginOf(card);
+    const expected = fastestPlan(alone, question.workload, { ...question.limits, budgetBytes });
+    expect(held!.policy).toEqual(expected.policy);
+    expect(held!.deviceBytes).toBe(expected.run.budgetedBytes);
+    expect(held!.time.microBatchMs).toBe(expected.stepMs);
+    expect(held!.deviceBytes).toBeLessThanOrEqual(budgetBytes);
+  }
+  const lines = planText(answer).split("\n");
+  const head = lines.find((line) => line.startsWith("  --gpu"));
+  expect(head).toMatch(/--gpu +VRAM +bf16 base +1,000 samples +RAM +nf4 base +1,000 samples +RAM$/);
+  const first = lines.find((line) => line.startsWith("  rtx-4060 "));
+  expect(first).toMatch(/^ {2}rtx-4060 +7\.6 GiB +\S+ s +\d.* +\S+ GiB +\S+ s +\d.* +\S+ [GM]iB$/);
+});

@@ -1,0 +1,47 @@
+/** Plans for common cards, if neither a card nor its memory is given: the smallest that is enough, and how fast others are. */
+import type { Workload } from "../../../plan/planner.ts";
+import { marginOf } from "../../../plan/roomToPlanFor.ts";
+import { fastestPlan } from "../../../plan/search.ts";
+import { type CardName, findDevice } from "../../../plan/time/cards.ts";
+import { baseName, type Question, roundedDown } from "../question.ts";
+import { type PlanSummary, summaryOf } from "./summary.ts";
+
+/** One for each amount of memory that many people have. */
+const COMMON = [
+  "rtx-4060",
+  "rtx-3060-12gb",
+  "rtx-4060-ti-16gb",
+  "rtx-3090",
+  "rtx-5090",
+  "a100-80gb",
+] as const satisfies CardName[];
+
+export interface CommonCards {
+  /** Precision of the base in each plan of a row: as asked, then NF4 if the base is not NF4. */
+  bases: string[];
+  rows: CommonCard[];
+}
+
+export interface CommonCard {
+  /** As --gpu takes it. */
+  name: string;
+  totalBytes: number;
+  /** By base: the fastest plan that fits, or the leanest. */
+  plans: PlanSummary[];
+}
+
+export function commonCards(question: Question, workload: Workload): CommonCards {
+  const { planner, fixed } = question;
+  const planners = [planner, ...(planner.canQuantize("nf4") ? [planner.withBases({ base: "nf4" })] : [])];
+  const rows = COMMON.map((name): CommonCard => {
+    const card = findDevice(name);
+    const budgetBytes = roundedDown(card.memoryBytes, marginOf(card));
+    const limits = { ...question.limits, budgetBytes };
+    const plans = planners.map((held) => {
+      const onCard = held.onCard(card);
+      return summaryOf({ planner: onCard }, fastestPlan(onCard, workload, limits, fixed));
+    });
+    return { name, totalBytes: card.memoryBytes, plans };
+  });
+  return { bases: planners.map(baseName), rows };
+}

@@ -1,0 +1,42 @@
+/** What the page of a plan draws beside its text: memory over a step, the memory of other sizes, and the cost of the rank. */
+import { pictureTokens } from "../../../data/pictures/image.ts";
+import { largestGrid } from "../../../plan/dryRun/batchShapes.ts";
+import type { Moment } from "../../../plan/dryRun/dryRun.ts";
+import type { Plan, Workload } from "../../../plan/planner.ts";
+import { leanestPlan } from "../../../plan/search.ts";
+import type { Question } from "../question.ts";
+
+const HD_NUMS = [4, 9, 16, 25, 36, 55];
+const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768];
+const RANKS = [4, 8, 16, 32, 64];
+
+export interface PageFacts {
+  moments: readonly Moment[];
+  sizes: {
+    hdNums: number[];
+    maxLengths: number[];
+    /** Least device bytes by hd_num, then by max_length; null if a picture would leave no token to learn. */
+    bytes: (number | null)[][];
+  };
+  /** Device bytes under the recommended policy. */
+  ranks: { rank: number; bytes: number }[];
+}
+
+export function pageFactsOf(question: Question, { run, workload, policy }: Plan): PageFacts {
+  const { planner, limits, fixed } = question;
+  const bytes = HD_NUMS.map((hdNum) =>
+    MAX_LENGTHS.map((maxLength) => {
+      if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return null;
+      const sized: Workload = { ...workload, hdNum, maxLength, imageShare: undefined };
+      return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes;
+    }),
+  );
+  return {
+    moments: run.timeline(),
+    sizes: { hdNums: HD_NUMS, maxLengths: MAX_LENGTHS, bytes },
+    ranks: RANKS.map((rank) => ({
+      rank,
+      bytes: planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes,
+    })),
+  };
+}

@@ -1,0 +1,70 @@
+/** --solve: the largest value of one setting that fits, as far as the value is of use. */
+import type { Plan } from "../../../plan/planner.ts";
+import { fastestPlan, leastMemory, solve, withValue } from "../../../plan/search.ts";
+import { UNKNOWNS, type Unknown } from "../../../plan/solvable.ts";
+import type { PlanOptions } from "../options.ts";
+import type { Question } from "../question.ts";
+import { type PlanSummary, summaryOf } from "./summary.ts";
+
+export interface Solved {
+  what: NonNullable<PlanOptions["solve"]>;
+  /** Bytes for "memory"; undefined if nothing fits. */
+  value?: number;
+  /** Whether a larger value would fit: the answer is the largest that is of use. */
+  isCapped: boolean;
+  /** The largest that would fit, if the answer is capped. */
+  largest?: { value: number; plan: PlanSummary };
+}
+
+/** Larger ranks rarely help, and no published recipe for such models uses one. */
+export const MOST_USEFUL_RANK = 256;
+
+/** Returns the largest value of a setting that the model was trained with, or that is of use; undefined: no such limit. */
+export function capOf(
+  { trained, options }: Pick<Question, "trained" | "options">,
+  unknown: Unknown,
+): number | undefined {
+  if (options.beyond_training) return undefined;
+  const caps: Partial<Record<Unknown, number>> = {
+    "max-length": trained.maxLength,
+    "hd-num": trained.hdNum,
+    "lora-r": MOST_USEFUL_RANK,
+  };
+  return caps[unknown];
+}
+
+/** Solves for a setting, and plans with what was found. */
+export function solvedOf(question: Question, what: Solved["what"]): { plan: Plan; solved: Solved } {
+  const { planner, workload, limits, fixed } = question;
+  const least = (): Plan => leastMemory(planner, workload, limits, fixed);
+  if (what === "memory") {
+    const plan = least();
+    return { plan, solved: { what, value: plan.run.budgetedBytes, isCapped: false } };
+  }
+  const largest = solve(planner, what, workload, limits, fixed);
+  if (!largest) return { plan: least(), solved: { what, isCapped: false } };
+  const cap = capOf(question, what);
+  if (cap === undefined || largest.solved <= cap)
+    return { plan: largest.plan, solved: { what, value: largest.solved, isCapped: false } };
+  const capped = withValue(workload, UNKNOWNS[what].key, cap);
+  return {
+    plan: fastestPlan(planner, capped, limits, fixed),
+    solved: {
+      ...{ what, value: cap, isCapped: true },
+      largest: { value: largest.solved, plan: summaryOf(question, largest.plan) },
+    },
+  };
+}
+
+/** Returns the largest value that fits and is of use, and its plan under the leanest policy; undefined if not even the least fits. */
+export function roomFor(
+  question: Question,
+  { workload }: Pick<Plan, "workload">,
+  unknown: Unknown,
+): { value: number; isCapped: boolean; plan: Plan } | undefined {
+  const { planner, limits, fixed } = question;
+  const cap = capOf(question, unknown);
+  const from = cap === undefined ? workload : withValue(workload, UNKNOWNS[unknown].key, cap); // tried first
+  const largest = solve(planner, unknown, from, limits, fixed, cap);
+  return largest && { value: largest.solved, isCapped: largest.solved === cap, plan: largest.plan };
+}

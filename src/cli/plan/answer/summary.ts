@@ -1,0 +1,97 @@
+/** What an answer says of one plan, as plain JSON: sizes, policy, memory and time. */
+import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
+import type { Plan, Workload } from "../../../plan/planner.ts";
+import { stepTimeMs } from "../../../plan/time/stepTime.ts";
+import type { Policy } from "../../../step/policy.ts";
+import { CATEGORIES } from "../../../torch/device.ts";
+import type { Question } from "../question.ts";
+
+export interface PlanSummary {
+  workload: Workload;
+  policy: Policy;
+  fits: boolean;
+  /** Bytes that count against the device's limit: on a card with CUDA's context and the allocator's rounding. */
+  deviceBytes: number;
+  /** Bytes on the host, with weights that stay in the checkpoint's mapped files. */
+  hostBytes: number;
+  /** Tokens of a micro-batch. */
+  tokens: number;
+  time: StepTime;
+}
+
+export interface StepTime {
+  microBatchMs: number;
+  /** Of the optimizer, once a step. */
+  updateMs: number;
+}
+
+/** The recommended plan also says what its memory consists of. */
+export interface FullSummary extends PlanSummary {
+  /** Bytes at the device's peak by category; on a card also `context` and `allocator`. Their sum is deviceBytes. */
+  parts: Record<string, number>;
+  hostPoolBytes: number;
+  mappedBytes: number;
+}
+
+/** One phase of the run, such as forward. */
+export interface PhaseSummary {
+  name: string;
+  devicePeakBytes: number;
+  hostPeakBytes: number;
+  /** Undefined for phases that read and write files. */
+  ms?: number;
+  flops: number;
+}
+
+export function summaryOf({ planner }: Pick<Question, "planner">, plan: Plan): PlanSummary {
+  const { workload, policy, fits, run, stepMs } = plan;
+  const update = run.phases.find(({ name }) => name === UPDATE);
+  return {
+    ...{ workload, policy, fits, tokens: run.tokens },
+    ...{ deviceBytes: run.budgetedBytes, hostBytes: run.hostBytes },
+    time: { microBatchMs: stepMs, updateMs: update ? stepTimeMs(update.ops(), planner.speed) : 0 },
+  };
+}
+
+export function fullSummaryOf(question: Question, plan: Plan): FullSummary {
+  const { run } = plan;
+  return {
+    ...summaryOf(question, plan),
+    parts: partsOf(question, plan),
+    hostPoolBytes: run.host.peakBytes,
+    mappedBytes: run.mappedBytes,
+  };
+}
+
+export function phasesOf({ planner }: Question, { run }: Plan): PhaseSummary[] {
+  return run.phases.map((phase) => {
+    const { name, devicePeakBytes, hostPeakBytes } = phase;
+    const ops = phase.ops();
+    return {
+      ...{ name, devicePeakBytes, hostPeakBytes },
+      ...([...STEP_PHASES, UPDATE].includes(name) && { ms: stepTimeMs(ops, planner.speed) }),
+      flops: ops.reduce((sum, { flops, count }) => sum + flops * count, 0),
+    };
+  });
+}
+
+const UPDATE = "update";
+
+function partsOf({ card }: Question, { run }: Plan): Record<string, number> {
+  const parts: Record<string, number> = Object.fromEntries(
+    CATEGORIES.map((name) => [name, run.device.categories[name]]),
+  );
+  if (!card) return parts;
+  const known = run.device.peakBytes + card.contextBytes;
+  return { ...parts, context: card.contextBytes, allocator: run.budgetedBytes - known };
+}
+
+/** Milliseconds for a number of samples, if each is as long as the planned ones. */
+export function samplesMs(
+  { workload, time }: Pick<PlanSummary, "workload" | "time">,
+  samples: number,
+): number {
+  const { batchSize, accumulation = 1 } = workload;
+  const microBatches = Math.ceil(samples / batchSize);
+  return microBatches * time.microBatchMs + Math.ceil(microBatches / accumulation) * time.updateMs;
+}

@@ -1,0 +1,82 @@
+/** The `lorafit train` line that does what was planned. */
+import { GIB, writtenBytes } from "../../errors.ts";
+import { PRESETS } from "../../models/families.ts";
+import { commandLine, quoted } from "../../program.ts";
+import { DEFAULT_RECIPE } from "../../train/options/recipes.ts";
+import type { Answer, Asked } from "./answer/answer.ts";
+import type { PlanSummary } from "./answer/summary.ts";
+
+/** The model that a command names for the preset, as `lorafit pull` downloads it. */
+const OFFICIAL_MODEL = "internlm/internlm-xcomposer2-4khd-7b";
+
+/** Returns the `lorafit train` line that does what was planned; a policy that it would not choose by itself is spelled out. */
+export function trainCommand(answer: Pick<Answer, "asked" | "plan">): string {
+  const { options } = answer.asked;
+  const flags = Object.entries(trainOptionsOf(answer)).flatMap(([key, value]) => [
+    `--${key.replaceAll("_", "-")}`,
+    quoted(String(value)),
+  ]);
+  if (options.policy !== undefined || options.weights !== undefined)
+    flags.push("--policy", `'${JSON.stringify(answer.plan.policy)}'`);
+  return commandLine(`train ${flags.join(" ")}`);
+}
+
+export function trainOptionsOf({
+  asked,
+  plan,
+}: Pick<Answer, "asked" | "plan">): Record<string, string | number> {
+  const { options } = asked;
+  const { workload } = plan;
+  return {
+    model: options.model in PRESETS ? OFFICIAL_MODEL : options.model,
+    data: "data.txt",
+    ...(options.recipe !== DEFAULT_RECIPE && { recipe: options.recipe }),
+    lora_r: workload.rank,
+    hd_num: workload.hdNum,
+    max_length: workload.maxLength,
+    ...(workload.batchSize > 1 && { batch_size: workload.batchSize }),
+    ...(options.gradient_accumulation !== undefined && {
+      gradient_accumulation: options.gradient_accumulation,
+    }),
+    ...memoryOptions(asked, plan),
+    ...(options.base !== undefined && { base: options.base }),
+    ...(options.head_base !== undefined && { head_base: options.head_base }),
+    ...(options.vision_base !== undefined && { vision_base: options.vision_base }),
+    ...(options.device === "cpu" && { device: "cpu" }),
+  };
+}
+
+/** A plan that uses less of the host than this fits any machine that the model's files fit. */
+const ANY_HOST_BYTES = GIB;
+
+/** Both limits to the byte, so that a run comes to the same plan. */
+function memoryOptions({ limits, options }: Asked, plan: PlanSummary): Record<string, string> {
+  const { deviceBytes, hostBytes, sumBytes } = limits;
+  if (deviceBytes !== undefined && sumBytes !== undefined) {
+    const { device, host } = partedSum(plan, sumBytes);
+    return { memory: amountOf(Math.min(deviceBytes, device)), host_memory: amountOf(host) };
+  }
+  const needsHost = options.host_memory !== undefined || plan.hostBytes > ANY_HOST_BYTES;
+  return {
+    ...(deviceBytes !== undefined && { memory: amountOf(deviceBytes) }),
+    ...(hostBytes !== undefined && needsHost && { host_memory: amountOf(hostBytes) }),
+  };
+}
+
+/** Parts the memory that both pools of a CPU share: the host gets what the plan needs, in amounts as round as leave the device enough. */
+function partedSum(
+  { deviceBytes, hostBytes }: PlanSummary,
+  sumBytes: number,
+): Record<"device" | "host", number> {
+  for (const unit of [GIB / 10, 2 ** 20, 2 ** 10]) {
+    const host = Math.round(Math.ceil(hostBytes / unit) * unit);
+    const device = Math.round(Math.floor((sumBytes - host) / unit) * unit);
+    if (device >= deviceBytes) return { device, host };
+  }
+  return { device: Math.floor(sumBytes - hostBytes), host: hostBytes };
+}
+
+/** An amount as an option takes it, to the byte: a plan may fill it. */
+function amountOf(bytes: number): string {
+  return bytes === 0 ? "0" : writtenBytes(bytes);
+}
