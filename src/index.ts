@@ -1,6 +1,6 @@
 /**
- * lorafit as a library: train, evaluate, answer and merge from a program of your own. docs/api.md shows each of these at work.
- * This is the one file that passes on what others define.
+ * lorafit as a library: train, evaluate, answer and merge from a program of your own. docs/api.md shows each
+ * of these at work. This is the one file that passes on what others define.
  */
 
 export { type PullOptions, pull } from "./checkpoint/hub.ts";

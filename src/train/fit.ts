@@ -1,4 +1,7 @@
-/** Finds the longest micro-batch that fits a device by real steps: lengths double, then halve the gap. Each step is compared with its plan. */
+/**
+ * Finds the longest micro-batch that fits a device by real steps: lengths double, then halve the gap. Each
+ * step is compared with its plan.
+ */
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { UsageError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";

@@ -28,13 +28,21 @@ export interface Evaluator {
   signal?: AbortSignal | undefined;
   /** Chooses the policy of each sample's loss; without it, `policy` is used. */
   fitting?: Fitting;
-  /** Whether an answer fits in memory; an answer that does not counts as wrong. Without it, all answers are tried. */
+  /**
+   * Whether an answer fits in memory; an answer that does not counts as wrong. Without it, all answers are
+   * tried.
+   */
   hasRoom?: (sample: PreparedSample, request: AnswerRequest) => boolean;
-  /** Called for an answer that runs out of memory, which then counts as wrong. Without it, that is an error. */
+  /**
+   * Called for an answer that runs out of memory, which then counts as wrong. Without it, that is an error.
+   */
   onUnanswered?: (source: SampleSource, cause: OutOfMemoryError) => void;
 }
 
-/** Runs a body under a policy that fits so many tokens. Reports and returns undefined if none does; `subject` names the body in the report. */
+/**
+ * Runs a body under a policy that fits so many tokens. Reports and returns undefined if none does; `subject`
+ * names the body in the report.
+ */
 export type Fitting = <T>(
   subject: string,
   tokens: number,
@@ -96,7 +104,10 @@ export function totalLoss(losses: readonly Omit<SampleLoss, "index">[]): number 
   return sum(losses.map(({ loss, labelTokens }) => loss * labelTokens)) / labels;
 }
 
-/** Answers every question of each sample greedily. A later question of a dialogue sees the expected answers before it. */
+/**
+ * Answers every question of each sample greedily. A later question of a dialogue sees the expected answers
+ * before it.
+ */
 export async function* sampleAnswers(
   samples: readonly PreparedSample[],
   evaluator: Evaluator,
@@ -117,8 +128,8 @@ export interface Evaluated {
 }
 
 /**
- * Evaluates samples and returns the totals, or the first sample whose loss is NaN or Infinity. Returns undefined if the signal came before
- * the end, or if no sample fits.
+ * Evaluates samples and returns the totals, or the first sample whose loss is NaN or Infinity. Returns
+ * undefined if the signal came before the end, or if no sample fits.
  */
 export async function evaluate(
   samples: readonly PreparedSample[],

@@ -1,4 +1,7 @@
-/** Memory peaks of a step as facts: measured beside planned, and what is wrong if they differ. All amounts are bytes. */
+/**
+ * Memory peaks of a step as facts: measured beside planned, and what is wrong if they differ. All amounts are
+ * bytes.
+ */
 import type { PoolPlan } from "../../plan/dryRun/dryRun.ts";
 import type { Category, Pool } from "../../torch/device.ts";
 import type { Peaks, Reserved } from "../machine/compute.ts";

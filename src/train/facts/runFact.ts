@@ -1,8 +1,10 @@
 /**
- * What a run reports while it goes: one stream of facts. A fact is plain data: JSON.parse(JSON.stringify(fact)) gives the same fact. The
- * terminal line, the logs in the output folder, and any program of the user's are sinks that take them in order.
+ * The facts that a run reports while it goes, one stream of plain data: JSON.parse(JSON.stringify(fact))
+ * gives the same fact. The terminal line, the logs in the output folder, and any program of the user's are
+ * sinks that take them in order.
  *
- * Units: `...Bytes` are bytes, `...Ms` are milliseconds, `...Ratio` are shares from 0 to 1, `tokens` counts text and picture tokens.
+ * Units: `...Bytes` are bytes, `...Ms` are milliseconds, `...Ratio` are shares from 0 to 1, `tokens` counts
+ * text and picture tokens.
  */
 import type { SampleSource } from "../../data/samples/sample.ts";
 import type { Place } from "../../models/places.ts";
@@ -31,7 +33,10 @@ export type Fact =
   | CheckpointFact
   | EndFact;
 
-/** Takes the facts of a run. A promise is waited for, except after `phase`, `notice` and `leaner`; an error ends the run. */
+/**
+ * Takes the facts of a run. A promise is waited for, except after `phase`, `notice` and `leaner`; an error
+ * ends the run.
+ */
 export interface RunSink {
   take(fact: RunFact): void | Promise<void>;
 }
@@ -55,19 +60,24 @@ export interface PlanFact {
   step?: PlannedMemory & {
     /** Predicted time of one micro-batch. */
     microBatchMs: number;
-    /** What is done to fit, in words. */
+    /** Measures taken to fit, in words. */
     concessions: string[];
   };
   /** The copy of the gradients that undoes a micro-batch, if a step has several. */
   gradientCopy?: { place: Place; bytes: number };
-  /** Policies from the shortest length class to the longest; upToTokens is null if one policy is for all lengths. */
+  /**
+   * Policies from the shortest length class to the longest; upToTokens is null if one policy is for all
+   * lengths.
+   */
   policies: { upToTokens: number | null; policy: Policy }[];
   evaluation?: PlannedEvaluation;
 }
 
 /** Memory of a step, a loss or an answer, with all that the run holds beside it. */
 export interface PlannedMemory {
-  /** What counts against the device memory limit: on a card with the context, workspaces and rounding. */
+  /**
+   * Bytes that count against the device memory limit: on a card with the context, workspaces and rounding.
+   */
   limitedBytes: number;
   /** Peak of the device's pool, and of the host's. */
   deviceBytes: number;
@@ -78,7 +88,7 @@ export interface PlannedMemory {
   byCategory: Partial<Record<Category, number>>;
 }
 
-/** What evaluations need. */
+/** Memory that evaluations need. */
 export interface PlannedEvaluation {
   /** Samples to evaluate. */
   samples: number;
@@ -155,7 +165,7 @@ export interface LeanerFact {
   cause: string;
   pool: Pool;
   requestedBytes: number;
-  /** What is done from here on, in words. */
+  /** Measures taken from here on, in words. */
   concessions: string[];
   /** The whole fact as one sentence or two for people. */
   text: string;
@@ -165,7 +175,7 @@ export interface LeanerFact {
 export interface StepFact {
   fact: "step";
   record: StepRecord;
-  /** Of the run; fewer than planned if pictures are gone by now. */
+  /** Steps of the run; fewer than planned if pictures are gone by now. */
   totalSteps: number;
   /** Measured and planned peaks of both pools, by category. */
   peaks: StepPeaks;

@@ -1,6 +1,7 @@
 /**
- * Checkpoints of a run: `<output>/checkpoint-<step>` with the adapter as PEFT has it, the optimizer's moments, the gradients of a step that
- * was interrupted, and trainer_state.json. No generator has a state: order of data and dropout masks follow from seed and position.
+ * Checkpoints of a run: `<output>/checkpoint-<step>` with the adapter as PEFT has it, the optimizer's
+ * moments, the gradients of a step that was interrupted, and trainer_state.json. No generator has a state:
+ * order of data and dropout masks follow from seed and position.
  */
 import { existsSync } from "node:fs";
 import { readdir, readFile, rename, rm } from "node:fs/promises";
@@ -62,11 +63,15 @@ export interface TrainerState {
   evals: EvalRecord[];
   /** Length classes in which memory ran out, by their maximum tokens, in order. */
   stepsDown: number[];
-  /** Policy of each length class; upToTokens is null if one policy is for all. Absent in older checkpoints. */
+  /**
+   * Policy of each length class; upToTokens is null if one policy is for all. Absent in older checkpoints.
+   */
   policies?: readonly { upToTokens: number | null; policy: Policy }[] | undefined;
   /** Like stepsDown, for the losses of evaluations. */
   evalStepsDown?: number[] | undefined;
-  /** Whether PLoRA was folded into the weights, which rounds them differently; undefined in older checkpoints. */
+  /**
+   * Whether PLoRA was folded into the weights, which rounds them differently; undefined in older checkpoints.
+   */
   folded?: boolean | undefined;
   /** Loss scale of float16, also within a step; undefined in other types. */
   lossScale?: LossScale | undefined;
@@ -118,7 +123,9 @@ function settle({ optimizer }: Trained): void {
   if (parameter) synchronize(parameter.gradient.device);
 }
 
-/** Finds the newest complete checkpoint. Renames newer ones that are damaged, and reports them to `onBroken`. */
+/**
+ * Finds the newest complete checkpoint. Renames newer ones that are damaged, and reports them to `onBroken`.
+ */
 export async function lastGoodCheckpoint(
   output: string,
   onBroken: (folder: string, fault: string) => void,
@@ -133,7 +140,10 @@ export async function lastGoodCheckpoint(
   return undefined;
 }
 
-/** Puts a checkpoint's moments and gradients into an optimizer of the same parameters. Reports a change of the moments' precision. */
+/**
+ * Puts a checkpoint's moments and gradients into an optimizer of the same parameters. Reports a change of the
+ * moments' precision.
+ */
 export function restoreOptimizer(
   { folder, state }: Checkpoint,
   optimizer: AdamW,

@@ -3,7 +3,10 @@ import { join } from "node:path";
 import type { RunFact, RunSink } from "../facts/runFact.ts";
 import { ANSWERS_FILE, appendRecords, DEFECTS_FILE, EVALS_FILE, STEPS_FILE } from "./runLog.ts";
 
-/** Appends steps, evaluations with their answers, and defects to the logs of a folder. Throws UserError if the disk is full. */
+/**
+ * Appends steps, evaluations with their answers, and defects to the logs of a folder. Throws UserError if the
+ * disk is full.
+ */
 export function logSink(output: string): RunSink {
   const append = (file: string, records: readonly object[]): Promise<void> =>
     appendRecords(join(output, file), records);

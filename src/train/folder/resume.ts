@@ -1,4 +1,7 @@
-/** Decides where a run begins: in an output folder without remains of an earlier run, or at the last complete checkpoint of the same run. */
+/**
+ * Decides where a run begins: in an output folder without remains of an earlier run, or at the last complete
+ * checkpoint of the same run.
+ */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -23,7 +26,10 @@ import { mendFolders } from "./sealedFolders.ts";
 export const ADAPTER_FOLDER = "adapter";
 export const BEST_FOLDER = "best";
 
-/** Options that may change from one part of a run to the next: paths, whose content is compared, and what does not change the result. */
+/**
+ * Options that may change from one part of a run to the next: paths, whose content is compared, and what does
+ * not change the result.
+ */
 const FREE_OPTIONS = new Set<string>([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
   ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
@@ -32,7 +38,10 @@ const FREE_OPTIONS = new Set<string>([
   ...["policy", ...POLICY_OPTION_NAMES],
 ]);
 
-/** Makes the output folder ready. With `resume`, returns the last complete checkpoint, if there is one; without, throws UserError for an unfinished run. */
+/**
+ * Makes the output folder ready. With `resume`, returns the last complete checkpoint, if there is one;
+ * without, throws UserError for an unfinished run.
+ */
 export async function openOutput(
   output: string,
   resume: boolean,
@@ -49,7 +58,10 @@ export async function openOutput(
   return undefined;
 }
 
-/** Throws UserError, with a list of the changes, if continuing from a checkpoint would be another run. fingerprints: those known so far. */
+/**
+ * Throws UserError, with a list of the changes, if continuing from a checkpoint would be another run.
+ * fingerprints: those known so far.
+ */
 export function checkSameRun(
   { folder, state }: Checkpoint,
   options: Record<string, unknown>,
@@ -69,14 +81,20 @@ export function checkSameRun(
   });
 }
 
-/** Returns the command for continuing without a sample that a run began with. It starts a new run: without the sample it is not the same one. */
+/**
+ * Returns the command for continuing without a sample that a run began with. It starts a new run: without the
+ * sample it is not the same one.
+ */
 export function insteadOfSkipping({ folder }: Checkpoint): string {
   const options = quoted(join(folder, "..", OPTIONS_FILE));
   const start = `train --config ${options} --adapter ${quoted(folder)} --skip-bad --output <another folder>`;
   return `${commandLine(start)}  (a new run from what this one has learned: a run continues only with all of its samples)`;
 }
 
-/** Reports if frozen weights are rounded differently than before, because PLoRA is folded into them now, or no longer. */
+/**
+ * Reports if frozen weights are rounded differently than before, because PLoRA is folded into them now, or no
+ * longer.
+ */
 export function noticeFolding(
   { state: { folded: was } }: Checkpoint,
   folded: boolean,

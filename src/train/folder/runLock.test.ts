@@ -10,7 +10,10 @@ import { LOCK_FILE, lockOutput } from "./runLock.ts";
 
 /** Called before every step that the lock takes in the file system. */
 let beforeStep: ((name: string, path: unknown) => void) | undefined;
-/** Called while a lock that is made in place is empty, in a file system without hard links; undefined: it has them. */
+/**
+ * Called while a lock that is made in place is empty, in a file system without hard links; undefined: it has
+ * them.
+ */
 let whileEmpty: ((fill: () => void) => void) | undefined;
 
 vi.mock("node:fs", async (original) => {
@@ -49,7 +52,7 @@ vi.mock("node:fs", async (original) => {
 const folder = mkdtempSync(join(tmpdir(), "lock-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const lock = join(folder, LOCK_FILE);
-/** As a process left it that is gone: no process has this number. */
+/** A lock of a process that has ended: no process has this number. */
 const STALE = JSON.stringify({ pid: 2 ** 30, host: hostname(), started: "1" });
 
 /** How to give the folder up; undefined where it is refused. */

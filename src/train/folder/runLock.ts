@@ -1,4 +1,7 @@
-/** Allows one run at a time in an output folder: run.lock names the process, and is free when that process ends, however it ends. */
+/**
+ * Allows one run at a time in an output folder: run.lock names the process, and is free when that process
+ * ends, however it ends.
+ */
 import { createHash, randomUUID } from "node:crypto";
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -16,13 +19,19 @@ const LOOK_AGAIN_MS = 100;
 interface Holder {
   pid: number;
   host: string;
-  /** Start of the process, in clock ticks: tells it from a later process with the same number. Null if the system does not report it. */
+  /**
+   * Start of the process, in clock ticks: tells it from a later process with the same number. Null if the
+   * system does not report it.
+   */
   started: string | null;
   /** Slurm job of the process, and how often Slurm has restarted it; null outside of a job. */
   job: { id: string; restarts: number } | null;
 }
 
-/** Locks the folder, making it if it is missing, and returns a function that frees it. Throws UserError if another process holds the lock. */
+/**
+ * Locks the folder, making it if it is missing, and returns a function that frees it. Throws UserError if
+ * another process holds the lock.
+ */
 export function lockOutput(output: string): () => void {
   const path = join(output, LOCK_FILE);
   const holder: Holder = { pid: process.pid, host: hostname(), started: startOf(process.pid), job: ownJob() };
@@ -42,9 +51,10 @@ export function lockOutput(output: string): () => void {
 }
 
 /**
- * Makes the lock, or replaces a stale one. If several processes find the same stale lock, only the one that creates `<lock>.<hash>` may replace
- * it, and it reads the lock again first, so that it never replaces the lock of a faster process. A stale `<lock>.<hash>` is replaced in the
- * same way. Throws UserError if the holder still runs, or if that can't be known.
+ * Makes the lock, or replaces a stale one. If several processes find the same stale lock, only the one that
+ * creates `<lock>.<hash>` may replace it, and it reads the lock again first, so that it never replaces the
+ * lock of a faster process. A stale `<lock>.<hash>` is replaced in the same way. Throws UserError if the
+ * holder still runs, or if that can't be known.
  */
 function take(path: string, own: string): void {
   while (!created(path, own)) {
@@ -87,7 +97,10 @@ function createdInPlace(path: string, text: string): boolean {
   }
 }
 
-/** Returns the lock of a process that has ended; undefined if there is no lock. Throws UserError if it still runs, or if that can't be known. */
+/**
+ * Returns the lock of a process that has ended; undefined if there is no lock. Throws UserError if it still
+ * runs, or if that can't be known.
+ */
 function staleIn(path: string): string | undefined {
   const text = filledTextIn(path);
   const holder = text === undefined ? undefined : holderOf(text);
@@ -95,7 +108,10 @@ function staleIn(path: string): string | undefined {
   return text;
 }
 
-/** Reads a lock, waiting while it is empty: a lock made in place is empty for a moment. It stays empty if its process died then. */
+/**
+ * Reads a lock, waiting while it is empty: a lock made in place is empty for a moment. It stays empty if its
+ * process died then.
+ */
 function filledTextIn(path: string): string | undefined {
   let text = textIn(path);
   for (let look = 0; look < MOST_LOOKS && text === ""; look++) {
@@ -123,7 +139,10 @@ function holderOf(text: string): Holder | undefined {
   }
 }
 
-/** Whether a holder has ended. A job that Slurm restarts has ended wherever it ran before, also if its node failed. */
+/**
+ * Whether a holder has ended. A job that Slurm restarts has ended wherever it ran before, also if its node
+ * failed.
+ */
 function isGone(holder: Holder): boolean {
   const job = ownJob();
   if (job && holder.job?.id === job.id && holder.job.restarts < job.restarts) return true;
@@ -142,7 +161,8 @@ function isAlive({ pid, started }: Holder): boolean {
     return (cause as NodeJS.ErrnoException).code === "EPERM"; // another user's
   }
   const stat = statOf(pid);
-  if (stat[0] === "Z" || stat[0] === "X") return false; // it has ended, and its parent has not asked for its exit code
+  const hasEnded = stat[0] === "Z" || stat[0] === "X"; // its parent has not asked for its exit code
+  if (hasEnded) return false;
   const now = stat[19] ?? null;
   return started === null || now === null || now === started;
 }

@@ -1,4 +1,7 @@
-/** The logs of a run beside its checkpoints: options in train.yaml; steps, evaluations and answers as a JSON record a line. */
+/**
+ * The logs of a run beside its checkpoints: options in train.yaml; steps, evaluations and answers as a JSON
+ * record a line.
+ */
 import { appendFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
@@ -10,7 +13,9 @@ import type { Category } from "../../torch/device.ts";
 /** A line of steps.jsonl. */
 export interface StepRecord {
   step: number;
-  /** Mean over the step's micro-batches of their mean loss; with loss_scale batch, mean over all its labels. */
+  /**
+   * Mean over the step's micro-batches of their mean loss; with loss_scale batch, mean over all its labels.
+   */
   loss: number;
   /** Norm of the step's gradient before clipping. */
   gradNorm: number;
@@ -25,15 +30,24 @@ export interface StepRecord {
   peakByCategory?: Partial<Record<Category, number>>;
   /** Planned peak of the device's pool, in bytes; with planned_step. */
   plannedPeakBytes?: number;
-  /** Bytes that a card's caching allocator holds, in use or not; absent on the CPU. The planned ones with planned_step. */
+  /**
+   * Bytes that a card's caching allocator holds, in use or not; absent on the CPU. The planned ones with
+   * planned_step.
+   */
   reservedPeakBytes?: number;
   plannedReservedPeakBytes?: number;
   stepMs: number;
-  /** Share of the step's time that the device had nothing to do because data was missing; a card that still computes hides the wait. */
+  /**
+   * Share of the step's time that the device had nothing to do because data was missing; a card that still
+   * computes hides the wait.
+   */
   dataWaitRatio: number;
   /** Epoch of the step's last micro-batch, from 0. */
   epoch: number;
-  /** The micro-batch that took longest, with its samples. Absent in older runs, and after a resume within the step. */
+  /**
+   * The micro-batch that took longest, with its samples. Absent in older runs, and after a resume within the
+   * step.
+   */
   slowest?: { samples: SampleSource[]; tokens: number; elapsedMs: number };
 }
 
@@ -99,8 +113,8 @@ export async function appendRecords(path: string, records: readonly object[]): P
 }
 
 /**
- * Reads the records of a file; none if the file is missing. Skips lines that are not JSON: a crash may cut the last line, and a machine
- * that lost its power may leave zeros instead of one.
+ * Reads the records of a file; none if the file is missing. Skips lines that are not JSON: a crash may cut
+ * the last line, and a machine that lost its power may leave zeros instead of one.
  */
 export async function readRecords<R extends StepRecord | EvalRecord | AnswerRecord>(
   path: string,
@@ -120,8 +134,8 @@ export async function readRecords<R extends StepRecord | EvalRecord | AnswerReco
 }
 
 /**
- * Begins the logs at a state of the run: writes the options as a configuration, drops what was logged after the state, and returns the
- * records of the steps before.
+ * Begins the logs at a state of the run: writes the options as a configuration, drops what was logged after
+ * the state, and returns the records of the steps before.
  */
 export async function restartLog(
   output: string,

@@ -1,6 +1,6 @@
 /**
- * Folders of a run that are complete or absent, as src/checkpoint/disk.ts writes them. A seal holds the size and SHA-256 of each file, so that
- * later damage is found; after a crash, half-written folders are removed.
+ * Folders of a run that are complete or absent, as src/checkpoint/disk.ts writes them. A seal holds the size
+ * and SHA-256 of each file, so that later damage is found; after a crash, half-written folders are removed.
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
@@ -15,7 +15,9 @@ const REPLACED = ".replaced-";
 
 type Seal = Record<string, { bytes: number; sha256: string }>;
 
-/** Writes the folder `target`, in place of an earlier one if there is one. After an error nothing has changed. */
+/**
+ * Writes the folder `target`, in place of an earlier one if there is one. After an error nothing has changed.
+ */
 export async function writeFolder(
   target: string,
   write: (folder: string) => void,
@@ -44,7 +46,10 @@ export async function removeFolder(folder: string): Promise<void> {
   await rm(partial, { recursive: true });
 }
 
-/** Cleans up after a crash: removes half-written folders, and restores a replaced folder if its successor is missing. */
+/**
+ * Cleans up after a crash: removes half-written folders, and restores a replaced folder if its successor is
+ * missing.
+ */
 export async function mendFolders(parent: string): Promise<void> {
   for (const name of await readdir(parent).catch(() => [])) {
     const target = join(parent, name.slice(REPLACED.length));

@@ -1,4 +1,7 @@
-/** Waits for data. A device that still computes loses no time by it, and a run that is asked to stop no longer waits. */
+/**
+ * Waits for data. A device that still computes loses no time by it, and a run that is asked to stop no longer
+ * waits.
+ */
 
 /** Milliseconds between two looks at a busy device. */
 const LOOK_AGAIN_MS = 2;
@@ -10,8 +13,8 @@ export interface Waited<T> {
 }
 
 /**
- * What comes, or undefined where the signal does first: a picture on a disk that does not answer must not keep what was learned from being
- * saved. What comes later is nobody's then.
+ * Waits for a promise; returns undefined if the signal comes first, and then drops the value. A picture on a
+ * disk that does not answer must not keep what was learned from being saved.
  */
 export async function waitFor<T>(
   coming: Promise<T>,

@@ -1,7 +1,7 @@
 /**
- * Records where a plan was wrong. A micro-batch that needed more than planned is done once more and recorded, allocation by allocation. An
- * update can't be done again, so the next step like it is recorded. defect-STEP.json holds the record, the same one of the plan, and the
- * first place where they differ.
+ * Records where a plan was wrong. A micro-batch that needed more than planned is done once more and recorded,
+ * allocation by allocation. An update can't be done again, so the next step like it is recorded.
+ * defect-STEP.json holds the record, the same one of the plan, and the first place where they differ.
  */
 import { join } from "node:path";
 import { writeFileWhole } from "../../checkpoint/disk.ts";
@@ -47,7 +47,10 @@ export class DefectTracer {
     this.#run = run;
   }
 
-  /** Asks to record the next micro-batch of this length class, unless one was recorded for such a defect. Returns whether it will be. */
+  /**
+   * Asks to record the next micro-batch of this length class, unless one was recorded for such a defect.
+   * Returns whether it will be.
+   */
   want(step: number, tokens: number, defect: Defect): boolean {
     const kind = kindOf(defect);
     if (this.#wanted || this.#traced.has(kind) || this.#traced.size >= MOST_TRACES) return false;
@@ -90,7 +93,9 @@ export class DefectTracer {
   end(step: number): void {
     const recording = this.#recording;
     this.stop();
-    if (!recording || recording.stepsDown !== this.#run.planned.plan.stepsDown.length) return; // it ran out of memory, so the next one is recorded instead
+    if (!recording) return;
+    const { stepsDown } = this.#run.planned.plan;
+    if (recording.stepsDown !== stepsDown.length) return; // it ran out of memory: the next one is recorded
     this.#wanted = undefined;
     this.#report(recording, step);
   }

@@ -1,6 +1,7 @@
 /**
- * Reads a micro-batch's numbers when the next micro-batch is queued, so that a card, which computes beside the host, never waits for work.
- * Before anything is saved, evaluated or thrown, everything that was queued earlier is reported.
+ * Reads a micro-batch's numbers when the next micro-batch is queued, so that a card, which computes beside
+ * the host, never waits for work. Before anything is saved, evaluated or thrown, everything that was queued
+ * earlier is reported.
  */
 
 /** The report of a queued micro-batch. It is disposed if it is not made. */

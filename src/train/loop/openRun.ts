@@ -1,6 +1,6 @@
 /**
- * Opens a run in three stages: inputs (output folder, model's files, data), plan, and what lies in memory. Nothing heavy is loaded before the
- * data is checked and the plan fits.
+ * Opens a run in three stages: inputs (output folder, model's files, data), plan, and what lies in memory.
+ * Nothing heavy is loaded before the data is checked and the plan fits.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -113,19 +113,21 @@ async function openInputs(given: TrainOptions, facts: FactStream, closers: Close
 async function planInputs(opening: Opening): Promise<RunPlanning> {
   const { options, data, planner, demand, schedule, opened, checkpoint, policies, facts } = opening;
   const { evalSamples, tokenizer } = data;
+  const limits = limitsOf(options, options.device!);
   const planned = await planRun({
-    ...{ options, planner, demand, evalSamples, checkpoint, policies },
-    limits: limitsOf(options, options.device!),
+    ...{ options, planner, demand, evalSamples, checkpoint, policies, limits },
     lengths: lengthsOf(options, data, schedule),
     stopIds: stopIdsOf(tokenizer, opened.config),
     attention: attentionOf(opening),
   });
   if (planned.losses) data.evalSamples = [...planned.losses.kept];
-  await facts.send(planFact({ ...planned, demand, planner }));
+  await facts.send(planFact({ ...planned, demand, planner, limits }));
   return planned;
 }
 
-/** Stage 3: loads the model, the factors and the optimizer, as they were in the checkpoint if there is one. */
+/**
+ * Stage 3: loads the model, the factors and the optimizer, as they were in the checkpoint if there is one.
+ */
 async function loadRun(
   opening: Opening,
   { plan, losses }: RunPlanning,
@@ -185,7 +187,10 @@ function backupOf({ parameters }: AdamW, { gradientCopy }: RunPlan): GradientBac
   return gradientCopy ? gradientCopies(gradients, gradientCopy.place) : zeroBackup(gradients);
 }
 
-/** Chooses the attention kernel of the run: the one that a policy names, or the fastest when timed on the card. */
+/**
+ * Chooses the attention kernel of the run: the one that a policy names, or the fastest when timed on the
+ * card.
+ */
 function attentionOf({ policies, opened, compute, demand, data, facts }: Opening): Policy["attention"] {
   const { packing } = data;
   const { device, dtype } = compute;
@@ -261,7 +266,10 @@ function setAside(
   return { samples: train, evalSamples: validation };
 }
 
-/** Counts the steps of the run. Accumulation continues across the ends of epochs; the last step takes what is left, so that no sample is lost. */
+/**
+ * Counts the steps of the run. Accumulation continues across the ends of epochs; the last step takes what is
+ * left, so that no sample is lost.
+ */
 function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }: TrainingData): Schedule {
   const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
   const totalSteps =
@@ -298,7 +306,10 @@ function isSingle(packing: Packing): boolean {
   return packing.by === "samples" && packing.samples === 1;
 }
 
-/** Makes the factors: those of the checkpoint, of the adapter to start from (which brings rank, scale and targets), or new ones. */
+/**
+ * Makes the factors: those of the checkpoint, of the adapter to start from (which brings rank, scale and
+ * targets), or new ones.
+ */
 function loraOf(
   { options, opened: { config }, checkpoint }: Opening,
   held: { device: Device; gradients: Gradients; copies: DType | undefined },

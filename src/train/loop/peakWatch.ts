@@ -59,7 +59,10 @@ export class PeakWatch {
     }
   }
 
-  /** Ends a micro-batch. Returns whether to do it again, to record its allocations, because it needed more than its plan. */
+  /**
+   * Ends a micro-batch. Returns whether to do it again, to record its allocations, because it needed more
+   * than its plan.
+   */
   add(batch: MicroBatch): boolean {
     this.passed("backward"); // the rest of it
     const { step } = this.#run.progress.state;
@@ -97,7 +100,8 @@ export class PeakWatch {
 
   /** Finds the pools that are above the plan so far. */
   #defects(measured: Peaks): Defect[] {
-    const wasDisturbed = this.#run.planned.plan.stepsDown.length > this.#stepsDown; // what ran out is in the peak too
+    const { stepsDown } = this.#run.planned.plan;
+    const wasDisturbed = stepsDown.length > this.#stepsDown; // the attempt that ran out is in the peak too
     return this.#planned && !wasDisturbed ? defectsOf(this.#planned, measured, this.#highest) : [];
   }
 
@@ -106,7 +110,10 @@ export class PeakWatch {
     this.#tracer.stop();
   }
 
-  /** Whether this step is planned to the byte: the first step of a planned run, and all steps with planned_step. */
+  /**
+   * Whether this step is planned to the byte: the first step of a planned run, and all steps with
+   * planned_step.
+   */
   get #isExact(): boolean {
     const { inputs, planned } = this.#run;
     return inputs.options.planned_step || (this.#isFirst && planned.plan.longest !== undefined);
@@ -128,7 +135,10 @@ export function recordOf(
   };
 }
 
-/** Returns the peaks of a plan without resuming and saving, which are not part of a step; reserved bytes are those of the whole run. */
+/**
+ * Returns the peaks of a plan without resuming and saving, which are not part of a step; reserved bytes are
+ * those of the whole run.
+ */
 export function ofStep({ device, host, replay, phases }: DryRun): PlannedPeaks {
   const step = phases.filter(({ name }) => !["resume", "save"].includes(name));
   const most = (of: "devicePeakBytes" | "hostPeakBytes"): number =>

@@ -1,4 +1,7 @@
-/** A run in four groups, so that a function asks for the groups that it needs: what was asked, planned and loaded, and how far it is. */
+/**
+ * A run in four groups, so that a function asks for the groups that it needs: what was asked, planned and
+ * loaded, and how far it is.
+ */
 import type { ImagePool } from "../../data/pictures/imagePool.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Sampler } from "../../data/stream/drawOrder.ts";

@@ -52,7 +52,10 @@ export function ranOut(subject: string, cause: OutOfMemoryError, run?: Resumable
   return new UserError(`${subject} does not fit: ${reasonOf(cause, others)}.`, { fix, cause });
 }
 
-/** Returns the error for memory that ran out under the leanest policy, with settings that would fit this run's memory. */
+/**
+ * Returns the error for memory that ran out under the leanest policy, with settings that would fit this run's
+ * memory.
+ */
 export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
   const { options, planner, demand } = run.inputs;
   const { workload } = run.planned;
@@ -84,8 +87,9 @@ function roomOf(
 }
 
 /**
- * Returns the error for a number of a step that is NaN or Infinity; `subject` names the number. isUntried: whether the newest checkpoint's
- * factors gave this number and none before, so that this checkpoint is not known to be good.
+ * Returns the error for a number of a step that is NaN or Infinity; `subject` names the number. isUntried:
+ * whether the newest checkpoint's factors gave this number and none before, so that this checkpoint is not
+ * known to be good.
  */
 export async function notFinite(
   { inputs: { options } }: Pick<Run, "inputs">,

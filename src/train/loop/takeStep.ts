@@ -1,6 +1,7 @@
 /**
- * One step of the optimizer. Its micro-batches and its update are queued, and reported one micro-batch late, when a card has computed them.
- * Whether the update changes anything is the device's decision: if the loss or the norm is not finite, it changes nothing.
+ * One step of the optimizer. Its micro-batches and its update are queued, and reported one micro-batch late,
+ * when a card has computed them. Whether the update changes anything is the device's decision: if the loss or
+ * the norm is not finite, it changes nothing.
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { zeroGradients } from "../../models/lora.ts";
@@ -108,7 +109,10 @@ async function accumulate(
   });
 }
 
-/** Waits for a micro-batch's numbers and reports them. The wait is time of its own, not of the micro-batch that was queued before. */
+/**
+ * Waits for a micro-batch's numbers and reports them. The wait is time of its own, not of the micro-batch
+ * that was queued before.
+ */
 async function reportMicroBatch(run: Running, taken: Taken, queued: QueuedStep): Promise<void> {
   const { batch, moment, sums, under, dataWaitMs } = taken;
   const { step, microBatch } = moment;
@@ -158,7 +162,8 @@ async function updateFactors(run: Running): Promise<void> {
   const { state } = progress;
   const sums = state.accumulated;
   const scaledBy = sums.weightSum * (state.lossScale?.scale ?? 1);
-  // float16: the scale of the next micro-batch depends on whether this step's gradients overflow, so it can't be queued before
+  // float16: the scale of the next micro-batch depends on whether this step's gradients overflow, so it can't
+  // be queued before
   if (state.lossScale || !under.norm) await run.late.all();
   const startMs = performance.now();
   if (!under.norm) measureNorm(run); // the data ended before the step's last micro-batch
@@ -219,7 +224,9 @@ function stepRecord(
   };
 }
 
-/** Leaves the factors as they are, because float16 could not hold their gradients. Such a step has no record. */
+/**
+ * Leaves the factors as they are, because float16 could not hold their gradients. Such a step has no record.
+ */
 function skipStep(run: Running, before: LossScale): void {
   const { state } = run.progress;
   zeroGradients(run.loaded.lora);

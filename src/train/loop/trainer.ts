@@ -1,7 +1,7 @@
 /**
- * The training loop: micro-batches, accumulation, optimizer step, evaluation and checkpoint, until the last step or an interruption. A run
- * may be stopped at any moment, even killed. If it continues from its last checkpoint with the same options, it ends with the same bytes as
- * a run that was never stopped.
+ * The training loop: micro-batches, accumulation, optimizer step, evaluation and checkpoint, until the last
+ * step or an interruption. A run may be stopped at any moment, even killed. If it continues from its last
+ * checkpoint with the same options, it ends with the same bytes as a run that was never stopped.
  */
 import { join } from "node:path";
 import { describeSource } from "../../data/samples/badSamples.ts";
@@ -41,7 +41,10 @@ export type TrainResult =
   | { ended: "finished"; step: number; adapter: string }
   | { ended: "interrupted"; step: number; checkpoint: string };
 
-/** Trains with these options. Throws UserError for what the caller can fix; everything up to the last checkpoint stays. */
+/**
+ * Trains with these options. Throws UserError for what the caller can fix; everything up to the last
+ * checkpoint stays.
+ */
 export async function train(
   input: TrainInput,
   { signal, sinks = [] }: TrainHooks = {},
@@ -90,13 +93,17 @@ async function runFrom(
   });
 }
 
-/** Reports what was queued before an error. If that fails, returns that failure, which came first, instead of the error. */
+/**
+ * Reports what was queued before an error. If that fails, returns that failure, which came first, instead of
+ * the error.
+ */
 async function firstOf({ late }: Running, thrown: unknown): Promise<unknown> {
   try {
     await late.all();
     return thrown;
   } catch (earlier) {
-    return earlier instanceof UserError ? earlier : thrown; // of a card that is lost the first message says most
+    // if a card is lost, the first message says most
+    return earlier instanceof UserError ? earlier : thrown;
   }
 }
 
@@ -122,14 +129,18 @@ async function runToEnd(run: Running): Promise<TrainResult> {
         savingFirst(run, () => waitFor(batches.next(), { signal, isBusy: () => run.late.isBusy() })),
       );
       if (outcome === "interrupted") return await interrupt(run);
-      if (outcome === "no data") state.totalSteps = state.step; // pictures that went bad left fewer samples than planned
+      // pictures that went bad left fewer samples than planned
+      if (outcome === "no data") state.totalSteps = state.step;
     }
   } finally {
     void batches.return(undefined); // if it waits for a picture that does not come, closing the pool ends it
   }
 }
 
-/** Makes micro-batches from where the run is. With skip_bad, leaves out samples whose picture is gone by now, and reports each once. */
+/**
+ * Makes micro-batches from where the run is. With skip_bad, leaves out samples whose picture is gone by now,
+ * and reports each once.
+ */
 function openBatches({ inputs, progress, facts }: Running): AsyncGenerator<MicroBatch> {
   const { samples, sampler, packing, draws, pictures } = inputs.data;
   const source = { samples, sampler, packing, draws, pictures };
@@ -144,7 +155,10 @@ function openBatches({ inputs, progress, facts }: Running): AsyncGenerator<Micro
   return createBatches({ ...source, onBadPicture }, position);
 }
 
-/** Runs `part`. If it fails, for example because a picture is missing, saves a checkpoint first, then throws the error. */
+/**
+ * Runs `part`. If it fails, for example because a picture is missing, saves a checkpoint first, then throws
+ * the error.
+ */
 async function savingFirst<T>(run: Running, part: () => Promise<T>): Promise<T> {
   try {
     return await part();

@@ -1,6 +1,7 @@
 /**
- * The optimizer's update. If memory runs out, it continues where it stopped: in smaller tiles, and at last without the copy of the gradients.
- * No element is updated twice, and the size of a tile does not change the result.
+ * The optimizer's update. If memory runs out, it continues where it stopped: in smaller tiles, and at last
+ * without the copy of the gradients. No element is updated twice, and the size of a tile does not change the
+ * result.
  */
 import { formatBytes } from "../../errors.ts";
 import { type AdamW, beginUpdate, continueUpdate, normOfGradients } from "../../step/optimizer/optimizer.ts";
@@ -22,7 +23,10 @@ export function updateWithin(run: Run, learningRate: number, gradientScale: () =
   insisting(run, () => continueUpdate(optimizer, update));
 }
 
-/** Returns the L2 norm of all gradients of a step, (), for the caller to dispose. Throws UserError as the update does. */
+/**
+ * Returns the L2 norm of all gradients of a step, (), for the caller to dispose. Throws UserError as the
+ * update does.
+ */
 export function normWithin(run: Run): Tensor {
   return insisting(run, () => keep(normOfGradients(run.loaded.optimizer.parameters)));
 }
@@ -48,7 +52,10 @@ function insisting<T>(run: Run, body: () => T): T {
   }
 }
 
-/** Frees or saves the next thing that needs memory in an update, and returns what in words; undefined if nothing is left. */
+/**
+ * Frees or saves the next thing that needs memory in an update, and returns what in words; undefined if
+ * nothing is left.
+ */
 function concede({ loaded: { optimizer, backup } }: Pick<Run, "loaded">): string | undefined {
   const { tileElements } = optimizer;
   if (tileElements > LEAST_TILE_ELEMENTS) return inSmallerTiles(optimizer);

@@ -50,7 +50,10 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16", fp16: "float16" } as 
   DType
 >;
 
-/** Sets threads and memory caps of the process, and returns where and in which type to compute. Throws UserError if the device is missing. */
+/**
+ * Sets threads and memory caps of the process, and returns where and in which type to compute. Throws
+ * UserError if the device is missing.
+ */
 export function startCompute(model: Pick<OpenedModel, "dtype">, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
   if (device !== "cpu") useCard(device as `cuda:${number}`);
@@ -85,7 +88,10 @@ export function noticeStored({ files: { weights } }: OpenedModel, notice: (text:
   );
 }
 
-/** Returns the device that was asked for, else the first GPU, else the CPU. Throws UserError if the device is missing. */
+/**
+ * Returns the device that was asked for, else the first GPU, else the CPU. Throws UserError if the device is
+ * missing.
+ */
 export function chooseDevice(asked: Device | undefined): Device {
   const devices = cudaDevices();
   const device = asked ?? (devices > 0 ? "cuda:0" : "cpu");
@@ -95,7 +101,10 @@ export function chooseDevice(asked: Device | undefined): Device {
   return device;
 }
 
-/** Throws UserError for a card that this libtorch has no kernels for: its first operator would fail without a reason. */
+/**
+ * Throws UserError for a card that this libtorch has no kernels for: its first operator would fail without a
+ * reason.
+ */
 function refuseForeignCard(device: `cuda:${number}`): void {
   const lacking = cardProblem(findLibtorch().cudaVersion, cardInfo(device).capability);
   if (lacking) throw new UserError(`${device} can't be used: ${lacking.why}.`, { fix: lacking.fix });
@@ -132,7 +141,10 @@ function outsideBytes(device: Device): number {
   return device === "cpu" ? 0 : cardOf(device as `cuda:${number}`).contextBytes;
 }
 
-/** Makes libraries allocate their workspaces now, so that they are counted as workspace and not to the first product. */
+/**
+ * Makes libraries allocate their workspaces now, so that they are counted as workspace and not to the first
+ * product.
+ */
 function claimWorkspaces(device: Device): void {
   category("workspace", () =>
     scope(() => {
@@ -143,7 +155,10 @@ function claimWorkspaces(device: Device): void {
   );
 }
 
-/** Bytes of other programs that are reported; fewer may be a context that is larger than in the table of cards. */
+/**
+ * Bytes of other programs that are reported; fewer may be a context that is larger than in the table of
+ * cards.
+ */
 const NOTED_BYTES = GIB;
 
 /** Returns "other programs hold 60.2 GiB of cuda:0"; undefined if they hold little. */
@@ -189,7 +204,10 @@ export function freeCache(device: Device): void {
   if (device !== "cpu") emptyCache(device as `cuda:${number}`);
 }
 
-/** Chooses float32 for a checkpoint that is stored in it, else bfloat16, or float16 on a card without bfloat16. */
+/**
+ * Chooses float32 for a checkpoint that is stored in it, else bfloat16, or float16 on a card without
+ * bfloat16.
+ */
 function usualType({ dtype }: Pick<OpenedModel, "dtype">, device: Device): Compute["dtype"] {
   return dtype === "float32" ? "float32" : halfOf(device);
 }

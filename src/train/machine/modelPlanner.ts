@@ -10,7 +10,10 @@ import { cardInfo, cardMemory } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/tensor.ts";
 import type { OpenedModel } from "./openedModel.ts";
 
-/** Speed of a CPU that was not measured. Only the order of policies depends on it, and a run saves its policies. */
+/**
+ * Speed of a CPU that was not measured. Only the order of policies depends on it, and a run saves its
+ * policies.
+ */
 const UNMEASURED: Speed = {
   ...ANY_CPU,
   attentionRatios: { flash: 0.5, cudnn: 0.5, efficient: 0.5 },
@@ -53,8 +56,8 @@ export function loadedModel(
 }
 
 /**
- * Returns the memory limits of a run: those of its options, on a card at most what other programs leave. Undefined on a CPU if no option
- * sets a limit.
+ * Returns the memory limits of a run: those of its options, on a card at most what other programs leave.
+ * Undefined on a CPU if no option sets a limit.
  */
 export function limitsOf(
   { memory, host_memory }: { memory?: number | undefined; host_memory?: number | undefined },
@@ -67,7 +70,10 @@ export function limitsOf(
   };
 }
 
-/** Returns the bytes of a card that are free or reserved by this process, with the context, which plans count; Infinity on a CPU. */
+/**
+ * Returns the bytes of a card that are free or reserved by this process, with the context, which plans count;
+ * Infinity on a CPU.
+ */
 function roomOn(device: Device): number {
   if (device === "cpu") return Number.POSITIVE_INFINITY;
   const card = device as `cuda:${number}`;

@@ -15,7 +15,10 @@ export interface OpenedModel {
   bases: Bases;
 }
 
-/** Opens a folder, or a downloaded repository, for the caller to close. Throws UserError if no family reads it. */
+/**
+ * Opens a folder, or a downloaded repository, for the caller to close. Throws UserError if no family reads
+ * it.
+ */
 export function openModel(nameOrFolder: string): OpenedModel {
   const files = openModelFolder(resolveModel(nameOrFolder));
   try {

@@ -1,6 +1,7 @@
 /**
- * Every training option, once. Flags, the YAML configuration, its JSON Schema and the documentation come from here. Defaults are those of
- * the official recipe (InternLM-XComposer-2.0/finetune, finetune.py and finetune_lora.sh), except rank and learning rate: see recipes.ts.
+ * Every training option, once. Flags, the YAML configuration, its JSON Schema and the documentation come from
+ * here. Defaults are those of the official recipe (InternLM-XComposer-2.0/finetune, finetune.py and
+ * finetune_lora.sh), except rank and learning rate: see recipes.ts.
  */
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/patterns.ts";
@@ -156,7 +157,10 @@ export const loraOptions = group("LoRA", {
     .meta({ help: "Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA).", alias: ["use_rslora"] }),
 });
 
-/** Micro-batches of an optimizer step. A run with several keeps a copy of its gradients, so a plan asks for this number too. */
+/**
+ * Micro-batches of an optimizer step. A run with several keeps a copy of its gradients, so a plan asks for
+ * this number too.
+ */
 export const accumulation = count.default(8);
 
 const beta = z.number().min(0).lt(1);
@@ -275,7 +279,10 @@ export const EXCLUSIVE_OPTIONS = [
   ...POLICY_OPTION_NAMES.map((part) => ["policy", part] as const),
 ] as const;
 
-/** The options of a run, from flags or a configuration. The output has every default in place, and is itself a valid input. */
+/**
+ * The options of a run, from flags or a configuration. The output has every default in place, and is itself a
+ * valid input.
+ */
 export const TrainOptions = z
   .strictObject({
     ...modelOptions,
@@ -319,7 +326,10 @@ function recipeValues(
   return { lora_r, lora_alpha, learning_rate: given.learning_rate ?? RECIPES[given.recipe].learning_rate };
 }
 
-/** Makes one regular expression over module names. In a list, which is what flags give, a name stands for a whole linear. */
+/**
+ * Makes one regular expression over module names. In a list, which is what flags give, a name stands for a
+ * whole linear.
+ */
 function targetPattern(targets: string | string[]): string {
   const patterns = typeof targets === "string" ? [targets] : targets.filter((target) => !isName(target));
   for (const pattern of patterns) checkPattern(pattern, "lora_targets");

@@ -1,6 +1,6 @@
 /**
- * Reads and writes the policies of a run: one for each length class, or one for all. Also sets single choices of a policy that the user has
- * fixed.
+ * Reads and writes the policies of a run: one for each length class, or one for all. Also sets single choices
+ * of a policy that the user has fixed.
  */
 import { z } from "zod";
 import { readJsonObject } from "../../checkpoint/disk.ts";
@@ -29,13 +29,18 @@ const ClassPolicies = z.strictObject({
 
 const spell = (key: string): string => `policy: ${key}`;
 
-/** Returns the policies that the options give; undefined if they are left to the plan. Throws UserError if one run can't use them all. */
+/**
+ * Returns the policies that the options give; undefined if they are left to the plan. Throws UserError if one
+ * run can't use them all.
+ */
 export function givenPolicies({ policy }: Pick<TrainOptions, "policy">): ClassPolicy[] | undefined {
   if (policy === undefined) return undefined;
   return readPolicies(typeof policy === "string" ? policyJson(policy) : policy, spell);
 }
 
-/** Reads the JSON of a policy or of a run's policies, and returns them from the shortest class to the longest. */
+/**
+ * Reads the JSON of a policy or of a run's policies, and returns them from the shortest class to the longest.
+ */
 export function readPolicies(json: Record<string, unknown>, name: (key: string) => string): ClassPolicy[] {
   if (!("classes" in json)) return [ofAllLengths(parseOptions(Policy, json, name))];
   const { classes } = parseOptions(ClassPolicies, json, name);
@@ -94,7 +99,10 @@ function policyJson(given: string): Record<string, unknown> {
   }
 }
 
-/** Throws UserError if policies differ in how the model is loaded or the optimizer made, which happens once in a run. */
+/**
+ * Throws UserError if policies differ in how the model is loaded or the optimizer made, which happens once in
+ * a run.
+ */
 function refuseDifferentLoading(policies: readonly ClassPolicy[]): void {
   const loadings = policies.map(({ policy }) =>
     JSON.stringify([runPlaces(policy), ploraOf(policy).folded, policy.attention]),

@@ -1,4 +1,6 @@
-/** Computes learning-rate schedules, equal to transformers' get_{cosine,linear,constant}_schedule_with_warmup. */
+/**
+ * Computes learning-rate schedules, equal to transformers' get_{cosine,linear,constant}_schedule_with_warmup.
+ */
 
 export const SCHEDULES = {
   cosine: (progress) => Math.max(0, 0.5 * (1 + Math.cos(Math.PI * progress))),
@@ -15,7 +17,10 @@ export interface Schedule {
   totalSteps: number;
 }
 
-/** Returns the rate of an optimizer step, counted from 1. The first step of a warm-up has a rate of 0, as in transformers. */
+/**
+ * Returns the rate of an optimizer step, counted from 1. The first step of a warm-up has a rate of 0, as in
+ * transformers.
+ */
 export function learningRate(step: number, { name, peakRate, warmupSteps, totalSteps }: Schedule): number {
   const stepsDone = step - 1;
   if (stepsDone < warmupSteps) {

@@ -1,6 +1,7 @@
 /**
- * Plans the losses of an evaluation before anything is loaded: the policy of each length, and the samples that do not fit. A sample that is
- * only evaluated may be longer than all that is trained on, and needs less memory: nothing is kept for a backward pass.
+ * Plans the losses of an evaluation before anything is loaded: the policy of each length, and the samples
+ * that do not fit. A sample that is only evaluated may be longer than all that is trained on, and needs less
+ * memory: nothing is kept for a backward pass.
  */
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
@@ -64,7 +65,10 @@ export class LossPlan {
     return this.#options.stepsDown;
   }
 
-  /** Returns the policy for so many tokens: the one of training at that length, or the first leaner one that fits. */
+  /**
+   * Returns the policy for so many tokens: the one of training at that length, or the first leaner one that
+   * fits.
+   */
   policyFor(tokens: number): Policy {
     const { plan, stepsDown } = this.#options;
     const most = classOf(this.#classes, tokens);
@@ -77,7 +81,10 @@ export class LossPlan {
     return policy;
   }
 
-  /** Moves to the next leaner policy for losses of so many tokens and more, and returns it; undefined if there is none. */
+  /**
+   * Moves to the next leaner policy for losses of so many tokens and more, and returns it; undefined if there
+   * is none.
+   */
   stepDown(tokens: number): Policy | undefined {
     const leaner = this.#leaner(this.policyFor(tokens));
     if (leaner) this.#options.stepsDown.push(classOf(this.#classes, tokens));

@@ -1,4 +1,7 @@
-/** Makes the error for a sample whose loss does not fit in an evaluation: the memory it needs, and what would fit. */
+/**
+ * Makes the error for a sample whose loss does not fit in an evaluation: the memory it needs, and what would
+ * fit.
+ */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
 import { batchOf } from "../../plan/dryRun/batchShapes.ts";
@@ -33,7 +36,10 @@ export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misf
   );
 }
 
-/** Returns the most tokens that a sample with the same share of pictures and no more labels may have, under one policy. */
+/**
+ * Returns the most tokens that a sample with the same share of pictures and no more labels may have, under
+ * one policy.
+ */
 function longestThatFits(
   losses: LossPlan,
   plan: RunPlan,

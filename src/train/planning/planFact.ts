@@ -10,7 +10,7 @@ import { forwardOnly, type LossPlan } from "./evalLossPlan.ts";
 import type { RunPlanning } from "./planRun.ts";
 import type { RunPlan } from "./policyByLength.ts";
 
-/** Returns what was planned as plain data. */
+/** Returns what was planned as plain data. limits: of the run, also if the policy is the user's. */
 export function planFact(planned: RunPlanning & { demand: Demand; planner: Planner }): PlanFact {
   const { plan, demand, limits, losses } = planned;
   const { gradientCopy } = plan;
@@ -19,7 +19,7 @@ export function planFact(planned: RunPlanning & { demand: Demand; planner: Plann
     limits: limits ? limitsFact(limits) : {},
     mostTokens: demand.mostTokens,
     longest: named(demand.longest),
-    ...(limits && stepFact(planned)),
+    ...stepFact(planned),
     ...(gradientCopy && { gradientCopy }),
     policies: plan.policies.map(({ upToTokens, policy }) => ({
       upToTokens: Number.isFinite(upToTokens) ? upToTokens : null,

@@ -43,13 +43,17 @@ export interface RunPlanning {
   limits: Limits | undefined;
 }
 
-/** Plans a run. Throws UserError if the longest micro-batch, or the loss of a sample to evaluate, fits under no policy. */
+/**
+ * Plans a run. Throws UserError if the longest micro-batch, or the loss of a sample to evaluate, fits under
+ * no policy.
+ */
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const { options, planner, demand, stopIds, checkpoint, attention, limits: room } = request;
   const workload = workloadOfRun(options, checkpoint);
   const planned = (choice: Choice, stepsDown: number[]): RunPlan => {
     const plan = new RunPlan({ planner, workload, demand, choice, stepsDown });
-    for (const tokens of request.lengths) plan.policyFor(tokens); // so that a run's policies are known before it begins
+    // chooses the policies now, so that they are known before the run begins
+    for (const tokens of request.lengths) plan.policyFor(tokens);
     return plan;
   };
   const choice = choiceOf(request, room, (choice) => planned(choice, []).policies);
@@ -66,7 +70,10 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   return { plan, workload, losses, answers, limits };
 }
 
-/** Chooses who decides the policies: the planner within limits, or the user. The user's single choices go into the run's earlier policies or the default. */
+/**
+ * Chooses who decides the policies: the planner within limits, or the user. The user's single choices go into
+ * the run's earlier policies or the default.
+ */
 function choiceOf(
   { options, planner, checkpoint, policies, attention }: PlanRequest,
   room: Limits | undefined,
@@ -106,7 +113,9 @@ function policiesBefore(
       }));
 }
 
-/** Returns the policy of a run that is not planned. PLoRA stays folded into the weights if it was and can be. */
+/**
+ * Returns the policy of a run that is not planned. PLoRA stays folded into the weights if it was and can be.
+ */
 function defaultPolicy(planner: Planner, folded = false): Policy {
   const { branch } = ploraOf(DEFAULT_POLICY);
   return { ...DEFAULT_POLICY, plora: ploraName({ folded: folded && planner.folds(DEFAULT_POLICY), branch }) };
@@ -121,7 +130,10 @@ function lossesOf(
   return new LossPlan({ plan, samples, room, stepsDown: stepsDownOf(checkpoint, options, "evalStepsDown") });
 }
 
-/** Describes the workload. Rank and targets are those of the adapter that the run starts from, if there is one. */
+/**
+ * Describes the workload. Rank and targets are those of the adapter that the run starts from, if there is
+ * one.
+ */
 function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined): RunWorkload {
   const {
     lora_r,
@@ -139,7 +151,10 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
   });
 }
 
-/** Returns the length classes in which memory ran out before the run was stopped; none if its memory limits have changed. */
+/**
+ * Returns the length classes in which memory ran out before the run was stopped; none if its memory limits
+ * have changed.
+ */
 function stepsDownOf(
   checkpoint: Checkpoint | undefined,
   options: TrainOptions,

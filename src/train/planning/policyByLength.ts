@@ -1,6 +1,6 @@
 /**
- * Chooses the policy of each micro-batch of a run, by length class and within the memory limits. A run saves its policies, so a resumed run
- * has the same ones, even if its machine has been measured since.
+ * Chooses the policy of each micro-batch of a run, by length class and within the memory limits. A run saves
+ * its policies, so a resumed run has the same ones, even if its machine has been measured since.
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { Place } from "../../models/places.ts";
@@ -28,7 +28,10 @@ export type Choice =
       by: "planner";
       limits: Limits;
       attention?: Policy["attention"] | undefined;
-      /** Whether PLoRA was folded into the weights that the run has trained with; undefined: whatever is faster. */
+      /**
+       * Whether PLoRA was folded into the weights that the run has trained with; undefined: whatever is
+       * faster.
+       */
       folded?: boolean | undefined;
       /** Policies that were chosen when the run began, under the same limits. */
       known?: readonly ClassPolicy[] | undefined;
@@ -101,7 +104,10 @@ export class RunPlan {
     return policy;
   }
 
-  /** Moves to the next leaner policy for micro-batches of so many tokens and more, and returns it; undefined if there is none. */
+  /**
+   * Moves to the next leaner policy for micro-batches of so many tokens and more, and returns it; undefined
+   * if there is none.
+   */
   stepDown(tokens: number): Policy | undefined {
     const leaner = this.leaner(this.policyFor(tokens));
     if (!leaner) return undefined;
@@ -121,7 +127,9 @@ export class RunPlan {
     return this.#dryRun(this.#options.demand.shapeOf(most), most);
   }
 
-  /** Lists every allocation of a micro-batch under its policy; with the update if it is the last of its step. */
+  /**
+   * Lists every allocation of a micro-batch under its policy; with the update if it is the last of its step.
+   */
   trace(batch: MicroBatch, options: { isLast: boolean }): StepTrace {
     const { planner, workload } = this.#options;
     const asked = { ...workloadOf(workload, exactShape(batch)), batch: exactShape(batch) };
@@ -134,7 +142,10 @@ export class RunPlan {
     return planner.answer(workloadOf(workload, demand.shapeOf(1)), this.policy, limits, shape);
   }
 
-  /** Plans the loss of a sample that is only evaluated, under a policy with this run's places, and says whether it fits. */
+  /**
+   * Plans the loss of a sample that is only evaluated, under a policy with this run's places, and says
+   * whether it fits.
+   */
   loss(shape: BatchShape | ExactShape, policy: Policy, limits: Limits): RoomFor {
     const { planner, workload } = this.#options;
     return planner.loss(workloadOf(workload, shape), policy, limits);
@@ -180,7 +191,10 @@ export class RunPlan {
     return asBefore.fits ? asBefore : plan;
   }
 
-  /** Returns the fastest plan for the longest micro-batch. PLoRA is folded, once for the whole run, only if that is faster for the data. */
+  /**
+   * Returns the fastest plan for the longest micro-batch. PLoRA is folded, once for the whole run, only if
+   * that is faster for the data.
+   */
   #fastestOfData(limits: Limits, attention: Policy["attention"] | undefined): Plan {
     const { planner, workload, demand } = this.#options;
     const plan = this.#fastest(demand.mostTokens, limits, { attention });
@@ -221,7 +235,9 @@ export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape
   return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };
 }
 
-/** Returns the classes. The longest micro-batch is a class of its own, so that none of its memory is wasted. */
+/**
+ * Returns the classes. The longest micro-batch is a class of its own, so that none of its memory is wasted.
+ */
 export function classesUpTo(mostTokens: number): number[] {
   const classes: number[] = [];
   for (let tokens = SHORTEST_CLASS_TOKENS; tokens < mostTokens; tokens = Math.ceil(tokens * CLASS_RATIO)) {

@@ -1,4 +1,7 @@
-/** Makes the error for data that does not fit in memory: what is too long, the memory it needs, and settings that would fit. */
+/**
+ * Makes the error for data that does not fit in memory: what is too long, the memory it needs, and settings
+ * that would fit.
+ */
 
 import type { ImageCompat } from "../../data/pictures/decode.ts";
 import { imageSize, type PictureSize, pictureTokens } from "../../data/pictures/image.ts";
@@ -33,7 +36,8 @@ export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
   const asked = workloadOf(workload, demand.shapeOf(mostTokens));
   const within = leastMemory(planner, asked, { ...limits, budgetBytes: Number.POSITIVE_INFINITY }, fixed);
   const isShortOfHost = within.run.hostBytes > limits.hostBytes;
-  const least = isShortOfHost ? leastMemory(planner, asked, UNLIMITED, fixed) : within; // more of the host may take more of the run
+  // with more host memory, more of the run may lie there
+  const least = isShortOfHost ? leastMemory(planner, asked, UNLIMITED, fixed) : within;
   const what =
     mostTokens > longest.tokens
       ? `the largest micro-batch has up to ${formatCount(mostTokens)} tokens; the longest sample is ${describeSource(longest.source)}, with ${formatCount(longest.tokens)}`
@@ -57,7 +61,10 @@ export function toFit(
   return [`Pass --memory ${inMebibytes(budgetedBytes)}${host}`, ...ways].join("\nor   ");
 }
 
-/** Finds settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length that leaves it out. */
+/**
+ * Finds settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length
+ * that leaves it out.
+ */
 export async function waysToFit(misfit: Misfit): Promise<string[]> {
   const { demand, options } = misfit;
   const { longest, mostTokens } = demand;
