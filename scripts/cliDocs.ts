@@ -48,8 +48,10 @@ function officialSection(): string {
     "`lorafit train` accepts the flags of the official finetune_lora.sh as they stand, also as keys of a configuration. The names below have",
     "no option of their own. Those that accept any value have no effect, and one note lists them.",
     "",
-    `The official data set stacks \`--batch_size\` samples, and a GPU takes as many of these stacks as ${BATCH_FACTORS.map((name) => `\`--${name}\``).join(" or ")} says.`,
-    "Here the product of the two is `batch_size`, the samples of a micro-batch.",
+    wrap(
+      `The official data set stacks \`--batch_size\` samples, and a GPU takes as many of these stacks as ${BATCH_FACTORS.map((name) => `\`--${name}\``).join(" or ")} says. Here the product of the two is \`batch_size\`, the samples of a micro-batch.`,
+      COLUMNS,
+    ),
     "",
     "| names | values | why |",
     "|---|---|---|",
