@@ -78,6 +78,41 @@ describe("the merged checkpoint", () => {
     base.close();
   });
 
+  it("has factors of any linear layer in it, also of PLoRA and the vision tower", async () => {
+    const names = [
+      "model.layers.0.attention.wqkv.Plora_B.weight",
+      "vit.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+    ];
+    const [adapter, out] = [join(root, "any-adapter"), join(root, "any-out")];
+    const base = openModelFolder(golden("tiny")).weights;
+    scope(() => {
+      const modules = names.map((name) => {
+        const [rows, columns] = base.entry(name).shape as [number, number];
+        const module = name.replace(/^model\.(?=layers)/, "").replace(/\.weight$/, "");
+        return [module, { a: ones([1, columns]), b: ones([rows, 1]), scale: 2 }] as const;
+      });
+      const config = {
+        r: 1,
+        loraAlpha: 2,
+        loraDropout: 0,
+        targetModules: [],
+        useRslora: false,
+        baseModel: "",
+      };
+      writeAdapter(adapter, { config, modules: new Map(modules) });
+    });
+    await mergeCheckpoint(golden("tiny"), adapter, out);
+    const merged = openModelFolder(out).weights;
+    scope(() => {
+      for (const name of names) {
+        const difference = merged.tensor(name).sub(base.tensor(name)).toFloat32Array();
+        for (const value of difference) expect(value).toBeCloseTo(2, 5);
+      }
+    });
+    merged.close();
+    base.close();
+  });
+
   it("is a folder as Hugging Face has it: shards of the size, index, configuration and small files", async () => {
     const [model, adapter] = modelAndAdapter("files");
     const target = join(root, "blob");

@@ -302,6 +302,10 @@ describe("reading", () => {
 
   it("refuses factors of another model: other shapes, other modules", () => {
     const shapes = new Map([[weightNameOf("layers.0.attention.wqkv"), [4, 5]]]);
+    const pooled = new Map([[weightNameOf("layers.0.attention.wqkv"), [4, 48]]]);
+    expect(() => scope(() => void readAdapter(adapterOf({}, PAIR), { shapes: pooled }))).toThrow(
+      "is it QALoRA",
+    );
     expect(() => scope(() => void readAdapter(adapterOf({}, PAIR), { shapes }))).toThrow(
       "A [2,3] and B [4,2] instead of [2, 5] and [4, 2]",
     );

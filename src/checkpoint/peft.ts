@@ -216,6 +216,9 @@ function checkFactors(
     const { rank } = scales.get(module)!;
     const [rows, columns] = shapes ? (shapes.get(weightNameOf(module)) ?? []) : [b.shape[0], a.shape[1]];
     if (rows === undefined) return `${quoted(module)}: the model has no such linear layer`;
+    if (isPooled(a.shape[1], columns)) {
+      return `${quoted(module)}: A has ${a.shape[1]} columns, the layer ${columns} inputs: is it QALoRA, which averages inputs?`;
+    }
     const fits = isShape(a.shape, [rank, columns]) && isShape(b.shape, [rows, rank]);
     return fits
       ? []
@@ -225,6 +228,12 @@ function checkFactors(
   throw new UserError(`${weights.place}: its factors do not fit:\n${linesOf(faults, "  ")}`, {
     fix: "Use the base model and the configuration that it was trained with.",
   });
+}
+
+/** Whether inputs may have been averaged in groups, as QALoRA does: powers of two from 2 to 1024. */
+function isPooled(columns: number | undefined, inputs: number | undefined): boolean {
+  const group = (inputs ?? 0) / (columns || 1);
+  return group > 1 && group <= 1024 && Number.isInteger(Math.log2(group));
 }
 
 function isShape(
