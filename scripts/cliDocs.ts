@@ -6,7 +6,7 @@ import {
   CommonOptions,
   ConfigOptions,
 } from "../src/cli/args/commandOptions.ts";
-import { defaultNote, flagUsage, wrap } from "../src/cli/args/help.ts";
+import { defaultText, flagUsage, wrap } from "../src/cli/args/help.ts";
 import { BATCH_FACTORS, OFFICIAL_FLAGS } from "../src/cli/args/officialFlags.ts";
 import { type OptionSpec, optionSpecs } from "../src/options.ts";
 
@@ -87,7 +87,7 @@ function sectionOf(name: string, command: CommandOptions): string {
 }
 
 function rowOf(spec: OptionSpec): string {
-  const preset = defaultNote(spec).slice(1, -1);
+  const preset = defaultText(spec);
   const aliases = spec.aliases.map((alias) => `\`${alias.length === 1 ? "-" : "--"}${alias}\``);
   const cells = [`\`${flagUsage(spec)}\``, spec.help, preset, aliases.join(" ")];
   return `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;

@@ -1,4 +1,4 @@
-/** Errors that a user can act on, and the counts and byte amounts that they speak of. */
+/** Errors that a user can act on, and how they write counts and amounts of bytes. */
 import { printableLines, printableMessage } from "./printable.ts";
 
 /**
@@ -42,32 +42,32 @@ export function joinedErrors(errors: readonly [UserError, ...UserError[]], noun:
   );
 }
 
-/** The message of anything thrown. */
+/** Returns the message of anything thrown. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
 
-/** What the disk answers, in words for people. */
+/** Error codes of the file system in words. */
 const FAULTS: Readonly<Record<string, string>> = {
   ENOENT: "there is no such file",
   EISDIR: "it is a folder",
-  ENOTDIR: "a part of its path is a file, and no folder",
+  ENOTDIR: "a part of its path is a file, not a folder",
   EEXIST: "there is a file of this name",
   EACCES: "you have no permission",
   EPERM: "you have no permission",
 };
 
-/** What kept a file from being read or written. */
+/** Returns why a file could not be read or written. */
 export function faultOf(cause: unknown): string {
   return FAULTS[(cause as NodeJS.ErrnoException | undefined)?.code ?? ""] ?? messageOf(cause);
 }
 
-/** "12,544". */
+/** Writes a count: "12,544". */
 export function formatCount(count: number): string {
   return Math.round(count).toLocaleString("en-US");
 }
 
-/** "1 sample", "2,000 samples". */
+/** Writes a count with its noun: "1 sample", "2,000 samples". */
 export function plural(count: number, noun: string): string {
   return `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
@@ -86,14 +86,14 @@ const UNIT_BYTES = {
   TB: 1e12,
 } as const;
 
-/** "24.3 GiB", "512 B": binary units, at most one decimal. */
+/** Writes bytes in binary units with at most one decimal: "24.3 GiB", "512 B". */
 export function formatBytes(bytes: number): string {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const power = Math.min(units.length - 1, bytes < 1 ? 0 : Math.floor(Math.log2(bytes) / 10));
   return `${(bytes / 2 ** (10 * power)).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
 }
 
-/** An amount as options take it, "31.7GiB", "24GB", "512MiB": the shortest that parseBytes reads as just so many bytes. */
+/** Writes bytes for an option, "31.7GiB", "24GB": the shortest form that parseBytes reads as exactly these bytes. */
 export function writtenBytes(bytes: number): string {
   const units = ["GiB", "GB", "MiB", "MB", "KiB"] as const;
   const amounts = units.map((unit) => {
@@ -103,7 +103,7 @@ export function writtenBytes(bytes: number): string {
   return amounts.find(({ tenths, text }) => tenths >= 1 && parseBytes(text) === bytes)?.text ?? `${bytes}B`;
 }
 
-/** Bytes of "32GiB", "300 MiB", "8GB", "1048576"; throws UserError on anything else. */
+/** Reads an amount of bytes: "32GiB", "300 MiB", "8GB", "1048576". Throws UserError for anything else. */
 export function parseBytes(text: string): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$/i.exec(text);
   const letters = (match?.[2] ?? "").toUpperCase();

@@ -1,28 +1,28 @@
 /**
- * Options as one strict zod schema each. Flags, configuration files, --help, documentation and error messages read what they need of
- * a schema here, from its JSON Schema, which carries the meta data of every option along.
+ * Reads options from strict zod schemas. Flags, configuration files, --help, documentation and error messages all come from a schema's
+ * JSON Schema, which carries the meta data of every option.
  */
 import { z } from "zod";
 import { joinedErrors, parseBytes, UsageError, type UserError } from "./errors.ts";
 
 declare module "zod" {
   interface GlobalMeta {
-    /** One phrase for --help, the documentation and editors. */
+    /** Sentence for --help, the documentation and editors. */
     help?: string;
-    /** The heading that the option stands under. */
+    /** Heading of the option in --help. */
     group?: string;
-    /** What stands for the value in --help: FOLDER. */
+    /** Placeholder of the value in --help: FOLDER. */
     value?: string;
-    /** What a right value is, in words, where type and limits do not say it. */
+    /** Right values in words, if type and limits do not say it. */
     takes?: string;
-    /** What to do about a wrong value. */
+    /** Advice about a wrong value. */
     advice?: string;
-    /** Other names of the option, such as the official script's. */
+    /** Other names of the option, such as the official ones. */
     alias?: string[];
   }
 }
 
-/** One option as flags and texts see it. */
+/** An option for flags and texts. */
 export interface OptionSpec {
   /** The name in a configuration and in code: lora_r. */
   key: string;
@@ -31,15 +31,15 @@ export interface OptionSpec {
   /** switch: true or false; value: needs a value; either: a switch that may have a value. */
   kind: "switch" | "value" | "either";
   numeric: boolean;
-  /** Whether it takes a list. */
+  /** Whether the value is a list. */
   many: boolean;
   required: boolean;
   default: unknown;
-  /** What a right value is: "a whole number, 1 or more". */
+  /** Right values in words: "a whole number, 1 or more". */
   takes: string;
   help: string;
   group: string;
-  /** What stands for a value in --help. */
+  /** Placeholder of the value in --help. */
   value: string;
   aliases: string[];
   advice: string | undefined;
@@ -59,7 +59,7 @@ interface Limits {
 export const count = z.int().positive();
 export const text = z.string().min(1);
 
-/** "32GiB" or a number of bytes; a number either way. */
+/** Accepts "32GiB" or a number of bytes, and gives a number. */
 export const byteAmount = z
   .union([text, z.number()])
   .transform((amount, context) => checked(context, () => parseBytes(String(amount))))
@@ -74,7 +74,7 @@ export function group<S extends Record<string, z.ZodType>>(name: string, shape: 
   return Object.fromEntries(entries) as S;
 }
 
-/** For transforms: the value of body(), or an issue where it throws. */
+/** Returns body(), or adds an issue if it throws: for transforms. */
 export function checked<T>(context: z.core.$RefinementCtx, body: () => T): T {
   try {
     return body();
@@ -84,7 +84,7 @@ export function checked<T>(context: z.core.$RefinementCtx, body: () => T): T {
   }
 }
 
-/** For superRefine: refuses two options that state the same thing. */
+/** Refuses two options that state the same thing: for superRefine. */
 export function refuseTogether(
   options: Record<string, unknown>,
   pairs: readonly (readonly [string, string])[],
@@ -102,12 +102,12 @@ export function refuseTogether(
   }
 }
 
-/** What a schema takes, as JSON Schema with the meta data of every option. */
+/** Returns the input of a schema as JSON Schema, with the meta data of every option. */
 export function jsonSchemaOf(schema: z.ZodType): JsonSchema {
   return z.toJSONSchema(schema, { io: "input" });
 }
 
-/** The options of a schema in its order. */
+/** Returns the options of a schema in its order. */
 export function optionSpecs(schema: z.ZodType): OptionSpec[] {
   const { properties = {}, required = [] } = jsonSchemaOf(schema);
   return Object.entries(properties).map(([key, property]) =>
@@ -115,7 +115,7 @@ export function optionSpecs(schema: z.ZodType): OptionSpec[] {
   );
 }
 
-/** The flag of an option: --lora-r of lora_r. */
+/** Returns the flag of an option: --lora-r for lora_r. */
 export function flagOf(key: string): string {
   return `--${key.replaceAll("_", "-")}`;
 }
@@ -137,7 +137,7 @@ export function parseOptions<S extends z.ZodType>(
   return parsed.data as z.output<S>;
 }
 
-/** One error an option, in the order of the issues. */
+/** Returns one error for each wrong option, in the order of the issues. */
 function wrongOptions(
   issues: readonly z.core.$ZodIssue[],
   specs: OptionSpec[],
@@ -221,7 +221,7 @@ function specOf(key: string, option: JsonOption, required: boolean): OptionSpec 
   };
 }
 
-/** The alternatives of a schema; itself where it has none. */
+/** Returns the alternatives of a schema, or the schema itself. */
 function formsOf(schema: JsonSchema): JsonSchema[] {
   return (schema.anyOf ?? [schema]).map((form) => form as JsonSchema);
 }
@@ -233,7 +233,7 @@ function takesOf(option: JsonOption, numeric: boolean): string {
   return `${option.type === "integer" ? "a whole number" : "a number"}${limitsOf(option)}`;
 }
 
-/** "a, b or c". */
+/** Joins choices: "a, b or c". */
 export function listOfChoices(choices: string[]): string {
   return choices.length < 2 ? choices.join() : `${choices.slice(0, -1).join(", ")} or ${choices.at(-1)}`;
 }
@@ -249,7 +249,7 @@ function limitsOf({ type, minimum, maximum, exclusiveMinimum, exclusiveMaximum }
   return above ? ` ${above}` : "";
 }
 
-/** A limit that someone set, not the one that every whole number has. */
+/** Returns a limit that someone set; undefined for the limit of all whole numbers. */
 function stated(limit: number | undefined): number | undefined {
   return limit !== undefined && Math.abs(limit) === Number.MAX_SAFE_INTEGER ? undefined : limit;
 }

@@ -1,4 +1,4 @@
-/** How this program was started, for messages that name a command to give next: from a bundle, by npx, from a clone or an installation. */
+/** Writes commands for the user to run next, as this program was started: from a bundle, by npx, from a clone or an installation. */
 import { basename, delimiter, dirname, join, relative } from "node:path";
 
 interface Start {
@@ -11,13 +11,13 @@ interface Start {
 
 const NPX = "npx lorafit";
 
-/** A command line for a user to copy: "npx lorafit setup --cuda", in a bundle "./lorafit setup --cuda". */
+/** Returns a command line to copy: "npx lorafit setup --cuda", in a bundle "./lorafit setup --cuda". */
 export function commandLine(words: string): string {
   const [, script = ""] = process.argv;
   return `${programOf({ environment: process.env, script, folder: process.cwd() })} ${words}`;
 }
 
-/** The words that start this program again in the same folder. */
+/** Returns the words that start this program again in the same folder. */
 export function programOf({ environment, script, folder }: Start): string {
   const { LORAFIT_PROGRAM, npm_command, PATH = "" } = environment;
   if (LORAFIT_PROGRAM) return quoted(LORAFIT_PROGRAM); // set by the launcher of a bundle
@@ -30,7 +30,7 @@ export function programOf({ environment, script, folder }: Start): string {
   return isLinked ? quoted(script) : `node ${quoted(script)}`;
 }
 
-/** As a shell takes it for one word. */
+/** Quotes a word for a shell, if it needs quotes. */
 export function quoted(word: string): string {
   return /^[\w@%+=:,./~-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

@@ -1,4 +1,4 @@
-/** What generate and chat share: a prompt laid out with its pictures, answered, and shown as it comes. */
+/** Answers a prompt with pictures, and passes the text on as it comes: for generate and chat. */
 
 import type { EncodedSample } from "../data/samples/dialogue.ts";
 import { IMAGE_PLACEHOLDER } from "../data/samples/sample.ts";
@@ -8,7 +8,7 @@ import { type Generated, generate } from "../models/generate.ts";
 import type { Evaluator } from "../train/evaluate/evaluate.ts";
 import { stopIdsOf } from "../train/planning/answerPlan.ts";
 
-/** As the options of generate and chat have them. */
+/** Options of generate and chat for answers. */
 export interface AnswerOptions {
   max_new_tokens: number;
   ignore_eos: boolean;
@@ -19,12 +19,12 @@ export interface AnswerOptions {
 }
 
 export interface AnswerHooks {
-  /** Called with each further piece of the text. */
+  /** Called with each new piece of the text. */
   onText?: (piece: string) => void;
   signal?: AbortSignal;
 }
 
-/** The model's ids after a prompt, and their text where there is a tokenizer. */
+/** Lets the model answer a prompt. Returns its ids, and their text if there is a tokenizer. */
 export async function answerPrompt(
   prompt: EncodedSample,
   { model, lora, policy, pictures, tokenizer }: Evaluator,
@@ -51,13 +51,13 @@ export async function answerPrompt(
   return { ...generated, text: tokenizer?.decode(generated.ids, { skipSpecial: true }) ?? null };
 }
 
-/** The text with a placeholder in front for each picture that has none. */
+/** Returns the text with a placeholder in front for each picture that has none. */
 export function withPlaceholders(text: string, pictures: number): string {
   const placed = text.split(IMAGE_PLACEHOLDER).length - 1;
   return IMAGE_PLACEHOLDER.repeat(Math.max(0, pictures - placed)) + text;
 }
 
-/** Ids to pieces of text. A character may be spread over several ids, so what could still change is held back. */
+/** Turns ids into pieces of text. A character may be spread over several ids, so an unfinished end is held back. */
 class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #write: (piece: string) => void;

@@ -1,4 +1,4 @@
-/** What eval, generate and chat share: a model with its adapter, tokenizer and picture workers, closed when they are done. */
+/** Opens a model for eval, generate and chat, with adapter, tokenizer and picture workers, and closes all of it afterwards. */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { readAdapter } from "../checkpoint/peft.ts";
 import type { ImageCompat } from "../data/pictures/decode.ts";
@@ -23,7 +23,7 @@ import {
 import { closeModel, openModel } from "../train/machine/openedModel.ts";
 import type { Output } from "./output/output.ts";
 
-/** A model that has not been loaded yet: enough to check samples by. */
+/** A model that is not loaded yet: enough to check samples. */
 export interface KnownModel {
   folder: string;
   config: ModelConfig;
@@ -35,7 +35,7 @@ export interface SessionOptions extends ComputeOptions {
   image_compat: ImageCompat;
 }
 
-/** Reads what a model's folder says of itself. Throws UserError where it is no 4KHD checkpoint. */
+/** Reads configuration and tokenizer of a model's folder. Throws UserError if it is not a 4KHD checkpoint. */
 export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
   const folder = resolveModel(nameOrFolder);
   const opened = openModelFolder(folder);
@@ -46,7 +46,7 @@ export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
   }
 }
 
-/** Loads a model for as long as body runs. Throws UserError where it does not fit into the memory that was given. */
+/** Loads a model, runs the body, and closes the model. Throws UserError if it does not fit the memory limit. */
 export async function withModel<T>(
   { folder, tokenizer, config }: KnownModel,
   options: SessionOptions,
@@ -84,7 +84,7 @@ export async function withModel<T>(
 }
 
 function outOfMemory(cause: OutOfMemoryError): UserError {
-  return new UserError(`It does not fit: ${cause.message}.`, {
+  return new UserError(`The model does not fit: ${cause.message}.`, {
     fix: "Pass more --memory, or a lower --hd-num for fewer image tiles.",
     cause,
   });

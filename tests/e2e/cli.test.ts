@@ -60,7 +60,7 @@ describe("wrong usage ends with 2 and says what to do", () => {
     [["plan", "--gpu", "abacus"], "abacus"],
     [["plan", "--solve", "max-length"], "no memory is given"],
     [["preview"], "There is nothing to preview."],
-    [["preview", "--image", "a", "--data", "b"], "--image and --data"],
+    [["preview", "--image", "a", "--data", "b"], "--image and --data cannot be given together."],
     [["generate", "--model", "m"], "There is nothing to answer."],
     [["report"], "FOLDER is missing"],
     [["train", "--resume", "nowhere"], "There is no run in nowhere"],

@@ -49,7 +49,7 @@ it("Ctrl-C saves a checkpoint and says how to go on, which then ends the run", S
   );
   expect(code).toBe(130);
   expect(stderr).toContain("stopping after this micro-batch (again to stop at once)");
-  expect(stderr).toContain(`Go on with:  npx lorafit train --resume ${output}`);
+  expect(stderr).toContain(`Continue with:  npx lorafit train --resume ${output}`);
 
   const before = records({ code: 0, stdout, stderr }).length;
   const rest = records(lorafit(["train", "--resume", output, "--json"])) as { step: number }[];

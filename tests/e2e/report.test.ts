@@ -50,7 +50,7 @@ it("report refuses a folder without steps, and scores that are none", () => {
   });
   const { code, stderr } = lorafit(["report", folder, "--evals", join(folder, "steps.jsonl")]);
   expect(code).toBe(1);
-  expect(stderr).toContain("this does not end as the output of an evaluation");
+  expect(stderr).toContain("is not the output of an evaluation");
 });
 
 const folderOf = (files: Record<string, string>): string => {

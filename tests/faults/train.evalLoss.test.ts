@@ -51,7 +51,7 @@ it("a sample that has room under some policy is evaluated under it, within what 
     [4_000_000, "the loss of"],
   ] as const) {
     const { plan } = await evaluated({ memory });
-    const told = planLines(plan!).filter((line) => line.startsWith("an evaluation takes more, "));
+    const told = planLines(plan!).filter((line) => line.startsWith("an evaluation needs more: "));
     expect(told).toEqual([expect.stringContaining(`for ${what} ${held}:2: sample 1, 4,000 tokens`)]);
   }
   const leaner = await evaluated({ memory: most.limitedBytes - 1 });

@@ -95,7 +95,7 @@ it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", asyn
   once.process.kill("SIGINT");
   expect(await once.ended).toBe(130);
   expect(once.stderr()).toContain("stopping after this micro-batch (again to stop at once)");
-  expect(once.stderr()).toContain(`Go on with:  npx lorafit train --resume ${output}`);
+  expect(once.stderr()).toContain(`Continue with:  npx lorafit train --resume ${output}`);
   const [checkpoint] = (await checkpointFolders(output)).slice(-1);
   expect(once.stderr()).toContain(`saved ${checkpoint}`);
 

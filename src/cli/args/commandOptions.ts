@@ -61,7 +61,7 @@ const skip_bad = z
   .meta({ help: "Leave out samples that cannot be used, and report how many, instead of stopping." });
 
 const quick = z.boolean().default(false).meta({
-  help: "do not decode pictures whose format does not say where a file ends (TIFF, AVIF, BMP, SVG)",
+  help: "Do not decode pictures of formats that do not mark the end of a file (TIFF, AVIF, BMP, SVG).",
 });
 
 /** Options for how many samples people are shown; --json prints all of them. */
@@ -105,7 +105,7 @@ const eval_ = {
     ...group("Data", { data, ...pictureOptions, max_length, skip_bad }),
     ...group("Answers", {
       answers: z.boolean().default(false).meta({
-        help: "Let the model answer the questions of each dialogue, and score the answers by exact match and ANLS.",
+        help: "Let the model answer the questions of each dialogue, and score the answers by exact match and ANLS (similarity of texts, 0 to 1).",
       }),
       ...shown,
     }),
@@ -168,7 +168,7 @@ const merge = {
     ...group("Model", {
       model,
       adapter: text.meta({ help: "PEFT adapter to merge.", value: "FOLDER" }),
-      output: text.meta({ help: "Folder for the merged checkpoint; it must not exist.", value: "FOLDER" }),
+      output: text.meta({ help: "Folder for the merged checkpoint, new or empty.", value: "FOLDER" }),
       shard: byteAmount.optional().meta({ help: "Maximum size of one file. Default: 5 GB." }),
     }),
     ...group("Device and memory", {
@@ -187,7 +187,7 @@ const quantize = {
   options: z.strictObject({
     ...group("Model", {
       model,
-      output: text.meta({ help: "Folder for the quantised checkpoint; it must not exist.", value: "FOLDER" }),
+      output: text.meta({ help: "Folder for the quantised checkpoint, new or empty.", value: "FOLDER" }),
       report: z.boolean().default(false).meta({ help: "Print the relative error of each quantised matrix." }),
     }),
     ...group("Data", { data: data.optional(), ...pictureOptions, max_length, skip_bad }),

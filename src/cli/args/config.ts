@@ -1,4 +1,4 @@
-/** A YAML configuration -> raw option values by key, with everything that is wrong with its keys; values are left to parseOptions. */
+/** Reads a YAML configuration into raw option values by key, with all errors of its keys. parseOptions checks the values. */
 import { UsageError, type UserError } from "../../errors.ts";
 import type { OptionSpec } from "../../options.ts";
 import { didYouMean } from "./didYouMean.ts";

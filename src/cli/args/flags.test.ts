@@ -51,8 +51,8 @@ describe("errors", () => {
     ["--zzz", "There is no flag --zzz.", "--help shows the flags of a command."],
     ["--no-lora-r", "There is no flag --no-lora-r.", "Did you mean --lora-r?"],
     ["-x", "There is no flag -x.", "--help shows the flags of a command."],
-    ["--model", "--model needs a value.", "--help shows what each flag takes."],
-    ["--model --data x", "--model needs a value.", "--help shows what each flag takes."],
+    ["--model", "--model needs a value.", "--help shows the value of each flag."],
+    ["--model --data x", "--model needs a value.", "--help shows the value of each flag."],
     [
       "--lora-r 8 --lora_r 16",
       "--lora-r and --lora_r give the same option two values, 8 and 16.",

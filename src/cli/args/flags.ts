@@ -1,4 +1,4 @@
-/** Command-line arguments -> raw option values by key, which parseOptions checks. Each remembers how it was spelled. */
+/** Reads command-line arguments into raw option values, which parseOptions checks, and remembers how each was typed. */
 import { parseArgs } from "node:util";
 import { UsageError } from "../../errors.ts";
 import type { OptionSpec } from "../../options.ts";
@@ -6,7 +6,7 @@ import { didYouMean } from "./didYouMean.ts";
 
 export interface Given {
   raw: Record<string, unknown>;
-  /** By key: the flag as it was typed, --lora_r. */
+  /** Flags as they were typed, such as --lora_r, by key. */
   spelled: Map<string, string>;
   /** Words that belong to no flag. */
   positionals: string[];
@@ -35,7 +35,7 @@ export function readFlags(argv: string[], specs: OptionSpec[]): Given {
   return given;
 }
 
-/** Every name of every option, without dashes in front: lora-r, lora_r and aliases. */
+/** Returns every name of every option, without leading dashes: lora-r, lora_r and aliases. */
 export function namesOf(specs: OptionSpec[]): Map<string, OptionSpec> {
   const names = new Map<string, OptionSpec>();
   for (const spec of specs) {
@@ -46,7 +46,7 @@ export function namesOf(specs: OptionSpec[]): Map<string, OptionSpec> {
   return names;
 }
 
-/** A flag that needs a value takes the next word whatever it looks like, as -1. */
+/** Splits arguments. A flag that needs a value takes the next word as it is, such as -1. */
 function tokensOf(args: string[], names: Map<string, OptionSpec>) {
   const takers = [...names].filter(([, { kind }]) => kind === "value");
   const options = Object.fromEntries(
@@ -94,7 +94,7 @@ function resolve(
   });
 }
 
-/** The words that an option has: its own value, and those of the following that it takes too. */
+/** Returns the words of an option: its own value, and the following words that belong to it. */
 function takeWords({ kind, many }: OptionSpec, { value, following }: Occurrence): string[] {
   const own = value === undefined ? [] : [value];
   if (many) return [...own, ...following.splice(0)];
@@ -129,5 +129,5 @@ function isBoolean(word: string): boolean {
 }
 
 function needsValue(typed: string): UsageError {
-  return new UsageError(`${typed} needs a value.`, { fix: "--help shows what each flag takes." });
+  return new UsageError(`${typed} needs a value.`, { fix: "--help shows the value of each flag." });
 }

@@ -43,7 +43,7 @@ export function commandHelp(
     ]),
     "",
     "Examples",
-    ...examples.map((example) => `  ${commandLine(example)}`),
+    ...examples.map((example) => exampleHelp(example, columns)),
   ].join("\n");
 }
 
@@ -54,17 +54,36 @@ export function flagUsage({ flag, kind, value, many, default: preset }: OptionSp
   return `${flag} ${value}${many ? "..." : ""}`;
 }
 
-/** Returns the default in brackets: "[64]", "[required]", or nothing. */
-export function defaultNote({ required, kind, many, default: preset }: OptionSpec): string {
-  if (required) return "[required]";
+/** Returns the default: "64", "required", or nothing. */
+export function defaultText({ required, kind, many, default: preset }: OptionSpec): string {
+  if (required) return "required";
   if (preset === undefined || kind !== "value" || (many && (preset as unknown[]).length === 0)) return "";
-  return `[${[preset].flat().map(shown).join(" ")}]`;
+  return [preset].flat().map(shown).join(" ");
 }
 
 /** Writes small numbers as people do: 5e-5. */
 function shown(value: unknown): string {
   const small = typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3;
   return small ? value.toExponential() : String(value);
+}
+
+/** Returns a command line that can be copied as it stands: one that is too long goes on, before a flag, after a backslash. */
+function exampleHelp(example: string, columns: number): string {
+  const [first = "", ...flags] = commandLine(example).split(/ (?=--)/);
+  const lines = [`  ${first}`];
+  for (const flag of flags) {
+    const joined = `${lines.at(-1)} ${flag}`;
+    if (joined.length + " \\".length <= columns) lines[lines.length - 1] = joined;
+    else lines.push(`      ${flag}`);
+  }
+  return lines.join(" \\\n");
+}
+
+/** Returns "[default: 64]", "[required]", or nothing. */
+function defaultNote(spec: OptionSpec): string {
+  const text = defaultText(spec);
+  if (text === "") return "";
+  return spec.required ? `[${text}]` : `[default: ${text}]`;
 }
 
 function flagHelp(spec: OptionSpec, columns: number): string {

@@ -227,8 +227,8 @@ describe("words without a flag", () => {
   });
 
   it("are refused where there is none, and past it", () => {
-    expect(() => readCommand("pull", ["org/name", "more"], undefined)).toThrow('a word too many: "more"');
-    expect(() => train("data.json --model a --data d")).toThrow('a word too many: "data.json"');
+    expect(() => readCommand("pull", ["org/name", "more"], undefined)).toThrow('"more" is a word too many');
+    expect(() => train("data.json --model a --data d")).toThrow('"data.json" is a word too many');
   });
 });
 

@@ -1,4 +1,4 @@
-/** One command's arguments -> its checked options, or its help. */
+/** Reads one command's arguments: its checked options, or its help. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UsageError } from "../../errors.ts";
@@ -61,7 +61,7 @@ function refuseUnitless(
   if (error) throw error;
 }
 
-/** The configuration that --config names, or that of the run that --resume names. */
+/** Reads the configuration that --config names, or that of the run that --resume names. */
 function configOf(file: string | undefined, given: Given, specs: OptionSpec[]): Config | undefined {
   const { resume } = given.raw;
   if (file !== undefined) return readConfig(file, specs);
@@ -73,7 +73,7 @@ function configOf(file: string | undefined, given: Given, specs: OptionSpec[]): 
   });
 }
 
-/** The options of a file without those that a flag replaces, by name or by stating the same thing. */
+/** Returns the options of a file without those that a flag replaces, by name or by meaning. */
 function overridden(file: Record<string, unknown>, flags: Record<string, unknown>): Record<string, unknown> {
   const replaced = EXCLUSIVE_OPTIONS.flatMap(([one, other]) => [
     ...(flags[one] === undefined ? [] : [other]),
@@ -86,8 +86,8 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
   const [first, ...others] = positionals;
   const surplus = positional && raw[positional] === undefined ? others[0] : first;
   if (surplus !== undefined) {
-    throw new UsageError(`There is a word too many: "${surplus}".`, {
-      fix: "--help shows what the command takes.",
+    throw new UsageError(`"${surplus}" is a word too many.`, {
+      fix: "--help shows the flags of the command.",
     });
   }
   if (positional && first !== undefined) {
@@ -96,7 +96,7 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
   }
 }
 
-/** A word that a command works on needs no flag, so no flag is asked for where it is missing. */
+/** Asks for the word that a command works on, which needs no flag, if it is missing. */
 function requireWord({ positional, examples }: CommandOptions, specs: OptionSpec[], raw: Given["raw"]): void {
   const spec = specs.find(({ key }) => key === positional);
   if (!spec || raw[spec.key] !== undefined) return;
@@ -115,7 +115,7 @@ function take({ raw }: Given, specs: OptionSpec[]): Record<string, unknown> {
   return taken;
 }
 
-/** How errors name an option: as the flag was typed, by its place in the file, or by its flag. */
+/** Returns how errors name an option: as the flag was typed, by its place in the file, or by its flag. */
 function spelling({ spelled }: Given, config?: Config): (key: string) => string {
   return (key) => spelled.get(key) ?? config?.spell(key) ?? flagOf(key);
 }

@@ -98,7 +98,7 @@ export const tiny = {
   about: "Writes a small random 4KHD checkpoint with its own tokenizer, to try lorafit out on.",
   options: z.strictObject(
     group("Model", {
-      output: text.meta({ help: "Folder for the checkpoint; it must not exist.", value: "FOLDER" }),
+      output: text.meta({ help: "Folder for the checkpoint, new or empty.", value: "FOLDER" }),
       hidden: count.default(256).meta({ help: "Width of the decoder's rows." }),
       layers: count.default(4).meta({ help: "Number of decoder layers." }),
       heads: count.default(8).meta({ help: "Number of query heads." }),
@@ -125,7 +125,7 @@ export const pages = {
     "Draws document pages (receipts, forms, tables with small print), and writes questions with known answers in the official format.",
   options: z.strictObject(
     group("Data", {
-      output: text.meta({ help: "Folder for the pages and data.txt.", value: "FOLDER" }),
+      output: text.meta({ help: "Folder for the pages and data.txt, new or empty.", value: "FOLDER" }),
       count: count.default(64).meta({ help: "Number of pages to train on." }),
       eval_count: z.int().min(0).default(0).meta({ help: "Number of further pages to evaluate on." }),
       turns: count.default(1).meta({ help: "Number of questions for each page." }),

@@ -1,4 +1,4 @@
-/** Reads a YAML file of options: the values at its top, and where each stands. */
+/** Reads a YAML file of options: its values, and the line and column of each. */
 import { readFileSync } from "node:fs";
 import {
   type Document,

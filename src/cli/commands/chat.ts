@@ -1,4 +1,4 @@
-/** `lorafit chat`: a conversation line by line, with pictures. */
+/** `lorafit chat`: talks with the model line by line, with pictures. */
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -18,14 +18,14 @@ type ChatOptions = OptionsOf<"chat">;
 
 interface Conversation {
   turns: Turn[];
-  /** Of all turns. */
+  /** Pictures of all turns. */
   images: string[];
   /** Pictures that the next question will show. */
   waiting: string[];
 }
 
 export async function run(options: ChatOptions, output: Output): Promise<void> {
-  for (const file of options.image) await imageSize(file, options.image_compat); // says now what is wrong with it
+  for (const file of options.image) await imageSize(file, options.image_compat); // throws if it is not a picture
   const known = await inspectModel(options.model);
   requireTokenizer(known.tokenizer);
   await withModel(known, options, output, (session) => converse(session, options, output));
@@ -111,7 +111,7 @@ export function typedPath(typed: string): string {
   return path.startsWith("~/") ? join(homedir(), path.slice(2)) : path;
 }
 
-/** Answers a question; after an error the conversation is as it was before it. */
+/** Answers a question. After an error the conversation is as it was before. */
 async function answer(
   question: string,
   conversation: Conversation,

@@ -1,4 +1,4 @@
-/** `lorafit doctor`: what is there, what is missing, and the command that mends it. */
+/** `lorafit doctor`: reports what is on this machine, what is missing, and the command that installs it. */
 import { existsSync } from "node:fs";
 import { availableParallelism, freemem, totalmem } from "node:os";
 import { cacheFolder } from "../../checkpoint/cache.ts";
@@ -20,7 +20,7 @@ import { type Output, table } from "../output/output.ts";
 interface Finding {
   what: string;
   found: string;
-  /** The command that mends it; absent where all is well. */
+  /** Command that installs what is missing; absent if nothing is. */
   fix?: string;
 }
 
@@ -57,7 +57,7 @@ function machineFinding(): Finding {
   return { what: "machine", found: `${availableParallelism()} cores, ${memory}` };
 }
 
-/** The places that were looked at in vain are worth a line only where none was of use. */
+/** Reports the libtorch that was found; if none was, every place that was searched. */
 function libtorchFindings(places: Libtorch[]): Finding[] {
   const last = places.at(-1);
   if (last?.usable) {
@@ -72,8 +72,8 @@ function libtorchFindings(places: Libtorch[]): Finding[] {
 
 async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
   const missing = (found: string): Finding => ({ what: "engine", found, fix: commandLine("setup") });
-  if (!libtorch?.usable) return missing("it needs libtorch first");
-  if (!isBuilt(libtorch)) return missing("not built for this libtorch and these sources");
+  if (!libtorch?.usable) return missing("needs libtorch first");
+  if (!isBuilt(libtorch)) return missing("not built for this libtorch and this version");
   try {
     const { cudaDevices, getThreads } = await import("../../torch/device.ts");
     const devices = Array.from({ length: cudaDevices() }, (_, index) => `cuda:${index}`);
@@ -86,18 +86,18 @@ async function engineFinding(libtorch: Libtorch | undefined): Promise<Finding> {
   }
 }
 
-/** Cards that the engine can compute on. They may be there without a device file of the driver's, as under WSL. */
+/** Counts the cards that the engine can use. Under WSL they have no device file. */
 async function usableCards(libtorch: Libtorch | undefined): Promise<number> {
   if (!libtorch?.usable || !isBuilt(libtorch)) return 0;
   try {
     const { cudaDevices } = await import("../../torch/device.ts");
     return cudaDevices();
   } catch {
-    return 0; // the engine's finding says why
+    return 0; // reported by engineFinding
   }
 }
 
-/** What each card can do, and whether our kernels can be compiled for it. */
+/** Reports what each card can do, and whether kernels can be compiled for it. */
 async function cardFindings(libtorch: Libtorch | undefined, usable: number): Promise<Finding[]> {
   if (!libtorch?.usable || !isBuilt(libtorch)) return [];
   const isExpected = isForCards(libtorch) && existsSync(FIRST_CARD) && driverProblem(libtorch) === undefined;
@@ -129,7 +129,7 @@ async function kernelFinding(): Promise<Finding> {
 function gpuFinding(libtorch: Libtorch | undefined, cards: number): Finding {
   const what = "GPU";
   if (cards > 0 && !existsSync(FIRST_CARD))
-    return { what, found: "usable, without a device file of its driver" };
+    return { what, found: "usable (the driver has no device file here)" };
   if (!existsSync(FIRST_CARD)) return { what, found: "no NVIDIA driver: lorafit computes on the CPU" };
   const usable = libtorch?.usable ? libtorch : undefined;
   const problem = driverProblem(usable);
@@ -139,11 +139,11 @@ function gpuFinding(libtorch: Libtorch | undefined, cards: number): Finding {
   return { what, found: `${found}, but this libtorch is for the CPU`, fix: setupCommand(machineCards()) };
 }
 
-/** Where downloaded models are looked for. */
+/** Reports where downloaded models are. */
 function cacheFinding(): Finding {
   const folder = cacheFolder();
   const found = existsSync(folder)
     ? folder
-    : `none yet: ${commandLine("pull")} makes ${folder} (or set HF_HOME)`;
+    : `none yet: ${commandLine("pull")} downloads into ${folder} (HF_HOME changes it)`;
   return { what: "models", found };
 }

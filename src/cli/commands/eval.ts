@@ -1,4 +1,4 @@
-/** `lorafit eval`: losses of samples on their answers, and on request the answers that the model gives itself. */
+/** `lorafit eval`: computes losses of samples, and with --answers lets the model answer and scores that. */
 import { pictureName } from "../../data/pictures/source.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
@@ -19,14 +19,14 @@ import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
 interface Scores {
   exactMatch: number;
-  /** Absent where the samples are ids and there is no tokenizer. */
+  /** Similarity of texts, 0 to 1; absent without a tokenizer. */
   anls?: number;
 }
 
-/** An answer as it is shown and written. */
+/** An answer as it is printed. */
 type ShownAnswer = Scores & ({ question: string; expected: string; answer: string } | IdAnswer);
 
-/** Where there is no tokenizer. */
+/** An answer without a tokenizer. */
 interface IdAnswer {
   expectedIds: number[];
   ids: number[];
@@ -54,17 +54,17 @@ export async function run(options: OptionsOf<"eval">, output: Output): Promise<v
   const total = { loss: totalLoss(rows), ...meanScores(rows) };
   if (isStopped) {
     output.note(
-      `stopped after ${formatCount(rows.length)} of ${plural(length, "sample")}, of these  ${describe(total)}`,
+      `stopped after ${formatCount(rows.length)} of ${plural(length, "sample")}. These:  ${describe(total)}`,
     );
     process.exitCode = EXIT_INTERRUPTED;
-    return; // for scripts too: a total that is not of all samples would pass for one
+    return; // without a total, which scripts would take for that of all samples
   }
   output.record(total);
   output.answer(`${plural(rows.length, "sample")} in all  ${describe(total)}`);
   if (options.answers) noteRest(options, rows.length, output);
 }
 
-/** Rows of the samples, each shown when it is done; of those before a Ctrl-C alone. */
+/** Evaluates the samples until the end or Ctrl-C, and shows each when it is done. */
 function evaluated(
   known: KnownModel,
   samples: readonly PreparedSample[],
@@ -116,7 +116,7 @@ function shown(
   return { question: tokenizer.dialogue.questionBefore(inputIds, start), expected, answer, exactMatch, anls };
 }
 
-/** Question, expected and given answer below each other, with marks where the answers part. */
+/** Returns question, expected and given answer below each other, with marks on the differences. */
 function comparison(shown: ShownAnswer, output: Output): string {
   const isText = "question" in shown;
   const question = isText ? [line("question", shown.question)] : [];
@@ -135,7 +135,7 @@ function line(title: string, text: string): string {
   return `  ${title.padEnd(TITLE_COLUMNS)}${text.replaceAll("\n", `\n${" ".repeat(2 + TITLE_COLUMNS)}`)}`;
 }
 
-/** Over all that have scores. */
+/** Returns mean scores, undefined if nothing has scores. */
 function meanScores(scored: Partial<Scores>[]): Scores | undefined {
   const matches = scored.flatMap(({ exactMatch }) => exactMatch ?? []);
   const similarities = scored.flatMap(({ anls }) => anls ?? []);

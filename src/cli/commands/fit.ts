@@ -1,4 +1,4 @@
-/** `lorafit fit`: the longest micro-batch that this device takes, found by real steps. */
+/** `lorafit fit`: finds the longest micro-batch that fits this device, by real steps. */
 import { formatBytes, formatCount, plural } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
@@ -27,12 +27,12 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
   output.answer(
     longest > 0
       ? `longest that fits: ${formatCount(longest)} tokens. Train with:  --max-length ${longest}`
-      : "not even the shortest length fits: pass more --memory, a lower --lora-r or --base nf4",
+      : "the shortest length does not fit: pass more --memory, a lower --lora-r or --base nf4",
   );
   if (longest === 0) process.exitCode = 1;
 }
 
-/** What has been measured up to a Ctrl-C, each length shown when it is done. */
+/** Measures one length after the other until the search ends or Ctrl-C stops it, and shows each when it is done. */
 async function showTrials(
   options: OptionsOf<"fit">,
   config: ModelConfig,
@@ -59,14 +59,14 @@ async function showTrials(
 function stopped(longest: number, output: Output): void {
   output.note(
     longest > 0
-      ? `stopped: the longest so far that fits has ${formatCount(longest)} tokens. Go on from there with:  --from ${longest}`
-      : "stopped: no length so far fits",
+      ? `stopped: so far the longest that fits has ${formatCount(longest)} tokens. Continue from there with:  --from ${longest}`
+      : "stopped: no length fits so far",
   );
   process.exitCode = EXIT_INTERRUPTED;
 }
 
-const HEADINGS = ["tokens", "planned", "measured", "a step", "policy gives up"];
-/** Rows appear one by one, so their columns are as wide as what they hold in general. */
+const HEADINGS = ["tokens", "planned", "measured", "a step", "policy"];
+/** Widths of the columns. Rows appear one by one, so the widths are fixed. */
 const COLUMNS = [9, 24, 24, 9];
 
 function rowText(cells: string[]): string {
@@ -76,7 +76,7 @@ function rowText(cells: string[]): string {
     .trimEnd();
 }
 
-/** What is being tried, and how long the search will take, as soon as anybody can tell. */
+/** Shows which length is tried, and how long the search will take once that is known. */
 class FitProgress {
   readonly #output: Output;
   #startMs = 0;
@@ -91,7 +91,7 @@ class FitProgress {
     this.#startMs = performance.now();
     if (triesLeft === undefined || this.#trialMs === undefined)
       this.#output.live(
-        `${tokens}, a step of about ${formatDuration(plan.stepMs)} by ${timesBy}; then twice as many, until memory is full`,
+        `${tokens}: about ${formatDuration(plan.stepMs)} a step by ${timesBy}; then twice as many, until memory is full`,
       );
     else
       this.#output.live(
@@ -110,7 +110,7 @@ function recordOf({ tokens, planned, measured }: FitTrial): Record<string, unkno
     fits: measured !== undefined,
     plannedPeakBytes: planned.device.peakBytes,
     plannedHostPeakBytes: planned.host.peakBytes,
-    plannedReservedPeakBytes: planned.reservedBytes, // undefined, and left out of the JSON, on the CPU
+    plannedReservedPeakBytes: planned.reservedBytes, // on the CPU undefined, so it is not in the JSON
     ...(measured && {
       peakBytes: measured.device.bytes,
       hostPeakBytes: measured.host.bytes,

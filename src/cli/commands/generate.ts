@@ -1,4 +1,4 @@
-/** `lorafit generate`: answers to the last question of each sample, or to one prompt. */
+/** `lorafit generate`: answers the last question of each sample, or one prompt. */
 import { resolve } from "node:path";
 import { imageSize } from "../../data/pictures/image.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
@@ -13,7 +13,7 @@ import { inspectModel, withModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {
   const dataset = datasetOf(options);
-  for (const file of options.image) await imageSize(file, options.image_compat); // says what is wrong with it by itself
+  for (const file of options.image) await imageSize(file, options.image_compat); // throws if it is not a picture
   const known = await inspectModel(options.model);
   const { samples } = await checkSamples(dataset, known, options, {
     purpose: "generate",
@@ -38,13 +38,16 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
   process.exitCode = EXIT_INTERRUPTED;
 }
 
-/** The files of --data, or a data set of the one prompt. */
+/** Returns the data set of --data, or one made of the prompt. */
 function datasetOf({ data, prompt, image }: OptionsOf<"generate">): Dataset {
   if (data && prompt === undefined) return readDataset(data);
   if (data || prompt === undefined) {
-    throw new UsageError(data ? "--data and --prompt were both given." : "There is nothing to answer.", {
-      fix: "Pass --data FILE, or --prompt TEXT with or without --image FILE.",
-    });
+    throw new UsageError(
+      data ? "--data and --prompt cannot be given together." : "There is nothing to answer.",
+      {
+        fix: "Pass --data FILE, or --prompt TEXT with or without --image FILE.",
+      },
+    );
   }
   const source = { file: "--prompt", index: 0 };
   const turns = [{ role: "user" as const, text: withPlaceholders(prompt, image.length) }];

@@ -1,4 +1,4 @@
-/** `lorafit merge`: a checkpoint with an adapter in its weights. */
+/** `lorafit merge`: writes a checkpoint with an adapter merged into its weights. */
 import { resolveModel } from "../../checkpoint/folder.ts";
 import { mergeCheckpoint } from "../../checkpoint/merge.ts";
 import { formatBytes } from "../../errors.ts";
@@ -18,7 +18,7 @@ export async function run(options: OptionsOf<"merge">, output: Output): Promise<
   output.next({ "Talk with it": `chat --model ${quoted(folder)}` });
 }
 
-/** Bytes written. */
+/** Returns the bytes written. */
 async function merge(
   { model, adapter, output: folder, shard, dtype, device }: OptionsOf<"merge">,
   output: Output,

@@ -1,4 +1,4 @@
-/** `lorafit pages`: a data set of synthetic document pages. */
+/** `lorafit pages`: writes a data set of synthetic document pages. */
 import { basename, join } from "node:path";
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { cannotWrite } from "../../checkpoint/faults.ts";
@@ -21,12 +21,12 @@ export async function run(options: OptionsOf<"pages">, output: Output): Promise<
   output.record({ output: folder, pages: options.count, ...files });
   output.answer(`wrote ${plural(options.count, "page")}: ${Object.values(files).join(", ")}`);
   output.next({
-    "Look at one": `preview --image ${quoted(join(folder, "images", "page-0001.png"))}`,
+    "Look at a page": `preview --image ${quoted(join(folder, "images", "page-0001.png"))}`,
     "Train on them": `train --model <folder> --data ${quoted(files.data)}`,
   });
 }
 
-/** The folder appears once all of it is there. */
+/** Writes into a hidden folder beside, which takes the name once it is complete. */
 async function writeWhole(folder: string, options: PagesOptions): ReturnType<typeof writePages> {
   const aside = openAsideFolder(folder);
   try {

@@ -1,4 +1,4 @@
-/** `lorafit preview`: what the model sees of a picture, or of the samples of a data set. */
+/** `lorafit preview`: shows what the model sees of a picture, or of the samples of a data set. */
 
 import { basename, extname, join } from "node:path";
 import { makeFolder, writeFileWhole } from "../../checkpoint/disk.ts";
@@ -22,9 +22,12 @@ export async function run(options: PreviewOptions, output: Output): Promise<void
   const { image, data } = options;
   if (image !== undefined && !data) return previewImage(image, options, output);
   if (data && image === undefined) return previewSamples(data, options, output);
-  throw new UsageError(data ? "--image and --data were both given." : "There is nothing to preview.", {
-    fix: "Pass --image FILE, or --model FOLDER --data FILE.",
-  });
+  throw new UsageError(
+    data ? "--image and --data cannot be given together." : "There is nothing to preview.",
+    {
+      fix: "Pass --image FILE, or --model FOLDER --data FILE.",
+    },
+  );
 }
 
 async function previewImage(file: string, options: PreviewOptions, output: Output): Promise<void> {
@@ -42,14 +45,14 @@ async function previewImage(file: string, options: PreviewOptions, output: Outpu
   const { rows, cols, width, height, tokens } = grid;
   output.record({ width, height, grid: { rows, cols }, tokens, image: transformed });
   output.answer(`${caption}: ${rows} x ${cols} tiles, ${width} x ${height}, ${formatCount(tokens)} tokens`);
-  output.answer(`  ${transformed}  what the tiles are cut from\n  ${drawing}  the same with its tiles`);
+  output.answer(`  ${transformed}  the picture as the model sees it\n  ${drawing}  with its tiles drawn in`);
 }
 
 async function previewSamples(files: string[], options: PreviewOptions, output: Output): Promise<void> {
   const tokenizer = options.model === undefined ? undefined : await tokenizerOf(resolveModel(options.model));
   const samples = readSamples(files);
   if (options.model === undefined && samples.some(({ kind }) => kind === "dialogue")) {
-    throw new UsageError("These samples are text, and no model was named whose tokenizer reads them.", {
+    throw new UsageError("These samples are text, and reading text needs the tokenizer of a model.", {
       fix: "Pass --model FOLDER.",
     });
   }
@@ -69,7 +72,7 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
   const page = join(options.out, "samples.html");
   makeFolder(options.out);
   writeFileWhole(page, samplesHtml(shown));
-  output.note(`${page}  the same for a browser`);
+  output.note(`wrote ${page}: the samples with their pictures, for a browser`);
   noteRest(options, samples.length, output);
 }
 

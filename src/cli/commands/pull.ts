@@ -1,4 +1,4 @@
-/** `lorafit pull`: a model from a hub. */
+/** `lorafit pull`: downloads a model from a hub. */
 import { pull } from "../../checkpoint/hub.ts";
 import { formatBytes } from "../../errors.ts";
 import { quoted } from "../../program.ts";

@@ -1,4 +1,4 @@
-/** `lorafit quantize`: a checkpoint with its base in 8 or 4 bits, and what that costs in accuracy. */
+/** `lorafit quantize`: writes a checkpoint in 8 or 4 bits, and measures what that costs in accuracy. */
 import { formatBytes } from "../../errors.ts";
 import { tensorsOf } from "../../models/families.ts";
 import type { TensorSpec } from "../../models/family.ts";
@@ -47,7 +47,7 @@ export async function run(options: Options, output: Output): Promise<void> {
   output.next({ "Train on it": train });
 }
 
-/** Mean over all labels; the model is loaded as its folder has it. */
+/** Returns the mean loss over all labels, of the model as its folder stores it. */
 function lossOf(
   known: KnownModel,
   options: Options,

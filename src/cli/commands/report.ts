@@ -1,4 +1,4 @@
-/** `lorafit report`: a run as one page with its charts. */
+/** `lorafit report`: writes a run as one page with charts. */
 import { readFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
@@ -49,7 +49,7 @@ async function readEvaluation(path: string): Promise<Evaluated & { scores: Score
   const name = basename(path, extname(path));
   const { loss, exactMatch, anls, idleCard: _, ...others } = lines.at(-1) ?? {};
   if (typeof loss !== "number" || Object.keys(others).length > 0) {
-    throw new UserError(`${path}: this does not end as the output of an evaluation.`, {
+    throw new UserError(`${path} is not the output of an evaluation: its last line has no total loss.`, {
       fix: `Write one with: ${commandLine("eval ... --json > FILE")}`,
     });
   }

@@ -1,4 +1,4 @@
-/** `lorafit setup`: libtorch and the engine. */
+/** `lorafit setup`: finds or installs libtorch, and builds the engine. */
 import { existsSync } from "node:fs";
 import { UsageError } from "../../errors.ts";
 import { listOfChoices } from "../../options.ts";
@@ -24,9 +24,7 @@ export async function run({ cuda }: OptionsOf<"setup">, output: Output): Promise
   const libtorch = findLibtorch();
   const { folder, version, cuda: hasCuda, cudaVersion } = libtorch;
   if (existsSync("/dev/nvidia0") && !isForCards(libtorch))
-    output.note(
-      `there is an NVIDIA card: ${commandLine("setup --cuda")} installs what it takes to compute on it`,
-    );
+    output.note(`this machine has an NVIDIA card. To compute on it:  ${commandLine("setup --cuda")}`);
   output.record({
     folder,
     version,
@@ -42,7 +40,7 @@ function buildLine(done: number, total: number, pace: Pace): string {
   return `${bar(share, 20).padEnd(20)} ${done < total ? `file ${done} of ${total}${left}` : "linking"}`;
 }
 
-/** The flag, else what the environment asks for. Throws UserError where that asks for what there is not. */
+/** Returns the CUDA version that the flag or the environment asks for. Throws UsageError if there is no such version. */
 function wantedCuda(flag: boolean | CudaVersion, environment: string | undefined): WantedCuda | undefined {
   if (flag) return flag === true ? "fitting" : flag;
   if (!environment || environment === "0") return undefined;

@@ -1,4 +1,4 @@
-/** `lorafit tiny`: a small random checkpoint, whose tokenizer knows the words of the synthetic pages. */
+/** `lorafit tiny`: writes a small random checkpoint whose tokenizer knows the words of the synthetic pages. */
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
@@ -12,7 +12,7 @@ import { quoted } from "../../program.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { noteLeftovers, type Output } from "../output/output.ts";
 
-/** Enough to meet every word that the pages are made of. */
+/** Pages whose texts train the tokenizer: enough to have every word that pages are made of. */
 const TEXT_PAGES = 60;
 const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
 
@@ -25,14 +25,14 @@ export async function run(options: OptionsOf<"tiny">, output: Output): Promise<v
   output.record({ output: options.output, parameters, bytes });
   output.answer(`wrote ${options.output}: ${formatCount(parameters)} parameters, ${formatBytes(bytes)}`);
   output.next({
-    "Pages to train it on": "pages --output pages",
+    "Draw pages to train it on": "pages --output pages",
     "Train it": `train --model ${quoted(options.output)} --data pages/data.txt --hd-num 1`,
   });
 }
 
-/** The folder appears once all of it is there. */
+/** Writes into a hidden folder beside, which takes the name once it is complete. */
 function writeWhole(folder: string, tiny: TinyOptions): void {
-  tinyConfig(tiny); // sizes that do not fit together come before a folder that is in the way
+  tinyConfig(tiny); // refuses wrong sizes before it looks at the folder
   requireNewFolder(folder);
   const aside = openAsideFolder(folder);
   try {
@@ -63,7 +63,7 @@ function parametersOf(tiny: TinyOptions): number {
   return tensors.reduce((sum, { shape }) => sum + shape.reduce((product, extent) => product * extent, 1), 0);
 }
 
-/** Questions about pages and their answers. */
+/** Returns questions about pages, and their answers. */
 function pageTexts(): string[] {
   return Array.from({ length: TEXT_PAGES }, (_, page) =>
     [drawForm, drawReceipts, drawTable].flatMap((draw) => draw(pageDice(0, page), TEXT_PAGE_SIZE).questions),

@@ -1,4 +1,4 @@
-/** `lorafit tokenize`: texts from stdin, their ids to stdout, line by line. */
+/** `lorafit tokenize`: reads texts from stdin and prints their token ids, line by line. */
 import { existsSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { resolveModel } from "../../checkpoint/folder.ts";
@@ -23,9 +23,9 @@ function textOf(content: string, line: number): string {
     const text: unknown = JSON.parse(content);
     if (typeof text === "string") return text;
   } catch {
-    // said below
+    // refused below
   }
-  throw new UserError(`stdin:${line}: this is no JSON string.`, {
-    fix: "With --json each line is one JSON string; without it, one text.",
+  throw new UserError(`stdin:${line}: this is not a JSON string.`, {
+    fix: "With --json each line is a JSON string. Without it, each line is a text as it stands.",
   });
 }

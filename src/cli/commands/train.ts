@@ -1,4 +1,4 @@
-/** `lorafit train`: a run, shown as it goes. */
+/** `lorafit train`: trains, and shows the run as it goes. */
 import { train } from "../../train/loop/trainer.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { EXIT_INTERRUPTED, interruptible } from "../output/interruption.ts";

@@ -1,4 +1,4 @@
-/** `lorafit validate`: whether every sample of a data set can be trained on, and how long they are, before any run. */
+/** `lorafit validate`: checks that every sample of a data set can be trained on, and reports their lengths. */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { countLabels } from "../../data/samples/rows.ts";
 import { formatCount, plural } from "../../errors.ts";

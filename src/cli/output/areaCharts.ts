@@ -4,9 +4,9 @@ import { escaped } from "./html.ts";
 
 export interface StackedAreas {
   title: string;
-  /** From the bottom; all have as many values. */
+  /** Layers from the bottom; all have the same number of values. */
   layers: readonly { name: string; values: readonly number[] }[];
-  /** The phase of each value; a line is drawn where it changes. */
+  /** Phase of each value; a line is drawn between two phases. */
   phases: readonly string[];
   /** A value that the layers are to be seen against, as a dashed line across. */
   limit?: { name: string; value: number } | undefined;
@@ -16,7 +16,7 @@ export interface HeatMap {
   title: string;
   rows: { label: string; names: readonly string[] };
   columns: { label: string; names: readonly string[] };
-  /** Undefined where there is no value. */
+  /** Undefined without a value. */
   cells: readonly (readonly (number | undefined)[])[];
   /** Cells above it are marked. */
   limit?: number | undefined;

@@ -5,9 +5,9 @@
 import { escaped } from "./html.ts";
 
 export interface Axis {
-  /** What it measures: "loss". */
+  /** Name of the quantity: "loss". */
   label: string;
-  /** "GiB", "tokens/s"; absent where there is none. */
+  /** Unit, such as "GiB" or "tokens/s"; absent without one. */
   unit?: string;
   /** Ticks at whole numbers only. */
   whole?: boolean;
@@ -30,7 +30,7 @@ export interface LineChart {
   series: readonly Series[];
   /** A value that the series are to be seen against, as a dashed line across. */
   limit?: { name: string; value: number };
-  /** Without it the y axis begins at zero where no value is negative. */
+  /** Where the y axis begins. Default: zero, if no value is negative. */
   yFrom?: "zero" | "data";
 }
 
@@ -51,7 +51,7 @@ const COLOURS = ["#1f6fb2", "#c2410c", "#0f7b4d", "#7c3aad"] as const;
 
 interface Scale {
   ticks: number[];
-  /** Of a value, in the chart's pixels. */
+  /** Place of a value, in the chart's pixels. */
   at: (value: number) => number;
 }
 
@@ -99,7 +99,7 @@ export function niceTicks([low, high]: Point, count: number, leastStep = 0): num
   );
 }
 
-/** The same course with fewer points: of each bucket along the line its first, least, greatest and last one. */
+/** Thins a line out: keeps the first, least, greatest and last point of each bucket along x. */
 export function thinned(points: readonly Point[], buckets: number): readonly Point[] {
   if (points.length <= 4 * buckets) return points;
   return Array.from({ length: buckets }, (_, bucket) => {

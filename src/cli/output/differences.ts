@@ -1,4 +1,4 @@
-/** Marks where two texts part, word by word: in each text, the words that the other one does not have there. */
+/** Marks the differences of two texts, word by word. */
 import { diffArrays } from "diff";
 
 /** A piece of a text, and whether the other text has it in the same place. */

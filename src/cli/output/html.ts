@@ -8,7 +8,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; p
 h1 { font-size: 1.5rem; line-height: 1.3; margin: .3rem 0 1rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 @media print { :root { color-scheme: only light } body { max-width: none; padding: 0; font-size: 10pt } @page { size: A4; margin: 14mm } }`;
 
-/** A page around a body; `style` is added to what every page has. */
+/** Returns a page around a body; `style` is added to the style of all pages. */
 export function htmlPage({ title, style, body }: { title: string; style: string; body: string }): string {
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -19,7 +19,7 @@ ${body}
 `;
 }
 
-/** Rows as a table, in a box that scrolls sideways where a phone is too narrow. */
+/** Returns rows as a table, in a box that scrolls sideways on a narrow phone. */
 export function htmlTable(headings: readonly string[], rows: readonly (readonly string[])[]): string {
   const head = headings.map((heading) => `<th scope="col">${escaped(heading)}</th>`).join("");
   const body = rows
@@ -28,7 +28,7 @@ export function htmlTable(headings: readonly string[], rows: readonly (readonly 
   return `<div class="table"><table><thead><tr>${head}</tr></thead><tbody>\n${body}\n</tbody></table></div>`;
 }
 
-/** Text as it may stand between tags and in quoted attributes. */
+/** Escapes a text for HTML, between tags or in quoted attributes, and what steers terminals and writing directions. */
 export function escaped(text: string): string {
   return printable(text)
     .replaceAll("&", "&amp;")

@@ -85,7 +85,7 @@ describe("output that can't be written", () => {
 
   it.each([
     ["EPIPE", 0, ""],
-    ["ENOSPC", 1, "error: what is printed can't be written: ENOSPC: write\n"],
+    ["ENOSPC", 1, "error: the output can't be written: ENOSPC: write\n"],
   ])("ends a command that has nothing to save: %s, exit code %i", (code, exitCode, said) => {
     streams().stdout.emit("error", failure(code));
     expect(exit).toHaveBeenCalledExactlyOnceWith(exitCode);

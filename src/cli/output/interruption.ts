@@ -1,29 +1,32 @@
 /**
- * What asks a command to stop: Ctrl-C, SIGTERM, a terminal that is closed, and output that nobody reads any more. The first lets it stop where
- * nothing is lost; a second Ctrl-C stops it at once.
+ * Stops a command on Ctrl-C, SIGTERM, a closed terminal, or if nobody reads its output any more. The first signal lets it stop where nothing
+ * is lost; a second Ctrl-C stops it at once.
  */
 import { isatty } from "node:tty";
 import { faultOf } from "../../errors.ts";
 import type { Output } from "./output.ts";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-/** As shells count it: 128 and the number of SIGINT. */
+/** Exit code of a command that was interrupted, as shells count: 128 plus the number of SIGINT. */
 export const EXIT_INTERRUPTED = 130;
 const EXIT_FAILED = 1;
 
-/** Signals that come this soon after the first are the same one: shells pass on a hang-up, and npx a Ctrl-C that the terminal has sent. */
+/** A signal this soon after the first is a copy of it: shells pass on a hang-up, and npx a Ctrl-C from the terminal. */
 export const SAME_SIGNAL_MS = 500;
 
 export interface Interruption {
   signal: AbortSignal;
-  /** From here on signals are heard. Until then they end the process as they always do, even while nothing else gets its turn. */
+  /** Starts to handle signals. Before, they end the process as usual, even during long synchronous work. */
   listen: () => void;
 }
 
-/** How the commands that are running are asked to stop. */
+/** Functions that ask the running commands to stop. */
 const running = new Set<() => void>();
 
-/** Runs the body with a signal that the first Ctrl-C after `listen` aborts; `stopping` says then what the command does before it ends. One that saves nothing ends at once where nobody reads it. */
+/**
+ * Runs the body with a signal that the first Ctrl-C after `listen` aborts; `stopping` is then printed: what the command does before it ends.
+ * A command that saves nothing ends at once if nobody reads its output.
+ */
 export async function interruptible<T>(
   output: Output,
   stopping: string,
@@ -31,7 +34,7 @@ export async function interruptible<T>(
   { saves = true } = {},
 ): Promise<T> {
   const interruption = new AbortController();
-  const hasTerminal = [0, 1, 2].some((file) => isatty(file)); // one that is closed is none any more
+  const hasTerminal = [0, 1, 2].some((file) => isatty(file)); // a closed terminal does not count
   let isHungUp = false;
   let askedAtMs = 0;
   const ask = (): void => {
@@ -41,7 +44,7 @@ export async function interruptible<T>(
     interruption.abort();
   };
   const hear = (name: NodeJS.Signals): void => {
-    if (name === "SIGHUP" && !hasTerminal) return; // nohup has it ignored, which Node undoes
+    if (name === "SIGHUP" && !hasTerminal) return; // nohup ignores it, but Node handles it all the same
     isHungUp ||= name === "SIGHUP";
     if (!interruption.signal.aborted) ask();
     else if (performance.now() - askedAtMs >= SAME_SIGNAL_MS) process.exit(EXIT_INTERRUPTED);
@@ -55,11 +58,11 @@ export async function interruptible<T>(
   } finally {
     running.delete(ask);
     for (const signal of SIGNALS) process.off(signal, hear);
-    if (isHungUp) process.kill(process.pid, "SIGHUP"); // Node's own way out aborts where its terminal is gone
+    if (isHungUp) process.kill(process.pid, "SIGHUP"); // Node's own exit aborts if its terminal is gone
   }
 }
 
-/** Runs a body that writes all or nothing and throws the signal's reason where it is stopped, which is said; undefined then. */
+/** Runs a body that writes all or nothing. If it is stopped, it throws the signal's reason: says so and returns undefined. */
 export async function stoppable<T>(
   output: Output,
   body: (signal: AbortSignal) => Promise<T>,
@@ -78,8 +81,8 @@ export async function stoppable<T>(
 }
 
 /**
- * Keeps a command alive whose output can't be written: Ctrl-C ends `tee` too, and what is then said must not end the run before it has saved.
- * Without stdout it stops, at once where it has nothing to save; without stderr it goes on.
+ * Keeps a command alive if its output can't be written: Ctrl-C ends `tee` too, and a message then must not end the run before it has saved.
+ * Without stdout the command stops, at once if it has nothing to save. Without stderr it continues.
  */
 export function outliveReaders({ stdout, stderr }: Pick<NodeJS.Process, "stdout" | "stderr">): void {
   stderr.on("error", () => {});
@@ -88,7 +91,7 @@ export function outliveReaders({ stdout, stderr }: Pick<NodeJS.Process, "stdout"
     if (isGone) return;
     isGone = true;
     const hasEnough = cause.code === "EPIPE" || cause.code === "EIO"; // the reader, such as head; the terminal
-    if (!hasEnough) stderr.write(`error: what is printed can't be written: ${faultOf(cause)}\n`);
+    if (!hasEnough) stderr.write(`error: the output can't be written: ${faultOf(cause)}\n`);
     if (running.size === 0) process.exit(hasEnough ? 0 : EXIT_FAILED);
     for (const ask of running) ask();
   });

@@ -1,4 +1,4 @@
-/** What commands print: the answer on stdout, notes and progress on stderr; colour and a live line only where a person looks. */
+/** Prints for commands: the answer on stdout, notes and progress on stderr. Colours and a live line need a terminal. */
 import { randomUUID } from "node:crypto";
 import { styleText } from "node:util";
 import { leftoversBeside } from "../../checkpoint/disk.ts";
@@ -22,11 +22,11 @@ export interface OutputOptions {
   now?: () => number;
 }
 
-/** In a pipe the live line is written anew at most this often. */
+/** Milliseconds between two live lines in a pipe. */
 const PLAIN_INTERVAL_MS = 10_000;
 
 export class Output {
-  /** Whether stdout carries one JSON value a line. */
+  /** Whether stdout gets JSON, one value a line, and no text for people. */
   readonly json: boolean;
   readonly #stdout: Sink;
   readonly #stderr: Sink;
@@ -46,19 +46,19 @@ export class Output {
     this.#now = now;
   }
 
-  /** A line or more for people; nothing with --json. */
+  /** Prints one or more lines for people; nothing with --json. */
   answer(text: string): void {
     if (this.json) return;
     this.endLive();
     this.#stdout.write(`${this.#safe(text)}\n`);
   }
 
-  /** A piece of an answer that comes bit by bit; nothing with --json. */
+  /** Prints a piece of an answer that comes bit by bit; nothing with --json. */
   piece(text: string): void {
     if (!this.json) this.#stdout.write(printable(text));
   }
 
-  /** One value for scripts; nothing without --json. */
+  /** Prints one value for scripts; nothing without --json. */
   record(value: unknown): void {
     if (!this.json) return;
     this.endLive();
@@ -66,21 +66,21 @@ export class Output {
     this.#stdout.write(`${printable(JSON.stringify(told))}\n`); // these escapes are JSON's too
   }
 
-  /** A line on stderr that stays. */
+  /** Prints a line on stderr that stays. */
   note(text: string): void {
     this.endLive();
     this.#stderr.write(`${printableLines(text)}\n`);
   }
 
-  /** Commands that go on from here, by what they are for: on stderr, and nothing with --json. */
+  /** Prints commands to continue with, by their purpose: on stderr; nothing with --json. */
   next(ways: Readonly<Record<string, string>>): void {
     if (this.json) return;
     for (const [purpose, words] of Object.entries(ways)) this.note(`${purpose}:  ${commandLine(words)}`);
   }
 
-  /** A line on stderr that stays, and a field of every record from here on: what the user should know of all that follows. */
+  /** Prints a line on stderr, and adds it as a field to every later record: what the user should know about all results. */
   caveat(text: string, field: string): void {
-    if (this.#caveats[field] === text) return; // a command that loads two models tells it once
+    if (this.#caveats[field] === text) return; // a command that loads two models prints it once
     this.#caveats[field] = text;
     this.note(text);
   }
@@ -90,14 +90,14 @@ export class Output {
     return this.#stderr.isTTY ? (this.#stderr.columns || 80) - 1 : Number.POSITIVE_INFINITY; // some pseudo-terminals have 0
   }
 
-  /** A line on stderr that the next one replaces; in a pipe one of them now and then. */
+  /** Prints a line on stderr that the next one replaces; in a pipe, one line every ten seconds. */
   live(line: string): void {
     if (this.flicker(line) || this.#now() - this.#plainAtMs < PLAIN_INTERVAL_MS) return;
     this.#plainAtMs = this.#now();
     this.#stderr.write(`${shownLine(line)}\n`);
   }
 
-  /** A live line for what changes many times a second and is worth nothing in a pipe; says whether a person sees it. */
+  /** Prints a live line that changes many times a second; nothing in a pipe. Returns whether a person sees it. */
   flicker(line: string): boolean {
     if (!this.#stderr.isTTY) return false;
     this.#stderr.write(`\r${shownLine(line).slice(0, this.liveColumns)}\x1b[K`);
@@ -105,13 +105,13 @@ export class Output {
     return true;
   }
 
-  /** Takes the live line away; whatever else is printed does so by itself. */
+  /** Removes the live line. All other output removes it by itself. */
   endLive(): void {
     if (this.#liveShown) this.#stderr.write("\r\x1b[K");
     this.#liveShown = false;
   }
 
-  /** Styled text of an answer where stdout shows colours. */
+  /** Returns text of an answer, styled if stdout shows colours. */
   paint(style: Style, text: string): string {
     if (!(this.#colour && this.#stdout.isTTY)) return text;
     return styled(style, printable(text)).replaceAll("\x1b", this.#escapeMark);
@@ -122,7 +122,7 @@ export class Output {
     return text.split(this.#escapeMark).map(printable).join("\x1b");
   }
 
-  /** Text that stands out: styled where stdout shows colours, else in brackets. */
+  /** Returns text that stands out: styled if stdout shows colours, else in brackets. */
   mark(style: Style, text: string): string {
     const shown = this.paint(style, text);
     return shown === text ? `[${text}]` : shown;
@@ -138,12 +138,12 @@ function isPlain(value: unknown): value is object {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** What styleText itself thinks of the terminal is left aside. */
+/** Styles a text without styleText's own check of the terminal. */
 function styled(style: Style, text: string): string {
   return styleText(style, text, { validateStream: false });
 }
 
-/** Rows with columns lined up: numbers to the right, the rest to the left. */
+/** Lines up the columns of rows: numbers to the right, texts to the left. */
 export function table(rows: (string | number)[][]): string {
   const columns = Math.max(0, ...rows.map((row) => row.length));
   const widths = Array.from({ length: columns }, (_, column) =>
@@ -179,7 +179,7 @@ export function fitted(parts: readonly RankedPart[], columns: number): string {
 
 const BAR_EIGHTHS = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/** A bar of `columns` characters at most, in eighths: "███▌". */
+/** Draws a bar of at most `columns` characters, in eighths: "███▌". */
 export function bar(share: number, columns: number): string {
   const eighths = Math.round(Math.min(1, Math.max(0, share)) * columns * 8);
   return "█".repeat(Math.floor(eighths / 8)) + BAR_EIGHTHS[eighths % 8];
@@ -187,7 +187,7 @@ export function bar(share: number, columns: number): string {
 
 const SPARKS = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
 
-/** The last `columns` values as columns of text, from their smallest to their largest; values that are not finite are left out. */
+/** Draws the last `columns` values as columns, scaled from the smallest to the largest. Values that are not finite are left out. */
 export function sparkline(values: number[], columns: number): string {
   const shown = values.filter(Number.isFinite).slice(-columns);
   const [low, high] = [Math.min(...shown), Math.max(...shown)];
@@ -196,7 +196,7 @@ export function sparkline(values: number[], columns: number): string {
     .join("");
 }
 
-/** "8.6 s", "5 min 18 s", "2 h 5 min". */
+/** Returns a duration: "8.6 s", "5 min 18 s", "2 h 5 min". */
 export function formatDuration(ms: number): string {
   if (!Number.isFinite(ms)) return "…";
   const seconds = ms / 1000;
@@ -208,7 +208,7 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** How long something has to go on, by the share that is done. */
+/** Estimates the time left from the share that is done. */
 export class Pace {
   readonly #startMs: number;
   readonly #now: () => number;
@@ -223,7 +223,7 @@ export class Pace {
   }
 }
 
-/** "sample 3 of 64, 12 s left". */
+/** Returns a function that shows progress: "sample 3 of 64, 12 s left". */
 export function countProgress(output: Output, noun: string, total: number): (done: number) => void {
   const pace = new Pace();
   return (done) => {
@@ -232,15 +232,15 @@ export function countProgress(output: Output, noun: string, total: number): (don
   };
 }
 
-/** How often a line is written anew of what goes by in milliseconds. */
+/** Milliseconds between two live lines about things that change faster. */
 export const FLICKER_INTERVAL_MS = 200;
 
-/** "checking sample 12 of 64", where a person looks. */
+/** Returns a function that shows "checking sample 12 of 64" on a terminal. */
 export function checkProgress(
   output: Output,
   now = () => performance.now(),
 ): (done: number, total: number) => void {
-  let saidAtMs = now(); // what is done before is not worth a word
+  let saidAtMs = now(); // shorter checks are not shown
   return (done, total) => {
     if (now() - saidAtMs < FLICKER_INTERVAL_MS) return;
     saidAtMs = now();
@@ -248,26 +248,26 @@ export function checkProgress(
   };
 }
 
-/** What commands tell of samples as they are checked. */
+/** Returns hooks that print what the check of samples finds. */
 export function checkHooks(output: Output) {
   return { notice: (text: string) => output.note(text), onProgress: checkProgress(output) };
 }
 
-/** Says that there are more samples than were shown. */
+/** Prints how many samples were shown, if not all. */
 export function noteRest({ show, all }: { show: number; all: boolean }, count: number, output: Output): void {
   if (output.json || all || count <= show) return;
   output.note(
-    `shown in full: ${formatCount(show)} of ${plural(count, "sample")}; --show N or --all shows more`,
+    `shown in full: ${formatCount(show)} of ${plural(count, "sample")}; --show N or --all prints more`,
   );
 }
 
-/** Says what killed commands have left beside a path that is about to be written: it is hidden, and may be as large as a model. */
+/** Prints what killed commands have left beside a path that is about to be written: hidden, and maybe as large as a model. */
 export function noteLeftovers(path: string, output: Output): void {
   for (const left of leftoversBeside(path))
-    output.note(`a command that was killed has left ${left}; remove it:  rm -r ${quoted(left)}`);
+    output.note(`a killed command has left ${left}. Remove it:  rm -r ${quoted(left)}`);
 }
 
-/** Tells of bytes that are done, and how long the rest will take, on the live line. */
+/** Returns a function that shows bytes done and the time left on the live line. */
 export function byteProgress(output: Output): (at: { doneBytes: number; totalBytes: number }) => void {
   const pace = new Pace();
   return ({ doneBytes, totalBytes }) => {

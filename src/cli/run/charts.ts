@@ -21,7 +21,7 @@ interface ShownChart {
   format?: (value: number) => string;
 }
 
-/** What the charts of a run are drawn of. */
+/** The options and records that the charts of a run show. */
 export interface ChartedRun {
   options: Record<string, unknown>;
   steps: readonly StepRecord[];
@@ -180,7 +180,7 @@ function figureOf({ chart, caption, format: written = formatTick }: ShownChart):
   return `<figure>\n${lineChart(chart)}\n<figcaption>${escaped(caption)}</figcaption>\n${htmlTable(headings, rows)}\n</figure>`;
 }
 
-/** Points of the first series for the table's rows: evenly spread, and where a series with few points has one. */
+/** Returns points of the first series for the table's rows: evenly spread, and all at which a series with few points has one. */
 function tablePoints(main: readonly Point[], others: readonly Series[]): Point[] {
   const few = others.filter(({ points }) => points.length < Math.min(main.length, TABLE_ROWS));
   const marked = new Set(few.flatMap(({ points }) => points.map(([at]) => at)));
@@ -198,7 +198,7 @@ export function limitOf({ memory }: Record<string, unknown>): number | undefined
   return typeof memory === "number" ? memory : undefined;
 }
 
-/** The mean of each point and those before it, `count` in all where there are as many. */
+/** Replaces each point by the mean of itself and those before it, at most `count` in all. */
 function runningMean(points: readonly Point[], count: number): Point[] {
   return points.map(([x], index) => [
     x,

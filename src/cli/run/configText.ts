@@ -7,7 +7,7 @@ import { wrap } from "../args/help.ts";
 
 type Key = keyof TrainInput;
 
-/** What a first configuration shows, in this order; every other option of `lorafit train` may be added. */
+/** Options of a first configuration, in this order; every other option of `lorafit train` may be added. */
 const SHOWN: readonly Key[] = [
   ...(["model", "data", "eval_data", "output", "hd_num", "max_length", "skip_bad"] as const),
   ...(["batch_size", "gradient_accumulation", "epochs", "learning_rate", "lora_r", "lora_alpha"] as const),

@@ -1,4 +1,4 @@
-/** The page of a run: did the loss fall, how, and within which memory; charts with a table under each. */
+/** Writes the page of a run: did the loss fall, how, and in how much memory; charts with a table under each. */
 import { formatBytes, formatCount } from "../../errors.ts";
 import type { StepRecord } from "../../train/folder/runLog.ts";
 import { escaped, htmlPage, htmlTable } from "../output/html.ts";
@@ -52,10 +52,10 @@ th:first-child, td:first-child { text-align: left; padding-left: 0 }
 .options td:last-child, .options th:last-child { text-align: left; overflow-wrap: anywhere }
 @media print { .charts { grid-template-columns: 1fr 1fr; gap: 4mm } table, figcaption { font-size: 8pt } }`;
 
-/** The mean line of a chart takes a tenth of the run's steps, at most so many. */
+/** Most steps of a mean loss; it is over a tenth of the run's steps if that is less. */
 const MOST_MEAN_STEPS = 25;
 
-/** The page of a run, as one file. */
+/** Returns the page of a run as one file. */
 export function runHtml(run: RunPage): string {
   const summary = runSummary(run.steps);
   const title = headline(summary, run);
@@ -78,7 +78,7 @@ export function runHtml(run: RunPage): string {
   });
 }
 
-/** A run in numbers; its losses are means over a few steps, as single ones jump. */
+/** Sums up a run in numbers. Its losses are means over a few steps, because single ones scatter. */
 export function runSummary(steps: readonly StepRecord[]): RunSummary {
   const meanSteps = Math.max(1, Math.min(MOST_MEAN_STEPS, Math.floor(steps.length / 10)));
   const losses = steps.map(({ loss }) => loss);

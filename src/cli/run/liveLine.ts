@@ -4,12 +4,12 @@ import type { StepRecord } from "../../train/folder/runLog.ts";
 import { bar, fitted, formatDuration, sparkline } from "../output/output.ts";
 
 export interface LiveStep {
-  /** Of the last step that is done. */
+  /** Record of the last step. */
   record: StepRecord;
   totalSteps: number;
-  /** Mean of the last steps. */
+  /** Mean time of the last steps. */
   meanStepMs: number;
-  /** Of the steps so far, oldest first. */
+  /** Losses of the steps so far, oldest first. */
   losses: readonly number[];
   /** Memory limit; undefined without one. */
   capBytes: number | undefined;

@@ -1,4 +1,4 @@
-/** A run's plan in lines: what it takes and gives up before the run, and planned beside measured after its first step and at its end. */
+/** Prints a run's plan: its memory and policy before the run; planned beside measured memory after the first step and at the end. */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { formatBytes, formatCount, plural } from "../../errors.ts";
 import type { Category } from "../../torch/device.ts";
@@ -13,13 +13,13 @@ const NAMES = {
   optimizerState: "optimizer",
   inputData: "input data",
   visionFeatures: "vision",
-  boundaryActivations: "boundary activations",
+  boundaryActivations: "saved activations",
   workingSet: "working set",
   loss: "loss",
   workspace: "workspace",
 } as const satisfies Record<Category, string>;
 
-/** Categories that are named one by one; what is left of the peak is a rest. */
+/** Number of categories that are named; the others are summed up. */
 const SHOWN_CATEGORIES = 5;
 
 /** Returns the lines about a plan; none if nothing was planned. */
@@ -39,11 +39,11 @@ function stepLines({ step, limits, mostTokens, longest, gradientCopy }: Omit<Pla
   return [
     `planned ${formatBytes(step.limitedBytes)}${of}${beside(step)}, for ${largest}: ${partsOf(step.byCategory)}`,
     ...copyLine(gradientCopy),
-    `policy: ${concessions.length > 0 ? concessions.join(", ") : "nothing given up"}; shorter micro-batches give up less where they can`,
+    `policy: ${concessions.length > 0 ? concessions.join(", ") : "everything stays on the device"}; shorter micro-batches use faster policies if they fit`,
   ];
 }
 
-/** Names what lies elsewhere: in the host's memory, and frozen weights that are read from the checkpoint's files. */
+/** Returns what is not on the device: bytes on the host, and frozen weights mapped from the checkpoint's files. */
 function beside({ hostBytes, mappedBytes }: PlannedMemory): string {
   return [
     ...(hostBytes > 0 ? [`${formatBytes(hostBytes)} on the host`] : []),
@@ -67,19 +67,19 @@ function evaluationLines({ evaluation, step }: Omit<PlanFact, "fact">): string[]
     const most = parts.reduce((one, other) => (other.limitedBytes > one.limitedBytes ? other : one));
     if (most.limitedBytes > step.limitedBytes)
       lines.push(
-        `an evaluation takes more, ${formatBytes(most.limitedBytes)}, for ${most.what} ${sampleOf(most)}${most.how}`,
+        `an evaluation needs more: ${formatBytes(most.limitedBytes)}, for ${most.what} ${sampleOf(most)}${most.how}`,
       );
   }
   if (skipped) {
     const { count, smallest } = skipped;
     lines.push(
-      `${plural(count, "sample")} of the evaluation would not fit and ${count === 1 ? "is" : "are"} left out: the least of them, ${sampleOf(smallest)}, takes ${formatBytes(smallest.limitedBytes)} with what the run holds.`,
+      `${plural(count, "sample")} of the evaluation would not fit and ${count === 1 ? "is" : "are"} left out: the smallest, ${sampleOf(smallest)}, needs ${formatBytes(smallest.limitedBytes)} together with the run.`,
     );
   }
   if (unanswered) {
     const { count, total, smallest } = unanswered;
     lines.push(
-      `${count} of the evaluation's ${plural(total, "answer")} would not fit and count as wrong: the least of them, to ${describeSource(smallest.sample)}, takes ${formatBytes(smallest.limitedBytes)}${beside(smallest)}, with what the run holds. Losses are computed all the same.`,
+      `${count} of the evaluation's ${plural(total, "answer")} would not fit and count as wrong: the smallest, to ${describeSource(smallest.sample)}, needs ${formatBytes(smallest.limitedBytes)}${beside(smallest)}, together with the run. Losses are computed all the same.`,
     );
   }
   return lines;
@@ -94,11 +94,11 @@ function copyLine(gradientCopy: PlanFact["gradientCopy"]): string[] {
   if (!gradientCopy) return [];
   const { place, bytes } = gradientCopy;
   return [
-    `of it ${formatBytes(bytes)} on the ${place} are a copy of the gradients, by which a micro-batch that runs out of memory is undone`,
+    `${formatBytes(bytes)} of it, on the ${place}, are a copy of the gradients: it undoes a micro-batch that runs out of memory`,
   ];
 }
 
-/** "planned 201.3 MiB, measured 201.3 MiB", of a card with what is reserved; undefined where nothing was planned. */
+/** Returns "planned 201.3 MiB, measured 201.3 MiB", on a card also reserved bytes; undefined if nothing was planned. */
 export function peaksLine({ planned, measured, isExact }: StepPeaks): string | undefined {
   if (!planned) return undefined;
   const pair = (plannedBytes: number, measuredBytes: number): string =>
@@ -114,7 +114,7 @@ export function peaksLine({ planned, measured, isExact }: StepPeaks): string | u
   return `${pair(planned.device.peakBytes, measured.device.bytes)}${reserved}${host}`;
 }
 
-/** What a run says of a step that took more than planned. */
+/** Returns the warning about a step that took more memory than planned. */
 export function defectLine({
   step,
   defect: { pool, phase, plannedBytes, measuredBytes, categories },
@@ -127,7 +127,7 @@ export function defectLine({
       ({ category, ...bytes }) =>
         `${NAMES[category]} ${formatBytes(bytes.measuredBytes)} instead of ${formatBytes(bytes.plannedBytes)}`,
     );
-  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool} in its ${phase}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan, not of your run, which goes on: please report it with ${DEFECTS_FILE}${tracedIn(trace)}.`;
+  return `step ${step} took ${formatBytes(measuredBytes)} of the ${pool} in its ${phase}, ${percent}% above its plan of ${formatBytes(plannedBytes)}: ${where.join(", ")}. This is a defect of lorafit's plan. Your run is fine and continues. Please report it with ${DEFECTS_FILE}${tracedIn(trace)}.`;
 }
 
 function tracedIn(trace: DefectTrace | undefined): string {

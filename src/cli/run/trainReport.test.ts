@@ -121,12 +121,12 @@ describe("a run on a terminal", () => {
     ] as const)
       report.take({ fact: "step", record: stepRecord(step, { loss }), totalSteps: 2, peaks });
     report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
-    expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n");
+    expect(stdout).toBe("2 steps done, loss 2.0000 to 0.5000. The adapter is in runs/7/adapter\n");
     expect(stderr).toContain(
-      "How good is it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --max-length 4096 --answers\n",
+      "Evaluate it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --max-length 4096 --answers\n",
     );
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
-    expect(stderr).toContain("stopped at step 43. Go on with:  npx lorafit train --resume runs/7\n");
+    expect(stderr).toContain("stopped at step 43. Continue with:  npx lorafit train --resume runs/7\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "my runs/7/checkpoint-43" }, "my runs/7");
     expect(stderr).toContain("train --resume 'my runs/7'\n");
   });
@@ -152,7 +152,7 @@ it("a run of one step has one loss, and no time left", () => {
   const report = reportTo();
   report.take({ fact: "step", record: stepRecord(1, { loss: 2 }), totalSteps: 1, peaks });
   report.end({ ended: "finished", step: 1, adapter: "runs/7/adapter" }, "runs/7");
-  expect(stdout).toBe("1 step done, loss 2.0000: the adapter is in runs/7/adapter\n");
+  expect(stdout).toBe("1 step done, loss 2.0000. The adapter is in runs/7/adapter\n");
   expect(stderr).not.toContain(" left");
 });
 
@@ -169,7 +169,7 @@ describe("a resumed run", () => {
       report.take({ fact: "step", record: stepRecord(step, { loss }), totalSteps: 4, peaks: reservedPeaks });
     report.end(result, "runs/7");
     expect(stdout).toBe(
-      "4 steps done, loss 3.0000 to 0.5000; of them 2 in this part of the run, loss 2.0000 to 0.5000: the adapter is in runs/7/adapter\n",
+      "4 steps done, loss 3.0000 to 0.5000; of them 2 in this part of the run, loss 2.0000 to 0.5000. The adapter is in runs/7/adapter\n",
     );
     expect(stderr).toContain("peak of this part of the run: planned 1.0 GiB, measured 1.0 GiB");
   });
@@ -177,7 +177,7 @@ describe("a resumed run", () => {
   it("that had nothing left to do says so", () => {
     reportTo({ stepsBefore }).end({ ...result, step: 2 }, "runs/7");
     expect(stdout).toBe(
-      "2 steps done, loss 3.0000 to 2.5000, all of them before: the adapter is in runs/7/adapter\n",
+      "2 steps done, loss 3.0000 to 2.5000, all of them before. The adapter is in runs/7/adapter\n",
     );
   });
 });

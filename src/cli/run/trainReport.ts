@@ -1,4 +1,4 @@
-/** A run on the terminal: one line that lives, a record a step for scripts, and what is worth keeping in lines that stay. */
+/** Shows a run: a live line and notes on a terminal, one record a step for scripts. */
 import { plural } from "../../errors.ts";
 import { flagOf } from "../../options.ts";
 import { quoted } from "../../program.ts";
@@ -11,7 +11,7 @@ import { checkProgress, FLICKER_INTERVAL_MS, type Output } from "../output/outpu
 import { type LiveStep, liveLine } from "./liveLine.ts";
 import { defectLine, peaksLine, planLines } from "./planLines.ts";
 
-/** Steps whose mean time tells how long the rest will take. */
+/** Steps whose mean time gives the time left. */
 const PACE_STEPS = 10;
 
 export class TrainReport implements RunSink {
@@ -22,7 +22,7 @@ export class TrainReport implements RunSink {
   #live: LiveStep | undefined;
   #phaseAtMs = 0;
   readonly #check: (done: number, total: number) => void;
-  /** Of the steps so far, that with the highest peak, and whether the first has been told of. */
+  /** Peaks of the step with the highest peak so far; undefined before the first step. */
   #highest: StepPeaks | undefined;
 
   constructor(output: Output) {
@@ -48,10 +48,10 @@ export class TrainReport implements RunSink {
     if (peaks)
       this.#output.note(`peak of ${this.#before.length > 0 ? "this part of the run" : "the run"}: ${peaks}`);
     if (result.ended === "finished") {
-      this.#output.answer(`${this.#course(result.step)}: the adapter is in ${result.adapter}`);
+      this.#output.answer(`${this.#course(result.step)}. The adapter is in ${result.adapter}`);
       if (this.#start) this.#output.next(waysOn(this.#start.options, result.adapter));
     } else {
-      this.#output.note(`stopped at step ${result.step}. Go on with:  ${resumeLine(output)}`);
+      this.#output.note(`stopped at step ${result.step}. Continue with:  ${resumeLine(output)}`);
     }
   }
 
@@ -60,7 +60,7 @@ export class TrainReport implements RunSink {
     return this.#start?.stepsBefore ?? [];
   }
 
-  /** Steps and loss of the whole run, and of its last part where it was resumed. */
+  /** Returns steps and loss of the whole run, and of its last part if it was resumed. */
   #course(steps: number): string {
     const before = this.#before.map(({ loss }) => loss);
     const whole = `${plural(steps, "step")} done${fallOf([...before, ...this.#losses])}`;
@@ -91,7 +91,7 @@ export class TrainReport implements RunSink {
 
   #step({ record, totalSteps, peaks }: StepFact): void {
     const { step, loss, gradNorm, lr, tokens, tokensPerSecond, peakBytes, hostPeakBytes } = record;
-    // left out of the JSON where they are undefined
+    // undefined ones are not in the JSON
     const { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes } = record;
     const beside = { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes };
     const rates = { step, loss, gradNorm, lr, tokens, tokensPerSecond };
@@ -107,7 +107,7 @@ export class TrainReport implements RunSink {
     this.#output.live(liveLine(this.#live, this.#output.liveColumns));
   }
 
-  /** The first step's are told at once, the highest at the end. */
+  /** Prints the peaks of the first step, and remembers the highest. */
   #peaks(step: number, peaks: StepPeaks): void {
     const line = peaksLine(peaks);
     if (this.#highest === undefined && line) this.#output.note(`step ${step}: ${line}`);
@@ -115,7 +115,7 @@ export class TrainReport implements RunSink {
   }
 }
 
-/** What to do with an adapter: see how good it is, talk with it, look at the run; with the model and the samples read as they were. */
+/** Returns commands that use an adapter with the model and samples of the run: evaluate it, talk with it, look at the run. */
 function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
   const { model, data, eval_data, output, base, head_base, vision_base } = options;
   const { hd_num, image_compat, max_length, skip_bad } = options;
@@ -124,19 +124,19 @@ function waysOn(options: TrainOptions, adapter: string): Record<string, string> 
   const held = wordsOf({ base, head_base, vision_base });
   const files = (eval_data ?? data).map(quoted).join(" ");
   return {
-    "How good is it": `eval ${both}${held}--data ${files} ${seen}${wordsOf({ max_length })}${skip_bad ? "--skip-bad " : ""}--answers`,
+    "Evaluate it": `eval ${both}${held}--data ${files} ${seen}${wordsOf({ max_length })}${skip_bad ? "--skip-bad " : ""}--answers`,
     "Talk with it": `chat ${both}${held}${seen}`.trimEnd(),
-    "The run as a page": `report ${quoted(output)}`,
+    "See the run as a page": `report ${quoted(output)}`,
   };
 }
 
-/** Options as flags, each with a space behind; none of those that are not given. */
+/** Writes options as flags, each with a space behind; undefined ones are left out. */
 function wordsOf(options: Record<string, string | number | undefined>): string {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   return given.map(([key, value]) => `${flagOf(key)} ${quoted(String(value))} `).join("");
 }
 
-/** ", loss 2.1 to 0.4"; nothing of no steps. */
+/** Returns ", loss 2.1 to 0.4"; nothing without steps. */
 function fallOf(losses: readonly number[]): string {
   const [first, last] = [losses[0], losses.at(-1)];
   if (first === undefined || last === undefined) return "";
@@ -152,10 +152,10 @@ function describeEval({ record, best }: EvalFact): string {
     ...(unanswered === undefined ? [] : [`${unanswered} unanswered`]),
     ...(unevaluated === undefined ? [] : [`${plural(unevaluated, "sample")} left out`]),
   ].join(" and ");
-  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for want of memory` : ""}${best ? " (best so far)" : ""}`;
+  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for lack of memory` : ""}${best ? " (best so far)" : ""}`;
 }
 
-/** What a run computes in, and what its options hold in fewer bits: "bf16, base in nf4, vision tower in int8". */
+/** Returns the type that a run computes in, and the parts in fewer bits: "bf16, base in nf4, vision tower in int8". */
 export function precisionWords({
   dtype,
   base,
