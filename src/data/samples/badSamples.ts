@@ -1,5 +1,6 @@
 /** What is said of samples that can't be used: where each is, what is wrong with it, what mends it. */
 import { formatCount, UserError } from "../../errors.ts";
+import type { RecordFault } from "./recordFault.ts";
 import type { SampleSource } from "./sample.ts";
 
 export interface BadSample {
@@ -29,6 +30,11 @@ export function pictureError(source: SampleSource, error: UserError): UserError 
     fix: error.fix ?? "Replace the picture.",
     cause: error,
   });
+}
+
+/** A record that is no sample; no UserError is made of each, for a file may have a million. */
+export function badRecord(source: SampleSource, { clause, fix }: RecordFault): BadSample {
+  return { source, message: `${describeSource(source)} ${clause}.`, fix };
 }
 
 /** The bad sample that a UserError tells of; any other error is thrown on. */

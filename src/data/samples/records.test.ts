@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { UserError } from "../../errors.ts";
+import { type BadSample, badRecord } from "./badSamples.ts";
+import { RecordFault } from "./recordFault.ts";
 import { parseRecord } from "./records.ts";
 import type { Sample } from "./sample.ts";
 
@@ -15,12 +16,12 @@ function sampleOf(record: unknown): Extract<Sample, { kind: "dialogue" }> {
   return sample;
 }
 
-function errorOf(record: unknown): UserError {
+function errorOf(record: unknown): BadSample {
   try {
     read(record);
-  } catch (error) {
-    if (error instanceof UserError) return error;
-    throw error;
+  } catch (fault) {
+    if (fault instanceof RecordFault) return badRecord(SOURCE, fault);
+    throw fault;
   }
   throw new Error("The record was read.");
 }
@@ -274,6 +275,15 @@ describe("content as parts", () => {
 it("samples of ids need no labels to be read", () => {
   const { sample } = read({ input_ids: [1, 5, 6] });
   expect(sample).toMatchObject({ kind: "tokens", inputIds: Int32Array.of(1, 5, 6), labels: undefined });
+});
+
+it("a sample with a million pictures or turns is refused before each becomes an object", () => {
+  const images = Array.from({ length: 1e6 }, (_, index) => `${index}.png`);
+  expect(errorOf({ messages: TEXT, images }).message).toContain("has 1,000,000 pictures");
+  const history = Array.from({ length: 1e6 }, () => ["q", "a"]);
+  expect(errorOf({ query: "q", response: "a", history }).message).toContain(
+    'has 1,000,000 turns in "history"',
+  );
 });
 
 it("a million wrong ids, and values nested a million deep, are one error", () => {

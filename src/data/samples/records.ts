@@ -3,8 +3,8 @@
  * official conversations, samples that are token ids already, and the forms of ms-swift, LLaMA-Factory, TRL and OpenAI.
  */
 import { z } from "zod";
+import { formatCount } from "../../errors.ts";
 import { trim } from "../text/whitespace.ts";
-import { sampleError } from "./badSamples.ts";
 import {
   isEmpty,
   looksLikePictures,
@@ -35,6 +35,10 @@ const Instruction = z.object({ instruction: Text, input: Text.nullish(), output:
 const System = z.object({ system: Text.nullish() });
 const HdNum = z.int().positive();
 const HdNums = z.object({ hd_num: z.union([HdNum, z.array(HdNum)]).nullish() });
+
+/** Their tokens alone would be millions. */
+const PICTURES_MAX = 10_000;
+const TURNS_MAX = 100_000;
 
 interface DialogueForm {
   /** Fields that the form reads. */
@@ -78,19 +82,12 @@ const DIALOGUE_FORMS: Readonly<Record<string, DialogueForm>> = {
 const TOKEN_FIELDS = ["input_ids", "labels", "attention_mask", "hd_num"];
 const COMMON_FIELDS = ["id", "system", ...PICTURE_FIELDS, ...OTHER_MEDIA_FIELDS];
 
-/** The sample in a parsed record, its picture paths as they are written; throws a UserError that names the field. */
-export function parseRecord(record: unknown, source: SampleSource): ParsedRecord {
-  try {
-    return parsed(record, source);
-  } catch (fault) {
-    throw fault instanceof RecordFault ? sampleError(source, fault.clause, fault.fix) : fault;
-  }
-}
-
-function parsed(record: unknown, place: SampleSource): ParsedRecord {
+/** The sample in a parsed record, its picture paths as they are written; throws a RecordFault that names the field. */
+export function parseRecord(record: unknown, place: SampleSource): ParsedRecord {
   if (!isFields(record)) throw new RecordFault("isn't a record", OFFICIAL_FORM);
   const source = { ...place, ...idOf(record) };
   refuseOtherTasks(record);
+  refuseManyTurns(record);
   const unused: UnusedFields = new Set();
   if ("input_ids" in record) {
     const sample = tokenSample(record, source);
@@ -110,6 +107,17 @@ function parsed(record: unknown, place: SampleSource): ParsedRecord {
   noteUnused(record, form.fields, sample, unused);
   refuseMarks(sample);
   return { sample, unused };
+}
+
+/** Refuses a dialogue of more turns than any model was trained for, before each turn becomes an object. */
+function refuseManyTurns(record: Fields): void {
+  for (const key of ["conversations", "messages", "history", "prompt", "completion"]) {
+    const { length } = Array.isArray(record[key]) ? record[key] : [];
+    if (length <= TURNS_MAX) continue;
+    const most = formatCount(TURNS_MAX);
+    const clause = `has ${formatCount(length)} turns in ${shownValue(key)}; a sample can have at most ${most}`;
+    throw new RecordFault(clause, "Split the record.");
+  }
 }
 
 function isFields(record: unknown): record is Fields {
@@ -241,6 +249,10 @@ function dialogue(
     read.flatMap(({ pictures }) => pictures),
     ofRecord,
   );
+  if (images.length > PICTURES_MAX) {
+    const clause = `has ${formatCount(images.length)} pictures; a sample can have at most ${formatCount(PICTURES_MAX)}`;
+    throw new RecordFault(clause, "Split the record.");
+  }
   const turns = read.map(({ turn }): Turn => ({ ...turn, text: trim(turn.text) }));
   return { turns: markPictures(turns, images.length), images };
 }

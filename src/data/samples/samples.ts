@@ -6,9 +6,10 @@ import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../../errors.ts";
 import { shownName } from "../../printable.ts";
-import { type BadSample, badSample, badSamplesError, sampleError } from "./badSamples.ts";
+import { type BadSample, badRecord, badSamplesError } from "./badSamples.ts";
 import { type JsonFault, jsonFault } from "./jsonFault.ts";
 import { linesOf, readText } from "./lines.ts";
+import { RecordFault } from "./recordFault.ts";
 import { parseRecord } from "./records.ts";
 import type { Sample, SampleSource } from "./sample.ts";
 import type { UnusedFields } from "./turns.ts";
@@ -37,6 +38,21 @@ interface ListedFile extends DatasetFile {
 
 /** Everything in the files; throws a UserError if a file is missing or can't be read as a whole. */
 export function readDataset(paths: string | string[]): Dataset {
+  return withoutStacks(() => readFiles([paths].flat()));
+}
+
+/** Runs a read of records whose errors keep no stack: of a hundred thousand bad records, stacks would take most of the time. */
+function withoutStacks<T>(read: () => T): T {
+  const { stackTraceLimit } = Error;
+  try {
+    Error.stackTraceLimit = 0;
+    return read();
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
+function readFiles(paths: readonly string[]): Dataset {
   const files = [paths]
     .flat()
     .flatMap((path) => (hasEnding(path, ".txt") ? readList(path) : [{ file: path }]));
@@ -52,7 +68,7 @@ export function readDataset(paths: string | string[]): Dataset {
     if (unused.size > 0) warnings.push(unusedFields(listed.file, unused));
   }
   if (samples.length + bad.length === 0) {
-    throw new UserError(`There are no samples in ${[paths].flat().join(", ")}.`, {
+    throw new UserError(`There are no samples in ${paths.join(", ")}.`, {
       fix: "Name a file with at least one record.",
     });
   }
@@ -114,8 +130,9 @@ function* readFile(listed: ListedFile, unused: UnusedFields): Generator<Sample |
       const { sample, unused: names } = parseRecord(parse(), source);
       for (const name of names) if (unused.size < KEPT_NAMES) unused.add(name);
       return { ...sample, images: sample.images.map((path) => locatePicture(path, folders)) };
-    } catch (error) {
-      return badSample(source, error);
+    } catch (fault) {
+      if (!(fault instanceof RecordFault)) throw fault;
+      return badRecord(source, fault);
     }
   };
   if (!hasEnding(file, ".jsonl")) {
@@ -126,7 +143,7 @@ function* readFile(listed: ListedFile, unused: UnusedFields): Generator<Sample |
   for (const { content, line } of linesOf(file)) {
     if (index === 0) refuseArray(file, content);
     const source = { file, index: index++, line };
-    yield read(source, () => parseLine(content, source));
+    yield read(source, () => parseLine(content));
   }
 }
 
@@ -142,12 +159,12 @@ function refuseArray(file: string, firstLine: string): void {
   });
 }
 
-function parseLine(content: string, source: SampleSource): unknown {
+function parseLine(content: string): unknown {
   const parsed = parseJson(content);
   if (parsed.ok) return parsed.value;
   const { column, expected } = parsed.fault;
   const clause = `isn't JSON: expected ${expected} at column ${column}`;
-  throw sampleError(source, clause, "Each line of a jsonl file is one JSON object.");
+  throw new RecordFault(clause, "Each line of a jsonl file is one JSON object.");
 }
 
 function readArray(file: string): unknown[] {

@@ -2,9 +2,50 @@
 import { formatCount, UserError } from "../../errors.ts";
 import { type HdGrid, hdGrid, type PictureSize, pictureTokens } from "../pictures/image.ts";
 import { pictureName } from "../pictures/source.ts";
-import { type BadSample, describeSource } from "./badSamples.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { type BadSample, describeSource, sampleError } from "./badSamples.ts";
 import type { EncodedSample } from "./dialogue.ts";
 import { sampleRows } from "./rows.ts";
+import { IMAGE_PLACEHOLDER, type Sample, type Turn } from "./sample.ts";
+
+/** Above so many characters a token of max_length, a sample is looked at before it is encoded as a whole. */
+const USUAL_TOKEN_CHARACTERS = 8;
+/** Tokens of a turn beside its text: its start, its role and its end. */
+const TURN_TOKENS = 3;
+/** Characters whose tokens are counted at a time, and the tokens that a cut within a word may add. */
+const CHUNK_CHARACTERS = 2 ** 14;
+const CUT_TOKENS = 4;
+
+/**
+ * Throws a UserError for a dialogue that is far longer than max_length. To encode millions of characters would take
+ * seconds and gigabytes, only to refuse them.
+ */
+export function refuseFarTooLong(sample: Sample, tokenizer: Tokenizer, maxLength: number): void {
+  if (sample.kind === "tokens") return;
+  const { turns, source } = sample;
+  const characters = turns.reduce((sum, { text }) => sum + text.length, 0);
+  const isUsual = characters <= USUAL_TOKEN_CHARACTERS * maxLength && TURN_TOKENS * turns.length <= maxLength;
+  if (isUsual || leastTokens(turns, tokenizer, maxLength) <= maxLength) return;
+  const found = `${formatCount(turns.length)} turns of ${formatCount(characters)} characters in all`;
+  throw sampleError(
+    source,
+    `has more than ${formatCount(maxLength)} tokens (${found}), but max_length is ${formatCount(maxLength)}`,
+    "Split the record, or take it out.",
+  );
+}
+
+/** Tokens that the turns have at least; above `most` they are not counted on. */
+function leastTokens(turns: readonly Turn[], tokenizer: Tokenizer, most: number): number {
+  let tokens = TURN_TOKENS * turns.length;
+  for (const turn of turns) {
+    const text = turn.text.replaceAll(IMAGE_PLACEHOLDER, "");
+    for (let start = 0; start < text.length && tokens <= most; start += CHUNK_CHARACTERS) {
+      const ids = tokenizer.encode(text.slice(start, start + CHUNK_CHARACTERS), { specials: false });
+      tokens += Math.max(0, ids.length - CUT_TOKENS);
+    }
+  }
+  return tokens;
+}
 
 /** `ownHdNum` says that the record itself gives hd_num, so that a flag wouldn't help. */
 export function tooLongSample(

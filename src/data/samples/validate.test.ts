@@ -256,6 +256,44 @@ describe("a sample above max_length", () => {
   });
 });
 
+describe("a record of millions of characters", () => {
+  it.each([
+    ["one word", "a".repeat(3e6)],
+    ["signs that have no piece", "漢字".repeat(1.5e6)],
+    ["halves of characters", "\ud800".repeat(3e6)],
+    ["lines", "\n".repeat(3e6).concat("x")],
+    ["names of control tokens", "[UNUSED_TOKEN_145]".repeat(2e5)],
+  ])("is refused without encoding all of it (%s)", async (_, text) => {
+    let encoded = 0;
+    const counting: Tokenizer = {
+      ...Object.fromEntries(
+        ["vocabSize", "bosId", "eosId", "unkId", "turnStartId", "turnEndId"].map((key) => [
+          key,
+          tokenizer[key as "bosId"],
+        ]),
+      ),
+      encode: (part: string, options?: Parameters<Tokenizer["encode"]>[1]) => {
+        encoded += part.length;
+        return tokenizer.encode(part, options);
+      },
+    } as Tokenizer;
+    const { message } = await errorOf(dataset("long.jsonl", [record(`?${text}`, "a")]), {
+      tokenizer: counting,
+    });
+    expect(message).toMatch(
+      /has more than 4,096 tokens \(2 turns of [\d,]+ characters in all\), but max_length is 4,096/,
+    );
+    expect(encoded).toBeLessThan(100_000);
+  });
+
+  it("is a usual sample where max_length holds it", async () => {
+    const { samples } = await prepare(dataset("fits.jsonl", [record("?".repeat(40_000), "a")]), {
+      maxLength: 50_000,
+    });
+    expect(samples[0]?.tokens).toBeGreaterThan(4_096);
+  });
+});
+
 describe("bad samples", () => {
   const mixed = () =>
     dataset("mixed.json", [record("?", "a"), record("?", ""), { text: 1 }, record("?", "b")]);

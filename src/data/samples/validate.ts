@@ -13,7 +13,7 @@ import { type EncodedSample, encodePrompt, encodeSample, requireTokenizer } from
 import { firstLabel, sampleRows } from "./rows.ts";
 import { IGNORE, IMAGE_SLOT, type Sample } from "./sample.ts";
 import type { Dataset } from "./samples.ts";
-import { tooLongSample } from "./tooLong.ts";
+import { refuseFarTooLong, tooLongSample } from "./tooLong.ts";
 
 export interface PreparedSample extends EncodedSample {
   /** One for each picture. */
@@ -75,6 +75,7 @@ async function prepareSample(
   pictures: PictureSizes,
   options: PrepareOptions,
 ): Promise<PreparedSample | BadSample> {
+  if (options.tokenizer) refuseFarTooLong(sample, options.tokenizer, options.maxLength);
   const encode = options.purpose === "train" ? encodeSample : encodePrompt;
   const encoded = encode(sample, options.tokenizer, options.hdNum);
   checkIds(encoded, options.vocabSize);
