@@ -14,6 +14,9 @@ const MEDIA_FIELDS = ["video", "videos", "audio", "audios"] as const;
 /** Fields of other media; they may be empty. */
 export const OTHER_MEDIA_FIELDS: readonly string[] = MEDIA_FIELDS;
 
+/** The longest path that Linux takes; a longer text is a picture itself. */
+const PATH_MAX_CHARACTERS = 4096;
+
 /** Lists within lists that may be empty; what is nested deeper counts as a value. */
 const EMPTY_DEPTH = 4;
 
@@ -62,6 +65,10 @@ export function pictureOf(value: unknown, field: string): string | undefined {
 
 function pictureOfText(text: string): string {
   if (/^data:/i.test(text)) return text;
+  if (text.length > PATH_MAX_CHARACTERS) {
+    const clause = `names a picture by ${text.length} characters, ${shownValue(text)}, which is no path`;
+    throw new RecordFault(clause, 'Write base64 as data:image/png;base64,... or as {"bytes": "..."}.');
+  }
   const scheme = /^[a-z][a-z0-9+.-]*(?=:\/\/)/i.exec(text)?.[0].toLowerCase();
   if (scheme !== undefined && scheme !== "file") {
     throw new RecordFault(

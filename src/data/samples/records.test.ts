@@ -223,6 +223,13 @@ describe("pictures", () => {
     },
   );
 
+  it("base64 without a word of what it is is refused, and shown cut", () => {
+    const { message, fix } = errorOf({ messages: DIALOGUE, images: ["iVBORw0KGgo".repeat(1000)] });
+    expect(message).toContain("names a picture by 11000 characters");
+    expect(message.length).toBeLessThan(200);
+    expect(fix).toContain("data:image/png;base64,");
+  });
+
   it("videos and sound are refused", () => {
     for (const field of ["video", "videos", "audio", "audios"])
       expect(errorOf({ messages: TEXT, [field]: ["a.mp4"] }).message).toContain(

@@ -265,13 +265,7 @@ describe("a record of millions of characters", () => {
     ["names of control tokens", "[UNUSED_TOKEN_145]".repeat(2e5)],
   ])("is refused without encoding all of it (%s)", async (_, text) => {
     let encoded = 0;
-    const counting: Tokenizer = {
-      ...Object.fromEntries(
-        ["vocabSize", "bosId", "eosId", "unkId", "turnStartId", "turnEndId"].map((key) => [
-          key,
-          tokenizer[key as "bosId"],
-        ]),
-      ),
+    const counting = {
       encode: (part: string, options?: Parameters<Tokenizer["encode"]>[1]) => {
         encoded += part.length;
         return tokenizer.encode(part, options);
