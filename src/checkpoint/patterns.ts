@@ -7,38 +7,45 @@ import { RE2JS } from "re2js";
 import { messageOf, UserError } from "../errors.ts";
 import { quoted } from "./faults.ts";
 
-/** Characters of one pattern; longer ones may take seconds to compile. */
+/** Characters of one pattern; longer ones may take a second to compile. */
 const MOST_CHARACTERS = 1000;
-/** Processor time for all patterns of one place; some thousand names take milliseconds. */
-const MOST_MS = 1000;
+/** Instructions of all patterns, times the names: about a second. A model's linear layers take a hundredth. */
+const MOST_WORK = 2 ** 24;
+/** Compiling a pattern costs about as much as matching it with so many names. */
+const COMPILING_NAMES = 256;
 
 interface MatchOptions {
   /** A file, or the name of an option, for errors. */
   place: string;
   /** Gives the expression that stands for a pattern. */
   sourceOf?: (pattern: string) => string;
-  mostCharacters?: number;
+}
+
+interface Matcher {
+  test(name: string): boolean;
+  /** Size of its program, in instructions. */
+  size: number;
 }
 
 /**
  * Finds the first pattern that matches somewhere in each name; names without a match are left out. Throws
- * UserError if RE2 can't run one of the patterns.
+ * UserError if RE2 can't run one of the patterns, or if all of them are too much work.
  */
 export function firstMatches(
   patterns: readonly string[],
   names: readonly string[],
-  { place, sourceOf = (pattern) => pattern, mostCharacters = MOST_CHARACTERS }: MatchOptions,
+  { place, sourceOf }: MatchOptions,
 ): Map<string, string> {
-  const startMicros = process.cpuUsage();
+  let work = 0;
   const found = new Map<string, string>();
   for (const pattern of patterns) {
-    if (pattern.length > mostCharacters) throw tooLong(pattern, place, mostCharacters);
-    const source = sourceOf(pattern);
-    const matches = isPlain(pattern) ? new RegExp(source) : compiled(pattern, source, place);
+    const matcher = sourceOf
+      ? matcherOf(pattern, sourceOf, place)
+      : (listed(pattern) ?? matcherOf(pattern, String, place));
+    work += matcher.size * (names.length + COMPILING_NAMES);
+    if (work > MOST_WORK) throw tooMuch(pattern, place);
     for (const name of names) {
-      const { user, system } = process.cpuUsage(startMicros);
-      if ((user + system) / 1000 > MOST_MS) throw tooSlow(pattern, place);
-      if (!found.has(name) && matches.test(name)) found.set(name, pattern);
+      if (!found.has(name) && matcher.test(name)) found.set(name, pattern);
     }
   }
   return found;
@@ -63,14 +70,24 @@ export function fromPython(pattern: string): string {
 /** Escapes, classes of characters, and {,n}. */
 const PYTHON_PARTS = /\\[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]|\{,(\d+)\}/g;
 
-/** Whether a pattern is a name, which any engine matches at once. */
-function isPlain(pattern: string): boolean {
-  return /^[\w.]*$/.test(pattern);
+/** Reads `^(?:a|b\.c)$`, the form in which programs write a list of names, however long. */
+function listed(pattern: string): Matcher | undefined {
+  const [, list] = /^\^\(\?:((?:\w|\\\.|\|)+)\)\$$/.exec(pattern) ?? [];
+  const names = list && new Set(list.split("|").map((name) => name.replaceAll("\\.", ".")));
+  return names ? { test: (name) => names.has(name), size: 1 } : undefined;
 }
 
-function compiled(pattern: string, source: string, place: string): { test(name: string): boolean } {
+function matcherOf(pattern: string, sourceOf: (pattern: string) => string, place: string): Matcher {
+  if (pattern.length > MOST_CHARACTERS) throw tooLong(pattern, place);
+  const source = sourceOf(pattern);
+  if (/^[\w.]*$/.test(pattern)) {
+    // a name, which any engine matches at once
+    const name = new RegExp(source);
+    return { test: (text) => name.test(text), size: PLAIN_SIZE };
+  }
   try {
-    return RE2JS.compile(source);
+    const program = RE2JS.compile(source);
+    return { test: (name) => program.test(name), size: program.programSize() };
   } catch (cause) {
     const fault = messageOf(cause).replace(/^error parsing regexp: /, "");
     throw new UserError(
@@ -83,16 +100,20 @@ function compiled(pattern: string, source: string, place: string): { test(name: 
   }
 }
 
-function tooLong(pattern: string, place: string, most: number): UserError {
-  const message = `${place}: the pattern ${quoted(pattern)} has ${pattern.length} characters; at most ${most} are allowed.`;
-  return new UserError(message, { fix: "Shorten it, for example with a group: attention\\.(wqkv|wo)." });
-}
+const PLAIN_SIZE = 8;
 
-function tooSlow(pattern: string, place: string): UserError {
+function tooLong(pattern: string, place: string): UserError {
+  const { length } = pattern;
   return new UserError(
-    `${place}: its patterns take too long to match; the last one tried was ${quoted(pattern)}.`,
+    `${place}: the pattern ${quoted(pattern)} has ${length} characters; at most ${MOST_CHARACTERS} are allowed.`,
     {
-      fix: "Write fewer or simpler patterns.",
+      fix: "Shorten it, for example with a group: attention\\.(wqkv|wo).",
     },
   );
+}
+
+function tooMuch(pattern: string, place: string): UserError {
+  return new UserError(`${place}: its patterns are too much work; ${quoted(pattern)} exceeds the limit.`, {
+    fix: "Write fewer or simpler patterns, without counts such as {0,1000}.",
+  });
 }

@@ -65,9 +65,6 @@ export interface LoraOptions {
 /** The official targets: every linear of every decoder layer. */
 export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3)$";
 
-/** Characters of a pattern that a program made: the names of all modules of an adapter. */
-const MOST_TARGET_CHARACTERS = 2 ** 16;
-
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
   const { rank, alpha, dropout, rslora, device, gradients, copies } = options;
@@ -270,8 +267,8 @@ function modulesToTarget(config: ModelConfig, targets: string): { name: string; 
   const key = `${config.family} ${config.layers} ${targets}`;
   if (chosenBefore?.key !== key) {
     const names = all.map(({ name }) => name);
-    const limits = { place: "lora_targets", mostCharacters: MOST_TARGET_CHARACTERS };
-    chosenBefore = { key, names: new Set(firstMatches([targets], names, limits).keys()) };
+    const found = firstMatches([targets], names, { place: "lora_targets" });
+    chosenBefore = { key, names: new Set(found.keys()) };
   }
   const { names: matching } = chosenBefore;
   const chosen = all.filter(({ name }) => matching.has(name));
