@@ -1,6 +1,6 @@
 /** A bench's data: one sample with one picture, for lorafit and in the peers' form. */
 import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
-import type { HdImage } from "../src/data/pictures/image.ts";
+import { type HdImage, tileGrid } from "../src/data/pictures/image.ts";
 import type { EncodedSample } from "../src/data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../src/data/samples/sample.ts";
 import { layoutBatch, type MicroBatch } from "../src/data/stream/batches.ts";
@@ -41,8 +41,7 @@ export function sampleBatch(image: HdImage, size: SampleSize): MicroBatch {
 export function noiseImage(rows: number, cols: number): HdImage {
   const random = lcg(2);
   return {
-    rows,
-    cols,
+    ...tileGrid(rows, cols),
     pixels: Uint8Array.from({ length: rows * cols * 336 * 336 * 3 }, () => Math.floor(random() * 256)),
     globalView: Float32Array.from({ length: 3 * 336 * 336 }, () => random() * 4 - 2),
   };

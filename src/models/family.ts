@@ -3,6 +3,7 @@
  * (families.ts), so that no other file knows its tensor names, its packed weights, its pictures or its prompt form.
  */
 import type { ModelFolder } from "../checkpoint/folder.ts";
+import type { PictureLayout } from "../data/pictures/image.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import type { RopeForm } from "../nn/attention/rope.ts";
 import type { FrozenMatrix } from "../nn/frozen/frozen.ts";
@@ -100,6 +101,20 @@ export interface TrainedSizes {
   hdNum: number;
 }
 
+/** How a family makes image tokens. Nothing else looks at a picture beyond its tokens, its tiles and that it has a layout. */
+export interface PictureForm<Config extends ModelConfig = ModelConfig> {
+  /** Reads the weights that make image tokens; base: the precision of their linears. */
+  assemble(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
+  /** Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields with no scope open. */
+  encodeInto(
+    rows: Tensor,
+    weights: PictureWeights,
+    config: Config,
+    picture: PictureLayout,
+    options: EncodeOptions,
+  ): Generator<{ done: number; total: number }, void>;
+}
+
 export interface Family<Config extends ModelConfig = ModelConfig> {
   /** Returns whether a checkpoint's config.json is of this family. */
   recognises(config: Record<string, unknown>): boolean;
@@ -119,16 +134,7 @@ export interface Family<Config extends ModelConfig = ModelConfig> {
   roles: Record<LinearRole, LinearName>;
   /** Returns where the queries, the key and the value of a kv head come from, be they packed in one linear or apart. */
   qkv(config: Config, kvHead: number): readonly QkvPart[];
-  /** Reads the weights that make image tokens; base: the precision of their linears. */
-  assembleVision(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
-  /** Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields with no scope open. */
-  encodeInto(
-    rows: Tensor,
-    weights: PictureWeights,
-    config: Config,
-    picture: object,
-    options: EncodeOptions,
-  ): Generator<{ done: number; total: number }, void>;
+  pictures: PictureForm<Config>;
   /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */
   modulesInFull: Record<"visionBase" | "headBase" | "branches", readonly string[]>;
 }

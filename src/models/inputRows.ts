@@ -1,4 +1,5 @@
 /** Text and image rows assembled into the decoder's input. */
+import type { PictureLayout } from "../data/pictures/image.ts";
 import { frozenGather, frozenShape } from "../nn/frozen/frozen.ts";
 import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { empty, fromArray } from "../torch/create.ts";
@@ -42,8 +43,8 @@ export function embedText({ embeddings, places, device, dtype }: Model, inputIds
 export function placeImage_(
   rows: Tensor,
   { vision, config, dtype, device }: Model,
-  picture: object,
+  picture: PictureLayout,
   visionBatch: number,
 ): Generator<{ done: number; total: number }, void> {
-  return familyOf(config).encodeInto(rows, vision, config, picture, { dtype, device, visionBatch });
+  return familyOf(config).pictures.encodeInto(rows, vision, config, picture, { dtype, device, visionBatch });
 }

@@ -104,7 +104,7 @@ export function assembleModel(
     throw new Error(
       `PLoRA can't be folded into weights on the ${places.layers}: they may be the mapped file`,
     );
-  const { names, assembleVision } = familyOf(config);
+  const { names, pictures } = familyOf(config);
   const at = (place: Place): PlacedReader => {
     const { pool: own, deviceOf } = WEIGHT_PLACES[place];
     const on = deviceOf(device);
@@ -126,7 +126,7 @@ export function assembleModel(
     ),
     norm: at("device").tensor(names.norm),
     head: at(places.head).matrix(names.head, headBase),
-    vision: assembleVision(config, at(places.vision), visionBase),
+    vision: pictures.assemble(config, at(places.vision), visionBase),
   };
 }
 

@@ -170,11 +170,11 @@ function* placeImages(
   const fetch = owner.own(startFetch(model.vision, model.places.vision, model.device));
   countExposed(); // encoding cannot begin without it
   const ready = { ...model, vision: fetch.wait() };
-  const gridOf = ({ image }: { image: number }): string => {
-    const { rows, cols } = batch.images[image]!;
-    return `${rows} ${cols}`;
+  const kindOf = ({ image }: { image: number }): string => {
+    const { tokens, tiles } = batch.images[image]!;
+    return `${tokens} ${tiles}`;
   };
-  for (const { part, times } of kindsOf(batch.imageSlices, gridOf)) {
+  for (const { part, times } of kindsOf(batch.imageSlices, kindOf)) {
     const rows = owner.own(rowsOf(hidden, part));
     const tiles = placeImage_(rows, ready, batch.images[part.image]!, visionBatchTiles);
     const nextTiles = (): ReturnType<typeof tiles.next> => repeated(times, () => tiles.next());

@@ -2,6 +2,7 @@
  * Finds the longest micro-batch that fits a device by real steps: lengths double, then halve the gap. Each
  * step is compared with its plan.
  */
+import { blackImage } from "../data/pictures/image.ts";
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { UsageError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
@@ -225,14 +226,7 @@ class Trials implements Disposable {
   }
 }
 
-const TILE_PIXELS = 336;
-
 /** Black pictures in the places of the planned ones. */
 function withPixels(batch: MicroBatch): MicroBatch {
-  const images = batch.images.map(({ rows, cols }) => ({
-    ...{ rows, cols },
-    pixels: new Uint8Array(rows * cols * TILE_PIXELS * TILE_PIXELS * 3),
-    globalView: new Float32Array(3 * TILE_PIXELS * TILE_PIXELS),
-  }));
-  return { ...batch, images };
+  return { ...batch, images: batch.images.map(blackImage) };
 }

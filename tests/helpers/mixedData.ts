@@ -3,7 +3,7 @@
  * labels, pictures, their grids and their places among the text are drawn apart from each other, as is how samples share a micro-batch.
  */
 import fc from "fast-check";
-import { imageTokens, type TileGrid } from "../../src/data/pictures/image.ts";
+import { pictureTokens, type TileGrid, tileGrid } from "../../src/data/pictures/image.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { layoutBatch, type MicroBatch } from "../../src/data/stream/batches.ts";
@@ -51,10 +51,12 @@ const text = fc.record({
   text: fc.oneof(fc.integer({ min: 1, max: 12 }), fc.integer({ min: 1, max: 700 })),
   learned: fc.boolean(),
 });
-const grid: fc.Arbitrary<TileGrid> = fc.oneof(
-  fc.record({ rows: fc.constantFrom(1, 2, 3), cols: fc.constantFrom(1, 2, 3) }),
-  fc.record({ rows: fc.constant(1), cols: fc.integer({ min: 1, max: 8 }) }),
-);
+const grid: fc.Arbitrary<TileGrid> = fc
+  .oneof(
+    fc.record({ rows: fc.constantFrom(1, 2, 3), cols: fc.constantFrom(1, 2, 3) }),
+    fc.record({ rows: fc.constant(1), cols: fc.integer({ min: 1, max: 8 }) }),
+  )
+  .map(({ rows, cols }) => tileGrid(rows, cols));
 const samples: fc.Arbitrary<Stretch[][]> = fc.array(
   fc.array(fc.oneof({ weight: 2, arbitrary: text }, grid), { minLength: 1, maxLength: 6 }),
   { minLength: 1, maxLength: 6 },
@@ -123,7 +125,7 @@ function sampleOf(stretches: readonly Stretch[], index: number): PreparedSample 
   const grids = stretches.filter(isGrid);
   inputIds.push(7);
   labels.push(7);
-  const pictureRows = grids.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+  const pictureRows = pictureTokens(grids);
   return {
     source: { file: "drawn", index },
     ...{ inputIds: Int32Array.from(inputIds), labels: Int32Array.from(labels) },
@@ -136,7 +138,8 @@ function sampleOf(stretches: readonly Stretch[], index: number): PreparedSample 
 function batchOf(samples: readonly PreparedSample[], { vision }: ReturnType<typeof smallConfig>): MicroBatch {
   const side = vision.imagePixels;
   const picture = ({ rows, cols }: TileGrid) => ({
-    ...{ rows, cols, pixels: new Uint8Array(rows * cols * side * side * 3) },
+    ...tileGrid(rows, cols),
+    pixels: new Uint8Array(rows * cols * side * side * 3),
     globalView: new Float32Array(3 * side * side),
   });
   const loaded = samples.map((sample) => ({ sample, images: sample.grids.map(picture) }));

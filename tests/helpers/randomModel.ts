@@ -1,4 +1,5 @@
 /** Small random models and micro-batches for tests that need no checkpoint. */
+import { blackImage, tileGrid } from "../../src/data/pictures/image.ts";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import type { ModelConfig } from "../../src/models/family.ts";
@@ -197,8 +198,7 @@ export function randomBatch(
 
 function randomImage(random: () => number): MicroBatch["images"][number] {
   return {
-    rows: 1,
-    cols: 1,
+    ...tileGrid(1, 1),
     pixels: Uint8Array.from({ length: 336 * 336 * 3 }, () => Math.floor(random() * 256)),
     globalView: Float32Array.from({ length: 3 * 336 * 336 }, () => random() * 4 - 2),
   };
@@ -206,10 +206,7 @@ function randomImage(random: () => number): MicroBatch["images"][number] {
 
 /** A picture of zeros. */
 export function blackPicture(rows: number, cols: number): MicroBatch["images"][number] {
-  return {
-    ...{ rows, cols, pixels: new Uint8Array(rows * cols * 336 * 336 * 3) },
-    globalView: new Float32Array(3 * 336 * 336),
-  };
+  return blackImage(tileGrid(rows, cols));
 }
 
 /** Numbers in 0..1. */

@@ -1,5 +1,7 @@
 /** Bytes that one more token takes at the size of the 7B model, boundaries on the host: docs/memory.md says what they are. */
+
 import { expect, it } from "vitest";
+import { tileGrid } from "../../src/data/pictures/image.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, disposeLora } from "../../src/models/lora.ts";
 import { assembleModel, disposeModel } from "../../src/models/weights.ts";
@@ -46,7 +48,7 @@ function peakBytes(tokens: number, policy: Policy): number {
     samples: 1,
     sampleTokens: tokens,
     labelTokens: tokens / 8,
-    pictures: [{ rows, cols: 1 }],
+    pictures: [tileGrid(rows, 1)],
   });
   resetPeak("meta");
   runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { tileGrid } from "../../src/data/pictures/image.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
 import { measureCpu } from "../../src/plan/time/calibration.ts";
@@ -13,7 +14,7 @@ const base: Configuration = {
   model: smallConfig({ hidden: 256, headDim: 64, ffn: 320, layers: 4 }),
   dtype: "bfloat16",
   lora: { rank: 4, dropout: 0, targets: OFFICIAL_TARGETS },
-  batch: { samples: 1, sampleTokens: 1500, pictures: [{ rows: 2, cols: 1 }], labelTokens: 300 },
+  batch: { samples: 1, sampleTokens: 1500, pictures: [tileGrid(2, 1)], labelTokens: 300 },
   policy: Policy.parse({}),
   target: "cpu",
   mapsWeights: false,

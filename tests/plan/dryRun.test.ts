@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { tileGrid } from "../../src/data/pictures/image.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
@@ -33,7 +34,7 @@ const base: Configuration = {
   model,
   dtype: "float32",
   lora: { rank: 4, dropout: 0, targets: OFFICIAL_TARGETS },
-  batch: { samples: 1, sampleTokens: SAMPLE_TOKENS, pictures: [{ rows: 2, cols: 1 }], labelTokens: 300 },
+  batch: { samples: 1, sampleTokens: SAMPLE_TOKENS, pictures: [tileGrid(2, 1)], labelTokens: 300 },
   policy: Policy.parse({}),
   target: "cpu",
   mapsWeights: false,
@@ -41,7 +42,7 @@ const base: Configuration = {
 
 const textBetween: Configuration["batch"] = {
   rows: [3000, 900],
-  grids: [{ rows: 2, cols: 1 }],
+  grids: [tileGrid(2, 1)],
   imageSlices: [1, 600, 1100, 1800, 2400, 3200].map((start) => ({ start, end: start + 469, image: 0 })),
   labelTokens: 200,
   firstLabel: 1580,
@@ -120,7 +121,7 @@ CONFIGURATIONS["every second boundary on the host"] = {
 for (const visionBase of QUANTIZED_PRECISIONS) {
   const vision = { hidden: 64, layers: 3, heads: 2, ffn: 128, imagePixels: 336, patchPixels: 14, eps: 1e-5 };
   const pictures = { ...base, model: { ...model, layers: 2, vision }, visionBase };
-  const batch = { samples: 1, sampleTokens: 900, pictures: [{ rows: 1, cols: 4 }], labelTokens: 9 };
+  const batch = { samples: 1, sampleTokens: 900, pictures: [tileGrid(1, 4)], labelTokens: 9 };
   CONFIGURATIONS[`a vision tower in ${visionBase}, where most is taken`] = {
     ...pictures,
     ...{ batch, dtype: "bfloat16", policy: Policy.parse({ visionBatchTiles: 5, mlpTileTokens: 512 }) },

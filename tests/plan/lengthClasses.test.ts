@@ -1,6 +1,7 @@
 /** A run's policies by length: each class of micro-batches has the fastest that fits, over places that are the same for all. */
+
 import { describe, expect, it } from "vitest";
-import { imageTokens } from "../../src/data/pictures/image.ts";
+import { tileGrid } from "../../src/data/pictures/image.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
@@ -81,8 +82,8 @@ describe("PLoRA of a run", () => {
   const wide = smallConfig({ layers: 6, hidden: 256, headDim: 64, ffn: 512 });
   const slow = { ...speed, flopsPerSecond: { float32: 1e9 }, kernelMs: 0 };
   const pictured = new Planner({ model: wide, dtype: "float32", target: "cpu", mapsWeights: true }, slow);
-  const tall = { rows: 2, cols: 1 };
-  const textOfPage = textOf(500 - imageTokens(tall.rows, tall.cols) + 1);
+  const tall = tileGrid(2, 1);
+  const textOfPage = textOf(500 - tall.tokens + 1);
   textOfPage.inputIds[0] = IMAGE_SLOT;
   const page: PreparedSample = { ...textOfPage, grids: [tall] as PreparedSample["grids"], tokens: 500 };
   const runOf = (samples: PreparedSample[], limits = UNLIMITED, folded?: boolean): RunPlan =>

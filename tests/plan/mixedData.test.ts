@@ -1,6 +1,8 @@
 /** The promise of a plan: whatever a data set mixes, no micro-batch, loss or answer takes more than what was planned for its class. */
+
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { tileGrid } from "../../src/data/pictures/image.ts";
 import { getThreads, POOLS, setThreads } from "../../src/torch/device.ts";
 import { checksOf, type Draw, draws, slackBytes } from "../helpers/mixedData.ts";
 
@@ -17,11 +19,11 @@ function expectCovered(draw: Draw): void {
 
 describe("a picture of many tiles beside more rows of small ones", () => {
   const words = { text: 40, learned: true };
-  const small = { rows: 1, cols: 1 };
+  const small = tileGrid(1, 1);
   const many = (count: number) => [...Array<typeof small>(count).fill(small), words];
   const mixes = {
-    "four of a tile and one of seven": [many(4), [{ rows: 1, cols: 7 }, words]],
-    "two of a tile and one of three": [many(2), [{ rows: 1, cols: 3 }, words]],
+    "four of a tile and one of seven": [many(4), [tileGrid(1, 7), words]],
+    "two of a tile and one of three": [many(2), [tileGrid(1, 3), words]],
   };
   const draw: Omit<Draw, "samples" | "part"> = {
     ...{ layers: 1, heads: [1, 1], ffn: 24, towerWidth: 32, patchPixels: 2, dropout: 0, device: "cpu" },

@@ -1,5 +1,7 @@
 /** The vision tower in fewer bits: what it makes of a picture, what it takes, and where it lies. */
+
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { tileGrid } from "../../src/data/pictures/image.ts";
 import type { Base } from "../../src/models/bases.ts";
 import { disposeLora } from "../../src/models/lora.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
@@ -92,7 +94,7 @@ describe("memory of a vision tower in fewer bits", () => {
         mapsWeights: false,
       },
       lora: { rank: 4, dropout: 0, targets: "w2$" },
-      batch: { samples: 1, sampleTokens: 900, pictures: [{ rows: 1, cols: 2 }], labelTokens: 64 },
+      batch: { samples: 1, sampleTokens: 900, pictures: [tileGrid(1, 2)], labelTokens: 64 },
       policy: Policy.parse({ visionBatchTiles: 2 }),
     };
     const [full, int8, nf4] = ([undefined, "int8", "nf4"] as const).map((visionBase) => {

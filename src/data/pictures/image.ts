@@ -24,10 +24,42 @@ export interface PictureSize {
   height: number;
 }
 
-/** The tiles of a picture: all that memory and positions depend on, and all that a plan knows of it. */
-export interface TileGrid {
+/** A picture's layout as everything outside its model family sees it. */
+export interface PictureLayout {
+  /** Rows of the sequence that the picture takes. */
+  tokens: number;
+  /** Tiles that the vision tower encodes, the global view among them. */
+  tiles: number;
+}
+
+/** The grid of tiles that a picture is cut into. Only 4KHD's own code looks at rows and columns. */
+export interface TileGrid extends PictureLayout {
   rows: number;
   cols: number;
+}
+
+/** Returns the layout of a grid. */
+export function tileGrid(rows: number, cols: number): TileGrid {
+  return { rows, cols, tokens: imageTokens(rows, cols), tiles: 1 + rows * cols };
+}
+
+/** Returns a picture's layout without its pixels: all that a plan knows of it. */
+export function layoutOf({ rows, cols }: TileGrid): TileGrid {
+  return tileGrid(rows, cols);
+}
+
+/** Returns a black picture of a layout. */
+export function blackImage({ rows, cols }: TileGrid): HdImage {
+  return {
+    ...tileGrid(rows, cols),
+    pixels: new Uint8Array(rows * cols * TILE_PIXELS * TILE_PIXELS * 3),
+    globalView: new Float32Array(3 * TILE_PIXELS * TILE_PIXELS),
+  };
+}
+
+/** Returns whether two pictures take as many rows and tiles: all that memory depends on. */
+export function isSameLayout(one: PictureLayout, other: PictureLayout): boolean {
+  return one.tokens === other.tokens && one.tiles === other.tiles;
 }
 
 /** Where a picture lands in its grid of tiles; all in the coordinates of the final picture. */
@@ -45,7 +77,6 @@ export interface HdGrid extends TileGrid {
   /** Size after padding: cols and rows times TILE_PIXELS. */
   width: number;
   height: number;
-  tokens: number;
 }
 
 /** A picture as the model takes it. */
@@ -79,9 +110,11 @@ export function hdGrid(width: number, height: number, hdNum: number, name = "the
   const padding = shortTiles * TILE_PIXELS - shortPixels;
   const padFirst = Math.trunc(padding / 2);
   const [cols, rows] = transposed ? [shortTiles, longTiles] : [longTiles, shortTiles];
+  const { tokens, tiles } = tileGrid(rows, cols);
   return {
     rows,
     cols,
+    tiles,
     source: { width, height },
     transposed,
     resizedWidth: transposed ? shortPixels : longPixels,
@@ -92,7 +125,7 @@ export function hdGrid(width: number, height: number, hdNum: number, name = "the
     padRight: transposed ? padding - padFirst : 0,
     width: cols * TILE_PIXELS,
     height: rows * TILE_PIXELS,
-    tokens: imageTokens(rows, cols),
+    tokens,
   };
 }
 
@@ -105,8 +138,8 @@ export function imageTokens(rows: number, cols: number): number {
 }
 
 /** Tokens of several pictures. */
-export function pictureTokens(pictures: readonly TileGrid[]): number {
-  return pictures.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+export function pictureTokens(pictures: readonly PictureLayout[]): number {
+  return pictures.reduce((sum, { tokens }) => sum + tokens, 0);
 }
 
 /** Size in pixels from the file's header alone: as stored for "official", as shown otherwise. */
@@ -134,7 +167,8 @@ export function hdTransform(picture: Raster, grid: HdGrid): LoadedImage {
     resizeBilinear(picture, size, grid.transposed ? "vertical first" : "horizontal first"),
     grid,
   );
-  return { rows, cols, source: grid.source, pixels, globalView: globalView(pixels, rows, cols, TILE_PIXELS) };
+  const view = globalView(pixels, rows, cols, TILE_PIXELS);
+  return { ...tileGrid(rows, cols), source: grid.source, pixels, globalView: view };
 }
 
 /** Tiles along the longer side: as many as keep the whole grid within hd_num. */

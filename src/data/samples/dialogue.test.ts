@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { findShared, golden } from "../../../tests/helpers/shared.ts";
-import { type HdImage, hdGrid } from "../pictures/image.ts";
+import { type HdImage, hdGrid, layoutOf } from "../pictures/image.ts";
 import { layoutBatch } from "../stream/batches.ts";
 import { trainTokenizer } from "../text/tinyTokenizer.ts";
 import { type InternLM2Tokenizer, loadTokenizer } from "../text/tokenizer.ts";
@@ -285,8 +285,7 @@ function find(name: string): { conversation: Conversation; expected: Encoding } 
 /** Rows of one sample, its pictures of the sizes that the golden case gives. */
 function layOut(sample: EncodedSample, sizes: PictureSize[]) {
   const images = sizes.map(({ w, h, hd_num }): HdImage => {
-    const { rows, cols } = hdGrid(w, h, hd_num);
-    return { rows, cols, pixels: new Uint8Array(), globalView: new Float32Array() };
+    return { ...layoutOf(hdGrid(w, h, hd_num)), pixels: new Uint8Array(), globalView: new Float32Array() };
   });
   return layoutBatch([{ sample, images }]);
 }

@@ -1,10 +1,10 @@
 /** What a sample takes in a sequence: its rows with those of its pictures, and which of them have labels. */
-import { pictureTokens, type TileGrid } from "../pictures/image.ts";
+import { type PictureLayout, pictureTokens } from "../pictures/image.ts";
 import type { EncodedSample } from "./dialogue.ts";
 import { IGNORE } from "./sample.ts";
 
 /** Rows of a sample: one for each token, and for each of its pictures' slots as many as the grid has tokens. */
-export function sampleRows({ inputIds }: EncodedSample, grids: readonly TileGrid[]): number {
+export function sampleRows({ inputIds }: EncodedSample, grids: readonly PictureLayout[]): number {
   return inputIds.length - grids.length + pictureTokens(grids);
 }
 

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { integers, readFixture } from "../../../tests/helpers/fixtures.ts";
 import { golden } from "../../../tests/helpers/shared.ts";
 import { UserError } from "../../errors.ts";
-import { hdGrid, imageTokens, type LoadedImage, loadHdImage } from "../pictures/image.ts";
+import { hdGrid, imageTokens, type LoadedImage, loadHdImage, tileGrid } from "../pictures/image.ts";
 import { IGNORE, IMAGE_SLOT } from "../samples/sample.ts";
 import { readDataset } from "../samples/samples.ts";
 import { type PreparedSample, prepareSamples } from "../samples/validate.ts";
@@ -267,7 +267,7 @@ async function collect(options: BatchOptions, from = START): Promise<MicroBatch[
 
 function picture(rows: number, cols: number): LoadedImage {
   const source = { width: 336 * cols, height: 336 * rows };
-  return { rows, cols, source, pixels: new Uint8Array(), globalView: new Float32Array() };
+  return { ...tileGrid(rows, cols), source, pixels: new Uint8Array(), globalView: new Float32Array() };
 }
 
 /** Ids in which a run of -100 is one picture. */

@@ -3,7 +3,7 @@
  * sequence. It can be entered at any position that a micro-batch carries, and goes on exactly as it would have.
  */
 import { UserError } from "../../errors.ts";
-import { type HdImage, imageTokens, type LoadedImage } from "../pictures/image.ts";
+import { type HdImage, isSameLayout, type LoadedImage } from "../pictures/image.ts";
 import { pictureName } from "../pictures/source.ts";
 import { pictureError } from "../samples/badSamples.ts";
 import type { EncodedSample } from "../samples/dialogue.ts";
@@ -104,7 +104,7 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
     for (const [index, id] of sample.inputIds.entries()) {
       if (id === IMAGE_SLOT) {
         const picture = pictures[slot++] as HdImage;
-        const end = row + imageTokens(picture.rows, picture.cols);
+        const end = row + picture.tokens;
         imageSlices.push({ start: row, end, image: indexIn(images, picture) });
         row = end;
       } else {
@@ -179,9 +179,10 @@ function checkedImages(sample: PreparedSample, pictures: Picture[]): HdImage[] {
     if (!picture.ok && picture.error instanceof UserError) throw pictureError(sample.source, picture.error);
     if (!picture.ok) throw picture.error;
     const grid = sample.grids[index];
-    const { rows, cols, source } = picture.image;
-    if (grid?.rows === rows && grid.cols === cols) return picture.image;
-    const [before, now] = [grid?.source, source].map((size) => `${size?.width} x ${size?.height}`);
+    if (grid && isSameLayout(grid, picture.image)) return picture.image;
+    const [before, now] = [grid?.source, picture.image.source].map(
+      (size) => `${size?.width} x ${size?.height}`,
+    );
     const name = pictureName(sample.images[index]?.path ?? "");
     const changed = new UserError(
       `${name} has changed its size: ${before} pixels at the start, now ${now}.`,

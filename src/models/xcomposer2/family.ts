@@ -24,7 +24,6 @@ export const XCOMPOSER: Family<XComposerConfig> = {
   linears: LINEARS,
   roles: ROLES,
   qkv,
-  assembleVision,
-  encodeInto: encodeImageInto,
+  pictures: { assemble: assembleVision, encodeInto: encodeImageInto },
   modulesInFull: MODULES_IN_FULL,
 };

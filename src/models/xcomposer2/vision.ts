@@ -8,7 +8,7 @@
  * (build_mlp.py), CLIP.
  */
 import { PIXEL_MEAN, PIXEL_STD } from "../../data/pictures/globalView.ts";
-import type { HdImage } from "../../data/pictures/image.ts";
+import type { HdImage, TileGrid } from "../../data/pictures/image.ts";
 import { fullAttention } from "../../nn/attention/kernels.ts";
 import { addFrozenProduct_, frozenAffine } from "../../nn/frozen/frozen.ts";
 import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../../nn/rows.ts";
@@ -21,8 +21,8 @@ import type { EncodeOptions } from "../family.ts";
 import type { VisionConfig, XComposerConfig } from "./spec.ts";
 import type { AffineLinear, LayerNorm, VisionLayer, VisionWeights } from "./visionWeights.ts";
 
-/** A picture, or only the grid of one: a plan on meta needs no pixels. */
-export type Picture = HdImage | Pick<HdImage, "rows" | "cols">;
+/** A picture, or only its layout: a plan on meta needs no pixels. */
+export type Picture = HdImage | TileGrid;
 
 /**
  * Image tokens of a picture, (imageTokens(rows, cols), C). Beside them, n tiles at a time need max(6 n, 5 n +
@@ -55,7 +55,7 @@ export function* encodeImageInto(
   picture: Picture,
   options: EncodeOptions,
 ): Generator<{ done: number; total: number }, void> {
-  const total = 1 + picture.rows * picture.cols;
+  const total = picture.tiles;
   scope(() => writeSeparators(tokenGrids(tokens, config, picture), vision));
   for (const { part: batch, times } of kindsOf(tilesOf(total, options.visionBatch), batchKind)) {
     const encodeBatch = (): void => {

@@ -1,6 +1,13 @@
 /** A micro-batch of which only the shape is known: what a plan runs the step on. */
 
-import { imageTokens, pictureTokens, type TileGrid } from "../../data/pictures/image.ts";
+import {
+  imageTokens,
+  layoutOf,
+  type PictureLayout,
+  pictureTokens,
+  type TileGrid,
+  tileGrid,
+} from "../../data/pictures/image.ts";
 import { firstLabel } from "../../data/samples/rows.ts";
 import { IGNORE } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
@@ -25,7 +32,7 @@ export interface BatchShape {
   /** Rows of each sample. */
   sampleTokens: number;
   /** Grids of the pictures of each sample, which come first in it. */
-  pictures: readonly TileGrid[];
+  pictures: readonly PictureLayout[];
   /** Rows of each sample that have a label: its last ones. */
   labelTokens: number;
   /** Rows of each sample from the first with a label on, where that lies before its last ones. */
@@ -37,7 +44,7 @@ export interface ExactShape {
   /** Rows of each sample. */
   rows: readonly number[];
   imageSlices: MicroBatch["imageSlices"];
-  grids: readonly TileGrid[];
+  grids: readonly PictureLayout[];
   labelTokens: number;
   /** The first row with a label; what comes before it is not asked for in the last layer. */
   firstLabel: number;
@@ -70,7 +77,7 @@ export function exactShape({
   return {
     rows: sampleTokens,
     imageSlices,
-    grids: images.map(({ rows, cols }) => ({ rows, cols })),
+    grids: images.map(layoutOf),
     labelTokens,
     firstLabel: firstLabel(targets) ?? 0,
   };
@@ -96,14 +103,14 @@ export const DIALOGUE_TOKENS = 256;
 
 /** The grid with the most tokens that hd_num allows: a column, whose every row ends with a separator. */
 export function largestGrid(hdNum: number): TileGrid {
-  return { rows: hdNum, cols: 1 };
+  return tileGrid(hdNum, 1);
 }
 
 /** A picture of at most so many tokens and within 156 of it; undefined where not even one tile fits. */
 export function gridOfTokens(tokens: number): TileGrid | undefined {
   const perTile = imageTokens(2, 1) - imageTokens(1, 1);
   const tiles = 1 + Math.floor((tokens - imageTokens(1, 1)) / perTile);
-  return tiles >= 1 ? { rows: tiles, cols: 1 } : undefined;
+  return tiles >= 1 ? tileGrid(tiles, 1) : undefined;
 }
 
 /** What the rows of a shape that stands for many micro-batches depend on, beside the shape. */
@@ -156,8 +163,8 @@ function alikeSlices({
   const imageSlices: ExactShape["imageSlices"] = [];
   for (let sample = 0; sample < samples; sample++) {
     let start = sample * sampleTokens;
-    pictures.forEach(({ rows, cols }, image) => {
-      const end = start + imageTokens(rows, cols);
+    pictures.forEach(({ tokens }, image) => {
+      const end = start + tokens;
       imageSlices.push({ start, end, image });
       start = end;
     });

@@ -90,10 +90,9 @@ function runStep(
   let hidden = held("workingSet", () => embedText(model, batch.inputIds));
   for (const { start, end: last, image } of batch.imageSlices) {
     const picture = batch.images[image]!;
-    const allTiles = 1 + picture.rows * picture.cols;
     category("visionFeatures", () => {
       scope(() => {
-        for (const _ of placeImage_(rowsOf(hidden, { start, end: last }), model, picture, allTiles));
+        for (const _ of placeImage_(rowsOf(hidden, { start, end: last }), model, picture, picture.tiles));
       });
     });
   }

@@ -91,7 +91,7 @@ export function samplesFingerprint(samples: readonly PreparedSample[]): string {
   for (const { inputIds, labels, images, grids } of samples) {
     hash.update(inputIds).update(labels);
     for (const [index, { path, hdNum }] of images.entries()) {
-      const { source: _, ...placed } = grids[index] as PreparedSample["grids"][number];
+      const { source: _, tiles: __, ...placed } = grids[index] as PreparedSample["grids"][number];
       hash.update(JSON.stringify([basename(path), hdNum, placed]));
     }
   }

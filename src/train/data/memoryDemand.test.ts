@@ -1,16 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { imageTokens, type TileGrid } from "../../data/pictures/image.ts";
+import { imageTokens, type TileGrid, tileGrid } from "../../data/pictures/image.ts";
 import { IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { plannedBatch } from "../../plan/dryRun/batchShapes.ts";
 import { demandOf } from "./memoryDemand.ts";
 
-const GRID = { rows: 1, cols: 1 };
+const GRID = tileGrid(1, 1);
 const PICTURE = imageTokens(1, 1);
 
 /** Pictures, then text, of which the last ids have labels. */
 function sample(tokens: number, labels: number, grids: readonly TileGrid[] = []): PreparedSample {
-  const rows = grids.reduce((sum, { rows, cols }) => sum + imageTokens(rows, cols), 0);
+  const rows = grids.reduce((sum, { tokens }) => sum + tokens, 0);
   const inputIds = new Int32Array(tokens - rows + grids.length).fill(IMAGE_SLOT, 0, grids.length);
   return {
     source: { file: "data.jsonl", index: 0 },
@@ -45,7 +45,7 @@ describe("one sample a micro-batch", () => {
   });
 
   it("asks for the picture of the most tiles, also where several smaller ones have more rows", () => {
-    const wide = { rows: 1, cols: 7 };
+    const wide = tileGrid(1, 7);
     const mixed = [sample(1300, 9, [GRID, GRID, GRID, GRID]), sample(1210, 9, [wide])];
     const shape = demandOf(mixed, SINGLE).shapeOf(1300);
     expect(shape).toMatchObject({ grids: [wide], most: { pictures: { rows: 4 * PICTURE, parts: 4 } } });

@@ -1,6 +1,6 @@
 /** The memory that the data needs: its longest micro-batch, and for each length a micro-batch that needs as much as any. */
 
-import { imageTokens } from "../../data/pictures/image.ts";
+import { layoutOf } from "../../data/pictures/image.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { type Packing, WINDOW_DRAWS } from "../../data/stream/packing.ts";
 import type { ExactShape } from "../../plan/dryRun/batchShapes.ts";
@@ -68,10 +68,10 @@ function shapeOfAll(samples: readonly Counted[]): ExactShape {
   let first = 0;
   for (const { sample } of samples) {
     let start = first;
-    for (const { rows, cols } of sample.grids) {
-      const end = start + imageTokens(rows, cols);
+    for (const grid of sample.grids) {
+      const end = start + grid.tokens;
       imageSlices.push({ start, end, image: grids.length });
-      grids.push({ rows, cols });
+      grids.push(layoutOf(grid));
       start = end;
     }
     first += sample.tokens;

@@ -2,7 +2,7 @@
  * Rows of samples by kind: all that the memory of a micro-batch depends on, and the most of each kind that a micro-batch of a length can have.
  * The vision tower's memory depends on the tiles of a single picture, the rest on rows.
  */
-import { imageTokens, type TileGrid } from "../../data/pictures/image.ts";
+import { layoutOf, type PictureLayout, type TileGrid } from "../../data/pictures/image.ts";
 import type { EncodedSample } from "../../data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../../data/samples/sample.ts";
 import { type Packing, WINDOW_DRAWS } from "../../data/stream/packing.ts";
@@ -48,9 +48,9 @@ export function rowCountsOf({
       if (at === 0 || inputIds[at - 1] === IMAGE_SLOT) others.parts++;
       continue;
     }
-    const { rows, cols } = grids[pictures.parts++]!;
-    pictures.rows += imageTokens(rows, cols);
-    if (tilesOf({ rows, cols }) > tilesOf(largest)) largest = { rows, cols };
+    const grid = grids[pictures.parts++]!;
+    pictures.rows += grid.tokens;
+    if (tilesOf(grid) > tilesOf(largest)) largest = layoutOf(grid);
   }
   const tokens = pictures.rows + others.rows;
   const hasLabels = labelRows > 0;
@@ -121,7 +121,7 @@ export function shapeOfMost(
 ): ExactShape {
   // Rows of pictures come first in the plan; its first label then comes early enough to have as many of them after it.
   const withPictures = askedPictures > 0 ? tokens - pictures.rows + askedPictures : 0;
-  const rowsOfLargest = largest ? imageTokens(largest.rows, largest.cols) : 0;
+  const rowsOfLargest = largest?.tokens ?? 0;
   const count = largest ? Math.max(1, Math.floor(pictures.rows / rowsOfLargest)) : 0;
   return {
     rows: [tokens],
@@ -142,8 +142,8 @@ function ofText(tokens: number): Omit<RowCounts, "tokens"> {
   };
 }
 
-function tilesOf(grid: TileGrid | undefined): number {
-  return grid ? grid.rows * grid.cols : 0;
+function tilesOf(grid: PictureLayout | undefined): number {
+  return grid?.tiles ?? 0;
 }
 
 function mostOf<T>(items: readonly T[], of: (item: T) => number): number {
