@@ -9,7 +9,7 @@ import { quoted } from "./faults.ts";
 
 /** Characters of one pattern; longer ones may take a second to compile. */
 const MOST_CHARACTERS = 1000;
-/** Instructions of all patterns, times the names: about a second. A model's linear layers take a hundredth. */
+/** Instructions of all patterns times names: about a second. A model's linear layers take a hundredth. */
 const MOST_WORK = 2 ** 24;
 /** Compiling a pattern costs about as much as matching it with so many names. */
 const COMPILING_NAMES = 256;
