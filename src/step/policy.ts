@@ -11,9 +11,11 @@ const LayerPolicy = z.strictObject({
   boundary: z
     .enum(["device", "host", "none"])
     .default("device")
-    .meta({ help: "where the layer's input waits for the backward; none: recomputed from the layer before" }),
+    .meta({
+      help: "Where a layer's input waits for the backward pass. none: recomputed from the layer before.",
+    }),
   keep: z.enum(["nothing", "middle", "attention", "all"]).default("nothing").meta({
-    help: "what of the layer's forward is kept instead of recomputed: the MLP's input (middle), also the attention's inner values, also the MLP's",
+    help: "Activations that are kept for the backward pass instead of recomputed. middle: the MLP's input. attention: also attention's inner values. all: also the MLP's.",
   }),
 });
 
@@ -55,14 +57,18 @@ export const Policy = z.strictObject({
     .int()
     .positive()
     .default(1)
-    .meta({ help: "groups of kv heads that attention takes one after the other" }),
-  mlpTileTokens: z.int().positive().default(2048).meta({ help: "rows that the MLP takes at a time" }),
-  lossChunkTokens: z.int().positive().default(256).meta({ help: "label rows whose logits exist at a time" }),
+    .meta({ help: "Number of groups of key/value heads. Attention computes one group after the other." }),
+  mlpTileTokens: z.int().positive().default(2048).meta({ help: "Rows that the MLP computes at a time." }),
+  lossChunkTokens: z
+    .int()
+    .positive()
+    .default(256)
+    .meta({ help: "Rows with labels whose logits exist at a time." }),
   visionBatchTiles: z
     .int()
     .positive()
     .default(4)
-    .meta({ help: "tiles that the vision tower takes at a time" }),
+    .meta({ help: "Tiles that the vision tower computes at a time." }),
   attentionInput: z.enum(["kept", "recomputed"]).default("kept").meta({
     help: "whether attention's normalised input is held while its groups go by, or normalised again, in tiles of rows, for each of them",
   }),
@@ -110,7 +116,7 @@ export const POLICY_OPTIONS = {
   boundaries: {
     layer: "boundary",
     schema: LayerPolicy.shape.boundary.unwrap().exclude(["none"]).optional().meta({
-      help: "where the layers' inputs wait for the backward",
+      help: "Where the layers' inputs wait for the backward pass.",
     }),
   },
 } as const satisfies Record<string, PolicyOption>;

@@ -3,6 +3,7 @@ import { UserError } from "../../errors.ts";
 import type { Bases } from "../../models/bases.ts";
 import { ANY_CPU } from "../../nn/anyCpu.ts";
 import { type Limits, type PlannedModel, Planner } from "../../plan/planner.ts";
+import { usableMachineBytes } from "../../plan/roomToPlanFor.ts";
 import { knownSpeed } from "../../plan/time/calibration.ts";
 import { type Card, findDevice, unknownCard } from "../../plan/time/cards.ts";
 import type { Speed } from "../../plan/time/stepTime.ts";
@@ -66,8 +67,13 @@ export function limitsOf(
   if (device === "cpu" && memory === undefined && host_memory === undefined) return undefined;
   return {
     budgetBytes: Math.min(memory ?? Number.POSITIVE_INFINITY, roomOn(device)),
-    hostBytes: host_memory ?? Number.POSITIVE_INFINITY,
+    hostBytes: host_memory ?? hostRoomOf(device),
   };
+}
+
+/** Returns the host memory that a run beside a card may use: this machine's. Infinity on a CPU, whose memory it is. */
+export function hostRoomOf(device: Device): number {
+  return device === "cpu" ? Number.POSITIVE_INFINITY : usableMachineBytes();
 }
 
 /**

@@ -48,7 +48,7 @@ export const computeOptions = group("Device and memory", {
     .union([z.literal(["0", 0]).transform(() => 0), byteAmount])
     .optional()
     .meta({
-      help: "Host memory limit for what does not lie on the device; 0: nothing. Default: no limit.",
+      help: "Host memory limit for what does not lie on the device; 0: nothing. Default: this machine's memory beside a GPU; no limit on a CPU.",
       value: "AMOUNT",
       takes: "an amount of memory, as 64GiB, or 0",
     }),
