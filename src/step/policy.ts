@@ -8,12 +8,9 @@ import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";
 
 const LayerPolicy = z.strictObject({
-  boundary: z
-    .enum(["device", "host", "none"])
-    .default("device")
-    .meta({
-      help: "Where a layer's input waits for the backward pass. none: recomputed from the layer before.",
-    }),
+  boundary: z.enum(["device", "host", "none"]).default("device").meta({
+    help: "Where a layer's input waits for the backward pass. none: recomputed from the layer before.",
+  }),
   keep: z.enum(["nothing", "middle", "attention", "all"]).default("nothing").meta({
     help: "Activations that are kept for the backward pass instead of recomputed. middle: the MLP's input. attention: also attention's inner values. all: also the MLP's.",
   }),
