@@ -1,6 +1,6 @@
 /** What is said of samples that can't be used: where each is, what is wrong with it, what mends it. */
 import { formatCount, UserError } from "../../errors.ts";
-import type { RecordFault } from "./recordFault.ts";
+import type { RecordFault } from "../records/recordFault.ts";
 import type { SampleSource } from "./sample.ts";
 
 export interface BadSample {

@@ -6,13 +6,13 @@ import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { UserError } from "../../errors.ts";
 import { shownName } from "../../printable.ts";
+import { type JsonFault, jsonFault } from "../records/jsonFault.ts";
+import { linesOf, readText } from "../records/lines.ts";
+import { RecordFault } from "../records/recordFault.ts";
+import { parseRecord } from "../records/records.ts";
+import type { UnusedFields } from "../records/turns.ts";
 import { type BadSample, badRecord, badSamplesError } from "./badSamples.ts";
-import { type JsonFault, jsonFault } from "./jsonFault.ts";
-import { linesOf, readText } from "./lines.ts";
-import { RecordFault } from "./recordFault.ts";
-import { parseRecord } from "./records.ts";
 import type { Sample, SampleSource } from "./sample.ts";
-import type { UnusedFields } from "./turns.ts";
 
 export interface DatasetFile {
   file: string;
@@ -195,9 +195,7 @@ type Parsed = { ok: true; value: unknown } | { ok: false; fault: JsonFault };
 function parseJson(text: string): Parsed {
   try {
     return { ok: true, value: JSON.parse(text) };
-  } catch (error) {
-    const fault = jsonFault(text);
-    if (!fault) throw error;
-    return { ok: false, fault };
+  } catch {
+    return { ok: false, fault: jsonFault(text) };
   }
 }

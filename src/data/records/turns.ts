@@ -2,9 +2,10 @@
  * Turns of a dialogue as tools write them: speaker and text under `from` and `value` or `role` and `content`, the text as
  * a string or as a list of parts (OpenAI, TRL, LLaMA-Factory v1), and flags that say whether a turn is learned.
  */
+
+import { IMAGE_PLACEHOLDER, type Turn } from "../samples/sample.ts";
 import { isEmpty, looksLikePictures, pictureOf } from "./pictureFields.ts";
 import { RecordFault, shownValue, wrongField } from "./recordFault.ts";
-import { IMAGE_PLACEHOLDER, type Turn } from "./sample.ts";
 
 /** A turn, and for each picture part of its content the picture; undefined takes the record's next one. */
 export interface ReadTurn {

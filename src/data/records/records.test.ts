@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { type BadSample, badRecord } from "./badSamples.ts";
+import { type BadSample, badRecord } from "../samples/badSamples.ts";
+import type { Sample } from "../samples/sample.ts";
 import { RecordFault } from "./recordFault.ts";
 import { parseRecord } from "./records.ts";
-import type { Sample } from "./sample.ts";
 
 const SOURCE = { file: "data.jsonl", index: 3, line: 4 };
 

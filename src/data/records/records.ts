@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { formatCount } from "../../errors.ts";
+import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "../samples/sample.ts";
 import { trim } from "../text/whitespace.ts";
 import {
   isEmpty,
@@ -13,7 +14,6 @@ import {
   picturesOfRecord,
 } from "./pictureFields.ts";
 import { RecordFault, shownValue, wrongField } from "./recordFault.ts";
-import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "./sample.ts";
 import { LEARNED_FLAGS, plainTurn, type ReadTurn, readTurns, type UnusedFields } from "./turns.ts";
 
 type Fields = Record<string, unknown>;
