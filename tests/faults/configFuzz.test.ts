@@ -1,4 +1,7 @@
-/** Configurations with random values: each folder is refused with a UserError, or read as the model that its weights are. */
+/**
+ * Configurations with random values: each folder is refused with a UserError, or read as the model that its
+ * weights are.
+ */
 import { randomInt } from "node:crypto";
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
