@@ -5,6 +5,7 @@
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { type LayerPolicy, layerPolicies, Policy, ploraName, ploraOf } from "../step/policy.ts";
+import type { Category } from "../torch/device.ts";
 
 /** What a user may fix of a policy. */
 export interface FixedPolicy {
@@ -70,13 +71,18 @@ export function policyLadder(config: ModelConfig, fixed: FixedPolicy = {}): Poli
   return rungs;
 }
 
-/** The policy with the next thing given up; undefined where nothing is left. */
+/**
+ * Returns the policy with the next concession made; undefined if nothing is left. short: the category of an allocation that failed, whose
+ * part of the step the concession has to help.
+ */
 export function leanerPolicy(
   policy: Policy,
   config: ModelConfig,
   fixed: FixedPolicy = {},
+  short?: Category,
 ): Policy | undefined {
-  for (const { change } of CONCESSIONS) {
+  const { own, only = false } = (short && CONCESSIONS_FOR[short]) ?? { own: [] };
+  for (const change of only ? own : [...own, ...CONCESSIONS]) {
     const changed = change(policy, config, fixed);
     const leaner = changed && { ...changed, ...fixed.places };
     if (leaner && JSON.stringify(leaner) !== JSON.stringify(policy) && isReal(leaner, config)) return leaner;
@@ -97,32 +103,59 @@ export function keepingLayers(
   return { ...policy, layers: runsOf(layers) };
 }
 
+/** A step to a leaner policy, which a run takes if memory runs out. */
+export interface StepDown {
+  /** Maximum tokens of the length class in which memory ran out. */
+  tokens: number;
+  /** The category of the allocation that failed; undefined if it is unknown. */
+  short?: Category | undefined;
+}
+
 type Change = (policy: Policy, config: ModelConfig, fixed: FixedPolicy) => Policy | undefined;
 
-/** In the order in which they are made; each is made again until it changes nothing. */
-const CONCESSIONS: readonly { change: Change }[] = [
-  { change: (policy) => ({ ...policy, boundaryAhead: false }) },
-  { change: keepFewer },
-  { change: (policy, { kvHeads }) => split(policy, { most: Math.min(4, kvHeads), leastRows: 2048 }) },
-  { change: (policy) => ({ ...policy, plora: ploraName({ ...ploraOf(policy), branch: "apart" }) }) },
-  { change: (policy) => ({ ...policy, embeddings: "host", vision: "host" }) },
-  { change: (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 1024 }) },
-  { change: (policy, config) => onHost(policy, config) },
-  { change: (policy) => ({ ...policy, head: "host" }) },
-  { change: (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 512 }) },
-  {
-    change: (policy) => ({
-      ...policy,
-      attentionInput: "recomputed",
-      lossChunkTokens: 128,
-      visionBatchTiles: 2,
-    }),
+/** The least rows of the loss that are worth a pass of their own. */
+const LEAST_LOSS_CHUNK_TOKENS = 128;
+
+/** Concessions that help a part of the step most; only: nothing else helps it, since pictures are encoded before all else. */
+const CONCESSIONS_FOR: Partial<Record<Category, { own: readonly Change[]; only?: boolean }>> = {
+  visionFeatures: {
+    own: [(policy) => ({ ...policy, visionBatchTiles: Math.ceil(policy.visionBatchTiles / 2) })],
+    only: true,
   },
-  {
-    change: (policy, _, { weights }) =>
-      weights === "resident" ? undefined : { ...policy, weights: { source: "streamed", aheadLayers: 1 } },
+  loss: {
+    own: [
+      (policy) => ({
+        ...policy,
+        lossChunkTokens: Math.min(
+          policy.lossChunkTokens,
+          Math.max(LEAST_LOSS_CHUNK_TOKENS, policy.lossChunkTokens >> 1),
+        ),
+      }),
+    ],
   },
-  { change: (policy) => ({ ...policy, optimizer: { ...policy.optimizer, place: "host" } }) },
+  boundaryActivations: { own: [keepFewer, onHost] },
+};
+
+/** Concessions in the order in which they are made; each is made again until it changes nothing. */
+const CONCESSIONS: readonly Change[] = [
+  (policy) => ({ ...policy, boundaryAhead: false }),
+  keepFewer,
+  (policy, { kvHeads }) => split(policy, { most: Math.min(4, kvHeads), leastRows: 2048 }),
+  (policy) => ({ ...policy, plora: ploraName({ ...ploraOf(policy), branch: "apart" }) }),
+  (policy) => ({ ...policy, embeddings: "host", vision: "host" }),
+  (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 1024 }),
+  (policy, config) => onHost(policy, config),
+  (policy) => ({ ...policy, head: "host" }),
+  (policy, { kvHeads }) => split(policy, { most: kvHeads, leastRows: 512 }),
+  (policy) => ({
+    ...policy,
+    attentionInput: "recomputed",
+    lossChunkTokens: Math.min(policy.lossChunkTokens, LEAST_LOSS_CHUNK_TOKENS),
+    visionBatchTiles: Math.min(policy.visionBatchTiles, 2),
+  }),
+  (policy, _, { weights }) =>
+    weights === "resident" ? undefined : { ...policy, weights: { source: "streamed", aheadLayers: 1 } },
+  (policy) => ({ ...policy, optimizer: { ...policy.optimizer, place: "host" } }),
 ];
 
 /** Whether the step takes this policy for this model. */

@@ -59,6 +59,8 @@ export class OutOfMemoryError extends Error {
   readonly capBytes: number | undefined;
   readonly device: Device;
   readonly pool: Pool;
+  /** The outermost category around the allocation: the part of a step that has too little. */
+  category: Category | undefined;
 
   constructor(
     requested: number,
@@ -94,7 +96,12 @@ export function pool<T>(name: Pool, body: () => T extends PromiseLike<unknown> ?
 
 /** Runs the body with allocations counted to this category ("workingSet" outside of any). */
 export function category<T>(name: Category, body: () => T extends PromiseLike<unknown> ? never : T): T {
-  return booked(native.setCategory, CATEGORIES.indexOf(name), `category("${name}")`, body);
+  try {
+    return booked(native.setCategory, CATEGORIES.indexOf(name), `category("${name}")`, body);
+  } catch (thrown) {
+    if (thrown instanceof OutOfMemoryError) thrown.category = name;
+    throw thrown;
+  }
 }
 
 /**

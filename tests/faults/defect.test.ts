@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { expect, it } from "vitest";
 import { defectLine } from "../../src/cli/run/planLines.ts";
 import { zeros } from "../../src/torch/create.ts";
-import { category } from "../../src/torch/device.ts";
+import { category, memoryStats } from "../../src/torch/device.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { hashesBelow, makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
@@ -105,6 +105,33 @@ it("changes no byte of a run, whichever micro-batch of a step is done twice", as
   expect(watched.doneTwice.size).toBeGreaterThan(0);
   await runWith({ ...run, output: undisturbed });
   expect(hashesBelow(join(output, "adapter"))).toEqual(hashesBelow(join(undisturbed, "adapter")));
+});
+
+it("is also memory that ran out after a plan that fits: traced to the failed allocation, before a leaner policy is taken", async () => {
+  const output = join(folder, "ran-out");
+  const { memory } = options;
+  let extra: Tensor | undefined;
+  let leaner = 0;
+  const onFact = (event: RunFact): void => {
+    if (event.fact === "leaner") leaner++;
+    if (event.fact === "defect" || event.fact === "leaner") extra = void extra?.dispose();
+    if (event.fact !== "phase" || event.step !== 2 || event.phase.phase !== "loss" || leaner > 0) return;
+    const freeBytes = memory - memoryStats("cpu").liveBytes - 512;
+    extra ??= category("loss", () => zeros([Math.floor(freeBytes / 4)]));
+  };
+  const { events, ...end } = await runWith({ ...options, gradient_accumulation: 2, output }, { onFact });
+  expect(end).toMatchObject({ result: { ended: "finished" } });
+  const told = events.flatMap((event) => (event.fact === "defect" ? [event] : []));
+  expect(told).toMatchObject([{ step: 2, defect: { pool: "device" }, trace: { file: "defect-2.json" } }]);
+  const { plannedBytes, measuredBytes } = told[0]!.defect;
+  expect(plannedBytes).toBeLessThan(memory);
+  expect(measuredBytes).toBeGreaterThan(memory);
+  const written = readFileSync(join(output, "defects.jsonl"), "utf8").split("\n")[0]!;
+  expect(JSON.parse(written)).toEqual({ step: 2, ...told[0]!.defect });
+  const { parting, measured } = traceOf(output, 2);
+  expect(parting).toMatchObject({ at: "event", measured: { category: "loss" } });
+  expect(measured.at(-1)![3]).toBeGreaterThan(0); // the one that failed
+  expect(leaner).toBe(1);
 });
 
 it("of an update is traced in the next step like it, as a step's factors are updated once", async () => {

@@ -86,9 +86,10 @@ async function gradientsOf(
     stepsDown: [],
     choice: { by: "user", policies: [ofAllLengths(policy)] },
   });
+  const watching = { onPhase: () => {}, onRanOut: async () => false };
   zeroGradients(run.loaded.lora);
   const done = async (batch: MicroBatch): Promise<void> => {
-    using queued = await runMicroBatch({ ...run, planned: { ...run.planned, plan } }, batch, 1, () => {});
+    using queued = await runMicroBatch({ ...run, planned: { ...run.planned, plan } }, batch, 1, watching);
     queued.norm?.dispose();
   };
   await done(batches[0]!);

@@ -107,6 +107,25 @@ it("a step down the ladder is told once, and remembered when the run goes on", a
   expect(live()).toEqual(before);
 });
 
+it("while a picture is encoded it costs tiles at a time, and nothing that helps other parts of a step", async () => {
+  const output = join(folder, "tiles");
+  const data = join(folder, "tiles.jsonl");
+  const sample = JSON.parse(readFileSync(input.data, "utf8").split("\n")[2]!);
+  writeFileSync(data, JSON.stringify({ ...sample, hd_num: 4 }));
+  let armed = true;
+  const onFact = (event: RunFact): void => {
+    if (!armed || event.fact !== "phase" || event.phase.phase !== "vision") return;
+    armed = false;
+    failAtAllocation("cpu", 1);
+  };
+  const policy = Policy.parse({ visionBatchTiles: 2 });
+  const { events, ...end } = await runWith({ ...options, data, policy, max_steps: 1, output }, { onFact });
+  expect(end).toMatchObject({ result: { ended: "finished" } });
+  expect(noticesOf(events)).toEqual([expect.stringContaining("with less: 1 tile of a picture at a time.")]);
+  const state = JSON.parse(readFileSync(join(output, "checkpoint-1", "trainer_state.json"), "utf8"));
+  expect(state.stepsDown).toEqual([{ tokens: expect.any(Number), short: "visionFeatures" }]);
+});
+
 it("in an update it costs a notice, and the run ends with the same bytes", async () => {
   const [peaceful, output] = ["peaceful", "update"].map((name) => join(folder, name));
   const once = { ...options, gradient_accumulation: 1, policy: VISITING };

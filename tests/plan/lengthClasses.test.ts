@@ -5,7 +5,7 @@ import { tileGrid } from "../../src/data/pictures/image.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { runPlaces } from "../../src/plan/ladder.ts";
+import { runPlaces, type StepDown } from "../../src/plan/ladder.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { leastMemory } from "../../src/plan/search.ts";
 import { layerPolicies, type Policy, ploraOf } from "../../src/step/policy.ts";
@@ -40,7 +40,7 @@ function textOf(tokens: number): PreparedSample {
   } as unknown as PreparedSample;
 }
 
-function planOf(stepsDown: number[] = []): RunPlan {
+function planOf(stepsDown: StepDown[] = []): RunPlan {
   return new RunPlan({
     planner,
     workload,

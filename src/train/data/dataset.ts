@@ -42,7 +42,10 @@ export interface CheckHooks extends Pick<PrepareOptions, "onProgress" | "instead
   notice: (text: string) => void;
 }
 
-/** The samples of files with their answers. Throws a UserError that lists the bad ones, unless they are to be left out. */
+/**
+ * The samples of files with their answers. Throws a UserError that lists the bad ones, unless they are to be
+ * left out.
+ */
 export async function readySamples(
   files: string[],
   reader: Reader,
@@ -53,7 +56,10 @@ export async function readySamples(
   return { dataset, ...(await checkSamples(dataset, reader, options, { purpose: "train", ...hooks })) };
 }
 
-/** The samples of a data set that can be used; `notice` hears of those that were left out. Throws as readySamples does. */
+/**
+ * The samples of a data set that can be used; `notice` hears of those that were left out. Throws as
+ * readySamples does.
+ */
 export async function checkSamples(
   dataset: Dataset,
   { tokenizer, config }: Reader,

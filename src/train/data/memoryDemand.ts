@@ -1,4 +1,7 @@
-/** The memory that the data needs: its longest micro-batch, and for each length a micro-batch that needs as much as any. */
+/**
+ * The memory that the data needs: its longest micro-batch, and for each length a micro-batch that needs as
+ * much as any.
+ */
 
 import { layoutOf } from "../../data/pictures/image.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
@@ -13,7 +16,9 @@ export interface Demand {
   mostTokens: number;
   /** A few micro-batches as the data makes them, from short to long; pictures come first in each sample. */
   typical: readonly ExactShape[];
-  /** Returns a micro-batch of so many tokens that needs as much memory as any of the data's up to that length. */
+  /**
+   * Returns a micro-batch of so many tokens that needs as much memory as any of the data's up to that length.
+   */
   shapeOf(tokens: number): ExactShape;
 }
 
@@ -37,7 +42,10 @@ export function demandOf(samples: readonly PreparedSample[], packing: Packing): 
 /** Micro-batches that stand for all. */
 const TYPICAL = 3;
 
-/** Returns single samples from each part of the data; if a micro-batch holds several, one micro-batch of samples from all parts. */
+/**
+ * Returns single samples from each part of the data; if a micro-batch holds several, one micro-batch of
+ * samples from all parts.
+ */
 function typicalShapes(
   byTokens: readonly PreparedSample[],
   counts: readonly RowCounts[],

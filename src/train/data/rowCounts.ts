@@ -1,6 +1,7 @@
 /**
- * Rows of samples by kind: all that the memory of a micro-batch depends on, and the most of each kind that a micro-batch of a length can have.
- * The vision tower's memory depends on the tiles of a single picture, the rest on rows.
+ * Rows of samples by kind: all that the memory of a micro-batch depends on, and the most of each kind that a
+ * micro-batch of a length can have. The vision tower's memory depends on the tiles of a single picture, the
+ * rest on rows.
  */
 import { layoutOf, type PictureLayout, type TileGrid } from "../../data/pictures/image.ts";
 import type { EncodedSample } from "../../data/samples/dialogue.ts";
@@ -61,7 +62,10 @@ export function rowCountsOf({
   };
 }
 
-/** Returns the most of each kind of rows in a micro-batch of up to so many tokens. counts: of all samples, in the order of their tokens. */
+/**
+ * Returns the most of each kind of rows in a micro-batch of up to so many tokens. counts: of all samples, in
+ * the order of their tokens.
+ */
 export function mostOfBatches(
   counts: readonly RowCounts[],
   packing: Packing,
@@ -150,7 +154,10 @@ function mostOf<T>(items: readonly T[], of: (item: T) => number): number {
   return items.reduce((most, item) => Math.max(most, of(item)), Number.NEGATIVE_INFINITY);
 }
 
-/** Sums so many of the largest numbers; the largest stands in for those that are missing, since a sample may come again in the next epoch. */
+/**
+ * Sums so many of the largest numbers; the largest stands in for those that are missing, since a sample may
+ * come again in the next epoch.
+ */
 function sumOfLargest(numbers: readonly number[], count: number): number {
   if (count === 1) return mostOf(numbers, (number) => number);
   const sorted = Float64Array.from(numbers).sort();

@@ -11,6 +11,7 @@ import { writeAdapterFiles } from "../../checkpoint/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
 import type { DataPosition } from "../../data/stream/packing.ts";
 import { adapterFromLora, type Lora } from "../../models/lora.ts";
+import type { StepDown } from "../../plan/ladder.ts";
 import type { LossScale } from "../../step/optimizer/lossScale.ts";
 import type { AdamW } from "../../step/optimizer/optimizer.ts";
 import {
@@ -61,14 +62,14 @@ export interface TrainerState {
   data: DataPosition;
   accumulated: Accumulated;
   evals: EvalRecord[];
-  /** Length classes in which memory ran out, by their maximum tokens, in order. */
-  stepsDown: number[];
+  /** Steps to leaner policies, in order; older checkpoints have the tokens alone. */
+  stepsDown: readonly (StepDown | number)[];
   /**
    * Policy of each length class; upToTokens is null if one policy is for all. Absent in older checkpoints.
    */
   policies?: readonly { upToTokens: number | null; policy: Policy }[] | undefined;
   /** Like stepsDown, for the losses of evaluations. */
-  evalStepsDown?: number[] | undefined;
+  evalStepsDown?: readonly (StepDown | number)[] | undefined;
   /**
    * Whether PLoRA was folded into the weights, which rounds them differently; undefined in older checkpoints.
    */

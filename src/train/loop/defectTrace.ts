@@ -9,7 +9,13 @@ import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatBytes } from "../../errors.ts";
 import { eventsOf, type StepTrace, type TraceEvent } from "../../plan/dryRun/allocations.ts";
 import { firstParting, type Parting } from "../../plan/dryRun/firstDifference.ts";
-import { logAllocations, memoryStats, type Pool, readAllocations } from "../../torch/device.ts";
+import {
+  logAllocations,
+  memoryStats,
+  type OutOfMemoryError,
+  type Pool,
+  readAllocations,
+} from "../../torch/device.ts";
 import type { Device } from "../../torch/tensor.ts";
 import type { Defect, DefectTrace } from "../facts/peaks.ts";
 import { defectTraceFile } from "../folder/runLog.ts";
@@ -98,6 +104,22 @@ export class DefectTracer {
     if (recording.stepsDown !== stepsDown.length) return; // it ran out of memory: the next one is recorded
     this.#wanted = undefined;
     this.#report(recording, step);
+  }
+
+  /**
+   * Ends a micro-batch that ran out of memory, with the allocation that failed. Returns whether it was
+   * recorded.
+   */
+  failed(
+    step: number,
+    phase: string,
+    { pool, category = "workingSet", requestedBytes }: OutOfMemoryError,
+  ): boolean {
+    if (!this.#recording) return false;
+    this.passed(phase);
+    this.#recording.events.push({ phase, pool, category, bytes: requestedBytes });
+    this.end(step);
+    return true;
   }
 
   /** Whether the recorded micro-batch waits for its update. */

@@ -1,9 +1,16 @@
 /** Compares measured memory peaks with planned ones, step by step, and reports what was above its plan. */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { DryRun, PoolPlan } from "../../plan/dryRun/dryRun.ts";
-import { CATEGORIES, memoryStats, POOLS, type Pool } from "../../torch/device.ts";
+import {
+  CATEGORIES,
+  type Category,
+  memoryStats,
+  type OutOfMemoryError,
+  POOLS,
+  type Pool,
+} from "../../torch/device.ts";
 import type { Defect, DefectTrace, PlannedPeaks, StepPeaks } from "../facts/peaks.ts";
-import type { StepRecord } from "../folder/runLog.ts";
+import { defectTraceFile, type StepRecord } from "../folder/runLog.ts";
 import { type Peaks, peaksOf, resetPeaks } from "../machine/compute.ts";
 import { held } from "../planning/planFact.ts";
 import { DefectTracer } from "./defectTrace.ts";
@@ -21,6 +28,8 @@ export class PeakWatch {
   readonly #run: Run;
   #planned: PlannedPeaks | undefined;
   #isFirst = true;
+  /** The phase of the micro-batch that a part was last done of. */
+  #phase = "";
   #stepsDown = 0;
   /** Bytes by the plans of all steps so far: the allocator keeps for the next step what a step needed. */
   #plannedReservedBytes = 0;
@@ -47,11 +56,40 @@ export class PeakWatch {
   /** Begins a micro-batch of the step. */
   begin(batch: MicroBatch): void {
     this.#mostTokens = Math.max(this.#mostTokens, batch.inputIds.length);
+    this.#phase = batch.images.length > 0 ? "vision" : "forward";
     this.#tracer.begin(batch, isLastOfStep(this.#run));
+  }
+
+  /**
+   * Notes that a micro-batch ran out of memory. If it needed more than the plan that said it fits, reports
+   * that as a defect. Returns whether to do it again under the same policy, to record its allocations up to
+   * there.
+   */
+  async ranOut(batch: MicroBatch, cause: OutOfMemoryError): Promise<boolean> {
+    const { planned, progress, facts, loaded } = this.#run;
+    const step = progress.state.step + 1;
+    const phase = phaseOf(cause, this.#phase);
+    if (this.#tracer.failed(step, phase, cause) || !planned.plan.longest?.fits) return false;
+    const { pool, liveBytes, requestedBytes } = cause;
+    const tokens = batch.inputIds.length;
+    const atMost = ofStep(planned.plan.plannedAtMost(tokens))[pool];
+    const measuredBytes = liveBytes + requestedBytes;
+    if (measuredBytes <= atMost.peakBytes) return false; // others use the memory
+    const { categories } = peaksOf(loaded.model.device)[pool];
+    const defect = {
+      ...{ pool, plannedBytes: atMost.peakBytes, measuredBytes, phase },
+      categories: differences(atMost.categories, categories),
+    };
+    const isTraced = this.#tracer.want(step, tokens, defect);
+    const trace = { file: defectTraceFile(step), of: "the same step" } as const;
+    await facts.send({ fact: "defect", step, defect, ...(isTraced && { trace }) });
+    if (isTraced) this.begin(batch);
+    return isTraced;
   }
 
   /** Notes the peaks after a part of a phase. */
   passed(phase: string): void {
+    this.#phase = phase;
     this.#tracer.passed(phase);
     for (const pool of POOLS) {
       const { peakBytes } = memoryStats(this.#run.loaded.model.device, pool);
@@ -161,15 +199,30 @@ function defectsOf(planned: PlannedPeaks, measured: Peaks, highest: Highest): De
       plannedBytes: planned[pool].peakBytes,
       measuredBytes: measured[pool].bytes,
       phase: highest[pool].phase,
-      categories: CATEGORIES.map((category) => ({
-        category,
-        plannedBytes: planned[pool].categories[category],
-        measuredBytes: measured[pool].categories[category],
-      }))
-        .filter(({ plannedBytes, measuredBytes }) => plannedBytes !== measuredBytes)
-        .sort((one, other) => excessOf(other) - excessOf(one)),
+      categories: differences(planned[pool].categories, measured[pool].categories),
     }),
   );
+}
+
+/** Returns the categories that differ, the largest excess first. */
+function differences(
+  planned: Record<Category, number>,
+  measured: Record<Category, number>,
+): Defect["categories"] {
+  return CATEGORIES.map((category) => ({
+    category,
+    plannedBytes: planned[category],
+    measuredBytes: measured[category],
+  }))
+    .filter(({ plannedBytes, measuredBytes }) => plannedBytes !== measuredBytes)
+    .sort((one, other) => excessOf(other) - excessOf(one));
+}
+
+/** Returns the phase in which an allocation failed, if parts of a phase were done before. */
+function phaseOf({ category }: OutOfMemoryError, before: string): string {
+  if (category === "visionFeatures") return "vision";
+  if (category === "loss") return "loss";
+  return before === "vision" ? "forward" : before;
 }
 
 function excessOf({ plannedBytes, measuredBytes }: { plannedBytes: number; measuredBytes: number }): number {

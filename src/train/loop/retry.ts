@@ -1,10 +1,10 @@
 /**
- * One micro-batch, which no lack of memory ends as long as a leaner policy is left: what it took is freed, the gradients are again what
- * they were, and it is done once more. What a policy gives up is time, and no more of a
- * result than rounding.
+ * One micro-batch, which no lack of memory ends as long as a leaner policy is left: what it took is freed,
+ * the gradients are again what they were, and it is done once more. What a policy gives up is time, and no
+ * more of a result than rounding.
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
-import { formatCount } from "../../errors.ts";
+import { formatCount, plural } from "../../errors.ts";
 import { mixSeed } from "../../nn/dropout.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
 import { drive } from "../../step/driveSteps.ts";
@@ -18,12 +18,15 @@ import type { RunPlan } from "../planning/policyByLength.ts";
 import type { Run } from "./run.ts";
 import { doesNotFit, namesOf, ranOut } from "./stopErrors.ts";
 
-/** Queues what adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws UserError where it does not fit under the leanest policy. */
+/**
+ * Queues what adds a micro-batch's gradients to those of the step; with the last one comes their norm. Throws
+ * UserError where it does not fit under the leanest policy.
+ */
 export async function runMicroBatch(
   run: Run,
   batch: MicroBatch,
   lossScale: number,
-  onPhase: (phase: StepPhase) => void,
+  { onPhase, onRanOut }: Watching,
 ): Promise<QueuedStep> {
   const { model, lora, optimizer, backup } = run.loaded;
   const { state } = run.progress;
@@ -35,10 +38,19 @@ export async function runMicroBatch(
   const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
     throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, cause, run);
   };
-  const attempt = { subject, tokens, ladder: run.planned.plan, undo: backup, otherwise };
+  const attempt = { subject, tokens, ladder: run.planned.plan, undo: backup, otherwise, onRanOut };
   return await fitting(run, attempt, (policy) =>
     drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
   );
+}
+
+interface Watching {
+  onPhase: (phase: StepPhase) => void;
+  /**
+   * Notes that memory ran out; returns whether to do the micro-batch again under the same policy, to record
+   * its allocations.
+   */
+  onRanOut: (cause: OutOfMemoryError) => Promise<boolean>;
 }
 
 /** Whether the micro-batch that comes is the last one of a whole step. */
@@ -66,12 +78,16 @@ interface Attempt<N> {
   undo?: Pick<GradientBackup, "restore">;
   /** What comes where no leaner policy is left. */
   otherwise: (cause: OutOfMemoryError) => Promise<N>;
+  onRanOut?: Watching["onRanOut"];
 }
 
-/** Runs the body under the policy of so many tokens, and again under a leaner one whenever memory runs out. */
+/**
+ * Runs the body under the policy of so many tokens. Whenever memory runs out, runs it again under a policy
+ * that is leaner in the part of the step that had too little.
+ */
 export async function fitting<T, N>(
   run: Run,
-  { subject, tokens, ladder, undo, otherwise }: Attempt<N>,
+  { subject, tokens, ladder, undo, otherwise, onRanOut }: Attempt<N>,
   body: (policy: Policy) => Promise<T>,
 ): Promise<T | N> {
   for (;;) {
@@ -82,10 +98,11 @@ export async function fitting<T, N>(
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
       freeCache(run.loaded.model.device);
       undo?.restore();
-      const leaner = ladder.stepDown(tokens);
+      if (await onRanOut?.(thrown)) continue;
+      const leaner = ladder.stepDown(tokens, thrown.category);
       if (!leaner) return await otherwise(thrown);
       const concessions = concessionsOf(leaner, run.loaded.model.config, { beyond: policy });
-      const gives = concessions.join(", ") || "the next leaner policy";
+      const gives = concessions.join(", ") || smallerParts(policy, leaner);
       const { message: cause, pool, requestedBytes } = thrown;
       run.facts.say({
         fact: "leaner",
@@ -95,4 +112,14 @@ export async function fitting<T, N>(
       });
     }
   }
+}
+
+/** Names a step of which the words for policies say nothing. */
+function smallerParts(policy: Policy, leaner: Policy): string {
+  const { visionBatchTiles, lossChunkTokens } = leaner;
+  if (visionBatchTiles < policy.visionBatchTiles)
+    return `${plural(visionBatchTiles, "tile")} of a picture at a time`;
+  if (lossChunkTokens < policy.lossChunkTokens)
+    return `the loss of ${formatCount(lossChunkTokens)} tokens at a time`;
+  return "the next leaner policy";
 }

@@ -77,9 +77,12 @@ async function accumulate(
   const dataMs = performance.now();
   const once = (): Promise<QueuedStep> => {
     run.watch.begin(batch);
-    return runMicroBatch(run, batch, weight * (state.lossScale?.scale ?? 1), (phase) => {
-      run.watch.passed(phase.phase);
-      run.facts.say({ fact: "phase", step, microBatch, phase });
+    return runMicroBatch(run, batch, weight * (state.lossScale?.scale ?? 1), {
+      onPhase: (phase) => {
+        run.watch.passed(phase.phase);
+        run.facts.say({ fact: "phase", step, microBatch, phase });
+      },
+      onRanOut: (cause) => run.watch.ranOut(batch, cause),
     });
   };
   let queued = await once();

@@ -107,8 +107,8 @@ function tokensOf({ prompt, request }: Asked): number {
 }
 
 /**
- * Returns for each answer a shape that needs as much memory as that answer and all before it, which have fewer tokens: the longest prompt,
- * and as much room after it as the cache of the last of them takes.
+ * Returns for each answer a shape that needs as much memory as that answer and all before it, which have
+ * fewer tokens: the longest prompt, and as much room after it as the cache of the last of them takes.
  */
 function growing(asked: readonly Asked[]): AnswerShape[] {
   let [promptTokens, newTokens, cacheTokens] = [1, 1, 1];

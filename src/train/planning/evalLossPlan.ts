@@ -5,8 +5,10 @@
  */
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
+import type { StepDown } from "../../plan/ladder.ts";
 import type { Limits } from "../../plan/planner.ts";
 import type { Policy } from "../../step/policy.ts";
+import type { Category } from "../../torch/device.ts";
 import { type Demand, demandOf } from "../data/memoryDemand.ts";
 import { classesUpTo, classOf, type RunPlan } from "./policyByLength.ts";
 
@@ -16,8 +18,8 @@ export interface LossPlanOptions {
   samples: readonly PreparedSample[];
   /** Memory limits; undefined if none is known. */
   room: Limits | undefined;
-  /** Length classes in which memory ran out, by their maximum tokens, in order; the plan adds to it. */
-  stepsDown: number[];
+  /** The evaluations' steps to leaner policies, in order; the plan adds to it. */
+  stepsDown: StepDown[];
 }
 
 /** A planned loss. */
@@ -60,8 +62,8 @@ export class LossPlan {
     this.least = this.left[0] && plannedOf(this.left[0]);
   }
 
-  /** Length classes in which memory ran out, by their maximum tokens, in order. */
-  get stepsDown(): number[] {
+  /** The evaluations' steps to leaner policies, in order. */
+  get stepsDown(): StepDown[] {
     return this.#options.stepsDown;
   }
 
@@ -77,7 +79,8 @@ export class LossPlan {
     const known = this.#fitting.get(key);
     let policy = known ?? this.#firstThatFits(start, most);
     this.#fitting.set(key, policy);
-    for (const step of stepsDown) if (step <= most) policy = this.#leaner(policy) ?? policy;
+    for (const { tokens: from, short } of stepsDown)
+      if (from <= most) policy = this.#leaner(policy, short) ?? policy;
     return policy;
   }
 
@@ -85,9 +88,9 @@ export class LossPlan {
    * Moves to the next leaner policy for losses of so many tokens and more, and returns it; undefined if there
    * is none.
    */
-  stepDown(tokens: number): Policy | undefined {
-    const leaner = this.#leaner(this.policyFor(tokens));
-    if (leaner) this.#options.stepsDown.push(classOf(this.#classes, tokens));
+  stepDown(tokens: number, short?: Category): Policy | undefined {
+    const leaner = this.#leaner(this.policyFor(tokens), short);
+    if (leaner) this.#options.stepsDown.push({ tokens: classOf(this.#classes, tokens), short });
     return leaner;
   }
 
@@ -121,11 +124,11 @@ export class LossPlan {
   }
 
   /** Returns the next leaner policy that differs in what a forward pass does. */
-  #leaner(policy: Policy): Policy | undefined {
+  #leaner(policy: Policy, short?: Category): Policy | undefined {
     const { plan } = this.#options;
     const before = JSON.stringify(policy);
-    let next = plan.leaner(policy);
-    while (next && JSON.stringify(forwardOnly(next)) === before) next = plan.leaner(next);
+    let next = plan.leaner(policy, short);
+    while (next && JSON.stringify(forwardOnly(next)) === before) next = plan.leaner(next, short);
     return next && forwardOnly(next);
   }
 }

@@ -1,6 +1,7 @@
 /** Plans a run from its options and its data, before anything is loaded. */
 import { readAdapter } from "../../checkpoint/peft.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
+import type { StepDown } from "../../plan/ladder.ts";
 import type { Limits, Planner } from "../../plan/planner.ts";
 import { DEFAULT_POLICY, POLICY_OPTION_NAMES, Policy, ploraName, ploraOf } from "../../step/policy.ts";
 import { scope } from "../../torch/tensor.ts";
@@ -50,7 +51,7 @@ export interface RunPlanning {
 export async function planRun(request: PlanRequest): Promise<RunPlanning> {
   const { options, planner, demand, stopIds, checkpoint, attention, limits: room } = request;
   const workload = workloadOfRun(options, checkpoint);
-  const planned = (choice: Choice, stepsDown: number[]): RunPlan => {
+  const planned = (choice: Choice, stepsDown: StepDown[]): RunPlan => {
     const plan = new RunPlan({ planner, workload, demand, choice, stepsDown });
     // chooses the policies now, so that they are known before the run begins
     for (const tokens of request.lengths) plan.policyFor(tokens);
@@ -152,15 +153,16 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
 }
 
 /**
- * Returns the length classes in which memory ran out before the run was stopped; none if its memory limits
+ * Returns the steps to leaner policies that the run took before it was stopped; none if its memory limits
  * have changed.
  */
 function stepsDownOf(
   checkpoint: Checkpoint | undefined,
   options: TrainOptions,
   of: "stepsDown" | "evalStepsDown",
-): number[] {
-  return checkpoint && hasSameRoom(checkpoint, options) ? (checkpoint.state[of] ?? []) : [];
+): StepDown[] {
+  const steps = checkpoint && hasSameRoom(checkpoint, options) ? (checkpoint.state[of] ?? []) : [];
+  return steps.map((step) => (typeof step === "number" ? { tokens: step } : step));
 }
 
 /** Whether a run continues with the same memory limits and policies. */

@@ -8,10 +8,11 @@ import type { StepTrace } from "../../plan/dryRun/allocations.ts";
 import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
 import { type BatchShape, type ExactShape, exactShape } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
-import { type FixedPolicy, leanerPolicy, runPlaces } from "../../plan/ladder.ts";
+import { type FixedPolicy, leanerPolicy, runPlaces, type StepDown } from "../../plan/ladder.ts";
 import type { Limits, Plan, Planner, RoomFor, Workload } from "../../plan/planner.ts";
 import { fastestPlan } from "../../plan/search.ts";
 import { DEFAULT_POLICY, type Policy, ploraOf } from "../../step/policy.ts";
+import type { Category } from "../../torch/device.ts";
 import type { Demand } from "../data/memoryDemand.ts";
 import { type ClassPolicy, policyOfClass } from "../options/policyFiles.ts";
 
@@ -44,8 +45,8 @@ export interface RunPlanOptions {
   workload: RunWorkload;
   demand: Demand;
   choice: Choice;
-  /** Tokens of the classes that memory ran out in, in order; the plan adds to it. */
-  stepsDown: number[];
+  /** The run's steps to leaner policies, in order; the plan adds to it. */
+  stepsDown: StepDown[];
 }
 
 export class RunPlan {
@@ -80,8 +81,8 @@ export class RunPlan {
     if (choice.by === "planner") this.#choose(demand.mostTokens, this.policy);
   }
 
-  /** Tokens of the classes that memory ran out in, in order. */
-  get stepsDown(): number[] {
+  /** The run's steps to leaner policies, in order. */
+  get stepsDown(): StepDown[] {
     return this.#options.stepsDown;
   }
 
@@ -99,7 +100,8 @@ export class RunPlan {
     const known = this.#current.get(most);
     if (known) return known;
     let policy = this.#plannedFor(most);
-    for (const step of this.#options.stepsDown) if (step <= most) policy = this.leaner(policy) ?? policy;
+    for (const { tokens: from, short } of this.#options.stepsDown)
+      if (from <= most) policy = this.leaner(policy, short) ?? policy;
     this.#current.set(most, policy);
     return policy;
   }
@@ -108,10 +110,10 @@ export class RunPlan {
    * Moves to the next leaner policy for micro-batches of so many tokens and more, and returns it; undefined
    * if there is none.
    */
-  stepDown(tokens: number): Policy | undefined {
-    const leaner = this.leaner(this.policyFor(tokens));
+  stepDown(tokens: number, short?: Category): Policy | undefined {
+    const leaner = this.leaner(this.policyFor(tokens), short);
     if (!leaner) return undefined;
-    this.#options.stepsDown.push(this.classOf(tokens));
+    this.#options.stepsDown.push({ tokens: this.classOf(tokens), short });
     this.#current.clear();
     return leaner;
   }
@@ -214,9 +216,11 @@ export class RunPlan {
     return fastestPlan(planner, workloadOf(workload, demand.shapeOf(tokens)), limits, fixed);
   }
 
-  /** Returns the next leaner policy with the same places. */
-  leaner(policy: Policy): Policy | undefined {
-    return leanerPolicy(policy, this.#options.planner.config, this.#places);
+  /**
+   * Returns the next leaner policy with the same places. short: the category of an allocation that failed.
+   */
+  leaner(policy: Policy, short?: Category): Policy | undefined {
+    return leanerPolicy(policy, this.#options.planner.config, this.#places, short);
   }
 
   /** Returns the maximum tokens of the class of so many tokens. */
