@@ -21,7 +21,7 @@ export function dryAnswer(
     const adapter = parts.adapter(asked, take);
     end("start", [making, adapter.making]);
     const visionBatch = policy.visionBatchTiles;
-    const batch = plannedBatch(prompt, layoutFor(model.config, policy));
+    const batch = plannedBatch(prompt, layoutFor(model, policy));
     generateOnMeta(model, adapter.lora, batch, { maxNewTokens, visionBatch });
     end("answer");
     return { mappedBytes };

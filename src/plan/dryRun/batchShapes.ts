@@ -12,7 +12,8 @@ import { firstLabel } from "../../data/samples/rows.ts";
 import { IGNORE } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { START } from "../../data/stream/packing.ts";
-import type { ModelConfig } from "../../models/family.ts";
+import type { Model } from "../../models/weights.ts";
+import { kernelFor } from "../../nn/attention/kernels.ts";
 import { type Rows, rowsBetween } from "../../nn/rows.ts";
 import { type Policy, ploraOf } from "../../step/policy.ts";
 
@@ -117,13 +118,18 @@ export function gridOfTokens(tokens: number): TileGrid | undefined {
 interface Layout {
   /** Whether the model has its branch for pictures folded into the weights. */
   folded?: boolean;
-  /** Whether attention goes through the kv heads one by one. */
+  /** Whether flash attention takes the kv heads one by one, of one sample as of several. */
   singleHeads?: boolean;
 }
 
 /** Returns how a model and a policy lay out the rows of such a shape. */
-export function layoutFor({ kvHeads }: ModelConfig, policy: Policy): Layout {
-  return { folded: ploraOf(policy).folded, singleHeads: policy.headGroups === kvHeads };
+export function layoutFor(model: Pick<Model, "config" | "dtype" | "device">, policy: Policy): Layout {
+  const { attention, headGroups } = policy;
+  const kernel = kernelFor(model, attention === "measured" ? undefined : attention);
+  return {
+    folded: ploraOf(policy).folded,
+    singleHeads: kernel === "flash" && headGroups === model.config.kvHeads,
+  };
 }
 
 /** Returns the rows of a shape. */
@@ -184,8 +190,8 @@ function lastLabels({ samples, sampleTokens, labelTokens, askedTokens = 0 }: Bat
 }
 
 /**
- * Returns the rows of the samples that make kernels of a single kv head need the most: one long sample, and others of a row each. With
- * several heads in a call, one sample of all rows needs more, since flash attention takes packed samples a head at a time.
+ * Returns the rows of the samples that make flash attention of a single kv head need the most: one long sample, and others of a row each,
+ * since it pads each packed sample. With several heads in a call, or in other kernels, one sample of all rows needs more.
  */
 function splitRows(shape: BatchShape | ExactShape): readonly number[] {
   const rows = rowsOfSamples(shape);

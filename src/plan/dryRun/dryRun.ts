@@ -201,7 +201,7 @@ function runStep(
   for (const { phase, done, total } of trainStep(
     model,
     lora,
-    plannedBatch(batch, layoutFor(model.config, policy)),
+    plannedBatch(batch, layoutFor(model, policy)),
     policy,
     options,
   )) {

@@ -10,12 +10,7 @@ export function dryLoss(configuration: Configuration, parts: CommonParts): DryRu
     const { model, making, mappedBytes } = parts.model(configuration, take);
     const adapter = parts.adapter(configuration, take);
     end("start", [making, adapter.making]);
-    for (const _ of evalStep(
-      model,
-      adapter.lora,
-      plannedBatch(batch, layoutFor(model.config, policy)),
-      policy,
-    ));
+    for (const _ of evalStep(model, adapter.lora, plannedBatch(batch, layoutFor(model, policy)), policy));
     end("evaluation");
     return { mappedBytes };
   });
