@@ -1,4 +1,7 @@
-/** The rows of attention and its groups of kv heads, one after the other; and the low-rank branches of the output linear. */
+/**
+ * The rows of attention, its groups of kv heads one after the other, and the low-rank branches of the output
+ * linear.
+ */
 import type { PackedLengths } from "../nn/attention/calls.ts";
 import type { AttentionShape } from "../nn/attention/kernels.ts";
 import type { Rope } from "../nn/attention/rope.ts";
@@ -12,20 +15,25 @@ import { lastRows, type MlpRows } from "./tiles.ts";
 /** The micro-batch as the layers see it, and how finely they cut it. */
 export interface Sequence extends MlpRows {
   rope: Rope;
-  /** With a first query where only the rows from it on are asked for. */
+  /** With a first query if only the rows from it on are needed. */
   shape: AttentionShape;
   kvHeads: number;
   /** Which rows of which linears make a kv head's queries, key and value. */
   qkv: (kvHead: number) => readonly QkvPart[];
-  /** Groups of kv heads that attention takes one after the other; divides kvHeads. */
+  /** Groups of kv heads that attention computes one after the other; divides kvHeads. */
   headGroups: number;
-  /** Whether attention's normalised input is held, or made again in tiles of rows whenever a group needs it. */
+  /**
+   * Whether attention's normalised input is held, or made again in tiles of rows whenever a group needs it.
+   */
   attentionInput: "kept" | "recomputed";
-  /** The rows whose attention is asked for, where they are not all (askedFrom). */
+  /** The rows whose attention is needed, if not all rows (askedFrom). */
   asked?: MlpRows & { first: number };
 }
 
-/** The same rows, of which attention's output is asked for from one row of the first sample on; lengths: packedLengths of the shape then. */
+/**
+ * Returns a sequence whose attention is needed only from one row of the first sample on. lengths:
+ * packedLengths of that shape.
+ */
 export function askedFrom(sequence: Sequence, first: number, lengths?: PackedLengths): Sequence {
   const { shape } = sequence;
   return {
@@ -35,7 +43,7 @@ export function askedFrom(sequence: Sequence, first: number, lengths?: PackedLen
   };
 }
 
-/** The rows of x, (T, C), that are asked for: (R, C). */
+/** Returns the rows of x, (T, C), whose attention is needed: (R, C). */
 export function askedRows(x: Tensor, { asked }: Sequence): Tensor {
   return asked ? rowsOf(x, { start: asked.first, end: x.shape[0]! }) : x;
 }
@@ -54,7 +62,7 @@ export function headGroups({ kvHeads, headGroups, shape: { Q, D } }: Sequence): 
   }));
 }
 
-/** Calls body for each group in a scope of its own; all are alike. */
+/** Calls body for each group in a scope of its own. All groups are alike. */
 export function forEachGroup(
   groups: readonly HeadGroup[],
   body: (group: HeadGroup, index: number) => unknown,
@@ -68,7 +76,10 @@ export function forEachGroup(
   );
 }
 
-/** outer += the inner products of a group's attention output. out: (R, G * Q * D); part: its slice of the output linear. */
+/**
+ * Adds the inner products of a group's attention output to outer. out: (R, G * Q * D); part: the group's
+ * slice of the output linear.
+ */
 export function addGroupInner_(outer: LowRank, out: Tensor, part: Linear, info: RowInfo): void {
   forEachPart(apartRows(part, info.ploraRows), rowCount, (rows, range) => {
     outer.plora[range]!.addmm_(rowsOf(out, rows), part.plora!.a.t());

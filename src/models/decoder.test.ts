@@ -178,7 +178,10 @@ function build({
   return { model, lora, sequence, layer, tokens: end };
 }
 
-/** What a branch sees of x, (T, in): all of it, or what the masks of its dropout leave, as a factor that autograd knows. */
+/**
+ * Returns the part of x, (T, in), that a branch reads: x itself, or x masked by dropout, as a factor that
+ * autograd knows.
+ */
 function seenBy({ dropout }: LoraBranch, x: Tensor): Tensor {
   return dropout ? x.mul(dropped(x.detach().zerosLike().add(1), dropout, { place: 0, column: 0 })) : x;
 }

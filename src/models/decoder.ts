@@ -1,6 +1,7 @@
 /**
- * One InternLM2 layer as two segments, h += attention(h) and h += mlp(h), forward and backward. Both work in place and accumulate
- * into what is there; the formulas are those of docs/architecture.md, "The step, written out".
+ * One decoder layer as two segments, h += attention(h) and h += mlp(h), forward and backward. Both work in
+ * place and accumulate into what is there. The formulas are those of docs/architecture.md, "The step, written
+ * out".
  */
 import { type AttentionState, attend, attendBackward_ } from "../nn/attention/attention.ts";
 import {
@@ -57,30 +58,33 @@ export interface Layer {
   down: Linear;
 }
 
-/** What a layer that is not recomputed keeps of its attention, a group each. */
+/** Values that a layer keeps of its attention, for each group, if it is not recomputed. */
 export type KeptAttention = GroupOutput[];
 
 /** Outputs of gate and up, (t, F) each, tile by tile. */
 export type KeptMlp = Gates[];
 
-/** out: (R, G * Q * D) of the group, of the rows that are asked for. */
+/** out: (R, G * Q * D), the rows of the group that are needed. */
 interface GroupOutput {
   out: Tensor;
   state: AttentionState;
 }
 
 export interface AttentionOptions {
-  /** Where h, as it was before the segment, can be had again; without it the normalised input is held. */
+  /** Reads h again as it was before the segment. Without it the normalised input is held. */
   input?: RowSource | undefined;
   /** Whether to return what the backward needs. */
   keeps?: boolean;
-  /** What the memory of that counts as: it may outlive the segment by far. */
+  /** Category of the memory that is returned, which may outlive the segment by far. */
   keptAs?: Category;
   /** Called before h is written to, perhaps several times. */
   beforeWrite?: () => void;
 }
 
-/** h += attention(h), in place, in the rows that are asked for; returns what the backward needs where it is to be kept. h: (T, C). */
+/**
+ * Adds attention(h) to h in place, in the rows that are needed. Returns the values that the backward needs if
+ * `keeps`. h: (T, C).
+ */
 export function attentionForward_(
   h: Tensor,
   layer: Layer,
@@ -111,8 +115,8 @@ export function attentionForward_(
 }
 
 /**
- * dy, (T, C), zero in rows that are not asked for, becomes the gradient of the segment's input; LoRA gradients accumulate; what was kept
- * is used up.
+ * Turns dy, (T, C), into the gradient of the segment's input, in place; dy is zero in rows that are not
+ * needed. LoRA gradients accumulate. Uses up what was kept.
  */
 export function attentionBackward_(
   dy: Tensor,
@@ -153,7 +157,9 @@ export function attentionBackward_(
   });
 }
 
-/** h += mlp(h), in place, tile by tile; returns what the backward needs where it is to be kept. h: (T, C). */
+/**
+ * Adds mlp(h) to h in place, tile by tile. Returns the values that the backward needs if `keeps`. h: (T, C).
+ */
 export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = false): KeptMlp | undefined {
   return scope(() => {
     const tokens = h.shape[0]!;
@@ -175,7 +181,10 @@ export function mlpForward_(h: Tensor, layer: Layer, seen: MlpRows, keeps = fals
   });
 }
 
-/** dy becomes the gradient of h, tile by tile; LoRA gradients accumulate; what was kept is used up. dy, h: (T, C), h before the segment. */
+/**
+ * Turns dy into the gradient of h in place, tile by tile. LoRA gradients accumulate. Uses up what was kept.
+ * dy, h: (T, C), h as it was before the segment.
+ */
 export function mlpBackward_(dy: Tensor, h: Tensor, layer: Layer, seen: MlpRows, kept?: KeptMlp): void {
   scope(() => {
     const tokens = h.shape[0]!;
@@ -219,8 +228,8 @@ function mlpLinears(
 }
 
 /**
- * Returns the segment's linears, and the rows of its output; products: how many the segment makes with each row. Merged copies
- * belong to the open scope.
+ * Returns the segment's linears and the rows of its output. products: how many the segment makes with each
+ * row. Merged copies belong to the open scope.
  */
 function attentionParts(
   layer: Layer,

@@ -17,7 +17,10 @@ export const PRESETS: Record<string, ModelConfig> = Object.assign(
   ...Object.values(FAMILIES).map(({ presets }) => presets),
 );
 
-/** Names of linears that get LoRA factors unless others are asked for: all of every family, of which a model has its own. */
+/**
+ * Names of the linears that get LoRA factors by default: all linears of every family, of which a model has
+ * its own.
+ */
 export const ALL_LINEARS: readonly LinearName[] = [
   ...new Set(Object.values(FAMILIES).flatMap(({ linears }) => Object.keys(linears))),
 ];
@@ -29,7 +32,7 @@ export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
   return known;
 }
 
-/** Returns the family of a checkpoint. Throws UserError where none recognises its config.json. */
+/** Returns the family of a checkpoint. Throws UserError if none recognises its config.json. */
 export function familyOfFolder({ folder, config }: Pick<ModelFolder, "folder" | "config">): Family {
   const known = Object.values(FAMILIES).find((family) => family.recognises(config));
   if (known) return known;
@@ -48,12 +51,15 @@ export async function tokenizerOf(folder: string): Promise<Tokenizer | undefined
   return familyOfFolder({ folder, config }).tokenizer(folder);
 }
 
-/** Reads the sizes of the model in a folder. Throws UserError where no family reads it, or its files do not belong together. */
+/**
+ * Reads the sizes of the model in a folder. Throws UserError if no family recognises it or its files do not
+ * belong together.
+ */
 export function readModelConfig(folder: ModelFolder): ModelConfig {
   return familyOfFolder(folder).readConfig(folder);
 }
 
-/** Returns the type that a checkpoint's norms are stored in: no form of quantisation changes it. */
+/** Returns the type that a checkpoint's norms are stored in, which no quantisation changes. */
 export function normType(folder: ModelFolder): DType {
   return folder.weights.entry(familyOfFolder(folder).names.norm).dtype;
 }

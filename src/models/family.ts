@@ -1,6 +1,7 @@
 /**
- * What a model family knows, as one record. Everything outside of a family's folder reaches the family through this record
- * (families.ts), so that no other file knows its tensor names, its packed weights, its pictures or its prompt form.
+ * The knowledge of a model family as one record. Everything outside a family's folder reaches the family
+ * through this record (families.ts). No other file knows its tensor names, packed weights, pictures or prompt
+ * form.
  */
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { PictureLayout } from "../data/pictures/image.ts";
@@ -55,13 +56,13 @@ export type LinearRole = "output" | "gate" | "up" | "down";
 
 export interface TensorSpec {
   shape: readonly number[];
-  /** What it is a part of. */
+  /** The part of the model that the tensor belongs to. */
   part: "embeddings" | "layer" | "norm" | "head" | "vision";
   /** Index of the layer, of the decoder or of the vision tower. */
   layer?: number;
   /** The linear whose weight it is, by its name within the layer. */
   linear?: LinearName;
-  /** For a matrix that can be held in fewer bits: whose precision it has. */
+  /** The option that sets its precision, for a matrix that can be held in fewer bits. */
   precision?: BasePart;
 }
 
@@ -73,11 +74,14 @@ export interface DecoderNames {
   /** After the layer's prefix. */
   attentionNorm: string;
   ffnNorm: string;
-  /** What the names of a layer's tensors begin with. */
+  /** Returns the beginning of the names of a layer's tensors. */
   layerPrefix(layer: number): string;
 }
 
-/** Reads weights by their official names to one place; folded: a branch that is added to the matrix as it is read. */
+/**
+ * Reads weights by their official names to one place. folded: a branch that is added to the matrix while it
+ * is read.
+ */
 export interface PlacedReader {
   tensor(name: string): Tensor;
   matrix(name: string, base: Base | undefined, folded?: Plora): FrozenMatrix;
@@ -86,14 +90,17 @@ export interface PlacedReader {
 export interface EncodeOptions {
   dtype: DType;
   device: Device;
-  /** Parts of a picture (tiles of 4KHD) that are encoded at a time. */
+  /** Tiles of a picture that are encoded at a time. */
   visionBatch: number;
 }
 
-/** What makes image tokens of pictures: a record of tensors that only its family reads. */
+/** The weights that make image tokens of pictures: a record of tensors that only its family reads. */
 export type PictureWeights = object;
 
-/** The largest sizes that a model was trained with. Larger ones can be computed, but nobody knows how well the model does there. */
+/**
+ * The largest sizes that a model was trained with. Larger ones can be computed, but nobody knows how well the
+ * model does there.
+ */
 export interface TrainedSizes {
   /** Tokens of a sample. */
   maxLength: number;
@@ -101,11 +108,14 @@ export interface TrainedSizes {
   hdNum: number;
 }
 
-/** How a family makes image tokens. Nothing else looks at a picture beyond its tokens, its tiles and that it has a layout. */
+/** How a family makes image tokens. Other code knows of a picture only its tokens and its tiles. */
 export interface PictureForm<Config extends ModelConfig = ModelConfig> {
   /** Reads the weights that make image tokens; base: the precision of their linears. */
   assemble(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
-  /** Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields with no scope open. */
+  /**
+   * Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields
+   * with no scope open.
+   */
   encodeInto(
     rows: Tensor,
     weights: PictureWeights,
@@ -118,9 +128,12 @@ export interface PictureForm<Config extends ModelConfig = ModelConfig> {
 export interface Family<Config extends ModelConfig = ModelConfig> {
   /** Returns whether a checkpoint's config.json is of this family. */
   recognises(config: Record<string, unknown>): boolean;
-  /** Throws UserError where the folder's files do not agree with one another. */
+  /** Reads the sizes of the model. Throws UserError if the folder's files do not agree with one another. */
   readConfig(folder: ModelFolder): Config;
-  /** Loads the tokenizer in a folder, with the family's form of dialogues; undefined if the folder has none. */
+  /**
+   * Loads the tokenizer in a folder, with the family's form of dialogues; undefined if the folder has no
+   * tokenizer.
+   */
   tokenizer(folder: string): Promise<Tokenizer | undefined>;
   /** Models that can be planned without a checkpoint. */
   presets: Record<string, Config>;
@@ -132,7 +145,10 @@ export interface Family<Config extends ModelConfig = ModelConfig> {
   linears: Record<LinearName, LinearSpec<Config>>;
   /** Attention's output linear, and those of the gated MLP. */
   roles: Record<LinearRole, LinearName>;
-  /** Returns where the queries, the key and the value of a kv head come from, be they packed in one linear or apart. */
+  /**
+   * Returns the rows of linears that make a kv head's queries, key and value, whether these are packed in one
+   * linear or not.
+   */
   qkv(config: Config, kvHead: number): readonly QkvPart[];
   pictures: PictureForm<Config>;
   /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */

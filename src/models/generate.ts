@@ -1,7 +1,8 @@
 /**
- * Generation with a KV cache: the prompt, text and pictures, goes through the layers as in training and leaves its keys and values in the
- * cache; then one token at a time. LoRA acts throughout, PLoRA's branch on the prompt's pictures, or where it is folded on all that is no
- * picture. Gives way to the event loop between layers of the prompt, batches of tiles and tokens; no scope is open then.
+ * Generation with a KV cache. The prompt, text and pictures, goes through the layers as in training and
+ * leaves its keys and values in the cache; then one token at a time. LoRA acts throughout. PLoRA's branch
+ * acts on the prompt's pictures or, if it is folded, on everything else. Control returns to the event loop
+ * between layers of the prompt, batches of tiles and tokens, with no scope open.
  */
 import { setImmediate } from "node:timers/promises";
 import type { MicroBatch } from "../data/stream/batches.ts";
@@ -34,9 +35,9 @@ export type Prompt = Pick<MicroBatch, "inputIds" | "imageSlices" | "images" | "b
 export interface GenerateOptions {
   sampling: Sampling;
   maxNewTokens: number;
-  /** Ids that end the answer and are no part of it; none: it goes on to maxNewTokens. */
+  /** Ids that end the answer and are not part of it. Without any, the answer has maxNewTokens. */
   stopIds: readonly number[];
-  /** Tiles that the vision tower takes at a time. */
+  /** Tiles that the vision tower encodes at a time. */
   visionBatch?: number | undefined;
   /** Called with each id as it comes; the next one waits for its promise. */
   onToken?: ((id: number) => unknown) | undefined;
@@ -50,17 +51,18 @@ export interface Generated {
   finish: "stop" | "length" | "aborted";
 }
 
-/** What goes on between two points at which the event loop may have its turn. */
+/** The work between two points where control returns to the event loop. */
 export type GenerateStep =
   | { phase: "picture"; done: number; total: number }
   | { phase: "prompt"; done: number; total: number }
   | { phase: "answer"; id: number };
 
-/** Rows that the MLP takes at a time in the prompt. */
+/** Rows of the prompt that the MLP computes at a time. */
 const MLP_TILE_TOKENS = 2048;
 
 /**
- * The answer to a prompt. Throws UserError where the prompt is empty or fills all of the model's positions.
+ * Generates the answer to a prompt. Throws UserError if the prompt is empty or fills all of the model's
+ * positions.
  */
 export async function generate(
   model: Model,
@@ -85,7 +87,7 @@ export async function generate(
   }
 }
 
-/** The same, driven by the caller; returning early frees everything. */
+/** Generates an answer step by step; the caller drives it. Returning early frees everything. */
 export function* generateSteps(
   model: Model,
   lora: Lora | undefined,
@@ -106,7 +108,10 @@ export function* generateSteps(
   return "length";
 }
 
-/** What an answer as long as it may be takes, on a model on meta: the prompt, and the token for which the cache is largest. */
+/**
+ * Runs the longest possible answer on a model on meta: the prompt, and the token for which the cache is
+ * largest.
+ */
 export function generateOnMeta(
   model: Model,
   lora: Lora | undefined,
@@ -131,7 +136,7 @@ function newCache(model: Model, prompt: Prompt, maxNewTokens: number): KvCache {
   return new KvCache(model.config, { ...model, capacityTokens });
 }
 
-/** Positions that the prompt leaves to the answer. */
+/** Returns the positions that the prompt leaves to the answer. */
 function freePositions({ maxPositions }: ModelConfig, { inputIds }: Prompt): number {
   if (inputIds.length === 0) {
     throw new UserError("There is nothing before the answer.", {
@@ -144,7 +149,7 @@ function freePositions({ maxPositions }: ModelConfig, { inputIds }: Prompt): num
   });
 }
 
-/** Fills the cache with the prompt; logits, (V), of the token after it. */
+/** Fills the cache with the prompt. Returns the logits, (V), of the token after it. */
 function* readPrompt(
   model: Model,
   lora: Lora | undefined,
@@ -185,7 +190,7 @@ function* placePictures(
   }
 }
 
-/** Tokens from a position on as the layers see them: one sample, one group of all kv heads. */
+/** Returns tokens from a position on as the layers see them: one sample, one group of all kv heads. */
 function sequenceFrom(
   first: number,
   tokens: number,
@@ -209,8 +214,8 @@ function sequenceFrom(
 }
 
 /**
- * Keys and values that attention has rotated, behind those of the layer; groups come in the order of their kv
- * heads.
+ * Writes keys and values that attention has rotated behind those of the layer. Groups come in the order of
+ * their kv heads.
  */
 function fillCache(cache: KvCache, layer: number, groups: KeptAttention): void {
   let firstHead = 0;
@@ -221,7 +226,7 @@ function fillCache(cache: KvCache, layer: number, groups: KeptAttention): void {
   }
 }
 
-/** Takes one more token in; logits, (V), of the one after it. */
+/** Adds one token. Returns the logits, (V), of the token after it. */
 function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvCache): Float32Array {
   cache.reserve(1);
   return scope(() => {
@@ -240,8 +245,8 @@ function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvC
 }
 
 /**
- * hidden += attention of its one token to all before it and itself, query heads by their kv head. hidden: (1,
- * C).
+ * Adds attention of one token, to itself and all before it, to hidden, (1, C). Query heads are grouped by kv
+ * head.
  */
 function addCachedAttention_(
   hidden: Tensor,
@@ -275,7 +280,7 @@ function keysAndValues(packed: Tensor): KeysAndValues {
   return { keys: packed.select(2, last - 1), values: packed.select(2, last) }; // (t, G, D) each
 }
 
-/** Logits, (V), of the token after a row. hidden: (T, C), before the final norm. */
+/** Returns the logits, (V), of the token after a row. hidden: (T, C), before the final norm. */
 function headLogits(
   { config, norm, head, places, device }: Model,
   hidden: Tensor,

@@ -13,7 +13,10 @@ import type { Model } from "./weights.ts";
 /** Rows of embeddings that are gathered on the host at a time. */
 const HOST_GATHER_ROWS = 1024;
 
-/** Embeddings of token ids, (T) -> (T, C); rows of pictures hold whatever id stands there until placeImage_. */
+/**
+ * Returns embeddings of token ids, (T) -> (T, C). Rows of pictures hold whatever id stands there until
+ * placeImage_.
+ */
 export function embedText({ embeddings, places, device, dtype }: Model, inputIds: Int32Array): Tensor {
   return scope(() => {
     const ids = (at: Device, rows: Rows): Tensor =>
@@ -39,7 +42,10 @@ export function embedText({ embeddings, places, device, dtype }: Model, inputIds
   });
 }
 
-/** Writes the image tokens of a picture into its rows, (imageTokens, C), with a tower on the device; yields after each batch of tiles. */
+/**
+ * Writes the image tokens of a picture into its rows, (tokens, C), with a tower on the device. Yields after
+ * each batch of tiles.
+ */
 export function placeImage_(
   rows: Tensor,
   { vision, config, dtype, device }: Model,

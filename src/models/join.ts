@@ -9,8 +9,8 @@ import { onDevice } from "./places.ts";
 import type { LayerWeights, Model } from "./weights.ts";
 
 /**
- * The layer ready for use; LoRA factors cast to the compute dtype belong to the open scope, and so do weights that it fetches from the
- * host where they are not given.
+ * Returns the layer ready for use. Factors cast to the compute dtype belong to the open scope, and so do
+ * weights that have to be fetched from the host because they are not given.
  */
 export function joinLayer(
   { dtype, config, layers, places, device }: Model,

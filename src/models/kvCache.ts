@@ -7,7 +7,7 @@ import type { ModelConfig } from "./family.ts";
 /** Tokens by which a cache grows. */
 export const CACHE_GROWTH_TOKENS = 256;
 
-/** Of one layer, (G, tokens, D) each; keys are rotated. */
+/** Keys and values of one layer, (G, tokens, D) each. Keys are rotated. */
 export interface KeysAndValues {
   keys: Tensor;
   values: Tensor;
@@ -71,7 +71,7 @@ export class KvCache implements Disposable {
     return { keys: keys.narrow(1, 0, tokens), values: values.narrow(1, 0, tokens) };
   }
 
-  /** As if rows had come one by one up to so many tokens, but without their data: for plans. */
+  /** Grows as if rows had come one by one up to so many tokens, without their data: for plans. */
   skipTo(tokens: number): void {
     while (this.#tokens < tokens) {
       this.reserve(1);

@@ -1,4 +1,7 @@
-/** LoRA factors over the official targets (or any that a regular expression names), their gradients, and their PEFT form. */
+/**
+ * LoRA factors over the default targets, or any that a regular expression names; their gradients, and their
+ * PEFT form.
+ */
 import { quoted } from "../checkpoint/faults.ts";
 import { firstMatches } from "../checkpoint/patterns.ts";
 import { type Adapter, weightNameOf } from "../checkpoint/peft.ts";
@@ -161,12 +164,15 @@ export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
   };
 }
 
-/** What a checkpoint keeps of a factor, and an optimizer changes. */
+/** Returns the tensor that the optimizer changes and a checkpoint keeps. */
 function kept({ value, master }: LoraFactor): Tensor {
   return master ?? value;
 }
 
-/** Names of linears where every layer has them, else whole names, for PEFT makes factors wherever a name matches. */
+/**
+ * Returns the names of linears if every layer has them, else whole names, since PEFT makes factors wherever a
+ * name matches.
+ */
 function targetModulesOf({ modules, layers, linears: known }: Lora): string[] {
   const names = [...modules.keys()];
   const linears = known.filter((linear) => names.some((name) => name.endsWith(`.${linear}`)));
@@ -188,7 +194,10 @@ export function zeroGradients(lora: Lora): void {
   });
 }
 
-/** What one linear of one layer adds in a step: factors in the compute dtype, dropout seeded by layer and module. */
+/**
+ * Returns the LoRA branch of one linear of one layer: factors in the compute dtype, dropout seeded by layer
+ * and module.
+ */
 export function loraBranch(
   lora: Lora | undefined,
   layer: number,
@@ -217,7 +226,10 @@ function scaleOf({ rank, alpha, rslora }: { rank: number; alpha: number; rslora:
 /** How factors are held: where, with or without copies and gradients. */
 type Held = Pick<LoraOptions, "device" | "copies" | "gradients">;
 
-/** Makes a module of factors that are made in float32 on the device, one after the other: a factor moves to the host before the next is made. */
+/**
+ * Makes a module of factors. Each is made in float32 on the device and moves to the host before the next is
+ * made.
+ */
 function moduleOf(make: Record<Factor, () => Tensor>, scale: number, held: Held): LoraModule {
   const factors = { a: factorOf(make.a, held), b: factorOf(make.b, held) };
   if (held.gradients === "none") return { ...factors, scale };

@@ -1,4 +1,7 @@
-/** Where the parts of the frozen base lie, and how they come to the device that computes: a table with a row for each place. */
+/**
+ * The places of the parts of the frozen base, and how weights come from there to the device: a table with a
+ * row for each place.
+ */
 import { type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { type Category, category, type Pool, pool } from "../torch/device.ts";
@@ -65,7 +68,10 @@ export function startFetch<T>(
   return WEIGHT_PLACES[place].startFetch(part, device, bookedTo);
 }
 
-/** Returns a part of a model on its device: the part itself if it lies there, else a copy that belongs to the open scope. */
+/**
+ * Returns a part of a model on its device: the part itself if it lies there, else a copy that belongs to the
+ * open scope.
+ */
 export function onDevice<T>(part: T, place: Place, device: Device): T {
   return WEIGHT_PLACES[place].onDevice(part, device);
 }
@@ -126,7 +132,7 @@ function emptyOnDevice({ shape, dtype }: Tensor, device: Device): Tensor {
   return pool("device", () => scope(() => empty(shape, { dtype, device })));
 }
 
-/** The same record with each tensor, in arrays and plain objects, replaced. */
+/** Returns a copy of a record in which each tensor, in arrays and plain objects, is replaced. */
 export function mapTensors<T>(record: T, change: (x: Tensor) => Tensor): T {
   return mapped(record, change) as T;
 }

@@ -1,7 +1,7 @@
 /**
- * Queries, keys and values of a layer's normalised input, a group of kv heads at a time, and the way back. They come from one linear or
- * from several, as the family's table of parts says. If only the last rows are asked for, queries are of those alone; keys and values are
- * of all rows.
+ * Queries, keys and values of a layer's normalised input, a group of kv heads at a time, and their backward.
+ * They come from one linear or from several, as the family's table says. If only the last rows are needed,
+ * queries are of those rows; keys and values are of all rows.
  */
 import type { Projected } from "../nn/attention/attention.ts";
 import {
@@ -35,7 +35,7 @@ export interface NormalizedInput {
   rows(tile: Rows, h?: Tensor): Tensor;
 }
 
-/** Held in one piece, or made again for each tile that is asked for. like: any (T, C) of its dtype. */
+/** Returns the input held in one piece, or made again for each tile. like: any (T, C) of its dtype. */
 export function normalizedInput(
   input: RowSource,
   like: Tensor,
@@ -89,7 +89,10 @@ export function innerGradients(inner: Inner): InnerGradients {
   return gradients;
 }
 
-/** dx += the gradients that a tile's inner products give its input; LoRA's gradients accumulate. x, dx: (t, C). */
+/**
+ * Adds to dx the gradients that a tile's inner products give its input. LoRA's gradients accumulate. x, dx:
+ * (t, C).
+ */
 export function addInnerGradients_(
   dx: Tensor,
   dInner: InnerGradients,
@@ -116,7 +119,10 @@ interface Strip {
   columns: Rows;
 }
 
-/** Returns the packed heads of all rows; or the queries of the rows that are asked for, and keys with values of all rows. */
+/**
+ * Returns the packed heads of all rows; or queries of the rows that are needed, and keys with values of all
+ * rows.
+ */
 function bandsOf(heads: Rows, sequence: Sequence, tokens: number): Band[] {
   const { asked } = sequence;
   const all = { start: 0, end: tokens };
@@ -128,7 +134,10 @@ function bandsOf(heads: Rows, sequence: Sequence, tokens: number): Band[] {
   ];
 }
 
-/** Returns the strips that make these parts of each kv head, side by side; rows and columns that follow on one another are one strip. */
+/**
+ * Returns the strips that make these parts of each kv head, side by side. Strips whose rows and columns
+ * follow on one another are joined.
+ */
 function stripsOf(
   heads: Rows,
   { qkv, shape: { Q, D } }: Sequence,
@@ -198,7 +207,10 @@ export function projectRows(x: Tensor, qkv: Linears, sequence: Sequence, info: R
   });
 }
 
-/** Adds to dx, (T, C), and dInner the gradients that follow from du, that of a group's projection; LoRA's gradients accumulate. */
+/**
+ * Adds to dx, (T, C), and dInner the gradients that follow from du, the gradient of a group's projection.
+ * LoRA's gradients accumulate.
+ */
 export function addProjectionGradients_(
   { dx, dInner }: { dx: Tensor; dInner: InnerGradients },
   du: Projected,

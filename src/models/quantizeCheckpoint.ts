@@ -1,4 +1,7 @@
-/** A checkpoint written anew with its large matrices quantised; in memory at a time are a layer, the vision tower, the embeddings or the head. */
+/**
+ * Writes a checkpoint anew with its large matrices quantised. Memory holds one layer, the vision tower, the
+ * embeddings or the head at a time.
+ */
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
@@ -23,11 +26,11 @@ import { familyOfFolder, readModelConfig, tensorsOf } from "./families.ts";
 import type { Family, TensorSpec } from "./family.ts";
 
 export interface QuantizeOptions {
-  /** Of the decoder's linears. */
+  /** Precision of the decoder's linears. */
   base: QuantizedPrecision;
-  /** Of embeddings and head; left as they are without it. */
+  /** Precision of embeddings and head. Default: as they are. */
   headBase?: HeadBase | undefined;
-  /** Of the linears of vision tower and projector; left as they are without it. */
+  /** Precision of the linears of vision tower and projector. Default: as they are. */
   visionBase?: Base | undefined;
   /** Whether each matrix is compared with what becomes of it. */
   report?: boolean;
@@ -36,7 +39,7 @@ export interface QuantizeOptions {
   signal?: AbortSignal;
 }
 
-/** What became of a matrix. */
+/** A quantised matrix, before and after. */
 export interface MatrixReport {
   name: string;
   precision: QuantizedPrecision;
@@ -48,14 +51,15 @@ export interface MatrixReport {
 
 export interface QuantizeResult {
   matrices: MatrixReport[];
-  /** Of all tensors. */
+  /** Bytes of all tensors, before and after. */
   beforeBytes: number;
   bytes: number;
 }
 
 /**
- * Writes the checkpoint to outFolder, which must not have files yet, with the model folder's other files. Gives way to the event loop
- * between layers; leaves nothing behind when it fails. Throws UserError where the checkpoint is quantised already.
+ * Writes the checkpoint to outFolder, which must not have files yet, with the model folder's other files.
+ * Returns to the event loop between layers, and leaves nothing behind if it fails. Throws UserError if the
+ * checkpoint is quantised already.
  */
 export async function quantizeCheckpoint(
   modelFolder: string,
@@ -90,7 +94,7 @@ export async function quantizeCheckpoint(
   }
 }
 
-/** What is being written, and what became of it until now. */
+/** A checkpoint that is being written, and the result so far. */
 interface Writing {
   model: ModelFolder;
   tensors: ReadonlyMap<string, TensorSpec>;
@@ -98,7 +102,10 @@ interface Writing {
   result: QuantizeResult;
 }
 
-/** Of all tensors as they will be, a little more than less: the margin is for scales of channels and of blocks of blocks, and headers. */
+/**
+ * Returns the bytes of all tensors after quantising, rounded up: the margin is for scales of channels and
+ * blocks, and for headers.
+ */
 function expectedBytes(weights: Checkpoint, precisions: ReadonlyMap<string, QuantizedPrecision>): number {
   const bytesOfNumber: Record<QuantizedPrecision, number> = { int8: 1, fp8: 1, nf4: 1 / 2 + 1 / NF4_BLOCK };
   const expected = weights.names.map((name) => {
@@ -124,7 +131,10 @@ function precisionsOf({ model, tensors, options }: Writing): Map<string, Quantiz
   });
 }
 
-/** Returns the names of each file's tensors: a file for each decoder layer and for the embeddings, one for vision, one for the rest. */
+/**
+ * Returns the names of each file's tensors: a file for each decoder layer and for the embeddings, one for
+ * vision, one for the rest.
+ */
 function shardsOf({ model, tensors }: Writing): string[][] {
   const shards: Record<"embeddings" | "vision" | "rest", string[]> = { embeddings: [], vision: [], rest: [] };
   const layers: string[][] = [];
@@ -138,7 +148,10 @@ function shardsOf({ model, tensors }: Writing): string[][] {
   return [embeddings, ...layers, vision, rest].filter((shard) => shard.length > 0);
 }
 
-/** Writes a file and adds what is in it to the result; the names of its tensors. Gives way to the event loop after each matrix. */
+/**
+ * Writes a file, adds its matrices to the result, and returns the names of its tensors. Returns to the event
+ * loop after each matrix.
+ */
 async function writeShard(
   path: string,
   names: readonly string[],
@@ -175,7 +188,7 @@ function quantizedOrAsIs(
   return tensors;
 }
 
-/** Tells how far it is, and stops where that was asked for. */
+/** Reports progress, and stops if the signal was given. */
 async function breathe({ model: { weights }, options, result }: Writing): Promise<void> {
   const totalBytes = weights.names.reduce((sum, name) => sum + weights.entry(name).bytes, 0);
   options.onProgress?.({ doneBytes: result.beforeBytes, totalBytes });
@@ -201,7 +214,7 @@ function bytesOf(tensors: (readonly [string, Tensor])[]): number {
   return tensors.reduce((sum, [, { bytes }]) => sum + bytes, 0);
 }
 
-/** What other programs call the forms; lorafit itself goes by the names of the tensors. */
+/** Names of the forms in other programs. lorafit itself goes by the names of the tensors. */
 const QUANTIZATION_CONFIGS = {
   nf4: {
     quant_method: "bitsandbytes",
@@ -224,7 +237,10 @@ function writeConfig(folder: string, model: ModelFolder, options: QuantizeOption
   );
 }
 
-/** bitsandbytes has one form for all that it does not skip: with the tower in another one than the decoder the folder is for lorafit alone. */
+/**
+ * Returns the config entry. bitsandbytes has one form for everything that it does not skip, so a tower in
+ * another form than the decoder makes the folder one for lorafit alone.
+ */
 function quantizationConfig(
   { modulesInFull }: Family,
   { base, headBase, visionBase = "bf16" }: QuantizeOptions,

@@ -10,7 +10,7 @@ export interface Sampling {
   topP: number;
   /** Logits of tokens seen before are divided by it, negative ones multiplied; 1: nothing changes. */
   repetitionPenalty: number;
-  /** The same seed, prompt and settings give the same answer. */
+  /** With one seed, prompt and settings the answer is always the same. */
   seed: number;
 }
 

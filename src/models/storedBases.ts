@@ -9,7 +9,10 @@ import type { TensorSpec } from "./family.ts";
 
 type Tensors = ReadonlyMap<string, TensorSpec>;
 
-/** Returns the precisions that a checkpoint has its parts in, which they keep unless others are asked for; undefined: in full. */
+/**
+ * Returns the precisions of a checkpoint's parts, which they keep unless others are asked for. undefined: in
+ * full.
+ */
 export function storedBases(tensors: Tensors, weights: Checkpoint): Bases {
   const [head] = [...tensors].find(([, { part }]) => part === "head") ?? [];
   const headBase = head && storedPrecision(head, weights);
@@ -20,7 +23,10 @@ export function storedBases(tensors: Tensors, weights: Checkpoint): Bases {
   };
 }
 
-/** Returns what all linears of tower and projector are stored in. If they differ they are read in full, so that layers are alike. */
+/**
+ * Returns the precision of all linears of tower and projector. If they differ they are read in full, so that
+ * layers are alike.
+ */
 function storedVision(tensors: Tensors, weights: Checkpoint): Base | undefined {
   const [first, ...others] = new Set(storedPrecisions("visionBase", tensors, weights));
   return others.length === 0 ? first : undefined;
@@ -40,8 +46,8 @@ export function hasFullAbsmax(weights: Checkpoint): boolean {
 }
 
 /**
- * Compares a checkpoint's tensors with those of a model, as the checkpoint stores them. Throws UserError that lists all that
- * is wrong; optional: names that are neither needed nor refused.
+ * Compares a checkpoint's tensors with those of a model, as the checkpoint stores them. optional: names that
+ * are neither needed nor refused. Throws UserError that lists all that is wrong.
  */
 export function checkStoredTensors(
   { folder, config, weights }: ModelFolder,

@@ -1,4 +1,6 @@
-/** Rows of a micro-batch in tiles: which of them PLoRA's branch acts on, and which tiles are alike to a plan. */
+/**
+ * Rows of a micro-batch in tiles: which of them PLoRA's branch acts on, and which tiles are alike to a plan.
+ */
 import type { Linear, RowInfo } from "../nn/linear.ts";
 import { mergedWherePays, type PloraWay } from "../nn/plora.ts";
 import {
@@ -30,7 +32,10 @@ export interface MlpRows {
   first?: number;
 }
 
-/** The rows that PLoRA's branch acts on: those of pictures, or, where it is folded into the weights, all others. */
+/**
+ * Returns the rows that PLoRA's branch acts on: those of pictures or, if it is folded into the weights, all
+ * others.
+ */
 export function ploraRowsOf(
   { folded }: Pick<Model, "folded">,
   imageRows: readonly Rows[],
@@ -48,7 +53,7 @@ export function lastRows(
   return { ploraRows: clipRows(ploraRows, { start: first, end: tokens }), mlpTileTokens, plora, first };
 }
 
-/** What an MLP sees of some rows of a micro-batch, (n) ascending. */
+/** Returns some rows, (n) ascending, of a micro-batch as an MLP sees them. */
 export function pickRows({ ploraRows, mlpTileTokens, plora }: MlpRows, picked: Int32Array): MlpRows {
   const before = (row: number): number => {
     let [low, high] = [0, picked.length];
@@ -63,7 +68,7 @@ export function pickRows({ ploraRows, mlpTileTokens, plora }: MlpRows, picked: I
   return { ploraRows: joined(left.filter(({ start, end }) => start < end)), mlpTileTokens, plora, picked };
 }
 
-/** The same rows, those that follow on one another as one range. */
+/** Joins ranges that follow on one another. */
 function joined(ranges: readonly Rows[]): Rows[] {
   const wider: Rows[] = [];
   for (const { start, end } of ranges) {
@@ -81,8 +86,9 @@ export function tileInfo({ ploraRows, picked, first = 0 }: MlpRows, tile: Rows):
 }
 
 /**
- * A linear for a loop over tiles that makes so many products with each row: where PLoRA is merged and there are several tiles, held for all
- * of them in the open scope; else made when it is asked for, in the scope that is open then.
+ * Returns a linear for a loop over tiles that makes so many products with each row. If PLoRA is merged and
+ * there are several tiles, the merged copy is held for all of them in the open scope; else it is made on each
+ * call, in the scope that is open then.
  */
 export function linearOfTiles(
   linear: Linear,
@@ -96,14 +102,19 @@ export function linearOfTiles(
   return () => held;
 }
 
-/** Calls body for each tile of 0..rows, in a scope of its own; tiles of as many rows, and of the branch's, and others between them, are alike. */
+/**
+ * Calls body for each tile of 0..rows, in a scope of its own. Tiles are alike if they have as many rows, as
+ * many of the branch's rows, and as many others between those.
+ */
 export function forEachTile(rows: number, seen: MlpRows, body: (tile: Rows, index: number) => unknown): void {
   forEachKind(tileKinds(rows, seen), (tile, index) => {
     scope(() => void body(tile, index));
   });
 }
 
-/** Kinds of tiles by the branch's rows of a micro-batch: the same are asked for in every layer, and pictures can be many. */
+/**
+ * Kinds of tiles by the branch's rows of a micro-batch: every layer asks for them, and pictures can be many.
+ */
 const knownKinds = new WeakMap<readonly Rows[], Map<string, Kind<Rows>[]>>();
 
 function tileKinds(rows: number, { ploraRows, plora, picked, mlpTileTokens }: MlpRows): Kind<Rows>[] {

@@ -32,15 +32,15 @@ export interface Model {
   device: Device;
   places: Places;
   /**
-   * Whether PLoRA, as if all rows were of pictures, is in the layers' weights: W + p PB PA, with -p for the scale of its branch, which acts on
-   * the rows that are not of pictures.
+   * Whether PLoRA is folded into the layers' weights, W + p PB PA, as if all rows were of pictures. Its
+   * branch then has scale -p and acts on the rows that are not of pictures.
    */
   folded: boolean;
   embeddings: FrozenMatrix;
   layers: LayerWeights[];
   norm: Tensor;
   head: FrozenMatrix;
-  /** What makes image tokens of pictures; only the family knows what is in it. */
+  /** The weights that make image tokens; only the family knows their form. */
   vision: PictureWeights;
 }
 
@@ -56,7 +56,10 @@ export interface LoadOptions extends Bases {
 /** Has a tensor of an official name lie on a device. */
 export type ReadTensor = (name: string, device: Device, place: Place) => Tensor;
 
-/** Where weights come from; a matrix comes in the precision asked for, whatever it was in, with PLoRA folded into it where that is given. */
+/**
+ * A source of weights. A matrix comes in the precision asked for, whatever it is stored in, with PLoRA folded
+ * into it if that is given.
+ */
 export interface WeightReader {
   tensor: ReadTensor;
   matrix(
@@ -67,8 +70,9 @@ export interface WeightReader {
 }
 
 /**
- * Loads a checkpoint folder, or a downloaded repository by its name; the caller disposes it with disposeModel. What lies on the host is
- * the mapped file itself where it is stored as it is wanted, and no memory of the host pool.
+ * Loads a checkpoint folder, or a downloaded repository by its name; the caller disposes the model with
+ * disposeModel. Weights on the host are the mapped file itself if they are stored as wanted, and then take no
+ * memory of the host pool.
  */
 export function loadModel(nameOrFolder: string, options: LoadOptions): Model {
   const folder = openModelFolder(resolveModel(nameOrFolder));
@@ -141,7 +145,10 @@ function tensorReader(read: ReadTensor): WeightReader {
   };
 }
 
-/** What a weight, (out, in) and its reader's own, is held as; PLoRA is folded into its place, so that no second one is made. */
+/**
+ * Returns a weight, (out, in), which its reader owns, as a matrix. PLoRA is folded in place, so that there is
+ * no second copy.
+ */
 export function foldedMatrix(weight: Tensor, folded: Plora | undefined): FrozenMatrix {
   return denseMatrix(folded ? scope(() => foldInto_(weight, folded)) : weight);
 }
@@ -177,7 +184,10 @@ function assembleLayer(
   };
 }
 
-/** A checkpoint's weights, dequantised and quantised on the way where they are stored otherwise than asked for. */
+/**
+ * Returns a reader of a checkpoint's weights, which dequantises and quantises them if they are stored
+ * otherwise than asked for.
+ */
 function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType): WeightReader {
   const tensors = tensorsOf(config);
   const { visionBase } = storedBases(tensors, weights);
@@ -218,7 +228,9 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
   return { tensor, matrix };
 }
 
-/** Of a policy, for a base that stays in the precision that the checkpoint has it in. */
+/**
+ * Returns the error for a policy that folds PLoRA into a base that stays in the checkpoint's own precision.
+ */
 export function storedUnfolded(precision: Base): UserError {
   return new UserError(`PLoRA can't be folded into a base that the checkpoint holds in ${precision}.`, {
     fix: 'Give the policy "plora": "merged" or "apart", or start from the unquantised checkpoint.',

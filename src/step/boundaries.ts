@@ -1,6 +1,6 @@
 /**
- * Boundary activations: the inputs of layers, waiting for the backward on the device, on the host, or nowhere. What goes to the host or
- * comes back does so beside the computing, until somebody needs it there.
+ * Boundary activations: the inputs of layers, waiting for the backward on the device, on the host, or
+ * nowhere. Copies to and from the host run beside the computation until something needs them.
  */
 import type { RowSource, Rows } from "../nn/rows.ts";
 import { rowCount, rowSource, rowsOf } from "../nn/rows.ts";
@@ -24,7 +24,10 @@ interface HostBoundary {
   coming?: { hidden: Tensor; copy: PendingCopy } | undefined;
 }
 
-/** Keeps a copy of a layer's input, (T, C), where the policy wants it; before `hidden` is written to, settleBoundary. */
+/**
+ * Keeps a copy of a layer's input, (T, C), where the policy wants it. Call settleBoundary before `hidden` is
+ * written to.
+ */
 export function saveBoundary(hidden: Tensor, place: LayerPolicy["boundary"], owner: Owner): Boundary {
   if (place === "none") return { at: "none" };
   return category("boundaryActivations", (): Boundary => {
@@ -34,7 +37,7 @@ export function saveBoundary(hidden: Tensor, place: LayerPolicy["boundary"], own
   });
 }
 
-/** From here on a boundary is whole, and what it was copied from may be written to. */
+/** Waits until a boundary is whole, so that the tensor it was copied from may be written to. */
 export function settleBoundary(boundary: Boundary, owner: Owner): void {
   if (boundary.at !== "host" || !boundary.saving) return;
   const { saving } = boundary;
@@ -43,7 +46,7 @@ export function settleBoundary(boundary: Boundary, owner: Owner): void {
   owner.free(saving);
 }
 
-/** Starts bringing a boundary from the host, for copyBoundary; where it is elsewhere there is nothing to do. */
+/** Starts copying a boundary from the host, for copyBoundary. Does nothing if it is elsewhere. */
 export function fetchBoundary(boundary: Boundary, device: Device, owner: Owner): void {
   if (boundary.at !== "host" || boundary.coming) return;
   settleBoundary(boundary, owner);
@@ -68,8 +71,8 @@ export function copyBoundary(boundary: Boundary, device: Device, owner: Owner): 
 }
 
 /**
- * Rows of the layer's input on the device. Of one on the host a tile of rows, which the open scope frees, is fetched while the one before
- * it is in use.
+ * Returns rows of the layer's input on the device. If it is on the host, a tile of rows is fetched while the
+ * one before is in use; the open scope frees it.
  */
 export function boundaryRows(
   boundary: Boundary,

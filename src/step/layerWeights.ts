@@ -1,6 +1,6 @@
 /**
- * The layers' frozen weights, on the device when their turn comes: resident, or streamed from the host, the next ones fetched while one
- * computes, and each given up at once after its use.
+ * The layers' frozen weights, on the device when their turn comes: resident, or streamed from the host. The
+ * next layers are fetched while one computes, and each is freed right after its use.
  */
 import { type Fetch, type Place, startFetch } from "../models/places.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
@@ -15,7 +15,10 @@ export interface LayerSource extends Disposable {
   leave(): void;
 }
 
-/** How the layers' weights come to the device, by the place where they lie; aheadLayers: fetched before their turn. */
+/**
+ * How the layers' weights come to the device, by the place where they lie. aheadLayers: layers fetched before
+ * their turn.
+ */
 const LAYER_SOURCES: Record<Place, (model: Model, aheadLayers: number) => LayerSource> = {
   device: ({ layers }) => new ResidentLayers(layers),
   host: ({ layers, device }, aheadLayers) =>
@@ -32,7 +35,10 @@ export function forwardVisits(layers: number): number[] {
   return Array.from({ length: layers }, (_, layer) => layer);
 }
 
-/** Layers in the order in which the backward visits them: before one without a boundary, those that it is restored through. */
+/**
+ * Returns the layers in the order in which the backward visits them. Before a layer without a boundary come
+ * those that it is restored through.
+ */
 export function backwardVisits(policies: readonly Pick<LayerPolicy, "boundary">[]): number[] {
   const saved = policies.map(({ boundary }) => boundary !== "none");
   const visits: number[] = [];

@@ -1,4 +1,7 @@
-/** The decoder layers of a step: weights joined with LoRA branches, and each layer's forward and backward under its policy. */
+/**
+ * The decoder layers of a step: weights joined with LoRA branches, and each layer's forward and backward
+ * under its policy.
+ */
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { askedFrom, type Sequence } from "../models/attentionGroups.ts";
 import {
@@ -31,7 +34,10 @@ import { type LayerSource, layerSource } from "./layerWeights.ts";
 import type { StepPhase } from "./phases.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf, ploraOf } from "./policy.ts";
 
-/** What a layer keeps from forward to backward: its MLP's input, (T, C) or (M, C) of the last layer, and inner values. */
+/**
+ * Values that a layer keeps from forward to backward: its MLP's input, (T, C) or (M, C) of the last layer,
+ * and inner values.
+ */
 interface Kept {
   middle: Tensor;
   attention: KeptAttention | undefined;
@@ -45,7 +51,10 @@ export interface LayerRun {
   readonly policies: readonly LayerPolicy[];
   readonly owner: Owner;
   readonly sequence: Sequence;
-  /** The same as the last layer's attention sees it: its output is asked for from the first row with a label on, where the kernel can. */
+  /**
+   * The sequence of the last layer's attention, whose output is needed only from the first row with a label
+   * on, if the kernel can do that.
+   */
   readonly lastSequence: Sequence;
   /** Rows with a label, (M) int64, and what the last layer's MLP sees of them. */
   readonly labelled: { rows: Tensor; seen: MlpRows };
@@ -135,7 +144,10 @@ const ENDS = 4;
 /** After how many layers a policy is seen to repeat. */
 const PERIODS = [1, 2, 4, 8];
 
-/** In an abridged plan the middle of a stretch that repeats, and leaves nothing but boundaries, is stood for by its first period. */
+/**
+ * Returns how many layers each one stands for. In an abridged plan the first period of a stretch that
+ * repeats, and leaves nothing but boundaries, stands for its middle.
+ */
 function timesOf(policies: readonly LayerPolicy[]): number[] {
   const times = policies.map(() => 1);
   for (let start = 0; isAbridging() && start < policies.length; ) {
@@ -194,7 +206,10 @@ export function sampleRows({ sampleTokens }: MicroBatch): Rows[] {
   });
 }
 
-/** hidden += attention, then += mlp, in place on (T, C), whose boundary may be under way; keeps what is asked for. */
+/**
+ * Adds attention, then the MLP, to hidden, (T, C), in place, whose boundary may still be on its way; keeps
+ * what the policy says.
+ */
 export function* layerForward(
   run: LayerRun,
   index: number,
@@ -222,8 +237,10 @@ export function* layerForward(
 }
 
 /**
- * The last layer, whose output only rows with a label need: its MLP is of those, its attention of all from the first of them on. hidden,
- * (T, C), is its attention's output there afterwards -> its output in rows with a label, (M, C), the run's. Its backward is next, so with `trains` its attention is kept where a recomputed one would be.
+ * Computes the last layer, whose output only rows with a label need. Its MLP runs on those rows, its
+ * attention on all rows from the first of them on. hidden, (T, C), is the attention's output there
+ * afterwards. Returns the output in rows with a label, (M, C), which the run owns. Its backward is next, so
+ * with `trains` its attention is kept where a recomputed one would be.
  */
 export function* lastLayerForward(
   run: LayerRun,
@@ -252,7 +269,10 @@ export function* lastLayerForward(
   return states;
 }
 
-/** gradient, (T, C), becomes that of the last layer's input for the gradient of lastLayerForward's result, (M, C), which is freed. */
+/**
+ * Turns gradient, (T, C), into the gradient of the last layer's input. states: the gradient of
+ * lastLayerForward's result, (M, C), which is freed.
+ */
 export function* lastLayerBackward(
   run: LayerRun,
   { boundary, next }: { boundary: Boundary; next: Boundary | undefined },
@@ -273,7 +293,10 @@ export function* lastLayerBackward(
   backAttention(run, index, { weights, sequence: run.lastSequence }, { boundary, attention }, gradient);
 }
 
-/** gradient, (T, C), of the layer's output becomes that of its input, (T, C), in place; `next` is the boundary that is needed after it. */
+/**
+ * Turns gradient, (T, C), from that of the layer's output into that of its input, in place. next: the
+ * boundary that is needed after this layer.
+ */
 export function* layerBackward(
   run: LayerRun,
   index: number,

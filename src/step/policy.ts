@@ -1,4 +1,7 @@
-/** A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back; no choice in it changes a result by more than rounding, but for the optimizer's precision. */
+/**
+ * A policy: how one micro-batch spends memory and time. Plain data, saved with a run, accepted back. No
+ * choice in it changes a result by more than rounding, except the optimizer's precision.
+ */
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
@@ -103,7 +106,10 @@ export const Policy = z.strictObject({
 
 export type Policy = z.output<typeof Policy>;
 
-/** Options that fix one choice of a policy each, for all layers where the choice is a layer's. Without an option, the plan chooses. */
+/**
+ * Options that fix one choice of a policy each, for all layers if the choice is a layer's. Without an option,
+ * the plan chooses.
+ */
 export const POLICY_OPTIONS = {
   head_groups: { policy: "headGroups", schema: choice(Policy.shape.headGroups) },
   mlp_tile: { policy: "mlpTileTokens", schema: choice(Policy.shape.mlpTileTokens) },
@@ -124,7 +130,7 @@ export type PolicyOptionName = keyof typeof POLICY_OPTIONS;
 
 export const POLICY_OPTION_NAMES = Object.keys(POLICY_OPTIONS) as PolicyOptionName[];
 
-/** The same choice as an option without a default. */
+/** Returns the schema of a choice as an option without a default. */
 function choice<S extends z.ZodType>(schema: z.ZodDefault<S>): z.ZodOptional<S> {
   return schema
     .unwrap()
@@ -149,12 +155,12 @@ const PLORA_POLICIES: Record<Policy["plora"], PloraPolicy> = {
   "folded-merged": { folded: true, branch: "merged" },
 };
 
-/** What a policy does about PLoRA. */
+/** Returns how a policy treats PLoRA. */
 export function ploraOf({ plora }: Pick<Policy, "plora">): PloraPolicy {
   return PLORA_POLICIES[plora];
 }
 
-/** What that is called. */
+/** Returns the name of a treatment of PLoRA. */
 export function ploraName({ folded, branch }: PloraPolicy): Policy["plora"] {
   if (!folded) return branch;
   return branch === "merged" ? "folded-merged" : "folded";
@@ -184,7 +190,10 @@ export function placesOf({ weights, embeddings, head, vision }: Policy): Places 
   return { layers: LAYER_PLACES[weights.source], embeddings, head, vision };
 }
 
-/** What dtype LoRA factors are copied to on the device, where the optimizer keeps them in float32 on the host; computing in float32 needs no copy. */
+/**
+ * Returns the dtype of the factors' copies on the device, if the optimizer keeps the factors in float32 on
+ * the host. Computing in float32 needs no copies.
+ */
 export function factorCopies({ optimizer }: Policy, dtype: DType): DType | undefined {
   return optimizer.place === "host" && dtype !== "float32" ? dtype : undefined;
 }

@@ -1,6 +1,7 @@
 /**
- * One micro-batch under one policy: vision, embeddings, decoder layers, loss, and back, segment by segment. Each yield is a point where
- * the caller may give way to the event loop; between yields no scope is open, and what lives on belongs to the step's owner.
+ * One micro-batch under one policy: vision, embeddings, decoder layers, loss, and back, segment by segment.
+ * At each yield the caller may return to the event loop; between yields no scope is open, and what lives on
+ * belongs to the step's owner.
  */
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { embedText, placeImage_ } from "../models/inputRows.ts";
@@ -39,7 +40,7 @@ export interface StepResult {
 }
 
 export interface EvalResult extends StepResult {
-  /** Of each packed sample, in order. */
+  /** Loss and labels of each packed sample, in order. */
   samples: { lossSum: number; labelTokens: number }[];
 }
 
@@ -53,13 +54,16 @@ export interface TrainStepOptions {
   lossScale: number;
   /** Names run and micro-batch; the masks of LoRA dropout follow from it. Without it nothing is dropped. */
   dropoutSeed?: bigint;
-  /** Whose gradients' norm comes together with the loss. */
+  /** Parameters whose gradient norm comes together with the loss. */
   normOf?: readonly Parameter[] | undefined;
 }
 
-/** A micro-batch of which all work is queued, though a card may have yet to do it; disposed by who has read it. */
+/** A micro-batch whose work is all queued, though the card may still be computing. The reader disposes it. */
 export interface QueuedStep extends Disposable {
-  /** L2 norm of the gradients where it was asked for, (), on the device; NaN where a loss is not finite. The caller's to dispose. */
+  /**
+   * L2 norm of the gradients if it was asked for, (), on the device; NaN if a loss is not finite. The caller
+   * disposes it.
+   */
   norm: Tensor | undefined;
   /** Whether it is done, so that nobody waits. */
   isDone: boolean;
@@ -71,7 +75,10 @@ export interface QueuedStep extends Disposable {
   read(): TrainResult;
 }
 
-/** Forward and backward of a micro-batch: adds its gradients to those of the LoRA factors, and waits for its loss. */
+/**
+ * Runs forward and backward of a micro-batch: adds its gradients to those of the LoRA factors, and waits for
+ * its loss.
+ */
 export function* trainStep(
   model: Model,
   lora: Lora,
@@ -84,7 +91,10 @@ export function* trainStep(
   return queued.read();
 }
 
-/** The same without a wait for the device: the host goes on to queue what comes next, and reads the loss then. */
+/**
+ * Queues a micro-batch without waiting for the device: the host goes on to queue the next work, and reads the
+ * loss then.
+ */
 export function* queueStep(
   model: Model,
   lora: Lora,
@@ -152,14 +162,17 @@ export function* evalStep(
   return { ...resultOf(losses), samples };
 }
 
-/** The decoder's input, (T, C): embeddings of text, and image tokens in their rows. */
+/** Returns the decoder's input, (T, C): embeddings of text, and image tokens in their rows. */
 function* embed(model: Model, batch: MicroBatch, policy: Policy, owner: Owner): Generator<StepPhase, Tensor> {
   const hidden = category("workingSet", () => owner.own(embedText(model, batch.inputIds)));
   if (batch.imageSlices.length > 0) yield* placeImages(model, batch, hidden, policy, owner);
   return hidden;
 }
 
-/** Writes the image tokens into their rows of hidden, (T, C); a tower on the host is fetched, and given up at the end. */
+/**
+ * Writes the image tokens into their rows of hidden, (T, C). A tower on the host is fetched, and freed at the
+ * end.
+ */
 function* placeImages(
   model: Model,
   batch: MicroBatch,
@@ -188,7 +201,10 @@ function* placeImages(
   owner.free(fetch);
 }
 
-/** All layers, in place on hidden, (T, C); the input of each is kept as its policy says. states: what comes out in rows with a label, (M, C). */
+/**
+ * Runs all layers in place on hidden, (T, C), and keeps the input of each as its policy says. states: the
+ * output in rows with a label, (M, C).
+ */
 function* forward(
   run: LayerRun,
   hidden: Tensor,
@@ -212,7 +228,10 @@ function visitsForward({ count, times }: LayerRun): number[] {
   return forwardVisits(count).filter((layer) => times[layer] !== 0);
 }
 
-/** All layers from the last, for the gradient of what came out, (M, C); gradient: room for that of their inputs, (T, C). */
+/**
+ * Runs all layers backward for the gradient of the output, (M, C). gradient: room for the gradient of the
+ * layers' inputs, (T, C).
+ */
 function* backward(
   run: LayerRun,
   boundaries: Boundary[],
@@ -232,7 +251,9 @@ function* backward(
   }
 }
 
-/** The boundary that the layer to go back next is recomputed from, where it is there yet. */
+/**
+ * Returns the boundary that the layer after this one in the backward is recomputed from, if it is there yet.
+ */
 function nextRecomputed(
   { policies, times }: LayerRun,
   boundaries: readonly Boundary[],
@@ -242,7 +263,10 @@ function nextRecomputed(
   return next >= 0 && policies[next]!.keep === "nothing" ? boundaries[next] : undefined;
 }
 
-/** Goes forward again from the last layer before that has a boundary, and keeps those up to `layer` where that one is. */
+/**
+ * Recomputes from the nearest saved boundary up to `layer`, saving the boundaries on the way if the first is
+ * on the host.
+ */
 function* restoreBoundaries(
   run: LayerRun,
   boundaries: Boundary[],
@@ -264,7 +288,9 @@ function* restoreBoundaries(
   else boundaries[layer] = { at: "device", hidden };
 }
 
-/** Losses of the rows with a label, (M); where a scale is given, states, (M, C), becomes their gradient. */
+/**
+ * Returns losses of the rows with a label, (M). If a scale is given, states, (M, C), becomes their gradient.
+ */
 function lossOf(
   { config, norm, head, places, device }: Model,
   states: Tensor,

@@ -9,7 +9,10 @@ import { LINEARS, MODULES_IN_FULL, NAMES, qkv, ROLES, tensors } from "./tensors.
 import { encodeImageInto } from "./vision.ts";
 import { assembleVision } from "./visionWeights.ts";
 
-/** Most tiles of a picture in the training of InternLM-XComposer2-4KHD: HD-55. Source: arXiv:2404.06512, section 3. */
+/**
+ * Most tiles of a picture in the training of InternLM-XComposer2-4KHD: HD-55. Source: arXiv:2404.06512,
+ * section 3.
+ */
 const TRAINED_TILES = 55;
 
 export const XCOMPOSER: Family<XComposerConfig> = {

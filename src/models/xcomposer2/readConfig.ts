@@ -57,8 +57,9 @@ const VisionJson = z.object({
 const PloraJson = z.record(z.string(), z.union([z.object({ scaling: z.number() }), z.string()]));
 
 /**
- * Sizes of the model in a folder, from its config.json and the shapes of its tensors; vision_config.json and plora.json, which
- * the official layout lacks, say otherwise where they are present. Throws UserError where names or shapes do not agree with them.
+ * Reads the sizes of the model in a folder from its config.json and the shapes of its tensors.
+ * vision_config.json and plora.json, which official folders lack, take precedence. Throws UserError if names
+ * or shapes do not agree.
  */
 export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
   const { folder, config, weights } = opened;
@@ -111,7 +112,10 @@ export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
   return model;
 }
 
-/** Refuses numbers of heads that do not divide the sizes, and heads that rotary positions can't turn: pairs of dims. */
+/**
+ * Refuses numbers of heads that do not divide the sizes, and heads of an odd size, since rotary positions
+ * turn pairs of dims.
+ */
 function checkHeads(
   { hidden, heads, kvHeads, headDim, vision }: XComposerConfig,
   statedHeadDim: number,

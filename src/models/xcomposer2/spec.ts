@@ -1,9 +1,10 @@
 /**
  * The sizes of InternLM-XComposer2.
  *
- * Dims legend, here and nowhere else: T tokens, C hidden, H query heads, G kv heads, Q = H/G query heads of a kv head,
- * D head dim, F feed-forward, V vocabulary, R LoRA rank, P image patches, N tiles. Source of the facts: the official modelling
- * code of InternLM-XComposer2 (PLoRA ranks and scalings of 4KHD: lmdeploy's turbomind configuration `_lora_cfg_4khd_7b`).
+ * Dims legend, here and nowhere else: T tokens, C hidden, H query heads, G kv heads, Q = H/G query heads of a
+ * kv head, D head dim, F feed-forward, V vocabulary, R LoRA rank, P image patches, N tiles. Source of the
+ * facts: the official modelling code of InternLM-XComposer2 (PLoRA ranks and scalings of 4KHD: lmdeploy's
+ * turbomind configuration `_lora_cfg_4khd_7b`).
  */
 import type { ModelConfig } from "../family.ts";
 

@@ -1,5 +1,6 @@
 /**
- * The tensors of InternLM-XComposer2 by their official names, and the linears of its decoder. Source: the official modelling code.
+ * The tensors of InternLM-XComposer2 by their official names, and the linears of its decoder. Source: the
+ * official modelling code.
  */
 import type { LinearRole, LinearSpec, QkvPart, TensorSpec } from "../family.ts";
 import { XCOMPOSER_LINEARS, type XComposerConfig, type XComposerLinear } from "./spec.ts";
@@ -43,7 +44,7 @@ export function qkv({ heads, kvHeads, headDim: D }: XComposerConfig, kvHead: num
   ];
 }
 
-/** What the names of all layers' tensors begin with, before the layer's number. */
+/** The beginning of the names of all layers' tensors, before the layer's number. */
 export const LAYERS_PREFIX = "model.layers.";
 
 export const NAMES = {

@@ -23,14 +23,14 @@ export interface TinyOptions {
   kvHeads: number;
   ffn: number;
   vocab: number;
-  /** Of PLoRA in wo, w1, w2 and w3; wqkv has the official 8. */
+  /** Rank of PLoRA in wo, w1, w2 and w3. wqkv has the official 8. */
   ploraRank: number;
   visionHidden: number;
   visionLayers: number;
   visionHeads: number;
   visionFfn: number;
   dtype: "float32" | "bfloat16";
-  /** The same seed and sizes give the same files. */
+  /** With one seed and sizes the files are always the same. */
   seed: number;
   /** Bytes after which another shard begins. */
   shardBytes: number;

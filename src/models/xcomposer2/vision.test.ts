@@ -148,7 +148,7 @@ describe("memory", () => {
     const tokenBytes = (rows: number, cols: number) => imageTokens(rows, cols) * official.hidden * 2;
     const batchBytes = (visionBatch: number, rows: number, cols: number) =>
       peakBytes(model, tileGrid(rows, cols), visionBatch) - tokenBytes(rows, cols);
-    // As a card has it: what libraries of CPUs take besides depends on the processor.
+    // Planned for a card: the scratch of CPU libraries depends on the processor.
     planningFor({ device: "cuda" }, () => {
       const [four, eight] = [batchBytes(4, 4, 4), batchBytes(8, 4, 4)];
       expect((eight - four) / 4 / 2 ** 20).toBeCloseTo(6.8, 1);

@@ -45,8 +45,7 @@ export function encodeImage(
 }
 
 /**
- * The same into rows of a larger tensor, (imageTokens(rows, cols), C); yields after each batch, with no scope
- * open.
+ * Writes image tokens into rows of a larger tensor, (tokens, C). Yields after each batch, with no scope open.
  */
 export function* encodeImageInto(
   tokens: Tensor,
@@ -67,7 +66,7 @@ export function* encodeImageInto(
   }
 }
 
-/** What tells batches of tiles apart: the first has the global view, which comes in float32. */
+/** Returns the kind of a batch of tiles. The first has the global view, which comes in float32. */
 function batchKind({ start, end }: Rows): string {
   return `${start === 0 ? "global" : "tiles"} ${end - start}`;
 }

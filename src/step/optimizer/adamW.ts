@@ -7,7 +7,7 @@ export interface AdamWOptions {
   weightDecay: number;
 }
 
-/** Of the official recipe; a run has them unless told otherwise. */
+/** Values of the official recipe, which are the defaults of a run. */
 export const OFFICIAL_ADAMW = {
   beta1: 0.9,
   beta2: 0.95,

@@ -6,7 +6,7 @@ import { empty, fromArray } from "../../torch/create.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { BLOCK_ELEMENTS, codeTable, dequantized, quantized, zeroCodes } from "./eightBit.ts";
 
-/** What create_dynamic_map of bitsandbytes 0.50.2 gives, by place in ascending order. */
+/** Numbers that create_dynamic_map of bitsandbytes 0.50.2 gives, by place in ascending order. */
 const KNOWN = {
   signed: [
     ...[0, -0.992968738, 1, -0.978906274, 63, -0.107031256, 100, -0.00746874977, 126, -5.50000038e-7, 127, 0],

@@ -1,6 +1,7 @@
 /**
- * Moments in 8 bits: blocks of 256 elements, each with its largest magnitude in float32, and a code an element that names one of 256
- * numbers in [-1, 1], dense near zero (dynamic exponent: arXiv:2110.02861; the numbers are those of bitsandbytes).
+ * Moments in 8 bits: blocks of 256 elements, each with its largest magnitude in float32, and a code for each
+ * element that names one of 256 numbers in [-1, 1], dense near zero (dynamic exponent: arXiv:2110.02861; the
+ * numbers are those of bitsandbytes).
  */
 import { dynamicMap, type Sign } from "../../nn/frozen/dynamicMap.ts";
 import { fromArray } from "../../torch/create.ts";
@@ -16,8 +17,9 @@ export interface Codes {
 }
 
 /**
- * A code is looked up by the upper 16 bits of a number's float32, its cell: lowest has the code of the cell's smallest number (uint8), bound the
- * number in the cell above which the next code begins (float32; Infinity where none does). values: float32 (256), ascending.
+ * Finds a code by the upper 16 bits of a number's float32, its cell. lowest: the code of the cell's smallest
+ * number (uint8). bound: the number in the cell above which the next code begins (float32; Infinity if none
+ * does). values: float32 (256), ascending.
  */
 export interface CodeTable {
   values: Tensor;
@@ -26,15 +28,15 @@ export interface CodeTable {
   zeroCode: number;
 }
 
-/** Of float32's upper half, taken as a signed number; the first cell is this far below zero. */
+/** Cells of float32's upper half, read as a signed number. The first cell is this far below zero. */
 const CELLS = 2 ** 16;
 const FIRST_CELL = -(2 ** 15);
 /** The least normal float32: the magnitude of a block of zeros. */
 const LEAST = 2 ** -126;
 
 /**
- * The table of means (signed) or of squares (unsigned) on a device. A square above zero never takes the code of zero: the step divides
- * by its root, and a mean that is still there would be divided by epsilon.
+ * Returns the table of means (signed) or squares (unsigned) on a device. A square above zero never gets the
+ * code of zero: the step divides by its root, and a mean that is still there would be divided by epsilon.
  */
 export function codeTable(sign: Sign, device: Device): CodeTable {
   const values = dynamicMap(sign);

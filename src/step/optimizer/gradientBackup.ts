@@ -1,4 +1,7 @@
-/** LoRA gradients as they were before a micro-batch, so that one that ran out of memory can be undone to the bit. */
+/**
+ * LoRA gradients as they were before a micro-batch, so that a micro-batch that ran out of memory can be
+ * undone to the bit.
+ */
 import type { Place } from "../../models/places.ts";
 import { emptyOnHost, startCopy } from "../../torch/copies.ts";
 import { category } from "../../torch/device.ts";

@@ -1,6 +1,7 @@
 /**
- * Loss scaling for float16, whose smallest numbers are too large for many a gradient: gradients are computed of a multiple of the loss and
- * divided again by the optimizer's step. Where they overflow, that step is skipped and the scale halved; after many good ones it doubles.
+ * Loss scaling for float16, in which many gradients would round to zero. Gradients are computed of a multiple
+ * of the loss, and the optimizer's step divides them again. If they overflow, that step is skipped and the
+ * scale halved; after many good steps it doubles.
  */
 import type { DType } from "../../torch/dtypes.ts";
 
@@ -9,23 +10,29 @@ export interface LossScale {
   scale: number;
   /** Since it last changed. */
   goodSteps: number;
-  /** Of the whole run: steps in which the factors stayed as they were. */
+  /** Steps of the whole run in which the factors stayed as they were. */
   skippedSteps: number;
 }
 
-/** Lower than torch begins with: the gradient of a single label is as large as the scale, and float16 ends at 65504. */
+/**
+ * Lower than torch's first scale: the gradient of a single label is as large as the scale, and float16 ends
+ * at 65504.
+ */
 const FIRST_SCALE = 2 ** 13;
-/** As torch's GradScaler has it. */
+/** Steps after which torch's GradScaler doubles its scale. */
 const GROW_AFTER_STEPS = 2000;
 /** Gradients that overflow without any scale are no matter of it. */
 const LEAST_SCALE = 1;
 
-/** What a run begins with; only float16 needs it. */
+/** Returns the loss scale that a run begins with. Only float16 needs one. */
 export function firstLossScale(dtype: DType, scale = FIRST_SCALE): LossScale | undefined {
   return dtype === "float16" ? { scale, goodSteps: 0, skippedSteps: 0 } : undefined;
 }
 
-/** Whether a norm of gradients that isn't finite is the scale's doing, as far as one can tell: a smaller one may help. */
+/**
+ * Returns whether a gradient norm that is not finite may come from the scale, so that a smaller scale may
+ * help.
+ */
 export function isOverflow(norm: number, { scale }: LossScale): boolean {
   return !Number.isFinite(norm) && scale > LEAST_SCALE;
 }

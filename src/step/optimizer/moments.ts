@@ -1,4 +1,7 @@
-/** Running means of a gradient and of its square, as float32 or in 8 bits, on the device or in the host pool; cut into tiles. */
+/**
+ * Running means of a gradient and of its square, as float32 or in 8 bits, on the device or in the host pool;
+ * cut into tiles.
+ */
 import type { Place } from "../../models/places.ts";
 import { emptyOnHost } from "../../torch/copies.ts";
 import { empty } from "../../torch/create.ts";
@@ -14,12 +17,15 @@ export interface Moments {
   square: Moment;
 }
 
-/** Of codes of means, and of squares. */
+/** Tables of the codes of means and of squares. */
 export type CodeTables = Record<keyof Moments, CodeTable>;
 
 export type Precision = "fp32" | "8bit";
 
-/** Parameters of fewer elements keep float32 moments, as in bitsandbytes: they take no room and learn the most from each step. */
+/**
+ * Parameters of fewer elements keep float32 moments, as in bitsandbytes: they need little room and learn the
+ * most from each step.
+ */
 const LEAST_ELEMENTS_IN_8_BITS = 4096;
 
 /** Elements of one parameter. */
@@ -72,7 +78,7 @@ export function momentSpan(moment: Moment, span: Span): Moment {
   return { codes: cut(moment.codes), absmax: cut(moment.absmax) };
 }
 
-/** Spans of so many elements, a multiple of a block, that make up a parameter, or what there is of it from an element on. */
+/** Returns spans of so many elements, a multiple of a block, that make up a parameter from an element on. */
 export function spansOf({ numel }: Tensor, tileElements: number, from = 0): Span[] {
   const count = Math.max(0, Math.ceil((numel - from) / tileElements));
   return Array.from({ length: count }, (_, tile) => ({

@@ -227,7 +227,7 @@ function run(given: Shapes, how: StateOptions): Float32Array[] {
   );
 }
 
-/** The same in one piece a parameter, in float64. */
+/** Runs the updates in float64, each parameter in one piece. */
 function plainRun(given: Shapes): Float32Array[] {
   const parameters = makeParameters(given, "cpu");
   const results = parameters.map(({ value }, index) => {

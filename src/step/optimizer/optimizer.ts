@@ -1,6 +1,7 @@
 /**
- * AdamW as torch has it, over the LoRA factors: decoupled decay, bias corrections, epsilon outside the root; all of it in place and in
- * tiles, so that no step holds a second copy of anything. Its state lies on the device, or on the host and visits the device tile by tile.
+ * AdamW as torch has it, over the LoRA factors: decoupled decay, bias corrections, epsilon outside the root.
+ * Everything happens in place and in tiles, so that no step holds a second copy of anything. The state lies
+ * on the device, or on the host and visits the device tile by tile.
  */
 import { FACTORS, type Lora } from "../../models/lora.ts";
 import { type Fetch, type Place, startFetch } from "../../models/places.ts";
@@ -48,7 +49,9 @@ export interface AdamW {
   stepsDone: number;
 }
 
-/** 1 MiB of float32: long enough to keep a device busy, and a handful of such tiles is all that an update takes. */
+/**
+ * 1 MiB of float32: long enough to keep a device busy. An update needs memory for a handful of such tiles.
+ */
 const TILE_ELEMENTS = 2 ** 18;
 
 /** An optimizer before its first step; the caller disposes it with disposeAdamW. */
@@ -99,7 +102,10 @@ export function gradientNorm(parameters: readonly Parameter[]): number {
   return scope(() => normOfGradients(parameters).item());
 }
 
-/** The same as a tensor, without waiting for it. Gradients in half precision are widened a tile at a time. */
+/**
+ * Returns the norm as a tensor, without waiting for it. Gradients in half precision are widened a tile at a
+ * time.
+ */
 export function normOfGradients(parameters: readonly Parameter[]): Tensor {
   return scope(() => {
     const norms = parameters.flatMap(({ gradient }) => {
@@ -135,7 +141,10 @@ export function beginUpdate(optimizer: AdamW, learningRate: number, gradientScal
   return { learningRate, gate, doneElements: 0, [Symbol.dispose]: () => dispose(gate) };
 }
 
-/** Does what is left of a step. Where this throws OutOfMemoryError, called again it goes on where it stood, with tiles of any size. */
+/**
+ * Does the rest of a step. If it throws OutOfMemoryError, the next call continues where it stopped, with
+ * tiles of any size.
+ */
 export function continueUpdate(optimizer: AdamW, update: Update): void {
   const tiles = tilesAfter(update.doneElements, optimizer);
   const { learningRate, gate } = update;
@@ -213,12 +222,12 @@ interface Visit {
   times: number;
 }
 
-/** Alike tiles in a row that a plan goes through: one is fetched, one computed and one goes back at a time. */
+/** Alike tiles in a row that a plan computes: one is fetched, one computed and one goes back at a time. */
 const ALIKE_IN_A_ROW = 3;
 
 /**
- * In an abridged plan three of more tiles in a row that are alike, and of these the first ones, until every three in a row that there are
- * have been among them; all others are like one of them.
+ * Returns the tiles that a plan computes. In an abridged plan, three of more tiles in a row that are alike
+ * stand for all, the first of each kind; others are like one of them.
  */
 function visitsOf(tiles: readonly Tile[]): Visit[] {
   if (!isAbridging()) return tiles.map((tile) => ({ tile, times: 1 }));

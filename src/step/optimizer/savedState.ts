@@ -1,4 +1,7 @@
-/** Moments and gradients by name, as a checkpoint keeps them, and back again: one after the other, tile by tile where their precision changes. */
+/**
+ * Moments and gradients by name, as a checkpoint keeps them, and back: one after the other, tile by tile if
+ * their precision changes.
+ */
 import { startFetch } from "../../models/places.ts";
 import { forEachPart } from "../../nn/rows.ts";
 import { zeros } from "../../torch/create.ts";
@@ -27,7 +30,7 @@ export interface TensorFile {
   tensor(name: string): Tensor;
 }
 
-/** As torch calls them. */
+/** Names of the moments in torch. */
 const NAMES = { mean: "exp_avg", square: "exp_avg_sq" } as const satisfies Record<keyof Moments, string>;
 const KINDS = Object.keys(NAMES) as (keyof Moments)[];
 
@@ -47,7 +50,10 @@ export function momentTensors({ parameters, moments }: AdamW): [name: string, Te
   );
 }
 
-/** Reads the moments of the same parameters, one after the other, and returns the precision that they were saved in. */
+/**
+ * Reads the moments of the same parameters, one after the other. Returns the precision that they were saved
+ * in.
+ */
 export function restoreMoments(optimizer: AdamW, file: TensorFile): Precision {
   using owner = new Owner();
   const { parameters, moments, precision } = optimizer;

@@ -1,11 +1,12 @@
 /**
- * Whether a step's update happens hangs on numbers that the device may still be computing, and that the host does not wait for. So the
- * device decides: a scale of gradients that is not finite closes the gate, and an update behind a closed gate changes nothing.
+ * Whether a step's update happens depends on numbers that the device may still be computing, and the host
+ * does not wait for them. So the device decides: a scale of gradients that is not finite closes the gate, and
+ * an update behind a closed gate changes nothing.
  */
 import { full } from "../../torch/create.ts";
 import { scope, Tensor } from "../../torch/tensor.ts";
 
-/** What gradients are multiplied with; a tensor, (), is known on the device alone, and NaN where nothing may change. */
+/** Factor of the gradients. As a tensor, (), it is known on the device alone; NaN if nothing may change. */
 export type GradientScale = number | Tensor;
 
 /** On the gradients' device. */
@@ -16,12 +17,13 @@ export interface Gate {
   scale: Tensor;
 }
 
-/** What torch's clip_grad_norm_ adds to the norm. */
+/** Number that torch's clip_grad_norm_ adds to the norm. */
 const CLIP_EPSILON = 1e-6;
 
 /**
- * What gradients of this norm, (), are multiplied with that are `scaledBy` times too long, to be no longer than maxNorm; 0 stands for no
- * limit. In float64, so that it is to the bit what the host would come to; NaN where the norm is not finite.
+ * Returns the factor that removes the loss scale `scaledBy` and clips the gradient norm, (), to maxNorm (0:
+ * no limit). Computed in float64, so that it equals the host's result to the bit; NaN if the norm is not
+ * finite.
  */
 export function clippedScale(norm: Tensor, maxNorm: number, scaledBy: number): Tensor {
   return scope(() => {

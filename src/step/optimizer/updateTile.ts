@@ -1,6 +1,6 @@
 /**
- * AdamW's update of one tile of a parameter, done wholly or not at all: whatever allocates comes before anything changes, so that an update
- * that ran out of memory goes on where it stood.
+ * AdamW's update of one tile of a parameter, done wholly or not at all. Whatever allocates comes before
+ * anything changes, so that an update that ran out of memory continues where it stopped.
  */
 import { fused } from "../../torch/kernels/kernels.ts";
 import type { AdamWNumbers } from "../../torch/kernels/optimizer.ts";
@@ -15,7 +15,7 @@ export interface Parameter {
   name: string;
   /** float32; in the host pool where there is a copy. */
   value: Tensor;
-  /** What steps read instead of the value: on the device, in the computing dtype. */
+  /** Copy that steps read instead of the value: on the device, in the computing dtype. */
   copy?: Tensor | undefined;
   gradient: Tensor;
 }
@@ -29,7 +29,7 @@ export interface Tile {
   endElements: number;
 }
 
-/** What an update changes of a tile, beside factors that are on the device. */
+/** Tensors that an update changes of a tile, beside factors that are on the device. */
 export interface TileState extends Moments {
   value: Tensor | undefined;
 }
@@ -42,7 +42,7 @@ export interface TileUpdate {
   gate: Gate;
 }
 
-/** The tile's gradients are zero afterwards. */
+/** Updates a tile. The tile's gradients are zero afterwards. */
 export function updateTile_({ parameter, span }: Tile, state: TileState, update: TileUpdate): void {
   scope(() => {
     const value = state.value ?? flatSpan(parameter.value, span);
@@ -58,7 +58,7 @@ export function updateTile_({ parameter, span }: Tile, state: TileState, update:
   });
 }
 
-/** Of this step, with the corrections of means that began at zero. */
+/** Returns the numbers of this step, with the corrections of means that began at zero. */
 function numbersOf({ options, stepsDone, learningRate }: TileUpdate): AdamWNumbers {
   const { beta1, beta2, epsilon, weightDecay } = options;
   return {
@@ -77,7 +77,10 @@ interface CodedNumbers {
   square: Codes;
 }
 
-/** All is made anew beside what there is, which it then is copied over; behind a closed gate, what there is. */
+/**
+ * Makes everything anew, then copies it over the old values; behind a closed gate the copy is of the old
+ * values.
+ */
 function updateCodes_(
   { value, gradient, mean, square }: CodedNumbers,
   { elements }: Span,
