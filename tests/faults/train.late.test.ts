@@ -41,7 +41,7 @@ vi.mock("../../src/train/loop/update.ts", async (original) => {
   return { ...own, updateWithin };
 });
 
-function trainedBytes({ loaded: { optimizer } }: Run): string {
+function trainedBytes({ loaded: { optimizer } }: Pick<Run, "loaded">): string {
   const moments = momentTensors(optimizer).map(([, tensor]) => tensor);
   const tensors: Tensor[] = [...optimizer.parameters.map(({ value }) => value), ...moments];
   return scope(() => tensors.map((x) => Buffer.from(x.toBytes()).toString("base64")).join());

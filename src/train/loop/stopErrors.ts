@@ -36,7 +36,7 @@ export function isCardFault(thrown: unknown): thrown is Error {
 }
 
 /** Returns the error for a card that failed during a run. */
-export function cardFailed(run: Run, cause: Error): UserError {
+export function cardFailed(run: Resumable & Pick<Run, "loaded">, cause: Error): UserError {
   const { device } = run.loaded.model;
   return new UserError(`Step ${run.progress.state.step + 1}: ${device} has failed: ${cause.message}`, {
     fix: `nvidia-smi and dmesg say more about the card.\n${howToGoOn(run)}`,
@@ -56,7 +56,11 @@ export function ranOut(subject: string, cause: OutOfMemoryError, run?: Resumable
  * Returns the error for memory that ran out under the leanest policy, with settings that would fit this run's
  * memory.
  */
-export async function doesNotFit(subject: string, cause: OutOfMemoryError, run: Run): Promise<UserError> {
+export async function doesNotFit(
+  subject: string,
+  cause: OutOfMemoryError,
+  run: Omit<Run, "facts">,
+): Promise<UserError> {
   const { options, planner, demand } = run.inputs;
   const { workload } = run.planned;
   const ways = await waysToFit({ planner, workload, demand, limits: roomOf(run, cause), options });

@@ -271,6 +271,6 @@ async function interrupt(run: Running): Promise<TrainResult> {
   return { ended: "interrupted", step: progress.state.step, checkpoint: progress.checkpoint! };
 }
 
-function trainedOf({ inputs, loaded: { lora, optimizer } }: Run): Trained {
+function trainedOf({ inputs, loaded: { lora, optimizer } }: Pick<Run, "inputs" | "loaded">): Trained {
   return { lora, optimizer, baseModel: inputs.options.model };
 }

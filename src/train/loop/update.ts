@@ -16,8 +16,11 @@ import { ranOut } from "./stopErrors.ts";
 const TILE_PARTS = 8;
 const LEAST_TILE_ELEMENTS = 2 ** 10;
 
+/** The groups of a run that an update uses: no plan. */
+type Updating = Omit<Run, "planned">;
+
 /** Takes one step of the optimizer. Throws UserError if not even the smallest tile fits. */
-export function updateWithin(run: Run, learningRate: number, gradientScale: () => GradientScale): void {
+export function updateWithin(run: Updating, learningRate: number, gradientScale: () => GradientScale): void {
   const { optimizer } = run.loaded;
   using update = insisting(run, () => scope(() => beginUpdate(optimizer, learningRate, gradientScale())));
   insisting(run, () => continueUpdate(optimizer, update));
@@ -27,11 +30,11 @@ export function updateWithin(run: Run, learningRate: number, gradientScale: () =
  * Returns the L2 norm of all gradients of a step, (), for the caller to dispose. Throws UserError as the
  * update does.
  */
-export function normWithin(run: Run): Tensor {
+export function normWithin(run: Updating): Tensor {
   return insisting(run, () => keep(normOfGradients(run.loaded.optimizer.parameters)));
 }
 
-function insisting<T>(run: Run, body: () => T): T {
+function insisting<T>(run: Updating, body: () => T): T {
   const step = run.progress.state.step + 1;
   const subject = `The update of step ${step}`;
   for (;;) {

@@ -71,7 +71,10 @@ export function limitsOf(
   };
 }
 
-/** Returns the host memory that a run beside a card may use: this machine's. Infinity on a CPU, whose memory it is. */
+/**
+ * Returns the host memory that a run beside a card may use: this machine's. Infinity on a CPU, whose memory
+ * it is.
+ */
 export function hostRoomOf(device: Device): number {
   return device === "cpu" ? Number.POSITIVE_INFINITY : usableMachineBytes();
 }
