@@ -2,8 +2,9 @@
 import { printableLines, printableMessage } from "./printable.ts";
 
 /**
- * Says what went wrong, where, and what to do; printed without a stack. Anything else that is thrown is a defect of ours. Names and
- * values from files may be put in as they are: they are escaped and cut here. A name that may be long is better cut by shownName.
+ * Says what went wrong, where, and what to do; printed without a stack. Anything else that is thrown is a
+ * defect of ours. Names and values from files may be put in as they are: they are escaped and cut here. A
+ * name that may be long is better cut by shownName.
  */
 export class UserError extends Error {
   readonly fix: string | undefined;
@@ -15,7 +16,10 @@ export class UserError extends Error {
   }
 }
 
-/** Says that a command line, a configuration or a policy is wrong. Nothing was done, and the command ends with exit code 2. */
+/**
+ * Says that a command line, a configuration or a policy is wrong. Nothing was done, and the command ends with
+ * exit code 2.
+ */
 export class UsageError extends UserError {}
 
 /** Further errors are counted. */
@@ -93,7 +97,10 @@ export function formatBytes(bytes: number): string {
   return `${(bytes / 2 ** (10 * power)).toFixed(power === 0 ? 0 : 1)} ${units[power]}`;
 }
 
-/** Writes bytes for an option, "31.7GiB", "24GB": the shortest form that parseBytes reads as exactly these bytes. */
+/**
+ * Writes bytes for an option, "31.7GiB", "24GB": the shortest form that parseBytes reads as exactly these
+ * bytes.
+ */
 export function writtenBytes(bytes: number): string {
   const units = ["GiB", "GB", "MiB", "MB", "KiB"] as const;
   const amounts = units.map((unit) => {

@@ -1,6 +1,6 @@
 /**
- * Reads options from strict zod schemas. Flags, configuration files, --help, documentation and error messages all come from a schema's
- * JSON Schema, which carries the meta data of every option.
+ * Reads options from strict zod schemas. Flags, configuration files, --help, documentation and error messages
+ * all come from a schema's JSON Schema, which carries the meta data of every option.
  */
 import { z } from "zod";
 import { joinedErrors, parseBytes, UsageError, type UserError } from "./errors.ts";
@@ -121,8 +121,9 @@ export function flagOf(key: string): string {
 }
 
 /**
- * Returns checked options with their defaults. Throws one UsageError for all wrong ones, each named as `spell` writes it: "--lora-r" or
- * "train.yaml:3:9: lora_r". `before` are errors that were found earlier; they come first.
+ * Returns checked options with their defaults. Throws one UsageError for all wrong ones, each named as
+ * `spell` writes it: "--lora-r" or "train.yaml:3:9: lora_r". `before` are errors that were found earlier;
+ * they come first.
  */
 export function parseOptions<S extends z.ZodType>(
   schema: S,

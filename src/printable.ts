@@ -1,6 +1,6 @@
 /**
- * Makes text from files and libraries safe for a terminal and a page: characters that steer a terminal or turn the direction of
- * writing are shown as escapes instead of being sent.
+ * Makes text from files and libraries safe for a terminal and a page: characters that steer a terminal or
+ * turn the direction of writing are shown as escapes instead of being sent.
  */
 
 /** Longest name in a message, in characters. */
@@ -9,13 +9,16 @@ const MOST_NAME_CHARACTERS = 120;
 const MOST_WORD_CHARACTERS = 300;
 const MOST_LINE_CHARACTERS = 4000;
 
-/** Control characters except tab and line end, marks and overrides of direction, line separators, halves of characters. */
+/**
+ * Control characters except tab and line end, marks and overrides of direction, line separators, halves of
+ * characters.
+ */
 const STEERING = /(?![\n\t])[\p{Cc}\p{Bidi_Control}\p{Cs}\u2028\u2029]/gu;
 const SHORT_ESCAPES: Readonly<Record<string, string>> = { "\r": "\\r", "\n": "\\n", "\t": "\\t" };
 
 /**
- * Returns the text with steering characters as escapes such as `\u001b`; line ends and tabs stay. UserError, Output and the pages pass
- * everything through it.
+ * Returns the text with steering characters as escapes such as `\u001b`; line ends and tabs stay. UserError,
+ * Output and the pages pass everything through it.
  */
 export function printable(text: string): string {
   return text.replace(STEERING, escaped);
@@ -35,7 +38,10 @@ export function printableMessage(message: string): string {
   );
 }
 
-/** Returns commands and settings as people are shown them: escaped; words stay whole, because commands are copied. */
+/**
+ * Returns commands and settings as people are shown them: escaped; words stay whole, because commands are
+ * copied.
+ */
 export function printableLines(text: string): string {
   return printable(text.replace(/.+/g, (line) => cut(line, MOST_LINE_CHARACTERS)));
 }

@@ -1,4 +1,7 @@
-/** Writes commands for the user to run next, as this program was started: from a bundle, by npx, from a clone or an installation. */
+/**
+ * Writes commands for the user to run next, as this program was started: from a bundle, by npx, from a clone
+ * or an installation.
+ */
 import { basename, delimiter, dirname, join, relative } from "node:path";
 
 interface Start {

@@ -57,7 +57,10 @@ export function withPlaceholders(text: string, pictures: number): string {
   return IMAGE_PLACEHOLDER.repeat(Math.max(0, pictures - placed)) + text;
 }
 
-/** Turns ids into pieces of text. A character may be spread over several ids, so an unfinished end is held back. */
+/**
+ * Turns ids into pieces of text. A character may be spread over several ids, so an unfinished end is held
+ * back.
+ */
 class TextStream {
   readonly #tokenizer: Tokenizer;
   readonly #write: (piece: string) => void;

@@ -1,5 +1,7 @@
 #!/usr/bin/env node
-/** Runs a command line: finds the command, reads its options, and turns errors into messages and exit codes. */
+/**
+ * Runs a command line: finds the command, reads its options, and turns errors into messages and exit codes.
+ */
 import { readFileSync } from "node:fs";
 import { UsageError, UserError } from "../errors.ts";
 import { printableLines } from "../printable.ts";
@@ -88,7 +90,10 @@ async function unknownCommand(name: string): Promise<number> {
   return fail(new UsageError(`There is no command "${name}".`, { fix }), EXIT_WRONG_USAGE);
 }
 
-/** Prints an error: for the user's errors what to do, for defects the stack and how to report it. Returns the exit code. */
+/**
+ * Prints an error: for the user's errors what to do, for defects the stack and how to report it. Returns the
+ * exit code.
+ */
 function fail(thrown: unknown, exitCode: number): number {
   const label = process.stderr.isTTY && !process.env.NO_COLOR ? "\x1b[1;31merror:\x1b[0m" : "error:";
   if (thrown instanceof UserError) {

@@ -1,4 +1,7 @@
-/** Opens a model for eval, generate and chat, with adapter, tokenizer and picture workers, and closes all of it afterwards. */
+/**
+ * Opens a model for eval, generate and chat, with adapter, tokenizer and picture workers, and closes all of
+ * it afterwards.
+ */
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { readAdapter } from "../checkpoint/peft.ts";
 import type { ImageCompat } from "../data/pictures/decode.ts";
@@ -46,7 +49,9 @@ export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
   }
 }
 
-/** Loads a model, runs the body, and closes the model. Throws UserError if it does not fit the memory limit. */
+/**
+ * Loads a model, runs the body, and closes the model. Throws UserError if it does not fit the memory limit.
+ */
 export async function withModel<T>(
   { folder, tokenizer, config }: KnownModel,
   options: SessionOptions,

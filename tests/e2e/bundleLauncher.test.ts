@@ -1,4 +1,7 @@
-/** The bundle's launcher with a stand-in for Node that notes what it is asked, and what it finds in its environment. */
+/**
+ * The bundle's launcher with a stand-in for Node that notes what it is asked, and what it finds in its
+ * environment.
+ */
 import { spawnSync } from "node:child_process";
 import {
   chmodSync,

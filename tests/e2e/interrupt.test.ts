@@ -18,7 +18,10 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Starts a command and does something to it when it first prints to a stream; exit code and all that it printed. */
+/**
+ * Starts a command and does something to it when it first prints to a stream; exit code and all that it
+ * printed.
+ */
 async function disturbed(
   args: string[],
   stream: "stdout" | "stderr",

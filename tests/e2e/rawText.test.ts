@@ -1,4 +1,7 @@
-/** Whatever stands in a file, what commands print of it holds no control character and no direction override, and no name at length. */
+/**
+ * Whatever stands in a file, what commands print of it holds no control character and no direction override,
+ * and no name at length.
+ */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,7 +11,7 @@ import { lorafit, type Run } from "./lorafit.ts";
 
 /** Sets a window's title, clears the screen, turns the direction of what follows. */
 const HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj\r\x7f";
-/** The same before a picture as base64. */
+/** That text before a picture as base64. */
 const LONG = `${HOSTILE}${"QUJD".repeat(350_000)}`;
 const STEERING = /(?![\n\t])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u;
 

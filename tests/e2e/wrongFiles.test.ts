@@ -1,4 +1,7 @@
-/** Files and folders that are not what a command takes: each is told in a line, with what to do, and none ends in a stack. */
+/**
+ * Files and folders that are not what a command takes: each is told in a line, with what to do, and none ends
+ * in a stack.
+ */
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

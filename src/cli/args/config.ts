@@ -1,4 +1,7 @@
-/** Reads a YAML configuration into raw option values by key, with all errors of its keys. parseOptions checks the values. */
+/**
+ * Reads a YAML configuration into raw option values by key, with all errors of its keys. parseOptions checks
+ * the values.
+ */
 import { UsageError, type UserError } from "../../errors.ts";
 import type { OptionSpec } from "../../options.ts";
 import { didYouMean } from "./didYouMean.ts";
@@ -12,11 +15,17 @@ export interface Config {
   raw: Record<string, unknown>;
   /** Keys that are not options, and options that are given twice with two values. */
   errors: UserError[];
-  /** How an error names an option: "train.yaml:3:9: lora_r", or "train.yaml: model" if the file does not give it. */
+  /**
+   * How an error names an option: "train.yaml:3:9: lora_r", or "train.yaml: model" if the file does not give
+   * it.
+   */
   spell: (key: string) => string;
 }
 
-/** Reads a file whose keys are named as flags are: lora_r, lora-r, and the official names. Throws UsageError if it is not YAML. */
+/**
+ * Reads a file whose keys are named as flags are: lora_r, lora-r, and the official names. Throws UsageError
+ * if it is not YAML.
+ */
 export function readConfig(file: string, specs: OptionSpec[]): Config {
   const { values, keys } = readYaml(file);
   const names = namesOf(specs);

@@ -1,6 +1,6 @@
 /** Finds the known name that a mistyped one was meant to be. */
 
-/** At most this share of the letters may differ. */
+/** Largest share of the letters that may differ. */
 const FARTHEST_RATIO = 0.4;
 
 /** Returns what is shown for the nearest candidate, or undefined if none is near. */
@@ -18,7 +18,10 @@ function plain(name: string): string {
   return name.toLowerCase().replaceAll(/[-_]/g, "");
 }
 
-/** Counts letters that are wrong, missing or too many, and neighbours that are swapped (optimal string alignment). */
+/**
+ * Counts letters that are wrong, missing or too many, and neighbours that are swapped (optimal string
+ * alignment).
+ */
 function typingErrors(one: string, other: string): number {
   let beforeLast: number[] = [];
   let last = Array.from({ length: other.length + 1 }, (_, column) => column);

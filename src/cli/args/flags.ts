@@ -1,4 +1,7 @@
-/** Reads command-line arguments into raw option values, which parseOptions checks, and remembers how each was typed. */
+/**
+ * Reads command-line arguments into raw option values, which parseOptions checks, and remembers how each was
+ * typed.
+ */
 import { parseArgs } from "node:util";
 import { UsageError } from "../../errors.ts";
 import type { OptionSpec } from "../../options.ts";
@@ -21,7 +24,9 @@ interface Occurrence {
   following: string[];
 }
 
-/** Understands --lora-r 8, --lora_r=8, --no-shuffle, aliases, and lists as --data a b or --data a --data b. */
+/**
+ * Understands --lora-r 8, --lora_r=8, --no-shuffle, aliases, and lists as --data a b or --data a --data b.
+ */
 export function readFlags(argv: string[], specs: OptionSpec[]): Given {
   const names = namesOf(specs);
   const { occurrences, leading } = occurrencesOf(tokensOf(argv, names));

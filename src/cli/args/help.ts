@@ -67,7 +67,10 @@ function shown(value: unknown): string {
   return small ? value.toExponential() : String(value);
 }
 
-/** Returns a command line that can be copied as it stands: one that is too long goes on, before a flag, after a backslash. */
+/**
+ * Returns a command line that can be copied as it stands: one that is too long goes on, before a flag, after
+ * a backslash.
+ */
 function exampleHelp(example: string, columns: number): string {
   const [first = "", ...flags] = commandLine(example).split(/ (?=--)/);
   const lines = [`  ${first}`];

@@ -2,7 +2,10 @@
 import { formatBytes, UsageError, type UserError } from "../../errors.ts";
 
 const MIB = 2 ** 20;
-/** Above so many, a number without a unit was meant as MiB, which is how nvidia-smi shows memory; below, as GiB. */
+/**
+ * Above so many, a number without a unit was meant as MiB, which is how nvidia-smi shows memory; below, as
+ * GiB.
+ */
 const MOST_GIB = 1024;
 
 /** Returns an error for so few bytes that nothing fits into them: `--memory 12` is 12 bytes. */

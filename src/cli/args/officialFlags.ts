@@ -1,7 +1,8 @@
 /**
- * Reads the names of the official finetune.py that are not options of lorafit, so that its command lines and configurations work as they
- * stand. Source: InternLM-XComposer, finetune/finetune.py (2.5), InternLM-XComposer-2.0/finetune and -1.0/finetune, whose further names are
- * those of transformers.TrainingArguments.
+ * Reads the names of the official finetune.py that are not options of lorafit, so that its command lines and
+ * configurations work as they stand. Source: InternLM-XComposer, finetune/finetune.py (2.5),
+ * InternLM-XComposer-2.0/finetune and -1.0/finetune, whose further names are those of
+ * transformers.TrainingArguments.
  */
 import { UsageError, type UserError } from "../../errors.ts";
 import { listOfChoices, type OptionSpec } from "../../options.ts";
@@ -76,7 +77,10 @@ export const OFFICIAL_FLAGS: readonly OfficialFlags[] = [
   },
 ];
 
-/** Samples that the official data set stacks, and samples a GPU takes of those: their product is a micro-batch. */
+/**
+ * Samples that the official data set stacks, and samples a GPU takes of those: their product is a
+ * micro-batch.
+ */
 export const BATCH_FACTORS = ["per_device_train_batch_size", "per_gpu_train_batch_size", "inner_batch_size"];
 
 /** Files of the first XComposer's script, which are read together. */
@@ -111,7 +115,10 @@ export interface OfficialNames {
   errors: UserError[];
 }
 
-/** Takes the official names out of raw options, and sets the options that they stand for. `spell` is how errors write a name. */
+/**
+ * Takes the official names out of raw options, and sets the options that they stand for. `spell` is how
+ * errors write a name.
+ */
 export function takeOfficialNames(
   raw: Record<string, unknown>,
   spell: (key: string) => string,
@@ -151,7 +158,10 @@ function takeDataParts(raw: Record<string, unknown>): void {
   if (files.length > 0) raw.data = [raw.data ?? [], files].flat();
 }
 
-/** The official data set stacks `batch_size` samples, and a GPU takes `per_device_train_batch_size` of these stacks. */
+/**
+ * The official data set stacks `batch_size` samples, and a GPU takes `per_device_train_batch_size` of these
+ * stacks.
+ */
 function takeBatchFactors(raw: Record<string, unknown>, spell: (key: string) => string): UserError[] {
   const errors: UserError[] = [];
   for (const name of BATCH_FACTORS.filter((name) => raw[name] !== undefined)) {

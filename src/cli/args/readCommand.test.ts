@@ -40,7 +40,7 @@ const OFFICIAL = {
     --learning_rate 5e-5 --weight_decay 0.1 --adam_beta2 0.95 --warmup_ratio 0.01 --lr_scheduler_type cosine --logging_steps 1
     --report_to none --max_length 2048 --use_lora True --deepspeed ds_config_zero2.json --gradient_checkpointing True`,
 };
-/** What the three have in common. */
+/** Options that the three have in common. */
 const SHARED = {
   ...{ model: "4khd", dtype: "bf16", epochs: 1, gradient_accumulation: 8, warmup_ratio: 0.01 },
   ...{ learning_rate: 5e-5, weight_decay: 0.1, adam_beta2: 0.95, lr_schedule: "cosine" },

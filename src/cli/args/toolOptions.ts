@@ -1,4 +1,7 @@
-/** Options of the commands that compute with no model: reports, downloads, the engine, and things to try lorafit out on. */
+/**
+ * Options of the commands that compute with no model: reports, downloads, the engine, and things to try
+ * lorafit out on.
+ */
 import { z } from "zod";
 import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
 import { CUDA_VERSIONS } from "../../torch/install/cudaBuilds.ts";

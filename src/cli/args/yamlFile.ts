@@ -23,7 +23,7 @@ export interface YamlKey {
   name: string;
   /** "train.yaml:3:1". */
   place: string;
-  /** Where the value begins. */
+  /** Place of the value. */
   valuePlace: string;
 }
 

@@ -60,7 +60,10 @@ interface Answering {
   signal: AbortSignal;
 }
 
-/** Does what a line asks for: answers a question, or runs a command. Throws UserError for a command that is not known. */
+/**
+ * Does what a line asks for: answers a question, or runs a command. Throws UserError for a command that is
+ * not known.
+ */
 async function take(line: string, conversation: Conversation, answering: Answering): Promise<void> {
   const [, word, rest = ""] = /^\/(\S*)\s*(.*)$/.exec(line) ?? [];
   if (line === "") return;
@@ -104,7 +107,10 @@ async function addImage(
   output.note(`${file} (${width} x ${height}) goes with the next question`);
 }
 
-/** Returns the path in a line as terminals paste it: in quotes, with spaces behind backslashes, or as it is; ~ is the home folder. */
+/**
+ * Returns the path in a line as terminals paste it: in quotes, with spaces behind backslashes, or as it is; ~
+ * is the home folder.
+ */
 export function typedPath(typed: string): string {
   const [, inQuotes] = /^(?:'([^']*)'|"([^"]*)")$/.exec(typed)?.filter((part) => part !== undefined) ?? [];
   const path = inQuotes ?? (existsSync(typed) ? typed : typed.replaceAll(/\\(.)/g, "$1"));

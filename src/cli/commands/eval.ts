@@ -36,7 +36,7 @@ interface Row extends Partial<Scores> {
   index: number;
   loss: number;
   labelTokens: number;
-  /** With --answers: files of its pictures; those within the data are named. */
+  /** Files of its pictures, with --answers; pictures within the data are named. */
   images?: string[];
   answers?: ShownAnswer[];
 }

@@ -32,7 +32,10 @@ export async function run(options: OptionsOf<"fit">, output: Output): Promise<vo
   if (longest === 0) process.exitCode = 1;
 }
 
-/** Measures one length after the other until the search ends or Ctrl-C stops it, and shows each when it is done. */
+/**
+ * Measures one length after the other until the search ends or Ctrl-C stops it, and shows each when it is
+ * done.
+ */
 async function showTrials(
   options: OptionsOf<"fit">,
   config: ModelConfig,

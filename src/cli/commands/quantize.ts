@@ -66,7 +66,10 @@ function lossOf(
   });
 }
 
-/** Returns relative errors in percent: a table of the decoder's layers, one of the vision tower's if it is quantised, and what is in no layer. */
+/**
+ * Returns relative errors in percent: a table of the decoder's layers, one of the vision tower's if it is
+ * quantised, and what is in no layer.
+ */
 function errorTables(matrices: readonly MatrixReport[], tensors: ReadonlyMap<string, TensorSpec>): string {
   const tables = new Map<string, string[][]>();
   const others: string[][] = [];

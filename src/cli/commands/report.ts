@@ -43,7 +43,9 @@ function withPictures(answers: ComparedAnswer[], { image_compat }: Record<string
   );
 }
 
-/** Reads what `lorafit eval --json` printed: a line for each sample, and the scores of all in the last one. */
+/**
+ * Reads what `lorafit eval --json` printed: a line for each sample, and the scores of all in the last one.
+ */
 async function readEvaluation(path: string): Promise<Evaluated & { scores: Scores }> {
   const lines = (await readText(path)).trimEnd().split("\n").map(recordIn);
   const name = basename(path, extname(path));

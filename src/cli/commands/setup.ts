@@ -40,7 +40,10 @@ function buildLine(done: number, total: number, pace: Pace): string {
   return `${bar(share, 20).padEnd(20)} ${done < total ? `file ${done} of ${total}${left}` : "linking"}`;
 }
 
-/** Returns the CUDA version that the flag or the environment asks for. Throws UsageError if there is no such version. */
+/**
+ * Returns the CUDA version that the flag or the environment asks for. Throws UsageError if there is no such
+ * version.
+ */
 function wantedCuda(flag: boolean | CudaVersion, environment: string | undefined): WantedCuda | undefined {
   if (flag) return flag === true ? "fitting" : flag;
   if (!environment || environment === "0") return undefined;

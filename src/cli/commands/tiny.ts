@@ -1,4 +1,6 @@
-/** `lorafit tiny`: writes a small random checkpoint whose tokenizer knows the words of the synthetic pages. */
+/**
+ * `lorafit tiny`: writes a small random checkpoint whose tokenizer knows the words of the synthetic pages.
+ */
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";

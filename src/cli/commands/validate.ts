@@ -1,4 +1,6 @@
-/** `lorafit validate`: checks that every sample of a data set can be trained on, and reports their lengths. */
+/**
+ * `lorafit validate`: checks that every sample of a data set can be trained on, and reports their lengths.
+ */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { countLabels } from "../../data/samples/rows.ts";
 import { formatCount, plural } from "../../errors.ts";

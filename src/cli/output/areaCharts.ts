@@ -115,7 +115,10 @@ const LABEL_HEIGHT = 16;
 /** Width of a letter at this size, on the wide side. */
 const LETTER_WIDTH = 7.2;
 
-/** A line where each phase begins, and its name in the first row below the chart in which the name covers no other. */
+/**
+ * A line where each phase begins, and its name in the first row below the chart in which the name covers no
+ * other.
+ */
 function phaseMarks(phases: readonly string[], x: (at: number) => number): { drawn: string[]; rows: number } {
   const starts = phases.flatMap((phase, at) => (at > 0 && phase === phases[at - 1] ? [] : [{ phase, at }]));
   const rowEnds: number[] = [];

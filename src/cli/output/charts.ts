@@ -1,6 +1,7 @@
 /**
- * Charts as SVG strings: data in, one element out. Colours are CSS variables of the page (--chart-1, --chart-2, ..., --chart-limit) with
- * fallbacks, and text takes the page's colour, so that a chart fits light, dark and print.
+ * Charts as SVG strings: data in, one element out. Colours are CSS variables of the page (--chart-1,
+ * --chart-2, ..., --chart-limit) with fallbacks, and text takes the page's colour, so that a chart fits
+ * light, dark and print.
  */
 import { escaped } from "./html.ts";
 
@@ -15,9 +16,12 @@ export interface Axis {
 
 export interface Series {
   name: string;
-  /** In order of x; a point that is not finite interrupts the line. */
+  /** Points in order of x; a point that is not finite interrupts the line. */
   points: readonly Point[];
-  /** line: joined; quiet: joined, in the background of another; band: wide and pale, below another; marks: dots. */
+  /**
+   * line: joined; quiet: joined, in the background of another; band: wide and pale, below another; marks:
+   * dots.
+   */
   look?: keyof typeof LOOKS | "marks";
 }
 
@@ -30,7 +34,7 @@ export interface LineChart {
   series: readonly Series[];
   /** A value that the series are to be seen against, as a dashed line across. */
   limit?: { name: string; value: number };
-  /** Where the y axis begins. Default: zero, if no value is negative. */
+  /** Start of the y axis. Default: zero, if no value is negative. */
   yFrom?: "zero" | "data";
 }
 
@@ -41,7 +45,7 @@ const X_TICKS = 6;
 const Y_TICKS = 5;
 /** A line has at most so many pieces along x, each with its first, least, greatest and last point. */
 const MOST_BUCKETS = 366;
-/** How lines are drawn. */
+/** Strokes of lines. */
 const LOOKS = {
   line: 'stroke-width="2"',
   quiet: 'stroke-width="1.2" stroke-opacity=".55"',
@@ -55,7 +59,10 @@ interface Scale {
   at: (value: number) => number;
 }
 
-/** A chart of lines, dots and a limit over one x axis. Series without a finite point are named in the legend and not drawn. */
+/**
+ * A chart of lines, dots and a limit over one x axis. Series without a finite point are named in the legend
+ * and not drawn.
+ */
 export function lineChart(chart: LineChart): string {
   const { title, x, y, series, limit, yFrom = "zero" } = chart;
   const points = series.flatMap((one) => one.points.filter(isFinitePoint));

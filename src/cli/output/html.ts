@@ -28,7 +28,10 @@ export function htmlTable(headings: readonly string[], rows: readonly (readonly 
   return `<div class="table"><table><thead><tr>${head}</tr></thead><tbody>\n${body}\n</tbody></table></div>`;
 }
 
-/** Escapes a text for HTML, between tags or in quoted attributes, and what steers terminals and writing directions. */
+/**
+ * Escapes a text for HTML, between tags or in quoted attributes, and what steers terminals and writing
+ * directions.
+ */
 export function escaped(text: string): string {
   return printable(text)
     .replaceAll("&", "&amp;")

@@ -1,6 +1,6 @@
 /**
- * Stops a command on Ctrl-C, SIGTERM, a closed terminal, or if nobody reads its output any more. The first signal lets it stop where nothing
- * is lost; a second Ctrl-C stops it at once.
+ * Stops a command on Ctrl-C, SIGTERM, a closed terminal, or if nobody reads its output any more. The first
+ * signal lets it stop where nothing is lost; a second Ctrl-C stops it at once.
  */
 import { isatty } from "node:tty";
 import { faultOf } from "../../errors.ts";
@@ -11,7 +11,10 @@ const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 export const EXIT_INTERRUPTED = 130;
 const EXIT_FAILED = 1;
 
-/** A signal this soon after the first is a copy of it: shells pass on a hang-up, and npx a Ctrl-C from the terminal. */
+/**
+ * A signal this soon after the first is a copy of it: shells pass on a hang-up, and npx a Ctrl-C from the
+ * terminal.
+ */
 export const SAME_SIGNAL_MS = 500;
 
 export interface Interruption {
@@ -24,8 +27,8 @@ export interface Interruption {
 const running = new Set<() => void>();
 
 /**
- * Runs the body with a signal that the first Ctrl-C after `listen` aborts; `stopping` is then printed: what the command does before it ends.
- * A command that saves nothing ends at once if nobody reads its output.
+ * Runs the body with a signal that the first Ctrl-C after `listen` aborts; `stopping` is then printed: what
+ * the command does before it ends. A command that saves nothing ends at once if nobody reads its output.
  */
 export async function interruptible<T>(
   output: Output,
@@ -62,7 +65,10 @@ export async function interruptible<T>(
   }
 }
 
-/** Runs a body that writes all or nothing. If it is stopped, it throws the signal's reason: says so and returns undefined. */
+/**
+ * Runs a body that writes all or nothing. If it is stopped, it throws the signal's reason: says so and
+ * returns undefined.
+ */
 export async function stoppable<T>(
   output: Output,
   body: (signal: AbortSignal) => Promise<T>,
@@ -81,8 +87,9 @@ export async function stoppable<T>(
 }
 
 /**
- * Keeps a command alive if its output can't be written: Ctrl-C ends `tee` too, and a message then must not end the run before it has saved.
- * Without stdout the command stops, at once if it has nothing to save. Without stderr it continues.
+ * Keeps a command alive if its output can't be written: Ctrl-C ends `tee` too, and a message then must not
+ * end the run before it has saved. Without stdout the command stops, at once if it has nothing to save.
+ * Without stderr it continues.
  */
 export function outliveReaders({ stdout, stderr }: Pick<NodeJS.Process, "stdout" | "stderr">): void {
   stderr.on("error", () => {});

@@ -1,4 +1,7 @@
-/** Prints for commands: the answer on stdout, notes and progress on stderr. Colours and a live line need a terminal. */
+/**
+ * Prints for commands: the answer on stdout, notes and progress on stderr. Colours and a live line need a
+ * terminal.
+ */
 import { randomUUID } from "node:crypto";
 import { styleText } from "node:util";
 import { leftoversBeside } from "../../checkpoint/disk.ts";
@@ -78,7 +81,10 @@ export class Output {
     for (const [purpose, words] of Object.entries(ways)) this.note(`${purpose}:  ${commandLine(words)}`);
   }
 
-  /** Prints a line on stderr, and adds it as a field to every later record: what the user should know about all results. */
+  /**
+   * Prints a line on stderr, and adds it as a field to every later record: what the user should know about
+   * all results.
+   */
   caveat(text: string, field: string): void {
     if (this.#caveats[field] === text) return; // a command that loads two models prints it once
     this.#caveats[field] = text;
@@ -97,7 +103,9 @@ export class Output {
     this.#stderr.write(`${shownLine(line)}\n`);
   }
 
-  /** Prints a live line that changes many times a second; nothing in a pipe. Returns whether a person sees it. */
+  /**
+   * Prints a live line that changes many times a second; nothing in a pipe. Returns whether a person sees it.
+   */
   flicker(line: string): boolean {
     if (!this.#stderr.isTTY) return false;
     this.#stderr.write(`\r${shownLine(line).slice(0, this.liveColumns)}\x1b[K`);
@@ -160,7 +168,10 @@ interface RankedPart {
   text: string;
 }
 
-/** Returns the parts of the lowest ranks that fit together into the columns, in their own order. Empty parts are left out. */
+/**
+ * Returns the parts of the lowest ranks that fit together into the columns, in their own order. Empty parts
+ * are left out.
+ */
 export function fitted(parts: readonly RankedPart[], columns: number): string {
   const shown = new Set<RankedPart>();
   let used = 0;
@@ -187,7 +198,10 @@ export function bar(share: number, columns: number): string {
 
 const SPARKS = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
 
-/** Draws the last `columns` values as columns, scaled from the smallest to the largest. Values that are not finite are left out. */
+/**
+ * Draws the last `columns` values as columns, scaled from the smallest to the largest. Values that are not
+ * finite are left out.
+ */
 export function sparkline(values: number[], columns: number): string {
   const shown = values.filter(Number.isFinite).slice(-columns);
   const [low, high] = [Math.min(...shown), Math.max(...shown)];
@@ -261,7 +275,10 @@ export function noteRest({ show, all }: { show: number; all: boolean }, count: n
   );
 }
 
-/** Prints what killed commands have left beside a path that is about to be written: hidden, and maybe as large as a model. */
+/**
+ * Prints what killed commands have left beside a path that is about to be written: hidden, and maybe as large
+ * as a model.
+ */
 export function noteLeftovers(path: string, output: Output): void {
   for (const left of leftoversBeside(path))
     output.note(`a killed command has left ${left}. Remove it:  rm -r ${quoted(left)}`);

@@ -1,11 +1,14 @@
-/** Samples as a self-contained page: their pictures, what the model is given, and what it learns to say, in three colours. */
+/**
+ * Samples as a self-contained page: their pictures, what the model is given, and what it learns to say, in
+ * three colours.
+ */
 import type { Span } from "../../data/samples/explain.ts";
 import { plural } from "../../errors.ts";
 import { escaped, htmlPage } from "./html.ts";
 import { PICTURES_STYLE, picturesHtml, type ShownPicture } from "./shownPictures.ts";
 
 export interface ShownSample {
-  /** Where it comes from. */
+  /** File and place of the sample. */
   title: string;
   spans: Span[];
   pictures: ShownPicture[];

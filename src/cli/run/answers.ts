@@ -1,4 +1,7 @@
-/** Answers of a model before and after training, beside their pictures: from what `lorafit eval --answers --json` printed. */
+/**
+ * Answers of a model before and after training, beside their pictures: from what `lorafit eval --answers
+ * --json` printed.
+ */
 import { z } from "zod";
 import { differences } from "../output/differences.ts";
 import { escaped } from "../output/html.ts";
@@ -34,10 +37,13 @@ export interface ComparedAnswer {
   given: { name: string; answer: string }[];
 }
 
-/** How many samples a page shows. */
+/** Number of samples on a page. */
 const SHOWN = 3;
 
-/** Returns the first question of a few samples, spread evenly over those that every evaluation has answered in text. */
+/**
+ * Returns the first question of a few samples, spread evenly over those that every evaluation has answered in
+ * text.
+ */
 export function comparedAnswers(evaluations: readonly Evaluated[]): ComparedAnswer[] {
   const [first, ...others] = evaluations.map(({ name, samples }) => ({
     name,

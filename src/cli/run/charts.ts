@@ -17,7 +17,7 @@ const TABLE_ROWS = 9;
 interface ShownChart {
   chart: LineChart;
   caption: string;
-  /** How the table writes a value. */
+  /** Writes a value in the table. */
   format?: (value: number) => string;
 }
 
@@ -28,7 +28,10 @@ export interface ChartedRun {
   evals: readonly EvalRecord[];
 }
 
-/** Returns figures of a run, each with its chart, a caption and a table. Losses are smoothed over `meanSteps` steps. */
+/**
+ * Returns figures of a run, each with its chart, a caption and a table. Losses are smoothed over `meanSteps`
+ * steps.
+ */
 export function runFigures(run: ChartedRun, meanSteps: number): string[] {
   return chartsOf(run, meanSteps).map((chart) => figureOf(chart));
 }
@@ -92,7 +95,7 @@ function chartsOf({ steps, evals, options }: ChartedRun, meanSteps: number): Sho
   ];
 }
 
-/** How good the answers of the evaluations were; none if there were no evaluations. */
+/** Returns a chart of how good the answers of the evaluations were; none without evaluations. */
 function answersChart(evals: readonly EvalRecord[]): ShownChart[] {
   const of = (name: string, value: (record: EvalRecord) => number | undefined): Series => ({
     name,
@@ -125,7 +128,10 @@ function lossSeries(losses: Point[], evals: readonly EvalRecord[], meanSteps: nu
   ];
 }
 
-/** Peaks of the steps, in MiB if all of them are below a GiB; with the planned ones if the run has recorded them. */
+/**
+ * Peaks of the steps, in MiB if all of them are below a GiB; with the planned ones if the run has recorded
+ * them.
+ */
 function memoryChart(steps: readonly StepRecord[], limitBytes: number | undefined): ShownChart {
   const peakBytes = steps.reduce((peak, step) => Math.max(peak, step.peakBytes || 0), 0);
   const isSmall = Math.max(limitBytes ?? 0, peakBytes) < GIB;
@@ -180,7 +186,10 @@ function figureOf({ chart, caption, format: written = formatTick }: ShownChart):
   return `<figure>\n${lineChart(chart)}\n<figcaption>${escaped(caption)}</figcaption>\n${htmlTable(headings, rows)}\n</figure>`;
 }
 
-/** Returns points of the first series for the table's rows: evenly spread, and all at which a series with few points has one. */
+/**
+ * Returns points of the first series for the table's rows: evenly spread, and all at which a series with few
+ * points has one.
+ */
 function tablePoints(main: readonly Point[], others: readonly Series[]): Point[] {
   const few = others.filter(({ points }) => points.length < Math.min(main.length, TABLE_ROWS));
   const marked = new Set(few.flatMap(({ points }) => points.map(([at]) => at)));
@@ -206,7 +215,7 @@ function runningMean(points: readonly Point[], count: number): Point[] {
   ]);
 }
 
-/** So many of the values, evenly from the first to the last. */
+/** Returns `count` of the values, evenly from the first to the last. */
 function spread<T>(values: readonly T[], count: number): T[] {
   if (values.length <= count) return [...values];
   return Array.from(

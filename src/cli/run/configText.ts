@@ -1,4 +1,7 @@
-/** The text of a training configuration: options with their help as comments, those at their defaults commented out. */
+/**
+ * The text of a training configuration: options with their help as comments, those at their defaults
+ * commented out.
+ */
 import { Document, isSeq } from "yaml";
 import { optionSpecs } from "../../options.ts";
 import { printable } from "../../printable.ts";

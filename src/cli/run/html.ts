@@ -1,4 +1,6 @@
-/** Writes the page of a run: did the loss fall, how, and in how much memory; charts with a table under each. */
+/**
+ * Writes the page of a run: did the loss fall, how, and in how much memory; charts with a table under each.
+ */
 import { formatBytes, formatCount } from "../../errors.ts";
 import type { StepRecord } from "../../train/folder/runLog.ts";
 import { escaped, htmlPage, htmlTable } from "../output/html.ts";

@@ -18,7 +18,10 @@ export interface LiveStep {
 const SPARK_COLUMNS = 16;
 const BAR_COLUMNS = 9;
 
-/** Returns the line for a terminal of so many columns. `head` says where the run is: a step, or a phase of the next one. */
+/**
+ * Returns the line for a terminal of so many columns. `head` says where the run is: a step, or a phase of the
+ * next one.
+ */
 export function liveLine(
   { record, totalSteps, meanStepMs, losses, capBytes }: LiveStep,
   columns: number,

@@ -1,4 +1,7 @@
-/** Prints a run's plan: its memory and policy before the run; planned beside measured memory after the first step and at the end. */
+/**
+ * Prints a run's plan: its memory and policy before the run; planned beside measured memory after the first
+ * step and at the end.
+ */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { formatBytes, formatCount, plural } from "../../errors.ts";
 import type { Category } from "../../torch/device.ts";
@@ -43,7 +46,10 @@ function stepLines({ step, limits, mostTokens, longest, gradientCopy }: Omit<Pla
   ];
 }
 
-/** Returns what is not on the device: bytes on the host, and frozen weights mapped from the checkpoint's files. */
+/**
+ * Returns what is not on the device: bytes on the host, and frozen weights mapped from the checkpoint's
+ * files.
+ */
 function beside({ hostBytes, mappedBytes }: PlannedMemory): string {
   return [
     ...(hostBytes > 0 ? [`${formatBytes(hostBytes)} on the host`] : []),
@@ -98,7 +104,10 @@ function copyLine(gradientCopy: PlanFact["gradientCopy"]): string[] {
   ];
 }
 
-/** Returns "planned 201.3 MiB, measured 201.3 MiB", on a card also reserved bytes; undefined if nothing was planned. */
+/**
+ * Returns "planned 201.3 MiB, measured 201.3 MiB", on a card also reserved bytes; undefined if nothing was
+ * planned.
+ */
 export function peaksLine({ planned, measured, isExact }: StepPeaks): string | undefined {
   if (!planned) return undefined;
   const pair = (plannedBytes: number, measuredBytes: number): string =>

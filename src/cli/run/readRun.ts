@@ -1,4 +1,6 @@
-/** Reads what `lorafit report` shows of a run. Throws UserError for records and options that are not a run's. */
+/**
+ * Reads what `lorafit report` shows of a run. Throws UserError for records and options that are not a run's.
+ */
 import { join } from "node:path";
 import { UserError } from "../../errors.ts";
 import {
@@ -13,12 +15,15 @@ import { readYaml } from "../args/yamlFile.ts";
 
 export interface RecordedRun {
   options: Record<string, unknown>;
-  /** At least one. */
+  /** Records of the steps; at least one. */
   steps: StepRecord[];
   evals: EvalRecord[];
 }
 
-/** Numbers that the page shows of every step and every evaluation; records of older runs lack some of the others. */
+/**
+ * Numbers that the page shows of every step and every evaluation; records of older runs lack some of the
+ * others.
+ */
 const STEP_NUMBERS = [
   ...["step", "loss", "gradNorm", "lr", "tokens", "tokensPerSecond"],
   ...["peakBytes", "stepMs", "dataWaitRatio", "epoch"],

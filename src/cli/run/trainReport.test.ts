@@ -40,7 +40,7 @@ function reportTo({
   return report;
 }
 
-/** Of a step that was not planned. */
+/** Peaks of a step that was not planned. */
 const categories = Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Record<Category, number>;
 const pool = { bytes: 2 ** 30, categories };
 const peaks: StepPeaks = { measured: { device: pool, host: pool }, isExact: false };

@@ -115,7 +115,10 @@ export class TrainReport implements RunSink {
   }
 }
 
-/** Returns commands that use an adapter with the model and samples of the run: evaluate it, talk with it, look at the run. */
+/**
+ * Returns commands that use an adapter with the model and samples of the run: evaluate it, talk with it, look
+ * at the run.
+ */
 function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
   const { model, data, eval_data, output, base, head_base, vision_base } = options;
   const { hd_num, image_compat, max_length, skip_bad } = options;
@@ -155,7 +158,10 @@ function describeEval({ record, best }: EvalFact): string {
   return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for lack of memory` : ""}${best ? " (best so far)" : ""}`;
 }
 
-/** Returns the type that a run computes in, and the parts in fewer bits: "bf16, base in nf4, vision tower in int8". */
+/**
+ * Returns the type that a run computes in, and the parts in fewer bits: "bf16, base in nf4, vision tower in
+ * int8".
+ */
 export function precisionWords({
   dtype,
   base,
