@@ -71,5 +71,9 @@ describe("a user's error", () => {
     expect(new UserError(`${path} is not there.`).message).toBe(`${path} is not there.`);
     expect(new UserError(`${"QUJD".repeat(350_000)} is not there.`).message.length).toBeLessThan(200);
     expect(new UserError("two words ".repeat(100_000)).message.length).toBeLessThan(4100);
+    const named = `"${"two words ".repeat(50)}" is not a speaker: use "user" or "assistant".`;
+    expect(new UserError(named).message).toBe(
+      `"${"two words ".repeat(12)}... (500 characters)" is not a speaker: use "user" or "assistant".`,
+    );
   });
 });

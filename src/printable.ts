@@ -31,11 +31,10 @@ export function shownName(name: string): string {
 
 /** Returns a message as people are shown it: escaped, with words and lines cut that no one could read. */
 export function printableMessage(message: string): string {
-  return printableLines(
-    message.replace(/\S+/g, (word) =>
-      word.length > MOST_WORD_CHARACTERS ? cut(word, MOST_NAME_CHARACTERS) : word,
-    ),
-  );
+  const short = (part: string): string =>
+    part.length > MOST_WORD_CHARACTERS ? cut(part, MOST_NAME_CHARACTERS) : part;
+  const named = message.replace(/"([^"\n]*)"/g, (_, name: string) => `"${short(name)}"`);
+  return printableLines(named.replace(/\S+/g, short));
 }
 
 /**

@@ -7,7 +7,7 @@ import { programOf } from "./program.ts";
 
 // biome-ignore format: columns line up
 it.each([
-  // how it was started                 its script                               where                environment                                  how to start it again
+  // how it was started, its script, where, its environment, how to start it again
   ["by a bundle's launcher",            "/b/dist/cli/main.js",                   "/b",                { LORAFIT_PROGRAM: "./lorafit" },            "./lorafit"],
   ["by one in a folder with spaces",    "/my b/dist/cli/main.js",                "/",                 { LORAFIT_PROGRAM: "/my b/lorafit" },        "'/my b/lorafit'"],
   ["by npx",                            "/p/node_modules/.bin/lorafit",          "/p",                { npm_command: "exec", PATH: "/p/node_modules/.bin" }, "npx lorafit"],

@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { golden } from "../helpers/shared.ts";
 import { lorafit, records } from "./lorafit.ts";
 
 const STEP = {
@@ -39,6 +40,29 @@ it("report writes the page of a run, and its numbers with --json", () => {
   const html = readFileSync(out, "utf8");
   expect(html).toContain("The loss fell from 4.00 to 3.00 in 2 steps");
   expect(html).toContain("<td>before</td><td>5.000</td><td>25.0%</td>");
+});
+
+it("report shows answers of the compared evaluations beside the sample's picture", () => {
+  const picture = golden("generate/g2_img_1x1.img0.png");
+  const evaluation = (answer: string): string => {
+    const answers = [{ question: "Total?", expected: "12.40", answer, exactMatch: 0, anls: 0 }];
+    const row = { index: 0, loss: 5, labelTokens: 3, images: [picture, "gone.png"], answers };
+    return `not JSON\n${JSON.stringify(row)}\n{"loss":5,"exactMatch":0,"anls":0.1}\n`;
+  };
+  for (const [name, answer] of [
+    ["old", "no <idea>"],
+    ["new", "12.60"],
+  ] as const)
+    writeFileSync(join(folder, `${name}.jsonl`), evaluation(answer));
+  const out = join(folder, "answers.html");
+  const evals = ["old", "new"].map((name) => join(folder, `${name}.jsonl`));
+  expect(lorafit(["report", folder, "--out", out, "--evals", ...evals])).toMatchObject({ code: 0 });
+  const html = readFileSync(out, "utf8");
+  expect(html).toMatch(/<img alt="[^"]*img0.png" src="data:image\/jpeg;base64,[^"]+">/);
+  expect(html).toContain("gone.png (not there)");
+  expect(html).toContain(
+    "<dt>old</dt><dd><mark>no &lt;idea&gt;</mark></dd><dt>new</dt><dd><mark>12.60</mark></dd>",
+  );
 });
 
 it("report refuses a folder without steps, and scores that are none", () => {

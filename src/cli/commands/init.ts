@@ -1,4 +1,4 @@
-/** `lorafit init`: a training configuration for a data set, checked and planned before it is written. */
+/** `lorafit init`: checks a data set, plans for it, and writes a training configuration. */
 import { existsSync } from "node:fs";
 import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
@@ -89,7 +89,7 @@ function readOptions(
   return { hd_num: hdNum, max_length: maxLength, image_compat, skip_bad };
 }
 
-/** The card that was named, the one in this machine, or its CPU with the memory that it has. */
+/** Returns plan options for the card that was named, the card in this machine, or its CPU with its memory. */
 function planOptions(
   model: string,
   { hdNum, maxLength }: Pick<Candidate, "hdNum" | "maxLength">,

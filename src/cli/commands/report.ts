@@ -9,7 +9,12 @@ import { REPORT_FILE } from "../../train/folder/runLog.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import type { Output } from "../output/output.ts";
 import { shownPictures } from "../output/shownPictures.ts";
-import { type ComparedAnswer, comparedAnswers, type Evaluated, EvaluatedSample } from "../run/answers.ts";
+import {
+  type ComparedAnswer,
+  comparedAnswers,
+  type Evaluated,
+  EvaluatedSample,
+} from "../run/comparedAnswers.ts";
 import { runHtml, runSummary, type Scores } from "../run/html.ts";
 import { readRun } from "../run/readRun.ts";
 

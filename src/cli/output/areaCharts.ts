@@ -1,4 +1,6 @@
-/** Charts of areas as SVG strings: layers on top of each other over time, and a grid of cells by colour. */
+/**
+ * Draws charts of areas as SVG strings: layers on top of each other over time, and a grid of cells by colour.
+ */
 import { formatTick, niceTicks } from "./charts.ts";
 import { escaped } from "./html.ts";
 
@@ -39,7 +41,7 @@ const COLOURS = [
   "#8c6d46",
 ] as const;
 
-/** Layers over the moments of a run, with the phases under it. */
+/** Draws layers over the moments of a run, with the phases below. */
 export function stackedAreas({ title, layers, phases, limit }: StackedAreas): string {
   const count = phases.length;
   const totals = phases.map((_, at) => layers.reduce((sum, { values }) => sum + values[at]!, 0));
@@ -70,7 +72,7 @@ function limitLine({ name }: NonNullable<StackedAreas["limit"]>, y: number): str
 
 const LIMIT = "var(--chart-limit, #b3261e)";
 
-/** Cells coloured from the least to the greatest value, each with its number. */
+/** Draws cells coloured from the least to the greatest value, each with its number. */
 export function heatMap({ title, rows, columns, cells, limit }: HeatMap): string {
   const values = cells.flat().filter((cell) => cell !== undefined);
   const [least, greatest] = [Math.min(...values), Math.max(...values)];
@@ -116,8 +118,8 @@ const LABEL_HEIGHT = 16;
 const LETTER_WIDTH = 7.2;
 
 /**
- * A line where each phase begins, and its name in the first row below the chart in which the name covers no
- * other.
+ * Draws a line where each phase begins, and its name in the first row below the chart in which the name
+ * covers no other.
  */
 function phaseMarks(phases: readonly string[], x: (at: number) => number): { drawn: string[]; rows: number } {
   const starts = phases.flatMap((phase, at) => (at > 0 && phase === phases[at - 1] ? [] : [{ phase, at }]));

@@ -1,5 +1,5 @@
 /**
- * Charts as SVG strings: data in, one element out. Colours are CSS variables of the page (--chart-1,
+ * Draws charts as SVG strings. Colours are CSS variables of the page (--chart-1,
  * --chart-2, ..., --chart-limit) with fallbacks, and text takes the page's colour, so that a chart fits
  * light, dark and print.
  */
@@ -60,7 +60,7 @@ interface Scale {
 }
 
 /**
- * A chart of lines, dots and a limit over one x axis. Series without a finite point are named in the legend
+ * Draws lines, dots and a limit over one x axis. Series without a finite point are named in the legend
  * and not drawn.
  */
 export function lineChart(chart: LineChart): string {
@@ -82,19 +82,21 @@ export function lineChart(chart: LineChart): string {
   ].join("\n");
 }
 
-/** A number as a tick or a table shows it: "0.25", "1,500", "5e-5". */
+/** Writes a number for ticks and tables: "0.25", "1,500", "5e-5". */
 export function formatTick(value: number): string {
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e7)) return Number(value.toPrecision(3)).toExponential();
   return Number(value.toPrecision(4)).toLocaleString("en-US", { maximumFractionDigits: 6 });
 }
 
-/** "loss", "memory, GiB". */
+/** Returns an axis title: "loss", "memory, GiB". */
 export function axisTitle({ label: name, unit }: Axis): string {
   return unit === undefined ? name : `${name}, ${unit}`;
 }
 
-/** Round numbers that span a range, in steps of 1, 2 or 5 times a power of ten, about `count` of them. */
+/**
+ * Returns round numbers that span a range, in steps of 1, 2 or 5 times a power of ten, about `count` of them.
+ */
 export function niceTicks([low, high]: Point, count: number, leastStep = 0): number[] {
   const rough = Math.max(leastStep, (high - low) / Math.max(1, count - 1));
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -128,7 +130,7 @@ function extremes(points: readonly Point[]): Point[] {
 /** Numbers that lie closer have no ticks between them that can be told apart. */
 const LEAST_SPAN = 1e-300;
 
-/** The least and the greatest value, apart from each other in any case. */
+/** Returns the least and the greatest value; two different ones in any case. */
 function rangeOf(values: readonly number[]): Point {
   const low = values.reduce((least, value) => Math.min(least, value), Number.POSITIVE_INFINITY);
   const high = values.reduce((greatest, value) => Math.max(greatest, value), Number.NEGATIVE_INFINITY);
@@ -139,7 +141,7 @@ function rangeOf(values: readonly number[]): Point {
   return [low === 0 ? 0 : low - room, high + room];
 }
 
-/** A scale whose ends are ticks; along x the ends are those of the data. */
+/** Returns a scale whose ends are ticks; along x the ends are those of the data. */
 function scaleOf(range: Point, { whole }: Axis, count: number, [start, end]: Point): Scale {
   const ticks = niceTicks(range, count, whole ? 1 : 0);
   const along = start < end;
@@ -166,7 +168,7 @@ function xAxis(scale: Scale, axis: Axis): string {
   return [base, ...ticks, title].join("");
 }
 
-/** One line under the title; nothing for a single series that the title and the axis name. */
+/** Draws the legend under the title; nothing for a single series, which title and axis name. */
 function legend(series: readonly Series[], limit: LineChart["limit"]): string {
   if (series.length < 2 && !limit) return "";
   const entries = series.map(({ name, look = "line" }, index) => ({
@@ -221,7 +223,7 @@ function dot([at, value]: Point, colour: string, x: Scale, y: Scale): string {
   return `<circle cx="${round(x.at(at))}" cy="${round(y.at(value))}" r="4" fill="${colour}"/>`;
 }
 
-/** Runs of points between those that are not finite. */
+/** Splits points into runs between those that are not finite. */
 function piecesOf(points: readonly Point[]): Point[][] {
   const pieces: Point[][] = [[]];
   for (const point of points) {

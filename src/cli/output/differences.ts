@@ -35,7 +35,7 @@ function wordsOf(text: string): string[] {
   return Array.from(words.segment(text), ({ segment }) => segment);
 }
 
-/** For each word of both texts, whether it is in a longest sequence of words that both have. */
+/** Returns for each word of both texts whether it is in a longest sequence of words that both have. */
 function commonWords(left: string[], right: string[]): [left: boolean[], right: boolean[]] {
   const changes = diffArrays(left, right, { maxEditLength: MOST_EDITS });
   if (!changes) return commonEnds(left, right);

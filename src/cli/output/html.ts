@@ -1,4 +1,4 @@
-/** Self-contained pages: one file, no network, light and dark, readable on a phone, and on paper. */
+/** Writes self-contained pages: one file, no network, light and dark, readable on a phone, and on paper. */
 import { printable } from "../../printable.ts";
 
 const STYLE = `

@@ -1,6 +1,6 @@
 /**
- * Samples as a self-contained page: their pictures, what the model is given, and what it learns to say, in
- * three colours.
+ * Writes samples as a self-contained page: their pictures, what the model is given, and what it learns to
+ * say, in three colours.
  */
 import type { Span } from "../../data/samples/explain.ts";
 import { plural } from "../../errors.ts";

@@ -6,8 +6,8 @@ import type { StepRecord } from "../../train/folder/runLog.ts";
 import { escaped, htmlPage, htmlTable } from "../output/html.ts";
 import { formatDuration } from "../output/output.ts";
 import { PICTURES_STYLE, type ShownPicture } from "../output/shownPictures.ts";
-import { ANSWERS_STYLE, answersSection, type ComparedAnswer } from "./answers.ts";
-import { type ChartedRun, limitOf, mean, runFigures, sum } from "./charts.ts";
+import { ANSWERS_STYLE, answersSection, type ComparedAnswer } from "./comparedAnswers.ts";
+import { type ChartedRun, limitOf, mean, runFigures, sum } from "./runCharts.ts";
 import { precisionWords } from "./trainReport.ts";
 
 export interface RunPage extends ChartedRun {

@@ -1,4 +1,4 @@
-/** The line that shows how a run goes: what matters most on 80 columns, and more on a wider terminal. */
+/** Writes the live line of a run: the most important facts on 80 columns, more on a wider terminal. */
 import { formatBytes, formatCount } from "../../errors.ts";
 import type { StepRecord } from "../../train/folder/runLog.ts";
 import { bar, fitted, formatDuration, sparkline } from "../output/output.ts";
@@ -53,14 +53,14 @@ export function liveLine(
   );
 }
 
-/** "19.6/24.0 GiB", or both with their units if these differ. */
+/** Returns "19.6/24.0 GiB"; both with their units if these differ. */
 function pairOf(peakBytes: number, capBytes: number): string {
   const [peak, cap] = [formatBytes(peakBytes), formatBytes(capBytes)];
   const [peakUnit, capUnit] = [peak, cap].map((amount) => amount.split(" ")[1]);
   return peakUnit === capUnit ? `${peak.split(" ")[0]}/${cap}` : `${peak} of ${cap}`;
 }
 
-/** The first step of a warm-up is at 0, which must not look as if something were broken. */
+/** Writes the learning rate. The first step of a warm-up is at 0, which must not look like a fault. */
 function rateOf(lr: number, step: number): string {
   if (lr > 0) return `lr ${lr.toExponential(1)}`;
   return step === 1 ? "lr 0 (warm-up begins)" : "lr 0";

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { comparedAnswers, type EvaluatedSample } from "./answers.ts";
+import { comparedAnswers, type EvaluatedSample } from "./comparedAnswers.ts";
 
 const samples = (answer: string, indices: number[]): EvaluatedSample[] =>
   indices.map((index) => ({
