@@ -1,16 +1,16 @@
-/** How much memory a plan may use without further notice: of this machine, of a card, and beside a card that is elsewhere. */
+/** Memory that a plan may use if the user names none: of this machine, of a card, and beside a card elsewhere. */
 import { readdirSync, readFileSync } from "node:fs";
 import { totalmem } from "node:os";
 import { join } from "node:path";
 import { GIB, UserError } from "../errors.ts";
 import { type Card, findDevice } from "./time/cards.ts";
 
-/** Host memory of the machine that a card stands in, if nobody says how much it has: what workstations and cloud instances usually have. */
+/** Host memory beside a card that is not in this machine: usual for workstations and cloud instances. */
 export const USUAL_HOST_BYTES = 64 * GIB;
 
 const MIB = 2 ** 20;
 
-/** Share of this machine's memory that stays with the system and with this program, and the least that they need. */
+/** Share of this machine's memory that the system and this program need, and the least that they need. */
 const SYSTEM = { share: 0.05, leastBytes: GIB };
 
 /** Bytes of this machine's memory, or of the part that a container may use. */
@@ -21,7 +21,7 @@ export function machineBytes(): number {
 
 /** Bytes of this machine's memory that a plan may use. */
 export function usableMachineBytes(machine = machineBytes()): number {
-  return machine - Math.max(SYSTEM.share * machine, SYSTEM.leastBytes);
+  return Math.floor(machine - Math.max(SYSTEM.share * machine, SYSTEM.leastBytes));
 }
 
 /** Share of a card's memory that stays free, and the least that a card needs that may drive a display. */
@@ -33,7 +33,7 @@ export function marginOf({ title, memoryBytes }: Pick<Card, "title" | "memoryByt
   return mayDriveDisplay(title) ? Math.max(share, MARGIN.displayBytes) : share;
 }
 
-/** GeForce, TITAN, Quadro and RTX cards have display outputs; NVIDIA's data-centre cards have none, or none in use. */
+/** GeForce, TITAN, Quadro and RTX cards have display outputs; data-centre cards have none, or none in use. */
 function mayDriveDisplay(title: string): boolean {
   return /\b(GeForce|TITAN|Quadro|RTX)\b/.test(title);
 }

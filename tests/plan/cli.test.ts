@@ -58,7 +58,7 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
       "--policy",
       "{headGroups",
     ]);
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(stderr).toContain("error: The policy is not JSON");
   });
 

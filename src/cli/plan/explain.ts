@@ -1,4 +1,4 @@
-/** What --explain adds: what uses the memory, how it is saved, slower options, room to spare, the cost of each setting, and the phases. */
+/** The text of --explain: use of the memory, slower options, room to spare, cost of each setting, phases. */
 import { stringify } from "yaml";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { concessionGroups, concessionsOf } from "../../plan/policyWords.ts";

@@ -1,4 +1,4 @@
-/** A plan as a page: the answer, the memory of a step over time, what other sizes need, what the rank costs, and the plan in words. */
+/** A plan as a page: memory of a step over time, memory of other sizes, cost of the rank, and the plan in words. */
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
 import { CATEGORIES } from "../../torch/device.ts";

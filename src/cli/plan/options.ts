@@ -1,4 +1,4 @@
-/** The options of `lorafit plan`. An option that is left out is searched for, or has the default of `lorafit train`. */
+/** The options of `lorafit plan`. Without an option, its value is searched for, or is the default of `train`. */
 import { z } from "zod";
 import { BASES, HEAD_BASES } from "../../models/bases.ts";
 import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
@@ -8,7 +8,7 @@ import { recipe } from "../../train/options/recipes.ts";
 
 const unknowns = ["memory", ...(Object.keys(UNKNOWNS) as Unknown[])] as const;
 
-/** The same choices as options and YAML spell them: max_length. */
+/** The choices as options and YAML spell them: max_length. */
 const underscored = Object.keys(UNKNOWNS).map((name) => name.replaceAll("-", "_"));
 
 const solve = z.union([

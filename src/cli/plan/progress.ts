@@ -1,4 +1,4 @@
-/** How far a plan is: stages take their share of the dry runs that are expected, and the time that is left follows from that. */
+/** Progress of a plan: the share of the dry runs that are expected, and the time that is left. */
 import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 
 /** In their order. runs: dry runs that a stage usually needs. */
@@ -26,7 +26,7 @@ const BAR_COLUMNS = 20;
 /** In a pipe a plan shorter than this says nothing, and a longer one a line as often. */
 const PIPE_INTERVAL_MS = 10_000;
 
-/** Shows a line with the fraction that is done: on a terminal always the newest, in a pipe one every ten seconds. */
+/** Shows a line with the fraction that is done: on a terminal after each dry run, in a pipe every ten seconds. */
 export function planProgress(
   output: Output,
   stages: readonly PlanStage[],

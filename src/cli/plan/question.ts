@@ -93,7 +93,7 @@ function roomOf(
   return { limits: { budgetBytes: Math.min(memory, roomBytes), hostBytes }, isHere: hasCard, marginBytes };
 }
 
-/** Returns bytes less a margin, in whole tenths of a GiB, as a command writes them; all bytes if there is no margin. */
+/** Returns bytes less a margin, in tenths of a GiB, as a command writes them; all bytes if the margin is 0. */
 export function roundedDown(bytes: number, marginBytes: number): number {
   if (marginBytes === 0) return bytes;
   const tenths = Math.floor((10 * (bytes - marginBytes)) / GIB + 1e-6); // 7.6 GiB less 0.5 are 7.1 GiB
@@ -128,7 +128,11 @@ function policyAndKernel(
   return { policy: isOpen ? { ...policy, attention } : policy, attention };
 }
 
-function refuseHalfQuestions({ memory, gpu, device, solve, image_share }: PlanOptions): void {
+function refuseHalfQuestions({ memory, gpu, device, solve, image_share, compare }: PlanOptions): void {
+  if (compare === "official" && device === "cpu")
+    throw new UsageError("--compare official needs a GPU: the official recipe does not train on a CPU.", {
+      fix: "Pass --gpu or --memory, and leave --device cpu out.",
+    });
   if (solve === "hd-num" && image_share !== undefined)
     throw new UsageError(
       "--solve hd-num can't be answered with --image-share, which fixes the picture's share by itself.",

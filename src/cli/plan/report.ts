@@ -1,4 +1,4 @@
-/** The answer in words, in at most 15 lines: whether it fits, memory, time, and the command. --explain adds the rest. */
+/** The answer in at most 15 lines: whether it fits, memory, time, and the command. */
 
 import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
@@ -159,7 +159,7 @@ function timeSource(device: Asked["device"]): string {
     : `estimated for ${withArticle(device.title)}: no --gpu is given`;
 }
 
-/** What the user should know before starting: one line each. */
+/** Returns a line for each thing that the user should know before starting. */
 function notes(answer: Answer): string[] {
   const { asked, plan, solved } = answer;
   const { device } = asked;
@@ -175,7 +175,7 @@ function notes(answer: Answer): string[] {
   ];
 }
 
-/** "The largest that would fit is 488,192 (and 137.48 GiB of RAM, 50 min a micro-batch): --beyond-training plans for it". */
+/** "The largest that would fit is 488,192 (and 54.51 GiB of RAM, 55 min a micro-batch); ...". */
 function largestWords(asked: Asked, { value, plan }: NonNullable<Solved["largest"]>): string {
   const needs = [besideIt(asked, plan.hostBytes), `${formatDuration(plan.time.microBatchMs)} a micro-batch`];
   return `The largest that would fit is ${formatCount(value)} (${needs.filter(Boolean).join(", ")}); --beyond-training plans for it.`;

@@ -9,7 +9,7 @@ import type { PlanSummary } from "./answer/summary.ts";
 /** The model that a command names for the preset, as `lorafit pull` downloads it. */
 const OFFICIAL_MODEL = "internlm/internlm-xcomposer2-4khd-7b";
 
-/** Returns the `lorafit train` line that does what was planned; a policy that it would not choose by itself is spelled out. */
+/** Returns the `lorafit train` line that does what was planned. It spells out a fixed policy. */
 export function trainCommand(answer: Pick<Answer, "asked" | "plan">): string {
   const { options } = answer.asked;
   const flags = Object.entries(trainOptionsOf(answer)).flatMap(([key, value]) => [
@@ -63,7 +63,10 @@ function memoryOptions({ limits, options }: Asked, plan: PlanSummary): Record<st
   };
 }
 
-/** Parts the memory that both pools of a CPU share: the host gets what the plan needs, in amounts as round as leave the device enough. */
+/**
+ * Divides the memory that both pools of a CPU share: the host gets what the plan needs, the device the rest. The amounts
+ * are as round as leave the device enough.
+ */
 function partedSum(
   { deviceBytes, hostBytes }: PlanSummary,
   sumBytes: number,

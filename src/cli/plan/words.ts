@@ -9,7 +9,7 @@ import { MOST_USEFUL_RANK } from "./answer/solved.ts";
 /** A smaller amount would be shown as 0.00 GiB, and is left out. */
 export const SHOWN_BYTES = 0.005 * GIB;
 
-/** Pads to columns of one width; an amount below a tenth of a GiB is in MiB, which says more of a tiny model. */
+/** Pads to columns of one width. An amount below a tenth of a GiB is in MiB, for tiny models. */
 export function gib(bytes: number): string {
   if (Math.abs(bytes) < 0.1 * GIB) return `${(bytes / 2 ** 20).toFixed(1).padStart(6)} MiB`;
   const amount = bytes / GIB;
@@ -55,7 +55,7 @@ export function besideIt({ device }: Pick<Asked, "device">, hostBytes: number): 
   return hostBytes >= SHOWN_BYTES ? `and ${gib(hostBytes).trim()} ${elsewhere(device).of}` : "";
 }
 
-/** What a leaner policy changes if its words name nothing. */
+/** Stands for the changes of a leaner policy that has no words for them. */
 export const LEAN_REST = "smaller parts of the loss and of pictures";
 
 /** Says that alpha costs no memory, and which alpha a run has without the option. */

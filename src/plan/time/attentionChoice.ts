@@ -134,7 +134,7 @@ export function knownChoice(
 
 function isCalled(name: string, card: Card): boolean {
   try {
-    return findDevice(name).name === card.name;
+    return findDevice(name).title === card.title; // a MIG instance has its card's name
   } catch (unknown) {
     if (unknown instanceof UserError) return false;
     throw unknown;

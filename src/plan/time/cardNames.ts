@@ -1,4 +1,4 @@
-/** Recognises the names of cards: as the table has them, as nvidia-smi and CUDA write them, and as people type them. */
+/** Recognises names of cards as the table has them, as nvidia-smi and CUDA write them, and as people type them. */
 
 /** A card of the table, as far as its name goes. */
 export interface NamedCard<Name extends string> {
@@ -41,7 +41,7 @@ export function recogniseCard<Name extends string>(
   return { ...found, slice };
 }
 
-/** Compute slices of a card that can be parted into MIG instances. Source: NVIDIA's MIG user guide, supported profiles. */
+/** Returns the compute slices of a card that has MIG instances. Source: NVIDIA's MIG user guide. */
 export function slicesOf({ title }: Pick<NamedCard<string>, "title">): number | undefined {
   if (/^A30$|^RTX PRO 6000/.test(title)) return 4;
   return /^(A100|H100|H200|H20|GH200|B200)\b/.test(title) ? 7 : undefined;
@@ -102,7 +102,7 @@ function wholeCard<Name extends string>(typed: string, cards: readonly NamedCard
   if (asLarge.length > 1 || (gigabytes === undefined && hasAll.length > 1))
     return { is: "unclear", why: `"${typed}" could be any of several cards.`, near: near! };
   if (asLarge.length === 0 && hasAll.length > 0)
-    return { is: "unclear", why: `No "${typed}" with ${gigabytes} GB is known.`, near: near! };
+    return { is: "unclear", why: `"${typed}": no such card with ${gigabytes} GB is known.`, near: near! };
   return { is: "unclear", why: `No card is called "${typed}".`, near: near ?? similar(plain(typed), cards) };
 }
 
@@ -152,7 +152,7 @@ function plain(name: string): string {
   return name.toLowerCase().replaceAll(/nvidia|geforce|tesla|[^a-z0-9]/g, "");
 }
 
-/** Returns up to three names that share at least half of their pairs of letters with what was typed, the best first. */
+/** Returns up to three names that share half of their pairs of letters with what was typed, the best first. */
 function similar<Name extends string>(typed: string, cards: readonly NamedCard<Name>[]): Name[] {
   const wanted = pairs(typed);
   const share = (name: Name): number => {

@@ -1,7 +1,4 @@
-/**
- * Cards that can be planned for without being there: memory, rates, links, and what CUDA takes before the
- * first tensor.
- */
+/** Cards that can be planned for without being there: memory, rates, links, and CUDA's own memory. */
 import { GIB, UsageError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import type { CardInfo } from "../../torch/device.ts";
@@ -44,22 +41,22 @@ interface Generation {
    */
   attention: number;
   /**
-   * What the CUDA context takes outside of PyTorch's allocator: driver, local memory of every multiprocessor,
+   * Memory of the CUDA context outside of PyTorch's allocator: driver, local memory of every multiprocessor,
    * kernels from their first use on. Reports with lazily loaded kernels (CUDA 11.7 and later) say 300 to 400
    * MB after the first tensor (pytorch/pytorch#107667, #109888); the kernels of a training step come on top,
    * and more on chips of more multiprocessors. Rounded up, not measured card by card.
    */
   contextMib: number;
   /**
-   * What PyTorch allocates for cuBLAS, once a stream, from its caching allocator: 4096 KiB x 2 + 16 KiB x 8, but
+   * Allocated by PyTorch for cuBLAS, once a stream, from its caching allocator: 4096 KiB x 2 + 16 KiB x 8, but
    * 32 MiB on 9.0. Source: CublasHandlePool.cpp of libtorch 2.11.0, and what it allocates on tests/cuda/phantom.
    */
   workspaceKib: number;
-  /** What stands in the way of using the card, and what it would take. */
+  /** Limits of the card, and what they require. */
   note: string | undefined;
 }
 
-/** The same for cuBLASLt, which multiplies where a bias is added (the vision tower). */
+/** Workspace of cuBLASLt, which multiplies if a bias is added (the vision tower). */
 const LT_WORKSPACE_KIB = 1024;
 
 /**
@@ -82,15 +79,15 @@ const GENERATIONS = {
 export type ComputeCapability = keyof typeof GENERATIONS;
 
 type Row = readonly [
-  /** As CUDA names the card, less "NVIDIA". */
+  /** CUDA's name of the card, less "NVIDIA". */
   title: string,
   capability: ComputeCapability,
-  /** What CUDA reports as the card's total, which is less than nvidia-smi's and far less than the box's. */
+  /** Total that CUDA reports, which is less than nvidia-smi's and far less than the box's. */
   memoryGib: number,
   memoryGigabytesPerSecond: number,
   /** Without sparsity; outside of the tensor cores. */
   float32Teraflops: number,
-  /** On the tensor cores where there are any, accumulating in float32 as PyTorch does: on Pascal no faster than float32. */
+  /** On tensor cores, if there are any, accumulating in float32 as PyTorch does; on Pascal as float32. */
   float16Teraflops: number,
   int8Teraops: number,
   link: keyof typeof LINKS,
@@ -170,7 +167,7 @@ export interface Card {
   link: keyof typeof LINKS;
   /** In one direction. */
   linkBytesPerSecond: number;
-  /** What CUDA takes outside of PyTorch's allocator. */
+  /** Memory of CUDA outside of PyTorch's allocator. */
   contextBytes: number;
   /** The blocks that cuBLAS and cuBLASLt hold from the allocator, from their first product on. */
   workspaceBytes: readonly number[];
@@ -178,8 +175,9 @@ export interface Card {
 }
 
 /**
- * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of one: "rtx-4090", "RTX 4090 24GB",
- * "NVIDIA A100-SXM4-40GB MIG 3g.20gb". Throws UsageError for no card, several, or one that the table can't have.
+ * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of one: "rtx-4090",
+ * "RTX 4090 24GB", "NVIDIA A100-SXM4-40GB MIG 3g.20gb". Throws UsageError for no card, several cards, or a card that the
+ * table can't have.
  */
 export function findDevice(name: string): Card {
   const found = recogniseCard(name, NAMED);
@@ -193,8 +191,8 @@ export function findDevice(name: string): Card {
 }
 
 /**
- * Memory slices of a card that can be parted, and the share of a slice that an instance can use: 1g.5gb has 4,864 MiB of an eighth of
- * 40,536 MiB on A100-SXM4-40GB (nvidia-smi mig -lgip).
+ * Memory slices of a card with MIG instances, and the share of a slice that an instance can use: on A100-SXM4-40GB
+ * 1g.5gb has 4,864 MiB of an eighth of 40,536 MiB (nvidia-smi mig -lgip).
  */
 const MEMORY_SLICES = { count: 8, usable: 0.96 };
 
@@ -214,29 +212,29 @@ function partOf(card: Card, { profile, computeSlices, gigabytes }: MigSlice): Ca
 }
 
 /**
- * A card for a plan that only knows an amount of memory: the smallest of Ampere or later that has as much, whose speed stands for it; where
- * none has, the largest.
+ * Returns a card for a plan that only knows an amount of memory: the smallest of Ampere or later with as much memory, whose
+ * speed stands for it; the largest if none has as much.
  */
 export function cardOfMemory(memoryBytes: number): Card {
   const modern = listDevices().filter(({ peakFlopsPerSecond }) => peakFlopsPerSecond.bfloat16 !== undefined);
   return modern.find((card) => card.memoryBytes >= memoryBytes * (1 - DRIVER_SHARE)) ?? modern.at(-1)!;
 }
 
-/** What drivers keep of a card that is sold as so many GiB, at most: 8 GB cards report 7.6 GiB. */
+/** Largest share that drivers keep of the memory that a card is sold with: 8 GB cards report 7.6 GiB. */
 const DRIVER_SHARE = 0.05;
 
-/** All cards, by memory. */
+/** Returns all cards, by memory. */
 export function listDevices(): Card[] {
   const names = Object.keys(ROWS) as CardName[];
   return names.map((name) => cardOf(name)).sort((one, other) => one.memoryBytes - other.memoryBytes);
 }
 
-/** Compute capability, as 89. */
+/** Returns the compute capability, as 89. */
 export function capabilityOf({ computeCapability }: Pick<Card, "computeCapability">): number {
   return Math.round(10 * Number(computeCapability));
 }
 
-/** A card that the table does not have: its memory and what its generation has, at the speed of a known one with as much memory. */
+/** Returns a card that the table lacks: its memory and its generation, at the speed of a known card as large. */
 export function unknownCard({ capability, totalBytes }: Pick<CardInfo, "capability" | "totalBytes">): Card {
   const known = Object.keys(GENERATIONS) as ComputeCapability[];
   const [first, ...later] = known.sort((one, other) => Number(one) - Number(other));
@@ -244,7 +242,7 @@ export function unknownCard({ capability, totalBytes }: Pick<CardInfo, "capabili
   return { ...cardOf(cardOfMemory(totalBytes).name, nearest ?? first), memoryBytes: totalBytes };
 }
 
-/** As its row has it, or with the generation of another compute capability. */
+/** Returns a card of the table, or that card with the generation of another compute capability. */
 function cardOf(name: CardName, otherCapability?: ComputeCapability): Card {
   const row: Row = ROWS[name];
   const [title, ownCapability, memoryGib, memoryGigabytesPerSecond, float32, float16, int8, link] = row;

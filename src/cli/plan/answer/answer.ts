@@ -1,4 +1,4 @@
-/** The answer to a question of `lorafit plan`, as plain JSON. Text, page and the record for scripts are functions of it alone. */
+/** The answer of `lorafit plan` as plain JSON. Text, page and the record for scripts are functions of it. */
 import type { Base } from "../../../models/bases.ts";
 import type { ModelConfig, TrainedSizes } from "../../../models/family.ts";
 import type { PlanOptions } from "../options.ts";
@@ -19,7 +19,7 @@ export interface Answer {
   least: PlanSummary;
   /** The fastest plan, if there is no limit on device memory. */
   fastest?: PlanSummary;
-  /** What --solve has found. */
+  /** Result of --solve. */
   solved?: Solved;
   /** The official schedule at the same sizes, on a card. */
   official?: OfficialSummary;

@@ -41,13 +41,13 @@ export function stagesOf({ details, page, cards }: Wanted): PlanStage[] {
   ];
 }
 
-/** Answers a question. Throws UserError for a comparison that the device does not allow. */
+/** Answers a question. */
 export function answerOf(
   question: Question,
   wanted = wantedBy(question),
   tell: TellStage = () => {},
 ): Answer {
-  const { planner, limits, fixed, options, card } = question;
+  const { planner, limits, fixed, card } = question;
   tell("policy");
   const { plan, solved } = recommended(question);
   const least = leastMemory(planner, plan.workload, limits, fixed);
@@ -61,7 +61,7 @@ export function answerOf(
     ...(card && { attention: attentionOf(question, plan) }),
   };
   tell("official");
-  if (card || options.compare) answer.official = officialOf(question, plan);
+  if (card) answer.official = officialOf(question, plan, card);
   if (!plan.fits) answer.waysOut = waysOut(question, plan);
   if (wanted.cards) {
     tell("cards");

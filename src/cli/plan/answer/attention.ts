@@ -7,7 +7,7 @@ import type { Question } from "../question.ts";
 
 export interface Kernel {
   name: string;
-  /** timed: the fastest as a run on this machine has measured; policy: fixed by the user; rule: usual for the card, which a run may change. */
+  /** timed: the fastest as a run here has measured; policy: fixed by the user; rule: usual for the card. */
   by: "timed" | "policy" | "rule";
   /** "flash 3.00 ms, efficient 2.00 ms". */
   timings?: string;

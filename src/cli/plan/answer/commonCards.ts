@@ -1,4 +1,4 @@
-/** Plans for common cards, if neither a card nor its memory is given: the smallest that is enough, and how fast others are. */
+/** Plans for common cards, for a question that names neither a card nor its memory. */
 import type { Workload } from "../../../plan/planner.ts";
 import { marginOf } from "../../../plan/roomToPlanFor.ts";
 import { fastestPlan } from "../../../plan/search.ts";
@@ -23,7 +23,7 @@ export interface CommonCards {
 }
 
 export interface CommonCard {
-  /** As --gpu takes it. */
+  /** Name for --gpu. */
   name: string;
   totalBytes: number;
   /** By base: the fastest plan that fits, or the leanest. */

@@ -1,4 +1,4 @@
-/** What --explain shows beside the plan: its phases, room to spare, and the cost of increasing each setting. */
+/** Facts for --explain: phases, room to spare, and the cost of increasing each setting. */
 import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
 import type { Plan } from "../../../plan/planner.ts";
 import { isCpuSpeed } from "../../../plan/time/cpuSpeed.ts";
@@ -10,7 +10,7 @@ import { type PhaseSummary, phasesOf } from "./summary.ts";
 
 export interface Details {
   phases: PhaseSummary[];
-  /** Share of the copies between host and card that is hidden behind computing; undefined if there are none. */
+  /** Share of the copies between host and card that is hidden behind computing; undefined without copies. */
   hiddenShare?: number;
   levers: Levers;
   /** The largest value of each setting that fits, if the plan fits a limit. */

@@ -1,4 +1,4 @@
-/** The cost of increasing each setting of a plan, and what fewer bits would save, which no search chooses by itself. */
+/** The cost of increasing each setting of a plan, and the savings of fewer bits, which no search chooses. */
 import type { Place } from "../../../models/places.ts";
 import type { DryRun } from "../../../plan/dryRun/dryRun.ts";
 import { keepingLayers } from "../../../plan/ladder.ts";
@@ -67,7 +67,7 @@ function changeOf({ deviceBytes, hostBytes }: BytesChanged): BytesChanged {
   return { deviceBytes, hostBytes };
 }
 
-/** Long samples get larger tiles, because tiles whose values are all kept are all run; the kept bytes of a row are the same. */
+/** Long samples get larger tiles, because a dry run goes through each kept tile; the bytes of a row are the same. */
 const MOST_TILES = 64;
 
 /** Returns the bytes of all layers' values. */

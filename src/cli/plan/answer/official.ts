@@ -1,8 +1,8 @@
 /** The official recipe at the sizes of a plan. */
-import { UsageError } from "../../../errors.ts";
 import { batchOf } from "../../../plan/dryRun/batchShapes.ts";
 import { officialRun } from "../../../plan/dryRun/officialRun.ts";
 import { type Plan, shortage } from "../../../plan/planner.ts";
+import type { Card } from "../../../plan/time/cards.ts";
 import type { Question } from "../question.ts";
 
 export interface OfficialSummary {
@@ -11,13 +11,8 @@ export interface OfficialSummary {
   fits: boolean;
 }
 
-/** Plans the official recipe at the same sizes. Throws UsageError for the CPU, which the official script does not train on. */
-export function officialOf({ planner, card, limits }: Question, { workload }: Plan): OfficialSummary {
-  if (!card)
-    throw new UsageError(
-      "--compare official needs a GPU to compare on: the official recipe does not train on a CPU.",
-      { fix: "Pass --gpu or --memory, and leave --device cpu out." },
-    );
+/** Plans the official recipe at the same sizes on a card. */
+export function officialOf({ planner, limits }: Question, { workload }: Plan, card: Card): OfficialSummary {
   const { rank, dropout, targets } = workload;
   const run = officialRun({
     ...{ model: planner.config, dtype: planner.dtype, mapsWeights: true, target: card },

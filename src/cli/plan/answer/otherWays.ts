@@ -1,4 +1,4 @@
-/** What else would fit: the largest value of each size in all of the memory, and if nothing fits, what to change. */
+/** Other plans that fit: the largest value of each size, and if nothing fits, the settings to change. */
 import { GIB } from "../../../errors.ts";
 import type { Plan } from "../../../plan/planner.ts";
 import { leastMemory } from "../../../plan/search.ts";

@@ -1,4 +1,4 @@
-/** What the page of a plan draws beside its text: memory over a step, the memory of other sizes, and the cost of the rank. */
+/** Facts for the page of a plan: memory over a step, memory of other sizes, and the cost of the rank. */
 import { pictureTokens } from "../../../data/pictures/image.ts";
 import { largestGrid } from "../../../plan/dryRun/batchShapes.ts";
 import type { Moment } from "../../../plan/dryRun/dryRun.ts";

@@ -19,7 +19,7 @@ export interface Solved {
 /** Larger ranks rarely help, and no published recipe for such models uses one. */
 export const MOST_USEFUL_RANK = 256;
 
-/** Returns the largest value of a setting that the model was trained with, or that is of use; undefined: no such limit. */
+/** Returns the largest value of a setting that is of use: as the model was trained; undefined: no such limit. */
 export function capOf(
   { trained, options }: Pick<Question, "trained" | "options">,
   unknown: Unknown,
@@ -56,7 +56,7 @@ export function solvedOf(question: Question, what: Solved["what"]): { plan: Plan
   };
 }
 
-/** Returns the largest value that fits and is of use, and its plan under the leanest policy; undefined if not even the least fits. */
+/** Returns the largest useful value that fits the leanest policy, and its plan; undefined if none fits. */
 export function roomFor(
   question: Question,
   { workload }: Pick<Plan, "workload">,

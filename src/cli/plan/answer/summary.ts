@@ -1,4 +1,4 @@
-/** What an answer says of one plan, as plain JSON: sizes, policy, memory and time. */
+/** One plan as plain JSON: sizes, policy, memory and time. */
 import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
 import type { Plan, Workload } from "../../../plan/planner.ts";
 import { stepTimeMs } from "../../../plan/time/stepTime.ts";
@@ -10,7 +10,7 @@ export interface PlanSummary {
   workload: Workload;
   policy: Policy;
   fits: boolean;
-  /** Bytes that count against the device's limit: on a card with CUDA's context and the allocator's rounding. */
+  /** Bytes that count against the device's limit: on a card with CUDA's context and rounding. */
   deviceBytes: number;
   /** Bytes on the host, with weights that stay in the checkpoint's mapped files. */
   hostBytes: number;
@@ -21,13 +21,13 @@ export interface PlanSummary {
 
 export interface StepTime {
   microBatchMs: number;
-  /** Of the optimizer, once a step. */
+  /** Time of the optimizer, once a step. */
   updateMs: number;
 }
 
 /** The recommended plan also says what its memory consists of. */
 export interface FullSummary extends PlanSummary {
-  /** Bytes at the device's peak by category; on a card also `context` and `allocator`. Their sum is deviceBytes. */
+  /** Bytes at the device's peak by category; on a card also `context` and `allocator`. Sum: deviceBytes. */
   parts: Record<string, number>;
   hostPoolBytes: number;
   mappedBytes: number;
