@@ -1,4 +1,6 @@
-/** Memory that a plan may use if the user names none: of this machine, of a card, and beside a card elsewhere. */
+/**
+ * Memory that a plan may use if the user names none: of this machine, of a card, and beside a card elsewhere.
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { totalmem } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,7 @@
-/** A plan as a page: memory of a step over time, memory of other sizes, cost of the rank, and the plan in words. */
+/**
+ * A plan as a page: memory of a step over time, memory of other sizes, cost of the rank, and the plan in
+ * words.
+ */
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
 import { CATEGORIES } from "../../torch/device.ts";

@@ -1,4 +1,6 @@
-/** The options of `lorafit plan`. Without an option, its value is searched for, or is the default of `train`. */
+/**
+ * The options of `lorafit plan`. Without an option, its value is searched for, or is the default of `train`.
+ */
 import { z } from "zod";
 import { BASES, HEAD_BASES } from "../../models/bases.ts";
 import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";

@@ -26,7 +26,9 @@ const BAR_COLUMNS = 20;
 /** In a pipe a plan shorter than this says nothing, and a longer one a line as often. */
 const PIPE_INTERVAL_MS = 10_000;
 
-/** Shows a line with the fraction that is done: on a terminal after each dry run, in a pipe every ten seconds. */
+/**
+ * Shows a line with the fraction that is done: on a terminal after each dry run, in a pipe every ten seconds.
+ */
 export function planProgress(
   output: Output,
   stages: readonly PlanStage[],

@@ -93,7 +93,9 @@ function roomOf(
   return { limits: { budgetBytes: Math.min(memory, roomBytes), hostBytes }, isHere: hasCard, marginBytes };
 }
 
-/** Returns bytes less a margin, in tenths of a GiB, as a command writes them; all bytes if the margin is 0. */
+/**
+ * Returns bytes less a margin, in tenths of a GiB, as a command writes them; all bytes if the margin is 0.
+ */
 export function roundedDown(bytes: number, marginBytes: number): number {
   if (marginBytes === 0) return bytes;
   const tenths = Math.floor((10 * (bytes - marginBytes)) / GIB + 1e-6); // 7.6 GiB less 0.5 are 7.1 GiB

@@ -64,8 +64,8 @@ function memoryOptions({ limits, options }: Asked, plan: PlanSummary): Record<st
 }
 
 /**
- * Divides the memory that both pools of a CPU share: the host gets what the plan needs, the device the rest. The amounts
- * are as round as leave the device enough.
+ * Divides the memory that both pools of a CPU share: the host gets what the plan needs, the device the rest.
+ * The amounts are as round as leave the device enough.
  */
 function partedSum(
   { deviceBytes, hostBytes }: PlanSummary,

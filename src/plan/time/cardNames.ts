@@ -1,4 +1,7 @@
-/** Recognises names of cards as the table has them, as nvidia-smi and CUDA write them, and as people type them. */
+/**
+ * Recognises names of cards as the table has them, as nvidia-smi and CUDA write them, and as people type
+ * them.
+ */
 
 /** A card of the table, as far as its name goes. */
 export interface NamedCard<Name extends string> {
@@ -152,7 +155,9 @@ function plain(name: string): string {
   return name.toLowerCase().replaceAll(/nvidia|geforce|tesla|[^a-z0-9]/g, "");
 }
 
-/** Returns up to three names that share half of their pairs of letters with what was typed, the best first. */
+/**
+ * Returns up to three names that share half of their pairs of letters with what was typed, the best first.
+ */
 function similar<Name extends string>(typed: string, cards: readonly NamedCard<Name>[]): Name[] {
   const wanted = pairs(typed);
   const share = (name: Name): number => {

@@ -48,8 +48,9 @@ interface Generation {
    */
   contextMib: number;
   /**
-   * Allocated by PyTorch for cuBLAS, once a stream, from its caching allocator: 4096 KiB x 2 + 16 KiB x 8, but
-   * 32 MiB on 9.0. Source: CublasHandlePool.cpp of libtorch 2.11.0, and what it allocates on tests/cuda/phantom.
+   * Allocated by PyTorch for cuBLAS, once a stream, from its caching allocator: 4096 KiB x 2 + 16 KiB x 8,
+   * but 32 MiB on 9.0. Source: CublasHandlePool.cpp of libtorch 2.11.0, and what it allocates on
+   * tests/cuda/phantom.
    */
   workspaceKib: number;
   /** Limits of the card, and what they require. */
@@ -175,9 +176,9 @@ export interface Card {
 }
 
 /**
- * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of one: "rtx-4090",
- * "RTX 4090 24GB", "NVIDIA A100-SXM4-40GB MIG 3g.20gb". Throws UsageError for no card, several cards, or a card that the
- * table can't have.
+ * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of one:
+ * "rtx-4090", "RTX 4090 24GB", "NVIDIA A100-SXM4-40GB MIG 3g.20gb". Throws UsageError for no card, several
+ * cards, or a card that the table can't have.
  */
 export function findDevice(name: string): Card {
   const found = recogniseCard(name, NAMED);
@@ -191,8 +192,8 @@ export function findDevice(name: string): Card {
 }
 
 /**
- * Memory slices of a card with MIG instances, and the share of a slice that an instance can use: on A100-SXM4-40GB
- * 1g.5gb has 4,864 MiB of an eighth of 40,536 MiB (nvidia-smi mig -lgip).
+ * Memory slices of a card with MIG instances, and the share of a slice that an instance can use: on
+ * A100-SXM4-40GB 1g.5gb has 4,864 MiB of an eighth of 40,536 MiB (nvidia-smi mig -lgip).
  */
 const MEMORY_SLICES = { count: 8, usable: 0.96 };
 
@@ -212,8 +213,8 @@ function partOf(card: Card, { profile, computeSlices, gigabytes }: MigSlice): Ca
 }
 
 /**
- * Returns a card for a plan that only knows an amount of memory: the smallest of Ampere or later with as much memory, whose
- * speed stands for it; the largest if none has as much.
+ * Returns a card for a plan that only knows an amount of memory: the smallest of Ampere or later with as much
+ * memory, whose speed stands for it; the largest if none has as much.
  */
 export function cardOfMemory(memoryBytes: number): Card {
   const modern = listDevices().filter(({ peakFlopsPerSecond }) => peakFlopsPerSecond.bfloat16 !== undefined);
@@ -234,7 +235,9 @@ export function capabilityOf({ computeCapability }: Pick<Card, "computeCapabilit
   return Math.round(10 * Number(computeCapability));
 }
 
-/** Returns a card that the table lacks: its memory and its generation, at the speed of a known card as large. */
+/**
+ * Returns a card that the table lacks: its memory and its generation, at the speed of a known card as large.
+ */
 export function unknownCard({ capability, totalBytes }: Pick<CardInfo, "capability" | "totalBytes">): Card {
   const known = Object.keys(GENERATIONS) as ComputeCapability[];
   const [first, ...later] = known.sort((one, other) => Number(one) - Number(other));

@@ -67,7 +67,10 @@ function changeOf({ deviceBytes, hostBytes }: BytesChanged): BytesChanged {
   return { deviceBytes, hostBytes };
 }
 
-/** Long samples get larger tiles, because a dry run goes through each kept tile; the bytes of a row are the same. */
+/**
+ * Long samples get larger tiles, because a dry run goes through each kept tile; the bytes of a row are the
+ * same.
+ */
 const MOST_TILES = 64;
 
 /** Returns the bytes of all layers' values. */

@@ -19,7 +19,9 @@ export interface Solved {
 /** Larger ranks rarely help, and no published recipe for such models uses one. */
 export const MOST_USEFUL_RANK = 256;
 
-/** Returns the largest value of a setting that is of use: as the model was trained; undefined: no such limit. */
+/**
+ * Returns the largest value of a setting that is of use: as the model was trained; undefined: no such limit.
+ */
 export function capOf(
   { trained, options }: Pick<Question, "trained" | "options">,
   unknown: Unknown,
