@@ -1,6 +1,6 @@
 /**
- * Text as SVG outlines from the project's own fonts, so that a drawing looks the same whether or not the
- * machine has any font. Left to right, one glyph a character, without kerning.
+ * Writes text as SVG outlines from the project's own fonts, so that a drawing looks the same on a machine
+ * without fonts. Left to right, one glyph a character, without kerning.
  */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -24,11 +24,11 @@ export interface TextStyle {
   face: Face;
   sizePixels: number;
   fill?: string;
-  /** Which end of the text stands at x; "start" unless given. */
+  /** End of the text that stands at x; default: "start". */
   anchor?: "start" | "middle" | "end";
 }
 
-/** An SVG path element that shows the text with its baseline at y. */
+/** Returns an SVG path element of the text, with its baseline at y. */
 export function textPath(text: string, x: number, y: number, style: TextStyle): string {
   const { face, sizePixels, fill = "#000", anchor = "start" } = style;
   const scale = sizePixels / fontOf(face).unitsPerEm;
@@ -44,14 +44,14 @@ export function textPath(text: string, x: number, y: number, style: TextStyle): 
   return `<path transform="${place}" fill="${fill}" d="${outline}"/>`;
 }
 
-/** Width of the text in pixels. */
+/** Returns the width of the text in pixels. */
 export function textWidth(text: string, { face, sizePixels }: TextStyle): number {
   let units = 0;
   for (const character of text) units += glyphOf(face, character).advanceUnits;
   return (units * sizePixels) / fontOf(face).unitsPerEm;
 }
 
-/** The text in lines of at most the width given, broken at spaces; a longer word has a line of its own. */
+/** Breaks the text at spaces into lines of at most the given width. A longer word has a line of its own. */
 export function wrapText(text: string, widthPixels: number, style: TextStyle): string[] {
   const lines: string[] = [];
   for (const word of text.split(" ")) {

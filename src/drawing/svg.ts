@@ -14,7 +14,7 @@ export interface Paint {
   opacity?: number;
 }
 
-/** A document of the size in pixels; its elements are laid out on `layout` where that is another. */
+/** Returns a document of the size in pixels. If given, `layout` is the size in the elements' own units. */
 export function svgDocument(
   { width, height }: { width: number; height: number },
   elements: string,
@@ -39,7 +39,7 @@ export function line(x1: number, y1: number, x2: number, y2: number, paint: Pain
   return path(`M${round(x1)} ${round(y1)}L${round(x2)} ${round(y2)}`, paint);
 }
 
-/** The elements turned clockwise about a point. */
+/** Turns the elements clockwise about a point. */
 export function turned(elements: string, degrees: number, aboutX: number, aboutY: number): string {
   return `<g transform="rotate(${round(degrees)} ${round(aboutX)} ${round(aboutY)})">${elements}</g>`;
 }

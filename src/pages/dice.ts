@@ -1,4 +1,4 @@
-/** Random choices for synthetic pages: the same seed and page make the same choices for ever. */
+/** Makes random choices for synthetic pages. The same seed and page always make the same choices. */
 import { randomAt } from "../data/stream/random.ts";
 
 export interface Dice {
@@ -32,5 +32,5 @@ export function pageDice(seed: number, page: number): Dice {
   };
 }
 
-/** Without I and O, which print like digits. */
+/** Capitals without I and O, which print like digits. */
 const CAPITALS = [..."ABCDEFGHJKLMNPQRSTUVWXYZ"];

@@ -1,4 +1,4 @@
-/** What a synthetic page is made of. */
+/** The parts of a synthetic page. */
 
 export interface PageSize {
   width: number;
@@ -10,7 +10,7 @@ export interface Question {
   answer: string;
 }
 
-/** A page as SVG elements, and what can be asked about it. */
+/** A page as SVG elements, and the questions about it. */
 export interface PageDrawing {
   elements: string[];
   questions: Question[];

@@ -1,4 +1,4 @@
-/** What synthetic forms ask for: sections of fields, choices to tick, and conditions in small print. */
+/** Contents of synthetic forms: sections of fields, choices to tick, and conditions in small print. */
 import type { Dice } from "./dice.ts";
 import { date, firstName, lastName, money, phone, street, time, town } from "./words.ts";
 

@@ -1,5 +1,5 @@
 /**
- * A page that is a filled-in form: sections of labelled boxes, choices to tick, conditions in small print, a
+ * Draws a filled-in form: sections of labelled boxes, choices to tick, conditions in small print, a
  * signature.
  */
 import { type TextStyle, textPath, textWidth, wrapText } from "../drawing/lettering.ts";

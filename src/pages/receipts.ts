@@ -1,4 +1,4 @@
-/** A page of till receipts laid side by side on a scanner. */
+/** Draws a page of till receipts that lie side by side on a scanner. */
 import { type TextStyle, textPath } from "../drawing/lettering.ts";
 import { line, path, rect, turned } from "../drawing/svg.ts";
 import type { Dice } from "./dice.ts";
@@ -63,7 +63,7 @@ function printSlip(dice: Dice, shop: string, height: number): { lines: SlipLine[
   };
 }
 
-/** What was bought, in at most `linesMax` printed lines: several of a kind take two. */
+/** Returns bought goods, in at most `linesMax` printed lines; several of a kind take two lines. */
 function buy(dice: Dice, linesMax: number) {
   const wanted = dice.some(GOODS, dice.int(12, 30)).map((name) => ({
     name,
@@ -179,7 +179,7 @@ function drawLine(slipLine: SlipLine, left: number, top: number, fill: string): 
   }
 }
 
-/** Bars whose widths follow the digits, and the digits under them; no real symbology. */
+/** Draws bars whose widths follow the digits, and the digits under them; no real symbology. */
 function barcode(digits: string, left: number, top: number, width: number, fill: string): string {
   const widths = [...digits].flatMap((digit) => [1 + (Number(digit) % 3), 1 + (Number(digit) % 2), 2, 1]);
   const unit = width / widths.reduce((sum, bar) => sum + bar, 0);

@@ -1,5 +1,6 @@
 /**
- * A page full of one table in small print: stock, departures, measurements, results or pay, with footnotes.
+ * Draws a page full of one table in small print: stock, departures, measurements, results or pay, with
+ * footnotes.
  */
 import { type TextStyle, textPath, textWidth } from "../drawing/lettering.ts";
 import { type Box, line, rect } from "../drawing/svg.ts";

@@ -1,7 +1,4 @@
-/**
- * What synthetic pages speak of: invented people, places and goods, and the ways in which dates and amounts
- * are written.
- */
+/** Words of synthetic pages: invented people, places and goods, and the forms of dates and amounts. */
 import type { Dice } from "./dice.ts";
 
 const FIRST_NAMES = list(`
@@ -44,7 +41,7 @@ export function firstName(dice: Dice): string {
   return dice.pick(FIRST_NAMES);
 }
 
-/** As in a list: "N. Okafor". */
+/** Returns a name as lists have it: "N. Okafor". */
 export function shortName(dice: Dice): string {
   return `${firstName(dice)[0]}. ${lastName(dice)}`;
 }
@@ -57,7 +54,7 @@ export function town(dice: Dice): string {
   return dice.pick(TOWNS);
 }
 
-/** A day of the years given, written in one of three ways that can't be misread. */
+/** Returns a day of the given years, in one of three forms that cannot be misread. */
 export function date(dice: Dice, fromYear: number, toYear: number): string {
   const [year, month, day] = [dice.int(fromYear, toYear), dice.int(1, 12), dice.int(1, 28)];
   const [mm, dd] = [String(month).padStart(2, "0"), String(day).padStart(2, "0")];
@@ -76,12 +73,12 @@ export function phone(dice: Dice): string {
   return dice.code("0### ### ####");
 }
 
-/** Cents as "1,204.50". */
+/** Returns cents as "1,204.50". */
 export function money(cents: number): string {
   return (cents / 100).toLocaleString("en-US", { minimumFractionDigits: 2 });
 }
 
-/** The parts of a text between commas. */
+/** Returns the parts of a text between commas. */
 function list(text: string): string[] {
   return text.trim().split(/,\s+/);
 }

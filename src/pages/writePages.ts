@@ -1,6 +1,6 @@
 /**
- * Synthetic document pages with small print, and questions about them whose answers are known: a data set in
- * the official format that needs no download. The same seed writes the same pages.
+ * Writes synthetic document pages with small print, and questions about them with known answers. This data
+ * set in the official format needs no download. The same seed writes the same pages.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -24,7 +24,7 @@ export interface PagesOptions extends Partial<PageSize> {
   turns?: number | undefined;
   seed?: number | undefined;
   onProgress?: ((done: number, total: number) => void) | undefined;
-  /** Stops before the next page; its reason is thrown. */
+  /** Stops before the next page and throws the signal's reason. */
   signal?: AbortSignal | undefined;
 }
 
@@ -35,7 +35,7 @@ export interface PageRecord {
   conversations: { from: "user" | "assistant"; value: string }[];
 }
 
-/** The layout has this area whatever the size in pixels: text keeps its share of the page. */
+/** Area of the layout, whatever the size in pixels, so that text keeps its share of the page. */
 const LAYOUT_AREA = 3840 * 2160;
 const SIDE_MIN = 64;
 const SIDE_MAX = 16_384;
@@ -44,8 +44,8 @@ const RATIO_MAX = 4;
 const KINDS: readonly ((dice: Dice, size: PageSize) => PageDrawing)[] = [drawReceipts, drawForm, drawTable];
 
 /**
- * Writes images/, pages.json and data.txt, and with evalCount eval.json and eval.txt, into the folder; gives
- * the paths of the two text files. Throws a UserError where a number makes no page.
+ * Writes images/, pages.json and data.txt into the folder, and with evalCount also eval.json and eval.txt.
+ * Returns the paths of the text files. Throws a UserError if a number makes no page.
  */
 export async function writePages(
   folder: string,
@@ -77,7 +77,7 @@ export async function writePages(
   return { data, evalData: writeDataset(folder, "eval.json", "eval.txt", records.slice(count)) };
 }
 
-/** Kinds take turns; the questions come in random order. */
+/** Draws a page. Kinds take turns; the questions come in random order. */
 function drawPage(dice: Dice, page: number, size: PageSize): PageDrawing {
   const draw = KINDS[page % KINDS.length] ?? drawTable;
   const { elements, questions } = draw(dice, layoutOf(size));
@@ -89,7 +89,7 @@ function layoutOf({ width, height }: PageSize): PageSize {
   return { width: width / scale, height: height / scale };
 }
 
-/** Compressed at level 2: level 6 takes nearly twice the time for a sixth fewer bytes. */
+/** Writes a PNG at level 2: level 6 takes nearly twice the time for a sixth fewer bytes. */
 async function writePng({ elements }: PageDrawing, size: PageSize, path: string): Promise<void> {
   const svg = svgDocument(size, elements.join(""), layoutOf(size));
   const png = await sharp(Buffer.from(svg), { unlimited: true })
@@ -107,14 +107,17 @@ function recordOf(image: string, questions: readonly Question[]): PageRecord {
   return { id: image.replace(/^images\/|\.png$/g, ""), image: [image], conversations };
 }
 
-/** The official data.txt: a JSON file and how many thousand samples of it to take. */
+/** Writes the JSON file and the official data.txt, which names it with its samples in thousands. */
 function writeDataset(folder: string, json: string, list: string, records: PageRecord[]): string {
   writeFileSync(join(folder, json), `${JSON.stringify(records, undefined, 1)}\n`);
   writeFileSync(join(folder, list), `${json} ${records.length / 1000}\n`);
   return join(folder, list);
 }
 
-/** Runs the task for 0 to count - 1, as many at once as there are cores; those that run when the signal comes are waited for. */
+/**
+ * Runs the task for 0 to count - 1, as many at once as there are cores. After a signal, waits for the running
+ * ones.
+ */
 async function inParallel(
   count: number,
   signal: AbortSignal | undefined,

@@ -1,11 +1,14 @@
-/** BMP files, which many scanners write and libvips does not read: decoded by NetSurf's library, compiled to WebAssembly. */
+/**
+ * Reads BMP files, which many scanners write and libvips does not read. NetSurf's library, compiled to
+ * WebAssembly, decodes them.
+ */
 import type { Raster } from "./resize.ts";
 
 const FILE_HEADER_BYTES = 14;
-/** The header of OS/2, whose width and height have 16 bits. */
+/** Bytes of the header of OS/2, whose width and height have 16 bits. */
 const OS2_HEADER_BYTES = 12;
 
-/** Run-length encodings: rare, and the library does not read all of them right. */
+/** Run-length encodings. They are rare, and the library reads some of them wrong. */
 const RUN_LENGTHS: readonly number[] = [1, 2];
 
 /** Bytes of a file's start that tell its size in pixels. */
@@ -15,7 +18,7 @@ export function isBmp(start: Uint8Array): boolean {
   return start[0] === 0x42 && start[1] === 0x4d;
 }
 
-/** Size in pixels, from the start of a file; throws if this is no header. */
+/** Returns the size in pixels, from the start of a file. Throws if the start is no header. */
 export function bmpSize(start: Buffer): { width: number; height: number } {
   if (start.length < FILE_HEADER_BYTES + OS2_HEADER_BYTES) throw new Error("the file is cut off");
   const headerBytes = start.readUInt32LE(FILE_HEADER_BYTES);
@@ -30,7 +33,10 @@ export function bmpSize(start: Buffer): { width: number; height: number } {
   return { width, height };
 }
 
-/** Colours of a whole file; alpha is dropped, for most programs write nothing meaningful there. */
+/**
+ * Returns the colours of a whole file. Alpha is dropped, because most programs write nothing meaningful
+ * there.
+ */
 export async function decodeBmp(bytes: Buffer): Promise<Raster> {
   bmpSize(bytes); // refuses what the library would read wrong
   const { decode } = (await import("@cwasm/nsbmp")).default;

@@ -1,8 +1,8 @@
 /**
- * Picture files to RGB. "official" does as the official code's Image.open(path).convert("RGB"): alpha is
- * dropped and the EXIF orientation ignored. "lorafit" shows the model what a person sees: the picture
- * upright, on white. Both ignore colour profiles, as the pictures that the model was trained on were read
- * without them.
+ * Decodes picture files to RGB. "official" is the official code's Image.open(path).convert("RGB"): it drops
+ * alpha and ignores the EXIF orientation. "lorafit" shows the model what a person sees: the picture upright,
+ * on white. Both ignore colour profiles, because the model was trained on pictures that were read without
+ * them.
  */
 import { stat } from "node:fs/promises";
 import sharp, { type Metadata, type Sharp } from "sharp";
@@ -15,17 +15,17 @@ import { isEmbedded, pictureBytes, pictureEnds, pictureInput, pictureName } from
 export type ImageCompat = "lorafit" | "official";
 
 /**
- * 256 Mi pixels, 768 MiB decoded: far above any page, far below what a few kilobytes of a hostile PNG can
- * claim.
+ * Pixels of the largest picture: 256 Mi, which are 768 MiB decoded. Far above any page, and far below the
+ * size that a hostile PNG of a few kilobytes can claim.
  */
 export const MAX_PIXELS = 2 ** 28;
 
-/** Colours, alpha and what a scanner adds, such as infrared. */
+/** Channels of the largest picture: colours, alpha, and those that a scanner adds, such as infrared. */
 const MAX_CHANNELS = 8;
 
 sharp.cache(false); // a file that was replaced must not come back from libvips' cache
 
-/** What a picture's header says of it. */
+/** The facts in a picture's header. */
 export interface PictureHeader {
   /** Size as stored. */
   width: number;
@@ -61,7 +61,7 @@ export async function decodeImage(
   });
 }
 
-/** The header of a picture file; nothing is decoded. */
+/** Returns the header of a picture file; decodes nothing. */
 export function readHeader(path: string): Promise<PictureHeader> {
   return readable(path, async () => {
     const { start } = await pictureEnds(path, BMP_HEADER_BYTES);
@@ -78,8 +78,8 @@ export function readHeader(path: string): Promise<PictureHeader> {
 }
 
 /**
- * Throws a UserError for a picture that is cut off. Decodes those that look so; with `thorough` also those of formats
- * that do not tell their end. To decode every picture of a data set would take minutes.
+ * Throws a UserError for a picture that is cut off. Decodes the pictures that look cut off; with `thorough`
+ * also those of formats that do not mark their end. Decoding every picture of a data set would take minutes.
  */
 export async function refuseCutOff(
   path: string,
@@ -89,7 +89,10 @@ export async function refuseCutOff(
   if (end === "missing" || (end === "unknown" && thorough)) await decodeImage(path, { compat });
 }
 
-/** Channels of colour by libvips' name of a colour space, 3 for others; further channels are alpha, or a scanner's own. */
+/**
+ * Channels of colour by libvips' name of the colour space; 3 for other names. Further channels are alpha, or
+ * a scanner's own.
+ */
 const COLOUR_CHANNELS: Readonly<Record<string, number>> = { "b-w": 1, grey16: 1 };
 
 async function decoded(picture: Sharp, header: Metadata, compat: ImageCompat): Promise<Raster> {
@@ -113,7 +116,7 @@ async function pixelsOf(picture: Sharp): Promise<Channels> {
   return { width: info.width, height: info.height, channels: info.channels, pixels: data };
 }
 
-/** The upper 8 of 16 bits: libvips would clip inks of 16 bits to 255. */
+/** Returns the upper 8 of 16 bits. libvips would clip inks of 16 bits to 255. */
 async function upperBits(picture: Sharp): Promise<Channels> {
   const { data, info } = await picture.raw({ depth: "ushort" }).toBuffer({ resolveWithObject: true });
   const pixels = new Uint8Array(data.length / 2);
@@ -121,7 +124,7 @@ async function upperBits(picture: Sharp): Promise<Channels> {
   return { width: info.width, height: info.height, channels: info.channels, pixels };
 }
 
-/** The first `count` channels. */
+/** Returns the first `count` channels. */
 function withoutMore(raster: Channels, count: number): Raster {
   const { width, height, channels, pixels } = raster;
   if (channels === count) return { width, height, pixels };
@@ -132,7 +135,7 @@ function withoutMore(raster: Channels, count: number): Raster {
   return { width, height, pixels: kept };
 }
 
-/** CMYK to RGB without a profile. Source: Pillow, src/libImaging/Convert.c, cmyk2rgb. */
+/** Converts CMYK to RGB without a profile. Source: Pillow, src/libImaging/Convert.c, cmyk2rgb. */
 function inkToRgb({ width, height, pixels: inks }: Raster): Raster {
   const pixels = new Uint8Array(width * height * 3);
   for (let from = 0, to = 0; to < pixels.length; from += 4, to += 3) {
@@ -144,7 +147,7 @@ function inkToRgb({ width, height, pixels: inks }: Raster): Raster {
   return { width, height, pixels };
 }
 
-/** Runs a read of a picture; what Node and libvips throw becomes a UserError that names the file. */
+/** Runs a read of a picture. Errors of Node and libvips become a UserError that names the file. */
 async function readable<T>(path: string, read: () => Promise<T>): Promise<T> {
   try {
     if (!isEmbedded(path)) await refuseOtherThings(path);

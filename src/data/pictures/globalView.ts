@@ -1,13 +1,13 @@
 /**
- * The global view: the whole padded picture at the size of one tile, as torch's bicubic interpolation makes
- * it (align_corners False, no antialias, a = -0.75) of the normalised picture. The picture is a whole number
- * n of tiles wide and high, so the source position of target t, n (t + 1/2) - 1/2, falls on a pixel where n
- * is odd and midway between two where it is even: along each axis the filter is either one pixel or the same
- * four weights everywhere, and most pixels are never looked at. Source: ATen/native/UpSample.h
+ * Makes the global view: the whole padded picture at the size of one tile. It equals torch's bicubic
+ * interpolation of the normalised picture (align_corners False, no antialias, a = -0.75). The picture is a
+ * whole number n of tiles wide and high. So the source position of target t, n (t + 1/2) - 1/2, is a pixel if
+ * n is odd, and midway between two pixels if n is even. Along each axis the filter is therefore one pixel, or
+ * the same four weights everywhere; most pixels are never read. Source: ATen/native/UpSample.h
  * (area_pixel_compute_source_index, get_cubic_upsample_coefficients).
  */
 
-/** Mean and standard deviation of a channel (RGB) that CLIP's pixels, in 0..1, are normalised with. */
+/** Mean and standard deviation of each channel (RGB), in 0..1, that normalise CLIP's pixels. */
 export const PIXEL_MEAN = [0.48145466, 0.4578275, 0.40821073] as const;
 export const PIXEL_STD = [0.26862954, 0.26130258, 0.27577711] as const;
 
@@ -15,7 +15,10 @@ const PICK = [1];
 /** The cubic kernel half-way between two pixels, at distances 3/2, 1/2, 1/2, 3/2. */
 const MIDWAY = [-0.09375, 0.59375, 0.59375, -0.09375];
 
-/** pixels: (rows * tilePixels, cols * tilePixels, 3) -> (3, tilePixels, tilePixels), normalised. */
+/**
+ * Returns the normalised global view. pixels: (rows * tilePixels, cols * tilePixels, 3) -> (3, tilePixels,
+ * tilePixels).
+ */
 export function globalView(pixels: Uint8Array, rows: number, cols: number, tilePixels: number): Float32Array {
   const view = new Float32Array(3 * tilePixels * tilePixels);
   const down = axisTaps(rows, tilePixels, cols * tilePixels * 3);
@@ -43,8 +46,8 @@ export function globalView(pixels: Uint8Array, rows: number, cols: number, tileP
 }
 
 /**
- * The taps of an axis that shrinks `factor` times: the same weights everywhere, and where they apply,
- * `stride` bytes a position.
+ * Returns the taps of an axis that shrinks `factor` times: weights that are the same everywhere, and the
+ * offsets at which they apply, with `stride` bytes a position.
  */
 function axisTaps(factor: number, targets: number, stride: number) {
   const weights = factor % 2 === 1 ? PICK : MIDWAY;
@@ -60,8 +63,8 @@ function axisTaps(factor: number, targets: number, stride: number) {
 }
 
 /**
- * (value / 255 - mean) / std for the 256 values of a channel, rounded to float32 after each operation as
- * torchvision's are.
+ * Returns (value / 255 - mean) / std for the 256 values of a channel, rounded to float32 after each
+ * operation, as torchvision does.
  */
 function normalisedValues(channel: number): Float32Array {
   const mean = Math.fround(PIXEL_MEAN[channel] ?? 0);

@@ -1,6 +1,6 @@
 /**
- * Pictures as the model takes them: the HD transform scales a picture UP or down to the largest grid of tiles
- * that hd_num allows, pads the short side with white and adds a global view of one tile. Source:
+ * Prepares pictures for the model. The HD transform scales a picture up or down to the largest grid of tiles
+ * that hd_num allows, pads the short side with white, and adds a global view of one tile. Source:
  * InternLM-XComposer, finetune/ixc_utils.py, HD_transform.
  */
 import { UserError } from "../../errors.ts";
@@ -15,7 +15,7 @@ export const TILE_PIXELS = 336;
 /** A tile is 24 x 24 patches of 14 pixels, merged two by two: 12 x 12 tokens. */
 const TILE_SIDE_TOKENS = 12;
 
-/** Some 100 times what the model is used at; the pixels of so many tiles still fit one array. */
+/** About 100 times the usual hd_num. The pixels of so many tiles still fit in one array. */
 const HD_NUM_MAX = 5_000;
 
 /** Size of a picture in pixels. */
@@ -62,11 +62,11 @@ export function isSameLayout(one: PictureLayout, other: PictureLayout): boolean 
   return one.tokens === other.tokens && one.tiles === other.tiles;
 }
 
-/** Where a picture lands in its grid of tiles; all in the coordinates of the final picture. */
+/** Place of a picture in its grid of tiles, in pixels of the final picture. */
 export interface HdGrid extends TileGrid {
   /** Size of the picture before it is scaled. */
   source: PictureSize;
-  /** Portrait: the official code transposes it before the transform, and back after it. */
+  /** True for a portrait: the official code transposes it before the transform, and back after it. */
   transposed: boolean;
   resizedWidth: number;
   resizedHeight: number;
@@ -79,7 +79,7 @@ export interface HdGrid extends TileGrid {
   height: number;
 }
 
-/** A picture as the model takes it. */
+/** A picture in the form that the model reads. */
 export interface HdImage extends TileGrid {
   /** (rows * 336, cols * 336, 3) RGB */
   pixels: Uint8Array;
@@ -94,8 +94,8 @@ export interface LoadedImage extends HdImage {
 }
 
 /**
- * The grid of a picture's size under hd_num; throws a UserError where hd_num is below 1 or the ratio leaves
- * no height.
+ * Returns the grid of a picture's size under hd_num. Throws a UserError if hd_num is below 1, or if the ratio
+ * leaves no height.
  */
 export function hdGrid(width: number, height: number, hdNum: number, name = "the picture"): HdGrid {
   checkHdNum(hdNum);
@@ -130,19 +130,19 @@ export function hdGrid(width: number, height: number, hdNum: number, name = "the
 }
 
 /**
- * Tokens of a picture: tiles and global view, one that parts them, and one that ends each row of tokens of
- * either.
+ * Returns the tokens of a picture: those of its tiles and its global view, one between the two, and one at
+ * the end of each row of tokens.
  */
 export function imageTokens(rows: number, cols: number): number {
   return (rows * cols + 1) * TILE_SIDE_TOKENS ** 2 + 1 + (rows + 1) * TILE_SIDE_TOKENS;
 }
 
-/** Tokens of several pictures. */
+/** Returns the tokens of several pictures. */
 export function pictureTokens(pictures: readonly PictureLayout[]): number {
   return pictures.reduce((sum, { tokens }) => sum + tokens, 0);
 }
 
-/** Size in pixels from the file's header alone: as stored for "official", as shown otherwise. */
+/** Returns the size in pixels from the file's header alone: as stored for "official", as shown otherwise. */
 export async function imageSize(path: string, compat: ImageCompat): Promise<PictureSize> {
   const { width, height, shown } = await readHeader(path);
   return compat === "official" ? { width, height } : shown;
@@ -159,7 +159,7 @@ export async function loadHdImage(
   return hdTransform(picture, hdGrid(picture.width, picture.height, hdNum, pictureName(path)));
 }
 
-/** The picture resized, padded and viewed as its grid says. */
+/** Resizes and pads the picture as its grid says, and makes its global view. */
 export function hdTransform(picture: Raster, grid: HdGrid): LoadedImage {
   const { rows, cols } = grid;
   const size = { width: grid.resizedWidth, height: grid.resizedHeight };
@@ -171,14 +171,14 @@ export function hdTransform(picture: Raster, grid: HdGrid): LoadedImage {
   return { ...tileGrid(rows, cols), source: grid.source, pixels, globalView: view };
 }
 
-/** Tiles along the longer side: as many as keep the whole grid within hd_num. */
+/** Returns the tiles along the longer side: the most that keep the whole grid within hd_num. */
 function longestSide(ratio: number, hdNum: number): number {
   let tiles = 1;
   while ((tiles + 1) * Math.ceil((tiles + 1) / ratio) <= hdNum) tiles++;
   return tiles;
 }
 
-/** A new array always: what sharp decodes into can't be handed from thread to thread. */
+/** Pads into a new array, even without padding: sharp's own arrays cannot be moved between threads. */
 function pad({ width, height, pixels }: Raster, grid: HdGrid): Uint8Array {
   const padded = new Uint8Array(grid.width * grid.height * 3).fill(255);
   for (let y = 0; y < height; y++) {
@@ -208,6 +208,6 @@ function tooExtreme(name: string, width: number, height: number, ratio: number, 
   return new UserError(
     `${name}: ${width} x ${height} pixels, a ratio of ${Math.round(ratio)} to 1, would be less than ` +
       `a pixel ${width < height ? "wide" : "high"} at hd_num ${hdNum}.`,
-    { fix: `Cut the picture into pieces, or take --hd-num ${leastTiles} or more.` },
+    { fix: `Cut the picture into pieces, or pass --hd-num ${leastTiles} or more.` },
   );
 }

@@ -1,4 +1,4 @@
-/** Decodes and transforms pictures in worker threads, ahead of the step that takes them. */
+/** Decodes and transforms pictures in worker threads, ahead of the step that needs them. */
 import { availableParallelism } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
@@ -7,9 +7,9 @@ import { type LoadedImage, loadHdImage } from "./image.ts";
 import type { ImageReply, ImageSettings } from "./imageWorker.ts";
 
 export interface ImagePool {
-  /** A picture that can't be loaded rejects its own promise and no other. */
+  /** Loads a picture. A picture that cannot be loaded rejects its own promise and no other. */
   load(path: string, hdNum: number): Promise<LoadedImage>;
-  /** Stops the workers; pictures that they haven't loaded by then are rejected. */
+  /** Stops the workers. Pictures that are not loaded yet are rejected. */
   close(): Promise<void>;
 }
 
@@ -19,18 +19,20 @@ interface Lane {
   close(): Promise<void>;
 }
 
-/** A read that a disk does not answer cannot be called off, so nobody waits for its worker longer than this. */
+/** Milliseconds to wait for a worker to stop. A read that hangs on a disk cannot be cancelled. */
 const MOST_CLOSE_MS = 2_000;
 
-/** The step takes every core there is, so few workers beside it are enough to stay ahead. */
+/** The step uses every core, so few workers beside it are enough to stay ahead. */
 const DEFAULT_WORKERS = Math.max(1, Math.min(2, availableParallelism() - 1));
 
-/** Node 20 runs no TypeScript in a worker: from the sources, as in tests, pictures load in this thread. */
+/**
+ * Undefined when running from the sources, as in tests: Node 20 runs no TypeScript in a worker, so pictures
+ * load in this thread.
+ */
 const WORKER_URL = import.meta.url.endsWith(".js") ? new URL("./imageWorker.js", import.meta.url) : undefined;
 
 /**
- * Opens a pool; with 0 workers pictures load in this thread. An open pool without work keeps no process
- * alive.
+ * Opens a pool. With 0 workers, pictures load in this thread. An idle pool does not keep the process alive.
  */
 export function openImagePool({
   workers = DEFAULT_WORKERS,
@@ -73,7 +75,10 @@ function localLane({ compat, maxPixels }: ImageSettings): Lane {
   return { load: (path, hdNum) => loadHdImage(path, hdNum, compat, { maxPixels }), close: async () => {} };
 }
 
-/** Starts its worker with the first picture, and anew after one that took the worker down. */
+/**
+ * Makes a lane that starts its worker with the first picture, and again after a picture that crashed the
+ * worker.
+ */
 function workerLane(url: URL, settings: ImageSettings): Lane {
   let worker: Worker | undefined;
   let pending: { path: string; resolve(image: LoadedImage): void; reject(error: unknown): void } | undefined;

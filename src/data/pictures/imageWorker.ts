@@ -1,5 +1,6 @@
 /**
- * A worker thread of the image pool: loads one picture a message and hands its arrays over without a copy.
+ * The worker thread of the image pool. It loads one picture for each message, and moves the arrays without a
+ * copy.
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { UserError } from "../../errors.ts";
@@ -16,7 +17,7 @@ export interface ImageRequest {
   hdNum: number;
 }
 
-/** A UserError's class doesn't survive the way between threads, so it travels in parts. */
+/** A reply. A UserError loses its class between threads, so it is sent in parts. */
 export type ImageReply =
   | { kind: "image"; image: LoadedImage }
   | { kind: "user error"; message: string; remedy: { fix?: string } }

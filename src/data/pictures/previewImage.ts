@@ -1,4 +1,4 @@
-/** Drawings of a transformed picture: as the model takes it, and as a person understands it. */
+/** Draws a transformed picture: in the form that the model reads, and in a form that a person understands. */
 import sharp from "sharp";
 import { type TextStyle, textPath, textWidth } from "../../drawing/lettering.ts";
 import { type Box, path, rect, svgDocument } from "../../drawing/svg.ts";
@@ -6,7 +6,7 @@ import { formatCount } from "../../errors.ts";
 import { PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
 import { type HdGrid, type HdImage, TILE_PIXELS } from "./image.ts";
 
-/** Exactly the pixels that the tiles are cut from, as PNG. */
+/** Returns a PNG of exactly the pixels that the tiles are cut from. */
 export function transformedPng(image: HdImage): Promise<Buffer> {
   return sharp(image.pixels, { raw: rawSize(image) })
     .png()
@@ -27,7 +27,7 @@ const TITLE: TextStyle = { face: "sansBold", sizePixels: 30, fill: INK };
 const DETAIL: TextStyle = { face: "sans", sizePixels: 22, fill: INK };
 const REMARK: TextStyle = { face: "sans", sizePixels: 18, fill: QUIET };
 
-/** Where the parts of a preview stand, in its pixels. */
+/** Places of the parts of a preview, in its pixels. */
 interface Layout {
   width: number;
   height: number;
@@ -37,9 +37,9 @@ interface Layout {
 }
 
 /**
- * The preview as PNG: the padded picture with tile borders and tile numbers in reading order, the global view
- * in the upper right corner, and beside it the caption with grid and tokens under it. A caption's first line
- * (the file's name) is its title.
+ * Returns the preview as PNG: the padded picture with tile borders and tile numbers in reading order, and
+ * above it the caption, grid, tokens and global view. The first line of the caption (the file's name) is its
+ * title.
  */
 export async function drawPreview(
   image: HdImage,
@@ -82,7 +82,7 @@ function scaledPicture(
     .toBuffer();
 }
 
-/** The global view as a person sees it: the normalisation undone. */
+/** Returns the global view as a person sees it, without the normalisation. */
 function globalViewPng({ globalView }: HdImage): Promise<Buffer> {
   const area = TILE_PIXELS ** 2;
   const pixels = Uint8ClampedArray.from({ length: 3 * area }, (_, i) => {
@@ -159,7 +159,7 @@ function paddingHatch(grid: HdGrid, { picture, tilePixels }: Layout): string[] {
   return areas.map((area) => rect(area, { fill: "url(#hatch)" }));
 }
 
-/** Each line twice: a white one under the coloured, so that it stands out on any picture. */
+/** Draws each line twice, a coloured one over a white one, so that it stands out on any picture. */
 function tileBorders({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): string[] {
   const { left, top, width, height } = picture;
   const across = Array.from({ length: rows + 1 }, (_, row) => `M${left} ${top + row * tilePixels}h${width}`);
@@ -180,7 +180,7 @@ function tileNumbers({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): s
   });
 }
 
-/** White text on the accent colour, hanging in the corner at (x, y). */
+/** Draws white text on the accent colour in the corner at (x, y). */
 function badge(text: string, x: number, y: number, sizePixels: number): string {
   const style: TextStyle = { face: "sansBold", sizePixels, fill: "#fff" };
   const [width, height] = [textWidth(text, style) + sizePixels * 0.8, sizePixels * 1.5];
@@ -188,7 +188,7 @@ function badge(text: string, x: number, y: number, sizePixels: number): string {
   return tab + textPath(text, x + sizePixels * 0.4, y + sizePixels * 1.1, style);
 }
 
-/** The text, or its two ends around an ellipsis where it is too long. */
+/** Returns the text, or its two ends around an ellipsis if it is too long. */
 function shortened(text: string, roomPixels: number, style: TextStyle): string {
   const letters = [...text];
   let shown = text;

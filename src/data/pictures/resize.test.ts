@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { type Raster, resizeBilinear } from "./resize.ts";
 
-// Computed with Pillow 13.0.0 from noise(width, height, seed): source and target size, seed, start of SHA-256.
+// Computed by Pillow 13.0.0 from noise(width, height, seed): source and target size, seed, start of SHA-256.
 // biome-ignore format: columns line up
 const PILLOW = [
   [500, 311, 1008, 627, 1, "388d8ecaa80e715e"],

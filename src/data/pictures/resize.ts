@@ -1,7 +1,7 @@
 /**
- * Pillow's BILINEAR resize of 8-bit RGB, to the bit: a triangle filter as wide as the scale (so shrinking is
- * antialiased), one pass an axis with weights in fixed point, rounded to 8 bits in between. Source: Pillow,
- * src/libImaging/Resample.c.
+ * Resizes 8-bit RGB exactly as Pillow's BILINEAR does. The filter is a triangle as wide as the scale, so
+ * shrinking is antialiased. Each axis has a pass of its own with weights in fixed point, and values are
+ * rounded to 8 bits in between. Source: Pillow, src/libImaging/Resample.c.
  */
 
 /** RGB, 8 bits a channel. pixels: (height, width, 3) */
@@ -12,7 +12,7 @@ export interface Raster {
 }
 
 /**
- * For each target position its source range, and the weights of that range, `tapsMax` apart, in units of
+ * For each target position, its source range and the weights of that range, `tapsMax` apart, in units of
  * 2^-22.
  */
 interface Taps {
@@ -27,10 +27,9 @@ const ONE = 1 << WEIGHT_BITS;
 const HALF = ONE >> 1;
 
 /**
- * The picture in another size. The order of the passes shows in the last bit. Pillow starts with the
- * horizontal one (but where the height shrinks over twice as much as the width, which no landscape scaled as
- * a whole does); a portrait that the official code transposes before and after comes out the same when its
- * passes are swapped instead.
+ * Returns the picture in another size. The order of the two passes changes the last bit. Pillow starts with
+ * the horizontal pass, except when the height shrinks over twice as much as the width, which does not happen
+ * here. The official code transposes a portrait before and after; swapping the passes gives the same result.
  */
 export function resizeBilinear(
   source: Raster,
@@ -90,8 +89,8 @@ function resizeHeight(source: Raster, height: number): Raster {
 }
 
 /**
- * Weights are not negative and add up to one but for their rounding, so sums stay below 256 * ONE: no
- * clipping, no overflow.
+ * Weights are not negative and add up to one, except for rounding. So sums stay below 256 * ONE, without
+ * clipping or overflow.
  */
 function triangleTaps(sourceLength: number, targetLength: number): Taps {
   const scale = sourceLength / targetLength;

@@ -1,18 +1,21 @@
-/** Where a picture's bytes are: in a file, or in the data set itself as a data URI. */
+/** Finds a picture's bytes: in a file, or in the data set itself as a data URI. */
 import { open, readFile } from "node:fs/promises";
 import { formatBytes, UserError } from "../../errors.ts";
 
-/** What sharp reads: the path itself, or the bytes of a data URI. Throws a UserError if these are not in base64. */
+/**
+ * Returns the input for sharp: the path itself, or the bytes of a data URI. Throws a UserError if the URI is
+ * not in base64.
+ */
 export function pictureInput(path: string): string | Buffer {
   return isEmbedded(path) ? embeddedBytes(path) : path;
 }
 
-/** All bytes of a picture. */
+/** Returns all bytes of a picture. */
 export async function pictureBytes(path: string): Promise<Buffer> {
   return isEmbedded(path) ? embeddedBytes(path) : readFile(path);
 }
 
-/** A picture's name for messages. */
+/** Returns a picture's name for messages. */
 export function pictureName(path: string): string {
   if (!isEmbedded(path)) return path;
   const type = /^data:([\w.+-]+\/[\w.+-]+)/i.exec(path)?.[1];
@@ -20,7 +23,7 @@ export function pictureName(path: string): string {
   return `a picture within the data (${type === undefined ? "" : `${type}, `}${bytes})`;
 }
 
-/** The first and the last bytes of a picture, and how many it has in all. */
+/** Returns the first and the last bytes of a picture, and the number of all bytes. */
 export async function pictureEnds(
   path: string,
   endBytes: number,
@@ -41,7 +44,7 @@ export async function pictureEnds(
   }
 }
 
-/** Whether a path is no path but a picture as a data URI. */
+/** Returns whether a path is a data URI, which holds the picture itself. */
 export function isEmbedded(path: string): boolean {
   return /^data:/i.test(path);
 }

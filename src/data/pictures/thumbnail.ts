@@ -2,7 +2,10 @@
 import sharp from "sharp";
 import { decodeImage, type ImageCompat } from "./decode.ts";
 
-/** Returns the picture as a data URI of a JPEG, scaled down so that neither side is longer than `mostPixels`. Throws as decodeImage does. */
+/**
+ * Returns the picture as a data URI of a JPEG, scaled down so that neither side is longer than `mostPixels`.
+ * Throws as decodeImage does.
+ */
 export async function thumbnailUri(path: string, compat: ImageCompat, mostPixels = 480): Promise<string> {
   const { width, height, pixels } = await decodeImage(path, { compat });
   const size = { width: mostPixels, height: mostPixels, fit: "inside", withoutEnlargement: true } as const;

@@ -1,15 +1,15 @@
-/** Where a text stops being JSON, and what JSON would have there: JSON.parse names no line, and often no position either. */
+/** Finds the place where a text stops being JSON. JSON.parse names no line, and often no position either. */
 import jsonc from "jsonc-parser";
 
 export interface JsonFault {
-  /** From 1, as editors count. */
+  /** Line from 1, as editors count. */
   line: number;
   column: number;
-  /** What should be there: "a value", "a comma or a closing bracket". */
+  /** The thing that JSON would have there: "a value", "a comma or a closing bracket". */
   expected: string;
 }
 
-/** By the parser's name of the fault. */
+/** The expected thing, by the parser's name of the fault. */
 const EXPECTED: Readonly<Record<string, string>> = {
   PropertyNameExpected: "a name in quotes",
   ColonExpected: "a colon",
@@ -25,7 +25,7 @@ const EXPECTED: Readonly<Record<string, string>> = {
   InvalidCharacter: 'a string without control characters (a line end is "\\n")',
 };
 
-/** The first fault of a text that JSON.parse refuses. */
+/** Returns the first fault of a text that JSON.parse refuses. */
 export function jsonFault(text: string): JsonFault {
   let first: JsonFault | undefined;
   try {

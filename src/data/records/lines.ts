@@ -1,17 +1,23 @@
-/** Text of dataset files: whole, or line by line, so that a file may be larger than the longest string of Node. */
+/**
+ * Reads text of dataset files, whole or line by line. A file that is read by lines may be larger than the
+ * longest string of Node.
+ */
 import { constants } from "node:buffer";
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { faultOf, formatBytes, UserError } from "../../errors.ts";
 
-/** Bytes of the longest line: one record with its pictures in base64, held a few times over while it is parsed. */
+/**
+ * Bytes of the longest line. A line is one record, perhaps with pictures in base64, and memory holds it
+ * several times while it is parsed.
+ */
 const LINE_MAX_BYTES = 2 ** 26;
 
 const CHUNK_BYTES = 2 ** 20;
 
 const LINE_FEED = 0x0a;
 
-/** The text of a file; throws a UserError if it is missing, too large or no text. */
+/** Returns the text of a file. Throws a UserError if the file is missing, too large or no text. */
 export function readText(file: string): string {
   const bytes = reading(file, () => {
     const { size } = statSync(file);
@@ -26,7 +32,7 @@ export function readText(file: string): string {
   return decoded(bytes, file);
 }
 
-/** Lines of a file that are not blank, with their numbers from 1. Throws as readText does. */
+/** Yields the lines of a file that are not blank, with their numbers from 1. Throws as readText does. */
 export function* linesOf(file: string): Generator<{ content: string; line: number }> {
   let line = 0;
   for (const bytes of linesOfBytes(file)) {
@@ -73,7 +79,7 @@ function joined(parts: readonly Uint8Array[]): Uint8Array {
   return parts.length === 1 ? (parts[0] as Uint8Array) : Buffer.concat(parts);
 }
 
-/** Text of UTF-8 bytes, without a byte order mark. */
+/** Returns the text of UTF-8 bytes, without a byte order mark. */
 function decoded(bytes: Uint8Array, place: string): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
@@ -88,7 +94,7 @@ function emptyFile(file: string): UserError {
   return new UserError(`${file} is empty.`, { fix: "Name a file with at least one record." });
 }
 
-/** Runs a read of a file; what the system throws becomes a UserError that names the file. */
+/** Runs a read of a file. Errors of the system become a UserError that names the file. */
 function reading<T>(file: string, read: () => T): T {
   try {
     return read();
@@ -98,7 +104,7 @@ function reading<T>(file: string, read: () => T): T {
   }
 }
 
-/** What to name instead of a path that can't be read. */
+/** Returns advice for a path that cannot be read: a file in the folder, if the path is a folder. */
 function fileInstead(path: string): string {
   const list = join(path, "data.txt");
   if (existsSync(list)) return `Name the file in it: ${list}`;

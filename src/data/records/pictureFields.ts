@@ -1,7 +1,7 @@
 /**
- * The pictures of a record, in each way that tools write them: a path, a `file:` URL, a data URI, or an object with the
- * path or the bytes (the Image feature of Hugging Face datasets). Pictures on the web are refused: a run must not depend
- * on a server.
+ * Reads the pictures of a record in each form that tools write: a path, a `file:` URL, a data URI, or an
+ * object with the path or the bytes (the Image feature of Hugging Face datasets). Pictures on the web are
+ * refused, because a run must not depend on a server.
  */
 import { fileURLToPath } from "node:url";
 import { RecordFault, shownValue, wrongField } from "./recordFault.ts";
@@ -14,36 +14,39 @@ const MEDIA_FIELDS = ["video", "videos", "audio", "audios"] as const;
 /** Fields of other media; they may be empty. */
 export const OTHER_MEDIA_FIELDS: readonly string[] = MEDIA_FIELDS;
 
-/** The longest path that Linux takes; a longer text is a picture itself. */
+/** Characters of the longest path that Linux allows. A longer text is a picture itself. */
 const PATH_MAX_CHARACTERS = 4096;
 
-/** Lists within lists that may be empty; what is nested deeper counts as a value. */
+/** Depth to which lists within lists may be empty. Anything nested deeper counts as a value. */
 const EMPTY_DEPTH = 4;
 
 const PICTURE_NAME = /(?:^|[_.-]|[a-z](?=[A-Z]))(?:image|img|picture|photo|pixel)/i;
 
-/** Whether a value holds nothing: null, "", [], [""], [null], and objects of such values. */
+/** Returns whether a value holds nothing: null, "", [], [""], [null], and objects of such values. */
 export function isEmpty(value: unknown, depth = 0): boolean {
   if (value === null || value === undefined || value === "") return true;
   if (typeof value !== "object" || depth === EMPTY_DEPTH) return false;
   return Object.values(value).every((one) => isEmpty(one, depth + 1));
 }
 
-/** Whether a field that nobody reads may hold pictures: its name says so, and its value may name a file or be one. */
+/**
+ * Returns whether a field that is not read seems to hold pictures: by its name, and by a value that may be a
+ * path.
+ */
 export function looksLikePictures(key: string, value: unknown): boolean {
   return PICTURE_NAME.test(key) && !isEmpty(value) && typeof value !== "number" && typeof value !== "boolean";
 }
 
-/** The pictures of a record's fields, in their order. */
+/** Returns the pictures of a record's fields, in their order. */
 export function picturesOfRecord(record: Record<string, unknown>): string[] {
   for (const key of MEDIA_FIELDS) {
     if (isEmpty(record[key])) continue;
-    throw wrongField(key, "only pictures can be trained on", "Take the sample out, or its media.");
+    throw wrongField(key, "only pictures can be trained on", "Remove the sample, or its media.");
   }
   return PICTURE_FIELDS.flatMap((key) => picturesOf(record[key], key));
 }
 
-/** The pictures of one field: one, a list, or a list within a list; empty values are none. */
+/** Returns the pictures of one field: one, a list, or a list within a list. Empty values are no pictures. */
 function picturesOf(value: unknown, field: string): string[] {
   if (Array.isArray(value))
     return value.flat().flatMap((one, index) => pictureOf(one, `${field}[${index}]`) ?? []);
@@ -51,7 +54,7 @@ function picturesOf(value: unknown, field: string): string[] {
   return picture === undefined ? [] : [picture];
 }
 
-/** A picture as a path or a data URI; undefined if the value is empty. */
+/** Returns a picture as a path or a data URI; undefined if the value is empty. */
 export function pictureOf(value: unknown, field: string): string | undefined {
   if (isEmpty(value)) return undefined;
   if (typeof value === "string") return pictureOfText(value);
@@ -79,7 +82,7 @@ function pictureOfText(text: string): string {
   return /^file:/i.test(text) ? pathOfUrl(text) : text;
 }
 
-/** The path of "file:///folder/a.png", and of "file:a.png", which is relative. */
+/** Returns the path of "file:///folder/a.png", or of "file:a.png", which is relative. */
 function pathOfUrl(url: string): string {
   const rest = url.slice("file:".length);
   try {
@@ -93,7 +96,7 @@ function pathOfUrl(url: string): string {
   }
 }
 
-/** Bytes as JSON can hold them: base64, or a list of numbers. */
+/** Returns a data URI of bytes as JSON holds them: base64, or a list of numbers. */
 function pictureOfBytes(bytes: unknown, field: string): string {
   if (typeof bytes === "string") return /^data:/i.test(bytes) ? bytes : `data:;base64,${bytes}`;
   const list = Array.isArray(bytes) ? bytes : (bytes as { data?: unknown }).data; // Node's Buffer has `data`

@@ -1,4 +1,7 @@
-/** What makes a record unusable, thrown where the record's file and place are not known. */
+/**
+ * The reason why a record cannot be used. It is thrown by code that does not know the record's file and
+ * place.
+ */
 export class RecordFault extends Error {
   readonly clause: string;
   readonly fix: string;
@@ -11,14 +14,17 @@ export class RecordFault extends Error {
   }
 }
 
-/** A field whose value has the wrong type or form. `field`: "conversations[2].from". */
+/** Returns the fault of a field whose value has the wrong type or form. `field`: "conversations[2].from". */
 export function wrongField(field: string, message: string, fix: string): RecordFault {
   return new RecordFault(`has wrong fields: ${field}: ${message}`, fix);
 }
 
 const SHOWN_CHARACTERS = 60;
 
-/** A value of a file for a message: texts in quotes, cut if they are long, control characters escaped. */
+/**
+ * Returns a value of a file for a message. Texts stand in quotes, are cut if they are long, and have their
+ * control characters escaped.
+ */
 export function shownValue(value: unknown): string {
   if (typeof value === "string") {
     const cut = value.length > SHOWN_CHARACTERS;

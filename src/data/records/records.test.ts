@@ -63,7 +63,7 @@ describe("speakers", () => {
     (role) => {
       const { message, fix } = errorOf({ messages: [{ role, content: "{}" }] });
       expect(message).toContain(`sample 3 uses tools (messages[0].role "${role}")`);
-      expect(fix).toContain("Take the sample out");
+      expect(fix).toContain("Remove the sample");
     },
   );
 

@@ -1,6 +1,7 @@
 /**
- * One record of a dataset file to one sample. A table of record forms, told apart by a key that each must have: the
- * official conversations, samples that are token ids already, and the forms of ms-swift, LLaMA-Factory, TRL and OpenAI.
+ * Turns one record of a dataset file into one sample. A table holds the forms of records, each known by a
+ * field that it must have: the official conversations, samples of token ids, and the forms of ms-swift,
+ * LLaMA-Factory, TRL and OpenAI.
  */
 import { z } from "zod";
 import { formatCount } from "../../errors.ts";
@@ -36,7 +37,7 @@ const System = z.object({ system: Text.nullish() });
 const HdNum = z.int().positive();
 const HdNums = z.object({ hd_num: z.union([HdNum, z.array(HdNum)]).nullish() });
 
-/** Their tokens alone would be millions. */
+/** Pictures of the largest sample. Their tokens alone would be millions. */
 const PICTURES_MAX = 10_000;
 const TURNS_MAX = 100_000;
 
@@ -46,7 +47,7 @@ interface DialogueForm {
   turns(record: Fields, unused: UnusedFields): ReadTurn[];
 }
 
-/** Forms of dialogues by the field that tells each apart. */
+/** Forms of dialogues, by the field that each must have. */
 const DIALOGUE_FORMS: Readonly<Record<string, DialogueForm>> = {
   conversations: {
     fields: ["conversations"],
@@ -82,7 +83,10 @@ const DIALOGUE_FORMS: Readonly<Record<string, DialogueForm>> = {
 const TOKEN_FIELDS = ["input_ids", "labels", "attention_mask", "hd_num"];
 const COMMON_FIELDS = ["id", "system", ...PICTURE_FIELDS, ...OTHER_MEDIA_FIELDS];
 
-/** The sample in a parsed record, its picture paths as they are written; throws a RecordFault that names the field. */
+/**
+ * Returns the sample in a parsed record, with its picture paths as they are written. Throws a RecordFault
+ * that names the field.
+ */
 export function parseRecord(record: unknown, place: SampleSource): ParsedRecord {
   if (!isFields(record)) throw new RecordFault("isn't a record", OFFICIAL_FORM);
   const source = { ...place, ...idOf(record) };
@@ -128,7 +132,7 @@ function idOf({ id }: Fields): { id?: string } {
   return typeof id === "string" || typeof id === "number" ? { id: String(id) } : {};
 }
 
-/** Fields of data for other tasks than learning answers. */
+/** Names of fields of preference data. */
 const PREFERENCE_FIELD = /^(?:chosen|rejected|positive|negative)(?:_|$)|^kto_tag$/;
 
 /** Refuses records whose fields ask for something else than to learn each answer. */
@@ -136,31 +140,36 @@ function refuseOtherTasks(record: Fields): void {
   for (const [key, value] of Object.entries(record)) {
     if (isEmpty(value)) continue;
     if (PREFERENCE_FIELD.test(key) || (key === "label" && typeof value === "boolean")) {
-      const fix = "Keep the answers to learn as an ordinary dialogue, and take the others out.";
+      const fix = "Keep the answers to learn as an ordinary dialogue, and remove the others.";
       throw new RecordFault(`is preference data (${shownValue(key)}), which cannot be trained on here`, fix);
     }
     if (key === "tools") {
-      throw new RecordFault('uses tools ("tools"), which cannot be trained on here', "Take the sample out.");
+      throw new RecordFault('uses tools ("tools"), which cannot be trained on here', "Remove the sample.");
     }
     if (
       key !== "label" &&
       LEARNED_FLAGS.includes(key) &&
       (value === false || value === 0 || Array.isArray(value))
     ) {
-      const fix = `Write it at the turns ({"from": "assistant", "value": "...", "loss": false}), or take the sample out.`;
+      const fix = `Write it at the turns ({"from": "assistant", "value": "...", "loss": false}), or remove the sample.`;
       throw new RecordFault(`says of the whole sample what is not to be learned (${shownValue(key)})`, fix);
     }
   }
 }
 
-/** Refuses ms-swift's grounding data, whose texts have marks where names and coordinates are to be filled in. */
+/**
+ * Refuses ms-swift's grounding data, whose texts have marks where names and coordinates are to be filled in.
+ */
 function refuseGrounding({ objects }: Fields, turns: readonly Turn[]): void {
   if (isEmpty(objects) || !turns.some(({ text }) => /<(?:bbox|ref-object)>/.test(text))) return;
   const fix = "Write the names and coordinates into the text, in the form that the model should learn.";
   throw new RecordFault('is grounding data ("objects"), whose marks are not filled in here', fix);
 }
 
-/** Notes fields that hold something and are not read; one that seems to hold the sample's pictures is an error. */
+/**
+ * Notes the fields that hold something and are not read. A field that seems to hold the sample's pictures is
+ * an error.
+ */
 function noteUnused(record: Fields, read: readonly string[], { images }: Sample, unused: UnusedFields): void {
   for (const [key, value] of Object.entries(record)) {
     if (read.includes(key) || COMMON_FIELDS.includes(key) || isEmpty(value)) continue;
@@ -174,7 +183,10 @@ function noteUnused(record: Fields, read: readonly string[], { images }: Sample,
   }
 }
 
-/** Refuses marks of pictures that the sample does not name: the model would learn to answer without seeing them. */
+/**
+ * Refuses marks of pictures that the sample does not name. The model would learn to answer without seeing
+ * them.
+ */
 function refuseMarks({ turns, images }: DialogueSample): void {
   const pattern = images.length === 0 ? /<image>|<img>|<ImageHere>/ : /<img>(?=[^<]{1,4096}<\/img>)/;
   for (const { text } of turns) {
@@ -197,7 +209,7 @@ function checked<T>(shape: z.ZodType<T>, record: Fields): T {
   throw wrongField(fieldName(issue?.path ?? []), issue?.message ?? "", OFFICIAL_FORM);
 }
 
-/** "conversations[2].from". */
+/** Returns a path of keys as "conversations[2].from". */
 function fieldName(path: readonly PropertyKey[]): string {
   return path
     .map((key, index) => (typeof key === "number" ? `[${key}]` : `${index > 0 ? "." : ""}${String(key)}`))
@@ -210,7 +222,7 @@ function tokenSample(record: Fields, source: SampleSource): Sample {
   const images = picturesOfRecord(record);
   if (labels && inputIds.length !== labels.length) {
     const fix =
-      "Write one label for each id: -100 where there is none, and for every picture (-200 in input_ids).";
+      "Write one label for each id: -100 for an id that is not learned, and for every picture (-200 in input_ids).";
     throw new RecordFault(`has ${inputIds.length} input_ids but ${labels.length} labels`, fix);
   }
   const { hd_num } = checked(HdNums, record);
@@ -222,7 +234,7 @@ function tokenSample(record: Fields, source: SampleSource): Sample {
   return { kind: "tokens", source, inputIds, labels, images, ...(hdNums ? { hdNums } : {}) };
 }
 
-/** By hand: a schema would keep a message for each of a million wrong ids. */
+/** Returns a list of ids. A zod schema would keep a message for each of a million wrong ids. */
 function idsOf(list: unknown, field: string): Int32Array {
   const fix = "Ids and labels are lists of whole numbers.";
   if (!Array.isArray(list)) throw wrongField(field, `${shownValue(list)} is no list of ids`, fix);
@@ -235,12 +247,12 @@ function exchanges(pairs: (readonly [string, string])[]): ReadTurn[] {
   return pairs.flatMap(([question, answer]) => [plainTurn("user", question), plainTurn("assistant", answer)]);
 }
 
-/** TRL's prompt or completion: a text, or turns. */
+/** Returns the turns of TRL's prompt or completion, which is a text or a list of turns. */
 function turnsOrText(value: unknown, field: string, role: Turn["role"], unused: UnusedFields): ReadTurn[] {
   return typeof value === "string" ? [plainTurn(role, value)] : readTurns(value, field, unused);
 }
 
-/** Turns with their pictures in the order of the text. */
+/** Returns the turns, and their pictures in the order of the text. */
 function dialogue(
   read: readonly ReadTurn[],
   ofRecord: readonly string[],
@@ -257,7 +269,10 @@ function dialogue(
   return { turns: markPictures(turns, images.length), images };
 }
 
-/** Pictures of content parts, each its own or the record's next; without parts, the record's. */
+/**
+ * Returns the pictures of content parts: each part's own, or the record's next one. Without such parts,
+ * returns the record's pictures.
+ */
 function picturesInOrder(ofParts: readonly (string | undefined)[], ofRecord: readonly string[]): string[] {
   const named = ofParts.filter((picture) => picture !== undefined);
   if (named.length === 0) return [...ofRecord];
@@ -268,9 +283,9 @@ function picturesInOrder(ofParts: readonly (string | undefined)[], ofRecord: rea
 }
 
 /**
- * The turns with IMAGE_PLACEHOLDER where the pictures go. Without it, `<image>` (the mark of other trainers) counts as the
- * place, and a single picture without any mark stands before the first question: the official code puts it after the
- * answer, where the answer can't see it.
+ * Returns the turns with IMAGE_PLACEHOLDER in the places of pictures. Without the placeholder, `<image>` (the
+ * mark of other trainers) is the place. A single picture without any mark stands before the first question:
+ * the official code puts it after the answer, where the answer cannot see it.
  */
 function markPictures(turns: Turn[], pictures: number): Turn[] {
   if (pictures === 0 || turns.some(({ text }) => text.includes(IMAGE_PLACEHOLDER))) return turns;

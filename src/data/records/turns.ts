@@ -1,19 +1,19 @@
 /**
- * Turns of a dialogue as tools write them: speaker and text under `from` and `value` or `role` and `content`, the text as
- * a string or as a list of parts (OpenAI, TRL, LLaMA-Factory v1), and flags that say whether a turn is learned.
+ * Reads the turns of a dialogue. Speaker and text stand under `from` and `value` or `role` and `content`. The
+ * text is a string or a list of parts (OpenAI, TRL, LLaMA-Factory v1). Flags say whether a turn is learned.
  */
 
 import { IMAGE_PLACEHOLDER, type Turn } from "../samples/sample.ts";
 import { isEmpty, looksLikePictures, pictureOf } from "./pictureFields.ts";
 import { RecordFault, shownValue, wrongField } from "./recordFault.ts";
 
-/** A turn, and for each picture part of its content the picture; undefined takes the record's next one. */
+/** A turn, and the picture of each picture part of its content; undefined means the record's next picture. */
 export interface ReadTurn {
   turn: Turn;
   pictures: (string | undefined)[];
 }
 
-/** Collects names of fields that nobody reads. */
+/** Names of fields that hold something and are not read. */
 export type UnusedFields = Set<string>;
 
 const SPEAKERS: Readonly<Record<Turn["role"], readonly string[]>> = {
@@ -47,15 +47,15 @@ export const LEARNED_FLAGS = [
 
 const TURN_FORM = 'A turn is {"from": "user", "value": "..."} or {"role": "user", "content": "..."}.';
 const NO_TOOLS =
-  "Take the sample out, or write the call and its result into the text of a user's or assistant's turn.";
+  "Remove the sample, or write the call and its result into the text of a user's or assistant's turn.";
 
-/** The turns of a list. `field`: the list's name in the record. */
+/** Reads the turns of a list. `field`: the list's name in the record. */
 export function readTurns(list: unknown, field: string, unused: UnusedFields): ReadTurn[] {
   if (!Array.isArray(list)) throw wrongField(field, `${shownValue(list)} is no list of turns`, TURN_FORM);
   return list.map((turn, index) => readTurn(turn, `${field}[${index}]`, { list: field, unused }));
 }
 
-/** A turn of plain text, as records without a list of turns have them. */
+/** Makes a turn of plain text, for records without a list of turns. */
 export function plainTurn(role: Turn["role"], text: string): ReadTurn {
   return { turn: { role, text }, pictures: [] };
 }
@@ -95,7 +95,7 @@ function toolFault(what: string): RecordFault {
   return new RecordFault(`uses tools (${what}), which cannot be trained on here`, NO_TOOLS);
 }
 
-/** True or false if flags say so, undefined if there is none. */
+/** Returns whether flags let the turn be learned; undefined if there is no flag. */
 function readFlags(turn: Record<string, unknown>, field: string): boolean | undefined {
   let learned: boolean | undefined;
   for (const key of LEARNED_FLAGS) {
@@ -110,7 +110,7 @@ function readFlags(turn: Record<string, unknown>, field: string): boolean | unde
   return learned;
 }
 
-/** A `label` that is neither true nor false is a note of the user's, no flag. */
+/** Returns whether a field is a flag. A `label` that is neither true nor false is a note of the user's. */
 function isFlag(key: string, value: unknown): boolean {
   return LEARNED_FLAGS.includes(key) && (key !== "label" || typeof value === "boolean");
 }
@@ -139,7 +139,7 @@ const TEXT_PARTS = ["text", "input_text", "output_text"];
 const PICTURE_PARTS = ["image", "image_url", "input_image"];
 const PART_FORM = 'Parts are {"type": "text", "text": "..."} and {"type": "image", "image": "a.png"}.';
 
-/** A part of a content: text, or a picture that stands there. */
+/** Reads a part of a content: text, or a picture. */
 function readPart(part: unknown, field: string): { text: string } | { picture: string | undefined } {
   if (typeof part === "string") return { text: part };
   if (typeof part !== "object" || part === null || Array.isArray(part))
@@ -160,7 +160,7 @@ function readPart(part: unknown, field: string): { text: string } | { picture: s
   return { picture: undefined };
 }
 
-/** Anthropic's {"type": "base64", "media_type", "data"} and {"type": "url", "url"}. */
+/** Returns the picture in Anthropic's {"type": "base64", "media_type", "data"} or {"type": "url", "url"}. */
 function sourceOf(source: unknown): unknown {
   const { data, url } = (source ?? {}) as { data?: unknown; url?: unknown };
   return isEmpty(data) ? url : { bytes: data };

@@ -1,30 +1,33 @@
-/** What is said of samples that can't be used: where each is, what is wrong with it, what mends it. */
+/** Reports samples that cannot be used: the place of each, its fault, and the fix. */
 import { formatCount, UserError } from "../../errors.ts";
 import type { RecordFault } from "../records/recordFault.ts";
 import type { SampleSource } from "./sample.ts";
 
 export interface BadSample {
   source: SampleSource;
-  /** A whole sentence, with file and index. */
+  /** One sentence, with file and index. */
   message: string;
   fix: string;
-  /** Of a sample that is too long: the settings with either of which it would fit. */
+  /** For a sample that is too long, two settings. It would fit with either. */
   needs?: { maxLength: number; hdNum?: number };
 }
 
 const SHOWN_SAMPLES = 10;
 
-/** "receipts.json: sample 118", "cases.jsonl:3: sample 2". */
+/** Returns "receipts.json: sample 118" or "cases.jsonl:3: sample 2". */
 export function describeSource({ file, index, line }: SampleSource): string {
   return `${file}${line === undefined ? "" : `:${line}`}: sample ${index}`;
 }
 
-/** An error about one sample; `clause` goes on after its name: "has 2 pictures but 1 place for them". */
+/**
+ * Returns an error about one sample. `clause` continues the sentence after its name: "has 2 pictures but 1
+ * place for them".
+ */
 export function sampleError(source: SampleSource, clause: string, fix: string): UserError {
   return new UserError(`${describeSource(source)} ${clause}.`, { fix });
 }
 
-/** An error about a sample's picture, of which `error` tells what is wrong. */
+/** Returns an error about a sample's picture. `error` says what is wrong with the picture. */
 export function pictureError(source: SampleSource, error: UserError): UserError {
   return new UserError(`${describeSource(source)} shows a picture that can't be used. ${error.message}`, {
     fix: error.fix ?? "Replace the picture.",
@@ -32,18 +35,21 @@ export function pictureError(source: SampleSource, error: UserError): UserError 
   });
 }
 
-/** A record that is no sample; no UserError is made of each, for a file may have a million. */
+/** Returns the bad sample of a record. It is no UserError, because a file may have a million bad records. */
 export function badRecord(source: SampleSource, { clause, fix }: RecordFault): BadSample {
   return { source, message: `${describeSource(source)} ${clause}.`, fix };
 }
 
-/** The bad sample that a UserError tells of; any other error is thrown on. */
+/** Returns the bad sample of a UserError. Throws any other error. */
 export function badSample(source: SampleSource, error: unknown): BadSample {
   if (!(error instanceof UserError)) throw error;
-  return { source, message: error.message, fix: error.fix ?? "Mend the record." };
+  return { source, message: error.message, fix: error.fix ?? "Correct the record." };
 }
 
-/** One error for all of them: the first ten with what mends each, how many more there are, and what mends several. Some are to remain. */
+/**
+ * Returns one error for all bad samples: the first ten with their fixes, the number of others, and fixes for
+ * several at once.
+ */
 export function badSamplesError(
   bad: readonly BadSample[],
   totalSamples: number,
@@ -57,11 +63,11 @@ export function badSamplesError(
   const skip = insteadOfSkipping ?? `--skip-bad  (leaves out ${count})`;
   const ways = [...waysToFitAll(bad), ...(bad.length < totalSamples || insteadOfSkipping ? [skip] : [])];
   return new UserError(`${count} can't be used:\n${shown.join("\n")}`, {
-    fix: ways.length > 0 ? ["Mend them, or do one of:", ...ways].join("\n  ") : "Mend them.",
+    fix: ways.length > 0 ? ["Correct them, or pass one of:", ...ways].join("\n  ") : "Correct them.",
   });
 }
 
-/** The settings that fit all of the samples that are too long, where there are several. */
+/** Returns the settings that fit all samples that are too long, if there are several. */
 function waysToFitAll(bad: readonly BadSample[]): string[] {
   const needs = bad.flatMap((sample) => sample.needs ?? []);
   if (needs.length < 2) return [];

@@ -1,4 +1,4 @@
-/** Samples to token ids and labels. The tokenizer's model family says how a dialogue is written. */
+/** Encodes samples as token ids and labels. The tokenizer's model family says how a dialogue is written. */
 import { plural, UserError } from "../../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { sampleError } from "./badSamples.ts";
@@ -8,13 +8,16 @@ export interface EncodedSample {
   source: SampleSource;
   /** Token ids, IMAGE_SLOT for each picture. */
   inputIds: Int32Array;
-  /** As long as inputIds: the token's own id where it is learned, else IGNORE. */
+  /** One label for each id: the id itself if the token is learned, else IGNORE. */
   labels: Int32Array;
-  /** In the order of their slots. */
+  /** Pictures in the order of their slots. */
   images: { path: string; hdNum: number }[];
 }
 
-/** A sample for training; throws UserError where its pictures don't match their places. A sample of ids needs no tokenizer. */
+/**
+ * Encodes a sample for training. Throws a UserError if its pictures do not match their places. A sample of
+ * ids needs no tokenizer.
+ */
 export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, hdNum: number): EncodedSample {
   if (sample.kind === "tokens") {
     const { inputIds, labels = new Int32Array(inputIds.length).fill(IGNORE) } = sample;
@@ -24,7 +27,7 @@ export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, h
   return withPictures(sample, inputIds, labels, hdNum);
 }
 
-/** What comes before a sample's last answer, for generating that answer: the pictures before it, and no labels. */
+/** Encodes the part of a sample before its last answer, to generate that answer. There are no labels. */
 export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, hdNum: number): EncodedSample {
   const whole = encodeSample(sample, tokenizer, hdNum);
   const inputIds =
@@ -37,7 +40,7 @@ export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, h
   return { source: sample.source, inputIds, labels, images: whole.images.slice(0, slotCount(inputIds)) };
 }
 
-/** The tokenizer; throws UserError where there is none. */
+/** Returns the tokenizer; throws a UserError if there is none. */
 export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
   if (tokenizer) return tokenizer;
   throw new UserError("These samples are text, and there is no tokenizer to read them with.", {
@@ -71,7 +74,7 @@ function slotCount(inputIds: Int32Array): number {
   return inputIds.reduce((count, id) => count + (id === IMAGE_SLOT ? 1 : 0), 0);
 }
 
-/** First row of the last run of labels; the end where nothing is labelled. */
+/** Returns the first row of the last run of labels; the end if there are no labels. */
 function lastAnswerStart(labels: Int32Array): number {
   let end = labels.length;
   while (end > 0 && labels[end - 1] === IGNORE) end--;

@@ -1,8 +1,11 @@
-/** How a model family writes dialogues as token ids. */
+/** The form in which a model family writes dialogues as token ids. */
 import type { Turn } from "./sample.ts";
 
 export interface DialogueForm {
-  /** Returns the ids of a training sample, IMAGE_SLOT for each picture, and as many labels: the id itself if it is learned, else IGNORE. */
+  /**
+   * Returns the ids of a training sample, with IMAGE_SLOT for each picture, and a label for each id: the id
+   * itself if it is learned, else IGNORE.
+   */
   encode(turns: readonly Turn[]): { inputIds: Int32Array; labels: Int32Array };
   /** Returns the ids of a dialogue up to the place where the assistant speaks next. */
   prompt(turns: readonly Turn[]): Int32Array;

@@ -1,4 +1,7 @@
-/** An encoded sample as text again, in spans that tell what the model is given from what it learns to say. */
+/**
+ * Turns an encoded sample into text again. Spans separate the text that the model is given from the text that
+ * it learns.
+ */
 
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { EncodedSample } from "./dialogue.ts";
@@ -9,7 +12,10 @@ export interface Span {
   text: string;
 }
 
-/** Spans in order; joined, their texts are the whole sample, control tokens spelled out. Without a tokenizer, ids stand for text. */
+/**
+ * Returns spans in order. Joined, their texts are the whole sample, with control tokens spelled out. Without
+ * a tokenizer, the texts are ids.
+ */
 export function explainSample({ inputIds, labels }: EncodedSample, tokenizer: Tokenizer | undefined): Span[] {
   const spans: Span[] = [];
   for (let start = 0, end = 0; start < inputIds.length; start = end) {
@@ -27,7 +33,7 @@ export function explainSample({ inputIds, labels }: EncodedSample, tokenizer: To
   }
 }
 
-/** Unlike decode, without the spaces that the official decoder puts before `<s>` and `</s>`. */
+/** Decodes without the spaces that the official decoder puts before `<s>` and `</s>`. */
 function spell(ids: number[], tokenizer: Tokenizer | undefined): string {
   if (!tokenizer) return ids.join(" ");
   const { controlIds } = tokenizer;

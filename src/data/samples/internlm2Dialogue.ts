@@ -1,7 +1,9 @@
 /**
- * The official prompt form of InternLM-XComposer2: `<s>`, then for every turn `[UNUSED_TOKEN_146]role\n`, the text and
- * `[UNUSED_TOKEN_145]\n`; a training sample ends in `[UNUSED_TOKEN_145]</s>`. Labels follow the roles (answers and what ends them),
- * where the official code counts turns and goes astray on a system turn. No text becomes a control token, whatever a user typed.
+ * Writes the official prompt form of InternLM-XComposer2: `<s>`, then for every turn
+ * `[UNUSED_TOKEN_146]role\n`, the text and `[UNUSED_TOKEN_145]\n`. A training sample ends in
+ * `[UNUSED_TOKEN_145]</s>`. Labels follow the roles: answers and the tokens that end them. The official code
+ * counts turns instead, and is wrong after a system turn. No text becomes a control token, whatever a user
+ * typed.
  */
 import type { DialogueForm } from "./dialogueForm.ts";
 import { IGNORE, IMAGE_PLACEHOLDER, IMAGE_SLOT, type Turn } from "./sample.ts";
@@ -41,7 +43,10 @@ export function internlm2Dialogue(tokenizer: InternLM2Tokens): DialogueForm {
   };
 }
 
-/** Returns the text of the turn before an answer, without pictures; all that comes before, if the ids have no turns. */
+/**
+ * Returns the text of the turn before an answer, without pictures. Without turns, returns everything before
+ * the answer.
+ */
 function questionBefore(inputIds: Int32Array, start: number, tokenizer: InternLM2Tokens): string {
   const before = inputIds.subarray(0, start);
   const answerTurn = before.lastIndexOf(tokenizer.turnStartId);
@@ -76,7 +81,10 @@ class Rows {
     this.#addText(`${role}\n`, false);
   }
 
-  /** The last turn of a sample ends in `</s>` and no `\n`: the official tokenizer (transformers 4.33) strips it there. */
+  /**
+   * Adds a turn. The last turn of a sample ends in `</s>` without `\n`: the official tokenizer (transformers
+   * 4.33) strips the line end there.
+   */
   turn({ role, text, learned = role === "assistant" }: Turn, last: boolean): void {
     this.openTurn(role);
     for (const [index, part] of text.split(IMAGE_PLACEHOLDER).entries()) {

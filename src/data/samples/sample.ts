@@ -1,4 +1,4 @@
-/** A sample as the dataset files give it: turns of text, or token ids, with the pictures that belong to them. */
+/** A sample as the dataset files give it: turns of text or token ids, with their pictures. */
 
 /** Marks the place of a picture in the text of a turn. */
 export const IMAGE_PLACEHOLDER = "<ImageHere>";
@@ -9,7 +9,7 @@ export const IMAGE_SLOT = -200;
 /** The label of a token that is not learned. */
 export const IGNORE = -100;
 
-/** The place that a sample comes from. */
+/** The place of a sample in the dataset files. */
 export interface SampleSource {
   file: string;
   /** Place within the file, from 0. */

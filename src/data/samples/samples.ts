@@ -1,6 +1,6 @@
 /**
- * Dataset files to samples, each of which remembers the file and place that it came from. A list (`.txt`, lines of a
- * file and a count in thousands) names other files; `.json` holds an array of records, `.jsonl` one record a line.
+ * Reads dataset files into samples, which keep their file and place. A list (`.txt`) names other files, each
+ * with a count in thousands. `.json` holds an array of records, `.jsonl` one record a line.
  */
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -16,7 +16,7 @@ import type { Sample, SampleSource } from "./sample.ts";
 
 export interface DatasetFile {
   file: string;
-  /** The count of a list's line, in thousands of draws; only official sampling reads it. */
+  /** Thousands of draws, from the list's line; only official sampling reads them. */
   thousands?: number;
 }
 
@@ -31,17 +31,17 @@ export interface Dataset {
 
 const FORMS = "Datasets are .json, .jsonl and .txt lists of these.";
 
-/** A file to read, and the folders besides its own and the working folder that its paths may start from. */
+/** A file to read. Its paths may also start from the folder of the list that names it. */
 interface ListedFile extends DatasetFile {
   listFolder?: string;
 }
 
-/** Everything in the files; throws a UserError if a file is missing or can't be read as a whole. */
+/** Reads everything in the files. Throws a UserError if a file is missing or cannot be read as a whole. */
 export function readDataset(paths: string | string[]): Dataset {
   return withoutStacks(() => readFiles([paths].flat()));
 }
 
-/** Runs a read of records whose errors keep no stack: of a hundred thousand bad records, stacks would take most of the time. */
+/** Runs a read whose errors keep no stack. With 100,000 bad records, stacks would take most of the time. */
 function withoutStacks<T>(read: () => T): T {
   const { stackTraceLimit } = Error;
   try {
@@ -75,7 +75,7 @@ function readFiles(paths: readonly string[]): Dataset {
   return { files: files.map(({ listFolder: _, ...file }) => file), samples, bad, warnings };
 }
 
-/** The samples of the files; throws a UserError on any record that isn't one. */
+/** Returns the samples of the files. Throws a UserError if any record is no sample. */
 export function readSamples(paths: string | string[]): Sample[] {
   const { samples, bad } = readDataset(paths);
   if (bad.length > 0) throw badSamplesError(bad, samples.length + bad.length);
@@ -86,7 +86,7 @@ function hasEnding(path: string, ending: string): boolean {
   return path.toLowerCase().endsWith(ending);
 }
 
-/** Lines of a path and, after the last space, a count; `#` starts a comment line. */
+/** Reads a list: lines of a path and, after the last space, a count. `#` starts a comment line. */
 function readList(list: string): ListedFile[] {
   const listFolder = dirname(resolve(list));
   const lines = readText(list).split("\n");
@@ -106,13 +106,16 @@ function readList(list: string): ListedFile[] {
   });
 }
 
-/** A path of a file's text: in the first folder that has it, else as the official code has it, from the working folder. */
+/**
+ * Returns where a path of a file's text leads: to the first of the folders that has it, else to the working
+ * folder, as in the official code.
+ */
 function locate(path: string, folders: readonly string[]): string {
   const places = [...folders, "."].map((folder) => resolve(folder, path));
   return places.find((place) => existsSync(place)) ?? (places[0] as string);
 }
 
-/** Names that are kept of one file: in some data sets every record has keys of its own. */
+/** Most names kept for one file. In some data sets every record has keys of its own. */
 const KEPT_NAMES = 1000;
 const SHOWN_NAMES = 8;
 
@@ -184,7 +187,7 @@ function readArray(file: string): unknown[] {
   });
 }
 
-/** Whether a text's first line is a whole record. */
+/** Returns whether a text's first line is a whole record. */
 function holdsLines(text: string): boolean {
   const [first = ""] = text.trimStart().split("\n", 1);
   return first.startsWith("{") && parseJson(first).ok;

@@ -1,15 +1,15 @@
-/** Takes a part of the samples aside for evaluation: drawn by a seed, and never one document on both sides. */
+/** Sets a part of the samples aside for evaluation. A seed draws them, and no document is on both sides. */
 import { formatCount, plural, UserError } from "../../errors.ts";
 import { permutation } from "../stream/random.ts";
 import type { SampleSource } from "./sample.ts";
 
-/** A stream of random numbers of its own, far from those of epochs and official sampling. */
+/** A stream of random numbers that is far from those of epochs and official sampling. */
 const SPLIT_STREAM = 2 ** 40;
 
 /**
- * Splits samples in two, each part in the order of the files. `valSize` is a number of samples, or below 1 a share of
- * them. Samples of one file with the same `id` stay together, so a few more than `valSize` may be taken aside.
- * Throws a UserError if nothing would be left to train on.
+ * Splits samples in two, each part in the order of the files. `valSize` is a number of samples, or below 1 a
+ * share of them. Samples of one file with the same `id` stay together, so a few more than `valSize` may be
+ * taken aside. Throws a UserError if nothing would be left to train on.
  */
 export function splitSamples<T extends { source: SampleSource }>(
   samples: readonly T[],
@@ -32,7 +32,7 @@ export function splitSamples<T extends { source: SampleSource }>(
   };
 }
 
-/** Samples in groups of one file and id; a sample without an id is a document of its own. */
+/** Groups samples by file and id. A sample without an id is a document of its own. */
 function documentsOf<T extends { source: SampleSource }>(samples: readonly T[]): T[][] {
   const documents = new Map<string | T, T[]>();
   for (const sample of samples) {

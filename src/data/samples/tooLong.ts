@@ -1,4 +1,7 @@
-/** What is said of a sample above max_length: where its tokens come from, and which settings would hold it. Nothing is cut. */
+/**
+ * Reports a sample above max_length: where its tokens come from, and which settings would fit it. Nothing is
+ * cut.
+ */
 import { formatCount, UserError } from "../../errors.ts";
 import { type HdGrid, hdGrid, type PictureSize, pictureTokens } from "../pictures/image.ts";
 import { pictureName } from "../pictures/source.ts";
@@ -8,17 +11,20 @@ import type { EncodedSample } from "./dialogue.ts";
 import { sampleRows } from "./rows.ts";
 import { IMAGE_PLACEHOLDER, type Sample, type Turn } from "./sample.ts";
 
-/** Above so many characters a token of max_length, a sample is looked at before it is encoded as a whole. */
+/**
+ * Characters a token. A sample with more, for each token of max_length, is counted before it is encoded as a
+ * whole.
+ */
 const USUAL_TOKEN_CHARACTERS = 8;
-/** Tokens of a turn beside its text: its start, its role and its end. */
+/** Tokens of a turn besides its text: its start, its role and its end. */
 const TURN_TOKENS = 3;
 /** Characters whose tokens are counted at a time, and the tokens that a cut within a word may add. */
 const CHUNK_CHARACTERS = 2 ** 14;
 const CUT_TOKENS = 4;
 
 /**
- * Throws a UserError for a dialogue that is far longer than max_length. To encode millions of characters would take
- * seconds and gigabytes, only to refuse them.
+ * Throws a UserError for a dialogue that is far longer than max_length. Encoding millions of characters only
+ * to refuse them would take seconds and gigabytes.
  */
 export function refuseFarTooLong(sample: Sample, tokenizer: Tokenizer, maxLength: number): void {
   if (sample.kind === "tokens") return;
@@ -30,11 +36,11 @@ export function refuseFarTooLong(sample: Sample, tokenizer: Tokenizer, maxLength
   throw sampleError(
     source,
     `has more than ${formatCount(maxLength)} tokens (${found}), but max_length is ${formatCount(maxLength)}`,
-    "Split the record, or take it out.",
+    "Split the record, or remove it.",
   );
 }
 
-/** Tokens that the turns have at least; above `most` they are not counted on. */
+/** Returns the least tokens that the turns can have. Stops counting above `most`. */
 function leastTokens(turns: readonly Turn[], tokenizer: Tokenizer, most: number): number {
   let tokens = TURN_TOKENS * turns.length;
   for (const turn of turns) {
@@ -47,7 +53,10 @@ function leastTokens(turns: readonly Turn[], tokenizer: Tokenizer, most: number)
   return tokens;
 }
 
-/** `ownHdNum` says that the record itself gives hd_num, so that a flag wouldn't help. */
+/**
+ * Returns the report of a sample that is too long. `ownHdNum`: the record itself gives hd_num, so a flag
+ * would not help.
+ */
 export function tooLongSample(
   encoded: EncodedSample,
   { grids, sizes, ownHdNum }: { grids: HdGrid[]; sizes: PictureSize[]; ownHdNum: boolean },
@@ -81,7 +90,9 @@ function pictureWord({ images }: EncodedSample): string {
   return images.length === 1 ? "its picture" : "its pictures";
 }
 
-/** Undefined where even the fewest tiles are too many, or there is no picture. */
+/**
+ * Returns the largest hd_num that fits; undefined if even one tile is too many, or if there is no picture.
+ */
 function largestHdNumThatFits(
   encoded: EncodedSample,
   sizes: PictureSize[],
@@ -95,7 +106,7 @@ function largestHdNumThatFits(
   return undefined;
 }
 
-/** Undefined where a picture is too long and thin for so few tiles. */
+/** Returns the grids under an hd_num; undefined if a picture is too long and thin for so few tiles. */
 function gridsUpTo(mostHdNum: number, { images }: EncodedSample, sizes: PictureSize[]): HdGrid[] | undefined {
   try {
     return sizes.map(({ width, height }, index) =>

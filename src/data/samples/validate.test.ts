@@ -194,13 +194,13 @@ describe("a picture file that breaks off", () => {
 describe("ways on", () => {
   it("do not offer to leave out every sample", async () => {
     const { fix } = await errorOf(dataset("allBad.json", [record("<ImageHere>?", "a", "gone.png")]));
-    expect(fix).toBe("Mend them.");
+    expect(fix).toBe("Correct them.");
   });
 
   it("offer something else where leaving out is none", async () => {
     const bad = dataset("oneBad.json", [record("<ImageHere>?", "a", "gone.png"), record("?", "a")]);
     const { fix } = await errorOf(bad, { insteadOfSkipping: "begin anew" });
-    expect(fix).toBe("Mend them, or do one of:\n  begin anew");
+    expect(fix).toBe("Correct them, or pass one of:\n  begin anew");
   });
 });
 

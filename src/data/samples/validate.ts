@@ -1,6 +1,7 @@
 /**
- * Samples made ready for training: encoded, their pictures measured by their headers, everything checked that would stop a
- * run halfway. Nothing is cut to fit: a sample that is too long is a bad sample, and its error says what would fit it.
+ * Prepares samples for training. It encodes them, reads the sizes of their pictures, and checks everything
+ * that would stop a run halfway. Nothing is cut to fit: a sample that is too long is a bad sample, and its
+ * error names settings that would fit it.
  */
 import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../../errors.ts";
@@ -18,7 +19,7 @@ import { refuseFarTooLong, tooLongSample } from "./tooLong.ts";
 export interface PreparedSample extends EncodedSample {
   /** One for each picture. */
   grids: HdGrid[];
-  /** Rows of the sample, those of its pictures included. */
+  /** Rows of the sample, with those of its pictures. */
   tokens: number;
 }
 
@@ -28,13 +29,13 @@ export interface PrepareOptions {
   hdNum: number;
   maxLength: number;
   imageCompat: ImageCompat;
-  /** "generate" encodes what comes before the last answer, and asks for no answers. */
+  /** "generate" encodes the part before the last answer, and needs no answers. */
   purpose: "train" | "generate";
-  /** Decodes pictures whose format does not tell whether the file is whole (TIFF, AVIF, BMP). Default: false. */
+  /** True decodes pictures whose format does not mark its end (TIFF, AVIF, BMP). Default: false. */
   thorough?: boolean | undefined;
-  /** Leaves bad samples out, where they are an error otherwise. */
+  /** True leaves bad samples out. With false they are an error. */
   skipBad: boolean;
-  /** What to offer instead of leaving bad samples out, where that is no way on. */
+  /** Advice to give instead of leaving bad samples out, if leaving out is not possible. */
   insteadOfSkipping?: string | undefined;
   onProgress?: ((done: number, total: number) => void) | undefined;
 }
@@ -44,12 +45,15 @@ export interface PreparedSamples {
   skipped: BadSample[];
 }
 
-/** Headers read at a time: they wait for the disk more than for a core. */
+/** Samples checked at a time. Reading headers waits for the disk more than for a core. */
 const CONCURRENT_SAMPLES = 16;
-/** Samples after which other work gets its turn. */
+/** Samples after which the event loop runs other work. */
 const SAMPLES_BEFORE_PAUSE = 64;
 
-/** Throws one UserError that lists all bad samples, unless they are to be skipped and some good ones remain. */
+/**
+ * Prepares samples. Throws one UserError that lists all bad samples, unless they are skipped and some good
+ * ones remain.
+ */
 export async function prepareSamples(dataset: Dataset, options: PrepareOptions): Promise<PreparedSamples> {
   hdGrid(1, 1, options.hdNum); // refuses an impossible hd_num once, not for every picture
   if (dataset.samples.some(({ kind }) => kind === "dialogue")) requireTokenizer(options.tokenizer);
@@ -104,7 +108,7 @@ function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
     );
     if (empty >= 0) {
       const clause = `has an empty answer (turn ${empty + 1} of ${sample.turns.length})`;
-      throw sampleError(sample.source, clause, "Write the answer, or take the turn out.");
+      throw sampleError(sample.source, clause, "Write the answer, or remove the turn.");
     }
   } else if (!sample.labels) {
     const fix = `Write "labels", one for each id: the id itself if it is learned, else ${IGNORE}.`;
@@ -116,7 +120,7 @@ function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
   }
 }
 
-/** Sizes from headers, each read once however many samples show the picture. */
+/** Sizes of pictures, each read once from its header, however many samples show the picture. */
 class PictureSizes {
   readonly #sizes = new Map<string, Promise<PictureSize>>();
   readonly #compat: ImageCompat;
@@ -127,7 +131,10 @@ class PictureSizes {
     this.#thorough = thorough;
   }
 
-  /** Sizes and grids of a sample's pictures; throws UserError, naming both, where one can't be read or laid out. */
+  /**
+   * Returns sizes and grids of a sample's pictures. Throws a UserError that names sample and picture if one
+   * cannot be read or laid out.
+   */
   async measure({ source, images }: EncodedSample): Promise<{ sizes: PictureSize[]; grids: HdGrid[] }> {
     try {
       const sizes = await Promise.all(images.map(({ path }) => this.#sizeOf(path)));
@@ -163,7 +170,7 @@ class PictureSizes {
   }
 }
 
-/** Items in order, some at a time; the event loop gets its turn in between. */
+/** Runs `body` for the items in order, some at a time, with pauses for the event loop. */
 async function forEachConcurrently<T>(
   items: readonly T[],
   body: (item: T, index: number) => Promise<void>,

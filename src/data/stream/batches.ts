@@ -1,6 +1,7 @@
 /**
- * The stream of micro-batches: draws in order, packed, their pictures decoded ahead of the step, laid out as rows of one
- * sequence. It can be entered at any position that a micro-batch carries, and goes on exactly as it would have.
+ * Makes the stream of micro-batches: draws in order, packed, with pictures decoded ahead of the step, laid
+ * out as rows of one sequence. A stream that starts at the position of a micro-batch continues exactly as the
+ * first stream would.
  */
 import { UserError } from "../../errors.ts";
 import { type HdImage, isSameLayout, type LoadedImage } from "../pictures/image.ts";
@@ -15,24 +16,27 @@ import { type DataPosition, type Packing, type PlannedBatch, planBatches, START 
 
 /** Packed samples, one after the other. T is the number of rows of all of them. */
 export interface MicroBatch {
-  /** (T) token ids; 0 at the rows of pictures */
+  /** (T) token ids; 0 in the rows of pictures */
   inputIds: Int32Array;
-  /** (T) the label of the next row of the same sample; IGNORE where there is none */
+  /** (T) the label of the next row of the same sample; IGNORE if there is none */
   targets: Int32Array;
   /** (T) from 0 in every sample */
   positions: Int32Array;
   /** Rows of each sample; they sum to T. */
   sampleTokens: number[];
-  /** Rows of each picture, ascending; `image` indexes images, and samples with the same picture share one. */
+  /** Rows of each picture, ascending. `image` indexes `images`; samples with the same picture share one. */
   imageSlices: { start: number; end: number; image: number }[];
-  /** Rows of the model's branch for pictures, if a plan of many micro-batches has more of them than `imageSlices` says. */
+  /**
+   * Rows of the model's branch for pictures, if a plan of many micro-batches has more of them than
+   * `imageSlices` says.
+   */
   branchRows?: readonly { start: number; end: number }[] | undefined;
   images: HdImage[];
   samples: SampleSource[];
-  /** Targets that aren't IGNORE. */
+  /** Number of targets that are not IGNORE. */
   labelTokens: number;
   epoch: number;
-  /** Where the stream goes on after it. */
+  /** Position at which the stream continues after this micro-batch. */
   position: DataPosition;
 }
 
@@ -45,19 +49,27 @@ export interface BatchOptions {
   samples: readonly PreparedSample[];
   sampler: Sampler;
   packing: Packing;
-  /** The stream ends after so many draws; Infinity goes on for ever. */
+  /** Draws after which the stream ends; Infinity for an endless stream. */
   draws: number;
   pictures: PictureLoader;
-  /** Pictures that may be decoded and wait: each is up to 0.35 MB a tile. At least one micro-batch is loaded ahead. */
+  /**
+   * Pictures that may wait decoded, each with up to 0.35 MB a tile. At least one micro-batch is loaded ahead.
+   */
   picturesAhead?: number;
-  /** Called for a sample whose picture can't be decoded after all; it is left out. Without it, that is an error. */
+  /**
+   * Called for a sample whose picture cannot be decoded; the sample is left out. Without this function, that
+   * is an error.
+   */
   onBadPicture?: (source: SampleSource, error: UserError) => void;
 }
 
-/** Looked ahead for pictures at most: micro-batches of text alone are ready as they are. */
+/** Most micro-batches to look ahead for pictures. Those of text alone need no loading. */
 const QUEUE_BATCHES = 16;
 
-/** Micro-batches from a position on. Throws UserError, naming sample and file, where a picture can't be loaded. */
+/**
+ * Yields micro-batches from a position on. Throws a UserError that names sample and file if a picture cannot
+ * be loaded.
+ */
 export async function* createBatches(
   options: BatchOptions,
   from: DataPosition = START,
@@ -83,11 +95,11 @@ export async function* createBatches(
 
 export interface LoadedSample {
   sample: EncodedSample;
-  /** One for each slot of the sample. */
+  /** One picture for each slot of the sample. */
   images: HdImage[];
 }
 
-/** The rows of samples and their pictures. */
+/** Lays out the rows of samples and their pictures. */
 export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "epoch" | "position"> {
   const sampleTokens = loaded.map(({ sample, images: pictures }) => sampleRows(sample, pictures));
   const rows = sampleTokens.reduce((sum, count) => sum + count, 0);
@@ -125,7 +137,7 @@ function indexIn(images: HdImage[], picture: HdImage): number {
   return found >= 0 ? found : images.push(picture) - 1;
 }
 
-/** A picture, or why there is none: held as a value, so that a failure ahead of its turn isn't an unhandled rejection. */
+/** A picture, or the error of loading it. As a value, an early failure is no unhandled rejection. */
 type Picture = { ok: true; image: LoadedImage } | { ok: false; error: unknown };
 
 interface PendingBatch {
@@ -134,7 +146,7 @@ interface PendingBatch {
   pictureCount: number;
 }
 
-/** Starts to load the pictures of a micro-batch, each once however many of its samples show it. */
+/** Starts to load the pictures of a micro-batch, each once, however many of its samples show it. */
 function startLoading(plan: PlannedBatch, samples: PreparedSample[], loader: PictureLoader): PendingBatch {
   const loads = new Map<string, Promise<Picture>>();
   const load = ({ path, hdNum }: { path: string; hdNum: number }): Promise<Picture> => {

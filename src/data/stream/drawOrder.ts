@@ -1,6 +1,6 @@
 /**
- * Which sample comes at which place of the endless stream of draws. A sampler answers for any draw at any time, so the
- * stream can be entered anywhere: resuming needs the number of the next draw and nothing else.
+ * Orders the samples in an endless stream of draws. A sampler knows the sample of any draw at any time, so
+ * resuming needs only the number of the next draw.
  */
 import { UserError } from "../../errors.ts";
 import type { DatasetFile } from "../samples/samples.ts";
@@ -17,7 +17,7 @@ export interface Sampler {
   at(draw: number): Draw;
 }
 
-/** Samples in their order, over and over. */
+/** Returns a sampler that repeats the samples in their order. */
 export function fileOrder(samples: number): Sampler {
   return {
     epochDraws: samples,
@@ -25,9 +25,9 @@ export function fileOrder(samples: number): Sampler {
   };
 }
 
-/** Every sample once an epoch, each epoch in another order. */
+/** Returns a sampler that draws every sample once an epoch, in another order each epoch. */
 export function shuffledOrder(samples: number, seed: number): Sampler {
-  const orders = new Map<number, Uint32Array>(); // of two epochs: packing looks back and forth across their border
+  const orders = new Map<number, Uint32Array>(); // for two epochs, because packing looks across their border
   const orderOf = (epoch: number): Uint32Array => {
     const known = orders.get(epoch);
     if (known) return known;
@@ -46,14 +46,17 @@ export function shuffledOrder(samples: number, seed: number): Sampler {
   };
 }
 
-/** The samples of one file under official sampling: `draws` is how many of them an epoch draws. */
+/** The samples of one file under official sampling. `draws`: draws an epoch. */
 export interface SampleGroup {
   samples: number[];
   draws: number;
   pictures: boolean;
 }
 
-/** The groups that a list's files make, with the counts of its lines in thousands; a file without a count counts its samples. */
+/**
+ * Groups samples by the files of a list. A line's count is in thousands of draws; without a count, a file has
+ * as many draws as samples.
+ */
 export function sampleGroups(
   files: readonly DatasetFile[],
   samples: readonly { source: { file: string }; images: readonly unknown[] }[],
@@ -75,14 +78,15 @@ export function sampleGroups(
     }));
 }
 
-// Streams of random numbers, beside those of shuffled epochs under the same seed.
+// Streams of random numbers, apart from those of shuffled epochs under the same seed.
 const FILE_STREAM = -1;
 const RECORD_STREAM = -2;
 const SUBSET_STREAM = -3;
 
 /**
- * As the official code draws: with replacement, files by their counts, one sample with pictures and then two of text where
- * there are both. A file with more samples than its count gives a fixed part of them. Source: finetune/data_mix.py, Mix_dataset.
+ * Returns a sampler that draws as the official code does: with replacement, files by their counts, and one
+ * sample with pictures, then two of text, if there are both. A file with more samples than its count gives a
+ * fixed part of them. Source: finetune/data_mix.py, Mix_dataset.
  */
 export function officialOrder(groups: readonly SampleGroup[], seed: number): Sampler {
   const kinds = [groups.filter(({ pictures }) => pictures), groups.filter(({ pictures }) => !pictures)];
@@ -113,7 +117,7 @@ function subset({ samples, draws }: SampleGroup, seed: number, index: number): n
   return Array.from(order.subarray(0, draws), (place) => samples[place] as number);
 }
 
-/** The group in which a point of [0, 1) falls when each is as wide as its draws. */
+/** Returns the group that a point of [0, 1) falls in, with each group as wide as its draws. */
 function pickGroup(groups: readonly SampleGroup[], point: number): SampleGroup {
   let rest = point * groups.reduce((sum, { draws }) => sum + draws, 0);
   for (const group of groups) {

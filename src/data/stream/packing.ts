@@ -1,16 +1,16 @@
 /**
- * Draws to micro-batches: so many samples each, or as many as fill a sequence. Only token counts are looked at, so the
- * number of micro-batches of a run is known without loading anything.
+ * Packs draws into micro-batches: a fixed number of samples each, or as many as fill a sequence. It reads
+ * only token counts, so the number of micro-batches of a run is known without loading anything.
  */
 
-/** How samples share a sequence: always so many, or as many as fit so many tokens. */
+/** The rule by which samples share a sequence: a fixed number, or as many as fit a number of tokens. */
 export type Packing = { by: "samples"; samples: number } | { by: "tokens"; tokens: number };
 
-/** Where a stream of micro-batches stands: plain data, saved with a checkpoint. */
+/** The position of a stream of micro-batches: plain data, saved with a checkpoint. */
 export interface DataPosition {
-  /** The first draw that nobody has looked at. */
+  /** The first draw that was not considered yet. */
   next: number;
-  /** Draws that were looked at and didn't fit yet, oldest first. */
+  /** Draws that were considered and did not fit yet, oldest first. */
   waiting: number[];
 }
 
@@ -21,10 +21,12 @@ export interface PlannedBatch {
 
 export const START: DataPosition = { next: 0, waiting: [] };
 
-/** Samples in waiting from which a sequence is filled: more fill it better, and stray further from the order of draws. */
+/** Waiting samples that fill a sequence. More fill it better, and depart further from the order of draws. */
 export const WINDOW_DRAWS = 32;
 
-/** Micro-batches over the draws before `end`, from a position on; tokensOf gives the tokens of a draw. */
+/**
+ * Yields micro-batches of the draws before `end`, from a position on. tokensOf returns the tokens of a draw.
+ */
 export function* planBatches(
   tokensOf: (draw: number) => number,
   packing: Packing,
@@ -43,7 +45,7 @@ export function* planBatches(
   }
 }
 
-/** How many micro-batches that makes. */
+/** Returns the number of micro-batches. */
 export function countBatches(tokensOf: (draw: number) => number, packing: Packing, end: number): number {
   if (packing.by === "samples") return Math.ceil(end / packing.samples);
   let count = 0;
@@ -59,7 +61,7 @@ function fillWindow({ next, waiting }: DataPosition, draws: number, end: number)
   };
 }
 
-/** The oldest draw, so that none waits for ever, and each later one that still fits. */
+/** Returns the oldest draw, so that none waits for ever, and each later draw that still fits. */
 function firstFit(
   waiting: readonly number[],
   tokensOf: (draw: number) => number,

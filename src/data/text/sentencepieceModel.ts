@@ -1,6 +1,7 @@
 /**
- * The file format of a sentencepiece tokenizer (`ModelProto` of sentencepiece_model.proto): the pieces with their kinds,
- * and the few settings that a small BPE model needs. Everything else in a file is skipped on reading.
+ * Reads and writes the file format of a sentencepiece tokenizer (`ModelProto` of sentencepiece_model.proto):
+ * the pieces with their kinds, and the few settings that a small BPE model needs. Reading skips everything
+ * else.
  */
 import { UserError } from "../../errors.ts";
 
@@ -20,7 +21,9 @@ const KIND_OF_NUMBER = new Map(
   Object.entries(PIECE_KINDS).map(([kind, number]) => [number as number, kind as PieceKind]),
 );
 
-/** The pieces of a model file in the order of their ids; throws UserError on bytes of another kind. */
+/**
+ * Returns the pieces of a model file in the order of their ids. Throws a UserError on bytes of another kind.
+ */
 export function readPieces(bytes: Uint8Array, file: string): Piece[] {
   const pieces: Piece[] = [];
   try {
@@ -31,14 +34,17 @@ export function readPieces(bytes: Uint8Array, file: string): Piece[] {
   } catch (error) {
     if (!(error instanceof RangeError || error instanceof TypeError)) throw error;
     throw new UserError(`${file} is not a sentencepiece model: ${error.message}.`, {
-      fix: "Take tokenizer.model from the model's own folder again; the download may be incomplete.",
+      fix: "Download tokenizer.model of the model again; the file may be incomplete.",
       cause: error,
     });
   }
   return pieces;
 }
 
-/** A BPE model with byte fallback, digits apart, text taken as it is, and no space put before it. */
+/**
+ * Encodes a BPE model with byte fallback and single digits, which leaves text as it is and puts no space
+ * before it.
+ */
 export function writeModel(pieces: Piece[]): Uint8Array {
   const userDefined = pieces.filter((piece) => piece.kind === "userDefined");
   const trainerSpec = concat([
@@ -88,7 +94,7 @@ interface Field {
   bytes?: Uint8Array; // of everything else
 }
 
-/** The fields of one message; throws RangeError where it doesn't hold together. */
+/** Yields the fields of one message; throws a RangeError if the bytes are no message. */
 function* fields(bytes: Uint8Array): Generator<Field> {
   let at = 0;
   const readVarint = (): number => {

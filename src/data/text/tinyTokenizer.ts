@@ -1,6 +1,7 @@
 /**
- * A small sentencepiece BPE tokenizer learned from texts, for checkpoints that have none: laid out like the official one
- * (control pieces, 256 byte pieces, learned pieces, `[UNUSED_TOKEN_n]` at the end, 145 and 146 last), a few hundred times smaller.
+ * Trains a small sentencepiece BPE tokenizer from texts, for checkpoints that have none. It has the layout of
+ * the official one (control pieces, 256 byte pieces, learned pieces, `[UNUSED_TOKEN_n]` at the end, 145 and
+ * 146 last) and is a few hundred times smaller.
  */
 import { UserError } from "../../errors.ts";
 import { type Piece, writeModel } from "./sentencepieceModel.ts";
@@ -15,8 +16,9 @@ const MARKER_COUNT = 2; // [UNUSED_TOKEN_145] ends a turn, [UNUSED_TOKEN_146] st
 const SPACE = "\u2581"; // how sentencepiece writes a space
 
 /**
- * Bytes of a tokenizer.model with exactly vocabSize pieces. Merges never cross from letters to digits, signs or line
- * breaks, and what the texts don't fill stays as further [UNUSED_TOKEN_n]. Throws UserError below 261 pieces.
+ * Returns the bytes of a tokenizer.model with exactly vocabSize pieces. Merges never cross from letters to
+ * digits, signs or line breaks. Pieces that the texts do not fill are further [UNUSED_TOKEN_n]. Throws a
+ * UserError below 261 pieces.
  */
 export function trainTokenizer(texts: string[], { vocabSize }: { vocabSize: number }): Uint8Array {
   const bytes = Array.from({ length: 256 }, (_, byte) => bytePiece(byte));
@@ -46,7 +48,10 @@ function bytePiece(byte: number): Piece {
   return { text: `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`, score: 0, kind: "byte" };
 }
 
-/** The last `count` of [UNUSED_TOKEN_0] to [UNUSED_TOKEN_146]; more than these go before them, numbered from 147. */
+/**
+ * Returns the last `count` of [UNUSED_TOKEN_0] to [UNUSED_TOKEN_146]. Any more stand before them, numbered
+ * from 147.
+ */
 function unusedPieces(count: number): Piece[] {
   const numbers = Array.from({ length: count }, (_, index) => {
     const number = LAST_UNUSED - (count - 1) + index;
@@ -55,7 +60,10 @@ function unusedPieces(count: number): Piece[] {
   return numbers.map((number) => ({ text: `[UNUSED_TOKEN_${number}]`, score: 0, kind: "userDefined" }));
 }
 
-/** How often each stretch occurs inside which pieces may grow: a word with the space before it, one digit, signs, breaks. */
+/**
+ * Counts the stretches of text within which pieces may grow: a word with the space before it, one digit,
+ * signs, breaks.
+ */
 function countWords(texts: string[]): Map<string, number> {
   const counts = new Map<string, number>();
   for (const text of texts) {
@@ -68,7 +76,7 @@ function countWords(texts: string[]): Map<string, number> {
   return counts;
 }
 
-/** The most frequent characters, at most `most`; the rest is spelled in bytes. */
+/** Returns the most frequent characters, at most `most`. Other characters are spelled in bytes. */
 function commonCharacters(words: Map<string, number>, most: number): string[] {
   const counts = new Map<string, number>();
   for (const [word, count] of words) {
@@ -86,7 +94,10 @@ interface Word {
   count: number;
 }
 
-/** The most frequent neighbours joined again and again, until there are `mostPieces` new ones or no pair comes twice. */
+/**
+ * Joins the most frequent neighbours again and again, until there are `mostPieces` new pieces or no pair
+ * comes twice.
+ */
 function learnMerges(
   words: Map<string, number>,
   characters: ReadonlySet<string>,
@@ -130,7 +141,7 @@ class PairCounts {
     }
   }
 
-  /** The pair that comes most often, from then on a piece; undefined where none comes twice. */
+  /** Returns the pair that comes most often, which becomes a piece; undefined if none comes twice. */
   mostFrequent(): [string, string] | undefined {
     let best: [string, number] | undefined;
     for (const entry of this.#counts) {

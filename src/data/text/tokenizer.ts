@@ -1,7 +1,7 @@
 /**
- * Text to token ids and back. The pieces come from the model's own sentencepiece file; around them lies what the
- * official tokenizer class adds: `<s>`, `</s>` and `<unk>` in a text are ids, and the whitespace beside them goes
- * (transformers 4.33, which the official recipe pins).
+ * Encodes text as token ids, and decodes ids. The pieces come from the model's own sentencepiece file. As in
+ * the official tokenizer class (transformers 4.33, which the official recipe pins), `<s>`, `</s>` and `<unk>`
+ * in a text are ids, and whitespace beside them is dropped.
  */
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -19,13 +19,17 @@ export interface Tokenizer {
   /** How the model's family writes dialogues. */
   readonly dialogue: DialogueForm;
   /**
-   * The ids of a text, `bos` (default false) putting `<s>` before it. With `specials: false` (default true) the names of
-   * control tokens in it are spelled out like any other text, so that what a user types never becomes one.
+   * Returns the ids of a text. `bos` (default false) puts `<s>` before it. With `specials: false` (default
+   * true), names of control tokens in the text are spelled out like other text, so that a user cannot type a
+   * control token.
    */
   encode(text: string, options?: { bos?: boolean; specials?: boolean }): number[];
-  /** The official text of ids: a space stands before each run of `<s>`, `</s>` and `<unk>`, which `skipSpecial` leaves out. */
+  /**
+   * Returns the official text of ids. A space stands before each run of `<s>`, `</s>` and `<unk>`;
+   * `skipSpecial` leaves these out.
+   */
   decode(ids: Iterable<number>, options?: { skipSpecial?: boolean }): string;
-  /** The name of one id, as in the model file; throws RangeError outside the vocabulary. */
+  /** Returns the name of one id, as in the model file. Throws a RangeError outside the vocabulary. */
   piece(id: number): string;
 }
 
@@ -37,7 +41,7 @@ const SPECIAL = /(<s>|<\/s>|<unk>)/;
 const TURN_START = "[UNUSED_TOKEN_146]";
 const TURN_END = "[UNUSED_TOKEN_145]";
 
-/** The tokenizer of a model folder or of a tokenizer.model file. */
+/** Loads the tokenizer of a model folder or of a tokenizer.model file. */
 export async function loadTokenizer(folderOrFile: string): Promise<InternLM2Tokenizer> {
   const file = modelFile(folderOrFile);
   const pieces = readPieces(readFileSync(file), file);
@@ -62,7 +66,7 @@ function modelFile(folderOrFile: string): string {
 
 function unusable(file: string, why: string): UserError {
   return new UserError(`sentencepiece can't use ${file}: ${why}.`, {
-    fix: "Take tokenizer.model from the model's own folder again; the download may be incomplete.",
+    fix: "Download tokenizer.model of the model again; the file may be incomplete.",
   });
 }
 
@@ -139,7 +143,10 @@ class SentencePieceTokenizer implements Tokenizer {
     throw new RangeError(`token id ${id} is outside the vocabulary of ${this.vocabSize}`);
   }
 
-  /** The text cut at special names: ids for these, and the text between them without the whitespace beside them. */
+  /**
+   * Yields the text cut at special names: ids for the names, and the text between them without the whitespace
+   * beside them.
+   */
   *#specialParts(text: string): Generator<number | string> {
     const parts = text.split(SPECIAL); // names at odd places
     for (const [index, part] of parts.entries()) {
@@ -152,7 +159,10 @@ class SentencePieceTokenizer implements Tokenizer {
     }
   }
 
-  /** The text cut inside every control token's name, which sentencepiece would take for the token. */
+  /**
+   * Yields the text cut inside every control token's name, so that sentencepiece does not read the name as
+   * the token.
+   */
   *#spelledParts(text: string): Generator<string> {
     let start = 0;
     for (const match of this.#markers ? text.matchAll(this.#markers) : []) {
@@ -171,7 +181,10 @@ class SentencePieceTokenizer implements Tokenizer {
   }
 }
 
-/** Matches the bracketed ones among a model's own symbols; others, such as fullwidth letters, are ordinary text. */
+/**
+ * Returns a pattern of the bracketed names among a model's own symbols. Others, such as fullwidth letters,
+ * are ordinary text.
+ */
 function markerPattern(pieces: Piece[]): RegExp | undefined {
   const markers = pieces.filter(
     (piece) => piece.kind === "userDefined" && /^(\[.+\]|<.+>)$/.test(piece.text),

@@ -1,4 +1,4 @@
-/** What Python, in which the official code is written, takes for whitespace, and the two ways it cuts it off. */
+/** Strips the whitespace that Python strips, because the official code is written in Python. */
 
 // Differs from JavaScript's \s: \x1c to \x1f and \x85 count, \ufeff doesn't.
 const SPACE = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
@@ -9,7 +9,7 @@ export function trimStart(text: string): string {
   return text.replace(AT_START, "");
 }
 
-/** Walks from the end: a pattern bound to the end would try every run of spaces in between. */
+/** Walks from the end. A pattern bound to the end would try every run of spaces in between. */
 export function trimEnd(text: string): string {
   let end = text.length;
   while (end > 0 && SPACE_CHARACTER.test(text[end - 1] as string)) end--;
