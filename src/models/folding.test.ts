@@ -100,7 +100,7 @@ describe.each(["int8", "nf4", "fp8"] as const)("a base in %s", (base) => {
       loadModel(path(base), { ...OPTIONS, ...options, folded: true });
     const refused = expect(() => load({}));
     refused.toThrow(UserError);
-    refused.toThrow(`holds in ${base}`);
+    refused.toThrow(`stores in ${base}`);
     const [plain, folded] = [loadModel(path(base), { ...OPTIONS, base: "bf16" }), load({ base: "bf16" })];
     forEachLinear(plain, folded, (linear, other) => {
       expect(relativeDifference(frozenValues(other.weight), whole(linear))).toBeLessThan(1e-6);

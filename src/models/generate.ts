@@ -139,14 +139,17 @@ function newCache(model: Model, prompt: Prompt, maxNewTokens: number): KvCache {
 /** Returns the positions that the prompt leaves to the answer. */
 function freePositions({ maxPositions }: ModelConfig, { inputIds }: Prompt): number {
   if (inputIds.length === 0) {
-    throw new UserError("There is nothing before the answer.", {
+    throw new UserError("The prompt is empty.", {
       fix: "Begin the prompt with a token, such as <s>.",
     });
   }
   if (inputIds.length < maxPositions) return maxPositions - inputIds.length;
-  throw new UserError(`The prompt has ${inputIds.length} tokens; the model ends at ${maxPositions}.`, {
-    fix: "Pass a lower --hd-num for fewer image tiles, or shorten the text.",
-  });
+  throw new UserError(
+    `The prompt has ${inputIds.length} tokens; the model has room for ${maxPositions}, with the answer.`,
+    {
+      fix: "Pass a lower --hd-num for fewer image tiles, or shorten the text.",
+    },
+  );
 }
 
 /** Fills the cache with the prompt. Returns the logits, (V), of the token after it. */

@@ -106,7 +106,7 @@ export function assembleModel(
   const reader = typeof source === "function" ? tensorReader(source) : source;
   if (folded && WEIGHT_PLACES[places.layers].mapsFiles)
     throw new Error(
-      `PLoRA can't be folded into weights on the ${places.layers}: they may be the mapped file`,
+      `PLoRA cannot be folded into weights on the ${places.layers}: they may be the mapped file`,
     );
   const { names, pictures } = familyOf(config);
   const at = (place: Place): PlacedReader => {
@@ -232,13 +232,13 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
  * Returns the error for a policy that folds PLoRA into a base that stays in the checkpoint's own precision.
  */
 export function storedUnfolded(precision: Base): UserError {
-  return new UserError(`PLoRA can't be folded into a base that the checkpoint holds in ${precision}.`, {
+  return new UserError(`PLoRA cannot be folded into a base that the checkpoint stores in ${precision}.`, {
     fix: 'Give the policy "plora": "merged" or "apart", or start from the unquantised checkpoint.',
   });
 }
 
 function storedOtherwise(place: string, what: string, precision: Base, base: Base): UserError {
-  return new UserError(`${place} holds its ${what} in ${precision}; it can't be had in ${base}.`, {
-    fix: `Leave the option out, or start from the unquantised checkpoint for ${base}.`,
+  return new UserError(`${place} stores its ${what} in ${precision}; lorafit cannot convert it to ${base}.`, {
+    fix: `Omit the option, or start from the unquantised checkpoint for ${base}.`,
   });
 }

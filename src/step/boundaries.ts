@@ -57,7 +57,7 @@ export function fetchBoundary(boundary: Boundary, device: Device, owner: Owner):
 
 /** A copy of the layer's input on the device, (T, C), the owner's. */
 export function copyBoundary(boundary: Boundary, device: Device, owner: Owner): Tensor {
-  if (boundary.at === "none") throw new Error("a layer without boundary activations can't be restored from");
+  if (boundary.at === "none") throw new Error("a layer without boundary activations cannot be restored from");
   if (boundary.at === "device") return owner.own(boundary.hidden.clone());
   if (!boundary.coming) {
     fetchBoundary(boundary, device, owner);
@@ -79,7 +79,7 @@ export function boundaryRows(
   { device, tileTokens, owner }: { device: Device; tileTokens: number; owner: Owner },
 ): RowSource & Disposable {
   if (boundary.at === "none")
-    throw new Error("a layer without boundary activations was taken before it was restored");
+    throw new Error("a layer without boundary activations was used before it was restored");
   const { hidden } = boundary;
   if (boundary.at === "device") return { ...rowSource(hidden), [Symbol.dispose]: () => {} };
   settleBoundary(boundary, owner);

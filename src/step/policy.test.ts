@@ -40,8 +40,8 @@ describe("layerPolicies", () => {
   it("refuses what does not fit the model", () => {
     expect(() => layersOf({ headGroups: 3 })).toThrow("do not divide 8 kv heads");
     const foldedStream = { plora: "folded", weights: { source: "streamed" } };
-    expect(() => layersOf(foldedStream)).toThrow("stay as they are where they are streamed");
-    expect(() => layersOf({ layers: [{ count: 33 }] })).toThrow("speaks of 33 layers");
+    expect(() => layersOf(foldedStream)).toThrow("streamed weights cannot be changed");
+    expect(() => layersOf({ layers: [{ count: 33 }] })).toThrow("33 layers; the model has 32");
     expect(() => layersOf({ layers: [{ count: 1, boundary: "none" }] })).toThrow(
       "no boundary of the first layer",
     );

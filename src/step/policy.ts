@@ -31,23 +31,25 @@ const LAYER_PLACES: Record<(typeof WEIGHT_SOURCES)[number], Place> = { resident:
 
 const WeightsPolicy = z.strictObject({
   source: z.enum(WEIGHT_SOURCES).default("resident").meta({
-    help: "whether the layers' frozen weights stay on the device, or come from the host when their turn comes",
+    help: "Source of the layers' frozen weights. resident: they stay on the device. streamed: each layer comes from the host when its turn comes.",
   }),
   aheadLayers: z
     .int()
     .nonnegative()
     .default(1)
-    .meta({ help: "layers whose streamed weights are fetched while the one before computes" }),
+    .meta({
+      help: "Number of layers whose streamed weights are fetched ahead, while an earlier layer computes.",
+    }),
 });
 
 const OptimizerPolicy = z.strictObject({
   place: z.enum(["device", "host"]).default("device").meta({
-    help: "where the optimizer's state lies; host: it visits the device tile by tile for the update, and the factors are on the device in the computing precision only",
+    help: "Where the optimizer's state lies. host: the state visits the device tile by tile for the update, and the device holds the factors in the computing precision only.",
   }),
   precision: z
     .enum(["fp32", "8bit"])
     .default("fp32")
-    .meta({ help: "of the optimizer's moments; 8bit changes results by more than rounding" }),
+    .meta({ help: "Precision of the optimizer's moments. 8bit changes results by more than rounding." }),
 });
 
 const place = z.enum(["device", "host"]).default("device");
@@ -70,38 +72,42 @@ export const Policy = z.strictObject({
     .default(4)
     .meta({ help: "Tiles that the vision tower computes at a time." }),
   attentionInput: z.enum(["kept", "recomputed"]).default("kept").meta({
-    help: "whether attention's normalised input is held while its groups go by, or normalised again, in tiles of rows, for each of them",
+    help: "Attention's normalised input. kept: held for all head groups. recomputed: normalised again, in tiles of rows, for each group.",
   }),
   attention: z
     .enum(["measured", ...CARD_KERNELS])
     .default("measured")
     .meta({
-      help: "the attention kernel on a card; measured: a run times those that the card has at its start and names the fastest, a plan takes flash attention where the card has it, else the memory-efficient one",
+      help: "Attention kernel on a card. measured: a run times the card's kernels at its start and uses the fastest; a plan assumes flash attention if the card has it, else the memory-efficient kernel.",
     }),
   plora: z.enum(["apart", "merged", "folded", "folded-merged"]).default("merged").meta({
-    help: "whether PLoRA is multiplied apart on image rows (apart), or added to copies of the frozen weights that those rows go through, wherever a segment has enough of them for that to take fewer FLOPs, a copy for a segment (merged); or added to the frozen weights themselves as they are loaded, and taken off again on all other rows, apart (folded) or by copies (folded-merged): only for layers' weights that stay on the device and that the checkpoint does not hold quantised",
+    help: "How PLoRA, the model's own adapter for pictures, is computed. apart: as two small products on image rows. merged: added to a copy of the weight for a segment's image rows, if that takes fewer FLOPs. folded: added to the weights while they are loaded, and taken off on all other rows by small products. folded-merged: folded, and taken off by copies. Both kinds of folding need layers' weights that stay on the device and are not stored quantised.",
   }),
   reuseAttention: z.boolean().default(true).meta({
-    help: "whether a recomputed layer's attention is recomputed once, and held while the MLP goes back, or twice",
+    help: "Whether a recomputed layer's attention is computed once and held during the MLP's backward pass (true), or computed twice (false).",
   }),
   boundaryAhead: z.boolean().default(false).meta({
-    help: "whether the input of the layer that goes back next comes from the host while one goes back: hides the transfer, for one more input on the device",
+    help: "Whether the next layer's input is fetched from the host during a layer's backward pass. This hides the transfer and needs room for one more input on the device.",
   }),
   layers: z
     .array(RunOfLayers)
     .default([])
-    .meta({ help: "runs of alike layers, from the first; the last run goes on to the end" }),
-  weights: WeightsPolicy.prefault({}).meta({ help: "where the layers' frozen weights come from" }),
+    .meta({
+      help: "Runs of layers with the same choices, from the first layer on. The last run continues to the last layer.",
+    }),
+  weights: WeightsPolicy.prefault({}).meta({ help: "Source of the layers' frozen weights." }),
   embeddings: place.meta({
-    help: "where the embeddings lie; host: a step's rows are gathered there and copied",
+    help: "Where the embeddings lie. host: a step's rows are gathered there and copied.",
   }),
-  head: place.meta({ help: "where the head lies; host: fetched for the loss" }),
-  vision: place.meta({ help: "where the vision tower lies; host: fetched while pictures are encoded" }),
-  optimizer: OptimizerPolicy.prefault({}).meta({ help: "where and how precisely the optimizer works" }),
+  head: place.meta({ help: "Where the output head lies. host: it is fetched for the loss." }),
+  vision: place.meta({
+    help: "Where the vision tower lies. host: it is fetched while pictures are encoded.",
+  }),
+  optimizer: OptimizerPolicy.prefault({}).meta({ help: "Place and precision of the optimizer's state." }),
   gradients: z
     .enum(["fp32", "bf16"])
     .default("fp32")
-    .meta({ help: "precision of the LoRA gradients that steps accumulate into" }),
+    .meta({ help: "Precision of the accumulated LoRA gradients." }),
 });
 
 export type Policy = z.output<typeof Policy>;
@@ -180,7 +186,7 @@ export function holdsFolded(policy: Policy): boolean {
 function refuseStreamedFold(policy: Policy): void {
   if (!ploraOf(policy).folded || holdsFolded(policy)) return;
   throw new UserError(
-    "The policy folds PLoRA into the layers' weights, which stay as they are where they are streamed.",
+    "The policy folds PLoRA into the layers' weights, but streamed weights cannot be changed.",
     { fix: 'Give it "plora": "merged" or "apart", or "weights": {"source": "resident"}.' },
   );
 }
@@ -211,19 +217,16 @@ export function layerPolicies(policy: Policy, config: ModelConfig): LayerPolicy[
   refuseStreamedFold(policy);
   const runs = policy.layers.flatMap(({ count, ...layer }) => Array.from({ length: count }, () => layer));
   if (runs.length > config.layers) {
-    throw new UserError(`The policy speaks of ${runs.length} layers; the model has ${config.layers}.`, {
+    throw new UserError(`The policy lists ${runs.length} layers; the model has ${config.layers}.`, {
       fix: "Shorten the runs in its list of layers.",
     });
   }
   const rest = runs.at(-1) ?? LayerPolicy.parse({});
   const layers = Array.from({ length: config.layers }, (_, layer) => runs[layer] ?? rest);
   if (layers[0]!.boundary === "none") {
-    throw new UserError(
-      "The policy keeps no boundary of the first layer, so nothing could be recomputed from it.",
-      {
-        fix: 'Give the first layer the boundary "device" or "host".',
-      },
-    );
+    throw new UserError("The policy keeps no boundary of the first layer, so no layer could be recomputed.", {
+      fix: 'Give the first layer the boundary "device" or "host".',
+    });
   }
   return layers;
 }

@@ -126,8 +126,8 @@ describe("the fastest plan", () => {
       expect(() => stored.check(folded)).toThrow("the checkpoint holds in int8");
       expect(() => stored.plan(share(0.95), folded, limits)).toThrow("the checkpoint holds in int8");
       const streaming = { ...folded, weights: { source: "streamed", aheadLayers: 1 } } as const;
-      expect(() => ranked.check(streaming)).toThrow("where they are streamed");
-      expect(() => ranked.plan(share(0.95), streaming, limits)).toThrow("where they are streamed");
+      expect(() => ranked.check(streaming)).toThrow("streamed weights cannot be changed");
+      expect(() => ranked.plan(share(0.95), streaming, limits)).toThrow("streamed weights cannot be changed");
     });
 
     it("stays with what a run has loaded, also on the way down", () => {

@@ -63,7 +63,10 @@ describe("lorafit quantize", () => {
     run("quantize", "--model", tiny, "--output", "int8", "--base", "int8");
     for (const [args, told] of [
       [["quantize", "--model", "int8", "--output", "twice"], /quantised already.*\n.*original checkpoint/],
-      [["eval", "--model", "int8", "--data", cases, "--base", "nf4"], /can't be had in nf4.*\n.*unquantised/],
+      [
+        ["eval", "--model", "int8", "--data", cases, "--base", "nf4"],
+        /cannot convert it to nf4.*\n.*unquantised/,
+      ],
       [
         ["merge", "--model", "int8", "--adapter", golden("tiny_lora"), "--output", "merged"],
         /quantised.*\n.*full weights/,
