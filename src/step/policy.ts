@@ -33,13 +33,9 @@ const WeightsPolicy = z.strictObject({
   source: z.enum(WEIGHT_SOURCES).default("resident").meta({
     help: "Source of the layers' frozen weights. resident: they stay on the device. streamed: each layer comes from the host when its turn comes.",
   }),
-  aheadLayers: z
-    .int()
-    .nonnegative()
-    .default(1)
-    .meta({
-      help: "Number of layers whose streamed weights are fetched ahead, while an earlier layer computes.",
-    }),
+  aheadLayers: z.int().nonnegative().default(1).meta({
+    help: "Number of layers whose streamed weights are fetched ahead, while an earlier layer computes.",
+  }),
 });
 
 const OptimizerPolicy = z.strictObject({
@@ -89,12 +85,9 @@ export const Policy = z.strictObject({
   boundaryAhead: z.boolean().default(false).meta({
     help: "Whether the next layer's input is fetched from the host during a layer's backward pass. This hides the transfer and needs room for one more input on the device.",
   }),
-  layers: z
-    .array(RunOfLayers)
-    .default([])
-    .meta({
-      help: "Runs of layers with the same choices, from the first layer on. The last run continues to the last layer.",
-    }),
+  layers: z.array(RunOfLayers).default([]).meta({
+    help: "Runs of layers with the same choices, from the first layer on. The last run continues to the last layer.",
+  }),
   weights: WeightsPolicy.prefault({}).meta({ help: "Source of the layers' frozen weights." }),
   embeddings: place.meta({
     help: "Where the embeddings lie. host: a step's rows are gathered there and copied.",

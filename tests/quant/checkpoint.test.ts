@@ -94,7 +94,7 @@ describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
     expect(lossOf(base, full)).toBeCloseTo(lossOf(base, {}), 4);
     const other = base === "int8" ? "nf4" : "int8";
     expect(() => load(base, { base: other })).toThrow(UserError);
-    expect(() => load(base, { visionBase: other })).toThrow(`holds its vision tower in ${base}`);
+    expect(() => load(base, { visionBase: other })).toThrow(`stores its vision tower in ${base}`);
   });
 });
 
