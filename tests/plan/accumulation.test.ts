@@ -69,8 +69,10 @@ it("a run tells of the copy in the lines of its plan, and of none where a step h
     const output = join(folder, `lines-${gradient_accumulation}`);
     const given = { ...options, policy: undefined, gradient_accumulation, output };
     const { events } = await runWith(given);
-    const lines = events.flatMap((event) => (event.fact === "plan" ? planLines(event) : []));
-    const told = lines.filter((line) => line.includes("6.3 KiB on the host are a copy of the gradients"));
-    expect(told).toHaveLength(gradient_accumulation === 1 ? 0 : 1);
+    const [plan] = events.flatMap((fact) => (fact.fact === "plan" ? [fact] : []));
+    const isCopied = gradient_accumulation > 1;
+    expect(plan!.gradientCopy).toEqual(isCopied ? { place: "host", bytes: COPY_BYTES } : undefined);
+    const told = planLines(plan!).filter((line) => line.includes("a copy of the gradients"));
+    expect(told).toEqual(isCopied ? [expect.stringMatching(/6\.3 KiB.* host/)] : []);
   }
 });
