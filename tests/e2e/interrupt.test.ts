@@ -105,7 +105,7 @@ it(
     const args = ["eval", "--model", golden("tiny"), "--data", golden("tiny_cases/cases.jsonl"), "--json"];
     const { code, stdout, stderr } = await disturbed(args, "stdout", (child) => child.kill("SIGINT"));
     expect(code).toBe(130);
-    expect(stderr).toMatch(/stopped after \d of 5 samples, of these {2}loss \d/);
+    expect(stderr).toMatch(/stopped after \d of 5 samples\. These: {2}loss \d/);
     for (const row of records({ code: 0, stdout, stderr })) expect(row).toHaveProperty("index");
   },
 );
@@ -115,7 +115,7 @@ it("Ctrl-C during lorafit fit tells the longest so far, and how to go on", SLOW_
   const { code, stdout, stderr } = await disturbed(args, "stdout", (child) => child.kill("SIGINT"));
   expect(code).toBe(130);
   expect(stderr).toMatch(
-    /stopped: the longest so far that fits has [\d,]+ tokens\. Go on from there with: {2}--from \d+\n$/,
+    /stopped: so far the longest that fits has [\d,]+ tokens\. Continue from there with: {2}--from \d+\n$/,
   );
   expect(stdout).not.toContain("longest that fits");
 });

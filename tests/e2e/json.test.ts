@@ -260,7 +260,7 @@ it("tiny, pages, preview and chat work on what each other writes", () => {
   expect(printed).toContain(`\n  question  ${question}\n  expected  ${expected}\n  answer    `);
   expect(answer).toEqual(expect.any(String));
   expect(few.stdout.match(/^ {2}question/gm)).toHaveLength(1);
-  expect(few.stderr).toContain("shown in full: 1 of 3 samples; --show N or --all shows more");
+  expect(few.stderr).toContain("shown in full: 1 of 3 samples; --show N or --all prints more");
   expect(lorafit([...evalArgs, "--all"], { cwd: folder }).stdout.match(/^ {2}question/gm)).toHaveLength(3);
   const args = [
     "chat",
