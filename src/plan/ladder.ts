@@ -1,16 +1,16 @@
 /**
- * Policies from fast to lean. Every rung is the one before with one thing given up, the cheapest in time first, so a run that is out of
- * memory can go down from wherever it stands.
+ * Policies from fast to lean. Every rung is the one before with one thing given up, the cheapest in time
+ * first, so a run that is out of memory can go down from wherever it stands.
  */
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { type LayerPolicy, layerPolicies, Policy, ploraName, ploraOf } from "../step/policy.ts";
 import type { Category } from "../torch/device.ts";
 
-/** What a user may fix of a policy. */
+/** The choices of a policy that a user may fix. */
 export interface FixedPolicy {
   weights?: "resident" | "streamed" | undefined;
-  /** What a run can't change once it is under way: a policy's places and precisions. */
+  /** Places and precisions of a policy, which a run can't change once it is under way. */
   places?: RunPlaces | undefined;
   /** Nor whether its model was loaded with PLoRA folded into the weights; left out: whatever is faster. */
   folded?: boolean | undefined;
@@ -26,10 +26,16 @@ export function runPlaces(policy: Policy): RunPlaces {
   return Object.fromEntries(RUN_PLACES.map((part) => [part, policy[part]])) as RunPlaces;
 }
 
-/** Rows that the MLP takes at a time where there is room: a weight in 4 or 8 bits is read back once for all of them. */
+/**
+ * Rows that the MLP takes at a time where there is room: a weight in 4 or 8 bits is read back once for all of
+ * them.
+ */
 export const MOST_MLP_TILE_TOKENS = 8192;
 
-/** Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept layers can use. */
+/**
+ * Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept
+ * layers can use.
+ */
 function fastPolicy({ weights = "resident", places, folded = false, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
     headGroups: 1,
@@ -43,10 +49,12 @@ function fastPolicy({ weights = "resident", places, folded = false, attention }:
   });
 }
 
-/** The leanest policies, of which one or another lets the most fit: it depends on what the host has room for. */
+/**
+ * The leanest policies, of which one or another lets the most fit: it depends on what the host has room for.
+ */
 export function leanestPolicies(config: ModelConfig, fixed: FixedPolicy = {}): Policy[] {
   const leanest = policyLadder(config, fixed).at(-1)!;
-  // The last layer goes back first, beside what it kept of its attention: too much to restore its input there.
+  // The last layer goes back first, beside its kept attention: too much to restore its input there.
   const every = (layers: number, boundary: "host" | "device"): Policy => ({
     ...leanest,
     layers: runsOf(
@@ -72,8 +80,8 @@ export function policyLadder(config: ModelConfig, fixed: FixedPolicy = {}): Poli
 }
 
 /**
- * Returns the policy with the next concession made; undefined if nothing is left. short: the category of an allocation that failed, whose
- * part of the step the concession has to help.
+ * Returns the policy with the next concession made; undefined if nothing is left. short: the category of an
+ * allocation that failed, whose part of the step the concession has to help.
  */
 export function leanerPolicy(
   policy: Policy,
@@ -90,7 +98,7 @@ export function leanerPolicy(
   return undefined;
 }
 
-/** The same policy with so many of the layers, the first ones, keeping what the forward has made. */
+/** Returns the policy with the first `count` layers keeping values of the forward pass. */
 export function keepingLayers(
   policy: Policy,
   config: ModelConfig,
@@ -116,7 +124,10 @@ type Change = (policy: Policy, config: ModelConfig, fixed: FixedPolicy) => Polic
 /** The least rows of the loss that are worth a pass of their own. */
 const LEAST_LOSS_CHUNK_TOKENS = 128;
 
-/** Concessions that help a part of the step most; only: nothing else helps it, since pictures are encoded before all else. */
+/**
+ * Concessions that help a part of the step most; only: nothing else helps it, since pictures are encoded
+ * before all else.
+ */
 const CONCESSIONS_FOR: Partial<Record<Category, { own: readonly Change[]; only?: boolean }>> = {
   visionFeatures: {
     own: [(policy) => ({ ...policy, visionBatchTiles: Math.ceil(policy.visionBatchTiles / 2) })],

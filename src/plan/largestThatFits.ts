@@ -1,9 +1,13 @@
 /**
- * The largest of something that fits, found in few tries, each of which is a dry run. Only numbers of a grid are answers, whole ones and from
- * some size on every second, fourth and so on, so that the answer does not hang on where the search begins.
+ * The largest of something that fits, found in few tries, each of which is a dry run. Only numbers of a grid
+ * are answers, whole ones and from some size on every second, fourth and so on, so that the answer does not
+ * hang on where the search begins.
  */
 
-/** Numbers up to this are answers, each of them; a larger one to as many parts of itself, or up to twice as many. A power of two. */
+/**
+ * Numbers up to this are answers, each of them; a larger one to as many parts of itself, or up to twice as
+ * many. A power of two.
+ */
 export const CLOSE_PARTS = 2048;
 
 interface Range {
@@ -15,8 +19,8 @@ interface Range {
 }
 
 /**
- * The largest number of the grid where `shortage`, which rises nearly in a line, is not above zero: by the line through two points, then by
- * halves. Undefined where not even the least number fits.
+ * The largest number of the grid where `shortage`, which rises nearly in a line, is not above zero: by the
+ * line through two points, then by halves. Undefined where not even the least number fits.
  */
 export function largestThatFits(
   shortage: (value: number) => number,
@@ -44,13 +48,16 @@ export function largestThatFits(
   }
 }
 
-/** Below a number that fits so many are tried that should fit as well, of a grid so coarse that other searches try the same. */
+/**
+ * Below a number that fits so many are tried that should fit as well, of a grid so coarse that other searches
+ * try the same.
+ */
 const TRIED_BELOW = 3;
 const COARSE_PARTS = 16;
 
 /**
- * The same where shortage may rise by leaps and fall again, as of memory that an allocator loses to gaps: what fits beyond a gap is no answer,
- * for one means that less fits as well.
+ * Does the same if shortage may leap up and fall again, for example through memory that an allocator loses to
+ * gaps. A value beyond a gap is no answer: an answer promises that less fits as well.
  */
 export function largestBelowGaps(shortage: (value: number) => number, range: Range): number | undefined {
   const { least } = range;

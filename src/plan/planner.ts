@@ -18,7 +18,7 @@ import { type Card, capabilityOf } from "./time/cards.ts";
 import { isCpuSpeed } from "./time/cpuSpeed.ts";
 import { type Speed, speedOf } from "./time/stepTime.ts";
 
-/** What is to be trained, as the user's options have it. */
+/** The training that is planned, as the user's options describe it. */
 export interface Workload extends SampleShape {
   rank: number;
   dropout: number;
@@ -39,7 +39,9 @@ export interface Limits {
   sumBytes?: number | undefined;
 }
 
-/** Returns how far a run exceeds its tightest limit, as a share of that limit; zero or less if the run fits. */
+/**
+ * Returns how far a run exceeds its tightest limit, as a share of that limit; zero or less if the run fits.
+ */
 export function shortage(
   { budgetedBytes, hostBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes">,
   { sumBytes = Number.POSITIVE_INFINITY, ...limits }: Limits,
@@ -49,7 +51,7 @@ export function shortage(
   return Math.max(budgetedBytes / limits.budgetBytes, hostShare, sumShare) - 1;
 }
 
-/** What has been chosen, and what it comes to. */
+/** A workload under a policy, with its memory and time. */
 export interface Plan {
   workload: Workload;
   policy: Policy;
@@ -58,7 +60,7 @@ export interface Plan {
   stepMs: number;
 }
 
-/** What a run takes with a part of an evaluation, and whether it has room for that. */
+/** A run with a part of an evaluation, and whether it fits. */
 export type RoomFor = Pick<Plan, "run" | "fits">;
 
 /** A model on a device. */
@@ -79,7 +81,7 @@ export class Planner {
   readonly #model: PlannedModel;
   readonly #parts: PartsOfSearch;
   readonly #known: KnownRuns;
-  /** Of all cards that were asked about, by what they allocate. */
+  /** Known runs of all cards that were asked about, by what they allocate. */
   readonly #family: Map<string, KnownRuns>;
   readonly #gradientBytes = new Map<string, number>();
 
@@ -102,7 +104,10 @@ export class Planner {
     return this.#model.model;
   }
 
-  /** Calls `onDryRun` after each dry run of this planner and of those made from it, so that a search can show progress. */
+  /**
+   * Calls `onDryRun` after each dry run of this planner and of those made from it, so that a search can show
+   * progress.
+   */
   watch(onDryRun: () => void): void {
     this.#parts.onDryRun = onDryRun;
   }
@@ -111,7 +116,7 @@ export class Planner {
     return this.#model.dtype;
   }
 
-  /** What the decoder's linears are held in, and those of vision tower and projector; bf16: in full. */
+  /** Precision of the decoder's linears; bf16: as wide as computing. */
   get base(): Base {
     return this.#model.base ?? "bf16";
   }
@@ -132,17 +137,20 @@ export class Planner {
     if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
   }
 
-  /** The same model on another card; what was tried on one is known of all that allocate alike. */
+  /** Returns a planner of this model on another card; cards that allocate alike share their known runs. */
   onCard(card: Card): Planner {
     return new Planner({ ...this.#model, target: card }, undefined, this.#parts, this.#family);
   }
 
-  /** The same on cards that allocate alike, apart from CUDA's context. */
+  /** A key that cards which allocate alike share, whatever CUDA's context takes. */
   get allocationKey(): string {
     return allocationKey(this.#model);
   }
 
-  /** The same model with parts of it quantised as it is loaded, which is not the checkpoint's files then. */
+  /**
+   * Returns a planner of this model with parts quantised as it is loaded; these are not the checkpoint's
+   * files then.
+   */
   withBases(bases: Partial<Record<"base" | "visionBase", QuantizedPrecision>>): Planner {
     return new Planner({ ...this.#model, ...bases }, this.speed, this.#parts);
   }
@@ -176,7 +184,10 @@ export class Planner {
     };
   }
 
-  /** Where a run keeps the copy of its gradients: on the host where there is room; undefined where it needs none. */
+  /**
+   * Where a run keeps the copy of its gradients: on the host where there is room; undefined where it needs
+   * none.
+   */
   gradientCopy(
     workload: Workload,
     policy: Policy,
@@ -187,7 +198,7 @@ export class Planner {
     return this.gradientBytes(workload, policy) <= hostBytes ? "host" : "device";
   }
 
-  /** Of a run's LoRA gradients, and of the copy that it keeps of them. */
+  /** Returns the bytes of a run's LoRA gradients, which are those of their copy. */
   gradientBytes({ rank, dropout, targets }: Workload, policy: Policy): number {
     const key = JSON.stringify([rank, targets, policy.gradients]);
     const known = this.#gradientBytes.get(key);
@@ -197,7 +208,10 @@ export class Planner {
     return bytes;
   }
 
-  /** Every allocation of a workload's micro-batch under a policy; where it is the last of its step, of the update too. */
+  /**
+   * Every allocation of a workload's micro-batch under a policy; where it is the last of its step, of the
+   * update too.
+   */
   trace(
     workload: Workload & Required<Pick<Workload, "batch">>,
     policy: Policy,
@@ -253,7 +267,10 @@ export class Planner {
   }
 }
 
-/** What of a device what is allocated hangs on: whether fp8 is multiplied as such matters where something is held in it. */
+/**
+ * Returns all of a device that its allocations depend on; whether it multiplies fp8 matters only if something
+ * is held in fp8.
+ */
 function allocationKey({ target, base, visionBase }: PlannedModel): string {
   if (target === "cpu") return target;
   const isHeldInFp8 = [base, visionBase].includes("fp8");

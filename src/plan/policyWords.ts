@@ -1,4 +1,7 @@
-/** Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed again. */
+/**
+ * Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed
+ * again.
+ */
 import { formatCount } from "../errors.ts";
 import type { BasePart } from "../models/bases.ts";
 import type { ModelConfig } from "../models/family.ts";
@@ -12,13 +15,13 @@ type Manner = "elsewhere" | "frozen" | "parts" | "again" | "rounded" | "speed";
 interface Concession {
   manner: Manner;
   what: string;
-  /** What a short line leaves out. */
+  /** Words that a short line leaves out. */
   detail?: string;
   /** Where it is of the frozen base: told with what is mapped, where it is. */
   part?: BasePart;
 }
 
-/** What a policy does about one thing; nothing where it gives nothing up. */
+/** Returns what a policy does about one thing; undefined if it makes no concession there. */
 type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | undefined;
 
 /** Listed as they are told: the largest first. */
@@ -80,7 +83,7 @@ const PLORA_WORDS: Record<Policy["plora"], readonly [what: string, detail: strin
   ],
 };
 
-/** What a layer may keep while the rest of it is computed again. */
+/** Parts that a layer may keep while the rest of it is computed again. */
 const KEPT_PARTS = { attention: "attention's", middle: "the MLP's input" } as const;
 
 /** Gradient checkpointing, as far as it goes. */
@@ -114,7 +117,7 @@ interface Telling {
   mapped?: readonly BasePart[];
 }
 
-/** What a policy does for memory or with it, in a phrase for each way of doing so. */
+/** Returns a phrase for each way in which a policy saves or uses memory. */
 export function concessionsOf(policy: Policy, config: ModelConfig, telling: Telling = {}): string[] {
   const { where = "on the host" } = telling;
   return grouped(policy, config, telling).map(([manner, list]) =>
@@ -125,7 +128,7 @@ export function concessionsOf(policy: Policy, config: ModelConfig, telling: Tell
   );
 }
 
-/** The same in full: a heading for each way, and what goes that way. */
+/** Returns the phrases in full: a heading for each way, and what is done in that way. */
 export function concessionGroups(policy: Policy, config: ModelConfig, where: string): [string, string[]][] {
   return grouped(policy, config, {}).map(([manner, list]) => [
     MANNERS[manner].heading || where,

@@ -1,4 +1,7 @@
-/** From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of one thing that fits. */
+/**
+ * From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of
+ * one thing that fits.
+ */
 
 import { pictureTokens } from "../data/pictures/image.ts";
 import type { PloraWay } from "../nn/plora.ts";
@@ -10,7 +13,7 @@ import { largestBelowGaps, largestThatFits } from "./largestThatFits.ts";
 import { type Limits, type Plan, type Planner, shortage, type Workload } from "./planner.ts";
 import { UNKNOWNS, type Unknown } from "./solvable.ts";
 
-/** What the user has fixed of the policy. */
+/** The part of the policy that the user has fixed. */
 export interface Fixed extends FixedPolicy {
   policy?: Policy | undefined;
 }
@@ -31,7 +34,10 @@ export function fastestPlan(planner: Planner, workload: Workload, limits: Limits
   return keepWhatFits(planner, withFastestPlora(planner, [fetching, ...fitting], limits, fixed), limits);
 }
 
-/** The fastest of plans that fit, with PLoRA as is faster still: in a run whose model is loaded, only as that allows. */
+/**
+ * The fastest of plans that fit, with PLoRA as is faster still: in a run whose model is loaded, only as that
+ * allows.
+ */
 function withFastestPlora(planner: Planner, fitting: readonly Plan[], limits: Limits, fixed: Fixed): Plan {
   const having = (best: readonly Plan[], folded: boolean, branch: PloraWay): Plan =>
     changedWhereFaster(planner, [...best, ...fitting], limits, (policy) =>
@@ -44,8 +50,9 @@ function withFastestPlora(planner: Planner, fitting: readonly Plan[], limits: Li
 }
 
 /**
- * The fastest of plans that fit, with a change where that fits and is faster still. What it saves hangs on shapes, nearly the same for every
- * policy that it can be made to, so the first of them that has room for it is the fastest.
+ * The fastest of plans that fit, with a change where that fits and is faster still. What it saves hangs on
+ * shapes, nearly the same for every policy that it can be made to, so the first of them that has room for it
+ * is the fastest.
  */
 function changedWhereFaster(
   planner: Planner,
@@ -65,13 +72,19 @@ function changedWhereFaster(
   return fastest;
 }
 
-/** With the input of the layer that goes back next fetched from the host while one goes back; undefined where none lies there. */
+/**
+ * With the input of the layer that goes back next fetched from the host while one goes back; undefined where
+ * none lies there.
+ */
 function fetchingAhead(policy: Policy, { config }: Planner): Policy | undefined {
   const isOnHost = layerPolicies(policy, config).some(({ boundary }) => boundary === "host");
   return isOnHost ? { ...policy, boundaryAhead: true } : undefined;
 }
 
-/** The policy that takes the least of the device within what the host has; of any, where the host has too little for all. */
+/**
+ * The policy that takes the least of the device within what the host has; of any, where the host has too
+ * little for all.
+ */
 export function leastMemory(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed = {}): Plan {
   const lean = leanest(planner, limits, fixed).map((policy) => planner.plan(workload, policy, limits));
   const all = [...planRungs(planner, workload, limits, fixed), ...lean];
@@ -84,7 +97,10 @@ export function leastMemory(planner: Planner, workload: Workload, limits: Limits
   return leanestOf(all, ({ budgetedBytes, hostBytes }) => budgetedBytes + (isShared ? hostBytes : 0));
 }
 
-/** The largest value of one thing with which something fits, and the fastest policy there; undefined where not even the least fits. */
+/**
+ * The largest value of one thing with which something fits, and the fastest policy there; undefined where not
+ * even the least fits.
+ */
 export function solve(
   planner: Planner,
   unknown: Unknown,
@@ -116,7 +132,7 @@ function isShortOfHost({ run }: Plan, limits: Limits): boolean {
   return shortage(run, limits) > run.budgetedBytes / limits.budgetBytes - 1;
 }
 
-/** What a workload takes under the leanest policy, whatever the host has. */
+/** Plans a workload under the leanest policy, however much the host has. */
 export function leanestPlan(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed): Plan {
   return planner.plan(
     workload,
@@ -133,7 +149,10 @@ function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed
   return isLimited ? policies : policies.slice(0, 1);
 }
 
-/** Sets one size of a workload. A larger hd_num also makes the sample as long as its largest picture and a dialogue. */
+/**
+ * Sets one size of a workload. A larger hd_num also makes the sample as long as its largest picture and a
+ * dialogue.
+ */
 export function withValue(
   workload: Workload,
   key: (typeof UNKNOWNS)[Unknown]["key"],

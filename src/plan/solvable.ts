@@ -1,4 +1,7 @@
-/** What a plan can be solved for: apart from the search, so that options are read without the engine, which may not be built yet. */
+/**
+ * The settings that a plan can be solved for. They are apart from the search, since options are read even if
+ * the engine is not built yet.
+ */
 export const UNKNOWNS = {
   "max-length": { key: "maxLength", least: 64, most: 2 ** 24 },
   "hd-num": { key: "hdNum", least: 1, most: 4096 },

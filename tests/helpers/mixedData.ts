@@ -1,6 +1,7 @@
 /**
- * The promise of a plan: whatever a data set mixes, no micro-batch, evaluation or answer takes more than what was planned for its class. Lengths,
- * labels, pictures, their grids and their places among the text are drawn apart from each other, as is how samples share a micro-batch.
+ * The promise of a plan: whatever a data set mixes, no micro-batch, evaluation or answer takes more than what
+ * was planned for its class. Lengths, labels, pictures, their grids and their places among the text are drawn
+ * apart from each other, as is how samples share a micro-batch.
  */
 import fc from "fast-check";
 import { pictureTokens, type TileGrid, tileGrid } from "../../src/data/pictures/image.ts";
@@ -191,8 +192,9 @@ const UNLIMITED = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POS
 export type Peaks = Record<Pool, number>;
 
 /**
- * Bytes by which a plan may be short in models as small as these: oneDNN's scratch for products in half precision depends on sizes in no
- * order, and a merged copy of a weight can be smaller than the products that it saves.
+ * Bytes by which a plan may be short in models as small as these: oneDNN's scratch for products in half
+ * precision depends on sizes in no order, and a merged copy of a weight can be smaller than the products that
+ * it saves.
  */
 export function slackBytes({ device, policy }: Draw): number {
   return (device === "cpu, bf16" ? 64 * 1024 : 0) + (policy.plora.includes("merged") ? 32 * 1024 : 0);
@@ -232,7 +234,7 @@ function runOf(draw: Draw) {
   return { plan, policy, packing, samples, config };
 }
 
-/** What a part of a run was planned to take, and what it takes, for all that the data has of it. */
+/** Plans a part of a run and measures it, for all that the data has of it. */
 export function* checksOf(draw: Draw): Generator<Check> {
   const run = runOf(draw);
   if (draw.device !== "cpu") {

@@ -1,4 +1,7 @@
-/** The copy of the gradients that a run with gradient accumulation keeps: `lorafit plan` counts it as the run does. */
+/**
+ * The copy of the gradients that a run with gradient accumulation keeps: `lorafit plan` counts it as the run
+ * does.
+ */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -11,7 +14,7 @@ import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, runWith } from "../faults/trainRun.ts";
 
 const TOKENS = 300;
-/** Of the factors of rank 2 of every linear of two layers, in float32. */
+/** Bytes of the factors of rank 2 of every linear of two layers, in float32. */
 const COPY_BYTES = 6_400;
 
 const { folder, input } = await makeWorkplace();

@@ -1,4 +1,7 @@
-/** A run is planned for the sample whose first label is the earliest of all: those with a later one must take no more. */
+/**
+ * A run is planned for the sample whose first label is the earliest of all: those with a later one must take
+ * no more.
+ */
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";

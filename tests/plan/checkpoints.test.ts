@@ -24,7 +24,7 @@ const output = mkdtempSync(join(tmpdir(), "plan-checkpoints-"));
 afterAll(() => rmSync(output, { recursive: true }));
 
 const model = smallConfig();
-/** Of the larger factors there are 96 x 48 = 4608 elements. */
+/** Rank at which the larger factors have 96 x 48 = 4608 elements. */
 const RANK = 96;
 const adam = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 const state: TrainerState = {
@@ -89,7 +89,7 @@ async function writtenBefore(policy: Policy): Promise<Checkpoint> {
   return { folder, state };
 }
 
-/** As a run does it. */
+/** Resumes as a run does. */
 function resumed(
   checkpoint: Checkpoint,
   policy: Policy,

@@ -290,7 +290,10 @@ describe("a dry run for a card", () => {
   });
 });
 
-/** What the trainer's own calls take on the CPU, once a model is loaded: what quantising takes beside it on the way no plan counts. */
+/**
+ * Measures the trainer's own calls on the CPU once a model is loaded; no plan counts what quantising needs on
+ * the way.
+ */
 function measured({ model: config, lora: shape, batch, policy, dtype, visionBase }: Configuration): {
   device: number;
   host: number;
@@ -320,7 +323,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype, visionBase
   };
 }
 
-/** Of a run whose like parts are run once, and one in full. */
+/** Compares a run whose like parts run once with a run in full. */
 function expectSameInFull(configuration: Configuration): void {
   const [short, full] = [dryRun(configuration), dryRun(configuration, { inFull: true })];
   expect(short.device).toEqual(full.device);

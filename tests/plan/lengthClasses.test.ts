@@ -1,4 +1,7 @@
-/** A run's policies by length: each class of micro-batches has the fastest that fits, over places that are the same for all. */
+/**
+ * A run's policies by length: each class of micro-batches has the fastest that fits, over places that are the
+ * same for all.
+ */
 
 import { describe, expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/image.ts";

@@ -1,4 +1,7 @@
-/** The promise of a plan: whatever a data set mixes, no micro-batch, loss or answer takes more than what was planned for its class. */
+/**
+ * The promise of a plan: whatever a data set mixes, no micro-batch, loss or answer takes more than what was
+ * planned for its class.
+ */
 
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

@@ -1,4 +1,7 @@
-/** Every allocation of one micro-batch and its update, as planned: to lay beside what a run has measured, and find where they part. */
+/**
+ * Every allocation of one micro-batch and its update, as planned: to lay beside what a run has measured, and
+ * find where they part.
+ */
 import { stepAdamW } from "../../step/optimizer/optimizer.ts";
 import { clippedScale } from "../../step/optimizer/updateGate.ts";
 import { queueStep } from "../../step/step.ts";
@@ -25,12 +28,15 @@ export interface TraceEvent {
 }
 
 export interface StepTrace {
-  /** What is alive of each pool when the micro-batch begins. */
+  /** Bytes alive in each pool when the micro-batch begins. */
   before: Record<Pool, Bytes>;
   events: TraceEvent[];
 }
 
-/** The micro-batch of a configuration in full; where it is the last of its step, with the norm of the gradients and the update. */
+/**
+ * The micro-batch of a configuration in full; where it is the last of its step, with the norm of the
+ * gradients and the update.
+ */
 export function plannedTrace(configuration: Configuration, { isLast }: { isLast: boolean }): StepTrace {
   return planningFor(planTargetOf(configuration), () =>
     traced("meta", (take) => {

@@ -1,4 +1,7 @@
-/** The memory of an answer that a run generates in an evaluation, beside all that the run holds: the generation itself, on meta. */
+/**
+ * The memory of an answer that a run generates in an evaluation, beside all that the run holds: the
+ * generation itself, on meta.
+ */
 import { generateOnMeta } from "../../models/generate.ts";
 import { type ExactShape, layoutFor, plannedBatch } from "./batchShapes.ts";
 import { type Configuration, type DryRun, observe } from "./dryRun.ts";

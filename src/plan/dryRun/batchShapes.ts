@@ -17,7 +17,7 @@ import { kernelFor } from "../../nn/attention/kernels.ts";
 import { type Rows, rowsBetween } from "../../nn/rows.ts";
 import { type Policy, ploraOf } from "../../step/policy.ts";
 
-/** What a user says of samples: planned are as many of the longest as a micro-batch has. */
+/** The sizes of samples as a user gives them. The plan is of a micro-batch of the longest samples. */
 export interface SampleShape {
   /** Tokens of the longest sample. */
   maxLength: number;
@@ -49,11 +49,17 @@ export interface ExactShape {
   labelTokens: number;
   /** The first row with a label; what comes before it is not asked for in the last layer. */
   firstLabel: number;
-  /** Most of what any of many micro-batches has, if the shape stands for them; undefined for a single micro-batch. */
+  /**
+   * Most of what any of many micro-batches has, if the shape stands for them; undefined for a single
+   * micro-batch.
+   */
   most?: MostRows | undefined;
 }
 
-/** Rows that a branch acts on depend on the model: those of pictures or, once it is folded into the weights, all others. */
+/**
+ * Rows that a branch acts on depend on the model: those of pictures or, once it is folded into the weights,
+ * all others.
+ */
 export interface MostRows {
   /** Samples in a micro-batch. */
   samples: number;
@@ -67,7 +73,7 @@ export interface RowsInParts {
   parts: number;
 }
 
-/** What of a micro-batch its memory depends on. */
+/** Returns the part of a micro-batch that its memory depends on. */
 export function exactShape({
   sampleTokens,
   imageSlices,
@@ -89,7 +95,9 @@ export function rowsOfSamples(shape: BatchShape | ExactShape): readonly number[]
   return "rows" in shape ? shape.rows : Array<number>(shape.samples).fill(shape.sampleTokens);
 }
 
-/** The rows of a micro-batch of alike samples: in each sample its pictures, then text, all of it with labels. */
+/**
+ * The rows of a micro-batch of alike samples: in each sample its pictures, then text, all of it with labels.
+ */
 export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape): BatchShape {
   const largest = largestGrid(hdNum);
   const room = imageShare === undefined ? maxLength - 2 : Math.floor(maxLength * imageShare);
@@ -114,7 +122,7 @@ export function gridOfTokens(tokens: number): TileGrid | undefined {
   return tiles >= 1 ? tileGrid(tiles, 1) : undefined;
 }
 
-/** What the rows of a shape that stands for many micro-batches depend on, beside the shape. */
+/** The choices of model and policy that decide how a shape for many micro-batches is laid out. */
 interface Layout {
   /** Whether the model has its branch for pictures folded into the weights. */
   folded?: boolean;
@@ -190,8 +198,9 @@ function lastLabels({ samples, sampleTokens, labelTokens, askedTokens = 0 }: Bat
 }
 
 /**
- * Returns the rows of the samples that make flash attention of a single kv head need the most: one long sample, and others of a row each,
- * since it pads each packed sample. With several heads in a call, or in other kernels, one sample of all rows needs more.
+ * Returns the rows of the samples that make flash attention of a single kv head need the most: one long
+ * sample, and others of a row each, since it pads each packed sample. With several heads in a call, or in
+ * other kernels, one sample of all rows needs more.
  */
 function splitRows(shape: BatchShape | ExactShape): readonly number[] {
   const rows = rowsOfSamples(shape);
@@ -212,8 +221,8 @@ function labelsOf(shape: ExactShape, tokens: number, folded: boolean): Int32Arra
 }
 
 /**
- * The branch's rows of a shape that stands for many micro-batches. They come first, so that a tile of the MLP holds as many as it can; one
- * range has all that the others, of one row each, leave to it.
+ * The branch's rows of a shape that stands for many micro-batches. They come first, so that a tile of the MLP
+ * holds as many as it can; one range has all that the others, of one row each, leave to it.
  */
 function branchRows({ pictures, others }: MostRows, folded: boolean): Rows[] {
   const { rows, parts } = folded ? others : pictures;
@@ -229,7 +238,9 @@ export function mostPartsOf(shape: BatchShape | ExactShape): number | undefined 
     : undefined;
 }
 
-/** How many rows have a label, that they are of text, and which is the first, is all that memory depends on. */
+/**
+ * How many rows have a label, that they are of text, and which is the first, is all that memory depends on.
+ */
 function labelsOfText({ imageSlices, labelTokens, firstLabel }: ExactShape, tokens: number): Int32Array {
   const targets = new Int32Array(tokens).fill(IGNORE);
   let left = labelTokens;

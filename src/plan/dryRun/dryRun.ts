@@ -1,6 +1,7 @@
 /**
- * One configuration, tried out without data: the trainer's own parts (weights, factors, optimizer, one micro-batch, one update) run on the
- * meta device, with every allocation and every call of an operator written down. Nothing here knows a formula for memory.
+ * One configuration, tried out without data: the trainer's own parts (weights, factors, optimizer, one
+ * micro-batch, one update) run on the meta device, with every allocation and every call of an operator
+ * written down. Nothing here knows a formula for memory.
  */
 
 import type { BasePart, Bases } from "../../models/bases.ts";
@@ -43,7 +44,10 @@ export interface LoraShape {
   targets: string;
 }
 
-/** What is tried: a model in its precisions, factors, a micro-batch and a policy, on this machine's CPU or on a card. */
+/**
+ * One thing to try: a model in its precisions, factors, a micro-batch and a policy, on this machine's CPU or
+ * on a card.
+ */
 export interface Configuration extends Bases {
   model: ModelConfig;
   dtype: "float32" | "bfloat16" | "float16";
@@ -51,11 +55,20 @@ export interface Configuration extends Bases {
   batch: BatchShape | ExactShape;
   policy: Policy;
   target: "cpu" | Card;
-  /** What the checkpoint holds in fewer bits: nothing can be folded into what is loaded so, and on the host it is the mapped file. */
+  /**
+   * Parts that the checkpoint stores in fewer bits. Nothing can be folded into them, and on the host they are
+   * the mapped file.
+   */
   stored?: Bases;
-  /** Whether the rest of what lies on the host is the mapped file and no memory of the host pool: where it has the computing dtype. */
+  /**
+   * Whether the rest of what lies on the host is the mapped file and no memory of the host pool: where it has
+   * the computing dtype.
+   */
   mapsWeights: boolean;
-  /** Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one micro-batch. */
+  /**
+   * Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one
+   * micro-batch.
+   */
   gradientCopy?: Place | undefined;
 }
 
@@ -64,7 +77,7 @@ export type Bytes = Record<Category, number>;
 /** One pool over the run. */
 export interface PoolPlan {
   peakBytes: number;
-  /** What is alive at the peak. */
+  /** Bytes alive at the peak, by category. */
   categories: Bytes;
 }
 
@@ -89,13 +102,19 @@ export interface DryRun {
   host: PoolPlan;
   /** On a card what the caching allocator makes of the device's pool. */
   replay: Replay | undefined;
-  /** Weights that stay in the checkpoint's mapped file: the host needs room for them, though nothing is allocated. */
+  /**
+   * Weights that stay in the checkpoint's mapped file: the host needs room for them, though nothing is
+   * allocated.
+   */
   mappedBytes: number;
   /** The parts of the base whose matrices would be mapped on the host. */
   mappedParts: readonly BasePart[];
-  /** What the host has to have: its pool, and what is mapped. */
+  /** Bytes that the host needs: its pool and the mapped weights. */
   hostBytes: number;
-  /** What counts against a budget: on a card with the allocator's rounding, libraries' workspace and CUDA's context; on the CPU the pool. */
+  /**
+   * Bytes that count against the memory limit. On a card: with the allocator's rounding, the libraries'
+   * workspaces and CUDA's context. On the CPU: the pool.
+   */
   budgetedBytes: number;
   phases: PhasePlan[];
   timeline(): readonly Moment[];
@@ -107,12 +126,12 @@ const MOMENTS = 400;
 /** Indexes of POOLS. */
 const [DEVICE_POOL, HOST_POOL] = [0, 1] as const;
 const WORKSPACE = CATEGORIES.indexOf("workspace");
-/** What a phase of the step is called; the rest are those of the run around it. */
+/** Names of the phases of a step; all other phases are of the run around it. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
 /**
- * Runs one configuration on meta. parts: what it shares with other runs; inFull: every layer, tile and group one by one, instead of once
- * where they are alike. Throws UserError where the policy does not fit the model.
+ * Runs one configuration on meta. parts: what it shares with other runs; inFull: every layer, tile and group
+ * one by one, instead of once where they are alike. Throws UserError where the policy does not fit the model.
  */
 export function dryRun(
   configuration: Configuration,
@@ -153,7 +172,7 @@ interface Observed {
   mappedBytes: number;
 }
 
-/** What meta kernels have to stand for. */
+/** Returns the device that meta kernels stand for. */
 export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTarget {
   return target === "cpu"
     ? { device: "cpu" }
@@ -304,7 +323,7 @@ function identity(bytes: number): number {
   return bytes;
 }
 
-/** Of a card's allocation (above zero) or free (below). */
+/** Rounds the bytes of a card's allocation (above zero) or free (below zero) to a block. */
 function signedBlockBytes(bytes: number): number {
   return Math.sign(bytes) * blockBytes(Math.abs(bytes));
 }

@@ -1,11 +1,17 @@
-/** The first place where a measured trace takes more than the planned one: two runs of events laid side by side. */
+/**
+ * The first place where a measured trace takes more than the planned one: two runs of events laid side by
+ * side.
+ */
 import { CATEGORIES, type Category, type Pool } from "../../torch/device.ts";
 import type { StepTrace, TraceEvent } from "./allocations.ts";
 
 export type Parting =
-  /** What was held before the first event. */
+  /** A category that already held more before the first event. */
   | { at: "start"; category: Category; plannedBytes: number; measuredBytes: number }
-  /** An event of the measured trace, what the plan has in its place, and by how much it is above the plan from there on. */
+  /**
+   * An event of the measured trace, what the plan has in its place, and by how much it is above the plan from
+   * there on.
+   */
   | {
       at: "event";
       index: number;
@@ -16,17 +22,24 @@ export type Parting =
 
 export interface PartingOptions {
   pool: Pool;
-  /** What is looked for: places where half as much is above the plan. Kernels free their temporaries in an order of their own. */
+  /**
+   * Bytes above the plan. Places with at least half as much above it are looked for: kernels free their
+   * temporaries in an order of their own.
+   */
   excessBytes: number;
   /** An allocator rounds sizes up to multiples of this. */
   roundBytes: number;
 }
 
-/** Events that may be missing on either side before the traces agree again, and how many then have to agree. */
+/**
+ * Events that may be missing on either side before the traces agree again, and how many then have to agree.
+ */
 const MOST_SKIPPED = 100;
 const AGREEING = 4;
 
-/** Undefined where there is none. Scratch memory of kernels' threads, which comes in any order, is left out. */
+/**
+ * Undefined where there is none. Scratch memory of kernels' threads, which comes in any order, is left out.
+ */
 export function firstParting(
   planned: StepTrace,
   measured: StepTrace,
@@ -82,7 +95,10 @@ function partingOf(
   return undefined;
 }
 
-/** How many events of the plan and of the run to leave out until they agree again, as few as will do; all the rest where they don't. */
+/**
+ * How many events of the plan and of the run to leave out until they agree again, as few as will do; all the
+ * rest where they don't.
+ */
 function skipsAt(
   plan: readonly Numbered[],
   at: number,

@@ -1,4 +1,7 @@
-/** What the loss of a sample takes that a run only evaluates, beside all that the run holds: the evaluation's own step, on meta. */
+/**
+ * Plans the loss of a sample that a run only evaluates, beside all that the run holds: the evaluation's own
+ * step, on meta.
+ */
 import { evalStep } from "../../step/step.ts";
 import { layoutFor, plannedBatch } from "./batchShapes.ts";
 import { type Configuration, type DryRun, observe } from "./dryRun.ts";

@@ -1,7 +1,8 @@
 /**
- * The official recipe's schedule, for comparison: everything resident, every decoder layer checkpointed as a whole and recomputed under
- * autograd, logits of all rows in float32, all tiles of a picture through the tower at once, factors in bfloat16 with float32 master
- * copies and moments. A plain version of it over the same operators, run on meta: a lower bound, for it wastes less than the original.
+ * The official recipe's schedule, for comparison: everything resident, every decoder layer checkpointed as a
+ * whole and recomputed under autograd, logits of all rows in float32, all tiles of a picture through the
+ * tower at once, factors in bfloat16 with float32 master copies and moments. A plain version of it over the
+ * same operators, run on meta: a lower bound, for it wastes less than the original.
  */
 
 import { familyOf, linearNames, linearShape } from "../../models/families.ts";
@@ -39,7 +40,9 @@ interface Context {
   hasFlash: boolean;
 }
 
-/** What the official schedule takes for this model, micro-batch and rank on a card: everything lies there. */
+/**
+ * Plans the official schedule for this model, micro-batch and rank on a card, with everything on the card.
+ */
 export function officialRun(asked: Omit<Configuration, "policy"> & { target: Card }): DryRun {
   const configuration = { ...asked, policy: DEFAULT_POLICY };
   return observe(configuration, ({ end }) => {

@@ -1,4 +1,7 @@
-/** What resuming from a checkpoint and saving one take, planned: the run's own reading and writing on meta tensors, without a file. */
+/**
+ * Plans resuming from a checkpoint and saving one: the run's own reading and writing on meta tensors, without
+ * a file.
+ */
 import { piecesOf } from "../../checkpoint/safetensors.ts";
 import { adapterFromLora, type Lora } from "../../models/lora.ts";
 import type { AdamW } from "../../step/optimizer/optimizer.ts";
@@ -19,8 +22,9 @@ export function resumeOnMeta(optimizer: AdamW): void {
 }
 
 /**
- * Writes factors, moments and gradients, piece by piece. What a piece is copied to on its way from a card to the file is passing memory of
- * the process, as are decoded pictures: neither pool's, so a plan with nothing on the host has nothing there.
+ * Writes factors, moments and gradients, piece by piece. What a piece is copied to on its way from a card to
+ * the file is passing memory of the process, as are decoded pictures: neither pool's, so a plan with nothing
+ * on the host has nothing there.
  */
 export function saveOnMeta(optimizer: AdamW, lora: Lora): void {
   const factors = [...adapterFromLora(lora, "").modules.values()].flatMap(({ a, b }) => [a, b]);

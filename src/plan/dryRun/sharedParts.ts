@@ -1,6 +1,7 @@
 /**
- * What dry runs have in common: the empty model, and the adapter with its optimizer, whose making, resuming, updating and saving know
- * nothing of the micro-batch. In a search they are made and traced once; every run goes through the same allocations in the same order.
+ * The parts that dry runs share: the empty model, and the adapter with its optimizer. Making, resuming,
+ * updating and saving them does not depend on the micro-batch. A search makes and traces them once; every run
+ * has the same allocations in the same order.
  */
 
 import { tensorsOf } from "../../models/families.ts";
@@ -45,7 +46,7 @@ export type TakeTrace = () => Trace;
 
 export interface ModelPart extends Disposable {
   model: Model;
-  /** Of weights on the host that are the checkpoint's mapped file, and of no pool. */
+  /** Bytes of weights on the host that are the checkpoint's mapped file and in no pool. */
   mappedBytes: number;
   making: Trace;
 }
@@ -62,7 +63,9 @@ export interface AdapterPart extends Disposable {
 /** Parts of each kind that are held: a search goes back and forth between a few. */
 const HELD = 6;
 
-/** The parts of the runs of a search; they hold meta tensors, so it is to be disposed when the search is over. */
+/**
+ * The parts of the runs of a search; they hold meta tensors, so it is to be disposed when the search is over.
+ */
 export class CommonParts implements Disposable {
   readonly #models = new Map<string, ModelPart>();
   readonly #adapters = new Map<string, AdapterPart>();
@@ -142,7 +145,7 @@ function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart
   return { lora, making, resuming, updating, saving: take(), ...opened };
 }
 
-/** What a run holds from its start to its end. */
+/** Makes all that a run holds from its start to its end. */
 export function openOnMeta(
   configuration: Configuration,
 ): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
@@ -190,7 +193,10 @@ function openAdapter(configuration: Configuration): { lora: Lora; optimizer: Ada
   return { lora, optimizer, [Symbol.dispose]: close };
 }
 
-/** The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't be. */
+/**
+ * The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't
+ * be.
+ */
 export function emptyModel(configuration: Configuration): Pick<ModelPart, "model" | "mappedBytes"> {
   const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights } = configuration;
   const tensors = tensorsOf(config);
@@ -225,7 +231,7 @@ function onMeta(shape: readonly number[], dtype: DType): Tensor {
   return empty(shape, { dtype, device: "meta" });
 }
 
-/** As a mapped tensor is: of this shape, contiguous, and no memory of any pool. */
+/** Makes a tensor like a mapped one: contiguous, of this shape, and without memory in any pool. */
 function withoutMemory(shape: readonly number[], dtype: DType): Tensor {
   return scope(() => {
     const strides = shape.map((_, dim) =>
@@ -248,7 +254,7 @@ function emptyLora({
   });
 }
 
-/** Of all LoRA gradients of a run. */
+/** Returns the bytes of all LoRA gradients of a run. */
 export function gradientBytes(
   configuration: Pick<Configuration, "model" | "lora" | "policy" | "dtype">,
 ): number {

@@ -2,12 +2,18 @@
 import type { BasePart, Bases } from "../../models/bases.ts";
 import type { Configuration } from "./dryRun.ts";
 
-/** What the decoder's linears are held in because the checkpoint has them so, where that is fewer bits. */
+/**
+ * Returns the precision that the decoder's linears have because the checkpoint stores them in fewer bits;
+ * otherwise undefined.
+ */
 export function storedBaseOf({ base, stored }: Pick<Configuration, "base" | "stored">): Bases["base"] {
   return base !== "bf16" && base === stored?.base ? base : undefined;
 }
 
-/** The parts of the base whose matrices are, on the host, the checkpoint's mapped file: they are held as they are stored. */
+/**
+ * The parts of the base whose matrices are, on the host, the checkpoint's mapped file: they are held as they
+ * are stored.
+ */
 export function mappedPartsOf(
   configuration: Bases & Pick<Configuration, "stored" | "mapsWeights">,
 ): BasePart[] {

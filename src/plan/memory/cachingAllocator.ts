@@ -29,7 +29,7 @@ const SEGMENT_ROUND_BYTES = 2 * MIB;
 /** Addresses of an expandable segment where no budget says how much memory there is. */
 const UNLIMITED_BYTES = 2 ** 44;
 
-/** Of a block in use that was asked for with so many bytes, as growing segments give it. */
+/** Returns the bytes of a block in use for a request of so many bytes, with growing segments. */
 export function blockBytes(requestedBytes: number): number {
   return roundUp(requestedBytes, ROUND_BYTES);
 }
@@ -37,7 +37,9 @@ export function blockBytes(requestedBytes: number): number {
 export interface AllocatorOptions {
   /** PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True. */
   expandableSegments?: boolean;
-  /** What the driver has to give: physical memory less contexts and other processes. Unlimited by default. */
+  /**
+   * Bytes that the driver can give: physical memory less contexts and other processes. Unlimited by default.
+   */
   budgetBytes?: number;
   /**
    * PyTorch's own limit, set as a fraction of the card. Pages of expandable segments may pass it by up to 20
@@ -318,7 +320,7 @@ function mergeNeighbours(block: Block): void {
   }
 }
 
-/** What a free block could become by mapping the addresses after it. */
+/** Returns the bytes that a free block could have once the addresses after it are mapped. */
 function growableBytes(block: Block): number {
   return block.bytes + (block.next?.state === "unmapped" ? block.next.bytes : 0);
 }

@@ -77,10 +77,10 @@ type Truth = [
 ];
 
 /**
- * What PyTorch 2.11.0+cu130's own allocator (libc10_cuda.so) reports of these logs over a simulated CUDA
- * driver, which counts bytes and refuses them beyond the budget. No graphics card was in it, and a driver's
- * choice of addresses is the one thing it can't show: with addresses drawn at random, the reserved peaks of
- * 240 such logs lay between 5.9 % below and 5.3 % above the model's, most equal.
+ * Reports of PyTorch 2.11.0+cu130's own allocator (libc10_cuda.so) for these logs over a simulated CUDA
+ * driver, which counts bytes and refuses them beyond the budget. No graphics card took part, and a driver's
+ * choice of addresses is the one thing that this can't show: with random addresses, the reserved peaks of 240
+ * such logs lay between 5.9 % below and 5.3 % above the model's, most equal.
  */
 // biome-ignore format: columns line up
 const truths: Truth[] = [

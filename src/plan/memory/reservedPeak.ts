@@ -1,6 +1,6 @@
 /**
- * What a step's allocations, logged on any device, cost on a CUDA card: the peak that PyTorch's caching
- * allocator reserves for them.
+ * Turns a step's allocations, logged on any device, into the peak that PyTorch's caching allocator reserves
+ * for them on a CUDA card.
  */
 import type { AllocationLog } from "../../torch/device.ts";
 import { type AllocatorOptions, type Block, CachingAllocator } from "./cachingAllocator.ts";
@@ -8,7 +8,7 @@ import { type AllocatorOptions, type Block, CachingAllocator } from "./cachingAl
 /** The device's index among the pools that a log tells apart. */
 const DEVICE_POOL = 0;
 
-/** What a replay reads of a log: what its allocations are for plays no part. */
+/** The part of a log that a replay reads; categories play no part. */
 export type DeviceLog = Pick<AllocationLog, "ids" | "bytes" | "pools">;
 
 export interface ReplayOptions extends AllocatorOptions {
@@ -25,7 +25,7 @@ export interface Replay {
   reservedPeakBytes: number;
   /** reservedPeakBytes less allocatedPeakBytes: what caching and cutting cost. */
   fragmentationBytes: number;
-  /** Of the blocks in use after the last event. */
+  /** Bytes of the blocks in use after the last event. */
   allocatedBytes: number;
   /** Held from the driver after the last event. */
   reservedBytes: number;

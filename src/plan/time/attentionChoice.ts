@@ -1,6 +1,6 @@
 /**
- * Which of a card's attention kernels a run takes: at its start each is timed, forward and backward, on lengths like the run's. What came
- * out is kept by card, driver, libtorch and class of shape.
+ * Which of a card's attention kernels a run takes: at its start each is timed, forward and backward, on
+ * lengths like the run's. What came out is kept by card, driver, libtorch and class of shape.
  */
 import { messageOf, UserError } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
@@ -23,11 +23,11 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import { type Card, capabilityOf, findDevice } from "./cards.ts";
 import { knownIn, remembered } from "./remembered.ts";
 
-/** What attention is of. */
+/** The attention that a kernel is chosen for. */
 export interface AttentionUse {
   config: Pick<ModelConfig, "heads" | "kvHeads" | "headDim">;
   dtype: DType;
-  /** Of the longest micro-batch. */
+  /** Tokens of the longest micro-batch. */
   tokens: number;
   /** Whether several samples share a micro-batch. */
   packed: boolean;
@@ -36,7 +36,10 @@ export interface AttentionUse {
 /** Samples' lengths that stand for a run's. */
 export type Lengths = readonly number[];
 
-/** How one kernel did on samples of some lengths: relative difference of its gradients to those of the rule's kernel. */
+/**
+ * How one kernel did on samples of some lengths: relative difference of its gradients to those of the rule's
+ * kernel.
+ */
 export interface Trial {
   ms: number;
   difference: number;
@@ -50,7 +53,7 @@ export interface Choice {
   timings: Partial<Record<CardKernel, Timing>>;
 }
 
-/** What a choice is made with: a card, or what stands for one in a test. */
+/** The card that a choice is made on, or a stand-in of a test. */
 export interface Bench {
   card: string;
   /** Those that ought to work, the rule's first. */
@@ -66,7 +69,10 @@ const PACKED_SAMPLES = 8;
 /** A kernel that differs more than half precision explains is not trusted. */
 const MOST_DIFFERENCE = 0.03;
 
-/** Of a run: the kernel that its policy names, else the fastest, which is told; "measured" stays on the CPU. */
+/**
+ * Returns the kernel of a run: the one that its policy names, otherwise the fastest, which is reported. On
+ * the CPU it stays "measured".
+ */
 export function settledAttention(
   wanted: Policy["attention"],
   device: Device,
@@ -92,7 +98,9 @@ export function settledAttention(
   }
 }
 
-/** The fastest of the kernels that work, from the last time that a run of this class asked on this machine. */
+/**
+ * The fastest of the kernels that work, from the last time that a run of this class asked on this machine.
+ */
 export function chooseAttention(use: AttentionUse, bench: Bench): { choice: Choice; isNew: boolean } {
   const key = [bench.card, shapeKey(use)].join(", ");
   const tokens = classTokens(use.tokens);
@@ -105,7 +113,7 @@ export function chooseAttention(use: AttentionUse, bench: Bench): { choice: Choi
 
 const CACHE_FILE = "attention.json";
 
-/** What a choice is for, but for the card. */
+/** Returns a key of the attention that a choice is for, without the card. */
 function shapeKey({ config: { heads, kvHeads, headDim }, dtype, tokens, packed }: AttentionUse): string {
   return [dtype, heads, kvHeads, headDim, classTokens(tokens), packed ? "packed" : "single"].join(", ");
 }
@@ -116,7 +124,10 @@ const present = (): { driver: string; libtorch: string } => ({
   libtorch: libtorchVersion(),
 });
 
-/** What a run on this machine has chosen on a card of the table; undefined where none has, or it would be chosen again. */
+/**
+ * Returns the choice of a run on this machine for a card of the table; undefined if there is none, or if it
+ * would be made again.
+ */
 export function knownChoice(
   use: AttentionUse,
   card: Card,
@@ -223,7 +234,10 @@ function cardBench(device: `cuda:${number}`, use: AttentionUse): Bench {
 
 const ROUNDS = 3;
 
-/** A kernel forward and backward on random heads, the best of a few rounds after one for comparison with the rule's. */
+/**
+ * A kernel forward and backward on random heads, the best of a few rounds after one for comparison with the
+ * rule's.
+ */
 export function kernelTrial(
   device: Device,
   { config, dtype }: AttentionUse,

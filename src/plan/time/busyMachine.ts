@@ -7,7 +7,7 @@ export interface Busy {
   reason: string;
 }
 
-/** Of the processor's time; less is what every machine does beside. */
+/** Share of the processor's time; every machine does a little beside. */
 const MOST_RATIO = 0.1;
 
 /** Milliseconds of all cores since the machine came up. */
@@ -16,7 +16,7 @@ export interface ProcessorTimes {
   usedMs: number;
   stolenMs: number;
   totalMs: number;
-  /** Of this process. */
+  /** Milliseconds of this process. */
   ownMs: number;
 }
 
@@ -37,9 +37,10 @@ export function busyBetween(before: ProcessorTimes, after: ProcessorTimes): Busy
 }
 
 /**
- * Milliseconds that the clock would show of a call if no thread waited, by what this thread, the first, and those that compute with it have had
- * of the processor: others do as much of a call as this one, or nothing. NaN where a thread seems to have had less than nothing, or no number:
- * others have taken the place of some meanwhile.
+ * Milliseconds that the clock would show of a call if no thread waited, by what this thread, the first, and
+ * those that compute with it have had of the processor: others do as much of a call as this one, or nothing.
+ * NaN where a thread seems to have had less than nothing, or no number: others have taken the place of some
+ * meanwhile.
  */
 export function pathOf(threadsMs: readonly number[]): number {
   if (!threadsMs.every((ms) => ms >= 0)) return Number.NaN;
@@ -56,7 +57,10 @@ function processorTimes(): ProcessorTimes {
   return { usedMs, stolenMs, totalMs: usedMs + sum("idle") + stolenMs, ownMs: (user + system) / 1000 };
 }
 
-/** Of Linux, in hundredths of a second: the eighth number of the first line. */
+/**
+ * Returns the time that Linux reports as stolen, in hundredths of a second: the eighth number of the first
+ * line.
+ */
 function stolen(): number {
   try {
     return 10 * Number(readFileSync("/proc/stat", "utf8").split("\n", 1)[0]!.split(/\s+/)[8] ?? 0);

@@ -1,7 +1,8 @@
 /**
- * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its threads and libtorch. Of each
- * op the middle of many calls counts. Where other programs took much of the processor, the result is doubtful: it is told so, time of the
- * processor stands for the clock's, of which the lower quarter counts, and a later plan measures again.
+ * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its
+ * threads and libtorch. Of each op the middle of many calls counts. Where other programs took much of the
+ * processor, the result is doubtful: it is told so, time of the processor stands for the clock's, of which
+ * the lower quarter counts, and a later plan measures again.
  */
 import { availableParallelism, cpus } from "node:os";
 import { getThreads, libtorchVersion, processorTimesMs } from "../../torch/device.ts";
@@ -27,20 +28,26 @@ import {
 } from "./probes.ts";
 import { knownIn, remembered } from "./remembered.ts";
 
-/** Of what is measured: another one is measured anew. */
+/** Version of the measurements: a calibration of another version is made again. */
 const VERSION = 13;
 const CALIBRATION_MS = 5000;
 /** So long a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
-/** Calls shorter than this are measured SHORT_CALLS at a time: in a step, too, they come one after the other. */
+/**
+ * Calls shorter than this are measured SHORT_CALLS at a time: in a step, too, they come one after the other.
+ */
 const SHORT_MS = 0.05;
 const SHORT_CALLS = 4;
-/** Probes whose calls are quicker than this come QUICK_TIMES in a round, for they take next to nothing of it. */
+/**
+ * Probes whose calls are quicker than this come QUICK_TIMES in a round, for they take next to nothing of it.
+ */
 const QUICK_MS = 2;
 const QUICK_TIMES = 4;
 /** A busy machine is given so many times as long. */
 const BUSY_TIMES = 3;
-/** On a busy machine threads spin for others that have no core: the part of calls in which they hardly did. */
+/**
+ * On a busy machine threads spin for others that have no core: the part of calls in which they hardly did.
+ */
 const UNDISTURBED = 0.25;
 /** Calls that long are measured in the first round alone: they tell much at once. */
 const LONG_MS = 20;
@@ -52,12 +59,15 @@ interface Known {
 
 const FILE = "calibration.json";
 
-/** Of this machine, as it computes now. */
+/** Returns a key of this machine as it computes now. */
 export function keyOf(dtype: Compute): string {
   return [cpus()[0]?.model, getThreads(), libtorchVersion(), dtype, `v${VERSION}`].join(" ");
 }
 
-/** The speed of the CPU for a dtype, where it was measured here before and nothing speaks against it; measures nothing. */
+/**
+ * The speed of the CPU for a dtype, where it was measured here before and nothing speaks against it; measures
+ * nothing.
+ */
 export function knownSpeed(dtype: Compute, folder?: string): CpuSpeed | undefined {
   const speed = knownIn<Known>(FILE, folder)[keyOf(dtype)]?.speed;
   return speed && !speed.doubt ? speed : undefined;
@@ -87,15 +97,16 @@ export interface Measured {
 /** How much is measured. */
 interface Extent {
   budgetMs?: number;
-  /** Of products. */
+  /** Sizes of products. */
   edges?: readonly number[];
-  /** Of elementwise ops. */
+  /** Sizes of elementwise ops. */
   elements?: readonly number[];
 }
 
 /**
- * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an order that is
- * another in each round, so that a call finds the processor as one of a step does, which comes after others.
+ * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an
+ * order that is another in each round, so that a call finds the processor as one of a step does, which comes
+ * after others.
  */
 export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given }: Extent = {}): Measured {
   const { edges, elements } = { edges: PRODUCT_EDGES, elements: ELEMENTS, ...given };
@@ -217,10 +228,13 @@ function lcg(seed: number): () => number {
   };
 }
 
-/** What a body takes. */
+/** Times of a body. */
 export interface Clocks {
   wallMs: number;
-  /** Of the processor, what the clock would show if no thread waited: of this thread, or all threads' if that were shared out evenly; or NaN. */
+  /**
+   * Milliseconds that the clock would show if no thread waited: of this thread, or of all threads if the work
+   * were shared evenly; NaN if unknown.
+   */
   pathMs: number;
 }
 
@@ -257,7 +271,7 @@ function speedOf(
   };
 }
 
-/** Of two measurements of the same machine what was disturbed less, number by number. */
+/** Returns of two calibrations of one machine the less disturbed, number by number. */
 export function lesserOf(one: CpuSpeed, other: CpuSpeed): CpuSpeed {
   const curve = ({ sizes, ms }: Curve, { ms: others }: Curve): Curve => ({
     sizes,

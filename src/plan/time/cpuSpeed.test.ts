@@ -7,7 +7,10 @@ import { stepTimeMs } from "./stepTime.ts";
 const wide = (...shape: number[]): TracedTensor => ({ shape, dtype: "float32" });
 const half = (...shape: number[]): TracedTensor => ({ shape, dtype: "bfloat16" });
 
-/** A nanosecond an element of a sum, and 1 GFLOP/s of products that have a size of 8, a thousand where all are 512. */
+/**
+ * A nanosecond an element of a sum, and 1 GFLOP/s of products that have a size of 8, a thousand where all are
+ * 512.
+ */
 const EDGES = [8, 512];
 const rates = {
   edges: EDGES,

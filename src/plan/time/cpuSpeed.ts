@@ -1,4 +1,6 @@
-/** How fast a CPU is, as measured on it (calibration.ts), and what an op takes there by its class and size. */
+/**
+ * How fast a CPU is, as measured on it (calibration.ts), and what an op takes there by its class and size.
+ */
 import type { OpForm, OpTrace, Product } from "./opCost.ts";
 
 /** Milliseconds of a call by its size; sizes rise. */
@@ -7,7 +9,10 @@ export interface Curve {
   ms: number[];
 }
 
-/** FLOPs a second of products (m, k) times (k, n), each of the three one of `edges`: m by m, in it k by k, in it n by n. */
+/**
+ * FLOPs a second of products (m, k) times (k, n), each of the three one of `edges`: m by m, in it k by k, in
+ * it n by n.
+ */
 export interface ProductRates {
   edges: number[];
   flopsPerSecond: number[];
@@ -16,11 +21,14 @@ export interface ProductRates {
 export interface CpuSpeed {
   /** By layout of the factors. */
   products: Record<Product["layout"], ProductRates>;
-  /** By class of op: curveKey. Sizes are elements; of attention pairs of query and key, and the key is attentionKey. */
+  /**
+   * By class of op: curveKey. Sizes are elements; of attention pairs of query and key, and the key is
+   * attentionKey.
+   */
   curves: Record<string, Curve>;
-  /** Of a call that launches nothing. */
+  /** Milliseconds of a call that launches nothing. */
   viewMs: number;
-  /** Of a copy beside the computing, by bytes. */
+  /** Time of a copy beside the computing, by bytes. */
   copies: Curve;
   /** How much of a copy's time is taken from the computing. */
   copyShare: number;
@@ -28,7 +36,10 @@ export interface CpuSpeed {
   doubt?: string | undefined;
 }
 
-/** The class that stands for ops of no class of their own, by bytes: a sum of two tensors of float32 into a third. */
+/**
+ * The class that stands for ops of no class of their own, by bytes: a sum of two tensors of float32 into a
+ * third.
+ */
 const BYTES_KEY = "add float32";
 const BYTES_PER_ELEMENT = 12;
 
@@ -53,7 +64,9 @@ export function cpuOpMs(op: OpTrace, speed: CpuSpeed): number {
   return form.strided && !known.strided ? known.ms * stridedRatio(form.elements, speed) : known.ms;
 }
 
-/** What was measured of an op's class: of tensors such as its own, or of those that lie otherwise. */
+/**
+ * Returns the measured time of an op's class: of tensors such as its own, or of tensors that lie differently.
+ */
 export function measuredMs(
   { name, form }: OpTrace,
   speed: CpuSpeed,
@@ -74,7 +87,10 @@ export function attentionKey(name: string, dtypes: string, features: number): st
   return `${curveKey(name, dtypes, false)} of ${features}`;
 }
 
-/** A pair of query and key takes what its softmax does, and something for each feature: the line through what was measured. */
+/**
+ * A pair of query and key takes what its softmax does, and something for each feature: the line through what
+ * was measured.
+ */
 function attentionMs(
   name: string,
   { dtypes, elements, features = 0 }: OpForm,
@@ -105,7 +121,7 @@ const ALIKE: Readonly<Record<string, string>> = {
   },
 };
 
-/** Of an op, of the same in place or not, or of one that does alike. */
+/** Returns the curve of an op, of the same op in place or not, or of an op that does alike. */
 function curveOf(name: string, dtypes: string, strided: boolean, { curves }: CpuSpeed): Curve | undefined {
   const other = name.endsWith("_") ? name.slice(0, -1) : `${name}_`;
   const alike = ALIKE[name] ?? ALIKE[other];
@@ -136,8 +152,9 @@ export function curveMs({ sizes, ms }: Curve, size: number): number {
 }
 
 /**
- * The rate lies between those of the eight products around it, in logarithms of rate and sizes; beyond the edges it is the edge's. A size
- * below the least edge takes as long as that: the other sizes' weights are read all the same.
+ * The rate lies between those of the eight products around it, in logarithms of rate and sizes; beyond the
+ * edges it is the edge's. A size below the least edge takes as long as that: the other sizes' weights are
+ * read all the same.
  */
 export function productMs({ times, layout, ...sizes }: Product, { products }: CpuSpeed): number {
   const { edges, flopsPerSecond } = products[layout];

@@ -46,7 +46,7 @@ const TILES: readonly Loop[] = [
   ["causal_tile_backward",  "x",      (samples) => attentionTiles.causalTileBackward(...samples.tileBackward)],
 ];
 
-/** Of every loop that the processor has, by its key. */
+/** Returns probes of every loop that the processor has, by its key. */
 export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
   const hasTiles = attentionTiles.causalTile.runs?.(memory.compute);
   const probesOf = ([, , call]: Loop, features: number): Probe[] =>
@@ -70,16 +70,16 @@ export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
   return new Map([...loops, ...tiles]);
 }
 
-/** Of a kv head, in a tile of scores. */
+/** Query heads of a kv head, and rows, in a tile of scores. */
 const [TILE_HEADS, TILE_ROWS] = [4, 128];
-/** Of a group's features: queries, key and value. */
+/** Heads of a group (queries, key and value), and features of each. */
 const [GROUP_HEADS, HEAD] = [6, 128];
 const NF4_BLOCK = 64;
 const NF4_NESTED = 256;
 
 class LoopSamples extends Samples {
   readonly #memory: ProbeMemory;
-  /** Of a head in attention's tiles. */
+  /** Features of a head in attention's tiles. */
   readonly #features: number;
 
   constructor(size: number, memory: ProbeMemory, features: number) {
@@ -110,7 +110,7 @@ class LoopSamples extends Samples {
     return this.once("losses", () => zeros([this.shape[0]]));
   }
 
-  /** Of a tile that sees the keys up to its own: (rows * heads, keys). */
+  /** Scores of a tile that sees the keys up to its own: (rows * heads, keys). */
   get scores(): Tensor {
     const square = Math.max(1, Math.round(Math.sqrt(this.size / TILE_HEADS)));
     const rows = Math.min(TILE_ROWS, square);
@@ -124,7 +124,7 @@ class LoopSamples extends Samples {
     return keys - rows / TILE_HEADS;
   }
 
-  /** What that tile sees of a head, whose rows lie apart. */
+  /** Keys of a head that the tile sees; their rows lie apart. */
   get keys(): Tensor {
     return this.#rowsOfHead("keys", this.scores.shape[1]!);
   }

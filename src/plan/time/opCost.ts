@@ -1,4 +1,7 @@
-/** What a traced call of an operator computes and moves, by its shapes: a CPU and a card alike take their time from it (stepTime.ts). */
+/**
+ * Works out from shapes what a traced call of an operator computes and moves; the times of a CPU and of a
+ * card follow from it (stepTime.ts).
+ */
 import { type DType, dtypeBytes } from "../../torch/dtypes.ts";
 import { EXPOSED_COPY } from "../../torch/trace.ts";
 
@@ -18,9 +21,9 @@ export interface OpCall {
   op: string;
   inputs: readonly TracedTensor[];
   outputs: readonly TracedTensor[];
-  /** Of attention: the op's is_causal. */
+  /** The op's is_causal, of attention. */
   causal?: boolean;
-  /** Of packed attention: the length of every sample; one sample unless given. */
+  /** Length of every sample of packed attention; one sample unless given. */
   sampleTokens?: readonly number[];
 }
 
@@ -31,29 +34,32 @@ export interface OpTrace {
   flops: number;
   /** Read and written; of a transfer, moved. */
   bytes: number;
-  /** What the arithmetic runs in. */
+  /** Dtype of the arithmetic. */
   dtype: DType;
   /**
-   * exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what the host computes on its
-   * own memory, which is none of a card's time.
+   * exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what
+   * the host computes on its own memory, which is none of a card's time.
    */
   stream: "compute" | "copy" | "exposed" | "host";
-  /** Of a copy: from the device to the host. */
+  /** Whether a copy goes from the device to the host. */
   toHost?: boolean;
-  /** What a processor's time follows from as well. */
+  /** The form that a processor's time depends on as well. */
   form?: OpForm;
 }
 
 export interface OpForm {
-  /** Of the first tensor, and the first that differs: "float32,bfloat16". */
+  /** Dtypes of the first tensor, and of the first that differs: "float32,bfloat16". */
   dtypes: string;
-  /** What is gone through, one by one; of attention the pairs of query and key that are multiplied, seen or not. */
+  /**
+   * Elements that are gone through; for attention the pairs of query and key that are multiplied, seen or
+   * not.
+   */
   elements: number;
-  /** Of attention: of a head. */
+  /** Features of a head, of attention. */
   features?: number | undefined;
   /** Whether any tensor's rows or columns lie apart. */
   strided: boolean;
-  /** Of a matrix product. */
+  /** Sizes of a matrix product. */
   product?: Product | undefined;
 }
 
@@ -65,7 +71,10 @@ export interface Product {
   k: number;
   layout: "a b" | "a b'" | "a' b";
 }
-/** Keys that libtorch's attention for CPUs takes at a time, whether a query sees all of them or not: its kvSplitSize. */
+/**
+ * Keys that libtorch's attention for CPUs takes at a time, whether a query sees all of them or not: its
+ * kvSplitSize.
+ */
 const CPU_KEYS = 512;
 
 type Formula = (
@@ -172,7 +181,9 @@ function matmulOf(left: number): Formula {
   };
 }
 
-/** linear takes its second factor as rows of outputs. Both factors transposed are timed as the first alone. */
+/**
+ * linear takes its second factor as rows of outputs. Both factors transposed are timed as the first alone.
+ */
 function layoutOf(a: TracedTensor, b: TracedTensor, op: string): Product["layout"] {
   if (a.strided) return "a' b";
   return (b.strided ?? false) !== op.startsWith("linear") ? "a b'" : "a b";
@@ -219,8 +230,8 @@ function attentionOf({
 }
 
 /**
- * Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their block, and the last all of its
- * sample. Queries that are not there are the first ones, of the first sample.
+ * Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their
+ * block, and the last all of its sample. Queries that are not there are the first ones, of the first sample.
  */
 function visiblePairs(call: OpCall, query: TracedTensor, key: TracedTensor, keyBlock = 1): number {
   const { op, causal, sampleTokens } = call;
@@ -236,7 +247,10 @@ function visiblePairs(call: OpCall, query: TracedTensor, key: TracedTensor, keyB
   return rows * (pairs - before(keys - queries));
 }
 
-/** The CPU's own kernels (attentionTiles.ts): of a tile, whose weights come first of what is written, and queries of what is read. */
+/**
+ * The CPU's own kernels (attentionTiles.ts): of a tile, whose weights come first of what is written, and
+ * queries of what is read.
+ */
 function tileOfAttention(call: OpCall): ReturnType<Formula> {
   const [query, weights] = [call.inputs[0]!, call.outputs[0]!];
   return { ...elementwise(call), elements: elementsOf(weights), features: query.shape.at(-1)! };

@@ -1,6 +1,7 @@
 /**
- * What a calibration measures: an op of every class that a step's time goes to, at several sizes, in the state in which a step finds it.
- * There activations have just been written, weights and factors have left every cache since they were used.
+ * The probes of a calibration: an op of every class that a step's time goes to, at several sizes, in the
+ * state in which a step finds it. A step's activations have just been written; its weights and factors have
+ * left every cache since they were used.
  */
 import { startCopy } from "../../torch/copies.ts";
 import { ones, zeros } from "../../torch/create.ts";
@@ -27,7 +28,10 @@ export interface Probe {
   isElsewhere?: true;
 }
 
-/** Sizes of elementwise ops: a handful, what one thread takes alone, what lies in a cache, and beyond every cache. */
+/**
+ * Sizes of elementwise ops: a handful, what one thread takes alone, what lies in a cache, and beyond every
+ * cache.
+ */
 export const ELEMENTS: readonly number[] = [2 ** 6, 2 ** 14, 2 ** 16, 2 ** 18, 2 ** 20, 2 ** 22];
 const ROW = 1024;
 /** Rows of a head are so long, in others' rows. */
@@ -64,7 +68,7 @@ export class FarMemory {
 /** Where probes have their tensors from. */
 export interface ProbeMemory {
   compute: Compute;
-  /** Of elementwise ops. */
+  /** Sizes of elementwise ops. */
   elements: readonly number[];
   hold: Hold;
   /** In the computing dtype, and in float32. */
@@ -215,7 +219,7 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["reshape", "x",  ({ apart }) => apart.contiguous(), "strided"],
 ];
 
-/** Of every class of elementwise op, by its key. */
+/** Returns probes of every class of elementwise op, by its key. */
 export function elementwiseProbes(memory: ProbeMemory): Map<string, Probe[]> {
   const probes = new Map<string, Probe[]>();
   for (const [op, dtypes, call, strided] of ELEMENTWISE) {
@@ -242,9 +246,15 @@ export function namedDtypes(dtypes: string, { compute }: Pick<ProbeMemory, "comp
 
 /** Sizes of products: ranks, heads, and what is as good as large. */
 export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
-/** A right factor with an edge up to here is a head's, or a LoRA factor that was cast: just written. Others are weights. */
+/**
+ * A right factor with an edge up to here is a head's, or a LoRA factor that was cast: just written. Others
+ * are weights.
+ */
 const NEAR_EDGE = 128;
-/** What is larger than this lies in no core's cache when it is used again: others have written theirs meanwhile. */
+/**
+ * Bytes above which a tensor is in no core's cache when it is used again, since others have been written
+ * meanwhile.
+ */
 const CACHE_BYTES = 2 ** 20;
 /** Up to here, what is summed over is a rank: its products are added to what is there. */
 const RANK_EDGE = 16;
@@ -304,7 +314,7 @@ class Factors {
   }
 }
 
-/** Of libtorch's own attention, forward and backward, by its key; size: pairs of query and key. */
+/** Returns probes of libtorch's own attention, forward and backward, by key; size: pairs of query and key. */
 export function attentionProbes(dtype: Compute): Map<string, Probe[]> {
   const name = "_scaled_dot_product_flash_attention_for_cpu";
   const probes = new Map<string, Probe[]>();

@@ -1,9 +1,15 @@
-/** What was measured on this machine, kept in files of the user's cache folder: a start later need not measure again. */
+/**
+ * Keeps measurements of this machine in files of the user's cache folder, so that a later start need not
+ * measure again.
+ */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { keepInCache, userCacheFolder } from "../../torch/install/userCache.ts";
 
-/** The value under a key of a file, measured where nobody has, or where it is no longer `valid`; `measure` is told that one. */
+/**
+ * The value under a key of a file, measured where nobody has, or where it is no longer `valid`; `measure` is
+ * told that one.
+ */
 export function remembered<T>(
   name: string,
   key: string,
@@ -19,7 +25,7 @@ export function remembered<T>(
   return { value: measured, isNew: true };
 }
 
-/** What a file has, by key. */
+/** Returns the entries of a file, by key. */
 export function knownIn<T>(name: string, folder = userCacheFolder()): Record<string, T> {
   const file = join(folder, name);
   try {

@@ -1,7 +1,8 @@
 /**
- * Predicted time of a traced step. On a card every kernel takes the longer of its arithmetic and its memory traffic; transfers between host
- * and card, and the issuing of calls, run beside that. Nothing else is modelled: neither rates on small or odd shapes nor clocks that fall.
- * On a CPU what has been measured on it stands for both (cpuSpeed.ts).
+ * Predicted time of a traced step. On a card every kernel takes the longer of its arithmetic and its memory
+ * traffic; transfers between host and card, and the issuing of calls, run beside that. Nothing else is
+ * modelled: neither rates on small or odd shapes nor clocks that fall. On a CPU what has been measured on it
+ * stands for both (cpuSpeed.ts).
  */
 import type { DType } from "../../torch/dtypes.ts";
 import type { Card } from "./cards.ts";
@@ -24,35 +25,45 @@ const MEMORY_FRACTION = 0.85;
  * over 4.0.
  */
 const LINK_FRACTION = 0.8;
-/** Of a kernel, however little it does, behind another one: its start and its last blocks (an assumption, not measured here). */
+/**
+ * Milliseconds of a kernel behind another, however little it does: its start and its last blocks (an
+ * assumption, not measured here).
+ */
 const KERNEL_MS = 0.002;
-/** What the host takes to issue a kernel, and for a call that issues none. bench/ops.ts measures calls; a launch's own time is assumed. */
+/**
+ * Milliseconds of the host to issue a kernel, and for a call that issues none. bench/ops.ts measures calls; a
+ * launch's own time is assumed.
+ */
 const LAUNCH_MS = 0.005;
 const CALL_MS = 0.001;
-/** Of the matrix rate: what cuDNN's attention reaches on H100 at 8k to 16k tokens (arXiv:2407.08608), and the memory-efficient kernel (assumed). */
+/**
+ * Shares of the matrix rate: cuDNN's attention on H100 at 8k to 16k tokens (arXiv:2407.08608), and the
+ * memory-efficient kernel (assumed).
+ */
 const CUDNN_FRACTION = 0.55;
 const EFFICIENT_FRACTION = 0.3;
 
 export type Speed = CardSpeed | CpuSpeed;
 
-/** What a card really reaches, derived from its data sheet. */
+/** Speeds that a card really reaches, derived from its data sheet. */
 export interface CardSpeed {
-  /** Of large matmuls; a dtype that is absent runs as float32. */
+  /** Rate of large matmuls; a dtype that is absent runs as float32. */
   flopsPerSecond: Partial<Record<DType, number>> & { float32: number };
   /** The rates of attention's kernels in parts of the matmuls'. */
   attentionRatios: Record<"flash" | "cudnn" | "efficient", number>;
   memoryBytesPerSecond: number;
   linkBytesPerSecond: number;
-  /** Of every kernel, beside its work. */
+  /** Milliseconds of every kernel beside its work. */
   kernelMs: number;
-  /** Of the host, for a kernel and for another call. */
+  /** Milliseconds of the host for a kernel, and for another call. */
   launchMs: number;
   callMs: number;
 }
 
 /**
- * Milliseconds of a step, or a phase of it: the compute stream and the copies that it waits for, all copies in one direction, or issuing
- * it all, whichever is longest, for a card's link carries both directions at once, and the host runs ahead of the card. On a CPU one thread makes all copies, and takes its part of the
+ * Milliseconds of a step, or a phase of it: the compute stream and the copies that it waits for, all copies
+ * in one direction, or issuing it all, whichever is longest, for a card's link carries both directions at
+ * once, and the host runs ahead of the card. On a CPU one thread makes all copies, and takes its part of the
  * cores that compute. count: calls of the same cost that an op stands for.
  */
 export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number {
@@ -64,7 +75,10 @@ export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number
 
 type CountedTrace = OpTrace & { count?: number };
 
-/** Of a card's copies in these phases: the part of their time that nothing waits for, as bench/gpu measures it; undefined without any. */
+/**
+ * Returns the share of a card's copies in these phases that nothing waits for, as bench/gpu measures it;
+ * undefined without copies.
+ */
 export function hiddenShare(
   phases: readonly (readonly CountedTrace[])[],
   speed: CardSpeed,
@@ -91,7 +105,7 @@ function queueOf({ stream, toHost }: OpTrace): Queue {
   return toHost ? "store" : "fetch";
 }
 
-/** What the host takes to issue all calls to a card. */
+/** Returns the time that the host takes to issue all calls to a card. */
 function issueMs(trace: readonly CountedTrace[], { launchMs, callMs }: CardSpeed): number {
   const times = { kernels: 0, calls: 0 };
   for (const { kind, stream, count = 1 } of trace) {
@@ -116,7 +130,10 @@ function attentionRatio(name: string, { attentionRatios }: CardSpeed): number {
   return name.includes("efficient") ? attentionRatios.efficient : attentionRatios.flash;
 }
 
-/** What a card reaches of its data sheet. Cards without bf16 are taken to compute in fp16, which has as many bytes. */
+/**
+ * Returns the speeds that a card reaches of its data sheet. Cards without bf16 are taken to compute in fp16,
+ * which has as many bytes.
+ */
 export function speedOf(card: Card): CardSpeed {
   const peaks = Object.entries(card.peakFlopsPerSecond);
   const reached = Object.fromEntries(peaks.map(([dtype, peak]) => [dtype, peak * MATMUL_FRACTION]));

@@ -123,7 +123,7 @@ export function shapeOfMost(
   { samples, labels, asked, askedPictures, pictures, others, largest }: Omit<RowCounts, "tokens">,
   tokens: number,
 ): ExactShape {
-  // Rows of pictures come first in the plan; its first label then comes early enough to have as many of them after it.
+  // Rows of pictures come first in a plan, so its first label is early enough to have as many after it.
   const withPictures = askedPictures > 0 ? tokens - pictures.rows + askedPictures : 0;
   const rowsOfLargest = largest?.tokens ?? 0;
   const count = largest ? Math.max(1, Math.floor(pictures.rows / rowsOfLargest)) : 0;

@@ -68,15 +68,15 @@ function saveGradients(run: Run, subject: string): void {
   }
 }
 
-/** What is done under the policies of a ladder. */
+/** A body that runs under the policies of a ladder. */
 interface Attempt<N> {
-  /** What errors and notices call it. */
+  /** Name of the body in errors and reports. */
   subject: string;
   tokens: number;
   ladder: Pick<RunPlan, "policyFor" | "stepDown">;
   /** Before it is done again. */
   undo?: Pick<GradientBackup, "restore">;
-  /** What comes where no leaner policy is left. */
+  /** Called if no leaner policy is left. */
   otherwise: (cause: OutOfMemoryError) => Promise<N>;
   onRanOut?: Watching["onRanOut"];
 }
