@@ -22,7 +22,7 @@ afterAll(async () => {
 
 // biome-ignore format: an option a word
 const STREAMED = {
-  headGroups: 2, mlpTileTokens: 1024, attentionInput: "recomputed", visionBatchTiles: 1,
+  headGroups: 2, mlpTileTokens: 1024, attentionInput: "recomputed", visionBatchTiles: 2,
   layers: [{ count: 1, boundary: "host" }, { count: 1, boundary: "none" }],
   weights: { source: "streamed" }, embeddings: "host", head: "host", vision: "host",
 };
