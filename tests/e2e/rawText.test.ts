@@ -13,6 +13,9 @@ import { lorafit, type Run } from "./lorafit.ts";
 const HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj\r\x7f";
 /** That text before a picture as base64. */
 const LONG = `${HOSTILE}${"QUJD".repeat(350_000)}`;
+/** A line of steps.jsonl. */
+const STEP =
+  '{"step":1,"loss":4,"gradNorm":1,"lr":1,"tokens":1,"tokensPerSecond":1,"peakBytes":1,"stepMs":1,"dataWaitRatio":0,"epoch":0}\n';
 const STEERING = /(?![\n\t])[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u;
 
 let folder: string;
@@ -151,7 +154,7 @@ const HOSTILE_FILES: Record<string, HostileFile> = {
   },
   "an evaluation to compare": {
     make: (text) => {
-      write("steps.jsonl", '{"step":1,"loss":4}\n');
+      write("steps.jsonl", STEP);
       write("train.yaml", `model: ${JSON.stringify(text)}\n`);
       write("scores.jsonl", text);
     },
@@ -197,19 +200,7 @@ it("sample texts are escaped in preview, on the terminal and in its page", () =>
 });
 
 it("a run's report shows names escaped", () => {
-  const step = {
-    step: 1,
-    loss: 4,
-    gradNorm: 1,
-    lr: 1,
-    tokens: 1,
-    tokensPerSecond: 1,
-    peakBytes: 1,
-    stepMs: 1,
-    dataWaitRatio: 0,
-    epoch: 0,
-  };
-  write("steps.jsonl", `${JSON.stringify(step)}\n`);
+  write("steps.jsonl", STEP);
   write("train.yaml", `model: ${JSON.stringify(HOSTILE)}\nlearning_rate: 1\n`);
   expectHarmless(lorafit(["report", "."], { cwd: folder }));
   expect(readFileSync(at("report.html"), "utf8").match(STEERING)).toBe(null);

@@ -11,6 +11,9 @@ import { golden } from "../helpers/shared.ts";
 import { lorafit, PROGRAM } from "./lorafit.ts";
 
 const TINY = golden("tiny");
+/** A line of steps.jsonl. */
+const STEP =
+  '{"step":1,"loss":4,"gradNorm":1,"lr":1,"tokens":1,"tokensPerSecond":1,"peakBytes":1,"stepMs":1,"dataWaitRatio":0,"epoch":0}\n';
 const ONE_SAMPLE = JSON.stringify([{ id: 0, input_ids: [1, 5, 6, 2], labels: [-100, -100, 6, 2] }]);
 
 let folder: string;
@@ -22,7 +25,7 @@ beforeAll(() => {
   mkdirSync(join(folder, "taken/g2_img_1x1.img0.png"));
   writeFileSync(join(folder, "empty"), "");
   writeFileSync(join(folder, "latin.json"), Buffer.from('[{"id":"caf\xe9"}]', "latin1"));
-  writeFileSync(join(folder, "steps.jsonl"), '{"step":1,"loss":4}\n');
+  writeFileSync(join(folder, "steps.jsonl"), STEP);
   writeFileSync(join(folder, "train.yaml"), "model: tiny\n");
   writeFileSync(join(folder, "utf16.yaml"), Buffer.from("\ufeffmodel: tiny\n", "utf16le"));
   writeFileSync(join(folder, "alias.yaml"), "model: *tiny\n");
