@@ -73,8 +73,10 @@ function lossOf(
 function errorTables(matrices: readonly MatrixReport[], tensors: ReadonlyMap<string, TensorSpec>): string {
   const tables = new Map<string, string[][]>();
   const others: string[][] = [];
-  for (const { name, relativeError = 0 } of matrices) {
-    const { part, layer, linear = "" } = tensors.get(name) ?? {};
+  const errors = new Map(matrices.map(({ name, relativeError = 0 }) => [name, relativeError]));
+  for (const [name, { part, layer, linear = "" }] of tensors) {
+    const relativeError = errors.get(name);
+    if (relativeError === undefined) continue;
     if (layer === undefined) {
       others.push([name, percent(relativeError)]);
       continue;
