@@ -14,7 +14,7 @@ import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../s
 import { loadModel } from "../src/models/weights.ts";
 import { TINY, tinyConfig, writeTinyCheckpoint } from "../src/models/xcomposer2/tiny.ts";
 import { exactShape } from "../src/plan/dryRun/batchShapes.ts";
-import type { Workload } from "../src/plan/planner.ts";
+import type { SizedWorkload } from "../src/plan/planner.ts";
 import { fastestPlan } from "../src/plan/search.ts";
 import { DEFAULT_POLICY, type Policy } from "../src/step/policy.ts";
 import { packageRoot } from "../src/torch/install/libtorch.ts";
@@ -132,7 +132,7 @@ function prepare(): string {
 function plannedPolicy(base: string): Policy {
   const planner = withOpened(base, (opened) => plannerOf(opened, { dtype: "bfloat16", device: "cpu" }));
   const batch = exactShape(sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));
-  const workload: Workload = {
+  const workload: SizedWorkload = {
     ...{ rank: LORA.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch },
     ...{ maxLength: batch.rows[0]!, hdNum: SAMPLE.grid ** 2, imageShare: undefined, batchSize: 1 },
   };

@@ -3,7 +3,7 @@
  */
 import { OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { PRESETS } from "../src/models/xcomposer2/spec.ts";
-import { type PlannedModel, Planner, type Workload } from "../src/plan/planner.ts";
+import { type PlannedModel, Planner, type SizedWorkload } from "../src/plan/planner.ts";
 import { solve } from "../src/plan/search.ts";
 import { type Card, findDevice } from "../src/plan/time/cards.ts";
 
@@ -36,7 +36,7 @@ export function plannerOf(base: BaseName): Planner {
 }
 
 /** r 16, batch 1, four fifths of a sequence image tokens. */
-export const SEQUENCE: Workload = {
+export const SEQUENCE: SizedWorkload = {
   ...{ rank: 16, dropout: 0.05, targets: OFFICIAL_TARGETS, batchSize: 1 },
   ...{ maxLength: 4096, hdNum: 16, imageShare: 0.8 },
 };

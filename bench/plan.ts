@@ -6,7 +6,7 @@
 
 import { batchOf } from "../src/plan/dryRun/batchShapes.ts";
 import { officialRun } from "../src/plan/dryRun/officialRun.ts";
-import type { Workload } from "../src/plan/planner.ts";
+import type { SizedWorkload } from "../src/plan/planner.ts";
 import { leastMemory } from "../src/plan/search.ts";
 import {
   BASES,
@@ -23,7 +23,7 @@ const ANY = Number.POSITIVE_INFINITY;
 /** A 4096 x 2160 picture in 13 x 7 tiles, and a dialogue. */
 const PICTURE_TOKENS = 13_345;
 const DIALOGUE_TOKENS = 256;
-const PICTURE: Workload = {
+const PICTURE: SizedWorkload = {
   ...SEQUENCE,
   maxLength: PICTURE_TOKENS + DIALOGUE_TOKENS,
   hdNum: 91,

@@ -3,7 +3,7 @@ import { hdGrid } from "../../src/data/pictures/image.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { type ExactShape, exactShape } from "../../src/plan/dryRun/batchShapes.ts";
 import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
-import { Planner, type Workload } from "../../src/plan/planner.ts";
+import { Planner, type SizedWorkload } from "../../src/plan/planner.ts";
 import { fastestPlan } from "../../src/plan/search.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { speedOf } from "../../src/plan/time/stepTime.ts";
@@ -39,7 +39,7 @@ function fastestPolicy(wanted: GpuCase, device: Device, attention: Policy["atten
   const speed = device === "cpu" ? speedOf(findDevice("rtx-4090")) : undefined;
   const planner = new Planner(modelOf(wanted, device), speed);
   const { text, image } = tokensOf(wanted);
-  const workload: Workload = {
+  const workload: SizedWorkload = {
     ...{ rank: wanted.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch: shapeOf(wanted) },
     ...{ maxLength: text + image, hdNum: wanted.hdNum, imageShare: undefined, batchSize: 1 },
   };

@@ -53,6 +53,8 @@ export type Gradients = "fp32" | "bf16" | "none";
 
 export interface LoraOptions {
   rank: number;
+  /** Ranks of the modules whose rank differs, by module name. */
+  ranks?: Readonly<Record<string, number>>;
   alpha: number;
   dropout: number;
   rslora: boolean;
@@ -70,7 +72,7 @@ export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3
 
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
-  const { rank, alpha, dropout, rslora, device, gradients, copies } = options;
+  const { rank, ranks, alpha, dropout, rslora, device, gradients, copies } = options;
   const names = modulesToTarget(config, options.targets);
   return category("loraParameters", () =>
     keep(
@@ -80,8 +82,12 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
           using generator = createGenerator(mixSeed(BigInt(options.seed), index), device);
           const bound = Math.sqrt(1 / columns);
           const newA = (): Tensor =>
-            empty([rank, columns], { device }).uniform_({ from: -bound, to: bound, generator });
-          const newB = (): Tensor => zeros([rows, rank], { device });
+            empty([ranks?.[name] ?? rank, columns], { device }).uniform_({
+              from: -bound,
+              to: bound,
+              generator,
+            });
+          const newB = (): Tensor => zeros([rows, ranks?.[name] ?? rank], { device });
           const held = { copies, device, gradients };
           return [name, moduleOf({ a: newA, b: newB }, scaleOf(options), held)] as const;
         });

@@ -10,7 +10,7 @@ import { abilitiesOf } from "../torch/device.ts";
 import { plannedTrace, type StepTrace } from "./dryRun/allocations.ts";
 import { type AnswerShape, dryAnswer } from "./dryRun/answerRun.ts";
 import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./dryRun/batchShapes.ts";
-import { type Configuration, type DryRun, dryRun, stepMs } from "./dryRun/dryRun.ts";
+import { type Configuration, type DryRun, dryRun, type LoraShape, stepMs } from "./dryRun/dryRun.ts";
 import { dryLoss } from "./dryRun/lossRun.ts";
 import { type CommonParts, gradientBytes, PartsOfSearch } from "./dryRun/sharedParts.ts";
 import { storedBaseOf } from "./dryRun/storedParts.ts";
@@ -18,15 +18,30 @@ import { type Card, capabilityOf } from "./time/cards.ts";
 import { isCpuSpeed } from "./time/cpuSpeed.ts";
 import { type Speed, speedOf } from "./time/stepTime.ts";
 
-/** The training that is planned, as the user's options describe it. */
-export interface Workload extends SampleShape {
-  rank: number;
-  dropout: number;
-  targets: string;
-  /** Micro-batches of a step, 1 without. Where there are several, the run keeps a copy of the gradients. */
+/** The part of a workload that is the same for all micro-batches of a run. */
+export interface RunWorkload extends LoraShape {
+  /** Micro-batches of a step; 1 if undefined. With several, the run keeps a copy of the gradients. */
   accumulation?: number | undefined;
-  /** The micro-batch, where it is known: maxLength, hdNum, imageShare and batchSize say nothing then. */
-  batch?: BatchShape | ExactShape | undefined;
+}
+
+/** A workload whose micro-batch follows from sizes that the user gives. */
+export interface SizedWorkload extends RunWorkload, SampleShape {}
+
+/** A workload whose micro-batch is known. */
+export interface ShapedWorkload extends RunWorkload {
+  batch: BatchShape | ExactShape;
+}
+
+export type Workload = SizedWorkload | ShapedWorkload;
+
+/** Returns the shape of a workload's micro-batch. */
+function shapeOf(workload: Workload): BatchShape | ExactShape {
+  return "batch" in workload ? workload.batch : batchOf(workload);
+}
+
+/** Returns a workload's LoRA factors alone. */
+function loraOf({ rank, ranks, dropout, targets }: RunWorkload): LoraShape {
+  return { rank, ...(ranks && { ranks }), dropout, targets };
 }
 
 /** Bytes that a plan may need; infinite without a limit. */
@@ -52,13 +67,15 @@ export function shortage(
 }
 
 /** A workload under a policy, with its memory and time. */
-export interface Plan {
-  workload: Workload;
+export interface Plan<Asked extends Workload = Workload> {
+  workload: Asked;
   policy: Policy;
   run: DryRun;
   fits: boolean;
   stepMs: number;
 }
+
+export type SizedPlan = Plan<SizedWorkload>;
 
 /** A run with a part of an evaluation, and whether it fits. */
 export type RoomFor = Pick<Plan, "run" | "fits">;
@@ -172,7 +189,7 @@ export class Planner {
   }
 
   /** How a workload goes under a policy. */
-  plan(workload: Workload, policy: Policy, limits: Limits): Plan {
+  plan<Asked extends Workload>(workload: Asked, policy: Policy, limits: Limits): Plan<Asked> {
     const run = this.#run(workload, policy, this.gradientCopy(workload, policy, limits));
     const fits = shortage(run, limits) <= 0;
     const { speed } = this;
@@ -189,7 +206,7 @@ export class Planner {
    * none.
    */
   gradientCopy(
-    workload: Workload,
+    workload: RunWorkload,
     policy: Policy,
     { hostBytes }: Pick<Limits, "hostBytes">,
   ): Place | undefined {
@@ -199,11 +216,12 @@ export class Planner {
   }
 
   /** Returns the bytes of a run's LoRA gradients, which are those of their copy. */
-  gradientBytes({ rank, dropout, targets }: Workload, policy: Policy): number {
-    const key = JSON.stringify([rank, targets, policy.gradients]);
+  gradientBytes(workload: RunWorkload, policy: Policy): number {
+    const lora = loraOf(workload);
+    const key = JSON.stringify([lora, policy.gradients]);
     const known = this.#gradientBytes.get(key);
     if (known !== undefined) return known;
-    const bytes = gradientBytes({ ...this.#model, lora: { rank, dropout, targets }, policy });
+    const bytes = gradientBytes({ ...this.#model, lora, policy });
     this.#gradientBytes.set(key, bytes);
     return bytes;
   }
@@ -212,51 +230,39 @@ export class Planner {
    * Every allocation of a workload's micro-batch under a policy; where it is the last of its step, of the
    * update too.
    */
-  trace(
-    workload: Workload & Required<Pick<Workload, "batch">>,
-    policy: Policy,
-    limits: Limits,
-    options: { isLast: boolean },
-  ): StepTrace {
-    const { rank, dropout, targets, batch } = workload;
+  trace(workload: ShapedWorkload, policy: Policy, limits: Limits, options: { isLast: boolean }): StepTrace {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const lora = { rank, dropout, targets };
-    return plannedTrace({ ...this.#model, lora, batch: batch!, policy, gradientCopy }, options);
+    const { batch } = workload;
+    return plannedTrace({ ...this.#model, lora: loraOf(workload), batch, policy, gradientCopy }, options);
   }
 
   /** Whether a run under a policy has room for an answer, and what that comes to. */
-  answer(workload: Workload, policy: Policy, limits: Limits, shape: AnswerShape): RoomFor {
+  answer(workload: RunWorkload, policy: Policy, limits: Limits, shape: AnswerShape): RoomFor {
     return this.#evaluated(workload, policy, limits, (held, parts) => dryAnswer(held, shape, parts));
   }
 
   /** Whether it has room for the loss of a workload's micro-batch, forward only, and what that comes to. */
   loss(workload: Workload, policy: Policy, limits: Limits): RoomFor {
-    const batch = workload.batch ?? batchOf(workload);
+    const batch = shapeOf(workload);
     return this.#evaluated(workload, policy, limits, (held, parts) => dryLoss({ ...held, batch }, parts));
   }
 
   #evaluated(
-    workload: Workload,
+    workload: RunWorkload,
     policy: Policy,
     limits: Limits,
     body: (held: Omit<Configuration, "batch">, parts: CommonParts) => DryRun,
   ): RoomFor {
-    const { rank, dropout, targets } = workload;
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const lora = { rank, dropout, targets };
-    const run = body({ ...this.#model, lora, policy, gradientCopy }, this.#parts.get());
+    const run = body({ ...this.#model, lora: loraOf(workload), policy, gradientCopy }, this.#parts.get());
     return { run, fits: shortage(run, limits) <= 0 };
   }
 
-  #run(
-    { rank, dropout, targets, accumulation: _, ...workload }: Workload,
-    policy: Policy,
-    gradientCopy: Place | undefined,
-  ): DryRun {
-    const batch = workload.batch ?? batchOf(workload);
-    const key = JSON.stringify([rank, dropout, targets, batch, policy, gradientCopy]);
+  #run(workload: Workload, policy: Policy, gradientCopy: Place | undefined): DryRun {
+    const batch = shapeOf(workload);
+    const lora = loraOf(workload);
+    const key = JSON.stringify([lora, batch, policy, gradientCopy]);
     const { runs, contextBytes } = this.#known;
-    const lora = { rank, dropout, targets };
     const moreBytes = contextOf(this.#model) - contextBytes;
     const known = runs.get(key);
     if (known) return inContext(known, moreBytes);

@@ -10,7 +10,15 @@ import { DIALOGUE_TOKENS, largestGrid } from "./dryRun/batchShapes.ts";
 import type { DryRun } from "./dryRun/dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { largestBelowGaps, largestThatFits } from "./largestThatFits.ts";
-import { type Limits, type Plan, type Planner, shortage, type Workload } from "./planner.ts";
+import {
+  type Limits,
+  type Plan,
+  type Planner,
+  type SizedPlan,
+  type SizedWorkload,
+  shortage,
+  type Workload,
+} from "./planner.ts";
 import { UNKNOWNS, type Unknown } from "./solvable.ts";
 
 /** The part of the policy that the user has fixed. */
@@ -19,13 +27,23 @@ export interface Fixed extends FixedPolicy {
 }
 
 /** Every rung of the ladder, the given policy alone where there is one. */
-export function planRungs(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed): Plan[] {
+export function planRungs<Asked extends Workload>(
+  planner: Planner,
+  workload: Asked,
+  limits: Limits,
+  fixed: Fixed,
+): Plan<Asked>[] {
   const policies = fixed.policy ? [fixed.policy] : policyLadder(planner.config, fixed);
   return policies.map((policy) => planner.plan(workload, policy, limits));
 }
 
 /** The fastest policy that fits; where none does, the one that comes nearest. */
-export function fastestPlan(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed = {}): Plan {
+export function fastestPlan<Asked extends Workload>(
+  planner: Planner,
+  workload: Asked,
+  limits: Limits,
+  fixed: Fixed = {},
+): Plan<Asked> {
   const rungs = planRungs(planner, workload, limits, fixed);
   const fitting = rungs.filter(({ fits }) => fits);
   if (fitting.length === 0) return leastMemory(planner, workload, limits, fixed);
@@ -38,8 +56,13 @@ export function fastestPlan(planner: Planner, workload: Workload, limits: Limits
  * The fastest of plans that fit, with PLoRA as is faster still: in a run whose model is loaded, only as that
  * allows.
  */
-function withFastestPlora(planner: Planner, fitting: readonly Plan[], limits: Limits, fixed: Fixed): Plan {
-  const having = (best: readonly Plan[], folded: boolean, branch: PloraWay): Plan =>
+function withFastestPlora<Asked extends Workload>(
+  planner: Planner,
+  fitting: readonly Plan<Asked>[],
+  limits: Limits,
+  fixed: Fixed,
+): Plan<Asked> {
+  const having = (best: readonly Plan<Asked>[], folded: boolean, branch: PloraWay): Plan<Asked> =>
     changedWhereFaster(planner, [...best, ...fitting], limits, (policy) =>
       folded && !planner.folds(policy) ? undefined : { ...policy, plora: ploraName({ folded, branch }) },
     );
@@ -54,12 +77,12 @@ function withFastestPlora(planner: Planner, fitting: readonly Plan[], limits: Li
  * shapes, nearly the same for every policy that it can be made to, so the first of them that has room for it
  * is the fastest.
  */
-function changedWhereFaster(
+function changedWhereFaster<Asked extends Workload>(
   planner: Planner,
-  fitting: readonly Plan[],
+  fitting: readonly Plan<Asked>[],
   limits: Limits,
   change: (policy: Policy) => Policy | undefined,
-): Plan {
+): Plan<Asked> {
   const byTime = fitting.toSorted((one, other) => one.stepMs - other.stepMs);
   const fastest = byTime[0]!;
   for (const { workload, policy } of byTime) {
@@ -85,12 +108,17 @@ function fetchingAhead(policy: Policy, { config }: Planner): Policy | undefined 
  * The policy that takes the least of the device within what the host has; of any, where the host has too
  * little for all.
  */
-export function leastMemory(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed = {}): Plan {
+export function leastMemory<Asked extends Workload>(
+  planner: Planner,
+  workload: Asked,
+  limits: Limits,
+  fixed: Fixed = {},
+): Plan<Asked> {
   const lean = leanest(planner, limits, fixed).map((policy) => planner.plan(workload, policy, limits));
   const all = [...planRungs(planner, workload, limits, fixed), ...lean];
   const beside = { ...limits, budgetBytes: Number.POSITIVE_INFINITY };
   const possible = all.filter(({ run }) => shortage(run, beside) <= 0);
-  const leanestOf = (plans: readonly Plan[], bytesOf: (run: DryRun) => number): Plan =>
+  const leanestOf = (plans: readonly Plan<Asked>[], bytesOf: (run: DryRun) => number): Plan<Asked> =>
     plans.reduce((best, plan) => (bytesOf(plan.run) < bytesOf(best.run) ? plan : best));
   if (possible.length > 0) return leanestOf(possible, ({ budgetedBytes }) => budgetedBytes);
   const isShared = limits.sumBytes !== undefined; // then it is both pools together that are too large
@@ -104,15 +132,15 @@ export function leastMemory(planner: Planner, workload: Workload, limits: Limits
 export function solve(
   planner: Planner,
   unknown: Unknown,
-  workload: Workload,
+  workload: SizedWorkload,
   limits: Limits,
   fixed: Fixed = {},
   most: number = UNKNOWNS[unknown].most,
-): { solved: number; plan: Plan } | undefined {
+): { solved: number; plan: SizedPlan } | undefined {
   const { key, least } = UNKNOWNS[unknown];
-  let best: { solved: number; plan: Plan } | undefined;
+  let best: { solved: number; plan: SizedPlan } | undefined;
   for (const policy of leanest(planner, limits, fixed)) {
-    const at = (value: number): Plan => planner.plan(withValue(workload, key, value), policy, limits);
+    const at = (value: number): SizedPlan => planner.plan(withValue(workload, key, value), policy, limits);
     const from = best ? best.solved + 1 : least;
     if (best && !at(Math.ceil(from * NEAR)).fits) continue;
     const solved = largestBelowGaps((value) => shortage(at(value).run, limits), {
@@ -154,20 +182,24 @@ function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed
  * dialogue.
  */
 export function withValue(
-  workload: Workload,
+  workload: SizedWorkload,
   key: (typeof UNKNOWNS)[Unknown]["key"],
   value: number,
-): Workload {
+): SizedWorkload {
   if (key !== "hdNum") return { ...workload, [key]: value };
   const tokens = pictureTokens([largestGrid(value)]);
   return { ...workload, hdNum: value, maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS) };
 }
 
 /** Uses the room that is left for layers that are not computed again: as many as fit, of what is fastest. */
-function keepWhatFits(planner: Planner, plan: Plan, limits: Limits): Plan {
+function keepWhatFits<Asked extends Workload>(
+  planner: Planner,
+  plan: Plan<Asked>,
+  limits: Limits,
+): Plan<Asked> {
   const { config } = planner;
-  const keeping = (before: Plan, keep: LayerPolicy["keep"]): Plan => {
-    const at = (count: number): Plan =>
+  const keeping = (before: Plan<Asked>, keep: LayerPolicy["keep"]): Plan<Asked> => {
+    const at = (count: number): Plan<Asked> =>
       planner.plan(before.workload, keepingLayers(before.policy, config, count, keep), limits);
     const count = largestThatFits((layers) => shortage(at(layers).run, limits), {
       least: 1,
@@ -180,6 +212,6 @@ function keepWhatFits(planner: Planner, plan: Plan, limits: Limits): Plan {
   return [plan, keeping(plan, "all"), attention, keeping(attention, "all")].reduce(faster);
 }
 
-function faster(one: Plan, other: Plan): Plan {
+function faster<Asked extends Workload>(one: Plan<Asked>, other: Plan<Asked>): Plan<Asked> {
   return other.stepMs < one.stepMs ? other : one;
 }

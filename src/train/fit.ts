@@ -8,7 +8,7 @@ import { UsageError } from "../errors.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
 import { batchOf, plannedBatch } from "../plan/dryRun/batchShapes.ts";
-import type { Limits, Plan, Planner, Workload } from "../plan/planner.ts";
+import type { Limits, Planner, SizedPlan, SizedWorkload } from "../plan/planner.ts";
 import { fastestPlan } from "../plan/search.ts";
 import { drive } from "../step/driveSteps.ts";
 import { OFFICIAL_ADAMW } from "../step/optimizer/adamW.ts";
@@ -56,14 +56,14 @@ export interface FitOptions extends ComputeOptions {
 /** One length: what was planned for it, and what the real step took; undefined where memory ran out. */
 export interface FitTrial {
   tokens: number;
-  plan: Plan;
+  plan: SizedPlan;
   planned: PlannedPeaks;
   measured: (Peaks & { stepMs: number }) | undefined;
 }
 
 /** A length that is about to be tried. */
 export interface FitAttempt {
-  plan: Plan;
+  plan: SizedPlan;
   /** Source of the plan's time. */
   timesBy: string;
   /** How many lengths are to be tried, this one included; undefined as long as none has failed. */
@@ -145,12 +145,12 @@ class Trials implements Disposable {
   }
 
   /** The fastest policy that should fit so many tokens, else the leanest. */
-  plan(tokens: number): Plan {
+  plan(tokens: number): SizedPlan {
     return fastestPlan(this.#planner, this.#workload(tokens), this.#limits);
   }
 
   /** One micro-batch and one update as planned. */
-  async run(plan: Plan): Promise<FitTrial> {
+  async run(plan: SizedPlan): Promise<FitTrial> {
     const tokens = plan.workload.maxLength;
     const planned = ofStep(plan.run);
     try {
@@ -161,7 +161,7 @@ class Trials implements Disposable {
     }
   }
 
-  #workload(maxLength: number): Workload {
+  #workload(maxLength: number): SizedWorkload {
     const {
       lora_r: rank,
       lora_dropout: dropout,
@@ -172,7 +172,7 @@ class Trials implements Disposable {
     return { ...run, maxLength, hdNum: 1, imageShare, batchSize: 1 };
   }
 
-  async #step(plan: Plan): Promise<Peaks & { stepMs: number }> {
+  async #step(plan: SizedPlan): Promise<Peaks & { stepMs: number }> {
     const { policy, workload } = plan;
     const { device, dtype } = this.#compute;
     const model = this.#modelFor(policy);
@@ -204,7 +204,7 @@ class Trials implements Disposable {
   }
 
   /** The copy of the gradients as a run keeps it. */
-  #backupOf({ parameters }: AdamW, { policy, workload }: Plan): GradientBackup {
+  #backupOf({ parameters }: AdamW, { policy, workload }: SizedPlan): GradientBackup {
     const place = this.#planner.gradientCopy(workload, policy, this.#limits);
     const gradients = gradientsOf(parameters);
     return place ? gradientCopies(gradients, place) : zeroBackup(gradients);

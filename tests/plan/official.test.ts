@@ -3,13 +3,13 @@ import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
 import { officialRun } from "../../src/plan/dryRun/officialRun.ts";
-import { Planner, type Workload } from "../../src/plan/planner.ts";
+import { Planner, type SizedWorkload } from "../../src/plan/planner.ts";
 import { leastMemory } from "../../src/plan/search.ts";
 import { cardOfMemory, findDevice } from "../../src/plan/time/cards.ts";
 
 const GIB = 2 ** 30;
 const model = { model: PRESETS["4khd-7b"], dtype: "bfloat16", mapsWeights: true } as const;
-const workload: Workload = {
+const workload: SizedWorkload = {
   ...{ rank: 64, dropout: 0.05, targets: OFFICIAL_TARGETS },
   ...{ maxLength: 4096, hdNum: 16, imageShare: undefined, batchSize: 1 },
 };

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { Planner, shortage, type Workload } from "../../src/plan/planner.ts";
+import { Planner, type SizedWorkload, shortage } from "../../src/plan/planner.ts";
 import { isHere, machineBytes, marginOf, usableMachineBytes } from "../../src/plan/roomToPlanFor.ts";
 import { fastestPlan, leastMemory, planRungs, solve } from "../../src/plan/search.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
@@ -46,7 +46,7 @@ describe("a limit on both pools together", () => {
     { model: smallConfig({ layers: 4 }), dtype: "float32", target: "cpu", mapsWeights: false },
     speedOf(findDevice("a100-80gb")),
   );
-  const workload: Workload = {
+  const workload: SizedWorkload = {
     ...{ rank: 8, dropout: 0, targets: "wqkv", batchSize: 1 },
     ...{ maxLength: 1200, hdNum: 1, imageShare: undefined },
   };

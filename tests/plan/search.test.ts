@@ -5,7 +5,7 @@ import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
 import { largestBelowGaps, largestThatFits } from "../../src/plan/largestThatFits.ts";
-import { type Plan, Planner, type Workload } from "../../src/plan/planner.ts";
+import { type Plan, Planner, type SizedWorkload } from "../../src/plan/planner.ts";
 import { fastestPlan, leastMemory, solve } from "../../src/plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../../src/plan/solvable.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
@@ -19,7 +19,7 @@ const speed = speedOf(findDevice("a100-80gb"));
 const plannerOf = (config: ModelConfig): Planner =>
   new Planner({ model: config, dtype: "float32", target: "cpu", mapsWeights: false }, speed);
 const planner = plannerOf(model);
-const workload: Workload = {
+const workload: SizedWorkload = {
   ...{ rank: 4, dropout: 0.05, targets: OFFICIAL_TARGETS },
   ...{ maxLength: 1200, hdNum: 1, imageShare: undefined, batchSize: 1 },
 };
@@ -87,7 +87,7 @@ describe("the fastest plan", () => {
 
   it("merges PLoRA where pictures are long enough, and there is room for the copies", () => {
     const wide = plannerOf(smallConfig({ ffn: 4096 })); // an MLP's tile is the most that a step holds
-    const fastest = (shape: Workload, budgetBytes: number): Plan =>
+    const fastest = (shape: SizedWorkload, budgetBytes: number): Plan =>
       fastestPlan(wide, shape, { budgetBytes, hostBytes: anyHost });
     const pictures = { ...workload, maxLength: 6000, imageShare: 0.9 };
     const rich = fastest(pictures, 256 * MIB);
@@ -104,7 +104,7 @@ describe("the fastest plan", () => {
     const config = smallConfig({ hidden: 256, headDim: 64, ffn: 512 });
     const modelOf = { model: config, dtype: "float32", target: "cpu", mapsWeights: false } as const;
     const ranked = new Planner(modelOf, slow);
-    const share = (imageShare: number): Workload => ({ ...workload, maxLength: 500, imageShare });
+    const share = (imageShare: number): SizedWorkload => ({ ...workload, maxLength: 500, imageShare });
     const limits = { ...ANY, budgetBytes: 512 * MIB };
 
     it("folds PLoRA into the weights for much picture and little text, and not for text alone", () => {

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
-import type { Plan } from "../../plan/planner.ts";
+import type { SizedPlan } from "../../plan/planner.ts";
 import { usableMachineBytes } from "../../plan/roomToPlanFor.ts";
 import { fastestPlan } from "../../plan/search.ts";
 import { commandLine, quoted } from "../../program.ts";
@@ -26,7 +26,7 @@ interface Candidate {
   maxLength: number;
   samples: readonly PreparedSample[];
   question: Question;
-  plan: Plan;
+  plan: SizedPlan;
 }
 
 /** Smaller pictures to try if the usual number of tiles does not fit. */

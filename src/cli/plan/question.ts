@@ -6,7 +6,7 @@ import { formatCount, GIB, UsageError, UserError } from "../../errors.ts";
 import { familyOf, PRESETS } from "../../models/families.ts";
 import type { TrainedSizes } from "../../models/family.ts";
 import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
-import { type Limits, type PlannedModel, Planner, type Workload } from "../../plan/planner.ts";
+import { type Limits, type PlannedModel, Planner, type SizedWorkload } from "../../plan/planner.ts";
 import {
   isAnyHere,
   isHere,
@@ -40,7 +40,7 @@ export interface Question {
   marginBytes: number;
   /** Reason why times may be wrong. */
   doubt: string | undefined;
-  workload: Workload;
+  workload: SizedWorkload;
   limits: Limits;
   /** The largest sizes that the model was trained with. */
   trained: TrainedSizes;
@@ -115,7 +115,7 @@ export function limitsOfCpu({ memory, host_memory }: Pick<PlanOptions, "memory" 
 function timedAttention(
   { config, dtype }: Planner,
   card: Card | undefined,
-  { maxLength, batchSize }: Workload,
+  { maxLength, batchSize }: SizedWorkload,
 ): Choice | undefined {
   return card && knownChoice({ config, dtype, tokens: maxLength * batchSize, packed: batchSize > 1 }, card);
 }
@@ -150,7 +150,7 @@ function refuseHalfQuestions({ memory, gpu, device, solve, image_share, compare 
 /** Four times as many as fit the largest card; a plan for more would take minutes. */
 const MOST_TOKENS = 2 ** 24;
 
-function refuseBeyondPlans({ maxLength, batchSize }: Workload): void {
+function refuseBeyondPlans({ maxLength, batchSize }: SizedWorkload): void {
   const most = formatCount(MOST_TOKENS);
   if (maxLength * batchSize > MOST_TOKENS)
     throw new UsageError(
@@ -185,7 +185,7 @@ function deviceName({ gpu }: PlanOptions, { title }: Card): string {
   return gpu === undefined ? `a card as fast as ${title}` : title;
 }
 
-function workloadOf(options: PlanOptions): Workload {
+function workloadOf(options: PlanOptions): SizedWorkload {
   const { hd_num, max_length, image_share, batch_size, recipe, lora_r, gradient_accumulation } = options;
   const defaults = trainOptions({ model: "-", data: "-", recipe, lora_r });
   const hdNum = hd_num ?? defaults.hd_num;
@@ -202,7 +202,7 @@ function workloadOf(options: PlanOptions): Workload {
   };
 }
 
-function policyOf({ policy }: PlanOptions, { maxLength, batchSize }: Workload): Policy | undefined {
+function policyOf({ policy }: PlanOptions, { maxLength, batchSize }: SizedWorkload): Policy | undefined {
   if (policy === undefined) return undefined;
   if (!existsSync(policy))
     throw new UserError(`${policy} is missing.`, { fix: "Name the file of a policy, as a run records it." });

@@ -4,7 +4,7 @@ import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { PRESETS } from "../../models/families.ts";
 import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
-import type { Workload } from "../../plan/planner.ts";
+import type { SizedWorkload } from "../../plan/planner.ts";
 import { commandLine } from "../../program.ts";
 import { formatDuration, table } from "../output/output.ts";
 import type { Answer, Asked } from "./answer/answer.ts";
@@ -94,13 +94,13 @@ function facts(answer: Answer): string {
   return table(rows.map(([name, words]) => [`  ${name}`, words]));
 }
 
-export function modelWords({ model, options }: Asked, { rank }: Workload): string {
+export function modelWords({ model, options }: Asked, { rank }: SizedWorkload): string {
   const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
   const vision = model.visionBase === "bf16" ? "" : `, ${model.visionBase} vision tower`;
   return `${name}, ${model.base} base${vision}, LoRA rank ${formatCount(rank)}`;
 }
 
-export function sampleWords({ maxLength, hdNum, imageShare, batchSize }: Workload): string {
+export function sampleWords({ maxLength, hdNum, imageShare, batchSize }: SizedWorkload): string {
   const picture =
     imageShare === undefined
       ? `a picture takes up to ${formatCount(pictureTokens([largestGrid(hdNum)]))} of them (hd_num ${formatCount(hdNum)})`
@@ -171,7 +171,7 @@ function notes(answer: Answer): string[] {
     ...cautions(asked, plan.workload),
     ...(largest ? [largestWords(asked, largest)] : []),
     ...(note ? [note] : []),
-    ...(doubt ? [`Times are doubtful: ${doubt}. Plan again in ten minutes, on a quiet machine.`] : []),
+    ...(doubt ? [`Times are doubtful: ${doubt}. SizedPlan again in ten minutes, on a quiet machine.`] : []),
   ];
 }
 
@@ -182,7 +182,7 @@ function largestWords(asked: Asked, { value, plan }: NonNullable<Solved["largest
 }
 
 /** A picture that leaves nothing to learn of a sample. */
-function pictureWarning({ maxLength, hdNum, imageShare }: Workload): string[] {
+function pictureWarning({ maxLength, hdNum, imageShare }: SizedWorkload): string[] {
   const worst = pictureTokens([largestGrid(hdNum)]);
   if (imageShare !== undefined || worst + 2 <= maxLength) return [];
   const lower = hdNum > 1 ? " or a lower --hd-num" : "";

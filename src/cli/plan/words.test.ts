@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { PRESETS } from "../../models/xcomposer2/spec.ts";
-import type { Workload } from "../../plan/planner.ts";
+import type { SizedWorkload } from "../../plan/planner.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { alphaLever, cautions, gib, signed, withArticle } from "./words.ts";
 
@@ -8,7 +8,7 @@ const config = PRESETS["4khd-7b"];
 const asked = {
   model: { config, base: "bf16", visionBase: "bf16", trained: { maxLength: 32_768, hdNum: 55 } } as const,
 };
-const workload: Workload = {
+const workload: SizedWorkload = {
   ...{ rank: 64, dropout: 0.05, targets: "", maxLength: 4096, hdNum: 16, imageShare: undefined },
   ...{ batchSize: 1, accumulation: 8 },
 };
@@ -38,7 +38,7 @@ describe("words of a plan", () => {
   });
 
   it("warn of sizes that fit and are of no use, each in a line, and of no other", () => {
-    const words = (given: Partial<Workload>): string[] => cautions(asked, { ...workload, ...given });
+    const words = (given: Partial<SizedWorkload>): string[] => cautions(asked, { ...workload, ...given });
     expect(words({})).toEqual([]);
     expect(words({ rank: 256, hdNum: 55, maxLength: 32768, batchSize: 32 })).toEqual([]);
     expect(words({ rank: 1677 })).toEqual([expect.stringMatching(/lora_r 1,677 .* 256/)]);

@@ -1,6 +1,6 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
-import type { Workload } from "../../plan/planner.ts";
+import type { SizedWorkload } from "../../plan/planner.ts";
 import { table } from "../output/output.ts";
 import type { Asked } from "./answer/answer.ts";
 import type { Way } from "./answer/otherWays.ts";
@@ -59,7 +59,7 @@ export function besideIt({ device }: Pick<Asked, "device">, hostBytes: number): 
 export const LEAN_REST = "smaller parts of the loss and of pictures";
 
 /** Says that alpha costs no memory, and which alpha a run has without the option. */
-export function alphaLever({ rank }: Pick<Workload, "rank">): string {
+export function alphaLever({ rank }: Pick<SizedWorkload, "rank">): string {
   return `costs no memory; follows lora_r unless given, ${formatCount(rank)} here`;
 }
 
@@ -67,7 +67,7 @@ export function alphaLever({ rank }: Pick<Workload, "rank">): string {
 const OFFICIAL_SAMPLES = 8;
 
 /** Returns a line for each size that fits and is of no use all the same. */
-export function cautions({ model }: Pick<Asked, "model">, workload: Workload): string[] {
+export function cautions({ model }: Pick<Asked, "model">, workload: SizedWorkload): string[] {
   const { rank, hdNum, maxLength, batchSize, imageShare, accumulation = 1 } = workload;
   const { trained } = model;
   const samples = batchSize * accumulation;

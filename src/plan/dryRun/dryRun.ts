@@ -39,6 +39,8 @@ import { mappedPartsOf } from "./storedParts.ts";
 
 export interface LoraShape {
   rank: number;
+  /** Ranks of the modules whose rank differs, by module name. */
+  ranks?: Readonly<Record<string, number>>;
   dropout: number;
   /** A regular expression over the names of modules. */
   targets: string;

@@ -247,9 +247,9 @@ function emptyLora({
   policy,
   dtype,
 }: Pick<Configuration, "model" | "lora" | "policy" | "dtype">): Lora {
-  const { rank, dropout, targets } = lora;
   return createLora(model, {
-    ...{ rank, dropout, targets, alpha: rank, rslora: false, seed: 0, device: "meta" },
+    ...lora,
+    ...{ alpha: lora.rank, rslora: false, seed: 0, device: "meta" },
     ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
   });
 }

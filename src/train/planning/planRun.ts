@@ -2,7 +2,7 @@
 import { readAdapter } from "../../checkpoint/peft.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { StepDown } from "../../plan/ladder.ts";
-import type { Limits, Planner } from "../../plan/planner.ts";
+import type { Limits, Planner, RunWorkload } from "../../plan/planner.ts";
 import { DEFAULT_POLICY, POLICY_OPTION_NAMES, Policy, ploraName, ploraOf } from "../../step/policy.ts";
 import { scope } from "../../torch/tensor.ts";
 import type { Demand } from "../data/memoryDemand.ts";
@@ -12,7 +12,7 @@ import { type ClassPolicy, hasParts, ofAllLengths, withParts } from "../options/
 import { type AnswersPlan, planAnswers } from "./answerPlan.ts";
 import { LossPlan } from "./evalLossPlan.ts";
 import { lossTooLarge } from "./evalTooLarge.ts";
-import { type Choice, RunPlan, type RunWorkload } from "./policyByLength.ts";
+import { type Choice, RunPlan } from "./policyByLength.ts";
 import { type Misfit, tooLittleMemory } from "./tooLittleMemory.ts";
 
 export interface PlanRequest {
@@ -148,7 +148,8 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
   return scope(() => {
     const { config, modules } = readAdapter(folder);
     const names = [...modules.keys()].map((name) => name.replaceAll(".", "\\."));
-    return { rank: config.r, dropout, accumulation, targets: `^(?:${names.join("|")})$` };
+    const ranks = Object.fromEntries([...modules].map(([name, { a }]) => [name, a.shape[0]!]));
+    return { rank: config.r, ranks, dropout, accumulation, targets: `^(?:${names.join("|")})$` };
   });
 }
 

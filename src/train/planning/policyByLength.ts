@@ -9,7 +9,7 @@ import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
 import { type BatchShape, type ExactShape, exactShape } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import { type FixedPolicy, leanerPolicy, runPlaces, type StepDown } from "../../plan/ladder.ts";
-import type { Limits, Plan, Planner, RoomFor, Workload } from "../../plan/planner.ts";
+import type { Limits, Plan, Planner, RoomFor, RunWorkload, ShapedWorkload } from "../../plan/planner.ts";
 import { fastestPlan } from "../../plan/search.ts";
 import { DEFAULT_POLICY, type Policy, ploraOf } from "../../step/policy.ts";
 import type { Category } from "../../torch/device.ts";
@@ -19,9 +19,6 @@ import { type ClassPolicy, policyOfClass } from "../options/policyFiles.ts";
 /** Maximum tokens of a class as a multiple of the class before. */
 const CLASS_RATIO = 1.5;
 const SHORTEST_CLASS_TOKENS = 64;
-
-/** The part of a workload that is the same for all micro-batches of a run. */
-export type RunWorkload = Pick<Workload, "rank" | "dropout" | "targets" | "accumulation">;
 
 /** Who chooses the policies: the planner within limits, or the user, with a limit for the host at most. */
 export type Choice =
@@ -134,7 +131,7 @@ export class RunPlan {
    */
   trace(batch: MicroBatch, options: { isLast: boolean }): StepTrace {
     const { planner, workload } = this.#options;
-    const asked = { ...workloadOf(workload, exactShape(batch)), batch: exactShape(batch) };
+    const asked = workloadOf(workload, exactShape(batch));
     return planner.trace(asked, this.policyFor(batch.inputIds.length), this.#room, options);
   }
 
@@ -234,9 +231,9 @@ export function classOf(classes: readonly number[], tokens: number): number {
   return classes.find((most) => tokens <= most) ?? classes.at(-1)!;
 }
 
-/** Returns the planner's workload for one micro-batch, whose shape replaces sizes. */
-export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): Workload {
-  return { ...workload, maxLength: 0, hdNum: 0, imageShare: undefined, batchSize: 1, batch };
+/** Returns the planner's workload for one micro-batch. */
+export function workloadOf(workload: RunWorkload, batch: BatchShape | ExactShape): ShapedWorkload {
+  return { ...workload, batch };
 }
 
 /**

@@ -11,11 +11,11 @@ import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, UserError } from "../../errors.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import type { FixedPolicy } from "../../plan/ladder.ts";
-import type { Limits, Planner } from "../../plan/planner.ts";
+import type { Limits, Planner, RunWorkload } from "../../plan/planner.ts";
 import { leastMemory, solve } from "../../plan/search.ts";
 import type { Pool } from "../../torch/device.ts";
 import type { Demand } from "../data/memoryDemand.ts";
-import { type RunWorkload, workloadOf } from "./policyByLength.ts";
+import { workloadOf } from "./policyByLength.ts";
 
 export interface Misfit {
   planner: Planner;
@@ -85,10 +85,8 @@ export async function waysToFit(misfit: Misfit): Promise<string[]> {
 /** Returns the most tokens that a sample with the same share of pictures may have. */
 function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): number | undefined {
   const { longest, mostTokens } = demand;
-  const asked = {
-    ...workloadOf(workload, demand.shapeOf(mostTokens)),
-    ...{ batch: undefined, maxLength: mostTokens, imageShare: shareOfPictures(longest) },
-  };
+  const imageShare = shareOfPictures(longest);
+  const asked = { ...workload, maxLength: mostTokens, hdNum: 1, imageShare, batchSize: 1 };
   return solve(planner, "max-length", asked, limits, fixed)?.solved;
 }
 

@@ -1,5 +1,5 @@
 /** Answers a question of `lorafit plan`: the only place of the command that searches. */
-import type { Plan } from "../../../plan/planner.ts";
+import type { SizedPlan } from "../../../plan/planner.ts";
 import { fastestPlan, leastMemory, planRungs } from "../../../plan/search.ts";
 import type { PlanStage, TellStage } from "../progress.ts";
 import { baseName, isUnlimited, type Question } from "../question.ts";
@@ -80,7 +80,7 @@ export function answerOf(
 }
 
 /** The plan that the options ask for, and what --solve has found. */
-function recommended(question: Question): { plan: Plan; solved?: Solved } {
+function recommended(question: Question): { plan: SizedPlan; solved?: Solved } {
   const { planner, workload, limits, fixed, options } = question;
   if (options.solve !== undefined) return solvedOf(question, options.solve);
   const search = isUnlimited(question) ? leastMemory : fastestPlan;
@@ -88,7 +88,7 @@ function recommended(question: Question): { plan: Plan; solved?: Solved } {
 }
 
 /** Each rung of the ladder that needs less device memory than all before it, from fast to lean. */
-export function alternativesOf(question: Question, { workload }: Pick<Plan, "workload">): PlanSummary[] {
+export function alternativesOf(question: Question, { workload }: Pick<SizedPlan, "workload">): PlanSummary[] {
   const { planner, limits, fixed } = question;
   let leastBytes = Number.POSITIVE_INFINITY;
   const leaner = planRungs(planner, workload, limits, fixed).filter(({ run: { budgetedBytes } }) => {

@@ -1,6 +1,6 @@
 /** Which attention kernel a plan for a card counts with, and why. */
 import { kernelsOf } from "../../../nn/attention/kernels.ts";
-import type { Plan } from "../../../plan/planner.ts";
+import type { SizedPlan } from "../../../plan/planner.ts";
 import { inWords } from "../../../plan/time/attentionChoice.ts";
 import { capabilityOf } from "../../../plan/time/cards.ts";
 import type { Question } from "../question.ts";
@@ -14,7 +14,7 @@ export interface Kernel {
 }
 
 /** Throws for a CPU, which has no such choice. */
-export function attentionOf({ card, planner, timed }: Question, { policy }: Plan): Kernel {
+export function attentionOf({ card, planner, timed }: Question, { policy }: SizedPlan): Kernel {
   if (timed && policy.attention === timed.kernel)
     return { name: timed.kernel, by: "timed", timings: inWords(timed) };
   if (policy.attention !== "measured") return { name: policy.attention, by: "policy" };

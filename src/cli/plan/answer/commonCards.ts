@@ -1,5 +1,5 @@
 /** Plans for common cards, for a question that names neither a card nor its memory. */
-import type { Workload } from "../../../plan/planner.ts";
+import type { SizedWorkload } from "../../../plan/planner.ts";
 import { marginOf } from "../../../plan/roomToPlanFor.ts";
 import { fastestPlan } from "../../../plan/search.ts";
 import { type CardName, findDevice } from "../../../plan/time/cards.ts";
@@ -30,7 +30,7 @@ export interface CommonCard {
   plans: PlanSummary[];
 }
 
-export function commonCards(question: Question, workload: Workload): CommonCards {
+export function commonCards(question: Question, workload: SizedWorkload): CommonCards {
   const { planner, fixed } = question;
   const planners = [planner, ...(planner.canQuantize("nf4") ? [planner.withBases({ base: "nf4" })] : [])];
   const rows = COMMON.map((name): CommonCard => {

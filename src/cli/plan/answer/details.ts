@@ -1,6 +1,6 @@
 /** Facts for --explain: phases, room to spare, and the cost of increasing each setting. */
 import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
-import type { Plan } from "../../../plan/planner.ts";
+import type { SizedPlan } from "../../../plan/planner.ts";
 import { isCpuSpeed } from "../../../plan/time/cpuSpeed.ts";
 import { hiddenShare } from "../../../plan/time/stepTime.ts";
 import { isUnlimited, type Question } from "../question.ts";
@@ -17,7 +17,7 @@ export interface Details {
   room?: Way[];
 }
 
-export function detailsOf(question: Question, plan: Plan): Details {
+export function detailsOf(question: Question, plan: SizedPlan): Details {
   const { speed } = question.planner;
   const ops = plan.run.phases.filter(({ name }) => STEP_PHASES.includes(name)).map((phase) => phase.ops());
   const hidden = isCpuSpeed(speed) ? undefined : hiddenShare(ops, speed);

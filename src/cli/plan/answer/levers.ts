@@ -2,7 +2,7 @@
 import type { Place } from "../../../models/places.ts";
 import type { DryRun } from "../../../plan/dryRun/dryRun.ts";
 import { keepingLayers } from "../../../plan/ladder.ts";
-import type { Plan, Workload } from "../../../plan/planner.ts";
+import type { SizedPlan, SizedWorkload } from "../../../plan/planner.ts";
 import type { Question } from "../question.ts";
 
 /** Bytes on the device, except where said otherwise; every layer is recomputed in the backward pass. */
@@ -28,7 +28,7 @@ export interface BytesChanged {
 
 /** A plan with something in fewer bits, which changes results a little. */
 export interface FewerBits extends BytesChanged {
-  plan: Plan;
+  plan: SizedPlan;
 }
 
 export interface VisionBits extends FewerBits {
@@ -36,12 +36,12 @@ export interface VisionBits extends FewerBits {
 }
 
 /** Returns what one unit more of each size adds to a plan in memory, with everything else unchanged. */
-export function leversOf(question: Question, plan: Plan): Levers {
+export function leversOf(question: Question, plan: SizedPlan): Levers {
   const { planner, limits } = question;
   const { workload } = plan;
   const policy = keepingLayers(plan.policy, planner.config, planner.config.layers, "nothing"); // kept layers would hide the rest
   const { run } = planner.plan(workload, policy, limits);
-  const extra = (changed: Partial<Workload>): number =>
+  const extra = (changed: Partial<SizedWorkload>): number =>
     planner.plan({ ...workload, ...changed }, policy, limits).run.budgetedBytes - run.budgetedBytes;
   const tokens = 8000; // over more tokens than the allocator's pages hide
   const ranks = 64;
@@ -76,7 +76,7 @@ const MOST_TILES = 64;
 /** Returns the bytes of all layers' values. */
 function keptBytes(
   { planner, limits }: Question,
-  { workload, policy }: Pick<Plan, "workload" | "policy">,
+  { workload, policy }: Pick<SizedPlan, "workload" | "policy">,
 ): number {
   const { maxLength, batchSize } = workload;
   const mlpTileTokens = Math.max(
@@ -91,7 +91,10 @@ function keptBytes(
 }
 
 /** Plans with the optimizer's moments in 8 bits; undefined if they are already. */
-export function eightBitOf({ planner, limits }: Question, { workload, policy }: Plan): FewerBits | undefined {
+export function eightBitOf(
+  { planner, limits }: Question,
+  { workload, policy }: SizedPlan,
+): FewerBits | undefined {
   const { optimizer } = policy;
   if (optimizer.precision === "8bit") return undefined;
   const { run } = planner.plan(workload, policy, limits);
@@ -102,7 +105,7 @@ export function eightBitOf({ planner, limits }: Question, { workload, policy }: 
 /** Plans with the vision tower in fewer bits; none if it is already, or was asked for in full. */
 export function visionBitsOf(
   { planner, limits, options }: Question,
-  { workload, policy }: Plan,
+  { workload, policy }: SizedPlan,
 ): VisionBits[] {
   if (options.vision_base !== undefined || planner.visionBase !== "bf16") return [];
   const { run } = planner.plan(workload, policy, limits);
@@ -112,7 +115,7 @@ export function visionBitsOf(
   }));
 }
 
-function beside(plan: Plan, { budgetedBytes, hostBytes }: DryRun): FewerBits {
+function beside(plan: SizedPlan, { budgetedBytes, hostBytes }: DryRun): FewerBits {
   return {
     plan,
     deviceBytes: plan.run.budgetedBytes - budgetedBytes,

@@ -1,6 +1,6 @@
 /** Other plans that fit: the largest value of each size, and if nothing fits, the settings to change. */
 import { GIB } from "../../../errors.ts";
-import type { Plan } from "../../../plan/planner.ts";
+import type { SizedPlan } from "../../../plan/planner.ts";
 import { leastMemory } from "../../../plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../../../plan/solvable.ts";
 import type { Question } from "../question.ts";
@@ -29,7 +29,7 @@ export interface Way {
 const WORTH_SAYING = 1.05;
 
 /** Returns what all of the memory would be enough for under the leanest policy, each setting alone. */
-export function roomToSpare(question: Question, plan: Plan): Way[] {
+export function roomToSpare(question: Question, plan: SizedPlan): Way[] {
   const { maxLength, rank } = plan.workload;
   const now = { "max-length": maxLength, "lora-r": rank };
   return mostOf(question, plan).filter(
@@ -38,11 +38,11 @@ export function roomToSpare(question: Question, plan: Plan): Way[] {
 }
 
 /** Returns the changes with which something fits, each alone. */
-export function waysOut(question: Question, plan: Plan): Way[] {
+export function waysOut(question: Question, plan: SizedPlan): Way[] {
   return [...mostOf(question, plan), ...otherLimits(question, plan), ...fewerBits(question, plan)];
 }
 
-function mostOf(question: Question, plan: Plan): (Way & { unknown: Unknown })[] {
+function mostOf(question: Question, plan: SizedPlan): (Way & { unknown: Unknown })[] {
   return (["max-length", "lora-r"] as const).flatMap((unknown) => {
     const room = roomFor(question, plan, unknown);
     if (!room) return [];
@@ -52,13 +52,13 @@ function mostOf(question: Question, plan: Plan): (Way & { unknown: Unknown })[] 
   });
 }
 
-function wayOf(option: string, { run }: Plan, remark?: string): Way {
+function wayOf(option: string, { run }: SizedPlan, remark?: string): Way {
   const { budgetedBytes: deviceBytes, hostBytes } = run;
   return { option, deviceBytes, hostBytes, ...(remark !== undefined && { remark }) };
 }
 
 /** Tries more host memory, streaming if that was ruled out, or only both together. */
-function otherLimits(question: Question, { workload }: Plan): Way[] {
+function otherLimits(question: Question, { workload }: SizedPlan): Way[] {
   const { planner, limits, fixed } = question;
   const isBounded = Number.isFinite(limits.hostBytes) && limits.sumBytes === undefined;
   const staysResident = fixed.weights === "resident" && !fixed.policy;
@@ -84,7 +84,7 @@ function tenths(bytes: number): string {
 const CHANGES = "changes results a little";
 
 /** Tries fewer bits of the base, the vision tower and the optimizer's moments. */
-function fewerBits(question: Question, plan: Plan): Way[] {
+function fewerBits(question: Question, plan: SizedPlan): Way[] {
   const { planner, limits, fixed } = question;
   const nf4 = planner.canQuantize("nf4")
     ? leastMemory(planner.withBases({ base: "nf4" }), plan.workload, limits, fixed)

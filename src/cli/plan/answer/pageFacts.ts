@@ -2,7 +2,7 @@
 import { pictureTokens } from "../../../data/pictures/image.ts";
 import { largestGrid } from "../../../plan/dryRun/batchShapes.ts";
 import type { Moment } from "../../../plan/dryRun/dryRun.ts";
-import type { Plan, Workload } from "../../../plan/planner.ts";
+import type { SizedPlan, SizedWorkload } from "../../../plan/planner.ts";
 import { leanestPlan } from "../../../plan/search.ts";
 import type { Question } from "../question.ts";
 
@@ -22,12 +22,12 @@ export interface PageFacts {
   ranks: { rank: number; bytes: number }[];
 }
 
-export function pageFactsOf(question: Question, { run, workload, policy }: Plan): PageFacts {
+export function pageFactsOf(question: Question, { run, workload, policy }: SizedPlan): PageFacts {
   const { planner, limits, fixed } = question;
   const bytes = HD_NUMS.map((hdNum) =>
     MAX_LENGTHS.map((maxLength) => {
       if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return null;
-      const sized: Workload = { ...workload, hdNum, maxLength, imageShare: undefined };
+      const sized: SizedWorkload = { ...workload, hdNum, maxLength, imageShare: undefined };
       return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes;
     }),
   );

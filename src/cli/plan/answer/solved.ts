@@ -1,5 +1,5 @@
 /** --solve: the largest value of one setting that fits, as far as the value is of use. */
-import type { Plan } from "../../../plan/planner.ts";
+import type { SizedPlan } from "../../../plan/planner.ts";
 import { fastestPlan, leastMemory, solve, withValue } from "../../../plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../../../plan/solvable.ts";
 import type { PlanOptions } from "../options.ts";
@@ -36,9 +36,9 @@ export function capOf(
 }
 
 /** Solves for a setting, and plans with what was found. */
-export function solvedOf(question: Question, what: Solved["what"]): { plan: Plan; solved: Solved } {
+export function solvedOf(question: Question, what: Solved["what"]): { plan: SizedPlan; solved: Solved } {
   const { planner, workload, limits, fixed } = question;
-  const least = (): Plan => leastMemory(planner, workload, limits, fixed);
+  const least = (): SizedPlan => leastMemory(planner, workload, limits, fixed);
   if (what === "memory") {
     const plan = least();
     return { plan, solved: { what, value: plan.run.budgetedBytes, isCapped: false } };
@@ -61,9 +61,9 @@ export function solvedOf(question: Question, what: Solved["what"]): { plan: Plan
 /** Returns the largest useful value that fits the leanest policy, and its plan; undefined if none fits. */
 export function roomFor(
   question: Question,
-  { workload }: Pick<Plan, "workload">,
+  { workload }: Pick<SizedPlan, "workload">,
   unknown: Unknown,
-): { value: number; isCapped: boolean; plan: Plan } | undefined {
+): { value: number; isCapped: boolean; plan: SizedPlan } | undefined {
   const { planner, limits, fixed } = question;
   const cap = capOf(question, unknown);
   const from = cap === undefined ? workload : withValue(workload, UNKNOWNS[unknown].key, cap); // tried first

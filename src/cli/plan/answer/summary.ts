@@ -1,13 +1,13 @@
 /** One plan as plain JSON: sizes, policy, memory and time. */
 import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
-import type { Plan, Workload } from "../../../plan/planner.ts";
+import type { SizedPlan, SizedWorkload } from "../../../plan/planner.ts";
 import { stepTimeMs } from "../../../plan/time/stepTime.ts";
 import type { Policy } from "../../../step/policy.ts";
 import { CATEGORIES } from "../../../torch/device.ts";
 import type { Question } from "../question.ts";
 
 export interface PlanSummary {
-  workload: Workload;
+  workload: SizedWorkload;
   policy: Policy;
   fits: boolean;
   /** Bytes that count against the device's limit: on a card with CUDA's context and rounding. */
@@ -43,7 +43,7 @@ export interface PhaseSummary {
   flops: number;
 }
 
-export function summaryOf({ planner }: Pick<Question, "planner">, plan: Plan): PlanSummary {
+export function summaryOf({ planner }: Pick<Question, "planner">, plan: SizedPlan): PlanSummary {
   const { workload, policy, fits, run, stepMs } = plan;
   const update = run.phases.find(({ name }) => name === UPDATE);
   return {
@@ -53,7 +53,7 @@ export function summaryOf({ planner }: Pick<Question, "planner">, plan: Plan): P
   };
 }
 
-export function fullSummaryOf(question: Question, plan: Plan): FullSummary {
+export function fullSummaryOf(question: Question, plan: SizedPlan): FullSummary {
   const { run } = plan;
   return {
     ...summaryOf(question, plan),
@@ -63,7 +63,7 @@ export function fullSummaryOf(question: Question, plan: Plan): FullSummary {
   };
 }
 
-export function phasesOf({ planner }: Question, { run }: Plan): PhaseSummary[] {
+export function phasesOf({ planner }: Question, { run }: SizedPlan): PhaseSummary[] {
   return run.phases.map((phase) => {
     const { name, devicePeakBytes, hostPeakBytes } = phase;
     const ops = phase.ops();
@@ -77,7 +77,7 @@ export function phasesOf({ planner }: Question, { run }: Plan): PhaseSummary[] {
 
 const UPDATE = "update";
 
-function partsOf({ card }: Question, { run }: Plan): Record<string, number> {
+function partsOf({ card }: Question, { run }: SizedPlan): Record<string, number> {
   const parts: Record<string, number> = Object.fromEntries(
     CATEGORIES.map((name) => [name, run.device.categories[name]]),
   );
