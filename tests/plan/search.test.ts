@@ -123,8 +123,8 @@ describe("the fastest plan", () => {
       const stored = new Planner({ ...modelOf, base: "int8", stored: { base: "int8" } }, slow);
       expect(ploraOf(fastestPlan(stored, share(0.95), limits).policy).folded).toBe(false);
       const folded = Policy.parse({ plora: "folded" });
-      expect(() => stored.check(folded)).toThrow("the checkpoint holds in int8");
-      expect(() => stored.plan(share(0.95), folded, limits)).toThrow("the checkpoint holds in int8");
+      expect(() => stored.check(folded)).toThrow("the checkpoint stores in int8");
+      expect(() => stored.plan(share(0.95), folded, limits)).toThrow("the checkpoint stores in int8");
       const streaming = { ...folded, weights: { source: "streamed", aheadLayers: 1 } } as const;
       expect(() => ranked.check(streaming)).toThrow("streamed weights cannot be changed");
       expect(() => ranked.plan(share(0.95), streaming, limits)).toThrow("streamed weights cannot be changed");
