@@ -8,7 +8,7 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { writeAdapter } from "../src/checkpoint/peft.ts";
+import { writeAdapter } from "../src/checkpoint/adapter/peft.ts";
 import { formatBytes, parseBytes } from "../src/errors.ts";
 import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";

@@ -3,7 +3,7 @@
  * them.
  */
 
-import { readAdapter } from "../src/checkpoint/peft.ts";
+import { readAdapter } from "../src/checkpoint/adapter/peft.ts";
 import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { OFFICIAL_ADAMW } from "../src/step/optimizer/adamW.ts";

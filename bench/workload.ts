@@ -1,5 +1,5 @@
 /** A bench's data: one sample with one picture, for lorafit and in the peers' form. */
-import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import { writeSafetensors } from "../src/checkpoint/files/safetensors.ts";
 import { type HdImage, tileGrid } from "../src/data/pictures/image.ts";
 import type { EncodedSample } from "../src/data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../src/data/samples/sample.ts";

@@ -3,9 +3,9 @@
  * of these at work. This is the one file that passes on what others define.
  */
 
-export { type PullOptions, pull } from "./checkpoint/hub.ts";
+export { type Adapter, readAdapter } from "./checkpoint/adapter/peft.ts";
+export { type PullOptions, pull } from "./checkpoint/download/hub.ts";
 export { type MergeOptions, mergeCheckpoint } from "./checkpoint/merge.ts";
-export { type Adapter, readAdapter } from "./checkpoint/peft.ts";
 export {
   type HdGrid,
   type HdImage,
@@ -23,9 +23,9 @@ export { layoutBatch, type MicroBatch } from "./data/stream/batches.ts";
 export { loadTokenizer, type Tokenizer } from "./data/text/tokenizer.ts";
 export { formatBytes, parseBytes, UserError } from "./errors.ts";
 export type { ModelConfig } from "./models/family.ts";
-export { type Generated, type GenerateOptions, generate } from "./models/generate.ts";
+export { type Generated, type GenerateOptions, generate } from "./models/generation/generate.ts";
+export { GREEDY, type Sampling } from "./models/generation/sampling.ts";
 export { disposeLora, type Lora, loraFromAdapter } from "./models/lora.ts";
-export { GREEDY, type Sampling } from "./models/sampling.ts";
 export { disposeModel, type LoadOptions, loadModel, type Model } from "./models/weights.ts";
 export { type PagesOptions, writePages } from "./pages/writePages.ts";
 export { DEFAULT_POLICY, type Policy } from "./step/policy.ts";

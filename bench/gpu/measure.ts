@@ -4,7 +4,7 @@
  */
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { writeSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import { loadHdImage } from "../../src/data/pictures/image.ts";
 import { messageOf } from "../../src/errors.ts";
 import { writePages } from "../../src/pages/writePages.ts";

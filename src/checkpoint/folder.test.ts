@@ -16,10 +16,10 @@ import { UserError } from "../errors.ts";
 import { zeros } from "../torch/create.ts";
 import { memoryStats } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
-import { cacheFolder, findSnapshot, isRepositoryName } from "./cache.ts";
 import { checkTensors } from "./check.ts";
+import { cacheFolder, findSnapshot, isRepositoryName } from "./download/cache.ts";
+import { openSafetensors, writeSafetensors } from "./files/safetensors.ts";
 import { openModelFolder, resolveModel } from "./folder.ts";
-import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 
 const root = mkdtempSync(join(tmpdir(), "folder-"));
 const environment = { ...process.env };

@@ -6,13 +6,13 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
 import { commandLine } from "../program.ts";
-import { cacheFolder, findSnapshot, isRepositoryName, modelScopeFolder } from "./cache.ts";
 import { linesOf } from "./check.ts";
 import { type Checkpoint, mappedCheckpoint, type TensorEntry } from "./checkpoint.ts";
-import { readJsonObject } from "./disk.ts";
+import { cacheFolder, findSnapshot, isRepositoryName, modelScopeFolder } from "./download/cache.ts";
 import { damaged } from "./faults.ts";
-import { readHeader } from "./safetensorsHeader.ts";
-import { readTorchBin } from "./torchBin.ts";
+import { readJsonObject } from "./files/disk.ts";
+import { readHeader } from "./files/safetensorsHeader.ts";
+import { readTorchBin } from "./files/torchBin.ts";
 
 export interface ModelFolder {
   folder: string;

@@ -19,10 +19,10 @@ import { UserError } from "../errors.ts";
 import { fromArray, ones, zeros } from "../torch/create.ts";
 import { liveTensors, memoryStats, resetPeak } from "../torch/device.ts";
 import { scope } from "../torch/tensor.ts";
+import { writeAdapter } from "./adapter/peft.ts";
+import { writeSafetensors } from "./files/safetensors.ts";
 import { openModelFolder } from "./folder.ts";
 import { type MergeProgress, mergeCheckpoint } from "./merge.ts";
-import { writeAdapter } from "./peft.ts";
-import { writeSafetensors } from "./safetensors.ts";
 
 const root = mkdtempSync(join(tmpdir(), "merge-"));
 afterAll(() => rmSync(root, { recursive: true }));

@@ -8,13 +8,13 @@ import { setImmediate } from "node:timers/promises";
 import { UserError } from "../errors.ts";
 import { type Device, type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
+import { type AdapterModule, readAdapter, weightNameOf } from "./adapter/peft.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { type AsideFolder, openAsideFolder, requireNewFolder, writeFileWhole } from "./disk.ts";
 import { numelOf } from "./dtypes.ts";
 import { cannotWrite } from "./faults.ts";
+import { type AsideFolder, openAsideFolder, requireNewFolder, writeFileWhole } from "./files/disk.ts";
+import { type TensorSource, writeShards } from "./files/safetensors.ts";
 import { isWeightsFile, type ModelFolder, openModelFolder } from "./folder.ts";
-import { type AdapterModule, readAdapter, weightNameOf } from "./peft.ts";
-import { type TensorSource, writeShards } from "./safetensors.ts";
 
 export interface MergeProgress {
   doneBytes: number;

@@ -4,7 +4,7 @@ import type { EncodedSample } from "../data/samples/dialogue.ts";
 import { IMAGE_PLACEHOLDER } from "../data/samples/sample.ts";
 import { layoutBatch } from "../data/stream/batches.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
-import { type Generated, generate } from "../models/generate.ts";
+import { type Generated, generate } from "../models/generation/generate.ts";
 import type { Evaluator } from "../train/evaluate/evaluate.ts";
 import { stopIdsOf } from "../train/planning/answerPlan.ts";
 

@@ -2,8 +2,9 @@
  * Opens a model for eval, generate and chat, with adapter, tokenizer and picture workers, and closes all of
  * it afterwards.
  */
+
+import { readAdapter } from "../checkpoint/adapter/peft.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
-import { readAdapter } from "../checkpoint/peft.ts";
 import type { ImageCompat } from "../data/pictures/decode.ts";
 import { openImagePool } from "../data/pictures/imagePool.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";

@@ -1,8 +1,8 @@
 /** Values of config.json that model families share, from wherever transformers 4 and 5 write them. */
 import { existsSync } from "node:fs";
 import { z } from "zod";
-import { readJsonObject } from "../checkpoint/disk.ts";
 import { quoted } from "../checkpoint/faults.ts";
+import { readJsonObject } from "../checkpoint/files/disk.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import { plural, UserError } from "../errors.ts";
 import type { RopeScaling } from "../nn/attention/rope.ts";

@@ -1,13 +1,13 @@
 /** The model families, by name: a new one is a folder and a row here. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { readJsonObject } from "../checkpoint/disk.ts";
+import { readJsonObject } from "../checkpoint/files/disk.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import type { DType } from "../torch/dtypes.ts";
 import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
-import { XCOMPOSER } from "./xcomposer2/family.ts";
+import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 
 const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER };
 

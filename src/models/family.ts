@@ -12,7 +12,7 @@ import type { Plora } from "../nn/plora.ts";
 import type { Rows } from "../nn/rows.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import type { Tensor } from "../torch/tensor.ts";
-import type { Base, BasePart } from "./bases.ts";
+import type { Base, BasePart } from "./precision/bases.ts";
 
 /** The sizes of a decoder. A family's own configuration adds what only the family reads. */
 export interface ModelConfig extends RopeForm {

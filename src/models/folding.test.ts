@@ -10,7 +10,7 @@ import type { FrozenLinear } from "../nn/plora.ts";
 import { memoryStats, resetPeak } from "../torch/device.ts";
 import { dispose, scope, type Tensor } from "../torch/tensor.ts";
 import { ON_DEVICE } from "./places.ts";
-import { quantizeCheckpoint } from "./quantizeCheckpoint.ts";
+import { quantizeCheckpoint } from "./precision/quantizeCheckpoint.ts";
 import { disposeModel, type LoadOptions, loadModel, type Model } from "./weights.ts";
 import { XCOMPOSER_LINEARS } from "./xcomposer2/spec.ts";
 import { TINY, writeTinyCheckpoint } from "./xcomposer2/tiny.ts";

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { randomLora, smallConfig } from "../../tests/helpers/randomModel.ts";
-import type { Adapter } from "../checkpoint/peft.ts";
+import type { Adapter } from "../checkpoint/adapter/peft.ts";
 import { scope } from "../torch/tensor.ts";
 import { adapterFromLora, disposeLora, type Lora, loraFromAdapter, OFFICIAL_TARGETS } from "./lora.ts";
 

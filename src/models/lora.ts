@@ -2,10 +2,11 @@
  * LoRA factors over the default targets, or any that a regular expression names; their gradients, and their
  * PEFT form.
  */
+
+import { firstMatches } from "../checkpoint/adapter/patterns.ts";
+import { type Adapter, weightNameOf } from "../checkpoint/adapter/peft.ts";
+import { peftName } from "../checkpoint/adapter/peftConfig.ts";
 import { quoted } from "../checkpoint/faults.ts";
-import { firstMatches } from "../checkpoint/patterns.ts";
-import { type Adapter, weightNameOf } from "../checkpoint/peft.ts";
-import { peftName } from "../checkpoint/peftConfig.ts";
 import { UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
 import type { LoraBranch } from "../nn/linear.ts";

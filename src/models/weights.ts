@@ -11,11 +11,11 @@ import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } fr
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { type Base, type Bases, isHeadBase } from "./bases.ts";
 import { familyOf, familyOfFolder, tensorsOf } from "./families.ts";
 import type { LinearName, ModelConfig, PictureWeights, PlacedReader } from "./family.ts";
 import { ON_DEVICE, type Place, type Places, WEIGHT_PLACES } from "./places.ts";
-import { storedBases } from "./storedBases.ts";
+import { type Base, type Bases, isHeadBase } from "./precision/bases.ts";
+import { storedBases } from "./precision/storedBases.ts";
 
 /** Norms: (C). */
 export interface LayerWeights {

@@ -1,8 +1,8 @@
 /** A model on a device, and how a workload goes there under a policy: what was tried once is remembered. */
 
-import type { Base } from "../models/bases.ts";
 import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
+import type { Base } from "../models/precision/bases.ts";
 import { storedUnfolded } from "../models/weights.ts";
 import type { QuantizedPrecision } from "../nn/frozen/storedNames.ts";
 import { holdsFolded, layerPolicies, type Policy, ploraOf } from "../step/policy.ts";

@@ -3,9 +3,9 @@
  * again.
  */
 import { formatCount } from "../errors.ts";
-import type { BasePart } from "../models/bases.ts";
 import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
+import type { BasePart } from "../models/precision/bases.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "../step/policy.ts";
 import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
 

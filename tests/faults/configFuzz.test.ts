@@ -7,8 +7,8 @@ import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFile
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { readAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
-import { readAdapter } from "../../src/checkpoint/peft.ts";
 import { randomAt } from "../../src/data/stream/random.ts";
 import { UserError } from "../../src/errors.ts";
 import { readModelConfig } from "../../src/models/families.ts";

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, expect, it, vi } from "vitest";
 import { mergeCheckpoint } from "../../src/checkpoint/merge.ts";
 import { UserError } from "../../src/errors.ts";
-import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
+import { quantizeCheckpoint } from "../../src/models/precision/quantizeCheckpoint.ts";
 import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { memoryStats } from "../../src/torch/device.ts";
 import { golden } from "../helpers/shared.ts";
@@ -66,7 +66,7 @@ it("quantize on a file system that another program fills meanwhile ends with the
   writeFileSync(
     script,
     `import { writeFileSync } from "node:fs";
-    import { quantizeCheckpoint } from ${built("models/quantizeCheckpoint.js")};
+    import { quantizeCheckpoint } from ${built("models/precision/quantizeCheckpoint.js")};
     const fill = () => {
       try { writeFileSync(${JSON.stringify(join(results, "other"))}, Buffer.alloc(2 ** 23)) } catch {}
     };

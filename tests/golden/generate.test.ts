@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { afterAll, expect, test } from "vitest";
-import { readAdapter } from "../../src/checkpoint/peft.ts";
+import { readAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import { loadHdImage } from "../../src/data/pictures/image.ts";
-import { generate, type Prompt } from "../../src/models/generate.ts";
+import { generate, type Prompt } from "../../src/models/generation/generate.ts";
 import { disposeLora, loraFromAdapter } from "../../src/models/lora.ts";
-import { GREEDY } from "../../src/models/sampling.ts";
+import { GREEDY } from "../../src/models/generation/sampling.ts";
 import { loadModel } from "../../src/models/weights.ts";
 import { dispose, scope } from "../../src/torch/tensor.ts";
 import { golden } from "../helpers/shared.ts";

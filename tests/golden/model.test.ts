@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { readAdapter } from "../../src/checkpoint/peft.ts";
+import { readAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { disposeLora, type Lora, loraFromAdapter, zeroGradients } from "../../src/models/lora.ts";
 import { disposeModel, loadModel, type Model } from "../../src/models/weights.ts";

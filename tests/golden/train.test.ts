@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { openSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
 import type { RunFact } from "../../src/train/facts/runFact.ts";

@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { openSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import type { StepRecord } from "../../src/train/folder/runLog.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { hashesBelow, noticesOf, runWith } from "../faults/trainRun.ts";

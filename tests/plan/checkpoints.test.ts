@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
-import { readAdapter } from "../../src/checkpoint/peft.ts";
+import { readAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import { disposeLora, type Lora, loraFromAdapter, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { type DryRun, dryRun } from "../../src/plan/dryRun/dryRun.ts";

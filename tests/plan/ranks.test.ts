@@ -1,8 +1,8 @@
 /** A run that starts from an adapter whose modules have several ranks is planned with the rank of each module. */
 import { join } from "node:path";
 import { expect, it } from "vitest";
+import { writeAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
-import { writeAdapter } from "../../src/checkpoint/peft.ts";
 import { readModelConfig } from "../../src/models/families.ts";
 import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { scope } from "../../src/torch/tensor.ts";

@@ -5,8 +5,8 @@ import { longestThatFits } from "../../bench/fits.ts";
 import { readFlags } from "../../src/cli/args/flags.ts";
 import { answerOf } from "../../src/cli/plan/answer/answerOf.ts";
 import { PlanOptions } from "../../src/cli/plan/options.ts";
+import { planText } from "../../src/cli/plan/planText.ts";
 import { questionOf } from "../../src/cli/plan/question.ts";
-import { planText } from "../../src/cli/plan/report.ts";
 import { optionSpecs } from "../../src/options.ts";
 
 const linesOf = (document: string): string[] =>

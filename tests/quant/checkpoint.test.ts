@@ -2,12 +2,12 @@ import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } fr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { writeSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
-import { writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { UserError } from "../../src/errors.ts";
 import { readModelConfig, tensorsOf } from "../../src/models/families.ts";
-import { quantizeCheckpoint } from "../../src/models/quantizeCheckpoint.ts";
-import { storedBases } from "../../src/models/storedBases.ts";
+import { quantizeCheckpoint } from "../../src/models/precision/quantizeCheckpoint.ts";
+import { storedBases } from "../../src/models/precision/storedBases.ts";
 import { disposeModel, type LoadOptions, loadModel, type Model } from "../../src/models/weights.ts";
 import { XCOMPOSER_LINEARS } from "../../src/models/xcomposer2/spec.ts";
 import { visionLayerPrefix } from "../../src/models/xcomposer2/tensors.ts";

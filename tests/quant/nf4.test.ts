@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, it } from "vitest";
-import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { openSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import { dynamicMap } from "../../src/nn/frozen/dynamicMap.ts";
 import { frozenColumns, frozenRows, frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { NF4_MAP, quantizeNf4 } from "../../src/nn/frozen/nf4.ts";

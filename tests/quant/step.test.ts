@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { BASES } from "../../src/models/bases.ts";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, type Lora, zeroGradients } from "../../src/models/lora.ts";
+import { BASES } from "../../src/models/precision/bases.ts";
 import { disposeModel, type LoadOptions, type Model } from "../../src/models/weights.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
 import { Policy } from "../../src/step/policy.ts";

@@ -2,10 +2,10 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openSafetensors, writeSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
-import { openSafetensors, writeSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { readModelConfig, tensorsOf } from "../../src/models/families.ts";
-import { hasFullAbsmax, storedBases } from "../../src/models/storedBases.ts";
+import { hasFullAbsmax, storedBases } from "../../src/models/precision/storedBases.ts";
 import { disposeModel, loadModel } from "../../src/models/weights.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { quantize } from "../../src/nn/frozen/quantized.ts";

@@ -2,8 +2,8 @@
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/image.ts";
-import type { Base } from "../../src/models/bases.ts";
 import { disposeLora } from "../../src/models/lora.ts";
+import type { Base } from "../../src/models/precision/bases.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
 import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { encodeImage, type Picture } from "../../src/models/xcomposer2/vision.ts";

@@ -1,6 +1,6 @@
 /** Lists the options of every command, once: flags, --help and docs/cli.md come from here. */
 import { z } from "zod";
-import { BASES, HEAD_BASES } from "../../models/bases.ts";
+import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
 import { byteAmount, count, group, text } from "../../options.ts";
 import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../../train/options/options.ts";

@@ -1,7 +1,7 @@
 /** `lorafit doctor`: reports what is on this machine, what is missing, and the command that installs it. */
 import { existsSync } from "node:fs";
 import { availableParallelism, freemem, totalmem } from "node:os";
-import { cacheFolder } from "../../checkpoint/cache.ts";
+import { cacheFolder } from "../../checkpoint/download/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import { isBuilt } from "../../torch/install/buildEngine.ts";

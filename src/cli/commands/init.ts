@@ -1,6 +1,6 @@
 /** `lorafit init`: checks a data set, plans for it, and writes a training configuration. */
 import { existsSync } from "node:fs";
-import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
+import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
 import type { SizedPlan } from "../../plan/planner.ts";

@@ -1,7 +1,7 @@
 /** `lorafit pages`: writes a data set of synthetic document pages. */
 import { basename, join } from "node:path";
-import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
 import { cannotWrite } from "../../checkpoint/faults.ts";
+import { openAsideFolder, requireNewFolder } from "../../checkpoint/files/disk.ts";
 import { plural } from "../../errors.ts";
 import { type PagesOptions, writePages } from "../../pages/writePages.ts";
 import { quoted } from "../../program.ts";

@@ -1,16 +1,16 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
-import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
+import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { commandLine } from "../../program.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { type Output, table } from "../output/output.ts";
 import { answerOf, stagesOf, wantedBy } from "../plan/answer/answerOf.ts";
-import { planHtml } from "../plan/html.ts";
+import { planHtml } from "../plan/planPage.ts";
+import { planText } from "../plan/planText.ts";
 import { planProgress } from "../plan/progress.ts";
 import { questionOf } from "../plan/question.ts";
 import { recordOf } from "../plan/record.ts";
-import { planText } from "../plan/report.ts";
 
 /** For a plan that does not fit, so that scripts need not read it. */
 const EXIT_DOES_NOT_FIT = 1;

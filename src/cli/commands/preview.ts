@@ -1,7 +1,7 @@
 /** `lorafit preview`: shows what the model sees of a picture, or of the samples of a data set. */
 
 import { basename, extname, join } from "node:path";
-import { makeFolder, writeFileWhole } from "../../checkpoint/disk.ts";
+import { makeFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { resolveModel } from "../../checkpoint/folder.ts";
 import { hdGrid, imageSize, loadHdImage } from "../../data/pictures/image.ts";
 import { drawPreview, transformedPng } from "../../data/pictures/previewImage.ts";

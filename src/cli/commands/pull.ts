@@ -1,5 +1,5 @@
 /** `lorafit pull`: downloads a model from a hub. */
-import { pull } from "../../checkpoint/hub.ts";
+import { pull } from "../../checkpoint/download/hub.ts";
 import { formatBytes } from "../../errors.ts";
 import { quoted } from "../../program.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";

@@ -2,7 +2,7 @@
 import { formatBytes } from "../../errors.ts";
 import { tensorsOf } from "../../models/families.ts";
 import type { TensorSpec } from "../../models/family.ts";
-import { type MatrixReport, quantizeCheckpoint } from "../../models/quantizeCheckpoint.ts";
+import { type MatrixReport, quantizeCheckpoint } from "../../models/precision/quantizeCheckpoint.ts";
 import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/data/dataset.ts";
 import { type SampleLoss, sampleLosses, totalLoss } from "../../train/evaluate/evaluate.ts";

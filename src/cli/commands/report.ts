@@ -1,8 +1,8 @@
 /** `lorafit report`: writes a run as one page with charts. */
 import { readFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
-import { requireWritable, writeFileWhole } from "../../checkpoint/disk.ts";
 import { cannotRead } from "../../checkpoint/faults.ts";
+import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import { REPORT_FILE } from "../../train/folder/runLog.ts";
@@ -15,8 +15,8 @@ import {
   type Evaluated,
   EvaluatedSample,
 } from "../run/comparedAnswers.ts";
-import { runHtml, runSummary, type Scores } from "../run/html.ts";
 import { readRun } from "../run/readRun.ts";
+import { runHtml, runSummary, type Scores } from "../run/runPage.ts";
 
 export async function run(options: OptionsOf<"report">, output: Output): Promise<void> {
   const folder = options.run;

@@ -1,7 +1,7 @@
 /**
  * `lorafit tiny`: writes a small random checkpoint whose tokenizer knows the words of the synthetic pages.
  */
-import { openAsideFolder, requireNewFolder } from "../../checkpoint/disk.ts";
+import { openAsideFolder, requireNewFolder } from "../../checkpoint/files/disk.ts";
 import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { tensorsOf } from "../../models/families.ts";

@@ -2,7 +2,7 @@
  * Draws charts of areas as SVG strings: layers on top of each other over time, and a grid of cells by colour.
  */
 import { formatTick, niceTicks } from "./charts.ts";
-import { escaped } from "./html.ts";
+import { escaped } from "./page.ts";
 
 export interface StackedAreas {
   title: string;

@@ -3,7 +3,7 @@
  * --chart-2, ..., --chart-limit) with fallbacks, and text takes the page's colour, so that a chart fits
  * light, dark and print.
  */
-import { escaped } from "./html.ts";
+import { escaped } from "./page.ts";
 
 export interface Axis {
   /** Name of the quantity: "loss". */

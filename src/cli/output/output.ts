@@ -4,7 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { styleText } from "node:util";
-import { leftoversBeside } from "../../checkpoint/disk.ts";
+import { leftoversBeside } from "../../checkpoint/files/disk.ts";
 import { formatBytes, formatCount, plural } from "../../errors.ts";
 import { printable, printableLines } from "../../printable.ts";
 import { commandLine, quoted } from "../../program.ts";

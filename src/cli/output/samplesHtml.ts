@@ -4,7 +4,7 @@
  */
 import type { Span } from "../../data/samples/explain.ts";
 import { plural } from "../../errors.ts";
-import { escaped, htmlPage } from "./html.ts";
+import { escaped, htmlPage } from "./page.ts";
 import { PICTURES_STYLE, picturesHtml, type ShownPicture } from "./shownPictures.ts";
 
 export interface ShownSample {

@@ -4,7 +4,7 @@ import { pictureName } from "../../data/pictures/source.ts";
 import { thumbnailUri } from "../../data/pictures/thumbnail.ts";
 import { UserError } from "../../errors.ts";
 import { shownName } from "../../printable.ts";
-import { escaped } from "./html.ts";
+import { escaped } from "./page.ts";
 
 export interface ShownPicture {
   name: string;

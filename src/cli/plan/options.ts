@@ -2,7 +2,7 @@
  * The options of `lorafit plan`. Without an option, its value is searched for, or is the default of `train`.
  */
 import { z } from "zod";
-import { BASES, HEAD_BASES } from "../../models/bases.ts";
+import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
 import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
 import { loraOptions } from "../../train/options/options.ts";

@@ -1,6 +1,6 @@
 /** Reads the options of `lorafit plan` as a question to the planner: model, device, limits and workload. */
 import { existsSync } from "node:fs";
-import { readJsonObject } from "../../checkpoint/disk.ts";
+import { readJsonObject } from "../../checkpoint/files/disk.ts";
 import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatCount, GIB, UsageError, UserError } from "../../errors.ts";
 import { familyOf, PRESETS } from "../../models/families.ts";

@@ -2,7 +2,7 @@
 import type { Answer } from "./answer/answer.ts";
 import { attentionWords } from "./answer/attention.ts";
 import { samplesMs } from "./answer/summary.ts";
-import { misfit } from "./report.ts";
+import { misfit } from "./planText.ts";
 import { trainCommand } from "./trainCommand.ts";
 
 export function recordOf(answer: Answer): Record<string, unknown> {

@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { differences } from "../output/differences.ts";
-import { escaped } from "../output/html.ts";
+import { escaped } from "../output/page.ts";
 import { picturesHtml, type ShownPicture } from "../output/shownPictures.ts";
 
 /** A sample of an evaluation, as its line has it; texts are missing if there was no tokenizer. */

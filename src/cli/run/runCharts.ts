@@ -9,7 +9,7 @@ import {
   type Point,
   type Series,
 } from "../output/charts.ts";
-import { escaped, htmlTable } from "../output/html.ts";
+import { escaped, htmlTable } from "../output/page.ts";
 
 const STEPS_AXIS = { label: "step", whole: true } as const;
 const TABLE_ROWS = 9;

@@ -12,7 +12,7 @@ import {
   ropeOf,
   textValues,
 } from "../configJson.ts";
-import { checkStoredTensors } from "../storedBases.ts";
+import { checkStoredTensors } from "../precision/storedBases.ts";
 import {
   CLIP_VIT_L_14_336,
   type PloraConfig,

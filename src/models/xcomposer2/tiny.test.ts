@@ -7,8 +7,8 @@ import { UserError } from "../../errors.ts";
 import { frozenValues } from "../../nn/frozen/frozen.ts";
 import { memoryStats } from "../../torch/device.ts";
 import { scope } from "../../torch/tensor.ts";
-import { generateSteps } from "../generate.ts";
-import { GREEDY } from "../sampling.ts";
+import { generateSteps } from "../generation/generate.ts";
+import { GREEDY } from "../generation/sampling.ts";
 import { disposeModel, loadModel } from "../weights.ts";
 import { TINY, tinyConfig, writeTinyCheckpoint } from "./tiny.ts";
 

@@ -5,9 +5,9 @@
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { makeFolder, requireNewFolder, writeFileWhole } from "../../checkpoint/disk.ts";
 import { cannotWrite } from "../../checkpoint/faults.ts";
-import { type TensorSource, writeShards } from "../../checkpoint/safetensors.ts";
+import { makeFolder, requireNewFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
+import { type TensorSource, writeShards } from "../../checkpoint/files/safetensors.ts";
 import { UserError } from "../../errors.ts";
 import { mixSeed } from "../../nn/dropout.ts";
 import { empty } from "../../torch/create.ts";

@@ -6,9 +6,9 @@ import { type HdImage, imageTokens, TILE_PIXELS, tileGrid } from "../../data/pic
 import { empty } from "../../torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../torch/device.ts";
 import { dispose, scope, type Tensor } from "../../torch/tensor.ts";
-import { BASES } from "../bases.ts";
+import { BASES } from "../precision/bases.ts";
 import type { Model } from "../weights.ts";
-import { PRESETS } from "../xcomposer2/spec.ts";
+import { PRESETS } from "./spec.ts";
 import { encodeImage, encodeImageInto, type Picture } from "./vision.ts";
 
 const CONFIG = smallConfig({

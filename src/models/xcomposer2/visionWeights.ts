@@ -1,8 +1,8 @@
 /** The weights of the vision tower and the projector as records of tensors. W is the tower's width. */
 import type { FrozenMatrix } from "../../nn/frozen/frozen.ts";
 import type { Tensor } from "../../torch/tensor.ts";
-import type { Base } from "../bases.ts";
 import type { PlacedReader } from "../family.ts";
+import type { Base } from "../precision/bases.ts";
 import type { XComposerConfig } from "./spec.ts";
 import { PROJECTOR_NAMES, SEPARATOR_NAMES, VISION_PREFIX, visionLayerPrefix } from "./tensors.ts";
 

@@ -2,7 +2,7 @@
  * The memory of an answer that a run generates in an evaluation, beside all that the run holds: the
  * generation itself, on meta.
  */
-import { generateOnMeta } from "../../models/generate.ts";
+import { generateOnMeta } from "../../models/generation/generate.ts";
 import { type ExactShape, layoutFor, plannedBatch } from "./batchShapes.ts";
 import { type Configuration, type DryRun, observe } from "./dryRun.ts";
 import type { CommonParts } from "./sharedParts.ts";

@@ -4,10 +4,10 @@
  * written down. Nothing here knows a formula for memory.
  */
 
-import type { BasePart, Bases } from "../../models/bases.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import type { Lora } from "../../models/lora.ts";
 import type { Place } from "../../models/places.ts";
+import type { BasePart, Bases } from "../../models/precision/bases.ts";
 import type { Model } from "../../models/weights.ts";
 import { withPartsUpTo } from "../../nn/plora.ts";
 import type { StepPhase } from "../../step/phases.ts";

@@ -2,7 +2,7 @@
  * Plans resuming from a checkpoint and saving one: the run's own reading and writing on meta tensors, without
  * a file.
  */
-import { piecesOf } from "../../checkpoint/safetensors.ts";
+import { piecesOf } from "../../checkpoint/files/safetensors.ts";
 import { adapterFromLora, type Lora } from "../../models/lora.ts";
 import type { AdamW } from "../../step/optimizer/optimizer.ts";
 import {

@@ -1,5 +1,5 @@
 /** Which parts of the frozen base are held as the checkpoint has them. */
-import type { BasePart, Bases } from "../../models/bases.ts";
+import type { BasePart, Bases } from "../../models/precision/bases.ts";
 import type { Configuration } from "./dryRun.ts";
 
 /**

@@ -6,9 +6,9 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { writeFileWhole } from "../../checkpoint/disk.ts";
-import { writeAdapterFiles } from "../../checkpoint/peft.ts";
-import { openSafetensors, writeSafetensors } from "../../checkpoint/safetensors.ts";
+import { writeAdapterFiles } from "../../checkpoint/adapter/peft.ts";
+import { writeFileWhole } from "../../checkpoint/files/disk.ts";
+import { openSafetensors, writeSafetensors } from "../../checkpoint/files/safetensors.ts";
 import type { DataPosition } from "../../data/stream/packing.ts";
 import { adapterFromLora, type Lora } from "../../models/lora.ts";
 import type { StepDown } from "../../plan/ladder.ts";

@@ -6,8 +6,8 @@ import { createHash, randomUUID } from "node:crypto";
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { makeFolder } from "../../checkpoint/disk.ts";
 import { cannotWrite } from "../../checkpoint/faults.ts";
+import { makeFolder } from "../../checkpoint/files/disk.ts";
 import { UserError } from "../../errors.ts";
 
 export const LOCK_FILE = "run.lock";

@@ -5,8 +5,8 @@
 import { appendFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { writeFileWhole } from "../../checkpoint/disk.ts";
 import { cannotRead, cannotWrite } from "../../checkpoint/faults.ts";
+import { writeFileWhole } from "../../checkpoint/files/disk.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import type { Category } from "../../torch/device.ts";
 

@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { openAsideFolder } from "../../checkpoint/disk.ts";
+import { openAsideFolder } from "../../checkpoint/files/disk.ts";
 import { faultOf, mendFolders, removeFolder, writeFolder } from "./sealedFolders.ts";
 
 let parent: string;

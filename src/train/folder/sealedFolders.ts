@@ -1,12 +1,12 @@
 /**
- * Folders of a run that are complete or absent, as src/checkpoint/disk.ts writes them. A seal holds the size
+ * Folders of a run that are complete or absent, as src/checkpoint/files/disk.ts writes them. A seal holds the size
  * and SHA-256 of each file, so that later damage is found; after a crash, half-written folders are removed.
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
 import { readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { openAsideFolder, writeFileWhole } from "../../checkpoint/disk.ts";
+import { openAsideFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
 
 const SEAL = "seal.json";
 /** Beginnings of the names that disk.ts gives to unfinished and to replaced folders. */

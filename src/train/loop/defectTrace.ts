@@ -4,7 +4,7 @@
  * defect-STEP.json holds the record, the same one of the plan, and the first place where they differ.
  */
 import { join } from "node:path";
-import { writeFileWhole } from "../../checkpoint/disk.ts";
+import { writeFileWhole } from "../../checkpoint/files/disk.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatBytes } from "../../errors.ts";
 import { eventsOf, type StepTrace, type TraceEvent } from "../../plan/dryRun/allocations.ts";

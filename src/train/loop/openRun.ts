@@ -5,8 +5,8 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { writeFileWhole } from "../../checkpoint/disk.ts";
-import { readAdapter } from "../../checkpoint/peft.ts";
+import { readAdapter } from "../../checkpoint/adapter/peft.ts";
+import { writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { openImagePool } from "../../data/pictures/imagePool.ts";
 import { splitSamples } from "../../data/samples/split.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";

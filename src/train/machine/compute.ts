@@ -1,7 +1,7 @@
 /** Decides where and in which type to compute on this machine, and measures what its memory holds. */
 import { formatBytes, GIB, UserError } from "../../errors.ts";
-import type { Bases } from "../../models/bases.ts";
-import { hasFullAbsmax } from "../../models/storedBases.ts";
+import type { Bases } from "../../models/precision/bases.ts";
+import { hasFullAbsmax } from "../../models/precision/storedBases.ts";
 import type { LoadOptions } from "../../models/weights.ts";
 import { zeros } from "../../torch/create.ts";
 import {

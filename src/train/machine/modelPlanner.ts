@@ -1,6 +1,6 @@
 /** Makes the planner of a model on its device, and finds the memory limits of a run. */
 import { UserError } from "../../errors.ts";
-import type { Bases } from "../../models/bases.ts";
+import type { Bases } from "../../models/precision/bases.ts";
 import { ANY_CPU } from "../../nn/anyCpu.ts";
 import { type Limits, type PlannedModel, Planner } from "../../plan/planner.ts";
 import { usableMachineBytes } from "../../plan/roomToPlanFor.ts";

@@ -1,9 +1,9 @@
 /** A checkpoint that is opened once: its files, and what they say of the model. */
 import { type ModelFolder, openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
-import type { Bases } from "../../models/bases.ts";
 import { normType, readModelConfig, tensorsOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
-import { storedBases } from "../../models/storedBases.ts";
+import type { Bases } from "../../models/precision/bases.ts";
+import { storedBases } from "../../models/precision/storedBases.ts";
 import type { DType } from "../../torch/tensor.ts";
 
 export interface OpenedModel {

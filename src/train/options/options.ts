@@ -4,9 +4,9 @@
  * finetune_lora.sh), except rank and learning rate: see recipes.ts.
  */
 import { z } from "zod";
-import { checkPattern } from "../../checkpoint/patterns.ts";
-import { BASES, HEAD_BASES } from "../../models/bases.ts";
+import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
 import { ALL_LINEARS } from "../../models/families.ts";
+import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";

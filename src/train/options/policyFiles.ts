@@ -3,7 +3,7 @@
  * of a policy that the user has fixed.
  */
 import { z } from "zod";
-import { readJsonObject } from "../../checkpoint/disk.ts";
+import { readJsonObject } from "../../checkpoint/files/disk.ts";
 import { messageOf, UsageError, UserError } from "../../errors.ts";
 import { parseOptions } from "../../options.ts";
 import { runPlaces } from "../../plan/ladder.ts";

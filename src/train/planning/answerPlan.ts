@@ -5,7 +5,7 @@ import { IGNORE, IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { Tokenizer } from "../../data/text/tokenizer.ts";
 import type { ModelConfig } from "../../models/family.ts";
-import { CACHE_GROWTH_TOKENS } from "../../models/kvCache.ts";
+import { CACHE_GROWTH_TOKENS } from "../../models/generation/kvCache.ts";
 import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import { mostOfBoth, type RowCounts, rowCountsOf, shapeOfMost } from "../data/rowCounts.ts";

@@ -1,5 +1,5 @@
 /** Plans a run from its options and its data, before anything is loaded. */
-import { readAdapter } from "../../checkpoint/peft.ts";
+import { readAdapter } from "../../checkpoint/adapter/peft.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import type { StepDown } from "../../plan/ladder.ts";
 import type { Limits, Planner, RunWorkload } from "../../plan/planner.ts";

@@ -1,6 +1,7 @@
 /** The answer of `lorafit plan` as plain JSON. Text, page and the record for scripts are functions of it. */
-import type { Base } from "../../../models/bases.ts";
+
 import type { ModelConfig, TrainedSizes } from "../../../models/family.ts";
+import type { Base } from "../../../models/precision/bases.ts";
 import type { PlanOptions } from "../options.ts";
 import type { Kernel } from "./attention.ts";
 import type { CommonCards } from "./commonCards.ts";

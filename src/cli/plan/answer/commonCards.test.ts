@@ -4,8 +4,8 @@ import { marginOf } from "../../../plan/roomToPlanFor.ts";
 import { fastestPlan } from "../../../plan/search.ts";
 import { findDevice } from "../../../plan/time/cards.ts";
 import { PlanOptions } from "../options.ts";
+import { planText } from "../planText.ts";
 import { questionOf } from "../question.ts";
-import { planText } from "../report.ts";
 import { answerOf } from "./answerOf.ts";
 
 // of the 7B size: what a small model could take of a card would be searched for long
