@@ -35,8 +35,6 @@ void throw_error(
   if (create(env, nullptr, from_string(env, text), &error) == napi_ok) napi_throw(env, error);
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
 void throw_out_of_memory(napi_env env, const std::string& reason, const std::optional<OutOfPool>& pool) {
   napi_value constructor, instance;
   if (!out_of_memory_class || napi_get_reference_value(env, out_of_memory_class, &constructor) != napi_ok) {

@@ -27,7 +27,7 @@ int64_t row(const LoopValue* values) {
   return values[Columns].whole;
 }
 
-int64_t element(const LoopValue*) { return 1; }
+int64_t one_element(const LoopValue*) { return 1; }
 
 /** A panel's columns of pairs along as many steps as the argument with this number says. */
 template <size_t Inner>
@@ -39,17 +39,17 @@ int64_t panel_of(const LoopValue* values) {
 int64_t heads(const LoopValue* values) { return values[6].whole * values[7].whole * 2 * values[9].whole; }
 
 constexpr CpuKernel kKernels[] = {
-    {"swiglu", "ttt", element},
-    {"swiglu_backward", "ttt", element},
+    {"swiglu", "ttt", one_element},
+    {"swiglu_backward", "ttt", one_element},
     {"rms_norm", "tttfi", row<4>},
     {"add_rms_norm_gradient", "ttttfi", row<5>},
     {"softmax_gradient", "tttfi", row<4>},
-    {"adamw", "tttttfffffff", element},
+    {"adamw", "tttttfffffff", one_element},
     {"dropped", "ttiiiiiiiif", row<4>},
     {"add_dropped", "ttiiiiiiiif", row<4>},
     {"causal_softmax", "tfiii", row<2>},
     {"softmax_backward", "ttfi", row<3>},
-    {"add_wide", "tt", element},
+    {"add_wide", "tt", one_element},
     {"gather_rows", "ttii", row<2>},
     {"rope_unpack", "ttttttiiiiiiiiii", heads},
     {"rope_pack", "ttttttiiiiiiiiii", heads},

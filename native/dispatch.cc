@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/Layout.h>
 #include <c10/core/MemoryFormat.h>
@@ -246,8 +247,6 @@ std::string describe_tensors(const Arguments& arguments, const Operation& operat
   return text.empty() ? "" : " (" + text + ")";
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
-
 /** The stack of values that a boxed call takes and leaves; kept between calls for its memory, emptied after
  * each. */
 class Stack {
@@ -268,6 +267,11 @@ bool returns_arguments(const c10::FunctionSchema& schema) {
   return !returns.empty() && std::all_of(returns.begin(), returns.end(), [](const c10::Argument& result) {
     return result.alias_info() && result.alias_info()->isWrite();
   });
+}
+
+/** Switches oneDNN on again: ATen switches it off for good if a batched product was refused memory, which it then makes without. */
+void keep_onednn() {
+  if (!at::globalContext().userEnabledMkldnn()) at::globalContext().setUserEnabledMkldnn(true);
 }
 
 napi_value results(napi_env env, const std::vector<IValue>& values) {
@@ -320,6 +324,7 @@ napi_value call_operator(const Arguments& arguments) {
     std::optional<TracedCall> traced;
     if (TracedCall::tracing()) traced.emplace(arguments, operation.handle.schema(), stack.values);
     if (!operation.stand_in || !operation.stand_in(stack.values)) operation.handle.callBoxed(stack.values);
+    keep_onednn();
     if (traced) traced->finish(stack.values);
     return operation.in_place ? undefined_value(env) : results(env, stack.values);
   } catch (const ArgumentError& error) {

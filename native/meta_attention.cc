@@ -4,6 +4,7 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <torch/library.h>
 
 #include <map>
 #include <string>
@@ -17,8 +18,6 @@ namespace {
 using at::Tensor;
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-bool is_half(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
 
 at::ScalarType accumulated(at::ScalarType type) { return is_half(type) ? at::kFloat : type; }
 
@@ -36,8 +35,6 @@ Tensor floats(const Tensor& like, at::IntArrayRef shape) {
 int64_t cpu_query_block(int64_t queries) {
   return std::min<int64_t>(queries, queries >= 768 ? 256 : queries >= 192 ? 64 : 32);
 }
-
-Tensor phantom_of(const Tensor& like) { return phantom(like.sizes(), like.strides(), like.scalar_type()); }
 
 /**
  * Whether the forward kernel copies all keys and values, packed for the processor's matrix unit. It goes by the processor, the threads and

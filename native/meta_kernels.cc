@@ -6,6 +6,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/result_type.h>
 #include <c10/util/Exception.h>
+#include <torch/library.h>
 
 namespace lorafit {
 namespace {

@@ -3,13 +3,15 @@
 // step on meta has the step's peak.
 #pragma once
 
-#include <torch/library.h>
-
 #include <optional>
 #include <vector>
 
 #include "allocators.h"
 #include "values.h"
+
+namespace torch {
+class Library;
+}
 
 namespace lorafit {
 
@@ -28,6 +30,10 @@ void implement_products(torch::Library& library);
 
 /** A cpu tensor of these sizes and strides on address space alone: untouched pages cost nothing. */
 at::Tensor phantom(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype);
+/** A cpu tensor laid out as a meta one. */
+at::Tensor phantom_of(const at::Tensor& like);
+
+inline bool is_half(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
 
 /**
  * Whether cpu products in this dtype take memory from the allocator, which oneDNN's do even if it is none, and ATen's own never: of those,

@@ -5,6 +5,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/rsqrt.h>
+#include <torch/library.h>
 
 #include "meta_kernels.h"
 
@@ -12,8 +13,6 @@ namespace lorafit {
 namespace {
 
 using at::Tensor;
-
-bool is_half(at::ScalarType type) { return type == at::kHalf || type == at::kBFloat16; }
 
 /** Shape of a statistic a row: the input's with ones for the normalised dimensions. */
 std::vector<int64_t> row_shape(const Tensor& input, size_t normalized) {

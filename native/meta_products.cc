@@ -9,6 +9,7 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
 #include <sys/mman.h>
+#include <torch/library.h>
 
 #include <optional>
 #include <string>
@@ -33,9 +34,9 @@ Tensor phantom(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dt
   return at::from_blob(start, sizes, strides, [bytes](void* data) { munmap(data, bytes); }, options);
 }
 
-namespace {
-
 Tensor phantom_of(const Tensor& like) { return phantom(like.sizes(), like.strides(), like.scalar_type()); }
+
+namespace {
 
 /** What a product takes on cpu first beside its result; nothing if it takes nothing, which is found by multiplying. */
 template <typename Call>

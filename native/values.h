@@ -26,6 +26,9 @@ struct OperatorError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/** What libtorch says of an error, without the lines that only tell where. */
+inline std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 /** Throws where a Node-API call failed: PendingException, or ArgumentError with Node's reason. */
 void check(napi_env env, napi_status status);
 

@@ -1,7 +1,13 @@
 /** Every operator takes on meta what it takes on cpu, so that a planned step has the peak of a real one. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { memoryStats, resetPeak, setThreads, type TrackedDevice } from "../../src/torch/device.ts";
+import {
+  failAtAllocation,
+  memoryStats,
+  resetPeak,
+  setThreads,
+  type TrackedDevice,
+} from "../../src/torch/device.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
 import { FUNCTIONS, METHODS } from "../../src/torch/ops.ts";
 import { scope } from "../../src/torch/tensor.ts";
@@ -115,6 +121,23 @@ test("the attention's backward has the same peak on meta and cpu with one thread
     }),
     { numRuns: 30 },
   );
+});
+
+test("a batched product that is refused memory changes nothing for the products after it", () => {
+  const some = { rows: 64, columns: 64, inner: 64, heads: 1, headDim: 8, dtype: "bfloat16" } as const;
+  const scratch = (): number => cost(ALL.mm as Case, some, "cpu").peak;
+  const before = scratch();
+  scope(() => {
+    const inputs = new Inputs({ ...some, device: "cpu" });
+    const [left, right] = [inputs.x(3, 64, 64), inputs.x(3, 64, 64)];
+    failAtAllocation("cpu", 2); // the result comes first
+    try {
+      left.bmm(right); // ATen makes it without oneDNN, and says so on stderr, where oneDNN would have made it
+    } finally {
+      failAtAllocation("cpu", 0);
+    }
+  });
+  expect(scratch()).toBe(before);
 });
 
 test("every operator of the tables has a case", () => {

@@ -34,10 +34,13 @@ export async function run({ cuda }: OptionsOf<"setup">, output: Output): Promise
   });
 }
 
+/** Share of a build after which the time that it has taken tells how long the rest takes: its largest files are compiled first. */
+const SETTLED_SHARE = 0.4;
+
 function buildLine(done: number, total: number, pace: Pace): string {
   const share = done / total;
-  const left = done === 0 ? "" : `, ${formatDuration(pace.leftMs(share))} left`;
-  return `${bar(share, 20).padEnd(20)} ${done < total ? `file ${done} of ${total}${left}` : "linking"}`;
+  const left = share < SETTLED_SHARE ? "" : `, ${formatDuration(pace.leftMs(share))} left`;
+  return `${bar(share, 20).padEnd(20)} ${share < 1 ? `compiling: ${Math.floor(100 * share)} %${left}` : "linking"}`;
 }
 
 /**

@@ -28,6 +28,7 @@ beforeEach(() => {
   for (const file of [
     "package.json",
     "src/errors.ts",
+    "src/printable.ts",
     "src/program.ts",
     "src/torch/install/cudaBuilds.ts",
     "src/torch/install/driver.ts",
@@ -191,17 +192,17 @@ test("an index that gives another build than was wanted leaves what was there, a
   expect(readdirSync(copy).filter((name) => name.startsWith(".libtorch"))).toEqual([".libtorch"]);
 });
 
-test("files are counted as they are compiled, of those that are to be", async () => {
+test("reports the share of the build that is done, by what the Makefile says of each file", async () => {
   const built = `mkdir -p ${copy}/native/build && touch ${copy}/native/build/lorafit.node`;
   tool(
     "make",
-    `case "$*" in *clean*) ;; -n*) echo "echo compiled a.o"; echo "echo compiled b.o";; *) ${built}; echo compiled a.o; echo warning; echo compiled b.o;; esac`,
+    `case "$*" in *clean*) ;; -n*) echo "echo compiled a.o 30"; echo "echo compiled b.o 10";; *) ${built}; echo compiled a.o 30; echo warning; echo compiled b.o 10;; esac`,
   );
   const seen: number[][] = [];
   const { setupEngine } = await load();
   await setupEngine({ log: () => {}, onCompiled: (done, total) => seen.push([done, total]) });
-  expect(seen[0]).toEqual([0, 2]);
-  expect(seen.at(-1)).toEqual([2, 2]);
+  expect(seen[0]).toEqual([0, 40]);
+  expect(seen.at(-1)).toEqual([40, 40]);
 });
 
 test("an installation that was cut off is done again, and never taken for a whole one", async () => {

@@ -20,7 +20,7 @@ export interface SetupOptions {
   /** Installs libtorch with everything that it needs for NVIDIA cards, where the one at hand lacks that. */
   cuda?: WantedCuda | undefined;
   log: (line: string) => void;
-  /** Called as files of the engine are compiled. */
+  /** Called as the engine is compiled; done and total are shares of the time that all of it takes. */
   onCompiled?: ((done: number, total: number) => void) | undefined;
 }
 
@@ -91,7 +91,7 @@ function loads({ folder }: UsableLibtorch): boolean {
   return spawnSync(process.execPath, ["-e", "require(process.argv[1])", addonFile], { env }).status === 0;
 }
 
-/** Runs make in native/, telling how many files are compiled so far; throws UserError with the end of its output where it fails. */
+/** Runs make in native/, and reports what share of the work is done so far; throws UserError with the end of its output if it fails. */
 async function make(goals: string[], onCompiled?: (done: number) => void): Promise<void> {
   const child = spawn("make", ["-s", "-C", nativeFolder, ...goals], { stdio: ["ignore", "pipe", "pipe"] });
   let output = "";
@@ -110,11 +110,11 @@ async function make(goals: string[], onCompiled?: (done: number) => void): Promi
   });
 }
 
-/** What the Makefile says after each file, and would do where it is only asked. */
-const COMPILED = /^(?:echo )?compiled .*\n/gm;
+/** What the Makefile says after each file, with its share of the time, and would do if it is only asked. */
+const COMPILED = /^(?:echo )?compiled \S+(?: (\d+))?\n/gm;
 
 function compiledIn(output: string): number {
-  return output.match(COMPILED)?.length ?? 0;
+  return [...output.matchAll(COMPILED)].reduce((sum, [, share]) => sum + Number(share ?? 1), 0);
 }
 
 /** What the objects in the build folder were made from. */
