@@ -5,7 +5,7 @@
 import { type PendingCopy, startCopy } from "../torch/copies.ts";
 import { empty } from "../torch/create.ts";
 import { type Category, category, type Pool, pool } from "../torch/device.ts";
-import type { Device } from "../torch/dtypes.ts";
+import { type Device, isCard } from "../torch/dtypes.ts";
 import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
 import { countExposed } from "../torch/trace.ts";
 
@@ -51,7 +51,7 @@ export const WEIGHT_PLACES: Record<Place, WeightPlace> = {
   },
   host: {
     pool: "host",
-    deviceOf: (computing) => (computing.startsWith("cuda") ? "cpu" : computing), // on cpu and meta the host is another pool
+    deviceOf: (computing) => (isCard(computing) ? "cpu" : computing), // on cpu and meta the host is another pool
     mapsFiles: true,
     startFetch: startCopies,
     onDevice: copyOf,

@@ -1,7 +1,7 @@
 /** Copies that run beside the computing: weights are fetched ahead, boundary activations go to the host and come back. */
 import { empty } from "./create.ts";
 import { pool } from "./device.ts";
-import type { Device, DType } from "./dtypes.ts";
+import { type Device, type DType, isCard } from "./dtypes.ts";
 import { handleOf } from "./handle.ts";
 import { type Handle, native } from "./native.ts";
 import { scope, type Tensor } from "./tensor.ts";
@@ -110,7 +110,7 @@ export function emptyOnHost(
   shape: readonly number[],
   { dtype = "float32", device }: { dtype?: DType; device: Device },
 ): Tensor {
-  const pinMemory = device.startsWith("cuda");
+  const pinMemory = isCard(device);
   return pool("host", () =>
     scope(() => empty(shape, { dtype, device: pinMemory ? "cpu" : device, pinMemory })),
   );

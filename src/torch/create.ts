@@ -1,6 +1,6 @@
 /** Tensors from arrays, shapes and other tensors. */
 import { planTarget } from "./device.ts";
-import { type Device, DTYPES, type DType, dtypeCode, type TensorData } from "./dtypes.ts";
+import { type Device, DTYPES, type DType, dtypeCode, isCard, type TensorData } from "./dtypes.ts";
 import { native } from "./native.ts";
 import {
   _arange,
@@ -42,7 +42,7 @@ export function fromArray(
   if (device === "meta") return plannedArray(shape, dtypeOfArray(array), dtype);
   const own = new Tensor(native.fromBytes(array, dtypeCode(dtypeOfArray(array)), shape));
   if ((dtype ?? own.dtype) === own.dtype && (device ?? "cpu") === "cpu") return own;
-  if (device?.startsWith("cuda") && own.numel > 0) return sentToCard(own, dtype ?? own.dtype, device);
+  if (device && isCard(device) && own.numel > 0) return sentToCard(own, dtype ?? own.dtype, device);
   using host = own;
   return host.to({ dtype, device });
 }

@@ -1,6 +1,6 @@
 /** Memory of devices by pool and category, its caps, and what else concerns a device as a whole. */
 import { formatBytes, messageOf } from "../errors.ts";
-import { type Device, deviceCode, deviceOfCode } from "./dtypes.ts";
+import { type CardDevice, type Device, deviceCode, deviceOfCode, isCard } from "./dtypes.ts";
 import { LIBTORCH_VERSION } from "./install/libtorch.ts";
 import { native } from "./native.ts";
 import { refuseDeferred } from "./tensor.ts";
@@ -271,7 +271,7 @@ export interface CardMemory {
 }
 
 /** Throws where there is no such card. */
-export function cardMemory(device: `cuda:${number}`): CardMemory {
+export function cardMemory(device: CardDevice): CardMemory {
   const [
     totalBytes = 0,
     freeBytes = 0,
@@ -301,7 +301,7 @@ export function abilitiesOf(capability: number): string[] {
 }
 
 /** The driver's word on a card; throws where there is no driver or no such card. */
-export function cardInfo(device: `cuda:${number}`): CardInfo {
+export function cardInfo(device: CardDevice): CardInfo {
   const [name, capability, totalBytes, multiprocessors] = native.cardFacts(Number(device.slice(5)));
   return { name, capability, totalBytes, multiprocessors };
 }
@@ -314,17 +314,17 @@ export function describeCard({ name, capability, totalBytes }: CardInfo): string
 }
 
 /** Gives memory that the caching allocator holds unused back to the card, or the process's own back to the system. */
-export function emptyCache(device: "cpu" | `cuda:${number}`): void {
+export function emptyCache(device: "cpu" | CardDevice): void {
   native.emptyCache(deviceCode(device));
 }
 
 /** Whether a device computes beside the host, which therefore should not ask for its numbers before more work is queued. */
 export function computesBeside(device: Device): boolean {
-  return device.startsWith("cuda");
+  return isCard(device);
 }
 
 /** Makes a card this process's own, before anything is done with it: else CUDA takes memory of the first card too. */
-export function useCard(device: `cuda:${number}`): void {
+export function useCard(device: CardDevice): void {
   native.useCard(deviceCode(device));
 }
 

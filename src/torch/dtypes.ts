@@ -21,7 +21,13 @@ export const DTYPES = {
 } as const;
 
 export type DType = keyof typeof DTYPES;
-export type Device = "cpu" | "meta" | `cuda:${number}`;
+export type CardDevice = `cuda:${number}`;
+export type Device = "cpu" | "meta" | CardDevice;
+
+/** Tells whether a device is a card. */
+export function isCard(device: Device): device is CardDevice {
+  return device.startsWith("cuda:");
+}
 
 /** The typed arrays that toArray gives. */
 export type TensorData =

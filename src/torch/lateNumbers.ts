@@ -2,6 +2,7 @@
 import { type PendingCopy, startCopy } from "./copies.ts";
 import { empty } from "./create.ts";
 import { computesBeside } from "./device.ts";
+import { isCard } from "./dtypes.ts";
 import { keep, type Tensor } from "./tensor.ts";
 
 /** The numbers of a flat tensor in float32 or float64, as they are when this is made. On meta there are none: NaN for each. */
@@ -15,7 +16,7 @@ export class LateNumbers implements Disposable {
       this.#numbers = keep(numbers.view([-1]));
       return;
     }
-    const pinMemory = numbers.device.startsWith("cuda");
+    const pinMemory = isCard(numbers.device);
     const onHost = empty(numbers.shape, { dtype: numbers.dtype, pinMemory });
     this.#copy = startCopy(onHost, numbers);
     this.#numbers = keep(onHost);

@@ -7,6 +7,7 @@ import type { SizedPlan } from "../../plan/planner.ts";
 import { usableMachineBytes } from "../../plan/roomToPlanFor.ts";
 import { fastestPlan } from "../../plan/search.ts";
 import { commandLine, quoted } from "../../program.ts";
+import { isCard } from "../../torch/dtypes.ts";
 import { readySamples } from "../../train/data/dataset.ts";
 import { chooseDevice } from "../../train/machine/compute.ts";
 import { cardOf } from "../../train/machine/modelPlanner.ts";
@@ -98,8 +99,8 @@ function planOptions(
   const sizes = { model, hd_num: hdNum, max_length: maxLength, ...(memory !== undefined && { memory }) };
   if (gpu !== undefined) return PlanOptions.parse({ ...sizes, gpu });
   const device = chooseDevice(undefined);
-  if (device === "cpu") return PlanOptions.parse({ memory: usableMachineBytes(), ...sizes, device: "cpu" });
-  const { name, memoryBytes } = cardOf(device as `cuda:${number}`);
+  if (!isCard(device)) return PlanOptions.parse({ memory: usableMachineBytes(), ...sizes, device: "cpu" });
+  const { name, memoryBytes } = cardOf(device);
   return PlanOptions.parse({ memory: memoryBytes, ...sizes, gpu: name });
 }
 

@@ -5,7 +5,7 @@
  */
 import { empty } from "../../torch/create.ts";
 import { CARD_ABILITIES, cardInfo, plannedCapability } from "../../torch/device.ts";
-import type { Device } from "../../torch/dtypes.ts";
+import { type Device, isCard } from "../../torch/dtypes.ts";
 import { fused } from "../../torch/kernels/kernels.ts";
 import { _scaledMmOut } from "../../torch/ops.gen.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
@@ -114,8 +114,8 @@ const capabilities = new Map<Device, number>();
 /** Compute capability, as 89; 0 of what is no card. */
 function capabilityOf(device: Device): number {
   if (device === "meta") return plannedCapability();
-  if (!device.startsWith("cuda")) return 0;
-  const known = capabilities.get(device) ?? cardInfo(device as `cuda:${number}`).capability;
+  if (!isCard(device)) return 0;
+  const known = capabilities.get(device) ?? cardInfo(device).capability;
   capabilities.set(device, known);
   return known;
 }

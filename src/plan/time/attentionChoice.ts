@@ -17,7 +17,7 @@ import {
 import type { Policy } from "../../step/policy.ts";
 import { empty } from "../../torch/create.ts";
 import { cardInfo, emptyCache, libtorchVersion, OutOfMemoryError, synchronize } from "../../torch/device.ts";
-import type { Device, DType } from "../../torch/dtypes.ts";
+import { type Device, type DType, isCard } from "../../torch/dtypes.ts";
 import { driverVersion } from "../../torch/install/driver.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { type Card, capabilityOf, findDevice } from "./cards.ts";
@@ -79,8 +79,8 @@ export function settledAttention(
   use: AttentionUse,
   notice: (text: string) => void,
 ): Policy["attention"] {
-  if (device === "cpu") return wanted;
-  const bench = cardBench(device as `cuda:${number}`, use);
+  if (!isCard(device)) return wanted;
+  const bench = cardBench(device, use);
   if (wanted !== "measured") {
     refuseUnknown(wanted, bench);
     return wanted;

@@ -1,7 +1,7 @@
 /** How a kernel of our own runs: its CUDA source on a card, its loop on the CPU, a twin of ATen operators for dtypes that they don't know. */
 import { messageOf } from "../../errors.ts";
 import { planTarget } from "../device.ts";
-import { type Device, type DType, dtypeCode } from "../dtypes.ts";
+import { type Device, type DType, dtypeCode, isCard } from "../dtypes.ts";
 import { native } from "../native.ts";
 import { scope, type Tensor } from "../tensor.ts";
 import { countKernel } from "../trace.ts";
@@ -81,7 +81,7 @@ export function whyTwins(): string | undefined {
 
 /** Whether a device is a card, or a plan stands for one. */
 export function isOnCard(device: Device): boolean {
-  return device.startsWith("cuda") || (device === "meta" && planTarget().device === "cuda");
+  return isCard(device) || (device === "meta" && planTarget().device === "cuda");
 }
 
 /** A kernel with a CUDA source and, unless it says otherwise, a loop. */

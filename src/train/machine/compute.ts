@@ -21,6 +21,7 @@ import {
   setThreads,
   useCard,
 } from "../../torch/device.ts";
+import { isCard } from "../../torch/dtypes.ts";
 import { cardProblem } from "../../torch/install/cudaBuilds.ts";
 import { whyCardIdles, whyNoCard } from "../../torch/install/driver.ts";
 import { findLibtorch } from "../../torch/install/libtorch.ts";
@@ -56,12 +57,12 @@ export const DTYPES = { fp32: "float32", bf16: "bfloat16", fp16: "float16" } as 
  */
 export function startCompute(model: Pick<OpenedModel, "dtype">, options: ComputeOptions): Compute {
   const device = chooseDevice(options.device);
-  if (device !== "cpu") useCard(device as `cuda:${number}`);
+  if (isCard(device)) useCard(device);
   if (options.threads !== undefined) setThreads(options.threads);
   setCap(device, options.memory && tensorBytes(options.memory, device));
   setCap(device, options.host_memory, "host");
-  if (device !== "cpu") {
-    tryCompiling(cardInfo(device as `cuda:${number}`).capability);
+  if (isCard(device)) {
+    tryCompiling(cardInfo(device).capability);
     claimWorkspaces(device);
   }
   return {
@@ -95,9 +96,9 @@ export function noticeStored({ files: { weights } }: OpenedModel, notice: (text:
 export function chooseDevice(asked: Device | undefined): Device {
   const devices = cudaDevices();
   const device = asked ?? (devices > 0 ? "cuda:0" : "cpu");
-  if (device.startsWith("cuda") && Number(device.slice("cuda:".length)) >= devices)
-    throw noDevice(device, devices);
-  if (device !== "cpu") refuseForeignCard(device as `cuda:${number}`);
+  if (!isCard(device)) return device;
+  if (Number(device.slice("cuda:".length)) >= devices) throw noDevice(device, devices);
+  refuseForeignCard(device);
   return device;
 }
 
@@ -138,7 +139,7 @@ function tensorBytes(budgetBytes: number, device: Device): number {
 
 /** Bytes of a device's memory that hold no allocation: CUDA's context. */
 function outsideBytes(device: Device): number {
-  return device === "cpu" ? 0 : cardOf(device as `cuda:${number}`).contextBytes;
+  return isCard(device) ? cardOf(device).contextBytes : 0;
 }
 
 /**
@@ -163,8 +164,8 @@ const NOTED_BYTES = GIB;
 
 /** Returns "other programs hold 60.2 GiB of cuda:0"; undefined if they hold little. */
 export function heldByOthers(device: Device): string | undefined {
-  if (device === "cpu") return undefined;
-  const { totalBytes, freeBytes, reservedBytes } = cardMemory(device as `cuda:${number}`);
+  if (!isCard(device)) return undefined;
+  const { totalBytes, freeBytes, reservedBytes } = cardMemory(device);
   const bytes = totalBytes - freeBytes - reservedBytes - outsideBytes(device);
   return bytes < NOTED_BYTES ? undefined : `other programs hold ${formatBytes(bytes)} of ${device}`;
 }
@@ -190,8 +191,7 @@ export function peaksOf(device: Device): Peaks {
     return { bytes: peakBytes, categories: peakByCategory };
   };
   const pools = { device: peakOf("device"), host: peakOf("host") };
-  if (device === "cpu") return pools;
-  return { ...pools, reservedBytes: cardMemory(device as `cuda:${number}`).peakReservedBytes };
+  return isCard(device) ? { ...pools, reservedBytes: cardMemory(device).peakReservedBytes } : pools;
 }
 
 /** Starts counting peaks anew, from what is alive. */
@@ -201,7 +201,7 @@ export function resetPeaks(device: Device): void {
 
 /** Frees what a card's allocator holds unused. */
 export function freeCache(device: Device): void {
-  if (device !== "cpu") emptyCache(device as `cuda:${number}`);
+  if (isCard(device)) emptyCache(device);
 }
 
 /**
@@ -213,9 +213,7 @@ function usualType({ dtype }: Pick<OpenedModel, "dtype">, device: Device): Compu
 }
 
 function halfOf(device: Device): "bfloat16" | "float16" {
-  return device === "cpu" || cardInfo(device as `cuda:${number}`).capability >= CARD_ABILITIES.bf16
-    ? "bfloat16"
-    : "float16";
+  return !isCard(device) || cardInfo(device).capability >= CARD_ABILITIES.bf16 ? "bfloat16" : "float16";
 }
 
 function noDevice(device: Device, devices: number): UserError {

@@ -8,6 +8,7 @@ import { knownSpeed } from "../../plan/time/calibration.ts";
 import { type Card, findDevice, unknownCard } from "../../plan/time/cards.ts";
 import type { Speed } from "../../plan/time/stepTime.ts";
 import { cardInfo, cardMemory } from "../../torch/device.ts";
+import { isCard } from "../../torch/dtypes.ts";
 import type { Device, DType } from "../../torch/tensor.ts";
 import type { OpenedModel } from "./openedModel.ts";
 
@@ -27,7 +28,7 @@ export function plannerOf(
   model: OpenedModel,
   { dtype, device, base, headBase, visionBase }: Bases & { dtype: PlannedModel["dtype"]; device: Device },
 ): Planner {
-  const target = device === "cpu" ? "cpu" : cardOf(device as `cuda:${number}`);
+  const target = isCard(device) ? cardOf(device) : "cpu";
   const loaded = loadedModel(model, { dtypeFor: () => dtype, base, headBase, visionBase });
   if (target !== "cpu") return new Planner({ ...loaded, target });
   return new Planner({ ...loaded, target }, knownSpeed(dtype) ?? UNMEASURED);
@@ -84,10 +85,9 @@ export function hostRoomOf(device: Device): number {
  * Infinity on a CPU.
  */
 function roomOn(device: Device): number {
-  if (device === "cpu") return Number.POSITIVE_INFINITY;
-  const card = device as `cuda:${number}`;
-  const { freeBytes, reservedBytes } = cardMemory(card);
-  return freeBytes + reservedBytes + cardOf(card).contextBytes;
+  if (!isCard(device)) return Number.POSITIVE_INFINITY;
+  const { freeBytes, reservedBytes } = cardMemory(device);
+  return freeBytes + reservedBytes + cardOf(device).contextBytes;
 }
 
 /** Describes the card in this machine: as in the table of cards, with the memory that it has. */
