@@ -1,4 +1,4 @@
-/** Answers of the GPU bench, from rows as a card would give them. */
+/** The answers of the GPU bench to its goals, from rows as a card would give them. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ function row(change: Partial<GpuCase>, seconds: number, peakGib: number, plain?:
   return { case: { ...PAGE, ...change }, outcomes, planned };
 }
 
-/** "yes", "no" or "-" of the goal with these words. */
+/** Returns "yes", "no" or "-": the answer to the goal with these words. */
 function answerOf(words: string, rows: readonly Row[], flopsPerSecond = 1): string {
   const lines = goalsTable(rows, flopsPerSecond, false).split("\n");
   return lines
@@ -41,7 +41,7 @@ test("speed in a third of the peer's memory needs both in one configuration", ()
   const words = "a third of its peak memory";
   const plain = took(2, 36);
   const resident = row({}, 1, 20, plain);
-  expect(answerOf(words, [resident])).toBe("no"); // twice as fast, but in more than half
+  expect(answerOf(words, [resident])).toBe("no"); // twice as fast, but in more than half of the memory
   expect(answerOf(words, [resident, row({ base: "nf4", placement: "offloadedAhead" }, 1.5, 8)])).toBe("no");
   expect(answerOf(words, [resident, row({ base: "nf4", placement: "offloadedAhead" }, 1.3, 8)])).toBe("yes");
   expect(answerOf(words, [row({}, 1, 20)])).toBe("-");
@@ -111,7 +111,7 @@ test("a journal keeps what counts: of this machine and program, the last word, w
   expect(open("card", "one").rows([PAGE])[0]!.outcomes).toEqual({ lorafit: took(1, 2), plain: took(3, 4) });
   expect(Object.keys(open("card", "two").rows([PAGE])[0]!.outcomes)).toEqual(["plain"]);
   expect(open("another", "one").rows([PAGE])).toEqual([]);
-  expect(readFileSync(path, "utf8").trim().split("\n")).toHaveLength(3); // nothing is ever taken out
+  expect(readFileSync(path, "utf8").trim().split("\n")).toHaveLength(3); // lines are only ever added
   rmSync(folder, { recursive: true });
 });
 

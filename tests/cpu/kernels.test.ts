@@ -1,4 +1,4 @@
-/** The loops of the CPU kernels, at every level of vectors that the processor has, beside their twins. */
+/** Compares the loops of the CPU kernels with their twins, at every vector level that the processor has. */
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { empty, fromArray, ones, randn, zeros } from "../../src/torch/create.ts";
@@ -52,7 +52,10 @@ const OF_ATTENTION: Record<keyof typeof attentionLoops, CaseOf> = {
   }),
 };
 
-/** Rows of a tile, which sees as many keys as `columns` says and its own, of a head with as many more. */
+/**
+ * Returns a tile of rows. Each row sees `columns` earlier keys and the tile's own; the head has `extra` more
+ * keys.
+ */
 function tileOf({ rows, columns, extra }: Sizes, dtype: DType) {
   const [heads, width, seen] = [extra + 1, 16 + 2 * rows, columns + rows];
   const ofHead = (): Tensor => randn([seen + extra, width + 8], { dtype }).narrow(1, 0, width);
@@ -126,7 +129,7 @@ const sizes = fc.record({
   extra: fc.integer({ min: 0, max: 4 }),
 });
 
-/** Holds a loop to its twin. */
+/** Compares a loop with its twin. */
 function compare(loop: AnyLoop, made: KernelCase, dtype: Scalars): void {
   compareToTwin(loop, made, dtype, () => {
     loop(made.inputs, made.options);
@@ -146,7 +149,7 @@ describe.each(LEVELS)("at the level %s", (level) => {
       run({ rows: 2, columns: 1, extra: 0 }, 1);
       run({ rows: 3, columns: 256, extra: 3 }, 2);
       run({ rows: 65, columns: 1027, extra: 1 }, 3); // enough for several threads
-      if (loop.entry === "causal_softmax") run({ rows: 2, columns: 9000, extra: 1 }, 4); // longer than what it holds
+      if (loop.entry === "causal_softmax") run({ rows: 2, columns: 9000, extra: 1 }, 4); // longer than the loop's buffer
       fc.assert(fc.property(sizes, fc.nat(), run), { numRuns: 6 });
     });
   });
@@ -156,7 +159,7 @@ describe.each(LEVELS)("at the level %s", (level) => {
     (dtype) => {
       scope(() => {
         native.loopLevel(level);
-        // silu(x) * 1 of large x is x; from subnormal numbers to beyond the largest of float16
+        // silu(x) * 1 of a large x is x; the values reach from subnormal numbers to beyond float16's largest
         const up = randn([40_000]).mul_(randn([40_000]).mul_(9).exp_());
         const rounded = up.to({ dtype });
         const gate = empty([40_000], { dtype }).fill_(1); // silu(1) = 0.731...
@@ -165,7 +168,7 @@ describe.each(LEVELS)("at the level %s", (level) => {
         const right = rounded.to({ dtype: "float64" }).mul_(1 / (1 + Math.exp(-1)));
         const twin = right.to({ dtype: "float32" }).to({ dtype });
         const same = out.eq(twin).to({ dtype: "float32" }).mean().item();
-        expect(same).toBeGreaterThan(0.999); // but where the last bit of float32 decides
+        expect(same).toBeGreaterThan(0.999); // except where the last bit of float32 decides
       });
     },
   );
@@ -174,7 +177,7 @@ describe.each(LEVELS)("at the level %s", (level) => {
 test.each(LEVELS)("at the level %s each NF4 code is the value that quantising has for it", (level) => {
   scope(() => {
     native.loopLevel(level);
-    const codes = Uint8Array.from({ length: 8 }, (_, pair) => 16 * (2 * pair) + 2 * pair + 1); // 0 to 15, two a byte
+    const codes = Uint8Array.from({ length: 8 }, (_, pair) => 16 * (2 * pair) + 2 * pair + 1); // 0 to 15, two per byte
     const [out, one] = [empty([1, 16]), ones([1])];
     const packed = [fromArray(codes, [8]), zeros([1], { dtype: "uint8" }), one, one] as const;
     fused.dequantizeNf4([out, ...packed], { offset: 0, width: 16, row: 0, column: 0 });

@@ -1,4 +1,7 @@
-/** Products of bfloat16 on the CPU beside those of float32, in every layout; our own run where the processor has what they take. */
+/**
+ * Compares bfloat16 products on the CPU with float32 products, in every layout. lorafit's own loops compute
+ * them if the processor has the instructions.
+ */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { empty, randn } from "../../src/torch/create.ts";
@@ -7,7 +10,10 @@ import { native } from "../../src/torch/native.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 
-/** A matrix in memory: rows side by side or columns, each `gap` elements more apart than they are long, after `before` others. */
+/**
+ * How a matrix lies in memory: row by row or column by column. Each line has `before` other elements before
+ * it and `gap` after it.
+ */
 interface Layout {
   columnsFirst: boolean;
   gap: number;
@@ -38,7 +44,9 @@ const product = fc.record<Case>({
 });
 const PLAIN: Layout = { columnsFirst: false, gap: 0, before: 0 };
 
-/** What lies around the matrix is NaN: a product that reads it shows. */
+/**
+ * Returns the values inside a larger memory full of NaN, so that a product that reads too far becomes NaN.
+ */
 function matrixOf(values: Tensor, { columnsFirst, gap, before }: Layout): Tensor {
   const [rows, columns] = values.shape as [number, number];
   const [many, long] = columnsFirst ? [columns, rows] : [rows, columns];
@@ -49,7 +57,7 @@ function matrixOf(values: Tensor, { columnsFirst, gap, before }: Layout): Tensor
   return matrix;
 }
 
-/** The product in bfloat16, by addmm_, and in float32. */
+/** Returns the product computed by addmm_ in bfloat16, and the product in float32. */
 function both({ rows, columns, inner, left, right, into, alpha, beta, seed }: Case): [Tensor, Tensor] {
   manualSeed(seed);
   const [a, b, c] = [
@@ -64,7 +72,7 @@ function both({ rows, columns, inner, left, right, into, alpha, beta, seed }: Ca
   return [c.addmm_(a, b, { alpha, beta }), expected];
 }
 
-/** Within a rounding to bfloat16, and what sums of so many products in another order may be off. */
+/** Allows one rounding to bfloat16, plus the error of summing `inner` products in another order. */
 function expectClose(got: Tensor, expected: Tensor, inner: number): void {
   const off = got.to({ dtype: "float32" }).sub(expected).abs();
   const allowed = expected

@@ -1,4 +1,7 @@
-/** A card's attention kernels: that each computes what the rule's does, and how a run chooses. Skipped out loud where there is no card. */
+/**
+ * Attention kernels of a card: each one computes what the rule's kernel computes, and a run can choose.
+ * Reported as skipped if there is no card.
+ */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

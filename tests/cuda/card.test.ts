@@ -1,4 +1,4 @@
-/** What needs a card: ops, memory, copies and kernels on it. Skipped out loud where there is none. */
+/** Everything that needs a card: ops, memory, copies and kernels. Reported as skipped if there is no card. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -127,7 +127,7 @@ describe.skipIf(problem)("on a card", () => {
       for (let turn = 0; turn < 20; turn++) {
         x.mul_(1.01); // queued: the copy must wait for it
         const out = startCopy(host, x);
-        const busy = x.mm(x); // beside the copy
+        const busy = x.mm(x); // runs beside the copy
         out.wait();
         const wanted = x.clone();
         x.zero_(); // queued after the copy
@@ -147,7 +147,7 @@ describe.skipIf(problem)("on a card", () => {
       for (let turn = 0; turn < 10; turn++) {
         const copy = scope(() => startCopy(empty([64 * MIB], { dtype: "uint8", device: card }), host));
         copy.wait();
-        const next = full([64 * MIB], 3, { dtype: "uint8", device: card }); // may have the same memory
+        const next = full([64 * MIB], 3, { dtype: "uint8", device: card }); // may get the same memory
         expect(next.eq(3).all().item()).toBe(1);
         next.dispose();
       }

@@ -1,4 +1,7 @@
-/** Products with quantised matrices on a card beside the CPU's: fused, by a scratch, and in fp8 itself. Skipped out loud without a card. */
+/**
+ * Compares products with quantised matrices on a card with the CPU's: fused, with a scratch copy, and in fp8
+ * itself. Reported as skipped if there is no card.
+ */
 import { describe, expect, test } from "vitest";
 import {
   addFrozenGradient_,
@@ -22,7 +25,7 @@ const card = "cuda:0";
 const problem = cudaProblem();
 if (problem) console.warn(`SKIPPED: no quantised product is made on a card. ${problem}`);
 
-/** fp8 rounds activations too, to four bits. */
+/** Relative errors. fp8 also rounds the activations, to four bits. */
 const TOLERANCES = { int8: 0.01, nf4: 0.01, fp8: 0.05 } as const;
 
 describe.skipIf(problem)("on a card", () => {

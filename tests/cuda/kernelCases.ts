@@ -1,4 +1,7 @@
-/** Random inputs of every fused kernel, for those who run its source: on a card, and as C++ on the CPU. */
+/**
+ * Random inputs for every fused kernel. Tests run the kernel's source with them: on a card, and as C++ on the
+ * CPU.
+ */
 import { expect } from "vitest";
 import { empty, full, rand, randint, randn, zeros } from "../../src/torch/create.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
@@ -9,7 +12,7 @@ import type { Tensor } from "../../src/torch/tensor.ts";
 export interface Sizes {
   rows: number;
   columns: number;
-  /** A small number for whatever else there is to vary: kv heads, blocks before a slice. */
+  /** A small number for anything else that varies, for example kv heads, or blocks before a slice. */
   extra: number;
 }
 
@@ -22,7 +25,7 @@ export interface KernelCase {
 
 export type CaseOf = (sizes: Sizes, dtype: DType) => KernelCase;
 
-/** A kernel as one that takes whatever a case has. */
+/** A kernel without the types of its inputs and options, so that any case fits. */
 export interface AnyKernel {
   (inputs: readonly Tensor[], options: unknown): void;
   source: Launch["source"];
@@ -36,14 +39,14 @@ export interface AnyKernel {
 
 export const kernelOf = (name: keyof typeof fused): AnyKernel => fused[name] as unknown as AnyKernel;
 
-/** Relative rounding of a result in each dtype of scalars. */
+/** Relative rounding error of a result in each dtype. */
 export const ROUNDING = { float32: 0, bfloat16: 2 ** -8, float16: 2 ** -11 } as const;
 export type Scalars = keyof typeof ROUNDING;
 
 export const CASES: Record<keyof typeof fused, CaseOf> = {
   adamW: ({ rows, columns, extra }, dtype) => {
     const wide = (): Tensor => randn([rows, columns]);
-    const scale = full([], extra === 4 ? Number.NaN : 0.5); // NaN: nothing may change but the gradients
+    const scale = full([], extra === 4 ? Number.NaN : 0.5); // with NaN only the gradients may change
     return {
       inputs: [wide(), randn([rows, columns], { dtype }), wide(), wide().square(), scale],
       options: {
@@ -133,7 +136,7 @@ export const CASES: Record<keyof typeof fused, CaseOf> = {
   }),
 };
 
-/** A window of a mask, its columns at any place in a word. */
+/** Returns a window of a mask; its first column can be at any place in a word. */
 function dropoutCase({ rows, columns, extra }: Sizes, dtype: DType): KernelCase {
   const window = {
     probability: 0.05 + 0.2 * extra,
@@ -144,14 +147,20 @@ function dropoutCase({ rows, columns, extra }: Sizes, dtype: DType): KernelCase 
   return { inputs: [1, 2].map(() => randn([rows, columns], { dtype })), options: window, written: [0] };
 }
 
-/** Codes, scales and rows whose numbers are of many sizes, so that codes of every exponent come up; the last is a row of zeros. */
+/**
+ * Returns codes, scales and rows. The numbers of the rows have many sizes, so that codes of every exponent
+ * occur; the last row is zero.
+ */
 function fp8RowsInputs({ rows, columns }: Sizes, dtype: DType): Tensor[] {
   const x = randn([rows, columns], { dtype }).mul_(randn([rows, columns], { dtype }).mul_(1.5).exp_());
   x.select(0, rows - 1).zero_();
   return [zeros([rows, columns], { dtype: "float8_e4m3fn" }), zeros([rows, 1]), x];
 }
 
-/** A window of random codes inside of a larger matrix; its eights of columns lie in one block, and can be read at once, or not. */
+/**
+ * Returns a window of random codes inside a larger matrix. Depending on `extra`, eight neighbouring columns
+ * lie in one block and can be read at once, or not.
+ */
 function nf4Window({ rows, columns, extra }: Sizes): { packed: Tensor[]; window: object } {
   const margin = extra % 2 === 0 ? 8 : extra;
   const width = columns + 2 * margin;
@@ -164,14 +173,14 @@ function nf4Window({ rows, columns, extra }: Sizes): { packed: Tensor[]; window:
   };
 }
 
-/** x and out of out += x W^T, or out = x W^T, for W of these rows and columns. */
+/** Returns x and out of out += x W^T, or of out = x W^T, for a W of (rows, columns). */
 function productCase({ rows, columns, extra }: Sizes, dtype: DType): { x: Tensor; out: Tensor; add: 0 | 1 } {
   const tokens = 1 + 3 * extra;
   const x = randn([tokens, columns], { dtype });
   return { x, out: randn([tokens, rows], { dtype }), add: extra % 2 === 0 ? 0 : 1 };
 }
 
-/** Heads of D = 2 * columns; query, key and value with places of their own. */
+/** Returns heads of D = 2 * columns, with separate memory for query, key and value. */
 function ropeInputs({ rows, columns, extra }: Sizes, dtype: DType): Tensor[] {
   const [G, Q, half] = [1 + (extra % 3), 1 + extra, columns];
   const shapes = [
@@ -184,7 +193,10 @@ function ropeInputs({ rows, columns, extra }: Sizes, dtype: DType): Tensor[] {
   return [...shapes, head, head].map((shape) => randn(shape, { dtype }));
 }
 
-/** Holds what a kernel writes to its twin in float32; run: gives what the kernel has made of an input. */
+/**
+ * Compares what a kernel writes with what its twin computes in float32. run: returns a function that gives an
+ * input as the kernel left it.
+ */
 export function compareToTwin(
   kernel: Pick<AnyKernel, "entry" | "tolerance" | "roundings" | "twin">,
   { inputs, options, written }: KernelCase,
@@ -201,14 +213,17 @@ export function compareToTwin(
   }
 }
 
-/** The inputs in float32 where they are scalars, copied in any case: for the twin that says what is right. */
+/**
+ * Copies the inputs for the twin that computes the expected values; inputs of the kernel's dtype become
+ * float32.
+ */
 function exactInputs(inputs: readonly Tensor[], dtype: DType): Tensor[] {
   return inputs.map((input) =>
     input.dtype === dtype ? input.to({ dtype: "float32", copy: true }) : input.clone(),
   );
 }
 
-/** Norm of the difference to what is right, relative to the norm of that. */
+/** Returns the norm of the difference, relative to the norm of the expected values. */
 export function difference(actual: Float32Array, right: Float32Array): number {
   let [off, all] = [0, 0];
   for (const [at, wanted] of right.entries()) {

@@ -1,4 +1,7 @@
-/** The CUDA sources of the fused kernels: that they compile for every card, and that they compute what their twins do. */
+/**
+ * The CUDA sources of the fused kernels: they compile for every card, and they compute what their twins
+ * compute.
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -36,7 +39,7 @@ const sizes = fc.record({
 
 afterAll(removePrograms);
 
-/** Holds a kernel's source, run on the CPU, to its twin. */
+/** Runs a kernel's source on the CPU and compares it with the kernel's twin. */
 function compare(name: keyof typeof fused, made: KernelCase, dtype: Scalars): void {
   const kernel = kernelOf(name);
   const { source, entry } = kernel;
@@ -105,7 +108,7 @@ test("rope works in place: queries, keys and values may be views of u", () => {
       const results = runOnCpu({ source, entry, dtype: "float32" }, kernel.work(inputs, undefined), {
         inside,
       });
-      kernel(inputs, undefined); // the twin, in place too
+      kernel(inputs, undefined); // the twin also works in place
       const actual = fromBytes(results.get(0)!, inputs[0]!.shape, "float32").toFloat32Array();
       expect(difference(actual, inputs[0]!.toFloat32Array())).toBeLessThan(1e-6);
     }
@@ -130,7 +133,7 @@ test.each(["dropped", "addDropped", "turnedBytes"] as const)("%s takes rows that
     const kernel = kernelOf(name);
     const made = CASES[name]({ rows: 9, columns: 70, extra: 1 }, "float32");
     const apart = kernel.strided ?? [];
-    // The same in the first columns of wider matrices, which are handed over whole.
+    // Repeats this in the first columns of wider matrices, which the kernel gets as a whole.
     const wider = made.inputs.map((input, at) =>
       apart.includes(at) ? cat([input, input.narrow(1, 0, 5)], 1) : input,
     );
@@ -159,7 +162,7 @@ test("a window of columns of an int8 matrix is read by its stride", () => {
     const [window, out, scales] = [codes.narrow(1, 8, 19), zeros([5, 19]), rand([5])];
     const { source, entry, work, twin } = fused.dequantizeInt8;
     const launch = work([out, window, scales], { unit: 0.5 });
-    const inputs = launch.inputs.map((input) => (input === window ? codes : input)); // from its start, shifted below
+    const inputs = launch.inputs.map((input) => (input === window ? codes : input)); // whole; the next line moves its start
     const shifted = [...inputs.slice(0, 1), codes.view([-1]).narrow(0, 8, 192), ...inputs.slice(2)];
     const results = runOnCpu({ source, entry, dtype: "float32" }, { ...launch, inputs: shifted });
     twin([out, window, scales], { unit: 0.5 });
@@ -208,7 +211,10 @@ test("what is not contiguous is refused", () => {
   });
 });
 
-/** NVRTC needs no card: LORAFIT_NVRTC, libtorch's packages or the system may have it here. */
+/**
+ * Returns NVRTC if this machine has it. It needs no card: LORAFIT_NVRTC, libtorch's packages or the system
+ * may have it.
+ */
 function nvrtcHere(): Nvrtc | undefined {
   try {
     return findNvrtc();

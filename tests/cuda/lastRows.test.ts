@@ -1,4 +1,7 @@
-/** Attention of the last rows alone beside that of all, by every kernel that takes it: on a card where there is one, and on the CPU. */
+/**
+ * Compares attention of the last rows alone with attention of all rows, for every kernel that supports it: on
+ * a card if there is one, and on the CPU.
+ */
 import { describe, expect, test } from "vitest";
 import { headsOfPacked } from "../../src/nn/attention/calls.ts";
 import {
@@ -27,7 +30,10 @@ const CASES = [
   { lengths: [513, 1, 262], firstQuery: 300 },
 ];
 
-/** What a kernel makes of queries from a row on, and of all rows where the others' gradients are zero: outputs and gradients of the heads. */
+/**
+ * Returns outputs and gradients of the heads, computed twice: with queries only from `firstQuery` on, and
+ * with all rows where the earlier rows' gradients are zero.
+ */
 function bothWays(
   target: { device: Device; dtype: DType },
   kernel: CardKernel,

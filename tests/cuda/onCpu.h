@@ -1,6 +1,6 @@
-// Runs a CUDA kernel on the CPU, block after block: the threads of a block are threads or, with BY_TURNS, take turns in one, each
-// until the next barrier, which is quicker. Read before the kernel's source, which run.h follows. Headers are few, for they are most
-// of what there is to compile.
+// Runs a CUDA kernel on the CPU, block after block. The threads of a block are real threads. With BY_TURNS
+// they take turns in one thread, each until its next barrier, which is quicker. Include this file before the
+// kernel's source, and run.h after it. It includes few headers, because most of the compile time is theirs.
 #include <math.h>
 #include <stdint.h>
 
@@ -44,10 +44,10 @@ struct Turns {
   static void begin() {
     all().body();
     all().turns[threadIdx.x].is_done = true;
-    all().wait(); // for ever
+    all().wait(); // never returns
   }
   void wait() { swapcontext(&turns[threadIdx.x].context, &between); }
-  /** Each gets turns until all have come to their end. */
+  /** Gives every thread turns until all have ended. */
   void run() {
     for (Turn& turn : turns) {
       getcontext(&turn.context);

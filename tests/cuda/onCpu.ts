@@ -1,4 +1,6 @@
-/** The CUDA sources compiled as C++ for the CPU, so that what they compute is tested where no card is. */
+/**
+ * Compiles the CUDA sources as C++ for the CPU, so that their results are tested on machines without a card.
+ */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,7 +9,7 @@ import { type KernelCode, launchInputs, type Work } from "../../src/torch/kernel
 import { SOURCES, THREADS } from "../../src/torch/kernels/sources.ts";
 import { Tensor } from "../../src/torch/tensor.ts";
 
-/** An input that lies inside of another one's memory. */
+/** An input that lies inside another input's memory. */
 export interface Inside {
   of: number;
   offsetElements: number;
@@ -18,14 +20,17 @@ const SCALARS: Record<string, string> = {
   float16: "-DSCALAR_F16",
   float32: "-DSCALAR_F32",
 };
-/** What the program ends for: undefined behaviour, or two threads at the same memory without a barrier between. */
+/**
+ * Faults that end the program: undefined behaviour, or two threads that access the same memory without a
+ * barrier between them.
+ */
 export type Checks = "undefined" | "thread";
 
 export interface HowToRun {
-  /** Inputs that lie inside of others, by index. */
+  /** Inputs that lie inside other inputs, by index. */
   inside?: Record<number, Inside>;
   checks?: Checks;
-  /** Of the sources, to see that a check finds what is wrong. */
+  /** Changes a source, to test that a check finds the fault. */
   change?: (source: string) => string;
 }
 const FAILING: Record<Checks, string[]> = {
@@ -37,7 +42,10 @@ const compiled = new Map<string, string>();
 
 const here = (name: string): string => readFileSync(join(import.meta.dirname, name), "utf8");
 
-/** Runs a launch; returns the bytes of every tensor input afterwards, in their order (none for what lies inside of another). */
+/**
+ * Runs a launch. Returns the bytes of every tensor input afterwards, by index, except inputs inside other
+ * inputs.
+ */
 export function runOnCpu(
   code: KernelCode,
   work: Work,
@@ -77,7 +85,7 @@ export function runOnCpu(
   return results;
 }
 
-/** Whether this machine's compiler can watch threads, and its kernel lets it. */
+/** Tells whether this machine's compiler has the thread sanitizer, and its Linux kernel lets it run. */
 export function canWatchThreads(): boolean {
   const file = join(folder, "watch");
   writeFileSync(`${file}.cc`, "int main() { return 0; }\n");
@@ -85,12 +93,15 @@ export function canWatchThreads(): boolean {
   return status === 0 && spawnSync(file).status === 0;
 }
 
-/** Removes the programs that were compiled. */
+/** Removes the compiled programs. */
 export function removePrograms(): void {
   rmSync(folder, { recursive: true });
 }
 
-/** One program has every kernel for one dtype of scalars, or where sources are changed those of one; it is compiled when it is first wanted. */
+/**
+ * Compiles a program when it is first needed. A program has every kernel for one dtype; with `change`, only
+ * the kernels of one source.
+ */
 function program({ dtype, source }: KernelCode, checks: Checks, change: HowToRun["change"]): string {
   const name = [dtype, checks, ...(change ? [source, "changed"] : [])].join("-");
   const known = compiled.get(name);

@@ -1,4 +1,7 @@
-/** The optimizer on a card, with its state there or in pinned memory. Skipped out loud where there is none. */
+/**
+ * The optimizer on a card, with its state on the card or in pinned memory. Reported as skipped if there is no
+ * card.
+ */
 import { describe, expect, test } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { createAdamW, disposeAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer/optimizer.ts";
@@ -41,7 +44,7 @@ describe.skipIf(problem)("an update on a card", () => {
   });
 });
 
-/** Factors, copies and moments after three steps with gradients drawn on the CPU. */
+/** Returns factors, copies and moments after three steps with gradients drawn on the CPU. */
 function outcome(device: "cpu" | typeof card, place: "device" | "host", precision: "fp32" | "8bit") {
   const policy = Policy.parse({ gradients: "bf16", optimizer: { place, precision } });
   const lora = createLora(smallConfig(), {

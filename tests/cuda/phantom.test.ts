@@ -1,6 +1,7 @@
 /**
- * The way of CUDA from the command to the driver, on a card that isn't there: libtorch's own allocator, streams and operators run, and
- * only kernels do nothing. What is planned is held to what libtorch then allocates and reserves.
+ * CUDA runs from the command down to the driver, on a card that does not exist. libtorch's own allocator,
+ * streams and operators run; only the kernels do nothing. The tests compare plans with what libtorch then
+ * allocates and reserves.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -28,9 +29,12 @@ const TURING: PhantomCard = {
 
 const BLOCK_BYTES = 64 * MIB;
 const BLOCKS = 8;
-/** All that is queued stays undone until it is waited for. */
+/** Work in the queue stays undone until somebody waits for it. */
 const LATE: PhantomCard = { ...H100, lag: 1e9 };
-/** Three times over, so many blocks go to the host and come back, as boundaries of three micro-batches do, and nobody waits for the card. */
+/**
+ * Copies as many blocks to the host and back as three micro-batches copy boundaries, without waiting for the
+ * card.
+ */
 const COPIES = `
   import { emptyOnHost, startCopy } from "lorafit/torch/copies.js";
   import { full } from "lorafit/torch/create.js";
@@ -123,7 +127,7 @@ describe.skipIf(problem)("on a phantom card", () => {
     expect(stderr).not.toMatch(/defect/);
     expect(code, stderr).toBe(0);
     expect(report!.violations).toEqual([]);
-    // Whether there is staging copies.cc decides by pinned memory, and plans by what is streamed.
+    // copies.cc creates staging buffers for memory that is not pinned; the plan decides by what is streamed.
     const onHost = /host: planned ([\d.]+ \w+), measured ([\d.]+ \w+)/.exec(stderr);
     if (name.startsWith("weights streamed")) expect(onHost?.[2]).toBe(onHost?.[1] ?? "told");
     const records = await steps();
@@ -187,14 +191,14 @@ describe.skipIf(problem)("on a phantom card", () => {
     const lost = { launch: Math.round(whole.report!.launches * 0.9), error: CUDA_LAUNCH_FAILURE };
     const { code, stderr } = train("lost", ["--save-every", "1"], { ...H100, lost });
     expect(code).toBe(1);
-    // a kernel is told why, a product of cuBLAS only that
+    // a kernel reports the cause, a product of cuBLAS only that it failed
     const words = "CUDA error: (unspecified launch failure|CUBLAS_STATUS_INTERNAL_ERROR)";
     expect(stderr).toMatch(new RegExp(`Step 3: cuda:0 has failed: .*${words}`));
     expect(stderr).toMatch(/The last good checkpoint is .*checkpoint-2\. Continue from it: .*--resume/);
     expect(stderr).not.toMatch(/terminate called|at .*\.js:/);
   });
 
-  /** Others leave this much from a launch on. */
+  /** Other programs leave this many bytes free from a launch on. */
   const filled = (launch: number, roomBytes: number): PhantomCard => ({
     ...{ ...H100, contextBytes: 0, filled: { launch, bytes: H100.memoryBytes! - roomBytes } },
   });
@@ -207,7 +211,7 @@ describe.skipIf(problem)("on a phantom card", () => {
   });
 
   test("a card that other programs fill once all is planned ends the run with their share, after the ladder's last step", () => {
-    const { code, stderr } = train("filled", [], filled(20, 96 * MIB)); // of the loading's launches
+    const { code, stderr } = train("filled", [], filled(20, 96 * MIB)); // one of the launches while the model is loaded
     expect(stderr).toMatch(/From here on such lengths go with less/);
     expect(stderr).toMatch(/other programs hold 7\d\.\d GiB of cuda:0/);
     expect(stderr).toContain("End the other programs (nvidia-smi lists them)");
@@ -287,7 +291,7 @@ describe.skipIf(problem)("on a phantom card", () => {
 
   test("the GPU bench finds in every configuration of a tiny model what was planned", () => {
     const compiler = join(packageRoot, "node_modules/typescript/bin/tsc");
-    const compiled = join(packageRoot, ".cache/phantom-bench"); // others compile into bench-out meanwhile
+    const compiled = join(packageRoot, ".cache/phantom-bench"); // other tests compile into bench-out meanwhile
     const args = [compiler, "-p", join(packageRoot, "bench"), "--outDir", compiled];
     expect(spawnSync(process.execPath, args).status).toBe(0);
     const bench = join(compiled, "bench/gpu/run.js");

@@ -1,4 +1,7 @@
-/** Queries alone, and keys with values alone, are turned as they are in packed heads: by the loop, and by the CUDA source as C++. */
+/**
+ * Rope on queries alone, and on keys with values alone, gives what it gives on packed heads: in the CPU loop,
+ * and in the CUDA source compiled as C++.
+ */
 import { expect, test } from "vitest";
 import { randn, zeros } from "../../src/torch/create.ts";
 import { fused, type RopeInputs } from "../../src/torch/kernels/kernels.ts";
@@ -22,7 +25,7 @@ test.each(["ropeUnpack", "ropePack"] as const)("%s of parts is that of the whole
     const { source, entry, work } = kernelOf(name);
     const compiled = inputs.slice(1).map((part) => {
       const [u, , , query, key, value] = part.map((x) => x);
-      const room = zeros([1]); // what lies nowhere is never read
+      const room = zeros([1]); // stands for empty tensors, which are never read
       const shown = [u!, cos, sin, query!, key!, value!].map((x) => (x.numel === 0 ? room : x));
       const launch = work(part, undefined);
       const given = launch.inputs.map((input) =>

@@ -1,5 +1,7 @@
-// Reads a launch from stdin, runs it, writes the buffers back; the program's argument names the kernel. All numbers are 64-bit: blocks, arguments; each argument: kind, and
-// for 't' its bytes and the data, for 'a' (inside of another argument's buffer) that argument and an offset in bytes, for 'i' and 'f' the value.
+// Reads a launch from stdin, runs it, and writes the buffers to stdout. The program's argument names the
+// kernel. Every number has 64 bits. The launch begins with the number of blocks and the number of arguments.
+// Each argument is its kind, then: for 't' its bytes and the data; for 'a' (inside another argument's buffer)
+// that argument and an offset in bytes; for 'i' and 'f' the value.
 template <typename... Parameters>
 void on_all_threads(void (*kernel)(Parameters...), int64_t blocks, void** addresses) {
   static const auto call = [=]<size_t... I>(std::index_sequence<I...>) {

@@ -1,4 +1,7 @@
-/** The whole step on a card beside the same on the CPU, under policies that move things. Skipped out loud where there is no card. */
+/**
+ * Compares the whole step on a card with the step on the CPU, under policies that move things. Reported as
+ * skipped if there is no card.
+ */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,7 +19,7 @@ import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../
 import { difference } from "./kernelCases.ts";
 
 const card = "cuda:0";
-/** Of the planned step. */
+/** Tokens of the planned step. */
 const TOKENS = 32_768;
 const problem = cudaProblem();
 if (problem) console.warn(`SKIPPED: no step is made on a card. ${problem}`);
@@ -58,7 +61,7 @@ interface Outcome {
   leftBytes: number;
 }
 
-/** One step, in float32 on the CPU, as far as the factors go from the same numbers. */
+/** Runs one step. The factors are copies of the CPU's, so that every device starts from the same numbers. */
 function outcome(device: Device, dtype: keyof typeof DTYPES, policy: Policy): Outcome {
   const model = randomModel(config, { dtype, device, ...loadingOf(policy) });
   const lora = randomLora(config, { device, gradients: policy.gradients });
@@ -114,7 +117,7 @@ describe.skipIf(problem)("a planned step on a card", () => {
       ...{ hidden: 1024, layers: 2, ffn: 4096, vocab: 4096, dtype: "bfloat16" },
     });
     const { planned, measured } = await longestStep(folder);
-    expect(measured!.device.bytes).toBeGreaterThan(2 ** 30); // else pages of 20 MiB weigh too much
+    expect(measured!.device.bytes).toBeGreaterThan(2 ** 30); // otherwise pages of 20 MiB would weigh too much
     expect(Math.abs(measured!.device.bytes / planned.device.peakBytes - 1)).toBeLessThan(0.01);
     expect(Math.abs(measured!.reservedBytes! / planned.reservedBytes! - 1)).toBeLessThan(0.03);
   });

@@ -1,4 +1,7 @@
-/** The step as a card takes it, through the fused kernels, beside the step as the CPU takes it; here the kernels' twins compute. */
+/**
+ * Compares the step as a card runs it, through the fused kernels, with the step as the CPU runs it. Here the
+ * kernels' twins do the computing.
+ */
 import { expect, it, vi } from "vitest";
 import { disposeLora, type Lora } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";

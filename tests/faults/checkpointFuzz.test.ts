@@ -1,4 +1,7 @@
-/** Files of weights that were damaged at random: each is refused with a UserError or read within its bounds, never anything else. */
+/**
+ * Weight files with random damage: each is refused with a UserError, or read within its bounds. Nothing else
+ * may happen.
+ */
 import { randomInt } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,13 +19,13 @@ import { golden } from "../helpers/shared.ts";
 import { zip } from "../helpers/torchFile.ts";
 
 const SEEDS = [1, 2, 3, randomInt(2 ** 31)];
-const MUTANTS = 700; // of a kind and seed
-const MOST_OPENED = 40; // of them really mapped and read, where they are accepted
+const MUTANTS = 700; // per kind and seed
+const MOST_OPENED = 40; // accepted mutants that are really mapped and read
 
 const root = mkdtempSync(join(tmpdir(), "fuzz-"));
 afterAll(() => rmSync(root, { recursive: true }));
 
-/** Random choices that a seed repeats. */
+/** Random choices that a seed reproduces. */
 interface Dice {
   below(end: number): number;
   pick<T>(items: readonly T[]): T;
@@ -36,7 +39,7 @@ function diceOf(seed: number): Dice {
 
 const NASTY_BYTES = [0, 1, 0x7f, 0x80, 0xff, ...Buffer.from('"{}[],:0-9e.\n(tRQqhcu')];
 
-/** A copy with one to four edits: bytes set, cut out, doubled, put in, or the end cut off. */
+/** Returns a copy with one to four edits: bytes set, removed, doubled, inserted, or the end cut off. */
 function damagedCopy(bytes: Buffer, dice: Dice): Buffer {
   let result = Buffer.from(bytes);
   for (let edits = 1 + dice.below(4); edits > 0; edits--) {
@@ -88,7 +91,9 @@ function withLength(header: Buffer): Buffer {
 // biome-ignore format: a list
 const NASTY_JSON = ["-1", "0", "1.5", "1e400", "9007199254740993", "18446744073709551616", "1e15", "[]", "{}", "null", '"__proto__"', '"F32"', '"F6"', "[0,4]", "[4294967296,4294967296]"];
 
-/** A header with the right length, in which numbers, texts or brackets are others. */
+/**
+ * Returns a file with a header of the right length, in which some numbers, texts or brackets are replaced.
+ */
 function damagedJson(dice: Dice): Buffer {
   const headerEnd = 8 + Number(HEADER_FILE.readBigUInt64LE());
   let json = HEADER_FILE.toString("utf8", 8, headerEnd);
@@ -107,7 +112,10 @@ function parseSafetensors(file: Buffer): Iterable<TensorEntry> {
   return parseHeader(file.subarray(8, 8 + headerBytes), file.length, "f").entries.values();
 }
 
-/** Reads from memory; a range outside of the file is a defect of the parser, which it must not see as an end of the file. */
+/**
+ * Parses from memory. Throws RangeError for a range outside the file: that is the parser's defect, and must
+ * not look like the end of the file.
+ */
 function parseBin(file: Buffer): Iterable<TensorEntry> {
   const entries = parseTorchBin("f", file.length, (offset, length) => {
     const inside = Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0;
@@ -122,7 +130,7 @@ const ZIPS = ["dtypes.bin", "dtypes_ordereddict.bin"].map((name) =>
 );
 const LEGACY = readFileSync(golden("bin_extra/dtypes_legacy.bin"));
 
-/** Entries of a sound archive, by their local headers. */
+/** Returns the entries of an undamaged archive, found by their local headers. */
 function entriesOf(archive: Buffer): [string, Buffer][] {
   const entries: [string, Buffer][] = [];
   const end = archive.lastIndexOf("PK\x05\x06", undefined, "latin1");
@@ -145,7 +153,7 @@ function lengths(archive: Buffer, at: number, count: number): number[] {
   return Array.from({ length: count }, (_, index) => archive.readUInt16LE(at + 2 * index));
 }
 
-/** An archive with right checksums around another pickle. */
+/** Returns an archive with a damaged pickle and correct checksums. */
 function rezipped(archive: Buffer, damage: (pickle: Buffer) => Buffer): Buffer {
   return zip(
     entriesOf(archive).map(
@@ -157,7 +165,7 @@ function rezipped(archive: Buffer, damage: (pickle: Buffer) => Buffer): Buffer {
 // biome-ignore format: a list
 const OPCODES = ["N", "\x88", "K\x03", "M\x00\x01", "J\xff\xff\xff\xff", "\x8a\x02\xff\x7f", "G\x3f\xf0\0\0\0\0\0\0", "X\x01\0\0\0a", "\x8c\x017", "]", ")", "}", "(", "0", "1", "2", "a", "e", "s", "u", "t", "\x85", "\x86", "\x87", "q\x01", "h\x01", "\x94", "R", "\x81", "b", "Q", "\x93", "ccollections\nOrderedDict\n", "ctorch\nFloatStorage\n", "ctorch._utils\n_rebuild_tensor_v2\n", "ctorch._utils\n_rebuild_tensor_v3\n", "ctorch._utils\n_rebuild_parameter\n", "ctorch\nSize\n", "ctorch\nfloat32\n", "cos\nsystem\n", "."];
 
-/** Opcodes in any order, some of them in front of a pickle that is sound. */
+/** Returns a pickle of random opcodes; a third of them end with an undamaged pickle. */
 function opcodeSoup(dice: Dice, pickle: Buffer): Buffer {
   const soup = Array.from({ length: 1 + dice.below(40) }, () => Buffer.from(dice.pick(OPCODES), "latin1"));
   return Buffer.concat([Buffer.of(0x80, 2), ...soup, dice.below(3) === 0 ? pickle : Buffer.from(".")]);
@@ -185,7 +193,7 @@ const PICKLES: Record<string, Kind> = {
   "a file of PyTorch before 1.6": { mutant: (dice) => damagedCopy(LEGACY, dice), ...bin },
 };
 
-/** Bytes of the file that a tensor touches. */
+/** Returns how many bytes of the file a tensor covers. */
 function extentOf({ bytes, dtype, shape, strides }: TensorEntry): number {
   return strides ? spanOf(shape, strides) * dtypeBytes(dtype) : bytes;
 }
@@ -197,7 +205,7 @@ function checkInside(entries: Iterable<TensorEntry>, fileBytes: number): void {
   }
 }
 
-/** Maps a file that was accepted and reads all of it. */
+/** Maps an accepted file and reads all of its tensors. */
 function readWhole(file: Buffer, open: Kind["open"]): void {
   const path = join(root, "mutant");
   writeFileSync(path, file);
@@ -211,7 +219,9 @@ function readWhole(file: Buffer, open: Kind["open"]): void {
   checkpoint.close();
 }
 
-/** How many mutants of a seed were accepted; throws at the first that breaks the rule, and says which. */
+/**
+ * Returns how many mutants of a seed were accepted. Throws at the first that breaks the rule, and names it.
+ */
 function fuzz({ mutant, parse, open }: Kind, seed: number, count: number): number {
   const dice = diceOf(seed);
   let accepted = 0;
@@ -237,7 +247,7 @@ test.each(kinds)("%s, damaged: refused by a UserError, or read within its bounds
   for (const seed of SEEDS) {
     const count = countOf(name);
     const accepted = fuzz(kind, seed, count);
-    expect(accepted, `accepted of seed ${seed}`).toBeGreaterThan(0); // else the damage never gets past the first check
+    expect(accepted, `accepted of seed ${seed}`).toBeGreaterThan(0); // otherwise the damage never gets past the first check
     expect(accepted, `accepted of seed ${seed}`).toBeLessThan(count);
   }
 });

@@ -17,7 +17,7 @@ import { scope } from "../../src/torch/tensor.ts";
 import { golden } from "../helpers/shared.ts";
 
 const SEEDS = [1, 2, randomInt(2 ** 31)];
-const MUTANTS = 200; // of a folder and seed
+const MUTANTS = 200; // per folder and seed
 
 const root = mkdtempSync(join(tmpdir(), "config-fuzz-"));
 afterAll(() => rmSync(root, { recursive: true }));

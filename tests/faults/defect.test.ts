@@ -1,4 +1,7 @@
-/** A plan that a step does not keep: told, written down, and traced, by doing the micro-batch once more. */
+/**
+ * A step that takes more memory than its plan: the run reports the defect, writes it down, and traces it by
+ * running the micro-batch once more.
+ */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -17,10 +20,13 @@ const picture = join(folder, "picture.jsonl");
 writeFileSync(picture, `${lines[2]}\n`);
 const options = { ...input, data: texts, max_steps: 4, memory: 9_000_000, planned_step: true };
 const EXTRA_BYTES = 400_000;
-/** Encoding a picture takes more than all that comes after it. */
+/** Bytes. Encoding a picture takes more memory than everything after it, so the extra must be large. */
 const PICTURE_EXTRA_BYTES = 5_000_000;
 
-/** Takes memory that no plan knows of in the backward of the steps; the first time that they are done, or each time. */
+/**
+ * Allocates memory outside the plan in the backward of the given steps: the first time that they run, or with
+ * `again` every time.
+ */
 function tooMuchIn(
   steps: readonly number[],
   { again = false, extraBytes = EXTRA_BYTES } = {},
@@ -92,7 +98,7 @@ it("has its micro-batch done once more, and is traced in it to the allocation th
       /^the defect of step 2, done once more: it parts from its plan at event \d+, an allocation of 390\.6 KiB of loss in backward, where the plan has /,
     ),
   ]);
-  expect(existsSync(join(output, "defect-3.json"))).toBe(false); // one of a kind is enough
+  expect(existsSync(join(output, "defect-3.json"))).toBe(false); // one trace for each kind of defect is enough
   const traces = events.flatMap((event) => (event.fact === "defect" ? [event.trace] : []));
   expect(traces.map((found) => found?.of)).toEqual(["the same step", "one like it", "one like it"]);
 });
@@ -130,7 +136,7 @@ it("is also memory that ran out after a plan that fits: traced to the failed all
   expect(JSON.parse(written)).toEqual({ step: 2, ...told[0]!.defect });
   const { parting, measured } = traceOf(output, 2);
   expect(parting).toMatchObject({ at: "event", measured: { category: "loss" } });
-  expect(measured.at(-1)![3]).toBeGreaterThan(0); // the one that failed
+  expect(measured.at(-1)![3]).toBeGreaterThan(0); // the micro-batch that failed
   expect(leaner).toBe(1);
 });
 

@@ -1,9 +1,13 @@
 /**
- * A disk that can be full, or lost, from any of its operations on: `vi.mock("node:fs", async (original) => withFaults(await original()))`.
- * Nothing is really synced, for a test can't see it and waits long for it; instead, what is renamed must have been.
+ * Simulates a disk that is full, or lost, from a given operation on: `vi.mock("node:fs", async (original) =>
+ * withFaults(await original()))`. Nothing is really synced: a test cannot see it, and it takes long. Instead,
+ * a rename throws if written files have not been synced.
  */
 
-/** From operation `failAt` on it refuses one operation (full), or all that follow (the process was killed). */
+/**
+ * With operation `failAt` it refuses one operation (the disk is full), or with `killed` all that follow too
+ * (the process was killed).
+ */
 export const disk = { operations: 0, failAt: Number.POSITIVE_INFINITY, killed: false };
 
 const OPERATIONS = ["openSync", "writeSync", "fsyncSync", "renameSync", "mkdirSync", "copyFileSync"] as const;
@@ -20,7 +24,7 @@ export function withFaults(given: typeof import("node:fs")): typeof import("node
 /** Files that have been written and not synced since, by descriptor. */
 const unsynced = new Set<number>();
 
-/** Books what is synced, and throws where something is renamed before all that was written is. */
+/** Records which files are synced. Throws when something is renamed before everything written is synced. */
 function syncingOnPaper(
   real: typeof import("node:fs"),
 ): Pick<typeof import("node:fs"), "openSync" | "writeSync" | "fsyncSync" | "renameSync"> {
@@ -43,7 +47,10 @@ function syncingOnPaper(
   };
 }
 
-/** Does it again and again, each time with so many operations more that work, until it succeeds; gives the number of failures. */
+/**
+ * Repeats `body`, each time with `operationsMore` more operations that work, until it succeeds. Returns the
+ * number of failures.
+ */
 export async function untilItWorks(
   body: () => Promise<unknown>,
   afterFailure: (thrown: unknown) => unknown,
@@ -51,7 +58,7 @@ export async function untilItWorks(
 ): Promise<number> {
   for (let failures = 0; ; failures++) {
     disk.operations = 0;
-    unsynced.clear(); // what a failure has left goes
+    unsynced.clear(); // forget the files of the failed attempt
     disk.failAt = operationsMore * failures + 1;
     const thrown = await body().then(
       () => undefined,
@@ -65,7 +72,7 @@ export async function untilItWorks(
 
 function failing<A extends unknown[], R>(operation: (...values: A) => R): (...values: A) => R {
   return (...values) => {
-    if (values[1] === "r") return operation(...values); // a full disk can be read
+    if (values[1] === "r") return operation(...values); // a full disk can still be read
     disk.operations++;
     if (disk.killed ? disk.operations >= disk.failAt : disk.operations === disk.failAt) {
       throw Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });

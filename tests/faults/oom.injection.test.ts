@@ -1,4 +1,7 @@
-/** Memory that runs out at any allocation of a micro-batch: nothing is lost, nothing leaks, and the gradients are those of a run in peace. */
+/**
+ * Memory runs out at any allocation of a micro-batch. Nothing is lost, nothing leaks, and the gradients are
+ * those of an undisturbed run.
+ */
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
 import { createBatches, type MicroBatch } from "../../src/data/stream/batches.ts";
@@ -27,7 +30,10 @@ const STREAMED = {
   weights: { source: "streamed" }, embeddings: "host", head: "host", vision: "host",
 };
 
-/** `second` is the place in the data of the micro-batch that is disturbed: 2 has a picture, which takes long. */
+/**
+ * `second`: place in the data of the disturbed micro-batch. Place 2 has a picture, which takes long. `every`:
+ * only each such allocation fails.
+ */
 const CASES = {
   "all kept on the device": { policy: { layers: [{ count: 2, keep: "all" }] }, second: 1, every: 1 },
   "weights streamed, boundaries on the host": { policy: STREAMED, second: 1, every: 1 },
@@ -50,7 +56,7 @@ it.each(Object.keys(CASES) as (keyof typeof CASES)[])(
       const disturbed = await gradientsOf(run, policy, two, at);
       expect(live(), `after a failure at allocation ${at}`).toEqual(before);
       expect(distance(disturbed, peaceful), `a failure at allocation ${at}`).toBeLessThan(1e-5);
-      failures++; // as long as there are as many allocations
+      failures++; // the loop ends when there is no such allocation
     }
     expect(notices.length).toBeGreaterThan(100 / every);
     for (const notice of notices)
@@ -70,7 +76,7 @@ function live(): number[] {
   return [device.liveBytes, host.liveBytes, liveTensors(), pendingCopies()];
 }
 
-/** Gradients of two micro-batches, where the n-th allocation of the second one fails. */
+/** Computes the gradients of two micro-batches; the allocation `failAt` of the second one fails. */
 async function gradientsOf(
   run: Run,
   policy: Policy,
@@ -100,7 +106,7 @@ async function gradientsOf(
   return Float32Array.from(all.flatMap((values) => [...values]));
 }
 
-/** Of the second from the first, in parts of its length. */
+/** Returns the distance between two vectors, relative to the length of the second. */
 function distance(one: Float32Array, other: Float32Array): number {
   const length = (of: (at: number) => number): number =>
     Math.sqrt(one.reduce((sum, _, at) => sum + of(at) ** 2, 0));

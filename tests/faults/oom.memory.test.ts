@@ -1,4 +1,7 @@
-/** The promise of --memory: a run of any budget from the least up stays within it, is as planned to the byte, and learns the same. */
+/**
+ * The promise of --memory: from the least possible limit upwards, a run stays within it, matches its plan to
+ * the byte, and learns the same.
+ */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -31,7 +34,7 @@ writeFileSync(
 );
 const options = { ...input, data, max_steps: 3, gradient_accumulation: 2, planned_step: true };
 
-/** Of the leanest policy for the longest sample. */
+/** Returns the bytes of the leanest policy for the longest sample. */
 async function leastBytes(): Promise<number> {
   const planner = withOpened(input.model, (opened) => plannerOf(opened, { dtype: "float32", device: "cpu" }));
   const reader = { tokenizer: undefined, config: planner.config };

@@ -1,4 +1,6 @@
-/** Memory that runs out within a whole run: in a micro-batch, an update, an evaluation; and what a resumed run knows of it. */
+/**
+ * Memory runs out during a whole run: in a micro-batch, an update, an evaluation. A resumed run remembers it.
+ */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -11,15 +13,18 @@ import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
-/** Pictures aside, the first two samples: short texts. */
+/** The first two samples: short texts without pictures. */
 const texts = join(folder, "texts.jsonl");
 writeFileSync(texts, readFileSync(input.data, "utf8").split("\n").slice(0, 2).join("\n"));
 const options = { ...input, data: texts, max_steps: 3, gradient_accumulation: 2 };
 const MEMORY = 2_000_000;
-/** With moments on the host an update takes memory on the device; one kernel that updates them where they are takes none. */
+/**
+ * With moments on the host an update takes memory on the device. The kernel that updates moments on the
+ * device takes none.
+ */
 const VISITING = Policy.parse({ optimizer: { place: "host" } });
 
-/** Has the n-th allocation after an event of that kind fail, the first time that there is one. */
+/** Makes the n-th allocation after the first event of a kind fail. */
 function failAfter(kind: RunFact["fact"], n = 1): (event: RunFact) => void {
   let armed = true;
   return ({ fact }) => {
@@ -49,7 +54,7 @@ it("a planned run that is stopped within a step and goes on ends with the same b
 it("with little memory on the host the copy of the gradients lies where there is room, and both pools are as planned", async () => {
   const lines = readFileSync(input.data, "utf8").split("\n");
   const data = join(folder, "picture.jsonl");
-  writeFileSync(data, `${lines[2]}\n`); // not even the shortest sample is without a picture
+  writeFileSync(data, `${lines[2]}\n`); // even the shortest sample has a picture
   for (const host_memory of [0, 20_000, 5_000_000]) {
     const output = join(folder, `host-${host_memory}`);
     const planned = { ...options, data, memory: 4 * MEMORY, host_memory, planned_step: true };

@@ -1,4 +1,7 @@
-/** Memory that runs out at any allocation of the optimizer's update: no parameter is updated twice, none is left out, and nothing leaks. */
+/**
+ * Memory runs out at any allocation of the optimizer's update. No parameter is updated twice, none is left
+ * out, and nothing leaks.
+ */
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
 import type { Moment } from "../../src/step/optimizer/moments.ts";
@@ -14,7 +17,10 @@ import { normWithin, updateWithin } from "../../src/train/loop/update.ts";
 import { trainOptions } from "../../src/train/options/options.ts";
 import { factsInto, makeWorkplace } from "./trainRun.ts";
 
-/** Factors of 3,200 and 6,400 elements: the former keep float32 moments in 8 bits too, the latter take several tiles. */
+/**
+ * LoRA rank. Factors have 3,200 or 6,400 elements: the smaller keep float32 moments even in 8 bits, the
+ * larger take several tiles.
+ */
 const RANK = 100;
 const TILE_ELEMENTS = 2048;
 const RATE = 1e-2;
@@ -45,11 +51,11 @@ it.each(CASES)(
       update(run, begin, () => failAtAllocation("cpu", at));
       expect(stateOf(run), `after a failure at allocation ${at}`).toEqual(peaceful);
       expect(live(), `after a failure at allocation ${at}`).toEqual(before);
-      failures++; // as long as there are as many allocations
+      failures++; // the loop ends when there is no such allocation
     }
     failAtAllocation("cpu", 0);
     if (place === "device" && precision === "fp32")
-      expect(notices).toEqual([]); // a kernel that takes no memory
+      expect(notices).toEqual([]); // the kernel takes no memory
     else expect(notices.length).toBeGreaterThan(10);
     for (const notice of notices)
       expect(notice).toMatch(
@@ -114,7 +120,7 @@ async function openRunWith(
   return await openRun(trainOptions(given), factsInto(notices), closers);
 }
 
-/** All tensors that an update changes, in order. */
+/** Returns all tensors that an update changes, in a fixed order. */
 function tensorsOf({ loaded: { optimizer } }: Run): Tensor[] {
   const ofMoment = (moment: Moment): Tensor[] => (isCodes(moment) ? [moment.codes, moment.absmax] : [moment]);
   return optimizer.parameters.flatMap(({ value, copy, gradient }, index) => {
@@ -123,7 +129,7 @@ function tensorsOf({ loaded: { optimizer } }: Run): Tensor[] {
   });
 }
 
-/** A state in the midst of training: gradients as random as factors, and moments of three steps before. */
+/** Returns a state in the middle of training: random gradients, and the moments of three updates. */
 function startOf(run: Run): [Tensor, Tensor][] {
   const { optimizer } = run.loaded;
   for (let step = 0; step < 4; step++) {
@@ -141,7 +147,7 @@ function restore(start: [Tensor, Tensor][]): void {
   scope(() => start.forEach(([x, copy]) => void x.copy_(copy)));
 }
 
-/** The fourth update, from the start. */
+/** Runs the fourth update from the start state. */
 function update(run: Run, start: [Tensor, Tensor][], disturb = (): void => {}): void {
   restore(start);
   run.loaded.optimizer.stepsDone = 3;

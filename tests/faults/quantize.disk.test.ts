@@ -1,4 +1,4 @@
-/** A disk that is full in the midst of what writes whole checkpoints, though it had room enough at the start. */
+/** The disk becomes full while a command writes a whole checkpoint, although there was room at the start. */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -42,7 +42,7 @@ it.each(WRITERS)(
         fix: "The disk is full: make room, or write to another one.",
       });
       expect(readdirSync(results).filter((name) => name !== "written")).toEqual([]);
-      if (existsSync(output)) rmSync(output, { recursive: true }); // whole: only telling the folder of it failed
+      if (existsSync(output)) rmSync(output, { recursive: true }); // it is complete: only the sync of its parent folder failed
       expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
     };
     expect(await untilItWorks(write, afterFailure, 7)).toBeGreaterThan(10);
@@ -51,7 +51,10 @@ it.each(WRITERS)(
   },
 );
 
-/** Gives a command a file system of 4 MiB at a folder of this test; undefined where this machine lets no user mount one. */
+/**
+ * Runs a command with a file system of 4 MiB mounted at a folder of this test. Returns undefined if this
+ * machine does not let users mount one.
+ */
 function onSmallDisk(command: string[]): { status: number | null; stderr: string } | undefined {
   const mounted = `mount -t tmpfs -o size=4m none ${results}`;
   const inside = (script: string, ...words: string[]) =>

@@ -1,4 +1,4 @@
-/** However samples are put together into micro-batches, a step has the same loss and gradient. */
+/** A step has the same loss and gradient, however its samples are grouped into micro-batches. */
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
@@ -7,7 +7,7 @@ import { makeWorkplace, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
 
-/** One step over all seven samples, its mean over all their labels. */
+/** Runs one step over all seven samples. Its loss is the mean over all their labels. */
 async function stepOf(name: string, options: Partial<TrainInput>): Promise<StepRecord> {
   const output = join(folder, name);
   const outcome = await runWith({

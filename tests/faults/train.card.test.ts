@@ -1,4 +1,7 @@
-/** Faults of a card, as far as they can be had without one: it fails in the midst of a run, and its kernels can't be compiled. */
+/**
+ * Faults of a card that can be tested without one: the card fails during a run, and its kernels cannot be
+ * compiled.
+ */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, expect, it, vi } from "vitest";
@@ -24,7 +27,7 @@ vi.mock("../../src/step/step.ts", async (original) => {
   return { ...own, queueStep };
 });
 
-/** Where the driver and its devices are looked for; undefined: where they are. */
+/** Where to look for the driver and its devices; undefined: at their real places. */
 const machine = vi.hoisted(() => ({ places: undefined as { driver: string; devices: string } | undefined }));
 vi.mock("../../src/torch/install/driver.ts", async (original) => {
   const own = await original<typeof import("../../src/torch/install/driver.ts")>();
@@ -56,7 +59,7 @@ it("memory that the card's libraries are refused is out of memory: the micro-bat
   fault.microBatch = 1;
   fault.raise = () =>
     scope(() => {
-      const assertion = native.resolve("aten::_assert_async", "msg", []); // throws what it is told to say
+      const assertion = native.resolve("aten::_assert_async", "msg", []); // throws with a given message
       native.call(assertion, fromArray([0], [1]).handle, "CUDA error: out of memory");
     });
   const run = await runWith({ ...input, output: join(folder, "refused"), max_steps: 1 });

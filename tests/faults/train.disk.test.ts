@@ -1,4 +1,4 @@
-/** A checkpoint is whole or absent, whichever operation of the disk is the last one that works. */
+/** A checkpoint is complete or absent, whichever disk operation is the last that works. */
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -51,7 +51,10 @@ const stateOf = (step: number): TrainerState => ({
 const lastGood = () =>
   lastGoodCheckpoint(output, (folder, fault) => expect.unreachable(`${folder}: ${fault}`));
 
-/** Saves step 2 again and again, each time with one operation more that works, until it succeeds; gives the number of failures. */
+/**
+ * Saves step 2 repeatedly, each time with one more operation that works, until it succeeds. Returns the
+ * number of failures.
+ */
 function saveUntilItWorks(afterFailure: (thrown: unknown) => Promise<void>): Promise<number> {
   return untilItWorks(() => saveCheckpoint(output, stateOf(2), trained), afterFailure);
 }

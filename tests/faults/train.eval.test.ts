@@ -1,4 +1,4 @@
-/** Evaluations within a run: when they come, what they record, and which adapter is kept. */
+/** Evaluations during a run: when they happen, what they record, and which adapter is kept. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -8,7 +8,7 @@ import type { RunFact } from "../../src/train/facts/runFact.ts";
 import { type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
 import { hashesBelow, makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
-/** Least for all but the longest answer, and enough for all. */
+/** Bytes: the least for all answers except the longest, and enough for all. */
 const MEMORIES = [2_100_000, 6_000_000];
 
 const { folder, input } = await makeWorkplace();
@@ -20,7 +20,7 @@ it("come every so many steps and at the end; the adapter with the lowest loss is
     if (event.fact === "eval" && event.best)
       bests.push({ step: event.record.step, hashes: hashesBelow(join(output, "best")) });
   };
-  const one = join(folder, "one.jsonl"); // learning it by heart makes the others worse
+  const one = join(folder, "one.jsonl"); // learning it by heart makes the other samples worse
   writeFileSync(one, readFileSync(input.data, "utf8").split("\n")[0]!);
   const learning = { data: one, max_steps: 7, learning_rate: 0.1, lr_schedule: "constant" as const };
   const options = { ...input, ...learning, eval_data: input.data, eval_every: 2, output };
@@ -33,7 +33,7 @@ it("come every so many steps and at the end; the adapter with the lowest loss is
     expect([samples, labelTokens]).toEqual([7, 75]);
     expect(exactMatch).toBeGreaterThanOrEqual(0);
     expect(exactMatch).toBeLessThanOrEqual(1);
-    expect(anls).toBeUndefined(); // ids alone have no text
+    expect(anls).toBeUndefined(); // samples of ids have no text
   }
   const lowest = records.reduce((best, record) => (record.loss < best.loss ? record : best));
   expect(bests.at(-1)?.step).toBe(lowest.step);

@@ -1,4 +1,7 @@
-/** Losses of samples that are only evaluated: planned beforehand, and whatever memory does, no end of a run. */
+/**
+ * Losses of samples that are only evaluated: they are planned in advance, and running out of memory never
+ * ends the run.
+ */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -17,7 +20,7 @@ const lines = readFileSync(input.data, "utf8").split("\n");
 writeFileSync(short, `${lines[0]}\n${lines[1]}\n`);
 writeFileSync(held, samplesWith(LONG));
 
-/** Three samples, the second one of so many tokens. */
+/** Returns three samples; the second has the given number of tokens. */
 function samplesWith(tokens: number): string {
   const input_ids = Array.from({ length: tokens }, (_, at) => 3 + (at % 90));
   const labels = input_ids.map((id, at) => (at >= tokens - 2 ? id : -100));
@@ -39,7 +42,7 @@ async function evaluated(more: Partial<TrainInput>, onFact?: (event: RunFact) =>
   return { events, end, records, plan, notices: noticesOf(events) };
 }
 
-/** Memory that the long sample has no room in, and the short ones have. */
+/** Bytes: too few for the long sample, enough for the short ones. */
 const TIGHT = 700_000;
 
 it("a sample that has room under some policy is evaluated under it, within what was planned, and the plan tells what it takes", async () => {

@@ -1,4 +1,4 @@
-/** What a run reports is plain data, and its logs are made of it. */
+/** The facts that a run reports are plain data, and its logs are made from them. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";

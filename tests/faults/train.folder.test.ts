@@ -1,11 +1,11 @@
-/** What lies in an output folder speaks of the run that is there and of no other. */
+/** The files in an output folder describe the run that is there, and no other run. */
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, noticesOf, runWith } from "./trainRun.ts";
 
-/** A disk on which nothing can be removed. */
+/** A disk that refuses to remove anything. */
 const disk = vi.hoisted(() => ({ keepsAll: false }));
 vi.mock("../../src/train/folder/sealedFolders.ts", async (original) => {
   const own = await original<typeof import("../../src/train/folder/sealedFolders.ts")>();
@@ -25,7 +25,7 @@ beforeEach(() => {
   options = { ...input, max_steps: 2, output };
 });
 
-/** A run, and beside it what later commands and a defect leave. */
+/** Runs to the end, then adds files that later commands or a defect would leave. */
 async function finishedRun(more: Partial<TrainInput> = {}): Promise<void> {
   await runWith({ ...options, ...more } as TrainInput);
   for (const name of ["report.html", "defects.jsonl", "defect-3.json"])

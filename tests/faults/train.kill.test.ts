@@ -1,4 +1,4 @@
-/** Training as a process: killed, interrupted, and without room on the disk. */
+/** Training as a process: killed, interrupted, and with a full disk. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 const { folder, input } = await makeWorkplace();
 const random = lcg(Date.now());
 
-/** Its checkpoints mostly fall into steps, and several samples have pictures. */
+/** A long run with dropout, shuffling and many checkpoints; several samples have pictures. */
 const long = {
   ...input,
   max_steps: 24,
@@ -32,11 +32,11 @@ it("kill -9 at ten random moments loses at most the steps since the last checkpo
   let kept = 0;
   for (let kill = 0; kill < 10; kill++) {
     if (kept > long.max_steps / 2) {
-      rmSync(output, { recursive: true }); // a fast machine gets to the end before the tenth
+      rmSync(output, { recursive: true }); // a fast machine reaches the end before the tenth kill
       kept = 0;
     }
     const child = start(config);
-    await linesOf(child, 1); // it has done a step, so what comes now is steps and checkpoints
+    await linesOf(child, 1); // after its first step it only runs steps and saves checkpoints
     await sleep(random() * 60);
     child.process.kill("SIGKILL");
     await child.ended;
@@ -53,7 +53,7 @@ it("kill -9 at ten random moments loses at most the steps since the last checkpo
   expect(await last.ended).toBe(0);
   expect(resultOf(output)).toEqual(resultOf(whole));
   expect(readdirSync(output).filter((name) => name.startsWith("."))).toEqual([]);
-}, 240_000); // twelve processes, on a machine that may have other work
+}, 240_000); // twelve processes, on a machine that may be busy
 
 it.each<[string, (checkpoint: string) => void, RegExp]>([
   [
@@ -99,7 +99,7 @@ it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", asyn
   const [checkpoint] = (await checkpointFolders(output)).slice(-1);
   expect(once.stderr()).toContain(`saved ${checkpoint}`);
 
-  // the run stands still from its answer to the first Ctrl-C until the second has been sent
+  // The run pauses between its answer to the first Ctrl-C and the second Ctrl-C.
   const goOn = join(folder, "go on");
   const twice = start(writeConfig("twice", { ...slow, save_every: 1000, output: join(folder, "twice") }), {
     NODE_OPTIONS: `--import ${pathToFileURL(writeHold(goOn))}`,
@@ -115,7 +115,7 @@ it("Ctrl-C finishes the micro-batch and saves; a second one stops at once", asyn
   expect(twice.stderr()).not.toContain("saved");
 });
 
-/** A module that stops its process, once that has said how to stop it at once, until a file is there. */
+/** Writes a module that pauses its process after the hint "again to stop at once", until a file exists. */
 function writeHold(file: string): string {
   const path = join(folder, "hold.mjs");
   const lines = [
@@ -136,7 +136,7 @@ it("a disk that takes no more ends the run with what to do, and the checkpoint b
   const output = join(folder, "full");
   await runWith({ ...long, output }, { stopAfterMicroBatches: 9 });
   const before = await lastGoodCheckpoint(output, () => expect.unreachable());
-  const child = start(writeConfig("full", { ...long, output }), {}, "ulimit -f 6"); // KiB that a file may have
+  const child = start(writeConfig("full", { ...long, output }), {}, "ulimit -f 6"); // KiB: the largest file allowed
   expect(await child.ended, child.stderr()).toBe(1);
   expect(child.stderr()).toMatch(/error: .* cannot be written: EFBIG/);
   expect(child.stderr()).toContain(`The last good checkpoint is ${before?.folder}.`);

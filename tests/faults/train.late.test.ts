@@ -1,4 +1,7 @@
-/** What is told late, as on a card: nothing is lost or spoilt by what comes between a micro-batch and its word. */
+/**
+ * Results that arrive late, as on a card. Nothing is lost or spoilt by what happens between a micro-batch and
+ * its results.
+ */
 import { existsSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it, vi } from "vitest";
@@ -16,7 +19,7 @@ vi.mock("../../src/torch/device.ts", async (original) => ({
   computesBeside: (device: string) => card.isThere && device !== "meta",
 }));
 
-/** The loss of one sample is not a number, and so are all gradients from it. */
+/** Makes the loss of one sample, and so all its gradients, not a number. */
 const bad = vi.hoisted(() => ({ seen: 0, microBatch: Number.POSITIVE_INFINITY }));
 vi.mock("../../src/nn/loss.ts", async (original) => {
   const own = await original<typeof import("../../src/nn/loss.ts")>();
@@ -29,7 +32,7 @@ vi.mock("../../src/nn/loss.ts", async (original) => {
   return { ...own, headLoss_ };
 });
 
-/** What factors and moments are before an update and after it. */
+/** Records whether each update changed factors or moments. */
 const updates = vi.hoisted(() => ({ changed: [] as boolean[] }));
 vi.mock("../../src/train/loop/update.ts", async (original) => {
   const own = await original<typeof import("../../src/train/loop/update.ts")>();
@@ -63,7 +66,7 @@ const stepsOf = async (): Promise<number[]> =>
 describe("a sample whose loss is not a number", () => {
   const options = { max_steps: 6, lora_dropout: 0.1 };
 
-  /** `good` is the last checkpoint whose factors have given a number. */
+  /** `good` is the last checkpoint whose factors gave a finite loss. */
   it.each([
     { accumulation: 1, microBatch: 4, step: 4, changed: [true, true, true, false], good: "checkpoint-2" },
     { accumulation: 2, microBatch: 3, step: 2, changed: [true], good: undefined },
@@ -123,7 +126,7 @@ describe("before it is told", () => {
       if (!("result" in outcome)) throw outcome.error;
       if (outcome.result.ended === "finished") break;
       const told = outcome.events.filter(({ fact }) => fact === "microBatch");
-      expect(told.length).toBe(2); // the second was queued when the first had been told
+      expect(told.length).toBe(2); // the second was queued before the first was reported
       stops++;
     }
     expect(stops).toBeGreaterThan(1);

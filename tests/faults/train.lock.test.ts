@@ -1,4 +1,4 @@
-/** One run at a time in an output folder. */
+/** An output folder accepts one run at a time. */
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -44,7 +44,7 @@ it("the lock of a process that is gone is no obstacle, nor is one that a crash h
   const host = hostname();
   const stale = [
     JSON.stringify({ pid: gone.pid, host, started: "1" }),
-    JSON.stringify({ pid: process.pid, host, started: "1" }), // a number that was given again
+    JSON.stringify({ pid: process.pid, host, started: "1" }), // the process number was reused
     '{"pid": 1',
   ];
   for (const text of process.platform === "linux" ? stale : [stale[0]!, stale[2]!]) {

@@ -1,4 +1,7 @@
-/** A run is a function of its options and data: whether, when and how often it is stopped changes no byte of it. */
+/**
+ * A run depends only on its options and data. Whether, when and how often it is stopped changes no byte of
+ * its result.
+ */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -12,7 +15,7 @@ const { folder, input } = await makeWorkplace();
 const listed = join(folder, "data.txt");
 writeFileSync(listed, `${input.data} 0.005\n`);
 
-/** Runs whose course differs in all that a checkpoint must carry. */
+/** Runs that together use everything that a checkpoint must save. */
 const RUNS: Record<string, Partial<TrainInput>> = {
   "in file order": { max_steps: 9 },
   "shuffled, with dropout": { max_steps: 9, shuffle: true, lora_dropout: 0.3 },
@@ -127,7 +130,7 @@ describe("a single choice on resume", () => {
     await runWith({ ...options, ...more } as TrainInput, { stopAfterMicroBatches: 1 });
     return { options: { ...options, resume: true }, before: policiesOf(options.output) };
   };
-  /** The run's policies with other tiles, and all else as it was. */
+  /** Returns the policies with another tile size and otherwise unchanged. */
   const tiled = (policies: readonly ClassPolicy[]): ClassPolicy[] =>
     policies.map(({ upToTokens, policy }) => ({ upToTokens, policy: { ...policy, mlpTileTokens: 512 } }));
 
@@ -204,7 +207,7 @@ it("refuses to go on as another run, and names what differs", async () => {
   expect(outcome).toMatchObject({
     error: { message: expect.stringContaining("learning_rate was 0.01, is 0.5") },
   });
-  expect(outcome.events.filter(({ fact }) => fact !== "check" && fact !== "end")).toEqual([]); // before anything is planned or loaded
+  expect(outcome.events.filter(({ fact }) => fact !== "check" && fact !== "end")).toEqual([]); // refused before anything is planned or loaded
   expect(await runWith({ ...input, max_steps: 4, output })).toMatchObject({
     error: { message: expect.stringMatching(/holds a run that stopped at step 2 of 4/) },
   });

@@ -1,4 +1,4 @@
-/** What a CPU is known to be fast at decides which policies a run begins with, and never changes them on its way. */
+/** A CPU's measured speed decides with which policies a run begins, and never changes them later. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it, vi } from "vitest";
@@ -12,7 +12,7 @@ vi.mock("../../src/plan/time/calibration.ts", async (original) => ({
   knownSpeed: () => measured.speed,
 }));
 
-/** On which whatever calls the least is the fastest. */
+/** With this speed the policy with the fewest calls is the fastest. */
 const SLOW_CALLS: Speed = {
   flopsPerSecond: { float32: 1e15 },
   attentionRatios: { flash: 1, cudnn: 1, efficient: 1 },

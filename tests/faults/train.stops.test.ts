@@ -1,4 +1,7 @@
-/** What stops a run, or nearly: numbers that are not finite, too little memory, pictures that vanish, a disk that fails. */
+/**
+ * Faults that stop a run, or nearly: numbers that are not finite, too little memory, pictures that vanish, a
+ * disk that fails.
+ */
 import { execFileSync } from "node:child_process";
 import { closeSync, constants, existsSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -28,7 +31,8 @@ async function errorOf(
 }
 
 describe("a loss or gradient that is not finite", () => {
-  // at this rate the factors are so large after step 3 that all is infinite; step 1 and 2 come before the warm-up's end
+  // At this rate the factors are so large after step 3 that everything is infinite. Steps 1 and 2 belong to
+  // the warm-up.
   const diverging = { max_steps: 9, learning_rate: 1e30, warmup_steps: 2, weight_decay: 0 };
 
   it("names step, sample, and no checkpoint where there is none", async () => {
@@ -57,7 +61,7 @@ describe("a loss or gradient that is not finite", () => {
 
 describe("too little memory", () => {
   const cap = (bytes: number): Partial<TrainInput> => ({ max_steps: 9, memory: bytes });
-  const own = { head_groups: 1 }; // a policy of the user's is tried as it is
+  const own = { head_groups: 1 }; // a policy that the user chose is tried unchanged
 
   it("for a micro-batch names step, sample, tokens and what to do, and gives back every byte", async () => {
     const before = [memoryStats("cpu").liveBytes, liveTensors()];
@@ -123,7 +127,7 @@ describe("a picture that vanishes during the run", () => {
   it("is told after what was learned up to it has been saved", async () => {
     const onFact = hide(pictures);
     const given = { max_steps: 5, gradient_accumulation: 2, lora_dropout: 0.1 };
-    const { fix } = await errorOf(given, { onFact }); // the third sample is the second step's first
+    const { fix } = await errorOf(given, { onFact }); // the third sample is the first of the second step
     expect(fix).toContain(`The last good checkpoint is ${join(output, "checkpoint-1")}.`);
     for (const path of pictures) renameSync(away(path), path);
     expect(await runWith({ ...input, ...given, output, resume: true })).toMatchObject({
@@ -139,7 +143,7 @@ describe("a picture that vanishes during the run", () => {
     const silent = (event: RunFact): void => {
       if (event.fact !== "start") return;
       renameSync(picture, away(picture));
-      execFileSync("mkfifo", [picture]); // to read it waits for someone who writes
+      execFileSync("mkfifo", [picture]); // a read waits until somebody writes
     };
     const options = { ...input, output, max_steps: 5, lora_dropout: 0.1 };
     const interruption = new AbortController();
@@ -156,7 +160,7 @@ describe("a picture that vanishes during the run", () => {
       ],
     });
     expect(end).toEqual({ ended: "interrupted", step: 2, checkpoint: join(output, "checkpoint-2") });
-    closeSync(openSync(picture, constants.O_WRONLY | constants.O_NONBLOCK)); // which ends the read
+    closeSync(openSync(picture, constants.O_WRONLY | constants.O_NONBLOCK)); // ends the read
     renameSync(away(picture), picture);
     expect(await runWith({ ...options, resume: true })).toMatchObject({ result: { ended: "finished" } });
   });
@@ -237,6 +241,6 @@ it("timers fire between the segments of a step", async () => {
     },
   );
   clearImmediate(timer);
-  expect(phases).toBeGreaterThan(4); // two layers there and back, and the loss
+  expect(phases).toBeGreaterThan(4); // two layers forward and backward, and the loss
   expect(turnsInStep).toBeGreaterThanOrEqual(phases - 1);
 });

@@ -1,4 +1,4 @@
-/** Runs of a very small model on a handful of samples, for tests of what happens to a run. */
+/** Runs of a very small model on a few samples, for tests of what can happen to a run. */
 import { createHash } from "node:crypto";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,7 +16,7 @@ const SIZES = {
   ...{ hidden: 32, layers: 2, heads: 4, kvHeads: 2, ffn: 48, vocab: 97, ploraRank: 4 },
   ...{ visionHidden: 16, visionLayers: 1, visionHeads: 2, visionFfn: 24 },
 };
-/** Of each sample; those with a picture have 313 tokens more. */
+/** Text tokens of each sample. Samples with a picture have 313 more. */
 const TEXT_TOKENS = [9, 30, 14, 25, 7, 40, 18];
 const WITH_PICTURE = [2, 5];
 
@@ -25,15 +25,18 @@ export interface Workplace {
   /** The checkpoint's folder. */
   model: string;
   pictures: string[];
-  /** Options that every run here begins with: file order, a step a micro-batch. */
+  /** Options of every run here: samples in file order, one micro-batch a step. */
   input: TrainInput & { data: string };
 }
 
-/** A folder with a checkpoint and seven samples, two with pictures; removed after the tests of the file. */
+/**
+ * Creates a folder with a checkpoint and seven samples, two of them with pictures. The folder is removed
+ * after the file's tests.
+ */
 export async function makeWorkplace(): Promise<Workplace> {
   const folder = mkdtempSync(join(tmpdir(), "faults-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
-  process.env.XDG_CACHE_HOME = join(folder, "cache"); // what other tests measure meanwhile must not change a policy
+  process.env.XDG_CACHE_HOME = join(folder, "cache"); // measurements by other tests must not change a policy
   const model = join(folder, "model");
   writeTinyCheckpoint(model, { ...TINY, ...SIZES });
   const random = lcg(5);
@@ -62,7 +65,7 @@ export async function makeWorkplace(): Promise<Workplace> {
   };
 }
 
-/** A run to its end or to an error, with what it told. */
+/** Runs to the end or to an error. Returns the outcome and all reported facts. */
 export async function runWith(
   input: TrainInput,
   { stopAfterMicroBatches = Number.POSITIVE_INFINITY, onFact = (_: RunFact): void => {} } = {},
@@ -82,7 +85,7 @@ export async function runWith(
   }
 }
 
-/** A stream whose notices go into a list. */
+/** Returns a stream that adds notices to a list. */
 export function factsInto(notices: string[]): FactStream {
   return new FactStream([{ take: (fact) => void notices.push(...noticesOf([fact])) }]);
 }
@@ -91,7 +94,10 @@ export function noticesOf(events: readonly RunFact[]): string[] {
   return events.flatMap((event) => (event.fact === "notice" || event.fact === "leaner" ? [event.text] : []));
 }
 
-/** All of a run's result that must not depend on when it was stopped: adapters to the byte, and the numbers of its logs. */
+/**
+ * Returns everything in a run's result that must not depend on when it was stopped: hashes of the adapters,
+ * and the numbers in its logs.
+ */
 export function resultOf(output: string): Record<string, unknown> {
   const adapters = ["adapter", "best"].flatMap((name) => hashesBelow(join(output, name)));
   return {
@@ -114,7 +120,7 @@ const OF_CLOCK_OR_PROCESS = [
   ...["stepMs", "tokensPerSecond", "dataWaitRatio", "slowest", "peakBytes", "peakByCategory"],
 ];
 
-/** Records without what a clock or the history of the process has said. */
+/** Reads records without the fields that depend on the clock or on the process's history. */
 function numbersOf(path: string): object[] {
   const lines = readFileSync(path, "utf8").split("\n").filter(Boolean);
   return lines.map((line) => {

@@ -1,4 +1,5 @@
-// What every function says that the phantom card has not: CUDA's libraries' "not supported", whichever of them is asked.
+// The answer of every function that the phantom card lacks: "not supported" in the numbers of CUDA's runtime
+// and driver, for all libraries.
 #include <cstdio>
 #include <cstdlib>
 

@@ -1,4 +1,4 @@
-// libcublas: products are counted, and their operands must lie on the phantom card.
+// libcublas: counts products, and checks that their operands lie on the phantom card.
 #include <cstddef>
 
 #include "card.h"

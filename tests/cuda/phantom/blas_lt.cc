@@ -1,4 +1,4 @@
-// libcublasLt: as libcublas, by its descriptions of matrices.
+// libcublasLt: counts products like libcublas, from cublasLt's descriptions of matrices.
 #include <cstdint>
 #include <cstring>
 
@@ -11,7 +11,7 @@ namespace {
 constexpr int kDone = 0;
 constexpr int kFailed = 14; // CUBLAS_STATUS_INTERNAL_ERROR
 
-/** A matrix, as cublasLt has it described. */
+/** A matrix, in cublasLt's description. */
 struct Layout {
   uint64_t rows, columns;
 };
@@ -37,7 +37,7 @@ int cublasLtMatrixLayoutSetAttribute(void*, int, const void*, size_t) { return k
 
 int cublasLtMatmulAlgoGetHeuristic(
     void*, void*, void*, void*, void*, void*, void*, int, void* results, int* count) {
-  constexpr size_t kResultBytes = 96; // an algorithm, its workspace (none), its status (done), waves, and what is kept free
+  constexpr size_t kResultBytes = 96; // an algorithm, its workspace (none), its status (done), waves, and reserved words
   std::memset(results, 0, kResultBytes);
   return *count = 1, kDone;
 }

@@ -11,8 +11,8 @@
 namespace phantom {
 namespace {
 
-constexpr size_t kPageBytes = size_t{2} << 20; // of a card
-constexpr size_t kReadBackBytes = size_t{1} << 20; // up to which a copy to the host writes: zeros, for no kernel computed
+constexpr size_t kPageBytes = size_t{2} << 20; // a card's page
+constexpr size_t kReadBackBytes = size_t{1} << 20; // largest copy to the host that writes anything: zeros, because no kernel computed
 constexpr size_t kMostViolations = 100;
 
 double number_of(const char* name, double otherwise) {
@@ -24,15 +24,16 @@ size_t whole_pages(size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes 
 
 uintptr_t number(const void* address) { return reinterpret_cast<uintptr_t>(address); }
 
-/** Addresses that nothing lies at. */
+/** Returns a range of addresses without memory behind them. */
 void* empty_range(size_t bytes) {
-  // One page more, of which the start is left out where it is not aligned as a card's memory is.
+  // One page more than needed: if the start is not aligned as a card's memory is, the part before the first
+  // aligned page stays unused.
   void* range = mmap(nullptr, bytes + kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) return nullptr;
   return reinterpret_cast<void*>(whole_pages(number(range)));
 }
 
-/** Whether one range of `ranges` holds all of this one; ranges that touch count as one. */
+/** Tells whether `ranges` cover all of this range; ranges that touch count as one. */
 bool holds(const std::map<uintptr_t, size_t>& ranges, uintptr_t start, size_t bytes) {
   const uintptr_t end = start + bytes;
   while (start < end) {
@@ -49,7 +50,7 @@ bool touches(const std::map<uintptr_t, size_t>& ranges, const void* address) {
   return holds(ranges, number(address), 1);
 }
 
-/** Two numbers around a colon, as "launches:bytes". */
+/** Two numbers with a colon between them, for example "launches:bytes". */
 struct Later {
   explicit Later(const char* name) {
     const char* text = std::getenv(name);
@@ -63,7 +64,7 @@ struct Later {
   uint64_t launches = 0, value = 0;
 };
 
-/** How much work a stream leaves undone until somebody waits for it. */
+/** Returns the number of operations that a stream leaves undone until somebody waits for it. */
 uint64_t lag() {
   static const auto operations = static_cast<uint64_t>(number_of("PHANTOM_LAG", 0));
   return operations;
@@ -92,7 +93,7 @@ void write_object(std::FILE* file, const char* name, const Map& map, Write write
 
 __attribute__((destructor)) void leave_report() {
   const char* path = std::getenv("PHANTOM_REPORT");
-  if (path && card().used()) card().write_report(path); // other programs of the run inherit it as well
+  if (path && card().used()) card().write_report(path); // other programs of the run inherit the variable as well
 }
 
 } // namespace
@@ -123,7 +124,7 @@ int& current_device() {
 }
 
 Card& card() {
-  static auto* one = new Card; // never destroyed: libraries' own ends still call it
+  static auto* one = new Card; // never destroyed: libraries still call it while they shut down
   return *one;
 }
 
@@ -212,7 +213,7 @@ Error Card::destroy(uint64_t segment) {
   const auto found = segments_.find(segment);
   if (found == segments_.end()) return kInvalidValue;
   found->second.owned = false;
-  if (found->second.maps > 0) return kSuccess; // its memory goes with its last mapping
+  if (found->second.maps > 0) return kSuccess; // the last unmap frees its memory
   used_bytes_ -= found->second.bytes;
   segments_.erase(found);
   return kSuccess;
@@ -258,7 +259,7 @@ Error Card::on_device(const void* address, size_t bytes, const char* what) {
 // Work.
 
 Stream* Card::stream(void* handle) {
-  constexpr uintptr_t kPerThread = 2; // 1 and 2 name the default stream in its two manners
+  constexpr uintptr_t kPerThread = 2; // 1 and 2 name the two kinds of default stream
   if (number(handle) <= kPerThread) return &default_stream_;
   Stream*& known = streams_[handle];
   if (!known) known = new Stream;
@@ -307,7 +308,7 @@ Error Card::product(void* handle, double flops, std::initializer_list<const void
   return kSuccess;
 }
 
-/** What is to happen after so many launches: another process takes memory, or the card is lost. */
+/** Checks whether a planned event is due: another process takes memory, or the card is lost. */
 void Card::suffer() {
   static Later fill("PHANTOM_FILL"), loss("PHANTOM_LOST");
   if (fill.due && launches_ >= fill.launches) {

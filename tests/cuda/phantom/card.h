@@ -1,4 +1,4 @@
-// The card of which there is nothing but the books. See README.md.
+// The phantom card: it has no memory and no arithmetic, only books of what was asked of it. See README.md.
 #pragma once
 
 #include <atomic>
@@ -14,7 +14,7 @@
 
 namespace phantom {
 
-/** Errors by the numbers that CUDA's runtime and driver share. */
+/** Errors, by the numbers that CUDA's runtime and driver share. */
 enum Error : int {
   kSuccess = 0,
   kInvalidValue = 1,
@@ -23,23 +23,23 @@ enum Error : int {
   kIllegalAddress = 700,
 };
 
-/** What a real card's data sheet says; from the environment. */
+/** Facts that a real card's data sheet gives; read from the environment. */
 struct Facts {
   std::string name;
   int major, minor;
   int multiprocessors;
   size_t memory_bytes;
-  int cards; // of this kind; a process uses one of them
+  int cards; // number of such cards; a process uses one of them
 };
 
 const Facts& facts();
 
-/** The calling thread's device, which the runtime is told by its number. */
+/** The calling thread's current device, by the runtime's number. */
 int& current_device();
 
 enum class Where { kPageable, kPinned, kDevice };
 
-/** A queue of work, of which only the length is known. */
+/** A queue of work. Only its length is known. */
 struct Stream {
   struct Wait {
     uint64_t at;
@@ -62,10 +62,13 @@ struct Traffic {
   uint64_t bytes = 0;
 };
 
-/** One card, whichever of them the process uses. Callers hold its mutex by a Turn. */
+/** The card that the process uses. Callers hold its mutex through a Turn. */
 class Card {
  public:
-  /** Memory: addresses are real, and nothing lies at them, so that the host can't read a card's memory by mistake. */
+  /**
+   * Memory. The addresses are reserved but nothing lies there, so a host that reads a card's memory by
+   * mistake crashes.
+   */
   Error allocate(void** address, size_t bytes);
   Error free(void* address);
   Error reserve(void** address, size_t bytes);
@@ -93,18 +96,21 @@ class Card {
   bool done(const Event& event) const { return !event.stream || event.stream->done >= event.at; }
   bool done(void* stream);
   void synchronize(const Event& event);
-  /** Before a wait for an event, by no Turn: lasts until the file is there that PHANTOM_GATE names, where it is this wait's turn. */
+  /**
+   * Called without a Turn before a wait for an event. If this is the wait that PHANTOM_GATE counts, it lasts
+   * until the named file exists.
+   */
   void pass_gate();
   void synchronize(void* stream);
   void synchronize();
 
-  /** What needs a context on a device makes one there, where there is none yet. */
+  /** Creates a context on the device if there is none yet. Called for everything that needs one. */
   void enter(int device) { contexts_.insert(device); }
   bool has_context(int device) const { return contexts_.contains(device); }
-  /** A call by the driver's own names, which makes no context. */
+  /** Checks that there is a context, for calls to the driver itself, which create none. */
   void need_context(const char* what);
 
-  /** What a card that is lost says to every call, once it is; success before. */
+  /** Returns the error that every call reports once the card is lost; success before. */
   Error state() const { return lost_; }
 
   bool used() const { return launches_ > 0; }
@@ -127,8 +133,8 @@ class Card {
   void wait_of(const char* kind) { ++waits_[kind]; }
   void suffer();
 
-  std::map<uintptr_t, size_t> mapped_; // by start, what of the addresses is backed
-  std::map<uintptr_t, uint64_t> maps_; // by start, the segment behind it
+  std::map<uintptr_t, size_t> mapped_; // by start: addresses with memory behind them
+  std::map<uintptr_t, uint64_t> maps_; // by start: the segment behind the addresses
   std::map<uint64_t, Segment> segments_;
   std::map<uintptr_t, size_t> pinned_, registered_;
   uint64_t next_segment_ = 1;

@@ -1,4 +1,5 @@
-// libcuda: the driver's functions that libtorch's allocator, lorafit's own kernels and Triton call, on the phantom card.
+// libcuda: the driver's functions that libtorch's allocator, lorafit's own kernels and Triton call, on the
+// phantom card.
 #include <cuda.h>
 
 #include <cstdio>
@@ -50,7 +51,7 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice) {
   return CUDA_SUCCESS;
 }
 
-/** Tables of functions that are nobody's business but NVIDIA's own libraries': an empty one, whose first word is its size. */
+/** Returns an empty table of the functions that NVIDIA's own libraries share; its first word is its size. */
 CUresult cuGetExportTable(const void** table, const CUuuid*) {
   static const size_t empty[2] = {sizeof(size_t[2]), 0};
   return *table = empty, CUDA_SUCCESS;
@@ -75,7 +76,7 @@ CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* activ
   return *flags = 0, *active = card().has_context(device), CUDA_SUCCESS;
 }
 
-// Memory by segments.
+// Memory, by segments.
 
 CUresult cuMemGetAllocationGranularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
   return *bytes = size_t{2} << 20, CUDA_SUCCESS;
@@ -132,7 +133,7 @@ CUresult cuPointerGetAttribute(void* value, CUpointer_attribute which, CUdevicep
   }
 }
 
-// Kernels: machine code is taken as it is, and remembered by name.
+// Kernels: machine code is accepted unread, and remembered by name.
 
 CUresult cuModuleLoadData(CUmodule* module, const void*) {
   TURN;

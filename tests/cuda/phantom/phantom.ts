@@ -1,4 +1,7 @@
-/** Commands run on a phantom card: libtorch's own CUDA half, over a runtime that keeps books and computes nothing. See README.md. */
+/**
+ * Runs commands on a phantom card: libtorch's own CUDA half, over a runtime that keeps books and computes
+ * nothing. See README.md.
+ */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,48 +10,53 @@ import { pathToFileURL } from "node:url";
 import { searchLibtorch } from "../../../src/torch/install/libtorch.ts";
 import { lorafit, PROGRAM, type Run } from "../../e2e/lorafit.ts";
 
-/** What the card is said to be, and what happens to it; amounts in bytes. */
+/** The card's description, and what happens to it. Amounts are in bytes. */
 export interface PhantomCard {
   name?: string;
   capability?: number;
   memoryBytes?: number;
   multiprocessors?: number;
   contextBytes?: number;
-  /** Operations that a stream leaves undone until somebody waits for it; 0 unless said: all is done at once. */
+  /**
+   * Operations that a stream leaves undone until somebody waits for it. Default: 0, nothing is left undone.
+   */
   lag?: number;
-  /** Cards of this kind; 1 unless said. */
+  /** Number of such cards. Default: 1. */
   cards?: number;
-  /** Which allocation of pinned memory is refused, once. */
+  /** Number of the allocation of pinned memory that fails, once. */
   pinRefused?: number;
-  /** This wait for an event lasts until the file is there; that it has begun, FILE.reached says. */
+  /**
+   * Number of the wait for an event that lasts until the file exists. FILE.reached appears when this wait
+   * begins.
+   */
   gate?: { wait: number; file: string };
-  /** From this launch on, other processes hold so much of its memory. */
+  /** From this launch on, other processes hold this many bytes of the card's memory. */
   filled?: { launch: number; bytes: number };
-  /** From this launch on, every call fails with this error of CUDA's. */
+  /** From this launch on, every call fails with this CUDA error. */
   lost?: { launch: number; error: number };
 }
 
-/** What the process asked of the card, from its first tensor to its end. */
+/** Everything that the process asked of the card, from its first tensor to its end. */
 export interface PhantomReport {
   peakBytes: number;
   pinnedPeakBytes: number;
-  /** Devices on which CUDA has made a context. */
+  /** Devices on which CUDA has created a context. */
   contexts: number[];
   launches: number;
   products: number;
   productFlops: number;
-  /** Times that the host waited, by what for. */
+  /** Number of times that the host waited, by what it waited for. */
   waits: Record<string, number>;
   traffic: Record<string, { count: number; bytes: number }>;
-  /** Launches by kernel, as the compiler calls them. */
+  /** Number of launches, by the compiler's name of the kernel. */
   kernels: Record<string, number>;
-  /** Calls that a real card would refuse or go wrong by. */
+  /** Calls that a real card would refuse, or compute wrong results from. */
   violations: string[];
 }
 
 export type PhantomRun = Run & { report: PhantomReport | undefined };
 
-/** Why none can be made here; undefined where one can. */
+/** Returns why no phantom card can be built here; undefined if it can. */
 export function phantomProblem(): string | undefined {
   const libtorch = searchLibtorch().at(-1);
   if (!libtorch?.usable || !libtorch.cuda) return "libtorch is one for the CPU";
@@ -73,7 +81,7 @@ export class Phantom {
     if (status !== 0) throw new Error(`the phantom card can't be built:\n${stderr}`);
   }
 
-  /** What makes a program find the card. */
+  /** Returns the environment variables with which a program finds the card. */
   environment(card: PhantomCard = {}): Record<string, string> {
     const libraries = readdirSync(this.#folder).filter((name) => /\.so\.\d+$/.test(name));
     const { name, capability, memoryBytes, multiprocessors, contextBytes, lag, filled, lost } = card;
@@ -98,12 +106,12 @@ export class Phantom {
     };
   }
 
-  /** Runs a command of lorafit, and reads what it left. */
+  /** Runs a lorafit command, and reads the card's report. */
   lorafit(args: string[], card: PhantomCard = {}): PhantomRun {
     return this.#reported(card, (env) => lorafit(args, { env }));
   }
 
-  /** Runs a module's text, which may import what is built as "lorafit/...". */
+  /** Runs the text of a module, which may import built files as "lorafit/...". */
   script(text: string, card: PhantomCard = {}): PhantomRun {
     const built = pathToFileURL(join(dirname(PROGRAM), ".."));
     const module = text.replaceAll('from "lorafit/', `from "${built}/`);

@@ -18,12 +18,12 @@ using phantom::facts;
 
 namespace {
 
-/** A call's turn at the card. Its error stays until cudaGetLastError asks, as the runtime has it. */
+/** Holds the card's mutex for one call. */
 class Turn {
  public:
   Turn() : lock_(card().mutex) {}
   Card* operator->() const { return &card(); }
-  /** The turn of a call that works on the thread's device. */
+  /** Returns the card, for a call that works on the thread's device and so creates a context there. */
   Card* on_device() const {
     card().enter(phantom::current_device());
     return &card();
@@ -36,7 +36,7 @@ class Turn {
 thread_local cudaError_t last_error = cudaSuccess;
 
 cudaError_t told(int error) {
-  // An allocation that fails, or work that is not done yet, leaves a context that works.
+  // An allocation that fails, and work that is not done yet, leave the context usable.
   if (error != cudaSuccess) last_error = static_cast<cudaError_t>(error);
   return static_cast<cudaError_t>(error);
 }
@@ -45,7 +45,7 @@ struct Kernel {
   std::string name;
 };
 
-/** Kernels by the functions on the host that stand for them. */
+/** Returns the known kernels, by the host functions that stand for them. */
 std::unordered_map<const void*, Kernel>& kernels() {
   static auto* known = new std::unordered_map<const void*, Kernel>;
   return *known;
@@ -108,7 +108,7 @@ cudaError_t cudaGetDevice(int* device) { return *device = phantom::current_devic
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= facts().cards) return told(cudaErrorInvalidDevice);
   phantom::current_device() = device;
-  Turn().on_device(); // from CUDA 12 on it makes the context
+  Turn().on_device(); // creates the context from CUDA 12 on
   return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
@@ -178,7 +178,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(
     const char* name, void** function, unsigned, unsigned long long, cudaDriverEntryPointQueryResult* result) {
   static void* const driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
   *function = driver ? dlsym(driver, name) : nullptr;
-  if (!*function) *function = reinterpret_cast<void*>(&unknown_of_driver); // libtorch asks for more than it calls
+  if (!*function) *function = reinterpret_cast<void*>(&unknown_of_driver); // libtorch asks for more functions than it calls
   if (result) *result = cudaDriverEntryPointSuccess;
   return cudaSuccess;
 }

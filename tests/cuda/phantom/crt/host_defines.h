@@ -1,4 +1,5 @@
-// Of the CUDA compiler's own headers, which libtorch's packages leave out, what the runtime's headers ask for.
+// Replaces a header of the CUDA compiler that libtorch's packages lack. It defines only what the runtime's
+// headers need.
 #pragma once
 #define __host__
 #define __device__
