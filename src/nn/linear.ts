@@ -41,7 +41,10 @@ export interface RowInfo {
   ploraRows: readonly Rows[];
 }
 
-/** What x becomes in the low ranks: lora (T, R), and one (|I|, rank) for each range of rows of the branch where PLoRA is not merged. */
+/**
+ * Inner products of the low-rank branches. lora: (T, R); plora: (|I|, rank) for each range of branch rows,
+ * none if PLoRA is merged.
+ */
 export interface LowRank {
   lora: Tensor | undefined;
   plora: Tensor[];

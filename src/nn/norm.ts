@@ -22,7 +22,7 @@ export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
   });
 }
 
-/** The same into `out`, (T, C). */
+/** Writes the RMS norm of x into `out`, (T, C). */
 export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): void {
   if (isFused(x)) {
     fused.rmsNorm([out, x, weight], { eps });

@@ -46,7 +46,10 @@ export interface Visit {
   products: number;
 }
 
-/** What merging costs for each number of the weight beside its product: four passes of memory over it (read, copied, read, written). */
+/**
+ * FLOPs that merging costs for each number of the weight, besides the product: four passes of memory over it (read,
+ * copied, read, written).
+ */
 const MERGE_FLOPS = 4 * FLOPS_PER_NUMBER;
 
 /** The linear for one visit, merged where that pays; M, of the working set, belongs to the open scope. */
@@ -74,12 +77,12 @@ export function foldInto_(weight: Tensor, { a, b, scale }: Plora): Tensor {
   return weight.addmm_(b, a, { alpha: scale });
 }
 
-/** What folding adds to some rows of a weight that is quantised as it is loaded, (r, in) in float32. */
+/** Returns what folding adds to some rows of a weight that is quantised on loading: (r, in) in float32. */
 export function foldedPart({ a, b, scale }: Plora, rows: Rows): Tensor {
   return scope(() => rowsOf(b, rows).mm(a).mul_(scale).to({ dtype: "float32" }));
 }
 
-/** The same linear once its weight is folded: the branch takes off again what is not to be there. */
+/** Returns the linear with its weight folded: on other rows the branch subtracts what folding added. */
 export function afterFolding(plora: Plora): Plora {
   return { ...plora, scale: -plora.scale };
 }

@@ -112,7 +112,7 @@ export function forEachKind<P>(kinds: readonly Kind<P>[], body: (part: P, index:
   for (const { part, index, times } of kinds) repeated(times, () => body(part, index));
 }
 
-/** What tells ranges apart that are cut out of the same tensors. */
+/** Returns the key that tells ranges of the same tensors apart. */
 export function rowCount({ start, end }: Rows): number {
   return end - start;
 }

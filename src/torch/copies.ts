@@ -22,7 +22,7 @@ export class PendingCopy implements Disposable {
     this.finish(false);
   }
 
-  /** As `wait`, and the host sees the data as well: for a copy to the host that JavaScript then reads. */
+  /** Waits until the host sees the data: for a copy to the host that JavaScript then reads. */
   waitOnHost(): void {
     this.finish(true);
   }
@@ -78,7 +78,7 @@ export function pendingCopies(): number {
   return native.pendingCopies();
 }
 
-/** Of the pinned buffers that memory which isn't pinned reaches a card through: host memory, from the first such copy to the end. */
+/** Bytes of the pinned buffers through which other host memory reaches a card; they stay until the end. */
 export const STAGING_BYTES = native.stagingBytes();
 
 /** Copies that were waited for since the last time. */
@@ -96,7 +96,7 @@ export function timeCopies(on: boolean): void {
   native.timeCopies(on);
 }
 
-/** What was timed since the last time; after `synchronize`, as a card must be done with the copies. */
+/** Returns the times since the last call. Call `synchronize` first: the card must be done with the copies. */
 export function takeCopyTimes(): CopyTimes {
   const [copies = 0, bytes = 0, copyMs = 0, waitedMs = 0] = native.takeCopyTimes();
   return { copies, bytes, copyMs, waitedMs };

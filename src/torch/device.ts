@@ -9,7 +9,7 @@ import { refuseDeferred } from "./tensor.ts";
 export const POOLS = ["device", "host"] as const;
 export type Pool = (typeof POOLS)[number];
 
-/** What an allocation is for; the last one is what worker threads of kernels allocate. */
+/** Purposes of allocations; the last one is for memory that worker threads of kernels allocate. */
 export const CATEGORIES = [
   "weights",
   "loraParameters",
@@ -30,14 +30,14 @@ export type TrackedDevice = Device;
 export interface MemoryStats {
   liveBytes: number;
   peakBytes: number;
-  /** Of the hard cap, or undefined where there is none. */
+  /** Bytes of the hard cap; undefined without one. */
   capBytes: number | undefined;
   /** Allocations since the peak was reset. */
   count: number;
   /** Allocations alive. */
   liveCount: number;
   liveByCategory: Record<Category, number>;
-  /** What made up the peak. */
+  /** Bytes at the peak, by category. */
   peakByCategory: Record<Category, number>;
 }
 
@@ -105,8 +105,8 @@ export function category<T>(name: Category, body: () => T extends PromiseLike<un
 }
 
 /**
- * What is alive in a pool and what was at its peak, in bytes as asked of the allocator. Blocks of at most 8 bytes are left
- * out (but of a card, and of a plan for one): kernels on cpu wrap the numbers that they are given as tensors, and no other device does.
+ * Returns the bytes that are alive in a pool and that were at its peak, as requested from the allocator. Blocks of
+ * at most 8 bytes are not counted, except on a card and in a plan for one: CPU kernels wrap numbers as tensors.
  */
 export function memoryStats(device: TrackedDevice, of: Pool = "device"): MemoryStats {
   const numbers = native.memoryStats(deviceCode(device), POOLS.indexOf(of));
@@ -160,7 +160,7 @@ export function logAllocations(device: TrackedDevice, on: boolean): void {
   native.recordAllocations(deviceCode(device), on);
 }
 
-/** What was logged since recording began, or since the last call. */
+/** Returns the log since recording began, or since the last call. */
 export function readAllocations(device: TrackedDevice): AllocationLog {
   const [ids, bytes, pools, categories] = native.takeAllocations(deviceCode(device));
   if (!ids || !bytes || !pools || !categories)
@@ -262,7 +262,7 @@ export function cudaDevices(): number {
 /** Bytes of a card: its own, and what libtorch's caching allocator has given out and holds. */
 export interface CardMemory {
   totalBytes: number;
-  /** Of the card, other programs considered. */
+  /** Free bytes of the card, after all programs. */
   freeBytes: number;
   allocatedBytes: number;
   peakAllocatedBytes: number;
@@ -283,7 +283,7 @@ export function cardMemory(device: CardDevice): CardMemory {
   return { totalBytes, freeBytes, allocatedBytes, peakAllocatedBytes, reservedBytes, peakReservedBytes };
 }
 
-/** What a card is. */
+/** Facts of a card. */
 export interface CardInfo {
   name: string;
   /** Compute capability, as 80 or 120. */
@@ -292,7 +292,7 @@ export interface CardInfo {
   multiprocessors: number;
 }
 
-/** What kernels need of a card, as compute capability. */
+/** Least compute capability that each ability needs. */
 export const CARD_ABILITIES = { bf16: 80, "flash attention": 80, fp8: 89 } as const;
 
 /** Those of a card of this compute capability, as 89. */

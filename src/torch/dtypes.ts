@@ -56,7 +56,9 @@ export function dtypeBytes(dtype: DType): number {
   return DTYPES[dtype].bytes;
 }
 
-/** What the engine takes for a dtype: its number; undefined stays so, and a symbol says what it was given instead. */
+/**
+ * Returns the engine's number of a dtype. undefined stays undefined; a symbol names a value that is no dtype.
+ */
 export function dtypeCode(dtype: DType | null | undefined): number | symbol | null | undefined {
   if (dtype === undefined || dtype === null) return dtype;
   return DTYPES[dtype]?.code ?? notA(dtype);
@@ -64,7 +66,10 @@ export function dtypeCode(dtype: DType | null | undefined): number | symbol | nu
 
 const DEVICE_TYPES = { cpu: 0, cuda: 1, meta: 14 } as const; // c10::DeviceType
 
-/** What the engine takes for a device: type * 256 + index + 1; undefined stays so, and a symbol says what it was given. */
+/**
+ * Returns the engine's number of a device: type * 256 + index + 1. undefined stays undefined; a symbol names
+ * a value that is no device.
+ */
 export function deviceCode(device: Device | null | undefined): number | symbol | null | undefined {
   if (device === undefined || device === null) return device;
   if (device === "cpu") return DEVICE_TYPES.cpu * 256;

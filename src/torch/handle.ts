@@ -1,11 +1,11 @@
-/** What generated ops stand on: how a handle becomes a Tensor and a Tensor a handle again. tensor.ts registers its class here. */
+/** Turns handles into Tensors and back, for generated ops. tensor.ts registers its class here. */
 import { notA } from "./dtypes.ts";
 import type { Handle } from "./native.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** Holds the C++ tensor's number; 0 once disposed. */
 export abstract class TensorHandle {
-  /** Of the C++ tensor, for calls into the engine; 0 once disposed. */
+  /** Number of the C++ tensor, for calls into the engine; 0 once disposed. */
   handle: Handle;
 
   constructor(handle: Handle) {
@@ -33,13 +33,16 @@ export function wrapAll(results: Handle[], kinds?: string): unknown[] {
   return results.map((result, at) => (kinds === undefined || kinds[at] === "t" ? wrap(result) : result));
 }
 
-/** What a call takes for a tensor: its number; nothing stays nothing, and the engine's error names what is no tensor. */
+/**
+ * Returns the argument for a tensor in a call: its number. null and undefined stay; the engine's error names
+ * a value that is no tensor.
+ */
 export function handleOf(value: unknown): Handle | symbol | null | undefined {
   if (value instanceof TensorHandle) return value.handle;
   return value === undefined || value === null ? value : notA(value);
 }
 
-/** What a call takes for a list of tensors. */
+/** Returns the argument for a list of tensors in a call. */
 export function handlesOf(values: unknown): unknown {
   if (values === undefined || values === null) return values;
   return Array.isArray(values) ? values.map(handleOf) : notA(values);

@@ -5,12 +5,12 @@ import { computesBeside } from "./device.ts";
 import { isCard } from "./dtypes.ts";
 import { keep, type Tensor } from "./tensor.ts";
 
-/** The numbers of a flat tensor in float32 or float64, as they are when this is made. On meta there are none: NaN for each. */
+/** Numbers of a flat float32 or float64 tensor at the time of the call. On meta each number is NaN. */
 export class LateNumbers implements Disposable {
   readonly #numbers: Tensor;
   readonly #copy: PendingCopy | undefined;
 
-  /** What holds `numbers` on a device apart may be freed at once. */
+  /** Starts a copy to the host if `numbers` is on a card. The caller may free `numbers` at once. */
   constructor(numbers: Tensor) {
     if (!computesBeside(numbers.device)) {
       this.#numbers = keep(numbers.view([-1]));

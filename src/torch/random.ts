@@ -40,7 +40,7 @@ export function manualSeed(seed: bigint | number): void {
   native.manualSeed(seed);
 }
 
-/** What a call takes for a generator. */
+/** Returns the argument for a generator in a call into the engine. */
 export function generatorHandle(value: unknown): Handle | symbol | null | undefined {
   if (value instanceof Generator) return value.handle;
   return value === undefined || value === null ? value : notA(value);

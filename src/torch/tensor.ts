@@ -98,7 +98,10 @@ export class Tensor extends TensorOps implements Disposable {
     return this;
   }
 
-  /** The same elements in this dtype on this device; shares memory where nothing changes, unless `copy`. */
+  /**
+   * Returns the elements in another dtype or on another device. Shares memory if nothing changes, unless
+   * `copy`.
+   */
   to(options: {
     dtype?: DType | undefined;
     device?: Device | undefined;

@@ -1,4 +1,6 @@
-/** What a body does on meta, for plans: its allocations in order, and its calls of operators counted by shapes. */
+/**
+ * Records what a body does on meta, for plans: allocations in order, and operator calls counted by shapes.
+ */
 import { type AllocationLog, readAllocations, type TrackedDevice } from "./device.ts";
 import { type DType, deviceCode, dtypeOfCode } from "./dtypes.ts";
 import { handlesOf } from "./handle.ts";
@@ -70,7 +72,7 @@ export function isAbridging(): boolean {
   return abridging;
 }
 
-/** Of the innermost body that is repeated. */
+/** Repeats of the innermost repeated body. */
 let innermostTimes = 1;
 
 /** Runs the body once, its calls counted so many times. */

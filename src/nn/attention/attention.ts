@@ -11,15 +11,15 @@ import { type AttentionShape, type KernelState, kernelBackward_, kernelForward }
 import type { Rope } from "./rope.ts";
 
 /**
- * What wqkv makes of a group, rows of T: for each kv head its Q query heads, its key, its value, (T, G * (Q+2) * D); or, where queries are of
- * the last R rows alone, those, (R, G * Q * D), and apart from them keys and values, (T, G * 2 * D).
+ * Output of wqkv for a group: for each kv head its Q query heads, its key, its value, (T, G * (Q+2) * D). If only the
+ * last R rows have queries: the queries, (R, G * Q * D), and apart from them keys and values, (T, G * 2 * D).
  */
 export type Projected = readonly [packed: Tensor] | readonly [query: Tensor, keyValue: Tensor];
 
-/** The same by head: (T, G, Q+2, D), or (R, G, Q, D) and (T, G, 2, D). */
+/** Projected, by head: (T, G, Q+2, D), or (R, G, Q, D) and (T, G, 2, D). */
 type ByHead = Projected;
 
-/** What the backward needs: the projection rotated, and what the kernel left. */
+/** Values for the backward pass: the rotated projection, and the kernel's state. */
 export interface AttentionState {
   rotated: ByHead;
   kernel: KernelState;

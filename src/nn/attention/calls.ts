@@ -20,17 +20,17 @@ export interface PackedLengths {
   keys: Tensor;
 }
 
-/** Of the rows from the first query on, R of T: query (R, G, Q, D); of all: key and value, (T, G, 1, D). */
+/** query: (R, G, Q, D), the rows from the first query on; key and value: (T, G, 1, D), all rows. */
 export interface PackedHeads {
   query: Tensor;
   key: Tensor;
   value: Tensor;
 }
 
-/** What one call takes of packed heads; `heads` is the dimension of heads in a part. */
+/** The part of packed heads for one call; `heads` is the dimension of heads in it. */
 export interface Call {
   heads: 1 | 2;
-  /** Of a (R, G, Q, D) tensor and of a (T, G, 1, D) one, as views. */
+  /** Returns the part as a view: of a (R, G, Q, D) tensor here, of a (T, G, 1, D) tensor below. */
   ofQueries(x: Tensor): Tensor;
   ofKeys(x: Tensor): Tensor;
   /** The other way round, for a part that is all queries. */
@@ -50,7 +50,7 @@ export function headsOfPacked(packed: Tensor): PackedHeads {
   return { query, key, value };
 }
 
-/** Of each sample, the rows of its queries among all queries. */
+/** Returns for each sample the rows of its queries among all queries. */
 export function queryRows({ samples, firstQuery = 0 }: Packed): Rows[] {
   return samples.map(({ start, end }) => ({
     start: Math.max(0, start - firstQuery),

@@ -45,7 +45,9 @@ export interface AttentionShape extends Packed {
 export const CARD_KERNELS = ["flash", "cudnn", "efficient", "products"] as const;
 export type CardKernel = (typeof CARD_KERNELS)[number];
 
-/** What one call of a kernel leaves to its backward: logsumexp first, where it has one, then what it needs beside. */
+/**
+ * Tensors that a kernel's call keeps for its backward pass: first logsumexp, if it has one, then its others.
+ */
 type Saved = readonly Tensor[];
 
 /** out: (R, G, Q, D); saved: of each call. */

@@ -68,7 +68,7 @@ function flatPart(rowsOfMatrix: (rows: Rows) => Tensor, { start, end }: Rows, wi
   return rows.view([-1]).narrow(0, start - first * width, end - start);
 }
 
-/** What stands for absmax, (n / 64) in float32, in 8 bits each. */
+/** Returns absmax, (n / 64) in float32, as 8 bits each. */
 export function quantizeAbsmax(
   absmax: Tensor,
 ): Pick<Nf4Matrix, "absmax" | "nestedAbsmax" | "nestedMap" | "offset"> {
@@ -244,7 +244,7 @@ function flatValues(matrix: Nf4Matrix): Tensor {
   return cut(values.mul_(scales.indexSelect(0, blockOf)).view([-1, width]), all, columns);
 }
 
-/** What codes of absmax stand for, (b); numbers: (b), those of the blocks. */
+/** Returns the values of absmax codes, (b). numbers: (b), the numbers of the blocks. */
 function absmaxOf({ nestedMap, nestedAbsmax, offset }: Nf4Matrix, codes: Tensor, numbers: Tensor): Tensor {
   return scope(() => {
     const nested = nestedAbsmax.indexSelect(0, numbers.bitwiseRightShift(8));

@@ -9,7 +9,7 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import { NF4_MAP, type Nf4Matrix, quantizeAbsmax, wholeNf4 } from "./nf4.ts";
 import { NESTED_BLOCK, NF4_BLOCK, storedNf4 } from "./storedNames.ts";
 
-/** What is asked of a checkpoint. */
+/** Access to the tensors of a checkpoint. */
 export interface StoredTensors {
   readonly place: string;
   has(name: string): boolean;

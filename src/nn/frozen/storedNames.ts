@@ -14,7 +14,7 @@ export type QuantizedPrecision = (typeof QUANTIZED_PRECISIONS)[number];
 /** Blocks of bitsandbytes that are whole numbers of ours: a code stays what it is where blocks are split. */
 const STORED_BLOCKS = [64, 128, 256, 512, 1024, 2048, 4096];
 
-/** What is asked of a checkpoint. */
+/** Access to the tensor shapes of a checkpoint. */
 interface StoredShapes {
   readonly place: string;
   has(name: string): boolean;

@@ -110,14 +110,17 @@ async function make(goals: string[], onCompiled?: (done: number) => void): Promi
   });
 }
 
-/** What the Makefile says after each file, with its share of the time, and would do if it is only asked. */
+/**
+ * Line that the Makefile prints after each file, with the file's share of the time; `make -n` prints its
+ * echo.
+ */
 const COMPILED = /^(?:echo )?compiled \S+(?: (\d+))?\n/gm;
 
 function compiledIn(output: string): number {
   return [...output.matchAll(COMPILED)].reduce((sum, [, share]) => sum + Number(share ?? 1), 0);
 }
 
-/** What the objects in the build folder were made from. */
+/** The libtorch and sources that the objects in the build folder were made from. */
 interface Stamp {
   libtorch: string;
   sources: string;

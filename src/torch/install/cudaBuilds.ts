@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { commandLine } from "../../program.ts";
 
 export interface CudaBuild {
-  /** What follows the release in its version, as in 2.11.0+cu126. */
+  /** Suffix of the version, for example cu126 in 2.11.0+cu126. */
   tag: string;
   /** Compute capabilities that it has kernels for, as 75. */
   capabilities: { least: number; most: number };
@@ -29,9 +29,9 @@ export type CudaVersion = keyof typeof CUDA_BUILDS;
 
 export const CUDA_VERSIONS = Object.keys(CUDA_BUILDS) as [CudaVersion, ...CudaVersion[]];
 
-/** What a machine has, as far as the choice of a build goes. */
+/** Facts of a machine that decide which build it needs. */
 export interface Cards {
-  /** As 70; empty where nobody can tell. */
+  /** Compute capabilities, for example 70; empty if unknown. */
   capabilities: readonly number[];
   /** The driver's major version. */
   driver: number | undefined;
@@ -84,7 +84,10 @@ function leastCapability(): string {
   return (least / 10).toFixed(1);
 }
 
-/** What installs libtorch for a machine's cards: the build is named where it is not the usual one. */
+/**
+ * Returns the command that installs libtorch for a machine's cards; it names the build unless it is the usual
+ * one.
+ */
 export function setupCommand(cards: Cards): string {
   const build = buildFor(cards);
   return commandLine(CUDA_BUILDS[build].isUsual ? "setup --cuda" : `setup --cuda ${build}`);

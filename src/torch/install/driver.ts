@@ -14,7 +14,7 @@ import type { UsableLibtorch } from "./libtorch.ts";
 
 const MODULE_FILE = "/proc/driver/nvidia/version";
 
-/** What of a libtorch decides which driver it takes. */
+/** Facts of a libtorch that decide which driver it needs. */
 type Installed = Pick<UsableLibtorch, "cuda" | "folder"> & Partial<Pick<UsableLibtorch, "cudaVersion">>;
 
 /** Where this machine's cards and its driver show. */
@@ -79,7 +79,7 @@ export function driverProblem(libtorch: Installed | undefined, file = MODULE_FIL
   return `the NVIDIA driver is version ${version}, and ${least} or newer is needed${forWhat}`;
 }
 
-/** What mends a driver that is missing or too old: a newer one, or a libtorch that takes this one. */
+/** Returns the fix for a missing or old driver: a newer driver, or a libtorch that works with this one. */
 export function driverFix(libtorch: Installed | undefined, file = MODULE_FILE): string {
   const newer = `Install an NVIDIA driver of version ${leastDriver(libtorch)} or newer.`;
   const cards = machineCards(file);
@@ -94,18 +94,21 @@ function leastDriver(libtorch: Installed | undefined): number {
   return Math.min(...CUDA_VERSIONS.map((version) => CUDA_BUILDS[version].leastDriver));
 }
 
-/** What this machine has, as far as its driver tells. */
+/** Returns the facts of this machine that its driver reports. */
 export function machineCards(file = MODULE_FILE): Cards {
   const major = majorOf(driverVersion(file));
   return { capabilities: cardCapabilities(), driver: Number.isNaN(major) ? undefined : major };
 }
 
-/** As "580.65.06"; "unknown" where nothing says. */
+/** Returns the version, for example "580.65.06"; "unknown" if nothing reports it. */
 export function driverVersion(file = MODULE_FILE): string {
   return moduleVersion(file) ?? "unknown";
 }
 
-/** As "580.65.06"; "unknown" where the kernel module says none, undefined where there is no driver. */
+/**
+ * Returns the version, for example "580.65.06"; "unknown" if the kernel module reports none, undefined
+ * without a driver.
+ */
 function moduleVersion(file: string): string | undefined {
   let text: string;
   try {

@@ -18,7 +18,7 @@ import {
 /** A CUDA to have libtorch for; "fitting" takes whichever suits the machine's cards and driver. */
 export type WantedCuda = CudaVersion | "fitting";
 
-/** What libtorch_cpu.so for CUDA 13.0 links against; the rest of its dependencies serves the card alone. */
+/** Packages that libtorch_cpu.so for CUDA 13.0 links against; its other dependencies are for cards only. */
 const CPU_PARTS = ["nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
 /** Whether what was found will do; without `cuda`, for computing on the CPU. */

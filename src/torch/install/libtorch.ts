@@ -33,7 +33,7 @@ export interface UsableLibtorch {
   cudaVersion: string | undefined;
 }
 
-/** What was found at one place of the look-up. */
+/** Result of the search at one place. */
 export type Libtorch =
   | UsableLibtorch
   | { usable: false; from: string; folder: string | undefined; problem: string };
@@ -149,7 +149,7 @@ function inspect(from: string, folder: string): Libtorch {
     : { usable: true, from, folder, version, cuda, cudaVersion };
 }
 
-/** What a package torch says of itself. */
+/** Reads the version and CUDA version of a package torch. */
 export function readBuild(folder: string): { version?: string; cudaVersion?: string } {
   const file = join(folder, "version.py");
   const text = existsSync(file) ? readFileSync(file, "utf8") : "";

@@ -1,4 +1,4 @@
-/** What attention by products takes beside its products, on the CPU: each in one pass, in place. */
+/** CPU kernels of attention by products, for the work between the products: each in one pass, in place. */
 import { arange } from "../create.ts";
 import type { Tensor } from "../tensor.ts";
 import { cpuKernel } from "./fusedKernel.ts";

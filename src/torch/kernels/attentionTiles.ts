@@ -40,7 +40,7 @@ interface TileOfHead extends CausalTile {
   allKeys: number;
 }
 
-/** What a kernel takes beside its tensors. */
+/** Options of a kernel, besides its tensors. */
 function numbers(weights: Tensor, query: Tensor, { heads, start, allKeys, scale }: TileOfHead) {
   return [weights.shape[1]!, heads, start, query.shape[1]!, allKeys, { float: scale }] as const;
 }

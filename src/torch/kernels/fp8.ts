@@ -48,7 +48,7 @@ export const fp8Kernels = {
     tolerance: 0,
     roundings: 0,
   }),
-  /** The same of x times a factor (n) float32 for each column. */
+  /** Converts x, multiplied by a factor for each column, (n) in float32, as `rowsFp8` converts x. */
   multipliedRowsFp8: kernel<[...Fp8Rows, factors: Tensor], void>({
     source: "rowsFp8",
     entry: "multiplied_rows_fp8",

@@ -15,7 +15,7 @@ import {
   type Work,
 } from "./nvrtc.ts";
 
-/** What every kernel says of itself. */
+/** Facts that every kernel states. */
 interface Described<Inputs extends readonly Tensor[], Options> {
   /** Its name in the CUDA source, and in native/cpu_loops.cc. */
   entry: string;
@@ -24,7 +24,7 @@ interface Described<Inputs extends readonly Tensor[], Options> {
   twin: (inputs: Inputs, options: Options) => void;
   /** Indexes of inputs that it reads and writes in full, for a plan's time. */
   reads: readonly number[];
-  /** What it reads of others, as views. */
+  /** Views of the parts that it reads of other inputs. */
   readsOf?: (inputs: Inputs) => Tensor[];
   writes: readonly number[];
   /** Indexes of inputs whose rows, or groups of heads, may lie apart. */
@@ -37,7 +37,9 @@ interface Described<Inputs extends readonly Tensor[], Options> {
 
 interface Kernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
   source: KernelCode["source"];
-  /** What a launch takes; the loop takes the same inputs, and goes over the first, so it needs no count. */
+  /**
+   * Arguments of a launch. The CPU loop takes the same inputs; it runs over the first, so it needs no count.
+   */
   work: (inputs: Inputs, options: Options) => Work;
   /** False where the CPU has no loop for it. */
   onCpu?: false;
@@ -46,7 +48,7 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Described<In
 export interface CpuKernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
   /** Whether the processor has a loop for these scalars; where left out, it has. */
   runs?: (dtype: DType) => boolean;
-  /** What the loop takes; it goes over the first. */
+  /** Arguments of the loop, which runs over the first. */
   inputs: (inputs: Inputs, options: Options) => readonly KernelInput[];
 }
 

@@ -240,7 +240,7 @@ export const fused = {
     },
     tolerance: 1e-5,
   }),
-  /** The same for a matrix in int8: codes (rows, columns), rows apart by any stride, scales: (rows) float32. */
+  /** Multiplies by a matrix in int8. codes: (rows, columns), rows any stride apart; scales: (rows) float32. */
   productInt8: kernel<
     [out: Tensor, x: Tensor, codes: Tensor, scales: Tensor],
     { unit: number } & ProductOptions

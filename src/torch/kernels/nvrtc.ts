@@ -31,7 +31,7 @@ export interface KernelCode {
 }
 
 export interface Launch extends KernelCode {
-  /** Of the work, where a thread each does one; the blocks follow. */
+  /** Number of threads for the whole launch; the number of blocks follows from it. */
   threads: number;
   /** In the kernel's order. */
   inputs: readonly KernelInput[];
@@ -39,7 +39,7 @@ export interface Launch extends KernelCode {
   count?: number | undefined;
 }
 
-/** What of a launch depends on its inputs. */
+/** The part of a launch that depends on its inputs. */
 export type Work = Pick<Launch, "threads" | "inputs" | "count">;
 
 /** Tensors go in as pointers, numbers as 64-bit whole numbers or, in `float`, as floats. */
@@ -52,7 +52,7 @@ const SCALARS: Partial<Record<DType, string[]>> = {
   uint8: [], // of kernels that move bytes
 };
 
-/** Of the digest that is kept behind machine code. */
+/** Length of the digest that is stored behind machine code. */
 const DIGEST_BYTES = 32;
 
 const loaded = new Map<string, Handle>();

@@ -16,13 +16,13 @@ type AdamWInputs = [
 
 /** Numbers of one step. */
 export interface AdamWNumbers {
-  /** What factors and squares are multiplied with. */
+  /** `decay` multiplies the trained values, `squareKeep` the means of squares. */
   decay: number;
   squareKeep: number;
   /** How much of the gradient, and of its square, goes into the means. */
   meanRate: number;
   squareRate: number;
-  /** What the root of the squares' mean is multiplied with, and what is added to it then. */
+  /** Factor of the root of the squares' mean; `epsilon` is added to the product. */
   rootFactor: number;
   epsilon: number;
   stepSize: number;

@@ -78,7 +78,7 @@ __device__ inline unsigned short __float_to_half_bits(float x) {
 #endif
 `;
 
-/** What one block of threads adds up. THREADS is the number of threads that every launch of these kernels has. */
+/** Sums within one block of threads. THREADS is the number of threads in a block of these kernels. */
 const REDUCTION = `
 #define THREADS 256
 struct Sums { float first, second; };
@@ -381,7 +381,7 @@ extern "C" __global__ void adamw(
 /** Threads of a block, in every launch. */
 export const THREADS = 256;
 
-/** What a source needs around it on a card; the CPU test puts its own in its place. */
+/** Lines around a source on a card; the CPU test replaces them with its own. */
 export const ON_CARD = HALF_ON_CARD;
 
 /** Whole sources, by name; each has one or two entries. */
