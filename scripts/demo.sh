@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# make demo: everything once, as a user would, on synthetic pages and a tiny random model. All of it goes into demo-out/.
+# make demo: every command once, as a user would run it, on synthetic pages and a tiny random model. Output: demo-out/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=demo-out
 PAGES=64
-HD_NUM=1          # one tile and the global view of a page, 313 tokens: fast on a CPU
-PREVIEW_HD_NUM=16 # what the real model is usually trained with: 3 x 5 tiles, 2,353 tokens
+EVALUATED=8   # of these pages, for the evaluations during training
+HD_NUM=1      # one tile and the global view of a page, 313 tokens: fast on a CPU
 EPOCHS=20
-MEMORY=2GiB       # a hard cap on the CPU: one byte more, and the run would stop
+EVAL_EVERY=128
+MEMORY=32MiB  # little more than the run needs; a hard cap on a CPU
 
-# Threads that wait sleep instead of spinning: the picture workers, and whatever else runs here, want the cores too.
+# Waiting threads sleep instead of spinning, because the picture workers need the cores too.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 bold() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 
-# Shows a command as a user types it, and runs it.
+# Shows a command as a user types it, then runs it.
 lorafit() { { printf '$ npx lorafit'; quoted "$@"; echo; } >&2; node dist/cli/main.js "$@"; }
 
-# Words as a shell reads them.
+# Quotes words as a shell needs them.
 quoted() {
   local word
   for word; do
@@ -26,7 +27,7 @@ quoted() {
   done
 }
 
-# fromJson FILE EXPRESSION: of the last line of JSON of a file, called `it`.
+# fromJson FILE EXPRESSION: evaluates the expression; `it` is the file's last line of JSON.
 fromJson() {
   node -e 'const it = JSON.parse(require("fs").readFileSync(process.argv[1], "utf8").trim().split("\n").at(-1)); console.log(eval(process.argv[2]))' "$1" "$2"
 }
@@ -37,29 +38,31 @@ rm -rf "$OUT"
 mkdir -p "$OUT"
 started=$SECONDS
 
-bold "1. $PAGES document pages at 3840 x 2160, with questions and answers"
+bold "1. Draw $PAGES document pages at 3840 x 2160, with questions and answers"
 lorafit pages --output $OUT/pages --count $PAGES
+node -e 'const fs = require("fs"); const [from, to, count] = process.argv.slice(1); fs.writeFileSync(to, JSON.stringify(JSON.parse(fs.readFileSync(from)).slice(0, Number(count))))' \
+  $OUT/pages/pages.json $OUT/pages/evaluated.json $EVALUATED
 
-bold "2. A tiny 4KHD checkpoint: the official layout, random weights, a tokenizer of its own"
+bold "2. Make a tiny 4KHD checkpoint: official layout, random weights, its own tokenizer"
 lorafit tiny --output $OUT/tiny --layers 2 --vision-hidden 32 --vision-layers 1 --vision-ffn 128
 
-bold "3. What the model sees of a page at hd_num $PREVIEW_HD_NUM (the training below takes $HD_NUM, to be fast)"
-lorafit preview --image $OUT/pages/images/page-0001.png --hd-num $PREVIEW_HD_NUM --out $OUT/preview
+bold "3. Preview a page as the model will see it, at hd_num $HD_NUM (real training uses 16 to 55)"
+lorafit preview --image $OUT/pages/images/page-0001.png --hd-num $HD_NUM --out $OUT/preview
 
 EVALUATE=(--data $OUT/pages/data.txt --hd-num $HD_NUM --answers --json)
-bold "4. Before training: the model's answers are noise"
+bold "4. Score the model before training: its answers are noise"
 lorafit eval --model $OUT/tiny "${EVALUATE[@]}" > $OUT/before.jsonl
 score $OUT/before.jsonl
 
-bold "5. LoRA training on the CPU, within $MEMORY"
+bold "5. Train with LoRA on the CPU, within $MEMORY, with evaluations on $EVALUATED of the pages"
 lorafit train --model $OUT/tiny --data $OUT/pages/data.txt --output $OUT/run --hd-num $HD_NUM --memory $MEMORY --epochs $EPOCHS \
-  --gradient-accumulation 1 --keep all --lora-r 64 --learning-rate 1e-3 --warmup-steps 20 --weight-decay 0 --lora-dropout 0
+  --eval-data $OUT/pages/evaluated.json --eval-every $EVAL_EVERY --gradient-accumulation 1 --keep all --lora-r 64 --learning-rate 1e-3 --warmup-steps 20 --weight-decay 0 --lora-dropout 0
 
-bold "6. After training, on the same pages (a tiny model can do no more than learn pages by heart, here more than half of them)"
+bold "6. Score it after training, on the same pages (a tiny model can only learn pages by heart)"
 lorafit eval --model $OUT/tiny --adapter $OUT/run/adapter "${EVALUATE[@]}" > $OUT/after.jsonl
 score $OUT/after.jsonl
 
-bold "7. One question, answered; then by the merged checkpoint, which needs no adapter"
+bold "7. Ask one question, with the adapter; merge; ask the merged checkpoint, which needs no adapter"
 page=$OUT/pages/pages.json
 question=$(node -e 'console.log(JSON.parse(require("fs").readFileSync(process.argv[1]))[0].conversations[0].value)' $page)
 expected=$(node -e 'console.log(JSON.parse(require("fs").readFileSync(process.argv[1]))[0].conversations[1].value)' $page)
@@ -69,18 +72,18 @@ lorafit merge --model $OUT/tiny --adapter $OUT/run/adapter --output $OUT/merged
 lorafit generate --model $OUT/merged "${ASK[@]}"
 echo "expected: $expected"
 
-bold "8. The run as a page"
+bold "8. Write the run as a page"
 lorafit report $OUT/run --out $OUT/report.html --preview $OUT/preview/page-0001-tiles.png \
   --evals $OUT/before.jsonl $OUT/after.jsonl --json > $OUT/summary.json
 
-bold "Done in $((SECONDS - started)) s. All of it is in $OUT/"
+bold "Done in $((SECONDS - started)) s. All results are in $OUT/"
 fromJson $OUT/summary.json '`  loss of a step, mean of ${it.meanSteps}   ${it.firstLoss.toFixed(2)} -> ${it.lastLoss.toFixed(2)} in ${it.steps} steps, ${Math.round((1000 * it.tokens) / it.durationMs)} tokens/s
-  most memory                 ${(it.peakBytes / 2 ** 20).toFixed(0)} MiB of the '$MEMORY' allowed`'
+  peak memory                 ${(it.peakBytes / 2 ** 20).toFixed(0)} MiB, limit '$MEMORY'`'
 cat <<END
   before                      $(score $OUT/before.jsonl)
   after                       $(score $OUT/after.jsonl)
 
-  $OUT/report.html                     the curves; open it in a browser
+  $OUT/report.html                     the run's curves and answers; open it in a browser
   $OUT/preview/page-0001-tiles.png     a page with its tiles
   $OUT/pages/                          the data set, in the official format
   $OUT/tiny/                           the base checkpoint
