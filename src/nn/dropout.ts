@@ -1,6 +1,6 @@
 /**
- * Dropout that no memory policy can change: what is dropped depends on seed, row of the micro-batch and column alone, so that
- * recomputation, tiles and head groups see the same mask.
+ * Dropout that is the same under every memory policy. The mask depends only on the seed, the row of the
+ * micro-batch and the column, so recomputation, tiles and head groups see the same mask.
  */
 import { empty } from "../torch/create.ts";
 import { fused } from "../torch/kernels/kernels.ts";
@@ -17,26 +17,29 @@ import {
   tilesOf,
 } from "./rows.ts";
 
-/** Elements of what is dropped at a time, 16 MiB in bf16: a copy of them is small beside what the step holds. */
+/** Elements per tile, 16 MiB in bf16: a copy of a tile is small beside the working set. */
 const TILE_ELEMENTS = 2 ** 23;
 
 export interface Dropout {
-  /** Met to 1 / 65536. */
+  /** Rounded to a multiple of 1 / 65536. */
   probability: number;
-  /** Names run, micro-batch, layer and module; 64 bits. */
+  /** 64 bits, different for each run, micro-batch, layer and module. */
   seed: bigint;
 }
 
-/** Which rows of the micro-batch a tensor's rows are: those from this one on; or these, which ascend. */
+/**
+ * Rows of the micro-batch that a tensor's rows are: a number is the first of consecutive rows; an array lists
+ * them in ascending order.
+ */
 export type RowPlace = number | Int32Array;
 
-/** Where a matrix lies in what is dropped with one seed; column: the first of its columns. */
+/** Position of a matrix in the tensor that one seed drops; column: its first column there. */
 export interface DropoutPlace {
   place: RowPlace;
   column: number;
 }
 
-/** A seed for the parts of a whole: mixSeed(seed, layer, module). */
+/** Derives the seed of a part: mixSeed(seed, layer, module). */
 export function mixSeed(seed: bigint, ...parts: number[]): bigint {
   return parts.reduce((mixed, part) => splitMix(mixed ^ splitMix(BigInt(part) + 1n)), seed);
 }
@@ -50,7 +53,7 @@ function splitMix(state: bigint): bigint {
   return z ^ (z >> 31n);
 }
 
-/** A copy of x times its mask / (1 - probability). x: (t, columns), whose rows may lie apart. */
+/** Returns a copy of x times its mask / (1 - probability). x: (t, columns), with any row stride. */
 export function dropped(x: Tensor, dropout: Dropout, at: DropoutPlace): Tensor {
   const out = empty(x.shape, { dtype: x.dtype, device: x.device });
   forEachRun(x, at.place, (rows, row) => {
@@ -59,14 +62,17 @@ export function dropped(x: Tensor, dropout: Dropout, at: DropoutPlace): Tensor {
   return out;
 }
 
-/** into += x times its mask / (1 - probability); (t, columns) both, whose rows may lie apart. */
+/** Adds x times its mask / (1 - probability) to `into`. Both (t, columns), with any row stride. */
 export function addDropped_(into: Tensor, x: Tensor, dropout: Dropout, at: DropoutPlace): void {
   forEachRun(x, at.place, (rows, row) => {
     fused.addDropped([rowsOf(into, rows), rowsOf(x, rows)], { ...dropout, row, column: at.column });
   });
 }
 
-/** Calls body for x's rows, a tile of them at a time, each in a scope of its own; all at once where nothing is dropped. x: (T, columns). */
+/**
+ * Calls body for tiles of x's rows, each in a scope of its own; for all rows at once if nothing is dropped.
+ * x: (T, columns).
+ */
 export function forEachDropoutTile(
   x: Tensor,
   dropout: Dropout | undefined,
@@ -88,7 +94,10 @@ export function forEachDropoutTile(
   });
 }
 
-/** Calls body for x's rows that follow on one another in the micro-batch, with the first one's number there. */
+/**
+ * Calls body for each run of x's rows that are consecutive in the micro-batch, with the run's first row
+ * there.
+ */
 function forEachRun(x: Tensor, place: RowPlace, body: (rows: Rows, row: number) => void): void {
   const runs = typeof place === "number" ? [{ start: 0, end: x.shape[0]! }] : runsOf(place);
   forEachPart(runs, rowCount, (rows) => {

@@ -1,8 +1,9 @@
 /**
- * A frozen linear with its two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T PB^T on the rows of the
- * branch (PLoRA), or x M^T there, W and PLoRA merged (plora.ts). LoRA is never merged: what steps add to it would be lost in bf16's
- * rounding of W.
- * Forward and backward are written out and accumulate in place; names as in docs/architecture.md.
+ * A frozen linear with two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T
+ * PB^T on PLoRA rows. If PLoRA is merged into W, its rows use x M^T instead (plora.ts). LoRA is never merged:
+ * bf16 would round away what a step adds to W.
+ *
+ * Forward and backward are written by hand and accumulate in place. Names: docs/architecture.md.
  */
 import { zeros } from "../torch/create.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
@@ -18,7 +19,10 @@ import {
 } from "./plora.ts";
 import { clipRows, columnsOf, forEachPart, type Rows, rowCount, rowsOf } from "./rows.ts";
 
-/** a: (R, in), b: (out, R) in the compute dtype; gradients of the same shapes, absent in evaluation. */
+/**
+ * LoRA's factors: a (R, in) and b (out, R) in the compute dtype. Gradients have the same shapes; undefined in
+ * evaluation.
+ */
 export interface LoraBranch {
   a: Tensor;
   b: Tensor;
@@ -26,31 +30,34 @@ export interface LoraBranch {
   gradB: Tensor | undefined;
   scale: number;
   dropout: Dropout | undefined;
-  /** Which of the linear's inputs a's first column reads, where it is not the first. */
+  /** Index of the linear's input that the first column of `a` reads; default 0. */
   firstInput?: number;
 }
 
-/** A frozen weight and PLoRA, and what is trained. */
+/** A frozen weight with PLoRA, and the LoRA branch that is trained. */
 export interface Linear extends FrozenLinear {
   lora: LoraBranch | undefined;
 }
 
-/** Which rows of the micro-batch are at hand, and which of them (counted from the first) are rows of the branch. */
+/**
+ * The rows of the micro-batch in a tensor. ploraRows: the rows that PLoRA acts on, counted from the tensor's
+ * first row.
+ */
 export interface RowInfo {
   place: RowPlace;
   ploraRows: readonly Rows[];
 }
 
 /**
- * Inner products of the low-rank branches. lora: (T, R); plora: (|I|, rank) for each range of branch rows,
- * none if PLoRA is merged.
+ * x in the low ranks: lora (T, R), and one plora (|I|, rank) for each range I of PLoRA rows. plora is empty
+ * if PLoRA is merged.
  */
 export interface LowRank {
   lora: Tensor | undefined;
   plora: Tensor[];
 }
 
-/** The inner products of the low-rank branches. x: (T, in). */
+/** Returns the inner products of the low-rank branches. x: (T, in). */
 export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   return {
     lora: linear.lora && loraInner(x, linear.lora, info.place),
@@ -58,7 +65,7 @@ export function lowRank(x: Tensor, linear: Linear, info: RowInfo): LowRank {
   };
 }
 
-/** Room for the inner products of T rows, filled with zeros; like: any tensor of the compute dtype. */
+/** Allocates inner products of T rows, filled with zeros; dtype: the compute dtype. */
 export function zeroLowRank(
   tokens: number,
   linear: Linear,
@@ -73,7 +80,7 @@ export function zeroLowRank(
   };
 }
 
-/** The inner products of some of the rows, as views; ploraRows: of all rows. */
+/** Returns views of some rows of the inner products; ploraRows: the PLoRA rows among all rows. */
 export function lowRankRows({ lora, plora }: LowRank, ploraRows: readonly Rows[], rows: Rows): LowRank {
   return {
     lora: lora && rowsOf(lora, rows),
@@ -83,7 +90,10 @@ export function lowRankRows({ lora, plora }: LowRank, ploraRows: readonly Rows[]
   };
 }
 
-/** The part of a linear that makes some of its outputs: rows of weight, merged weight, plora.b and lora.b. */
+/**
+ * Returns the part of a linear that computes some of its outputs: rows of weight, merged weight, plora.b and
+ * lora.b.
+ */
 export function outputSlice(linear: Linear, rows: Rows): Linear {
   const cut = (x: Tensor): Tensor => rowsOf(x, rows);
   const { weight, plora, merged, lora } = linear;
@@ -95,7 +105,10 @@ export function outputSlice(linear: Linear, rows: Rows): Linear {
   };
 }
 
-/** The part of a linear that reads some of its inputs: columns of weight, merged weight, plora.a and lora.a. */
+/**
+ * Returns the part of a linear that reads some of its inputs: columns of weight, merged weight, plora.a and
+ * lora.a.
+ */
 export function inputSlice(linear: Linear, columns: Rows): Linear {
   const cut = (x: Tensor): Tensor => columnsOf(x, columns);
   const { weight, plora, merged, lora } = linear;
@@ -111,7 +124,7 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
   };
 }
 
-/** y = linear(x). x: (T, in) -> (T, out). */
+/** Returns linear(x). x: (T, in) -> (T, out). */
 export function linearForward(x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
     const y = baseProduct(x, linear, info.ploraRows); // (T, out)
@@ -120,7 +133,7 @@ export function linearForward(x: Tensor, linear: Linear, info: RowInfo): Tensor 
   });
 }
 
-/** into += linear(x). x: (T, in), into: (T, out). */
+/** Adds linear(x) to `into`. x: (T, in), into: (T, out). */
 export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
     addBaseProduct_(into, x, linear, info.ploraRows);
@@ -128,7 +141,7 @@ export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInf
   });
 }
 
-/** into = linear(x), whose `inner` is lowRank(x). x: (T, in), into: (T, out). */
+/** Writes linear(x) into `into`. inner: lowRank(x); x: (T, in), into: (T, out). */
 export function linearInto_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner: LowRank): void {
   scope(() => {
     addBaseProduct_(into, x, linear, info.ploraRows, 0);
@@ -136,7 +149,7 @@ export function linearInto_(into: Tensor, x: Tensor, linear: Linear, info: RowIn
   });
 }
 
-/** y += the outer products of the low-rank branches. y: (T, out). */
+/** Adds the outer products of the low-rank branches to y, (T, out). */
 export function addLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, inner: LowRank): void {
   const { plora, lora } = linear;
   scope(() => {
@@ -147,7 +160,10 @@ export function addLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, i
   });
 }
 
-/** The gradient of x, (T, in), for the gradient dy, (T, out), of linear(x); LoRA gradients accumulate. x: (T, in). */
+/**
+ * Returns the gradient of x, (T, in), for the gradient dy, (T, out), of linear(x). Accumulates LoRA
+ * gradients. x: (T, in).
+ */
 export function linearBackward(dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
     const dx = baseGradient(dy, linear, info.ploraRows); // (T, in)
@@ -157,7 +173,10 @@ export function linearBackward(dy: Tensor, x: Tensor, linear: Linear, info: RowI
   });
 }
 
-/** dx += the gradient of x for the gradient dy of linear(x); LoRA gradients accumulate. x, dx: (T, in), dy: (T, out). */
+/**
+ * Adds to dx the gradient of x for the gradient dy of linear(x). Accumulates LoRA gradients. x, dx: (T, in),
+ * dy: (T, out).
+ */
 export function addLinearGradients_(dx: Tensor, dy: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
   addInputGradient_(dx, dy, linear, info);
   addLoraGradients_(dx, dy, x, linear, info);
@@ -172,7 +191,7 @@ function addLoraGradients_(dx: Tensor, dy: Tensor, x: Tensor, { lora }: Linear, 
   });
 }
 
-/** dx += dy W, and the PLoRA branch's on its rows. dx: (T, in), dy: (T, out). */
+/** Adds dy W to dx, and on PLoRA rows the branch's gradient. dx: (T, in), dy: (T, out). */
 export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
     addBaseGradient_(dx, dy, linear, info.ploraRows);
@@ -180,7 +199,7 @@ export function addInputGradient_(dx: Tensor, dy: Tensor, linear: Linear, info: 
   });
 }
 
-/** dx[I] += p (dy[I] PB) PA for each range I of rows of the branch, where PLoRA is not merged. */
+/** Adds p (dy[I] PB) PA to dx[I] for each range I of PLoRA rows, unless PLoRA is merged. */
 function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { ploraRows }: RowInfo): void {
   forEachPart(apartRows(linear, ploraRows), rowCount, (rows) => {
     const { a, b, scale } = linear.plora!;
@@ -188,7 +207,10 @@ function addPloraGradient_(dx: Tensor, dy: Tensor, linear: Linear, { ploraRows }
   });
 }
 
-/** Accumulates gradB = s dy^T inner and returns the gradient s dy B of `inner`. dy: (T, out), inner: (T, R) -> (T, R). */
+/**
+ * Accumulates gradB += s dy^T inner, and returns s dy B, the gradient of `inner`. dy: (T, out), inner: (T, R)
+ * -> (T, R).
+ */
 export function loraOuterGradient(dy: Tensor, inner: Tensor, { b, gradB, scale }: LoraBranch): Tensor {
   return scope(() => {
     if (gradB) addProduct_(gradB, dy.t(), inner, scale);
@@ -196,13 +218,15 @@ export function loraOuterGradient(dy: Tensor, inner: Tensor, { b, gradB, scale }
   });
 }
 
-/** into += alpha * left right: in place where the dtypes agree, else the product is rounded once. */
+/**
+ * Adds alpha * left right to `into`: in place if the dtypes agree, else via a product that is rounded once.
+ */
 export function addProduct_(into: Tensor, left: Tensor, right: Tensor, alpha = 1): void {
   if (into.dtype === left.dtype) into.addmm_(left, right, { alpha });
   else scope(() => into.add_(left.mm(right).to({ dtype: into.dtype }), { alpha }));
 }
 
-/** drop(x) A^T. x: (T, in) -> (T, R). */
+/** Returns drop(x) A^T. x: (T, in) -> (T, R). */
 function loraInner(x: Tensor, lora: LoraBranch, place: RowPlace): Tensor {
   if (!lora.dropout) return x.mm(lora.a.t());
   const inner = zeros([x.shape[0]!, lora.a.shape[0]!], x);
@@ -210,7 +234,7 @@ function loraInner(x: Tensor, lora: LoraBranch, place: RowPlace): Tensor {
   return inner;
 }
 
-/** inner += drop(x) A^T. x: (T, in), inner: (T, R). */
+/** Adds drop(x) A^T to `inner`. x: (T, in), inner: (T, R). */
 export function addLoraInner_(inner: Tensor, x: Tensor, lora: LoraBranch, place: RowPlace): void {
   forEachSeen(x, lora, place, (rows, seen) => {
     rowsOf(inner, rows).addmm_(seen, lora.a.t());
@@ -218,8 +242,8 @@ export function addLoraInner_(inner: Tensor, x: Tensor, lora: LoraBranch, place:
 }
 
 /**
- * Adds drop(x) A^T to `inner` where it is asked for, dInner^T drop(x) to gradA, and drop'(dInner A) to dx. dx, x: (T, in), inner,
- * dInner: (T, R).
+ * Adds drop(x) A^T to `inner` if `inner` is given, dInner^T drop(x) to gradA, and drop'(dInner A) to dx. dx,
+ * x: (T, in); inner, dInner: (T, R).
  */
 export function addLoraInnerGradients_(
   { dx, inner }: { dx: Tensor; inner?: Tensor | undefined },
@@ -240,7 +264,7 @@ export function addLoraInnerGradients_(
     });
 }
 
-/** Calls body for x's rows, as many at a time as is good, with what LoRA sees of them: drop(x). */
+/** Calls body for tiles of x's rows with `seen`, the input of LoRA: drop(x). */
 function forEachSeen(
   x: Tensor,
   { dropout, firstInput: column = 0 }: LoraBranch,

@@ -7,7 +7,7 @@ import { headLoss_, labelsOf } from "./loss.ts";
 
 const EPS = 1e-5;
 
-/** Losses and gradient by autograd, all logits at once. */
+/** Computes losses and gradient by autograd, with all logits at once. */
 function plain(
   hidden: Tensor,
   targets: Int32Array,

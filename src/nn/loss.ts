@@ -1,4 +1,7 @@
-/** Cross-entropy through the frozen head, in chunks of label rows: the loss and its exact gradient in one pass, and no (T, V) matrix. */
+/**
+ * Cross-entropy through the frozen head, in chunks of label rows. One pass makes the loss and its exact
+ * gradient; no (T, V) matrix exists.
+ */
 import { empty, fromArray, full, zeros } from "../torch/create.ts";
 import { isFused } from "../torch/kernels/fusedKernel.ts";
 import { fused } from "../torch/kernels/kernels.ts";
@@ -8,21 +11,21 @@ import { addRmsNormGradient_, type RmsNorm, rmsNorm } from "./norm.ts";
 import { forEachTileOf, rowsOf } from "./rows.ts";
 
 export interface HeadLoss {
-  /** Norm of the last hidden states. */
+  /** Norm applied to the last hidden states. */
   norm: RmsNorm;
   /** (V, C), frozen. */
   head: FrozenMatrix;
-  /** Label rows whose logits exist at a time. */
+  /** Label rows per chunk; only their logits exist at the same time. */
   chunkTokens: number;
 }
 
-/** Label rows of a micro-batch and the token that each must predict; both have M elements. */
+/** Label rows of a micro-batch, and the token that each row must predict; both have M elements. */
 export interface Labels {
   rows: Int32Array;
   targets: Int32Array;
 }
 
-/** The rows with a target, of targets with -100 where there is none. */
+/** Returns the rows that have a target; targets: -100 if there is none. */
 export function labelsOf(targets: Int32Array): Labels {
   const rows = new Int32Array(targets.length);
   let count = 0;
@@ -32,8 +35,9 @@ export function labelsOf(targets: Int32Array): Labels {
 }
 
 /**
- * Negative log likelihood of the target of every row, (M) in float32. Where a scale is given, states becomes scale times the gradient of
- * their sum, chunk by chunk. states: (M, C), before the final norm; targets: (M).
+ * Returns the negative log likelihood of each row's target, (M) in float32. With gradientScale, overwrites
+ * states chunk by chunk with gradientScale times the gradient of the sum of losses. states: (M, C), before
+ * the final norm; targets: (M).
  */
 export function headLoss_(
   states: Tensor,
@@ -57,7 +61,10 @@ export function headLoss_(
   });
 }
 
-/** Loss (n) of a chunk and, where scale is given, scale times the gradient of `states`. states: (n, C), targets: (n, 1). */
+/**
+ * Returns the loss (n) of a chunk and, if scale is given, scale times the gradient of `states`. states: (n,
+ * C), targets: (n, 1).
+ */
 function chunkLoss(
   states: Tensor,
   targets: Tensor,
@@ -73,7 +80,7 @@ function chunkLoss(
     };
     if (isFused(logits)) {
       const loss = empty([targets.shape[0]!], { device: states.device });
-      fused.softmaxGradient([logits, targets.squeeze(1), loss], { scale: scale ?? 0 }); // in place of the logits
+      fused.softmaxGradient([logits, targets.squeeze(1), loss], { scale: scale ?? 0 }); // overwrites the logits
       return scale === undefined ? { loss } : { loss, dStates: gradientOf(logits) };
     }
     const wide = logits.to({ dtype: wideOf(states) }); // (n, V): becomes exp(l - max), then the gradient

@@ -1,10 +1,13 @@
-/** RMS norm and its gradient: in one pass where kernels of our own run, else in tiles of rows, so that float32 temporaries stay small. */
+/**
+ * RMS norm and its gradient: in one pass if our own kernels run on the device, else in tiles of rows to keep
+ * float32 temporaries small.
+ */
 import { isFused } from "../torch/kernels/fusedKernel.ts";
 import { fused } from "../torch/kernels/kernels.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { forEachTileOf, rowsOf } from "./rows.ts";
 
-/** Rows normalised at a time: with 4096 features, 4 MiB of float32. */
+/** Rows per tile: with 4096 features, 4 MiB of float32. */
 const TILE_ROWS = 256;
 
 export interface RmsNorm {
@@ -13,7 +16,10 @@ export interface RmsNorm {
   eps: number;
 }
 
-/** RMS norm over the last dim, in float32, rounded to x's dtype before the weight. x: (T, C) -> (T, C). Source: arXiv:1910.07467. */
+/**
+ * Returns the RMS norm over the last dim, computed in float32 and rounded to x's dtype before the weight. x:
+ * (T, C) -> (T, C). Source: arXiv:1910.07467.
+ */
 export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
   return scope(() => {
     const out = x.emptyLike();
@@ -22,7 +28,7 @@ export function rmsNorm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
   });
 }
 
-/** Writes the RMS norm of x into `out`, (T, C). */
+/** Writes rmsNorm(x) into `out`, (T, C). */
 export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): void {
   if (isFused(x)) {
     fused.rmsNorm([out, x, weight], { eps });
@@ -37,8 +43,8 @@ export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): v
 }
 
 /**
- * into += the gradient of rmsNorm at x for the gradient `gradOut` of its output; all (T, C). With n = x * r, r = rsqrt(mean(x^2) + eps)
- * and g = gradOut * weight: r * (g - n * mean(g * n)).
+ * Adds to `into` the gradient of rmsNorm at x, for the gradient `gradOut` of its output; all (T, C). It is r
+ * * (g - n * mean(g * n)) with n = x * r, r = rsqrt(mean(x^2) + eps) and g = gradOut * weight.
  */
 export function addRmsNormGradient_(
   into: Tensor,
@@ -56,13 +62,13 @@ export function addRmsNormGradient_(
       const gradient = rowsOf(gradOut, tile).mul(weight).to({ dtype: normalized.dtype }); // (t, C) float32
       const projection = gradient.mul(normalized).meanDim([-1], { keepdim: true }); // (t, 1)
       const tangent = gradient.sub(normalized.mul_(projection)).mul_(inverseRms); // (t, C)
-      const sum = rowsOf(into, tile); // cast here, for a kernel that casts inside takes memory that no plan sees
+      const sum = rowsOf(into, tile); // cast here: a kernel that casts inside uses memory that no plan counts
       sum.copy_(tangent.add_(sum.to({ dtype: tangent.dtype })));
     });
   });
 }
 
-/** x * rsqrt(mean(x^2) + eps) in float32 (or x's own dtype where that is wider), and the factor. x: (t, C). */
+/** Returns x * rsqrt(mean(x^2) + eps) in float32 (float64 if x is float64), and the factor. x: (t, C). */
 function normalize(x: Tensor, eps: number): { normalized: Tensor; inverseRms: Tensor } {
   const wide = x.to({ dtype: x.dtype === "float64" ? "float64" : "float32" });
   const inverseRms = wide.square().meanDim([-1], { keepdim: true }).add_(eps).rsqrt_(); // (t, 1)

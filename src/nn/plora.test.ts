@@ -11,7 +11,7 @@ import type { Rows } from "./rows.ts";
 
 const [OUTS, INS, RANK] = [96, 64, 24];
 const TOKENS = 90;
-/** Rows of the branch, and others between them. */
+/** PLoRA rows, with other rows between them. */
 const ROWS = {
   "many, and few in two gaps": [
     { start: 3, end: 30 },
@@ -34,7 +34,7 @@ function linearOf(weight: FrozenMatrix): Linear {
   return { weight, plora: { a: a!, b: b!, scale: 2 }, lora: undefined };
 }
 
-/** All that a step multiplies with a linear. */
+/** All products that a step makes with a linear. */
 function products(linear: Linear, ploraRows: readonly Rows[]): Tensor[] {
   const info = { place: 0, ploraRows };
   const numbers = (columns: number, seed: number): Tensor =>
@@ -79,7 +79,7 @@ it("a merged weight is of the working set, and gone with its scope", () => {
   });
 });
 
-/** Whether a linear of a shape is merged for so many rows; nothing is computed. */
+/** Returns whether a linear of a shape is merged for so many rows; computes nothing. */
 function merges(
   [outs, ins, rank]: readonly [number, number, number],
   rows: number,

@@ -1,7 +1,9 @@
 /**
- * A frozen weight W with PLoRA, a low-rank branch on some of the rows: p x PA^T PB^T on image rows; where it is folded into W, -p x PA^T PB^T
- * on all others. Where a visit has enough of them, the branch is added to a copy of the weight, M = W + p PB PA: its rows are multiplied with
- * M, all others with W, and the branch costs no more products of its own.
+ * A frozen weight W with PLoRA, a low-rank branch on some of the rows: p x PA^T PB^T on image rows. If PLoRA
+ * is folded into W, the branch is -p x PA^T PB^T on all other rows.
+ *
+ * If a visit has enough such rows, the branch is added to a copy of the weight, M = W + p PB PA. The branch's
+ * rows are then multiplied with M and all others with W, so the branch needs no products of its own.
  */
 import { empty } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
@@ -20,46 +22,58 @@ import {
 } from "./frozen/frozen.ts";
 import { forEachPart, type Rows, rowCount, rowsBetween, rowsOf } from "./rows.ts";
 
-/** Whether the branch is multiplied apart, or merged into a copy of the weight where that takes fewer FLOPs. */
+/**
+ * "apart": the branch is multiplied on its own; "merged": merged into a copy of the weight if that needs
+ * fewer FLOPs.
+ */
 export type PloraWay = "apart" | "merged";
 
-/** scale * (x a^T) b^T. a: (rank, in), b: (out, rank). */
+/** The branch scale * (x a^T) b^T. a: (rank, in), b: (out, rank). */
 export interface Plora {
   a: Tensor;
   b: Tensor;
   scale: number;
 }
 
-/** weight: (out, in); plora: where the model has such a branch; merged: M, (out, in), where it has been made. */
+/**
+ * weight: (out, in); plora: undefined if the model has no such branch; merged: M, (out, in), undefined until
+ * it is made.
+ */
 export interface FrozenLinear {
   weight: FrozenMatrix;
   plora?: Plora | undefined;
   merged?: Tensor | undefined;
 }
 
-/** Rows of a segment as a visit of a linear sees them. */
+/** A visit: the rows of a segment, and how often a linear multiplies each row. */
 export interface Visit {
   plora: PloraWay;
-  /** Those that the branch acts on. */
+  /** Rows that the branch acts on. */
   ploraRows: readonly Rows[];
-  /** Products that the visit makes with each row. */
+  /** Number of products that the visit makes with each row. */
   products: number;
 }
 
 /**
- * FLOPs that merging costs for each number of the weight, besides the product: four passes of memory over it (read,
+ * FLOPs of merging per number of the weight, besides the product PB PA: four passes over memory (read,
  * copied, read, written).
  */
 const MERGE_FLOPS = 4 * FLOPS_PER_NUMBER;
 
-/** The linear for one visit, merged where that pays; M, of the working set, belongs to the open scope. */
+/**
+ * Returns the linear for one visit, merged if that needs fewer FLOPs. M counts as working set and belongs to
+ * the open scope.
+ */
 export function mergedWherePays<L extends FrozenLinear>(linear: L, visit: Visit): L {
   const { weight, plora } = linear;
   if (!plora || visit.plora !== "merged" || !mergePays(weight, plora, visit)) return linear;
   return { ...linear, merged: merge(weight, plora) };
 }
 
-/** FLOPs of the branch apart against those of merging it; a card that multiplies the base in fp8 is faster with that. */
+/**
+ * Compares the FLOPs of a branch apart with the FLOPs of merging it. A card that multiplies the base in fp8
+ * is faster with W in fp8 than with M.
+ */
 function mergePays(weight: FrozenMatrix, plora: Plora, { ploraRows, products }: Visit): boolean {
   if (weight.precision === "fp8" && multipliesFp8(weight, plora.a)) return false;
   const [outs, ins] = frozenShape(weight) as [number, number];
@@ -72,27 +86,30 @@ function merge(weight: FrozenMatrix, plora: Plora): Tensor {
   return category("workingSet", () => scope(() => foldInto_(copiedValues(weight, plora.a), plora)));
 }
 
-/** weight += p PB PA, rounded once. weight: (out, in). */
+/** Adds p PB PA to weight, (out, in), rounded once. */
 export function foldInto_(weight: Tensor, { a, b, scale }: Plora): Tensor {
   return weight.addmm_(b, a, { alpha: scale });
 }
 
-/** Returns what folding adds to some rows of a weight that is quantised on loading: (r, in) in float32. */
+/**
+ * Returns what folding adds to some rows of a weight that is quantised while it is loaded: (r, in) in
+ * float32.
+ */
 export function foldedPart({ a, b, scale }: Plora, rows: Rows): Tensor {
   return scope(() => rowsOf(b, rows).mm(a).mul_(scale).to({ dtype: "float32" }));
 }
 
-/** Returns the linear with its weight folded: on other rows the branch subtracts what folding added. */
+/** Returns the branch that undoes the folding: it subtracts PLoRA on rows that must not have it. */
 export function afterFolding(plora: Plora): Plora {
   return { ...plora, scale: -plora.scale };
 }
 
-/** The rows whose branch is multiplied apart: none without a branch. */
+/** Returns the rows whose branch is multiplied apart: none if there is no branch, or if it is merged. */
 export function apartRows({ plora, merged }: FrozenLinear, ploraRows: readonly Rows[]): readonly Rows[] {
   return !plora || merged ? [] : ploraRows;
 }
 
-/** x W^T, and x M^T of the branch's rows where merged. x: (T, in) -> (T, out). */
+/** Returns x W^T, or x M^T on the branch's rows if merged. x: (T, in) -> (T, out). */
 export function baseProduct(x: Tensor, linear: FrozenLinear, ploraRows: readonly Rows[]): Tensor {
   const { weight, merged } = linear;
   if (!merged) return frozenProduct(x, weight);
@@ -104,7 +121,7 @@ export function baseProduct(x: Tensor, linear: FrozenLinear, ploraRows: readonly
   });
 }
 
-/** into = beta into + x W^T, and x M^T of the branch's rows where merged. x: (T, in), into: (T, out). */
+/** Computes into = beta into + x W^T, or x M^T on the branch's rows if merged. x: (T, in), into: (T, out). */
 export function addBaseProduct_(
   into: Tensor,
   x: Tensor,
@@ -117,7 +134,7 @@ export function addBaseProduct_(
   else addFrozenProduct_(into, x, weight, beta);
 }
 
-/** dy W, and dy M of the branch's rows where merged. dy: (T, out) -> (T, in). */
+/** Returns dy W, or dy M on the branch's rows if merged. dy: (T, out) -> (T, in). */
 export function baseGradient(dy: Tensor, linear: FrozenLinear, ploraRows: readonly Rows[]): Tensor {
   const { weight, merged } = linear;
   if (!merged) return frozenGradient(dy, weight);
@@ -129,7 +146,7 @@ export function baseGradient(dy: Tensor, linear: FrozenLinear, ploraRows: readon
   });
 }
 
-/** into += dy W, and dy M of the branch's rows where merged. dy: (T, out), into: (T, in). */
+/** Adds dy W to `into`, or dy M on the branch's rows if merged. dy: (T, out), into: (T, in). */
 export function addBaseGradient_(
   into: Tensor,
   dy: Tensor,
@@ -141,10 +158,10 @@ export function addBaseGradient_(
   else addFrozenGradient_(into, dy, weight);
 }
 
-/** into = beta into + left times the matrix, whichever way. */
+/** Computes into = beta into + left times the matrix, or its transpose in the forward pass. */
 type Multiply = (into: Tensor, left: Tensor, matrix: FrozenMatrix, beta: 0 | 1) => void;
 
-/** The branch's rows with M, all others with W. */
+/** Multiplies the branch's rows with M, and all other rows with W. */
 function byRows_(
   into: Tensor,
   left: Tensor,
@@ -171,12 +188,16 @@ function byRows_(
   }
 }
 
-/** In how many parts rows of one kind may come, while a plan of many micro-batches runs. */
+/**
+ * Largest number of parts that rows of one kind may lie in, for a plan of many micro-batches; undefined
+ * otherwise.
+ */
 let mostParts: number | undefined;
 
 /**
- * Runs the body as a plan of many micro-batches whose rows of one kind come in up to so many parts: each product then has the
- * room that the largest of their gathered copies needs, wherever the rows lie in this one.
+ * Runs the body as a plan of many micro-batches, whose rows of one kind lie in up to `parts` parts. Each
+ * product then allocates the largest gathered copies that it may need, wherever the rows lie in this
+ * micro-batch.
  */
 export function withPartsUpTo<T>(parts: number | undefined, body: () => T): T {
   const before = mostParts;
@@ -188,7 +209,7 @@ export function withPartsUpTo<T>(parts: number | undefined, body: () => T): T {
   }
 }
 
-/** Allocates copies of as many rows as gathering pays for. */
+/** Allocates copies of the largest number of rows for which gathering pays. */
 function makeRoomToGather(into: Tensor, left: Tensor, beta: 0 | 1): void {
   if (mostParts === undefined) return;
   const [rows, outs, ins] = [left.shape[0]!, into.shape[1]!, left.shape[1]!];
@@ -199,7 +220,10 @@ function makeRoomToGather(into: Tensor, left: Tensor, beta: 0 | 1): void {
   roomFor(left, [gathered]);
 }
 
-/** Whether copying rows that lie apart, read and written, moves fewer numbers than reading the weight again for each part. */
+/**
+ * Returns whether gathering moves fewer numbers than reading the weight again for each part. Gathering reads
+ * and writes the rows that lie apart.
+ */
 function gatherPays(parts: readonly Rows[], into: Tensor, left: Tensor, beta: 0 | 1): boolean {
   const [outs, ins] = [into.shape[1]!, left.shape[1]!];
   const copied = 2 * countOf(parts) * (ins + (1 + beta) * outs);
@@ -219,7 +243,7 @@ function gathered_(
   forEachGathered(parts, (from, to) => void rowsOf(into, from).copy_(rowsOf(rows, to)));
 }
 
-/** Room for these rows of x one behind the other. */
+/** Allocates room for these rows of x, one after the other. */
 function roomFor(x: Tensor, parts: readonly Rows[]): Tensor {
   const { dtype, device } = x;
   return empty([countOf(parts), x.shape[1]!], { dtype, device });
@@ -229,14 +253,14 @@ function countOf(parts: readonly Rows[]): number {
   return parts.reduce((sum, rows) => sum + rowCount(rows), 0);
 }
 
-/** Copies, for they run in all threads where `cat` runs in one. */
+/** Gathers rows by copies, since copies run in all threads and `cat` runs in one. */
 function gather(x: Tensor, parts: readonly Rows[]): Tensor {
   const rows = roomFor(x, parts);
   forEachGathered(parts, (from, to) => void rowsOf(rows, to).copy_(rowsOf(x, from)));
   return rows;
 }
 
-/** Calls body with the rows of each part, and with where they are once gathered. */
+/** Calls body with the rows of each part, and with their place in the gathered tensor. */
 function forEachGathered(parts: readonly Rows[], body: (from: Rows, to: Rows) => void): void {
   let start = 0;
   const places = parts.map((from) => {

@@ -8,7 +8,7 @@ export interface Rows {
   end: number;
 }
 
-/** The parts of ranges inside `tile`, counted from the tile's first row. */
+/** Returns the parts of the ranges inside `tile`, counted from the tile's first row. */
 export function clipRows(ranges: readonly Rows[], tile: Rows): Rows[] {
   return ranges
     .map(({ start, end }) => ({
@@ -18,14 +18,14 @@ export function clipRows(ranges: readonly Rows[], tile: Rows): Rows[] {
     .filter(({ start, end }) => start < end);
 }
 
-/** The rows of 0..rows that are in none of the ranges, which ascend. */
+/** Returns the rows of 0..rows that are in none of the ranges. The ranges ascend. */
 export function rowsBetween(ranges: readonly Rows[], rows: number): Rows[] {
   const starts = [0, ...ranges.map(({ end }) => end)];
   const ends = [...ranges.map(({ start }) => start), rows];
   return starts.map((start, gap) => ({ start, end: ends[gap]! })).filter(({ start, end }) => start < end);
 }
 
-/** Where numbers that ascend follow on one another: the places of each run. */
+/** Returns the index range of each run of consecutive numbers. numbers: ascending. */
 export function runsOf(numbers: Int32Array): Rows[] {
   const runs: Rows[] = [];
   for (let start = 0; start < numbers.length; ) {
@@ -37,7 +37,7 @@ export function runsOf(numbers: Int32Array): Rows[] {
   return runs;
 }
 
-/** 0..rows in tiles of tileRows, the last one shorter. */
+/** Splits 0..rows into tiles of tileRows; the last tile may be shorter. */
 export function tilesOf(rows: number, tileRows: number): Rows[] {
   return Array.from({ length: Math.ceil(rows / tileRows) }, (_, tile) => ({
     start: tile * tileRows,
@@ -45,17 +45,17 @@ export function tilesOf(rows: number, tileRows: number): Rows[] {
   }));
 }
 
-/** A view of rows; x: (T, ...). */
+/** Returns a view of rows; x: (T, ...). */
 export function rowsOf(x: Tensor, { start, end }: Rows): Tensor {
   return x.narrow(0, start, end - start);
 }
 
-/** A view of columns; x: (T, columns). */
+/** Returns a view of columns; x: (T, columns). */
 export function columnsOf(x: Tensor, { start, end }: Rows): Tensor {
   return x.narrow(1, start, end - start);
 }
 
-/** A part of a loop, and for how many like it stands. */
+/** A part of a loop, and the number of similar parts that it stands for. */
 export interface Kind<P> {
   part: P;
   index: number;
@@ -63,8 +63,9 @@ export interface Kind<P> {
 }
 
 /**
- * The parts that a loop has to take: all of them, once each; in an abridged plan the first of each kind, which stands for the others. So
- * parts of a kind must do alike, and leave nothing behind.
+ * Returns the parts that a loop must run: all of them, once each. In an abridged plan, only the first part of
+ * each kind runs and stands for the others. So all parts of a kind must do the same work and leave nothing
+ * behind.
  */
 export function kindsOf<P>(parts: readonly P[], kindOf: (part: P) => string | number): Kind<P>[] {
   if (!isAbridging()) return parts.map((part, index) => ({ part, index, times: 1 }));
@@ -78,7 +79,10 @@ export function kindsOf<P>(parts: readonly P[], kindOf: (part: P) => string | nu
   return [...found.values()];
 }
 
-/** The tiles of 0..rows that a loop has to take; two kinds at most, so that a plan of millions of rows need not list them. */
+/**
+ * Returns the tiles of 0..rows that a loop must run. An abridged plan needs at most two kinds, and so never
+ * lists millions of rows.
+ */
 export function kindsOfTiles(rows: number, tileRows: number): Kind<Rows>[] {
   if (!isAbridging()) return kindsOf(tilesOf(rows, tileRows), rowCount);
   const whole = Math.floor(rows / tileRows);
@@ -89,7 +93,7 @@ export function kindsOfTiles(rows: number, tileRows: number): Kind<Rows>[] {
   return kinds.filter(({ part, times }) => rowCount(part) * times > 0);
 }
 
-/** Calls body for every tile of 0..rows that a loop has to take. */
+/** Calls body for every tile of 0..rows that a loop must run. */
 export function forEachTileOf(
   rows: number,
   tileRows: number,
@@ -98,7 +102,7 @@ export function forEachTileOf(
   forEachKind(kindsOfTiles(rows, tileRows), body);
 }
 
-/** Calls body for every part that a loop has to take. */
+/** Calls body for every part that a loop must run. */
 export function forEachPart<P>(
   parts: readonly P[],
   kindOf: (part: P) => string | number,
@@ -107,23 +111,25 @@ export function forEachPart<P>(
   forEachKind(kindsOf(parts, kindOf), body);
 }
 
-/** Calls body for parts that kindsOf has chosen. */
+/** Calls body for the parts that kindsOf chose. */
 export function forEachKind<P>(kinds: readonly Kind<P>[], body: (part: P, index: number) => void): void {
   for (const { part, index, times } of kinds) repeated(times, () => body(part, index));
 }
 
-/** Returns the key that tells ranges of the same tensors apart. */
+/** Returns the number of rows; as a kind, it distinguishes ranges of the same tensors. */
 export function rowCount({ start, end }: Rows): number {
   return end - start;
 }
 
-/** Rows of a (T, C) tensor wherever it waits: views where it is on the device, else copies on it that the open scope frees. */
+/**
+ * Rows of a (T, C) tensor: views if it is on the device, else copies on the device that the open scope frees.
+ */
 export interface RowSource {
   readonly tokens: number;
   rows(rows: Rows): Tensor;
 }
 
-/** Rows of a tensor that is on the device. */
+/** Makes a RowSource of a tensor that is on the device. */
 export function rowSource(x: Tensor): RowSource {
   return { tokens: x.shape[0]!, rows: (rows) => rowsOf(x, rows) };
 }

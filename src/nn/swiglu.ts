@@ -1,4 +1,7 @@
-/** The MLP's activation silu(gate) * up and its gradients: in one pass where kernels of our own run, in the place of what goes in. */
+/**
+ * The MLP's activation silu(gate) * up and its gradients: in one pass, and in the memory of its inputs, if
+ * our own kernels run on the device.
+ */
 import { isFused } from "../torch/kernels/fusedKernel.ts";
 import { fused } from "../torch/kernels/kernels.ts";
 import { siluBackward } from "../torch/ops.gen.ts";
@@ -10,7 +13,7 @@ export interface Gates {
   up: Tensor;
 }
 
-/** silu(gate) * up, (t, F); in the place of the gate unless it is to be kept. */
+/** Returns silu(gate) * up, (t, F); overwrites the gate unless `keeps`. */
 export function activated({ gate, up }: Gates, keeps: boolean): Tensor {
   if (!isFused(gate)) return (keeps ? gate.silu() : gate.silu_()).mul_(up);
   const out = keeps ? gate.emptyLike() : gate;
@@ -18,7 +21,10 @@ export function activated({ gate, up }: Gates, keeps: boolean): Tensor {
   return out;
 }
 
-/** The gradients of gate and up for the gradient dActive of silu(gate) * up, all (t, F); in the place of whatever saves memory. */
+/**
+ * Returns the gradients of gate and up for the gradient dActive of silu(gate) * up, all (t, F). Overwrites
+ * inputs to save memory.
+ */
 export function activationGradients_(dActive: Tensor, { gate, up }: Gates): { dGate: Tensor; dUp: Tensor } {
   if (isFused(gate)) {
     fused.swigluBackward([dActive, gate, up]);

@@ -1,6 +1,6 @@
 /**
- * Causal attention of packed samples for a group of kv heads, from the group's slice of wqkv's output to its attention output, and
- * back: rotary positions, and the kernel of the device that computes.
+ * Causal attention of packed samples for a group of kv heads, forward and backward. It goes from the group's
+ * slice of wqkv's output to the attention output: rotary positions, then the device's kernel.
  */
 import { isFused } from "../../torch/kernels/fusedKernel.ts";
 import { fused, type RopeInputs } from "../../torch/kernels/kernels.ts";
@@ -11,21 +11,22 @@ import { type AttentionShape, type KernelState, kernelBackward_, kernelForward }
 import type { Rope } from "./rope.ts";
 
 /**
- * Output of wqkv for a group: for each kv head its Q query heads, its key, its value, (T, G * (Q+2) * D). If only the
- * last R rows have queries: the queries, (R, G * Q * D), and apart from them keys and values, (T, G * 2 * D).
+ * Output of wqkv for a group of G kv heads, in one of two forms:
+ * - All T rows have queries: (T, G * (Q+2) * D), each kv head with its Q query heads, its key and its value.
+ * - Only the last R rows have queries: queries (R, G * Q * D), and keys and values (T, G * 2 * D).
  */
 export type Projected = readonly [packed: Tensor] | readonly [query: Tensor, keyValue: Tensor];
 
-/** Projected, by head: (T, G, Q+2, D), or (R, G, Q, D) and (T, G, 2, D). */
+/** Projected, viewed by head: (T, G, Q+2, D), or (R, G, Q, D) and (T, G, 2, D). */
 type ByHead = Projected;
 
-/** Values for the backward pass: the rotated projection, and the kernel's state. */
+/** State for the backward pass: the rotated projection, and the kernel's own state. */
 export interface AttentionState {
   rotated: ByHead;
   kernel: KernelState;
 }
 
-/** Rotates the pairs (i, i + D/2) of the last dim in place, by -angle where `inverse`. x: (T, G, heads, D). */
+/** Rotates the pairs (i, i + D/2) of the last dim in place, by -angle if `inverse`. x: (T, G, heads, D). */
 export function rotate_(x: Tensor, { cos, sin }: Rope, inverse = false): void {
   scope(() => {
     const half = x.shape[3]! / 2;
@@ -38,7 +39,10 @@ export function rotate_(x: Tensor, { cos, sin }: Rope, inverse = false): void {
   });
 }
 
-/** Rotates queries and keys, and leaves values. x: (T, G, heads, D), of which the first are queries, then there may be a key and a value. */
+/**
+ * Rotates queries and keys but not values. x: (T, G, heads, D): queries first, then possibly a key and a
+ * value.
+ */
 function rotateHeads_(x: Tensor, queries: number, rope: Rope, inverse: boolean): void {
   const hasKey = x.shape[2]! > queries;
   scope(() => {
@@ -54,7 +58,7 @@ function rotateHeads_(x: Tensor, queries: number, rope: Rope, inverse: boolean):
   });
 }
 
-/** Rotates what is projected, in place; rope: of all rows. */
+/** Rotates the projection in place; rope: tables of all rows. */
 function rotateProjected_(
   [first, keyValue]: ByHead,
   rope: Rope,
@@ -81,7 +85,9 @@ function packedHeads([first, keyValue]: ByHead): PackedHeads {
   return { query: first, key: keyValue.narrow(2, 0, 1), value: keyValue.narrow(2, 1, 1) };
 }
 
-/** Attention of a group. u is rotated in place -> (R, G * Q * D), and the state for attendBackward. */
+/**
+ * Computes the attention of a group. Rotates u in place -> (R, G * Q * D), and the state for attendBackward_.
+ */
 export function attend(
   u: Projected,
   rope: Rope,
@@ -93,7 +99,10 @@ export function attend(
   return { out: kernel.out.reshape([kernel.out.shape[0]!, -1]), state: { rotated, kernel } };
 }
 
-/** Gradient of u for the gradient dOut, (R, G * Q * D), of attend's output. It takes the place of the state's rotated heads, which are gone. */
+/**
+ * Returns the gradient of u for the gradient dOut, (R, G * Q * D), of attend's output. It overwrites the
+ * rotated heads in the state.
+ */
 export function attendBackward_(
   dOut: Tensor,
   { rotated, kernel }: AttentionState,

@@ -1,4 +1,4 @@
-/** How packed heads go to a kernel of attention: a sample at a time, or all samples at once. */
+/** Splits packed heads into calls of an attention kernel: one sample at a time, or all samples at once. */
 import { fromArray } from "../../torch/create.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import type { Tensor } from "../../torch/tensor.ts";
@@ -6,51 +6,58 @@ import { type Rows, rowsOf } from "../rows.ts";
 
 /** The samples of a micro-batch. */
 export interface Packed {
-  /** The rows of each. */
+  /** Rows of each sample. */
   samples: readonly Rows[];
-  /** The first row whose query there is, one of the first sample; 0 unless given. */
+  /** First row that has a query, in the first sample; default 0. */
   firstQuery?: number | undefined;
-  /** The samples' lengths where they are at hand (packedLengths): else each call sends them to the card anew. */
+  /** Lengths of the samples (packedLengths). If undefined, each call copies them to the card again. */
   lengths?: PackedLengths | undefined;
 }
 
-/** (samples + 1) int32 each; one tensor where all rows have queries. */
+/** Cumulative lengths, (samples + 1) int32 each; the same tensor if all rows have queries. */
 export interface PackedLengths {
   queries: Tensor;
   keys: Tensor;
 }
 
-/** query: (R, G, Q, D), the rows from the first query on; key and value: (T, G, 1, D), all rows. */
+/**
+ * query: (R, G, Q, D), for the R rows from the first query on; key and value: (T, G, 1, D), for all T rows.
+ */
 export interface PackedHeads {
   query: Tensor;
   key: Tensor;
   value: Tensor;
 }
 
-/** The part of packed heads for one call; `heads` is the dimension of heads in it. */
+/** The views of packed heads that one kernel call reads; `heads` is the dimension of heads in a view. */
 export interface Call {
   heads: 1 | 2;
-  /** Returns the part as a view: of a (R, G, Q, D) tensor here, of a (T, G, 1, D) tensor below. */
+  /** Returns the call's view of a (R, G, Q, D) tensor. */
   ofQueries(x: Tensor): Tensor;
   ofKeys(x: Tensor): Tensor;
-  /** The other way round, for a part that is all queries. */
+  /** Turns the result of a call that has all queries back into (R, G, Q, D), as a view. */
   whole(part: Tensor): Tensor;
   packing: Packing;
 }
 
-/** Rows of the samples in a call, and of their queries among all queries; more than one only where a kernel takes several at once. */
+/**
+ * Rows of the samples in a call, and rows of their queries among all queries. Only kernels that accept
+ * several samples at once get more than one.
+ */
 export interface Packing extends Pick<Packed, "samples" | "lengths"> {
   queries: readonly Rows[];
 }
 
-/** The heads of (T, G, Q+2, D), a kv head's side by side: its Q queries, its key, its value. */
+/**
+ * Returns views of the heads in (T, G, Q+2, D): each kv head has its Q queries, its key and its value there.
+ */
 export function headsOfPacked(packed: Tensor): PackedHeads {
   const Q = packed.shape[2]! - 2;
   const [query, key, value] = [packed.narrow(2, 0, Q), packed.narrow(2, Q, 1), packed.narrow(2, Q + 1, 1)];
   return { query, key, value };
 }
 
-/** Returns for each sample the rows of its queries among all queries. */
+/** Returns, for each sample, the rows of its queries among all queries. */
 export function queryRows({ samples, firstQuery = 0 }: Packed): Rows[] {
   return samples.map(({ start, end }) => ({
     start: Math.max(0, start - firstQuery),
@@ -58,12 +65,12 @@ export function queryRows({ samples, firstQuery = 0 }: Packed): Rows[] {
   }));
 }
 
-/** kv heads are the batch: (G, heads, t, D) a sample. */
+/** Makes one call per sample with kv heads as the batch: (G, heads, t, D). */
 export function perSample(shape: Packed): Call[] {
   return samplesApart(shape, { heads: 1, order: [1, 2, 0, 3], back: [2, 0, 1, 3] });
 }
 
-/** kv heads are the batch: (G, t, heads, D) a sample. */
+/** Makes one call per sample with kv heads as the batch: (G, t, heads, D). */
 export function perSampleRowsFirst(shape: Packed): Call[] {
   return samplesApart(shape, { heads: 2, order: [1, 0, 2, 3], back: [1, 0, 2, 3] });
 }
@@ -82,7 +89,10 @@ function samplesApart(
   }));
 }
 
-/** One sample: kv heads are the batch, (G, t, heads, D). Several: all of them at once, (T, heads, D) a kv head. */
+/**
+ * Makes calls of (G, t, heads, D) with kv heads as the batch if there is one sample. For several samples,
+ * makes one call of all samples per kv head: (T, heads, D).
+ */
 export function wholeOrPerHead(shape: Packed, kvHeads: number): Call[] {
   const { samples, lengths } = shape;
   if (samples.length === 1) return perSampleRowsFirst(shape);

@@ -7,7 +7,7 @@ import {
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { causalProducts, causalProductsBackward } from "./cpuProducts.ts";
 
-/** |a - b| / |b|, lengths of all elements together. */
+/** Returns |a - b| / |b|, as norms over all elements. */
 function distance(a: Tensor, b: Tensor): number {
   const wide = (x: Tensor): Tensor => x.to({ dtype: "float64" });
   return wide(a).sub(wide(b)).linalgVectorNorm().item() / wide(b).linalgVectorNorm().item();
@@ -37,7 +37,7 @@ describe("attention by products", () => {
       const [dQuery, dKey, dValue] = flashBackward(d, q, k, v, out, logsumexp, 0, true);
       expect(distance(causalProducts({ query, key, value }), out)).toBeLessThan(within);
       const [ofQuery, ofKey, ofValue] = causalProductsBackward(dOut, { query, key, value });
-      // with one row the weights are all 1, and scores have no gradient to be relative to
+      // with one row all weights are 1, so the gradient of scores is zero and has no relative error
       if (t > 1) expect(distance(ofQuery!, dQuery)).toBeLessThan(within);
       if (t > 1) expect(distance(ofKey!, dKey.sumDim([1], { keepdim: true }))).toBeLessThan(within);
       expect(distance(ofValue!, dValue.sumDim([1], { keepdim: true }))).toBeLessThan(within);

@@ -1,8 +1,10 @@
 /**
- * Causal attention on the CPU in half precision, as products of matrices by tiles of query rows. libtorch's flash kernel multiplies there
- * at a sixth of the rate of a plain product, on processors without AMX (docs/performance.md); a tile's scores are as wide as what it
- * sees, so that the future costs little, and all query heads of a kv head are rows of one product. Where the processor multiplies
- * pairs of bfloat16, a tile is one kernel, but for the gradients of keys and values.
+ * Causal attention on the CPU in half precision, as matrix products by tiles of query rows. On processors
+ * without AMX, libtorch's flash kernel multiplies at a sixth of a plain product's rate (docs/performance.md).
+ *
+ * A tile's scores are only as wide as the keys that it sees, so hardly any products are wasted on the future.
+ * All query heads of a kv head are rows of one product. If the processor multiplies pairs of bfloat16, one
+ * kernel computes a tile, except the gradients of keys and values.
  */
 
 import { empty, zeros } from "../../torch/create.ts";
@@ -11,37 +13,45 @@ import { attentionTiles, panelsOf } from "../../torch/kernels/attentionTiles.ts"
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { forEachPart, type Rows, rowsOf } from "../rows.ts";
 
-/** Query rows of a tile: more waste products on the future, fewer make them thin. */
+/** Query rows of a tile. More rows waste products on the future; fewer rows make the products thin. */
 const TILE_ROWS = 128;
-/** Scores of a tile at most: 2 MiB of half precision, which stay in the processor's cache. */
+/** Largest number of scores in a tile: 2 MiB in half precision, which stays in the processor's cache. */
 const TILE_SCORES = 2 ** 20;
 const LEAST_TILE_ROWS = 16;
 
-/** query: (G, Q, n, D), of the last n of t rows, heads of a row side by side in memory; key, value: (G, 1, t, D). */
+/**
+ * query: (G, Q, n, D) for the last n of t rows, a row's heads contiguous in memory; key, value: (G, 1, t, D).
+ */
 interface Heads {
   query: Tensor;
   key: Tensor;
   value: Tensor;
 }
 
-/** Views of a kv head, made once for all its tiles. */
+/** Views of one kv head, made once for all its tiles. */
 interface Head {
   index: number;
-  /** Its query heads, a row's side by side: (n, Q * D). */
+  /** (n, Q * D): a row holds all query heads. */
   query: Tensor;
   /** (t, D) */
   key: Tensor;
   value: Tensor;
 }
 
-/** Query rows of a tile, the keys that the last of them sees, and the row of the first among all t. */
+/**
+ * rows: the tile's query rows; seen: keys that the last of them sees; start: index of the first row among all
+ * t.
+ */
 interface Tile {
   rows: Rows;
   seen: Rows;
   start: number;
 }
 
-/** Attention of each query's row to itself and those before it: (G, Q, n, D), with heads of a row side by side in memory. */
+/**
+ * Returns the attention of each query's row to itself and earlier rows: (G, Q, n, D), a row's heads
+ * contiguous in memory.
+ */
 export function causalProducts(heads: Heads): Tensor {
   return scope(() => {
     const out = rowsFirst(heads.query); // (G, n, Q, D)
@@ -64,7 +74,10 @@ export function causalProducts(heads: Heads): Tensor {
   });
 }
 
-/** Gradients of query, key and value, in their shapes, the latter two in float32 at least, for the gradient dOut, (G, Q, n, D), of the output. */
+/**
+ * Returns the gradients of query, key and value in their shapes, for the gradient dOut, (G, Q, n, D), of the
+ * output. Gradients of key and value are in float32, or float64 for float64 inputs.
+ */
 export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
   return scope(() => {
     const { key, value } = heads;
@@ -103,7 +116,7 @@ export function causalProductsBackward(dOut: Tensor, heads: Heads): Tensor[] {
   });
 }
 
-/** Calls body in a scope of its own for each kv head, which do alike. */
+/** Calls body for each kv head, in a scope of its own; all heads do the same work. */
 function forEachHead({ query, key, value }: Heads, body: (head: Head, tiles: Tile[]) => void): void {
   const [G, Q, queries] = query.shape as [number, number, number];
   const tiles = causalTiles(queries, key.shape[2]!, Q);
@@ -124,7 +137,7 @@ function forEachHead({ query, key, value }: Heads, body: (head: Head, tiles: Til
   );
 }
 
-/** From the last, which takes the most memory, to the first. */
+/** Returns tiles from the last, which needs the most memory, to the first. */
 function causalTiles(queries: number, t: number, Q: number): Tile[] {
   const tiles: Tile[] = [];
   const first = t - queries;
@@ -137,12 +150,18 @@ function causalTiles(queries: number, t: number, Q: number): Tile[] {
   return tiles.reverse();
 }
 
-/** Tiles of a class see the same number of keys but for a fortieth: in an abridged plan the first, which sees the most, stands for all. */
+/**
+ * Returns the tile's cost class. Tiles of a class see the same number of keys within a fortieth. In an
+ * abridged plan the first tile, which sees the most keys, stands for its class.
+ */
 function costClass({ rows, seen }: Tile): string {
   return `${rows.end - rows.start} x ${Math.ceil(Math.log(seen.end) * 40)}`;
 }
 
-/** query: the tile's rows of all query heads, (n * Q, D); key, value: what they see, (e, D); weights: room for (n * Q, e). */
+/**
+ * Returns a tile's tensors. query: the tile's rows of all query heads, (n * Q, D); key, value: the keys that
+ * the tile sees, (e, D); weights: uninitialised, (n * Q, e).
+ */
 function partsOf(
   head: Head,
   { rows, seen }: Tile,
@@ -158,12 +177,12 @@ function optionsOf({ query, key }: Head, { start }: Tile, D: number) {
   return { heads: query.shape[1]! / D, start, scale: D ** -0.5, allKeys: key.shape[0]! };
 }
 
-/** into, (e, D) in float32 at least, += left^T right. left: (n * Q, e), right: (n * Q, D). */
+/** Adds left^T right to `into`, (e, D), in float32 or wider. left: (n * Q, e), right: (n * Q, D). */
 function addProduct_(into: Tensor, left: Tensor, right: Tensor): void {
   scope(() => attentionLoops.addWide([left.t().mm(right), into]));
 }
 
-/** Rows, apart by any stride, as one piece of memory. x: (t, Q * D) -> (n * Q, D). */
+/** Copies rows of any stride into contiguous memory. x: (t, Q * D) -> (n * Q, D). */
 function gatheredRows(x: Tensor, rows: Rows, D: number): Tensor {
   const { dtype, device } = x;
   const gathered = empty([rows.end - rows.start, x.shape[1]!], { dtype, device });
@@ -171,13 +190,15 @@ function gatheredRows(x: Tensor, rows: Rows, D: number): Tensor {
   return gathered.view([-1, D]);
 }
 
-/** Room for a result of x's shape, (G, Q, t, D), with heads of a row side by side: (G, t, Q, D). */
+/** Allocates a result of x's shape, (G, Q, t, D), with a row's heads contiguous: (G, t, Q, D). */
 function rowsFirst({ shape, dtype, device }: Tensor): Tensor {
   const [G, Q, t, D] = shape as [number, number, number, number];
   return empty([G, t, Q, D], { dtype, device });
 }
 
-/** The query heads of a kv head as one row. x: (G, Q, t, D) -> (t, Q * D). */
+/**
+ * Returns a view of a kv head's query heads, all heads of a row in one row. x: (G, Q, t, D) -> (t, Q * D).
+ */
 function sideBySide(x: Tensor, index: number): Tensor {
   const [, Q, t, D] = x.shape as [number, number, number, number];
   return x
@@ -186,12 +207,12 @@ function sideBySide(x: Tensor, index: number): Tensor {
     .view([t, Q * D]);
 }
 
-/** x: (G, 1, t, D) -> (t, D) */
+/** Returns a view of one head. x: (G, 1, t, D) -> (t, D). */
 function headOf(x: Tensor, index: number): Tensor {
   return x.select(0, index).select(0, 0);
 }
 
-/** Where rows are when each of their heads is a row. */
+/** Returns the place of rows when each of their heads is a row. */
 function headRows({ start, end }: Rows, heads: number): Rows {
   return { start: start * heads, end: end * heads };
 }

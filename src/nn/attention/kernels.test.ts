@@ -55,7 +55,7 @@ test.each(CARD_KERNELS)(
             kernelBackward_(headsOfPacked(packed), dOut, state, shape);
           });
           expect(memoryStats("meta").liveBytes).toBe(before);
-          // At least the output, and gradients of queries, keys and values.
+          // At least the output, and the gradients of queries, keys and values.
           expect(memoryStats("meta").peakBytes - before).toBeGreaterThanOrEqual(2 * T * G * (2 * Q + 2) * D);
         });
       }

@@ -1,7 +1,7 @@
 /**
- * The attention kernels of libtorch by the device that computes. Each is called by name, so that a plan on meta makes the allocations of
- * the device that it plans for. Heads are views of whatever they lie in. Queries may be of the last rows alone: of the first sample those
- * from some row on, of the others all.
+ * The attention kernels of libtorch for each device. Each kernel is called by name, so that a plan on meta
+ * makes the allocations of the planned device. Heads are views of any tensor. Queries may belong to the last
+ * rows only: those of the first sample from some row on, and all rows of the other samples.
  */
 import { empty } from "../../torch/create.ts";
 import { CARD_ABILITIES, plannedCapability, planTarget } from "../../torch/device.ts";
@@ -33,24 +33,25 @@ import {
 } from "./calls.ts";
 import { causalProducts, causalProductsBackward } from "./cpuProducts.ts";
 
-/** Q query heads a kv head, D features a head. */
+/** Q: query heads per kv head; D: features per head. */
 export interface AttentionShape extends Packed {
   Q: number;
   D: number;
-  /** On a card, and products on the CPU in any dtype; by rule where none is named. */
+  /** Kernel on a card; "products" also on the CPU, in any dtype. If undefined, kernelFor's rule chooses. */
   kernel?: CardKernel | undefined;
 }
 
-/** The kernels that a card has, or some cards have; "products" are matrix products with softmax between. */
+/** Kernels of cards; some cards lack some. "products" are matrix products with softmax between. */
 export const CARD_KERNELS = ["flash", "cudnn", "efficient", "products"] as const;
 export type CardKernel = (typeof CARD_KERNELS)[number];
 
 /**
- * Tensors that a kernel's call keeps for its backward pass: first logsumexp, if it has one, then its others.
+ * Tensors that one kernel call saves for its backward: logsumexp first if the kernel has one, then the
+ * others.
  */
 type Saved = readonly Tensor[];
 
-/** out: (R, G, Q, D); saved: of each call. */
+/** out: (R, G, Q, D); saved: one list per call. */
 export interface KernelState {
   out: Tensor;
   saved: Saved[];
@@ -58,22 +59,28 @@ export interface KernelState {
 
 interface Kernel {
   calls(shape: AttentionShape, kvHeads: number): Call[];
-  /** Whether query heads share key and value in the kernel; else each gets a view of them, and a gradient of its own. */
+  /**
+   * Whether query heads share key and value in the kernel. If false, each query head gets a view of them and
+   * a gradient of its own.
+   */
   sharesKeys: boolean;
-  /** Whether there may be fewer queries than keys: its causal mask ends at the bottom right then. */
+  /** Whether there may be fewer queries than keys. The causal mask then ends at the bottom right. */
   takesLastRows: boolean;
   forward(heads: PackedHeads, shape: Packing): readonly [out: Tensor, ...saved: Saved];
   backward(dOut: Tensor, heads: PackedHeads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
-  /** Every position to every other. All (n, H, t, D). */
+  /** Attends from every position to every other. All (n, H, t, D). */
   full(query: Tensor, key: Tensor, value: Tensor): Tensor;
 }
 
-/** The kernels: on the CPU the first in float32 and the second in half precision, on cards the others; the second as "products" everywhere. */
+/**
+ * The kernels by name. The CPU uses `cpu` in float32 and `cpuHalf` in half precision; cards use the others.
+ * `cpuHalf` is "products" on every device.
+ */
 const KERNELS = {
   cpu: {
     calls: perSample,
     sharesKeys: false,
-    takesLastRows: false, // its mask begins at the top left
+    takesLastRows: false, // its causal mask starts at the top left
     forward: ({ query, key, value }) => flashForCpu(query, key, value, { isCausal: true }),
     backward: (dOut, { query, key, value }, out, [logsumexp]) =>
       flashForCpuBackward(dOut, query, key, value, out, logsumexp!, 0, true),
@@ -98,7 +105,7 @@ const KERNELS = {
         ...([query, key, value, lengths?.queries ?? null, lengths?.keys ?? null] as const),
         ...([longestOf(queries), longestOf(samples), 0, true, false] as const),
       );
-      // Those at hand are the caller's own, and given up with nothing that is saved.
+      // Known lengths belong to the caller and must not be freed with the saved tensors.
       return [
         out,
         logsumexp,
@@ -163,7 +170,7 @@ const KERNELS = {
   cudnn: {
     calls: perSample,
     sharesKeys: true,
-    takesLastRows: false, // libtorch asks cuDNN for a mask from the top left alone
+    takesLastRows: false, // libtorch asks cuDNN only for a mask that starts at the top left
     forward: ({ query, key, value }) => {
       const [out, logsumexp, , , , , seed, offset] = cudnn(query, key, value, null, true, { isCausal: true });
       return [out!, logsumexp!, seed!, offset!];
@@ -185,7 +192,7 @@ export type KernelName = keyof typeof KERNELS;
 const NO_MASK = 0;
 const CAUSAL_FROM_BOTTOM_RIGHT = 2;
 
-/** Causal attention within each sample. */
+/** Computes causal attention within each sample. */
 export function kernelForward(heads: PackedHeads, shape: AttentionShape): KernelState {
   return scope(() => {
     const { query } = heads;
@@ -204,7 +211,10 @@ export function kernelForward(heads: PackedHeads, shape: AttentionShape): Kernel
   });
 }
 
-/** Queries, keys and values become their own gradients for the gradient dOut, (R, G, Q, D), of the output. */
+/**
+ * Overwrites queries, keys and values with their gradients, for the gradient dOut, (R, G, Q, D), of the
+ * output.
+ */
 export function kernelBackward_(
   heads: PackedHeads,
   dOut: Tensor,
@@ -229,7 +239,7 @@ export function kernelBackward_(
   });
 }
 
-/** Whether queries may be of a sample's last rows alone. */
+/** Returns whether queries may belong to a sample's last rows only. */
 export function takesLastRows(target: { device: Device; dtype: DType }, named?: CardKernel): boolean {
   return KERNELS[kernelFor(target, named)].takesLastRows;
 }
@@ -241,12 +251,12 @@ function kernelOf(query: Tensor, { kernel, firstQuery = 0 }: AttentionShape): Ke
   return KERNELS[name];
 }
 
-/** Attention of every position to every other, as the vision tower has it. All (n, H, t, D). */
+/** Computes attention from every position to every other, for the vision tower. All (n, H, t, D). */
 export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor {
   return KERNELS[kernelFor(query)].full(query, key, value);
 }
 
-/** The kernel that computes tensors of this dtype on this device; on meta, on the device that is planned for. */
+/** Returns the kernel for tensors of this dtype on this device; on meta, for the planned device. */
 export function kernelFor(
   { device, dtype }: { device: Device; dtype: DType },
   named?: CardKernel | undefined,
@@ -261,12 +271,18 @@ export function kernelFor(
   });
 }
 
-/** The kernel of a card that has not been timed: flash attention where it is to be had, which it is in half precision alone. */
+/**
+ * Returns the kernel for a card that has not been timed: flash attention if the card has it, in half
+ * precision only.
+ */
 function ruleFor({ dtype, hasFlash }: { dtype: DType; hasFlash: boolean }): "flash" | "efficient" {
   return isHalf(dtype) && hasFlash ? "flash" : "efficient";
 }
 
-/** The kernels that a card of this compute capability (as 80) ought to have for a dtype, that of the rule first. */
+/**
+ * Returns the kernels that a card of this compute capability (such as 80) should have for a dtype. The kernel
+ * that the rule chooses comes first.
+ */
 export function kernelsOf(capability: number, dtype: DType): CardKernel[] {
   const hasFlash = shouldHaveFlash(capability);
   const rule = ruleFor({ dtype, hasFlash });
@@ -278,8 +294,8 @@ export function kernelsOf(capability: number, dtype: DType): CardKernel[] {
 }
 
 /**
- * Cumulative lengths of packed samples as flash attention asks for them; undefined where there is one sample or another kernel. Whoever
- * calls for each group of heads and layer makes them once.
+ * Returns cumulative lengths of packed samples for flash attention; undefined for one sample or another
+ * kernel. A caller that runs many head groups and layers makes them once.
  */
 export function packedLengths(
   shape: AttentionShape,
@@ -300,7 +316,7 @@ function isHalf(dtype: DType): boolean {
 
 const knownFlash = new Map<Device, boolean>();
 
-/** Whether a card has flash attention: libtorch is asked once, by a call on two tokens. */
+/** Returns whether a card has flash attention. Tries it once, by a call on two tokens. */
 function hasFlash(device: Device): boolean {
   let has = knownFlash.get(device);
   if (has === undefined) {

@@ -6,7 +6,7 @@ const FORM: RopeForm = { headDim: 8, ropeTheta: 1e4, maxPositions: 16 };
 
 const upTo = (tokens: number): number[] => Array.from({ length: tokens }, (_, at) => at);
 
-/** Cosines of each row, by the definition: of the position times theta to the power of -2 i / D. */
+/** Returns the cosines of each row by the definition: of position * theta^(-2 i / D). */
 function expected(positions: number[], theta: (row: number) => number, stretch = 1): number[] {
   return positions.flatMap((position, row) =>
     [0, 1, 2, 3].map((pair) => Math.cos((position / stretch) * theta(row) ** ((-2 * pair) / 8))),

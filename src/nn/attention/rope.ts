@@ -13,27 +13,27 @@ export interface Rope {
 }
 
 /**
- * How positions are stretched. linear: every position is divided by the factor. dynamic: samples longer than
- * the model's positions get a larger theta (NTK), by the factor and their own length.
+ * How positions are scaled. linear: every position is divided by the factor. dynamic (NTK): a sample longer
+ * than the model's positions gets a larger theta, which depends on the factor and the sample's length.
  */
 export interface RopeScaling {
   kind: "linear" | "dynamic";
   factor: number;
 }
 
-/** Part of a model's configuration. */
+/** The part of a model's configuration that defines its rotary positions. */
 export interface RopeForm {
   headDim: number;
   ropeTheta: number;
   ropeScaling?: RopeScaling;
-  /** Longest sample that the model was made for, in tokens. */
+  /** Tokens of the longest sample that the model was made for. */
   maxPositions: number;
 }
 
 /**
  * Computes tables in float32. positions: (T), each sample's from 0 on, or a part of one sample's; cos, sin:
- * (T, 1, 1, D/2). A sample's tables depend on its own length alone, as if it stood alone in the official
- * code, and not on what is packed beside it.
+ * (T, 1, 1, D/2). A sample's tables depend only on its own length, as in the official code with one sample,
+ * and not on the samples packed beside it.
  */
 export function ropeTables(
   positions: Int32Array,
@@ -59,17 +59,17 @@ export function ropeTables(
   });
 }
 
-/** Angle of each pair of a head's dims at position 1. */
+/** Returns the angle of each pair of a head's dims at position 1. */
 function inverse(theta: number, D: number): Float32Array {
   return Float32Array.from({ length: D / 2 }, (_, pair) => 1 / theta ** ((2 * pair) / D));
 }
 
-/** excess: the sample's length over the model's positions. */
+/** Returns the growth of theta's base; excess: the sample's length / the model's positions. */
 function ntkGrowth(excess: number, factor: number): number {
   return factor * excess - (factor - 1);
 }
 
-/** Rows of each sample: positions of a sample count up by one. */
+/** Yields the rows of each sample: within a sample, positions count up by one. */
 function* samplesIn(positions: Int32Array): Generator<{ start: number; end: number }> {
   for (let start = 0, end = 1; end <= positions.length; end++) {
     if (end < positions.length && positions[end] === positions[end - 1]! + 1) continue;

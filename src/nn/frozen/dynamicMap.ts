@@ -1,13 +1,19 @@
-/** The numbers that 8-bit codes stand for, dense near zero (dynamic exponent: arXiv:2110.02861), to the bit as bitsandbytes has them. */
+/**
+ * The numbers that 8-bit codes stand for, dense near zero (dynamic exponent: arXiv:2110.02861). They equal
+ * bitsandbytes' numbers bit by bit.
+ */
 import { linspace } from "../../torch/ops.gen.ts";
 import { scope } from "../../torch/tensor.ts";
 
 export type Sign = "signed" | "unsigned";
 
-/** Powers of ten that the numbers span. */
+/** Number of powers of ten that the map spans. */
 const EXPONENTS = 7;
 
-/** 256 numbers in [-1, 1] or [0, 1], ascending: seven powers of ten, each with twice as many fractions as the one below. */
+/**
+ * Returns 256 ascending numbers in [-1, 1] or [0, 1]: seven powers of ten, each with twice as many fractions
+ * as the one below.
+ */
 export function dynamicMap(sign: Sign): Float32Array {
   const map = known.get(sign) ?? scope(() => makeMap(sign));
   known.set(sign, map);
@@ -19,7 +25,7 @@ const known = new Map<Sign, Float32Array>();
 function makeMap(sign: Sign): Float32Array {
   const positive = Array.from({ length: EXPONENTS }, (_, exponent) => {
     const steps = 2 ** (sign === "signed" ? exponent : exponent + 1);
-    const edges = linspace(0.1, 1, steps + 1); // float32, as what it makes is rounded there
+    const edges = linspace(0.1, 1, steps + 1); // float32, to round as bitsandbytes does
     const middles = edges
       .narrow(0, 0, steps)
       .add(edges.narrow(0, 1, steps))

@@ -1,7 +1,7 @@
 /**
- * Products in fp8 itself, on cards that multiply it: activations come in fp8 with a scale for each row, made as they come by one kernel.
- * Where the card's product takes scales of rows and of columns, it writes the result whole; elsewhere it is of the codes alone, with one
- * scale for all, and the scales of rows and channels follow.
+ * Products in fp8, on cards that multiply fp8. One kernel converts activations to fp8 with a scale per row.
+ * If the card's product accepts scales of rows and columns, it writes the final result. Otherwise the product
+ * multiplies codes with one common scale, and the scales of rows and channels are applied afterwards.
  */
 import { empty } from "../../torch/create.ts";
 import { CARD_ABILITIES, cardInfo, plannedCapability } from "../../torch/device.ts";
@@ -12,28 +12,32 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import { columnsOf, forEachTileOf, rowCount, rowsOf } from "../rows.ts";
 import type { ChannelMatrix } from "./quantized.ts";
 
-/** Columns of a product at a time, where something beside the result is of their size: it stays small beside all of them. */
+/** Columns computed at once if a temporary has their size: it stays small beside the whole result. */
 const TILE = 1024;
 
-/** Rows in fp8: codes (T, n), and a scale (T, 1) each. */
+/** Rows in fp8: codes (T, n), and one scale per row, (T, 1). */
 interface Fp8Rows {
   codes: Tensor;
   scales: Tensor;
 }
 
 /**
- * Cards, by the whole part of their compute capability, whose `_scaled_mm` takes scales of rows and columns in libtorch 2.11: on Hopper
- * cuBLASLt has it, into a result whose rows may lie apart. On the others CUTLASS does, with memory of its own, which no plan knows.
+ * Major compute capabilities of cards whose `_scaled_mm` accepts scales of rows and columns in libtorch 2.11.
+ * On Hopper cuBLASLt does it, and rows of the result may have any stride. On other cards CUTLASS does it with
+ * memory of its own, which no plan counts.
  */
 const TAKES_SCALES: ReadonlySet<number> = new Set([9]);
 
-/** Whether products with a matrix run in fp8: the card can, and rows lie as it needs them (multiples of 16 bytes). */
+/**
+ * Returns whether products with a matrix run in fp8: the card can, and rows are multiples of 16 bytes as it
+ * needs.
+ */
 export function multipliesFp8({ codes }: ChannelMatrix, x: Tensor): boolean {
   const fits = x.dtype === "bfloat16" && codes.shape.every((extent) => extent % 16 === 0);
   return fits && capabilityOf(x.device) >= CARD_ABILITIES.fp8;
 }
 
-/** into = beta into + x W^T. x: (T, in), W: (out, in), into: (T, out). */
+/** Computes into = beta into + x W^T. x: (T, in), W: (out, in), into: (T, out). */
 export function fp8Product_(into: Tensor, x: Tensor, { codes, scales }: ChannelMatrix, beta: 0 | 1): void {
   const outs = codes.shape[0]!;
   scope(() => {
@@ -45,7 +49,10 @@ export function fp8Product_(into: Tensor, x: Tensor, { codes, scales }: ChannelM
   });
 }
 
-/** into = beta into + dy W; W's scales go to dy, as the sum is over them. dy: (T, out), into: (T, in). */
+/**
+ * Computes into = beta into + dy W. W's scales are applied to dy, because the sum runs over them. dy: (T,
+ * out), into: (T, in).
+ */
 export function fp8Gradient_(into: Tensor, dy: Tensor, { codes, scales }: ChannelMatrix, beta: 0 | 1): void {
   scope(() => {
     const rows = rowsInFp8(dy, scales);
@@ -55,14 +62,14 @@ export function fp8Gradient_(into: Tensor, dy: Tensor, { codes, scales }: Channe
         const bytes = columnsOf(codes.viewDtype("uint8"), tile);
         const turned = empty([rowCount(tile), codes.shape[0]!], { dtype: "uint8", device: dy.device });
         fused.turnedBytes([turned, bytes], undefined);
-        const columns = turned.viewDtype("float8_e4m3fn").t(); // (out, tile), by columns as the card needs it
+        const columns = turned.viewDtype("float8_e4m3fn").t(); // (out, tile), column-major, as the card needs it
         product_(columnsOf(into, tile), rows, columns, ones?.narrow(0, 0, rowCount(tile)), beta);
       });
     });
   });
 }
 
-/** x, its columns times `factors`, in fp8. */
+/** Returns x in fp8; with `factors`, multiplies the columns of x by them first. */
 function rowsInFp8(x: Tensor, factors?: Tensor): Fp8Rows {
   return scope(() => {
     const { device } = x;
@@ -76,8 +83,8 @@ function rowsInFp8(x: Tensor, factors?: Tensor): Fp8Rows {
 }
 
 /**
- * into = beta into + rows matrix, its columns times `factors`, which only a product that takes no scales goes without. matrix: (n, m)
- * codes, by columns; factors: (m); into: (T, m).
+ * Computes into = beta into + rows matrix, with the product's columns multiplied by `factors`. Only a product
+ * that accepts no scales may omit them. matrix: (n, m) codes, column-major; factors: (m); into: (T, m).
  */
 function product_(
   into: Tensor,
@@ -100,7 +107,7 @@ function product_(
   else into.add_(y);
 }
 
-/** Whether a product is written where it belongs, without a tensor beside. */
+/** Returns whether a product is written directly into `into`, without a temporary. */
 function writesInto(into: Tensor, beta: 0 | 1): boolean {
   return beta === 0 && into.strides[1] === 1 && takesScales(into.device);
 }
@@ -111,7 +118,7 @@ function takesScales(device: Device): boolean {
 
 const capabilities = new Map<Device, number>();
 
-/** Compute capability, as 89; 0 of what is no card. */
+/** Returns the compute capability, such as 89; 0 if the device is no card. */
 function capabilityOf(device: Device): number {
   if (device === "meta") return plannedCapability();
   if (!isCard(device)) return 0;

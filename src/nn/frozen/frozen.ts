@@ -1,7 +1,7 @@
 /**
- * A frozen matrix W, (out, in), in one of the precisions of the base, and the four products that the step makes with it. Whoever holds
- * one calls these functions and does not ask which precision it is. A quantised matrix is read back into a scratch, a tile at a time:
- * rows for products, columns for gradients, so that no sum is rounded between tiles.
+ * A frozen matrix W, (out, in), in one of the base precisions, and the four products that a step makes with
+ * W. Callers do not ask for the precision. A quantised matrix is dequantised into a scratch, one tile at a
+ * time: rows for products, columns for gradients. So no sum is rounded between tiles.
  */
 import { empty } from "../../torch/create.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
@@ -17,7 +17,7 @@ import {
   quantizedShape,
 } from "./quantized.ts";
 
-/** weight: (out, in), in the compute dtype. */
+/** weight: (out, in) in the compute dtype. */
 export interface DenseMatrix {
   precision: "dense";
   weight: Tensor;
@@ -25,15 +25,15 @@ export interface DenseMatrix {
 
 export type FrozenMatrix = DenseMatrix | QuantizedMatrix;
 
-/** Elements of the scratch at most, 16 MiB in bf16: large enough for products to run at full speed. */
+/** Largest number of elements in the scratch, 16 MiB in bf16: enough for products to run at full speed. */
 export const SCRATCH_ELEMENTS = 2 ** 23;
 
-/** A matrix that is held as it is. */
+/** Wraps a matrix that is not quantised. */
 export function denseMatrix(weight: Tensor): DenseMatrix {
   return { precision: "dense", weight };
 }
 
-/** x W^T. x: (T, in) -> (T, out). */
+/** Returns x W^T. x: (T, in) -> (T, out). */
 export function frozenProduct(x: Tensor, matrix: FrozenMatrix): Tensor {
   if (matrix.precision === "dense") return x.mm(matrix.weight.t());
   const y = empty([x.shape[0]!, quantizedShape(matrix)[0]], alike(x)); // (T, out)
@@ -41,13 +41,13 @@ export function frozenProduct(x: Tensor, matrix: FrozenMatrix): Tensor {
   return y;
 }
 
-/** into = beta into + x W^T. x: (T, in), into: (T, out). */
+/** Computes into = beta into + x W^T. x: (T, in), into: (T, out). */
 export function addFrozenProduct_(into: Tensor, x: Tensor, matrix: FrozenMatrix, beta: 0 | 1 = 1): void {
   if (matrix.precision === "dense") into.addmm_(x, matrix.weight.t(), { beta });
   else quantizedProduct_(into, x, matrix, beta);
 }
 
-/** x W^T + b. x: (..., in), contiguous; bias: (out) -> (..., out). */
+/** Returns x W^T + b. x: (..., in), contiguous; bias: (out) -> (..., out). */
 export function frozenAffine(x: Tensor, matrix: FrozenMatrix, bias: Tensor): Tensor {
   if (matrix.precision === "dense") return x.linear(matrix.weight, { bias });
   return scope(() => {
@@ -58,7 +58,7 @@ export function frozenAffine(x: Tensor, matrix: FrozenMatrix, bias: Tensor): Ten
   });
 }
 
-/** dy W, the gradient of x for the gradient dy of x W^T. dy: (T, out) -> (T, in). */
+/** Returns dy W, the gradient of x for the gradient dy of x W^T. dy: (T, out) -> (T, in). */
 export function frozenGradient(dy: Tensor, matrix: FrozenMatrix): Tensor {
   if (matrix.precision === "dense") return dy.mm(matrix.weight);
   const dx = empty([dy.shape[0]!, quantizedShape(matrix)[1]], alike(dy)); // (T, in)
@@ -66,27 +66,27 @@ export function frozenGradient(dy: Tensor, matrix: FrozenMatrix): Tensor {
   return dx;
 }
 
-/** into = beta into + dy W. dy: (T, out), into: (T, in). */
+/** Computes into = beta into + dy W. dy: (T, out), into: (T, in). */
 export function addFrozenGradient_(into: Tensor, dy: Tensor, matrix: FrozenMatrix, beta: 0 | 1 = 1): void {
   if (matrix.precision === "dense") into.addmm_(dy, matrix.weight, { beta });
   else quantizedGradient_(into, dy, matrix, beta);
 }
 
-/** The part that makes some of the outputs; shares memory. */
+/** Returns the part of a matrix that computes some of the outputs; shares memory. */
 export function frozenRows(matrix: FrozenMatrix, rows: Rows): FrozenMatrix {
   return matrix.precision === "dense"
     ? denseMatrix(rowsOf(matrix.weight, rows))
     : quantizedRows(matrix, rows);
 }
 
-/** The part that reads some of the inputs; shares memory. */
+/** Returns the part of a matrix that reads some of the inputs; shares memory. */
 export function frozenColumns(matrix: FrozenMatrix, columns: Rows): FrozenMatrix {
   return matrix.precision === "dense"
     ? denseMatrix(columnsOf(matrix.weight, columns))
     : quantizedColumns(matrix, columns);
 }
 
-/** Some rows as numbers, in their order; indices: (n) -> (n, in). */
+/** Returns some rows as numbers, in the order of indices; indices: (n) -> (n, in). */
 export function frozenGather(matrix: FrozenMatrix, indices: Tensor, like: Pick<Tensor, "dtype">): Tensor {
   if (matrix.precision === "dense") return matrix.weight.indexSelect(0, indices);
   if (matrix.precision === "nf4") throw new Error("rows of an NF4 matrix can't be gathered");
@@ -101,12 +101,12 @@ export function frozenGather(matrix: FrozenMatrix, indices: Tensor, like: Pick<T
   });
 }
 
-/** [out, in]. */
+/** Returns [out, in]. */
 export function frozenShape(matrix: FrozenMatrix): readonly number[] {
   return matrix.precision === "dense" ? matrix.weight.shape : quantizedShape(matrix);
 }
 
-/** All of it as numbers, (out, in); a dense one as it is, whatever its dtype. */
+/** Returns the whole matrix as numbers, (out, in). A dense matrix is returned as it is, in its own dtype. */
 export function frozenValues(
   matrix: FrozenMatrix,
   { dtype }: Pick<Tensor, "dtype"> = { dtype: "float32" },
@@ -118,12 +118,15 @@ export function frozenValues(
   return values;
 }
 
-/** All of it as numbers of a dtype, that of a dense one's weight; not its memory. */
+/** Returns a copy of the whole matrix as numbers. dtype: like's; a dense matrix keeps its own. */
 export function copiedValues(matrix: FrozenMatrix, like: Pick<Tensor, "dtype">): Tensor {
   return matrix.precision === "dense" ? matrix.weight.clone() : frozenValues(matrix, like);
 }
 
-/** ||W - matrix|| / ||W||, some rows at a time; 0 for a matrix of zeros. source: W, (out, in), wherever it lies. */
+/**
+ * Returns ||W - matrix|| / ||W||, computed by tiles of rows; 0 if W is all zeros. source: W, (out, in), on
+ * any device.
+ */
 export function relativeError(source: Tensor, matrix: QuantizedMatrix): number {
   const [rows, columns] = quantizedShape(matrix);
   const sums = tilesOf(rows, Math.max(1, Math.floor(SCRATCH_ELEMENTS / 4 / columns))).map((tile) =>
@@ -141,7 +144,7 @@ function sumOfSquares(x: Tensor): number {
   return scope(() => x.square().sum().item());
 }
 
-/** into = beta into + x W^T, some of the outputs at a time. */
+/** Computes into = beta into + x W^T, some of the outputs at a time. */
 function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
   if (matrix.precision === "fp8" && multipliesFp8(matrix, x)) {
     fp8Product_(into, x, matrix, beta);
@@ -164,7 +167,7 @@ function quantizedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, bet
   });
 }
 
-/** into = beta into + dy W, some of the inputs at a time. */
+/** Computes into = beta into + dy W, some of the inputs at a time. */
 function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
   if (matrix.precision === "fp8" && multipliesFp8(matrix, dy)) {
     fp8Gradient_(into, dy, matrix, beta);
@@ -183,7 +186,10 @@ function quantizedGradient_(into: Tensor, dy: Tensor, matrix: QuantizedMatrix, b
   });
 }
 
-/** Rows or columns in tiles of about the same width, a multiple of `granularity` but for the last, each of which the scratch holds. */
+/**
+ * Splits rows or columns into tiles of similar width that fit the scratch. All tiles but the last are a
+ * multiple of `granularity`.
+ */
 export function scratchTiles(width: number, depth: number, granularity: number): Rows[] {
   const most = Math.floor(SCRATCH_ELEMENTS / depth / granularity) * granularity;
   const count = Math.ceil(width / Math.max(granularity, most));
@@ -195,7 +201,7 @@ function scratchFor(tiles: readonly Rows[], depth: number, like: Tensor): Tensor
   return empty([(end - start) * depth], alike(like));
 }
 
-/** The matrix's values at the beginning of a scratch, in its shape. */
+/** Writes the matrix's values to the start of a scratch, and returns them in the matrix's shape. */
 function filledScratch(scratch: Tensor, matrix: QuantizedMatrix): Tensor {
   const [rows, columns] = quantizedShape(matrix);
   const values = scratch.narrow(0, 0, rows * columns).view([rows, columns]);

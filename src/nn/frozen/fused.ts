@@ -1,6 +1,7 @@
 /**
- * Products of few rows with a matrix in NF4 or int8, on a card: a kernel reads the codes and multiplies at once, without the scratch that
- * larger products read the matrix into. Few rows are what answers are generated with, one at a time, and what is left over by tiles.
+ * Products of few rows with a matrix in NF4 or int8, on a card. One kernel reads the codes and multiplies,
+ * without the scratch that larger products dequantise into. Few rows occur when answers are generated, one
+ * row at a time, and in the last tile of rows.
  */
 import { isFused, isOnCard } from "../../torch/kernels/fusedKernel.ts";
 import { fused } from "../../torch/kernels/kernels.ts";
@@ -8,20 +9,21 @@ import type { Tensor } from "../../torch/tensor.ts";
 import { CHANNEL_FORMS, type QuantizedMatrix } from "./quantized.ts";
 
 /**
- * Rows up to which the fused product is taken. By traffic: codes once for every 8 rows (0.5 or 1 byte a number), where a scratch costs
- * its codes and 2 bytes written and read again each; arithmetic, which has no tensor cores, catches up at about 16 rows. An estimate
- * until it is timed on a card (bench/gpu/product.ts).
+ * Largest number of rows for the fused product, by memory traffic. The fused product reads the codes once for
+ * every 8 rows (0.5 or 1 byte a number). A scratch reads the codes once, then writes and reads 2 bytes a
+ * number. The fused arithmetic uses no tensor cores and becomes the limit at about 16 rows. An estimate until
+ * bench/gpu/product.ts times it on a card.
  */
 export const FUSED_TOKENS = { nf4: 16, int8: 16 } as const;
 
-/** Whether a product of x, (T, in), with a matrix is of few rows, and a kernel of ours makes it where x lies. */
+/** Returns whether x, (T, in), has few rows, and our own kernel runs on its device. */
 export function multipliesFused({ precision }: QuantizedMatrix, x: Tensor): boolean {
   if (precision === "fp8") return false;
   if (!isFused(x) || !isOnCard(x.device)) return false;
   return x.shape[0]! <= FUSED_TOKENS[precision] && x.strides[1] === 1;
 }
 
-/** into = beta into + x W^T. x: (T, in), W: (out, in), into: (T, out), its rows apart by any stride. */
+/** Computes into = beta into + x W^T. x: (T, in), W: (out, in), into: (T, out), with any row stride. */
 export function fusedProduct_(into: Tensor, x: Tensor, matrix: QuantizedMatrix, beta: 0 | 1): void {
   if (matrix.precision === "nf4") {
     const { codes, absmax, nestedMap, nestedAbsmax, offset, width, rows, columns } = matrix;

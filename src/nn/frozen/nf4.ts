@@ -1,6 +1,8 @@
 /**
- * NF4 with double quantisation, as bitsandbytes has it (arXiv:2305.14314): blocks of 64 numbers of the row-major matrix, each a 4-bit code
- * for number / absmax; less their mean, the absmax in blocks of 256 are 8-bit codes of a dynamic map (arXiv:1511.04561) times their own absmax.
+ * NF4 with double quantisation, as in bitsandbytes (arXiv:2305.14314). Each block of 64 numbers of the
+ * row-major matrix has an absmax, and each number a 4-bit code for number / absmax. The absmax minus their
+ * mean are quantised in blocks of 256: 8-bit codes of a dynamic map (arXiv:1511.04561), times the block's own
+ * absmax.
  */
 import { arange, cat, empty, fromArray } from "../../torch/create.ts";
 import type { Device, DType } from "../../torch/dtypes.ts";
@@ -10,36 +12,39 @@ import { columnsOf, type Rows, rowsOf, tilesOf } from "../rows.ts";
 import { dynamicMap } from "./dynamicMap.ts";
 import { NESTED_BLOCK, NF4_BLOCK } from "./storedNames.ts";
 
-/** The numbers that codes stand for: 16 quantiles of the normal distribution. */
+/** Numbers that the codes stand for: 16 quantiles of the normal distribution. */
 export const NF4_MAP = Float32Array.from(NF4_VALUES);
 
-/** A window on a matrix: `rows` and `columns` of one with `width` columns. */
+/** A window on a matrix: `rows` and `columns` of a matrix with `width` columns. */
 export interface Nf4Matrix {
   precision: "nf4";
-  /** (n / 2) of n numbers: a byte has two codes, the first in its upper half. */
+  /** (n / 2) bytes for n numbers: two codes per byte, the first in the upper half. */
   codes: Tensor;
   /** (n / 64) 8-bit codes. */
   absmax: Tensor;
   /** (n / 64 / 256) */
   nestedAbsmax: Tensor;
-  /** (256): what the codes in absmax stand for. */
+  /** (256): numbers that the codes in absmax stand for. */
   nestedMap: Tensor;
   /** Mean of the absmax. */
   offset: number;
-  /** (256) of 8 bytes: the two float32 that a byte of `codes` stands for. */
+  /** (256) of 8 bytes: the two float32 numbers that a byte of `codes` stands for. */
   pairs: Tensor;
   width: number;
   rows: Rows;
   columns: Rows;
 }
 
-/** Where a quantised matrix is made, and what is added to some rows of its source beforehand, (r, in) in float32. */
+/**
+ * device: where the quantised matrix is made; added: what is added to some rows of the source first, (r, in)
+ * in float32.
+ */
 export interface QuantizeTarget {
   device: Device;
   added?: ((rows: Rows) => Tensor) | undefined;
 }
 
-/** Codes of a matrix, (out, in), read in pieces of whole blocks. */
+/** Quantises a matrix, (out, in), in pieces of whole blocks. */
 export function quantizeNf4(source: Tensor, { device, added }: QuantizeTarget): Nf4Matrix {
   return scope(() => {
     const [rows, width] = [source.shape[0]!, source.shape[1]!];
@@ -61,14 +66,14 @@ export function quantizeNf4(source: Tensor, { device, added }: QuantizeTarget): 
   });
 }
 
-/** Some numbers of a matrix of so many columns, which comes row by row. */
+/** Returns numbers start..end of a row-major matrix with `width` columns, whose rows come from a function. */
 function flatPart(rowsOfMatrix: (rows: Rows) => Tensor, { start, end }: Rows, width: number): Tensor {
   const first = Math.floor(start / width);
   const rows = rowsOfMatrix({ start: first, end: Math.ceil(end / width) });
   return rows.view([-1]).narrow(0, start - first * width, end - start);
 }
 
-/** Returns absmax, (n / 64) in float32, as 8 bits each. */
+/** Quantises absmax, (n / 64) in float32, to 8 bits each. */
 export function quantizeAbsmax(
   absmax: Tensor,
 ): Pick<Nf4Matrix, "absmax" | "nestedAbsmax" | "nestedMap" | "offset"> {
@@ -83,10 +88,10 @@ export function quantizeAbsmax(
   });
 }
 
-/** Makes memory with anything in it. */
+/** Allocates uninitialised memory. */
 export type Room = (shape: readonly number[], dtype: DType) => Tensor;
 
-/** Room for a matrix of these sizes, all of it unset. */
+/** Allocates a matrix of these sizes, uninitialised. */
 export function emptyNf4(rows: number, width: number, room: Room): Nf4Matrix {
   const blocks = Math.ceil((rows * width) / NF4_BLOCK);
   return wholeNf4(rows, width, {
@@ -98,7 +103,7 @@ export function emptyNf4(rows: number, width: number, room: Room): Nf4Matrix {
   });
 }
 
-/** A matrix of these sizes from what is stored of it. */
+/** Makes a whole matrix of these sizes from its stored parts. */
 export function wholeNf4(
   rows: number,
   width: number,
@@ -114,23 +119,23 @@ export function wholeNf4(
   };
 }
 
-/** The window's numbers in float32, (rows, columns). */
+/** Returns the window's numbers in float32, (rows, columns). */
 export function nf4Values(matrix: Nf4Matrix): Tensor {
   return scope(() => (isAligned(matrix) ? alignedValues(matrix) : flatValues(matrix)));
 }
 
-/** Whether the window's rows begin and end with blocks, so that its columns can be read alone. */
+/** Returns whether the window's rows begin and end with blocks, so that its columns can be read alone. */
 export function isAligned({ width, columns }: Nf4Matrix): boolean {
   return [width, columns.start, columns.end].every((at) => at % NF4_BLOCK === 0);
 }
 
-/** Numbers quantised at a time: their float32 temporaries stay small. */
+/** Numbers quantised at once: keeps their float32 temporaries small. */
 const PIECE = 2 ** 18;
 
-/** Codes of the nearest numbers of a map, (n), for numbers (n) in -1..1. */
+/** Returns the codes, (n), of the map's nearest numbers, for numbers (n) in -1..1. */
 type Nearest = (scaled: Tensor) => Tensor;
 
-/** Codes (n) and absmax (n / block) of numbers (n). */
+/** Returns codes (n) and absmax (n / block) of numbers (n). */
 function quantizeBlocks(numbers: Tensor, nearest: Nearest, block: number): { codes: Tensor; absmax: Tensor } {
   return scope(() => {
     const whole = numbers.numel - (numbers.numel % block);
@@ -149,10 +154,10 @@ function quantizeBlocks(numbers: Tensor, nearest: Nearest, block: number): { cod
   });
 }
 
-/** Stands for the absmax of a block of zeros. */
+/** Absmax of a block of zeros. */
 const SMALLEST = 1e-38;
 
-/** Two codes a byte; (n) -> (n / 2), the last half byte 7 (the code of 0) where n is odd. */
+/** Packs two codes per byte; (n) -> (n / 2). If n is odd, the last half byte is 7, the code of 0. */
 function packNibbles(codes: Tensor): Tensor {
   return scope(() => {
     const bytes = codes.to({ dtype: "uint8" });
@@ -162,15 +167,17 @@ function packNibbles(codes: Tensor): Tensor {
   });
 }
 
-/** Midpoints of neighbours in float32, where a number on one belongs to the lower. */
+/** Returns the midpoints of neighbours in float32. A number on a midpoint belongs to the lower neighbour. */
 function boundsOf(map: Float32Array): Float32Array {
   return map.slice(1).map((upper, index) => Math.fround(map[index]! + upper) / 2);
 }
 
-/** Cells a unit: wide enough for one bound each at most, none of which is near a cell's edge. */
+/** Cells per unit: each cell holds at most one bound, and no bound is near a cell's edge. */
 const CELLS = 32;
 
-/** By the cell of a number, and on which side of the one bound in it the number lies: several times as fast as a search. */
+/**
+ * Finds codes by a number's cell, and by the side of the cell's one bound: several times as fast as a search.
+ */
 function nearestNf4(device: Device): Nearest {
   const bounds = boundsOf(NF4_MAP);
   const edges = Array.from({ length: 2 * CELLS + 1 }, (_, cell) => cell / CELLS - 1);
@@ -183,7 +190,7 @@ function nearestNf4(device: Device): Nearest {
   return (scaled) =>
     scope(() => {
       const cells = scope(() => scaled.mul(CELLS).add_(CELLS).to({ dtype: "int32" }));
-      const cell = cells.clamp_({ min: 0, max: 2 * CELLS }); // NaN has some cell, too
+      const cell = cells.clamp_({ min: 0, max: 2 * CELLS }); // NaN gets some cell, too
       const above = scaled.gt(bound.indexSelect(0, cell)); // false for NaN
       return lowest.indexSelect(0, cell).add_(above.viewDtype("uint8"));
     });
@@ -201,7 +208,7 @@ function pairTable(device: Device): Tensor {
   return scope(() => fromArray(pairs, [512], { device }).viewDtype("int64"));
 }
 
-/** By blocks of each row: as many columns as there are blocks. */
+/** Dequantises by blocks of each row. The window's columns are whole blocks. */
 function alignedValues(matrix: Nf4Matrix): Tensor {
   const { codes, pairs, width, rows, columns } = matrix;
   const window = cut(codes.view([-1, width / 2]), rows, scaledBy(columns, 1 / 2)); // (r, c / 2)
@@ -212,7 +219,7 @@ function alignedValues(matrix: Nf4Matrix): Tensor {
     .view([rows.end - rows.start, columns.end - columns.start]);
 }
 
-/** Absmax of blocks, (r * b), of a matrix whose rows are whole numbers of blocks. */
+/** Returns the absmax of blocks, (r * b), of a matrix whose rows are whole numbers of blocks. */
 function blockScales(matrix: Nf4Matrix, rows: Rows, blocks: Rows): Tensor {
   const perRow = matrix.width / NF4_BLOCK;
   return scope(() => {
@@ -227,7 +234,7 @@ function blockScales(matrix: Nf4Matrix, rows: Rows, blocks: Rows): Tensor {
   });
 }
 
-/** By the numbers of the rows in a line, however their blocks lie. */
+/** Dequantises the rows as one line of numbers, wherever their blocks begin. */
 function flatValues(matrix: Nf4Matrix): Tensor {
   const { codes, pairs, width, rows, columns } = matrix;
   const [start, end] = [rows.start * width, rows.end * width];
@@ -244,7 +251,7 @@ function flatValues(matrix: Nf4Matrix): Tensor {
   return cut(values.mul_(scales.indexSelect(0, blockOf)).view([-1, width]), all, columns);
 }
 
-/** Returns the values of absmax codes, (b). numbers: (b), the numbers of the blocks. */
+/** Returns the absmax, (b), that codes stand for; numbers: (b), indexes of the blocks. */
 function absmaxOf({ nestedMap, nestedAbsmax, offset }: Nf4Matrix, codes: Tensor, numbers: Tensor): Tensor {
   return scope(() => {
     const nested = nestedAbsmax.indexSelect(0, numbers.bitwiseRightShift(8));
@@ -255,7 +262,7 @@ function absmaxOf({ nestedMap, nestedAbsmax, offset }: Nf4Matrix, codes: Tensor,
   });
 }
 
-/** The float32 that bytes of codes stand for, two each. */
+/** Returns the float32 numbers that bytes of codes stand for, two per byte. */
 function expandPairs(bytes: Tensor, pairs: Tensor): Tensor {
   return scope(() => pairs.indexSelect(0, bytes.to({ dtype: "int32" }).reshape([-1])).viewDtype("float32"));
 }

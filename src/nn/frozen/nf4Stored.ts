@@ -1,7 +1,7 @@
 /**
- * NF4 read from a checkpoint in the forms that bitsandbytes writes, and brought into the one that is computed with: blocks of 64 whose
- * absmax are quantised, too. Codes stay as they are, since a longer block is some of 64 with one absmax. Nor do quantised absmax change;
- * absmax in full are rounded to 8 bits.
+ * Reads NF4 in the forms that bitsandbytes writes, and converts it to the computed form: blocks of 64 whose
+ * absmax are quantised, too. Codes stay as they are: a longer block becomes several of 64 with one absmax.
+ * Quantised absmax do not change; absmax in full are rounded to 8 bits.
  */
 import { UserError } from "../../errors.ts";
 import type { Device } from "../../torch/dtypes.ts";
@@ -9,7 +9,7 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import { NF4_MAP, type Nf4Matrix, quantizeAbsmax, wholeNf4 } from "./nf4.ts";
 import { NESTED_BLOCK, NF4_BLOCK, storedNf4 } from "./storedNames.ts";
 
-/** Access to the tensors of a checkpoint. */
+/** The parts of a checkpoint that reading needs. */
 export interface StoredTensors {
   readonly place: string;
   has(name: string): boolean;
@@ -17,13 +17,13 @@ export interface StoredTensors {
   tensor(name: string): Tensor;
 }
 
-/** Where stored tensors are wanted: in memory of their own there, or in the mapped file where it will do. */
+/** Where stored tensors go. copy: into memory of their own; otherwise the mapped file serves if it can. */
 export interface Target {
   device: Device;
   copy: boolean;
 }
 
-/** A weight of this shape. Throws UserError where it is in none of the forms. */
+/** Reads a weight of this shape. Throws UserError if its form is unknown. */
 export function readNf4(
   name: string,
   shape: readonly [number, number],
@@ -56,12 +56,12 @@ export function readNf4(
   });
 }
 
-/** A stored tensor where it is wanted. */
+/** Moves a stored tensor to its target. */
 export function placed(tensor: Tensor, { device, copy }: Target): Tensor {
   return tensor.to({ device, copy });
 }
 
-/** Each of the numbers so many times, of which the first `count`. */
+/** Repeats each number `times` times, and returns the first `count`. */
 function repeated(numbers: Tensor, times: number, count: number, to: Target): Tensor {
   if (times === 1) return placed(numbers, to);
   return scope(() => placed(numbers.repeatInterleave(times).narrow(0, 0, count), { ...to, copy: true }));
@@ -73,7 +73,7 @@ function unread(name: string, { place }: StoredTensors): UserError {
   });
 }
 
-/** The small values that bitsandbytes keeps as JSON in a tensor of bytes. */
+/** Reads the small values that bitsandbytes keeps as JSON in a tensor of bytes. */
 function readState(from: StoredTensors, name: string): Record<string, unknown> {
   const text = Buffer.from(from.tensor(`${name}.quant_state.bitsandbytes__nf4`).toBytes()).toString("utf8");
   try {

@@ -1,6 +1,7 @@
 /**
- * Frozen matrices, (out, in), in fewer bits than the compute dtype, made from full ones and read back piece by piece. int8 and fp8 have a
- * scale for each output channel (row); NF4 is nf4.ts. Values come back in float32 and are rounded once, to the dtype asked for.
+ * Frozen matrices, (out, in), in fewer bits than the compute dtype: quantised from full matrices, and
+ * dequantised piece by piece. int8 and fp8 have a scale per output channel (row); NF4 is in nf4.ts. Values
+ * are computed in float32 and rounded once, to the requested dtype.
  */
 import { empty } from "../../torch/create.ts";
 import type { Device } from "../../torch/dtypes.ts";
@@ -19,13 +20,15 @@ import {
 } from "./nf4.ts";
 import { NF4_BLOCK, type QuantizedPrecision } from "./storedNames.ts";
 
-/** Value = code * scale * unit; the largest of a row has the code `most`. */
+/** value = code * scale * unit; `most` is the code of a row's largest number. */
 export const CHANNEL_FORMS = {
   int8: { dtype: "int8", most: 127, unit: 1 / 127 },
   fp8: { dtype: "float8_e4m3fn", most: 448, unit: 1 },
 } as const;
 
-/** codes: (out, in); scales: (out) in float32: absmax of the rows for int8 (as bitsandbytes keeps it), absmax / 448 for fp8. */
+/**
+ * codes: (out, in); scales: (out) in float32. int8: absmax of the row, as in bitsandbytes; fp8: absmax / 448.
+ */
 export interface ChannelMatrix {
   precision: keyof typeof CHANNEL_FORMS;
   codes: Tensor;
@@ -34,7 +37,9 @@ export interface ChannelMatrix {
 
 export type QuantizedMatrix = ChannelMatrix | Nf4Matrix;
 
-/** Quantises a matrix, (out, in), wherever it lies, on `device`; no more than a piece of it is there in full at a time. */
+/**
+ * Quantises a matrix, (out, in), from any device to `device`. At most one piece is there in full at a time.
+ */
 export function quantize(
   source: Tensor,
   precision: QuantizedPrecision,
@@ -45,7 +50,7 @@ export function quantize(
   return precision === "nf4" ? quantizeNf4(source, target) : quantizeChannels(source, precision, target);
 }
 
-/** Room for a matrix of this shape, its codes unset; on a device, or made by what is given. */
+/** Allocates a matrix of this shape with uninitialised codes, on a device or by the given function. */
 export function emptyQuantized(
   [rows, columns]: readonly [number, number],
   precision: QuantizedPrecision,
@@ -57,7 +62,7 @@ export function emptyQuantized(
   return { precision, codes, scales: room([rows], "float32") };
 }
 
-/** Writes the values of a matrix into a tensor of its shape, contiguous rows. */
+/** Writes a matrix's values into a tensor of its shape with contiguous rows. */
 export function dequantizeInto_(into: Tensor, matrix: QuantizedMatrix): void {
   const atOnce = isOnCard(into.device) || (isFused(into) && matrix.precision !== "fp8");
   if (atOnce) dequantizeAtOnce_(into, matrix);
@@ -71,7 +76,7 @@ function dequantizeInPieces_(into: Tensor, matrix: QuantizedMatrix): void {
   });
 }
 
-/** A window on rows; shares memory. */
+/** Returns a window on rows; shares memory. */
 export function quantizedRows(matrix: QuantizedMatrix, { start, end }: Rows): QuantizedMatrix {
   if (matrix.precision === "nf4") {
     const { rows } = matrix;
@@ -81,7 +86,7 @@ export function quantizedRows(matrix: QuantizedMatrix, { start, end }: Rows): Qu
   return { ...matrix, codes: rowsOf(codes, { start, end }), scales: rowsOf(scales, { start, end }) };
 }
 
-/** A window on columns; shares memory. */
+/** Returns a window on columns; shares memory. */
 export function quantizedColumns(matrix: QuantizedMatrix, { start, end }: Rows): QuantizedMatrix {
   if (matrix.precision === "nf4") {
     const { columns } = matrix;
@@ -90,7 +95,7 @@ export function quantizedColumns(matrix: QuantizedMatrix, { start, end }: Rows):
   return { ...matrix, codes: matrix.codes.narrow(1, start, end - start) };
 }
 
-/** [out, in] of the window. */
+/** Returns the window's [out, in]. */
 export function quantizedShape(matrix: QuantizedMatrix): readonly [number, number] {
   if (matrix.precision === "nf4") {
     const { rows, columns } = matrix;
@@ -99,13 +104,13 @@ export function quantizedShape(matrix: QuantizedMatrix): readonly [number, numbe
   return [matrix.codes.shape[0]!, matrix.codes.shape[1]!];
 }
 
-/** Columns that can be read without those beside them come in multiples of this. */
+/** Returns the multiple of columns that can be read without their neighbours. */
 export function columnGranularity(matrix: QuantizedMatrix): number {
   if (matrix.precision !== "nf4") return 1;
   return isAligned(matrix) ? NF4_BLOCK : matrix.width;
 }
 
-/** In one pass, without temporaries of its size. */
+/** Dequantises in one pass, without temporaries of the matrix's size. */
 function dequantizeAtOnce_(into: Tensor, matrix: QuantizedMatrix): void {
   scope(() => {
     if (matrix.precision === "nf4") {
@@ -116,7 +121,7 @@ function dequantizeAtOnce_(into: Tensor, matrix: QuantizedMatrix): void {
     }
     const { codes, scales, precision } = matrix;
     if (precision === "int8") fused.dequantizeInt8([into, codes, scales], { unit: CHANNEL_FORMS.int8.unit });
-    else into.copy_(codes).mul_(scales.unsqueeze(1)); // a 16-bit float holds the codes exactly
+    else into.copy_(codes).mul_(scales.unsqueeze(1)); // a 16-bit float represents the codes exactly
   });
 }
 
@@ -145,17 +150,17 @@ function quantizeChannels(
   });
 }
 
-/** Stands for the absmax of a row of zeros. */
+/** Absmax of a row of zeros. */
 const SMALLEST_ABSMAX = 1e-30;
 
-/** In float32, (out, in). */
+/** Returns the values in float32, (out, in). */
 function wideValues(matrix: QuantizedMatrix): Tensor {
   if (matrix.precision === "nf4") return nf4Values(matrix);
   const { codes, scales, precision } = matrix;
   return codes.to({ dtype: "float32" }).mul_(scales.mul(CHANNEL_FORMS[precision].unit).unsqueeze(1));
 }
 
-/** Rows taken at a time: their float32 temporaries stay about 1 MiB, within a cache. */
+/** Returns the rows per piece: their float32 temporaries stay about 1 MiB, within a cache. */
 function rowsOfPiece(columns: number): number {
   return Math.max(1, Math.floor(2 ** 18 / columns));
 }

@@ -1,6 +1,7 @@
 /**
- * How quantised matrices are named and shaped in a checkpoint: what one is stored as is told by the names beside it. NF4 and int8 are as
- * bitsandbytes writes them into safetensors, fp8 is one scale a row. Loads no libtorch, so that a checkpoint can be checked without it.
+ * Names and shapes of quantised matrices in a checkpoint. The names beside a weight show how the weight is
+ * stored. NF4 and int8 are as bitsandbytes writes them into safetensors; fp8 has one scale per row. Loads no
+ * libtorch, so that a checkpoint can be checked without it.
  */
 import { UserError } from "../../errors.ts";
 
@@ -11,10 +12,10 @@ export const NESTED_BLOCK = 256;
 export const QUANTIZED_PRECISIONS = ["int8", "nf4", "fp8"] as const;
 export type QuantizedPrecision = (typeof QUANTIZED_PRECISIONS)[number];
 
-/** Blocks of bitsandbytes that are whole numbers of ours: a code stays what it is where blocks are split. */
+/** Block sizes of bitsandbytes that are multiples of NF4_BLOCK: splitting such blocks changes no code. */
 const STORED_BLOCKS = [64, 128, 256, 512, 1024, 2048, 4096];
 
-/** Access to the tensor shapes of a checkpoint. */
+/** The parts of a checkpoint that checking needs. */
 interface StoredShapes {
   readonly place: string;
   has(name: string): boolean;
@@ -22,9 +23,12 @@ interface StoredShapes {
 }
 
 interface Layout {
-  /** Names of the tensors for a weight of this name, its own first; the second tells that it is stored so. */
+  /**
+   * Names of the tensors for a weight of this name. The first is the weight's own; the second exists only in
+   * this layout.
+   */
   names(name: string): readonly [string, string, ...string[]];
-  /** Their shapes, for a weight of [rows, columns]; undefined: any. */
+  /** Shapes of these tensors, for a weight of [rows, columns]; undefined: any shape. */
   shapes(rows: number, columns: number): (readonly number[] | undefined)[];
 }
 
@@ -57,7 +61,7 @@ export const LAYOUTS: Record<QuantizedPrecision, Layout> = {
   },
 };
 
-/** How a weight is stored; undefined where it is in full. */
+/** Returns the precision that a weight is stored in; undefined if it is not quantised. */
 export function storedPrecision(
   name: string,
   { has }: Pick<StoredShapes, "has">,
@@ -65,15 +69,15 @@ export function storedPrecision(
   return QUANTIZED_PRECISIONS.find((precision) => has(LAYOUTS[precision].names(name)[1]));
 }
 
-/** How a weight is stored in NF4, by its shapes; undefined where it is not. */
+/** Form of a weight stored in NF4. */
 export interface StoredNf4 {
-  /** Numbers a block; undefined where it is none that is read. */
+  /** Numbers per block; undefined if lorafit cannot read such blocks. */
   block: number | undefined;
   /** Whether the absmax are quantised themselves. */
   nested: boolean;
 }
 
-/** The form of an NF4 weight of [rows, columns]. */
+/** Returns the form of an NF4 weight of [rows, columns], found from its shapes. */
 export function storedNf4(
   name: string,
   [rows, columns]: readonly [number, number],
@@ -84,7 +88,7 @@ export function storedNf4(
   return { block, nested: from.has(`${name}.nested_absmax`) };
 }
 
-/** Names and shapes that a weight of this shape has in a checkpoint, as it is stored there. Throws UserError for FP4. */
+/** Returns the names and shapes that a weight of this shape has in a checkpoint. Throws UserError for FP4. */
 export function storedShapes(
   name: string,
   shape: readonly number[],
@@ -107,7 +111,10 @@ export function storedShapes(
   return precision === "nf4" ? otherNf4Shapes(name, [rows, columns], wanted, from) : wanted;
 }
 
-/** Shapes for the form that an NF4 weight has: its blocks, absmax in full or quantised, codes in bytes or in wider numbers. */
+/**
+ * Adapts shapes to the form of an NF4 weight: block size, absmax in full or quantised, codes in bytes or in
+ * wider numbers.
+ */
 function otherNf4Shapes(
   name: string,
   shape: readonly [number, number],
@@ -128,7 +135,7 @@ function otherNf4Shapes(
     .map(([part, shape]) => [part, others.get(part) ?? shape]);
 }
 
-/** Scales of a weight are named beside it, not below it. */
+/** Returns the module's name: scales are named beside a weight, not below it. */
 function moduleOf(name: string): string {
   return name.replace(/\.weight$/, "");
 }

@@ -1,4 +1,7 @@
-/** Quantised matrices read from a checkpoint and as the tensors that are written to one; names and shapes are storedNames.ts. */
+/**
+ * Reads quantised matrices from a checkpoint, and makes the tensors that are written to one. Names and shapes
+ * are in storedNames.ts.
+ */
 import { fromArray, fromBytes } from "../../torch/create.ts";
 import type { DType } from "../../torch/dtypes.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
@@ -7,7 +10,7 @@ import { placed, readNf4, type StoredTensors, type Target } from "./nf4Stored.ts
 import type { ChannelMatrix, QuantizedMatrix } from "./quantized.ts";
 import { LAYOUTS, NESTED_BLOCK, NF4_BLOCK, type QuantizedPrecision } from "./storedNames.ts";
 
-/** A weight of [rows, columns] that is stored quantised. */
+/** Reads a weight of [rows, columns] that is stored quantised. */
 export function readQuantized(
   name: string,
   shape: readonly [number, number],
@@ -22,7 +25,10 @@ export function readQuantized(
   });
 }
 
-/** A whole matrix as the tensors that stand for a weight of this name; its dtype before is told to who dequantises. */
+/**
+ * Returns the tensors that store a whole matrix under a weight's name. sourceDtype: the weight's dtype before
+ * it was quantised; recorded for readers that dequantise.
+ */
 export function quantizedTensors(
   name: string,
   matrix: QuantizedMatrix,
@@ -34,7 +40,7 @@ export function quantizedTensors(
 
 function channelTensors({ precision, codes, scales }: ChannelMatrix): Tensor[] {
   if (precision === "fp8") return [codes, scales.unsqueeze(1)];
-  return [codes, scales, fromBytes(Uint8Array.of(0), [], "uint8")]; // 0: by rows
+  return [codes, scales, fromBytes(Uint8Array.of(0), [], "uint8")]; // 0: row-major
 }
 
 function nf4Tensors(matrix: Nf4Matrix, sourceDtype: DType): Tensor[] {
@@ -49,7 +55,7 @@ function nf4Tensors(matrix: Nf4Matrix, sourceDtype: DType): Tensor[] {
     nested_offset: Number.isInteger(offset) ? offset.toFixed(1) : offset,
   };
   const fields = Object.entries(state).map(([key, value]) => `"${key}": ${value}`);
-  const json = new TextEncoder().encode(`{${fields.join(", ")}}`); // spaced as Python's json is
+  const json = new TextEncoder().encode(`{${fields.join(", ")}}`); // spaces as Python's json writes them
   return [
     codes.view([-1, 1]),
     fromBytes(json, [json.length], "uint8"),
