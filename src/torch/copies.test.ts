@@ -14,7 +14,7 @@ import { keep, scope, type Tensor } from "./tensor.ts";
 
 const MIB = 2 ** 20;
 
-/** Bytes alive in both pools of cpu. */
+/** Returns the live bytes in both pools of cpu. */
 function liveBytes(): number {
   return memoryStats("cpu").liveBytes + memoryStats("cpu", "host").liveBytes;
 }
@@ -55,7 +55,7 @@ test("copies are timed where somebody asks: how long they took, and how long the
     expect(copyMs).toBeGreaterThan(0);
     expect(waitedMs).toBeGreaterThanOrEqual(0);
     copyOnce();
-    timeCopies(false); // forgets
+    timeCopies(false); // discards the times
     expect(takeCopyTimes().copies).toBe(0);
   });
 });

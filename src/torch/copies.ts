@@ -1,4 +1,6 @@
-/** Copies that run beside the computing: weights are fetched ahead, boundary activations go to the host and come back. */
+/**
+ * Copies that run beside the computation. They bring weights early, and move boundaries to the host and back.
+ */
 import { empty } from "./create.ts";
 import { pool } from "./device.ts";
 import { type Device, type DType, isCard } from "./dtypes.ts";
@@ -7,8 +9,9 @@ import { type Handle, native } from "./native.ts";
 import { scope, type Tensor } from "./tensor.ts";
 
 /**
- * A copy under way. It keeps both tensors alive until it is waited for, on every device, so that their memory is freed
- * at the same time in a plan and in a run; until then nothing may write to either, nor read `to`.
+ * A copy in progress. It keeps both tensors alive until somebody waits for it, on every device. So a plan and
+ * a run free the memory at the same point.
+ * Until then, write to neither tensor, and do not read `to`.
  */
 export class PendingCopy implements Disposable {
   private copy: Handle;
@@ -17,7 +20,10 @@ export class PendingCopy implements Disposable {
     this.copy = copy;
   }
 
-  /** From here on, operators on the device see the data; throws what went wrong. On CUDA the host doesn't stop for it. */
+  /**
+   * Makes the data visible to operators on the device that run after this call. Throws the copy's error if it
+   * failed. On CUDA, the host is not blocked.
+   */
   wait(): void {
     this.finish(false);
   }
@@ -27,7 +33,7 @@ export class PendingCopy implements Disposable {
     this.finish(true);
   }
 
-  /** Whether waiting for it would take no time. An error is told by waiting. */
+  /** Whether waiting would return at once, also if the copy failed. Waiting then throws the error. */
   get isDone(): boolean {
     try {
       return native.isCopied(this.copy);
@@ -36,25 +42,28 @@ export class PendingCopy implements Disposable {
     }
   }
 
-  /** Settles when the host sees the data, while the event loop goes on; what went wrong `waitOnHost` throws, which waits no more then. */
+  /**
+   * Resolves when the host can read the data or the copy has failed, without blocking the event loop. Throws
+   * no error of the copy: `waitOnHost` does, and then need not wait.
+   */
   arrival(): Promise<void> {
     return native.copyArrival(this.copy);
   }
 
   /**
-   * Frees `from` as far as the copy goes: operators may write over it from here on, as the device does so after it has copied. On CUDA
-   * the host doesn't stop for it. `to` still has to be waited for.
+   * Releases `from`: operators called after this may overwrite it, because the device runs them after the
+   * copy. On CUDA, the host is not blocked. `to` must still be waited for.
    */
   letGoOfSource(): void {
     native.letGoOfSource(this.copy);
   }
 
-  /** Waits where nobody has; for the way out of an error, so it throws none of its own. */
+  /** Waits if nobody has. Throws nothing, because it also runs while another error is handled. */
   [Symbol.dispose](): void {
     if (this.copy === 0) return;
     try {
       this.wait();
-    } catch {} // whoever wanted the data has failed already
+    } catch {} // the code that needs the data has failed already
   }
 
   private finish(onHost: boolean): void {
@@ -65,33 +74,42 @@ export class PendingCopy implements Disposable {
 }
 
 /**
- * Starts copying `from` into `to`: contiguous, of one dtype and shape, without common memory; throws otherwise. `from` may lie
- * on a mapped file, in the host pool or on the device, `to` on the device or in the host pool. On CUDA the copy begins after
- * everything that is queued by now; from memory that isn't pinned it goes through two pinned buffers of 16 MiB.
+ * Starts copying `from` into `to`. Both must be contiguous, have one dtype and shape, and share no memory;
+ * throws otherwise.
+ * `from` may be in a mapped file, in the host pool or on the device. `to` may be on the device or in the host
+ * pool.
+ * On CUDA, the copy begins after all work that is queued now. If host memory is not pinned, the copy goes
+ * through two pinned buffers of 16 MiB.
  */
 export function startCopy(to: Tensor, from: Tensor): PendingCopy {
   return new PendingCopy(native.startCopy(handleOf(to), handleOf(from)));
 }
 
-/** Copies started and not waited for yet. */
+/** Number of copies that were started and not yet waited for. */
 export function pendingCopies(): number {
   return native.pendingCopies();
 }
 
-/** Bytes of the pinned buffers through which other host memory reaches a card; they stay until the end. */
+/**
+ * Bytes of the pinned buffers for copies to a card from host memory that is not pinned. The first such copy
+ * allocates them in host memory, and they stay until the process ends.
+ */
 export const STAGING_BYTES = native.stagingBytes();
 
-/** Copies that were waited for since the last time. */
+/** Times of the copies that were waited for since the last call. */
 export interface CopyTimes {
   copies: number;
   bytes: number;
-  /** That they took. */
+  /** Milliseconds that the copies took. */
   copyMs: number;
-  /** That whoever computes waited for them: on a card its stream, on the CPU this thread. The rest of copyMs was hidden. */
+  /**
+   * Milliseconds that the computation waited for copies: on a card its stream, on the CPU this thread. The
+   * rest of copyMs was hidden.
+   */
   waitedMs: number;
 }
 
-/** Times copies from here on, or no longer; for benches, as it costs some microseconds a copy. */
+/** Starts or stops timing copies. For benchmarks: timing costs some microseconds per copy. */
 export function timeCopies(on: boolean): void {
   native.timeCopies(on);
 }
@@ -103,8 +121,8 @@ export function takeCopyTimes(): CopyTimes {
 }
 
 /**
- * A buffer in the host pool that serves a device: pinned memory for a card; on cpu and meta memory of the same device, booked to
- * the host. Elements are whatever the memory held.
+ * Creates a tensor in the host pool of a device, with undefined contents. For a card, its memory is pinned.
+ * On cpu and meta, it is the device's own memory, booked to the host pool.
  */
 export function emptyOnHost(
   shape: readonly number[],

@@ -1,4 +1,7 @@
-/** Copies by several threads at once, as they go to a card; a process of its own, for their number is read once. */
+/**
+ * Copies by several threads at once, as they go to a card. This test has its own file, and so its own
+ * process, because the number of threads is read once.
+ */
 import { expect, test } from "vitest";
 import { startCopy } from "./copies.ts";
 import { empty, randn } from "./create.ts";

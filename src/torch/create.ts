@@ -21,7 +21,10 @@ import {
 import type { Generator } from "./random.ts";
 import { scope, Tensor } from "./tensor.ts";
 
-/** Where a new tensor lives and what its elements are: float32 on cpu unless said. A tensor will do: as that one. */
+/**
+ * Device and dtype of a new tensor; default: float32 on cpu. A tensor works as options too: the new tensor
+ * gets its dtype and device.
+ */
 export interface TensorOptions {
   dtype?: DType | undefined;
   device?: Device | undefined;
@@ -30,8 +33,8 @@ export interface TensorOptions {
 type RandomOptions = TensorOptions & { generator?: Generator | undefined };
 
 /**
- * Tensor of this shape with a copy of the data, in the array's own dtype (a list: float32) or cast to `dtype`.
- * Throws where the shape takes another number of elements.
+ * Returns a tensor of this shape with a copy of the data. Its dtype is `dtype`, or by default the array's own
+ * (float32 for a list). Throws if the data's length does not fit the shape.
  */
 export function fromArray(
   data: readonly number[] | TensorData | Uint8ClampedArray,
@@ -47,7 +50,10 @@ export function fromArray(
   return host.to({ dtype, device });
 }
 
-/** A plan holds no data; on the CPU what is cast is there twice for a moment. */
+/**
+ * Allocates what fromArray would, without data. On the CPU, a cast briefly needs both the array's tensor and
+ * the result.
+ */
 function plannedArray(shape: readonly number[], from: DType, to: DType = from): Tensor {
   const isCast = from !== to && planTarget().device === "cpu";
   if (!isCast) return empty(shape, { dtype: to, device: "meta" });
@@ -55,7 +61,7 @@ function plannedArray(shape: readonly number[], from: DType, to: DType = from): 
   return own.to({ dtype: to });
 }
 
-/** By way of pinned memory, whose copies don't make the host wait for what the card is doing. */
+/** Copies through pinned memory, so the host does not wait for the card's queued work. */
 function sentToCard(own: Tensor, dtype: DType, device: Device): Tensor {
   return scope(() => {
     using host = own;
@@ -64,12 +70,17 @@ function sentToCard(own: Tensor, dtype: DType, device: Device): Tensor {
   });
 }
 
-/** Tensor of this shape with a copy of its raw bytes, row-major. Throws where they are too few or too many. */
+/**
+ * Returns a tensor of this shape with a copy of its raw bytes, in row-major order. Throws if there are too
+ * few or too many bytes.
+ */
 export function fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DType): Tensor {
   return new Tensor(native.fromBytes(bytes, dtypeCode(dtype), shape));
 }
 
-/** Elements are whatever the memory held. `pinMemory`: cpu memory that a card reads and writes by itself. */
+/**
+ * Returns a tensor with undefined contents. `pinMemory`: cpu memory that a card can read and write directly.
+ */
 export function empty(
   shape: readonly number[],
   { dtype = "float32", device, pinMemory }: TensorOptions & { pinMemory?: boolean } = {},
@@ -93,7 +104,10 @@ export function full(
   return _full(shape, value, { dtype, device });
 }
 
-/** The numbers from `start` (0) to below `end`, by ones; int64 unless said, for they mostly count positions. */
+/**
+ * Returns the integers from `start` (default: 0) to below `end`. Default dtype: int64, because most of them
+ * are positions.
+ */
 export function arange(end: number, options?: TensorOptions): Tensor;
 export function arange(start: number, end: number, options?: TensorOptions): Tensor;
 export function arange(first: number, second?: number | TensorOptions, third?: TensorOptions): Tensor {
@@ -101,7 +115,7 @@ export function arange(first: number, second?: number | TensorOptions, third?: T
   return _arange(start, end, { dtype: options?.dtype ?? "int64", device: options?.device });
 }
 
-/** Uniform in [0, 1). */
+/** Draws from the uniform distribution on [0, 1). */
 export function rand(
   shape: readonly number[],
   { generator, dtype = "float32", device }: RandomOptions = {},
@@ -109,7 +123,7 @@ export function rand(
   return _rand(shape, { generator: generator ?? null, dtype, device });
 }
 
-/** Standard normal. */
+/** Draws from the standard normal distribution. */
 export function randn(
   shape: readonly number[],
   { generator, dtype = "float32", device }: RandomOptions = {},
@@ -117,7 +131,7 @@ export function randn(
   return _randn(shape, { generator: generator ?? null, dtype, device });
 }
 
-/** Whole numbers from `low` to below `high`; int64 unless said. */
+/** Draws integers from `low` to below `high`. Default dtype: int64. */
 export function randint(
   low: number,
   high: number,
@@ -127,28 +141,28 @@ export function randint(
   return _randint(low, high, shape, { generator: generator ?? null, dtype, device });
 }
 
-/** The numbers from 0 to below `n` in random order; int64 unless said. */
+/** Returns the integers from 0 to below `n` in random order. Default dtype: int64. */
 export function randperm(n: number, { generator, dtype = "int64", device }: RandomOptions = {}): Tensor {
   return _randperm(n, { generator: generator ?? null, dtype, device });
 }
 
-/** Tensors joined along a dimension that they have. */
+/** Joins tensors along an existing dimension. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   return _cat(tensors, { dim });
 }
 
-/** Tensors of one shape joined along a new dimension. */
+/** Joins tensors of one shape along a new dimension. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   return _stack(tensors, { dim });
 }
 
-/** `a` where the condition holds, else `b`; all broadcast. */
+/** Selects `a` where the condition is true, else `b`. All three are broadcast. */
 export function where(condition: Tensor, a: Tensor | number, b: Tensor | number): Tensor {
   if (typeof a !== "number") return _where(condition, a, b);
   return typeof b === "number" ? _whereScalar(condition, a, b) : _whereScalarSelf(condition, a, b);
 }
 
-/** Numbers of a list in an array that loses nothing of them before the cast to `dtype`. */
+/** Stores a list in an array that loses no precision before the cast to `dtype`. */
 function arrayOf(data: readonly number[], dtype: DType | undefined): Float32Array | Float64Array {
   const narrow = dtype === undefined || DTYPES[dtype].array === undefined || dtype === "float32";
   return narrow ? Float32Array.from(data) : Float64Array.from(data);

@@ -35,12 +35,12 @@ afterEach(() => {
   }
 });
 
-/** Bytes of a category alive in a pool of cpu. */
+/** Returns the live bytes of a category in a pool of cpu. */
 function live(name: Category, of: "device" | "host" = "device"): number {
   return memoryStats("cpu", of).liveByCategory[name];
 }
 
-/** What a body threw, as an OutOfMemoryError. */
+/** Runs the body and returns what it threw, as an OutOfMemoryError. */
 function outOfMemory(body: () => void): OutOfMemoryError {
   try {
     body();
@@ -148,7 +148,7 @@ describe.each(["cpu", "meta"] as const)("on %s", (device) => {
   });
 });
 
-/** Of two stats, what a later peak may change. */
+/** Picks the numbers that a later peak may change. */
 function peaksOf({
   peakBytes,
   peakByCategory,
@@ -244,7 +244,7 @@ test("meta follows the kernels of the card it plans for", () => {
     const query = half([1, 2, 128, 64]);
     const keys = half([1, 2, 2048, 64]);
     const attend = () => void _scaledDotProductFlashAttention(query, keys, keys);
-    const whole = 2 * 128 * 64 * 2 + 2 * 128 * 4 + 16 + 8; // and the state of random numbers, of two words and of one
+    const whole = 2 * 128 * 64 * 2 + 2 * 128 * 4 + 16 + 8; // the last two: random number state, of two words and of one
     expect(planningFor({ device: "cuda" }, () => costBytes(attend))).toBe(whole);
     const splits = 8; // 2048 keys in blocks of 256, for 4 blocks of queries on 264 slots
     const splitBytes = splits * 2 * 128 * (64 + 1) * 4;

@@ -1,11 +1,14 @@
-/** Memory of devices by pool and category, its caps, and what else concerns a device as a whole. */
+/** Memory of devices by pool and category, its caps, and other functions that concern a whole device. */
 import { formatBytes, messageOf } from "../errors.ts";
 import { type CardDevice, type Device, deviceCode, deviceOfCode, isCard } from "./dtypes.ts";
 import { LIBTORCH_VERSION } from "./install/libtorch.ts";
 import { native } from "./native.ts";
 import { refuseDeferred } from "./tensor.ts";
 
-/** Whose memory: the card's, or the host's that serves it (pinned). On cpu both are simulated, so that budgets hold there too. */
+/**
+ * Kinds of memory: the device's own, and host memory that serves the device (pinned). On cpu, both are
+ * simulated, so memory limits hold there too.
+ */
 export const POOLS = ["device", "host"] as const;
 export type Pool = (typeof POOLS)[number];
 
@@ -24,7 +27,10 @@ export const CATEGORIES = [
 ] as const;
 export type Category = (typeof CATEGORIES)[number];
 
-/** Devices whose allocations are tracked here: all. A card's host pool is pinned memory, and cpu's. */
+/**
+ * Devices whose allocations are tracked: all. A card's host pool is pinned memory; cpu tracks a host pool as
+ * well.
+ */
 export type TrackedDevice = Device;
 
 export interface MemoryStats {
@@ -32,16 +38,19 @@ export interface MemoryStats {
   peakBytes: number;
   /** Bytes of the hard cap; undefined without one. */
   capBytes: number | undefined;
-  /** Allocations since the peak was reset. */
+  /** Number of allocations since the peak was reset. */
   count: number;
-  /** Allocations alive. */
+  /** Number of live allocations. */
   liveCount: number;
   liveByCategory: Record<Category, number>;
   /** Bytes at the peak, by category. */
   peakByCategory: Record<Category, number>;
 }
 
-/** Allocations and frees in order: `bytes` above zero is an allocation, below zero the free of the block with that id. */
+/**
+ * Allocations and frees in order. Positive `bytes`: an allocation. Negative: the free of the block with this
+ * id.
+ */
 export interface AllocationLog {
   ids: Float64Array;
   bytes: Float64Array;
@@ -51,15 +60,15 @@ export interface AllocationLog {
   categories: Uint8Array;
 }
 
-/** An allocation that a pool's cap, an injected failure or the device refused. */
+/** Error for an allocation that failed because of a pool's cap, an injected failure or the device. */
 export class OutOfMemoryError extends Error {
   readonly requestedBytes: number;
   readonly liveBytes: number;
-  /** Undefined where no cap was set: the machine had no more. */
+  /** Bytes of the cap; undefined without a cap, when the machine itself had no more memory. */
   readonly capBytes: number | undefined;
   readonly device: Device;
   readonly pool: Pool;
-  /** The outermost category around the allocation: the part of a step that has too little. */
+  /** The outermost category around the allocation: the part of a step that ran out of memory. */
   category: Category | undefined;
 
   constructor(
@@ -89,12 +98,12 @@ export class OutOfMemoryError extends Error {
 native.setOutOfMemoryClass(OutOfMemoryError);
 native.setCategory(CATEGORIES.indexOf("workingSet"));
 
-/** Runs the body with allocations counted to this pool. */
+/** Runs the body and counts its allocations in this pool. */
 export function pool<T>(name: Pool, body: () => T extends PromiseLike<unknown> ? never : T): T {
   return booked(native.setPool, POOLS.indexOf(name), `pool("${name}")`, body);
 }
 
-/** Runs the body with allocations counted to this category ("workingSet" outside of any). */
+/** Runs the body and counts its allocations in this category. Outside of any, it is "workingSet". */
 export function category<T>(name: Category, body: () => T extends PromiseLike<unknown> ? never : T): T {
   try {
     return booked(native.setCategory, CATEGORIES.indexOf(name), `category("${name}")`, body);
@@ -122,25 +131,32 @@ export function memoryStats(device: TrackedDevice, of: Pool = "device"): MemoryS
   };
 }
 
-/** Starts a new peak at what is alive now, and a new count; of a card what its allocator reserves as well. */
+/**
+ * Restarts the peak at the live bytes, and the count of allocations. For a card, also restarts the peak that
+ * its allocator has reserved.
+ */
 export function resetPeak(device: TrackedDevice, of: Pool = "device"): void {
   native.resetPeak(deviceCode(device), POOLS.indexOf(of));
 }
 
 /**
- * Refuses with OutOfMemoryError whatever would take a pool above so many bytes; undefined lifts the cap. On a card the cap is on
- * what its caching allocator holds, in use or not, so that a large card behaves as a small one.
+ * Sets a cap on a pool, in bytes; undefined removes it. An allocation above it throws OutOfMemoryError.
+ * On a card, the cap limits what the caching allocator holds, used or unused. So a large card behaves like a
+ * small one.
  */
 export function setCap(device: TrackedDevice, bytes: number | undefined, of: Pool = "device"): void {
   native.setCap(deviceCode(device), POOLS.indexOf(of), bytes);
 }
 
-/** The n-th allocation from now (1 is the next one) throws OutOfMemoryError; 0 calls it off. For tests, and not on a card. */
+/**
+ * Makes the n-th allocation from now throw OutOfMemoryError (1: the next one; 0: cancels this). For tests;
+ * not available on a card.
+ */
 export function failAtAllocation(device: TrackedDevice, n: number): void {
   native.failAtAllocation(deviceCode(device), n);
 }
 
-/** Runs the body and returns what it gave with every allocation and free of both pools meanwhile, in order. */
+/** Runs the body. Returns its result and all its allocations and frees, of both pools, in order. */
 export function recordAllocations<T>(
   device: TrackedDevice,
   body: () => T extends PromiseLike<unknown> ? never : T,
@@ -155,7 +171,10 @@ export function recordAllocations<T>(
   }
 }
 
-/** Begins or ends the logging of a device's allocations and frees, which `readAllocations` takes; for what goes on over several turns. */
+/**
+ * Starts or stops the log of a device's allocations and frees, for work that takes several turns of the event
+ * loop. `readAllocations` reads the log.
+ */
 export function logAllocations(device: TrackedDevice, on: boolean): void {
   native.recordAllocations(deviceCode(device), on);
 }
@@ -173,29 +192,32 @@ export function readAllocations(device: TrackedDevice): AllocationLog {
   };
 }
 
-/** The device that meta kernels stand for. */
+/** The device that meta kernels imitate. */
 export type PlanTarget =
   | { device: "cpu" }
   | { device: "cuda"; multiprocessors?: number; computeCapability?: number };
 
 let target: PlanTarget = { device: "cpu" };
 
-/** The device that is planned for: cpu outside of planningFor. */
+/** Returns the device that is planned for; cpu outside of planningFor. */
 export function planTarget(): { device: "cpu" } | { device: "cuda"; computeCapability: number } {
   return target.device === "cpu"
     ? { device: "cpu" }
     : { device: "cuda", computeCapability: target.computeCapability ?? 8 };
 }
 
-/** Compute capability of the card that is planned for, as 89; 0 where that is none. */
+/**
+ * Returns the compute capability of the card that is planned for, for example 89; 0 if the plan is not for a
+ * card.
+ */
 export function plannedCapability(): number {
   const planned = planTarget();
   return planned.device === "cuda" ? Math.round(10 * planned.computeCapability) : 0;
 }
 
 /**
- * Runs the body with meta kernels that allocate as those of this device do (cpu's outside of it); a card's with so many
- * multiprocessors, and the kernels that its compute capability (8.0 unless said) has.
+ * Runs the body. Meta kernels in it allocate like kernels of this device; outside, like those of cpu. A
+ * card's also depend on its number of multiprocessors and compute capability (default: 8.0).
  */
 export function planningFor<T>(
   wanted: PlanTarget,
@@ -215,12 +237,12 @@ export function planningFor<T>(
   }
 }
 
-/** Number of tensors alive: handles, of which several may share memory. */
+/** Returns the number of live tensors. Each is a handle, and several may share memory. */
 export function liveTensors(): number {
   return native.liveTensors();
 }
 
-/** Threads that kernels on cpu use. */
+/** Sets the number of threads for kernels on cpu. */
 export function setThreads(threads: number): void {
   native.setThreads(threads);
 }
@@ -229,22 +251,22 @@ export function getThreads(): number {
   return native.getThreads();
 }
 
-/** Milliseconds that this thread, the first, and each of those that compute with it has had of a processor. */
+/** CPU milliseconds of this thread, the first number, and of each thread that computes with it. */
 export function processorTimesMs(): number[] {
   return native.processorTimes();
 }
 
-/** The libtorch release that the engine is written for. */
+/** Returns the libtorch release that the engine is written for. */
 export function libtorchVersion(): string {
   return LIBTORCH_VERSION;
 }
 
-/** Whether a CUDA device can be used; loads libtorch's CUDA half where it is installed. */
+/** Whether a CUDA device can be used. Loads libtorch's CUDA half if it is installed. */
 export function hasCuda(): boolean {
   return cudaDevices() > 0;
 }
 
-/** Why no CUDA device can be used, in the loader's words; undefined where one can. */
+/** Returns why no CUDA device can be used, in the loader's words; undefined if one can. */
 export function cudaProblem(): string | undefined {
   try {
     native.loadCuda();
@@ -254,12 +276,12 @@ export function cudaProblem(): string | undefined {
   }
 }
 
-/** Number of CUDA devices; 0 without libtorch's CUDA half or without a driver. */
+/** Returns the number of CUDA devices; 0 without libtorch's CUDA half or without a driver. */
 export function cudaDevices(): number {
   return cudaProblem() === undefined ? native.loadCuda() : 0;
 }
 
-/** Bytes of a card: its own, and what libtorch's caching allocator has given out and holds. */
+/** Bytes of a card, and of libtorch's caching allocator on it: allocated, and reserved. */
 export interface CardMemory {
   totalBytes: number;
   /** Free bytes of the card, after all programs. */
@@ -270,7 +292,7 @@ export interface CardMemory {
   peakReservedBytes: number;
 }
 
-/** Throws where there is no such card. */
+/** Reads a card's memory in bytes. Throws if there is no such card. */
 export function cardMemory(device: CardDevice): CardMemory {
   const [
     totalBytes = 0,
@@ -286,7 +308,7 @@ export function cardMemory(device: CardDevice): CardMemory {
 /** Facts of a card. */
 export interface CardInfo {
   name: string;
-  /** Compute capability, as 80 or 120. */
+  /** Compute capability, for example 80 or 120. */
   capability: number;
   totalBytes: number;
   multiprocessors: number;
@@ -295,12 +317,12 @@ export interface CardInfo {
 /** Least compute capability that each ability needs. */
 export const CARD_ABILITIES = { bf16: 80, "flash attention": 80, fp8: 89 } as const;
 
-/** Those of a card of this compute capability, as 89. */
+/** Returns the features of a card with this compute capability, for example 89. */
 export function abilitiesOf(capability: number): string[] {
   return Object.entries(CARD_ABILITIES).flatMap(([what, least]) => (capability >= least ? what : []));
 }
 
-/** The driver's word on a card; throws where there is no driver or no such card. */
+/** Asks the driver about a card. Throws if there is no driver or no such card. */
 export function cardInfo(device: CardDevice): CardInfo {
   const [name, capability, totalBytes, multiprocessors] = native.cardFacts(Number(device.slice(5)));
   return { name, capability, totalBytes, multiprocessors };
@@ -313,22 +335,28 @@ export function describeCard({ name, capability, totalBytes }: CardInfo): string
   return `${name}, ${formatBytes(totalBytes)}, compute capability ${(capability / 10).toFixed(1)}: ${can}`;
 }
 
-/** Gives memory that the caching allocator holds unused back to the card, or the process's own back to the system. */
+/** Returns unused memory: the caching allocator's to the card, or the process's own to the system. */
 export function emptyCache(device: "cpu" | CardDevice): void {
   native.emptyCache(deviceCode(device));
 }
 
-/** Whether a device computes beside the host, which therefore should not ask for its numbers before more work is queued. */
+/**
+ * Whether the device computes while the host continues. If so, queue more work before reading the device's
+ * numbers.
+ */
 export function computesBeside(device: Device): boolean {
   return isCard(device);
 }
 
-/** Makes a card this process's own, before anything is done with it: else CUDA takes memory of the first card too. */
+/**
+ * Selects the card of this process. Call it before all other work with CUDA: otherwise CUDA also takes memory
+ * of the first card.
+ */
 export function useCard(device: CardDevice): void {
   native.useCard(deviceCode(device));
 }
 
-/** Waits for everything queued on a device. */
+/** Waits until all work queued on a device is done. */
 export function synchronize(device: Device): void {
   native.synchronize(deviceCode(device));
 }

@@ -1,6 +1,9 @@
-/** Element types and devices: their names here, their numbers in libtorch. */
+/** Element types and devices: lorafit's names, and libtorch's numbers for them. */
 
-/** Code: c10::ScalarType. `read` says how elements are read into JavaScript; what has no array of its own is read as float32. */
+/**
+ * Element types. `code`: its c10::ScalarType. `array`: the typed array that JavaScript reads elements into;
+ * undefined: elements are read as float32.
+ */
 // biome-ignore format: columns line up
 export const DTYPES = {
   uint8:         { code: 0,  bytes: 1, array: Uint8Array },
@@ -29,7 +32,7 @@ export function isCard(device: Device): device is CardDevice {
   return device.startsWith("cuda:");
 }
 
-/** The typed arrays that toArray gives. */
+/** The typed arrays that toArray returns. */
 export type TensorData =
   | Uint8Array
   | Int8Array
@@ -44,14 +47,14 @@ export type TensorData =
 
 const DTYPE_OF_CODE = new Map(Object.entries(DTYPES).map(([name, { code }]) => [code, name as DType]));
 
-/** Name of a c10::ScalarType. */
+/** Returns the name of a c10::ScalarType. */
 export function dtypeOfCode(code: number): DType {
   const dtype = DTYPE_OF_CODE.get(code as never);
   if (!dtype) throw new Error(`no dtype has the number ${code}`);
   return dtype;
 }
 
-/** Bytes of one element. */
+/** Returns the bytes of one element. */
 export function dtypeBytes(dtype: DType): number {
   return DTYPES[dtype].bytes;
 }
@@ -78,14 +81,14 @@ export function deviceCode(device: Device | null | undefined): number | symbol |
   return index === undefined ? notA(device) : DEVICE_TYPES.cuda * 256 + Number(index) + 1;
 }
 
-/** Name of a device's number. */
+/** Returns the name of a device's number. */
 export function deviceOfCode(code: number): Device {
   const type = Math.floor(code / 256);
   if (type === DEVICE_TYPES.cpu) return "cpu";
   return type === DEVICE_TYPES.meta ? "meta" : `cuda:${(code % 256) - 1}`;
 }
 
-/** Stands in a call for a value of a wrong type: the engine's error says the description. */
+/** Creates a placeholder for a value of a wrong type. The engine's error contains its description. */
 export function notA(value: unknown): symbol {
   if (typeof value === "string") return Symbol(`string "${value.slice(0, 40)}"`);
   if (typeof value !== "object" || value === null) return Symbol(value === null ? "null" : typeof value);

@@ -1,10 +1,13 @@
-/** Files in memory by mapping: weights are read from the disk's cache when an operator first touches them. */
+/** Memory-mapped files. Weights are read from the disk's cache when an operator first touches them. */
 import { messageOf, UserError } from "../errors.ts";
 import { type DType, dtypeCode } from "./dtypes.ts";
 import { type Handle, native } from "./native.ts";
 import { Tensor } from "./tensor.ts";
 
-/** A file mapped for reading; what ops write in place stays in memory. The file must not be cut short meanwhile. */
+/**
+ * A file mapped for reading. Operators that write in place change the memory, not the file. Do not truncate
+ * the file while it is mapped.
+ */
 export class MappedFile implements Disposable {
   readonly path: string;
   readonly byteLength: number;
@@ -23,20 +26,20 @@ export class MappedFile implements Disposable {
     this.byteLength = native.mappedLength(this.file);
   }
 
-  /** A copy of a range; throws where it reaches outside of the file. */
+  /** Copies a range. Throws if the range exceeds the file. */
   bytes(offsetBytes: number, lengthBytes: number): Uint8Array<ArrayBuffer> {
     return native.mappedBytes(this.file, offsetBytes, lengthBytes);
   }
 
   /**
-   * A cpu tensor on the mapping itself, which it keeps alive; allocators don't count it. Elements that lie across their
-   * alignment are copied. Throws where the range reaches outside of the file.
+   * Returns a cpu tensor on the mapping itself, and keeps the mapping alive. Allocators do not count it. If
+   * the elements are not aligned, they are copied. Throws if the range exceeds the file.
    */
   tensor(offsetBytes: number, dtype: DType, shape: readonly number[]): Tensor {
     return new Tensor(native.mappedTensor(this.file, offsetBytes, dtypeCode(dtype), shape));
   }
 
-  /** Gives the mapping up; tensors made from it live on. */
+  /** Unmaps the file as soon as no tensor needs the mapping. Tensors made from it stay valid. */
   close(): void {
     native.unmapFile(this.file);
   }
@@ -46,7 +49,7 @@ export class MappedFile implements Disposable {
   }
 }
 
-/** Maps a file; throws UserError where it can't be opened. */
+/** Maps a file. Throws UserError if it can't be opened. */
 export function mapFile(path: string): MappedFile {
   return new MappedFile(path);
 }

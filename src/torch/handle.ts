@@ -3,7 +3,7 @@ import { notA } from "./dtypes.ts";
 import type { Handle } from "./native.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Holds the C++ tensor's number; 0 once disposed. */
+/** Base class with the number of a C++ tensor. */
 export abstract class TensorHandle {
   /** Number of the C++ tensor, for calls into the engine; 0 once disposed. */
   handle: Handle;
@@ -12,23 +12,29 @@ export abstract class TensorHandle {
     this.handle = handle;
   }
 
-  /** Drops what is remembered of shape after an operator changed it. */
+  /** Drops the cached shape after an operator changed it. */
   abstract forget(): void;
 }
 
 let TensorClass: new (handle: Handle) => Tensor;
 
-/** Says which class results are made of. */
+/** Registers the class of results. */
 export function registerTensorClass(made: new (handle: Handle) => Tensor): void {
   TensorClass = made;
 }
 
-/** A result as a tensor of the innermost scope. An undefined tensor (null) stays null, where the op's type says so. */
+/**
+ * Wraps a result as a tensor of the innermost scope. An undefined tensor (null) stays null, if the operator's
+ * type allows it.
+ */
 export function wrap(handle: Handle): Tensor {
   return handle === null ? (handle as never) : new TensorClass(handle);
 }
 
-/** Several results; `kinds` has a "t" for each tensor and a "v" for each plain value, and without it all are tensors. */
+/**
+ * Wraps several results. `kinds` has a "t" for each tensor and a "v" for each plain value; default: all are
+ * tensors.
+ */
 export function wrapAll(results: Handle[], kinds?: string): unknown[] {
   return results.map((result, at) => (kinds === undefined || kinds[at] === "t" ? wrap(result) : result));
 }

@@ -1,4 +1,7 @@
-/** Numbers that a device has yet to come to: they go to the host without anybody waiting, and are read when more work is queued. */
+/**
+ * Numbers that a device has not computed yet. They are copied to the host without blocking, and read after
+ * more work is queued.
+ */
 import { type PendingCopy, startCopy } from "./copies.ts";
 import { empty } from "./create.ts";
 import { computesBeside } from "./device.ts";
@@ -23,22 +26,22 @@ export class LateNumbers implements Disposable {
     this.#copy.letGoOfSource();
   }
 
-  /** Whether they came without anybody waiting, as on a CPU. */
+  /** Whether the numbers were available at once, as on a CPU. */
   get areThere(): boolean {
     return this.#copy === undefined;
   }
 
-  /** Whether the device has yet to come to them. */
+  /** Whether the device still has to compute or copy them. */
   get areComing(): boolean {
     return this.#copy !== undefined && !this.#copy.isDone;
   }
 
-  /** Settles when they are there, while the event loop goes on. */
+  /** Resolves when the numbers are on the host, without blocking the event loop. */
   async arrival(): Promise<void> {
     await this.#copy?.arrival();
   }
 
-  /** Waits for the device as far as it has to, once. */
+  /** Waits for the numbers if needed, returns them and frees their memory. Call it once. */
   read(): Float32Array | Float64Array {
     this.#copy?.waitOnHost();
     const { device, numel } = this.#numbers;

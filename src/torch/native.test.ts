@@ -6,7 +6,7 @@ import { native } from "./native.ts";
 import { createGenerator } from "./random.ts";
 import { scope, Tensor } from "./tensor.ts";
 
-/** Calls an operator that no table need know; handles of tensors it gives belong to the open scope. */
+/** Calls an operator that may be in no table. Returned handles of tensors belong to the open scope. */
 function call(name: string, ...inputs: unknown[]): unknown {
   const [operator, overload = ""] = name.split(".");
   return native.call(native.resolve(`aten::${operator}`, overload, []), ...inputs);
@@ -20,7 +20,7 @@ function handle(numbers: number[], shape = [numbers.length]): number {
 
 const wholes = (numbers: number[]): number => fromArray(numbers, [numbers.length], { dtype: "int64" }).handle;
 
-/** Of input, weight and bias, of which the mask chooses; no bias is given. */
+/** Returns the gradients of input, weight and bias that the mask selects. No bias is given. */
 function normGradients(mask: boolean[]): unknown[] {
   const row = handle([1, 2], [1, 2]);
   const [mean, rstd, weight] = [handle([1.5], [1, 1]), handle([2], [1, 1]), handle([1, 1])];
@@ -115,7 +115,7 @@ test.each([
   "memory that a card's libraries are refused is out of memory, another fault is none: %s",
   (text, isMemory) => {
     scope(() => {
-      const fault = (): unknown => call("_assert_async.msg", handle([0]), text); // whose message is the caller's
+      const fault = (): unknown => call("_assert_async.msg", handle([0]), text); // its message comes from the caller
       expect(fault).toThrow(text);
       try {
         fault();

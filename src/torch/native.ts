@@ -1,15 +1,15 @@
-/** The addon as TypeScript sees it; importing this file loads libtorch. */
+/** The addon's functions and their types. Importing this file loads libtorch. */
 import { loadAddon } from "./install/libtorch.ts";
 
-/** Names a C++ tensor or generator; 0 names none. */
+/** Number of a C++ tensor or generator; 0: none. */
 export type Handle = number;
 /** Number of an operator, from `resolve`. */
 export type Op = number;
 
-/** The vectors that kernels of our own use on the CPU. */
+/** Vector instructions that lorafit's own kernels use on the CPU. */
 export type LoopLevel = "baseline" | "avx2" | "avx512";
 
-/** native/addon.cc's table; what each takes and throws is told in native/*.h. */
+/** The table of native/addon.cc. The headers native/*.h say what each function accepts and throws. */
 export interface Native {
   resolve(name: string, overload: string, nullable: readonly string[]): Op;
   schema(op: Op): string;

@@ -1,10 +1,10 @@
 /**
- * The ATen operators in use: the name here -> the operator's name and overloads. ops.gen.ts is made from it
- * (`npx vitest run src/torch/opsGenerator.test.ts -u`), so adding an operator is a line here.
- * Two overloads on a line become one method that takes a tensor or a number.
+ * The ATen operators in use: lorafit's name, then the operator's name and overloads. ops.gen.ts is generated
+ * from this table (`npx vitest run src/torch/opsGenerator.test.ts -u`), so a new operator is one new line.
+ * Two overloads on a line become one method that accepts a tensor or a number.
  */
 
-/** Called on their first tensor: x.add(y). */
+/** Operators that are methods of their first tensor: x.add(y). */
 // biome-ignore format: one operator a line
 export const METHODS = {
   // arithmetic
@@ -222,7 +222,7 @@ export const METHODS = {
   nllLoss: "nll_loss",
 } as const satisfies Record<string, string>;
 
-/** Called as functions: those that make tensors, take lists, or whose arguments are equals. */
+/** Operators that are functions: they make tensors, take lists, or have arguments of equal standing. */
 // biome-ignore format: one operator a line
 export const FUNCTIONS = {
   _empty: "empty.memory_format",
@@ -265,7 +265,10 @@ export const FUNCTIONS = {
   _scaledDotProductCudnnAttentionBackward: "_scaled_dot_product_cudnn_attention_backward",
 } as const satisfies Record<string, string>;
 
-/** Tensors that may be null although the schema has no question mark: undefined ones that a forward op gave. */
+/**
+ * Arguments that may be null although the schema has no question mark. They are tensors that the forward
+ * operator left undefined.
+ */
 export const NULLABLE: Readonly<Record<string, readonly string[]>> = {
   _scaled_dot_product_flash_attention_backward: ["cum_seq_q", "cum_seq_k", "philox_seed", "philox_offset"],
   _scaled_dot_product_cudnn_attention_backward: [
@@ -280,7 +283,7 @@ export const NULLABLE: Readonly<Record<string, readonly string[]>> = {
   _flash_attention_backward: ["cum_seq_q", "cum_seq_k", "rng_state", "unused"],
 };
 
-/** Ops whose results may be null in part: undefined tensors. */
+/** Operators with results that may be null, because libtorch leaves these tensors undefined. */
 export const PARTIAL: ReadonlySet<string> = new Set([
   "_scaled_dot_product_flash_attention",
   "_scaled_dot_product_cudnn_attention",
@@ -290,5 +293,5 @@ export const PARTIAL: ReadonlySet<string> = new Set([
   "native_layer_norm_backward",
 ]);
 
-/** In-place ops that change the shape that a Tensor remembers. */
+/** In-place operators that change the shape, which a Tensor caches. */
 export const RESHAPING: ReadonlySet<string> = new Set(["set_", "resize_"]);

@@ -1,9 +1,12 @@
-/** Writes ops.gen.ts: a typed method or function for each line in the tables of ops.ts, from libtorch's own schemas. */
+/**
+ * Generates ops.gen.ts: a typed method or function for each line in the tables of ops.ts, from libtorch's own
+ * schemas.
+ */
 import { native } from "./native.ts";
 import { FUNCTIONS, METHODS, NULLABLE, PARTIAL, RESHAPING } from "./ops.ts";
 import { parseSchema, type Schema, type SchemaArgument } from "./schema.ts";
 
-/** One argument of a method: where it is given, whether it may be left out, its type, and how it goes into the call. */
+/** One argument of a method: its place, whether it is optional, its type, and the code that passes it on. */
 interface Input {
   name: string;
   place: "this" | "position" | "options" | "nowhere";
@@ -28,7 +31,7 @@ type Form = "method" | "function";
 const asIs = (value: string): string => value;
 const scalarTypes = "number | bigint";
 
-/** TypeScript type of a schema type and how its value goes into a call. */
+/** TypeScript type of each schema type, and the code that passes its value on. */
 // biome-ignore format: columns line up
 const TYPES: Record<string, { type: string; pass: (value: string) => string }> = {
   Tensor:       { type: "Tensor",                       pass: (value) => `handleOf(${value})` },
@@ -76,7 +79,7 @@ function isScalar(value: unknown): value is Scalar {
 }
 `;
 
-/** Text of ops.gen.ts. */
+/** Returns the text of ops.gen.ts. */
 export function generateOps(): string {
   const methods = readTable(METHODS, "method");
   const functions = readTable(FUNCTIONS, "function");
@@ -141,7 +144,7 @@ function constantLine({ constant, operator, overload }: Overload): string {
   return `const ${constant} = native.resolve("aten::${operator}", "${overload}", ${JSON.stringify(NULLABLE[operator] ?? [])});`;
 }
 
-/** Lines of a method or function that calls the overload which fits what it was given. */
+/** Returns the lines of a method or function, which calls the overload that fits its arguments. */
 function emit(name: string, overloads: Overload[], form: Form): string[] {
   const [first, second] = overloads;
   if (!first || overloads.length > 2) throw new Error(`${name}: one or two overloads make a method`);
@@ -163,7 +166,10 @@ function at(place: Input["place"], { inputs }: Overload): Input[] {
   return inputs.filter((input) => input.place === place);
 }
 
-/** "other: Tensor | Scalar, options?: { alpha?: Scalar | undefined }": the overloads' inputs in one list. */
+/**
+ * Joins the overloads' inputs into one list: "other: Tensor | Scalar, options?: { alpha?: Scalar | undefined
+ * }".
+ */
 function parameters(overloads: Overload[]): string {
   const places = overloads.map((overload) => at("position", overload));
   const list = (places[0] ?? []).map(({ name, optional }, index) => {
@@ -226,7 +232,9 @@ function indented(lines: string[]): string {
   return lines.map((line) => `  ${line}`).join("\n");
 }
 
-/** snake_case -> camelCase; underscores at the ends stay, and a word of JavaScript's gets one. */
+/**
+ * Converts snake_case to camelCase. Underscores at the ends stay, and a word reserved in JavaScript gets one.
+ */
 function camel(name: string): string {
   const joined = name.replace(/(?<=[^_])_+([a-zA-Z0-9])/g, (_, letter: string) => letter.toUpperCase());
   return ["this", "default", "function"].includes(joined) ? `${joined}_` : joined;

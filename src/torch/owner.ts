@@ -1,17 +1,20 @@
 /** Ownership across the yields of a step, where no scope may stay open. */
 import { dispose, keep } from "./tensor.ts";
 
-/** Holds tensors, records of them, or what else is to be disposed, until they are freed one by one or all at once. */
+/**
+ * Holds tensors, records of tensors and other disposables until they are freed, each by itself or all at
+ * once.
+ */
 export class Owner {
   readonly #owned = new Set<unknown>();
 
-  /** Takes value out of every scope. */
+  /** Takes ownership of a value, and removes it from every scope. */
   own<T>(value: T): T {
     this.#owned.add(keep(value));
     return value;
   }
 
-  /** Frees what was owned; freeing it twice does nothing. */
+  /** Frees an owned value. A second call does nothing. */
   free(value: unknown): void {
     if (this.#owned.delete(value)) release(value);
   }

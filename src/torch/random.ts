@@ -1,8 +1,8 @@
-/** Random number generators with a state that can be saved, so that a resumed run draws what it would have drawn. */
+/** Random number generators whose state can be saved, so that a resumed run continues the same sequence. */
 import { type Device, deviceCode, notA } from "./dtypes.ts";
 import { type Handle, native } from "./native.ts";
 
-/** A stream of random numbers of one device; draws by ops that take `generator`. */
+/** A random sequence of one device. Operators with the option `generator` draw from it. */
 export class Generator implements Disposable {
   handle: Handle;
 
@@ -10,12 +10,12 @@ export class Generator implements Disposable {
     this.handle = handle;
   }
 
-  /** The state as bytes, for setState. */
+  /** Returns the state as bytes, for setState. */
   state(): Uint8Array<ArrayBuffer> {
     return native.generatorState(this.handle);
   }
 
-  /** Goes on from a state of a generator of the same device; throws on bytes that are none. */
+  /** Continues from a state of a generator of the same device. Throws if the bytes are no such state. */
   setState(state: Uint8Array): void {
     native.setGeneratorState(this.handle, state);
   }
@@ -30,7 +30,10 @@ export class Generator implements Disposable {
   }
 }
 
-/** A generator with this seed of up to 64 bits; the caller disposes it. On meta nothing is drawn, and the generator is cpu's. */
+/**
+ * Creates a generator with this seed of up to 64 bits. The caller disposes it. On meta, nothing is drawn, and
+ * the generator is one of cpu.
+ */
 export function createGenerator(seed: bigint | number, device: Device = "cpu"): Generator {
   return new Generator(native.createGenerator(seed, deviceCode(device)));
 }

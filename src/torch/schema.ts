@@ -1,23 +1,26 @@
-/** Operator schemas as libtorch prints them, "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor", read. */
+/**
+ * Parses operator schemas in libtorch's format: "aten::add.Tensor(Tensor self, Tensor other, *, Scalar
+ * alpha=1) -> Tensor".
+ */
 
 export interface SchemaArgument {
   name: string;
   /** Type without alias marks: "Tensor", "int[2]?", "ScalarType?". */
   type: string;
-  /** Written to by the operator. */
+  /** Whether the operator writes to it. */
   written: boolean;
   hasDefault: boolean;
   keywordOnly: boolean;
 }
 
 export interface Schema {
-  /** "aten::add.Tensor". */
+  /** Name with its overload: "aten::add.Tensor". */
   name: string;
   arguments: SchemaArgument[];
   returns: { name: string | undefined; type: string; written: boolean }[];
 }
 
-/** The parts of a schema's text. */
+/** Parses a schema's text. */
 export function parseSchema(text: string): Schema {
   const open = text.indexOf("(");
   const close = matching(text, open);
@@ -51,12 +54,12 @@ function parseReturn(text: string): Schema["returns"][number] {
   return { name: named?.[2], ...parseType(named?.[1] ?? text) };
 }
 
-/** "Tensor(a!)?" -> Tensor?, written. */
+/** Splits off alias marks: "Tensor(a!)?" becomes type "Tensor?", written. */
 function parseType(text: string): { type: string; written: boolean } {
   return { type: text.replace(/\([^)]*\)/g, ""), written: text.includes("!") };
 }
 
-/** Index of the parenthesis that closes the one at `open`. */
+/** Returns the index of the parenthesis that closes the one at `open`. */
 function matching(text: string, open: number): number {
   let depth = 0;
   for (let index = open; index < text.length; index++) {
@@ -66,7 +69,7 @@ function matching(text: string, open: number): number {
   throw new Error(`unbalanced schema: ${text}`);
 }
 
-/** Parts between the commas that are in no brackets. */
+/** Splits at the commas outside of brackets. */
 function splitTop(text: string): string[] {
   const parts: string[] = [];
   let depth = 0;

@@ -17,12 +17,12 @@ import { liveTensors, memoryStats } from "./device.ts";
 import type { DType } from "./dtypes.ts";
 import { dispose, grad, keep, scope, Tensor, withGrad } from "./tensor.ts";
 
-/** Tensors and bytes alive. */
+/** Counts live tensors and their bytes. */
 function alive(): { tensors: number; bytes: number } {
   return { tensors: liveTensors(), bytes: memoryStats("cpu").liveBytes };
 }
 
-/** Runs the body and asserts that whatever it made is gone. */
+/** Runs the body and asserts that everything that it made is freed. */
 function expectNoneLeft(body: () => void): void {
   const before = alive();
   body();

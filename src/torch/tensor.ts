@@ -1,6 +1,7 @@
 /**
- * Tensors with deterministic lifetimes: memory of a device can't wait for the garbage collector, so every tensor belongs to
- * the scope that it was made in, and dies with it unless it is returned, kept or disposed before.
+ * Tensors with deterministic lifetimes, because device memory can't wait for the garbage collector. Every
+ * tensor belongs to the scope that it was made in, which frees it at its end. Exceptions: it was returned,
+ * kept or already disposed.
  */
 import {
   type Device,
@@ -22,7 +23,7 @@ export type { Device, DType } from "./dtypes.ts";
 interface Scope {
   readonly outer: Scope | undefined;
   tensors: Tensor[];
-  /** Length at which the disposed ones are swept out of the list. */
+  /** Length of `tensors` at which disposed ones are removed from the list. */
   sweepAt: number;
 }
 
@@ -30,9 +31,12 @@ let innermost: Scope | undefined;
 
 const TO = native.resolve("aten::to", "dtype_layout", []);
 
-/** A tensor of libtorch; operators are its methods. Made outside of any scope, it is the caller's to dispose. */
+/**
+ * A tensor of libtorch, with operators as methods. The caller must dispose a tensor that is made outside of
+ * any scope.
+ */
 export class Tensor extends TensorOps implements Disposable {
-  /** The scope that frees it; undefined once it is the caller's. */
+  /** The scope that frees this tensor; undefined if the caller does. */
   owner: Scope | undefined;
   private knownShape: readonly number[] | undefined;
   private knownDtype: DType | undefined;
@@ -70,12 +74,12 @@ export class Tensor extends TensorOps implements Disposable {
     return this.shape.reduce((product, size) => product * size, 1);
   }
 
-  /** Bytes of its elements, whatever its storage holds beside. */
+  /** Bytes of the tensor's elements, however large its storage is. */
   get bytes(): number {
     return this.numel * dtypeBytes(this.dtype);
   }
 
-  /** Elements from one index to the next, a dimension. */
+  /** Number of elements between neighbouring indexes, for each dimension. */
   get strides(): readonly number[] {
     return native.strides(this.handle);
   }
@@ -92,7 +96,7 @@ export class Tensor extends TensorOps implements Disposable {
     return this.handle === 0;
   }
 
-  /** Makes a leaf (not) ask for gradients; returns itself. */
+  /** Sets whether this leaf tensor gets gradients. Returns the tensor itself. */
   requiresGrad_(on = true): this {
     native.setRequiresGrad(this.handle, on);
     return this;
@@ -123,7 +127,10 @@ export class Tensor extends TensorOps implements Disposable {
     );
   }
 
-  /** A copy of the elements in row-major order; what JavaScript has no array for (bfloat16, ...) comes as Float32Array. */
+  /**
+   * Copies the elements in row-major order. Dtypes without a JavaScript array, such as bfloat16, become a
+   * Float32Array.
+   */
   toArray(): TensorData {
     const { array } = DTYPES[this.dtype];
     using cpu = this.to({
@@ -133,25 +140,25 @@ export class Tensor extends TensorOps implements Disposable {
     return new (array ?? Float32Array)(cpu.toBytes().buffer);
   }
 
-  /** A copy of the elements as float32, whatever the dtype. */
+  /** Copies the elements as float32, whatever the dtype. */
   toFloat32Array(): Float32Array {
     using floats = this.to({ device: "cpu", dtype: "float32" });
     return new Float32Array(floats.toBytes().buffer);
   }
 
-  /** A copy of the elements' bytes, row-major, as they lie in memory. */
+  /** Copies the bytes of the elements as in memory, in row-major order. */
   toBytes(): Uint8Array<ArrayBuffer> {
     using cpu = this.to({ device: "cpu" });
     using flat = cpu.contiguous();
     return native.toBytes(flat.handle);
   }
 
-  /** The one element as a number; throws where there are more or none. */
+  /** Returns the only element as a number. Throws if there is not exactly one. */
   item(): number {
     return native.item(this.handle);
   }
 
-  /** Frees the tensor; its memory goes when no other tensor shares it. Once more is no error. */
+  /** Frees the tensor. Its memory is freed when no other tensor shares it. A second call does nothing. */
   dispose(): void {
     if (this.handle === 0) return;
     native.dispose(this.handle);
@@ -181,8 +188,9 @@ export class Tensor extends TensorOps implements Disposable {
 registerTensorClass(Tensor);
 
 /**
- * Runs the body and frees every tensor made in it, but those reachable in what it returns (tensors, arrays, plain objects,
- * Maps, Sets), which pass to the scope around. Throws TypeError on a body that goes on after it returned (async, generator).
+ * Runs the body and frees every tensor made in it, except those reachable from its result. These move to the
+ * outer scope. The search covers tensors, arrays, plain objects, Maps and Sets.
+ * Throws TypeError if the body is async or a generator, because it would continue after the scope's end.
  */
 export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
   const own: Scope = { outer: innermost, tensors: [], sweepAt: 256 };
@@ -200,18 +208,18 @@ export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T)
   }
 }
 
-/** Takes the tensors in a value out of every open scope: the caller owns and disposes them. */
+/** Removes the tensors in a value from every open scope. The caller then owns and disposes them. */
 export function keep<T>(value: T): T {
   for (const tensor of tensorsIn(value)) tensor.owner = undefined;
   return value;
 }
 
-/** Frees every tensor reachable in a value. */
+/** Frees every tensor reachable from a value. */
 export function dispose(value: unknown): void {
   freeAll(tensorsIn(value));
 }
 
-/** Runs the body recording for gradients, which is off otherwise. */
+/** Runs the body with recording for gradients, which is off otherwise. */
 export function withGrad<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
   const before = native.gradMode(true);
   try {
@@ -224,8 +232,8 @@ export function withGrad<T>(body: () => T extends PromiseLike<unknown> ? never :
 }
 
 /**
- * Gradients of the inputs, given those of the outputs (ones for scalars where left out). The graph is used up unless it is
- * retained. Throws where an input had no part in the outputs.
+ * Returns the gradients of the inputs, given those of the outputs; default: ones, for scalar outputs. Frees
+ * the graph except with `retainGraph`. Throws if the outputs do not depend on an input.
  */
 export function grad(
   outputs: readonly Tensor[],
@@ -259,18 +267,20 @@ function freeAll(tensors: Iterable<Tensor>): void {
   if (handles.length > 0) native.disposeAll(handles);
 }
 
-/** Throws where a body would go on after its time: its tensors would be freed under its hands. */
+/**
+ * Throws if a body would continue after its call has returned: its tensors would be freed while it uses them.
+ */
 export function refuseDeferred(result: unknown, where: string): void {
   if (typeof result !== "object" || result === null) return;
   const deferred = "then" in result ? "a promise" : "next" in result ? "an iterator" : undefined;
   if (!deferred) return;
-  if (result instanceof Promise) result.catch(() => {}); // this error tells of it; that one would end the process
+  if (result instanceof Promise) result.catch(() => {}); // the error below reports it; an unhandled rejection would end the process
   throw new TypeError(
     `${where}: the body returned ${deferred}, so it goes on after its end; bodies must be synchronous`,
   );
 }
 
-/** Every tensor reachable in a value through arrays, plain objects, Maps and Sets. */
+/** Collects every tensor reachable from a value through arrays, plain objects, Maps and Sets. */
 function tensorsIn(value: unknown, found = new Set<Tensor>(), seen = new Set<object>()): Set<Tensor> {
   if (value instanceof Tensor) return found.add(value);
   if (typeof value !== "object" || value === null || seen.has(value)) return found;

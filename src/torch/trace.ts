@@ -10,9 +10,9 @@ import { refuseDeferred, type Tensor } from "./tensor.ts";
 export interface CalledTensor {
   shape: number[];
   dtype: DType;
-  /** The pool that its memory is booked to; told of meta tensors. */
+  /** The pool that its memory is booked to; recorded for meta tensors only. */
   place: "device" | "host";
-  /** Its rows or columns lie apart: a transposed matrix, a slice of columns. */
+  /** Whether its rows or columns are apart in memory: a transposed matrix, a slice of columns. */
   strided?: boolean;
   /** Tensors with the same number share memory. */
   storage?: number;
@@ -20,7 +20,7 @@ export interface CalledTensor {
 
 /** Calls of one operator on tensors of the same shapes. */
 export interface CountedCall {
-  /** With its overload: "sum.dim_IntList". */
+  /** Name with its overload: "sum.dim_IntList". */
   op: string;
   inputs: CalledTensor[];
   outputs: CalledTensor[];
@@ -29,15 +29,18 @@ export interface CountedCall {
 }
 
 export interface Trace {
-  /** Read anew each time: many are never asked for. */
+  /** Decodes the counted calls. Nothing is cached, because the calls of most traces are never needed. */
   calls(): CountedCall[];
   log: AllocationLog;
 }
 
-/** Whether loops over parts that do alike run one part of each kind, and count it for all of them. */
+/** Whether loops over equal parts run one part of each kind and count it for all of them. */
 let abridging = false;
 
-/** Runs the body with calls counted and allocations logged; it calls `take` for what there was since the last time. */
+/**
+ * Runs the body, counts its calls and logs its allocations. The body calls `take` for the trace since the
+ * last `take`.
+ */
 export function traced<T>(
   device: TrackedDevice,
   body: (take: () => Trace) => T extends PromiseLike<unknown> ? never : T,
@@ -54,7 +57,10 @@ export function traced<T>(
   }
 }
 
-/** Runs the body with loops over like parts abridged: exact for the peak of memory and for the count of calls, and without data. */
+/**
+ * Runs the body with loops over equal parts abridged. Exact for the memory peak and the number of calls; the
+ * tensors must have no data.
+ */
 export function abridged<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
   const before = abridging;
   abridging = true;
@@ -67,7 +73,7 @@ export function abridged<T>(body: () => T extends PromiseLike<unknown> ? never :
   }
 }
 
-/** Whether parts that are alike are run once and counted for all. */
+/** Whether equal parts run once and count for all. */
 export function isAbridging(): boolean {
   return abridging;
 }
@@ -75,7 +81,7 @@ export function isAbridging(): boolean {
 /** Repeats of the innermost repeated body. */
 let innermostTimes = 1;
 
-/** Runs the body once, its calls counted so many times. */
+/** Runs the body once and counts its calls `times` times. */
 export function repeated<T>(times: number, body: () => T): T {
   const outer = innermostTimes;
   innermostTimes = times;
@@ -89,12 +95,15 @@ export function repeated<T>(times: number, body: () => T): T {
   }
 }
 
-/** Within a part of a loop that stands for several: runs the body with its calls counted for the loop, and not for each part. */
+/**
+ * Runs the body and counts its calls once for a whole loop. For use in a part of the loop that stands for
+ * several.
+ */
 export function countedOnce<T>(body: () => T): T {
   return repeated(1 / innermostTimes, body);
 }
 
-/** The steps of a generator with their calls counted so many times; none of them where that is 0. */
+/** Yields the steps of a generator and counts their calls `times` times; yields none if times is 0. */
 export function* repeatedSteps<Step>(
   times: number,
   begin: () => Generator<Step, void>,
@@ -110,7 +119,7 @@ export function* repeatedSteps<Step>(
 
 const CAUSAL = 1;
 const SHARED = 2;
-/** Beside the number of the pool. */
+/** Flag added to the number of the pool. */
 const STRIDED = 2;
 
 function takeCalls(): () => CountedCall[] {
@@ -148,22 +157,25 @@ function callOf([count = 0, op = 0, flags = 0, ...rest]: Float64Array): CountedC
   return { op: nameOf(op), inputs, outputs, causal: (flags & CAUSAL) !== 0, count };
 }
 
-/** The name under which a copy that runs beside the computing counts once more where the computing waits for it. */
+/** Name of a second count for a copy that the computation waits for. */
 export const EXPOSED_COPY = "exposed copy";
 
-/** Copies that run beside the computing; kernels of our own have numbers below, as they come. */
+/**
+ * Names by number. Negative numbers: copies beside the computation, then lorafit's own kernels in the order
+ * of first use.
+ */
 const names = new Map<number, string>([
   [-1, "copy_"],
   [-2, EXPOSED_COPY],
 ]);
 const kernels = new Map<string, number>();
 
-/** In a plan: what comes next waits for the copies to the device that were started since the last launch. */
+/** Counts, in a plan, that the next work waits for the copies to the device started since the last launch. */
 export function countExposed(): void {
   native.countExposed();
 }
 
-/** Counts a launch of a kernel of our own in a plan, with the tensors that it reads and writes. */
+/** Counts a launch of one of lorafit's own kernels in a plan, with the tensors that it reads and writes. */
 export function countKernel(entry: string, reads: readonly Tensor[], writes: readonly Tensor[]): void {
   const id = kernels.get(entry) ?? -3 - kernels.size;
   kernels.set(entry, id);
@@ -171,7 +183,7 @@ export function countKernel(entry: string, reads: readonly Tensor[], writes: rea
   native.countKernel(id, handlesOf(reads), handlesOf(writes));
 }
 
-/** "sum.dim_IntList" of "aten::sum.dim_IntList(Tensor self, ...". */
+/** Returns an operator's name: "sum.dim_IntList" for "aten::sum.dim_IntList(Tensor self, ...". */
 function nameOf(op: number): string {
   const known = names.get(op);
   if (known) return known;

@@ -1,4 +1,7 @@
-/** Setting up in a copy of the package, with stand-ins for the tools that it calls: what is run, and what is left behind. */
+/**
+ * Runs setup in a copy of the package, with fakes of the tools that it calls. Checks what runs, and what is
+ * left behind.
+ */
 import {
   chmodSync,
   cpSync,
@@ -47,7 +50,10 @@ beforeEach(() => {
   pipGives({});
 });
 
-/** What pip installs where it is asked for torch: `parts` are the packages that it brings along, `offered` what its index lists. */
+/**
+ * Replaces pip. `parts`: the packages that it installs beside torch. `offered`: the versions that its index
+ * lists.
+ */
 function pipGives({ version = "2.11.0+cu130", cuda = "13.0", parts = "cudnn", offered = "2.11.0" }): void {
   const torch = fakeTorch('"$target/torch"', version, cuda);
   const rest = `mkdir -p $(for part in ${parts}; do echo "$target/nvidia/$part"; done)`;
@@ -62,7 +68,7 @@ afterEach(() => {
   rmSync(copy, { recursive: true, force: true });
 });
 
-/** Shell lines that make a folder look like the package torch. */
+/** Returns shell lines that make a folder look like the package torch. */
 function fakeTorch(folder: string, version: string, cuda = "13.0"): string {
   const libraries = ["libtorch_cpu.so", "libc10.so", ...(cuda ? ["libtorch_cuda.so"] : [])];
   return [
@@ -72,14 +78,14 @@ function fakeTorch(folder: string, version: string, cuda = "13.0"): string {
   ].join(" && ");
 }
 
-/** Puts a shell script in the place of a tool; each call is noted, and $target is what follows --target. */
+/** Replaces a tool by a shell script. Each call is recorded, and $target is the value after --target. */
 function tool(name: string, script: string): void {
   const head = `#!/bin/sh\necho "${name} $*" >> ${calls}\ntarget=$(echo "$*" | sed -n 's/.*--target \\([^ ]*\\).*/\\1/p')\n`;
   writeFileSync(join(tools, name), `${head}${script}\n`);
   chmodSync(join(tools, name), 0o755);
 }
 
-/** Calls of a tool so far, but for those that only ask whether it is there. */
+/** Returns the calls of a tool so far, except those that only check whether it exists. */
 function called(name: string): string[] {
   const lines = existsSync(calls) ? readFileSync(calls, "utf8").split("\n") : [];
   return lines.filter(
@@ -93,7 +99,7 @@ const load = async (): Promise<Setup & Find> => ({
   ...((await import(join(copy, "src/torch/install/libtorch.ts"))) as Find),
 });
 
-/** Runs the set-up and gives what it logged. */
+/** Runs the setup and returns what it logged. */
 async function setUp(cuda?: Parameters<Setup["setupEngine"]>[0]["cuda"]): Promise<string> {
   const lines: string[] = [];
   await (await load()).setupEngine({ cuda, log: (line) => lines.push(line) });

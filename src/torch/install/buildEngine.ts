@@ -1,4 +1,7 @@
-/** Sets the engine up: a libtorch where none is usable yet, and the addon built against it. A second run finds nothing to do. */
+/**
+ * Sets up the engine: installs a usable libtorch if there is none, and builds the addon against it. A second
+ * run finds nothing to do.
+ */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
@@ -17,7 +20,10 @@ import {
 } from "./libtorch.ts";
 
 export interface SetupOptions {
-  /** Installs libtorch with everything that it needs for NVIDIA cards, where the one at hand lacks that. */
+  /**
+   * CUDA version to install libtorch for, with all its libraries for NVIDIA cards, if the present libtorch
+   * lacks it.
+   */
   cuda?: WantedCuda | undefined;
   log: (line: string) => void;
   /** Called as the engine is compiled; done and total are shares of the time that all of it takes. */
@@ -27,7 +33,7 @@ export interface SetupOptions {
 const nativeFolder = join(packageRoot, "native");
 const stampFile = join(nativeFolder, "build", "stamp.json");
 
-/** Installs and builds what is missing; throws UserError where the machine lacks a tool for it. */
+/** Installs and builds what is missing. Throws UserError if the machine lacks a tool for it. */
 export async function setupEngine({ cuda, log, onCompiled }: SetupOptions): Promise<void> {
   if (!isEnough(searchLibtorch().at(-1), cuda)) await installLibtorch(cuda, log);
   const libtorch = findLibtorch();
@@ -38,7 +44,10 @@ export async function setupEngine({ cuda, log, onCompiled }: SetupOptions): Prom
   await buildAddon(libtorch, { log, onCompiled });
 }
 
-/** In the stamp of a bundle's addon, which has no path in it: its launcher puts a libtorch on the library path, and tries. */
+/**
+ * Stands for the libtorch in the stamp of a bundle's addon, which contains no path. The bundle's launcher
+ * puts a libtorch on the library path and tries to load it.
+ */
 const ANY_LIBTORCH = "any";
 
 /** Whether the addon is built from these sources against this libtorch. */
@@ -72,7 +81,7 @@ async function buildAddon(
     include_dir: string;
   };
   const builtFor = bundled ? ANY_LIBTORCH : nameOf(libtorch);
-  if (bundled || readStamp()?.libtorch !== builtFor) await make(["clean"]); // its headers are no dependencies that make knows
+  if (bundled || readStamp()?.libtorch !== builtFor) await make(["clean"]); // make does not track libtorch's headers
   writeStamp({ libtorch: builtFor, sources: "unfinished" });
   const paths = [`LIBTORCH=${libtorch.folder}`, `NODE_HEADERS=${headers}`];
   const total = compiledIn(
@@ -84,14 +93,17 @@ async function buildAddon(
   log(`the engine is built (${((performance.now() - startMs) / 1000).toFixed(0)} s)`);
 }
 
-/** Whether this machine can load the addon as it is: a bundle's was built on another one. */
+/** Whether this machine can load the present addon: a bundle's was built on another machine. */
 function loads({ folder }: UsableLibtorch): boolean {
   const libraries = [join(folder, "lib"), process.env.LD_LIBRARY_PATH].filter(Boolean).join(":");
-  const env = { ...process.env, LD_LIBRARY_PATH: libraries, LD_BIND_NOW: "1" }; // a symbol that is missing shows at once
+  const env = { ...process.env, LD_LIBRARY_PATH: libraries, LD_BIND_NOW: "1" }; // reports a missing symbol at once
   return spawnSync(process.execPath, ["-e", "require(process.argv[1])", addonFile], { env }).status === 0;
 }
 
-/** Runs make in native/, and reports what share of the work is done so far; throws UserError with the end of its output if it fails. */
+/**
+ * Runs make in native/ and reports how many files are compiled so far. If make fails, throws UserError with
+ * the end of its output.
+ */
 async function make(goals: string[], onCompiled?: (done: number) => void): Promise<void> {
   const child = spawn("make", ["-s", "-C", nativeFolder, ...goals], { stdio: ["ignore", "pipe", "pipe"] });
   let output = "";
@@ -135,7 +147,7 @@ function writeStamp(stamp: Stamp): void {
   writeFileSync(stampFile, `${JSON.stringify(stamp)}\n`);
 }
 
-/** Names the folder itself, not a link to it. */
+/** Names a libtorch by version and real folder, with links resolved. */
 function nameOf({ folder, version }: UsableLibtorch): string {
   return `${version} in ${realpathSync(folder)}`;
 }

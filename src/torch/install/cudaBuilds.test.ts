@@ -6,8 +6,8 @@ it.each([
   { capabilities: [60], driver: 550, build: "12.6" },
   { capabilities: [75], driver: 580, build: "13.0" },
   { capabilities: [90], driver: 550, build: "12.6" }, // H100 under an older driver
-  { capabilities: [120], driver: 575, build: "13.0" }, // nothing serves it: the driver has to be renewed
-  { capabilities: [70, 120], driver: 580, build: "13.0" }, // nothing serves both
+  { capabilities: [120], driver: 575, build: "13.0" }, // no build supports it: a newer driver is needed
+  { capabilities: [70, 120], driver: 580, build: "13.0" }, // no build supports both
   { capabilities: [], driver: undefined, build: "13.0" }, // a login node without cards
   { capabilities: [], driver: 535, build: "12.6" },
 ])("of cards of $capabilities under driver $driver, CUDA $build", ({ build, ...cards }) => {

@@ -1,13 +1,16 @@
-/** PyTorch's builds of the release that lorafit uses: which cards and drivers each of them serves, and where pip finds it. */
+/**
+ * PyTorch's builds of the release that lorafit uses: the cards and drivers that each supports, and where pip
+ * finds it.
+ */
 import { spawnSync } from "node:child_process";
 import { commandLine } from "../../program.ts";
 
 export interface CudaBuild {
   /** Suffix of the version, for example cu126 in 2.11.0+cu126. */
   tag: string;
-  /** Compute capabilities that it has kernels for, as 75. */
+  /** Range of compute capabilities that it has kernels for, for example 75. */
   capabilities: { least: number; most: number };
-  /** The first driver that it runs on. */
+  /** Lowest major version of the driver that it runs on. */
   leastDriver: number;
   /** Whether every package index that mirrors PyPI has it. */
   isUsual: boolean;
@@ -16,8 +19,10 @@ export interface CudaBuild {
 }
 
 /**
- * Those that setup installs, the one to prefer first. Cards: release 2.11's support matrix (pytorch/pytorch, RELEASE.md). Drivers: the
- * first of CUDA 13, and the first that runs all of CUDA 12 by its minor-version compatibility.
+ * Builds that setup installs, preferred ones first. Cards: the support matrix of release 2.11
+ * (pytorch/pytorch, RELEASE.md).
+ * Drivers: the first version of CUDA 13, and the first that runs all of CUDA 12 (minor-version
+ * compatibility).
  */
 // biome-ignore format: columns line up
 export const CUDA_BUILDS = {
@@ -33,27 +38,35 @@ export const CUDA_VERSIONS = Object.keys(CUDA_BUILDS) as [CudaVersion, ...CudaVe
 export interface Cards {
   /** Compute capabilities, for example 70; empty if unknown. */
   capabilities: readonly number[];
-  /** The driver's major version. */
+  /** Major version of the driver; undefined if unknown. */
   driver: number | undefined;
 }
 
-/** The package index that PyTorch documents for a build. */
+/** Returns the package index that PyTorch documents for a build. */
 export function indexOf(version: CudaVersion): string {
   return `https://download.pytorch.org/whl/${CUDA_BUILDS[version].tag}`;
 }
 
-/** The first driver for libtorch of a CUDA version, in our table or not. */
+/**
+ * Returns the lowest driver version for libtorch of any CUDA version, also of versions that are not in the
+ * table.
+ */
 export function leastDriverFor(version: string | undefined): number {
   return CUDA_BUILDS[version?.startsWith("12.") ? "12.6" : "13.0"].leastDriver;
 }
 
-/** Whether libtorch for a CUDA version has kernels for a card; true of versions that nothing is known of. */
+/**
+ * Whether libtorch for a CUDA version has kernels for a card; true for versions that are not in the table.
+ */
 export function hasKernelsFor(version: string | undefined, capability: number): boolean {
   const build: CudaBuild | undefined = CUDA_BUILDS[version as CudaVersion];
   return !build || (capability >= build.capabilities.least && capability <= build.capabilities.most);
 }
 
-/** The build to prefer on a machine: the first that serves all that it has, else the usual one. */
+/**
+ * Returns the preferred build for a machine: the first that supports its driver and all its cards, else the
+ * first of all.
+ */
 export function buildFor(cards: Cards): CudaVersion {
   return CUDA_VERSIONS.find((version) => serves(version, cards)) ?? CUDA_VERSIONS[0];
 }
@@ -64,7 +77,7 @@ export function serves(version: string | undefined, { capabilities, driver }: Ca
   return capabilities.every((capability) => hasKernelsFor(version, capability));
 }
 
-/** Why libtorch for a CUDA version can't compute on a card, and what mends it; undefined where it can. */
+/** Returns why libtorch for a CUDA version can't compute on a card, and what to do; undefined if it can. */
 export function cardProblem(
   version: string | undefined,
   capability: number,
@@ -93,7 +106,7 @@ export function setupCommand(cards: Cards): string {
   return commandLine(CUDA_BUILDS[build].isUsual ? "setup --cuda" : `setup --cuda ${build}`);
 }
 
-/** Compute capabilities of this machine's cards, as its driver's own tool tells them. */
+/** Returns the compute capabilities of this machine's cards, as nvidia-smi reports them. */
 export function cardCapabilities(): number[] {
   const { status, stdout } = spawnSync("nvidia-smi", ["--query-gpu=compute_cap", "--format=csv,noheader"], {
     encoding: "utf8",

@@ -30,7 +30,7 @@ test("a driver that is missing or too old is named as what is in the way, a new 
   expect(problemOf("something else")).toBeUndefined();
 });
 
-/** A package torch as far as the look-up goes. */
+/** Makes a folder with the files of a package torch that the search checks. */
 function fakeLibtorch(name: string, parts: string[]): ReturnType<typeof findLibtorch> {
   const torch = join(folder, name);
   const files = ["lib/libtorch_cpu.so", "lib/libc10.so", "include/ATen/core/Tensor.h", ...parts];

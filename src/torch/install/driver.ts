@@ -1,4 +1,4 @@
-/** The NVIDIA driver, as its kernel module tells of itself: what CUDA needs before any library can be asked. */
+/** Reads the NVIDIA driver's version from its kernel module, before any library of CUDA is loaded. */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { commandLine } from "../../program.ts";
 import {
@@ -17,12 +17,12 @@ const MODULE_FILE = "/proc/driver/nvidia/version";
 /** Facts of a libtorch that decide which driver it needs. */
 type Installed = Pick<UsableLibtorch, "cuda" | "folder"> & Partial<Pick<UsableLibtorch, "cudaVersion">>;
 
-/** Where this machine's cards and its driver show. */
+/** Files that show this machine's driver and cards. */
 const PLACES = { driver: MODULE_FILE, devices: "/dev" };
 
 /**
- * One line on a card that is there and left idle, with what mends it; undefined without a card, and where nothing but the user
- * (CUDA_VISIBLE_DEVICES) keeps it from being used. loading: as in whyNoCard.
+ * Returns one line about a GPU that is present but unused, and what to do. Returns undefined without a GPU,
+ * or if only the user's CUDA_VISIBLE_DEVICES keeps it unused. loading: as in whyNoCard.
  */
 export function whyCardIdles(
   libtorch: Installed,
@@ -30,7 +30,7 @@ export function whyCardIdles(
   { driver, devices }: typeof PLACES = PLACES,
 ): string | undefined {
   if (/^(-1)?$/.test(process.env.CUDA_VISIBLE_DEVICES ?? "all")) return undefined;
-  if (!existsSync(driver) || !hasCard(devices)) return undefined; // a container sees its host's driver, and not its cards
+  if (!existsSync(driver) || !hasCard(devices)) return undefined; // a container can see its host's driver without its cards
   if (libtorch.cuda && loading === undefined && driverProblem(libtorch, driver) === undefined)
     return undefined;
   const { why, fix } = whyNoCard(libtorch, loading, driver);
@@ -43,8 +43,8 @@ function hasCard(devices: string): boolean {
 }
 
 /**
- * Why no card can be used, and what to do. loading: what came of loading libtorch's CUDA half, in the loader's words; file: as in
- * driverProblem.
+ * Returns why no card can be used, and what to do. loading: the loader's error for libtorch's CUDA half;
+ * undefined if it loaded. file: as in driverProblem.
  */
 export function whyNoCard(
   libtorch: Installed,
@@ -67,8 +67,8 @@ export function whyNoCard(
 }
 
 /**
- * Why no card can be used, as far as the driver goes; undefined where it is of no hindrance to this libtorch, or to one that setup installs
- * where this has no CUDA. file: where the kernel module tells its version.
+ * Returns why the driver prevents the use of cards; undefined if it does not. Without a libtorch for CUDA,
+ * checks the driver for those that setup installs. file: where the kernel module reports its version.
  */
 export function driverProblem(libtorch: Installed | undefined, file = MODULE_FILE): string | undefined {
   const version = moduleVersion(file);

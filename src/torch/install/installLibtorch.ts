@@ -1,4 +1,7 @@
-/** Installs libtorch with pip into the project's own folder: for computing on the CPU alone, or for a CUDA and the machine's cards. */
+/**
+ * Installs libtorch with pip into the project's own folder, for the CPU only, or for a CUDA version and the
+ * machine's cards.
+ */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -15,28 +18,33 @@ import {
   type UsableLibtorch,
 } from "./libtorch.ts";
 
-/** A CUDA to have libtorch for; "fitting" takes whichever suits the machine's cards and driver. */
+/**
+ * CUDA version to install libtorch for; "fitting" chooses the one that suits the machine's cards and driver.
+ */
 export type WantedCuda = CudaVersion | "fitting";
 
 /** Packages that libtorch_cpu.so for CUDA 13.0 links against; its other dependencies are for cards only. */
 const CPU_PARTS = ["nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
-/** Whether what was found will do; without `cuda`, for computing on the CPU. */
+/** Whether the libtorch that was found is enough; without `cuda`, for computing on the CPU. */
 export function isEnough(found: Libtorch | undefined, cuda: WantedCuda | undefined): boolean {
-  if (process.env.LORAFIT_LIBTORCH) return true; // the user's word; findLibtorch says what is wrong with it
+  if (process.env.LORAFIT_LIBTORCH) return true; // set by the user; findLibtorch reports its faults
   if (!found?.usable) return false;
   return cuda === undefined || isEnoughFor(found, cuda);
 }
 
-/** Whether it can compute on a card as wanted. */
+/** Whether a libtorch can compute on a card as wanted. */
 export function isEnoughFor(found: UsableLibtorch, cuda: WantedCuda): boolean {
   if (!isForCards(found)) return false;
   if (cuda !== "fitting") return found.cudaVersion === cuda;
   const cards = machineCards();
-  return serves(found.cudaVersion, cards) || found.cudaVersion === buildFor(cards); // nothing better is to be had
+  return serves(found.cudaVersion, cards) || found.cudaVersion === buildFor(cards); // no build is better
 }
 
-/** Into a folder beside, renamed when it is whole: an interrupted installation is never taken for one. */
+/**
+ * Installs into a folder beside the final one, and renames it when complete. So an interrupted installation
+ * is never used.
+ */
 export async function installLibtorch(
   cuda: WantedCuda | undefined,
   log: (line: string) => void,
@@ -60,7 +68,7 @@ export async function installLibtorch(
   renameSync(part, ownLibtorch);
 }
 
-/** The package torch as pip's index has it, and of what it depends on only what its CPU half links against. */
+/** Installs torch from pip's index, and only those dependencies that its CPU half links against. */
 async function installForCpu(folder: string, log: (line: string) => void): Promise<void> {
   log(
     `installing libtorch ${LIBTORCH_VERSION} to compute on the CPU (about 0.6 GB to download, 1.2 GB of disk) into ${ownLibtorch}`,
@@ -70,7 +78,9 @@ async function installForCpu(folder: string, log: (line: string) => void): Promi
   if (parts.length > 0) await pipInstall(folder, ["--no-deps", ...parts]);
 }
 
-/** With all that it needs on a card; from PyTorch's own index where the build is not on pip's. */
+/**
+ * Installs torch with all dependencies for cards. Uses PyTorch's own index if pip's index lacks the build.
+ */
 async function installForCards(
   version: CudaVersion,
   folder: string,
@@ -94,7 +104,10 @@ async function installForCards(
   });
 }
 
-/** What an installed package torch says that it needs of CUDA's runtime: other builds need other releases, one for the CPU needs none. */
+/**
+ * Returns the packages of CUDA's runtime that an installed torch requires. They differ by build; a build for
+ * the CPU needs none.
+ */
 function cpuPartsOf(folder: string): string[] {
   const { cudaVersion } = readBuild(join(folder, "torch"));
   const facts = readdirSync(folder).find((name) => /^torch-.*\.dist-info$/.test(name));
@@ -116,7 +129,7 @@ async function pipOffers(release: string): Promise<boolean> {
   return text.split(/[\s,]+/).includes(release);
 }
 
-/** Throws UserError where pip fails; what it says is for the user to see. */
+/** Runs pip install and shows its messages. Throws UserError if pip fails. */
 async function pipInstall(folder: string, wanted: string[]): Promise<void> {
   const quiet = ["--disable-pip-version-check", "--no-input", "--no-compile", "--root-user-action=ignore"];
   // pip's progress goes to stderr: stdout is the program's own
@@ -131,7 +144,7 @@ async function pipInstall(folder: string, wanted: string[]): Promise<void> {
   });
 }
 
-/** The exit status of a process, once it has ended. */
+/** Returns the exit status of a process when it has ended. */
 export function statusOf(child: ChildProcess): Promise<number | null> {
   return new Promise((resolve, reject) => child.on("error", reject).on("close", resolve));
 }

@@ -1,6 +1,7 @@
 /**
- * Finds libtorch and loads the addon that was built against it. Nothing here needs either to be there: `lorafit doctor`
- * and `lorafit setup` ask, and whoever imports native.ts gets a UserError that says what to do.
+ * Finds libtorch and loads the addon that was built against it. This module works without either, as `lorafit
+ * doctor` and `lorafit setup` need. If one is missing, an import of native.ts throws a UserError that says
+ * what to do.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -10,26 +11,26 @@ import { fileURLToPath } from "node:url";
 import { messageOf, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 
-/** The release that the addon is written for; patch releases keep its binary interface. */
+/** Release that the addon is written for. Patch releases keep its binary interface. */
 export const LIBTORCH_VERSION = "2.11.0";
 
-/** The folder of package.json, in a checkout and in an installed package alike. */
+/** Folder of package.json, in a checkout or in an installed package. */
 export const packageRoot = findPackageRoot();
 
-/** The project's own libtorch, installed by buildEngine.ts. */
+/** Folder of the project's own libtorch, installed by installLibtorch.ts. */
 export const ownLibtorch = join(packageRoot, ".libtorch");
 
-/** Where the built addon lies. */
+/** File of the built addon. */
 export const addonFile = join(packageRoot, "native", "build", "lorafit.node");
 
-/** A whole package torch of the right release; `cuda` where it has a CUDA half. */
+/** A complete package torch of the right release. `cuda`: whether it has a CUDA half. */
 export interface UsableLibtorch {
   usable: true;
   from: string;
   folder: string;
   version: string;
   cuda: boolean;
-  /** The CUDA that it was built for, as "13.0". */
+  /** CUDA version that it was built for, for example "13.0". */
   cudaVersion: string | undefined;
 }
 
@@ -38,7 +39,10 @@ export type Libtorch =
   | UsableLibtorch
   | { usable: false; from: string; folder: string | undefined; problem: string };
 
-/** Every place in the order of look-up: LORAFIT_LIBTORCH, the project's .libtorch, Python's torch. Stops at the first usable one. */
+/**
+ * Looks in each place until one is usable: LORAFIT_LIBTORCH, the project's .libtorch, Python's torch. If
+ * LORAFIT_LIBTORCH is set, looks there only.
+ */
 export function searchLibtorch(): Libtorch[] {
   const found: Libtorch[] = [];
   for (const place of [fromEnvironment, fromProject, fromPython]) {
@@ -49,7 +53,7 @@ export function searchLibtorch(): Libtorch[] {
   return found;
 }
 
-/** The libtorch to use; throws UserError that tells what was found where. */
+/** Returns the libtorch to use. Throws UserError that lists what was found in each place. */
 export function findLibtorch(): UsableLibtorch {
   const places = searchLibtorch();
   const last = places.at(-1);
@@ -60,12 +64,15 @@ export function findLibtorch(): UsableLibtorch {
   });
 }
 
-/** Whether NVIDIA's libraries, which the CUDA half needs, are there too: setup leaves them out for computing on the CPU. */
+/**
+ * Whether NVIDIA's libraries are present too, which the CUDA half needs. Setup leaves them out for computing
+ * on the CPU.
+ */
 export function isForCards({ cuda, from }: UsableLibtorch): boolean {
   return cuda && (from !== ".libtorch" || existsSync(join(ownLibtorch, "nvidia", "cudnn")));
 }
 
-/** "2.11.0+cu126, for CUDA 12.6 and the CPU". */
+/** Describes a libtorch: "2.11.0+cu126, for CUDA 12.6 and the CPU". */
 export function describeLibtorch(libtorch: UsableLibtorch): string {
   const { version, cuda, cudaVersion } = libtorch;
   if (!cuda) return `${version}, for the CPU`;
@@ -75,18 +82,23 @@ export function describeLibtorch(libtorch: UsableLibtorch): string {
     : `${version}, for the CPU (the build for ${build}, without NVIDIA's libraries)`;
 }
 
-/** Enough for the pauses between operators of a step, too few to be in anyone's way (docs/performance.md). */
+/**
+ * Spin rounds: enough for the pauses between operators of a step, and too few to disturb other processes
+ * (docs/performance.md).
+ */
 const SPIN_ROUNDS = "2000";
 
 /**
- * Has libtorch's threads spin but briefly while they wait for work, and then sleep, unless the user has said how they wait: spinning for
- * long, as they do by themselves, they starve each other and all else where cores are shared. Read once, while libtorch is loaded.
+ * Makes libtorch's threads spin only briefly while they wait for work, and then sleep, unless the user has
+ * set how they wait.
+ * Their long default spinning starves other threads and processes if cores are shared. libtorch reads this
+ * setting once, while it is loaded.
  */
 export function limitSpinning(environment: NodeJS.ProcessEnv): void {
   if (environment.OMP_WAIT_POLICY === undefined) environment.GOMP_SPINCOUNT ??= SPIN_ROUNDS;
 }
 
-/** The addon's exports; throws UserError where it is not built or can't be loaded. */
+/** Returns the addon's exports. Throws UserError if it is not built or can't be loaded. */
 export function loadAddon(): unknown {
   if (!existsSync(addonFile)) {
     throw new UserError("The engine is not built yet.", {
@@ -97,7 +109,7 @@ export function loadAddon(): unknown {
   try {
     return createRequire(import.meta.url)(addonFile);
   } catch (error) {
-    findLibtorch(); // where there is none, that is the reason
+    findLibtorch(); // throws if libtorch is missing, which is then the reason
     throw new UserError(`The engine can't be loaded: ${messageOf(error)}`, {
       fix: `Build it anew, as libtorch has moved or changed: ${commandLine("setup")}`,
       cause: error,
@@ -108,7 +120,7 @@ export function loadAddon(): unknown {
 function fromEnvironment(): Libtorch | undefined {
   const folder = process.env.LORAFIT_LIBTORCH;
   if (!folder) return undefined;
-  const inside = join(folder, "torch"); // site-packages will do as well as the package in it
+  const inside = join(folder, "torch"); // site-packages works too: the package is inside
   return inspect("LORAFIT_LIBTORCH", resolve(existsSync(join(inside, "version.py")) ? inside : folder));
 }
 
@@ -116,7 +128,9 @@ function fromProject(): Libtorch {
   return inspect(".libtorch", join(ownLibtorch, "torch"));
 }
 
-/** Where Python's torch lies, without importing it: its import takes seconds, and fails on machines that lack CUDA. */
+/**
+ * Finds Python's torch without importing it. Its import takes seconds, and fails on machines that lack CUDA.
+ */
 function fromPython(): Libtorch {
   const script =
     "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
@@ -127,7 +141,7 @@ function fromPython(): Libtorch {
   return { usable: false, from: "python3", folder: undefined, problem };
 }
 
-/** Whether a folder is a whole package torch of the right version. */
+/** Checks whether a folder is a complete package torch of the right version. */
 function inspect(from: string, folder: string): Libtorch {
   const problem = (text: string): Libtorch => ({
     usable: false,

@@ -1,15 +1,18 @@
-/** lorafit's files in the user's cache folder: what costs time to make again and nothing else. */
+/** lorafit's files in the user's cache folder. Losing them costs only the time to make them again. */
 import { randomUUID } from "node:crypto";
 import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 
-/** Read at each call: tests and programs set the environment. */
+/** Returns the cache folder. Reads the environment at each call, because tests and programs change it. */
 export function userCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
   return join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "lorafit");
 }
 
-/** Renamed when it is whole, so that two runs and a full disk leave no half of a file; a cache that can't be written costs a start its time. */
+/**
+ * Writes a file under another name and renames it when complete, so that two runs or a full disk leave no
+ * partial file. Ignores errors: without the cache, a start only takes longer.
+ */
 export function keepInCache(file: string, data: string | Uint8Array): void {
   const part = `${file}.${randomUUID()}`;
   try {
@@ -19,6 +22,6 @@ export function keepInCache(file: string, data: string | Uint8Array): void {
   } catch {
     try {
       rmSync(part, { force: true });
-    } catch {} // its folder is none
+    } catch {} // its folder does not exist
   }
 }
