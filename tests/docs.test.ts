@@ -73,7 +73,7 @@ it.each(DOCUMENTS)("command lines of %s have flags that exist", (document) => {
   ];
   if (document === "README.md") expect(lines.length).toBeGreaterThan(10);
   for (const [line, name, rest] of lines) {
-    if (rest!.trim() === "" || /--(resume|config)/.test(rest!)) continue; // needs a run, or its options
+    if (rest!.trim() === "" || /--(resume|config)/.test(rest!)) continue; // needs a run or its options
     expect(COMMAND_OPTIONS, line).toHaveProperty(name!);
     const words = [...rest!.replace(/ [#<>] .*$/, "").matchAll(/"([^"]*)"|(\S+)/g)].map(
       ([, quoted, word]) => quoted ?? word!,

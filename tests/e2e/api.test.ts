@@ -22,7 +22,7 @@ let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "api-"));
   mkdirSync(join(folder, "node_modules"));
-  symlinkSync(ROOT, join(folder, "node_modules/lorafit")); // as npm install does
+  symlinkSync(ROOT, join(folder, "node_modules/lorafit")); // as npm install creates it
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 

@@ -1,6 +1,5 @@
 /**
- * The bundle's launcher with a stand-in for Node that notes what it is asked, and what it finds in its
- * environment.
+ * Runs the bundle's launcher with a stand-in for Node. The stand-in records its arguments and environment.
  */
 import { spawnSync } from "node:child_process";
 import {
@@ -38,7 +37,7 @@ function script(path: string, text: string): void {
   chmodSync(join(bundle, path), 0o755);
 }
 
-/** Whether the engine loads, and whether setting up goes well. */
+/** Writes the stand-in for Node. loads: whether the engine loads; sets: whether setup succeeds. */
 function node({ loads, sets }: { loads: boolean; sets: boolean }): void {
   const note = (what: string): string => `echo "${what}" >> ${bundle}/calls`;
   script(
@@ -51,7 +50,7 @@ function node({ loads, sets }: { loads: boolean; sets: boolean }): void {
   );
 }
 
-/** Starts the launcher; what Node was asked, the bundle's folder left out. */
+/** Starts the launcher. Returns the calls of Node, without the bundle's folder in the paths. */
 function start(args: string[], libtorch = ""): { calls: string[]; code: number | null; stderr: string } {
   const env = { PATH: `${join(bundle, "tools")}:/usr/bin:/bin`, LORAFIT_LIBTORCH: libtorch };
   const { status, stderr } = spawnSync(join(bundle, "lorafit"), args, { env, encoding: "utf8" });
@@ -69,12 +68,12 @@ it("takes Python's torch, and tries the engine with it once", () => {
   expect(start(["plan"]).calls).toEqual([run]);
   mkdirSync(join(bundle, "other/torch/lib"), { recursive: true });
   const other = "run main.js plan with other/torch in other/torch/lib.";
-  expect(start(["plan"], join(bundle, "other")).calls).toEqual(["check 1", other]); // site-packages will do as well
+  expect(start(["plan"], join(bundle, "other")).calls).toEqual(["check 1", other]); // site-packages is accepted too
 });
 
 it("tells the program by what name it was started", () => {
   script("bin/node", `echo "$LORAFIT_PROGRAM" >> ${bundle}/calls`);
-  expect(start(["doctor"]).calls).toEqual(["lorafit"]); // the folder, as it was given, left out
+  expect(start(["doctor"]).calls).toEqual(["lorafit"]); // the full path, here without the bundle's folder
 });
 
 it("prefers the libtorch that was installed into the bundle", () => {

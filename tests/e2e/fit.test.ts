@@ -19,7 +19,7 @@ const options = {
   ...{ image_share: 0, gradient_accumulation: 1, from: 64, to: 100_000 },
 };
 
-/** Bytes of the gradients of rank 2 of every linear of two layers, in float32. */
+/** Bytes of the float32 gradients of rank 2, for every linear of two layers. */
 const COPY_BYTES = 6_400;
 
 async function trialsOf(more: object): Promise<FitTrial[]> {

@@ -36,7 +36,8 @@ it("the GPU bench goes through every kind of configuration on a tiny model, and 
     out,
   ];
 
-  // in parts, as on a card that is lent for minutes: a line for each measurement, and none made twice
+  // In parts, as on a card that is lent for minutes: one line per measurement, and no measurement is
+  // repeated.
   run(bench, ...flags, "--sides", "lorafit", "--only", "bf16, resident");
   const journal = out.replace(".md", ".jsonl");
   expect(readFileSync(journal, "utf8").trim().split("\n")).toHaveLength(1);

@@ -9,7 +9,7 @@ import { lorafit, PROGRAM, records } from "./lorafit.ts";
 const SLOW_MACHINE = { timeout: 240_000 };
 
 let folder: string;
-/** Large enough that there is time to stop what is done with it. */
+/** Large enough that a command can be stopped while it works with the model. */
 let model: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "interrupt-"));
@@ -19,8 +19,8 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true }));
 
 /**
- * Starts a command and does something to it when it first prints to a stream; exit code and all that it
- * printed.
+ * Starts a command and calls `disturb` at its first output to a stream. Returns the exit code and the whole
+ * output.
  */
 async function disturbed(
   args: string[],
@@ -38,7 +38,7 @@ async function disturbed(
   return { code, ...printed };
 }
 
-/** Arguments of a run that saves at its end alone. */
+/** Returns the arguments of a run that saves only at its end. */
 function trainingInto(output: string, model = golden("tiny")): string[] {
   const data = ["--model", model, "--data", golden("tiny_cases/cases.jsonl"), "--output", output];
   const length = ["--max-steps", "20", "--gradient-accumulation", "1", "--save-every", "1000"];
@@ -81,9 +81,9 @@ it.each<[string, string, (child: ChildProcessWithoutNullStreams) => void]>([
 
 it("Ctrl-C before a run's first step ends it at once", SLOW_MACHINE, async () => {
   const output = join(folder, "loading");
-  const args = [...trainingInto(output, model), "--base", "nf4"]; // whose layers take their time
+  const args = [...trainingInto(output, model), "--base", "nf4"]; // its layers take some time
   const { code, stderr } = await disturbed(args, "stderr", (child) => child.kill("SIGINT"));
-  expect(code, stderr).toBeNull(); // by the signal itself
+  expect(code, stderr).toBeNull(); // ended by the signal itself
   expect(existsSync(join(output, "steps.jsonl"))).toBe(false);
 });
 
@@ -92,7 +92,7 @@ it.each([
   ["pages", () => ["--count", "5000", "--width", "256", "--height", "256"]],
 ] as const)("Ctrl-C during lorafit %s leaves nothing behind", SLOW_MACHINE, async (command, more) => {
   const args = [command, "--output", join(folder, command), ...more()];
-  const { code, stderr } = await disturbed(args, "stderr", (child) => child.kill("SIGINT")); // its first line of progress
+  const { code, stderr } = await disturbed(args, "stderr", (child) => child.kill("SIGINT")); // at its first line of progress
   expect(code).toBe(130);
   expect(stderr).toContain("stopped: nothing was written");
   expect(readdirSync(folder).filter((name) => name.includes(command))).toEqual([]);

@@ -1,4 +1,4 @@
-/** The --json forms, which scripts rely on, on the reference cases. */
+/** The --json output, which scripts depend on, for the reference cases. */
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -256,7 +256,7 @@ it("tiny, pages, preview and chat work on what each other writes", () => {
   expect(shown[0]!.text).toContain(`<ImageHere>${question}[`);
   expect(shown[0]!.text).toContain(`assistant\n${expected}[`);
   const few = lorafit([...evalArgs, "--show", "1"], { cwd: folder });
-  const printed = few.stdout.replaceAll(/[[\]]/g, ""); // marks of differences
+  const printed = few.stdout.replaceAll(/[[\]]/g, ""); // without the marks of differences
   expect(printed).toContain(`\n  question  ${question}\n  expected  ${expected}\n  answer    `);
   expect(answer).toEqual(expect.any(String));
   expect(few.stdout.match(/^ {2}question/gm)).toHaveLength(1);

@@ -22,7 +22,7 @@ export function lorafit(
   return { code: status, stdout, stderr };
 }
 
-/** The JSON values that a run that went well printed, one a line. */
+/** Returns the JSON values that a successful run printed, one per line. */
 export function records({ code, stdout, stderr }: Run): unknown[] {
   if (code !== 0) throw new Error(`lorafit ended with ${code}: ${stderr}`);
   return stdout

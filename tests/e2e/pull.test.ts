@@ -19,7 +19,7 @@ afterEach(async () => {
   rmSync(home, { recursive: true });
 });
 
-/** Beside the server, which answers from this process. */
+/** Runs in its own process, because the server answers from this one. */
 function pull(...args: string[]): Promise<Run> {
   const env = { ...process.env, HF_HOME: home, HF_HUB_CACHE: "", HF_ENDPOINT: hub.endpoint, HF_TOKEN: "" };
   return new Promise((ended) => {

@@ -1,6 +1,6 @@
 /**
- * Whatever stands in a file, what commands print of it holds no control character and no direction override,
- * and no name at length.
+ * Whatever a file contains, the output of a command has no control character, no direction override, and no
+ * very long name.
  */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -9,9 +9,9 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { golden } from "../helpers/shared.ts";
 import { lorafit, type Run } from "./lorafit.ts";
 
-/** Sets a window's title, clears the screen, turns the direction of what follows. */
+/** Sets a window title, clears the screen, reverses the direction of the text that follows. */
 const HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj\r\x7f";
-/** That text before a picture as base64. */
+/** The hostile text, followed by a picture as base64. */
 const LONG = `${HOSTILE}${"QUJD".repeat(350_000)}`;
 /** A line of steps.jsonl. */
 const STEP =
@@ -48,11 +48,11 @@ interface HostileFile {
   /** Writes the files, with the text in one place. */
   make: (text: string) => void;
   line: string;
-  /** Whether the text may also be passed over. */
+  /** Whether the command may also accept the text silently. */
   mayPass?: boolean;
 }
 
-/** Places of files that messages take names from. */
+/** The places in files from which messages take names. */
 const HOSTILE_FILES: Record<string, HostileFile> = {
   "a speaker": {
     make: (text) => write("data.json", [conversation(text, "b")]),

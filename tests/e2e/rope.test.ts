@@ -1,4 +1,4 @@
-/** A configuration of transformers 5, which writes the base of rotary positions into rope_parameters. */
+/** A configuration of transformers 5, which stores the base of rotary positions in rope_parameters. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -30,5 +30,5 @@ it("gives the loss that its theta gives", () => {
   }[];
   expect(rope_theta).toBe(1e6);
   expect(rope_scaling).toEqual({ factor: 1, type: "dynamic" });
-  expect(total!.loss).toBeCloseTo(7.256653, 4); // 7.209540 with the theta of the official model
+  expect(total!.loss).toBeCloseTo(7.256653, 4); // with the official model's theta: 7.209540
 });

@@ -1,6 +1,6 @@
 /**
- * Files and folders that are not what a command takes: each is told in a line, with what to do, and none ends
- * in a stack.
+ * Files and folders of the wrong kind. Each is reported in one line with a fix, and none ends in a stack
+ * trace.
  */
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -86,7 +86,7 @@ it.each<[string, string]>([
   expect(readdirSync(folder).filter((name) => name.startsWith("."))).toEqual([]);
 });
 
-/** Runs a command that may write 4 KiB into each file. */
+/** Runs a command that may write at most 4 KiB into each file. */
 function withoutRoom(args: string[]): string {
   const limited = ["-c", 'ulimit -f 4; exec "$0" "$@"', process.execPath, PROGRAM, ...args];
   return spawnSync("bash", limited, { cwd: folder, encoding: "utf8" }).stderr;

@@ -32,7 +32,7 @@ const STREAMED = {
 
 /**
  * `second`: place in the data of the disturbed micro-batch. Place 2 has a picture, which takes long. `every`:
- * only each such allocation fails.
+ * only each n-th allocation is tried.
  */
 const CASES = {
   "all kept on the device": { policy: { layers: [{ count: 2, keep: "all" }] }, second: 1, every: 1 },

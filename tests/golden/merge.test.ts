@@ -1,4 +1,4 @@
-/** A merged checkpoint computes what the reference's merge_and_unload() computes. */
+/** A merged checkpoint computes what the checkpoint of the reference's merge_and_unload() computes. */
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -28,8 +28,8 @@ const manifest = JSON.parse(readFileSync(golden("tiny_cases/manifest.json"), "ut
 };
 const ATOL = 1e-4;
 /**
- * Twice the change that bfloat16 makes in the official numbers: two implementations may err to different
- * sides.
+ * Twice the change that bfloat16 makes in the official numbers, because two implementations may err in
+ * opposite directions.
  */
 const BF16 = { loss: 0.01, lastHidden: 0.024, logits: 0.156, gradients: 0.078 };
 
@@ -52,7 +52,7 @@ function caseOf(name: string): ManifestCase {
   return manifest.cases.find((found) => found.name === name)!;
 }
 
-/** Part of a tensor that the fixture kept. */
+/** Returns the part of a tensor that the fixture keeps. */
 function kept(x: Tensor, { stride }: Fixture): ArrayLike<number> {
   return scope(() =>
     (stride ? x.slice({ dim: stride.dim, start: 0, step: stride.step }) : x).toFloat32Array(),
@@ -151,7 +151,7 @@ describe("samples packed into one micro-batch", () => {
         let first = 0;
         for (const [sample, tokens] of packed.sampleTokens.entries()) {
           const rows = Array.from({ length: shape[1]! }, (_, row) => row * stride!.step).filter(
-            (row) => row < tokens, // what comes after is padding
+            (row) => row < tokens, // later rows are padding
           );
           const logits = logitsAt(
             model,
@@ -232,7 +232,10 @@ function expectLogits(logits: Tensor, fixture: Fixture, atol: number): void {
   expect(kept(logits, fixture)).toMatchArray(numbers(fixture), { atol });
 }
 
-/** A gradient by its PEFT key: "grad.base_model.model.model.layers.0.attention.wqkv.lora_A.weight". */
+/**
+ * Returns a gradient by its PEFT key, for example
+ * "grad.base_model.model.model.layers.0.attention.wqkv.lora_A.weight".
+ */
 function gradientOf({ modules }: Lora, key: string): Float32Array {
   const [, name, factor] = /model\.(layers\..*)\.lora_([AB])/.exec(key)!;
   const module = modules.get(name!)!;
@@ -250,7 +253,9 @@ function relativeL2(actual: ArrayLike<number>, expected: ArrayLike<number>): num
   return Math.sqrt(difference / norm);
 }
 
-/** The samples of a right-padded batch, packed without the padding, or one after the other with it. */
+/**
+ * Returns the samples of a right-padded batch: packed without the padding, or one after the other with it.
+ */
 function officialBatch(fixtures: Record<string, Fixture>, padding: "packed" | "padded"): MicroBatch {
   const [rows, width] = fixtures.input_ids!.shape as [number, number];
   const field = (name: string): number[] => Array.from(numbers(fixtures[name]!));

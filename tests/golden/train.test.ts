@@ -25,7 +25,7 @@ const SLOW_MACHINE_MS = 240_000;
 const output = mkdtempSync(join(tmpdir(), "train-golden-"));
 afterAll(() => rmSync(output, { recursive: true }));
 
-/** The run of train/train.json. */
+/** Options of the run in train/train.json. */
 const options: TrainInput = {
   model: golden("tiny"),
   adapter: golden("train/initial_adapter"),

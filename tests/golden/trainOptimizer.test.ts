@@ -1,4 +1,4 @@
-/** Runs whose optimizer works in 8 bits or on the host: what they learn, and how they go on. */
+/** Runs whose optimizer works in 8 bits or on the host: what they learn, and how they continue. */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const STEPS = 6;
 const STOP = 3;
-/** Rank 80, so that the larger factors have more than 4096 elements. */
+/** Returns a run's options. Rank 80 gives the larger factors more than 4096 elements. */
 const optionsOf = (name: string, optimizer: State, dtype: DType): RunInput => ({
   ...{ model: golden("tiny"), data: GOLDEN_DATA, output: join(folder, name), device: "cpu", threads: 1 },
   ...{ dtype, lora_r: 80, lora_alpha: 80, lora_dropout: 0, learning_rate: 1e-3, warmup_steps: 0 },
@@ -48,7 +48,7 @@ async function run(input: RunInput, stopAfterMicroBatches?: number): Promise<Out
 }
 
 const known = new Map<string, Promise<Outcome>>();
-/** Records of a run that was never stopped. */
+/** Returns the outcome of a run that was never stopped; each is run once. */
 function wholeRun(state: State, dtype: DType): Promise<Outcome> {
   const name = `${state.precision} ${state.place} ${dtype}`;
   const found = known.get(name) ?? run(optionsOf(name, state, dtype));

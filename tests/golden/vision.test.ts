@@ -85,8 +85,8 @@ function expectGolden(actual: Tensor, fixtures: Record<string, Fixture>, name: s
 }
 
 /**
- * Compares image tokens with those rows of inputs_embeds that the fixture kept; `rows` are the tokens' rows
- * in the sequence.
+ * Compares image tokens with the rows of inputs_embeds that the fixture keeps. rows: the tokens' rows in the
+ * sequence.
  */
 function expectGoldenRows(
   tokens: Tensor,

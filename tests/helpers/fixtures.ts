@@ -1,6 +1,6 @@
 /**
  * Reads the tensors of a golden .safetensors file without the project's own reader, which is itself under
- * test. Some fixtures keep only every n-th slice of a dim; the file's metadata says which: "stride.NAME":
+ * test. Some fixtures keep only every n-th slice of a dim. The file's metadata names them: "stride.NAME":
  * "dim:step".
  */
 import { readFileSync } from "node:fs";
@@ -8,9 +8,9 @@ import { readFileSync } from "node:fs";
 export interface Fixture {
   dtype: "F64" | "F32" | "BF16" | "I64" | "I32" | "U8" | "BOOL";
   shape: number[];
-  /** bfloat16 comes as Float32Array. */
+  /** Values; bfloat16 is read as Float32Array. */
   data: Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array;
-  /** Present where only the slices 0, step, 2*step, ... of this dim were kept. */
+  /** Present if only the slices 0, step, 2*step, ... of this dim were kept. */
   stride?: { dim: number; step: number };
 }
 
@@ -22,7 +22,7 @@ interface Entry {
 
 type Header = { __metadata__?: Record<string, string> } & Record<string, unknown>;
 
-/** All tensors of a .safetensors file by name. */
+/** Reads all tensors of a .safetensors file, by name. */
 export function readFixture(path: string): Record<string, Fixture> {
   const file = readFileSync(path);
   const headerBytes = Number(file.readBigUInt64LE(0));
@@ -39,7 +39,7 @@ export function readFixture(path: string): Record<string, Fixture> {
   return fixtures;
 }
 
-/** The data of a floating point fixture; throws where the name is unknown or the type another one. */
+/** Returns the data of a floating-point fixture. Throws if the name is unknown or the type is another. */
 export function floats(fixtures: Record<string, Fixture>, name: string): Float32Array {
   const { data, dtype } = find(fixtures, name);
   if (!(data instanceof Float32Array)) throw new Error(`${name} is ${dtype}`);
@@ -47,8 +47,8 @@ export function floats(fixtures: Record<string, Fixture>, name: string): Float32
 }
 
 /**
- * The data of an integer or bool fixture as numbers; throws where the name is unknown or the type another
- * one.
+ * Returns the data of an integer or bool fixture as numbers. Throws if the name is unknown or the type is
+ * another.
  */
 export function integers(fixtures: Record<string, Fixture>, name: string): number[] {
   const { data, dtype } = find(fixtures, name);
@@ -56,7 +56,7 @@ export function integers(fixtures: Record<string, Fixture>, name: string): numbe
   return Array.from(data as ArrayLike<number | bigint>, Number);
 }
 
-/** A full tensor cut down to the slices that a fixture with a stride kept. */
+/** Cuts a full tensor down to the slices that a fixture with a stride keeps. */
 export function keepStride<T extends Float32Array | number[]>(
   full: T,
   shape: number[],

@@ -1,4 +1,4 @@
-/** The golden cases as micro-batches, read as users' data are. */
+/** Returns the golden cases as micro-batches, read the way users' data is read. */
 
 import { loadHdImage } from "../../src/data/pictures/image.ts";
 import { readDataset } from "../../src/data/samples/samples.ts";
@@ -18,12 +18,12 @@ export const GOLDEN_CASES = [
 export type GoldenCase = (typeof GOLDEN_CASES)[number];
 
 /**
- * All samples as training data, in order. The last is not in the reference's own file, which skips cut
- * samples.
+ * Files of all samples as training data, in order. The reference's own file lacks the last sample, because
+ * the reference skips truncated samples.
  */
 export const GOLDEN_DATA = ["cases.jsonl", "truncated.jsonl"].map((file) => golden(`tiny_cases/${file}`));
 
-/** One micro-batch of the named cases, packed. */
+/** Returns one packed micro-batch of the named cases. */
 export async function goldenBatch(...names: GoldenCase[]): Promise<MicroBatch> {
   const { samples } = await prepareSamples(readDataset(GOLDEN_DATA), {
     tokenizer: undefined,

@@ -1,4 +1,4 @@
-/** The model's inner values for one micro-batch, layer by layer, without the step's policies. */
+/** Computes the model's inner values for one micro-batch, layer by layer, without the step's policies. */
 
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { attentionForward_, mlpForward_ } from "../../src/models/decoder.ts";
@@ -16,7 +16,7 @@ import { fromArray } from "../../src/torch/create.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 import { runToEnd } from "./randomModel.ts";
 
-/** Hidden states at every point that the official code was asked about. */
+/** Returns the hidden states at every point that was recorded from the official code. */
 export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): Map<string, Tensor> {
   const { config, dtype, device } = model;
   const states = new Map<string, Tensor>();
@@ -47,7 +47,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
   return states;
 }
 
-/** Logits of these rows, (rows, V), of a trace. */
+/** Returns the logits of these rows, (rows, V), from a trace. */
 export function logitsAt(model: Model, states: Map<string, Tensor>, rows: ArrayLike<number>): Tensor {
   const index = fromArray(Int32Array.from(rows), [rows.length], { dtype: "int64" });
   return states.get("final_norm")!.indexSelect(0, index).mm(frozenValues(model.head).t());

@@ -1,6 +1,6 @@
 /**
- * A model hub on this machine: one repository, org/name, in Hugging Face's and ModelScope's API, that can be
- * told to misbehave.
+ * A model hub on this machine: one repository, org/name, with Hugging Face's and ModelScope's API. Tests can
+ * make it misbehave.
  */
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
@@ -11,10 +11,10 @@ export const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 /** Files of a test's hub, and its faults. */
 interface Hub {
   files: Record<string, Buffer>;
-  /** Answers to whole files and ranges that break off after so many bytes, one number an answer. */
+  /** Bytes after which answers to whole files and ranges break off, one number per answer. */
   cuts: number[];
   ignoresRanges: boolean;
-  /** Sent instead of a file's own bytes. */
+  /** Bytes that are sent instead of a file's own. */
   garbled: Record<string, Buffer>;
   status: number;
   /** "path from-to" of each answer with content. */
@@ -27,7 +27,7 @@ export interface HubServer extends Hub {
   close(): Promise<void>;
 }
 
-/** Serves these files until it is closed. */
+/** Serves these files until the returned server is closed. */
 export async function startHub(files: Record<string, Buffer>): Promise<HubServer> {
   const hub: Hub = {
     files,

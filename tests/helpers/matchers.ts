@@ -7,7 +7,10 @@ interface Tolerance {
 }
 
 expect.extend({
-  /** Every |actual - expected| <= atol + rtol * |expected|; the message names the worst element. */
+  /**
+   * Checks |actual - expected| <= atol + rtol * |expected| for every element; the message names the worst
+   * element.
+   */
   toMatchArray(
     actual: ArrayLike<number>,
     expected: ArrayLike<number>,

@@ -1,7 +1,7 @@
 /**
- * The promise of a plan: whatever a data set mixes, no micro-batch, evaluation or answer takes more than what
- * was planned for its class. Lengths, labels, pictures, their grids and their places among the text are drawn
- * apart from each other, as is how samples share a micro-batch.
+ * Tests the promise of a plan: whatever a data set mixes, no micro-batch, evaluation or answer takes more
+ * memory than its class was planned with. Lengths, labels, pictures, their grids and their places in the text
+ * are drawn independently. So is the way in which samples share a micro-batch.
  */
 import fc from "fast-check";
 import { pictureTokens, type TileGrid, tileGrid } from "../../src/data/pictures/image.ts";
@@ -37,7 +37,7 @@ const SPEED = {
   ...{ linkBytesPerSecond: 1e10, kernelMs: 2e-3, launchMs: 0, callMs: 0 },
 };
 
-/** Where runs are planned for: on the CPU in float32 they are made as well. */
+/** Devices that runs are planned for. Runs on the CPU in float32 are also executed. */
 export const DEVICES = {
   cpu: { dtype: "float32", target: "cpu" },
   "cpu, bf16": { dtype: "bfloat16", target: "cpu" },
@@ -109,12 +109,12 @@ function isGrid(stretch: Stretch): stretch is TileGrid {
   return "rows" in stretch;
 }
 
-/** Long answers take long to generate. */
+/** Shortens labelled text, because long answers take long to generate. */
 function shortened(stretch: Stretch): Stretch {
   return isGrid(stretch) || !stretch.learned ? stretch : { ...stretch, text: Math.min(stretch.text, 140) };
 }
 
-/** A sample of these stretches; a learned one is labelled whole. */
+/** Returns a sample of these stretches. Every token of a learned stretch has a label. */
 function sampleOf(stretches: readonly Stretch[], index: number): PreparedSample {
   const inputIds = [1];
   const labels = [-100];
@@ -147,14 +147,14 @@ function batchOf(samples: readonly PreparedSample[], { vision }: ReturnType<type
   return layoutBatch(loaded) as MicroBatch;
 }
 
-/** A policy that the drawn model can have. */
+/** Returns the drawn policy, changed where the drawn model cannot have it. */
 function policyOf({ policy, heads: [kvHeads] }: Draw): Policy {
   const { weights, plora } = policy;
   const way = weights.source === "streamed" ? ploraName({ ...ploraOf({ plora }), folded: false }) : plora;
   return Policy.parse({ ...policy, plora: way, headGroups: Math.min(policy.headGroups, kvHeads) });
 }
 
-/** The parts of a run, real ones. */
+/** The real parts of a run: model, factors and optimizer. */
 class Bench implements Disposable {
   readonly model: Model;
   readonly lora: Lora;
@@ -169,7 +169,7 @@ class Bench implements Disposable {
     this.#optimizer = createAdamW(loraParameters(this.lora), OFFICIAL_ADAMW, policy.optimizer);
   }
 
-  /** The most that the pools hold while the body runs. */
+  /** Returns the peak bytes of each pool while the body runs, above the bytes before this bench was made. */
   peakOf(body: () => void): Peaks {
     for (const pool of POOLS) resetPeak("cpu", pool);
     body();
@@ -192,9 +192,9 @@ const UNLIMITED = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POS
 export type Peaks = Record<Pool, number>;
 
 /**
- * Bytes by which a plan may be short in models as small as these: oneDNN's scratch for products in half
- * precision depends on sizes in no order, and a merged copy of a weight can be smaller than the products that
- * it saves.
+ * Returns by how many bytes a plan may fall short in models as small as these. oneDNN's scratch memory for
+ * products in half precision depends on sizes in no regular way. A merged copy of a weight can be smaller
+ * than the products that it saves.
  */
 export function slackBytes({ device, policy }: Draw): number {
   return (device === "cpu, bf16" ? 64 * 1024 : 0) + (policy.plora.includes("merged") ? 32 * 1024 : 0);
@@ -202,13 +202,13 @@ export function slackBytes({ device, policy }: Draw): number {
 
 export interface Check {
   what: string;
-  /** For the class. */
+  /** Planned for the class. */
   planned: Peaks;
-  /** Measured on the CPU or, elsewhere, planned for this one to the byte. */
+  /** Measured on the CPU in float32; on other devices, planned for this micro-batch alone, to the byte. */
   taken: Peaks;
 }
 
-/** A run over the drawn data as far as memory is concerned. */
+/** Builds a run over the drawn data, as far as its memory is concerned. */
 function runOf(draw: Draw) {
   const { dropout, part, layers, ffn, towerWidth, patchPixels } = draw;
   const [kvHeads, queries] = draw.heads;
@@ -234,7 +234,7 @@ function runOf(draw: Draw) {
   return { plan, policy, packing, samples, config };
 }
 
-/** Plans a part of a run and measures it, for all that the data has of it. */
+/** Plans a part of a run and measures it, for everything that the data contains. */
 export function* checksOf(draw: Draw): Generator<Check> {
   const run = runOf(draw);
   if (draw.device !== "cpu") {

@@ -5,7 +5,7 @@ import { emptyOnHost } from "../../src/torch/copies.ts";
 import { category } from "../../src/torch/device.ts";
 import { dispose, keep, scope } from "../../src/torch/tensor.ts";
 
-/** Moves the parts that lie elsewhere and frees their old tensors. */
+/** Moves the parts whose place changes, and frees their old tensors. */
 export function moveModel_(model: Model, places: Places): void {
   const { device, places: before } = model;
   const move = <T>(part: T, from: Place, to: Place): T => {

@@ -20,7 +20,7 @@ import type { Device, DType } from "../../src/torch/dtypes.ts";
 import { createGenerator } from "../../src/torch/random.ts";
 import { keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 
-/** Sizes of a model of a few thousand parameters. */
+/** Returns the sizes of a model with a few thousand parameters. */
 export function smallConfig(overrides: Partial<XComposerConfig> = {}): XComposerConfig {
   const plora = { rank: 6, scale: 1 };
   return {
@@ -49,7 +49,7 @@ export function smallConfig(overrides: Partial<XComposerConfig> = {}): XComposer
   };
 }
 
-/** Normal numbers of standard deviation `scale`. */
+/** Returns normal numbers with standard deviation `scale`. */
 export function randomTensor(
   shape: readonly number[],
   seed: number,
@@ -64,7 +64,7 @@ export function randomTensor(
   });
 }
 
-/** A model of random weights: norms about 1, the rest small. */
+/** Returns a model of random weights: norms near 1, all others small. */
 export function randomModel(
   config: ModelConfig,
   {
@@ -77,7 +77,7 @@ export function randomModel(
   const tensors = tensorsOf(config);
   const numbers = new Map<string, number>();
   const numberOf = (name: string): number => {
-    if (name.includes("Plora_A.")) numberOf(name.replace("Plora_A.", "")); // in whichever order they are read
+    if (name.includes("Plora_A.")) numberOf(name.replace("Plora_A.", "")); // same number whichever of the two is read first
     const number = numbers.get(name) ?? numbers.size;
     numbers.set(name, number);
     return number;
@@ -95,7 +95,7 @@ export function randomModel(
   );
 }
 
-/** What the family knows of a model: the vision tower, and its sizes among the others. */
+/** Returns the model's vision tower, and its configuration with the tower's sizes. */
 export function visionOf({ vision, config }: Pick<Model, "vision" | "config">): {
   weights: VisionWeights;
   config: XComposerConfig;
@@ -103,7 +103,7 @@ export function visionOf({ vision, config }: Pick<Model, "vision" | "config">): 
   return { weights: vision as VisionWeights, config: config as XComposerConfig };
 }
 
-/** Random factors, B too, so that every gradient is lively. */
+/** Returns random factors. B is random too, so that no gradient is zero. */
 export function randomLora(
   config: ModelConfig,
   {
@@ -145,10 +145,13 @@ export function randomLora(
   return { ...lora, modules: new Map(modules) };
 }
 
-/** A picture of 1 x 1 tiles takes this many tokens. */
+/** Tokens of a picture of 1 x 1 tiles. */
 export const SMALL_IMAGE_TOKENS = 313;
 
-/** Packed samples with pictures of one tile where asked for; a share of the text has labels. */
+/**
+ * Returns packed samples, with pictures of one tile where a sample asks for them. A share of the text has
+ * labels.
+ */
 export function randomBatch(
   config: ModelConfig,
   samples: { textTokens: number; images?: number; labelTokens?: number }[],
@@ -204,12 +207,12 @@ function randomImage(random: () => number): MicroBatch["images"][number] {
   };
 }
 
-/** A picture of zeros. */
+/** Returns a picture of zeros. */
 export function blackPicture(rows: number, cols: number): MicroBatch["images"][number] {
   return blackImage(tileGrid(rows, cols));
 }
 
-/** Numbers in 0..1. */
+/** Returns a generator of numbers in 0..1. */
 export function lcg(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -218,7 +221,7 @@ export function lcg(seed: number): () => number {
   };
 }
 
-/** Runs a step's generator to its end. */
+/** Runs a step's generator to its end and returns its result. */
 export function runToEnd<T>(step: Generator<unknown, T>): T {
   for (;;) {
     const { done, value } = step.next();
@@ -226,7 +229,7 @@ export function runToEnd<T>(step: Generator<unknown, T>): T {
   }
 }
 
-/** Largest |a - b| over the largest |b|. */
+/** Returns the largest |a - b| divided by the largest |b|. */
 export function relativeDifference(a: Tensor, b: Tensor): number {
   return scope(() => {
     const wide = (x: Tensor): Tensor => x.to({ dtype: "float64" });

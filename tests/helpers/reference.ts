@@ -1,6 +1,6 @@
 /**
- * The official schedule in plain autograd: the whole decoder under one graph, full logits, no tiles, no
- * groups. Slow and large; tests hold the step's own backward to it.
+ * Computes the official schedule in plain autograd: the whole decoder in one graph, full logits, no tiles, no
+ * groups. It is slow and needs much memory. Tests compare the step's own backward with it.
  */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import type { LinearName } from "../../src/models/family.ts";
@@ -15,7 +15,7 @@ import { grad, keep, scope, type Tensor, withGrad } from "../../src/torch/tensor
 
 export interface ReferenceResult {
   loss: number;
-  /** By "<module>.a" and "<module>.b". */
+  /** Keys are "<module>.a" and "<module>.b". */
   gradients: Map<string, Tensor>;
 }
 
@@ -145,7 +145,7 @@ function maskOf(batch: MicroBatch, { device }: Model): Tensor {
   return fromArray(mask, [mask.length, 1], { dtype: "bool", device });
 }
 
-/** Module names of a model's layer, as adapters spell them. */
+/** Returns the names of the modules in the layers, as adapters spell them. */
 export function moduleNames(layers: number): string[] {
   return Array.from({ length: layers }, (_, layer) =>
     XCOMPOSER_LINEARS.map((name) => `layers.${layer}.${name}`),

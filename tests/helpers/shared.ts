@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-/** Path of a fixture below tests/golden. */
+/** Returns the path of a fixture below tests/golden. */
 export function golden(path: string): string {
   return fileURLToPath(new URL(`../golden/${path}`, import.meta.url));
 }

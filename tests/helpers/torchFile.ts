@@ -1,10 +1,10 @@
-/** Files of torch.save, and worse ones, written by the letter of the formats: pickle protocol 2 and zip. */
+/** Writes files like those of torch.save, and malformed ones, byte by byte: pickle protocol 2 and zip. */
 import { crc32 } from "node:zlib";
 
-/** Pieces of a pickle: each leaves one value on the stack. */
+/** Pieces of a pickle. Each leaves one value on the stack. */
 export const pickled = {
   text: (value: string): Buffer => counted("X", Buffer.from(value)),
-  /** Beyond 32 bits as LONG1. */
+  /** A number beyond 32 bits is written as LONG1. */
   int: (value: number): Buffer => {
     if (value === (value | 0)) return Buffer.concat([Buffer.from("J"), int32(value)]);
     const eight = Buffer.alloc(8);
@@ -34,7 +34,7 @@ export const pickled = {
       ...[Buffer.of(0x89), hooks, ...rest],
     );
   },
-  /** A whole pickle of one value. */
+  /** Returns a whole pickle of one value. */
   whole: (value: Buffer): Buffer => Buffer.concat([Buffer.of(0x80, 2), value, Buffer.from(".")]),
 };
 
@@ -42,11 +42,11 @@ interface TensorShape {
   offset?: number;
   shape: number[];
   strides?: number[];
-  /** Where the storage is untyped. */
+  /** Name of the dtype, if the storage is untyped. */
   dtype?: string;
 }
 
-/** Whatever a zip may say falsely of an entry. */
+/** Fields of a zip entry that a test can falsify. */
 export interface ZipFaults {
   method?: number;
   flags?: number;
@@ -54,7 +54,7 @@ export interface ZipFaults {
   bytes?: number;
 }
 
-/** A zip archive of stored entries, in order; `faults` are told of the entry of that name. */
+/** Returns a zip archive of stored entries, in order. faults: by name of the entry. */
 export function zip(
   entries: readonly (readonly [name: string, data: Buffer])[],
   faults: Record<string, ZipFaults> = {},

@@ -1,4 +1,5 @@
-// Holds the arena to its claims: arena TEST prints nothing and ends with 0, or tells on stderr what does not hold.
+// Tests the arena's claims. `arena TEST` prints nothing and ends with 0, or reports the failed claim on
+// stderr.
 #include "../../native/arena.h"
 
 #include <sys/mman.h>
@@ -33,7 +34,7 @@ char* take(Arena& arena, size_t bytes) {
   return block;
 }
 
-/** Pages of a range of whole pages that are resident. */
+/** Returns how many whole pages of a range are resident. */
 size_t resident(const char* start, size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(start);
   const uintptr_t first = (address + kPage - 1) / kPage * kPage, last = (address + bytes) / kPage * kPage;
@@ -61,7 +62,7 @@ struct Filled {
   }
 };
 
-/** Random blocks that live for a random while. */
+/** Takes and returns random blocks, each after a random number of rounds. */
 void mix(Arena& arena, unsigned seed, int rounds) {
   std::mt19937 random(seed);
   std::vector<Filled> live;
@@ -147,7 +148,7 @@ void resident_follows_live() {
   const size_t most = 50 * kMib;
   a.give(arena);
   b.give(arena);
-  const Filled c(arena, 40 * kMib, 5); // in none of the free runs
+  const Filled c(arena, 40 * kMib, 5); // fits in none of the free runs
   const ArenaStats stats = arena.stats();
   expect(stats.most_live == static_cast<int64_t>(most), "a run in between costs nothing");
   expect(stats.live + stats.cached <= static_cast<int64_t>(most + most / 256), "what is resident follows what is live");

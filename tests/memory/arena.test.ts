@@ -82,7 +82,7 @@ describe("tensors on cpu", () => {
   });
 });
 
-/** Bytes of the arena that large tensors on cpu lie in. */
+/** Returns the bytes of the arena that holds large CPU tensors. */
 function arenaBytes(): { live: number; cached: number; fresh: number } {
   const [live = 0, , cached = 0, fresh = 0] = native.cpuMemory();
   return { live, cached, fresh };

@@ -1,4 +1,7 @@
-/** What LoRA's training state takes at 7B size, rank 64, computing in bfloat16: the table of docs/memory.md. */
+/**
+ * The memory of LoRA's training state at 7B size, rank 64, computing in bfloat16: the table of
+ * docs/memory.md.
+ */
 import { describe, expect, it } from "vitest";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
@@ -16,7 +19,10 @@ import { scope } from "../../src/torch/tensor.ts";
 const adam = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 const MIB = 2 ** 20;
 
-/** MiB that stay on the device (factors, gradients, moments) and on the host, and what an update takes beside them. */
+/**
+ * MiB that stay on the device (factors, gradients, moments) and on the host, and MiB that an update needs in
+ * addition.
+ */
 const TABLE = [
   { place: "device", precision: "fp32", gradients: "fp32", device: [576, 576, 1152], host: 0, update: 0 },
   { place: "device", precision: "8bit", gradients: "fp32", device: [576, 576, 293.1], host: 0, update: 5.3 },

@@ -24,7 +24,7 @@ import { scope } from "../../src/torch/tensor.ts";
 import { randomBatch, randomLora, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 
 const place = fc.constantFrom("device", "host");
-/** [kv heads, query heads of each]. */
+/** [kv heads, query heads per kv head] */
 const heads = fc.constantFrom([1, 1], [1, 4], [2, 1], [2, 2], [4, 2]);
 
 const policies = fc.record({
@@ -84,15 +84,15 @@ type Configuration = typeof configurations extends fc.Arbitrary<infer C> ? C : n
 
 interface Measured {
   peakBytes: Record<Pool, number>;
-  /** Of the loss alone, forward only, as an evaluation has it. */
+  /** Peak of the loss alone, forward only, as in an evaluation. */
   evalPeakBytes: Record<Pool, number>;
-  /** What both leave behind. */
+  /** Bytes left behind by the step and the loss. */
   leftBytes: Record<Pool, number>;
 }
 
 const ADAM = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
 
-/** One micro-batch and the update of its factors, then its loss alone. */
+/** Runs one micro-batch and the update of its factors, then the micro-batch's loss alone. */
 function measure(configuration: Configuration, device: TrackedDevice): Measured {
   const { layers, rank, dropout, targets, dtype, base, headBase, visionBase } = configuration;
   const [kvHeads, queries] = configuration.heads as [number, number];
@@ -132,13 +132,13 @@ function liveBytes(device: TrackedDevice): Record<Pool, number> {
   return byPool((pool) => memoryStats(device, pool).liveBytes);
 }
 
-/** From here on: tells what either pool holds at most, above what there was. */
+/** Resets the peaks. Returns a function that gives each pool's peak since then, above `before`. */
 function peaksSince(before: Record<Pool, number>, device: TrackedDevice): () => Record<Pool, number> {
   for (const pool of POOLS) resetPeak(device, pool);
   return () => byPool((pool) => memoryStats(device, pool).peakBytes - before[pool]);
 }
 
-/** NF4 wants rows of whole blocks of 64. */
+/** Returns the model's widths. NF4 needs rows of whole blocks of 64. */
 function widthsOf(
   { base, headDim, ffn }: Configuration,
   heads: number,
@@ -148,14 +148,14 @@ function widthsOf(
   return { headDim: dim, hidden: heads * dim, ffn: 64 * Math.ceil(ffn / 64) };
 }
 
-/** The drawn policy made one that the model can have. */
+/** Returns the drawn policy, changed where the drawn model cannot have it. */
 function fittingPolicy({ policy, layers }: Configuration, kvHeads: number): Policy {
   const runs = policy.layers.slice(0, layers).map((run, index) => ({
     ...run,
     boundary: index === 0 && run.boundary === "none" ? "host" : run.boundary,
   }));
   const { plora, weights } = policy;
-  const streamed = weights.source === "streamed"; // nothing can be folded into it
+  const streamed = weights.source === "streamed"; // nothing can be folded into streamed weights
   const way = streamed ? ploraName({ ...ploraOf({ plora }), folded: false }) : plora;
   return Policy.parse({
     ...policy,
@@ -165,7 +165,7 @@ function fittingPolicy({ policy, layers }: Configuration, kvHeads: number): Poli
   });
 }
 
-/** With one thread, what kernels take for each is what they take at once. */
+/** With one thread, a kernel's memory per thread is its whole memory. */
 const threads = getThreads();
 beforeAll(() => setThreads(1));
 afterAll(() => setThreads(threads));
@@ -187,4 +187,4 @@ it("a plan's peak of each pool is the measured one, an evaluation takes no more 
     }),
     { numRuns: 200, seed: 7 },
   );
-}, 1_800_000); // a minute and more on an idle machine, of which a busy one makes many
+}, 1_800_000); // more than a minute on an idle machine, many times that on a busy one

@@ -1,4 +1,7 @@
-/** Whatever an operator is given, it answers or throws: never a crash, never a tensor left over. */
+/**
+ * Whatever arguments an operator gets, it answers or throws. It never crashes, and never leaves a tensor
+ * behind.
+ */
 import fc from "fast-check";
 import { afterAll, expect, test } from "vitest";
 import { arange, empty, ones, zeros } from "../../src/torch/create.ts";
@@ -8,10 +11,10 @@ import { FUNCTIONS, METHODS } from "../../src/torch/ops.ts";
 import { createGenerator } from "../../src/torch/random.ts";
 import { scope, Tensor } from "../../src/torch/tensor.ts";
 
-setCap("cpu", 2 ** 30); // sizes are random as well: none may eat the machine
+setCap("cpu", 2 ** 30); // sizes are random too: no tensor may use up the machine's memory
 afterAll(() => setCap("cpu", undefined));
 
-/** Any value at all, made when it is used: most are wrong where they are given. */
+/** Any value, created when it is used. Most values are wrong for their parameter. */
 const anything: fc.Arbitrary<() => unknown> = fc.oneof(
   fc.constantFrom<() => unknown>(
     () => undefined,
@@ -66,7 +69,7 @@ const options = fc.dictionary(
   { maxKeys: 3 },
 );
 
-/** Calls a method or function with whatever the makers make. */
+/** Calls a method or function with the values that the makers create. */
 function callAny(
   name: string,
   self: () => unknown,
@@ -96,7 +99,7 @@ test.each([...Object.keys(METHODS), ...Object.keys(FUNCTIONS)])("%s survives any
   const before = { tensors: liveTensors(), bytes: memoryStats("cpu").liveBytes };
   fc.assert(
     fc.property(anything, arguments_, options, (self, makers, extra) => {
-      // A method needs a tensor to be called on; what else there could be is tried as an argument.
+      // A method is called on a tensor. Other values are tried as arguments.
       callAny(name, () => [self()].find((value) => value instanceof Tensor) ?? ones([2, 3]), makers, extra);
     }),
     { numRuns: 100 },

@@ -1,4 +1,7 @@
-/** Every operator takes on meta what it takes on cpu, so that a planned step has the peak of a real one. */
+/**
+ * Every operator needs as much memory on meta as on the CPU, so that a planned step has the peak of a real
+ * one.
+ */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
@@ -16,7 +19,7 @@ import { Inputs, type Sizes } from "./torchInputs.ts";
 
 setThreads(2);
 
-/** Operators without a meta kernel, and why none can be or none is wanted. */
+/** Operators without a meta kernel, and why none is possible or needed. */
 const NO_META: Record<string, string> = {
   nonzero: "the shape depends on data",
   unique: "the shape depends on data",
@@ -30,7 +33,7 @@ const NO_META: Record<string, string> = {
 
 const HALVES: DType[] = ["bfloat16", "float16"];
 
-/** What cpu kernels take beside, and meta ones don't say: none of it is in the step. */
+/** Extra memory of CPU kernels that meta kernels do not count. The step uses none of these calls. */
 const MORE_ON_CPU: { names: RegExp; dtypes?: DType[]; reason: string }[] = [
   { names: /^(any|all)(Dim)?(:|$)/, reason: "a copy as bool" },
   { names: /^(sort|argsort)(:|$)/, reason: "a buffer of one row" },
@@ -43,7 +46,7 @@ const MORE_ON_CPU: { names: RegExp; dtypes?: DType[]; reason: string }[] = [
   { names: /^(gather|scatter)/, dtypes: HALVES, reason: "a copy in float32" },
 ];
 
-/** Its threads at work allocate each for itself: how many are at it at once is chance. */
+/** Each thread at work allocates for itself, and how many work at once is chance. */
 const BY_THREADS = "_scaledDotProductFlashAttentionForCpuBackward";
 
 const sizes = fc.record({
@@ -54,7 +57,7 @@ const sizes = fc.record({
   headDim: fc.constantFrom(8, 16, 32),
 });
 
-/** Bytes at the peak of a call and after it, above what was alive before. */
+/** Returns the bytes at the peak of a call and after it, above the bytes before it. */
 function cost(
   run: Case,
   wanted: Omit<Sizes, "device">,
@@ -116,7 +119,7 @@ test("the attention's backward has the same peak on meta and cpu with one thread
       const [metaThreads, cpuThreads] = both(2);
       const rowSumsBytes = 256 * 8;
       expect(metaThreads).toBeGreaterThanOrEqual(cpuThreads);
-      // In half precision the library's products take more in each thread.
+      // In half precision the library's products need more memory in each thread.
       if (!HALVES.includes(dtype)) expect(metaThreads - cpuThreads).toBeLessThanOrEqual(rowSumsBytes);
     }),
     { numRuns: 30 },
@@ -132,7 +135,7 @@ test("a batched product that is refused memory changes nothing for the products 
     const [left, right] = [inputs.x(3, 64, 64), inputs.x(3, 64, 64)];
     failAtAllocation("cpu", 2); // the result comes first
     try {
-      left.bmm(right); // ATen makes it without oneDNN, and says so on stderr, where oneDNN would have made it
+      left.bmm(right); // made without oneDNN; ATen reports this on stderr if oneDNN was to make it
     } finally {
       failAtAllocation("cpu", 0);
     }

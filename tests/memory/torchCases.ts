@@ -1,10 +1,10 @@
-/** Calls of the operators in the tables of src/torch/ops.ts: "name" or "name: variant" -> the call. */
+/** Calls of the operators in the tables of src/torch/ops.ts, by "name" or "name: variant". */
 import * as ops from "../../src/torch/ops.gen.ts";
 import { createGenerator } from "../../src/torch/random.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 import type { Inputs } from "./torchInputs.ts";
 
-/** What an op gives, or nothing for one in place. */
+/** Calls an op. Returns its result, or nothing if the op works in place. */
 export type Case = (of: Inputs) => unknown;
 export type Cases = Record<string, Case>;
 
@@ -35,7 +35,7 @@ const WITH_NUMBER =
 // biome-ignore lint/suspicious/noExplicitAny: a method by its name
 const method = (x: Tensor, name: string): ((...inputs: unknown[]) => unknown) => (x as any)[name].bind(x);
 
-/** Every form of an elementwise op that allocates in a way of its own. */
+/** Every form of an elementwise op that allocates in its own way. */
 export const ELEMENTWISE: Cases = {
   ...Object.fromEntries(UNARY.map((name) => [name, (of: Inputs) => method(of.x(), name)()])),
   ...Object.fromEntries(

@@ -1,4 +1,4 @@
-/** Inputs of any sizes for the operator cases. */
+/** Inputs of any size for the operator cases. */
 import { arange, full, zeros } from "../../src/torch/create.ts";
 import type { Device, DType } from "../../src/torch/dtypes.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
@@ -8,13 +8,15 @@ export interface Sizes {
   columns: number;
   inner: number;
   heads: number;
-  /** Of a head; columns where a case needs one. */
+  /** Features of a head; columns if a case needs them. */
   headDim: number;
   dtype: DType;
   device: Device;
 }
 
-/** Makes inputs on the device of the sizes. Contents never matter: only that indexes stay inside. */
+/**
+ * Creates inputs of the given sizes on the device. Contents never matter, except that indexes stay in range.
+ */
 export class Inputs {
   readonly sizes: Sizes;
 
@@ -22,18 +24,18 @@ export class Inputs {
     this.sizes = sizes;
   }
 
-  /** Floats of one half; (rows, columns) unless said. */
+  /** Returns floats of one half; (rows, columns) by default. */
   x(...shape: number[]): Tensor {
     return full(this.shapeOr(shape), 0.5, this.sizes);
   }
 
-  /** Floats that differ, for ops that sort. */
+  /** Returns floats that differ, for ops that sort. */
   ramp(): Tensor {
     const { rows, columns, device, dtype } = this.sizes;
     return arange(rows * columns, { device, dtype }).view([rows, columns]);
   }
 
-  /** Zeros, as indexes. */
+  /** Returns zeros, used as indexes. */
   index(...shape: number[]): Tensor {
     return zeros(shape, { dtype: "int64", device: this.sizes.device });
   }
@@ -46,17 +48,17 @@ export class Inputs {
     return zeros(this.shapeOr(shape), { dtype: "int32", device: this.sizes.device });
   }
 
-  /** A (columns, rows) tensor seen as (rows, columns). */
+  /** Returns a (columns, rows) tensor viewed as (rows, columns). */
   turned(): Tensor {
     return this.x(this.sizes.columns, this.sizes.rows).t();
   }
 
-  /** Columns of a wider tensor. */
+  /** Returns columns of a wider tensor. */
   slice(): Tensor {
     return this.x(this.sizes.rows, this.sizes.columns + 3).narrow(1, 1, this.sizes.columns);
   }
 
-  /** Query, key or value as attention takes them: (1, H, rows, D), a view of (1, rows, H, D). */
+  /** Returns query, key or value as attention takes them: (1, H, rows, D), a view of (1, rows, H, D). */
   attention(heads = this.sizes.heads, rows = this.sizes.rows): Tensor {
     return this.x(1, rows, heads, this.sizes.headDim).transpose(1, 2);
   }

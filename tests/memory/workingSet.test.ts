@@ -1,4 +1,7 @@
-/** Bytes that one more token takes at the size of the 7B model, boundaries on the host: docs/memory.md says what they are. */
+/**
+ * Bytes per additional token at the size of the 7B model, with boundaries on the host. docs/memory.md
+ * explains them.
+ */
 
 import { expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/image.ts";
@@ -15,10 +18,10 @@ import { keep, scope } from "../../src/torch/tensor.ts";
 import { abridged } from "../../src/torch/trace.ts";
 import { runToEnd } from "../helpers/randomModel.ts";
 
-/** Two layers of 32: all are alike, and what waits between them is on the host. */
+/** Two of 32 layers: all layers are alike, and the boundaries between them are on the host. */
 const config = { ...PRESETS["4khd-7b"], layers: 2 };
 const tensors = tensorsOf(config);
-/** A picture of n tiles in a column has n TILE_TOKENS + SEPARATE_TOKENS. */
+/** A picture of n tiles in a column has n * TILE_TOKENS + SEPARATE_TOKENS tokens. */
 const TILE_TOKENS = 156;
 const SEPARATE_TOKENS = 157;
 
@@ -57,7 +60,7 @@ function peakBytes(tokens: number, policy: Policy): number {
   return memoryStats("meta").peakBytes;
 }
 
-/** Between two lengths, so that nothing that is the same for both counts. */
+/** Returns the difference between two lengths, per token, so that bytes common to both cancel out. */
 function bytesPerToken(policy: Policy, target: PlanTarget): number {
   return planningFor(target, () =>
     abridged(() => (peakBytes(131_072, policy) - peakBytes(65_536, policy)) / 65_536),

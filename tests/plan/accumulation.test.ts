@@ -1,6 +1,6 @@
 /**
- * The copy of the gradients that a run with gradient accumulation keeps: `lorafit plan` counts it as the run
- * does.
+ * The copy of the gradients that a run with gradient accumulation keeps. `lorafit plan` counts the copy as
+ * the run does.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import type { TrainInput } from "../../src/train/options/options.ts";
 import { makeWorkplace, runWith } from "../faults/trainRun.ts";
 
 const TOKENS = 300;
-/** Bytes of the factors of rank 2 of every linear of two layers, in float32. */
+/** Bytes of the float32 factors of rank 2, for every linear of two layers. */
 const COPY_BYTES = 6_400;
 
 const { folder, input } = await makeWorkplace();
@@ -32,7 +32,7 @@ const options: TrainInput = {
   memory: 20_000_000,
 };
 
-/** Peaks of either pool, as `lorafit plan` tells them. */
+/** Returns the peaks of both pools that `lorafit plan` reports. */
 function plannedWith(accumulation: number, host_memory: number | undefined) {
   const asked = PlanOptions.parse({
     ...{ model: input.model, device: "cpu", policy: policyFile, image_share: 0, lora_r: 2 },

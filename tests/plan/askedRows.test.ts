@@ -1,6 +1,6 @@
 /**
- * A run is planned for the sample whose first label is the earliest of all: those with a later one must take
- * no more.
+ * A run is planned for the sample with the earliest first label. Samples with a later first label must not
+ * need more memory.
  */
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
@@ -39,7 +39,7 @@ describe.each(Object.keys(TARGETS))("on %s", (name) => {
       });
       return phases.filter((phase) => STEP.includes(phase.name)).map((phase) => phase.devicePeakBytes);
     };
-    let before = peaks(TOKENS); // one row less saves less than rounding queries apart from keys takes
+    let before = peaks(TOKENS); // with one row less, saving rows costs less than rounding queries apart from keys adds
     for (const asked of [850, 600, 300, 10]) {
       const now = peaks(asked);
       now.forEach((bytes, phase) => {

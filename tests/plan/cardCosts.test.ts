@@ -31,7 +31,7 @@ describe("what a base in fewer bits costs on a card", () => {
     ["int8", "dequantize_int8", 1],
   ] as const)("%s is dequantised before each product: codes read, bf16 written", (base, entry, codeBytes) => {
     const dequantizing = opsOf(base).filter(({ name }) => name === entry);
-    const weights = model.layers * (model.hidden ** 2 + 3 * model.hidden * model.ffn); // wo, w1, w2 and w3 at least
+    const weights = model.layers * (model.hidden ** 2 + 3 * model.hidden * model.ffn); // at least wo, w1, w2 and w3
     const bytes = sum(dequantizing, (op) => op.bytes);
     expect(bytes).toBeGreaterThan(2 * weights * (codeBytes + 2)); // forward and backward
     expect(dequantizing.every(({ kind, stream }) => kind === "memory" && stream === "compute")).toBe(true);
@@ -46,7 +46,7 @@ describe("what a base in fewer bits costs on a card", () => {
     expect(speed.flopsPerSecond.float8_e4m3fn! / speed.flopsPerSecond.bfloat16!).toBeCloseTo(2, 9);
     const memoryOf = (all: readonly CountedOp[]): CountedOp[] => all.filter(({ kind }) => kind === "memory");
     const quantizing = memoryOf(ops).filter(({ name }) => /^(multiplied_)?rows_fp8$/.test(name));
-    const inputElements = 1500 * model.hidden; // of one product's input, which is read in bf16 and written in fp8
+    const inputElements = 1500 * model.hidden; // elements of one product's input, which is read in bf16 and written in fp8
     expect(sum(quantizing, (op) => op.bytes)).toBeGreaterThan(2 * model.layers * 4 * 3 * inputElements);
     const memoryMs = (all: readonly CountedOp[]): number => sum(memoryOf(all), (op) => opTimeMs(op, speed));
     expect(memoryMs(ops)).toBeGreaterThan(memoryMs(plain));

@@ -1,4 +1,4 @@
-/** Resuming and saving take in a run what a plan says: nothing but a piece at a time. */
+/** Resuming and saving need as much memory in a run as in its plan: only one piece at a time. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -71,7 +71,7 @@ it.each(COMBINATIONS)(
     const [start, resume, save] = ["start", "resume", "save"].map((name) => phasePeaks(plan, name));
     expect(resume!.map((bytes, pool) => Math.max(bytes, start![pool]!))).toEqual(resuming);
     expect(save).toEqual(saving);
-    expect(save).toEqual(resume); // neither takes anything beside what stays
+    expect(save).toEqual(resume); // neither needs more than what stays
   },
 );
 
@@ -89,7 +89,7 @@ async function writtenBefore(policy: Policy): Promise<Checkpoint> {
   return { folder, state };
 }
 
-/** Resumes as a run does. */
+/** Resumes from a checkpoint as a run does. */
 function resumed(
   checkpoint: Checkpoint,
   policy: Policy,

@@ -21,7 +21,7 @@ interface Record_ {
   policy: unknown;
   attention: string;
   train: string | null;
-  /** Where nothing fits. */
+  /** Present if nothing fits. */
   reason?: string;
   official?: { peakBytes: number; fits: boolean };
 }
@@ -31,7 +31,7 @@ const folder = mkdtempSync(join(tmpdir(), "plan-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const plan = (...args: string[]): Record_ => records(lorafit(["plan", ...args, "--json"]))[0] as Record_;
 
-// plans of the 7B size take seconds each, and many times that where others keep the machine busy
+// Plans of the 7B size take seconds each, and much longer on a busy machine.
 describe("lorafit plan", { timeout: 600_000 }, () => {
   it("prints a plan whose categories make up its peak, and whose policy can be planned again", () => {
     const found = plan("--memory", "24GiB", "--lora-r", "16", "--compare", "official");

@@ -179,7 +179,7 @@ it("covers a run with several threads, which may not all be at work at once", ()
   });
 });
 
-/** Runs a body with so many threads. */
+/** Runs a body with this number of threads. */
 function withThreads(count: number, body: () => void): void {
   const before = getThreads();
   setThreads(count);
@@ -192,7 +192,7 @@ function withThreads(count: number, body: () => void): void {
 
 it("counts the same of an update that goes through many alike tiles of a factor on the host", () => {
   const policy = Policy.parse({ optimizer: { place: "host", precision: "fp32" } });
-  const wide = { model: smallConfig({ layers: 2 }), lora: { ...base.lora, rank: 40_000 } }; // 5 tiles and more of each
+  const wide = { model: smallConfig({ layers: 2 }), lora: { ...base.lora, rank: 40_000 } }; // at least 5 tiles of each
   expectSameInFull({ ...base, ...wide, policy });
 });
 
@@ -209,7 +209,7 @@ it("comes to the same beside other runs, with which it shares model and adapter,
   }
 });
 
-/** Copies that the computing waits for: bytes and how many of them. */
+/** Returns the copies that the computing waits for: their bytes and their number. */
 function waits({ phases }: DryRun, ...names: string[]): { bytes: number; count: number }[] {
   const ops = phases.filter(({ name }) => names.includes(name)).flatMap((phase) => phase.ops());
   const exposed = ops.filter(({ stream }) => stream === "exposed");
@@ -234,7 +234,7 @@ it("counts a layer's input that comes from the host as waited for, unless it is 
     waits(run, "backward").reduce((sum, { bytes, count }) => sum + (bytes === tiles.bytes ? count : 0), 0);
   expect([apart, ahead].map(tilesOf)).toEqual([passes, passes]);
   const inputs = (run: DryRun) => waits(run, "backward").filter(({ bytes }) => bytes === inputBytes);
-  expect(inputs(apart)).toEqual([{ bytes: inputBytes, count: model.layers - 1 }]); // all but the last, whose attention is kept
+  expect(inputs(apart)).toEqual([{ bytes: inputBytes, count: model.layers - 1 }]); // all layers except the last, whose attention is kept
   expect(inputs(ahead)).toEqual([]);
   expect(ahead.device.peakBytes - apart.device.peakBytes).toBeLessThanOrEqual(inputBytes);
 });
@@ -262,7 +262,7 @@ it("books what layers keep as boundary activations: what lives between segments"
       .categories;
   const [middle, all] = ["middle", "all"].map(run) as [Bytes, Bytes];
   const columnBytes = model.layers * SAMPLE_TOKENS * 4;
-  const rowsOfLayers = 2 * model.layers - 1; // at the peak the last layer has used up its MLP's input
+  const rowsOfLayers = 2 * model.layers - 1; // at the peak the last layer no longer needs its MLP's input
   expect(middle.boundaryActivations).toBe(rowsOfLayers * SAMPLE_TOKENS * 4 * model.hidden);
   const innerBytes = all.boundaryActivations - middle.boundaryActivations;
   expect(innerBytes).toBeGreaterThan(columnBytes * 2 * model.ffn);
@@ -291,8 +291,8 @@ describe("a dry run for a card", () => {
 });
 
 /**
- * Measures the trainer's own calls on the CPU once a model is loaded; no plan counts what quantising needs on
- * the way.
+ * Measures the trainer's own calls on the CPU once a model is loaded. No plan counts the memory that
+ * quantising needs while loading.
  */
 function measured({ model: config, lora: shape, batch, policy, dtype, visionBase }: Configuration): {
   device: number;
@@ -323,7 +323,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype, visionBase
   };
 }
 
-/** Compares a run whose like parts run once with a run in full. */
+/** Compares a run that executes alike parts once with a run in full. */
 function expectSameInFull(configuration: Configuration): void {
   const [short, full] = [dryRun(configuration), dryRun(configuration, { inFull: true })];
   expect(short.device).toEqual(full.device);
@@ -343,6 +343,6 @@ function sum(bytes: Record<string, number>): number {
 }
 
 function total(ops: readonly CountedOp[], what: "flops" | "bytes" | "count"): number {
-  const working = ops.filter(({ kind }) => kind !== "none"); // views of the parts that are left out are not counted
+  const working = ops.filter(({ kind }) => kind !== "none"); // views in the skipped parts are not counted
   return working.reduce((all, op) => all + op.count * (what === "count" ? 1 : op[what]), 0);
 }

@@ -1,6 +1,6 @@
 /**
- * A run's policies by length: each class of micro-batches has the fastest that fits, over places that are the
- * same for all.
+ * A run's policies by length. Each class of micro-batches has the fastest policy that fits; all classes share
+ * their places.
  */
 
 import { describe, expect, it } from "vitest";
@@ -29,7 +29,7 @@ const LONG = 2000;
 const demand = demandOf([SHORT, 500, LONG].map(textOf), { by: "samples", samples: 1 });
 const UNLIMITED = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
 const least = leastMemory(planner, workloadOf(workload, demand.shapeOf(LONG)), UNLIMITED);
-/** Little more than the longest micro-batch takes at least. */
+/** A little more than the least memory of the longest micro-batch. */
 const limits = { ...UNLIMITED, budgetBytes: Math.ceil(1.1 * least.run.budgetedBytes) };
 
 function textOf(tokens: number): PreparedSample {

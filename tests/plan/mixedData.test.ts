@@ -1,6 +1,6 @@
 /**
- * The promise of a plan: whatever a data set mixes, no micro-batch, loss or answer takes more than what was
- * planned for its class.
+ * The promise of a plan: whatever a data set mixes, no micro-batch, loss or answer takes more memory than its
+ * class was planned with.
  */
 
 import fc from "fast-check";
@@ -53,7 +53,7 @@ describe("a picture of many tiles beside more rows of small ones", () => {
   });
 });
 
-/** More are drawn with MIXED_DRAWS, others with MIXED_SEED. */
+/** MIXED_DRAWS sets the number of draws, MIXED_SEED draws others. */
 const { MIXED_DRAWS = 300, MIXED_SEED = 13 } = process.env;
 
 it("a plan is at least what any micro-batch, loss or answer of the data takes", () => {

@@ -13,7 +13,7 @@ const workload: SizedWorkload = {
   ...{ rank: 64, dropout: 0.05, targets: OFFICIAL_TARGETS },
   ...{ maxLength: 4096, hdNum: 16, imageShare: undefined, batchSize: 1 },
 };
-/** 8.6e9 parameters of 2 bytes, and no card's plan has fewer where all of them lie on it. */
+/** 8.6e9 parameters of 2 bytes. No card's plan has fewer if all weights lie on the card. */
 const WEIGHTS_BYTES = 16 * GIB;
 
 describe("the official schedule at 7B size", () => {

@@ -1,4 +1,4 @@
-/** A run that starts from an adapter whose modules have several ranks is planned with the rank of each module. */
+/** A run that starts from an adapter with several ranks is planned with the rank of each module. */
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { writeAdapter } from "../../src/checkpoint/adapter/peft.ts";

@@ -1,4 +1,4 @@
-/** README's plans and the marks of docs/memory.md are what the planner says. */
+/** The plans in README and the marks in docs/memory.md are the planner's answers. */
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { longestThatFits } from "../../bench/fits.ts";
@@ -38,7 +38,10 @@ it.each(["plan --gpu v100-32gb --hd-num 55 --max-length 16384", "plan --hd-num 5
   },
 );
 
-/** Numbers as they are written, and minutes with their hours, which may round to the next. */
+/**
+ * Numbers as they are printed. Minutes are read together with their hours, because minutes may round up to
+ * the next hour.
+ */
 const NUMBER = /\d+ h \d+ min|\d+ min \d+ s|\d[\d,]*(\.\d+)?/g;
 
 function wordsOf(line: string): string {

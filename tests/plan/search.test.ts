@@ -86,7 +86,7 @@ describe("the fastest plan", () => {
   });
 
   it("merges PLoRA where pictures are long enough, and there is room for the copies", () => {
-    const wide = plannerOf(smallConfig({ ffn: 4096 })); // an MLP's tile is the most that a step holds
+    const wide = plannerOf(smallConfig({ ffn: 4096 })); // an MLP's tile is the largest part of a step's memory
     const fastest = (shape: SizedWorkload, budgetBytes: number): Plan =>
       fastestPlan(wide, shape, { budgetBytes, hostBytes: anyHost });
     const pictures = { ...workload, maxLength: 6000, imageShare: 0.9 };

@@ -75,7 +75,7 @@ describe.each(QUANTIZED_PRECISIONS)("a checkpoint written in %s", (base) => {
       .filter((name) => !name.includes("Plora"))
       .map((name) => folder.weights.entry(name).bytes);
     const bits = (8 * bytes.reduce((sum, part) => sum + part, 0)) / (256 * 128);
-    expect(bits).toBeLessThan(base === "nf4" ? 4.5 : 8.3); // the maps and the state weigh on a matrix as small as this
+    expect(bits).toBeLessThan(base === "nf4" ? 4.5 : 8.3); // in a matrix this small, the maps and the state are a large share
     folder.weights.close();
   });
 
@@ -171,7 +171,7 @@ it("tells how far it is, and leaves nothing behind where it is stopped", async (
     signal: interruption.signal,
     onProgress: ({ doneBytes, totalBytes }) => {
       told.push(doneBytes / totalBytes);
-      if (told.length === 8) interruption.abort(); // within the second layer's file
+      if (told.length === 8) interruption.abort(); // while the second layer's file is written
     },
   });
   await expect(stopped).rejects.toThrow(/aborted/);
@@ -185,7 +185,10 @@ it("tells how far it is, and leaves nothing behind where it is stopped", async (
   expect(told.at(-1)).toBe(1);
 });
 
-/** Everything that can be quantised, the rest of it like the decoder. */
+/**
+ * Returns the precisions with which everything that can be quantised is quantised: the tower like the
+ * decoder, the head in int8.
+ */
 function all(base: QuantizedPrecision) {
   return { base, headBase: "int8", visionBase: base } as const;
 }

@@ -8,12 +8,15 @@ import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { randomTensor } from "../helpers/randomModel.ts";
 
 /**
- * Rows of activations. No tile cuts them, and only tests multiply fp8 on a CPU: libtorch does that by oneDNN if the processor has AMX, whose
- * reference kernel makes 10 million products a second.
+ * Rows of activations. No tile cuts them, and only tests multiply fp8 on a CPU. If the processor has AMX,
+ * libtorch uses oneDNN, whose reference kernel computes 10 million products a second.
  */
 const ROWS = 20;
 
-/** Whether libtorch multiplies fp8 on this CPU. With AMX it asks oneDNN, which refuses if ONEDNN_MAX_CPU_ISA keeps AMX from it. */
+/**
+ * Whether libtorch multiplies fp8 on this CPU. With AMX it uses oneDNN, which refuses if ONEDNN_MAX_CPU_ISA
+ * disables AMX.
+ */
 const MULTIPLIES = scope(() => {
   const like = { dtype: "float32" } as const;
   const matrix = quantize(randomTensor([32, 48], 1, like), "fp8", { device: "cpu" }) as ChannelMatrix;
@@ -42,14 +45,14 @@ it.skipIf(!MULTIPLIES).each([
       randomTensor([ROWS, features], seed, { dtype: "float32" });
     const [x, dy] = [rows(ins, 2), rows(outs - 16, 3)];
     x.select(0, 5).zero_();
-    dy.select(0, ROWS - 1).mul_(1000); // rows have scales of their own
+    dy.select(0, ROWS - 1).mul_(1000); // rows have their own scales
     const [y, dx] = [x.mm(values.t()), dy.mm(values)];
     const [into, dInto] = [rows(outs - 16, 4), rows(ins, 5)];
     for (const beta of [0, 1] as const) {
       const [sum, dSum] = [into.mul(beta).add(y), dInto.mul(beta).add(dx)];
       fp8Product_(into, x, matrix, beta);
       fp8Gradient_(dInto, dy, matrix, beta);
-      expect(error(into, sum)).toBeLessThan(0.03); // measured at most 0.0271: what e4m3 leaves of normal numbers
+      expect(error(into, sum)).toBeLessThan(0.03); // measured at most 0.0271: the error of e4m3 for normal numbers
       expect(error(dInto, dSum)).toBeLessThan(0.03);
       expect(error(into.narrow(0, 5, 1), sum.narrow(0, 5, 1))).toBe(0);
     }

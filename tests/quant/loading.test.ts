@@ -1,4 +1,7 @@
-/** What loading takes while it quantises: the host never has more of a checkpoint in memory than what stays, and a layer. */
+/**
+ * Memory of loading with quantisation: beyond what stays, the host never holds more than one layer of a
+ * checkpoint.
+ */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -72,7 +75,7 @@ describe("a plan's host pool", () => {
     "has what loading allocates there, and none of what stays mapped: $stored for $dtype",
     ({ stored, dtype }) => {
       for (const bases of asked) {
-        if (stored === "quantised" && bases.base === "fp8") continue; // can't be had of it
+        if (stored === "quantised" && bases.base === "fp8") continue; // cannot be made from this checkpoint
         const folder = join(root, stored);
         const planned = withOpened(folder, (opened) =>
           loadedModel(opened, { ...bases, dtypeFor: () => dtype }),
@@ -114,7 +117,7 @@ function hostBytes(device: "cpu" | "meta"): number {
   return memoryStats(device, "host").liveBytes;
 }
 
-/** Of all tensors in a record. */
+/** Returns the bytes of all tensors in a record. */
 function bytesIn(record: unknown): number {
   let bytes = 0;
   mapTensors(record, (tensor) => {

@@ -8,7 +8,7 @@ import { quantizedTensors, readQuantized } from "../../src/nn/frozen/storedTenso
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { golden } from "../helpers/shared.ts";
 
-/** Made by bitsandbytes; scripts/makeNf4Fixture.py tells what is in it. */
+/** Made by bitsandbytes. scripts/makeNf4Fixture.py describes the contents. */
 const fixture = openSafetensors(golden("nf4/matrices.safetensors"));
 const cases = fixture.names
   .filter((name) => name.endsWith(".source"))
@@ -41,7 +41,7 @@ describe("quantising to NF4 as bitsandbytes does", () => {
 
   it.each(cases)("stays beside its CPU library, which rounds absmax by a table: %s", (name) => {
     scope(() => {
-      if (name === "constant" || name === "zeros") return; // it divides 0 by 0 there
+      if (name === "constant" || name === "zeros") return; // the CPU library divides 0 by 0 there
       const ours = quantizeNf4(fixture.tensor(`${name}.source`), {
         device: "cpu",
       }).absmax.toArray() as Uint8Array;

@@ -29,9 +29,9 @@ it("plans the 7B base in every precision: so much less, and a small scratch besi
   const linears = 32 * 4096 * (6144 + 4096 + 3 * 14336);
   expect(full!.weights - int8!.weights).toBeCloseTo(linears - 32 * 4 * (6144 + 2 * 4096 + 2 * 14336), -1);
   expect(fp8!.weights).toBe(int8!.weights);
-  expect((8 * (nf4!.weights - full!.weights + 2 * linears)) / linears).toBeCloseTo(4.127, 2); // bits a weight
+  expect((8 * (nf4!.weights - full!.weights + 2 * linears)) / linears).toBeCloseTo(4.127, 2); // bits per weight
   for (const { others } of [int8!, nf4!]) expect(others - full!.others).toBeLessThanOrEqual(16 * MiB);
-  expect(fp8!.others - full!.others).toBeLessThanOrEqual(48 * MiB); // this card multiplies fp8: activations in it, and their pieces
+  expect(fp8!.others - full!.others).toBeLessThanOrEqual(48 * MiB); // this card multiplies fp8, so it holds activations in fp8 and their pieces
 });
 
 it.each(["int8", "nf4", "fp8"] as const)(

@@ -18,7 +18,9 @@ import {
 } from "../helpers/randomModel.ts";
 import { referenceStep } from "../helpers/reference.ts";
 
-/** Blocks of NF4 end with the rows and with the head groups in one, and lie anyhow in the other. */
+/**
+ * In the first, NF4's blocks end with the rows and with the head groups. In the second, blocks cross rows.
+ */
 const SIZES = {
   "rows of whole blocks": smallConfig({ hidden: 128, headDim: 32, ffn: 192 }),
   "blocks across rows": smallConfig({ hidden: 40, headDim: 10, ffn: 51 }),

@@ -19,7 +19,7 @@ import { relativeDifference } from "../helpers/randomModel.ts";
 import { golden } from "../helpers/shared.ts";
 import { matrixBytes } from "./matrixBytes.ts";
 
-/** Made by bitsandbytes; scripts/makeNf4Fixture.py tells what is in it. */
+/** Made by bitsandbytes. scripts/makeNf4Fixture.py describes the contents. */
 const fixture = openSafetensors(golden("nf4/forms.safetensors"));
 const SHAPE = [130, 130] as const;
 const forms = fixture.names
@@ -37,7 +37,7 @@ describe("NF4 in the other forms that bitsandbytes writes", () => {
       const expected = fixture.tensor(`${form}.values`);
       const values = frozenValues(matrix, expected);
       if (form.includes("absmax in full"))
-        expect(relativeDifference(values, expected)).toBeLessThan(0.01); // 8 bits of a block's largest
+        expect(relativeDifference(values, expected)).toBeLessThan(0.01); // 8 bits, relative to a block's largest number
       else expect(values.toBytes()).toEqual(expected.toBytes());
       expect(matrixBytes(matrix)).toBe(matrixBytes(quantize(expected, "nf4", { device: "cpu" })));
     });
@@ -51,7 +51,7 @@ describe("a checkpoint that is quantised otherwise", () => {
   });
   afterAll(() => rmSync(root, { recursive: true }));
 
-  /** The tiny one with other tensors for some of its own. */
+  /** Writes a copy of the tiny checkpoint with some of its tensors replaced. */
   function changed(name: string, others: (tensor: (name: string) => Tensor) => [string, Tensor][]): string {
     const folder = join(root, name);
     cpSync(golden("tiny"), folder, {
@@ -90,7 +90,7 @@ describe("a checkpoint that is quantised otherwise", () => {
       const whole = openModelFolder(golden("tiny"));
       const off = relativeDifference(frozenValues(model.head), whole.weights.tensor("output.weight"));
       expect(off).toBeGreaterThan(0.01);
-      expect(off).toBeLessThan(0.12); // what NF4 leaves
+      expect(off).toBeLessThan(0.12); // the error of NF4
       whole.weights.close();
     });
     disposeModel(model);

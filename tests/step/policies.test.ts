@@ -31,7 +31,7 @@ const batch = randomBatch(config, [
 ]);
 let reference: ReturnType<typeof referenceStep>;
 
-/** Every option of a policy, one after the other, and together. */
+/** Policies that use every option, alone and together. */
 const POLICIES: Record<string, unknown> = {
   default: {},
   "two head groups": { headGroups: 2 },
@@ -168,14 +168,14 @@ function disposeModels({ apart, folded }: Models): void {
   disposeModel(folded);
 }
 
-/** The one that a policy wants, where it wants it. */
+/** Returns the model that a policy needs, with its parts moved where the policy wants them. */
 function modelFor(policy: Policy, { apart, folded }: Models = models): Model {
   const wanted = ploraOf(policy).folded ? folded : apart;
   moveModel_(wanted, placesOf(policy));
   return wanted;
 }
 
-/** The decoder's input, (T, C), of the batch. */
+/** Returns the decoder's input for the batch, (T, C). */
 function decoderInput(of: typeof model): Tensor {
   const hidden = embedText(of, batch.inputIds);
   for (const { start, end, image } of batch.imageSlices)

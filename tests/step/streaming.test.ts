@@ -1,4 +1,4 @@
-/** Streamed weights are on the device when their turn comes, and no longer. */
+/** Streamed weights are on the device when a layer needs them, and no longer. */
 import { afterAll, expect, it } from "vitest";
 import { disposeModel } from "../../src/models/weights.ts";
 import { backwardVisits, forwardVisits, layerSource } from "../../src/step/layerWeights.ts";

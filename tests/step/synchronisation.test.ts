@@ -1,6 +1,6 @@
 /**
- * A card must never wait for work: the host reads a micro-batch's results after it queued the next one, and
- * waits for nothing else. Here the CPU acts as a card; each wait is one of four calls of the engine.
+ * A card must never wait for work: the host reads a micro-batch's results after it has queued the next one,
+ * and waits for nothing else. Here the CPU acts as a card. Each wait is one of four calls of the engine.
  */
 import { join } from "node:path";
 import { describe, expect, it, vi } from "vitest";
@@ -33,8 +33,8 @@ vi.mock("../../src/train/loop/update.ts", async (original) => {
 });
 
 /**
- * Calls by which the host waits for a card: a copy to the host, a read of a tensor, or a wait for all queued
- * work.
+ * Calls with which the host waits for a card: a copy to the host, a read of a tensor, or a wait for all
+ * queued work.
  */
 type Wait = "copy" | "read" | "all";
 
@@ -105,7 +105,7 @@ it.each(
     scope(() => stepAdamW(optimizer, 1e-3, clippedScale(queued.norm!, 1, 1)));
     expect(waits.seen).toEqual([]);
     const { loss, gradientNorm } = queued.read();
-    expect(waits.seen).toEqual(["copy", "read"]); // and the copy of what is on the host by then
+    expect(waits.seen).toEqual(["copy", "read"]); // and the read of what is on the host by then
     waits.stop();
     expect(loss).toBeGreaterThan(0);
     expect(gradientNorm).toBeGreaterThan(0);
@@ -191,8 +191,8 @@ it("boundaries go to the host and come back while layers compute, and none is un
     const { phase } = next.value;
     pending[phase] = [...(pending[phase] ?? []), pendingCopies()];
   }
-  expect(pending.forward).toEqual(pending.forward!.map(() => 0)); // a layer's input is whole before its attention is added
-  expect(pending.backward).toEqual([1, 1, 1, 1, 1, 0, 0, 0]); // from when a layer's own input is there until the next layer begins
+  expect(pending.forward).toEqual(pending.forward!.map(() => 0)); // a layer's input is complete before attention is added to it
+  expect(pending.backward).toEqual([1, 1, 1, 1, 1, 0, 0, 0]); // from the arrival of a layer's input until the next layer begins
   expect(pendingCopies()).toBe(0);
   disposeLora(lora);
   disposeModel(model);
