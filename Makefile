@@ -65,7 +65,7 @@ lint: $(PACKAGES)
 format: $(PACKAGES)
 	@$(BIN)/biome check --write .
 
-# What is generated from the option schemas: schemas/ and docs/cli.md.
+# Generated files: schemas/, docs/cli.md and docs/step-memory.svg.
 docs: build
 	@$(BIN)/vitest run tests/e2e/generated.test.ts --update
 

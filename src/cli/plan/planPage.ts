@@ -44,9 +44,23 @@ export function planHtml(answer: Answer): string {
   return htmlPage({ title: "lorafit plan", style: STYLE, body: body.join("\n") });
 }
 
-function timeline({ asked, plan, page, details }: Answer): string {
-  const { moments } = page!;
-  const { device, column } = elsewhere(asked.device);
+function timeline(answer: Answer): string {
+  const { moments } = answer.page!;
+  const { device, column } = elsewhere(answer.asked.device);
+  const phases = answer.details!.phases.map(({ name, devicePeakBytes, hostPeakBytes }) => [
+    name,
+    formatBytes(devicePeakBytes),
+    formatBytes(hostPeakBytes),
+    largestAt(moments, name),
+  ]);
+  return `<figure>${memoryChart(answer, moments)}</figure>${htmlTable(["phase", `${device}, peak`, column, "largest part"], phases)}`;
+}
+
+/** Draws the device's memory over one step by category, under its limit. */
+export function memoryChart(
+  { asked, plan }: Pick<Answer, "asked" | "plan">,
+  moments: readonly Moment[],
+): string {
   const used = CATEGORIES.filter((name) => moments.some(({ bytes }) => bytes[name] > 0));
   const beside = (plan.parts.context ?? 0) + (plan.parts.allocator ?? 0);
   const layers = used.map((name) => ({
@@ -55,8 +69,8 @@ function timeline({ asked, plan, page, details }: Answer): string {
   }));
   const constant = { name: "CUDA context, rounding", values: moments.map(() => beside / GIB) };
   const { deviceBytes } = asked.limits;
-  const chart = stackedAreas({
-    title: `${capital(device)} over one step with its start and its end, GiB`,
+  return stackedAreas({
+    title: `${capital(elsewhere(asked.device).device)} over one step with its start and its end, GiB`,
     layers: beside > 0 ? [constant, ...layers] : layers,
     phases: moments.map(({ phase }) => phase),
     limit:
@@ -64,13 +78,6 @@ function timeline({ asked, plan, page, details }: Answer): string {
         ? undefined
         : { name: `limit ${formatBytes(deviceBytes)}`, value: deviceBytes / GIB },
   });
-  const phases = details!.phases.map(({ name, devicePeakBytes, hostPeakBytes }) => [
-    name,
-    formatBytes(devicePeakBytes),
-    formatBytes(hostPeakBytes),
-    largestAt(moments, name),
-  ]);
-  return `<figure>${chart}</figure>${htmlTable(["phase", `${device}, peak`, column, "largest part"], phases)}`;
 }
 
 function capital(word: string): string {
