@@ -28,7 +28,10 @@ export class PendingCopy implements Disposable {
     this.finish(false);
   }
 
-  /** Waits until the host sees the data: for a copy to the host that JavaScript then reads. */
+  /**
+   * Waits until the host can read the data too, for copies to the host that JavaScript reads. Throws like
+   * `wait`.
+   */
   waitOnHost(): void {
     this.finish(true);
   }

@@ -12,7 +12,7 @@ import { refuseDeferred } from "./tensor.ts";
 export const POOLS = ["device", "host"] as const;
 export type Pool = (typeof POOLS)[number];
 
-/** Purposes of allocations; the last one is for memory that worker threads of kernels allocate. */
+/** Purposes of an allocation. Worker threads of kernels allocate in the last category, "workspace". */
 export const CATEGORIES = [
   "weights",
   "loraParameters",
@@ -114,8 +114,9 @@ export function category<T>(name: Category, body: () => T extends PromiseLike<un
 }
 
 /**
- * Returns the bytes that are alive in a pool and that were at its peak, as requested from the allocator. Blocks of
- * at most 8 bytes are not counted, except on a card and in a plan for one: CPU kernels wrap numbers as tensors.
+ * Returns live and peak bytes of a pool, as requested from the allocator.
+ * On cpu, and in a plan for cpu, blocks of at most 8 bytes are not counted. Kernels on cpu wrap plain numbers
+ * as tensors; cards do not.
  */
 export function memoryStats(device: TrackedDevice, of: Pool = "device"): MemoryStats {
   const numbers = native.memoryStats(deviceCode(device), POOLS.indexOf(of));

@@ -27,7 +27,7 @@ export type DType = keyof typeof DTYPES;
 export type CardDevice = `cuda:${number}`;
 export type Device = "cpu" | "meta" | CardDevice;
 
-/** Tells whether a device is a card. */
+/** Whether a device is a card. */
 export function isCard(device: Device): device is CardDevice {
   return device.startsWith("cuda:");
 }
@@ -60,7 +60,8 @@ export function dtypeBytes(dtype: DType): number {
 }
 
 /**
- * Returns the engine's number of a dtype. undefined stays undefined; a symbol names a value that is no dtype.
+ * Returns the engine's number of a dtype. null and undefined pass through. Any other value becomes a symbol,
+ * which the engine's error describes.
  */
 export function dtypeCode(dtype: DType | null | undefined): number | symbol | null | undefined {
   if (dtype === undefined || dtype === null) return dtype;
@@ -70,8 +71,8 @@ export function dtypeCode(dtype: DType | null | undefined): number | symbol | nu
 const DEVICE_TYPES = { cpu: 0, cuda: 1, meta: 14 } as const; // c10::DeviceType
 
 /**
- * Returns the engine's number of a device: type * 256 + index + 1. undefined stays undefined; a symbol names
- * a value that is no device.
+ * Returns the engine's number of a device: type * 256 + index + 1, where index is -1 for cpu and meta. null
+ * and undefined pass through. Any other value becomes a symbol, which the engine's error describes.
  */
 export function deviceCode(device: Device | null | undefined): number | symbol | null | undefined {
   if (device === undefined || device === null) return device;

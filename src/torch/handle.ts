@@ -40,8 +40,8 @@ export function wrapAll(results: Handle[], kinds?: string): unknown[] {
 }
 
 /**
- * Returns the argument for a tensor in a call: its number. null and undefined stay; the engine's error names
- * a value that is no tensor.
+ * Returns a tensor's number, as the argument of a call. null and undefined pass through. Any other value
+ * becomes a symbol, which the engine's error describes.
  */
 export function handleOf(value: unknown): Handle | symbol | null | undefined {
   if (value instanceof TensorHandle) return value.handle;

@@ -78,7 +78,7 @@ export function isAbridging(): boolean {
   return abridging;
 }
 
-/** Repeats of the innermost repeated body. */
+/** Number of repetitions that the innermost `repeated` counts for. */
 let innermostTimes = 1;
 
 /** Runs the body once and counts its calls `times` times. */

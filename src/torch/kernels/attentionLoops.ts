@@ -1,9 +1,15 @@
-/** CPU kernels of attention by products, for the work between the products: each in one pass, in place. */
+/**
+ * CPU kernels for attention computed with matrix products. They do the work between the products, each in one
+ * pass and in place.
+ */
 import { arange } from "../create.ts";
 import type { Tensor } from "../tensor.ts";
 import { cpuKernel } from "./fusedKernel.ts";
 
-/** How scores of a tile are to be read: rows of `heads` query heads each, the first of which sees `start` + 1 keys. */
+/**
+ * Layout of a tile's scores: rows of `heads` query heads each. The first row sees `start` + 1 keys, and each
+ * further row one more.
+ */
 export interface CausalTile {
   heads: number;
   start: number;
@@ -11,7 +17,10 @@ export interface CausalTile {
 }
 
 export const attentionLoops = {
-  /** Scores (rows * heads, keys) become the softmax of scale * scores over the keys that a row sees, and zero beyond. */
+  /**
+   * Replaces scores by the softmax of scale * scores over the keys that a row sees, and by 0 for other keys.
+   * scores: (rows * heads, keys)
+   */
   causalSoftmax: cpuKernel<[scores: Tensor], CausalTile>({
     entry: "causal_softmax",
     scalars: (scores) => scores,
@@ -24,14 +33,17 @@ export const attentionLoops = {
       const { device } = scores;
       const keys = scores.shape[1]!;
       const byRow = scores.mul(scale).view([-1, heads, keys]);
-      const last = arange(start, start + byRow.shape[0]!, { device }).view([-1, 1, 1]); // the key that a row sees last
+      const last = arange(start, start + byRow.shape[0]!, { device }).view([-1, 1, 1]); // the last key that a row sees
       const future = arange(0, keys, { device }).gt(last); // (rows, 1, keys)
       const weights = byRow.maskedFill(future, Number.NEGATIVE_INFINITY)._softmax(-1, false);
       scores.copy_(weights.view([-1, keys]));
     },
     tolerance: 1e-5,
   }),
-  /** The gradient of the softmax's result becomes that of the scores, for its result `weights` and the same scale; both of one shape. */
+  /**
+   * Replaces the gradient of the softmax's result by the gradient of the scores. weights: the softmax's
+   * result. scale: as in causalSoftmax. Both tensors have one shape.
+   */
   softmaxBackward: cpuKernel<[grad: Tensor, weights: Tensor], { scale: number }>({
     entry: "softmax_backward",
     scalars: (grad) => grad,
@@ -44,7 +56,7 @@ export const attentionLoops = {
     },
     tolerance: 1e-5,
   }),
-  /** out = rows, of the same shape but apart by any stride. (n, columns) */
+  /** out = rows. Both (n, columns); `rows` may have any stride between its rows. */
   gatherRows: cpuKernel<[out: Tensor, rows: Tensor], void>({
     entry: "gather_rows",
     strided: [1],
@@ -55,7 +67,7 @@ export const attentionLoops = {
     twin: ([out, rows]) => out.copy_(rows),
     tolerance: 0,
   }),
-  /** into, float32, += x; both of one shape. */
+  /** into += x. into: float32; both of one shape. */
   addWide: cpuKernel<[x: Tensor, into: Tensor], void>({
     entry: "add_wide",
     scalars: (x) => x,

@@ -1,6 +1,7 @@
 /**
- * A tile of causal attention in one kernel, on processors that multiply pairs of bfloat16: scores, softmax and values of a few rows at a
- * time, while they are in a core's cache. Elsewhere the twins do the same by products of matrices.
+ * Computes a tile of causal attention in one kernel, on processors that multiply pairs of bfloat16. Scores,
+ * softmax and values of a few rows are computed while they are in a core's cache. On other processors, the
+ * twins compute the same with matrix products.
  */
 
 import { empty, zeros } from "../create.ts";
@@ -10,15 +11,24 @@ import { scope, type Tensor } from "../tensor.ts";
 import { attentionLoops, type CausalTile } from "./attentionLoops.ts";
 import { cpuKernel, isOnCard } from "./fusedKernel.ts";
 
-/** Columns side by side in a panel: a product goes along it with the sums of a few rows in registers (native/product_blocks.h). */
+/**
+ * Number of columns in a panel. A product runs along the panel and keeps the sums of a few rows in registers
+ * (native/product_blocks.h).
+ */
 const PANEL_COLUMNS = native.panelColumns();
 
 const runs = (dtype: DType): boolean => dtype === "bfloat16" && native.multipliesBfloat16();
 
-/** Panels of columns that are the rows of a head, or of its own columns, with pairs of rows along them. */
+/**
+ * Order of panels. "columns": a panel's columns are the head's rows. "pairs": they are the head's own
+ * columns, and pairs of rows lie along them.
+ */
 export type PanelOrder = "columns" | "pairs";
 
-/** Keys or values of a head, (e, D), as all its tiles multiply with them in this order; themselves where the twins do. */
+/**
+ * Packs keys or values of a head, (e, D), in the order in which all its tiles multiply with them. Returns x
+ * itself if the twins run.
+ */
 export function panelsOf(x: Tensor, order: PanelOrder): Tensor {
   if (isOnCard(x.device) || !runs(x.dtype)) return x;
   const out = roomForPanels(x, order);
@@ -26,7 +36,7 @@ export function panelsOf(x: Tensor, order: PanelOrder): Tensor {
   return out;
 }
 
-/** (panels, pairs along what is summed over, columns of a panel, 2) */
+/** Allocates panels: (panels, pairs along the summed dimension, columns of a panel, 2) */
 function roomForPanels({ shape, dtype, device }: Tensor, order: PanelOrder): Tensor {
   const [columns, inner] = order === "columns" ? shape : shape.toReversed();
   return empty([Math.ceil(columns! / PANEL_COLUMNS), Math.ceil(inner! / 2), PANEL_COLUMNS, 2], {
@@ -35,12 +45,12 @@ function roomForPanels({ shape, dtype, device }: Tensor, order: PanelOrder): Ten
   });
 }
 
-/** allKeys: of the head, whether the tile sees them or not. */
+/** allKeys: number of all keys of the head, including those that the tile does not see. */
 interface TileOfHead extends CausalTile {
   allKeys: number;
 }
 
-/** Options of a kernel, besides its tensors. */
+/** Arguments of a kernel, besides its tensors. */
 function numbers(weights: Tensor, query: Tensor, { heads, start, allKeys, scale }: TileOfHead) {
   return [weights.shape[1]!, heads, start, query.shape[1]!, allKeys, { float: scale }] as const;
 }
@@ -50,7 +60,10 @@ function twinWeights(weights: Tensor, query: Tensor, key: Tensor, tile: CausalTi
   attentionLoops.causalSoftmax([weights], tile);
 }
 
-/** A kernel that packs x, of any stride from row to row, into out, which is roomForPanels; inOrder: x as it lies in out. */
+/**
+ * Makes a kernel that packs x into `out`, a tensor of roomForPanels. x may have any stride between its rows.
+ * inOrder: arranges x as it lies in `out`.
+ */
 function packing(entry: string, inOrder: (x: Tensor, panelsAndPairs: [number, number]) => Tensor) {
   return cpuKernel<[out: Tensor, x: Tensor], void>({
     entry,
@@ -66,21 +79,22 @@ function packing(entry: string, inOrder: (x: Tensor, panelsAndPairs: [number, nu
 }
 
 export const attentionTiles = {
-  /** Panels of columns that are the rows of x, (columns, inner). */
+  /** Packs panels whose columns are the rows of x, (columns, inner). */
   packColumns: packing("pack_columns", (x, [panels, pairs]) =>
     paddedTo([panels * PANEL_COLUMNS, 2 * pairs], x)
       .view([panels, PANEL_COLUMNS, pairs, 2])
       .transpose(1, 2),
   ),
-  /** Panels of x's own columns, with pairs of rows along them. x: (inner, columns). */
+  /** Packs panels of x's own columns, with pairs of rows along them. x: (inner, columns). */
   packPairs: packing("pack_pairs", (x, [panels, pairs]) =>
     paddedTo([2 * pairs, panels * PANEL_COLUMNS], x)
       .view([pairs, 2, panels, PANEL_COLUMNS])
       .permute([2, 0, 3, 1]),
   ),
   /**
-   * weights becomes the softmax of scale query key^T over the keys that a row sees, and out weights value. weights: (rows * heads, e), out,
-   * query: (rows * heads, D), key, value: the first e of the head, (e, D), and their panels of all keys.
+   * weights = the softmax of scale * query key^T over the keys that a row sees; out = weights value.
+   * weights: (rows * heads, e); out, query: (rows * heads, D); key, value: the first e of the head, (e, D).
+   * keyColumns, valuePairs: panels of all the head's keys and values.
    */
   causalTile: cpuKernel<
     [
@@ -107,8 +121,10 @@ export const attentionTiles = {
     roundings: 3,
   }),
   /**
-   * weights as above; dScores becomes the gradient of the scores, which query key^T are, and dQuery that of query. weights, dScores:
-   * (rows * heads, e), dQuery, query, dOut: (rows * heads, D), key, value: the first e of the head, (e, D), and their panels of all keys.
+   * Computes weights as causalTile does. dScores = the gradient of the scores, query key^T; dQuery = the
+   * gradient of query.
+   * weights, dScores: (rows * heads, e); dQuery, query, dOut: (rows * heads, D); key, value: the first e of
+   * the head, (e, D). keyColumns, valueColumns, keyPairs: panels of all the head's keys and values.
    */
   causalTileBackward: cpuKernel<
     [
@@ -138,7 +154,7 @@ export const attentionTiles = {
   }),
 } as const;
 
-/** x with zeros behind its rows and columns. */
+/** Pads x with zeros after its rows and columns. */
 function paddedTo(shape: [number, number], x: Tensor): Tensor {
   const padded = zeros(shape, { dtype: x.dtype, device: x.device });
   scope(() => {

@@ -1,24 +1,27 @@
-/** Kernels of dropout, whose mask depends on nothing but seed, row and column, so that whoever needs it makes it again. */
+/**
+ * Kernels of dropout. The mask depends only on seed, row and column, so it is computed again instead of
+ * stored.
+ */
 import { arange } from "../create.ts";
 import { scope, type Tensor } from "../tensor.ts";
 import { type Fused, kernel } from "./fusedKernel.ts";
 import type { Work } from "./nvrtc.ts";
 
-/** Which part of a mask: its rows and columns from these on. */
+/** A part of a mask, which begins at `row` and `column`. */
 export interface MaskWindow {
   probability: number;
-  /** 64 bits. */
+  /** Seed of 64 bits. */
   seed: bigint;
   row: number;
   column: number;
 }
 
-/** (rows, columns) each, whose rows may lie apart. */
+/** Both (rows, columns), with any stride between rows. */
 type DropoutInputs = [out: Tensor, x: Tensor];
 
-/** Numbers of 16 bits in a word of 64. */
+/** Number of 16-bit numbers in a 64-bit word. */
 const LANES = 4;
-/** Elements that the twin makes a mask of at a time. */
+/** Number of elements, about, that the twin makes a mask for at a time. */
 const TWIN_ELEMENTS = 2 ** 20;
 
 export const dropoutKernels = {
@@ -28,7 +31,7 @@ export const dropoutKernels = {
   addDropped: dropoutKernel("add_dropped", [0, 1], (out, kept) => out.add_(kept)),
 } as const;
 
-/** settle: what the twin does with what is kept of x. */
+/** Makes a kernel of dropout. settle: writes the kept elements of x into `out`, for the twin. */
 function dropoutKernel(
   entry: string,
   reads: readonly number[],
@@ -49,12 +52,12 @@ function scaleOf({ probability }: MaskWindow): number {
   return 1 / (1 - probability);
 }
 
-/** How many of the 2^16 numbers mean that an element is dropped; not all of them. */
+/** Returns how many of the 2^16 numbers drop an element: at most 2^16 - 1. */
 function boundOf({ probability }: MaskWindow): number {
   return Math.min(Math.round(probability * 2 ** 16), 2 ** 16 - 1);
 }
 
-/** Eight columns of a row a thread. */
+/** Divides the work: a thread computes eight columns of a row. */
 function dropoutWork([out, x]: DropoutInputs, window: MaskWindow): Work {
   const [rows = 0, columns = 0] = x.shape;
   const { row, column, seed } = window;
@@ -69,7 +72,10 @@ function dropoutWork([out, x]: DropoutInputs, window: MaskWindow): Work {
   };
 }
 
-/** Calls body for some rows at a time, with what cuts them out of a tensor, and where their elements are dropped. */
+/**
+ * Calls `body` for a few rows at a time. part: cuts these rows out of a tensor. mask: true for dropped
+ * elements.
+ */
 function forEachMask(
   x: Tensor,
   window: MaskWindow,
@@ -84,7 +90,7 @@ function forEachMask(
   }
 }
 
-/** Where elements are dropped: bool, of this shape. */
+/** Returns the mask: bool of this shape, true for dropped elements. */
 function maskOf([rows, columns]: [number, number], window: MaskWindow, { device }: Tensor): Tensor {
   return scope(() => {
     const { row, column, seed } = window;
@@ -96,7 +102,7 @@ function maskOf([rows, columns]: [number, number], window: MaskWindow, { device 
       .view([-1, 1]);
     const numbers = rowNumbers.add(arange(word + 1, word + 1 + words, { device })); // (rows, words) int64
     const mixed = splitMix(numbers, seed);
-    // Numbers of 16 bits come with a sign here, so the least comes first where the first bit is turned over.
+    // These 16-bit numbers are signed. Flipping the top bit gives the order of unsigned numbers.
     const drawn = mixed
       .viewDtype("int16")
       .narrow(1, lane, columns)
@@ -105,11 +111,14 @@ function maskOf([rows, columns]: [number, number], window: MaskWindow, { device 
   });
 }
 
-/** SplitMix64's outputs for numbers of its sequence, which are overwritten. Source: Steele, Lea, Flood, 2014. */
+/**
+ * Returns SplitMix64's outputs for numbers of its sequence, and overwrites these numbers. Source: Steele,
+ * Lea, Flood, 2014.
+ */
 function splitMix(numbers: Tensor, seed: bigint): Tensor {
   const signed = (bits: bigint): bigint => BigInt.asIntN(64, bits);
   const shifted = (z: Tensor, by: number): Tensor =>
-    z.bitwiseRightShift(by).bitwiseAnd(2n ** BigInt(64 - by) - 1n); // shifting alone repeats the sign
+    z.bitwiseRightShift(by).bitwiseAnd(2n ** BigInt(64 - by) - 1n); // the shift alone repeats the sign bit
   let z = numbers.mul_(signed(0x9e37_79b9_7f4a_7c15n)).add_(signed(seed));
   z = z.bitwiseXor(shifted(z, 30)).mul_(signed(0xbf58_476d_1ce4_e5b9n));
   z = z.bitwiseXor(shifted(z, 27)).mul_(signed(0x94d0_49bb_1331_11ebn));

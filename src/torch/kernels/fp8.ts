@@ -1,4 +1,7 @@
-/** Kernels of products in fp8: activations with a scale for each row, and weights turned over. Cards alone have them. */
+/**
+ * Kernels for products in fp8: they convert activations, with a scale for each row, and transpose weights.
+ * They exist on cards only.
+ */
 
 import { scope, type Tensor } from "../tensor.ts";
 import { kernel } from "./fusedKernel.ts";
@@ -8,15 +11,15 @@ import { THREADS } from "./sources.ts";
 
 type Fp8Rows = [codes: Tensor, scales: Tensor, x: Tensor];
 
-/** The largest number of e4m3. */
+/** Largest number of e4m3. */
 const MOST_E4M3 = 448;
-/** Stands for the largest number of a row of zeros. */
+/** Least value for the largest magnitude of a row, so that a row of zeros has a scale too. */
 const SMALLEST_OF_ROW = 1e-30;
-/** Elements that the twin makes fp8 at a time. */
+/** Number of elements, about, that the twin converts at a time. */
 const TWIN_ELEMENTS = 2 ** 22;
 
 export const fp8Kernels = {
-  /** x, (rows, columns) whose rows may lie apart, turned over: out, (columns, rows); uint8. */
+  /** out = x transposed. x: (rows, columns), any stride between rows; out: (columns, rows); uint8. */
   turnedBytes: kernel<[out: Tensor, x: Tensor], void>({
     source: "turn",
     entry: "turned_bytes",
@@ -34,7 +37,7 @@ export const fp8Kernels = {
     tolerance: 0,
     roundings: 0,
   }),
-  /** Rows of x, (T, n), in fp8: codes (T, n) e4m3, and a scale (T, 1) float32 each. */
+  /** Converts the rows of x, (T, n), to fp8. codes: (T, n) e4m3; scales: (T, 1) float32, one for each row. */
   rowsFp8: kernel<Fp8Rows, void>({
     source: "rowsFp8",
     entry: "rows_fp8",
@@ -48,7 +51,7 @@ export const fp8Kernels = {
     tolerance: 0,
     roundings: 0,
   }),
-  /** Converts x, multiplied by a factor for each column, (n) in float32, as `rowsFp8` converts x. */
+  /** Multiplies the columns of x by `factors`, (n) float32, and converts the result as `rowsFp8` does. */
   multipliedRowsFp8: kernel<[...Fp8Rows, factors: Tensor], void>({
     source: "rowsFp8",
     entry: "multiplied_rows_fp8",
@@ -64,7 +67,7 @@ export const fp8Kernels = {
   }),
 } as const;
 
-/** A block for each row. */
+/** Divides the work: a block of threads converts a row. */
 function fp8RowsWork(x: Tensor, inputs: readonly Tensor[]): Work {
   return { threads: x.shape[0]! * THREADS, inputs: [...inputs, x.strides[0]!, x.shape[1]!] };
 }

@@ -1,4 +1,7 @@
-/** How a kernel of our own runs: its CUDA source on a card, its loop on the CPU, a twin of ATen operators for dtypes that they don't know. */
+/**
+ * Chooses how one of lorafit's own kernels runs: its CUDA source on a card, or its loop on the CPU. For other
+ * dtypes, a twin of ATen operators runs.
+ */
 import { messageOf } from "../../errors.ts";
 import { planTarget } from "../device.ts";
 import { type Device, type DType, dtypeCode, isCard } from "../dtypes.ts";
@@ -15,23 +18,29 @@ import {
   type Work,
 } from "./nvrtc.ts";
 
-/** Facts that every kernel states. */
+/** Properties of every kernel. */
 interface Described<Inputs extends readonly Tensor[], Options> {
-  /** Its name in the CUDA source, and in native/cpu_loops.cc. */
+  /** Name in the CUDA source, and in native/cpu_loops.cc. */
   entry: string;
-  /** The first of the inputs that has the kernel's scalars. */
+  /** Returns the first input that has the kernel's scalar dtype. */
   scalars: (...inputs: Inputs) => Tensor;
   twin: (inputs: Inputs, options: Options) => void;
-  /** Indexes of inputs that it reads and writes in full, for a plan's time. */
+  /**
+   * Indexes of inputs that the kernel reads in full. A plan computes the kernel's time from `reads` and
+   * `writes`.
+   */
   reads: readonly number[];
-  /** Views of the parts that it reads of other inputs. */
+  /** Views of the parts that the kernel reads of other inputs. */
   readsOf?: (inputs: Inputs) => Tensor[];
   writes: readonly number[];
-  /** Indexes of inputs whose rows, or groups of heads, may lie apart. */
+  /** Indexes of inputs whose rows, or groups of heads, may have gaps between them. */
   strided?: readonly number[];
-  /** Relative difference (of the norm of what is written) to the twin in float32; lower precisions add their own rounding. */
+  /**
+   * Largest relative difference to the twin in float32, in the norm of a written tensor. Lower precisions add
+   * their own rounding.
+   */
   tolerance: number;
-  /** How often a number is rounded on its way to the result; once unless said. */
+  /** Number of roundings on the way to a result; default: 1. */
   roundings?: number;
 }
 
@@ -41,12 +50,12 @@ interface Kernel<Inputs extends readonly Tensor[], Options> extends Described<In
    * Arguments of a launch. The CPU loop takes the same inputs; it runs over the first, so it needs no count.
    */
   work: (inputs: Inputs, options: Options) => Work;
-  /** False where the CPU has no loop for it. */
+  /** False if the CPU has no loop for this kernel. */
   onCpu?: false;
 }
 
 export interface CpuKernel<Inputs extends readonly Tensor[], Options> extends Described<Inputs, Options> {
-  /** Whether the processor has a loop for these scalars; where left out, it has. */
+  /** Whether the processor has a loop for these scalars; default: yes. */
   runs?: (dtype: DType) => boolean;
   /** Arguments of the loop, which runs over the first. */
   inputs: (inputs: Inputs, options: Options) => readonly KernelInput[];
@@ -54,19 +63,25 @@ export interface CpuKernel<Inputs extends readonly Tensor[], Options> extends De
 
 type Call<Inputs, Options> = (inputs: Inputs, options: Options) => void;
 
-/** A kernel to call, with what its table says. */
+/** A callable kernel, with its properties. */
 export type Fused<Inputs extends readonly Tensor[], Options> = Kernel<Inputs, Options> &
   Call<Inputs, Options>;
 
-/** Whether kernels of our own run on tensors as this one: else whoever has an order of ATen operators of its own uses that. */
+/**
+ * Whether lorafit's own kernels run on tensors like this one. If not, a caller may use its own sequence of
+ * ATen operators.
+ */
 export function isFused({ device, dtype }: Pick<Tensor, "device" | "dtype">): boolean {
   return hasScalar(dtype) && (uncompilable === undefined || !isOnCard(device));
 }
 
-/** Why sources can't be compiled for the card in use; undefined where nothing is known against it. */
+/** Why sources can't be compiled for the card in use; undefined if they can, or if nobody has tried. */
 let uncompilable: string | undefined;
 
-/** Whether sources compile for a card of this compute capability (as 80 or 120); where not, twins run from here on, on cards and in plans. */
+/**
+ * Tries to compile a source for a card of this compute capability (for example 80 or 120). If it fails, twins
+ * run from now on, on cards and in plans.
+ */
 export function tryCompiling(capability: number): void {
   try {
     compileKernel({ source: "swiglu", entry: "swiglu", dtype: "float32" }, capability);
@@ -76,17 +91,19 @@ export function tryCompiling(capability: number): void {
   }
 }
 
-/** Why twins run on the card in use, as tryCompiling found; undefined where our own kernels do. */
+/**
+ * Returns why twins run on the card in use, as tryCompiling found; undefined if lorafit's own kernels run.
+ */
 export function whyTwins(): string | undefined {
   return uncompilable;
 }
 
-/** Whether a device is a card, or a plan stands for one. */
+/** Whether a device is a card, or stands for one in a plan. */
 export function isOnCard(device: Device): boolean {
   return isCard(device) || (device === "meta" && planTarget().device === "cuda");
 }
 
-/** A kernel with a CUDA source and, unless it says otherwise, a loop. */
+/** Makes a kernel with a CUDA source and, unless onCpu is false, a CPU loop. */
 export function kernel<Inputs extends readonly Tensor[], Options>(
   known: Kernel<Inputs, Options>,
 ): Fused<Inputs, Options> {
@@ -98,7 +115,7 @@ export function kernel<Inputs extends readonly Tensor[], Options>(
   return Object.assign(call, known);
 }
 
-/** A kernel that the CPU alone has. */
+/** Makes a kernel that exists on the CPU only. */
 export function cpuKernel<Inputs extends readonly Tensor[], Options>(
   known: CpuKernel<Inputs, Options>,
 ): CpuKernel<Inputs, Options> & Call<Inputs, Options> {
@@ -116,7 +133,10 @@ function loopOf<Inputs, Options>(
   return (...call) => native.runLoop(entry, dtypeCode(dtype), ...kernelArguments(inputsOf(...call)));
 }
 
-/** Runs what the device has for the kernel's scalars, the twin where that is nothing; a plan allocates nothing, as kernels do. */
+/**
+ * Runs the device's kernel for these scalars, or the twin if there is none. A plan only counts the kernel:
+ * kernels allocate nothing.
+ */
 function callOf<Inputs extends readonly Tensor[], Options>(
   { entry, strided = [], scalars, reads, readsOf, writes, twin }: Described<Inputs, Options>,
   runOn: (device: Device, dtype: DType) => Call<Inputs, Options> | undefined,

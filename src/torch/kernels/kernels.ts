@@ -1,7 +1,7 @@
 /**
- * Fused kernels: each does in one pass over memory what takes several operators. On a card the CUDA source runs, on the CPU the loop
- * of native/cpu_loops.cc with the name of its entry, and for dtypes that they don't know a twin of ATen operators, to which tests
- * hold both.
+ * Fused kernels: each does the work of several operators in one pass over memory. On a card, the CUDA source
+ * runs. On the CPU, the loop in native/cpu_loops.cc with the name of its entry runs.
+ * For other dtypes, a twin of ATen operators runs. Tests compare sources and loops with the twins.
  */
 import { arange, empty, fromArray, full } from "../create.ts";
 import { siluBackward } from "../ops.gen.ts";
@@ -14,26 +14,29 @@ import { optimizerKernels } from "./optimizer.ts";
 import { NF4_VALUES, PRODUCT_ROWS, PRODUCT_TOKENS } from "./quantizedSources.ts";
 import { THREADS } from "./sources.ts";
 
-/** A matrix in NF4: blocks of 64, their largest magnitudes in 8 bits themselves, as bitsandbytes has them (double quantisation). */
+/**
+ * A matrix in NF4, in blocks of 64. Each block's largest magnitude is stored in 8 bits, as bitsandbytes does
+ * (double quantisation).
+ */
 export type Nf4Inputs = [
-  /** (rows, columns): what is written, a window of the matrix. */
+  /** (rows, columns): receives a window of the matrix. */
   out: Tensor,
-  /** (n / 2) uint8 of the n elements of the matrix: the first in the high bits. */
+  /** (n / 2) uint8 for a matrix of n elements; the first of two is in the high bits. */
   codes: Tensor,
-  /** (n / 64) uint8: index into `table`. */
+  /** (n / 64) uint8: each block's index into `table`. */
   absmax: Tensor,
   /** (256) float32 */
   table: Tensor,
-  /** (n / 64 / 256) float32 */
+  /** (n / 64 / 256) float32: a scale for each 256 blocks. */
   scales: Tensor,
 ];
 
 export interface Nf4Window {
-  /** Added to each magnitude. */
+  /** Number added to each magnitude. */
   offset: number;
   /** Columns of the whole matrix. */
   width: number;
-  /** Where the window begins. */
+  /** First row and column of the window. */
   row: number;
   column: number;
 }
@@ -41,22 +44,28 @@ export interface Nf4Window {
 type Packed<Inputs> = Inputs extends [Tensor, ...infer Rest extends Tensor[]] ? Rest : never;
 
 interface ProductOptions {
-  /** Whether what is in `out` is added to. */
+  /** 1: adds to the contents of `out`. 0: overwrites them. */
   add: 0 | 1;
 }
 
-/** u: (T, G, Q+2, D), contiguous; cos, sin: T * D/2 elements; query: (T, G, Q, D), key and value: (T, G, D), of any strides between heads. */
+/**
+ * u: (T, G, Q+2, D), contiguous. cos, sin: T * D/2 elements. query: (T, G, Q, D); key, value: (T, G, D);
+ * these three may have any strides between rows and between groups.
+ */
 export type RopeInputs = [u: Tensor, cos: Tensor, sin: Tensor, query: Tensor, key: Tensor, value: Tensor];
 
-/** Elements of NF4 that the twin takes at a time, about: 1 MiB of float32. */
+/** Number of NF4 elements, about, that the twin converts at a time: 1 MiB of float32. */
 const NF4_TILE_ELEMENTS = 2 ** 18;
 
-/** Every kernel works in place where it writes what it reads, and the inputs' order is the CUDA source's. */
+/**
+ * The kernels by name. A kernel works in place if it writes what it reads. The order of inputs is that of the
+ * CUDA source.
+ */
 export const fused = {
   ...dropoutKernels,
   ...fp8Kernels,
   ...optimizerKernels,
-  /** out = silu(gate) * up; all of one number of elements. `out` may be `gate` or `up`. */
+  /** out = silu(gate) * up. All have one number of elements; `out` may be `gate` or `up`. */
   swiglu: kernel<[out: Tensor, gate: Tensor, up: Tensor], void>({
     source: "swiglu",
     entry: "swiglu",
@@ -67,7 +76,10 @@ export const fused = {
     twin: ([out, gate, up]) => out.copy_(gate.silu().mul_(up)),
     tolerance: 1e-6,
   }),
-  /** For the gradient of swiglu's result: gate becomes its own gradient, up its own; `grad` stays. */
+  /**
+   * Replaces gate and up by their gradients, given `grad`, the gradient of swiglu's result. `grad` is not
+   * changed.
+   */
   swigluBackward: kernel<[grad: Tensor, gate: Tensor, up: Tensor], void>({
     source: "swiglu",
     entry: "swiglu_backward",
@@ -82,7 +94,10 @@ export const fused = {
     },
     tolerance: 1e-6,
   }),
-  /** out = the RMS norm of x over the last dim, rounded to the scalars' dtype before the weight; out, x: (T, C), weight: (C). */
+  /**
+   * out = the RMS norm of x over the last dim, rounded to the scalars' dtype before it is multiplied by the
+   * weight. out, x: (T, C); weight: (C).
+   */
   rmsNorm: kernel<[out: Tensor, x: Tensor, weight: Tensor], { eps: number }>({
     source: "rmsNorm",
     entry: "rms_norm",
@@ -101,7 +116,10 @@ export const fused = {
     tolerance: 1e-5,
     roundings: 2,
   }),
-  /** into += the gradient of an RMS norm over the last dim at x for the gradient `grad` of its output; (T, C), weight: (C). */
+  /**
+   * into += the gradient of the RMS norm of x over the last dim, given `grad`, the gradient of its output.
+   * into, grad, x: (T, C); weight: (C).
+   */
   addRmsNormGradient: kernel<[into: Tensor, grad: Tensor, x: Tensor, weight: Tensor], { eps: number }>({
     source: "rmsNorm",
     entry: "add_rms_norm_gradient",
@@ -122,7 +140,10 @@ export const fused = {
     },
     tolerance: 1e-5,
   }),
-  /** Logits (n, V) become scale * (softmax - onehot of targets (n) int64); losses (n) float32: the rows' negative log likelihoods. */
+  /**
+   * Replaces logits, (n, V), by scale * (softmax - onehot of targets). targets: (n) int64. losses, (n)
+   * float32: receives the negative log likelihood of each row.
+   */
   softmaxGradient: kernel<[logits: Tensor, targets: Tensor, losses: Tensor], { scale: number }>({
     source: "softmaxGradient",
     entry: "softmax_gradient",
@@ -149,7 +170,10 @@ export const fused = {
     },
     tolerance: 1e-5,
   }),
-  /** Rotates u's queries and keys by their positions into `query` and `key`, copies its values into `value`; these may be views of u. */
+  /**
+   * Rotates u's queries and keys by their positions into `query` and `key`, and copies u's values into
+   * `value`. These may be views of u.
+   */
   ropeUnpack: kernel<RopeInputs, void>({
     source: "rope",
     entry: "rope_unpack",
@@ -167,7 +191,10 @@ export const fused = {
     },
     tolerance: 1e-6,
   }),
-  /** The way back, for gradients: u from `query` and `key` rotated backwards and `value`, which may be views of u. */
+  /**
+   * Reverses ropeUnpack, for gradients: rotates `query` and `key` backwards into u, and copies `value` into
+   * u. These may be views of u.
+   */
   ropePack: kernel<RopeInputs, void>({
     source: "rope",
     entry: "rope_pack",
@@ -185,7 +212,7 @@ export const fused = {
     },
     tolerance: 1e-6,
   }),
-  /** A window of a matrix in NF4. */
+  /** Converts a window of a matrix in NF4 to the scalars' dtype. */
   dequantizeNf4: kernel<Nf4Inputs, Nf4Window>({
     source: "dequantize",
     entry: "dequantize_nf4",
@@ -200,7 +227,10 @@ export const fused = {
     twin: dequantizeNf4Twin,
     tolerance: 1e-6,
   }),
-  /** out = codes * scales of their rows * unit; out: (rows, columns), codes: the same in int8, rows apart by any stride, scales: (rows) float32. */
+  /**
+   * out = codes * the scale of their row * unit. out: (rows, columns); codes: (rows, columns) int8, any
+   * stride between rows; scales: (rows) float32.
+   */
   dequantizeInt8: kernel<[out: Tensor, codes: Tensor, scales: Tensor], { unit: number }>({
     source: "dequantize",
     entry: "dequantize_int8",
@@ -219,7 +249,10 @@ export const fused = {
     },
     tolerance: 1e-6,
   }),
-  /** out = add out + x W^T for few rows of x and a window W of a matrix in NF4, which is nowhere in full. */
+  /**
+   * out = add * out + x W^T, for few rows of x. W is a window of a matrix in NF4; no full-precision copy of W
+   * is made.
+   */
   productNf4: kernel<[out: Tensor, x: Tensor, ...Packed<Nf4Inputs>], Nf4Window & ProductOptions>({
     source: "product",
     entry: "product_nf4",
@@ -240,7 +273,10 @@ export const fused = {
     },
     tolerance: 1e-5,
   }),
-  /** Multiplies by a matrix in int8. codes: (rows, columns), rows any stride apart; scales: (rows) float32. */
+  /**
+   * Multiplies like productNf4, with a matrix in int8. codes: (rows, columns), any stride between rows;
+   * scales: (rows) float32.
+   */
   productInt8: kernel<
     [out: Tensor, x: Tensor, codes: Tensor, scales: Tensor],
     { unit: number } & ProductOptions
@@ -268,12 +304,15 @@ export const fused = {
   }),
 } as const;
 
-/** A thread for eight elements. */
+/** Divides the work: a thread computes eight elements. */
 function elementwise(inputs: readonly Tensor[], count: number): Work {
   return { threads: Math.ceil(count / 8), inputs, count };
 }
 
-/** Blocks have PRODUCT_ROWS outputs of PRODUCT_TOKENS rows of x. out: (tokens, rows of W) */
+/**
+ * Returns the number of threads. A block computes PRODUCT_ROWS outputs for PRODUCT_TOKENS rows of x. out:
+ * (tokens, rows of W)
+ */
 function productThreads(out: Tensor): number {
   const [tokens = 0, rows = 0] = out.shape;
   return THREADS * Math.ceil(rows / PRODUCT_ROWS) * Math.ceil(tokens / PRODUCT_TOKENS);
@@ -298,7 +337,7 @@ function ropeWork([u, cos, sin, query, key, value]: RopeInputs): Work {
   };
 }
 
-/** Pairs (i, i + D/2) of `from`, turned, into `to`; (T, G, heads, D), which may be the same memory. */
+/** Rotates pairs (i, i + D/2) of `from` into `to`, which may be the same memory. Both: (T, G, heads, D). */
 function rotate(from: Tensor, to: Tensor, cos: Tensor, sin: Tensor, direction: 1 | -1): void {
   const half = from.shape[3]! / 2;
   const [c, s] = [cos.view([-1, 1, 1, half]), sin.view([-1, 1, 1, half])];
@@ -308,7 +347,10 @@ function rotate(from: Tensor, to: Tensor, cos: Tensor, sin: Tensor, direction: 1
   to.narrow(3, 0, half).copy_(turned);
 }
 
-/** By the numbers of the elements in the whole matrix, a few rows at a time: the float32 between stays small. */
+/**
+ * Converts a few rows at a time, so that the float32 intermediates stay small. Finds each element's code and
+ * block by its number in the whole matrix.
+ */
 function dequantizeNf4Twin(
   [out, codes, absmax, table, scales]: Nf4Inputs,
   { offset, width, row, column }: Nf4Window,

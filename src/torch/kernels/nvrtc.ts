@@ -1,6 +1,7 @@
 /**
- * Kernels of our own on a card: NVRTC (it comes with libtorch's CUDA packages) compiles their source for the card's architecture once,
- * the machine code is kept on disk, and the driver launches it on the current stream. Compiling needs no card.
+ * Runs lorafit's own kernels on a card. NVRTC, from libtorch's CUDA packages, compiles their source once for
+ * the card's architecture. The machine code is kept on disk, and the driver launches it on the current
+ * stream. Compiling needs no card.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -19,11 +20,11 @@ import { ON_CARD, SOURCES, THREADS } from "./sources.ts";
 export interface Nvrtc {
   library: string;
   version: string;
-  /** Compute capabilities that it compiles for, as 75 or 120. */
+  /** Compute capabilities that it compiles for, for example 75 or 120. */
   architectures: number[];
 }
 
-/** A kernel's code to be had: a source of SOURCES, its entry, and the dtype of its scalars. */
+/** Identifies a kernel's code: a source of SOURCES, its entry, and the dtype of its scalars. */
 export interface KernelCode {
   source: keyof typeof SOURCES;
   entry: string;
@@ -33,37 +34,40 @@ export interface KernelCode {
 export interface Launch extends KernelCode {
   /** Number of threads for the whole launch; the number of blocks follows from it. */
   threads: number;
-  /** In the kernel's order. */
+  /** Arguments in the kernel's order. */
   inputs: readonly KernelInput[];
-  /** The kernel's last argument: of what its threads go over, where the last of them would go beyond it. */
+  /**
+   * Number of elements or rows to process. It is the kernel's last argument, needed if the threads could
+   * exceed this number.
+   */
   count?: number | undefined;
 }
 
 /** The part of a launch that depends on its inputs. */
 export type Work = Pick<Launch, "threads" | "inputs" | "count">;
 
-/** Tensors go in as pointers, numbers as 64-bit whole numbers or, in `float`, as floats. */
+/** Tensors are passed as pointers, numbers as 64-bit integers, and numbers in `float` as floats. */
 export type KernelInput = Tensor | number | { float: number };
 
 const SCALARS: Partial<Record<DType, string[]>> = {
   bfloat16: ["-DSCALAR_BF16"],
   float16: ["-DSCALAR_F16"],
   float32: [],
-  uint8: [], // of kernels that move bytes
+  uint8: [], // for kernels that move bytes
 };
 
-/** Length of the digest that is stored behind machine code. */
+/** Bytes of the digest that is stored after the machine code. */
 const DIGEST_BYTES = 32;
 
 const loaded = new Map<string, Handle>();
 let found: Nvrtc | undefined;
 
-/** Whether the kernels know scalars of this dtype; what has another goes the way of the twin. */
+/** Whether the kernels support scalars of this dtype. For other dtypes, the twins run. */
 export function hasScalar(dtype: DType): boolean {
   return SCALARS[dtype] !== undefined;
 }
 
-/** Queues a kernel on the device's current stream, compiling it first where nobody has yet. */
+/** Queues a kernel on the device's current stream, and compiles it at its first use. */
 export function launch(device: Device, { threads, inputs, count, ...code }: Launch): void {
   if (threads === 0) return;
   const blocks = [Math.ceil(threads / THREADS), 1, 1];
@@ -71,12 +75,12 @@ export function launch(device: Device, { threads, inputs, count, ...code }: Laun
   native.launchKernel(kernelOn(device, code), blocks, THREADS, ...kernelArguments(all));
 }
 
-/** All that a kernel takes on a card. */
+/** Returns all arguments of a kernel on a card. */
 export function launchInputs({ inputs, count }: Omit<Work, "threads">): readonly KernelInput[] {
   return count === undefined ? inputs : [...inputs, count];
 }
 
-/** A letter for each input, and what the engine takes for them. */
+/** Returns a letter for the kind of each input, and the engine's value for it. */
 export function kernelArguments(inputs: readonly KernelInput[]): [kinds: string, ...values: unknown[]] {
   const kinds = inputs.map((input) =>
     input instanceof Tensor ? "t" : typeof input === "number" ? "i" : "f",
@@ -87,7 +91,7 @@ export function kernelArguments(inputs: readonly KernelInput[]): [kinds: string,
   return [kinds.join(""), ...values];
 }
 
-/** The NVRTC of libtorch's own packages, else the system's; throws UserError where there is none. */
+/** Returns the NVRTC of libtorch's own packages, else the system's. Throws UserError if there is none. */
 export function findNvrtc(): Nvrtc {
   if (found) return found;
   const problems: string[] = [];
@@ -105,7 +109,7 @@ export function findNvrtc(): Nvrtc {
   });
 }
 
-/** Machine code of a kernel for an architecture, from the cache of `folder` where it has it. */
+/** Returns a kernel's machine code for an architecture, from the cache in `folder` if it is there. */
 export function compileKernel(
   { source, dtype }: KernelCode,
   architecture: number,
@@ -132,7 +136,10 @@ export function compileKernel(
   return code;
 }
 
-/** Machine code that was kept, if it is whole: of a file that was just renamed, a machine that loses its power may leave any part. */
+/**
+ * Reads machine code from the cache, if it is complete. A power failure just after a rename can leave any
+ * part of the file.
+ */
 function keptCode(file: string): Uint8Array | undefined {
   let bytes: Buffer;
   try {
@@ -173,7 +180,10 @@ function placesOfNvrtc(): string[] {
   return [...inside, "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 }
 
-/** Machine code runs on later cards of the same major version. */
+/**
+ * Returns the best architecture to compile for. Machine code also runs on later cards of the same major
+ * version.
+ */
 function nearest(architecture: number, nvrtc: Nvrtc): number {
   const major = Math.floor(architecture / 10);
   const fit = nvrtc.architectures.filter(

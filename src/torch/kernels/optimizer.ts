@@ -1,35 +1,40 @@
-/** The update of AdamW in one pass over factors, gradients and moments. */
+/** Updates factors and moments with AdamW, in one pass over them and their gradients. */
 
 import { whereOut } from "../ops.gen.ts";
 import type { Tensor } from "../tensor.ts";
 import { kernel } from "./fusedKernel.ts";
 
-/** Factors, their gradients, running means of these and of their squares, of one number of elements; float32, but for the gradients. */
+/**
+ * Trained factors, their gradients, and the running means of the gradients and of their squares. All have one
+ * number of elements, and all are float32 except the gradients.
+ */
 type AdamWInputs = [
   value: Tensor,
   gradient: Tensor,
   mean: Tensor,
   square: Tensor,
-  /** (): what gradients are multiplied with. */
+  /** (): multiplies the gradients. */
   scale: Tensor,
 ];
 
-/** Numbers of one step. */
+/** Numbers of one optimizer step. */
 export interface AdamWNumbers {
-  /** `decay` multiplies the trained values, `squareKeep` the means of squares. */
+  /** Multipliers: `decay` for the trained factors, `squareKeep` for the means of squares. */
   decay: number;
   squareKeep: number;
-  /** How much of the gradient, and of its square, goes into the means. */
+  /** Weights of the gradient, and of its square, in the running means. */
   meanRate: number;
   squareRate: number;
-  /** Factor of the root of the squares' mean; `epsilon` is added to the product. */
+  /** Multiplier of the root of the squares' mean; `epsilon` is then added to the product. */
   rootFactor: number;
   epsilon: number;
   stepSize: number;
 }
 
 export const optimizerKernels = {
-  /** A step of AdamW; gradients are zero afterwards. Where the scale is not finite, nothing else changes. */
+  /**
+   * Does one step of AdamW, and sets the gradients to zero. If the scale is not finite, nothing else changes.
+   */
   adamW: kernel<AdamWInputs, AdamWNumbers>({
     source: "adamW",
     entry: "adamw",
@@ -56,7 +61,7 @@ function asFloat(float: number): { float: number } {
   return { float };
 }
 
-/** Whatever allocates comes before anything changes. */
+/** Does all allocations before it changes anything, so a failed allocation leaves the state intact. */
 function adamWTwin([value, gradient, mean, square, scale]: AdamWInputs, numbers: AdamWNumbers): void {
   const { decay, meanRate, squareKeep, squareRate, rootFactor, epsilon, stepSize } = numbers;
   const isOpen = scale.isfinite();

@@ -1,6 +1,9 @@
-/** CUDA C++ of the kernels that read weights of 4 and 8 bits; sources.ts says what they are made of. */
+/** CUDA C++ of the kernels that read weights of 4 and 8 bits. sources.ts describes the common parts. */
 
-/** The 16 values of NF4, the quantiles of a normal distribution scaled to [-1, 1]. Source: arXiv:2305.14314, appendix E. */
+/**
+ * The 16 values of NF4: quantiles of a normal distribution, scaled to [-1, 1]. Source: arXiv:2305.14314,
+ * appendix E.
+ */
 // biome-ignore format: four a line
 export const NF4_VALUES = [
   -1.0,                 -0.6961928009986877, -0.5250730514526367,  -0.39491748809814453,
@@ -11,15 +14,16 @@ export const NF4_VALUES = [
 
 const NF4_LITERALS = NF4_VALUES.map((value) => `${value.toFixed(9)}f`).join(", ");
 
-/** Rows of W that a block of a product takes, and rows of x. */
+/** Rows of W, and rows of x, that a block of a product processes. */
 export const PRODUCT_ROWS = 16;
 export const PRODUCT_TOKENS = 8;
-/** Rows and columns of what a block turns over. */
+/** Rows and columns of the square that a block transposes. */
 export const TURN_EDGE = 64;
 
 /**
- * A matrix W in 4 or 8 bits as the kernels read it, (rows, columns): a window of an NF4 matrix of `width` columns, or int8 rows with a
- * stride between. Columns are read in eights, where these can be read at once, else one by one.
+ * A matrix W, (rows, columns), in 4 or 8 bits as the kernels read it: a window of an NF4 matrix of `width`
+ * columns, or int8 rows with a stride between them.
+ * Eight columns are read at once if their alignment allows it, else one by one.
  */
 const MATRICES = `
 __device__ inline void fill_nf4(float* nf4) {
@@ -37,7 +41,7 @@ struct Nf4 {
   const float* nf4;
   const float* table;
   __device__ unsigned long long number(int64 r, int64 c) const { return (row + r) * width + column + c; }
-  /** Whether eights of columns, from a multiple of eight on, are in one block and can be read at once. */
+  /** Whether eight columns, from a multiple of eight on, are in one block and can be read at once. */
   __device__ bool whole() const { return width % 8 == 0 && column % 8 == 0 && (unsigned long long)codes % 4 == 0; }
   __device__ Eight eight_at(int64 r, int64 c) const {
     const unsigned long long at = number(r, c), block = at / 64;
@@ -70,7 +74,7 @@ struct Int8 {
 };
 `;
 
-/** Whole windows, as numbers: out: (rows, columns); a thread has eight elements of it. */
+/** Converts whole windows. out: (rows, columns); a thread writes eight elements. */
 export const DEQUANTIZE = `
 ${MATRICES}
 template <typename Matrix>
@@ -107,8 +111,10 @@ extern "C" __global__ void dequantize_int8(
 `;
 
 /**
- * out = x W^T, or out += x W^T, for few rows of x: (tokens, columns), W: (rows, columns) a window as above, read once for every
- * PRODUCT_TOKENS of x. A warp has two rows of W; its lanes take eight columns each, and ask for the codes of four such eights ahead.
+ * out = x W^T, or out += x W^T, for few rows of x, (tokens, columns). W, (rows, columns), is one of MATRICES,
+ * and is read once for every PRODUCT_TOKENS rows of x.
+ * A warp processes two rows of W. Each lane reads eight columns at a time, and requests the codes of four
+ * such groups ahead.
  */
 export const PRODUCT = `
 ${MATRICES}
@@ -120,7 +126,7 @@ struct Product {
   int64 tokens, rows, columns, xStride, outStride, add;
 };
 
-/** sums += x w for the eight columns from c on. */
+/** sums += x w for the eight columns that begin at c. */
 __device__ inline void add_eight(float (&sums)[ROWS][TOKENS], const float (&w)[ROWS][8], const Product& p,
                                  int64 firstToken, int64 c) {
   #pragma unroll
@@ -156,7 +162,7 @@ __device__ inline void sum_columns(float (&sums)[ROWS][TOKENS], const Product& p
     for (int a = 0; a < AHEAD; ++a) {
       #pragma unroll
       for (int r = 0; r < ROWS; ++r) {
-        const int64 row = firstRow + r < p.rows ? firstRow + r : p.rows - 1; // one too many is not written
+        const int64 row = firstRow + r < p.rows ? firstRow + r : p.rows - 1; // a row past the end is not written
         if (start + a * step < p.columns) eights[a][r] = matrix.eight_at(row, start + a * step);
       }
     }
@@ -170,7 +176,7 @@ __device__ inline void sum_columns(float (&sums)[ROWS][TOKENS], const Product& p
   }
 }
 
-/** Every thread comes here: a block has 16 rows of W, and TOKENS of x. */
+/** All threads of a block must call this. A block processes 16 rows of W, and TOKENS rows of x. */
 template <typename Matrix>
 __device__ inline void product(const Product& p, const Matrix& matrix) {
   __shared__ float parts[ROWS * TOKENS][THREAD_COUNT];
@@ -213,14 +219,16 @@ extern "C" __global__ void product_int8(
 `;
 
 /**
- * Rows of x, (rows, columns) and `stride` apart, in e4m3 with a scale each: the largest of a row becomes 448, and codes are rounded to the
- * nearest, ties to even. Columns are multiplied by factors first where there are any. A block has a row, which it reads twice.
+ * Converts the rows of x, (rows, columns) with `stride` between rows, to e4m3 with a scale for each row. A
+ * row's largest magnitude becomes 448. Codes are rounded to the nearest, ties to even.
+ * If there are factors, each column is first multiplied by its factor. A block converts a row, which it reads
+ * twice.
  */
 export const ROWS_FP8 = `
 constexpr int THREAD_COUNT = 256;
 constexpr unsigned SIGNLESS = 0x7fffffff;
 
-/** Codes of two numbers from -448 to 448, or of none, the first in the low bits. */
+/** Returns the codes of two numbers from -448 to 448, or NaN; the first is in the low bits. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 __device__ inline unsigned e4m3_pair(float first, float second) {
   unsigned short codes;
@@ -231,10 +239,10 @@ __device__ inline unsigned e4m3_pair(float first, float second) {
 __device__ inline byte e4m3(float x) {
   const unsigned bits = __float_as_uint(x), sign = bits >> 24 & 128, size = bits & SIGNLESS;
   if (size > 0x7f800000) return sign | 127;
-  if (size < 0x3c800000) { // below 2^-6: multiples of 2^-9, which is what the last bit of floats from 2^14 on stands for
+  if (size < 0x3c800000) { // below 2^-6: multiples of 2^-9, the last bit of floats from 2^14 on
     return sign | (__float_as_uint(__uint_as_float(size) + 16384.0f) - __float_as_uint(16384.0f));
   }
-  return sign | (size - 0x3c000000 + 0x7ffff + (size >> 20 & 1)) >> 20; // exponents of 7 instead of 127 on
+  return sign | (size - 0x3c000000 + 0x7ffff + (size >> 20 & 1)) >> 20; // exponent bias 7 instead of 127
 }
 __device__ inline unsigned e4m3_pair(float first, float second) { return e4m3(first) | (unsigned)e4m3(second) << 8; }
 #endif
@@ -258,7 +266,7 @@ __device__ inline void rows_in_fp8(byte* codes, float* scales, const scalar* x, 
   const scalar* from = x + blockIdx.x * stride;
   byte* to = codes + blockIdx.x * columns;
   float v[8];
-  unsigned most = __float_as_uint(1e-30f); // bits ascend as what they stand for does, and those of no number are the largest
+  unsigned most = __float_as_uint(1e-30f); // bits order like the magnitudes; NaN is the largest
   for (int64 at = 8 * threadIdx.x; at < columns; at += 8 * THREAD_COUNT) {
     load_products(from, factors, at, columns, v);
     for (int i = 0; i < 8; ++i) {
@@ -298,8 +306,8 @@ extern "C" __global__ void multiplied_rows_fp8(
 `;
 
 /**
- * out: (columns, rows) is x, (rows, columns) and `stride` from row to row, turned over; bytes. A block has a square of it, which it reads and
- * writes by rows, four bytes a thread.
+ * Transposes bytes. x: (rows, columns) with `stride` between rows; out: (columns, rows). A block transposes a
+ * square. It reads and writes the square by rows, four bytes per thread.
  */
 export const TURN = `
 constexpr int THREAD_COUNT = 256, EDGE = ${TURN_EDGE}, WORDS = EDGE / 4;
@@ -307,7 +315,7 @@ constexpr int THREAD_COUNT = 256, EDGE = ${TURN_EDGE}, WORDS = EDGE / 4;
 __device__ inline bool whole_word(const byte* at, int64 length) { return length >= 4 && (unsigned long long)at % 4 == 0; }
 
 extern "C" __global__ void turned_bytes(byte* out, const byte* x, int64 stride, int64 rows, int64 columns) {
-  __shared__ byte square[EDGE][EDGE + 4]; // rows begin in other banks than those near
+  __shared__ byte square[EDGE][EDGE + 4]; // neighbouring rows begin in different banks
   const int64 across = (columns + EDGE - 1) / EDGE;
   const int64 firstRow = blockIdx.x / across * EDGE, firstColumn = blockIdx.x % across * EDGE;
   for (int word = threadIdx.x; word < EDGE * WORDS; word += THREAD_COUNT) {

@@ -1,7 +1,9 @@
 /**
- * CUDA C++ of the fused kernels, without any header: NVRTC compiles it for the card at hand, and a test compiles it as C++ for the
- * CPU. Elements are read and written as float through `load` and `store`, eight at a time where alignment allows; `scalar` is
- * what SCALAR_BF16, SCALAR_F16 or neither (float) says. Every kernel may work in place where its twin does.
+ * CUDA C++ of the fused kernels, without any header. NVRTC compiles it for the card, and a test compiles it
+ * as C++ for the CPU.
+ * `load` and `store` read and write elements as float, eight at a time if alignment allows it. `scalar` is
+ * bfloat16 with SCALAR_BF16, half precision with SCALAR_F16, else float. A kernel may work in place if its
+ * twin may.
  */
 
 import { DEQUANTIZE, PRODUCT, ROWS_FP8, TURN } from "./quantizedSources.ts";
@@ -62,7 +64,7 @@ __device__ inline void store(scalar* to, int64 length, const float* from) {
 __device__ inline int64 thread_number() { return blockIdx.x * (int64)blockDim.x + threadIdx.x; }
 `;
 
-/** Half precision by the card's own conversions; the CPU test brings its own. */
+/** Converts half precision with the card's own instructions. The CPU test has its own version. */
 const HALF_ON_CARD = `
 #if defined(SCALAR_F16)
 __device__ inline float __half_bits_to_float(unsigned short bits) {
@@ -78,7 +80,9 @@ __device__ inline unsigned short __float_to_half_bits(float x) {
 #endif
 `;
 
-/** Sums within one block of threads. THREADS is the number of threads in a block of these kernels. */
+/**
+ * Adds up numbers within one block of threads. THREADS is the number of threads in a block of these kernels.
+ */
 const REDUCTION = `
 #define THREADS 256
 struct Sums { float first, second; };
@@ -97,10 +101,10 @@ __device__ inline Sums block_sums(Sums mine) {
 }
 `;
 
-/** out = silu(gate) * up, and its gradients over gate and up. */
+/** out = silu(gate) * up, and the gradients of gate and up. */
 const SWIGLU = `
 #if defined(SCALAR_BF16) || defined(SCALAR_F16)
-__device__ inline float sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); } // to a few units of float's last place
+__device__ inline float sigmoid(float x) { return __fdividef(1, 1 + __expf(-x)); } // exact to a few units in float's last place
 #else
 __device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 #endif
@@ -133,7 +137,10 @@ extern "C" __global__ void swiglu_backward(const scalar* grad, scalar* gate, sca
 }
 `;
 
-/** out = n * weight; into += r * (g - n * mean(g * n)), n = x * r, r = rsqrt(mean(x^2) + eps), g = grad * weight; a block a row. */
+/**
+ * out = n * weight; into += r * (g - n * mean(g * n)), where n = x * r, r = rsqrt(mean(x^2) + eps) and g =
+ * grad * weight. A block computes a row.
+ */
 const RMS_NORM = `
 extern "C" __global__ void rms_norm(scalar* out, const scalar* x, const scalar* weight, float eps, int64 columns) {
   const int64 row = blockIdx.x * columns;
@@ -182,7 +189,10 @@ extern "C" __global__ void add_rms_norm_gradient(
 }
 `;
 
-/** A row's loss, and logits overwritten by scale * (softmax - onehot); a block a row, which it reads twice. */
+/**
+ * Computes each row's loss, and overwrites logits by scale * (softmax - onehot). A block computes a row,
+ * which it reads twice.
+ */
 const SOFTMAX_GRADIENT = `
 #define THREADS 256
 struct Running { float max, sum; };
@@ -226,8 +236,10 @@ extern "C" __global__ void softmax_gradient(
 `;
 
 /**
- * Between u, (T, G, Q+2, D), and query, key, value, whose strides (elements from row to row, from group to group) are given: pairs
- * (i, i + D/2) of queries and keys are rotated, values copied. A thread has eight pairs of one head.
+ * Moves data between u, (T, G, Q+2, D), and query, key and value, whose strides are given in elements,
+ * between rows and between groups.
+ * Rotates pairs (i, i + D/2) of queries and keys, and copies values. A thread processes eight pairs of one
+ * head.
  */
 const ROPE = `
 struct Place {
@@ -270,7 +282,7 @@ __device__ inline void copy(const scalar* from, scalar* to, int64 at, int64 half
   load(from + half + at, half - at, a);
   store(to + half + at, half - at, a);
 }
-/** Where a head lies outside of u. */
+/** Returns the address of a head in query, key or value. */
 __device__ inline scalar* outside(Place place, int64 queries, int64 half, scalar* query, scalar* key, scalar* value,
                                   Strides q, Strides k, Strides v) {
   if (place.head < queries) return query + place.row * q.row + place.group * q.group + place.head * 2 * half;
@@ -303,7 +315,10 @@ extern "C" __global__ void rope_pack(
 }
 `;
 
-/** Numbers of 16 bits by SplitMix64, four of each word; which word, row and column alone say. Source: Steele, Lea, Flood, 2014. */
+/**
+ * Draws 16-bit numbers by SplitMix64, four from each word. Row and column alone choose the word. Source:
+ * Steele, Lea, Flood, 2014.
+ */
 const DROPOUT = `
 struct Mask { unsigned long long seed; unsigned bound; float scale; int64 row, column; };
 
@@ -311,7 +326,7 @@ __device__ inline Mask mask_of(int64 row, int64 column, int64 low, int64 high, i
   return {(unsigned long long)high << 32 | (unsigned long long)low, (unsigned)bound, scale, row, column};
 }
 
-/** The word of a row with this number. */
+/** Returns the word with this number of a row. */
 __device__ inline unsigned long long word_of(const Mask& mask, int64 row, int64 number) {
   unsigned long long z = mask.seed + 0x9e3779b97f4a7c15ull * (((unsigned long long)row << 32) + number + 1);
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
@@ -319,10 +334,10 @@ __device__ inline unsigned long long word_of(const Mask& mask, int64 row, int64 
   return z ^ z >> 31;
 }
 
-/** Adds eight elements of x to the sums, scaled, but for those that are dropped. */
+/** Adds eight elements of x to the sums, scaled, except dropped elements. */
 __device__ inline void add_kept(const Mask& mask, int64 row, int64 at, const float* x, float* sums) {
   const int64 number = (mask.column + at) >> 2;
-  const int begun = 16 * ((mask.column + at) & 3); // bits of the first word that are of columns before
+  const int begun = 16 * ((mask.column + at) & 3); // bits of the first word that belong to earlier columns
   unsigned long long low = word_of(mask, row, number), high = word_of(mask, row, number + 1);
   if (begun) {
     low = low >> begun | high << 64 - begun;
@@ -334,7 +349,7 @@ __device__ inline void add_kept(const Mask& mask, int64 row, int64 at, const flo
   }
 }
 
-/** Eight columns of a row a thread. */
+/** Each thread processes eight columns of a row. */
 __device__ inline void drop(
     scalar* out, const scalar* x, int64 outStride, int64 xStride, int64 columns, const Mask& mask, int64 rows, bool add) {
   const int64 parts = (columns + 7) / 8, row = thread_number() / parts, at = thread_number() % parts * 8;
@@ -360,7 +375,10 @@ extern "C" __global__ void add_dropped(
 }
 `;
 
-/** An element of a factor a thread; gradients may be the scalars of lower precision. A scale that is not finite changes nothing else. */
+/**
+ * Each thread updates one element of a factor. Gradients may be scalars of lower precision. If the scale is
+ * not finite, only the gradients change: they become zero.
+ */
 const ADAMW = `
 extern "C" __global__ void adamw(
     float* value, scalar* gradient, float* mean, float* square, const float* scale, float decay, float meanRate,
@@ -378,13 +396,13 @@ extern "C" __global__ void adamw(
 }
 `;
 
-/** Threads of a block, in every launch. */
+/** Number of threads in a block, in every launch. */
 export const THREADS = 256;
 
-/** Lines around a source on a card; the CPU test replaces them with its own. */
+/** Code that a source needs on a card; the CPU test replaces it with its own. */
 export const ON_CARD = HALF_ON_CARD;
 
-/** Whole sources, by name; each has one or two entries. */
+/** Complete sources by name; each has one or two entries. */
 export const SOURCES = {
   swiglu: PRELUDE + SWIGLU,
   rmsNorm: PRELUDE + REDUCTION + RMS_NORM,
