@@ -1,6 +1,6 @@
 /**
- * Chooses how one of lorafit's own kernels runs: its CUDA source on a card, or its loop on the CPU. For other
- * dtypes, a twin of ATen operators runs.
+ * Chooses how one of lorafit's own kernels runs: its CUDA source on a card, or its loop on the CPU. If the
+ * device has neither for the dtype, a twin of ATen operators runs.
  */
 import { messageOf } from "../../errors.ts";
 import { planTarget } from "../device.ts";

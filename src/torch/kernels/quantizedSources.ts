@@ -21,8 +21,8 @@ export const PRODUCT_TOKENS = 8;
 export const TURN_EDGE = 64;
 
 /**
- * A matrix W, (rows, columns), in 4 or 8 bits as the kernels read it: a window of an NF4 matrix of `width`
- * columns, or int8 rows with a stride between them.
+ * A matrix W, (rows, columns), in 4 or 8 bits as the kernels read it. W is a window of an NF4 matrix of
+ * `width` columns, or int8 rows with a stride between them.
  * Eight columns are read at once if their alignment allows it, else one by one.
  */
 const MATRICES = `

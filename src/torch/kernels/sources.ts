@@ -138,7 +138,7 @@ extern "C" __global__ void swiglu_backward(const scalar* grad, scalar* gate, sca
 `;
 
 /**
- * out = n * weight; into += r * (g - n * mean(g * n)), where n = x * r, r = rsqrt(mean(x^2) + eps) and g =
+ * out = n * weight; into += r * (g - n * mean(g * n)). Here n = x * r, r = rsqrt(mean(x^2) + eps) and g =
  * grad * weight. A block computes a row.
  */
 const RMS_NORM = `
