@@ -53,7 +53,10 @@ void throw_out_of_memory(napi_env env, const std::string& reason, const std::opt
     napi_throw(env, instance);
 }
 
-/** Whether a driver or a library was refused a card's memory beside the allocator, whose refusals have a class of their own. */
+/**
+ * Returns whether a driver or a library was refused a card's memory. Refusals of the allocator have a class
+ * of their own.
+ */
 bool tells_of_memory(const std::string& text) {
   static constexpr std::array kSigns{
       "CUDA error: out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation",
@@ -68,7 +71,7 @@ void throw_fault(napi_env env, const std::string& text) {
   else throw_error(env, napi_create_error, text);
 }
 
-/** Runs an exported function; whatever it throws becomes a JavaScript exception. */
+/** Runs an exported function and turns any C++ exception into a JavaScript exception. */
 template <napi_value (*Body)(const Arguments&)>
 napi_value guarded(napi_env env, napi_callback_info info) {
   const char* name = "";
@@ -108,7 +111,7 @@ napi_value set_threads(const Arguments& arguments) {
   return undefined_value(arguments.env);
 }
 
-/** Clocks of the processor's time that threads had: of this one, and of those that compute with it. */
+/** Returns the CPU-time clocks of the calling thread and of the threads that compute with it. */
 std::vector<clockid_t> clocks_of_threads() {
   std::vector<clockid_t> clocks(at::get_num_threads(), CLOCK_THREAD_CPUTIME_ID);
   at::parallel_for(0, static_cast<int64_t>(clocks.size()), 1, [&](int64_t begin, int64_t) {
@@ -118,7 +121,7 @@ std::vector<clockid_t> clocks_of_threads() {
   return clocks;
 }
 
-/** Milliseconds by each clock; none where one of them is of a thread that is gone. */
+/** Returns the milliseconds of each clock; empty if a clock's thread has ended. */
 std::vector<double> read_clocks(const std::vector<clockid_t>& clocks) {
   std::vector<double> times;
   for (const clockid_t clock : clocks) {
@@ -129,7 +132,7 @@ std::vector<double> read_clocks(const std::vector<clockid_t>& clocks) {
   return times;
 }
 
-/** Milliseconds that each of these threads has had of a processor, the calling one first. */
+/** Returns the CPU milliseconds of each computing thread, the calling thread first. */
 napi_value processor_times(const Arguments& arguments) {
   thread_local std::vector<clockid_t> clocks;
   std::vector<double> times = read_clocks(clocks);

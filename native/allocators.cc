@@ -38,13 +38,15 @@ void ListAllocations::add(int64_t bytes) {
   if (bytes > 0) sizes_.push_back(bytes);
 }
 
-/** Books of one device: charges and refunds blocks, from any thread. */
+/** The bookkeeping of one device: charges and refunds blocks, from any thread. */
 class Ledger {
  public:
   explicit Ledger(c10::Device device) : device_(device) {}
 
-  /** Books a new block where the calling thread's booking says; throws OutOfPool. A number gets the id 0, and
-   * no booking. */
+  /**
+   * Books a new block to the calling thread's booking; throws OutOfPool. A number gets the id 0 and no
+   * booking.
+   */
   Block charge(int64_t bytes) {
     const Booking booking = current_booking();
     if (bytes <= kNumberBytes && !stands_for_card()) return {0, bytes, booking.pool, booking.category};
@@ -57,7 +59,7 @@ class Ledger {
     return enter(bytes, booking);
   }
 
-  /** Books a block that exists already, into the device pool. */
+  /** Books an existing block to the device pool. */
   Block note(int64_t bytes) {
     const std::lock_guard lock(mutex_);
     return enter(bytes, {Pool::kDevice, current_booking().category});
@@ -96,7 +98,7 @@ class Ledger {
   }
 
  private:
-  /** A card books every block. */
+  /** Returns whether meta stands for a card: a card counts every block. */
   bool stands_for_card() const { return device_.is_meta() && plan_target().cuda; }
 
   Block enter(int64_t bytes, Booking booking) {
@@ -182,8 +184,7 @@ Block book_given(c10::Device device, int64_t bytes) { return ledger_of(device).n
 
 void unbook(c10::Device device, const Block& block) noexcept { ledger_of(device).refund(block); }
 
-/** Blocks on the heap with their booking in a header, so that data keeps the alignment that kernels count on.
- */
+/** Heap blocks with their booking in a header. The header keeps the alignment that kernels rely on. */
 class CpuAllocator final : public c10::Allocator {
  public:
   at::DataPtr allocate(size_t bytes) override {
@@ -200,7 +201,7 @@ class CpuAllocator final : public c10::Allocator {
     return {data, data, &release, c10::Device(c10::kCPU)};
   }
 
-  // oneDNN and others allocate raw: they keep the pointer alone and free it by this function.
+  // oneDNN and others allocate raw: they keep only the pointer, and free it with this function.
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
 
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
@@ -215,8 +216,10 @@ class CpuAllocator final : public c10::Allocator {
     return static_cast<size_t>(block.bytes) + kHeaderBytes;
   }
 
-  /** Memory for a booked block and its header; a machine that has none refunds the block and throws
-   * OutOfPool. */
+  /**
+   * Allocates memory for a booked block and its header. If the machine has none, refunds the block and throws
+   * OutOfPool.
+   */
   static void* reserve(const Block& block) {
     void* const memory = take_cpu_memory(bytes_with_header(block));
     if (memory) return memory;

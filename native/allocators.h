@@ -1,5 +1,5 @@
-// Tracking allocators of the cpu and meta devices: what is alive, in which pool, for what, and how much may be. Cards are tracked
-// as well, by what libtorch's own allocator tells of them (card_memory.h).
+// Tracking allocators of the cpu and meta devices. They count what is alive, by pool and category, and
+// enforce caps. Cards are tracked as well, through the reports of libtorch's own allocator (card_memory.h).
 #pragma once
 
 #include <c10/core/Allocator.h>
@@ -15,15 +15,19 @@ namespace lorafit {
 
 enum class Pool : uint8_t { kDevice, kHost };
 constexpr size_t kPools = 2;
-/** Categories are numbered by src/torch/device.ts; these are all that C++ knows of them. */
+/** Number of categories. src/torch/device.ts assigns the numbers; C++ knows nothing else about them. */
 constexpr size_t kCategories = 10;
 constexpr uint8_t kWorkspace = kCategories - 1;
-/** Blocks up to this size stay out of the books of cpu, and of meta where it stands for cpu: cpu kernels wrap
- * the numbers they are given as tensors, no others do. */
+/**
+ * Bytes of the largest block that is not counted on cpu, nor on meta in place of cpu. Only cpu kernels wrap
+ * the numbers that they are given as tensors.
+ */
 constexpr int64_t kNumberBytes = 8;
 
-/** An allocation that a pool's cap, an injected failure or the machine refused. Bytes; cap is -1 where there
- * is none. */
+/**
+ * An allocation refused by a pool's cap, an injected failure or the machine. Bytes; cap is -1 if there is
+ * none.
+ */
 struct OutOfPool : c10::OutOfMemoryError {
   OutOfPool(int64_t requested, int64_t live, int64_t cap, c10::Device device, Pool pool);
   int64_t requested, live, cap;
@@ -39,7 +43,7 @@ struct PoolStats {
   ByCategory live_by_category{}, peak_by_category{};
 };
 
-/** One allocation (bytes above zero) or free (bytes below zero) of a block. */
+/** An allocation (bytes > 0) or a free (bytes < 0) of a block. */
 struct AllocationEvent {
   uint64_t id;
   int64_t bytes;
@@ -47,7 +51,7 @@ struct AllocationEvent {
   uint8_t category;
 };
 
-/** Where a block that lives is booked; the id of one that isn't is 0. */
+/** The booking of a live block; id is 0 if the block is not counted. */
 struct Block {
   uint64_t id;
   int64_t bytes;
@@ -55,8 +59,10 @@ struct Block {
   uint8_t category;
 };
 
-/** Pool and category that allocations of the calling thread are booked to; worker threads book workspace on
- * the device. */
+/**
+ * Pool and category that allocations of the calling thread are booked to. Worker threads book to the device
+ * pool, as workspace.
+ */
 struct Booking {
   Pool pool = Pool::kDevice;
   uint8_t category = kWorkspace;
@@ -64,16 +70,17 @@ struct Booking {
 Booking& current_booking();
 
 /**
- * Thrown in place of an allocation on a thread that asks for its size alone. It is no std::exception: ATen catches those around oneDNN's
- * batched products, and then does without oneDNN for the rest of the process.
+ * Thrown in place of an allocation on a thread that only asks for the allocation's size. It is no
+ * std::exception: ATen catches those around oneDNN's batched products, and then stops using oneDNN for the
+ * rest of the process.
  */
 struct AllocationAsked {
   int64_t bytes;
 };
 
 /**
- * While one lives, allocations on cpu of this thread are listed, and booked nowhere. After the first `most`, the next one throws
- * AllocationAsked instead, even an empty one; numbers never do.
+ * While an object of this class lives, this thread's allocations on cpu are listed and not booked. After the
+ * first `most`, the next allocation throws AllocationAsked instead, even if it is empty; numbers never throw.
  */
 class ListAllocations {
  public:
@@ -84,7 +91,7 @@ class ListAllocations {
   ListAllocations& operator=(const ListAllocations&) = delete;
   ~ListAllocations() { current() = nullptr; }
   void add(int64_t bytes);
-  /** The calling thread's, or null. */
+  /** The calling thread's object, or null. */
   static ListAllocations*& current();
 
  private:
@@ -92,28 +99,28 @@ class ListAllocations {
   const size_t most_;
 };
 
-/** Where the memory of meta tensors is booked; of others, the device. */
+/** Returns the pool that a meta tensor's memory is booked to; the device pool for other tensors. */
 Pool pool_of(const at::DataPtr& data);
 
-/** A card's host pool is that of cpu. */
+/** Returns the counts of a pool. A card's host pool is the pool of cpu. */
 PoolStats stats_of(c10::Device device, Pool pool);
 void reset_peak(c10::Device device, Pool pool);
-/** Holds for cpu and meta, and for the host pool of a card; of its device pool it is remembered only. */
+/** Sets a cap. cpu, meta and a card's host pool enforce it; a card's device pool only remembers it. */
 void set_cap(c10::Device device, Pool pool, std::optional<int64_t> bytes);
-/** The n-th allocation from now (1 is the next) throws OutOfPool; 0 calls it off. Not on a card. */
+/** Makes the n-th allocation from now (1 is the next) throw OutOfPool; 0 cancels this. Not on a card. */
 void fail_at_allocation(c10::Device device, int64_t n);
-/** Switches the log of events on (and empties it) or off. */
+/** Switches the log of events on or off, and empties it. */
 void record_allocations(c10::Device device, bool on);
-/** Hands over the events logged so far. */
+/** Returns the events logged so far, and empties the log. */
 std::vector<AllocationEvent> take_allocations(c10::Device device);
 
-/** Books a new block where the calling thread's booking says; throws OutOfPool. */
+/** Books a new block to the calling thread's booking; throws OutOfPool. */
 Block book(c10::Device device, int64_t bytes);
-/** Books what a card has given out already, into its device pool. */
+/** Books a block that a card has already allocated, to its device pool. */
 Block book_given(c10::Device device, int64_t bytes);
 void unbook(c10::Device device, const Block& block) noexcept;
 
-/** Makes these allocators those of the process. */
+/** Makes these allocators the process's own. */
 void install_allocators();
 
 } // namespace lorafit

@@ -11,18 +11,18 @@ namespace lorafit {
 namespace {
 
 const size_t kPageBytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-constexpr size_t kCommitBytes = size_t{64} << 20; // of one call to the system
-/** Addresses for each byte of the machine's memory, so that long-lived blocks may leave gaps. */
+constexpr size_t kCommitBytes = size_t{64} << 20; // made writable by one system call
+/** Bytes of address space per byte of the machine's memory, so that long-lived blocks may leave gaps. */
 constexpr size_t kAddressesPerByte = 8;
-/** Cached memory stays within the larger of this and that part of what is live. */
+/** Cached memory is at most the larger of kLeastCachedBytes and live / kCachedPart. */
 constexpr size_t kLeastCachedBytes = size_t{64} << 20;
 constexpr size_t kCachedPart = 4;
-/** What is resident may pass the most that was live by this part of it. */
+/** Resident memory may exceed the most that was ever live by 1 / kSlackPart of it. */
 constexpr size_t kSlackPart = 256;
 
 size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-/** Of pages that lie wholly in a range: the first, and the one behind the last. */
+/** Return the first page that lies wholly in a range, and the end of such pages. */
 size_t inner_first(size_t start) { return (start + kPageBytes - 1) / kPageBytes; }
 size_t inner_last(size_t end) { return end / kPageBytes; }
 
@@ -59,7 +59,7 @@ size_t PageSet::first_of_last(size_t first, size_t last, size_t pages) const {
 
 Arena::Arena() {
   rlimit addresses;
-  if (getrlimit(RLIMIT_AS, &addresses) != 0 || addresses.rlim_cur != RLIM_INFINITY) return; // they are for others too
+  if (getrlimit(RLIMIT_AS, &addresses) != 0 || addresses.rlim_cur != RLIM_INFINITY) return; // the limited addresses are for others too
   const size_t memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * kPageBytes;
   const size_t bytes = round_up(memory * kAddressesPerByte, kCommitBytes);
   void* range = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -140,7 +140,7 @@ std::optional<Arena::Place> Arena::find(size_t bytes) {
     offer(run, start, length - bytes);
     if (length > bytes) offer(run, free.end - bytes, length - bytes);
   }
-  // The run before the end may be added to.
+  // The run before the end may be extended.
   const auto last = runs_.empty() ? runs_.end() : std::prev(runs_.end());
   const bool open = last != runs_.end() && last->second.end == end_ && end_ - last->first < bytes;
   const size_t start = open ? last->first : end_;
@@ -148,7 +148,7 @@ std::optional<Arena::Place> Arena::find(size_t bytes) {
   return best;
 }
 
-/** Makes the range up to `end` writable; false where the system refuses. */
+/** Makes the range up to `end` writable; false if the system refuses. */
 bool Arena::commit(size_t end) {
   if (end <= committed_) return true;
   const size_t to = std::min(round_up(end, kCommitBytes), reserved_);
@@ -182,13 +182,15 @@ void Arena::remove_run(Runs::iterator run) {
   runs_.erase(run);
 }
 
-/** Pages that a block there would have from the system. */
+/** Returns the number of pages that a block there would need from the system. */
 size_t Arena::fresh_pages(size_t start, size_t end) const {
   const size_t first = inner_last(start), last = inner_first(end), known = std::min(last, committed_ / kPageBytes);
   return last - first - (known > first ? resident_.count(first, known) : 0);
 }
 
-/** Gives cached pages back until no more than that is left, from the runs with the most of them first. */
+/**
+ * Returns cached pages to the system until at most to_bytes are left; runs with the most cached pages first.
+ */
 void Arena::shrink_cached(size_t to_bytes) {
   const size_t to_pages = to_bytes / kPageBytes;
   while (cached_pages_ > to_pages) {

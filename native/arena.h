@@ -1,4 +1,5 @@
-// Memory for large tensors on the CPU: one range of addresses whose free parts are reused, and given back to the system beyond a bound.
+// Memory for large tensors on the CPU: one range of addresses. Free parts are reused, and returned to the
+// system beyond a bound.
 #pragma once
 
 #include <cstddef>
@@ -10,14 +11,16 @@
 
 namespace lorafit {
 
-/** A set of pages, by their numbers (arena.cc says how large one is). Ranges are [first, last). */
+/** A set of pages, by page number (size: kPageBytes in arena.cc). Ranges are [first, last). */
 class PageSet {
  public:
   void resize(size_t pages) { words_.resize((pages + 63) / 64); }
   void insert(size_t first, size_t last);
   void erase(size_t first, size_t last);
   size_t count(size_t first, size_t last) const;
-  /** The last `pages` members of a range, or all: the least range that has them. */
+  /**
+   * Returns the start of the shortest range up to `last` with `pages` members; `first` if there are fewer.
+   */
   size_t first_of_last(size_t first, size_t last, size_t pages) const;
 
  private:
@@ -26,17 +29,20 @@ class PageSet {
   std::vector<uint64_t> words_;
 };
 
-/** Bytes. Cached memory is free, but still the process's: taking it again costs no page fault. */
+/** Bytes. Cached memory is free but still belongs to the process: reusing it causes no page fault. */
 struct ArenaStats {
   int64_t live = 0, most_live = 0, cached = 0;
-  int64_t fresh = 0, given_back = 0; // since the process began: had from the system, given back to it
+  int64_t fresh = 0, given_back = 0; // since the process began: taken from the system, returned to it
 };
 
 /**
- * Blocks lie in one reserved range next to each other; free neighbours are one run. A block goes where it needs the fewest pages
- * from the system, and among such places into the shortest run. What is resident follows what is live: when a block needs pages
- * from the system, others are given back as far as the sum would pass the most that was ever live, and what is freed stays only
- * within a bound. Long-lived blocks between short-lived ones therefore cost addresses, never memory. For all threads.
+ * Blocks lie next to each other in one reserved range; adjacent free parts form one run. A block goes where
+ * it needs the fewest new pages from the system; among equal places, into the shortest run.
+ *
+ * Resident memory follows live memory. When a block needs new pages, the arena returns cached pages to the
+ * system. It does so until live and cached memory together exceed the most that was ever live by at most
+ * kSlackPart (arena.cc). Freed memory stays cached only within a bound. So long-lived blocks between
+ * short-lived blocks cost addresses, never memory. Safe for all threads.
  */
 class Arena {
  public:
@@ -46,9 +52,9 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /** Aligned; null where the range or the machine has no such memory. */
+  /** Returns aligned memory; null if the range or the machine has no room. */
   void* take(size_t bytes);
-  /** `bytes` as they were asked for. */
+  /** Frees a block; `bytes` is the size that was requested. */
   void give(void* block, size_t bytes);
   bool owns(const void* block) const { return block >= base_ && block < base_ + reserved_; }
   /** Gives all cached memory back to the system. */
@@ -56,13 +62,15 @@ class Arena {
   ArenaStats stats();
 
  private:
-  /** A free range up to the next block, by its start; its cached pages are those that no block shares. */
+  /**
+   * A free range up to the next block, keyed by its start. cached_pages: resident pages that no block shares.
+   */
   struct Run {
     size_t end, cached_pages;
   };
   using Runs = std::map<size_t, Run>;
   struct Place {
-    Runs::iterator run; // runs_.end(): behind the last block
+    Runs::iterator run; // runs_.end(): after the last block
     size_t start, fresh_pages, rest_bytes;
     bool better_than(const Place& other) const;
   };
@@ -76,9 +84,9 @@ class Arena {
   void shrink_cached(size_t to_bytes);
 
   char* base_ = nullptr;
-  size_t reserved_ = 0;  // bytes, as those below, from base_
-  size_t committed_ = 0; // may be written
-  size_t end_ = 0;       // behind the last block
+  size_t reserved_ = 0;  // bytes from base_; so are the two below
+  size_t committed_ = 0; // end of the writable part
+  size_t end_ = 0;       // end of the last block
   std::mutex mutex_;
   Runs runs_;
   PageSet resident_;

@@ -1,5 +1,5 @@
-// Tiles of causal attention in bfloat16 as one pass over query rows: scores, softmax and values of a few rows while they are in a
-// core's cache.
+// Tiles of causal attention in bfloat16 as one pass over query rows. Scores, softmax and values of a few rows
+// are computed while they are in a core's cache.
 #include "product_loops.h"
 
 #ifdef PRODUCT_LOOPS
@@ -10,12 +10,15 @@
 namespace lorafit {
 namespace {
 
-/** Rows whose scores are made at a time; a multiple of a block's. */
+/** Rows whose scores are computed at once; a multiple of a block's rows. */
 constexpr int64_t kRowsAtATime = 48;
 
 using Element = uint16_t;
 
-/** Keys or values of a head, packed in whole panels: of columns that are keys, or of features with pairs of keys along them. */
+/**
+ * Keys or values of a head, packed in whole panels. Columns are keys, or features with pairs of keys along
+ * them.
+ */
 struct Panels {
   char* start;
   int64_t inner;
@@ -25,7 +28,10 @@ struct Panels {
   }
 };
 
-/** into = left right for some rows, the first `columns` columns and the first `inner` steps of the panels. left: rows of left_width. */
+/**
+ * Computes into = left right for some rows, from the first `columns` columns and first `inner` steps of the
+ * panels. left: rows of left_width.
+ */
 void multiply_rows_by(
     Element* into, int64_t into_width, const Element* left, int64_t left_width, int64_t rows, const Panels& right,
     int64_t columns, int64_t inner) {
@@ -37,7 +43,8 @@ void multiply_rows_by(
   }
 }
 
-// pack_columns(out, x, rows, width, stride): rows of x, `stride` elements apart, as columns of panels; a unit is a panel
+// pack_columns(out, x, rows, width, stride): packs rows of x, `stride` elements apart, as columns of panels.
+// Unit: a panel.
 void pack_columns(const LoopValue* v, int64_t begin, int64_t end) {
   const int64_t rows = v[2].whole, width = v[3].whole, stride = v[4].whole;
   const Panels panels{pointer<char>(v[0]), width};
@@ -46,7 +53,8 @@ void pack_columns(const LoopValue* v, int64_t begin, int64_t end) {
                panels.of(first));
 }
 
-// pack_pairs(out, x, rows, width, stride): pairs of rows of x along panels of its columns; a unit is a panel
+// pack_pairs(out, x, rows, width, stride): packs pairs of rows of x along panels of its columns. Unit: a
+// panel.
 void pack_pairs(const LoopValue* v, int64_t begin, int64_t end) {
   const int64_t rows = v[2].whole, width = v[3].whole, stride = v[4].whole;
   const Panels panels{pointer<char>(v[0]), rows};
@@ -55,14 +63,14 @@ void pack_pairs(const LoopValue* v, int64_t begin, int64_t end) {
                       panels.of(first));
 }
 
-/** What both directions know of a tile: rows of `heads` query heads each, of which row r sees start + r / heads + 1 keys. */
+/** A tile in both directions: rows of `heads` query heads each. Row r sees start + r / heads + 1 keys. */
 struct Tile {
   Element* weights; // (rows, keys)
   int64_t keys, heads, start, width, all_keys;
   float scale;
-  /** Keys that the last of these rows sees. */
+  /** Returns the number of keys that the last of these rows sees. */
   int64_t seen(int64_t row, int64_t rows) const { return start + (row + rows - 1) / heads + 1; }
-  /** The softmax of the scores of some rows, in the place of the weights. query: (rows, width). */
+  /** Writes the softmax of some rows' scores into `weights`. query: (rows, width). */
   void make_weights(const Element* query, const Panels& key_columns, int64_t row, int64_t rows) const {
     multiply_rows_by(weights + row * keys, keys, query + row * width, width, rows, key_columns, seen(row, rows), width);
     LoopValue values[5];
@@ -75,14 +83,14 @@ struct Tile {
   }
 };
 
-/** The numbers of a tile, which follow its tensors. */
+/** Reads the tile's numbers, which follow its tensors among the arguments. */
 Tile tile_of(const LoopValue& weights, const LoopValue* numbers) {
   return {pointer<Element>(weights), numbers[0].whole, numbers[1].whole, numbers[2].whole,
           numbers[3].whole, numbers[4].whole, numbers[5].number};
 }
 
-// causal_tile(weights, out, query, key columns, value pairs, keys, heads, start, width, all keys, scale): weights become the softmax of
-// scale query key^T, (rows, keys), and out weights value, (rows, width)
+// causal_tile(weights, out, query, key columns, value pairs, keys, heads, start, width, all keys, scale):
+// writes softmax(scale query key^T), (rows, keys), into weights, and weights value, (rows, width), into out.
 void causal_tile(const LoopValue* v, int64_t begin, int64_t end) {
   const Tile tile = tile_of(v[0], v + 5);
   const Panels key_columns{pointer<char>(v[3]), tile.width};
@@ -95,8 +103,9 @@ void causal_tile(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// causal_tile_backward(weights, score gradients, query gradients, query, out gradients, key columns, value columns, key pairs, keys, heads,
-// start, width, all keys, scale): weights as above; the gradients of scores, (rows, keys), and of the query, (rows, width)
+// causal_tile_backward(weights, score gradients, query gradients, query, out gradients, key columns, value
+// columns, key pairs, keys, heads, start, width, all keys, scale): writes weights as causal_tile does, and
+// the gradients of scores, (rows, keys), and of the query, (rows, width).
 void causal_tile_backward(const LoopValue* v, int64_t begin, int64_t end) {
   const Tile tile = tile_of(v[0], v + 8);
   Element *d_scores = pointer<Element>(v[1]), *d_query = pointer<Element>(v[2]), *d_out = pointer<Element>(v[4]);

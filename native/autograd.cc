@@ -9,7 +9,7 @@ namespace lorafit {
 
 napi_value gradients(const Arguments& arguments) {
   napi_env env = arguments.env;
-  // One after the other: within a call's parentheses the order, and so the error, would be the compiler's choice.
+  // In separate statements: within one call the compiler would choose the order, and so the error.
   const auto outputs = to_tensors(env, arguments[0], "outputs");
   const auto inputs = to_tensors(env, arguments[1], "inputs");
   const auto grad_outputs = to_tensors(env, arguments[2], "gradOutputs");

@@ -16,8 +16,8 @@ using torch::profiler::impl::ProfilerConfig;
 using torch::profiler::impl::ProfilerState;
 
 /**
- * Hears of every block that a caching allocator gives out or takes back: libtorch tells a profiler that keeps track of memory.
- * This one is disabled in all other respects.
+ * Receives every block that a caching allocator allocates or frees: libtorch reports them to a profiler that
+ * tracks memory. This profiler is disabled in all other respects.
  */
 class CardBooks final : public torch::profiler::impl::ProfilerStateBase {
  public:
@@ -31,7 +31,7 @@ class CardBooks final : public torch::profiler::impl::ProfilerStateBase {
     if (!device.is_cuda()) return;
     const std::lock_guard lock(mutex_);
     const auto known = blocks_.find(data);
-    if (known != blocks_.end()) { // freed now, or freed before by a thread that nobody listens to
+    if (known != blocks_.end()) { // freed now, or earlier by a thread without this profiler
       unbook(device, known->second);
       blocks_.erase(known);
     }
@@ -67,9 +67,11 @@ const std::shared_ptr<CardBooks>& card_books() {
 } // namespace
 
 /**
- * The first of what libtorch 2.11's CUDAAllocator (c10/cuda/CUDACachingAllocator.h, which needs CUDA's own headers) has beside
- * DeviceAllocator, in its order. Nothing of this class is made: a pointer to libtorch's allocator is seen as one to it. It stands
- * outside the unnamed namespace, where a compiler would see that nobody here implements it, and call nothing.
+ * The first methods that libtorch 2.11's CUDAAllocator adds to DeviceAllocator, in its order. Its header,
+ * c10/cuda/CUDACachingAllocator.h, needs CUDA's own headers.
+ *
+ * No object of this class is ever made: a pointer to libtorch's allocator is cast to it. The class stands
+ * outside the unnamed namespace: inside, the compiler would see that nobody implements it, and call nothing.
  */
 class CudaAllocatorStart : public c10::DeviceAllocator {
  public:

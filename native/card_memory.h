@@ -1,19 +1,28 @@
-// Memory of cards: libtorch's caching allocator manages it and tells of every block, which is booked by category as on cpu.
+// Memory of cards. libtorch's caching allocator manages it and reports every block; each block is booked by
+// category as on cpu.
 #pragma once
 
 #include "allocators.h"
 
 namespace lorafit {
 
-/** Before libtorch's CUDA half is loaded: segments of its caching allocator grow in place, unless the environment says otherwise. */
+/**
+ * Makes segments of libtorch's caching allocator grow in place, unless the environment says otherwise. Call
+ * before libtorch's CUDA half is loaded.
+ */
 void configure_card_allocator();
-/** From here on, blocks that this thread (and backward passes that it starts) allocates and frees on cards are booked. */
+/**
+ * Starts booking the card blocks that this thread (and backward passes that it starts) allocates and frees.
+ */
 void book_cards();
-/** The caching allocator of a card keeps to so many bytes of segments, used or not; nothing lifts the cap. */
+/**
+ * Limits a card's caching allocator to so many bytes of segments, used or not; undefined: all of the card's
+ * memory.
+ */
 void cap_card(c10::Device device, std::optional<int64_t> bytes);
-/** The caching allocator's own peaks, reserved bytes among them, start anew at what it holds now. */
+/** Resets the caching allocator's own peaks, also of reserved bytes, to its current values. */
 void reset_card_peaks(c10::Device device);
-/** The facts of the last allocation that a card refused, once. */
+/** Returns the facts of the last allocation that a card refused, and forgets them. */
 std::optional<OutOfPool> take_card_refusal();
 
 } // namespace lorafit

@@ -24,21 +24,24 @@
 namespace lorafit {
 namespace {
 
-constexpr size_t kMemcpyBytes = size_t{4} << 20; // between two looks at whether the process ends
+constexpr size_t kMemcpyBytes = size_t{4} << 20; // between two checks whether the process is ending
 
 bool on_card(const at::Tensor& tensor) { return !tensor.is_cpu() && !tensor.is_meta(); }
 
-/** A copy that was started. Its tensors are let go of on the JavaScript thread, so that memory is freed at a known time. */
+/**
+ * A copy that was started. Its tensors are released on the JavaScript thread, so that memory is freed at a
+ * known time.
+ */
 struct Copy {
   Copy(at::Tensor to, at::Tensor from) : to(std::move(to)), from(std::move(from)) {}
   at::Tensor to, from;
-  std::optional<c10::Stream> stream;  // on a card: where it is queued
+  std::optional<c10::Stream> stream;  // on a card: the copy's stream
   std::optional<c10::Event> computed; // on a card: the work queued before the copy
   std::shared_ptr<const c10::Event> copied; // on a card: the copy itself, once it is queued
-  bool arrived = false;               // on a card: whether the host has seen that
+  bool arrived = false;               // on a card: whether the host has seen `copied`
   bool timed = false;
-  std::optional<c10::Event> began;    // on a card, where it is timed: the copy's turn on its stream
-  // Of the copying thread; under its mutex.
+  std::optional<c10::Event> began;    // on a card, if timed: the copy's turn on its stream
+  // Written by the copying thread, under its mutex.
   bool queued = false;
   bool done = false;
   std::exception_ptr error;
@@ -58,7 +61,10 @@ c10::Device card_of(const Copy& copy) { return on_card(copy.to) ? copy.to.device
 
 c10::Stream computing_stream(c10::Device card) { return c10::impl::VirtualGuardImpl(card.type()).getStream(card); }
 
-/** A stream for each card and direction: a link carries both ways at once. For the JavaScript thread. */
+/**
+ * Returns the stream for a card and direction: a link carries both directions at once. For the JavaScript
+ * thread.
+ */
 c10::Stream copy_stream(const Copy& copy) {
   static auto* streams = new std::map<std::pair<int, bool>, c10::Stream>;
   const c10::Device card = card_of(copy);
@@ -69,7 +75,7 @@ c10::Stream copy_stream(const Copy& copy) {
   return streams->emplace(key, impl.getStreamFromGlobalPool(card)).first->second;
 }
 
-/** Marks where its stream is done with what was queued of a copy. */
+/** Records an event after what is queued of a copy on its stream. */
 void record_copied(Copy& copy) {
   if (copy.timed) {
     copy.copied = std::make_shared<c10::Event>(mark(*copy.stream));
@@ -80,20 +86,20 @@ void record_copied(Copy& copy) {
   copy.copied = std::make_shared<c10::Event>(std::move(event));
 }
 
-/** From here on, what is queued on a copy's stream comes after the work that was queued before the copy. */
+/** Makes the copy's stream wait for the work that was queued before the copy. */
 void begin_on_stream(Copy& copy) {
   copy.computed->block(*copy.stream);
   if (copy.timed) copy.began.emplace(mark(*copy.stream));
 }
 
-/** Asks the kernel to read ahead what a mapped file has under this range; of other memory it means nothing. */
+/** Asks the kernel to read ahead a mapped file's data in this range; has no effect on other memory. */
 void read_ahead(const void* data, size_t length) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t start = reinterpret_cast<uintptr_t>(data) / page * page;
   madvise(reinterpret_cast<void*>(start), reinterpret_cast<uintptr_t>(data) + length - start, MADV_WILLNEED);
 }
 
-/** One thread that copies what it is given, in order. It allocates nothing that is tracked and frees no tensor. */
+/** A thread that makes copies in order. It makes no tracked allocation and frees no tensor. */
 class CopyThread {
  public:
   void queue(const std::shared_ptr<Copy>& copy) {
@@ -106,14 +112,14 @@ class CopyThread {
     work_.notify_one();
   }
 
-  /** Blocks until the thread is done with a copy; throws what went wrong with it. */
+  /** Blocks until the thread is done with a copy; throws the copy's error. */
   void wait(const Copy& copy) {
     std::unique_lock lock(mutex_);
     done_.wait(lock, [&copy] { return !copy.queued || copy.done; });
     if (copy.error) std::rethrow_exception(copy.error);
   }
 
-  /** Whether waiting for it would take no time. */
+  /** Returns whether waiting for a copy would take no time. */
   bool is_done(const Copy& copy) {
     const std::lock_guard lock(mutex_);
     return !copy.queued || copy.done;
@@ -122,7 +128,7 @@ class CopyThread {
   void stop() {
     stopping_ = true;
     {
-      const std::lock_guard lock(mutex_); // a thread between its look and its sleep would miss the call
+      const std::lock_guard lock(mutex_); // without the lock, a thread between its check and its sleep would miss the call
       work_.notify_all();
     }
     if (thread_.joinable()) thread_.join();
@@ -159,7 +165,7 @@ class CopyThread {
   void carry_out(Copy& copy) {
     read_ahead(copy.from.const_data_ptr(), copy.from.nbytes());
     if (on_card(copy.to)) {
-      c10::impl::VirtualGuardImpl(copy.to.device().type()).setDevice(copy.to.device()); // this thread's, as use_card does
+      c10::impl::VirtualGuardImpl(copy.to.device().type()).setDevice(copy.to.device()); // sets this thread's card, like use_card
       begin_on_stream(copy);
       try {
         staging_->copy(copy.to, copy.from, *copy.stream, stopping_);
@@ -186,7 +192,7 @@ class CopyThread {
 };
 
 CopyThread& copy_thread() {
-  static auto* thread = new CopyThread; // never destroyed: stop_copies_with ends what runs in it
+  static auto* thread = new CopyThread; // never destroyed: stop_copies_with ends its thread
   return *thread;
 }
 
@@ -213,7 +219,7 @@ void start(const std::shared_ptr<Copy>& copy) {
   if (copy->to.is_meta() || copy->to.numel() == 0) return;
   if (!to_card && !from_card) return copy_thread().queue(copy);
   const c10::Device card = card_of(*copy);
-  // What the current stream still has to do may use either tensor's memory.
+  // Work queued on the current stream may use either tensor's memory.
   copy->computed.emplace(card.type());
   copy->computed->record(computing_stream(card));
   copy->stream = copy_stream(*copy);
@@ -224,7 +230,10 @@ void start(const std::shared_ptr<Copy>& copy) {
   record_copied(*copy);
 }
 
-/** A copy that a thread waits for, while the event loop goes on: one of its own, as Node's end would wait for its pool's. */
+/**
+ * A copy that a thread waits for, while the event loop continues. The thread is its own: Node waits for
+ * threads of its pool when it exits.
+ */
 struct Arrival {
   std::shared_ptr<Copy> copy;
   napi_deferred promise = nullptr;
@@ -236,11 +245,11 @@ struct Arrival {
       copy_thread().wait(*copy);
       if (copy->copied) copy->copied->synchronize();
       came = true;
-    } catch (...) { // is told to whoever waits for the copy then
+    } catch (...) { // the copy's error reaches whoever calls waitCopy
     }
   }
 
-  /** On the JavaScript thread. */
+  /** Settles the promise, on the JavaScript thread. */
   void end(napi_env env) {
     copy->arrived = came;
     napi_value nothing;
@@ -250,10 +259,13 @@ struct Arrival {
 
 void end_arrival(napi_env env, napi_value, void*, void* data) {
   const std::unique_ptr<Arrival> arrival(static_cast<Arrival*>(data));
-  if (env) arrival->end(env); // none where the environment ends
+  if (env) arrival->end(env); // null if the environment is ending
 }
 
-/** Where the environment has ended meanwhile, nobody is told and nothing is freed: the process ends. */
+/**
+ * Waits for a copy and notifies the JavaScript thread. If the environment has ended meanwhile, the process is
+ * ending: nothing is notified or freed.
+ */
 void await_arrival(Arrival* arrival) {
   const napi_threadsafe_function told = arrival->told;
   arrival->wait();
@@ -278,7 +290,7 @@ napi_value copy_arrival(const Arguments& arguments) {
   try {
     std::thread(await_arrival, arrival.get()).detach();
     arrival.release();
-  } catch (const std::system_error&) { // no thread is to be had: whoever waits for the copy then does so
+  } catch (const std::system_error&) { // no thread can start: waitCopy waits for the copy instead
     napi_release_threadsafe_function(arrival->told, napi_tsfn_release);
     arrival->end(env);
   }
@@ -303,8 +315,8 @@ napi_value wait_copy(const Arguments& arguments) {
   TORCH_CHECK(found, "the copy was waited for already");
   const std::shared_ptr<Copy> copy = *found;
   copies().erase(id);
-  // The caching allocator may hand the tensors' memory on once they are let go of: work that it is handed to is queued on
-  // the current stream, which waits for the copy first.
+  // The caching allocator may reuse the tensors' memory once they are released. The work that gets the memory
+  // is queued on the current stream, which waits for the copy first.
   TimedCopy times;
   const auto let_go = [&copy, &times, on_host] {
     if (copy->copied) {

@@ -1,4 +1,4 @@
-// Copies that run beside the computing: weights fetched ahead, activations moved to the host.
+// Copies that run in the background: weights copied ahead of use, activations moved to the host.
 #pragma once
 
 #include "values.h"
@@ -6,37 +6,46 @@
 namespace lorafit {
 
 /**
- * startCopy(to, from) -> id of a copy between contiguous tensors of one dtype and shape, which it keeps alive until it is
- * waited for. On cpu a thread copies; on CUDA the copy is queued on a stream of its own, after what is queued on the
- * current one so far; on meta there is nothing to copy.
+ * startCopy(to, from) -> id of a copy between contiguous tensors of one dtype and shape. The copy keeps both
+ * alive until waitCopy.
+ * - cpu: a thread copies.
+ * - CUDA: the copy is queued on a stream of its own, after the work queued so far on the current stream.
+ * - meta: nothing is copied.
  */
 napi_value start_copy(const Arguments& arguments);
 /**
- * waitCopy(id, onHost) returns when whoever computes with `to` from now on sees the data: on CUDA that is the current
- * stream, and with onHost this thread too. Throws what went wrong; the id is gone in any case.
+ * waitCopy(id, onHost): returns when later work with `to` sees the data. On CUDA that is work on the current
+ * stream, and with onHost also on this thread. Throws the copy's error; the id is invalid afterwards in any
+ * case.
  */
 napi_value wait_copy(const Arguments& arguments);
 /**
- * copyArrival(id) -> promise that settles when the host sees the data, or nobody will; the id stays, and waitCopy, which throws what went
- * wrong, then waits for nothing.
+ * copyArrival(id) -> promise that settles when the host sees the data, or the copy has failed. The id stays
+ * valid: waitCopy then returns at once, or throws the copy's error.
  */
 napi_value copy_arrival(const Arguments& arguments);
 /**
- * letGoOfSource(id): from here on, work on the current stream may write over `from`, or its memory be handed on. On cpu it returns when
- * the copy is done, on CUDA at once.
+ * letGoOfSource(id): afterwards, work on the current stream may overwrite `from` or reuse its memory. On cpu
+ * it returns when the copy is done, on CUDA at once.
  */
 napi_value let_go_of_source(const Arguments& arguments);
-/** isCopied(id) -> whether nobody would wait for it any more; what went wrong with it is told by waiting. */
+/** isCopied(id) -> whether waitCopy would return at once; only waitCopy reports the copy's error. */
 napi_value is_copied(const Arguments& arguments);
-/** pendingCopies() -> how many were started and not waited for. */
+/** pendingCopies() -> number of copies started and not waited for. */
 napi_value pending_copies(const Arguments& arguments);
-/** stagingBytes() -> bytes of the pinned buffers that memory which is not pinned reaches a card through; they stay once they are there. */
+/**
+ * stagingBytes() -> bytes of the pinned buffers through which unpinned memory reaches a card. Once made, the
+ * buffers stay.
+ */
 napi_value staging_bytes(const Arguments& arguments);
-/** timeCopies(on) forgets what was timed, and times copies that start from here on or no longer. */
+/** timeCopies(on): forgets the times so far, and starts or stops timing copies that start from now on. */
 napi_value time_copies(const Arguments& arguments);
-/** takeCopyTimes() -> [copies, bytes, ms that they took, ms that the computing waited for them]; the device must be done with them. */
+/**
+ * takeCopyTimes() -> [copies, bytes, ms of copying, ms that computing waited for copies]. The device must
+ * have finished the copies.
+ */
 napi_value take_copy_times(const Arguments& arguments);
-/** Ends the copying thread when this environment ends; what it has not copied by then stays so. */
+/** Ends the copying thread when this environment ends; copies that are not done by then stay undone. */
 void stop_copies_with(napi_env env);
 
 } // namespace lorafit

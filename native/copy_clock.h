@@ -1,4 +1,5 @@
-// How long copies took, and how long the computing waited for them. For the JavaScript thread; nothing is timed until it is asked for.
+// Measures how long copies took, and how long computing waited for them. For the JavaScript thread; off until
+// asked for.
 #pragma once
 
 #include <c10/core/Event.h>
@@ -10,16 +11,16 @@
 
 namespace lorafit {
 
-/** A copy that was waited for: on a card its marks on the streams, on cpu its times. */
+/** A copy that was waited for: its events on the streams of a card, or its times on cpu. */
 struct TimedCopy {
   int64_t bytes = 0;
   std::optional<c10::Event> began;          // on the copying stream
   std::shared_ptr<const c10::Event> copied;
-  std::optional<c10::Event> came, goes_on;  // on the computing one: before it waited, and after
+  std::optional<c10::Event> came, goes_on;  // on the computing stream: before it waited, and after
   double copy_ms = 0, waited_ms = 0;
 };
 
-/** An event that can be subtracted from another; such ones cost more than those that only order work. */
+/** Records an event with a time. Such events cost more than events that only order work. */
 inline c10::Event mark(const c10::Stream& stream) {
   c10::Event event(stream.device_type(), c10::EventFlag::BACKEND_DEFAULT);
   event.record(stream);
@@ -30,7 +31,7 @@ class CopyClock {
  public:
   bool running() const { return running_; }
 
-  /** Forgets what was timed. */
+  /** Starts or stops timing, and forgets the times so far. */
   void run(bool on) {
     running_ = on;
     copies_.clear();
@@ -40,7 +41,10 @@ class CopyClock {
     if (running_) copies_.push_back(std::move(copy));
   }
 
-  /** Copies, bytes, milliseconds that they took and that the computing waited; the card has to be done with them. */
+  /**
+   * Returns copies, bytes, milliseconds of copying, and milliseconds that computing waited. The card must
+   * have finished the copies.
+   */
   std::array<double, 4> take() {
     std::array<double, 4> sums{};
     for (const TimedCopy& copy : copies_) {

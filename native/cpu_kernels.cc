@@ -14,14 +14,14 @@ namespace {
 struct CpuKernel {
   const char* entry;
   const char* kinds;
-  /** Elements of the first tensor that make a unit of the loop's work. */
+  /** Elements of the first tensor per unit of the loop's work. */
   int64_t (*elements)(const LoopValue* values);
 };
 
-/** Elements worth waking a thread for: 10 to 30 us of work. */
+/** Elements per thread that make waking the thread worthwhile: 10 to 30 us of work. */
 constexpr int64_t kElementsOfThread = 65536;
 
-/** A unit is a row, whose length is the argument with this number. */
+/** Makes a row the unit; the argument with this number is the row's length. */
 template <size_t Columns>
 int64_t row(const LoopValue* values) {
   return values[Columns].whole;
@@ -29,13 +29,18 @@ int64_t row(const LoopValue* values) {
 
 int64_t one_element(const LoopValue*) { return 1; }
 
-/** A panel's columns of pairs along as many steps as the argument with this number says. */
+/**
+ * Makes a panel the unit: its columns times the steps in the argument with this number, rounded up to pairs.
+ */
 template <size_t Inner>
 int64_t panel_of(const LoopValue* values) {
   return (values[Inner].whole + 1) / 2 * 2 * kPanelColumns;
 }
 
-/** All heads of a row, with its groups, a group's heads and half a head's features at 6, 7 and 9. */
+/**
+ * Makes all heads of a row the unit: arguments 6, 7 and 9 are groups, heads per group and half the features
+ * per head.
+ */
 int64_t heads(const LoopValue* values) { return values[6].whole * values[7].whole * 2 * values[9].whole; }
 
 constexpr CpuKernel kKernels[] = {
@@ -66,7 +71,7 @@ struct Level {
   const NamedLoop* loops;
 };
 
-/** What the processor has, the best last. */
+/** Returns the levels that the processor has, the best last. */
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found{{"baseline", loops_baseline()}};
@@ -165,7 +170,7 @@ napi_value loop_level(const Arguments& arguments) {
 bool multiplies_pairs() {
   static const bool does = [] {
     __builtin_cpu_init();
-    // A matrix unit multiplies at many times the rate, and oneDNN knows how.
+    // A matrix unit multiplies at many times the rate, and oneDNN uses it.
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && !__builtin_cpu_supports("amx-bf16");
   }();

@@ -1,4 +1,5 @@
-// Kernels of our own for the CPU: one pass over memory, all threads, in place or into what the caller has allocated.
+// Our own kernels for the CPU: one pass over memory, all threads, in place or into memory that the caller
+// allocated.
 #pragma once
 
 #include "values.h"
@@ -6,24 +7,25 @@
 namespace lorafit {
 
 /**
- * runLoop(entry, dtype of its scalars, kinds, ...arguments) runs a kernel of cpu_loops.cc. `kinds` has a letter an argument: t pointer
- * to a tensor's first element, i 64-bit whole number, f float. Throws where no kernel has this name, these kinds or this dtype, or a
- * tensor isn't on the CPU.
+ * runLoop(entry, dtype of its scalars, kinds, ...arguments): runs a kernel of cpu_loops.cc. `kinds` has a
+ * letter per argument: t pointer to a tensor's first element, i 64-bit whole number, f float. Throws if no
+ * kernel has this name, these kinds or this dtype, or if a tensor is not on the CPU.
  */
 napi_value run_loop(const Arguments& arguments);
 /**
- * loopLevel([level]) -> "avx512", "avx2" or "baseline": the vectors that the kernels use, the best that there are until another level is
- * given, which must be one of the processor's.
+ * loopLevel([level]) -> "avx512", "avx2" or "baseline": the vector instructions in use before the call. With
+ * `level`, which the processor must have, the kernels use that level from now on. Default: the processor's
+ * best.
  */
 napi_value loop_level(const Arguments& arguments);
 /**
- * Whether the processor multiplies pairs of bfloat16, and has no matrix unit that would be faster, and no lower level has been given: then
- * products and attention in bfloat16 are our own (products.h).
+ * Returns whether products and attention in bfloat16 use our own kernels (products.h). They do if the
+ * processor multiplies pairs of bfloat16, has no faster matrix unit, and no lower level has been set.
  */
 bool multiplies_pairs();
-/** multipliesBfloat16() -> the same. */
+/** multipliesBfloat16() -> multiplies_pairs(). */
 napi_value multiplies_bfloat16(const Arguments& arguments);
-/** panelColumns() -> columns side by side in a panel of what these are multiplied with. */
+/** panelColumns() -> columns per panel of a right factor. */
 napi_value panel_columns(const Arguments& arguments);
 
 } // namespace lorafit

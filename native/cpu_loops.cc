@@ -1,4 +1,5 @@
-// The table of the CPU kernels' loops, which are compiled with it: once for each level of vector instructions (Makefile).
+// The table of the CPU kernels' loops. Table and loops are compiled once for each level of vector
+// instructions (Makefile).
 #include "cpu_loops.h"
 
 #include "loops_of_attention.h"

@@ -1,5 +1,5 @@
-// The loops of the CPU kernels over raw memory. cpu_loops.cc is compiled once for each level of vector instructions (Makefile), and
-// cpu_kernels.cc takes the best that the processor has.
+// The loops of the CPU kernels over raw memory. cpu_loops.cc is compiled once for each level of vector
+// instructions (Makefile), and cpu_kernels.cc uses the best level that the processor has.
 #pragma once
 
 #include <stdint.h>
@@ -13,7 +13,7 @@ union LoopValue {
   float number;
 };
 
-/** Does the units begin <= unit < end of a kernel's work; what a unit is, cpu_kernels.cc says. */
+/** Does the units begin <= unit < end of a kernel's work; cpu_kernels.cc defines the units. */
 using Loop = void (*)(const LoopValue* values, int64_t begin, int64_t end);
 
 struct NamedLoop {
@@ -21,11 +21,11 @@ struct NamedLoop {
   Loop of_bfloat16, of_float16, of_float32;
 };
 
-/** The loops of a level, ended by one without a name. */
+/** Return the loops of a level; an entry without a name ends the table. */
 const NamedLoop* loops_baseline();
 const NamedLoop* loops_avx2();
 const NamedLoop* loops_avx512();
-/** Beside the best level's, where the processor multiplies pairs of bfloat16. */
+/** Returns further loops for processors that multiply pairs of bfloat16, besides those of the best level. */
 const NamedLoop* loops_of_pairs();
 
 } // namespace lorafit

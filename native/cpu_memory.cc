@@ -8,7 +8,10 @@
 namespace lorafit {
 namespace {
 
-/** Smaller blocks are malloc's, and those that the arena has no room for. */
+/**
+ * Bytes from which a block goes into the arena. Smaller blocks, and blocks that the arena has no room for,
+ * come from malloc.
+ */
 constexpr size_t kLargeBytes = size_t{64} << 10;
 static_assert(Arena::kAlignmentBytes >= c10::gAlignment);
 

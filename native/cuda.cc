@@ -29,7 +29,7 @@ void ensure_cuda() {
   const std::string beside = library.dli_fname;
   const std::string path = beside.substr(0, beside.rfind('/')) + "/libtorch_cuda.so";
   configure_card_allocator();
-  // Resolved lazily and globally, as libtorch's own loader has it: its parts look each other's symbols up.
+  // Resolved lazily and globally, as libtorch's own loader does: its parts look up each other's symbols.
   TORCH_CHECK(dlopen(path.c_str(), RTLD_LAZY | RTLD_GLOBAL), "CUDA can't be used: ", dlerror());
   TORCH_CHECK(at::globalContext().hasCUDA(), "CUDA can't be used: no device or no driver was found");
   install_pinned_allocator();

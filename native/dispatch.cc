@@ -39,13 +39,13 @@ enum class Kind : uint8_t {
   kUnsupported
 };
 
-/** What the schema says of one argument, in the form that conversion wants. */
+/** An argument of the schema, in the form that conversion needs. */
 struct Parameter {
   std::string name;
   Kind kind;
-  bool optional;   // undefined or null stand for none
-  bool nullable;   // null stands for an undefined tensor
-  int32_t repeats; // N of int[N]: a single number stands for N of them
+  bool optional;   // undefined or null means none
+  bool nullable;   // null means an undefined tensor
+  int32_t repeats; // N of int[N]: a single number means N copies
   std::optional<IValue> fallback;
 };
 
@@ -53,8 +53,8 @@ struct Operation {
   c10::OperatorHandle handle;
   std::string name;
   std::vector<Parameter> parameters;
-  bool in_place; // what it returns are its own arguments
-  StandIn stand_in; // called first where there is one
+  bool in_place; // it returns its own arguments
+  StandIn stand_in; // if set, called first
 };
 
 std::deque<Operation>& operations() {
@@ -177,7 +177,7 @@ IValue to_layout(napi_env env, napi_value value, const char* name) {
   return IValue(static_cast<int64_t>(c10::Layout::Strided));
 }
 
-/** The value as the schema wants it. */
+/** Converts a value to the type that the schema requires. */
 IValue convert(napi_env env, napi_value value, const Parameter& parameter) {
   const char* name = parameter.name.c_str();
   switch (parameter.kind) {
@@ -224,7 +224,9 @@ napi_value from_ivalue(napi_env env, const IValue& value) {
   return null_value(env);
 }
 
-/** " (self: float32[2, 3] cpu, other: ...)": the tensors among the arguments of a call that failed. */
+/**
+ * Returns " (self: float32[2, 3] cpu, other: ...)": the tensors among the arguments of a call that failed.
+ */
 std::string describe_tensors(const Arguments& arguments, const Operation& operation) {
   std::string text;
   const auto add = [&](const std::string& name, napi_value value) {
@@ -247,8 +249,10 @@ std::string describe_tensors(const Arguments& arguments, const Operation& operat
   return text.empty() ? "" : " (" + text + ")";
 }
 
-/** The stack of values that a boxed call takes and leaves; kept between calls for its memory, emptied after
- * each. */
+/**
+ * The stack of values that a boxed call reads and writes. It is kept between calls to reuse its memory, and
+ * emptied after each.
+ */
 class Stack {
  public:
   Stack() : values(reused()) {}
@@ -269,7 +273,10 @@ bool returns_arguments(const c10::FunctionSchema& schema) {
   });
 }
 
-/** Switches oneDNN on again: ATen switches it off for good if a batched product was refused memory, which it then makes without. */
+/**
+ * Switches oneDNN on again. If a batched product is refused memory, ATen computes it without oneDNN, and
+ * switches oneDNN off for good.
+ */
 void keep_onednn() {
   if (!at::globalContext().userEnabledMkldnn()) at::globalContext().setUserEnabledMkldnn(true);
 }

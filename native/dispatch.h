@@ -5,14 +5,16 @@
 
 namespace lorafit {
 
-/** resolve(name, overload, nullable: string[]) -> id of an operator; `nullable` names tensors that may be
- * null. */
+/**
+ * resolve(name, overload, nullable: string[]) -> id of an operator; `nullable` names tensors that may be
+ * null.
+ */
 napi_value resolve_operator(const Arguments& arguments);
-/** schema(id) -> its text. */
+/** schema(id) -> the operator's schema as text. */
 napi_value operator_schema(const Arguments& arguments);
 /**
  * call(id, ...arguments in schema order, undefined for a default) -> handle, null, number, boolean or an
- * array of these; undefined for an in-place operator, whose result the caller holds already.
+ * array of these; undefined for an in-place operator, since the caller already holds its result.
  */
 napi_value call_operator(const Arguments& arguments);
 

@@ -1,5 +1,5 @@
-// Slots with generations: a JavaScript number names a C++ object, and a number whose object is gone is known
-// as such.
+// Slots with generations: a JavaScript number names a C++ object, and the number of a freed object is
+// recognised.
 #pragma once
 
 #include <ATen/core/Generator.h>
@@ -11,12 +11,13 @@
 
 namespace lorafit {
 
-/** Objects named by doubles: generation * 2^22 + slot, exact below 2^53. Zero names nothing. For one thread.
+/**
+ * Objects named by doubles: generation * 2^22 + slot, exact below 2^53. Zero names nothing. For one thread.
  */
 template <typename T>
 class SlotTable {
  public:
-  /** The handle of a value moved in. */
+  /** Moves a value in, and returns its handle. */
   double insert(T value) {
     if (free_.empty()) {
       TORCH_CHECK(slots_.size() < kSlots, "more than ", kSlots, " objects are alive at once");
@@ -32,7 +33,7 @@ class SlotTable {
     return static_cast<double>(slot.generation * kSlots + index);
   }
 
-  /** The object of a handle, or nullptr where there is none (any more). */
+  /** Returns the object of a handle; nullptr if there is none, or none any more. */
   T* find(double handle) {
     if (!(handle >= kSlots && handle < 9007199254740992.0)) return nullptr;
     const auto bits = static_cast<uint64_t>(handle);
@@ -42,8 +43,10 @@ class SlotTable {
     return slot.used && slot.generation == bits / kSlots ? &slot.value : nullptr;
   }
 
-  /** Frees the object of a handle; false where there is none. A slot whose generations are used up is not
-   * used again. */
+  /**
+   * Frees the object of a handle; false if there is none. A slot that has used all its generations is not
+   * reused.
+   */
   bool erase(double handle) {
     if (!find(handle)) return false;
     const auto index = static_cast<uint32_t>(static_cast<uint64_t>(handle) % kSlots);

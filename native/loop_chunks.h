@@ -1,6 +1,8 @@
-// What the CPU's loops are made of: numbers of 16 bits, and chunks of a row as float arrays on the stack, where compilers
-// vectorise them, whatever may lie in the same memory. No library's header is included by any loop: the linker keeps one copy of
-// an inline function, and that might be one compiled for a newer processor than the one at hand.
+// Building blocks of the CPU's loops: 16-bit numbers, and chunks of a row as float arrays on the stack.
+// Compilers vectorise such arrays, since nothing else can alias them.
+//
+// No loop includes a library's header. The linker keeps only one copy of an inline function, and that copy
+// might be compiled for a newer processor than the one that runs.
 #pragma once
 
 #include "cpu_loops.h"
@@ -28,7 +30,7 @@ struct Float16 {
 inline float widen(float x) { return x; }
 inline float widen(BFloat16 x) { return bits_as<float>(static_cast<uint32_t>(x.bits) << 16); }
 inline float widen(Float16 x) {
-  // The exponent's bias is raised by a product, which makes normal numbers of subnormal ones as well.
+  // A product raises the exponent's bias, and so turns subnormal numbers into normal ones.
   const float raised = bits_as<float>(static_cast<uint32_t>(x.bits & 0x7fff) << 13) * 0x1p112f;
   const uint32_t infinite = raised >= 65536.0f ? 0x7f800000u : 0;
   return bits_as<float>(bits_as<uint32_t>(raised) | infinite | static_cast<uint32_t>(x.bits & 0x8000) << 16);
@@ -43,7 +45,7 @@ inline void narrow(float x, BFloat16& to) {
 inline void narrow(float x, Float16& to) {
   const uint32_t bits = bits_as<uint32_t>(x), magnitude = bits & 0x7fffffff;
   const uint32_t normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
-  // Below 2^-14 the sum with 1/2 has the last bits where they belong, rounded.
+  // Below 2^-14, the sum with 1/2 has the rounded last bits in the right place.
   const uint32_t subnormal = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - bits_as<uint32_t>(0.5f);
   const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
   const uint32_t beyond = magnitude > 0x7f800000 ? 0x7e00u : 0x7c00u;
@@ -57,9 +59,12 @@ inline float rounded(float x) {
   return widen(narrowed);
 }
 
-/** e^x by 2^n e^f, |f| <= ln(2) / 2, with the Taylor polynomial of e^f: exact to 3e-7; below -87 and above 88 as there. */
+/**
+ * Returns e^x as 2^n e^f, |f| <= ln(2) / 2, with the Taylor polynomial of e^f: exact to 3e-7. Below -87 it
+ * returns e^-87, above 88 e^88.
+ */
 inline float exp_of(float x) {
-  constexpr float kShift = 0x1.8p23f; // a sum with it is rounded to a whole number, which the last bits show
+  constexpr float kShift = 0x1.8p23f; // a sum with it is rounded to a whole number, found in the last bits
   const float low = x < -87.0f ? -87.0f : x;
   const float inside = low > 88.0f ? 88.0f : low;
   const float shifted = inside * 1.44269504f + kShift;
@@ -90,7 +95,7 @@ inline __attribute__((always_inline)) void store(S* to, int count, const float* 
   for (int i = 0; i < count; ++i) narrow(from[i], to[i]);
 }
 
-/** A chunk's length, known to the compiler. */
+/** The length of a whole chunk, known to the compiler. */
 struct WholeChunk {
   constexpr operator int() const { return kChunk; }
 };
@@ -105,7 +110,7 @@ inline __attribute__((always_inline)) void for_chunks(int64_t count, Body body) 
 
 #define CHUNK [&](int64_t at, auto count) __attribute__((always_inline))
 
-/** What the lanes of a chunk added up each for themselves. */
+/** Sums of each lane of the chunks. */
 struct Lanes {
   float at[kChunk] = {};
   float sum() const {
@@ -115,7 +120,7 @@ struct Lanes {
   }
 };
 
-/** The largest of a row's elements. */
+/** Returns the largest of a row's elements. */
 template <typename S>
 inline float largest(const S* row, int64_t columns) {
   float lanes[kChunk];

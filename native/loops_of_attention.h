@@ -1,4 +1,4 @@
-// Loops of attention: what stands beside its products, and rotary positions.
+// Loops of attention other than products: softmax, copies and rotary positions.
 #pragma once
 
 #include "loop_chunks.h"
@@ -6,11 +6,11 @@
 namespace lorafit {
 namespace {
 
-// causal_softmax(scores, scale, columns, heads, start): row number r sees start + r / heads + 1 columns; scores become
-// softmax(scale * scores) over them, and zero beyond
+// causal_softmax(scores, scale, columns, heads, start): row r sees start + r / heads + 1 columns. Writes
+// softmax(scale * scores) over these columns, and zero beyond.
 template <typename S>
 void causal_softmax(const LoopValue* v, int64_t begin, int64_t end) {
-  constexpr int64_t kHeld = 128 * kChunk; // exponentials of a row that wait for their sum; those beyond are made twice
+  constexpr int64_t kHeld = 128 * kChunk; // exponentials of a row, kept until their sum is known; those beyond are computed twice
   float held[kHeld];
   const float scale = v[1].number;
   const int64_t columns = v[2].whole, heads = v[3].whole, start = v[4].whole;
@@ -41,7 +41,8 @@ void causal_softmax(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// softmax_backward(grad, weights, scale, columns): grad becomes scale * weights * (grad - sum(grad * weights)), the scores' gradient
+// softmax_backward(grad, weights, scale, columns): overwrites grad with the scores' gradient, scale * weights
+// * (grad - sum(grad * weights)).
 template <typename S>
 void softmax_backward(const LoopValue* v, int64_t begin, int64_t end) {
   const float scale = v[2].number;
@@ -81,7 +82,7 @@ void add_wide(const LoopValue* v, int64_t begin, int64_t end) {
   });
 }
 
-// gather_rows(out, from, columns, stride): rows that lie `stride` elements apart, side by side
+// gather_rows(out, from, columns, stride): copies rows that are `stride` elements apart into contiguous rows.
 template <typename S>
 void gather_rows(const LoopValue* v, int64_t begin, int64_t end) {
   const int64_t columns = v[2].whole, stride = v[3].whole;
@@ -89,7 +90,7 @@ void gather_rows(const LoopValue* v, int64_t begin, int64_t end) {
     __builtin_memcpy(pointer<S>(v[0]) + row * columns, pointer<S>(v[1]) + row * stride, columns * sizeof(S));
 }
 
-/** Rotates pairs (i, i + half) of a head by a row's angle, or by its negative. */
+/** Rotates pairs (i, i + half) of a head by a row's angle; direction -1: by the negative angle. */
 template <typename S>
 inline void rotate(const S* from, S* to, const S* cos, const S* sin, int64_t half, float direction) {
   for_chunks(half, CHUNK {
@@ -107,9 +108,9 @@ inline void rotate(const S* from, S* to, const S* cos, const S* sin, int64_t hal
   });
 }
 
-// rope_unpack and rope_pack(u, cos, sin, query, key, value, groups, heads, queries, half, strides of query, key and value from row to
-// row and from group to group): between u, (rows, groups, heads, 2 half), and the others; of its heads the first are queries, then there
-// may be a key and a value; a unit is a row
+// rope_unpack and rope_pack(u, cos, sin, query, key, value, groups, heads, queries, half, strides of query,
+// key and value from row to row and from group to group): rotate between u, (rows, groups, heads, 2 half),
+// and the others. The first heads of u are queries; then there may be a key and a value. Unit: a row.
 template <typename S, bool kPacks>
 void rope(const LoopValue* v, int64_t begin, int64_t end) {
   const int64_t groups = v[6].whole, heads = v[7].whole, queries = v[8].whole, half = v[9].whole, width = 2 * half;

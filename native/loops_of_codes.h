@@ -12,7 +12,7 @@ constexpr float kNf4[16] = {
     -0.0910500363f,  0.0f,          0.0795802996f, 0.160930201f,  0.246112302f,  0.337915242f,
     0.440709829f,    0.562617004f,  0.722956836f,  1.0f};
 
-// dequantize_nf4(out, codes, absmax, table, scales, offset, width, row, column, columns): a unit is a row of out
+// dequantize_nf4(out, codes, absmax, table, scales, offset, width, row, column, columns). Unit: a row of out.
 template <typename S>
 void dequantize_nf4(const LoopValue* v, int64_t begin, int64_t end) {
   const auto *codes = pointer<const uint8_t>(v[1]), *absmax = pointer<const uint8_t>(v[2]);
@@ -24,7 +24,7 @@ void dequantize_nf4(const LoopValue* v, int64_t begin, int64_t end) {
     const int64_t first = (v[7].whole + row) * width + v[8].whole, last = first + columns;
     for (int64_t number = first; number < last;) {
       const int64_t block = number / 64, stop = (block + 1) * 64 < last ? (block + 1) * 64 : last;
-      volatile float magnitude = table[absmax[block]] * scales[block / 256]; // rounded, not joined with the sum, as bitsandbytes has it
+      volatile float magnitude = table[absmax[block]] * scales[block / 256]; // rounded before the sum (no fused multiply-add), as in bitsandbytes
       const float factor = magnitude + offset;
       S values[16];
       for (int i = 0; i < 16; ++i) narrow(kNf4[i] * factor, values[i]);
@@ -39,7 +39,7 @@ void dequantize_nf4(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// dequantize_int8(out, codes, scales, unit, stride, columns): a unit is a row of out
+// dequantize_int8(out, codes, scales, unit, stride, columns). Unit: a row of out.
 template <typename S>
 void dequantize_int8(const LoopValue* v, int64_t begin, int64_t end) {
   const auto* scales = pointer<const float>(v[2]);

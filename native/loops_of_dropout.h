@@ -1,4 +1,5 @@
-// Loops of dropout. What is dropped depends on seed, row and column alone: numbers of 16 bits by SplitMix64, four of each word.
+// Loops of dropout. The mask depends only on seed, row and column: 16-bit numbers from SplitMix64, four per
+// word.
 #pragma once
 
 #include "loop_chunks.h"
@@ -6,7 +7,7 @@
 namespace lorafit {
 namespace {
 
-/** SplitMix64's output for a number of its sequence. Source: Steele, Lea, Flood, 2014. */
+/** Returns SplitMix64's output for a number of its sequence. Source: Steele, Lea, Flood, 2014. */
 inline uint64_t split_mix(uint64_t seed, uint64_t number) {
   uint64_t z = seed + 0x9e3779b97f4a7c15u * (number + 1);
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -14,7 +15,10 @@ inline uint64_t split_mix(uint64_t seed, uint64_t number) {
   return z ^ z >> 31;
 }
 
-/** out, or its sum with what is there, from x's elements; rows begin <= row < end. Arguments as in kernels' work (dropout.ts). */
+/**
+ * Writes the masked and scaled x into out, or adds it to out; rows begin <= row < end. Arguments as for the
+ * kernels (dropout.ts).
+ */
 template <typename S, bool Adds>
 inline void drop_rows(const LoopValue* v, int64_t begin, int64_t end) {
   constexpr int kLanes = 4, kWords = kChunk / kLanes + 1;
@@ -42,7 +46,8 @@ inline void drop_rows(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// dropped(out, x, outStride, xStride, columns, row, column, low and high half of the seed, bound, scale): out = mask * x * scale
+// dropped(out, x, outStride, xStride, columns, row, column, low and high half of the seed, bound, scale): out
+// = mask * x * scale
 template <typename S>
 void dropped(const LoopValue* v, int64_t begin, int64_t end) {
   drop_rows<S, false>(v, begin, end);

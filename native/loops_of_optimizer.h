@@ -6,8 +6,9 @@
 namespace lorafit {
 namespace {
 
-// adamw(value, gradient, mean, square, scale, decay, meanRate, squareKeep, squareRate, rootFactor, epsilon, stepSize): gradients, of any
-// precision, become zero; where the scale is not finite, nothing else changes
+// adamw(value, gradient, mean, square, scale, decay, meanRate, squareKeep, squareRate, rootFactor, epsilon,
+// stepSize): updates value, mean and square, and zeroes gradients of any precision. If the scale is not
+// finite, it only zeroes the gradients.
 template <typename S>
 void adamw(const LoopValue* v, int64_t begin, int64_t end) {
   float *value = pointer<float>(v[0]) + begin, *mean = pointer<float>(v[2]) + begin, *square = pointer<float>(v[3]) + begin;

@@ -20,7 +20,7 @@ void swiglu(const LoopValue* v, int64_t begin, int64_t end) {
   });
 }
 
-// swiglu_backward(grad, gate, up): gate and up become their gradients
+// swiglu_backward(grad, gate, up): overwrites gate and up with their gradients.
 template <typename S>
 void swiglu_backward(const LoopValue* v, int64_t begin, int64_t end) {
   const S* grad = pointer<S>(v[0]) + begin;
@@ -40,7 +40,7 @@ void swiglu_backward(const LoopValue* v, int64_t begin, int64_t end) {
   });
 }
 
-/** 1 / sqrt(mean(x^2) + eps) of a row; each(at, count, a) sees its chunks on the way. */
+/** Returns 1 / sqrt(mean(x^2) + eps) of a row; calls each(at, count, a) with every chunk on the way. */
 template <typename S, typename Each>
 inline __attribute__((always_inline)) float inverse_rms(const S* x, int64_t columns, float eps, Each each) {
   Lanes squares;
@@ -73,7 +73,8 @@ void rms_norm(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-// add_rms_norm_gradient(into, grad, x, weight, eps, columns): into += r * (g - n * mean(g * n)), n = x * r, g = grad * weight
+// add_rms_norm_gradient(into, grad, x, weight, eps, columns): into += r * (g - n * mean(g * n)), n = x * r, g
+// = grad * weight
 template <typename S>
 void add_rms_norm_gradient(const LoopValue* v, int64_t begin, int64_t end) {
   const S* weight = pointer<S>(v[3]);
@@ -103,7 +104,7 @@ void add_rms_norm_gradient(const LoopValue* v, int64_t begin, int64_t end) {
   }
 }
 
-/** The sum of e^(x - most) over a row. */
+/** Returns the sum of e^(x - most) over a row. */
 template <typename S>
 inline float sum_of_exps(const S* row, int64_t columns, float most) {
   Lanes sums;
@@ -115,7 +116,8 @@ inline float sum_of_exps(const S* row, int64_t columns, float most) {
   return sums.sum();
 }
 
-// softmax_gradient(logits, targets, losses, scale, columns): losses, and logits become scale * (softmax - onehot)
+// softmax_gradient(logits, targets, losses, scale, columns): writes losses, and overwrites logits with scale
+// * (softmax - onehot).
 template <typename S>
 void softmax_gradient(const LoopValue* v, int64_t begin, int64_t end) {
   const auto* targets = pointer<const int64_t>(v[1]);

@@ -27,7 +27,10 @@ class FileDescriptor {
   const int number;
 };
 
-/** A whole file in memory. Pages are private: an op that writes in place changes memory, never the file. */
+/**
+ * A whole file mapped into memory. Pages are private: an operator that writes in place changes memory, never
+ * the file.
+ */
 class Mapping {
  public:
   explicit Mapping(const std::string& path) {
@@ -62,7 +65,7 @@ const std::shared_ptr<Mapping>& to_mapping(napi_env env, napi_value id) {
   return *mapping;
 }
 
-/** Start of a range that lies inside the mapping; throws otherwise. */
+/** Returns the start of a range inside the mapping; throws if the range is outside. */
 uint8_t* range(const Mapping& mapping, int64_t offset_bytes, uint64_t length_bytes) {
   const bool inside = offset_bytes >= 0 && static_cast<uint64_t>(offset_bytes) <= mapping.length &&
                       length_bytes <= mapping.length - static_cast<uint64_t>(offset_bytes);
@@ -114,7 +117,7 @@ napi_value mapped_tensor(const Arguments& arguments) {
     return from_tensor(env, at::from_blob(start, shape, [mapping](void*) {}, options));
   }
   at::Tensor copy =
-      at::empty(shape, options); // kernels may not read elements that lie across their alignment
+      at::empty(shape, options); // kernels must not read misaligned elements
   if (length_bytes > 0) std::memcpy(copy.mutable_data_ptr(), start, length_bytes);
   return from_tensor(env, std::move(copy));
 }

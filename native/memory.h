@@ -5,10 +5,11 @@
 
 namespace lorafit {
 
-/** setPool(pool), setCategory(category) -> what it was: where allocations of this thread are booked. */
+/** setPool(pool), setCategory(category) -> the value before. Allocations of this thread are booked there. */
 napi_value set_pool(const Arguments& arguments);
 napi_value set_category(const Arguments& arguments);
-/** memoryStats(device, pool) -> [live, peak, cap, count, blocks, ...live by category, ...peak by category].
+/**
+ * memoryStats(device, pool) -> [live, peak, cap, count, blocks, ...live by category, ...peak by category].
  */
 napi_value memory_stats(const Arguments& arguments);
 /** cpuMemory() -> bytes [live, most live, cached, fresh, given back] of the arena (arena.h). */
@@ -21,8 +22,10 @@ napi_value set_memory_cap(const Arguments& arguments);
 napi_value inject_failure(const Arguments& arguments);
 /** recordAllocations(device, on). */
 napi_value record_memory(const Arguments& arguments);
-/** takeAllocations(device) -> [ids, bytes, pools, categories] as bytes of Float64, Float64, Uint8 and Uint8
- * arrays. */
+/**
+ * takeAllocations(device) -> [ids, bytes, pools, categories] as bytes of Float64, Float64, Uint8 and Uint8
+ * arrays.
+ */
 napi_value take_memory_record(const Arguments& arguments);
 
 } // namespace lorafit

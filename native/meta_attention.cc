@@ -1,4 +1,4 @@
-// Scaled dot product attention on meta. Sizes: B batch, H heads, T queries, S keys, D of a head.
+// Scaled dot product attention on meta. Sizes: B batch, H heads, T queries, S keys, D features per head.
 #include <ATen/Parallel.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
@@ -21,7 +21,7 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 
 at::ScalarType accumulated(at::ScalarType type) { return is_half(type) ? at::kFloat : type; }
 
-/** (B, H, T, D) laid out as (B, T, H, D). */
+/** Allocates (B, H, T, D) with the memory layout (B, T, H, D). */
 Tensor heads_inside(const Tensor& like) {
   return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
 }
@@ -37,8 +37,9 @@ int64_t cpu_query_block(int64_t queries) {
 }
 
 /**
- * Whether the forward kernel copies all keys and values, packed for the processor's matrix unit. It goes by the processor, the threads and
- * all sizes, so the real kernel is called on memory that isn't there, and stopped at the allocation after those that it always makes.
+ * Returns whether the forward kernel copies all keys and values, packed for the processor's matrix unit. That
+ * depends on the processor, the threads and all sizes. So the real kernel is called on memory that does not
+ * exist, and stopped at the first allocation after those that it always makes.
  */
 bool asked_whether_it_packs(const Tensor& query, const Tensor& key, const Tensor& value, bool causal) {
   constexpr size_t kOwn = 4; // result, logsumexp, two blocks of scores
@@ -47,7 +48,10 @@ bool asked_whether_it_packs(const Tensor& query, const Tensor& key, const Tensor
          }).has_value();
 }
 
-/** Whether it ever does in this dtype: where it doesn't, asking for a shape would mean computing. */
+/**
+ * Returns whether the kernel ever packs in this dtype. If it does not, asking for a shape would mean
+ * computing.
+ */
 bool can_pack(at::ScalarType dtype) {
   static auto* known = new std::map<at::ScalarType, bool>;
   if (const auto found = known->find(dtype); found != known->end()) return found->second;
@@ -94,12 +98,14 @@ std::tuple<Tensor, Tensor> cpu_flash(
   return {out, logsumexp};
 }
 
-/** A length whose blocks of 256 and of 512 rows, and their rest, are those of this one. */
+/** Returns a shorter length with the same blocks of 256 and of 512 rows, and the same remainder. */
 int64_t shortened(int64_t rows) { return rows < 1280 ? rows : 768 + (rows - 768) % 512; }
 
-/** Most bytes that one thread's products take inside oneDNN at a time: the real kernel is run on one head of
- * zeros, as long as its blocks differ by length, once for each shape. A single head's products are those of all threads, which
- * take no less than those of several heads in threads of their own. */
+/**
+ * Returns the most bytes that one thread's products use inside oneDNN at once. Runs the real kernel once per
+ * shape, on one head of zeros, shortened to a length with the same blocks. A single head's products run in
+ * all threads, and use no less than products of several heads in one thread each.
+ */
 int64_t backward_product_scratch(
     const Tensor& query, const Tensor& key, const Tensor& value, bool causal) {
   const at::ScalarType dtype = query.scalar_type();
@@ -143,7 +149,7 @@ std::tuple<Tensor, Tensor, Tensor> cpu_flash_backward(
   const Tensor scores = at::empty({threads, block}, accumulator);
   const Tensor reduced = at::empty({threads, is_half(query.scalar_type()) ? block : 0}, query.options());
   const int64_t scratch = backward_product_scratch(query, key, value, causal);
-  std::vector<Tensor> of_threads; // of each thread at work: all at once, at the most
+  std::vector<Tensor> of_threads; // memory of each working thread; at most all threads at once
   for (int64_t thread = 0; thread < std::min(threads, query.size(0) * query.size(1)); ++thread) {
     of_threads.push_back(at::empty({query_block}, accumulator));
     if (scratch > 0) of_threads.push_back(at::empty({scratch}, query.options().dtype(at::kByte)));
@@ -155,8 +161,10 @@ std::tuple<Tensor, Tensor, Tensor> cpu_flash_backward(
 
 int64_t rounded_head(int64_t head) { return round_up(round_up(head, 8), head <= 128 ? 32 : 64); }
 
-/** Into how many parts keys are split so that few queries keep a card busy: the fewest near the best
- * occupancy. */
+/**
+ * Returns into how many parts keys are split to keep a card busy with few queries: the fewest with nearly the
+ * best occupancy.
+ */
 int64_t key_splits(int64_t query_blocks, int64_t slots, int64_t key_blocks) {
   if (slots == 0 || query_blocks >= 0.8 * slots) return 1;
   const int64_t most = std::min<int64_t>({128, slots, key_blocks});
@@ -182,7 +190,7 @@ struct FlashResult {
   Tensor out, logsumexp, rng_state, unused;
 };
 
-/** Dense (B, T, H, D), or packed (total, H, D) with cumulative lengths. */
+/** Allocates for dense (B, T, H, D), or packed (total, H, D) with cumulative lengths. */
 FlashResult flash(
     const Tensor& query, const Tensor& key, const std::optional<Tensor>& cumulative, int64_t longest_query,
     int64_t longest_key, double dropout) {
@@ -313,14 +321,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(
     grad_bias = at::empty(shape, bias.options()).narrow(-1, 0, bias.size(-1));
   }
   const Tensor sums = floats(query, {batch, heads, queries});
-  // Half precision gathers the queries' gradient in float32 tiles of the kernel's blocks.
+  // In half precision, the kernel sums the queries' gradient in float32 tiles of its block size.
   const int64_t columns = round_up(query.size(3), query.size(3) <= 64 ? 64 : 128);
   const Tensor workspace =
       is_half(query.scalar_type()) ? floats(query, {batch, heads, round_up(queries, 64), columns}) : Tensor();
   return {grad_query, grad_key, grad_value, grad_bias};
 }
 
-// The same by its layout, (B, T, H, D): what the two above transpose for.
+// Memory-efficient attention in its own layout, (B, T, H, D). The two functions above transpose to that
+// layout.
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt> efficient_forward(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
@@ -347,8 +356,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_forward_backward(
   return {grad_query.transpose(1, 2), grad_key.transpose(1, 2), grad_value.transpose(1, 2), grad_bias};
 }
 
-// On CUDA, cuDNN's attention: ATen's native/cudnn/MHA.cpp. The workspace that cuDNN asks for is not known
-// beforehand: in the backward pass what flash attention takes stands for it.
+// On CUDA, cuDNN's attention: ATen's native/cudnn/MHA.cpp. The size of cuDNN's workspace is not known in
+// advance; in the backward pass, flash attention's memory serves as its estimate.
 
 FlashAttentionResult cudnn(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,

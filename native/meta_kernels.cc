@@ -13,8 +13,10 @@ namespace {
 
 using at::Tensor;
 
-/** libtorch's own resizing of a meta tensor allocates nothing; this one gives it the memory that a real one
- * would get. */
+/**
+ * Resizes a meta tensor and allocates the memory that a real tensor would get; libtorch's own resizing
+ * allocates none.
+ */
 Tensor& resize(Tensor& tensor, at::IntArrayRef shape) {
   const int64_t elements = c10::multiply_integers(shape);
   const auto bytes = static_cast<size_t>(elements + tensor.storage_offset()) * tensor.element_size();
@@ -92,7 +94,7 @@ Tensor where(const Tensor& condition, const Tensor& self, const Tensor& other) {
                  .dtype(at::result_type(self, other)));
 }
 
-/** It picks a kernel by device, so a plan of it would be one of meta's own. */
+/** Always throws: the operator chooses a kernel by device, so a plan would run meta's own kernel. */
 Tensor scaled_dot_product_attention(
     const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&, double, bool, std::optional<double>,
     bool) {
@@ -113,7 +115,7 @@ Tensor searchsorted(
   return at::empty(self.sizes(), self.options().dtype(out_int32 ? at::kInt : at::kLong));
 }
 
-/** Shape after a reduction over these dims, or over all where none are given. */
+/** Returns the shape after a reduction over these dims, or over all dims if none are given. */
 std::vector<int64_t> reduced_shape(const Tensor& self, at::OptionalIntArrayRef dims, bool keepdim) {
   std::vector<bool> gone(self.dim(), !dims || dims->empty());
   if (dims) {
@@ -137,8 +139,10 @@ Tensor count_nonzero(const Tensor& self, at::IntArrayRef dims) {
   return at::empty(reduced_shape(self, dims, false), self.options().dtype(at::kLong));
 }
 
-/** cpu sums half floats in a row of float32 for each thread where rows are long and lie side by side, else in
- * a float32 copy. */
+/**
+ * Adds rows at an index. On cpu, half precision needs float32 temporaries: one row per thread if rows are
+ * long and contiguous, else a copy of the whole tensor.
+ */
 Tensor& index_add_(
     Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, const at::Scalar& alpha) {
   dim = c10::maybe_wrap_dim(dim, self.dim());
@@ -163,7 +167,7 @@ Tensor softmax(const Tensor& self, int64_t dim, bool half_to_float) {
   return out;
 }
 
-/** cpu transposes big matrices by tiles, in a buffer of one. */
+/** Copies. cpu transposes big matrices by tiles, in a buffer of one tile. */
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   TORCH_CHECK(self.is_meta(), "a meta tensor has no data to copy");
   TORCH_CHECK(

@@ -1,4 +1,4 @@
-// Layer norm and RMS norm on meta. Rows M are all but the normalised dimensions, N elements each.
+// Layer norm and RMS norm on meta. Rows are all dimensions except the normalised ones.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -14,7 +14,7 @@ namespace {
 
 using at::Tensor;
 
-/** Shape of a statistic a row: the input's with ones for the normalised dimensions. */
+/** Returns the shape of a statistic per row: the input's, with 1 for normalised dimensions. */
 std::vector<int64_t> row_shape(const Tensor& input, size_t normalized) {
   TORCH_CHECK(
       normalized >= 1 && normalized <= static_cast<size_t>(input.dim()), "normalized_shape has ", normalized,
@@ -24,7 +24,10 @@ std::vector<int64_t> row_shape(const Tensor& input, size_t normalized) {
   return shape;
 }
 
-/** CUDA keeps statistics in float32; cpu in the dtype of the parameters where it differs from the input's. */
+/**
+ * Returns the dtype of statistics: on CUDA float32 for half precision; on cpu the weight's dtype, or the
+ * input's without a weight.
+ */
 at::ScalarType statistics_type(const Tensor& input, const std::optional<Tensor>& weight) {
   if (plan_target().cuda) return is_half(input.scalar_type()) ? at::kFloat : input.scalar_type();
   return weight && weight->defined() ? weight->scalar_type() : input.scalar_type();
@@ -60,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(
   Tensor grad_bias =
       mask[2] ? like(whole_weight.defined() ? whole_weight : at::empty(normalized, input.options()))
               : Tensor();
-  if (mask[1] || mask[2]) { // partial sums: of each thread for both
+  if (mask[1] || mask[2]) { // partial sums of each thread for weight and bias
     const int64_t columns = c10::multiply_integers(normalized);
     const Tensor partial = at::empty(
         {2, at::get_num_threads(), columns},
@@ -69,8 +72,10 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(
   return {grad_input, grad_weight, grad_bias};
 }
 
-/** cpu composes it of elementwise operators, in float32 for half precision; the result is cast when the rest
- * is gone. */
+/**
+ * Makes cpu's RMS norm, composed of elementwise operators; in float32 for half precision. The result is cast
+ * after the other temporaries are freed.
+ */
 std::tuple<Tensor, Tensor> composed_rms_norm(
     const Tensor& input, at::IntArrayRef normalized, const std::optional<Tensor>& weight) {
   const bool half = is_half(input.scalar_type());

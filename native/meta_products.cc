@@ -1,5 +1,6 @@
-// Matrix products on meta. Those of our own (products.h) allocate no tensor beside their result. If oneDNN multiplies a dtype, it does so
-// with a scratchpad whose size only oneDNN knows: the real kernel is called on memory that isn't there, and stopped at the allocation.
+// Matrix products on meta. Our own products (products.h) allocate no tensor except their result. oneDNN's
+// products allocate a scratchpad whose size only oneDNN knows. To find it, the real kernel is called on
+// memory that does not exist, and stopped at the allocation.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
@@ -38,14 +39,17 @@ Tensor phantom_of(const Tensor& like) { return phantom(like.sizes(), like.stride
 
 namespace {
 
-/** What a product takes on cpu first beside its result; nothing if it takes nothing, which is found by multiplying. */
+/**
+ * Returns the bytes of a cpu product's first allocation besides its result. Returns nothing if it makes none,
+ * which requires multiplying.
+ */
 template <typename Call>
 std::optional<int64_t> first_allocation(const Tensor& left, const Tensor& right, const Tensor& out, Call call) {
   const Tensor phantom_out = phantom_of(out), phantom_left = phantom_of(left), phantom_right = phantom_of(right);
   return allocation_after(0, [&] { call(phantom_out, phantom_left, phantom_right); });
 }
 
-/** The same, asked once for each shape. */
+/** Returns first_allocation, asked once for each shape. */
 template <typename Call>
 std::optional<int64_t> scratch_bytes(
     const char* kernel, const Tensor& left, const Tensor& right, const Tensor& out, Call call) {
@@ -57,20 +61,20 @@ std::optional<int64_t> scratch_bytes(
   return known->emplace(key, first_allocation(left, right, out, call)).first->second;
 }
 
-/** Whether oneDNN reads a batch of matrices as it lies; ATen copies others for it. */
+/** Returns whether oneDNN reads a batch of matrices in place; ATen copies other batches for it. */
 bool is_read_as_it_lies(const Tensor& matrices) {
   const auto sizes = matrices.sizes(), strides = matrices.strides();
   return matrices.is_contiguous() ||
          (strides[0] == sizes[1] * sizes[2] && strides[1] == 1 && strides[2] == sizes[1]);
 }
 
-/** The matrices, or the copy that ATen makes of them for oneDNN. */
+/** Returns the matrices, or the copy that ATen makes of them for oneDNN. */
 Tensor read_by_onednn(const Tensor& matrices) {
   const bool copied = matrices.dim() == 3 && !is_read_as_it_lies(matrices);
   return copied ? at::empty(matrices.sizes(), matrices.options()) : matrices;
 }
 
-/** Takes and gives back what the product of these takes beside its result. */
+/** Allocates and frees the memory that a product uses besides its result. */
 template <typename Call>
 void pass_scratch(const char* kernel, const Tensor& left, const Tensor& right, const Tensor& out, Call call) {
   if (plan_target().cuda || out.numel() == 0 || left.numel() == 0 || !asks_onednn(out.scalar_type())) return;
@@ -181,7 +185,7 @@ Tensor& baddbmm_(
 bool asks_onednn(at::ScalarType dtype) {
   static auto* known = new std::unordered_map<at::ScalarType, bool>;
   if (const auto found = known->find(dtype); found != known->end()) return found->second;
-  const Tensor square = phantom({64, 64}, {64, 1}, dtype); // not of meta, whose bytes are counted
+  const Tensor square = phantom({64, 64}, {64, 1}, dtype); // not on meta, where bytes are counted
   const auto bytes = first_allocation(square, square, square, [](Tensor to, const Tensor& a, const Tensor& b) {
     at::mm_out(to, a, b);
   });

@@ -14,7 +14,7 @@
 namespace lorafit {
 namespace {
 
-/** A shared library, open for good. */
+/** A shared library, never closed. */
 class Library {
  public:
   explicit Library(const std::string& path) : path_(path), handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {
@@ -32,7 +32,7 @@ class Library {
   void* const handle_;
 };
 
-/** What of nvrtc.h is used. A result of 0 is success; a program is an opaque pointer. */
+/** The functions of nvrtc.h in use. A result of 0 is success; a program is an opaque pointer. */
 struct Nvrtc {
   explicit Nvrtc(const Library& library) {
     library.find("nvrtcGetErrorString", error_string);
@@ -65,10 +65,13 @@ struct Nvrtc {
   int (*code)(void*, char*);
 };
 
-/** NVRTC opens its builtins by their bare name, which the loader finds once they are open. */
+/**
+ * Opens NVRTC's builtins first: NVRTC opens them by their bare name, which the loader finds only if they are
+ * open.
+ */
 void open_builtins(const std::string& path) {
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  if (folder.empty()) return; // of the system, on the loader's own way
+  if (folder.empty()) return; // a system library: the loader finds the builtins itself
   std::error_code none;
   for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
     const std::string name = entry.path().filename();
@@ -88,7 +91,10 @@ const Nvrtc& nvrtc_of(const std::string& path) {
   return *found;
 }
 
-/** What of the driver's cuda.h is used. A device is a number, a module and a function are opaque pointers. */
+/**
+ * The functions of the driver's cuda.h in use. A device is a number; a module and a function are opaque
+ * pointers.
+ */
 struct Driver {
   explicit Driver(const Library& library) {
     library.find("cuInit", init);
@@ -126,7 +132,7 @@ const Driver& driver() {
   return *driver;
 }
 
-/** A function of a module that is loaded into its device's primary context. */
+/** A function of a module, loaded into its device's primary context. */
 struct Kernel {
   c10::Device device = c10::kCPU;
   void* function = nullptr;
@@ -145,7 +151,7 @@ std::string log_of(const Nvrtc& nvrtc, void* program) {
   return log.c_str();
 }
 
-/** One argument of a launch; the driver takes its address. */
+/** An argument of a launch; the driver needs its address. */
 union Value {
   void* pointer;
   int64_t whole;
@@ -195,7 +201,7 @@ napi_value nvrtc_compile(const Arguments& arguments) {
   const auto destroy = [&nvrtc](void* program) { nvrtc.destroy(&program); };
   const std::unique_ptr<void, decltype(destroy)> program(made, destroy);
   const int result = nvrtc.compile(made, static_cast<int>(pointers.size()), pointers.data());
-  // On one line: JavaScript is told an error's first one.
+  // On one line: JavaScript gets only an error's first line.
   std::string log = result == 0 ? "" : log_of(nvrtc, made);
   for (char& c : log) c = c == '\n' ? ' ' : c;
   TORCH_CHECK(result == 0, "NVRTC, compiling: ", nvrtc.error_string(result), ": ", log);
@@ -207,7 +213,7 @@ napi_value nvrtc_compile(const Arguments& arguments) {
 }
 
 napi_value card_facts(const Arguments& arguments) {
-  // Of cuda.h's CUdevice_attribute.
+  // Values of cuda.h's CUdevice_attribute.
   constexpr int kMultiprocessors = 16, kMajor = 75, kMinor = 76;
   napi_env env = arguments.env;
   const Driver& cuda = driver();

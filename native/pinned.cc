@@ -16,10 +16,13 @@ namespace lorafit {
 namespace {
 
 constexpr size_t kPageBytes = 4096;
-/** That blocks may take beyond what was in use at once, while copies of one micro-batch are under way and the next is queued. */
+/**
+ * Bytes that all blocks together may exceed the most that was in use at once: copies of one micro-batch may
+ * still run while the next is queued.
+ */
 constexpr size_t kAheadBytes = size_t{256} << 20;
 
-/** Of the CUDA runtime, which libtorch_cuda has brought along. */
+/** Returns a function of the CUDA runtime, which libtorch_cuda has loaded. */
 template <typename Function>
 Function runtime_function(const char* name) {
   auto* function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
@@ -27,19 +30,19 @@ Function runtime_function(const char* name) {
   return function;
 }
 
-/** What the host pool's cap leaves for blocks that nobody uses. */
+/** Returns the bytes that the host pool's cap leaves for blocks that are not in use. */
 size_t spare_bytes() {
   const PoolStats host = stats_of(c10::kCPU, Pool::kHost);
   if (host.cap < 0) return std::numeric_limits<size_t>::max() / 2;
   return static_cast<size_t>(std::max<int64_t>(0, host.cap - host.live));
 }
 
-/** A range of pinned pages; in use, waiting for copies from or to it, or idle. */
+/** A range of pinned pages: in use, waiting for copies from or to it, or idle. */
 struct PinnedBlock {
   char* data;
   size_t bytes;
   Block booked;
-  /** The last copy on each stream; those before it are done when it is. */
+  /** The last copy on each stream; earlier copies are done when it is done. */
   std::vector<std::pair<c10::Stream, c10::Event>> copies;
 
   c10::Event& last_copy_on(const c10::Stream& stream) {
@@ -60,9 +63,12 @@ struct PinnedBlock {
 };
 
 /**
- * Blocks are kept for reuse, for pinning takes milliseconds; together they exceed what was in use at once by kAheadBytes at most, and
- * not the host pool's cap. A block that was freed is not given out before the copies that it takes part in are done; where a new one
- * would be too much, that is waited for. The card is not idle then: what frees the oldest block is long queued, and much behind it.
+ * Blocks are kept for reuse, because pinning takes milliseconds. Together they exceed the most that was in
+ * use at once by kAheadBytes at most, and never the host pool's cap.
+ *
+ * A freed block is not reused before its copies are done. If a new block would exceed the bound, the
+ * allocator waits for those copies. The card is not idle meanwhile: the work that frees the oldest block is
+ * long queued, with much behind it.
  */
 class PinnedAllocator final : public at::HostAllocator {
  public:
@@ -82,7 +88,7 @@ class PinnedAllocator final : public at::HostAllocator {
     }
   }
 
-  /** Called by copies that don't wait; `context` is the block's, or that of memory of another kind. */
+  /** Called by asynchronous copies; `context` is the block's, or the context of memory of another kind. */
   bool record_event(void* data, void* context, c10::Stream stream) override {
     const std::lock_guard lock(mutex_);
     PinnedBlock* block = find(static_cast<char*>(data));
@@ -121,7 +127,7 @@ class PinnedAllocator final : public at::HostAllocator {
     owner.waiting_.push_back(block);
   }
 
-  /** An idle block at most a quarter too large, or a new one. */
+  /** Returns an idle block that is at most a quarter too large, or a new block. */
   PinnedBlock* take(size_t bytes) {
     settle();
     PinnedBlock* block = take_idle(bytes);
@@ -157,7 +163,7 @@ class PinnedAllocator final : public at::HostAllocator {
     constexpr unsigned kPortable = 1; // pinned for every card
     void* data = nullptr;
     if (host_alloc(&data, bytes, kPortable) == 0) return static_cast<char*>(data);
-    forget_error(); // else the next kernel's launch is said to have failed
+    forget_error(); // otherwise the next kernel launch would report this error
     for (PinnedBlock* block : waiting_) block->wait();
     settle();
     free_idle(0);
@@ -167,9 +173,9 @@ class PinnedAllocator final : public at::HostAllocator {
         static_cast<int64_t>(bytes), stats_of(c10::kCPU, Pool::kHost).live, -1, c10::kCPU, Pool::kHost);
   }
 
-  /** Blocks whose copies are done become idle. */
+  /** Makes blocks idle if their copies are done. */
   void settle() {
-    for (auto next = waiting_.begin(); next != waiting_.end();) { // one by one: asking a card that is lost throws
+    for (auto next = waiting_.begin(); next != waiting_.end();) { // one by one: querying a lost card throws
       PinnedBlock* block = *next;
       if (!block->at_rest()) {
         ++next;
@@ -182,7 +188,7 @@ class PinnedAllocator final : public at::HostAllocator {
     }
   }
 
-  /** Gives idle blocks back to the system, the largest first, until so many bytes are left. */
+  /** Returns idle blocks to the system, the largest first, until at most so many bytes are left. */
   void free_idle(size_t bytes) {
     static const auto free_host = runtime_function<FreeHost>("cudaFreeHost");
     while (idle_bytes_ > bytes) {
@@ -206,7 +212,7 @@ class PinnedAllocator final : public at::HostAllocator {
   std::vector<PinnedBlock*> waiting_;
   std::multimap<size_t, PinnedBlock*> idle_;
   size_t idle_bytes_ = 0, in_use_bytes_ = 0, waiting_bytes_ = 0, most_in_use_bytes_ = 0;
-  size_t booked_bytes_ = 0; // of blocks in use, as asked for
+  size_t booked_bytes_ = 0; // requested sizes of blocks in use
 };
 
 } // namespace

@@ -6,8 +6,9 @@
 namespace lorafit {
 
 /**
- * Makes blocks of exactly the pages that are asked for the pinned memory of CUDA (libtorch's own rounds up to powers of two), booked
- * as the calling thread's booking says. Once, after libtorch's CUDA half is there.
+ * Installs our allocator of CUDA's pinned memory. Its blocks have exactly the pages that are needed
+ * (libtorch's own rounds up to powers of two), and are booked to the calling thread's booking. Call once,
+ * after libtorch's CUDA half is loaded.
  */
 void install_pinned_allocator();
 

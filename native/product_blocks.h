@@ -1,6 +1,8 @@
-// Blocks of a product of bfloat16 on vectors of 512 bits. A panel of at most 64 columns of the right factor is packed so that a vector
-// holds pairs along what is summed over ("inner") of 16 columns; a block of a few rows of the left factor then goes along it, with its
-// sums in registers until the last pair. No library's header is included, for the reason that loop_chunks.h gives.
+// Blocks of a product of bfloat16 on 512-bit vectors. A panel is at most 64 columns of the right factor. It
+// is packed so that a vector holds, for 16 columns, pairs along the summed dimension ("inner").
+//
+// A block of a few rows of the left factor runs along a panel, with its sums in registers until the last
+// pair. No library's header is included; loop_chunks.h gives the reason.
 #pragma once
 
 #include "product_loops.h"
@@ -10,12 +12,12 @@
 namespace lorafit {
 namespace {
 
-constexpr int64_t kLanes = 16;    // columns, or rows, of a vector of pairs
-constexpr int64_t kWordBytes = 4; // a pair
+constexpr int64_t kLanes = 16;    // columns, or rows, per vector of pairs
+constexpr int64_t kWordBytes = 4; // bytes of a pair
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/** The first `count` of n lanes. */
+/** Return masks of the first `count` of 16 or 32 lanes. */
 inline __mmask16 first_of_16(int64_t count) {
   return count >= 16 ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
 }
@@ -27,14 +29,14 @@ inline __m512 widened(__m256i bfloat16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bfloat16), 16));
 }
 
-/** Where a panel of pairs goes: for each pair along `inner` `vectors` vectors of 16 lanes. */
+/** A packed panel: for each pair along `inner`, `vectors` vectors of 16 lanes. */
 struct Panel {
   char* start;
   int64_t vectors;
   char* at(int64_t pair, int64_t vector) const { return start + (pair * vectors + vector) * kLanes * kWordBytes; }
 };
 
-/** Packs lanes that lie side by side, each step along `inner` a stride apart. Lanes and steps that aren't there become zeros. */
+/** Packs contiguous lanes; steps along `inner` are a stride apart. Missing lanes and steps become zeros. */
 void pack_side_by_side(const uint16_t* from, int64_t inner_stride, int64_t lanes, int64_t inner, Panel panel) {
   alignas(64) static const uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
@@ -53,7 +55,7 @@ void pack_side_by_side(const uint16_t* from, int64_t inner_stride, int64_t lanes
   }
 }
 
-/** Sixteen vectors of 16 words each become their columns. */
+/** Transposes sixteen vectors of 16 words each. */
 inline void transpose(__m512i* rows) {
   __m512i pairs[16], fours[16];
   for (int i = 0; i < 8; ++i) {
@@ -66,7 +68,7 @@ inline void transpose(__m512i* rows) {
     fours[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
     fours[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
   }
-  // fours[4 g + c] has of each quarter q the words of column 4 q + c in the rows 4 g to 4 g + 3.
+  // fours[4 g + c] holds, in each quarter q, the words of column 4 q + c in the rows 4 g to 4 g + 3.
   for (int c = 0; c < 4; ++c) {
     const __m512i upper_even = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0x88);
     const __m512i upper_odd = _mm512_shuffle_i32x4(fours[c], fours[4 + c], 0xdd);
@@ -79,7 +81,10 @@ inline void transpose(__m512i* rows) {
   }
 }
 
-/** Packs lanes a stride apart, whose steps along `inner` lie side by side. Lanes and steps that aren't there become zeros. */
+/**
+ * Packs lanes that are a stride apart; steps along `inner` are contiguous. Missing lanes and steps become
+ * zeros.
+ */
 void pack_apart(const uint16_t* from, int64_t lane_stride, int64_t lanes, int64_t inner, Panel panel) {
   for (int64_t vector = 0; vector < panel.vectors; ++vector) {
     const uint16_t* first = from + vector * kLanes * lane_stride;
@@ -97,15 +102,20 @@ void pack_apart(const uint16_t* from, int64_t lane_stride, int64_t lanes, int64_
   }
 }
 
-/** A block's rows of `left`: pairs along `inner`, one behind the other or each a stride apart. */
+/** A block's rows of `left`: pairs along `inner`, contiguous or a stride apart. */
 struct LeftRows {
   const char* start;
   int64_t row_bytes, pair_bytes;
-  /** Whether a single element follows the last pair; where rows are packed, zeros make a pair of it. */
+  /**
+   * Whether a single element follows the last pair. Packed rows have a zero there instead, which completes
+   * the pair.
+   */
   bool odd;
 };
 
-/** Where the sums of a block go, and where they come from where `inner` is taken in several parts. */
+/**
+ * Where the sums of a block are written; if `inner` is split into parts, also where the sums so far are held.
+ */
 struct Sums {
   uint16_t* into;
   int64_t row_stride, columns;
@@ -114,7 +124,7 @@ struct Sums {
   bool first, last;
 };
 
-/** Bytes of a pair: two elements, or the one that an odd `inner` ends with. */
+/** Bytes of a pair: two elements, or the last single element of an odd `inner`. */
 enum class Pair { kWhole = 4, kHalf = 2 };
 
 template <Pair kPair, int kRows, int kVectors>
@@ -135,7 +145,7 @@ inline __attribute__((always_inline)) void add_pair(
   }
 }
 
-/** Adds up a block of rows along a panel, in registers. */
+/** Sums a block of rows along a panel, in registers. */
 template <int kRows, int kVectors>
 void multiply_block(const LeftRows& left, const char* right, int64_t pairs, const Sums& to) {
   __m512 sums[kRows][kVectors];
@@ -145,13 +155,13 @@ void multiply_block(const LeftRows& left, const char* right, int64_t pairs, cons
     for (int v = 0; v < kVectors; ++v)
       sums[row][v] = to.first ? _mm512_setzero_ps() : _mm512_load_ps(to.held + row * kPanelColumns + v * kLanes);
   }
-  if (to.last) { // what the sums are added to, or stored over, comes meanwhile
+  if (to.last) { // prefetches the result's memory
     for (int row = 0; row < kRows; ++row) {
       for (int v = 0; v < kVectors; v += 2)
         _mm_prefetch(reinterpret_cast<const char*>(to.into + row * to.row_stride + v * kLanes), _MM_HINT_T0);
     }
   }
-  constexpr int kThrees = (kRows + 2) / 3; // of three rows the addresses are a base and a multiple that instructions know
+  constexpr int kThrees = (kRows + 2) / 3; // three rows share a base: instructions can address multiples of a stride
   const char* threes[kThrees];
   for (int three = 0; three < kThrees; ++three) threes[three] = left.start + 3 * three * left.row_bytes;
   for (int64_t pair = 0; pair < pairs; ++pair) {
@@ -179,7 +189,7 @@ void multiply_block(const LeftRows& left, const char* right, int64_t pairs, cons
   }
 }
 
-/** Multiplies as many blocks of kRows as there are, and what remains in smaller ones. */
+/** Multiplies in blocks of kRows rows, and the remaining rows in smaller blocks. */
 template <int kRows, int kVectors>
 void multiply_rows(LeftRows left, int64_t rows, const char* right, int64_t pairs, Sums to) {
   for (; rows >= kRows; rows -= kRows) {
@@ -195,7 +205,10 @@ void multiply_rows(LeftRows left, int64_t rows, const char* right, int64_t pairs
 
 using MultiplyRows = void (*)(LeftRows left, int64_t rows, const char* right, int64_t pairs, Sums to);
 
-/** By the vectors of a panel. A block has as many sums as registers allow, and at least twelve, which two pipes need to be busy. */
+/**
+ * Indexed by a panel's vectors - 1. A block has as many sums as registers allow, and at least twelve, to keep
+ * two pipes busy.
+ */
 constexpr MultiplyRows kMultiplyRows[] = {
     multiply_rows<16, 1>, multiply_rows<12, 2>, multiply_rows<8, 3>, multiply_rows<6, 4>};
 

@@ -8,15 +8,21 @@
 namespace lorafit {
 namespace {
 
-/** Pairs along `inner` that are packed at a time: with 64 columns half a MiB, of which a core's cache has one at least. */
+/**
+ * Most pairs along `inner` that are packed at once: half a MiB for 64 columns, which fits a core's cache of
+ * at least 1 MiB.
+ */
 constexpr int64_t kMostPairs = 2048;
-/** Pairs along `inner` of several panels that are packed together. */
+/** Pairs along `inner` that are packed together, of several panels. */
 constexpr int64_t kPairsOfPanels = 512;
-/** Rows of `left` that go along all panels of a tile before the next do: few, so that results are read and written row by row. */
+/**
+ * Rows of `left` that run along all panels of a tile before the next rows: few, so that results are read and
+ * written row by row.
+ */
 constexpr int64_t kRowsOfPanels = 12;
-/** Rows of `left` that are packed at a time where they lie side by side. */
+/** Rows of `left` that are packed at once if they are contiguous. */
 constexpr int64_t kPackedRows = 48;
-/** Rows whose sums are held in memory where `inner` is taken in several parts. */
+/** Rows whose sums are held in memory if `inner` is split into parts. */
 constexpr int64_t kRowsOfSums = 480;
 
 constexpr int64_t kRightBytes = kMostPairs * kPanelColumns * kWordBytes;
@@ -28,7 +34,7 @@ struct Part {
   int64_t first_row, rows, first_column, columns, first_step, steps;
 };
 
-/** What a thread works in. */
+/** A thread's working memory. */
 struct Room {
   char *right, *left;
   float* sums;
@@ -49,7 +55,10 @@ LeftRows left_rows(const MatrixView& left, const Part& part, char* room) {
   return {room, kWordBytes, kPackedRows * kWordBytes, false};
 }
 
-/** Panels one behind the other; rows a few at a time along all of them, whose sums are held behind one another as well. */
+/**
+ * Packs the part's panels one after the other, then multiplies a few rows at a time along all panels. Sums
+ * are held in the same order.
+ */
 void multiply_part(const Product& product, const Part& part, const Room& room) {
   const bool first = part.first_step == 0, last = part.first_step + part.steps == product.inner;
   const int64_t pairs = (part.steps + 1) / 2, panel_bytes = pairs * kPanelColumns * kWordBytes;
@@ -99,7 +108,7 @@ int64_t panels_of_tile(int64_t inner) {
 void multiply_tile(const Product& product, const ProductTile& tile, char* memory) {
   const int64_t parts = (product.inner + 2 * kMostPairs - 1) / (2 * kMostPairs);
   const int64_t steps_of_part = ((product.inner + parts - 1) / parts + 31) / 32 * 32;
-  const int64_t rows_of_part = parts > 1 ? kRowsOfSums : tile.rows; // several parts are of one panel
+  const int64_t rows_of_part = parts > 1 ? kRowsOfSums : tile.rows; // with several parts, a tile is one panel
   char* const left = memory + kRightBytes;
   const Room room{memory, left, reinterpret_cast<float*>(left + kLeftBytes)};
   for (int64_t row = 0; row < tile.rows; row += rows_of_part) {
@@ -117,7 +126,7 @@ void multiply_tile(const Product& product, const ProductTile& tile, char* memory
 
 namespace lorafit {
 
-// Never called: products.cc finds no processor for them.
+// Never called: without PRODUCT_LOOPS, multiplies_pairs() is false.
 int64_t panels_of_tile(int64_t) { return 1; }
 int64_t tile_room_bytes() { return 0; }
 void multiply_tile(const Product&, const ProductTile&, char*) {}

@@ -17,11 +17,11 @@ namespace {
 using at::Tensor;
 using c10::IValue;
 
-/** Multiplications worth waking a thread for: some 10 us. */
+/** Multiplications that make waking a thread worthwhile: some 10 us. */
 constexpr int64_t kProductsOfThread = 1 << 21;
-/** A thread's tiles: enough that one which is held up keeps nobody waiting for long. */
+/** Tiles per thread: enough that a delayed thread keeps the others waiting only briefly. */
 constexpr int64_t kTilesOfThread = 4;
-/** Rows of a tile at least, for each packs its columns anew. */
+/** Least rows of a tile: each tile packs its columns again. */
 constexpr int64_t kLeastRows = 96;
 
 bool lies_side_by_side(const Tensor& matrix, int64_t dim) { return matrix.stride(dim) == 1 || matrix.size(dim) == 1; }
@@ -31,7 +31,7 @@ bool is_matrix(const Tensor& matrix) {
          !matrix.requires_grad() && (lies_side_by_side(matrix, 0) || lies_side_by_side(matrix, 1));
 }
 
-/** Strides of one element are those of what has it alone along that dimension. */
+/** Returns a view with one stride of 1; a dimension with a single element may count as contiguous. */
 MatrixView view_of(const Tensor& matrix) {
   auto* start = static_cast<uint16_t*>(matrix.mutable_data_ptr());
   if (lies_side_by_side(matrix, 1)) return {start, matrix.stride(0), 1};
@@ -42,7 +42,7 @@ MatrixView transposed(const MatrixView& matrix) {
   return {matrix.start, matrix.column_stride, matrix.row_stride};
 }
 
-/** The same product with columns of the result side by side. */
+/** Makes the product, transposed if needed to make the columns of the result contiguous. */
 Product product_of(const Tensor& into, const Tensor& left, const Tensor& right, float alpha, float beta) {
   const int64_t rows = left.size(0), columns = right.size(1), inner = left.size(1);
   if (lies_side_by_side(into, 1))
@@ -56,7 +56,7 @@ struct Free {
 };
 using RoomOfThread = std::unique_ptr<char, Free>;
 
-/** Memory for each of so many threads to work in, kept by the thread that asks. */
+/** Returns working memory for each of so many threads, kept by the calling thread. */
 const std::vector<RoomOfThread>& rooms_of(int threads) {
   thread_local std::vector<RoomOfThread> rooms;
   while (rooms.size() < static_cast<size_t>(threads)) {
@@ -67,12 +67,12 @@ const std::vector<RoomOfThread>& rooms_of(int threads) {
   return rooms;
 }
 
-/** How a product is cut into tiles. */
+/** The division of a product into tiles. */
 struct Cut {
   int64_t columns, column_tiles, rows, row_tiles;
 };
 
-/** Tiles as many as keep all threads busy, a multiple of them where that can be had. */
+/** Cuts a product into enough tiles to keep all threads busy, if possible a multiple of the threads. */
 Cut cut_of(const Product& product, int threads) {
   const int64_t panels = (product.columns + kPanelColumns - 1) / kPanelColumns;
   const int64_t together = std::min(panels, panels_of_tile(product.inner));
@@ -98,7 +98,7 @@ void multiply(const Product& product) {
   }
 }
 
-/** Whether these can be multiplied, and here. */
+/** Returns whether these can be multiplied, and by our own kernel. */
 bool are_factors(const Tensor& left, const Tensor& right) {
   return multiplies_pairs() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
          left.numel() > 0 && right.numel() > 0;

@@ -10,7 +10,7 @@
 namespace lorafit {
 namespace {
 
-/** Any whole number, as bigint or number; its low 64 bits. */
+/** Returns the low 64 bits of a whole number, a bigint or a number. */
 uint64_t to_seed(napi_env env, napi_value value) {
   if (type_of(env, value) != napi_bigint) return static_cast<uint64_t>(to_int(env, value, "seed"));
   uint64_t seed;
@@ -19,7 +19,7 @@ uint64_t to_seed(napi_env env, napi_value value) {
   return seed;
 }
 
-/** cpu's generator reads 32 bits of a seed: the upper ones are folded into them, so that they count. */
+/** Folds the upper 32 bits of a seed into the lower 32 for cpu's generator, which reads only those. */
 uint64_t seed_for(c10::Device device, uint64_t seed) {
   const uint64_t high = seed >> 32;
   if (high == 0 || !(device.is_cpu() || device.is_meta())) return seed;

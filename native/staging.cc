@@ -19,8 +19,8 @@ namespace {
 constexpr int64_t kBufferBytes = Staging::kAllBytes / 2;
 
 /**
- * Threads that copy at once. One core reads about 10 GB/s, a card's link takes up to 55; on cpu the cores are the computing's.
- * LORAFIT_COPY_THREADS says otherwise.
+ * Returns the number of threads that copy at once. One core reads about 10 GB/s, a card's link carries up to
+ * 55. On cpu, the cores are needed for computing. LORAFIT_COPY_THREADS overrides the number.
  */
 unsigned copy_hands(bool to_card) {
   static const char* own = std::getenv("LORAFIT_COPY_THREADS");
@@ -28,7 +28,7 @@ unsigned copy_hands(bool to_card) {
   return to_card ? std::clamp(std::thread::hardware_concurrency() / 2, 1u, 4u) : 1;
 }
 
-/** Books what is allocated while one lives to the host pool, as workspace. */
+/** While an object of this class lives, books allocations to the host pool, as workspace. */
 class HostWorkspace {
  public:
   HostWorkspace() : before_(std::exchange(current_booking(), {Pool::kHost, kWorkspace})) {}
@@ -43,7 +43,7 @@ class HostWorkspace {
 } // namespace
 
 void copy_bytes(char* to, const char* from, size_t length, bool to_card) {
-  constexpr size_t kLeastBytes = size_t{1} << 20; // that a thread is worth its start
+  constexpr size_t kLeastBytes = size_t{1} << 20; // that make starting a thread worthwhile
   const size_t parts = std::clamp<size_t>(length / kLeastBytes, 1, copy_hands(to_card));
   const size_t part_bytes = (length + parts - 1) / parts;
   std::vector<std::jthread> others;
@@ -51,7 +51,7 @@ void copy_bytes(char* to, const char* from, size_t length, bool to_card) {
     const size_t bytes = std::min(part_bytes, length - at);
     try {
       others.emplace_back([=] { std::memcpy(to + at, from + at, bytes); });
-    } catch (const std::system_error&) { // no thread is to be had
+    } catch (const std::system_error&) { // no thread can start
       std::memcpy(to + at, from + at, bytes);
     }
   }
@@ -74,7 +74,7 @@ void Staging::copy(
   for (int64_t at = 0; at < bytes.numel(); at += kBufferBytes) {
     TORCH_CHECK(!stopping, "the copy was called off: the process ends");
     const int64_t length = std::min(kBufferBytes, bytes.numel() - at);
-    Buffer& buffer = buffers_[turn_++ % buffers_.size()]; // of small tensors too, one is filled while the other is sent
+    Buffer& buffer = buffers_[turn_++ % buffers_.size()]; // for small tensors too, one buffer is filled while the other is sent
     buffer.sent->synchronize();
     copy_bytes(static_cast<char*>(buffer.bytes.mutable_data_ptr()), data + at, length, /*to_card=*/true);
     bytes.narrow(0, at, length).copy_(buffer.bytes.narrow(0, 0, length), /*non_blocking=*/true);

@@ -10,16 +10,16 @@
 
 namespace lorafit {
 
-/** memcpy by as many threads as are worth it. */
+/** Copies like memcpy, with as many threads as are worthwhile. */
 void copy_bytes(char* to, const char* from, size_t length, bool to_card);
 
-/** Memory that cannot be copied from asynchronously reaches a card through two pinned buffers in turn. */
+/** Copies memory that a card cannot read asynchronously, through two pinned buffers in turn. */
 class Staging {
  public:
-  /** Of both buffers; they stay once they are there. */
+  /** Bytes of both buffers; once made, the buffers stay. */
   static constexpr int64_t kAllBytes = int64_t{32} << 20;
 
-  /** On the thread that may allocate. */
+  /** Allocates the buffers. Call on the thread that may allocate. */
   explicit Staging(c10::DeviceType card);
 
   /** Queues a copy piece by piece, waiting for room; throws once `stopping` is set. */

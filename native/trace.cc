@@ -10,8 +10,8 @@ namespace {
 struct Trace {
   bool on = false;
   double repeats = 1;
-  std::unordered_map<std::string, size_t> places; // of keys, the values that take_calls gives, among the calls
-  std::vector<std::pair<const std::string*, double>> calls; // in the order of their first time, with counts
+  std::unordered_map<std::string, size_t> places; // by key (the values that take_calls returns): index in `calls`
+  std::vector<std::pair<const std::string*, double>> calls; // in the order of their first call, with counts
   std::vector<std::string> coming; // keys of copies to the device that were started since the last launch
 
   void count(const std::string& key) {
@@ -34,7 +34,7 @@ Trace& trace() {
 
 constexpr double kCopy = -1, kExposedCopy = -2; // operators that are not the dispatcher's
 constexpr double kCausal = 1, kShared = 2;
-constexpr double kStrided = 2; // beside the number of the pool: rows or columns lie apart
+constexpr double kStrided = 2; // added to the pool's number: rows or columns are not contiguous
 constexpr size_t kFlags = 1; // the place of the flags among a key's values
 
 void append(std::string& key, double value) {
@@ -66,7 +66,7 @@ const void* storage_of(const std::vector<c10::IValue>& values) {
 bool is_causal(const c10::FunctionSchema& schema, const std::vector<c10::IValue>& inputs) {
   const auto flag = schema.argumentIndexWithName("is_causal");
   if (flag) return inputs[*flag].isBool() && inputs[*flag].toBool();
-  const auto mask = schema.argumentIndexWithName("custom_mask_type"); // 0: none, of memory-efficient attention
+  const auto mask = schema.argumentIndexWithName("custom_mask_type"); // of memory-efficient attention; 0: no mask
   return mask && inputs[*mask].isInt() && inputs[*mask].toInt() != 0;
 }
 
@@ -89,7 +89,7 @@ void TracedCall::finish(const std::vector<c10::IValue>& outputs) {
     *flags += kShared;
   }
   trace().count(key_);
-  if (first_storage_) trace().coming.clear(); // it reads a tensor: no allocation
+  if (first_storage_) trace().coming.clear(); // the call reads a tensor, so it is no mere allocation
 }
 
 void count_copy(const at::Tensor& to, const at::Tensor& from) {

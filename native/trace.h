@@ -1,4 +1,4 @@
-// Calls of operators, counted by operator and shapes: what the time of a planned step follows from.
+// Counts calls by operator and shapes; a planned step's time is estimated from these counts.
 #pragma once
 
 #include <ATen/core/function_schema.h>
@@ -8,7 +8,7 @@
 
 namespace lorafit {
 
-/** The tensors of a call before it, counted with those that it returned. For the thread that calls. */
+/** Records a call's inputs, and in finish() its results, then counts the call. For the calling thread. */
 class TracedCall {
  public:
   static bool tracing();
@@ -20,22 +20,23 @@ class TracedCall {
   const void* first_storage_ = nullptr;
 };
 
-/** Counts a copy between pools that runs beside the computing, as the operator -1. */
+/** Counts a copy between pools that runs in the background, as operator -1. */
 void count_copy(const at::Tensor& to, const at::Tensor& from);
 
 /**
- * countExposed() counts the copies to the device that were started since the last launch once more, as the operator -2: what comes
- * next waits for them, and nothing computes meanwhile.
+ * countExposed(): counts the copies to the device started since the last launch once more, as operator -2.
+ * The next work waits for them, and nothing computes meanwhile.
  */
 napi_value count_exposed(const Arguments& arguments);
-/** countKernel(id, reads, writes) counts a launch of a kernel of our own, as the operator `id`, which is below -2. */
+/** countKernel(id, reads, writes): counts a launch of our own kernel, as operator `id`, below -2. */
 napi_value count_kernel(const Arguments& arguments);
-/** traceCalls(on) forgets what was counted, and counts from here on or no longer. */
+/** traceCalls(on): forgets the counts so far, and starts or stops counting. */
 napi_value trace_calls(const Arguments& arguments);
 /**
- * takeCalls() -> Float64Array's bytes of what was counted since: for each operator and shapes the number of values that follow,
- * times, operator, flags (1: is_causal; 2: the first result shares the first input's memory), inputs, and for each tensor, inputs
- * first, whether it is a result, dtype, pool, dims and sizes.
+ * takeCalls() -> bytes of a Float64Array with the counts so far. For each operator and shapes:
+ * - the number of values that follow,
+ * - times, operator, flags (1: is_causal; 2: the first result shares the first input's memory), inputs,
+ * - for each tensor, inputs first: whether it is a result, dtype, pool, dims and sizes.
  */
 napi_value take_calls(const Arguments& arguments);
 /** setRepeats(n) -> n before: how often each call counts. */

@@ -1,4 +1,4 @@
-// JavaScript values in and out, and the errors that say what was wrong with one.
+// Conversions of JavaScript values, and the errors that say what is wrong with a value.
 #pragma once
 
 #include <ATen/core/Generator.h>
@@ -13,7 +13,7 @@
 
 namespace lorafit {
 
-/** A JavaScript exception is pending already. */
+/** Thrown if a JavaScript exception is already pending. */
 struct PendingException {};
 
 /** A value of a wrong type or range; becomes a TypeError. */
@@ -21,18 +21,18 @@ struct ArgumentError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/** The same of an operator's argument; its message names the operator. */
+/** Like ArgumentError for an operator's argument; its message names the operator. */
 struct OperatorError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/** What libtorch says of an error, without the lines that only tell where. */
+/** Returns the first line of an error's text, without the lines that only give the place. */
 inline std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-/** Throws where a Node-API call failed: PendingException, or ArgumentError with Node's reason. */
+/** Throws if a Node-API call failed: PendingException, or ArgumentError with Node's reason. */
 void check(napi_env env, napi_status status);
 
-/** The arguments of one call from JavaScript; those not given read as undefined. */
+/** The arguments of one call from JavaScript; missing arguments read as undefined. */
 class Arguments {
  public:
   static constexpr size_t kMost = 32;
@@ -41,7 +41,7 @@ class Arguments {
   }
   napi_value operator[](size_t index) const { return values_[index]; }
 
-  /** Of the function called, as exported. */
+  /** Name of the called function, as exported. */
   const char* name() const { return static_cast<const char*>(name_); }
 
   const napi_env env;
@@ -52,10 +52,12 @@ class Arguments {
   void* name_ = nullptr;
 };
 
-/** "number", "string", "array", ...; for a symbol its description, which is how TypeScript names what isn't a
- * tensor. */
+/**
+ * Returns "number", "string", "array", ...; for a symbol its description, which is how TypeScript names
+ * values that are no tensors.
+ */
 std::string describe(napi_env env, napi_value value);
-/** Throws ArgumentError: `name` must be `expected`, got what `value` is. */
+/** Throws ArgumentError: `name` must be `expected`, got the type of `value`. */
 [[noreturn]] void reject(napi_env env, napi_value value, const std::string& name, const char* expected);
 
 napi_valuetype type_of(napi_env env, napi_value value);
@@ -74,14 +76,14 @@ struct Bytes {
 };
 Bytes to_bytes(napi_env env, napi_value view, const char* name);
 
-/** The tensor of a handle; throws where it is none or is disposed. */
+/** Returns the tensor of a handle; throws if there is none or it is disposed. */
 at::Tensor& to_tensor(napi_env env, napi_value value, const char* name);
-/** The tensors of an array of handles; null is an undefined tensor. */
+/** Returns the tensors of an array of handles; null is an undefined tensor. */
 std::vector<at::Tensor> to_tensors(napi_env env, napi_value value, const char* name);
 at::Generator& to_generator(napi_env env, napi_value value, const char* name);
-/** Scalar type of its number in c10. */
+/** Returns the scalar type with this number in c10. */
 at::ScalarType to_dtype(napi_env env, napi_value value, const char* name);
-/** Device of type * 256 + index + 1. */
+/** Returns the device of a number: type * 256 + index + 1. */
 c10::Device to_device(napi_env env, napi_value value, const char* name);
 
 napi_value from_double(napi_env env, double value);
@@ -90,17 +92,17 @@ napi_value from_string(napi_env env, const std::string& value);
 napi_value from_ints(napi_env env, at::IntArrayRef values);
 napi_value null_value(napi_env env);
 napi_value undefined_value(napi_env env);
-/** A new handle that holds the tensor, or null for an undefined one. */
+/** Returns a new handle that holds the tensor, or null for an undefined tensor. */
 napi_value from_tensor(napi_env env, at::Tensor tensor);
 napi_value from_tensors(napi_env env, const std::vector<at::Tensor>& tensors);
-/** A Uint8Array with a copy of the bytes. */
+/** Returns a Uint8Array with a copy of the bytes. */
 napi_value from_bytes(napi_env env, const void* data, size_t length);
-/** An array to be filled with set_element. */
+/** Returns an array to be filled with set_element. */
 napi_value new_array(napi_env env, size_t length);
 void set_element(napi_env env, napi_value array, uint32_t index, napi_value value);
 void set_property(napi_env env, napi_value object, const char* name, napi_value value);
 
-/** "float32[2, 3] cpu". */
+/** Returns a description such as "float32[2, 3] cpu". */
 std::string describe(const at::Tensor& tensor);
 
 } // namespace lorafit
