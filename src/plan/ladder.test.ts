@@ -10,7 +10,7 @@ const start = Policy.parse({
   layers: [{ count: 1, boundary: "device", keep: "all" }],
 });
 
-/** All steps down from a policy, where the same part of the step has too little each time. */
+/** Returns all steps down from a policy, if the same part of the step lacks memory each time. */
 function stepsFrom(policy: Policy, short?: Category): Policy[] {
   const leaner = leanerPolicy(policy, config, {}, short);
   return leaner ? [leaner, ...stepsFrom(leaner, short)] : [];

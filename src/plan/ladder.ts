@@ -1,6 +1,6 @@
 /**
- * Policies from fast to lean. Every rung is the one before with one thing given up, the cheapest in time
- * first, so a run that is out of memory can go down from wherever it stands.
+ * Policies from fast to lean. Each rung makes one more concession than the rung before, the cheapest in time
+ * first. A run that is out of memory can therefore step down from any rung.
  */
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
@@ -10,15 +10,15 @@ import type { Category } from "../torch/device.ts";
 /** The choices of a policy that a user may fix. */
 export interface FixedPolicy {
   weights?: "resident" | "streamed" | undefined;
-  /** Places and precisions of a policy, which a run can't change once it is under way. */
+  /** Places and precisions of a policy. A run cannot change them after its start. */
   places?: RunPlaces | undefined;
-  /** Nor whether its model was loaded with PLoRA folded into the weights; left out: whatever is faster. */
+  /** Whether the run's model was loaded with PLoRA folded into the weights. Undefined: whatever is faster. */
   folded?: boolean | undefined;
-  /** The attention kernel that a run has settled on. */
+  /** The attention kernel that a run has chosen. */
   attention?: Policy["attention"] | undefined;
 }
 
-/** The parts of a policy that a model, its factors and its optimizer are made for. */
+/** The parts of a policy that decide how a model, its factors and its optimizer are created. */
 export type RunPlaces = Pick<Policy, (typeof RUN_PLACES)[number]>;
 const RUN_PLACES = ["weights", "embeddings", "head", "vision", "optimizer", "gradients"] as const;
 
@@ -27,14 +27,14 @@ export function runPlaces(policy: Policy): RunPlaces {
 }
 
 /**
- * Rows that the MLP takes at a time where there is room: a weight in 4 or 8 bits is read back once for all of
- * them.
+ * Rows that the MLP processes at a time if there is room. A weight in 4 or 8 bits is dequantised once for all
+ * of these rows.
  */
 export const MOST_MLP_TILE_TOKENS = 8192;
 
 /**
- * Nothing is kept but boundaries, and parts are as large as is of use: more room than this takes only kept
- * layers can use.
+ * Returns the fastest policy without kept layers. It keeps nothing except boundaries, and its parts are as
+ * large as is useful. Only kept layers can use more memory.
  */
 function fastPolicy({ weights = "resident", places, folded = false, attention }: FixedPolicy = {}): Policy {
   return Policy.parse({
@@ -42,19 +42,18 @@ function fastPolicy({ weights = "resident", places, folded = false, attention }:
     mlpTileTokens: MOST_MLP_TILE_TOKENS,
     lossChunkTokens: 1024,
     visionBatchTiles: 8,
-    plora: ploraName({ folded, branch: "apart" }), // merged or folded where the search sees that it is faster and fits
+    plora: ploraName({ folded, branch: "apart" }), // merged or folded if the search finds that faster, and it fits
     weights: { source: weights },
     attention,
     ...places,
   });
 }
 
-/**
- * The leanest policies, of which one or another lets the most fit: it depends on what the host has room for.
- */
+/** Returns the leanest policies. Which of them lets the most fit depends on the host's memory. */
 export function leanestPolicies(config: ModelConfig, fixed: FixedPolicy = {}): Policy[] {
   const leanest = policyLadder(config, fixed).at(-1)!;
-  // The last layer goes back first, beside its kept attention: too much to restore its input there.
+  // The backward pass begins with the last layer, whose attention is kept. There is no room to restore its
+  // input as well.
   const every = (layers: number, boundary: "host" | "device"): Policy => ({
     ...leanest,
     layers: runsOf(
@@ -71,7 +70,7 @@ export function leanestPolicies(config: ModelConfig, fixed: FixedPolicy = {}): P
   ];
 }
 
-/** The policies to choose from, from fast to lean. */
+/** Returns the policies to choose from, from fast to lean. */
 export function policyLadder(config: ModelConfig, fixed: FixedPolicy = {}): Policy[] {
   const rungs: Policy[] = [];
   for (let rung: Policy | undefined = fastPolicy(fixed); rung; rung = leanerPolicy(rung, config, fixed))
@@ -80,8 +79,8 @@ export function policyLadder(config: ModelConfig, fixed: FixedPolicy = {}): Poli
 }
 
 /**
- * Returns the policy with the next concession made; undefined if nothing is left. short: the category of an
- * allocation that failed, whose part of the step the concession has to help.
+ * Returns the policy with the next concession; undefined if none is left. short: the category of a failed
+ * allocation; the concession must help that part of the step.
  */
 export function leanerPolicy(
   policy: Policy,
@@ -121,12 +120,12 @@ export interface StepDown {
 
 type Change = (policy: Policy, config: ModelConfig, fixed: FixedPolicy) => Policy | undefined;
 
-/** The least rows of the loss that are worth a pass of their own. */
+/** The least rows of the loss that are worth their own pass. */
 const LEAST_LOSS_CHUNK_TOKENS = 128;
 
 /**
- * Concessions that help a part of the step most; only: nothing else helps it, since pictures are encoded
- * before all else.
+ * Concessions that help one part of the step most. only: nothing else helps that part, because pictures are
+ * encoded before everything else.
  */
 const CONCESSIONS_FOR: Partial<Record<Category, { own: readonly Change[]; only?: boolean }>> = {
   visionFeatures: {
@@ -147,7 +146,7 @@ const CONCESSIONS_FOR: Partial<Record<Category, { own: readonly Change[]; only?:
   boundaryActivations: { own: [keepFewer, onHost] },
 };
 
-/** Concessions in the order in which they are made; each is made again until it changes nothing. */
+/** Concessions in order. Each is repeated until it changes nothing. */
 const CONCESSIONS: readonly Change[] = [
   (policy) => ({ ...policy, boundaryAhead: false }),
   keepFewer,
@@ -169,7 +168,7 @@ const CONCESSIONS: readonly Change[] = [
   (policy) => ({ ...policy, optimizer: { ...policy.optimizer, place: "host" } }),
 ];
 
-/** Whether the step takes this policy for this model. */
+/** Tells whether the step accepts this policy for this model. */
 function isReal(policy: Policy, config: ModelConfig): boolean {
   try {
     layerPolicies(policy, config);
@@ -180,7 +179,7 @@ function isReal(policy: Policy, config: ModelConfig): boolean {
   }
 }
 
-/** Half of the layers that keep something keep it no longer. */
+/** Returns the policy with half of the keeping layers changed to keep nothing. */
 function keepFewer(policy: Policy, config: ModelConfig): Policy {
   const layers = layerPolicies(policy, config);
   const keeping = layers.flatMap(({ keep }, index) => (keep === "nothing" ? [] : [index]));
@@ -212,7 +211,7 @@ function onHost(policy: Policy, config: ModelConfig): Policy {
   return { ...policy, layers: runsOf(layers) };
 }
 
-/** Layers written as runs of alike ones; the last run goes on to the end. */
+/** Returns layers as runs of alike ones. The policy repeats the last run up to the last layer. */
 function runsOf(layers: readonly LayerPolicy[]): Policy["layers"] {
   const runs: Policy["layers"] = [];
   for (const layer of layers) {

@@ -1,26 +1,26 @@
 /**
- * The largest of something that fits, found in few tries, each of which is a dry run. Only numbers of a grid
- * are answers, whole ones and from some size on every second, fourth and so on, so that the answer does not
- * hang on where the search begins.
+ * Finds the largest value that fits, in few tries; each try is a dry run. Only numbers on a grid are answers:
+ * every whole number, and from some size on every second, fourth and so on. The answer therefore does not
+ * depend on where the search begins.
  */
 
 /**
- * Numbers up to this are answers, each of them; a larger one to as many parts of itself, or up to twice as
- * many. A power of two.
+ * Every number up to this is a grid number. A larger grid number is a multiple of a step, and has this many
+ * to twice as many steps. A power of two.
  */
 export const CLOSE_PARTS = 2048;
 
 interface Range {
   least: number;
   most: number;
-  /** Near the answer, if anything is known of it; the answer does not depend on it. */
+  /** A guess near the answer, if anything is known. The answer does not depend on it. */
   from?: number;
   parts?: number;
 }
 
 /**
- * The largest number of the grid where `shortage`, which rises nearly in a line, is not above zero: by the
- * line through two points, then by halves. Undefined where not even the least number fits.
+ * Returns the largest grid number for which `shortage` is not above zero; undefined if not even the least
+ * fits. `shortage` rises nearly in a line, so the search follows the line through two points, then bisects.
  */
 export function largestThatFits(
   shortage: (value: number) => number,
@@ -49,15 +49,16 @@ export function largestThatFits(
 }
 
 /**
- * Below a number that fits so many are tried that should fit as well, of a grid so coarse that other searches
- * try the same.
+ * Number of smaller values to check below a fitting one; they should fit too. Their grid is coarse, so that
+ * other searches check the same values.
  */
 const TRIED_BELOW = 3;
 const COARSE_PARTS = 16;
 
 /**
- * Does the same if shortage may leap up and fall again, for example through memory that an allocator loses to
- * gaps. A value beyond a gap is no answer: an answer promises that less fits as well.
+ * Finds the largest value if shortage may jump up and fall again, for example because an allocator loses
+ * memory to gaps. A value beyond a gap is no answer, because an answer promises that every smaller value fits
+ * as well.
  */
 export function largestBelowGaps(shortage: (value: number) => number, range: Range): number | undefined {
   const { least } = range;
@@ -77,13 +78,13 @@ function coarseBelow(found: number): number[] {
   return values;
 }
 
-/** The number of the grid that is not above a number. */
+/** Returns the largest grid number that is not above a number. */
 function onGrid(value: number, parts: number): number {
   const step = stepAt(value, parts);
   return Math.floor(value / step) * step;
 }
 
-/** From a number of the grid to the next. */
+/** Returns the distance from a grid number to the next. */
 function stepAt(value: number, parts: number): number {
   return Math.max(1, 2 ** Math.floor(Math.log2(Math.max(1, value) / parts)));
 }

@@ -1,4 +1,4 @@
-/** A model on a device, and how a workload goes there under a policy: what was tried once is remembered. */
+/** Plans a workload for a model on a device under a policy. It remembers what it has tried. */
 
 import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
@@ -46,11 +46,13 @@ function loraOf({ rank, ranks, dropout, targets }: RunWorkload): LoraShape {
 
 /** Bytes that a plan may need; infinite without a limit. */
 export interface Limits {
-  /** On the device. */
+  /** Bytes on the device. */
   budgetBytes: number;
-  /** On the host. */
+  /** Bytes on the host. */
   hostBytes: number;
-  /** On both together, for a CPU, whose two pools share the machine's memory; undefined: no such limit. */
+  /**
+   * Bytes on both together, for a CPU, whose two pools share the machine's memory; undefined: no such limit.
+   */
   sumBytes?: number | undefined;
 }
 
@@ -77,7 +79,7 @@ export interface Plan<Asked extends Workload = Workload> {
 
 export type SizedPlan = Plan<SizedWorkload>;
 
-/** A run with a part of an evaluation, and whether it fits. */
+/** A run that includes a part of an evaluation, and whether it fits. */
 export type RoomFor = Pick<Plan, "run" | "fits">;
 
 /** A model on a device. */
@@ -86,19 +88,19 @@ export type PlannedModel = Pick<
   "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored"
 >;
 
-/** Runs that were tried on cards that are alike, with the context that is counted in them. */
+/** Known runs on cards that allocate alike, with the context bytes that are counted in them. */
 interface KnownRuns {
   contextBytes: number;
   runs: Map<string, DryRun>;
 }
 
-/** Plans for one model on one device; what was tried once is remembered. */
+/** Plans for one model on one device. A planner remembers what it has tried. */
 export class Planner {
   readonly speed: Speed;
   readonly #model: PlannedModel;
   readonly #parts: PartsOfSearch;
   readonly #known: KnownRuns;
-  /** Known runs of all cards that were asked about, by what they allocate. */
+  /** Known runs of all cards asked about so far, by allocation key. */
   readonly #family: Map<string, KnownRuns>;
   readonly #gradientBytes = new Map<string, number>();
 
@@ -122,8 +124,8 @@ export class Planner {
   }
 
   /**
-   * Calls `onDryRun` after each dry run of this planner and of those made from it, so that a search can show
-   * progress.
+   * Calls `onDryRun` after each dry run of this planner and of planners made from it, so that a search can
+   * show progress.
    */
   watch(onDryRun: () => void): void {
     this.#parts.onDryRun = onDryRun;
@@ -133,7 +135,7 @@ export class Planner {
     return this.#model.dtype;
   }
 
-  /** Precision of the decoder's linears; bf16: as wide as computing. */
+  /** Precision of the decoder's linears; bf16: the computing dtype. */
   get base(): Base {
     return this.#model.base ?? "bf16";
   }
@@ -142,12 +144,12 @@ export class Planner {
     return this.#model.visionBase ?? "bf16";
   }
 
-  /** Whether PLoRA can be folded into the layers' weights as a policy has them. */
+  /** Tells whether PLoRA can be folded into the layers' weights as a policy holds them. */
   folds(policy: Policy): boolean {
     return holdsFolded(policy) && storedBaseOf(this.#model) === undefined;
   }
 
-  /** Throws UserError where a policy does not fit the model. */
+  /** Throws UserError if a policy does not fit the model. */
   check(policy: Policy): void {
     layerPolicies(policy, this.config);
     const storedBase = storedBaseOf(this.#model);
@@ -159,36 +161,39 @@ export class Planner {
     return new Planner({ ...this.#model, target: card }, undefined, this.#parts, this.#family);
   }
 
-  /** A key that cards which allocate alike share, whatever CUDA's context takes. */
+  /** A key that all cards share that allocate alike, whatever memory CUDA's context needs. */
   get allocationKey(): string {
     return allocationKey(this.#model);
   }
 
   /**
-   * Returns a planner of this model with parts quantised as it is loaded; these are not the checkpoint's
-   * files then.
+   * Returns a planner of this model with parts that are quantised while the model is loaded. These parts are
+   * then not mapped from the checkpoint's files.
    */
   withBases(bases: Partial<Record<"base" | "visionBase", QuantizedPrecision>>): Planner {
     return new Planner({ ...this.#model, ...bases }, this.speed, this.#parts);
   }
 
-  /** Whether the decoder's linears could be quantised in this way as they are loaded, and are not. */
+  /** Tells whether loading could quantise the decoder's linears to this precision, and does not yet. */
   canQuantize(base: QuantizedPrecision): boolean {
     return this.base !== base && storedBaseOf(this.#model) === undefined;
   }
 
-  /** Where times come from: nobody has timed a card, and a CPU only where a plan for it was asked for. */
+  /**
+   * Source of the times, in words. Nobody has timed a card; a CPU is timed only if a plan for it was asked
+   * for.
+   */
   get timesBy(): string {
     if (this.#model.target !== "cpu") return "the card's data sheet";
     return isCpuSpeed(this.speed) ? "what was measured of this CPU" : "round figures for any CPU";
   }
 
-  /** Milliseconds of a run's micro-batch at this device's speed. */
+  /** Returns the milliseconds of a run's micro-batch at this device's speed. */
   time(run: DryRun): number {
     return stepMs(run, this.speed);
   }
 
-  /** How a workload goes under a policy. */
+  /** Plans a workload under a policy. */
   plan<Asked extends Workload>(workload: Asked, policy: Policy, limits: Limits): Plan<Asked> {
     const run = this.#run(workload, policy, this.gradientCopy(workload, policy, limits));
     const fits = shortage(run, limits) <= 0;
@@ -196,14 +201,14 @@ export class Planner {
     return {
       ...{ workload, policy, run, fits },
       get stepMs(): number {
-        return stepMs(run, speed); // reading what a run has called takes time, and many plans are only asked for bytes
+        return stepMs(run, speed); // computed when read: it takes time, and many plans are only asked for bytes
       },
     };
   }
 
   /**
-   * Where a run keeps the copy of its gradients: on the host where there is room; undefined where it needs
-   * none.
+   * Returns where a run keeps the copy of its gradients: on the host if there is room. Undefined if the run
+   * needs no copy.
    */
   gradientCopy(
     workload: RunWorkload,
@@ -215,7 +220,7 @@ export class Planner {
     return this.gradientBytes(workload, policy) <= hostBytes ? "host" : "device";
   }
 
-  /** Returns the bytes of a run's LoRA gradients, which are those of their copy. */
+  /** Returns the bytes of a run's LoRA gradients. Their copy has as many. */
   gradientBytes(workload: RunWorkload, policy: Policy): number {
     const lora = loraOf(workload);
     const key = JSON.stringify([lora, policy.gradients]);
@@ -227,8 +232,8 @@ export class Planner {
   }
 
   /**
-   * Every allocation of a workload's micro-batch under a policy; where it is the last of its step, of the
-   * update too.
+   * Traces every allocation of a workload's micro-batch under a policy. isLast: the micro-batch ends its
+   * step, so the update is traced too.
    */
   trace(workload: ShapedWorkload, policy: Policy, limits: Limits, options: { isLast: boolean }): StepTrace {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
@@ -236,12 +241,14 @@ export class Planner {
     return plannedTrace({ ...this.#model, lora: loraOf(workload), batch, policy, gradientCopy }, options);
   }
 
-  /** Whether a run under a policy has room for an answer, and what that comes to. */
+  /** Plans an answer in a run under a policy. Returns the run's memory, and whether it fits. */
   answer(workload: RunWorkload, policy: Policy, limits: Limits, shape: AnswerShape): RoomFor {
     return this.#evaluated(workload, policy, limits, (held, parts) => dryAnswer(held, shape, parts));
   }
 
-  /** Whether it has room for the loss of a workload's micro-batch, forward only, and what that comes to. */
+  /**
+   * Plans the loss of a workload's micro-batch, forward only. Returns the run's memory, and whether it fits.
+   */
   loss(workload: Workload, policy: Policy, limits: Limits): RoomFor {
     const batch = shapeOf(workload);
     return this.#evaluated(workload, policy, limits, (held, parts) => dryLoss({ ...held, batch }, parts));
@@ -274,8 +281,8 @@ export class Planner {
 }
 
 /**
- * Returns all of a device that its allocations depend on; whether it multiplies fp8 matters only if something
- * is held in fp8.
+ * Returns everything of a device that its allocations depend on. Whether it multiplies fp8 matters only if
+ * something is held in fp8.
  */
 function allocationKey({ target, base, visionBase }: PlannedModel): string {
   if (target === "cpu") return target;
@@ -288,7 +295,7 @@ function contextOf({ target }: PlannedModel): number {
   return target === "cpu" ? 0 : target.contextBytes;
 }
 
-/** A run as a card has it whose context takes so much more. */
+/** Returns a run as on a card whose context needs `moreBytes` more. */
 function inContext(run: DryRun, moreBytes: number): DryRun {
   return moreBytes === 0 ? run : { ...run, budgetedBytes: run.budgetedBytes + moreBytes };
 }

@@ -1,6 +1,6 @@
 /**
- * Policies in the words of people who train models: what lies elsewhere, what goes in parts, what is computed
- * again.
+ * Describes policies in the words of people who train models: what lies elsewhere, what is split into parts,
+ * what is computed again.
  */
 import { formatCount } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
@@ -9,7 +9,7 @@ import type { BasePart } from "../models/precision/bases.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "../step/policy.ts";
 import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
 
-/** In which way memory is saved, or made use of. */
+/** The way in which memory is saved or used. */
 type Manner = "elsewhere" | "frozen" | "parts" | "again" | "rounded" | "speed";
 
 interface Concession {
@@ -17,14 +17,17 @@ interface Concession {
   what: string;
   /** Words that a short line leaves out. */
   detail?: string;
-  /** Where it is of the frozen base: told with what is mapped, where it is. */
+  /**
+   * The frozen part of the base model that this is about, if any. It may be mapped from the checkpoint's
+   * files.
+   */
   part?: BasePart;
 }
 
 /** Returns what a policy does about one thing; undefined if it makes no concession there. */
 type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | undefined;
 
-/** Listed as they are told: the largest first. */
+/** Aspects in the order in which they are printed: the largest first. */
 const ASPECTS: readonly Aspect[] = [
   (policy) => onHost(placesOf(policy).layers, "base", "frozen weights", "fetched layer by layer"),
   ({ boundaryAhead }, layers) => {
@@ -86,7 +89,7 @@ const PLORA_WORDS: Record<Policy["plora"], readonly [what: string, detail: strin
 /** Parts that a layer may keep while the rest of it is computed again. */
 const KEPT_PARTS = { attention: "attention's", middle: "the MLP's input" } as const;
 
-/** Gradient checkpointing, as far as it goes. */
+/** Describes gradient checkpointing: how many layers it covers, and what they keep. */
 function recomputedValues(layers: readonly LayerPolicy[]): Concession | undefined {
   const again = layers.filter(({ keep }) => keep !== "all").length;
   const kept = (Object.keys(KEPT_PARTS) as (keyof typeof KEPT_PARTS)[]).flatMap((part) => {
@@ -98,7 +101,7 @@ function recomputedValues(layers: readonly LayerPolicy[]): Concession | undefine
   return onlyIf(again > 0, "again", what, "gradient checkpointing");
 }
 
-/** How short lines say it, and the heading where concessions are grouped. */
+/** How short lines say it, and the heading over grouped concessions. */
 const MANNERS: Record<Manner, { line: (list: string[], where: string) => string; heading: string }> = {
   elsewhere: { line: (list, where) => `${listed(list)} ${where}`, heading: "" },
   frozen: { line: (list) => `${listed(list)} in the checkpoint's files`, heading: "on disk" },
@@ -109,11 +112,11 @@ const MANNERS: Record<Manner, { line: (list: string[], where: string) => string;
 };
 
 interface Telling {
-  /** Only what this one does not do. */
+  /** Leave out what this policy does too. */
   beyond?: Policy | undefined;
-  /** Where things lie that do not lie on the device. */
+  /** Words for the place of things that are not on the device. */
   where?: string;
-  /** The parts of the base that are mapped from the checkpoint's files instead. */
+  /** The parts of the base model that are mapped from the checkpoint's files. */
   mapped?: readonly BasePart[];
 }
 
@@ -128,7 +131,7 @@ export function concessionsOf(policy: Policy, config: ModelConfig, telling: Tell
   );
 }
 
-/** Returns the phrases in full: a heading for each way, and what is done in that way. */
+/** Returns the full phrases: for each way a heading, and the concessions of that way. */
 export function concessionGroups(policy: Policy, config: ModelConfig, where: string): [string, string[]][] {
   return grouped(policy, config, {}).map(([manner, list]) => [
     MANNERS[manner].heading || where,
@@ -159,7 +162,7 @@ function onlyIf(given: boolean, manner: Manner, what: string, detail?: string): 
   return given ? { manner, what, ...(detail !== undefined && { detail }) } : undefined;
 }
 
-/** A part of the base where it lies on the host. */
+/** Returns the concession of a base model's part that lies on the host; undefined if it does not. */
 function onHost(place: Place, part: BasePart, what: string, detail?: string): Concession | undefined {
   const concession = onlyIf(place === "host", "elsewhere", what, detail);
   return concession && { ...concession, part };
@@ -170,7 +173,7 @@ function countOf(layers: readonly LayerPolicy[], belongs: (layer: LayerPolicy) =
   return count === layers.length ? "all layers" : `${count} of ${layers.length} layers`;
 }
 
-/** "a", "a and b", "a, b and c". */
+/** Joins items: "a", "a and b", "a, b and c". */
 function listed(items: readonly string[]): string {
   return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} and ${items.at(-1)}`;
 }

@@ -1,5 +1,6 @@
 /**
- * Memory that a plan may use if the user names none: of this machine, of a card, and beside a card elsewhere.
+ * Memory that a plan may use if the user names none: of this machine, of a card, and of the host of a card
+ * elsewhere.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { totalmem } from "node:os";
@@ -7,7 +8,7 @@ import { join } from "node:path";
 import { GIB, UserError } from "../errors.ts";
 import { type Card, findDevice } from "./time/cards.ts";
 
-/** Host memory beside a card that is not in this machine: usual for workstations and cloud instances. */
+/** Host memory of a card that is not in this machine: usual for workstations and cloud instances. */
 export const USUAL_HOST_BYTES = 64 * GIB;
 
 const MIB = 2 ** 20;

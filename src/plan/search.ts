@@ -1,6 +1,6 @@
 /**
- * From memory, card and what the user fixed to the fastest policy that fits, the least memory, or the most of
- * one thing that fits.
+ * Searches for the fastest policy that fits, the least memory, or the largest value of one setting that fits.
+ * The memory, the card and the user's fixed choices are given.
  */
 
 import { pictureTokens } from "../data/pictures/image.ts";
@@ -26,7 +26,7 @@ export interface Fixed extends FixedPolicy {
   policy?: Policy | undefined;
 }
 
-/** Every rung of the ladder, the given policy alone where there is one. */
+/** Plans every rung of the ladder, or only the given policy if there is one. */
 export function planRungs<Asked extends Workload>(
   planner: Planner,
   workload: Asked,
@@ -37,7 +37,7 @@ export function planRungs<Asked extends Workload>(
   return policies.map((policy) => planner.plan(workload, policy, limits));
 }
 
-/** The fastest policy that fits; where none does, the one that comes nearest. */
+/** Returns the fastest policy that fits; if none fits, the one that comes nearest. */
 export function fastestPlan<Asked extends Workload>(
   planner: Planner,
   workload: Asked,
@@ -53,8 +53,8 @@ export function fastestPlan<Asked extends Workload>(
 }
 
 /**
- * The fastest of plans that fit, with PLoRA as is faster still: in a run whose model is loaded, only as that
- * allows.
+ * Returns the fastest plan that fits, with PLoRA handled in the fastest way that fits. In a run whose model
+ * is loaded, only the ways that its loading allows are tried.
  */
 function withFastestPlora<Asked extends Workload>(
   planner: Planner,
@@ -73,9 +73,9 @@ function withFastestPlora<Asked extends Workload>(
 }
 
 /**
- * The fastest of plans that fit, with a change where that fits and is faster still. What it saves hangs on
- * shapes, nearly the same for every policy that it can be made to, so the first of them that has room for it
- * is the fastest.
+ * Returns the fastest plan that fits, with a change applied if the change fits and is faster. The time that
+ * the change saves depends on shapes, and is nearly the same for every policy that allows it. Therefore the
+ * first policy that has room for the change is the fastest.
  */
 function changedWhereFaster<Asked extends Workload>(
   planner: Planner,
@@ -96,8 +96,8 @@ function changedWhereFaster<Asked extends Workload>(
 }
 
 /**
- * With the input of the layer that goes back next fetched from the host while one goes back; undefined where
- * none lies there.
+ * Returns the policy with each layer's input copied from the host one layer ahead of its backward pass;
+ * undefined if no input lies on the host.
  */
 function fetchingAhead(policy: Policy, { config }: Planner): Policy | undefined {
   const isOnHost = layerPolicies(policy, config).some(({ boundary }) => boundary === "host");
@@ -105,8 +105,8 @@ function fetchingAhead(policy: Policy, { config }: Planner): Policy | undefined 
 }
 
 /**
- * The policy that takes the least of the device within what the host has; of any, where the host has too
- * little for all.
+ * Returns the policy that needs the least device memory within the host's limit. If every policy exceeds the
+ * host's limit, it chooses among all.
  */
 export function leastMemory<Asked extends Workload>(
   planner: Planner,
@@ -121,13 +121,13 @@ export function leastMemory<Asked extends Workload>(
   const leanestOf = (plans: readonly Plan<Asked>[], bytesOf: (run: DryRun) => number): Plan<Asked> =>
     plans.reduce((best, plan) => (bytesOf(plan.run) < bytesOf(best.run) ? plan : best));
   if (possible.length > 0) return leanestOf(possible, ({ budgetedBytes }) => budgetedBytes);
-  const isShared = limits.sumBytes !== undefined; // then it is both pools together that are too large
+  const isShared = limits.sumBytes !== undefined; // then both pools together are too large
   return leanestOf(all, ({ budgetedBytes, hostBytes }) => budgetedBytes + (isShared ? hostBytes : 0));
 }
 
 /**
- * The largest value of one thing with which something fits, and the fastest policy there; undefined where not
- * even the least fits.
+ * Returns the largest value of one setting that fits, and its plan; undefined if not even the least value
+ * fits.
  */
 export function solve(
   planner: Planner,
@@ -152,15 +152,15 @@ export function solve(
   return best;
 }
 
-/** How much better another policy has to be to be worth the search. */
+/** Another policy must be better by this factor to be worth the search. */
 const NEAR = 1.02;
 
-/** Returns whether a little more would not fit the host, while the device has room. */
+/** Tells whether a little more would exceed the host, while the device has room. */
 function isShortOfHost({ run }: Plan, limits: Limits): boolean {
   return shortage(run, limits) > run.budgetedBytes / limits.budgetBytes - 1;
 }
 
-/** Plans a workload under the leanest policy, however much the host has. */
+/** Plans a workload under the leanest policy, however much memory the host has. */
 export function leanestPlan(planner: Planner, workload: Workload, limits: Limits, fixed: Fixed): Plan {
   return planner.plan(
     workload,
@@ -169,7 +169,10 @@ export function leanestPlan(planner: Planner, workload: Workload, limits: Limits
   );
 }
 
-/** Without a limit on the host there is one leanest policy; with it, which one lets the most fit depends. */
+/**
+ * Returns the leanest policies. Without a limit on the host there is one; with a limit, it depends which lets
+ * the most fit.
+ */
 function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed): Policy[] {
   if (fixed.policy) return [fixed.policy];
   const policies = leanestPolicies(planner.config, fixed);
@@ -191,7 +194,10 @@ export function withValue(
   return { ...workload, hdNum: value, maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS) };
 }
 
-/** Uses the room that is left for layers that are not computed again: as many as fit, of what is fastest. */
+/**
+ * Uses the remaining room for layers that are not computed again: as many as fit, in the fastest of the ways
+ * to keep them.
+ */
 function keepWhatFits<Asked extends Workload>(
   planner: Planner,
   plan: Plan<Asked>,

@@ -1,5 +1,5 @@
 /**
- * The settings that a plan can be solved for. They are apart from the search, since options are read even if
+ * The settings that a plan can solve for. They are separate from the search, because options are read even if
  * the engine is not built yet.
  */
 export const UNKNOWNS = {

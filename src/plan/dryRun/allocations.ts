@@ -1,6 +1,6 @@
 /**
- * Every allocation of one micro-batch and its update, as planned: to lay beside what a run has measured, and
- * find where they part.
+ * Lists every planned allocation of one micro-batch and its update, to compare with a run's measured ones and
+ * find the first difference.
  */
 import { stepAdamW } from "../../step/optimizer/optimizer.ts";
 import { clippedScale } from "../../step/optimizer/updateGate.ts";
@@ -19,7 +19,7 @@ import { plannedBatch } from "./batchShapes.ts";
 import { type Bytes, type Configuration, planTargetOf } from "./dryRun.ts";
 import { openOnMeta } from "./sharedParts.ts";
 
-/** `bytes` below zero are freed. */
+/** An allocation of `bytes`, or a free if `bytes` is below zero. */
 export interface TraceEvent {
   phase: string;
   pool: Pool;
@@ -34,8 +34,8 @@ export interface StepTrace {
 }
 
 /**
- * The micro-batch of a configuration in full; where it is the last of its step, with the norm of the
- * gradients and the update.
+ * Runs the micro-batch of a configuration in full, on meta. isLast: it ends its step, so the norm of the
+ * gradients and the update follow.
  */
 export function plannedTrace(configuration: Configuration, { isLast }: { isLast: boolean }): StepTrace {
   return planningFor(planTargetOf(configuration), () =>
@@ -71,7 +71,7 @@ export function plannedTrace(configuration: Configuration, { isLast }: { isLast:
   );
 }
 
-/** A log's allocations and frees with the phase of the step that they were in. */
+/** Returns a log's allocations and frees, each with the phase of its step. */
 export function eventsOf({ bytes, pools, categories }: AllocationLog, phase: string): TraceEvent[] {
   return Array.from(bytes, (count, index) => ({
     phase,

@@ -1,6 +1,6 @@
 /**
- * The memory of an answer that a run generates in an evaluation, beside all that the run holds: the
- * generation itself, on meta.
+ * Plans the memory of an answer that a run generates in an evaluation, together with everything that the run
+ * holds. The generation itself runs on meta.
  */
 import { generateOnMeta } from "../../models/generation/generate.ts";
 import { type ExactShape, layoutFor, plannedBatch } from "./batchShapes.ts";

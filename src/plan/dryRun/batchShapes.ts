@@ -1,4 +1,4 @@
-/** A micro-batch of which only the shape is known: what a plan runs the step on. */
+/** Micro-batches of which only the shape is known. A plan runs the step on them. */
 
 import {
   imageTokens,
@@ -17,48 +17,48 @@ import { kernelFor } from "../../nn/attention/kernels.ts";
 import { type Rows, rowsBetween } from "../../nn/rows.ts";
 import { type Policy, ploraOf } from "../../step/policy.ts";
 
-/** The sizes of samples as a user gives them. The plan is of a micro-batch of the longest samples. */
+/** The sizes of samples as a user gives them. The plan assumes a micro-batch of the longest samples. */
 export interface SampleShape {
   /** Tokens of the longest sample. */
   maxLength: number;
   hdNum: number;
-  /** The part of a sample that is picture; without it, one picture of the most tokens that hd_num allows. */
+  /**
+   * Share of a sample's tokens that are picture. Undefined: one picture, with the most tokens that hd_num
+   * allows.
+   */
   imageShare: number | undefined;
   batchSize: number;
 }
 
-/** Samples that are alike, one after the other. */
+/** Alike samples, one after the other. */
 export interface BatchShape {
   samples: number;
   /** Rows of each sample. */
   sampleTokens: number;
-  /** Grids of the pictures of each sample, which come first in it. */
+  /** Grids of the pictures of each sample. Pictures come first in a sample. */
   pictures: readonly PictureLayout[];
-  /** Rows of each sample that have a label: its last ones. */
+  /** Rows of each sample that have a label: the last ones. */
   labelTokens: number;
-  /** Rows of each sample from the first with a label on, where that lies before its last ones. */
+  /** Rows of each sample from its first label on, if that label comes before the last rows. */
   askedTokens?: number | undefined;
 }
 
-/** The rows of a micro-batch: of one that there is, or of one that needs as much memory as any of many. */
+/** The rows of an existing micro-batch, or of one that needs as much memory as any of many. */
 export interface ExactShape {
   /** Rows of each sample. */
   rows: readonly number[];
   imageSlices: MicroBatch["imageSlices"];
   grids: readonly PictureLayout[];
   labelTokens: number;
-  /** The first row with a label; what comes before it is not asked for in the last layer. */
+  /** The first row with a label. The last layer does not compute the rows before it. */
   firstLabel: number;
-  /**
-   * Most of what any of many micro-batches has, if the shape stands for them; undefined for a single
-   * micro-batch.
-   */
+  /** Maximums over many micro-batches, if the shape stands for them; undefined for a single micro-batch. */
   most?: MostRows | undefined;
 }
 
 /**
- * Rows that a branch acts on depend on the model: those of pictures or, once it is folded into the weights,
- * all others.
+ * Rows by kind. It depends on the model which kind a branch acts on: the rows of pictures or, once PLoRA is
+ * folded into the weights, all others.
  */
 export interface MostRows {
   /** Samples in a micro-batch. */
@@ -69,7 +69,7 @@ export interface MostRows {
 
 export interface RowsInParts {
   rows: number;
-  /** Ranges of rows with rows of the other kind between them. */
+  /** Ranges of rows, separated by rows of the other kind. */
   parts: number;
 }
 
@@ -90,13 +90,14 @@ export function exactShape({
   };
 }
 
-/** Rows of each sample of a micro-batch. */
+/** Returns the rows of each sample of a micro-batch. */
 export function rowsOfSamples(shape: BatchShape | ExactShape): readonly number[] {
   return "rows" in shape ? shape.rows : Array<number>(shape.samples).fill(shape.sampleTokens);
 }
 
 /**
- * The rows of a micro-batch of alike samples: in each sample its pictures, then text, all of it with labels.
+ * Returns a micro-batch of alike samples: first the pictures of a sample, then text, with a label for every
+ * text token.
  */
 export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape): BatchShape {
   const largest = largestGrid(hdNum);
@@ -107,26 +108,32 @@ export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape
   return { samples: batchSize, sampleTokens: maxLength, pictures, labelTokens: Math.max(1, textTokens - 1) };
 }
 
-/** Text that a picture comes with where nothing else is said. */
+/** Text tokens beside a picture, if nothing else is given. */
 export const DIALOGUE_TOKENS = 256;
 
-/** The grid with the most tokens that hd_num allows: a column, whose every row ends with a separator. */
+/**
+ * Returns the grid with the most tokens that hd_num allows: a column, because every row of tiles ends with a
+ * separator.
+ */
 export function largestGrid(hdNum: number): TileGrid {
   return tileGrid(hdNum, 1);
 }
 
-/** A picture of at most so many tokens and within 156 of it; undefined where not even one tile fits. */
+/**
+ * Returns the grid of a picture with at most this many tokens, and at most 156 fewer; undefined if not even
+ * one tile fits.
+ */
 export function gridOfTokens(tokens: number): TileGrid | undefined {
   const perTile = imageTokens(2, 1) - imageTokens(1, 1);
   const tiles = 1 + Math.floor((tokens - imageTokens(1, 1)) / perTile);
   return tiles >= 1 ? tileGrid(tiles, 1) : undefined;
 }
 
-/** The choices of model and policy that decide how a shape for many micro-batches is laid out. */
+/** The choices of model and policy that decide how to lay out a shape for many micro-batches. */
 interface Layout {
-  /** Whether the model has its branch for pictures folded into the weights. */
+  /** Whether the model's branch for pictures is folded into the weights. */
   folded?: boolean;
-  /** Whether flash attention takes the kv heads one by one, of one sample as of several. */
+  /** Whether flash attention computes kv heads one by one, also for a single sample. */
   singleHeads?: boolean;
 }
 
@@ -168,7 +175,7 @@ export function plannedBatch(shape: BatchShape | ExactShape, layout: Layout = {}
   };
 }
 
-/** The pictures of samples that are alike. */
+/** Returns the picture rows of alike samples. */
 function alikeSlices({
   samples,
   sampleTokens,
@@ -186,7 +193,10 @@ function alikeSlices({
   return { grids: pictures, imageSlices };
 }
 
-/** A label is of the next row, so the last row of a sample has none. */
+/**
+ * Returns targets with labels in the last rows of each sample. A label belongs to the next row, so the last
+ * row of a sample has none.
+ */
 function lastLabels({ samples, sampleTokens, labelTokens, askedTokens = 0 }: BatchShape): Int32Array {
   const targets = new Int32Array(samples * sampleTokens).fill(IGNORE);
   const isApart = labelTokens > 0 && askedTokens > labelTokens + 1;
@@ -210,7 +220,10 @@ function splitRows(shape: BatchShape | ExactShape): readonly number[] {
   return [rows[0]! - others, ...Array<number>(others).fill(1)];
 }
 
-/** Labels come last, where no pictures are, or first, where all else is that a folded branch acts on. */
+/**
+ * Puts labels on text rows. The branch's rows come first: pictures, so labels go last. For a folded branch
+ * they are text, so labels go first.
+ */
 function labelsOf(shape: ExactShape, tokens: number, folded: boolean): Int32Array {
   if (!shape.most) return labelsOfText(shape, tokens);
   const { labelTokens, firstLabel } = shape;
@@ -221,8 +234,9 @@ function labelsOf(shape: ExactShape, tokens: number, folded: boolean): Int32Arra
 }
 
 /**
- * The branch's rows of a shape that stands for many micro-batches. They come first, so that a tile of the MLP
- * holds as many as it can; one range has all that the others, of one row each, leave to it.
+ * Returns the rows of the branch in a shape that stands for many micro-batches. The first range comes first
+ * in the sequence, so that a tile of the MLP holds as many of its rows as possible. All other ranges have one
+ * row each.
  */
 function branchRows({ pictures, others }: MostRows, folded: boolean): Rows[] {
   const { rows, parts } = folded ? others : pictures;
@@ -231,7 +245,7 @@ function branchRows({ pictures, others }: MostRows, folded: boolean): Rows[] {
   return rest > 0 ? [{ start: 0, end: rest }, ...single] : [];
 }
 
-/** Ranges of either kind at most, as far as copies of gathered rows depend on it. */
+/** Returns the largest number of ranges of either kind. Copies of gathered rows depend on this number. */
 export function mostPartsOf(shape: BatchShape | ExactShape): number | undefined {
   return "rows" in shape && shape.most
     ? Math.max(shape.most.pictures.parts, shape.most.others.parts)
@@ -239,7 +253,8 @@ export function mostPartsOf(shape: BatchShape | ExactShape): number | undefined 
 }
 
 /**
- * How many rows have a label, that they are of text, and which is the first, is all that memory depends on.
+ * Labels text rows before picture rows. Memory depends only on the number of labels, on their being text, and
+ * on the first labelled row.
  */
 function labelsOfText({ imageSlices, labelTokens, firstLabel }: ExactShape, tokens: number): Int32Array {
   const targets = new Int32Array(tokens).fill(IGNORE);

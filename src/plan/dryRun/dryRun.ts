@@ -1,7 +1,7 @@
 /**
- * One configuration, tried out without data: the trainer's own parts (weights, factors, optimizer, one
- * micro-batch, one update) run on the meta device, with every allocation and every call of an operator
- * written down. Nothing here knows a formula for memory.
+ * Tries one configuration without data. The trainer's own parts (weights, factors, optimizer, one
+ * micro-batch, one update) run on the meta device. Every allocation and every call of an operator is
+ * recorded. Nothing here knows a formula for memory.
  */
 
 import type { ModelConfig } from "../../models/family.ts";
@@ -39,7 +39,7 @@ import { mappedPartsOf } from "./storedParts.ts";
 
 export interface LoraShape {
   rank: number;
-  /** Ranks of the modules whose rank differs, by module name. */
+  /** Ranks by module name, for modules whose rank differs. */
   ranks?: Readonly<Record<string, number>>;
   dropout: number;
   /** A regular expression over the names of modules. */
@@ -47,8 +47,8 @@ export interface LoraShape {
 }
 
 /**
- * One thing to try: a model in its precisions, factors, a micro-batch and a policy, on this machine's CPU or
- * on a card.
+ * One configuration to try: a model in its precisions, factors, a micro-batch and a policy, on this machine's
+ * CPU or on a card.
  */
 export interface Configuration extends Bases {
   model: ModelConfig;
@@ -58,17 +58,17 @@ export interface Configuration extends Bases {
   policy: Policy;
   target: "cpu" | Card;
   /**
-   * Parts that the checkpoint stores in fewer bits. Nothing can be folded into them, and on the host they are
-   * the mapped file.
+   * Parts that the checkpoint stores in fewer bits. Nothing can be folded into them. On the host they are
+   * mapped from the file.
    */
   stored?: Bases;
   /**
-   * Whether the rest of what lies on the host is the mapped file and no memory of the host pool: where it has
-   * the computing dtype.
+   * Whether the other weights on the host are mapped from the file, instead of memory of the host pool. True
+   * if the file has the computing dtype.
    */
   mapsWeights: boolean;
   /**
-   * Where a run with gradient accumulation keeps a copy of the gradients; undefined where a step has one
+   * Place of the copy of the gradients that gradient accumulation needs; undefined if a step has one
    * micro-batch.
    */
   gradientCopy?: Place | undefined;
@@ -76,7 +76,7 @@ export interface Configuration extends Bases {
 
 export type Bytes = Record<Category, number>;
 
-/** One pool over the run. */
+/** The bytes of one pool during the run. */
 export interface PoolPlan {
   peakBytes: number;
   /** Bytes alive at the peak, by category. */
@@ -90,10 +90,10 @@ export interface PhasePlan {
   ops(): readonly CountedOp[];
 }
 
-/** So many calls of the same cost. */
+/** An op, and how many calls have the same cost. */
 export type CountedOp = OpTrace & { count: number };
 
-/** The most that is alive at one time of the run, the device's pool. */
+/** The device pool's bytes at the highest point of a short stretch of the run. */
 export interface Moment {
   phase: string;
   bytes: Bytes;
@@ -102,14 +102,14 @@ export interface Moment {
 export interface DryRun {
   device: PoolPlan;
   host: PoolPlan;
-  /** On a card what the caching allocator makes of the device's pool. */
+  /** The caching allocator's behaviour on a card; undefined on the CPU. */
   replay: Replay | undefined;
   /**
-   * Weights that stay in the checkpoint's mapped file: the host needs room for them, though nothing is
-   * allocated.
+   * Bytes of weights that stay in the checkpoint's mapped file. They are not allocated, but the host needs
+   * room for them.
    */
   mappedBytes: number;
-  /** The parts of the base whose matrices would be mapped on the host. */
+  /** The parts of the base model whose matrices are mapped if they are on the host. */
   mappedParts: readonly BasePart[];
   /** Bytes that the host needs: its pool and the mapped weights. */
   hostBytes: number;
@@ -123,17 +123,17 @@ export interface DryRun {
   tokens: number;
 }
 
-/** Moments of a timeline, at most. */
+/** Maximum number of moments in a timeline. */
 const MOMENTS = 400;
 /** Indexes of POOLS. */
 const [DEVICE_POOL, HOST_POOL] = [0, 1] as const;
 const WORKSPACE = CATEGORIES.indexOf("workspace");
-/** Names of the phases of a step; all other phases are of the run around it. */
+/** Names of the phases of a step. All other phases belong to the run around the step. */
 export const STEP_PHASES = ["vision", "forward", "loss", "backward"];
 
 /**
- * Runs one configuration on meta. parts: what it shares with other runs; inFull: every layer, tile and group
- * one by one, instead of once where they are alike. Throws UserError where the policy does not fit the model.
+ * Runs one configuration on meta. parts: shared with other runs. inFull: runs every layer, tile and group,
+ * instead of alike ones once. Throws UserError if the policy does not fit the model.
  */
 export function dryRun(
   configuration: Configuration,
@@ -142,14 +142,17 @@ export function dryRun(
   return observe(configuration, (recorder) => runPhases(configuration, recorder, parts), { inFull });
 }
 
-/** Takes down what a body does, phase by phase. */
+/** Records the calls of a body, phase by phase. */
 export interface Recorder {
   take: TakeTrace;
-  /** Ends a phase: what was done since the last time, or these traces. */
+  /** Ends a phase. The phase gets everything traced since the last call, or the given traces. */
   end(phase: string, traces?: readonly Trace[]): void;
 }
 
-/** Runs a body on meta, as on the configuration's device; it tells what of its model is mapped. */
+/**
+ * Runs a body on meta as if on the configuration's device. The body returns how many bytes of its model are
+ * mapped.
+ */
 export function observe(
   configuration: Configuration,
   body: (recorder: Recorder) => Pick<ModelPart, "mappedBytes">,
@@ -181,7 +184,7 @@ export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTar
     : { device: "cuda", computeCapability: Number(target.computeCapability) };
 }
 
-/** Milliseconds of the micro-batch, from vision to backward. */
+/** Returns the milliseconds of the micro-batch, from vision to backward. */
 export function stepMs({ phases }: DryRun, speed: Speed): number {
   return phases
     .filter(({ name }) => STEP_PHASES.includes(name))
@@ -210,7 +213,7 @@ function runPhases(
   return { mappedBytes };
 }
 
-/** A phase ends with what is done when it says so; what comes before its first word is its own as well. */
+/** Runs the step. A phase ends with its last report; calls before its first report belong to it too. */
 function runStep(
   { batch, policy, lora: { dropout } }: Configuration,
   model: Model,
@@ -226,13 +229,13 @@ function runStep(
     policy,
     options,
   )) {
-    if (done === total) traces[phase].push(take()); // of vision once a picture
+    if (done === total) traces[phase].push(take()); // vision once per picture
   }
   traces.backward.push(take());
   for (const [name, own] of Object.entries(traces)) if (own.length > 0) end(name, own);
 }
 
-/** The phases' logs read in order: live bytes, their peaks, and the moments between. */
+/** Reads the phases' logs in order and sums them up: live bytes, their peaks, and the moments between. */
 function summarize(configuration: Configuration, { phases, mappedBytes }: Observed): DryRun {
   const { target, batch } = configuration;
   const log = joined(phases.flatMap(({ traces }) => traces.map((trace) => trace.log)));
@@ -285,7 +288,7 @@ function summarize(configuration: Configuration, { phases, mappedBytes }: Observ
   };
 }
 
-/** Live bytes of a pool by category, and what they were at the peaks of the run, a phase and a moment. */
+/** Live bytes of a pool by category, and their values at the peaks of the run, of a phase and of a moment. */
 class Pool {
   peakBytes = 0;
   phasePeakBytes = 0;
@@ -330,7 +333,9 @@ function signedBlockBytes(bytes: number): number {
   return Math.sign(bytes) * blockBytes(Math.abs(bytes));
 }
 
-/** PyTorch is told to grow its segments, which wastes the least. */
+/**
+ * Replays a log with growing segments, which waste the least. lorafit sets PyTorch's allocator to use them.
+ */
 function replayOf(log: AllocationLog, { workspaceBytes }: Card): Replay {
   return replayAllocations(log, { workspaceBytes, expandableSegments: true });
 }
@@ -358,7 +363,7 @@ function timelineOf(moments: readonly { phase: string; categories: Float64Array 
   return () => moments.map(({ phase, categories }) => ({ phase, bytes: named(categories) }));
 }
 
-/** Worked out when they are first asked for: most runs of a search are asked for their bytes alone. */
+/** Computes the ops when they are first asked for. Most runs of a search are asked for their bytes alone. */
 function opsOf(
   calls: readonly (() => readonly CountedCall[])[],
   batch: BatchShape | ExactShape,
@@ -392,7 +397,10 @@ function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShap
   return [...ops.filter(({ kind }) => kind !== "none"), { ...view, count: viewed }];
 }
 
-/** Whether a call of attention takes all samples at once: rows come first then, and no batch. */
+/**
+ * Tells whether a call of attention takes all samples at once. Its inputs then begin with the rows, and have
+ * no batch dim.
+ */
 function isPacked({ op, inputs }: Omit<CountedCall, "count">, samples: readonly number[]): boolean {
   return samples.length > 1 && op.startsWith("_flash_attention") && inputs[0]!.shape.length === 3;
 }

@@ -1,16 +1,16 @@
 /**
- * The first place where a measured trace takes more than the planned one: two runs of events laid side by
- * side.
+ * Finds the first place where a measured trace needs more memory than the planned one, by comparing their
+ * events one by one.
  */
 import { CATEGORIES, type Category, type Pool } from "../../torch/device.ts";
 import type { StepTrace, TraceEvent } from "./allocations.ts";
 
 export type Parting =
-  /** A category that already held more before the first event. */
+  /** A category that already held more bytes before the first event. */
   | { at: "start"; category: Category; plannedBytes: number; measuredBytes: number }
   /**
-   * An event of the measured trace, what the plan has in its place, and by how much it is above the plan from
-   * there on.
+   * An event of the measured trace, the plan's event in its place, and the bytes above the plan from there
+   * on.
    */
   | {
       at: "event";
@@ -23,22 +23,24 @@ export type Parting =
 export interface PartingOptions {
   pool: Pool;
   /**
-   * Bytes above the plan. Places with at least half as much above it are looked for: kernels free their
-   * temporaries in an order of their own.
+   * Bytes above the plan. The search reports the first place with at least half as many, because kernels free
+   * their temporaries in an order of their own.
    */
   excessBytes: number;
-  /** An allocator rounds sizes up to multiples of this. */
+  /** Bytes; the allocator rounds sizes up to multiples of this. */
   roundBytes: number;
 }
 
 /**
- * Events that may be missing on either side before the traces agree again, and how many then have to agree.
+ * Maximum number of events that one side may lack before the traces agree again, and how many must then
+ * agree.
  */
 const MOST_SKIPPED = 100;
 const AGREEING = 4;
 
 /**
- * Undefined where there is none. Scratch memory of kernels' threads, which comes in any order, is left out.
+ * Returns the first difference; undefined if there is none. Ignores scratch memory of kernels' threads, which
+ * comes in any order.
  */
 export function firstParting(
   planned: StepTrace,
@@ -96,8 +98,8 @@ function partingOf(
 }
 
 /**
- * How many events of the plan and of the run to leave out until they agree again, as few as will do; all the
- * rest where they don't.
+ * Returns how many events of the plan and of the run to skip until they agree again: as few as possible, or
+ * all the rest if they never agree.
  */
 function skipsAt(
   plan: readonly Numbered[],

@@ -1,6 +1,6 @@
 /**
- * Plans the loss of a sample that a run only evaluates, beside all that the run holds: the evaluation's own
- * step, on meta.
+ * Plans the loss of a sample that a run only evaluates, together with everything that the run holds. The
+ * evaluation's own step runs on meta.
  */
 import { evalStep } from "../../step/step.ts";
 import { layoutFor, plannedBatch } from "./batchShapes.ts";

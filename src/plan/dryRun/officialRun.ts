@@ -1,8 +1,8 @@
 /**
- * The official recipe's schedule, for comparison: everything resident, every decoder layer checkpointed as a
- * whole and recomputed under autograd, logits of all rows in float32, all tiles of a picture through the
- * tower at once, factors in bfloat16 with float32 master copies and moments. A plain version of it over the
- * same operators, run on meta: a lower bound, for it wastes less than the original.
+ * Plans the official recipe's schedule, for comparison. Everything is resident. Each decoder layer is
+ * checkpointed as a whole and recomputed under autograd. Logits of all rows are in float32. All tiles of a
+ * picture go through the tower at once. Factors are in bfloat16, with float32 master copies and moments. This
+ * plain version over the same operators is a lower bound, because it wastes less memory than the original.
  */
 
 import { familyOf, linearNames, linearShape } from "../../models/families.ts";
@@ -122,7 +122,7 @@ function runStep(
   dispose([gradient, rope]);
 }
 
-/** Logits of every row, in float32; the gradient of the hidden states, (T, C). */
+/** Computes logits of every row in float32, and returns the gradient of the hidden states, (T, C). */
 function lossGradient(hidden: Tensor, { model: { norm, head, config } }: Context): Tensor {
   return withGrad(() => {
     const leaf = hidden.detach().requiresGrad_();
@@ -133,7 +133,9 @@ function lossGradient(hidden: Tensor, { model: { norm, head, config } }: Context
   });
 }
 
-/** A checkpointed layer: forward again under autograd, then back; gradients of the factors accumulate. */
+/**
+ * Runs a checkpointed layer forward again under autograd, then backward. Gradients of the factors accumulate.
+ */
 function layerBackward(
   input: Tensor,
   dy: Tensor,
@@ -172,7 +174,7 @@ function layerForward(h: Tensor, weights: LayerWeights, factors: LayerFactors, c
   return middle.add(linear(active, roles.down));
 }
 
-/** Frozen product, PLoRA on image rows, LoRA with its dropout. x: (T, in) -> (T, out). */
+/** Returns the frozen product plus PLoRA on image rows plus LoRA with its dropout. x: (T, in) -> (T, out). */
 function loraLinear(
   x: Tensor,
   weights: LayerWeights,
@@ -190,7 +192,7 @@ function loraLinear(
   return y.add(x.mul(mask).linear(a).linear(b).mul(1));
 }
 
-/** u: (T, G * (Q+2) * D) -> (T, H * D). */
+/** Computes attention. u: (T, G * (Q+2) * D) -> (T, H * D). */
 function attention(u: Tensor, { model: { config }, rope, hasFlash }: Context): Tensor {
   const { heads, kvHeads: G, headDim: D } = config;
   const Q = heads / G;

@@ -15,16 +15,16 @@ import {
 import { empty } from "../../torch/create.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 
-/** Restores moments, and the gradients of a step that was interrupted. */
+/** Restores moments, and the gradients of an interrupted step. */
 export function resumeOnMeta(optimizer: AdamW): void {
   restoreMoments(optimizer, mappedOnMeta(momentTensors(optimizer)));
   restoreGradients(optimizer, mappedOnMeta(gradientTensors(optimizer)));
 }
 
 /**
- * Writes factors, moments and gradients, piece by piece. What a piece is copied to on its way from a card to
- * the file is passing memory of the process, as are decoded pictures: neither pool's, so a plan with nothing
- * on the host has nothing there.
+ * Writes factors, moments and gradients, piece by piece. On the way from a card to the file, a piece is
+ * copied to temporary memory of the process, like decoded pictures. This memory belongs to neither pool, so a
+ * plan with nothing on the host shows zero there.
  */
 export function saveOnMeta(optimizer: AdamW, lora: Lora): void {
   const factors = [...adapterFromLora(lora, "").modules.values()].flatMap(({ a, b }) => [a, b]);
@@ -32,7 +32,7 @@ export function saveOnMeta(optimizer: AdamW, lora: Lora): void {
   for (const tensor of [...factors, ...state]) scope(() => void [...piecesOf(tensor)]);
 }
 
-/** A mapped file's tensors: their elements are the file's, and count for no pool. */
+/** Returns tensors that stand for a mapped file. Their elements lie in the file, and count for no pool. */
 function mappedOnMeta(tensors: readonly [name: string, like: Tensor][]): TensorFile {
   const byName = new Map(tensors);
   return {

@@ -1,7 +1,7 @@
 /**
- * The parts that dry runs share: the empty model, and the adapter with its optimizer. Making, resuming,
- * updating and saving them does not depend on the micro-batch. A search makes and traces them once; every run
- * has the same allocations in the same order.
+ * Creates the parts that dry runs share: the empty model, and the adapter with its optimizer. Creating,
+ * resuming, updating and saving them does not depend on the micro-batch. A search creates and traces them
+ * once, and every run has the same allocations in the same order.
  */
 
 import { tensorsOf } from "../../models/families.ts";
@@ -41,12 +41,12 @@ import type { Configuration } from "./dryRun.ts";
 import { resumeOnMeta, saveOnMeta } from "./saveAndResume.ts";
 import { mappedPartsOf, storedBaseOf } from "./storedParts.ts";
 
-/** Gives what was traced since the last time. */
+/** Returns everything traced since the last call. */
 export type TakeTrace = () => Trace;
 
 export interface ModelPart extends Disposable {
   model: Model;
-  /** Bytes of weights on the host that are the checkpoint's mapped file and in no pool. */
+  /** Bytes of weights on the host that lie in the checkpoint's mapped file, and in no pool. */
   mappedBytes: number;
   making: Trace;
 }
@@ -55,17 +55,17 @@ export interface AdapterPart extends Disposable {
   lora: Lora;
   making: Trace;
   resuming: Trace;
-  /** After the step, which leaves nothing behind: what it adds to gradients it adds in place. */
+  /**
+   * The update after a step. The step itself leaves nothing behind, because it adds to gradients in place.
+   */
   updating: Trace;
   saving: Trace;
 }
 
-/** Parts of each kind that are held: a search goes back and forth between a few. */
+/** Number of parts of each kind to keep: a search alternates between a few. */
 const HELD = 6;
 
-/**
- * The parts of the runs of a search; they hold meta tensors, so it is to be disposed when the search is over.
- */
+/** The parts of a search's runs. They hold meta tensors, so dispose this object after the search. */
 export class CommonParts implements Disposable {
   readonly #models = new Map<string, ModelPart>();
   readonly #adapters = new Map<string, AdapterPart>();
@@ -85,7 +85,7 @@ export class CommonParts implements Disposable {
     return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
   }
 
-  /** Gives up the oldest parts, where there are more than so many of a kind; never while a run is traced. */
+  /** Frees the oldest parts, down to `count` of each kind. Must not run while a run is traced. */
   trim(count: number): void {
     for (const parts of [this.#models, this.#adapters]) {
       const old = [...parts].slice(0, Math.max(0, parts.size - count));
@@ -101,7 +101,7 @@ export class CommonParts implements Disposable {
   }
 }
 
-/** The parts of a search, which is one synchronous stretch: they are given up when the event loop turns. */
+/** The parts of a search. A search is synchronous, so its parts are freed in the next setImmediate. */
 export class PartsOfSearch {
   /** Called after each dry run of the search. */
   onDryRun: (() => void) | undefined;
@@ -121,7 +121,7 @@ export class PartsOfSearch {
   }
 }
 
-/** The part of a key, which is the newest then. */
+/** Returns the part for a key, and makes it the newest. */
 function heldIn<Part extends Disposable>(parts: Map<string, Part>, key: string, make: () => Part): Part {
   const part = parts.get(key) ?? make();
   parts.delete(key);
@@ -145,7 +145,7 @@ function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart
   return { lora, making, resuming, updating, saving: take(), ...opened };
 }
 
-/** Makes all that a run holds from its start to its end. */
+/** Creates everything that a run holds from its start to its end. */
 export function openOnMeta(
   configuration: Configuration,
 ): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
@@ -168,7 +168,7 @@ function openModel(configuration: Configuration): Omit<ModelPart, "making"> {
   return { model, mappedBytes, [Symbol.dispose]: close };
 }
 
-/** Whether parts of the base reach a card through pinned buffers. */
+/** Tells whether parts of the base model reach a card through pinned buffers. */
 function isStaged({ policy, target }: Pick<Configuration, "policy" | "target">): boolean {
   const { layers, head, vision } = placesOf(policy); // embeddings are gathered on the host
   return target !== "cpu" && [layers, head, vision].includes("host");
@@ -194,8 +194,8 @@ function openAdapter(configuration: Configuration): { lora: Lora; optimizer: Ada
 }
 
 /**
- * The model without data, loaded as the policy wants it. Throws UserError where the checkpoint's base can't
- * be.
+ * Creates the model without data, loaded as the policy wants. Throws UserError if the checkpoint's base model
+ * cannot be loaded so.
  */
 export function emptyModel(configuration: Configuration): Pick<ModelPart, "model" | "mappedBytes"> {
   const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights } = configuration;

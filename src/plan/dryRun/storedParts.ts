@@ -1,4 +1,4 @@
-/** Which parts of the frozen base are held as the checkpoint has them. */
+/** Tells which parts of the frozen base model stay as the checkpoint stores them. */
 import type { BasePart, Bases } from "../../models/precision/bases.ts";
 import type { Configuration } from "./dryRun.ts";
 
@@ -11,8 +11,8 @@ export function storedBaseOf({ base, stored }: Pick<Configuration, "base" | "sto
 }
 
 /**
- * The parts of the base whose matrices are, on the host, the checkpoint's mapped file: they are held as they
- * are stored.
+ * Returns the parts of the base model that stay as they are stored. On the host, their matrices are mapped
+ * from the checkpoint's file.
  */
 export function mappedPartsOf(
   configuration: Bases & Pick<Configuration, "stored" | "mapsWeights">,

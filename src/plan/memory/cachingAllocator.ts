@@ -3,9 +3,9 @@
  * blocks that it hands out.
  *
  * Source of every rule: c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h of PyTorch 2.11,
- * with their defaults. Of what they do, this leaves out what a step on one stream does not use: other
- * streams, graph capture, private pools, limits on splitting. Segments get rising addresses here; a driver
- * may give others, which changes only the choice between free blocks of equal size.
+ * with their defaults. The model leaves out what a step on one stream does not use: other streams, graph
+ * capture, private pools, limits on splitting. Segments get rising addresses here. A driver may give others,
+ * which changes only the choice between free blocks of equal size.
  */
 import { SortedSet } from "./sortedSet.ts";
 
@@ -13,20 +13,23 @@ const MIB = 2 ** 20;
 /** Blocks are multiples of this (kMinBlockSize). */
 const ROUND_BYTES = 512;
 /**
- * The largest block of the small pool (kSmallSize); a large block keeps a rest up to this instead of
- * splitting.
+ * The largest block of the small pool (kSmallSize). A large block keeps a remainder up to this size instead
+ * of splitting.
  */
 const SMALL_BYTES = MIB;
-/** Small blocks come from segments of this, and expandable segments from pages of it (kSmallBuffer). */
+/** Size of segments for small blocks, and of their pages in expandable segments (kSmallBuffer). */
 const SMALL_SEGMENT_BYTES = 2 * MIB;
-/** Blocks from there to LARGE_BYTES come from segments of this, and so do pages (kLargeBuffer). */
+/**
+ * Size of segments for blocks from SMALL_BYTES to LARGE_BYTES, and of pages of large blocks (kLargeBuffer).
+ */
 const LARGE_SEGMENT_BYTES = 20 * MIB;
 /**
- * From here on (kMinLargeAlloc) a block has its own segment, rounded up to SEGMENT_ROUND_BYTES (kRoundLarge).
+ * Blocks from this size on (kMinLargeAlloc) have their own segment, rounded up to SEGMENT_ROUND_BYTES
+ * (kRoundLarge).
  */
 const LARGE_BYTES = 10 * MIB;
 const SEGMENT_ROUND_BYTES = 2 * MIB;
-/** Addresses of an expandable segment where no budget says how much memory there is. */
+/** Address range of an expandable segment if no budget limits the memory. */
 const UNLIMITED_BYTES = 2 ** 44;
 
 /** Returns the bytes of a block in use for a request of so many bytes, with growing segments. */
@@ -48,14 +51,14 @@ export interface AllocatorOptions {
   allowedBytes?: number;
 }
 
-/** A stretch of addresses in a segment, between its neighbours in it. */
+/** A range of addresses in a segment, linked to its neighbours there. */
 export interface Block {
   address: number;
   bytes: number;
   /** unmapped: addresses of an expandable segment with no memory behind them. */
   state: "used" | "free" | "unmapped";
   readonly pool: Pool;
-  /** Where its expandable segment begins; undefined in segments of fixed size. */
+  /** Start address of the block's expandable segment; undefined in segments of fixed size. */
   readonly expandableFrom: number | undefined;
   previous: Block | undefined;
   next: Block | undefined;
@@ -76,9 +79,9 @@ export class CachingAllocator {
   /** Bytes taken from the driver. */
   reservedBytes = 0;
   reservedPeakBytes = 0;
-  /** Segments of fixed size that are reserved. */
+  /** Number of reserved segments of fixed size. */
   segments = 0;
-  /** Times that everything cached was given back to the driver, in want of memory. */
+  /** Number of times that the whole cache was returned to the driver because memory ran out. */
   flushes = 0;
   private nextAddress = 0;
   private readonly large = createPool(false);
@@ -94,8 +97,8 @@ export class CachingAllocator {
   }
 
   /**
-   * A block of at least requestedBytes, which are above zero; undefined where neither cache nor driver has
-   * one: out of memory.
+   * Returns a block of at least requestedBytes (above zero); undefined if neither the cache nor the driver
+   * has one: out of memory.
    */
   allocate(requestedBytes: number): Block | undefined {
     const bytes = blockBytes(requestedBytes);
@@ -109,7 +112,7 @@ export class CachingAllocator {
     return block;
   }
 
-  /** Takes back a block in use; it must not be touched afterwards. */
+  /** Takes back a block in use. The caller must not touch it afterwards. */
   free(block: Block): void {
     this.allocatedBytes -= block.bytes;
     block.state = "free";
@@ -118,8 +121,8 @@ export class CachingAllocator {
   }
 
   /**
-   * The smallest free block that fits, the lowest of equals; a block that could grow counts as being as large
-   * as it could get.
+   * Returns the smallest free block that fits, the lowest of equals. A block that could grow counts with the
+   * size that it could reach.
    */
   private takeFree(pool: Pool, bytes: number): Block | undefined {
     let block = pool.free.ceiling({ bytes, address: -1 });
@@ -136,7 +139,8 @@ export class CachingAllocator {
   }
 
   /**
-   * A block from newly reserved memory, at least `bytes` long and in no set; undefined where limits forbid.
+   * Returns a block from newly reserved memory, at least `bytes` long and in no set; undefined if limits
+   * forbid it.
    */
   private reserve(pool: Pool, bytes: number): Block | undefined {
     const segmentBytes = segmentBytesFor(bytes);
@@ -152,13 +156,13 @@ export class CachingAllocator {
   }
 
   /**
-   * Maps pages behind the lowest addresses of an expandable segment where `bytes` fit between blocks in use.
+   * Backs the lowest addresses of an expandable segment with pages, where `bytes` fit between blocks in use.
    */
   private expand(pool: Pool, bytes: number): Block | undefined {
     let block = this.roomFor(pool, bytes);
     if (block.state === "unmapped" && !this.map(block, Math.min(block.bytes, bytes))) return undefined;
     while (block.bytes < bytes) {
-      const rest = block.next!; // unmapped: roomFor saw free and unmapped blocks in turn
+      const rest = block.next!; // unmapped, because roomFor saw free and unmapped blocks alternate
       if (!this.map(rest, Math.min(bytes - block.bytes, rest.bytes))) return undefined;
       block = rest;
     }
@@ -167,8 +171,8 @@ export class CachingAllocator {
   }
 
   /**
-   * The first of neighbouring free and unmapped blocks with addresses for `bytes`: the lowest in the pool, or
-   * a new segment's.
+   * Returns the first of neighbouring free and unmapped blocks with addresses for `bytes`: the lowest in the
+   * pool, or that of a new segment.
    */
   private roomFor(pool: Pool, bytes: number): Block {
     for (const unmapped of pool.unmapped.items()) {
@@ -184,7 +188,7 @@ export class CachingAllocator {
   }
 
   /**
-   * Maps pages behind the first `bytes` of an unmapped block, which becomes a free one with its free
+   * Maps pages for the first `bytes` of an unmapped block. They become a free block, merged with free
    * neighbours.
    */
   private map(block: Block, bytes: number): boolean {
@@ -201,8 +205,8 @@ export class CachingAllocator {
   }
 
   /**
-   * Leaves `bytes` of a block that is in no set, and makes the rest a free block, unless it is too small to
-   * be worth it.
+   * Cuts a block that is in no set to `bytes`. Makes the rest a free block, unless the rest is too small to
+   * be useful.
    */
   private splitOff(block: Block, bytes: number): void {
     const restBytes = block.bytes - bytes;
@@ -226,7 +230,7 @@ export class CachingAllocator {
   }
 
   /**
-   * Gives back the pages that lie wholly in a free block; what is left of it at either end stays a free
+   * Returns to the driver the pages that lie wholly in a free block. What is left at either end stays a free
    * block.
    */
   private unmap(block: Block, segmentAddress: number): void {
@@ -265,7 +269,7 @@ function createPool(small: boolean): Pool {
   };
 }
 
-/** Bytes of a segment that is reserved for a block. */
+/** Returns the bytes of the segment that is reserved for a block. */
 function segmentBytesFor(blockBytes: number): number {
   if (blockBytes <= SMALL_BYTES) return SMALL_SEGMENT_BYTES;
   return blockBytes < LARGE_BYTES ? LARGE_SEGMENT_BYTES : roundUp(blockBytes, SEGMENT_ROUND_BYTES);
@@ -282,8 +286,8 @@ function createBlock(
 }
 
 /**
- * Leaves `bytes` of a block that is in no set, and returns the rest as its next neighbour in the same state,
- * in no set either.
+ * Cuts a block that is in no set to `bytes`. Returns the rest: its next neighbour, in the same state and in
+ * no set either.
  */
 function cut(block: Block, bytes: number): Block {
   const rest = createBlock(
@@ -301,7 +305,7 @@ function cut(block: Block, bytes: number): Block {
   return rest;
 }
 
-/** Takes neighbours of the same state, which are in their set, into a block that is in none. */
+/** Merges neighbours of the same state, which are in their set, into a block that is in none. */
 function mergeNeighbours(block: Block): void {
   const { previous, next, state, pool } = block;
   const set = state === "unmapped" ? pool.unmapped : pool.free;

@@ -5,7 +5,7 @@ import { type DeviceLog, type Replay, replayAllocations } from "./reservedPeak.t
 
 const MIB = 2 ** 20;
 
-/** An allocation of so many bytes under a name, or the free of a name. */
+/** An allocation under a name, or the free of a name. */
 type Step = [name: string, bytes: number] | [freedName: string];
 
 function logOf(steps: readonly Step[]): DeviceLog {
@@ -30,7 +30,10 @@ interface LogShape {
   maxBytes: number;
 }
 
-/** A log of a fixed sequence for each shape: frees of the youngest and of any block in turn. */
+/**
+ * Returns a log that is always the same for a shape. Its frees alternate between the youngest block and any
+ * block.
+ */
 function randomLog({ seed, events, liveBlocks, maxBytes }: LogShape): DeviceLog {
   let state = seed;
   const random = (below: number): number => {
@@ -77,10 +80,10 @@ type Truth = [
 ];
 
 /**
- * Reports of PyTorch 2.11.0+cu130's own allocator (libc10_cuda.so) for these logs over a simulated CUDA
- * driver, which counts bytes and refuses them beyond the budget. No graphics card took part, and a driver's
- * choice of addresses is the one thing that this can't show: with random addresses, the reserved peaks of 240
- * such logs lay between 5.9 % below and 5.3 % above the model's, most equal.
+ * Reports of PyTorch 2.11.0+cu130's own allocator (libc10_cuda.so) for these logs, over a simulated CUDA
+ * driver. The driver counts bytes, and refuses them beyond the budget. No graphics card took part, so these
+ * numbers cannot show a driver's choice of addresses. With random addresses, the reserved peaks of 240 such
+ * logs lay between 5.9 % below and 5.3 % above the model's; most were equal.
  */
 // biome-ignore format: columns line up
 const truths: Truth[] = [
@@ -182,7 +185,7 @@ describe("a replay", () => {
       const runsMs = Array.from({ length: 5 }, () => {
         const start = process.cpuUsage();
         replayAllocations(log, options);
-        return process.cpuUsage(start).user / 1e3; // not the clock's time: other tests run beside this one
+        return process.cpuUsage(start).user / 1e3; // not the clock's time, because other tests run at the same time
       });
       expect(Math.min(...runsMs)).toBeLessThan(200);
     }
@@ -205,8 +208,8 @@ describe("the allocator's model", () => {
   type Steps = { bytes: number; frees: boolean; which: number }[];
 
   /**
-   * Runs steps, passing over allocations that find no memory; the blocks in use are shown to `look` after
-   * each.
+   * Runs steps, and skips allocations that find no memory. Calls `look` with the blocks in use after each
+   * step.
    */
   function run(allocator: CachingAllocator, done: Steps, look: (used: Block[]) => void = () => {}): Block[] {
     const used: Block[] = [];

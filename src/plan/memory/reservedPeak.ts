@@ -5,43 +5,48 @@
 import type { AllocationLog } from "../../torch/device.ts";
 import { type AllocatorOptions, type Block, CachingAllocator } from "./cachingAllocator.ts";
 
-/** The device's index among the pools that a log tells apart. */
+/** The device's index among the pools in a log. */
 const DEVICE_POOL = 0;
 
-/** The part of a log that a replay reads; categories play no part. */
+/** The part of a log that a replay reads. Categories do not matter. */
 export type DeviceLog = Pick<AllocationLog, "ids" | "bytes" | "pools">;
 
 export interface ReplayOptions extends AllocatorOptions {
-  /** Blocks that libraries hold from the allocator throughout (a card's workspaceBytes). */
+  /** Bytes of the blocks that libraries hold from the allocator throughout (a card's workspaceBytes). */
   workspaceBytes?: readonly number[];
 }
 
 export interface Replay {
-  /** Peak of what was asked for. */
+  /** Peak of the requested bytes. */
   requestedPeakBytes: number;
-  /** Peak of the blocks handed out: what was asked for, rounded up. */
+  /** Peak of the blocks handed out: the requested bytes, rounded up. */
   allocatedPeakBytes: number;
-  /** Peak of what was taken from the driver: what the card must have beside its context. */
+  /** Peak of the bytes taken from the driver. The card must have them in addition to its context. */
   reservedPeakBytes: number;
-  /** reservedPeakBytes less allocatedPeakBytes: what caching and cutting cost. */
+  /** reservedPeakBytes less allocatedPeakBytes: the cost of caching and cutting. */
   fragmentationBytes: number;
   /** Bytes of the blocks in use after the last event. */
   allocatedBytes: number;
-  /** Held from the driver after the last event. */
+  /** Bytes held from the driver after the last event. */
   reservedBytes: number;
-  /** Segments of fixed size after the last event. */
+  /** Number of segments of fixed size after the last event. */
   segments: number;
-  /** Times that the cache was given back to the driver in want of memory; each waits for the device. */
+  /**
+   * Number of times that the cache was returned to the driver because memory ran out; each waits for the
+   * device.
+   */
   flushes: number;
-  /** The allocation that found no memory (-1: the workspace), where the replay ended, and what was held. */
+  /**
+   * The allocation that found no memory and ended the replay (-1: the workspace), and the bytes held then.
+   */
   outOfMemory:
     | { event: number; requestedBytes: number; allocatedBytes: number; reservedBytes: number }
     | undefined;
 }
 
 /**
- * Replays the device's pool of a log through a model of the caching allocator. The log begins where nothing
- * that it frees is alive; throws where it frees what it did not allocate.
+ * Replays the device's pool of a log through a model of the caching allocator. The log must begin before
+ * every allocation that it frees. Throws if it frees something that it did not allocate.
  */
 export function replayAllocations(
   log: DeviceLog,

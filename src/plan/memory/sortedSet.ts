@@ -1,10 +1,10 @@
-/** An ordered set that stays fast with a hundred thousand items: sorted chunks, found by bisection. */
+/** An ordered set that stays fast with a hundred thousand items: sorted chunks, searched by bisection. */
 
 const CHUNK_ITEMS = 128;
 
 /**
- * Items in the order of `compare`, which must tell any two of them apart; an item's order may not change
- * while it is in the set.
+ * Items in the order of `compare`, which must order any two of them. An item's order must not change while it
+ * is in the set.
  */
 export class SortedSet<Key, Item extends Key = Key> {
   private readonly chunks: Item[][] = [];
@@ -14,13 +14,13 @@ export class SortedSet<Key, Item extends Key = Key> {
     this.compare = compare;
   }
 
-  /** The first item that is not before `key`. */
+  /** Returns the first item that is not before `key`. */
   ceiling(key: Key): Item | undefined {
     const chunk = this.chunks[this.chunkOf(key)];
     return chunk?.[this.indexIn(chunk, key)];
   }
 
-  /** The item after `item`, which is in the set. */
+  /** Returns the item after `item`, which must be in the set. */
   after(item: Item): Item | undefined {
     const at = this.chunkOf(item);
     const chunk = this.chunks[at]!;
@@ -38,7 +38,7 @@ export class SortedSet<Key, Item extends Key = Key> {
     if (chunk.length > CHUNK_ITEMS) this.chunks.splice(at + 1, 0, chunk.splice(CHUNK_ITEMS / 2));
   }
 
-  /** Takes out `item`; throws where it is not in the set. */
+  /** Removes `item`. Throws if it is not in the set. */
   remove(item: Item): void {
     const at = this.chunkOf(item);
     const chunk = this.chunks[at] ?? [];
@@ -48,13 +48,14 @@ export class SortedSet<Key, Item extends Key = Key> {
     if (chunk.length === 0) this.chunks.splice(at, 1);
   }
 
-  /** All items, in order; a copy. */
+  /** Returns a copy of all items, in order. */
   items(): Item[] {
     return this.chunks.flat();
   }
 
   /**
-   * Index of the first chunk whose last item is not before `key`; the number of chunks where there is none.
+   * Returns the index of the first chunk whose last item is not before `key`; the number of chunks if there
+   * is none.
    */
   private chunkOf(key: Key): number {
     const { chunks } = this;
@@ -69,7 +70,7 @@ export class SortedSet<Key, Item extends Key = Key> {
     return low;
   }
 
-  /** Index of the chunk's first item that is not before `key`. */
+  /** Returns the index of the chunk's first item that is not before `key`. */
   private indexIn(chunk: Item[], key: Key): number {
     let low = 0;
     let high = chunk.length;

@@ -24,9 +24,9 @@ const use: AttentionUse = {
   packed: false,
 };
 const folder = mkdtempSync(join(tmpdir(), "lorafit-attention-"));
-afterEach(() => rmSync(folder, { recursive: true, force: true })); // what is remembered is made anew
+afterEach(() => rmSync(folder, { recursive: true, force: true })); // so that no choice is remembered
 
-/** Kernels that take so long, or fail; what was asked of them is written down. */
+/** Returns a bench whose kernels take the given times, or fail. It records which kernels were tried. */
 function benchOf(times: Partial<Record<CardKernel, number | string | Trial>>) {
   const asked: [CardKernel, Lengths][] = [];
   const bench: Bench = {
@@ -152,5 +152,5 @@ test("cards have the kernels of their capability, the rule's first", () => {
 test("a trial times a kernel on samples of the lengths, and compares it with the rule's", () => {
   const { ms, difference } = kernelTrial("cpu", use, { kernel: "products", rule: "flash" }, [40, 24]);
   expect(ms).toBeGreaterThan(0);
-  expect(difference).toBe(0); // on the CPU both are its own
+  expect(difference).toBe(0); // on the CPU both are its own kernel
 });

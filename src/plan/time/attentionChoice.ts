@@ -1,6 +1,6 @@
 /**
- * Which of a card's attention kernels a run takes: at its start each is timed, forward and backward, on
- * lengths like the run's. What came out is kept by card, driver, libtorch and class of shape.
+ * Chooses a card's attention kernel for a run. At the start of a run each kernel is timed, forward and
+ * backward, on lengths like the run's. The result is kept by card, driver, libtorch and class of shape.
  */
 import { messageOf, UserError } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
@@ -33,19 +33,19 @@ export interface AttentionUse {
   packed: boolean;
 }
 
-/** Samples' lengths that stand for a run's. */
+/** Lengths of samples that stand for a run's. */
 export type Lengths = readonly number[];
 
 /**
- * How one kernel did on samples of some lengths: relative difference of its gradients to those of the rule's
- * kernel.
+ * One kernel's result on samples of some lengths: its time, and the relative difference of its gradients to
+ * those of the rule's kernel.
  */
 export interface Trial {
   ms: number;
   difference: number;
 }
 
-/** Milliseconds, or why it is none to choose. */
+/** Milliseconds, or why the kernel cannot be chosen. */
 export type Timing = { ms: number } | { failed: string };
 
 export interface Choice {
@@ -53,20 +53,23 @@ export interface Choice {
   timings: Partial<Record<CardKernel, Timing>>;
 }
 
-/** The card that a choice is made on, or a stand-in of a test. */
+/** The card on which kernels are compared, or a stand-in for it in tests. */
 export interface Bench {
   card: string;
-  /** Those that ought to work, the rule's first. */
+  /** The kernels that should work, the rule's first. */
   kernels: readonly CardKernel[];
-  /** Throws where the kernel can't do it. */
+  /** Runs a kernel. Throws if the kernel cannot handle these lengths. */
   trial: (kernel: CardKernel, lengths: Lengths) => Trial;
   folder?: string;
 }
 
-/** The shortest and longest classes that are timed: beyond, the kernels' order stays as it is. */
+/**
+ * The shortest and longest length classes that are timed. Beyond them the order of the kernels stays the
+ * same.
+ */
 const CLASS_TOKENS = { least: 512, most: 8192 };
 const PACKED_SAMPLES = 8;
-/** A kernel that differs more than half precision explains is not trusted. */
+/** Largest relative difference that half precision explains. A kernel that differs more is not trusted. */
 const MOST_DIFFERENCE = 0.03;
 
 /**
@@ -99,7 +102,7 @@ export function settledAttention(
 }
 
 /**
- * The fastest of the kernels that work, from the last time that a run of this class asked on this machine.
+ * Returns the fastest working kernel, from the last time that a run of this class was timed on this machine.
  */
 export function chooseAttention(use: AttentionUse, bench: Bench): { choice: Choice; isNew: boolean } {
   const key = [bench.card, shapeKey(use)].join(", ");
@@ -113,12 +116,12 @@ export function chooseAttention(use: AttentionUse, bench: Bench): { choice: Choi
 
 const CACHE_FILE = "attention.json";
 
-/** Returns a key of the attention that a choice is for, without the card. */
+/** Returns a key of the attention use, without the card. */
 function shapeKey({ config: { heads, kvHeads, headDim }, dtype, tokens, packed }: AttentionUse): string {
   return [dtype, heads, kvHeads, headDim, classTokens(tokens), packed ? "packed" : "single"].join(", ");
 }
 
-/** The machine as it is: a choice that was made under another driver or libtorch is made again. */
+/** Returns this machine's driver and libtorch. A choice made under other versions is made again. */
 const present = (): { driver: string; libtorch: string } => ({
   driver: driverVersion(),
   libtorch: libtorchVersion(),
@@ -156,7 +159,7 @@ function suffixOf({ driver, libtorch }: { driver: string; libtorch: string }): s
   return `driver ${driver}, libtorch ${libtorch}`;
 }
 
-/** "flash 1.20 ms, cudnn 0.90 ms, efficient failed (...)". */
+/** Returns, for example, "flash 1.20 ms, cudnn 0.90 ms, efficient failed (...)". */
 export function inWords({ timings }: Choice): string {
   const words = CARD_KERNELS.flatMap((kernel) => {
     const timing = timings[kernel];
@@ -166,13 +169,13 @@ export function inWords({ timings }: Choice): string {
   return words.join(", ");
 }
 
-/** The next power of two, within what is timed. */
+/** Returns the next power of two, within the classes that are timed. */
 export function classTokens(tokens: number): number {
   const { least, most } = CLASS_TOKENS;
   return Math.min(most, Math.max(least, 2 ** Math.ceil(Math.log2(tokens))));
 }
 
-/** One sample, a short one, and several of them where the run packs. */
+/** Returns the lengths to time: one long and one short sample, or several samples if the run packs. */
 function lengthsOfClass(tokens: number, packed: boolean): Lengths[] {
   const several = Array.from({ length: PACKED_SAMPLES }, () => tokens / PACKED_SAMPLES);
   return packed ? [several, [tokens / 2, tokens / 4, tokens / 4]] : [[tokens], [tokens / 4]];
@@ -185,11 +188,11 @@ function measured(tokens: number, packed: boolean, { kernels, trial }: Bench): C
       const trials = lengthsOfClass(tokens, packed).map((lengths) => trial(kernel, lengths));
       const difference = Math.max(...trials.map((each) => each.difference));
       timings[kernel] =
-        difference <= MOST_DIFFERENCE // NaN is not
+        difference <= MOST_DIFFERENCE // false for NaN
           ? { ms: trials.reduce((sum, { ms }) => sum + ms, 0) }
           : { failed: `its gradients are off by ${difference.toPrecision(2)}` };
     } catch (error) {
-      if (error instanceof OutOfMemoryError) throw error; // which says nothing of the kernel
+      if (error instanceof OutOfMemoryError) throw error; // says nothing about the kernel
       timings[kernel] = { failed: messageOf(error).split("\n")[0]! };
     }
   }
@@ -201,7 +204,9 @@ function measured(tokens: number, packed: boolean, { kernels, trial }: Bench): C
   return { kernel, timings };
 }
 
-/** Products launch thousands of operators a sample: they are for those who name them. */
+/**
+ * Leaves out `products`, which launch thousands of operators a sample: they run only if a policy names them.
+ */
 function timed(kernels: readonly CardKernel[]): CardKernel[] {
   return kernels.filter((kernel) => kernel !== "products");
 }
@@ -226,7 +231,7 @@ function cardBench(device: `cuda:${number}`, use: AttentionUse): Bench {
       try {
         return kernelTrial(device, use, { kernel, rule: kernels[0]! }, lengths);
       } finally {
-        emptyCache(device); // what the run is planned within should be free
+        emptyCache(device); // so that the run can be planned with this memory
       }
     },
   };
@@ -235,8 +240,8 @@ function cardBench(device: `cuda:${number}`, use: AttentionUse): Bench {
 const ROUNDS = 3;
 
 /**
- * A kernel forward and backward on random heads, the best of a few rounds after one for comparison with the
- * rule's.
+ * Runs a kernel forward and backward on random heads. Returns the best time of a few rounds, after one round
+ * that compares its gradients with those of the rule's kernel.
  */
 export function kernelTrial(
   device: Device,

@@ -1,4 +1,4 @@
-/** Whether other programs took the processor while something was measured. */
+/** Detects whether other programs used the processor during a measurement. */
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 
@@ -7,12 +7,12 @@ export interface Busy {
   reason: string;
 }
 
-/** Share of the processor's time; every machine does a little beside. */
+/** Share of the processor's time that others may use. Every machine does a little in the background. */
 const MOST_RATIO = 0.1;
 
-/** Milliseconds of all cores since the machine came up. */
+/** Milliseconds of all cores since the machine started. */
 export interface ProcessorTimes {
-  /** In use, and taken away by whoever runs this virtual machine. */
+  /** Time in use. stolenMs: taken by the host of this virtual machine. */
   usedMs: number;
   stolenMs: number;
   totalMs: number;
@@ -20,13 +20,13 @@ export interface ProcessorTimes {
   ownMs: number;
 }
 
-/** Watches from now on. */
+/** Starts to watch. busy(): whether other programs were too busy since then. */
 export function watchMachine(): { busy: () => Busy | undefined } {
   const before = processorTimes();
   return { busy: () => busyBetween(before, processorTimes()) };
 }
 
-/** Whether others took more of the processor than beside which times can be trusted. */
+/** Returns how busy other programs were; undefined if times can be trusted. */
 export function busyBetween(before: ProcessorTimes, after: ProcessorTimes): Busy | undefined {
   const since = (key: keyof ProcessorTimes): number => after[key] - before[key];
   if (since("totalMs") <= 0) return undefined;
@@ -37,9 +37,9 @@ export function busyBetween(before: ProcessorTimes, after: ProcessorTimes): Busy
 }
 
 /**
- * Milliseconds that the clock would show of a call if no thread waited, by what this thread, the first, and
- * those that compute with it have had of the processor: others do as much of a call as this one, or nothing.
- * NaN where a thread seems to have had less than nothing, or no number: others have taken the place of some
+ * Returns the milliseconds that a call would take if no thread waited. threadsMs: processor time of this
+ * thread (first) and of the threads that compute with it. Each of the others does as much of a call as this
+ * one, or nothing. NaN if a value is negative or no number, because some threads were replaced by others
  * meanwhile.
  */
 export function pathOf(threadsMs: readonly number[]): number {
@@ -58,13 +58,13 @@ function processorTimes(): ProcessorTimes {
 }
 
 /**
- * Returns the time that Linux reports as stolen, in hundredths of a second: the eighth number of the first
- * line.
+ * Returns the milliseconds that Linux reports as stolen: the eighth number of the first line, in hundredths
+ * of a second.
  */
 function stolen(): number {
   try {
     return 10 * Number(readFileSync("/proc/stat", "utf8").split("\n", 1)[0]!.split(/\s+/)[8] ?? 0);
   } catch {
-    return 0; // another system
+    return 0; // not Linux
   }
 }

@@ -1,8 +1,9 @@
 /**
- * How fast this machine's CPU is, by a few seconds of measuring (probes.ts), remembered for the machine, its
- * threads and libtorch. Of each op the middle of many calls counts. Where other programs took much of the
- * processor, the result is doubtful: it is told so, time of the processor stands for the clock's, of which
- * the lower quarter counts, and a later plan measures again.
+ * Measures for a few seconds how fast this machine's CPU is (probes.ts). The result is remembered for the
+ * machine, its threads and libtorch. For each op the median of many calls counts.
+ *
+ * If other programs used much of the processor, the result is doubtful, and marked so. Then processor time
+ * replaces clock time, its lower quartile counts, and a later plan measures again.
  */
 import { availableParallelism, cpus } from "node:os";
 import { getThreads, libtorchVersion, processorTimesMs } from "../../torch/device.ts";
@@ -28,28 +29,31 @@ import {
 } from "./probes.ts";
 import { knownIn, remembered } from "./remembered.ts";
 
-/** Version of the measurements: a calibration of another version is made again. */
+/** Version of the measurements. A calibration of another version is made again. */
 const VERSION = 13;
 const CALIBRATION_MS = 5000;
-/** So long a doubtful result is used without measuring again. */
+/** Milliseconds for which a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;
 /**
- * Calls shorter than this are measured SHORT_CALLS at a time: in a step, too, they come one after the other.
+ * Calls shorter than this many milliseconds are measured SHORT_CALLS at a time. In a step, too, such calls
+ * follow each other.
  */
 const SHORT_MS = 0.05;
 const SHORT_CALLS = 4;
 /**
- * Probes whose calls are quicker than this come QUICK_TIMES in a round, for they take next to nothing of it.
+ * Probes with calls shorter than this many milliseconds run QUICK_TIMES in each round, because they cost
+ * almost nothing.
  */
 const QUICK_MS = 2;
 const QUICK_TIMES = 4;
-/** A busy machine is given so many times as long. */
+/** Factor by which the time limit grows on a busy machine. */
 const BUSY_TIMES = 3;
 /**
- * On a busy machine threads spin for others that have no core: the part of calls in which they hardly did.
+ * The quantile that counts on a busy machine. In most calls there, threads spin while they wait for threads
+ * without a core.
  */
 const UNDISTURBED = 0.25;
-/** Calls that long are measured in the first round alone: they tell much at once. */
+/** Calls of at least this many milliseconds are measured in the first round only: one call tells enough. */
 const LONG_MS = 20;
 
 interface Known {
@@ -65,15 +69,15 @@ export function keyOf(dtype: Compute): string {
 }
 
 /**
- * The speed of the CPU for a dtype, where it was measured here before and nothing speaks against it; measures
- * nothing.
+ * Returns the speed of the CPU for a dtype if it was measured here without doubt; undefined otherwise.
+ * Measures nothing.
  */
 export function knownSpeed(dtype: Compute, folder?: string): CpuSpeed | undefined {
   const speed = knownIn<Known>(FILE, folder)[keyOf(dtype)]?.speed;
   return speed && !speed.doubt ? speed : undefined;
 }
 
-/** The speed of the CPU for a dtype, from the last time that it was measured here. */
+/** Returns the speed of the CPU for a dtype. Measures it unless a valid result is remembered. */
 export function calibratedSpeed(dtype: Compute): CpuSpeed {
   const measure = (before: Known | undefined): Known => {
     const { wall, path, busy } = measureCpu(dtype);
@@ -87,14 +91,14 @@ export function calibratedSpeed(dtype: Compute): CpuSpeed {
   return remembered(FILE, keyOf(dtype), measure, { valid }).value.speed;
 }
 
-/** By either clock; other programs hardly change the latter. */
+/** Results by two clocks: wall is clock time, path is processor time, which other programs hardly change. */
 export interface Measured {
   wall: CpuSpeed;
   path: CpuSpeed;
   busy: Busy | undefined;
 }
 
-/** How much is measured. */
+/** How much to measure. */
 interface Extent {
   budgetMs?: number;
   /** Sizes of products. */
@@ -104,9 +108,8 @@ interface Extent {
 }
 
 /**
- * Measures all probes by turns until so much time of the processor is spent on them, once at least; in an
- * order that is another in each round, so that a call finds the processor as one of a step does, which comes
- * after others.
+ * Measures all probes, at least once each, until the budget of processor time is spent. The order changes in
+ * each round. So each call finds the processor as it does in a step, where it follows other calls.
  */
 export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given }: Extent = {}): Measured {
   const { edges, elements } = { edges: PRODUCT_EDGES, elements: ELEMENTS, ...given };
@@ -143,7 +146,7 @@ export function measureCpu(dtype: Compute, { budgetMs = CALIBRATION_MS, ...given
   return measured;
 }
 
-/** Probes by what they are of. */
+/** Probes by the key of their op, or by their layout. */
 type Sets = Record<string, Timed[]>;
 
 function probeSets(given: Omit<ProbeMemory, "far" | "farWide">, edges: readonly number[]): Sets {
@@ -162,7 +165,7 @@ function probeSets(given: Omit<ProbeMemory, "far" | "farWide">, edges: readonly 
   return Object.fromEntries(sets.map(([name, probes]) => [name, probes.map((probe) => new Timed(probe))]));
 }
 
-/** A probe and what its calls took. */
+/** A probe and the times of its calls. */
 class Timed {
   readonly probe: Probe;
   readonly #wall: number[] = [];
@@ -186,7 +189,7 @@ class Timed {
     this.#leastMs = Math.min(this.#leastMs, (isKnown ? pathMs : wallMs) / calls);
   }
 
-  /** Itself as often as it comes in a round. */
+  /** Returns this probe as often as it runs in a round. */
   turns(isLater: boolean): Timed[] {
     if (isLater && this.#leastMs >= LONG_MS) return [];
     return Array.from({ length: this.#leastMs < QUICK_MS ? QUICK_TIMES : 1 }, () => this);
@@ -202,7 +205,7 @@ class Timed {
   }
 }
 
-/** Without the first call, in which kernels are made, if there are others. */
+/** Drops the first call, in which kernels are created, if there are other calls. */
 function later(values: readonly number[]): readonly number[] {
   return values.length > 1 ? values.slice(1) : values;
 }
@@ -219,7 +222,7 @@ function shuffled<T>(values: T[], random: () => number): T[] {
   return values;
 }
 
-/** Numbers in 0..1, the same each time. */
+/** Returns a generator of numbers in 0..1, the same each time. */
 function lcg(seed: number): () => number {
   let state = seed;
   return () => {
@@ -228,12 +231,12 @@ function lcg(seed: number): () => number {
   };
 }
 
-/** Times of a body. */
+/** Times of a body, by two clocks. */
 export interface Clocks {
   wallMs: number;
   /**
-   * Milliseconds that the clock would show if no thread waited: of this thread, or of all threads if the work
-   * were shared evenly; NaN if unknown.
+   * Milliseconds without waiting: the processor time of this thread, or the mean over all threads if that is
+   * more. NaN if unknown.
    */
   pathMs: number;
 }
@@ -271,7 +274,7 @@ function speedOf(
   };
 }
 
-/** Returns of two calibrations of one machine the less disturbed, number by number. */
+/** Combines two calibrations of one machine: each number is taken from the less disturbed one. */
 export function lesserOf(one: CpuSpeed, other: CpuSpeed): CpuSpeed {
   const curve = ({ sizes, ms }: Curve, { ms: others }: Curve): Curve => ({
     sizes,

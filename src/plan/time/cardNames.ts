@@ -1,9 +1,9 @@
 /**
- * Recognises names of cards as the table has them, as nvidia-smi and CUDA write them, and as people type
- * them.
+ * Recognises names of cards: those of the table, those that nvidia-smi and CUDA report, and those that people
+ * type.
  */
 
-/** A card of the table, as far as its name goes. */
+/** A card of the table, with what its names need. */
 export interface NamedCard<Name extends string> {
   name: Name;
   title: string;
@@ -19,12 +19,12 @@ export interface MigSlice {
 
 export type Recognised<Name extends string> =
   | { is: "card"; name: Name; slice?: MigSlice }
-  /** No card, or several: `near` are the names that may be meant. */
+  /** No card, or several; `near`: the names that may be meant. */
   | { is: "unclear"; why: string; near: Name[] }
-  /** A name that is understood, of something that the table can't have. */
+  /** A name that is understood, but of something that the table cannot have. */
   | { is: "other"; why: string; fix: string };
 
-/** Recognises a name; a name that stands for no card of the table is never taken for a similar one. */
+/** Recognises a name. A name that matches no card of the table is never replaced by a similar one. */
 export function recogniseCard<Name extends string>(
   typed: string,
   cards: readonly NamedCard<Name>[],
@@ -82,7 +82,7 @@ const OTHERS: readonly Other[] = [
   },
 ];
 
-/** Takes "MIG 3g.20gb" or "MIG 1c.3g.20gb" out of a name. */
+/** Splits "MIG 3g.20gb" or "MIG 1c.3g.20gb" from a name. */
 function sliceOf(typed: string): { slice?: MigSlice; rest: string } {
   const match = /(?:\bmig[\s-]*)?\b(?:\d+c\.)?((\d+)g\.(\d+)gb)(?:\+\S+)?/i.exec(typed);
   if (!match) return { rest: typed };
@@ -109,7 +109,7 @@ function wholeCard<Name extends string>(typed: string, cards: readonly NamedCard
   return { is: "unclear", why: `No card is called "${typed}".`, near: near ?? similar(plain(typed), cards) };
 }
 
-/** Words that say nothing about which card it is. */
+/** Words that do not tell which card it is. */
 const BRAND = new Set([
   "nvidia",
   "geforce",
@@ -123,10 +123,13 @@ const BRAND = new Set([
   "generation",
 ]);
 
-/** Forms of a data-centre card: a name without one may be of any. */
+/** Forms of a data-centre card. A name without a form may mean any of them. */
 const FORMS = new Set(["sxm", "pcie", "nvl", "hbm"]);
 
-/** Letters and numbers apart, without makers' words and an amount of memory: "RTX 4090 24GB" is 4090. */
+/**
+ * Splits a name into groups of letters and of digits, without makers' words and an amount of memory: "RTX
+ * 4090 24GB" becomes 4090.
+ */
 function wordsOf(text: string): { words: string[]; gigabytes: number | undefined } {
   const amount = /(\d+(?:\.\d+)?)\s*gi?b?\b/i.exec(text);
   const rest = amount ? text.replace(amount[0], " ") : text;
@@ -145,18 +148,20 @@ function neededWords({ name }: NamedCard<string>): string[] {
   return wordsOf(name).words.filter((word) => !FORMS.has(word));
 }
 
-/** Drivers report up to 11 % less than what a card is sold with. */
+/**
+ * Tells whether a card may be sold with this amount. Drivers report up to 11 % less than a card is sold with.
+ */
 function isSoldAs(memoryGib: number, gigabytes: number): boolean {
   return gigabytes >= 0.97 * memoryGib && gigabytes <= 1.12 * memoryGib;
 }
 
-/** Lower case without separators and makers' words. */
+/** Returns a name in lower case, without separators and makers' words. */
 function plain(name: string): string {
   return name.toLowerCase().replaceAll(/nvidia|geforce|tesla|[^a-z0-9]/g, "");
 }
 
 /**
- * Returns up to three names that share half of their pairs of letters with what was typed, the best first.
+ * Returns up to three names that share half of their pairs of letters with the typed name, the best first.
  */
 function similar<Name extends string>(typed: string, cards: readonly NamedCard<Name>[]): Name[] {
   const wanted = pairs(typed);

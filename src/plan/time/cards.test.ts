@@ -41,7 +41,7 @@ describe("the table of cards", () => {
       expect(Math.min(Math.abs(int8Ratio - 2), Math.abs(int8Ratio - 4))).toBeLessThan(0.05);
     if (capability >= 7) expect(float16! / float32).toBeGreaterThanOrEqual(1.9);
     else expect(float16).toBe(float32); // no tensor cores
-    expect(float16! / card.memoryBytesPerSecond).toBeLessThan(500); // FLOPs a byte: a slipped digit would show
+    expect(float16! / card.memoryBytesPerSecond).toBeLessThan(500); // FLOPs per byte: a slipped digit would show
     expect(float16! / card.memoryBytesPerSecond).toBeGreaterThan(10);
     expect(card.linkBytesPerSecond).toBeLessThan(card.memoryBytesPerSecond);
   });

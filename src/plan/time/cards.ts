@@ -1,4 +1,4 @@
-/** Cards that can be planned for without being there: memory, rates, links, and CUDA's own memory. */
+/** Cards that a plan can be made for without having them: memory, rates, links, and CUDA's own memory. */
 import { GIB, UsageError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import type { CardInfo } from "../../torch/device.ts";
@@ -11,7 +11,7 @@ const GIGA = 1e9;
 const TERA = 1e12;
 
 /**
- * Bytes a second and direction between host and card. Source: PCI Express rates less 128b/130b coding;
+ * Bytes per second in each direction between host and card. Source: PCI Express rates less 128b/130b coding;
  * NVLink-C2C of Grace Hopper.
  */
 const LINKS = {
@@ -30,26 +30,26 @@ const OLD_VOLTA = `${CUDA_12_6}. ${NO_BF16}.`;
 const TURING = `${NO_BF16}.`;
 
 interface Generation {
-  /** Whether the tensor cores take bf16, at the rate of fp16. */
+  /** Whether the tensor cores compute in bf16, at the rate of fp16. */
   bf16: boolean;
-  /** Whether the tensor cores take fp8, at twice the rate of fp16. */
+  /** Whether the tensor cores compute in fp8, at twice the rate of fp16. */
   fp8: boolean;
   /**
-   * The part of the fp16 rate that PyTorch's attention kernel reaches on long sequences. FlashAttention-2
-   * reaches 50 to 73 % on A100 (arXiv:2307.08691) and 35 % on H100 (arXiv:2407.08608); the memory-efficient
-   * kernel, which stands in below 8.0, is taken to reach 30 %.
+   * Share of the fp16 rate that PyTorch's attention kernel reaches on long sequences. FlashAttention-2
+   * reaches 50 to 73 % on A100 (arXiv:2307.08691) and 35 % on H100 (arXiv:2407.08608). The memory-efficient
+   * kernel replaces it below 8.0; it is assumed to reach 30 %.
    */
   attention: number;
   /**
-   * Memory of the CUDA context outside of PyTorch's allocator: driver, local memory of every multiprocessor,
+   * MiB of the CUDA context outside PyTorch's allocator: driver, local memory of every multiprocessor,
    * kernels from their first use on. Reports with lazily loaded kernels (CUDA 11.7 and later) say 300 to 400
-   * MB after the first tensor (pytorch/pytorch#107667, #109888); the kernels of a training step come on top,
-   * and more on chips of more multiprocessors. Rounded up, not measured card by card.
+   * MB after the first tensor (pytorch/pytorch#107667, #109888). A training step's kernels add to this, and
+   * chips with more multiprocessors need more. Rounded up, not measured for each card.
    */
   contextMib: number;
   /**
-   * Allocated by PyTorch for cuBLAS, once a stream, from its caching allocator: 4096 KiB x 2 + 16 KiB x 8,
-   * but 32 MiB on 9.0. Source: CublasHandlePool.cpp of libtorch 2.11.0, and what it allocates on
+   * KiB that PyTorch allocates for cuBLAS from its caching allocator, once a stream: 4096 KiB x 2 + 16 KiB x
+   * 8, except 32 MiB on 9.0. Source: CublasHandlePool.cpp of libtorch 2.11.0, and its allocations on
    * tests/cuda/phantom.
    */
   workspaceKib: number;
@@ -57,12 +57,12 @@ interface Generation {
   note: string | undefined;
 }
 
-/** Workspace of cuBLASLt, which multiplies if a bias is added (the vision tower). */
+/** KiB of cuBLASLt's workspace. cuBLASLt multiplies if a bias is added (the vision tower). */
 const LT_WORKSPACE_KIB = 1024;
 
 /**
- * By compute capability. libtorch's builds: release 2.11's support matrix has 7.5 to 12.0 for CUDA 13.0, and
- * 5.0 to 9.0 for CUDA 12.6 (pytorch/pytorch, RELEASE.md).
+ * Facts by compute capability. libtorch's builds: release 2.11's support matrix has 7.5 to 12.0 for CUDA
+ * 13.0, and 5.0 to 9.0 for CUDA 12.6 (pytorch/pytorch, RELEASE.md).
  */
 // biome-ignore format: columns line up
 const GENERATIONS = {
@@ -80,26 +80,29 @@ const GENERATIONS = {
 export type ComputeCapability = keyof typeof GENERATIONS;
 
 type Row = readonly [
-  /** CUDA's name of the card, less "NVIDIA". */
+  /** CUDA's name of the card, without "NVIDIA". */
   title: string,
   capability: ComputeCapability,
-  /** Total that CUDA reports, which is less than nvidia-smi's and far less than the box's. */
+  /** Total that CUDA reports: less than nvidia-smi's, and far less than on the box. */
   memoryGib: number,
   memoryGigabytesPerSecond: number,
-  /** Without sparsity; outside of the tensor cores. */
+  /** Rate without sparsity, outside the tensor cores. */
   float32Teraflops: number,
-  /** On tensor cores, if there are any, accumulating in float32 as PyTorch does; on Pascal as float32. */
+  /**
+   * Rate on tensor cores if there are any, accumulating in float32 as PyTorch does; on Pascal the rate of
+   * float32.
+   */
   float16Teraflops: number,
   int8Teraops: number,
   link: keyof typeof LINKS,
 ];
 
 /**
- * Rates and bandwidths: NVIDIA's data sheet of each data-centre and workstation card, and the appendices of
- * the architecture white papers (GP100, V100, TU102, A100, GA102, Ada, H100, RTX Blackwell) for the others;
- * GeForce cards halve fp16 with fp32 accumulation. GiB: totals that PyTorch's out-of-memory messages give on
- * Linux, or nvidia-smi's less the 2 to 4 % that the driver keeps, rounded down; drivers differ by 0.1 to 0.2,
- * and switching ECC on takes another 6 % of GDDR6 workstation cards.
+ * Rates and bandwidths come from NVIDIA's data sheet of each data-centre and workstation card. For other
+ * cards they come from the appendices of the architecture white papers (GP100, V100, TU102, A100, GA102, Ada,
+ * H100, RTX Blackwell). GeForce cards halve fp16 with fp32 accumulation. GiB are the totals in PyTorch's
+ * out-of-memory messages on Linux, or nvidia-smi's less the 2 to 4 % that the driver keeps, rounded down.
+ * Drivers differ by 0.1 to 0.2. ECC uses another 6 % of GDDR6 workstation cards.
  */
 // biome-ignore format: columns line up
 const ROWS = {
@@ -161,24 +164,24 @@ export interface Card {
   computeCapability: ComputeCapability;
   memoryBytes: number;
   memoryBytesPerSecond: number;
-  /** Peak rates without sparsity; dtypes that the card has no arithmetic for are absent. */
+  /** Peak rates without sparsity. A dtype is absent if the card has no arithmetic for it. */
   peakFlopsPerSecond: Partial<Record<DType, number>> & { float32: number };
-  /** The part of the peak rate that attention reaches. */
+  /** Share of the peak rate that attention reaches. */
   attentionFraction: number;
   link: keyof typeof LINKS;
-  /** In one direction. */
+  /** Rate in one direction. */
   linkBytesPerSecond: number;
-  /** Memory of CUDA outside of PyTorch's allocator. */
+  /** CUDA's memory outside PyTorch's allocator. */
   contextBytes: number;
-  /** The blocks that cuBLAS and cuBLASLt hold from the allocator, from their first product on. */
+  /** Bytes of the blocks that cuBLAS and cuBLASLt hold from the allocator, from their first product on. */
   workspaceBytes: readonly number[];
   note: string | undefined;
 }
 
 /**
- * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of one:
+ * Returns the card of a name as the table, nvidia-smi or people write it, or a MIG instance of a card:
  * "rtx-4090", "RTX 4090 24GB", "NVIDIA A100-SXM4-40GB MIG 3g.20gb". Throws UsageError for no card, several
- * cards, or a card that the table can't have.
+ * cards, or a card that the table cannot have.
  */
 export function findDevice(name: string): Card {
   const found = recogniseCard(name, NAMED);
@@ -192,8 +195,8 @@ export function findDevice(name: string): Card {
 }
 
 /**
- * Memory slices of a card with MIG instances, and the share of a slice that an instance can use: on
- * A100-SXM4-40GB 1g.5gb has 4,864 MiB of an eighth of 40,536 MiB (nvidia-smi mig -lgip).
+ * Number of memory slices of a card with MIG instances, and the share of a slice that an instance can use. On
+ * A100-SXM4-40GB, 1g.5gb has 4,864 MiB of an eighth of 40,536 MiB (nvidia-smi mig -lgip).
  */
 const MEMORY_SLICES = { count: 8, usable: 0.96 };
 
@@ -214,7 +217,7 @@ function partOf(card: Card, { profile, computeSlices, gigabytes }: MigSlice): Ca
 
 /**
  * Returns a card for a plan that only knows an amount of memory: the smallest of Ampere or later with as much
- * memory, whose speed stands for it; the largest if none has as much.
+ * memory, whose speed stands for it. Returns the largest card if none has as much.
  */
 export function cardOfMemory(memoryBytes: number): Card {
   const modern = listDevices().filter(({ peakFlopsPerSecond }) => peakFlopsPerSecond.bfloat16 !== undefined);
@@ -230,13 +233,14 @@ export function listDevices(): Card[] {
   return names.map((name) => cardOf(name)).sort((one, other) => one.memoryBytes - other.memoryBytes);
 }
 
-/** Returns the compute capability, as 89. */
+/** Returns the compute capability as a whole number, for example 89. */
 export function capabilityOf({ computeCapability }: Pick<Card, "computeCapability">): number {
   return Math.round(10 * Number(computeCapability));
 }
 
 /**
- * Returns a card that the table lacks: its memory and its generation, at the speed of a known card as large.
+ * Returns a card that the table lacks: its memory and its generation, with the speed of a known card of the
+ * same size.
  */
 export function unknownCard({ capability, totalBytes }: Pick<CardInfo, "capability" | "totalBytes">): Card {
   const known = Object.keys(GENERATIONS) as ComputeCapability[];
@@ -256,7 +260,7 @@ function cardOf(name: CardName, otherCapability?: ComputeCapability): Card {
     name,
     title,
     computeCapability: capability,
-    memoryBytes: Math.round(memoryGib * GIB), // as parseBytes reads so many GiB
+    memoryBytes: Math.round(memoryGib * GIB), // same as parseBytes for this number of GiB
     memoryBytesPerSecond: memoryGigabytesPerSecond * GIGA,
     peakFlopsPerSecond: {
       float32: float32 * TERA,

@@ -8,8 +8,8 @@ const wide = (...shape: number[]): TracedTensor => ({ shape, dtype: "float32" })
 const half = (...shape: number[]): TracedTensor => ({ shape, dtype: "bfloat16" });
 
 /**
- * A nanosecond an element of a sum, and 1 GFLOP/s of products that have a size of 8, a thousand where all are
- * 512.
+ * 1 ns per element of a sum. Products take 1 GFLOP/s if they have a size of 8, and a thousand times that if
+ * all sizes are 512.
  */
 const EDGES = [8, 512];
 const rates = {

@@ -1,17 +1,15 @@
-/**
- * How fast a CPU is, as measured on it (calibration.ts), and what an op takes there by its class and size.
- */
+/** The measured speed of a CPU (calibration.ts), and the time of an op there, by its class and size. */
 import type { OpForm, OpTrace, Product } from "./opCost.ts";
 
-/** Milliseconds of a call by its size; sizes rise. */
+/** Milliseconds of a call by its size, in rising order of size. */
 export interface Curve {
   sizes: number[];
   ms: number[];
 }
 
 /**
- * FLOPs a second of products (m, k) times (k, n), each of the three one of `edges`: m by m, in it k by k, in
- * it n by n.
+ * FLOPs per second of products (m, k) times (k, n), for m, k and n in `edges`. The order is by m, then by k,
+ * then by n.
  */
 export interface ProductRates {
   edges: number[];
@@ -19,25 +17,25 @@ export interface ProductRates {
 }
 
 export interface CpuSpeed {
-  /** By layout of the factors. */
+  /** Rates by layout of the factors. */
   products: Record<Product["layout"], ProductRates>;
   /**
-   * By class of op: curveKey. Sizes are elements; of attention pairs of query and key, and the key is
-   * attentionKey.
+   * Times by class of op: curveKey. Sizes are elements. For attention, sizes are pairs of query and key, and
+   * the key is attentionKey.
    */
   curves: Record<string, Curve>;
   /** Milliseconds of a call that launches nothing. */
   viewMs: number;
-  /** Time of a copy beside the computing, by bytes. */
+  /** Time of a copy that runs beside the computing, by bytes. */
   copies: Curve;
-  /** How much of a copy's time is taken from the computing. */
+  /** Share of a copy's time that is taken from the computing. */
   copyShare: number;
-  /** Why what was measured may be wrong. */
+  /** Why the measurement may be wrong. */
   doubt?: string | undefined;
 }
 
 /**
- * The class that stands for ops of no class of their own, by bytes: a sum of two tensors of float32 into a
+ * The class that stands for ops without a class of their own, by bytes: a sum of two float32 tensors into a
  * third.
  */
 const BYTES_KEY = "add float32";
@@ -51,7 +49,7 @@ export function curveKey(name: string, dtypes: string, strided: boolean): string
   return `${name} ${dtypes}${strided ? " strided" : ""}`;
 }
 
-/** Milliseconds of one call. */
+/** Returns the milliseconds of one call. */
 export function cpuOpMs(op: OpTrace, speed: CpuSpeed): number {
   const { kind, bytes, stream, form } = op;
   if (kind === "none") return speed.viewMs;
@@ -64,9 +62,7 @@ export function cpuOpMs(op: OpTrace, speed: CpuSpeed): number {
   return form.strided && !known.strided ? known.ms * stridedRatio(form.elements, speed) : known.ms;
 }
 
-/**
- * Returns the measured time of an op's class: of tensors such as its own, or of tensors that lie differently.
- */
+/** Returns the measured time of an op's class: on tensors that lie like its own, or on others. */
 export function measuredMs(
   { name, form }: OpTrace,
   speed: CpuSpeed,
@@ -80,7 +76,7 @@ export function measuredMs(
   return undefined;
 }
 
-/** Features of the heads whose attention is measured. */
+/** Features of the heads for which attention is measured. */
 export const HEADS_FEATURES = [32, 128] as const;
 
 export function attentionKey(name: string, dtypes: string, features: number): string {
@@ -88,8 +84,8 @@ export function attentionKey(name: string, dtypes: string, features: number): st
 }
 
 /**
- * A pair of query and key takes what its softmax does, and something for each feature: the line through what
- * was measured.
+ * Returns the time of attention. Each pair of query and key costs its softmax and something for each feature,
+ * so the time lies on the line through the two measurements.
  */
 function attentionMs(
   name: string,
@@ -104,7 +100,7 @@ function attentionMs(
   return { ms: Math.max(ms, (fewMs * features) / fewer / 2), strided: true };
 }
 
-/** Ops that do as another does. */
+/** Ops that cost as much as another op. */
 const ALIKE: Readonly<Record<string, string>> = {
   ...{ clone: "copy_", cat: "copy_", stack: "copy_", contiguous: "copy_", _to_copy: "to" },
   ...{
@@ -121,7 +117,7 @@ const ALIKE: Readonly<Record<string, string>> = {
   },
 };
 
-/** Returns the curve of an op, of the same op in place or not, or of an op that does alike. */
+/** Returns the curve of an op, of its form in place or not, or of an op that costs as much. */
 function curveOf(name: string, dtypes: string, strided: boolean, { curves }: CpuSpeed): Curve | undefined {
   const other = name.endsWith("_") ? name.slice(0, -1) : `${name}_`;
   const alike = ALIKE[name] ?? ALIKE[other];
@@ -131,7 +127,7 @@ function curveOf(name: string, dtypes: string, strided: boolean, { curves }: Cpu
   return known === undefined ? undefined : curves[curveKey(known, dtypes, strided)];
 }
 
-/** How much longer ops take on tensors whose rows lie apart. */
+/** Returns how much longer ops take on tensors whose rows lie apart. */
 function stridedRatio(elements: number, { curves }: CpuSpeed): number {
   const strided = Object.keys(curves).filter((key) => key.startsWith("mul ") && key.endsWith(" strided"));
   const ratios = strided.map((key) => {
@@ -141,7 +137,10 @@ function stridedRatio(elements: number, { curves }: CpuSpeed): number {
   return Math.max(1, ...ratios);
 }
 
-/** Between two sizes a power of the size; below the least as the least; above the largest in proportion. */
+/**
+ * Interpolates between two sizes by a power of the size. Below the least size the time is constant; above the
+ * largest it grows in proportion.
+ */
 export function curveMs({ sizes, ms }: Curve, size: number): number {
   const last = sizes.length - 1;
   if (size <= sizes[0]!) return ms[0]!;
@@ -152,9 +151,9 @@ export function curveMs({ sizes, ms }: Curve, size: number): number {
 }
 
 /**
- * The rate lies between those of the eight products around it, in logarithms of rate and sizes; beyond the
- * edges it is the edge's. A size below the least edge takes as long as that: the other sizes' weights are
- * read all the same.
+ * Interpolates the rate between the eight products around this one, in logarithms of rate and sizes. Beyond
+ * the edges the rate is the edge's. A size below the least edge takes as long as that edge, because the
+ * weights of the other sizes are read anyway.
  */
 export function productMs({ times, layout, ...sizes }: Product, { products }: CpuSpeed): number {
   const { edges, flopsPerSecond } = products[layout];

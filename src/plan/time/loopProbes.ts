@@ -1,4 +1,4 @@
-/** Probes of the CPU's own loops (native/cpu_loops.cc), by their public functions. */
+/** Probes of the CPU's own loops (native/cpu_loops.cc), through their public functions. */
 
 import { ones, zeros } from "../../torch/create.ts";
 import { dtypeBytes } from "../../torch/dtypes.ts";
@@ -9,7 +9,7 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import { attentionKey, curveKey, HEADS_FEATURES } from "./cpuSpeed.ts";
 import { namedDtypes, type Probe, type ProbeMemory, Samples, sampled } from "./probes.ts";
 
-/** A loop by its entry, with dtypes as the trace tells them; x: the computing dtype, w: float32. */
+/** A loop's entry, its dtypes as the trace names them, and its call. x: the computing dtype, w: float32. */
 type Loop = [entry: string, dtypes: string, call: (samples: LoopSamples) => void, strided?: "strided"];
 // biome-ignore format: a loop a line
 const LOOPS: readonly Loop[] = [
@@ -70,7 +70,7 @@ export function loopProbes(memory: ProbeMemory): Map<string, Probe[]> {
   return new Map([...loops, ...tiles]);
 }
 
-/** Query heads of a kv head, and rows, in a tile of scores. */
+/** Query heads per kv head, and rows, in a tile of scores. */
 const [TILE_HEADS, TILE_ROWS] = [4, 128];
 /** Heads of a group (queries, key and value), and features of each. */
 const [GROUP_HEADS, HEAD] = [6, 128];
@@ -94,7 +94,10 @@ class LoopSamples extends Samples {
     return this.once("weight", () => ones([this.shape[1]], { dtype: this.#memory.compute }));
   }
 
-  /** Factors and moments come from far, and the numbers of the step are such that they stay as they are. */
+  /**
+   * Returns the inputs of an update. Factors and moments are in no cache. The step's numbers leave their
+   * values unchanged.
+   */
   update(gradient: Tensor): Parameters<typeof fused.adamW> {
     const [value, mean, square] = [this.farWide, this.farWide, this.farWide];
     const scale = this.once("scale", () => ones([]));
@@ -110,7 +113,7 @@ class LoopSamples extends Samples {
     return this.once("losses", () => zeros([this.shape[0]]));
   }
 
-  /** Scores of a tile that sees the keys up to its own: (rows * heads, keys). */
+  /** Scores of a tile that sees the keys up to its own rows: (rows * heads, keys). */
   get scores(): Tensor {
     const square = Math.max(1, Math.round(Math.sqrt(this.size / TILE_HEADS)));
     const rows = Math.min(TILE_ROWS, square);
@@ -118,13 +121,13 @@ class LoopSamples extends Samples {
     return this.once("scores", () => ones(shape, { dtype: this.#memory.compute }));
   }
 
-  /** Where the rows of its tile begin. */
+  /** First row of the tile. */
   get start(): number {
     const [rows, keys] = this.scores.shape as [number, number];
     return keys - rows / TILE_HEADS;
   }
 
-  /** Keys of a head that the tile sees; their rows lie apart. */
+  /** Keys of a head that the tile sees. Their rows lie apart. */
   get keys(): Tensor {
     return this.#rowsOfHead("keys", this.scores.shape[1]!);
   }
@@ -133,7 +136,7 @@ class LoopSamples extends Samples {
     return this.#panelsOf("keys", this.keys);
   }
 
-  /** A head of so many elements as the samples have. */
+  /** A head with as many elements as the samples. */
   get head(): Tensor {
     return this.#rowsOfHead("head", Math.ceil(this.size / this.#features));
   }
@@ -182,7 +185,7 @@ class LoopSamples extends Samples {
     );
   }
 
-  /** Heads are rotated where they lie. */
+  /** Inputs of rope, which rotates heads where they lie. */
   get rope(): Parameters<typeof fused.ropeUnpack>[0] {
     const tokens = Math.max(1, Math.floor(this.size / GROUP_HEADS / HEAD));
     const queries = GROUP_HEADS - 2;
@@ -209,7 +212,7 @@ class LoopSamples extends Samples {
     return [[this.x, codes, absmax, this.table, nested], window];
   }
 
-  /** Weights, of any value. */
+  /** Returns bytes of weights in no cache. Their values do not matter. */
   #farBytes(dtype: "int8" | "uint8", bytes: number): Tensor {
     return scope(() => {
       const { far, compute } = this.#memory;

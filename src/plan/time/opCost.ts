@@ -1,6 +1,6 @@
 /**
- * Works out from shapes what a traced call of an operator computes and moves; the times of a CPU and of a
- * card follow from it (stepTime.ts).
+ * Computes from shapes the arithmetic and the memory traffic of a traced call of an operator. The times of a
+ * CPU and of a card follow from them (stepTime.ts).
  */
 import { type DType, dtypeBytes } from "../../torch/dtypes.ts";
 import { EXPOSED_COPY } from "../../torch/trace.ts";
@@ -8,22 +8,22 @@ import { EXPOSED_COPY } from "../../torch/trace.ts";
 export interface TracedTensor {
   shape: readonly number[];
   dtype: DType;
-  /** Where it lies; the device unless said otherwise. */
+  /** Place of the tensor; default: the device. */
   place?: "device" | "host";
-  /** Its rows or columns lie apart. */
+  /** Whether its rows or columns lie apart. */
   strided?: boolean;
   /** Tensors with the same number share memory. */
   storage?: number;
 }
 
-/** A call of an ATen op ("addmm_", "sum.dim_IntList"), its tensors in schema order. */
+/** A call of an ATen op ("addmm_", "sum.dim_IntList"), with its tensors in schema order. */
 export interface OpCall {
   op: string;
   inputs: readonly TracedTensor[];
   outputs: readonly TracedTensor[];
-  /** The op's is_causal, of attention. */
+  /** The is_causal argument of attention. */
   causal?: boolean;
-  /** Length of every sample of packed attention; one sample unless given. */
+  /** Length of every sample of packed attention; default: one sample. */
   sampleTokens?: readonly number[];
 }
 
@@ -32,30 +32,30 @@ export interface OpTrace {
   /** none: a view or an allocation, which launches nothing. */
   kind: "matmul" | "attention" | "memory" | "none";
   flops: number;
-  /** Read and written; of a transfer, moved. */
+  /** Bytes read and written; for a transfer, bytes moved. */
   bytes: number;
   /** Dtype of the arithmetic. */
   dtype: DType;
   /**
-   * exposed: the part of the copies that the computing waits for, which is of the copy stream too. host: what
-   * the host computes on its own memory, which is none of a card's time.
+   * exposed: the part of the copies that the computing waits for; the copy stream has it too. host: what the
+   * host computes on its own memory, which costs a card no time.
    */
   stream: "compute" | "copy" | "exposed" | "host";
   /** Whether a copy goes from the device to the host. */
   toHost?: boolean;
-  /** The form that a processor's time depends on as well. */
+  /** The form of the call, on which a processor's time depends too. */
   form?: OpForm;
 }
 
 export interface OpForm {
-  /** Dtypes of the first tensor, and of the first that differs: "float32,bfloat16". */
+  /** Dtypes of the first tensor, and of the first tensor that differs: "float32,bfloat16". */
   dtypes: string;
   /**
-   * Elements that are gone through; for attention the pairs of query and key that are multiplied, seen or
+   * Number of processed elements. For attention: the pairs of query and key that are multiplied, visible or
    * not.
    */
   elements: number;
-  /** Features of a head, of attention. */
+  /** Features of a head, for attention. */
   features?: number | undefined;
   /** Whether any tensor's rows or columns lie apart. */
   strided: boolean;
@@ -63,7 +63,7 @@ export interface OpForm {
   product?: Product | undefined;
 }
 
-/** (m, k) times (k, n), so many times; x': transposed, that is, its columns lie one after the other. */
+/** `times` products of (m, k) and (k, n). x': transposed, so its columns lie one after the other. */
 export interface Product {
   times: number;
   m: number;
@@ -72,7 +72,7 @@ export interface Product {
   layout: "a b" | "a b'" | "a' b";
 }
 /**
- * Keys that libtorch's attention for CPUs takes at a time, whether a query sees all of them or not: its
+ * Keys that libtorch's CPU attention takes at a time, whether or not a query sees all of them: its
  * kvSplitSize.
  */
 const CPU_KEYS = 512;
@@ -83,8 +83,8 @@ type Formula = (
   Partial<Pick<OpForm, "elements" | "features" | "product">>;
 
 /**
- * Ops that compute or move something else than each input and output once; names without overload, "_" where
- * only that form differs.
+ * Ops that do not simply compute or move each input and output once. Names have no overload, and "_" only if
+ * the formula is for that form alone.
  */
 const FORMULAS: Readonly<Record<string, Formula>> = {
   ...each(["mm", "bmm", "matmul", "linear", "dot", "_int_mm", "_scaled_mm"], matmulOf(0)),
@@ -130,8 +130,8 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
 };
 
 /**
- * FLOPs and bytes of a call. An op without a formula reads its inputs and writes its outputs, and its
- * arithmetic costs nothing; a call on both sides of the link moves its last input.
+ * Returns FLOPs and bytes of a call. An op without a formula reads its inputs and writes its outputs, and its
+ * arithmetic costs nothing. A call with tensors on both sides of the link moves its last input.
  */
 export function traceOp(call: OpCall): OpTrace {
   const name = call.op.split(".")[0]!;
@@ -161,8 +161,8 @@ function each(names: readonly string[], formula: Formula): Record<string, Formul
 }
 
 /**
- * 2 FLOPs for every element of the output and of the contracted dim, the left factor's last; left: its place
- * among the inputs.
+ * Counts 2 FLOPs for every element of the output and of the contracted dim, which is the left factor's last.
+ * left: index of the left factor in the inputs.
  */
 function matmulOf(left: number): Formula {
   return ({ op, inputs, outputs }) => {
@@ -182,14 +182,15 @@ function matmulOf(left: number): Formula {
 }
 
 /**
- * linear takes its second factor as rows of outputs. Both factors transposed are timed as the first alone.
+ * Returns the layout of a product. linear's second factor has its outputs as rows. If both factors are
+ * transposed, the first alone decides.
  */
 function layoutOf(a: TracedTensor, b: TracedTensor, op: string): Product["layout"] {
   if (a.strided) return "a' b";
   return (b.strided ?? false) !== op.startsWith("linear") ? "a b'" : "a b";
 }
 
-/** weight: (out, in / groups, height, width). */
+/** Counts a convolution. weight: (out, in / groups, height, width). */
 function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
   const [image, weight] = inputs as [TracedTensor, TracedTensor];
   const contracted = elementsOf(weight) / weight.shape[0]!;
@@ -205,9 +206,10 @@ function convolution({ inputs, outputs }: OpCall): ReturnType<Formula> {
 }
 
 /**
- * Each matmul takes 2 D FLOPs for every query, key that it sees, and head: two forward, five backward, which
- * computes the scores again (arXiv:2205.14135). query: its place among the inputs; (B, H, T, D), or (T, H, D)
- * and (B, T, H, D) in _flash_attention_* and _efficient_attention_*.
+ * Counts attention. Each matmul takes 2 D FLOPs for every query, every key that it sees, and every head.
+ * Forward has two matmuls. Backward has five, because it computes the scores again (arXiv:2205.14135). query:
+ * index of the queries in the inputs; (B, H, T, D), or (T, H, D) and (B, T, H, D) in _flash_attention_* and
+ * _efficient_attention_*.
  */
 function attentionOf({
   query,
@@ -230,8 +232,9 @@ function attentionOf({
 }
 
 /**
- * Pairs over all heads and samples; a causal query sees the keys up to its own, or up to the end of their
- * block, and the last all of its sample. Queries that are not there are the first ones, of the first sample.
+ * Returns the number of pairs over all heads and samples. A causal query sees the keys up to its own, or up
+ * to the end of their block; the last query sees all of its sample. If there are fewer queries than keys, the
+ * first queries of the first sample are missing.
  */
 function visiblePairs(call: OpCall, query: TracedTensor, key: TracedTensor, keyBlock = 1): number {
   const { op, causal, sampleTokens } = call;
@@ -248,21 +251,21 @@ function visiblePairs(call: OpCall, query: TracedTensor, key: TracedTensor, keyB
 }
 
 /**
- * The CPU's own kernels (attentionTiles.ts): of a tile, whose weights come first of what is written, and
- * queries of what is read.
+ * Counts the CPU's own attention kernels (attentionTiles.ts) for a tile. The tile's weights are the first
+ * output, its queries the first input.
  */
 function tileOfAttention(call: OpCall): ReturnType<Formula> {
   const [query, weights] = [call.inputs[0]!, call.outputs[0]!];
   return { ...elementwise(call), elements: elementsOf(weights), features: query.shape.at(-1)! };
 }
 
-/** Reads as much of the first input as it writes, and the indices. */
+/** Counts reading the indices, and reading as many bytes of the first input as are written. */
 function gathering({ inputs, outputs }: OpCall): ReturnType<Formula> {
   const indices = inputs.filter(({ dtype }) => dtype === "int64" || dtype === "int32" || dtype === "bool");
   return { ...moving(2 * bytesOf(outputs) + bytesOf(indices)), elements: elementsOf(outputs[0]!) };
 }
 
-/** Reads the source and the indices, and reads and writes as much of the target. */
+/** Counts reading the source and the indices, and reading and writing as many bytes of the target. */
 function scattering({ inputs }: OpCall): ReturnType<Formula> {
   const [, ...indexAndSource] = inputs;
   return {
@@ -279,7 +282,7 @@ function elementwise({ inputs, outputs }: OpCall): ReturnType<Formula> {
   return moving(bytesOf(inputs) + bytesOf(outputs));
 }
 
-/** Costs nothing where the result is known to share the input's memory. */
+/** Costs nothing if the result shares the input's memory. */
 function viewOrCopy(call: OpCall): ReturnType<Formula> {
   const [from, to] = [call.inputs[0]?.storage, call.outputs[0]?.storage];
   return from !== undefined && from === to ? nothing() : elementwise(call);

@@ -1,7 +1,7 @@
 /**
- * The probes of a calibration: an op of every class that a step's time goes to, at several sizes, in the
- * state in which a step finds it. A step's activations have just been written; its weights and factors have
- * left every cache since they were used.
+ * The probes of a calibration: an op of every class that takes time in a step, at several sizes, in the state
+ * in which a step finds it. A step's activations have just been written. Its weights and factors have left
+ * every cache since their last use.
  */
 import { startCopy } from "../../torch/copies.ts";
 import { ones, zeros } from "../../torch/create.ts";
@@ -19,34 +19,36 @@ export type Compute = "float32" | "bfloat16" | "float16";
 /** One measurement. */
 export interface Probe {
   size: number;
-  /** How often a call does what is measured; once unless said. */
+  /** How often a call repeats what is measured; default: once. */
   times?: number;
-  /** Comes before each call, untimed. */
+  /** Runs before each call, untimed. */
   prepare?: () => void;
   call: () => unknown;
-  /** Whether the work is done by a thread that takes no part in others: the clock alone shows it. */
+  /**
+   * Present if the work is done by a thread that takes no part in other work. Only the clock shows its time.
+   */
   isElsewhere?: true;
 }
 
 /**
- * Sizes of elementwise ops: a handful, what one thread takes alone, what lies in a cache, and beyond every
- * cache.
+ * Sizes of elementwise ops: a handful, as much as one thread computes alone, a size within a cache, and one
+ * beyond every cache.
  */
 export const ELEMENTS: readonly number[] = [2 ** 6, 2 ** 14, 2 ** 16, 2 ** 18, 2 ** 20, 2 ** 22];
 const ROW = 1024;
-/** Rows of a head are so long, in others' rows. */
+/** Elements of half a head, and heads per token. */
 const [HEAD, HEADS] = [64, 5];
-/** Tables that codes are looked up in. */
+/** Numbers in a table in which codes are looked up. */
 const TABLE_NUMBERS = 256;
 const TABLE_CELLS = 2 ** 16;
 
-/** Has a tensor outlive the scope that it is made in. */
+/** Keeps a tensor alive beyond the scope that creates it. */
 export type Hold = (tensor: Tensor) => Tensor;
 
-/** So many bytes have left every cache when one comes back to them. */
+/** Bytes of far memory: when the probes return to its start, that start has left every cache. */
 const FAR_BYTES = 64 * 2 ** 20;
 
-/** Memory of ones, of which each time another part is handed out: what lies there is in no cache. */
+/** Memory of ones. Each call hands out another part, so that the part is in no cache. */
 export class FarMemory {
   readonly #whole: Tensor;
   #at = 0;
@@ -55,7 +57,7 @@ export class FarMemory {
     this.#whole = hold(scope(() => ones([FAR_BYTES / dtypeBytes(dtype)], { dtype })));
   }
 
-  /** A view; whoever calls disposes it. */
+  /** Returns a view, which the caller must dispose. */
   next(shape: readonly number[]): Tensor {
     const numel = shape.reduce((product, size) => product * size, 1);
     if (this.#at + numel > this.#whole.numel) this.#at = 0;
@@ -65,18 +67,18 @@ export class FarMemory {
   }
 }
 
-/** Where probes have their tensors from. */
+/** Sources of the probes' tensors. */
 export interface ProbeMemory {
   compute: Compute;
   /** Sizes of elementwise ops. */
   elements: readonly number[];
   hold: Hold;
-  /** In the computing dtype, and in float32. */
+  /** Memory in no cache, in the computing dtype. farWide: in float32. */
   far: FarMemory;
   farWide: FarMemory;
 }
 
-/** Tensors of so many elements, (n / row, row); in place, values stay what they are. */
+/** Tensors with this number of elements, (n / row, row). Ops in place leave their values unchanged. */
 export class Samples {
   readonly size: number;
   readonly shape: [number, number];
@@ -89,7 +91,7 @@ export class Samples {
     this.#memory = memory;
   }
 
-  /** In the computing dtype. */
+  /** A tensor in the computing dtype. */
   get x(): Tensor {
     return this.of("x", this.#memory.compute);
   }
@@ -110,7 +112,7 @@ export class Samples {
     return this.of("wideOther", "float32");
   }
 
-  /** In no cache; in the computing dtype, and in float32. */
+  /** A tensor in no cache, in the computing dtype. farWide: in float32. */
   get far(): Tensor {
     return this.#memory.far.next(this.shape);
   }
@@ -123,7 +125,7 @@ export class Samples {
     return this.once(name, () => ones(this.shape, { dtype }));
   }
 
-  /** Halves of heads, their rows apart by as much as they are long: (n / 320, 5, 64). */
+  /** Halves of heads. Their rows are as far apart as they are long: (n / 320, 5, 64). */
   get apart(): Tensor {
     return this.once("apart", () => {
       const tokens = Math.ceil(this.size / HEAD / HEADS);
@@ -131,7 +133,7 @@ export class Samples {
     });
   }
 
-  /** (n / 320, 1, 64) */
+  /** One row per token: (n / 320, 1, 64). */
   get perToken(): Tensor {
     return this.once("perToken", () =>
       ones([this.apart.shape[0]!, 1, HEAD], { dtype: this.#memory.compute }),
@@ -142,7 +144,7 @@ export class Samples {
     return this.once("codes", () => ones([this.size], { dtype: "int32" }));
   }
 
-  /** Numbers of all rows. */
+  /** Indexes of the rows. */
   get rows(): Tensor {
     return this.once("rows", () => zeros([this.shape[0]], { dtype: "int64" }));
   }
@@ -155,20 +157,22 @@ export class Samples {
     return this.once("table", () => ones([TABLE_NUMBERS]));
   }
 
-  /** Made the first time. */
+  /** Returns a tensor that is created the first time. */
   once(name: string, make: () => Tensor): Tensor {
     const tensor = this.#made.get(name) ?? this.#memory.hold(scope(make));
     this.#made.set(name, tensor);
     return tensor;
   }
 
-  /** Writes what there is as it is: it was made just now, as activations are. */
+  /**
+   * Writes all tensors without changing their values, because activations in a step have just been written.
+   */
   touch(): void {
     for (const tensor of this.#made.values()) tensor.fill_(tensor.dtype === "int64" ? 0 : 1);
   }
 }
 
-/** Classes by op and dtypes as the trace tells them; x: the computing dtype, w: float32. */
+/** Classes by op and by dtypes as the trace names them. x: the computing dtype, w: float32. */
 type Elementwise = [op: string, dtypes: string, call: (samples: Samples) => unknown, strided?: "strided"];
 // biome-ignore format: a class a line
 const ELEMENTWISE: readonly Elementwise[] = [
@@ -181,7 +185,7 @@ const ELEMENTWISE: readonly Elementwise[] = [
   ["mul_",   "x",   ({ x, y }) => x.mul_(y)],
   ["mul",    "w",   ({ wide, wideOther }) => wide.mul(wideOther)],
   ["mul_",   "w",   ({ wide, wideOther }) => wide.mul_(wideOther)],
-  ["copy_",  "w",   ({ wide, wideOther }) => wide.copy_(wideOther)], // of updates' tiles; where x is w, these come first
+  ["copy_",  "w",   ({ wide, wideOther }) => wide.copy_(wideOther)], // tiles of an update; if x is w, these come first
   ["copy_",  "x",   ({ far: to, far: from }) => to.copy_(from)],
   ["clone",  "x",   ({ far }) => far.clone()],
   ["copy_",  "x,w", ({ x, wide }) => x.copy_(wide)],
@@ -233,35 +237,35 @@ export function elementwiseProbes(memory: ProbeMemory): Map<string, Probe[]> {
   return probes;
 }
 
-/** Each probe has samples of its own, so that what it touches is what it takes. */
+/** Returns a probe with samples of its own, so that it touches only the tensors that it uses. */
 export function sampled(samples: Samples, call: (samples: Samples) => unknown): Probe {
   return { size: samples.size, prepare: () => samples.touch(), call: () => call(samples) };
 }
 
-/** "x,w" with the dtypes that they stand for, each once. */
+/** Replaces the letters in "x,w" by their dtypes, each dtype once. */
 export function namedDtypes(dtypes: string, { compute }: Pick<ProbeMemory, "compute">): string {
   const named = dtypes.split(",").map((name) => ({ x: compute, w: "float32" })[name] ?? name);
   return [...new Set(named)].join();
 }
 
-/** Sizes of products: ranks, heads, and what is as good as large. */
+/** Sizes of products: ranks, heads, and sizes that count as large. */
 export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
 /**
- * A right factor with an edge up to here is a head's, or a LoRA factor that was cast: just written. Others
- * are weights.
+ * A right factor with an edge up to this size has just been written: it is a head's, or a LoRA factor that was
+ * cast. Other right factors are weights.
  */
 const NEAR_EDGE = 128;
 /**
- * Bytes above which a tensor is in no core's cache when it is used again, since others have been written
- * meanwhile.
+ * Bytes above which a tensor has left every core's cache before its next use, because other tensors have been
+ * written meanwhile.
  */
 const CACHE_BYTES = 2 ** 20;
-/** Up to here, what is summed over is a rank: its products are added to what is there. */
+/** Up to this size the contracted dim is a rank, and the product is added to an existing matrix. */
 const RANK_EDGE = 16;
-/** How the factors of each layout come out of contiguous tensors. */
+/** How the factors of each layout are made from contiguous tensors. */
 export const LAYOUTS: readonly Product["layout"][] = ["a b", "a b'", "a' b"];
 
-/** Products of every layout in the order of ProductRates; size: FLOPs. */
+/** Returns probes of products of a layout, in the order of ProductRates; size: FLOPs. */
 export function productProbes(
   { layout, edges }: { layout: Product["layout"]; edges: readonly number[] },
   memory: ProbeMemory,
@@ -290,11 +294,13 @@ export function productProbes(
 
 interface Factor {
   get(): Tensor;
-  /** Writes it where it is near: it was made just now. */
+  /** Writes the factor if it is near, because in a step it has just been written. */
   touch(): void;
 }
 
-/** Matrices that products take: of one role and shape the same one, but for those that lie in no cache. */
+/**
+ * Matrices for products. Factors of one role and shape share a matrix, except those that must be in no cache.
+ */
 class Factors {
   readonly #memory: ProbeMemory;
   readonly #made = new Map<string, Tensor>();
@@ -335,12 +341,12 @@ export function attentionProbes(dtype: Compute): Map<string, Probe[]> {
 
 const HEADS_OF_ATTENTION = 4;
 
-/** Its statistics are float32. */
+/** Returns the dtypes of attention's tensors. Its statistics are float32. */
 function attentionDtypes(dtype: Compute): string {
   return dtype === "float32" ? dtype : `${dtype},float32`;
 }
 
-/** By bytes how many copies are under way at a time, as the tensors of a layer or of a tile are. */
+/** Number of simultaneous copies by bytes, as for the tensors of a layer or of a tile. */
 const COPIES = new Map([
   [2 ** 12, 8],
   [2 ** 16, 8],
@@ -348,7 +354,7 @@ const COPIES = new Map([
   [2 ** 25, 1],
 ]);
 
-/** Copies beside the computing, one after the other; size: bytes of one. */
+/** Returns probes of copies that run beside the computing; size: bytes of one copy. */
 export function copyProbes(): Probe[] {
   return [...COPIES].map(([size, times]) => {
     const pairs = Array.from({ length: times }, () => [0, 1].map(() => ones([size], { dtype: "uint8" }))) as [
@@ -362,7 +368,7 @@ export function copyProbes(): Probe[] {
   });
 }
 
-/** Views of every kind that steps make. */
+/** Returns a probe of the kinds of views that steps make. */
 export function viewProbe(): Probe {
   const x = ones([64, 64]);
   return { size: 1, times: 3, call: () => x.narrow(0, 1, 2).view([64, 2]).t() };

@@ -7,8 +7,8 @@ import { join } from "node:path";
 import { keepInCache, userCacheFolder } from "../../torch/install/userCache.ts";
 
 /**
- * The value under a key of a file, measured where nobody has, or where it is no longer `valid`; `measure` is
- * told that one.
+ * Returns the value under a key of a file. Measures it if there is none, or if the value is no longer
+ * `valid`; `measure` then gets the old value.
  */
 export function remembered<T>(
   name: string,
@@ -32,6 +32,6 @@ export function knownIn<T>(name: string, folder = userCacheFolder()): Record<str
     const known: unknown = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
     return typeof known === "object" && known !== null ? (known as Record<string, T>) : {};
   } catch {
-    return {}; // a file that was cut off is measured anew
+    return {}; // a truncated file is measured again
   }
 }

@@ -10,7 +10,7 @@ const wide = (...shape: number[]) => ({ shape, dtype: "float32" }) as const;
 const index = (...shape: number[]) => ({ shape, dtype: "int64" }) as const;
 const host = (...shape: number[]) => ({ shape, dtype: "bfloat16", place: "host" }) as const;
 
-/** 1 PFLOP/s, 1 TB/s, 100 GB/s of link, no launches: times can be read off. */
+/** 1 PFLOP/s, 1 TB/s, a link of 100 GB/s, no launches: times can be read directly. */
 const round: CardSpeed = {
   flopsPerSecond: { float32: 1e14, bfloat16: 1e15 },
   attentionRatios: { flash: 0.5, cudnn: 0.8, efficient: 0.25 },
@@ -139,7 +139,7 @@ describe("the time of a step", () => {
   it("takes a dtype without a rate as float32, and cards without bf16 at their rate of fp16", () => {
     expect(opTimeMs(op({ kind: "matmul", flops: 1e12, dtype: "float16" }), round)).toBeCloseTo(10, 9);
     const p100 = speedOf(findDevice("p100")).flopsPerSecond;
-    expect(p100.bfloat16).toBe(p100.float32); // in fp16 it is faster only where it also adds in fp16
+    expect(p100.bfloat16).toBe(p100.float32); // fp16 is faster only if the sums are in fp16 too
     const v100 = speedOf(findDevice("v100-32gb")).flopsPerSecond;
     expect(v100.bfloat16).toBe(v100.float16);
     expect(v100.float16).toBeCloseTo(1e14, -9);

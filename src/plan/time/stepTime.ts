@@ -1,8 +1,8 @@
 /**
- * Predicted time of a traced step. On a card every kernel takes the longer of its arithmetic and its memory
- * traffic; transfers between host and card, and the issuing of calls, run beside that. Nothing else is
- * modelled: neither rates on small or odd shapes nor clocks that fall. On a CPU what has been measured on it
- * stands for both (cpuSpeed.ts).
+ * Predicts the time of a traced step. On a card every kernel takes the longer of its arithmetic and its
+ * memory traffic. Transfers between host and card, and issuing the calls, run in parallel. Nothing else is
+ * modelled: neither lower rates on small or odd shapes nor falling clocks. On a CPU its measurements replace
+ * both (cpuSpeed.ts).
  */
 import type { DType } from "../../torch/dtypes.ts";
 import type { Card } from "./cards.ts";
@@ -10,28 +10,28 @@ import { type CpuSpeed, cpuOpMs, isCpuSpeed } from "./cpuSpeed.ts";
 import type { OpTrace } from "./opCost.ts";
 
 /**
- * Part of the peak rate that large matmuls reach. Source: "Maximum Achievable Matmul FLOPS" for bf16 of
+ * Share of the peak rate that large matmuls reach. Source: "Maximum Achievable Matmul FLOPS" for bf16 of
  * stas00/ml-engineering, compute/accelerator: 271 of 312 TFLOP/s on A100, 795 of 989 on H100, 1745 of 2250 on
  * B200.
  */
 const MATMUL_FRACTION = 0.8;
 /**
- * Part of the memory bandwidth that elementwise kernels reach; copies alone reach about 0.9 (an assumption,
+ * Share of the memory bandwidth that elementwise kernels reach. Copies alone reach about 0.9 (an assumption,
  * not measured here).
  */
 const MEMORY_FRACTION = 0.85;
 /**
- * Part of the link's rate that copies of pinned memory reach: 12.8 of 15.75 GB/s over PCIe 3.0, 26 of 31.5
+ * Share of the link's rate that copies of pinned memory reach: 12.8 of 15.75 GB/s over PCIe 3.0, 26 of 31.5
  * over 4.0.
  */
 const LINK_FRACTION = 0.8;
 /**
- * Milliseconds of a kernel behind another, however little it does: its start and its last blocks (an
- * assumption, not measured here).
+ * Milliseconds that every kernel costs after another one, for its start and its last blocks (an assumption,
+ * not measured here).
  */
 const KERNEL_MS = 0.002;
 /**
- * Milliseconds of the host to issue a kernel, and for a call that issues none. bench/ops.ts measures calls; a
+ * Milliseconds of the host to issue a kernel, and for a call that issues none. bench/ops.ts measures calls. A
  * launch's own time is assumed.
  */
 const LAUNCH_MS = 0.005;
@@ -47,24 +47,24 @@ export type Speed = CardSpeed | CpuSpeed;
 
 /** Speeds that a card really reaches, derived from its data sheet. */
 export interface CardSpeed {
-  /** Rate of large matmuls; a dtype that is absent runs as float32. */
+  /** Rate of large matmuls. A dtype that is absent runs as float32. */
   flopsPerSecond: Partial<Record<DType, number>> & { float32: number };
-  /** The rates of attention's kernels in parts of the matmuls'. */
+  /** Rates of attention's kernels, as shares of the matmul rate. */
   attentionRatios: Record<"flash" | "cudnn" | "efficient", number>;
   memoryBytesPerSecond: number;
   linkBytesPerSecond: number;
-  /** Milliseconds of every kernel beside its work. */
+  /** Milliseconds of every kernel in addition to its work. */
   kernelMs: number;
-  /** Milliseconds of the host for a kernel, and for another call. */
+  /** Milliseconds of the host to issue a kernel. callMs: for any other call. */
   launchMs: number;
   callMs: number;
 }
 
 /**
- * Milliseconds of a step, or a phase of it: the compute stream and the copies that it waits for, all copies
- * in one direction, or issuing it all, whichever is longest, for a card's link carries both directions at
- * once, and the host runs ahead of the card. On a CPU one thread makes all copies, and takes its part of the
- * cores that compute. count: calls of the same cost that an op stands for.
+ * Returns the milliseconds of a step, or of a phase of it. On a card this is the longest of three times: the
+ * compute stream with the copies that it waits for, all copies in one direction, and issuing all calls. A
+ * card's link carries both directions at once, and the host runs ahead of the card. On a CPU one thread makes
+ * all copies, and uses its share of the cores that compute. count: number of calls of the same cost.
  */
 export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number {
   const { compute, fetch, store, exposed, host } = queuesMs(trace, speed);
@@ -105,7 +105,7 @@ function queueOf({ stream, toHost }: OpTrace): Queue {
   return toHost ? "store" : "fetch";
 }
 
-/** Returns the time that the host takes to issue all calls to a card. */
+/** Returns the milliseconds that the host needs to issue all calls to a card. */
 function issueMs(trace: readonly CountedTrace[], { launchMs, callMs }: CardSpeed): number {
   const times = { kernels: 0, calls: 0 };
   for (const { kind, stream, count = 1 } of trace) {
@@ -114,7 +114,7 @@ function issueMs(trace: readonly CountedTrace[], { launchMs, callMs }: CardSpeed
   return times.kernels * launchMs + times.calls * callMs;
 }
 
-/** Milliseconds of one op on its stream. */
+/** Returns the milliseconds of one op on its stream. */
 export function opTimeMs(op: OpTrace, speed: Speed): number {
   if (isCpuSpeed(speed)) return cpuOpMs(op, speed);
   const { name, kind, flops, bytes, dtype, stream } = op;
@@ -131,8 +131,8 @@ function attentionRatio(name: string, { attentionRatios }: CardSpeed): number {
 }
 
 /**
- * Returns the speeds that a card reaches of its data sheet. Cards without bf16 are taken to compute in fp16,
- * which has as many bytes.
+ * Returns the speeds that a card reaches, from its data sheet. Cards without bf16 are assumed to compute in
+ * fp16, which has as many bytes.
  */
 export function speedOf(card: Card): CardSpeed {
   const peaks = Object.entries(card.peakFlopsPerSecond);
