@@ -43,8 +43,8 @@ export function rmsNormInto(out: Tensor, x: Tensor, { weight, eps }: RmsNorm): v
 }
 
 /**
- * Adds to `into` the gradient of rmsNorm at x, for the gradient `gradOut` of its output; all (T, C). It is r
- * * (g - n * mean(g * n)) with n = x * r, r = rsqrt(mean(x^2) + eps) and g = gradOut * weight.
+ * Adds to `into` the gradient of rmsNorm at x, for the gradient `gradOut` of its output; all (T, C). With n =
+ * x * r, r = rsqrt(mean(x^2) + eps), g = gradOut * weight: r * (g - n * mean(g * n)).
  */
 export function addRmsNormGradient_(
   into: Tensor,

@@ -221,8 +221,8 @@ function makeRoomToGather(into: Tensor, left: Tensor, beta: 0 | 1): void {
 }
 
 /**
- * Returns whether gathering moves fewer numbers than reading the weight again for each part. Gathering reads
- * and writes the rows that lie apart.
+ * Returns whether gathering rows (a read and a write of each) moves fewer numbers than reading the weight
+ * again for each part.
  */
 function gatherPays(parts: readonly Rows[], into: Tensor, left: Tensor, beta: 0 | 1): boolean {
   const [outs, ins] = [into.shape[1]!, left.shape[1]!];

@@ -105,11 +105,11 @@ test("the lengths of packed samples are made once where they are at hand, for fl
         recordAllocations("meta", () =>
           scope(() => void kernelForward(headsOfPacked(packed), { ...shape, lengths: known })),
         ).log.bytes.filter((bytes) => bytes === 12).length;
-      expect(made(undefined)).toBe(G); // for every kv head
+      expect(made(undefined)).toBe(G); // once per kv head
       expect(made(lengths)).toBe(0);
       const known = { ...shape, lengths };
       const state = kernelForward(headsOfPacked(packed), known);
-      expect(state.saved.flat()).not.toContain(lengths?.keys); // whoever frees the state leaves them
+      expect(state.saved.flat()).not.toContain(lengths?.keys); // freeing the state must not free them
       kernelBackward_(headsOfPacked(packed), empty([T, G, Q, D], target), state, known);
       expect(lengths?.keys.shape).toEqual([3]);
     }),

@@ -55,7 +55,7 @@ describe("rotary tables", () => {
         row < 16 ? 1e4 : row < 56 ? ntk(40) : row < 59 ? 1e4 : ntk(17);
       expectClose(cosines(positions, form), expected(positions, thetaOf));
       expectClose(
-        cosines([5, 6, 7], form), // tokens that follow others, as an answer is made
+        cosines([5, 6, 7], form), // later positions only, as when an answer is generated
         expected([5, 6, 7], () => 1e4),
       );
     },

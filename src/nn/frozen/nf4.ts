@@ -36,8 +36,7 @@ export interface Nf4Matrix {
 }
 
 /**
- * device: where the quantised matrix is made; added: what is added to some rows of the source first, (r, in)
- * in float32.
+ * device: where the quantised matrix is made; added: a summand for rows of the source, (r, in) in float32.
  */
 export interface QuantizeTarget {
   device: Device;
