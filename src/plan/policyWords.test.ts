@@ -36,8 +36,8 @@ describe("a policy in words", () => {
       [
         "in RAM",
         [
-          "frozen weights (fetched layer by layer)",
-          "inputs of all layers (until the backward pass, fetched one layer early)",
+          "frozen weights (copied layer by layer)",
+          "inputs of all layers (until the backward pass, copied back one layer early)",
           ...["optimizer state", "embeddings", "vision tower", "output head"],
         ],
       ],
@@ -90,10 +90,10 @@ describe("a policy in words", () => {
         }),
         config,
       );
-    expect(again(12)).toEqual(["the values of all layers but for attention's in 12 of them computed again"]);
-    expect(again(32)).toEqual(["the values of all layers but for attention's in each computed again"]);
+    expect(again(12)).toEqual(["the values of all layers except attention's in 12 of them computed again"]);
+    expect(again(32)).toEqual(["the values of all layers except attention's in each computed again"]);
     expect(again(3, "middle")[0]).toBe(
-      "the values of all layers but for the MLP's input in 3 of them computed again",
+      "the values of all layers except the MLP's input in 3 of them computed again",
     );
   });
 });

@@ -29,10 +29,10 @@ type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | u
 
 /** Aspects in the order in which they are printed: the largest first. */
 const ASPECTS: readonly Aspect[] = [
-  (policy) => onHost(placesOf(policy).layers, "base", "frozen weights", "fetched layer by layer"),
+  (policy) => onHost(placesOf(policy).layers, "base", "frozen weights", "copied layer by layer"),
   ({ boundaryAhead }, layers) => {
     const what = `inputs of ${countOf(layers, ({ boundary }) => boundary === "host")}`;
-    const detail = `until the backward pass${boundaryAhead ? ", fetched one layer early" : ""}`;
+    const detail = `until the backward pass${boundaryAhead ? ", copied back one layer early" : ""}`;
     return onlyIf(
       layers.some(({ boundary }) => boundary === "host"),
       "elsewhere",
@@ -78,11 +78,11 @@ const PLORA_WORDS: Record<Policy["plora"], readonly [what: string, detail: strin
   merged: ["PLoRA merged", `${PLORA} is added into a copy of the layer's weights`],
   folded: [
     "PLoRA folded",
-    `${PLORA} is added into the weights as they are loaded, rounded once more, and taken off for text`,
+    `${PLORA} is added into the weights as they are loaded, rounded once more, and subtracted for text`,
   ],
   "folded-merged": [
     "PLoRA folded and merged",
-    `${PLORA} is added into the weights as they are loaded, rounded once more, and taken off copies of them for text`,
+    `${PLORA} is added into the weights as they are loaded, rounded once more, and subtracted from copies of them for text`,
   ],
 };
 
@@ -96,8 +96,8 @@ function recomputedValues(layers: readonly LayerPolicy[]): Concession | undefine
     const count = layers.filter(({ keep }) => keep === part).length;
     return count > 0 ? [`${KEPT_PARTS[part]} in ${count === again ? "each" : `${count} of them`}`] : [];
   });
-  const but = kept.length > 0 ? ` but for ${listed(kept)}` : "";
-  const what = `the values of ${countOf(layers, ({ keep }) => keep !== "all")}${but}`;
+  const except = kept.length > 0 ? ` except ${listed(kept)}` : "";
+  const what = `the values of ${countOf(layers, ({ keep }) => keep !== "all")}${except}`;
   return onlyIf(again > 0, "again", what, "gradient checkpointing");
 }
 

@@ -96,7 +96,7 @@ export function settledAttention(
     return choice.kernel;
   } catch (error) {
     if (!(error instanceof OutOfMemoryError)) throw error;
-    notice(`attention: ${bench.kernels[0]}, for there was no memory to time the card's kernels`);
+    notice(`attention: ${bench.kernels[0]}, because there was no memory to time the card's kernels`);
     return bench.kernels[0]!;
   }
 }

@@ -251,8 +251,8 @@ export function namedDtypes(dtypes: string, { compute }: Pick<ProbeMemory, "comp
 /** Sizes of products: ranks, heads, and sizes that count as large. */
 export const PRODUCT_EDGES = [8, 16, 128, 512, 2048];
 /**
- * A right factor with an edge up to this size has just been written: it is a head's, or a LoRA factor that was
- * cast. Other right factors are weights.
+ * A right factor with an edge up to this size has just been written: it is a head's, or a LoRA factor that
+ * was cast. Other right factors are weights.
  */
 const NEAR_EDGE = 128;
 /**
