@@ -34,7 +34,10 @@ export function configSchema(): string {
   return `${JSON.stringify(schema, undefined, 2)}\n`;
 }
 
-/** Our own meta data gives way to the description that editors show, and no one set the limits of safe whole numbers. */
+/**
+ * Our own meta data gives way to the description that editors show, and no one set the limits of safe whole
+ * numbers.
+ */
 function forEditors({ help, group, value, takes, advice, alias, ...schema }: Json): Json {
   const limits = Object.entries(schema).filter(
     ([, limit]) => Math.abs(Number(limit)) !== Number.MAX_SAFE_INTEGER,

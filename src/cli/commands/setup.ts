@@ -34,7 +34,10 @@ export async function run({ cuda }: OptionsOf<"setup">, output: Output): Promise
   });
 }
 
-/** Share of a build after which the time that it has taken tells how long the rest takes: its largest files are compiled first. */
+/**
+ * Share of a build after which the time that it has taken tells how long the rest takes: its largest files
+ * are compiled first.
+ */
 const SETTLED_SHARE = 0.4;
 
 function buildLine(done: number, total: number, pace: Pace): string {

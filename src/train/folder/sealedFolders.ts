@@ -1,6 +1,7 @@
 /**
- * Folders of a run that are complete or absent, as src/checkpoint/files/disk.ts writes them. A seal holds the size
- * and SHA-256 of each file, so that later damage is found; after a crash, half-written folders are removed.
+ * Folders of a run that are complete or absent, as src/checkpoint/files/disk.ts writes them. A seal holds the
+ * size and SHA-256 of each file, so that later damage is found; after a crash, half-written folders are
+ * removed.
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
