@@ -185,7 +185,7 @@ export class Planner {
    */
   get timesBy(): string {
     if (this.#model.target !== "cpu") return "the card's data sheet";
-    return isCpuSpeed(this.speed) ? "what was measured of this CPU" : "round figures for any CPU";
+    return isCpuSpeed(this.speed) ? "this CPU's measured speed" : "round figures for any CPU";
   }
 
   /** Returns the milliseconds of a run's micro-batch at this device's speed. */

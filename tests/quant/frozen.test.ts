@@ -96,8 +96,8 @@ describe.each(CASES)("a matrix of $shape in $precision", ({ precision, shape }) 
 const PIECE_BYTES = 16 * 2 ** 18 + 20_000;
 
 /**
- * Returns the most bytes that the library's own products of one row need on this processor in addition to
- * their result, with dense parts of a matrix.
+ * Returns the most scratch bytes of the library's own products of one row, with dense parts of a matrix, on
+ * this processor.
  */
 function libraryScratchBytes([outs, ins]: readonly [number, number], parts: [Rows[], Rows[]]): number {
   const beside = ([rows, columns]: [number, number], turned: boolean): number =>
