@@ -18,8 +18,8 @@ Every flag may be written with underscores (\`--lora_r\`), joined (\`--lora-r=8\
 (\`--no-shuffle\`). A list is given as \`--data a.json b.json\` or by repeating the flag. stdout carries the answer, stderr the
 progress. Exit codes: 0 done, 1 an error, 2 wrong flags or a wrong configuration.
 
-A training configuration is YAML with the options of \`lorafit train\` as keys. Every name that works as a flag works as a key. What is
-wrong with the file and the flags is reported at once, with line and column:
+A training configuration is YAML with the options of \`lorafit train\` as keys. Every name that works as a flag works as a key. All errors in
+the file and the flags are reported at once, with line and column:
 
 \`\`\`yaml
 # yaml-language-server: $schema=./node_modules/lorafit/schemas/train.schema.json

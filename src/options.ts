@@ -190,7 +190,7 @@ function wrongOption(
   });
 }
 
-/** Returns a help text as the end of a sentence: "Checkpoint folder." as "checkpoint folder". */
+/** Returns a help text as the end of a sentence: "Model folder." as "model folder". */
 export function asPhrase(help: string): string {
   const isWord = /^[A-Z][a-z]/.test(help);
   return (isWord ? help.charAt(0).toLowerCase() + help.slice(1) : help).replace(/\.$/, "");

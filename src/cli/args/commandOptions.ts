@@ -43,7 +43,7 @@ export const ConfigOptions = CommonOptions.extend({
 });
 
 const model = text.meta({
-  help: "Checkpoint folder, or the name of a downloaded repository (org/name).",
+  help: "Model folder, or the name of a downloaded repository (org/name).",
   value: "FOLDER",
 });
 const adapter = text.optional().meta({ help: "PEFT adapter to use on top of the model.", value: "FOLDER" });
@@ -124,7 +124,7 @@ const generate = {
     ...group("Data", {
       data: data.optional(),
       prompt: text.optional().meta({
-        help: "One question instead of --data. <ImageHere> marks the place of a picture; without it pictures come first.",
+        help: "One question instead of --data. <ImageHere> marks the place of a picture; without <ImageHere>, pictures come first.",
         value: "TEXT",
       }),
       image: z

@@ -12,7 +12,7 @@ export const fitOptions = group("Samples", {
     .min(0)
     .max(1)
     .default(0.5)
-    .meta({ help: "Share of a sample's tokens that is picture." }),
+    .meta({ help: "Share of a sample's tokens that belong to pictures." }),
   gradient_accumulation: accumulation.meta({
     help: "Micro-batches of an optimizer step in the run to come. With several, a run keeps a copy of its gradients, so the steps here do too.",
     alias: ["gradient_accumulation_steps"],

@@ -32,7 +32,7 @@ export const OFFICIAL_FLAGS: readonly OfficialFlags[] = [
   },
   { names: ["adafactor"], why: "the optimizer is AdamW", only: ["false"] },
   { names: ["label_smoothing_factor"], why: "labels are not smoothed", only: ["0", "0.0"] },
-  { names: ["img_size", "resolution"], why: "4KHD takes pictures of any size" },
+  { names: ["img_size", "resolution"], why: "4KHD accepts pictures of any size" },
   { names: ["cache_dir"], why: "HF_HOME names the cache" },
   {
     names:
@@ -45,7 +45,7 @@ export const OFFICIAL_FLAGS: readonly OfficialFlags[] = [
       NAMES(`local_rank ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_timeout no_cuda use_cpu
       tf32 half_precision_backend fp16_backend fp16_opt_level bf16_full_eval fp16_full_eval torch_compile torch_compile_backend
       torch_compile_mode torchdynamo full_determinism tpu_num_cores use_ipex use_mps_device jit_mode_eval`),
-    why: "--device, --dtype and --threads decide how it is computed",
+    why: "--device, --dtype and --threads decide how lorafit computes",
   },
   {
     names:
@@ -57,7 +57,7 @@ export const OFFICIAL_FLAGS: readonly OfficialFlags[] = [
     names:
       NAMES(`do_train do_eval do_predict per_device_eval_batch_size per_gpu_eval_batch_size prediction_loss_only eval_delay
       eval_accumulation_steps include_inputs_for_metrics load_best_model_at_end metric_for_best_model greater_is_better`),
-    why: "evaluation takes sample by sample, and the best adapter is kept",
+    why: "samples are evaluated one by one, and the best adapter is kept",
   },
   { names: ["evaluation_strategy", "eval_strategy"], why: "--eval-every sets it" },
   { names: ["save_strategy"], why: "--save-every sets it" },

@@ -19,7 +19,7 @@ export const report = {
         .optional()
         .meta({ help: "PNG drawn by lorafit preview to show on the page.", value: "FILE" }),
       evals: z.array(text).default([]).meta({
-        help: "Outputs of lorafit eval --json to compare, oldest first; each is called as its file. Those of eval --answers bring questions, answers and pictures.",
+        help: "Outputs of lorafit eval --json to compare, oldest first; each is named after its file. Outputs of eval --answers add questions, answers and pictures.",
         value: "FILE",
         takes: "files that lorafit eval --json wrote",
       }),
@@ -76,7 +76,7 @@ export const pull = {
     "Downloads a model from Hugging Face's hub or ModelScope into the hub's cache. A download that stopped is continued.",
   options: z.strictObject(
     group("Model", {
-      repository: text.meta({ help: "org/name", value: "REPOSITORY" }),
+      repository: text.meta({ help: "Repository to download, as org/name.", value: "REPOSITORY" }),
       from: z.enum(["huggingface", "modelscope"]).default("huggingface").meta({
         help: "Hub to download from. ModelScope is faster in China.",
       }),
@@ -98,7 +98,7 @@ export const pull = {
 };
 
 export const tiny = {
-  about: "Writes a small random 4KHD checkpoint with its own tokenizer, to try lorafit out on.",
+  about: "Writes a small random 4KHD checkpoint with its own tokenizer, for trying lorafit.",
   options: z.strictObject(
     group("Model", {
       output: text.meta({ help: "Folder for the checkpoint, new or empty.", value: "FOLDER" }),

@@ -47,7 +47,7 @@ export const PlanOptions = z.strictObject({
   }),
   ...group("Training", {
     model: text.default("4khd-7b").meta({
-      help: "Checkpoint folder, downloaded repository (org/name), or 4khd-7b, which needs no weights",
+      help: "Model folder, downloaded repository (org/name), or 4khd-7b, which needs no weights",
       value: "FOLDER",
     }),
     hd_num: count.optional().meta({ help: "Largest number of tiles of a picture. Default: 16" }),
@@ -56,7 +56,7 @@ export const PlanOptions = z.strictObject({
       alias: ["max_len"],
     }),
     image_share: z.number().min(0).max(1).optional().meta({
-      help: "Share of a sample's tokens that is picture. Default: one picture of --hd-num tiles",
+      help: "Share of a sample's tokens that belong to pictures. Default: one picture of --hd-num tiles",
     }),
     batch_size: count.default(1).meta({ help: "Samples in a micro-batch" }),
     gradient_accumulation: count.optional().meta({

@@ -32,13 +32,13 @@ export const computeOptions = group("Device and memory", {
       takes: "cpu, cuda or cuda:N",
     }),
   base: z.enum(BASES).optional().meta({
-    help: "Precision of the decoder's frozen linear layers; bf16 keeps them in the computing type. Default: as the checkpoint stores them.",
+    help: "Precision of the decoder's frozen linear layers; bf16 keeps them in the computing type. Default: as the model stores them.",
   }),
   head_base: z.enum(HEAD_BASES).optional().meta({
-    help: "Precision of the embeddings and the output head. Default: as the checkpoint stores them.",
+    help: "Precision of the embeddings and the output head. Default: as the model stores them.",
   }),
   vision_base: z.enum(BASES).optional().meta({
-    help: "Precision of the vision tower's and the projector's linear layers; fewer bits change a little what the model sees. Default: as the checkpoint stores them.",
+    help: "Precision of the vision tower's and the projector's linear layers; fewer bits change a little what the model sees. Default: as the model stores them.",
   }),
   threads: count.optional().meta({ help: "CPU threads. Default: one for each core." }),
   memory: byteAmount.optional().meta({
@@ -48,7 +48,7 @@ export const computeOptions = group("Device and memory", {
     .union([z.literal(["0", 0]).transform(() => 0), byteAmount])
     .optional()
     .meta({
-      help: "Host memory limit for what does not lie on the device; 0: nothing. Default: this machine's memory beside a GPU; no limit on a CPU.",
+      help: "Host memory (RAM) limit for what is kept off the device; 0: nothing is kept there. Default: this machine's memory beside a GPU; no limit on a CPU.",
       value: "AMOUNT",
       takes: "an amount of memory, as 64GiB, or 0",
     }),
@@ -72,7 +72,7 @@ const dataMeta = { value: "FILE", takes: "a file, or a list of files" };
 
 const modelOptions = group("Model", {
   model: text.meta({
-    help: "Checkpoint folder, or the name of a downloaded repository (org/name).",
+    help: "Model folder, or the name of a downloaded repository (org/name).",
     value: "FOLDER",
     alias: ["model_name_or_path"],
   }),
@@ -133,7 +133,7 @@ export const loraOptions = group("LoRA", {
     help: `Rank of the LoRA factors; 4 to 32 is usual. Memory of factors, gradients and optimizer grows in proportion. ${defaultByRecipe("lora_r")}`,
   }),
   lora_alpha: z.number().positive().optional().meta({
-    help: "What is learned is scaled by alpha / rank; alpha costs no memory. Default: as lora_r, so that the scale is 1 as in the official recipe (with --lora-rslora: its square root).",
+    help: "Scale of the adapter: what it learns is multiplied by alpha / rank. Needs no memory. Default: lora_r, so that the scale is 1 as in the official recipe; with --lora-rslora, the square root of lora_r.",
   }),
   lora_dropout: z
     .number()
