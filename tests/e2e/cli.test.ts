@@ -64,7 +64,7 @@ describe("wrong usage ends with 2 and says what to do", () => {
     [["generate", "--model", "m"], "There is nothing to answer."],
     [["report"], "FOLDER is missing"],
     [["train", "--resume", "nowhere"], "There is no run in nowhere"],
-    [["eval", "--data", "d"], "error: --model is missing: checkpoint folder"],
+    [["eval", "--data", "d"], "error: --model is missing: model folder"],
     [
       ["train", "--model", "m", "--data", "d", "--hd-num", "-1"],
       "error: --hd-num takes a whole number, 1 or more (got -1).\n  The official script's default of -1 resizes",
