@@ -16,13 +16,13 @@ const MIB = 2 ** 20;
 /** Share of this machine's memory that the system and this program need, and the least that they need. */
 const SYSTEM = { share: 0.05, leastBytes: GIB };
 
-/** Bytes of this machine's memory, or of the part that a container may use. */
+/** Returns the bytes of this machine's memory, or of the part that a container may use. */
 export function machineBytes(): number {
   const constrained = process.constrainedMemory?.() ?? 0; // 0: unknown; without a limit more than the machine has
   return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
 }
 
-/** Bytes of this machine's memory that a plan may use. */
+/** Returns the bytes of this machine's memory that a plan may use. */
 export function usableMachineBytes(machine = machineBytes()): number {
   return Math.floor(machine - Math.max(SYSTEM.share * machine, SYSTEM.leastBytes));
 }
@@ -30,13 +30,16 @@ export function usableMachineBytes(machine = machineBytes()): number {
 /** Share of a card's memory that stays free, and the least that a card needs that may drive a display. */
 const MARGIN = { share: 0.03, displayBytes: 512 * MIB };
 
-/** Bytes of a card's memory that a plan leaves free. */
+/** Returns the bytes of a card's memory that a plan leaves free. */
 export function marginOf({ title, memoryBytes }: Pick<Card, "title" | "memoryBytes">): number {
   const share = MARGIN.share * memoryBytes;
   return mayDriveDisplay(title) ? Math.max(share, MARGIN.displayBytes) : share;
 }
 
-/** GeForce, TITAN, Quadro and RTX cards have display outputs; data-centre cards have none, or none in use. */
+/**
+ * Tells whether a card may drive a display. GeForce, TITAN, Quadro and RTX cards have display outputs.
+ * Data-centre cards have none, or none in use.
+ */
 function mayDriveDisplay(title: string): boolean {
   return /\b(GeForce|TITAN|Quadro|RTX)\b/.test(title);
 }

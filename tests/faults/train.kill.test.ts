@@ -180,7 +180,7 @@ async function until(holds: () => boolean): Promise<void> {
   while (!holds()) await sleep(5);
 }
 
-/** JSON is YAML too. */
+/** Writes options as a configuration file, and returns its path. JSON is also YAML. */
 function writeConfig(name: string, options: object): string {
   const path = join(folder, `${name}.yaml`);
   writeFileSync(path, JSON.stringify(options));

@@ -120,7 +120,9 @@ it.each(
 describe("a run", async () => {
   const { folder, input } = await makeWorkplace();
 
-  /** Order of events: a micro-batch or update is queued, the host waits, something is reported. */
+  /**
+   * Returns the order of events: a micro-batch or update is queued, the host waits, something is reported.
+   */
   async function orderOf(options: object, { beside = true } = {}): Promise<string[]> {
     const order: string[] = [];
     card.isThere = beside;

@@ -67,10 +67,7 @@ export interface Configuration extends Bases {
    * if the file has the computing dtype.
    */
   mapsWeights: boolean;
-  /**
-   * Place of the copy of the gradients that gradient accumulation needs; undefined if a step has one
-   * micro-batch.
-   */
+  /** Place of gradient accumulation's copy of the gradients; undefined for one micro-batch a step. */
   gradientCopy?: Place | undefined;
 }
 
@@ -149,10 +146,7 @@ export interface Recorder {
   end(phase: string, traces?: readonly Trace[]): void;
 }
 
-/**
- * Runs a body on meta as if on the configuration's device. The body returns how many bytes of its model are
- * mapped.
- */
+/** Runs a body on meta as if on the configuration's device. The body returns its model's mapped bytes. */
 export function observe(
   configuration: Configuration,
   body: (recorder: Recorder) => Pick<ModelPart, "mappedBytes">,
@@ -333,9 +327,7 @@ function signedBlockBytes(bytes: number): number {
   return Math.sign(bytes) * blockBytes(Math.abs(bytes));
 }
 
-/**
- * Replays a log with growing segments, which waste the least. lorafit sets PyTorch's allocator to use them.
- */
+/** Replays a log with growing segments, as lorafit sets PyTorch's allocator; they waste the least. */
 function replayOf(log: AllocationLog, { workspaceBytes }: Card): Replay {
   return replayAllocations(log, { workspaceBytes, expandableSegments: true });
 }
@@ -397,10 +389,7 @@ function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShap
   return [...ops.filter(({ kind }) => kind !== "none"), { ...view, count: viewed }];
 }
 
-/**
- * Tells whether a call of attention takes all samples at once. Its inputs then begin with the rows, and have
- * no batch dim.
- */
+/** Tells whether attention takes all samples at once. Its inputs then begin with rows, without a batch. */
 function isPacked({ op, inputs }: Omit<CountedCall, "count">, samples: readonly number[]): boolean {
   return samples.length > 1 && op.startsWith("_flash_attention") && inputs[0]!.shape.length === 3;
 }

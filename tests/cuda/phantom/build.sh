@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# build.sh LIBTORCH BUILD [LIBRARY ...]: makes the libraries of CUDA that LIBTORCH/lib/libtorch_cuda.so needs, and further LIBRARIES
-# such as those of bitsandbytes, into BUILD. What is implemented here is taken from the sources beside this file; of all else that they
-# refer to there are functions that say "not supported".
+# build.sh LIBTORCH BUILD [LIBRARY ...]: builds into BUILD the CUDA libraries that
+# LIBTORCH/lib/libtorch_cuda.so needs, and those that each LIBRARY needs, for example bitsandbytes'. The
+# sources beside this file implement some of the functions. All other functions report "not supported".
 set -euo pipefail
 libtorch=$(realpath "$1")
 mkdir -p "$2"
@@ -13,7 +13,8 @@ cd "$(dirname "$0")"
 headers=$(ls -d "$libtorch"/../nvidia/*/include | head -1)
 compile=(g++ -std=c++20 -O2 -g -fPIC -Wall -Wextra -I. -isystem "$headers")
 
-# Soname, the version of its symbols, the names that are its own though they carry none, and the source that implements a part.
+# Columns: soname; version of its symbols; pattern of its symbols without a version; source that implements
+# some of them.
 libraries="
 libcudart.so.13        libcudart.so.13     -            runtime
 libcuda.so.1           -                   ^cu[A-Z]     driver
