@@ -171,7 +171,7 @@ function notes(answer: Answer): string[] {
     ...cautions(asked, plan.workload),
     ...(largest ? [largestWords(asked, largest)] : []),
     ...(note ? [note] : []),
-    ...(doubt ? [`Times are doubtful: ${doubt}. SizedPlan again in ten minutes, on a quiet machine.`] : []),
+    ...(doubt ? [`Times are doubtful: ${doubt}. Plan again in ten minutes, on a quiet machine.`] : []),
   ];
 }
 
