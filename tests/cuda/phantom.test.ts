@@ -183,7 +183,7 @@ describe.skipIf(problem)("on a phantom card", () => {
       }),
     );
     expect(ended).toMatchObject({ code: 130, stderr: expect.stringMatching(/saved .*checkpoint-\d/) });
-    expect(stopped).toMatchObject({ code: 130, stderr: expect.not.stringMatching(/saved/) });
+    expect(stopped).toMatchObject({ code: 130, stderr: expect.not.stringMatching(/saved .*checkpoint/) });
   });
 
   test("a card that is lost in the midst of a step ends the run with the last good checkpoint, and no C++ trace", () => {
@@ -211,7 +211,7 @@ describe.skipIf(problem)("on a phantom card", () => {
   });
 
   test("a card that other programs fill once all is planned ends the run with their share, after the ladder's last step", () => {
-    const { code, stderr } = train("filled", [], filled(20, 96 * MIB)); // one of the launches while the model is loaded
+    const { code, stderr } = train("filled", ["--lora-r", "64"], filled(20, 96 * MIB)); // one of the launches while the model is loaded
     expect(stderr).toMatch(/From here on such lengths go with less/);
     expect(stderr).toMatch(/other programs hold 7\d\.\d GiB of cuda:0/);
     expect(stderr).toContain("End the other programs (nvidia-smi lists them)");
