@@ -276,7 +276,7 @@ export function refuseDeferred(result: unknown, where: string): void {
   if (!deferred) return;
   if (result instanceof Promise) result.catch(() => {}); // the error below reports it; an unhandled rejection would end the process
   throw new TypeError(
-    `${where}: the body returned ${deferred}, so it goes on after its end; bodies must be synchronous`,
+    `${where}: the body returned ${deferred}, so it continues after its end; bodies must be synchronous`,
   );
 }
 

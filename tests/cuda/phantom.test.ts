@@ -212,7 +212,7 @@ describe.skipIf(problem)("on a phantom card", () => {
 
   test("a card that other programs fill once all is planned ends the run with their share, after the ladder's last step", () => {
     const { code, stderr } = train("filled", ["--lora-r", "64"], filled(20, 96 * MIB)); // one of the launches while the model is loaded
-    expect(stderr).toMatch(/From here on such lengths go with less/);
+    expect(stderr).toMatch(/Micro-batches this long or longer now use less memory/);
     expect(stderr).toMatch(/other programs hold 7\d\.\d GiB of cuda:0/);
     expect(stderr).toContain("End the other programs (nvidia-smi lists them)");
     expect(stderr).not.toMatch(/terminate called|at .*\.js:/);

@@ -61,7 +61,7 @@ it.each(Object.keys(CASES) as (keyof typeof CASES)[])(
     expect(notices.length).toBeGreaterThan(100 / every);
     for (const notice of notices)
       expect(notice).toMatch(
-        /^Step 1: .*out of memory.*Done again, with the same result but for rounding\.$/,
+        /^Step 1: .*out of memory.*Repeating this one; the result is the same except for rounding\.$/,
       );
   },
 );

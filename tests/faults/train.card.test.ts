@@ -65,7 +65,7 @@ it("memory that the card's libraries are refused is out of memory: the micro-bat
   const run = await runWith({ ...input, output: join(folder, "refused"), max_steps: 1 });
   expect(run).toMatchObject({ result: { ended: "finished", step: 1 } });
   expect(noticesOf(run.events).join("\n")).toMatch(
-    /Step 1: .*CUDA error: out of memory.*Done again, with the same result but for rounding\./,
+    /Step 1: .*CUDA error: out of memory.*Repeating this one; the result is the same except for rounding\./,
   );
 });
 

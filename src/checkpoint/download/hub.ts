@@ -61,7 +61,7 @@ export interface PullOptions extends DownloadOptions {
 
 /**
  * Downloads a model repository and returns its folder. Files that are there already are not downloaded again,
- * and a file that broke off goes on where it stopped. Weights come in one form only: safetensors if there are
+ * and an interrupted file continues where it stopped. Weights come in one form only: safetensors if there are
  * any. Throws UserError.
  */
 export async function pull(repository: string, options: PullOptions = {}): Promise<string> {

@@ -68,8 +68,8 @@ function shown(value: unknown): string {
 }
 
 /**
- * Returns a command line that can be copied as it stands: one that is too long goes on, before a flag, after
- * a backslash.
+ * Returns a command line that can be copied. A long command line is broken before a flag, with a backslash at
+ * the end of the line.
  */
 function exampleHelp(example: string, columns: number): string {
   const [first = "", ...flags] = commandLine(example).split(/ (?=--)/);

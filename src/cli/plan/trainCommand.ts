@@ -49,7 +49,7 @@ export function trainOptionsOf({
 /** A plan that uses less of the host than this fits any machine that the model's files fit. */
 const ANY_HOST_BYTES = GIB;
 
-/** Both limits to the byte, so that a run comes to the same plan. */
+/** Returns both limits to the byte, so that a run has the same plan. */
 function memoryOptions({ limits, options }: Asked, plan: PlanSummary): Record<string, string> {
   const { deviceBytes, hostBytes, sumBytes } = limits;
   if (deviceBytes !== undefined && sumBytes !== undefined) {

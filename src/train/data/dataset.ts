@@ -37,7 +37,7 @@ export interface ReadySamples extends PreparedSamples {
   dataset: Dataset;
 }
 
-/** Who is told of samples that were left out, and of how many have been looked at. */
+/** Functions that receive notices of skipped samples, and the number of samples checked so far. */
 export interface CheckHooks extends Pick<PrepareOptions, "onProgress" | "insteadOfSkipping" | "thorough"> {
   notice: (text: string) => void;
 }

@@ -1,7 +1,6 @@
 /**
- * One micro-batch, which no lack of memory ends as long as a leaner policy is left: what it took is freed,
- * the gradients are again what they were, and it is done once more. What a policy gives up is time, and no
- * more of a result than rounding.
+ * Runs one micro-batch, and repeats it if memory runs out, as long as a leaner policy is left. First its tensors
+ * are freed and the gradients restored. A leaner policy costs time; it changes results by rounding only.
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatCount, plural } from "../../errors.ts";
@@ -108,7 +107,7 @@ export async function fitting<T, N>(
         fact: "leaner",
         step: run.progress.state.step + 1,
         ...{ subject, cause, pool, requestedBytes, concessions },
-        text: `${subject}: ${cause}. From here on such lengths go with less: ${gives}. Done again, with the same result but for rounding.`,
+        text: `${subject}: ${cause}. Micro-batches this long or longer now use less memory: ${gives}. Repeating this one; the result is the same except for rounding.`,
       });
     }
   }
