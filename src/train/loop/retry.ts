@@ -1,6 +1,7 @@
 /**
- * Runs one micro-batch, and repeats it if memory runs out, as long as a leaner policy is left. First its tensors
- * are freed and the gradients restored. A leaner policy costs time; it changes results by rounding only.
+ * Runs one micro-batch, and repeats it if memory runs out, as long as a leaner policy is left. First its
+ * tensors are freed and the gradients restored. A leaner policy costs time; it changes results by rounding
+ * only.
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatCount, plural } from "../../errors.ts";
