@@ -17,14 +17,6 @@ export const PRESETS: Record<string, ModelConfig> = Object.assign(
   ...Object.values(FAMILIES).map(({ presets }) => presets),
 );
 
-/**
- * Names of the linears that get LoRA factors by default: all linears of every family, of which a model has
- * its own.
- */
-export const ALL_LINEARS: readonly LinearName[] = [
-  ...new Set(Object.values(FAMILIES).flatMap(({ linears }) => Object.keys(linears))),
-];
-
 /** Returns the family of a model. */
 export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
   const known = FAMILIES[family];

@@ -5,8 +5,8 @@
 import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
-import { type Place, type Places, WEIGHT_PLACES } from "../models/places.ts";
-import { CARD_KERNELS } from "../nn/attention/kernels.ts";
+import type { Place, Places } from "../models/places.ts";
+import { CARD_KERNELS } from "../nn/attention/cardKernels.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";
 
@@ -173,7 +173,7 @@ export function loadingOf(policy: Policy): { places: Places; folded: boolean } {
 
 /** Returns whether PLoRA can be folded into the layers' weights where a policy has them. */
 export function holdsFolded(policy: Policy): boolean {
-  return !WEIGHT_PLACES[placesOf(policy).layers].mapsFiles;
+  return placesOf(policy).layers === "device"; // elsewhere they may be the mapped file, which nothing may change
 }
 
 function refuseStreamedFold(policy: Policy): void {

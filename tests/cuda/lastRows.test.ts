@@ -2,11 +2,12 @@
  * Compares attention of the last rows alone with attention of all rows, for every kernel that supports it: on
  * a card if there is one, and on the CPU.
  */
+
 import { describe, expect, test } from "vitest";
 import { headsOfPacked } from "../../src/nn/attention/calls.ts";
+import type { CardKernel } from "../../src/nn/attention/cardKernels.ts";
 import {
   type AttentionShape,
-  type CardKernel,
   kernelBackward_,
   kernelForward,
   kernelsOf,

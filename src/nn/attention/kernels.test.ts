@@ -3,10 +3,9 @@ import { empty } from "../../torch/create.ts";
 import { memoryStats, planningFor, recordAllocations, resetPeak } from "../../torch/device.ts";
 import { scope } from "../../torch/tensor.ts";
 import { headsOfPacked } from "./calls.ts";
+import { CARD_KERNELS, type CardKernel } from "./cardKernels.ts";
 import {
   type AttentionShape,
-  CARD_KERNELS,
-  type CardKernel,
   kernelBackward_,
   kernelFor,
   kernelForward,

@@ -31,6 +31,7 @@ import {
   queryRows,
   wholeOrPerHead,
 } from "./calls.ts";
+import { CARD_KERNELS, type CardKernel } from "./cardKernels.ts";
 import { causalProducts, causalProductsBackward } from "./cpuProducts.ts";
 
 /** Q: query heads per kv head; D: features per head. */
@@ -40,10 +41,6 @@ export interface AttentionShape extends Packed {
   /** Kernel on a card; "products" also on the CPU, in any dtype. If undefined, kernelFor's rule chooses. */
   kernel?: CardKernel | undefined;
 }
-
-/** Kernels of cards; some cards lack some. "products" are matrix products with softmax between. */
-export const CARD_KERNELS = ["flash", "cudnn", "efficient", "products"] as const;
-export type CardKernel = (typeof CARD_KERNELS)[number];
 
 /**
  * Tensors that one kernel call saves for its backward: logsumexp first if the kernel has one, then the

@@ -2,7 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
-import { type CardKernel, kernelsOf } from "../../nn/attention/kernels.ts";
+import type { CardKernel } from "../../nn/attention/cardKernels.ts";
+import { kernelsOf } from "../../nn/attention/kernels.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import {
   type AttentionUse,

@@ -5,10 +5,9 @@
 import { messageOf, UserError } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { headsOfPacked } from "../../nn/attention/calls.ts";
+import { CARD_KERNELS, type CardKernel } from "../../nn/attention/cardKernels.ts";
 import {
   type AttentionShape,
-  CARD_KERNELS,
-  type CardKernel,
   kernelBackward_,
   kernelForward,
   kernelsOf,

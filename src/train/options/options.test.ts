@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
-import { ALL_LINEARS } from "../../models/families.ts";
+import { linearNames, PRESETS } from "../../models/families.ts";
+import { ALL_LINEARS } from "../../models/linears.ts";
 import { type TrainInput, trainOptions } from "./options.ts";
 
 const given = { model: "4khd", data: "data.txt" };
@@ -78,6 +79,11 @@ it("refuses an hd_num below 1 with the reason", () => {
 describe("targets", () => {
   const matches = (targets: TrainInput["lora_targets"], module: string): boolean =>
     new RegExp(trainOptions({ ...given, lora_targets: targets }).lora_targets).test(module);
+
+  it("are the linears of every family", () => {
+    const ofFamilies = Object.values(PRESETS).flatMap(linearNames);
+    expect([...ALL_LINEARS].sort()).toEqual([...new Set(ofFamilies)].sort());
+  });
 
   it.each(ALL_LINEARS)("are all linears: %s", (name) => {
     expect(matches(undefined, `layers.3.${name}`)).toBe(true);

@@ -5,7 +5,7 @@
  */
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
-import { ALL_LINEARS } from "../../models/families.ts";
+import { ALL_LINEARS } from "../../models/linears.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
