@@ -197,7 +197,9 @@ export type Peaks = Record<Pool, number>;
  * than the products that it saves.
  */
 export function slackBytes({ device, policy }: Draw): number {
-  return (device === "cpu, bf16" ? 64 * 1024 : 0) + (policy.plora.includes("merged") ? 32 * 1024 : 0);
+  const merged = policy.plora.includes("merged") ? 32 * 1024 : 0;
+  if (device === "cpu, bf16") return 64 * 1024 + merged;
+  return merged + (device.startsWith("cpu") ? 0 : 16 * 512); // a card's blocks are rounded up to 512 bytes, one by one
 }
 
 export interface Check {
