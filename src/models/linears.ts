@@ -4,4 +4,4 @@
 import { XCOMPOSER_LINEARS } from "./xcomposer2/spec.ts";
 
 /** Linears that get LoRA factors by default: all linears of every family, of which a model has its own. */
-export const ALL_LINEARS: readonly string[] = [...new Set<string>([...XCOMPOSER_LINEARS])];
+export const ALL_LINEARS: readonly string[] = XCOMPOSER_LINEARS;
