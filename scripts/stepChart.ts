@@ -1,8 +1,8 @@
 /** Draws docs/step-memory.svg, the memory of one step over time, from the plan of a run. */
-import { answerOf } from "../src/cli/plan/answer/answerOf.ts";
-import { PlanOptions } from "../src/cli/plan/options.ts";
+import { answerOf } from "../src/answer/answerOf.ts";
+import { PlanOptions } from "../src/answer/options.ts";
+import { questionOf } from "../src/answer/question.ts";
 import { memoryChart } from "../src/cli/plan/planPage.ts";
-import { questionOf } from "../src/cli/plan/question.ts";
 
 /** A card of 12 GB, on which a 4K picture leaves no room for all weights and activations at once. */
 const ASKED = { gpu: "rtx-3060-12gb", base: "nf4", hd_num: 16, max_length: 4096 };

@@ -126,7 +126,9 @@ it("while a picture is encoded it costs tiles at a time, and nothing that helps 
   const policy = Policy.parse({ visionBatchTiles: 2 });
   const { events, ...end } = await runWith({ ...options, data, policy, max_steps: 1, output }, { onFact });
   expect(end).toMatchObject({ result: { ended: "finished" } });
-  expect(noticesOf(events)).toEqual([expect.stringContaining("use less memory: 1 tile of a picture at a time.")]);
+  expect(noticesOf(events)).toEqual([
+    expect.stringContaining("use less memory: 1 tile of a picture at a time."),
+  ]);
   const state = JSON.parse(readFileSync(join(output, "checkpoint-1", "trainer_state.json"), "utf8"));
   expect(state.stepsDown).toEqual([{ tokens: expect.any(Number), short: "visionFeatures" }]);
 });

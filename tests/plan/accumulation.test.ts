@@ -5,9 +5,9 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { answerOf } from "../../src/cli/plan/answer/answerOf.ts";
-import { PlanOptions } from "../../src/cli/plan/options.ts";
-import { questionOf } from "../../src/cli/plan/question.ts";
+import { answerOf } from "../../src/answer/answerOf.ts";
+import { PlanOptions } from "../../src/answer/options.ts";
+import { questionOf } from "../../src/answer/question.ts";
 import { planLines } from "../../src/cli/run/planLines.ts";
 import { Policy } from "../../src/step/policy.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";

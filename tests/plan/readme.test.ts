@@ -2,11 +2,11 @@
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { longestThatFits } from "../../bench/fits.ts";
+import { answerOf } from "../../src/answer/answerOf.ts";
+import { PlanOptions } from "../../src/answer/options.ts";
+import { questionOf } from "../../src/answer/question.ts";
 import { readFlags } from "../../src/cli/args/flags.ts";
-import { answerOf } from "../../src/cli/plan/answer/answerOf.ts";
-import { PlanOptions } from "../../src/cli/plan/options.ts";
 import { planText } from "../../src/cli/plan/planText.ts";
-import { questionOf } from "../../src/cli/plan/question.ts";
 import { optionSpecs } from "../../src/options.ts";
 
 const linesOf = (document: string): string[] =>

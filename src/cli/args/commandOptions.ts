@@ -1,10 +1,10 @@
 /** Lists the options of every command, once: flags, --help and docs/cli.md come from here. */
 import { z } from "zod";
+import { PlanOptions } from "../../answer/options.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
 import { byteAmount, count, group, text } from "../../options.ts";
 import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../../train/options/options.ts";
-import { PlanOptions } from "../plan/options.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { doctor, pages, pull, report, setup, tiny, tokenize } from "./toolOptions.ts";
 

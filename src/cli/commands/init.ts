@@ -1,5 +1,7 @@
 /** `lorafit init`: checks a data set, plans for it, and writes a training configuration. */
 import { existsSync } from "node:fs";
+import { PlanOptions } from "../../answer/options.ts";
+import { type Question, questionOf } from "../../answer/question.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
@@ -14,8 +16,6 @@ import { cardOf } from "../../train/machine/modelPlanner.ts";
 import { trainOptions } from "../../train/options/options.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { checkHooks, formatDuration, type Output } from "../output/output.ts";
-import { PlanOptions } from "../plan/options.ts";
-import { type Question, questionOf } from "../plan/question.ts";
 import { configText } from "../run/configText.ts";
 import { inspectModel, type KnownModel } from "../session.ts";
 

@@ -1,15 +1,16 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
+
+import { answerOf, stagesOf, wantedBy } from "../../answer/answerOf.ts";
+import { questionOf } from "../../answer/question.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { commandLine } from "../../program.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { type Output, table } from "../output/output.ts";
-import { answerOf, stagesOf, wantedBy } from "../plan/answer/answerOf.ts";
 import { planHtml } from "../plan/planPage.ts";
 import { planText } from "../plan/planText.ts";
 import { planProgress } from "../plan/progress.ts";
-import { questionOf } from "../plan/question.ts";
 import { recordOf } from "../plan/record.ts";
 
 /** For a plan that does not fit, so that scripts need not read it. */

@@ -1,14 +1,14 @@
 /** The text of --explain: use of the memory, slower options, room to spare, cost of each setting, phases. */
 import { stringify } from "yaml";
+import type { Answer, Asked } from "../../answer/answer.ts";
+import { attentionWords } from "../../answer/attention.ts";
+import type { BytesChanged, Levers } from "../../answer/levers.ts";
+import type { PlanSummary } from "../../answer/summary.ts";
+import { trainOptionsOf } from "../../answer/trainCommand.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { concessionGroups, concessionsOf } from "../../plan/policyWords.ts";
 import { commandLine } from "../../program.ts";
 import { bar, formatDuration, table } from "../output/output.ts";
-import type { Answer, Asked } from "./answer/answer.ts";
-import { attentionWords } from "./answer/attention.ts";
-import type { BytesChanged, Levers } from "./answer/levers.ts";
-import type { PlanSummary } from "./answer/summary.ts";
-import { trainOptionsOf } from "./trainCommand.ts";
 import { alphaLever, elsewhere, gib, LEAN_REST, SHOWN_BYTES, signed, waysTable } from "./words.ts";
 
 const BAR_COLUMNS = 24;

@@ -2,13 +2,14 @@
  * A plan as a page: memory of a step over time, memory of other sizes, cost of the rank, and the plan in
  * words.
  */
+
+import type { Answer } from "../../answer/answer.ts";
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
 import { CATEGORIES } from "../../torch/device.ts";
 import { heatMap, stackedAreas } from "../output/areaCharts.ts";
 import { lineChart } from "../output/charts.ts";
 import { escaped, htmlPage, htmlTable } from "../output/page.ts";
-import type { Answer } from "./answer/answer.ts";
 import { explanation, PART_TITLES, savings } from "./explain.ts";
 import { modelWords, planText, sampleWords, timeWords, verdict } from "./planText.ts";
 import { elsewhere, gib } from "./words.ts";

@@ -1,5 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { smallConfig } from "../../../tests/helpers/randomModel.ts";
+import type { Answer } from "../../answer/answer.ts";
+import { answerOf } from "../../answer/answerOf.ts";
+import { PlanOptions } from "../../answer/options.ts";
+import { limitsOfCpu, type Question, questionOf } from "../../answer/question.ts";
+import { trainCommand } from "../../answer/trainCommand.ts";
 import { parseBytes } from "../../errors.ts";
 import type { XComposerConfig } from "../../models/xcomposer2/spec.ts";
 import { Planner } from "../../plan/planner.ts";
@@ -8,14 +13,9 @@ import { planRungs } from "../../plan/search.ts";
 import { findDevice, listDevices } from "../../plan/time/cards.ts";
 import { speedOf } from "../../plan/time/stepTime.ts";
 import { trainOptions } from "../../train/options/options.ts";
-import type { Answer } from "./answer/answer.ts";
-import { answerOf } from "./answer/answerOf.ts";
-import { PlanOptions } from "./options.ts";
 import { planHtml } from "./planPage.ts";
 import { planText } from "./planText.ts";
-import { limitsOfCpu, type Question, questionOf } from "./question.ts";
 import { recordOf } from "./record.ts";
-import { trainCommand } from "./trainCommand.ts";
 
 const GIB = 2 ** 30;
 const model = smallConfig({ layers: 4 });

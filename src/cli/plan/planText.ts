@@ -1,5 +1,9 @@
 /** The answer in at most 15 lines: whether it fits, memory, time, and the command. */
 
+import type { Answer, Asked } from "../../answer/answer.ts";
+import type { Solved } from "../../answer/solved.ts";
+import { type PlanSummary, samplesMs } from "../../answer/summary.ts";
+import { trainCommand } from "../../answer/trainCommand.ts";
 import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { PRESETS } from "../../models/families.ts";
@@ -7,11 +11,7 @@ import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
 import type { SizedWorkload } from "../../plan/planner.ts";
 import { commandLine } from "../../program.ts";
 import { formatDuration, table } from "../output/output.ts";
-import type { Answer, Asked } from "./answer/answer.ts";
-import type { Solved } from "./answer/solved.ts";
-import { type PlanSummary, samplesMs } from "./answer/summary.ts";
 import { comparisonText, explanation } from "./explain.ts";
-import { trainCommand } from "./trainCommand.ts";
 import { besideIt, cautions, elsewhere, gib, SHOWN_BYTES, waysTable, withArticle } from "./words.ts";
 
 /** Returns what `lorafit plan` prints for people. */

@@ -1,4 +1,5 @@
 /** Progress of a plan: the share of the dry runs that are expected, and the time that is left. */
+import type { PlanStage, TellStage } from "../../answer/answerOf.ts";
 import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 
 /** In their order. runs: dry runs that a stage usually needs. */
@@ -8,12 +9,7 @@ const STAGES = {
   cards: { says: "planning for common cards", runs: 90 },
   details: { says: "room to spare, and the cost of each setting", runs: 14 },
   page: { says: "planning other sizes and ranks", runs: 26 },
-} as const;
-
-export type PlanStage = keyof typeof STAGES;
-
-/** Called as a stage begins. */
-export type TellStage = (stage: PlanStage) => void;
+} as const satisfies Record<PlanStage, { says: string; runs: number }>;
 
 export interface PlanProgress {
   tell: TellStage;

@@ -1,9 +1,9 @@
 /** The answer for scripts: one JSON value. */
-import type { Answer } from "./answer/answer.ts";
-import { attentionWords } from "./answer/attention.ts";
-import { samplesMs } from "./answer/summary.ts";
+import type { Answer } from "../../answer/answer.ts";
+import { attentionWords } from "../../answer/attention.ts";
+import { samplesMs } from "../../answer/summary.ts";
+import { trainCommand } from "../../answer/trainCommand.ts";
 import { misfit } from "./planText.ts";
-import { trainCommand } from "./trainCommand.ts";
 
 export function recordOf(answer: Answer): Record<string, unknown> {
   const { asked, plan, solved, official, attention, alternatives, details, waysOut } = answer;

@@ -1,10 +1,11 @@
 /** Amounts, places and cautions in the words of `lorafit plan`. */
+
+import type { Asked } from "../../answer/answer.ts";
+import type { Way } from "../../answer/otherWays.ts";
+import { MOST_USEFUL_RANK } from "../../answer/solved.ts";
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
 import type { SizedWorkload } from "../../plan/planner.ts";
 import { table } from "../output/output.ts";
-import type { Asked } from "./answer/answer.ts";
-import type { Way } from "./answer/otherWays.ts";
-import { MOST_USEFUL_RANK } from "./answer/solved.ts";
 
 /** A smaller amount would be shown as 0.00 GiB, and is left out. */
 export const SHOWN_BYTES = 0.005 * GIB;

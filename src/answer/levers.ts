@@ -1,9 +1,9 @@
 /** The cost of increasing each setting of a plan, and the savings of fewer bits, which no search chooses. */
-import type { Place } from "../../../models/places.ts";
-import type { DryRun } from "../../../plan/dryRun/dryRun.ts";
-import { keepingLayers } from "../../../plan/ladder.ts";
-import type { SizedPlan, SizedWorkload } from "../../../plan/planner.ts";
-import type { Question } from "../question.ts";
+import type { Place } from "../models/places.ts";
+import type { DryRun } from "../plan/dryRun/dryRun.ts";
+import { keepingLayers } from "../plan/ladder.ts";
+import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
+import type { Question } from "./question.ts";
 
 /** Bytes on the device, except where said otherwise; every layer is recomputed in the backward pass. */
 export interface Levers {

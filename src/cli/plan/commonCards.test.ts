@@ -1,12 +1,12 @@
 import { expect, it } from "vitest";
-import { Planner } from "../../../plan/planner.ts";
-import { marginOf } from "../../../plan/roomToPlanFor.ts";
-import { fastestPlan } from "../../../plan/search.ts";
-import { findDevice } from "../../../plan/time/cards.ts";
-import { PlanOptions } from "../options.ts";
-import { planText } from "../planText.ts";
-import { questionOf } from "../question.ts";
-import { answerOf } from "./answerOf.ts";
+import { answerOf } from "../../answer/answerOf.ts";
+import { PlanOptions } from "../../answer/options.ts";
+import { questionOf } from "../../answer/question.ts";
+import { Planner } from "../../plan/planner.ts";
+import { marginOf } from "../../plan/roomToPlanFor.ts";
+import { fastestPlan } from "../../plan/search.ts";
+import { findDevice } from "../../plan/time/cards.ts";
+import { planText } from "./planText.ts";
 
 // of the 7B size: what a small model could take of a card would be searched for long
 it("a row for each common card has what a plan for it alone has, less its margin", {

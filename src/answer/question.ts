@@ -1,29 +1,23 @@
 /** Reads the options of `lorafit plan` as a question to the planner: model, device, limits and workload. */
 import { existsSync } from "node:fs";
-import { readJsonObject } from "../../checkpoint/files/disk.ts";
-import { pictureTokens } from "../../data/pictures/image.ts";
-import { formatCount, GIB, UsageError, UserError } from "../../errors.ts";
-import { familyOf, PRESETS } from "../../models/families.ts";
-import type { TrainedSizes } from "../../models/family.ts";
-import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
-import { type Limits, type PlannedModel, Planner, type SizedWorkload } from "../../plan/planner.ts";
-import {
-  isAnyHere,
-  isHere,
-  marginOf,
-  USUAL_HOST_BYTES,
-  usableMachineBytes,
-} from "../../plan/roomToPlanFor.ts";
-import { type Choice, knownChoice } from "../../plan/time/attentionChoice.ts";
-import { calibratedSpeed } from "../../plan/time/calibration.ts";
-import { type Card, cardOfMemory, findDevice } from "../../plan/time/cards.ts";
-import type { Policy } from "../../step/policy.ts";
-import type { DType } from "../../torch/dtypes.ts";
-import { basesOf } from "../../train/machine/compute.ts";
-import { loadedModel } from "../../train/machine/modelPlanner.ts";
-import { withOpened } from "../../train/machine/openedModel.ts";
-import { trainOptions } from "../../train/options/options.ts";
-import { policyOfClass, readPolicies } from "../../train/options/policyFiles.ts";
+import { readJsonObject } from "../checkpoint/files/disk.ts";
+import { pictureTokens } from "../data/pictures/image.ts";
+import { formatCount, GIB, UsageError, UserError } from "../errors.ts";
+import { familyOf, PRESETS } from "../models/families.ts";
+import type { TrainedSizes } from "../models/family.ts";
+import { DIALOGUE_TOKENS, largestGrid } from "../plan/dryRun/batchShapes.ts";
+import { type Limits, type PlannedModel, Planner, type SizedWorkload } from "../plan/planner.ts";
+import { isAnyHere, isHere, marginOf, USUAL_HOST_BYTES, usableMachineBytes } from "../plan/roomToPlanFor.ts";
+import { type Choice, knownChoice } from "../plan/time/attentionChoice.ts";
+import { calibratedSpeed } from "../plan/time/calibration.ts";
+import { type Card, cardOfMemory, findDevice } from "../plan/time/cards.ts";
+import type { Policy } from "../step/policy.ts";
+import type { DType } from "../torch/dtypes.ts";
+import { basesOf } from "../train/machine/compute.ts";
+import { loadedModel } from "../train/machine/modelPlanner.ts";
+import { withOpened } from "../train/machine/openedModel.ts";
+import { trainOptions } from "../train/options/options.ts";
+import { policyOfClass, readPolicies } from "../train/options/policyFiles.ts";
 import type { PlanOptions } from "./options.ts";
 
 /** A question of `lorafit plan` with what can answer it. */

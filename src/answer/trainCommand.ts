@@ -1,10 +1,10 @@
 /** The `lorafit train` line that does what was planned. */
-import { GIB, writtenBytes } from "../../errors.ts";
-import { PRESETS } from "../../models/families.ts";
-import { commandLine, quoted } from "../../program.ts";
-import { DEFAULT_RECIPE } from "../../train/options/recipes.ts";
-import type { Answer, Asked } from "./answer/answer.ts";
-import type { PlanSummary } from "./answer/summary.ts";
+import { GIB, writtenBytes } from "../errors.ts";
+import { PRESETS } from "../models/families.ts";
+import { commandLine, quoted } from "../program.ts";
+import { DEFAULT_RECIPE } from "../train/options/recipes.ts";
+import type { Answer, Asked } from "./answer.ts";
+import type { PlanSummary } from "./summary.ts";
 
 /** The model that a command names for the preset, as `lorafit pull` downloads it. */
 const OFFICIAL_MODEL = "internlm/internlm-xcomposer2-4khd-7b";

@@ -1,9 +1,9 @@
 /** The official recipe at the sizes of a plan. */
-import { batchOf } from "../../../plan/dryRun/batchShapes.ts";
-import { officialRun } from "../../../plan/dryRun/officialRun.ts";
-import { type SizedPlan, shortage } from "../../../plan/planner.ts";
-import type { Card } from "../../../plan/time/cards.ts";
-import type { Question } from "../question.ts";
+import { batchOf } from "../plan/dryRun/batchShapes.ts";
+import { officialRun } from "../plan/dryRun/officialRun.ts";
+import { type SizedPlan, shortage } from "../plan/planner.ts";
+import type { Card } from "../plan/time/cards.ts";
+import type { Question } from "./question.ts";
 
 export interface OfficialSummary {
   deviceBytes: number;

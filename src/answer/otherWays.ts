@@ -1,10 +1,10 @@
 /** Other plans that fit: the largest value of each size, and if nothing fits, the settings to change. */
-import { GIB } from "../../../errors.ts";
-import type { SizedPlan } from "../../../plan/planner.ts";
-import { leastMemory } from "../../../plan/search.ts";
-import { UNKNOWNS, type Unknown } from "../../../plan/solvable.ts";
-import type { Question } from "../question.ts";
+import { GIB } from "../errors.ts";
+import type { SizedPlan } from "../plan/planner.ts";
+import { leastMemory } from "../plan/search.ts";
+import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
 import { eightBitOf, visionBitsOf } from "./levers.ts";
+import type { Question } from "./question.ts";
 import { roomFor } from "./solved.ts";
 
 /** One change with which something fits. */

@@ -1,9 +1,9 @@
 /** Which attention kernel a plan for a card counts with, and why. */
-import { kernelsOf } from "../../../nn/attention/kernels.ts";
-import type { SizedPlan } from "../../../plan/planner.ts";
-import { inWords } from "../../../plan/time/attentionChoice.ts";
-import { capabilityOf } from "../../../plan/time/cards.ts";
-import type { Question } from "../question.ts";
+import { kernelsOf } from "../nn/attention/kernels.ts";
+import type { SizedPlan } from "../plan/planner.ts";
+import { inWords } from "../plan/time/attentionChoice.ts";
+import { capabilityOf } from "../plan/time/cards.ts";
+import type { Question } from "./question.ts";
 
 export interface Kernel {
   name: string;

@@ -1,8 +1,6 @@
 /** Answers a question of `lorafit plan`: the only place of the command that searches. */
-import type { SizedPlan } from "../../../plan/planner.ts";
-import { fastestPlan, leastMemory, planRungs } from "../../../plan/search.ts";
-import type { PlanStage, TellStage } from "../progress.ts";
-import { baseName, isUnlimited, type Question } from "../question.ts";
+import type { SizedPlan } from "../plan/planner.ts";
+import { fastestPlan, leastMemory, planRungs } from "../plan/search.ts";
 import type { Answer, Asked } from "./answer.ts";
 import { attentionOf } from "./attention.ts";
 import { commonCards } from "./commonCards.ts";
@@ -10,6 +8,7 @@ import { detailsOf } from "./details.ts";
 import { officialOf } from "./official.ts";
 import { waysOut } from "./otherWays.ts";
 import { pageFactsOf } from "./pageFacts.ts";
+import { baseName, isUnlimited, type Question } from "./question.ts";
 import { type Solved, solvedOf } from "./solved.ts";
 import { fullSummaryOf, type PlanSummary, summaryOf } from "./summary.ts";
 
@@ -20,6 +19,12 @@ export interface Wanted {
   page: boolean;
   cards: boolean;
 }
+
+/** A part of the work that takes a while. */
+export type PlanStage = "policy" | "official" | "cards" | "details" | "page";
+
+/** Called as a stage begins. */
+export type TellStage = (stage: PlanStage) => void;
 
 /** Returns the parts that the options ask for; a script gets no table of common cards. */
 export function wantedBy(question: Question, isScript = false): Wanted {

@@ -1,12 +1,12 @@
 /** The answer of `lorafit plan` as plain JSON. Text, page and the record for scripts are functions of it. */
 
-import type { ModelConfig, TrainedSizes } from "../../../models/family.ts";
-import type { Base } from "../../../models/precision/bases.ts";
-import type { PlanOptions } from "../options.ts";
+import type { ModelConfig, TrainedSizes } from "../models/family.ts";
+import type { Base } from "../models/precision/bases.ts";
 import type { Kernel } from "./attention.ts";
 import type { CommonCards } from "./commonCards.ts";
 import type { Details } from "./details.ts";
 import type { OfficialSummary } from "./official.ts";
+import type { PlanOptions } from "./options.ts";
 import type { Way } from "./otherWays.ts";
 import type { PageFacts } from "./pageFacts.ts";
 import type { Solved } from "./solved.ts";

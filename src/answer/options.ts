@@ -2,11 +2,11 @@
  * The options of `lorafit plan`. Without an option, its value is searched for, or is the default of `train`.
  */
 import { z } from "zod";
-import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
-import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
-import { UNKNOWNS, type Unknown } from "../../plan/solvable.ts";
-import { loraOptions } from "../../train/options/options.ts";
-import { recipe } from "../../train/options/recipes.ts";
+import { BASES, HEAD_BASES } from "../models/precision/bases.ts";
+import { byteAmount, count, group, listOfChoices, text } from "../options.ts";
+import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
+import { loraOptions } from "../train/options/options.ts";
+import { recipe } from "../train/options/recipes.ts";
 
 const unknowns = ["memory", ...(Object.keys(UNKNOWNS) as Unknown[])] as const;
 

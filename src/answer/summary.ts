@@ -1,10 +1,10 @@
 /** One plan as plain JSON: sizes, policy, memory and time. */
-import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
-import type { SizedPlan, SizedWorkload } from "../../../plan/planner.ts";
-import { stepTimeMs } from "../../../plan/time/stepTime.ts";
-import type { Policy } from "../../../step/policy.ts";
-import { CATEGORIES } from "../../../torch/device.ts";
-import type { Question } from "../question.ts";
+import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
+import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
+import { stepTimeMs } from "../plan/time/stepTime.ts";
+import type { Policy } from "../step/policy.ts";
+import { CATEGORIES } from "../torch/device.ts";
+import type { Question } from "./question.ts";
 
 export interface PlanSummary {
   workload: SizedWorkload;

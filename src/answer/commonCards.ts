@@ -1,9 +1,9 @@
 /** Plans for common cards, for a question that names neither a card nor its memory. */
-import type { SizedWorkload } from "../../../plan/planner.ts";
-import { marginOf } from "../../../plan/roomToPlanFor.ts";
-import { fastestPlan } from "../../../plan/search.ts";
-import { type CardName, findDevice } from "../../../plan/time/cards.ts";
-import { baseName, type Question, roundedDown } from "../question.ts";
+import type { SizedWorkload } from "../plan/planner.ts";
+import { marginOf } from "../plan/roomToPlanFor.ts";
+import { fastestPlan } from "../plan/search.ts";
+import { type CardName, findDevice } from "../plan/time/cards.ts";
+import { baseName, type Question, roundedDown } from "./question.ts";
 import { type PlanSummary, summaryOf } from "./summary.ts";
 
 /** One for each amount of memory that many people have. */

@@ -1,10 +1,10 @@
 /** Facts for the page of a plan: memory over a step, memory of other sizes, and the cost of the rank. */
-import { pictureTokens } from "../../../data/pictures/image.ts";
-import { largestGrid } from "../../../plan/dryRun/batchShapes.ts";
-import type { Moment } from "../../../plan/dryRun/dryRun.ts";
-import type { SizedPlan, SizedWorkload } from "../../../plan/planner.ts";
-import { leanestPlan } from "../../../plan/search.ts";
-import type { Question } from "../question.ts";
+import { pictureTokens } from "../data/pictures/image.ts";
+import { largestGrid } from "../plan/dryRun/batchShapes.ts";
+import type { Moment } from "../plan/dryRun/dryRun.ts";
+import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
+import { leanestPlan } from "../plan/search.ts";
+import type { Question } from "./question.ts";
 
 const HD_NUMS = [4, 9, 16, 25, 36, 55];
 const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768];

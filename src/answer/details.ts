@@ -1,11 +1,11 @@
 /** Facts for --explain: phases, room to spare, and the cost of increasing each setting. */
-import { STEP_PHASES } from "../../../plan/dryRun/dryRun.ts";
-import type { SizedPlan } from "../../../plan/planner.ts";
-import { isCpuSpeed } from "../../../plan/time/cpuSpeed.ts";
-import { hiddenShare } from "../../../plan/time/stepTime.ts";
-import { isUnlimited, type Question } from "../question.ts";
+import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
+import type { SizedPlan } from "../plan/planner.ts";
+import { isCpuSpeed } from "../plan/time/cpuSpeed.ts";
+import { hiddenShare } from "../plan/time/stepTime.ts";
 import { type Levers, leversOf } from "./levers.ts";
 import { roomToSpare, type Way } from "./otherWays.ts";
+import { isUnlimited, type Question } from "./question.ts";
 import { type PhaseSummary, phasesOf } from "./summary.ts";
 
 export interface Details {

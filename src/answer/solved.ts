@@ -1,9 +1,9 @@
 /** --solve: the largest value of one setting that fits, as far as the value is of use. */
-import type { SizedPlan } from "../../../plan/planner.ts";
-import { fastestPlan, leastMemory, solve, withValue } from "../../../plan/search.ts";
-import { UNKNOWNS, type Unknown } from "../../../plan/solvable.ts";
-import type { PlanOptions } from "../options.ts";
-import type { Question } from "../question.ts";
+import type { SizedPlan } from "../plan/planner.ts";
+import { fastestPlan, leastMemory, solve, withValue } from "../plan/search.ts";
+import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
+import type { PlanOptions } from "./options.ts";
+import type { Question } from "./question.ts";
 import { type PlanSummary, summaryOf } from "./summary.ts";
 
 export interface Solved {
