@@ -1,7 +1,8 @@
 # Each target sets up what is missing, also in a fresh clone:
 #   make build   npm packages, dist/, libtorch in .libtorch/, the engine; then `npx lorafit` runs
 #   make demo    every command once, on synthetic pages and a tiny model, into demo-out/
-#   make test    build, lint, all tests
+#   make test    build, lint, all tests but those of make test-real
+#   make test-real   tests in a real browser, and with real trackers and clients, which it installs
 # LORAFIT_CUDA=1 installs the libtorch with CUDA, LORAFIT_CUDA=12.6 the one for older cards and drivers.
 # LORAFIT_LIBTORCH=<folder of the Python package torch> uses an installed one.
 
@@ -9,7 +10,7 @@ BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bench-plan bench-gpu bench-memory bundle test lint format docs clean distclean
+.PHONY: build demo bench-cpu bench-plan bench-gpu bench-memory bundle test test-real lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -57,6 +58,11 @@ bundle: build
 
 test: build lint
 	@$(BIN)/vitest run
+	@echo "left out: tests/real, with a browser, trackers and clients (make test-real)"
+
+test-real: build
+	@bash tests/real/setup.sh
+	@$(BIN)/vitest run --config vitest.real.config.ts
 
 lint: $(PACKAGES)
 	@$(BIN)/biome check --error-on-warnings .
