@@ -1,9 +1,9 @@
 /**
- * The HTTP API of the page, as types alone; every body is plain JSON. `server/ui` answers with these types and
- * `web/` reads them.
+ * The HTTP API of the page, as types alone; every body is plain JSON. `server/ui` answers with these types
+ * and `web/` reads them.
  *
- * Units: `...Bytes` are bytes, `...Ms` are milliseconds (`...AtMs` since 1970), `...Ratio` are shares from 0 to
- * 1. A number that is not finite is null.
+ * Units: `...Bytes` are bytes, `...Ms` are milliseconds (`...AtMs` since 1970), `...Ratio` are shares from 0
+ * to 1. A number that is not finite is null.
  *
  * | route                                    | returns                                                    |
  * | ---------------------------------------- | ---------------------------------------------------------- |
@@ -83,7 +83,7 @@ export interface RunSummary {
   updatedAtMs: number;
   /** Milliseconds to go at the speed of the last steps; for a running run. */
   leftMs?: number;
-  /** As train.yaml has them, with every default in place; empty before the run is loaded. */
+  /** Options of train.yaml, with every default in place; empty before the run is loaded. */
   options: Record<string, unknown>;
   /** Mean losses of equal parts of the run, oldest first; at most 40. */
   lossSparkline: (number | null)[];
@@ -229,7 +229,7 @@ export interface MemoryProfile {
 }
 
 export interface MemoryTimeline {
-  /** What the x axis counts: allocations, or milliseconds. */
+  /** Unit of the x axis. */
   axis: "allocation" | "ms";
   x: number[];
   /** Live bytes by category at each x; all of one length. */
@@ -242,14 +242,14 @@ export interface MemoryTimeline {
 // ---------------------------------------------------------------------------------------------- Live
 
 /**
- * Server-Sent Events of GET /api/live, by event name. Its query: `list=1` for changes of the list; `runs` with
- * `id:cursor` for each run to follow, where cursor is LiveCursor or empty (from the beginning of its logs).
+ * Server-Sent Events of GET /api/live, by event name. Its query: `list=1` for changes of the list; `runs`
+ * with `id:cursor` for each run to follow, where cursor is LiveCursor or empty (from the beginning of its logs).
  * Each event's `id` holds the place in all followed logs, so a browser that connects again continues there.
  */
 export interface LiveEvents {
   /** Runs that are new or have changed, and those that are gone; sweeps only if one has changed. */
   list: { changed: RunSummary[]; removed: string[]; sweeps?: SweepSummary[] };
-  /** What has been appended to the logs of one run. */
+  /** Records that have been appended to the logs of one run. */
   run: LiveRun;
 }
 
