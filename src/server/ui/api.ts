@@ -243,8 +243,9 @@ export interface MemoryTimeline {
 
 /**
  * Server-Sent Events of GET /api/live, by event name. Its query: `list=1` for changes of the list; `runs`
- * with `id:cursor` for each run to follow, where cursor is LiveCursor or empty (from the beginning of its logs).
- * Each event's `id` holds the place in all followed logs, so a browser that connects again continues there.
+ * with `id:cursor` for each run to follow, where cursor is LiveCursor or empty (from the beginning of its
+ * logs). Each event's `id` holds the place in all followed logs, so a browser that connects again
+ * continues there.
  */
 export interface LiveEvents {
   /** Runs that are new or have changed, and those that are gone; sweeps only if one has changed. */
