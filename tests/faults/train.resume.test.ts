@@ -9,7 +9,7 @@ import { checkpointFolders } from "../../src/train/folder/checkpoints.ts";
 import { OPTIONS_FILE, POLICY_FILE } from "../../src/train/folder/runLog.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { type ClassPolicy, readPolicies } from "../../src/train/options/policyFiles.ts";
-import { makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
+import { hashesBelow, makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
 
 const { folder, input } = await makeWorkplace();
 const listed = join(folder, "data.txt");
@@ -56,6 +56,52 @@ describe.each(Object.entries(RUNS))("a run %s", (name, options) => {
     expect(resultOf(outputOf("stopped"))).toEqual(resultOf(outputOf("whole")));
   });
 });
+
+it("a run that stops where --stop-at-step says ends with the same bytes, and the same checkpoints", async () => {
+  const options = {
+    ...input,
+    max_steps: 9,
+    lr_schedule: "cosine",
+    warmup_ratio: 0.3,
+    lora_dropout: 0.1,
+  } as const;
+  const data = {
+    eval_data: input.data,
+    eval_every: 3,
+    save_every: 3,
+    gradient_accumulation: 2,
+    keep_checkpoints: 9,
+  };
+  const run = (output: string, more: Partial<TrainInput> = {}) =>
+    runWith({ ...options, warmup_steps: undefined, ...data, ...more, output: join(folder, output) });
+  await run("never stopped");
+  const output = join(folder, "stopped at steps");
+  for (const stop_at_step of [3, 3, 6]) {
+    const checkpoint = join(output, `checkpoint-${stop_at_step}`);
+    const { events, ...end } = await run("stopped at steps", { stop_at_step, resume: true });
+    expect(end).toEqual({
+      result: { ended: "interrupted", step: stop_at_step, checkpoint, reason: "stop_at_step" },
+    });
+    expect(events.at(-1)).toMatchObject({ fact: "end", reason: "stop_at_step" });
+    expect(readFileSync(join(output, OPTIONS_FILE), "utf8")).not.toContain("stop_at_step");
+  }
+  expect(await run("stopped at steps", { stop_at_step: 9, resume: true })).toMatchObject({
+    result: { ended: "finished", step: 9 },
+  });
+  expect(resultOf(output)).toEqual(resultOf(join(folder, "never stopped")));
+  for (const step of [3, 6, 9])
+    expect(checkpointHashes(output, step)).toEqual(checkpointHashes(join(folder, "never stopped"), step));
+});
+
+/** Returns hashes of a checkpoint's files, and its state without the output folder's name and `resume`. */
+function checkpointHashes(output: string, step: number): Record<string, unknown> {
+  const checkpoint = join(output, `checkpoint-${step}`);
+  const hashes = Object.fromEntries(hashesBelow(checkpoint));
+  expect(Object.keys(hashes)).toContain("optimizer.safetensors");
+  const { options, ...state } = JSON.parse(readFileSync(join(checkpoint, "trainer_state.json"), "utf8"));
+  const { output: _, resume: __, ...kept } = options;
+  return { ...hashes, "seal.json": undefined, "trainer_state.json": { ...state, options: kept } };
+}
 
 it("another seed gives another run", async () => {
   for (const seed of [1, 2]) {

@@ -21,5 +21,5 @@ export async function run(options: OptionsOf<"train">, output: Output): Promise<
     }),
   );
   report.end(result, options.output);
-  if (result.ended === "interrupted") process.exitCode = EXIT_INTERRUPTED;
+  if (result.ended === "interrupted" && !result.reason) process.exitCode = EXIT_INTERRUPTED;
 }

@@ -127,6 +127,8 @@ describe("a run on a terminal", () => {
     );
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
     expect(stderr).toContain("stopped at step 43. Continue with:  npx lorafit train --resume runs/7\n");
+    report.end({ ended: "interrupted", step: 43, checkpoint: "c", reason: "stop_at_step" }, "runs/7");
+    expect(stderr).toContain("stopped at step 43, as --stop-at-step says. Continue with:  npx lorafit train");
     report.end({ ended: "interrupted", step: 43, checkpoint: "my runs/7/checkpoint-43" }, "my runs/7");
     expect(stderr).toContain("train --resume 'my runs/7'\n");
   });

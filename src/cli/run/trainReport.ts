@@ -51,7 +51,8 @@ export class TrainReport implements RunSink {
       this.#output.answer(`${this.#course(result.step)}. The adapter is in ${result.adapter}`);
       if (this.#start) this.#output.next(waysOn(this.#start.options, result.adapter));
     } else {
-      this.#output.note(`stopped at step ${result.step}. Continue with:  ${resumeLine(output)}`);
+      const why = result.reason ? ", as --stop-at-step says" : "";
+      this.#output.note(`stopped at step ${result.step}${why}. Continue with:  ${resumeLine(output)}`);
     }
   }
 

@@ -8,6 +8,8 @@ import type { Run } from "./run.ts";
 
 export interface Running extends Run {
   signal: AbortSignal | undefined;
+  /** The step after which this part of the run stops; Infinity: the run's last. */
+  stopAtStep: number;
   watch: PeakWatch;
   /** Queued work that is not reported yet. */
   late: Late;

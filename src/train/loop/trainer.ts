@@ -36,10 +36,13 @@ export interface TrainHooks {
   sinks?: readonly RunSink[];
 }
 
-/** How a run ended, and where its result lies: the adapter, or the checkpoint to continue from. */
+/**
+ * How a run ended, and where its result lies: the adapter, or the checkpoint to continue from. An interrupted
+ * run has the reason "stop_at_step" if that option ended it, and none if the signal did.
+ */
 export type TrainResult =
   | { ended: "finished"; step: number; adapter: string }
-  | { ended: "interrupted"; step: number; checkpoint: string };
+  | { ended: "interrupted"; step: number; checkpoint: string; reason?: "stop_at_step" };
 
 /**
  * Trains with these options. Throws UserError for what the caller can fix; everything up to the last
@@ -52,10 +55,10 @@ export async function train(
   const closers: Closers = [];
   let facts = new FactStream(sinks);
   try {
-    const options = trainOptions(input);
+    const { stop_at_step: stopAtStep, ...options } = trainOptions(input); // not an option of the run itself
     closers.push(lockOutput(options.output));
     facts = new FactStream([logSink(options.output), ...sinks]);
-    const result = await runFrom(await openRun(options, facts, closers), { signal, closers });
+    const result = await runFrom(await openRun(options, facts, closers), { signal, closers, stopAtStep });
     await facts.send({ fact: "end", ...result });
     return result;
   } catch (thrown) {
@@ -72,7 +75,11 @@ export async function train(
 
 async function runFrom(
   run: Run,
-  { signal, closers }: { signal: AbortSignal | undefined; closers: Closers },
+  {
+    signal,
+    closers,
+    stopAtStep = Number.POSITIVE_INFINITY,
+  }: { signal: AbortSignal | undefined; closers: Closers; stopAtStep: number | undefined },
 ): Promise<TrainResult> {
   const { stepsBefore, state } = run.progress;
   const { options, data } = run.inputs;
@@ -84,7 +91,7 @@ async function runFrom(
   const watch = new PeakWatch(run);
   closers.push(() => watch.stop());
   const late = new Late();
-  const running: Running = { ...run, signal, watch, late, under: beginStep() };
+  const running: Running = { ...run, signal, stopAtStep, watch, late, under: beginStep() };
   closers.push(() => dispose(running.under.norm));
   closers.push(() => late[Symbol.dispose]());
   return await runToEnd(running).catch(async (thrown) => {
@@ -125,6 +132,7 @@ async function runToEnd(run: Running): Promise<TrainResult> {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
       if (isDue(run, run.inputs.options.save_every) && !progress.saved) await save(run);
       if (state.step === state.totalSteps) return await finish(run);
+      if (state.step >= run.stopAtStep) return { ...(await interrupt(run)), reason: "stop_at_step" };
       const outcome = await takeStep(run, () =>
         savingFirst(run, () => waitFor(batches.next(), { signal, isBusy: () => run.late.isBusy() })),
       );
@@ -264,7 +272,7 @@ async function finish(run: Running): Promise<TrainResult> {
   return { ended: "finished", step: run.progress.state.step, adapter };
 }
 
-async function interrupt(run: Running): Promise<TrainResult> {
+async function interrupt(run: Running): Promise<TrainResult & { ended: "interrupted" }> {
   const { progress } = run;
   await run.late.all();
   if (!progress.saved || progress.state.accumulated.microBatches > 0) await save(run);

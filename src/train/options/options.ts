@@ -195,7 +195,9 @@ const optimizerOptions = group("Optimization", {
     help: `Passes over the data. Default: ${OFFICIAL_EPOCHS}, unless max_steps is given.`,
     alias: ["num_train_epochs"],
   }),
-  max_steps: count.optional().meta({ help: "Optimizer steps of the whole run. Default: by epochs." }),
+  max_steps: count.optional().meta({
+    help: "Optimizer steps of the whole run, which the schedule of the learning rate spans. Default: by epochs.",
+  }),
   gradient_accumulation: accumulation.meta({
     help: "Micro-batches of an optimizer step.",
     alias: ["gradient_accumulation_steps"],
@@ -227,6 +229,9 @@ const checkpointOptions = group("Checkpoints and evaluation", {
   save_every: count.default(100).meta({
     help: "Steps from one checkpoint to the next.",
     alias: ["save_steps"],
+  }),
+  stop_at_step: count.optional().meta({
+    help: "Stop after this step with a checkpoint, although the run is longer; the schedule stays that of the whole run. --resume continues to the same bytes as a run that never stopped. It holds for this call alone: train.yaml does not record it.",
   }),
   keep_checkpoints: count.default(2).meta({
     help: "Number of checkpoints to keep; older ones are removed.",
