@@ -9,6 +9,7 @@
 BIN := node_modules/.bin
 PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
+PAGE := $(shell find web -type f ! -name '*.test.ts')
 
 .PHONY: build demo bench-cpu bench-plan bench-gpu bench-memory bundle test test-real lint format docs clean distclean
 .DEFAULT_GOAL := build
@@ -67,6 +68,7 @@ test-real: build
 lint: $(PACKAGES)
 	@$(BIN)/biome check --error-on-warnings .
 	@$(BIN)/tsc --noEmit
+	@$(BIN)/tsc --noEmit -p web
 	@node scripts/lintComments.js
 
 format: $(PACKAGES)
@@ -87,8 +89,9 @@ $(PACKAGES): package.json package-lock.json
 	@touch $@
 
 # npx finds a package's own command only if it is linked.
-dist/.built: $(PACKAGES) $(SOURCES) tsconfig.json tsconfig.build.json
+dist/.built: $(PACKAGES) $(SOURCES) $(PAGE) tsconfig.json tsconfig.build.json
 	@$(BIN)/tsc -p tsconfig.build.json
+	@$(BIN)/vite build web --logLevel warn
 	@chmod +x dist/cli/main.js
 	@ln -sf ../../dist/cli/main.js $(BIN)/lorafit
 	@touch $@

@@ -9,7 +9,7 @@ process.env.XDG_CACHE_HOME = fileURLToPath(new URL(".cache/tests", import.meta.u
 
 export default defineConfig({
   test: {
-    include: ["src/**/*.test.ts", "tests/**/*.test.ts"],
+    include: ["src/**/*.test.ts", "web/src/**/*.test.ts", "tests/**/*.test.ts"],
     exclude: ["tests/real/**"], // vitest.real.config.ts
     pool: "forks", // libtorch keeps global state: one process a file
     maxWorkers: 2,

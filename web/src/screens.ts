@@ -1,0 +1,18 @@
+/** Every screen of the page. `load` brings its code when it is first opened; `label` puts it into the navigation. */
+import type { ComponentType } from "preact";
+
+export interface Screen {
+  /** Shown in the browser's title, and spoken when the screen opens. */
+  title: string;
+  /** Word in the navigation; absent for screens that others link to. */
+  label?: string;
+  load(): Promise<ComponentType>;
+}
+
+export const SCREENS: Readonly<Record<string, Screen>> = {
+  runs: { title: "Runs", label: "Runs", load: async () => (await import("./screens/runs/runs.tsx")).Runs },
+  run: { title: "Run", load: async () => (await import("./screens/run/run.tsx")).Run },
+  compare: { title: "Compare", load: async () => (await import("./screens/compare/compare.tsx")).Compare },
+};
+
+export const START = "runs";

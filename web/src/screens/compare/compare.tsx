@@ -1,0 +1,6 @@
+/** Screen "Compare". */
+import { Empty } from "../../parts/states.tsx";
+
+export function Compare() {
+  return <Empty>Compare</Empty>;
+}
