@@ -13,7 +13,7 @@ stage=bundle-out/$name
 rm -rf "$stage"
 mkdir -p "$stage/bin" "$stage/native/build"
 
-cp -r dist native/Makefile native/*.cc native/*.h package.json LICENSE "$stage" 2>/dev/null
+cp -r dist python native/Makefile native/*.cc native/*.h package.json LICENSE "$stage" 2>/dev/null
 mkdir -p "$stage/native" && mv "$stage"/*.cc "$stage"/*.h "$stage/Makefile" "$stage/native/"
 find "$stage/dist" -name '*.map' -delete -o -name '*.d.ts' -delete -o -name .built -delete
 

@@ -27,6 +27,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },
   chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
   merge:    { summary: "merge an adapter into its base model",     load: () => import("./commands/merge.ts") },
+  verify:   { summary: "compare an adapter applied with merged checkpoints", load: () => import("./commands/verify.ts") },
   quantize: { summary: "write a checkpoint in 8 or 4 bits",                      load: () => import("./commands/quantize.ts") },
   preview:  { summary: "show what the model sees of a picture or sample",       load: () => import("./commands/preview.ts") },
   validate: { summary: "check a data set, and count its tokens",               load: () => import("./commands/validate.ts") },

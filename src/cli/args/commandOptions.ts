@@ -181,6 +181,37 @@ const merge = {
   examples: ["merge --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --output merged"],
 } satisfies CommandOptions;
 
+const verify = {
+  about:
+    "Compares the greedy answers of the model with the adapter applied, of a checkpoint that lorafit has merged, and of one that PEFT has merged if Python has torch and peft. Names each difference; the exit code is 1 if there is one.",
+  options: z.strictObject({
+    ...group("Model", {
+      model,
+      adapter: text.meta({ help: "PEFT adapter to verify.", value: "FOLDER" }),
+      python: text.default("python3").meta({ help: "Python that has torch and peft.", value: "FILE" }),
+      work: text.optional().meta({
+        help: "Folder for the merged checkpoints, which are deleted at the end. Default: the system's temporary folder.",
+        value: "FOLDER",
+      }),
+    }),
+    ...group("Data", {
+      data: data.optional(),
+      samples: count.default(8).meta({ help: "Number of samples to answer, the first ones of the data." }),
+      ...pictureOptions,
+      max_length,
+      skip_bad,
+    }),
+    ...group("Answers", {
+      max_new_tokens: count.default(64).meta({ help: "Maximum number of tokens in an answer." }),
+    }),
+    ...computeOptions,
+  }),
+  examples: [
+    "verify --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --data test.json",
+    "verify --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --python venv/bin/python",
+  ],
+} satisfies CommandOptions;
+
 const quantize = {
   about:
     "Writes a checkpoint with the decoder's linear layers in 8 or 4 bits, which loads in seconds. NF4 and int8 are stored in the format of bitsandbytes. --report prints the relative error of each matrix, --data the loss of samples before and after.",
@@ -330,6 +361,7 @@ export const COMMAND_OPTIONS = {
   generate,
   chat,
   merge,
+  verify,
   quantize,
   preview,
   validate,
