@@ -15,7 +15,7 @@ export interface PictureRules {
 const MOST_REMOTE_BYTES = 64 * 2 ** 20;
 const REMOTE_TIMEOUT_MS = 30_000;
 
-/** Returns data URIs and absolute paths for the URLs of a request. Throws ApiError for one it may not read. */
+/** Returns data URIs and absolute paths for a request's URLs. Throws ApiError for any it may not read. */
 export function picturesOf(
   urls: readonly string[],
   rules: PictureRules,
