@@ -1,5 +1,5 @@
 /** The facts that a run reports are plain data, and its logs are made from them. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { failAtAllocation } from "../../src/torch/device.ts";
@@ -39,6 +39,12 @@ it("every fact of a run survives JSON, and the logs say what the facts say", asy
   expect(recordsOf(join(output, "steps.jsonl"))).toEqual(of("step").map(({ record }) => record));
   expect(recordsOf(join(output, "evals.jsonl"))).toEqual(of("eval").map(({ record }) => record));
   expect(recordsOf(join(output, "answers.jsonl"))).toEqual(of("eval").flatMap(({ answers }) => answers));
+  const { stepsBefore: _, ...start } = of("start")[0]!;
+  const others = new Set(["plan", "notice", "leaner", "defect", "checkpoint", "end"]);
+  const logged = facts.flatMap<unknown>((fact) =>
+    fact.fact === "start" ? [start] : others.has(fact.fact) ? [fact] : [],
+  );
+  expect(recordsOf(join(output, "facts.jsonl"))).toEqual(logged);
   expect(of("end")).toEqual([
     expect.objectContaining({ ended: "finished", adapter: join(output, "adapter") }),
   ]);
@@ -82,4 +88,5 @@ it("a run that fails ends with a fact that says why and what to do", async () =>
   const { error } = end as { error: { message: string; fix: string } };
   const { message, fix } = error;
   expect(facts.at(-1)).toMatchObject({ fact: "end", ended: "failed", message, fix });
+  expect(existsSync(join(folder, "failed", "facts.jsonl"))).toBe(false); // it never started
 });

@@ -34,6 +34,14 @@ export type Fact =
   | EndFact;
 
 /**
+ * A line of facts.jsonl: a fact of the run that has no log of its own. Each part of a run, from a start or a
+ * resume, has its start; its plan and notices come before.
+ */
+export type LoggedFact =
+  | Exclude<RunFact, { fact: "check" | "phase" | "microBatch" | "step" | "eval" | "start" }>
+  | ({ atMs: number } & Omit<StartFact, "stepsBefore">);
+
+/**
  * Takes the facts of a run. A promise is waited for, except after `phase`, `notice` and `leaner`; an error
  * ends the run.
  */

@@ -14,6 +14,7 @@ import {
   ANSWERS_FILE,
   DEFECTS_FILE,
   EVALS_FILE,
+  FACTS_FILE,
   isDefectTrace,
   OPTIONS_FILE,
   POLICY_FILE,
@@ -130,7 +131,7 @@ function unfinished(output: string, { step, totalSteps }: TrainerState): UserErr
 
 /** Results of an earlier run, which are kept. Its logs alone, without a result, are removed. */
 const RESULTS = [ADAPTER_FOLDER, BEST_FOLDER, REPORT_FILE];
-const LOGS = [STEPS_FILE, EVALS_FILE, ANSWERS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE];
+const LOGS = [STEPS_FILE, EVALS_FILE, ANSWERS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE, FACTS_FILE];
 
 /** Moves what an earlier run has left into a folder of its own, before the first step of a new run. */
 export async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {

@@ -50,6 +50,24 @@ export function lockOutput(output: string): () => void {
   return release;
 }
 
+/** The process that a lock names. */
+export interface LockHolder {
+  pid: number;
+  host: string;
+  /** Whether the process is on this machine. */
+  isHere: boolean;
+  /** Whether it may still run: known for a process on this machine, assumed for another. */
+  mayRun: boolean;
+}
+
+/** Returns the process that has locked the folder; undefined without a lock, or if it is cut off. */
+export function lockHolder(output: string): LockHolder | undefined {
+  const holder = holderOf(textIn(join(output, LOCK_FILE)) ?? "");
+  if (!holder) return undefined;
+  const { pid, host } = holder;
+  return { pid, host, isHere: host === hostname(), mayRun: !isGone(holder) };
+}
+
 /**
  * Makes the lock, or replaces a stale one. If several processes find the same stale lock, only the one that
  * creates `<lock>.<hash>` may replace it, and it reads the lock again first, so that it never replaces the
@@ -133,7 +151,9 @@ function taken(path: string, { pid, host }: Holder): UserError {
 function holderOf(text: string): Holder | undefined {
   try {
     const { pid, host, started, job = null } = JSON.parse(text) as Holder;
-    return Number.isInteger(pid) && typeof host === "string" ? { pid, host, started, job } : undefined;
+    return Number.isInteger(pid) && pid > 0 && typeof host === "string"
+      ? { pid, host, started, job }
+      : undefined;
   } catch {
     return undefined; // cut off by a crash
   }

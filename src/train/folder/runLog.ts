@@ -88,6 +88,8 @@ export interface AnswerRecord {
 export const STEPS_FILE = "steps.jsonl";
 export const EVALS_FILE = "evals.jsonl";
 export const ANSWERS_FILE = "answers.jsonl";
+/** Plan, start, notices, leaner policies, defects, checkpoints and the end. */
+export const FACTS_FILE = "facts.jsonl";
 export const OPTIONS_FILE = "train.yaml";
 /** The run's policies by length class, as --policy accepts them. */
 export const POLICY_FILE = "policy.json";
