@@ -104,7 +104,17 @@ export function alternativesOf(question: Question, { workload }: Pick<SizedPlan,
   return leaner.map((plan) => summaryOf(question, plan));
 }
 
-function askedOf({ options, planner, card, isHere, marginBytes, doubt, limits, trained }: Question): Asked {
+/** Returns the question in plain values. */
+export function askedOf({
+  options,
+  planner,
+  card,
+  isHere,
+  marginBytes,
+  doubt,
+  limits,
+  trained,
+}: Question): Asked {
   const { budgetBytes, hostBytes, sumBytes } = limits;
   const device: Asked["device"] = card
     ? {

@@ -6,8 +6,9 @@ import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
 import { leanestPlan } from "../plan/search.ts";
 import type { Question } from "./question.ts";
 
-const HD_NUMS = [4, 9, 16, 25, 36, 55];
-const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768];
+/** Sizes that the table of sizes has. */
+export const HD_NUMS = [4, 9, 16, 25, 36, 55];
+export const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768];
 const RANKS = [4, 8, 16, 32, 64];
 
 export interface PageFacts {
@@ -23,13 +24,9 @@ export interface PageFacts {
 }
 
 export function pageFactsOf(question: Question, { run, workload, policy }: SizedPlan): PageFacts {
-  const { planner, limits, fixed } = question;
+  const { planner, limits } = question;
   const bytes = HD_NUMS.map((hdNum) =>
-    MAX_LENGTHS.map((maxLength) => {
-      if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return null;
-      const sized: SizedWorkload = { ...workload, hdNum, maxLength, imageShare: undefined };
-      return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes;
-    }),
+    MAX_LENGTHS.map((maxLength) => leastBytes(question, workload, { hdNum, maxLength })),
   );
   return {
     moments: run.timeline(),
@@ -39,4 +36,15 @@ export function pageFactsOf(question: Question, { run, workload, policy }: Sized
       bytes: planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes,
     })),
   };
+}
+
+/** Returns the least device bytes of a workload at other sizes; null if a picture would leave no token to learn. */
+export function leastBytes(
+  { planner, limits, fixed }: Question,
+  workload: SizedWorkload,
+  { hdNum, maxLength }: { hdNum: number; maxLength: number },
+): number | null {
+  if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return null;
+  const sized: SizedWorkload = { ...workload, hdNum, maxLength, imageShare: undefined };
+  return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes;
 }

@@ -11,6 +11,7 @@ import { isAnyHere, isHere, marginOf, USUAL_HOST_BYTES, usableMachineBytes } fro
 import { type Choice, knownChoice } from "../plan/time/attentionChoice.ts";
 import { calibratedSpeed } from "../plan/time/calibration.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/time/cards.ts";
+import type { Speed } from "../plan/time/stepTime.ts";
 import type { Policy } from "../step/policy.ts";
 import type { DType } from "../torch/dtypes.ts";
 import { basesOf } from "../train/machine/compute.ts";
@@ -48,15 +49,27 @@ export interface Question {
   timed: Choice | undefined;
 }
 
+/** Makes what a question needs beside its options. A page that asks again and again keeps both. */
+export interface QuestionTools {
+  plannerOf: (model: PlannedModel, speed: Speed | undefined) => Planner;
+  /** Returns the speed of this machine's CPU. */
+  cpuSpeed: (dtype: PlannedModel["dtype"]) => Speed & { doubt?: string | undefined };
+}
+
+const FRESH: QuestionTools = {
+  plannerOf: (model, speed) => new Planner(model, speed),
+  cpuSpeed: calibratedSpeed,
+};
+
 /** Reads the options. Throws UserError for a model, card or policy that is not known. */
-export function questionOf(options: PlanOptions): Question {
+export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: QuestionTools = FRESH): Question {
   refuseHalfQuestions(options);
   const workload = workloadOf(options);
   refuseBeyondPlans(workload);
   const card = options.device === "cpu" ? undefined : cardFor(options);
   const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
-  const speed = card ? undefined : calibratedSpeed(model.dtype);
-  const planner = new Planner({ ...model, target: card ?? "cpu" }, speed);
+  const speed = card ? undefined : cpuSpeed(model.dtype);
+  const planner = plannerOf({ ...model, target: card ?? "cpu" }, speed);
   const timed = options.gpu === undefined ? undefined : timedAttention(planner, card, workload);
   return {
     options,

@@ -77,7 +77,11 @@ export function phasesOf({ planner }: Question, { run }: SizedPlan): PhaseSummar
 
 const UPDATE = "update";
 
-function partsOf({ card }: Question, { run }: SizedPlan): Record<string, number> {
+/** Returns the bytes at the device's peak by category; on a card also `context` and `allocator`. */
+export function partsOf(
+  { card }: Pick<Question, "card">,
+  { run }: Pick<SizedPlan, "run">,
+): Record<string, number> {
   const parts: Record<string, number> = Object.fromEntries(
     CATEGORIES.map((name) => [name, run.device.categories[name]]),
   );

@@ -1,4 +1,5 @@
 /** The `lorafit train` line that does what was planned. */
+import { stringify } from "yaml";
 import { GIB, writtenBytes } from "../errors.ts";
 import { PRESETS } from "../models/families.ts";
 import { commandLine, quoted } from "../program.ts";
@@ -19,6 +20,13 @@ export function trainCommand(answer: Pick<Answer, "asked" | "plan">): string {
   if (options.policy !== undefined || options.weights !== undefined)
     flags.push("--policy", `'${JSON.stringify(answer.plan.policy)}'`);
   return commandLine(`train ${flags.join(" ")}`);
+}
+
+/** Returns the options of trainCommand as a configuration, with a fixed policy in it. */
+export function trainYaml(answer: Pick<Answer, "asked" | "plan">): string {
+  const { options } = answer.asked;
+  const isFixed = options.policy !== undefined || options.weights !== undefined;
+  return stringify({ ...trainOptionsOf(answer), ...(isFixed && { policy: answer.plan.policy }) });
 }
 
 export function trainOptionsOf({

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { UsageError } from "../../errors.ts";
+import { unitlessError } from "../../memoryOption.ts";
 import { asPhrase, flagOf, type OptionSpec, optionSpecs, parseOptions } from "../../options.ts";
 import { commandLine } from "../../program.ts";
 import { EXCLUSIVE_OPTIONS } from "../../train/options/options.ts";
@@ -15,7 +16,6 @@ import {
 import { type Config, readConfig } from "./config.ts";
 import { type Given, readFlags } from "./flags.ts";
 import { commandHelp } from "./help.ts";
-import { unitlessError } from "./memoryOption.ts";
 import { ignoredNote, OFFICIAL_SPECS, takeOfficialNames } from "./officialFlags.ts";
 
 export type Request =

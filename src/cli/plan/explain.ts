@@ -3,6 +3,7 @@ import { stringify } from "yaml";
 import type { Answer, Asked } from "../../answer/answer.ts";
 import { attentionWords } from "../../answer/attention.ts";
 import type { BytesChanged, Levers } from "../../answer/levers.ts";
+import { PART_TITLES } from "../../answer/partTitles.ts";
 import type { PlanSummary } from "../../answer/summary.ts";
 import { trainOptionsOf } from "../../answer/trainCommand.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
@@ -13,22 +14,6 @@ import { alphaLever, elsewhere, gib, LEAN_REST, SHOWN_BYTES, signed, waysTable }
 
 const BAR_COLUMNS = 24;
 const MIB = 2 ** 20;
-
-/** Parts of the budgeted bytes by the names that people read. */
-export const PART_TITLES: Record<string, string> = {
-  weights: "frozen model",
-  loraParameters: "LoRA factors",
-  loraGradients: "LoRA gradients",
-  optimizerState: "optimizer state",
-  inputData: "input data",
-  visionFeatures: "vision",
-  boundaryActivations: "saved activations",
-  workingSet: "the layer being computed",
-  loss: "loss",
-  workspace: "workspaces",
-  context: "CUDA context",
-  allocator: "rounding",
-};
 
 /** The tensors in each part of the budgeted bytes. */
 const TENSORS: Record<string, (answer: Answer) => string> = {

@@ -4,13 +4,14 @@
  */
 
 import type { Answer } from "../../answer/answer.ts";
+import { PART_TITLES } from "../../answer/partTitles.ts";
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
 import { CATEGORIES } from "../../torch/device.ts";
 import { heatMap, stackedAreas } from "../output/areaCharts.ts";
 import { lineChart } from "../output/charts.ts";
 import { escaped, htmlPage, htmlTable } from "../output/page.ts";
-import { explanation, PART_TITLES, savings } from "./explain.ts";
+import { explanation, savings } from "./explain.ts";
 import { modelWords, planText, sampleWords, timeWords, verdict } from "./planText.ts";
 import { elsewhere, gib } from "./words.ts";
 

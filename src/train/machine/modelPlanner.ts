@@ -16,7 +16,7 @@ import type { OpenedModel } from "./openedModel.ts";
  * Speed of a CPU that was not measured. Only the order of policies depends on it, and a run saves its
  * policies.
  */
-const UNMEASURED: Speed = {
+export const UNMEASURED: Speed = {
   ...ANY_CPU,
   attentionRatios: { flash: 0.5, cudnn: 0.5, efficient: 0.5 },
   linkBytesPerSecond: ANY_CPU.memoryBytesPerSecond / 2, // a copy reads and writes

@@ -1,5 +1,5 @@
 /** Amounts of memory that were given without their unit. */
-import { formatBytes, UsageError, type UserError } from "../../errors.ts";
+import { formatBytes, UsageError, type UserError } from "./errors.ts";
 
 const MIB = 2 ** 20;
 /**
