@@ -38,7 +38,10 @@ export function pageFactsOf(question: Question, { run, workload, policy }: Sized
   };
 }
 
-/** Returns the least device bytes of a workload at other sizes; null if a picture would leave no token to learn. */
+/**
+ * Returns the least device bytes of a workload at other sizes; null if a picture would leave no token to
+ * learn.
+ */
 export function leastBytes(
   { planner, limits, fixed }: Question,
   workload: SizedWorkload,

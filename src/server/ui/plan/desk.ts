@@ -1,7 +1,7 @@
 /**
- * Works on several questions in one thread. Each is a list of steps with a rank; the step of the lowest rank
- * comes first, and among equal ones the newest question's. A step that takes long calls `pause` now and then,
- * which ends it if its question is cancelled or a step of a lower rank waits. An ended step begins anew later.
+ * Works on several questions in one thread. Each is a list of steps with a rank. The step of the lowest rank
+ * comes first, and among equal ones the newest question's. A long step calls `pause` now and then, which ends
+ * the step if its question is cancelled or a step of a lower rank waits. An ended step begins anew later.
  */
 
 export interface Step {

@@ -14,15 +14,16 @@ import type { SizedWorkload } from "../../../plan/planner.ts";
 import type { Policy } from "../../../step/policy.ts";
 
 export interface PlanQuestion {
-  /** Options as `lorafit plan` and `lorafit train` call them; those that a plan does not depend on are ignored. */
+  /** Options of `lorafit plan` and `lorafit train`; those that a plan does not depend on are ignored. */
   options: Record<string, unknown>;
   /** Policy of the plan that the page shows now. It is planned first at the new sizes. */
   policy?: unknown;
 }
 
 /**
- * kept: the policy that was shown before, at the new sizes, perhaps with fewer kept layers. leanest: the policy that needs the least memory.
- * fastest: the answer, which is the fastest policy that fits, or the leanest if none fits.
+ * kept: the policy that was shown before, at the new sizes, perhaps with fewer kept layers. leanest: the
+ * policy that needs the least memory. fastest: the answer, which is the fastest policy that fits, or the
+ * leanest if none fits.
  */
 export type PlanStage = "kept" | "leanest" | "fastest";
 
@@ -82,7 +83,7 @@ export interface OfficialView {
   parts: MemoryPart[];
 }
 
-/** What the controls of the Plan screen offer. */
+/** Choices of the Plan screen. */
 export interface PlanChoices {
   cards: { name: string; title: string; memoryBytes: number }[];
   /** Models that need no files, and model folders that runs below FOLDER have used. */

@@ -6,7 +6,7 @@ import type { Card } from "../../../plan/time/cards.ts";
 import type { Speed } from "../../../plan/time/stepTime.ts";
 import { UNMEASURED } from "../../../train/machine/modelPlanner.ts";
 
-/** Models whose planners are kept, and dry runs after which all of them are dropped, because each holds memory. */
+/** Models whose planners are kept. Each dry run holds memory, so after many all planners are dropped. */
 const MOST_MODELS = 4;
 const MOST_RUNS = 3_000;
 
