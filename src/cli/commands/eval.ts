@@ -2,6 +2,7 @@
 import { pictureName } from "../../data/pictures/source.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
+import { withDifferences } from "../../differences.ts";
 import { formatCount, plural, UserError } from "../../errors.ts";
 import { readySamples } from "../../train/data/dataset.ts";
 import {
@@ -12,7 +13,6 @@ import {
   totalLoss,
 } from "../../train/evaluate/evaluate.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
-import { withDifferences } from "../output/differences.ts";
 import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../output/interruption.ts";
 import { checkHooks, countProgress, noteRest, type Output } from "../output/output.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";

@@ -3,7 +3,7 @@
  * --json` printed.
  */
 import { z } from "zod";
-import { differences } from "../output/differences.ts";
+import { differences } from "../../differences.ts";
 import { escaped } from "../output/page.ts";
 import { picturesHtml, type ShownPicture } from "../output/shownPictures.ts";
 
