@@ -53,7 +53,7 @@ describe("the history of steps", () => {
     expect(sums.slice(0, 2)).toEqual([101, 203]);
     const total = sums.at(-1)!;
     const some = [0, 9, 10, 50, 99];
-    const pick = (values: number[]): number[] => some.map((at) => values[at]!);
+    const pick = <T>(values: T[]): T[] => some.map((at) => values[at]!);
     const estimated = sumsOf(
       { step: pick(whole.step), tokens: pick(whole.tokens), stepMs: [] },
       "tokens",

@@ -73,7 +73,8 @@ export function sumsOf(
   total?: number,
 ): number[] {
   let [sum, before, valueBefore] = [0, 0, undefined as number | undefined];
-  const sums = columns[name].map((value, index) => {
+  const sums = columns[name].map((logged, index) => {
+    const value = logged ?? valueBefore ?? 0;
     const missing = Math.max(0, (step[index] ?? before + 1) - before - 1);
     sum += missing * (((valueBefore ?? value) + value) / 2) + value;
     before = step[index] ?? before + 1;
