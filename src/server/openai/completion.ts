@@ -1,10 +1,13 @@
 /** Answers of the chat completion API, whole and as chunks of a stream. */
 import { randomUUID } from "node:crypto";
+import type { Usage } from "../../serving/types.ts";
 
-export interface Usage {
+/** Token counts in OpenAI's form. cached_tokens: those of the prompt that the server had computed before. */
+export interface CompletionUsage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  prompt_tokens_details: { cached_tokens: number };
 }
 
 export type FinishReason = "stop" | "length";
@@ -21,16 +24,22 @@ export function newCompletion(model: string, nowMs: number): CompletionHead {
   return { id: `chatcmpl-${randomUUID().replaceAll("-", "")}`, created: Math.floor(nowMs / 1000), model };
 }
 
-export function usageOf(promptTokens: number, completionTokens: number): Usage {
+export function usageOf({ promptTokens, completionTokens, cachedTokens }: Usage): CompletionUsage {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: cachedTokens },
   };
 }
 
 /** Returns the whole answer as one object. */
-export function completion(head: CompletionHead, content: string, finish: FinishReason, usage: Usage) {
+export function completion(
+  head: CompletionHead,
+  content: string,
+  finish: FinishReason,
+  usage: CompletionUsage,
+) {
   const message = { role: "assistant", content, refusal: null };
   return {
     ...head,
@@ -57,6 +66,6 @@ export function chunk(head: CompletionHead, delta: Delta, finish: FinishReason |
 }
 
 /** Returns the last chunk of a stream that counts its tokens. */
-export function usageChunk(head: CompletionHead, usage: Usage) {
+export function usageChunk(head: CompletionHead, usage: CompletionUsage) {
   return { ...head, object: "chat.completion.chunk", choices: [], usage };
 }

@@ -53,7 +53,8 @@ function pathOf(url: string): string | undefined {
   }
 }
 
-function isBelow(path: string, folder: string): boolean {
+/** Returns whether a real path lies below a folder's real path. */
+export function isBelow(path: string, folder: string): boolean {
   const way = relative(folder, path);
   return way !== "" && way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
 }
