@@ -10,7 +10,7 @@ const HEADERS = {
 };
 
 /**
- * Answers with a stream of JSON values, each an event, and "[DONE]" behind the last. `cancel` is called if the
+ * Answers with a stream of JSON values, one event each, then "[DONE]". `cancel` is called if the
  * client leaves. A value that is undefined ends the stream without "[DONE]".
  */
 export function eventStream(values: AsyncGenerator<object | undefined>, cancel: () => void): Response {
