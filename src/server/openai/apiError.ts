@@ -1,5 +1,6 @@
 /** Errors in the form of OpenAI's API, which its clients turn into exceptions of their own. */
 import { messageOf, UserError } from "../../errors.ts";
+import { HttpError } from "../http/httpError.ts";
 
 /** HTTP status codes that the API answers with, and the `type` that OpenAI gives each. */
 const TYPES = {
@@ -52,7 +53,14 @@ export function errorAnswer(thrown: unknown): { status: ErrorStatus; body: Error
 
 function apiErrorOf(thrown: unknown): ApiError {
   if (thrown instanceof ApiError) return thrown;
-  if (thrown instanceof UserError)
-    return new ApiError(400, [thrown.message, thrown.fix].filter(Boolean).join(" "));
+  if (thrown instanceof UserError) {
+    const status = thrown instanceof HttpError && isKnown(thrown.status) ? thrown.status : 400;
+    const code = status === 401 ? "invalid_api_key" : undefined;
+    return new ApiError(status, [thrown.message, thrown.fix].filter(Boolean).join(" "), { code });
+  }
   return new ApiError(500, `This is a defect of lorafit: ${messageOf(thrown)}`);
+}
+
+function isKnown(status: number): status is ErrorStatus {
+  return Object.hasOwn(TYPES, status);
 }

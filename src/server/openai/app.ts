@@ -7,6 +7,7 @@ import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
 import { Hono } from "hono";
 import type { Accepted, Engine, Refusal, ServeEvent, ServeRequest } from "../../serving/types.ts";
+import { readJson } from "../http/body.ts";
 import { ApiError, type ErrorStatus, errorAnswer } from "./apiError.ts";
 import { type ChatRequest, readChatRequest } from "./chatRequest.ts";
 import {
@@ -19,7 +20,6 @@ import {
   usageOf,
 } from "./completion.ts";
 import { isBelow, type PictureRules, picturesOf } from "./pictures.ts";
-import { readJsonBody } from "./requestBody.ts";
 import { eventStream } from "./sse.ts";
 
 export interface OpenAiOptions {
@@ -34,6 +34,9 @@ export interface OpenAiOptions {
   /** Milliseconds since 1970. */
   now?: () => number;
 }
+
+/** Room for several large pictures in base64. */
+const BODY = { mostBytes: 64 * 2 ** 20 };
 
 /** Returns the routes below /v1, and /health. They check neither keys nor hosts. */
 export function openAiApp(options: OpenAiOptions): Hono {
@@ -50,17 +53,18 @@ export function openAiApp(options: OpenAiOptions): Hono {
     if (!engine.models().some((known) => known.name === name)) throw unknownModel(name, engine);
     return context.json(model(name));
   });
-  app.post("/v1/chat/completions", async ({ req: { raw } }) =>
-    answerChat(readChatRequest(await readJsonBody(raw)), raw.signal, options),
-  );
+  app.post("/v1/chat/completions", async (context) => {
+    const request = readChatRequest(await readJson(context, BODY));
+    return answerChat(request, context.req.raw.signal, options);
+  });
   app.post("/v1/load_lora_adapter", async (context) => {
-    const { name, path } = adapterRequest(await readJsonBody(context.req.raw), options);
+    const { name, path } = adapterRequest(await readJson(context), options);
     if (path === undefined) throw new ApiError(400, "lora_path is missing.", { param: "lora_path" });
     refuseIf(await engine.addAdapter(name, await adapterPath(path, options)));
     return context.json({ loaded: name });
   });
   app.post("/v1/unload_lora_adapter", async (context) => {
-    const { name } = adapterRequest(await readJsonBody(context.req.raw), options);
+    const { name } = adapterRequest(await readJson(context), options);
     refuseIf(await engine.dropAdapter(name));
     return context.json({ unloaded: name });
   });
