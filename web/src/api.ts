@@ -48,7 +48,8 @@ export function apiUrl(path: string, query: Query = {}): string {
   return `api/${path}${text && `?${text}`}`;
 }
 
-async function ask(url: string, init: RequestInit): Promise<Response> {
+/** Returns an answer that is well; throws ApiProblem otherwise. */
+export async function ask(url: string, init: RequestInit): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(url, { credentials: "same-origin", ...init });

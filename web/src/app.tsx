@@ -2,6 +2,7 @@
 
 import type { ComponentType } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { lostConnection } from "./live/follow.ts";
 import { Problem } from "./parts/states.tsx";
 import { hrefOf, route } from "./router.ts";
 import { SCREENS, START } from "./screens.ts";
@@ -34,6 +35,11 @@ export function App() {
         </nav>
         <ThemeChoice />
       </header>
+      {lostConnection.value && (
+        <p class="lost" role="status">
+          {[lostConnection.value.message, ...lostConnection.value.fix].join(" ")}
+        </p>
+      )}
       <main id="main" tabIndex={-1}>
         <Opened name={name} />
       </main>
