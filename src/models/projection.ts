@@ -140,7 +140,7 @@ function bandsOf(heads: Rows, sequence: Sequence, tokens: number): Band[] {
  */
 function stripsOf(
   heads: Rows,
-  { qkv, shape: { Q, D } }: Sequence,
+  { qkv, shape: { Q, D } }: Pick<Sequence, "qkv" | "shape">,
   parts: readonly QkvPart["as"][],
 ): Pick<Band, "columns" | "strips"> {
   const strips: Strip[] = [];
@@ -191,10 +191,21 @@ export function project(
   return made as [Tensor] | [Tensor, Tensor];
 }
 
+/** Returns the strips that make the queries, keys and values of all heads, packed. */
+export function packedStrips(
+  sequence: Pick<Sequence, "kvHeads" | "qkv" | "shape">,
+): Pick<Band, "columns" | "strips"> {
+  return stripsOf({ start: 0, end: sequence.kvHeads }, sequence, ["q", "k", "v"]);
+}
+
 /** Returns the queries, keys and values of a few rows, all heads packed. x: (t, C) -> (t, G * (Q+2) * D). */
-export function projectRows(x: Tensor, qkv: Linears, sequence: Sequence, info: RowInfo): Tensor {
-  const heads = { start: 0, end: sequence.kvHeads };
-  const { columns, strips } = stripsOf(heads, sequence, ["q", "k", "v"]);
+export function projectRows(
+  x: Tensor,
+  qkv: Linears,
+  sequence: Pick<Sequence, "kvHeads" | "qkv" | "shape">,
+  info: RowInfo,
+): Tensor {
+  const { columns, strips } = packedStrips(sequence);
   if (strips.length === 1) return linearForward(x, qkv.get(strips[0]!.linear)!, info);
   return scope(() => {
     const { dtype, device } = x;

@@ -81,12 +81,16 @@ export type ServeEvent =
   | { kind: "end"; finishReason: "stop" | "length" | "aborted"; usage: Usage }
   | { kind: "failed"; error: UserError; usage: Usage };
 
-/** Why a request is not accepted. `error` has the message and its fix. */
+/**
+ * Why a request is not accepted, or an adapter not added ("noRoom": for lack of memory). `error` has the
+ * message and its fix.
+ */
 export type Refusal =
   | { kind: "neverFits"; tokens: number; limitTokens: number; error: UserError }
   | { kind: "unknownModel"; model: string; known: string[]; error: UserError }
   | { kind: "invalid"; error: UserError }
   | { kind: "overloaded"; waiting: number; error: UserError }
+  | { kind: "noRoom"; error: UserError }
   | { kind: "closed"; error: UserError };
 
 /** An accepted request. Leaving the loop over `events` early aborts it. */

@@ -1,0 +1,214 @@
+/**
+ * Attention of a pass: each sequence's rows see the keys and values of its own chain. Single rows of sequences
+ * with the same beginning read the shared keys and values once for all of them.
+ */
+import type { KeysAndValues } from "../../models/generation/kvCache.ts";
+import { CARD_KERNELS, type CardKernel } from "../../nn/attention/cardKernels.ts";
+import { kernelForward, takesLastRows } from "../../nn/attention/kernels.ts";
+import { forEachPart, type Rows, rowCount, rowsOf } from "../../nn/rows.ts";
+import { cat, empty } from "../../torch/create.ts";
+import { scope, type Tensor } from "../../torch/tensor.ts";
+import { type Chain, type KvPool, slotsOf } from "../memory/kvPool.ts";
+
+/** The rows of one sequence in a pass. Its chain holds keys and values of all its tokens up to them. */
+export interface AttentionRows {
+  /** Rows among those of the pass. */
+  rows: Rows;
+  chain: Chain;
+  /** Tokens of the sequence before these rows. */
+  start: number;
+}
+
+/** Single rows whose chains share their first tokens. */
+interface SharedRows {
+  /** All rows of the group, one for each member. */
+  rows: Rows;
+  members: AttentionRows[];
+  /** First tokens that all members share. */
+  sharedTokens: number;
+}
+
+/** Most single rows that are computed together: it bounds the memory of their scores. */
+export const MOST_TOGETHER = 8;
+
+/** The work of a pass's attention, the same in every layer. */
+export interface AttentionPlan {
+  single: SharedRows[];
+  several: AttentionRows[];
+}
+
+/** Orders rows so that single rows with the same beginning follow one another. */
+export function byBeginning(one: Pick<AttentionRows, "chain">, other: Pick<AttentionRows, "chain">): number {
+  return beginningOf(one) - beginningOf(other);
+}
+
+function beginningOf({ chain }: Pick<AttentionRows, "chain">): number {
+  return chain[0]!.segment.slots.start;
+}
+
+/** Groups the rows of a pass. Single rows of a group must follow one another. */
+export function planAttention(all: readonly AttentionRows[]): AttentionPlan {
+  const single: SharedRows[] = [];
+  for (const member of all.filter(({ rows }) => rowCount(rows) === 1)) {
+    const group = single.at(-1);
+    const shared = group ? sharedWith(group, member) : 0;
+    if (group && shared > 0 && group.members.length < MOST_TOGETHER) {
+      group.members.push(member);
+      group.rows = { start: group.rows.start, end: member.rows.end };
+      group.sharedTokens = shared;
+    } else single.push({ rows: member.rows, members: [member], sharedTokens: 0 });
+  }
+  return { single, several: all.filter(({ rows }) => rowCount(rows) > 1) };
+}
+
+/** Returns the first tokens that a group with one more member shares; 0 if it does not belong to the group. */
+function sharedWith({ rows, members, sharedTokens }: SharedRows, member: AttentionRows): number {
+  const [first] = members;
+  if (first!.chain[0]!.segment !== member.chain[0]!.segment || rows.end !== member.rows.start) return 0;
+  const ofAll = members.length === 1 ? seenInFirst(first!) : sharedTokens;
+  return Math.min(ofAll, seenInFirst(member));
+}
+
+/** Returns the tokens before the rows that lie in the chain's first segment. */
+function seenInFirst({ chain, start }: AttentionRows): number {
+  return Math.min(chain[0]!.tokens, start);
+}
+
+/**
+ * Returns the attention of all rows, (T, H * D). packed: (T, G, Q+2, D), rotated; its keys and values are in
+ * the pool.
+ */
+export function attendChains(packed: Tensor, pool: KvPool, layer: number, plan: AttentionPlan): Tensor {
+  return scope(() => {
+    const [T, G, heads, D] = packed.shape as [number, number, number, number];
+    const Q = heads - 2;
+    const { dtype, device } = packed;
+    const out = empty([T, G, Q, D], { dtype, device });
+    const query = packed.narrow(2, 0, Q); // (T, G, Q, D)
+    forEachPart(plan.several, costOfSeveral, (rows) => {
+      scope(() => rowsOf(out, rows.rows).copy_(attendSeveral(query, pool, layer, rows)));
+    });
+    forEachPart(plan.single, costOfSingle, (group) => {
+      scope(() => attendSingle_(out, query, pool, layer, group));
+    });
+    return out.view([T, G * Q * D]);
+  });
+}
+
+/** Returns the attention of a sequence's rows to themselves and all tokens before: (n, G, Q, D). */
+function attendSeveral(
+  query: Tensor,
+  pool: KvPool,
+  layer: number,
+  { rows, chain, start }: AttentionRows,
+): Tensor {
+  const [, , Q, D] = query.shape as [number, number, number, number];
+  const tokens = start + rowCount(rows);
+  const parts = pool.read(layer, slotsOf(chain, { start: 0, end: tokens }));
+  const one = (which: keyof KeysAndValues): Tensor => {
+    const all = parts.map((part) => part[which]);
+    return (all.length === 1 ? all[0]! : cat(all, 1)).transpose(0, 1).unsqueeze(2); // (tokens, G, 1, D)
+  };
+  const heads = { query: rowsOf(query, rows), key: one("keys"), value: one("values") };
+  const shape = { Q, D, samples: [{ start: 0, end: tokens }], firstQuery: start, kernel: kernelFor(query) };
+  return kernelForward(heads, shape).out;
+}
+
+/** Returns the kernel that accepts queries of the last rows alone; undefined if the usual one does. */
+function kernelFor(query: Tensor): CardKernel | undefined {
+  return takesLastRows(query) ? undefined : PRODUCTS;
+}
+
+const PRODUCTS = CARD_KERNELS[3];
+
+/** Writes the attention of single rows into their rows of `out`, (T, G, Q, D). */
+function attendSingle_(
+  out: Tensor,
+  query: Tensor,
+  pool: KvPool,
+  layer: number,
+  { rows, members, sharedTokens }: SharedRows,
+): void {
+  const [, G, Q, D] = query.shape as [number, number, number, number];
+  const n = members.length;
+  const { dtype, device } = query;
+  const asked = rowsOf(query, rows)
+    .transpose(0, 1)
+    .reshape([G, n * Q, D]); // by kv head, then member
+  const parts = partsOf(pool, layer, members, sharedTokens, Q);
+  const width = Math.max(...parts.map(({ columns }) => columns.end));
+  const scores = empty([G, n * Q, width], { dtype: "float32", device });
+  for (const { heads, columns, keys } of parts) {
+    scope(
+      () => void at(scores, heads, columns).copy_(asked.narrow(1, ...span(heads)).bmm(keys.transpose(1, 2))),
+    );
+  }
+  members.forEach(({ start }, index) => {
+    const own = { start: index * Q, end: (index + 1) * Q };
+    const seen = start + 1;
+    if (seen < width)
+      scope(() => void at(scores, own, { start: seen, end: width }).fill_(Number.NEGATIVE_INFINITY));
+  });
+  const shares = scores
+    .mul_(D ** -0.5)
+    .softmax(-1)
+    .to({ dtype }); // (G, n * Q, width)
+  const sums = empty([G, n * Q, D], { dtype, device });
+  parts.forEach(({ heads, columns, values, isFirst }) => {
+    scope(() => {
+      const product = at(shares, heads, columns).bmm(values);
+      const into = sums.narrow(1, ...span(heads));
+      if (isFirst) into.copy_(product);
+      else into.add_(product);
+    });
+  });
+  rowsOf(out, rows).copy_(sums.view([G, n, Q, D]).transpose(0, 1));
+}
+
+/** Keys and values that some of a group's query heads see, and their columns among the scores. */
+interface ScoredPart extends KeysAndValues {
+  heads: Rows;
+  columns: Rows;
+  /** Whether these heads have no part before. */
+  isFirst: boolean;
+}
+
+function partsOf(
+  pool: KvPool,
+  layer: number,
+  members: readonly AttentionRows[],
+  sharedTokens: number,
+  Q: number,
+): ScoredPart[] {
+  const parts = (chain: Chain, tokens: Rows, heads: Rows): ScoredPart[] => {
+    let column = tokens.start;
+    return pool.read(layer, slotsOf(chain, tokens)).map((part) => {
+      const columns = { start: column, end: column + part.keys.shape[1]! };
+      column = columns.end;
+      return { ...part, heads, columns, isFirst: columns.start === 0 };
+    });
+  };
+  const all = { start: 0, end: members.length * Q };
+  return [
+    ...(sharedTokens > 0 ? parts(members[0]!.chain, { start: 0, end: sharedTokens }, all) : []),
+    ...members.flatMap(({ chain, start }, index) =>
+      parts(chain, { start: sharedTokens, end: start + 1 }, { start: index * Q, end: (index + 1) * Q }),
+    ),
+  ];
+}
+
+function at(x: Tensor, heads: Rows, columns: Rows): Tensor {
+  return x.narrow(1, ...span(heads)).narrow(2, ...span(columns));
+}
+
+function span(rows: Rows): [start: number, length: number] {
+  return [rows.start, rowCount(rows)];
+}
+
+function costOfSeveral({ rows, start, chain }: AttentionRows): string {
+  return `${rowCount(rows)} ${start} ${chain.length}`;
+}
+
+function costOfSingle({ members, sharedTokens }: SharedRows): string {
+  return `${sharedTokens} ${members.map(({ start, chain }) => `${start} ${chain.length}`)}`;
+}
