@@ -157,6 +157,7 @@ const REFUSALS: Record<Refusal["kind"], { status: ErrorStatus; code?: string }> 
   unknownModel: { status: 404, code: "model_not_found" },
   invalid: { status: 400 },
   overloaded: { status: 429, code: "rate_limit_exceeded" },
+  noRoom: { status: 429, code: "rate_limit_exceeded" },
   closed: { status: 503 },
 };
 
