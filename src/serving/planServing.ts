@@ -1,6 +1,6 @@
 /**
- * Plans the memory of serving: the base model, adapters, the pool of keys and values, the pool of features, and
- * the largest pass beside an encoding picture. The passes themselves run on meta.
+ * Plans the memory of serving: the base model, adapters, the pool of keys and values, the pool of features,
+ * and the largest pass beside an encoding picture. The passes themselves run on meta.
  */
 import { imageTokens } from "../data/pictures/image.ts";
 import { placeImage_ } from "../models/inputRows.ts";
@@ -148,7 +148,7 @@ function encodeBeside(
   for (const _ of steps);
 }
 
-/** Returns the slices of the largest pass: an answer of each sequence, and rows of a prompt, all of pictures. */
+/** Returns the slices of the largest pass: an answer of each sequence, and a prompt's rows of pictures. */
 function largestSlices(
   { maxSequences, maxTokens }: ServingShape,
   { chunkTokens }: ServingWay,

@@ -1,6 +1,6 @@
 /**
- * Decides what is computed next: which waiting requests begin, which pictures are encoded, which rows go into a
- * pass. Requests begin in the order they came, as soon as the pool has room for them with their answers.
+ * Decides what is computed next: which waiting requests begin, which pictures are encoded, which rows go into
+ * a pass. Requests begin in the order they came, as soon as the pool has room for them with their answers.
  */
 import { setImmediate } from "node:timers/promises";
 import { messageOf, UserError } from "../errors.ts";

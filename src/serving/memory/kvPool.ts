@@ -89,7 +89,9 @@ export class KvSlots {
     }
   }
 
-  /** Frees the slots after a chain's first tokens, which no other chain may use. Returns the chain that is left. */
+  /**
+   * Frees the slots after a chain's first tokens, which no other chain may use. Returns the rest.
+   */
   trim(chain: Chain, tokens: number): Link[] {
     const left = chainUpTo(chain, tokens);
     for (const [index, { segment, tokens: had }] of chain.entries()) {

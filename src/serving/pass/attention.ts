@@ -1,6 +1,6 @@
 /**
- * Attention of a pass: each sequence's rows see the keys and values of its own chain. Single rows of sequences
- * with the same beginning read the shared keys and values once for all of them.
+ * Attention of a pass: each sequence's rows see the keys and values of its own chain. Single rows of
+ * sequences with the same beginning read the shared keys and values once for all of them.
  */
 import type { KeysAndValues } from "../../models/generation/kvCache.ts";
 import { CARD_KERNELS, type CardKernel } from "../../nn/attention/cardKernels.ts";
@@ -61,7 +61,7 @@ export function planAttention(all: readonly AttentionRows[]): AttentionPlan {
   return { single, several: all.filter(({ rows }) => rowCount(rows) > 1) };
 }
 
-/** Returns the first tokens that a group with one more member shares; 0 if it does not belong to the group. */
+/** Returns the first tokens that a group shares with one more member; 0 if that one does not belong to it. */
 function sharedWith({ rows, members, sharedTokens }: SharedRows, member: AttentionRows): number {
   const [first] = members;
   if (first!.chain[0]!.segment !== member.chain[0]!.segment || rows.end !== member.rows.start) return 0;

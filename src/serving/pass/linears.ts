@@ -1,6 +1,6 @@
 /**
- * Linears over rows of several sequences: the frozen product and PLoRA for all rows at once, then LoRA for the
- * rows of each adapter.
+ * Linears over rows of several sequences: the frozen product and PLoRA for all rows at once, then LoRA for
+ * the rows of each adapter.
  */
 import type { LinearName } from "../../models/family.ts";
 import { addLinear_, type Linear, type RowInfo } from "../../nn/linear.ts";

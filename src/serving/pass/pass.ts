@@ -60,7 +60,7 @@ export type PassLogits = ReadonlyMap<Slice, Float32Array>;
 /** A slice, and its rows among all rows of the pass. */
 type Placed = AttentionRows & { slice: Slice };
 
-/** What all layers of a pass have in common. */
+/** The parts of a pass that all layers have in common. */
 interface Shared {
   placed: readonly Placed[];
   adapters: readonly AdapterRows[];

@@ -1,4 +1,4 @@
-/** Prepares a request's prompt: its token ids, and the size and content of its pictures, before any is decoded. */
+/** Prepares a request's prompt: its token ids, and its pictures' sizes and content, before any is decoded. */
 import { createHash } from "node:crypto";
 import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "../../data/pictures/decode.ts";
 import { hdGrid, imageSize, type PictureLayout } from "../../data/pictures/image.ts";
