@@ -98,6 +98,10 @@ export const PlanOptions = z.strictObject({
       help: "Show where the official recipe's memory goes, and what each step of lorafit saves",
     }),
     html: text.optional().meta({ help: "Write a page with charts", value: "FILE" }),
+    snapshot: text.optional().meta({
+      help: "Write every planned allocation of a step, for pytorch.org/memory_viz",
+      value: "FILE",
+    }),
     explain: z.boolean().default(false).meta({
       help: "Show what uses the memory, slower options, room to spare, and the cost of increasing each setting",
     }),

@@ -7,12 +7,13 @@ import { storedUnfolded } from "../models/weights.ts";
 import type { QuantizedPrecision } from "../nn/frozen/storedNames.ts";
 import { holdsFolded, layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
 import { abilitiesOf } from "../torch/device.ts";
-import { plannedTrace, type StepTrace } from "./dryRun/allocations.ts";
+import { plannedTrace, type StepTrace, type TraceOptions } from "./dryRun/allocations.ts";
 import { type AnswerShape, dryAnswer } from "./dryRun/answerRun.ts";
 import { type BatchShape, batchOf, type ExactShape, type SampleShape } from "./dryRun/batchShapes.ts";
 import { type Configuration, type DryRun, dryRun, type LoraShape, stepMs } from "./dryRun/dryRun.ts";
 import { dryLoss } from "./dryRun/lossRun.ts";
 import { type CommonParts, gradientBytes, PartsOfSearch } from "./dryRun/sharedParts.ts";
+import type { StepEvent } from "./dryRun/stepEvents.ts";
 import { storedBaseOf } from "./dryRun/storedParts.ts";
 import { type Card, capabilityOf } from "./time/cards.ts";
 import { isCpuSpeed } from "./time/cpuSpeed.ts";
@@ -232,12 +233,11 @@ export class Planner {
   }
 
   /**
-   * Traces every allocation of a workload's micro-batch under a policy. isLast: the micro-batch ends its
-   * step, so the update is traced too.
+   * Traces every allocation of a workload's micro-batch under a policy.
    */
-  trace(workload: ShapedWorkload, policy: Policy, limits: Limits, options: { isLast: boolean }): StepTrace {
+  trace(workload: Workload, policy: Policy, limits: Limits, options: TraceOptions): StepTrace<StepEvent> {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const { batch } = workload;
+    const batch = shapeOf(workload);
     return plannedTrace({ ...this.#model, lora: loraOf(workload), batch, policy, gradientCopy }, options);
   }
 

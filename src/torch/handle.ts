@@ -10,10 +10,18 @@ export abstract class TensorHandle {
 
   constructor(handle: Handle) {
     this.handle = handle;
+    onTensor?.();
   }
 
   /** Drops the cached shape after an operator changed it. */
   abstract forget(): void;
+}
+
+let onTensor: (() => void) | undefined;
+
+/** Calls `watch` whenever a tensor is made, while the functions that made it run; undefined: no longer. */
+export function watchTensors(watch: (() => void) | undefined): void {
+  onTensor = watch;
 }
 
 let TensorClass: new (handle: Handle) => Tensor;

@@ -30,7 +30,19 @@ it("every fact of a run survives JSON, and the logs say what the facts say", asy
   const { events: facts, ...end } = await runWith({ ...options, memory: 7_000_000 }, { onFact });
   expect(end).toMatchObject({ result: { ended: "finished" } });
   expect(kindsOf(facts)).toEqual(
-    ["check", "checkpoint", "end", "eval", "leaner", "microBatch", "phase", "plan", "start", "step"].sort(),
+    [
+      "check",
+      "checkpoint",
+      "end",
+      "eval",
+      "leaner",
+      "memory",
+      "microBatch",
+      "phase",
+      "plan",
+      "start",
+      "step",
+    ].sort(),
   );
   for (const fact of facts) expect(JSON.parse(JSON.stringify(fact))).toStrictEqual(fact);
 
@@ -45,6 +57,7 @@ it("every fact of a run survives JSON, and the logs say what the facts say", asy
     fact.fact === "start" ? [start] : others.has(fact.fact) ? [fact] : [],
   );
   expect(recordsOf(join(output, "facts.jsonl"))).toEqual(logged);
+  expect(JSON.parse(readFileSync(join(output, "memory.json"), "utf8"))).toEqual(of("memory").at(-1)!.memory);
   expect(of("end")).toEqual([
     expect.objectContaining({ ended: "finished", adapter: join(output, "adapter") }),
   ]);

@@ -1,9 +1,11 @@
 /** `lorafit plan`: what fits, from the training step run without data. */
 
+import type { Answer } from "../../answer/answer.ts";
 import { answerOf, stagesOf, wantedBy } from "../../answer/answerOf.ts";
-import { questionOf } from "../../answer/question.ts";
+import { type Question, questionOf } from "../../answer/question.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { formatBytes } from "../../errors.ts";
+import { leftOutWords, snapshotOf, VIEWER } from "../../plan/memory/snapshot.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { commandLine } from "../../program.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
@@ -19,7 +21,7 @@ const EXIT_DOES_NOT_FIT = 1;
 export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
   if (options.list_gpus) return listGpus(output);
   const question = questionOf(options);
-  if (options.html !== undefined) requireWritable(options.html);
+  for (const file of [options.html, options.snapshot]) if (file !== undefined) requireWritable(file);
   const wanted = wantedBy(question, output.json);
   const { tell, onDryRun } = planProgress(output, stagesOf(wanted));
   question.planner.watch(onDryRun);
@@ -28,9 +30,18 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
     writeFileWhole(options.html, planHtml(answer));
     output.note(`wrote ${options.html}`);
   }
+  if (options.snapshot !== undefined) writeSnapshot(options.snapshot, question, answer, output);
   output.record(recordOf(answer));
   output.answer(planText(answer));
   if (!answer.plan.fits) process.exitCode = EXIT_DOES_NOT_FIT;
+}
+
+/** Writes the allocations of the planned step. */
+function writeSnapshot(file: string, { planner, limits }: Question, { plan }: Answer, output: Output): void {
+  const trace = planner.trace(plan.workload, plan.policy, limits, { isLast: true, stacks: true });
+  const { pickle, leftOut } = snapshotOf(trace);
+  writeFileWhole(file, pickle);
+  output.note(`wrote ${file}${leftOutWords(leftOut)}; open it at ${VIEWER}`);
 }
 
 function listGpus(output: Output): void {

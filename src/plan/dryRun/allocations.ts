@@ -1,49 +1,46 @@
 /**
- * Lists every planned allocation of one micro-batch and its update, to compare with a run's measured ones and
- * find the first difference.
+ * Lists every planned allocation of one micro-batch and its update, to compare with a run's measured ones, to
+ * find the first difference, or to look at.
  */
 import { stepAdamW } from "../../step/optimizer/optimizer.ts";
 import { clippedScale } from "../../step/optimizer/updateGate.ts";
 import { queueStep } from "../../step/step.ts";
-import {
-  type AllocationLog,
-  CATEGORIES,
-  type Category,
-  POOLS,
-  type Pool,
-  planningFor,
-} from "../../torch/device.ts";
+import { CATEGORIES, type Pool, planningFor, readAllocations } from "../../torch/device.ts";
 import { dispose, scope } from "../../torch/tensor.ts";
 import { traced } from "../../torch/trace.ts";
 import { plannedBatch } from "./batchShapes.ts";
 import { type Bytes, type Configuration, planTargetOf } from "./dryRun.ts";
 import { openOnMeta } from "./sharedParts.ts";
+import { type StepEvent, StepEvents, type TraceEvent, withStacks } from "./stepEvents.ts";
 
-/** An allocation of `bytes`, or a free if `bytes` is below zero. */
-export interface TraceEvent {
-  phase: string;
-  pool: Pool;
-  category: Category;
-  bytes: number;
-}
-
-export interface StepTrace {
+export interface StepTrace<Event extends TraceEvent = TraceEvent> {
   /** Bytes alive in each pool when the micro-batch begins. */
   before: Record<Pool, Bytes>;
-  events: TraceEvent[];
+  events: Event[];
 }
 
-/**
- * Runs the micro-batch of a configuration in full, on meta. isLast: it ends its step, so the norm of the
- * gradients and the update follow.
- */
-export function plannedTrace(configuration: Configuration, { isLast }: { isLast: boolean }): StepTrace {
+export interface TraceOptions {
+  /** Whether the micro-batch ends its step, so the norm of the gradients and the update follow. */
+  isLast: boolean;
+  /** Whether each allocation gets the lines of source that asked for it. */
+  stacks?: boolean;
+}
+
+/** Runs the micro-batch of a configuration in full, on meta. */
+export function plannedTrace(
+  configuration: Configuration,
+  { isLast, stacks = false }: TraceOptions,
+): StepTrace<StepEvent> {
   return planningFor(planTargetOf(configuration), () =>
     traced("meta", (take) => {
       using run = openOnMeta(configuration);
-      const before = liveAfter(take().log);
-      const events: TraceEvent[] = [];
-      const end = (phase: string): void => void events.push(...eventsOf(take().log, phase));
+      const before = liveAfter(configuration, take().log);
+      const collected = new StepEvents();
+      using _ = stacks ? withStacks("meta", collected) : undefined;
+      const end = (phase: string, part?: { done: number; total: number }): void => {
+        collected.add(readAllocations("meta"));
+        collected.passed(phase, part);
+      };
       const { model, lora, optimizer } = run;
       const {
         batch,
@@ -57,35 +54,30 @@ export function plannedTrace(configuration: Configuration, { isLast }: { isLast:
       let next = steps.next();
       for (; !next.done; next = steps.next()) {
         ({ phase } = next.value);
-        end(phase);
+        end(phase, next.value);
       }
       end(phase);
       using queued = next.value;
-      if (!isLast) return { before, events };
+      if (!isLast) return { before, events: collected.events };
       queued.read();
       scope(() => stepAdamW(optimizer, 1e-4, clippedScale(queued.norm!, 1, 1)));
       dispose(queued.norm);
       end("update");
-      return { before, events };
+      return { before, events: collected.events };
     }),
   );
 }
 
-/** Returns a log's allocations and frees, each with the phase of its step. */
-export function eventsOf({ bytes, pools, categories }: AllocationLog, phase: string): TraceEvent[] {
-  return Array.from(bytes, (count, index) => ({
-    phase,
-    pool: POOLS[pools[index]!]!,
-    category: CATEGORIES[categories[index]!]!,
-    bytes: count,
-  }));
-}
-
-function liveAfter(log: AllocationLog): Record<Pool, Bytes> {
+/** Sums up what is alive after a log: on a card also the workspaces of its libraries. */
+function liveAfter(
+  { target }: Pick<Configuration, "target">,
+  log: Parameters<StepEvents["add"]>[0],
+): Record<Pool, Bytes> {
   const zero = (): Bytes => Object.fromEntries(CATEGORIES.map((name) => [name, 0])) as Bytes;
   const live = { device: zero(), host: zero() };
-  for (const { pool, category, bytes } of eventsOf(log, "start")) {
-    live[pool][category] += bytes;
-  }
+  const made = new StepEvents();
+  made.add(log);
+  for (const { pool, category, bytes } of made.events) live[pool][category] += bytes;
+  if (target !== "cpu") for (const bytes of target.workspaceBytes) live.device.workspace += bytes;
   return live;
 }

@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import { CATEGORIES, type Category } from "../../torch/device.ts";
-import type { StepTrace, TraceEvent } from "./allocations.ts";
+import type { StepTrace } from "./allocations.ts";
 import { firstParting } from "./firstDifference.ts";
+import type { TraceEvent } from "./stepEvents.ts";
 
 const OPTIONS = { pool: "device", excessBytes: 1000, roundBytes: 1 } as const;
 

@@ -3,7 +3,8 @@
  * events one by one.
  */
 import { CATEGORIES, type Category, type Pool } from "../../torch/device.ts";
-import type { StepTrace, TraceEvent } from "./allocations.ts";
+import type { StepTrace } from "./allocations.ts";
+import type { TraceEvent } from "./stepEvents.ts";
 
 export type Parting =
   /** A category that already held more bytes before the first event. */

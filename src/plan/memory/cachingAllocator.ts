@@ -49,6 +49,8 @@ export interface AllocatorOptions {
    * MiB. Unlimited by default.
    */
   allowedBytes?: number;
+  /** Called for each range of addresses that an expandable segment gets memory for. */
+  onMap?: (address: number, bytes: number) => void;
 }
 
 /** A range of addresses in a segment, linked to its neighbours there. */
@@ -89,11 +91,13 @@ export class CachingAllocator {
   private readonly expandable: boolean;
   private readonly budgetBytes: number;
   private readonly allowedBytes: number;
+  private readonly onMap: AllocatorOptions["onMap"];
 
   constructor(options: AllocatorOptions = {}) {
     this.expandable = options.expandableSegments ?? false;
     this.budgetBytes = options.budgetBytes ?? Number.POSITIVE_INFINITY;
     this.allowedBytes = options.allowedBytes ?? Number.POSITIVE_INFINITY;
+    this.onMap = options.onMap;
   }
 
   /**
@@ -197,6 +201,7 @@ export class CachingAllocator {
     if (this.reservedBytes + mappedBytes > this.budgetBytes) return false;
     pool.unmapped.remove(block);
     if (mappedBytes < block.bytes) pool.unmapped.insert(cut(block, mappedBytes));
+    this.onMap?.(block.address, block.bytes);
     block.state = "free";
     mergeNeighbours(block);
     pool.free.insert(block);

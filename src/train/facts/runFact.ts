@@ -12,6 +12,7 @@ import type { StepPhase } from "../../step/phases.ts";
 import type { Policy } from "../../step/policy.ts";
 import type { Category, Pool } from "../../torch/device.ts";
 import type { AnswerRecord, EvalRecord, StepRecord } from "../folder/runLog.ts";
+import type { StepMemory } from "../folder/stepMemory.ts";
 import type { TrainOptions } from "../options/options.ts";
 import type { Defect, DefectTrace, StepPeaks } from "./peaks.ts";
 
@@ -28,6 +29,7 @@ export type Fact =
   | MicroBatchFact
   | LeanerFact
   | StepFact
+  | MemoryFact
   | DefectFact
   | EvalFact
   | CheckpointFact
@@ -38,7 +40,7 @@ export type Fact =
  * resume, has its start; its plan and notices come before.
  */
 export type LoggedFact =
-  | Exclude<RunFact, { fact: "check" | "phase" | "microBatch" | "step" | "eval" | "start" }>
+  | Exclude<RunFact, { fact: "check" | "phase" | "microBatch" | "step" | "eval" | "memory" | "start" }>
   | ({ atMs: number } & Omit<StartFact, "stepsBefore">);
 
 /**
@@ -187,6 +189,12 @@ export interface StepFact {
   totalSteps: number;
   /** Measured and planned peaks of both pools, by category. */
   peaks: StepPeaks;
+}
+
+/** The memory over a step was recorded: of the first one, and of each whose last micro-batch is larger. */
+export interface MemoryFact {
+  fact: "memory";
+  memory: StepMemory;
 }
 
 /** A step took more memory than its plan: a defect of lorafit. */

@@ -2,11 +2,12 @@
 import { join } from "node:path";
 import type { LoggedFact, RunFact, RunSink } from "../facts/runFact.ts";
 import { ANSWERS_FILE, appendRecords, DEFECTS_FILE, EVALS_FILE, FACTS_FILE, STEPS_FILE } from "./runLog.ts";
+import { writeStepMemory } from "./stepMemory.ts";
 
 /**
- * Appends steps, evaluations with their answers, defects and the other facts to the logs of a folder. Throws
- * UserError if the disk is full. Facts before the start wait for it: until then the folder may hold another
- * run.
+ * Appends steps, evaluations with their answers, defects and the other facts to the logs of a folder, and
+ * writes the memory over a step. Throws UserError if the disk is full. Facts before the start wait for it:
+ * until then the folder may hold another run.
  */
 export function logSink(output: string): RunSink {
   const append = (file: string, records: readonly object[]): Promise<void> =>
@@ -22,6 +23,7 @@ export function logSink(output: string): RunSink {
   };
   return {
     async take(fact: RunFact) {
+      if (fact.fact === "memory") return writeStepMemory(output, fact.memory);
       if (fact.fact === "step") return append(STEPS_FILE, [fact.record]);
       if (fact.fact === "eval") {
         await append(ANSWERS_FILE, fact.answers); // first: an evaluation that is logged has its answers
@@ -35,7 +37,7 @@ export function logSink(output: string): RunSink {
 }
 
 /** Returns the fact as the log has it; undefined for facts that come many times a second. */
-function loggedFact(fact: Exclude<RunFact, { fact: "step" | "eval" }>): LoggedFact | undefined {
+function loggedFact(fact: Exclude<RunFact, { fact: "step" | "eval" | "memory" }>): LoggedFact | undefined {
   if (fact.fact === "check" || fact.fact === "phase" || fact.fact === "microBatch") return undefined;
   if (fact.fact !== "start") return fact;
   const { stepsBefore: _, ...start } = fact; // they are in the log of steps

@@ -22,6 +22,7 @@ import {
   STEPS_FILE,
 } from "./runLog.ts";
 import { mendFolders } from "./sealedFolders.ts";
+import { MEMORY_FILE } from "./stepMemory.ts";
 
 /** Folders of the finished adapter, and of the adapter with the lowest loss in an evaluation. */
 export const ADAPTER_FOLDER = "adapter";
@@ -35,7 +36,7 @@ const FREE_OPTIONS = new Set<string>([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
   ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
   "recipe", // rank, alpha and learning rate, which it gives defaults, are compared
-  ...["device", "threads", "memory", "host_memory", "planned_step"],
+  ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot"],
   ...["policy", ...POLICY_OPTION_NAMES],
 ]);
 
@@ -131,7 +132,16 @@ function unfinished(output: string, { step, totalSteps }: TrainerState): UserErr
 
 /** Results of an earlier run, which are kept. Its logs alone, without a result, are removed. */
 const RESULTS = [ADAPTER_FOLDER, BEST_FOLDER, REPORT_FILE];
-const LOGS = [STEPS_FILE, EVALS_FILE, ANSWERS_FILE, OPTIONS_FILE, POLICY_FILE, DEFECTS_FILE, FACTS_FILE];
+const LOGS = [
+  STEPS_FILE,
+  EVALS_FILE,
+  ANSWERS_FILE,
+  OPTIONS_FILE,
+  POLICY_FILE,
+  DEFECTS_FILE,
+  FACTS_FILE,
+  MEMORY_FILE,
+];
 
 /** Moves what an earlier run has left into a folder of its own, before the first step of a new run. */
 export async function moveEarlierRun(output: string, notice: (text: string) => void): Promise<void> {

@@ -7,8 +7,9 @@ import { join } from "node:path";
 import { writeFileWhole } from "../../checkpoint/files/disk.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { formatBytes } from "../../errors.ts";
-import { eventsOf, type StepTrace, type TraceEvent } from "../../plan/dryRun/allocations.ts";
+import type { StepTrace } from "../../plan/dryRun/allocations.ts";
 import { firstParting, type Parting } from "../../plan/dryRun/firstDifference.ts";
+import { StepEvents, type TraceEvent } from "../../plan/dryRun/stepEvents.ts";
 import {
   logAllocations,
   memoryStats,
@@ -26,6 +27,9 @@ const MOST_TRACES = 3;
 /** A card's caching allocator rounds blocks to a multiple of so many bytes. */
 const CARD_ROUND_BYTES = 512;
 
+/** Id of the allocation that failed. */
+const FAILED = -1;
+
 /** A defect that is to be traced. */
 interface Wanted {
   step: number;
@@ -38,7 +42,7 @@ interface Recording extends Wanted {
   batch: MicroBatch;
   isLast: boolean;
   before: StepTrace["before"];
-  events: TraceEvent[];
+  collected: StepEvents;
   stepsDown: number;
 }
 
@@ -84,15 +88,22 @@ export class DefectTracer {
     const live = (pool: Pool) => memoryStats(model.device, pool).liveByCategory;
     const before = { device: live("device"), host: live("host") };
     logAllocations(this.#logged(wanted.defect), true);
-    this.#recording = { ...wanted, batch, isLast, before, events: [], stepsDown: plan.stepsDown.length };
+    this.#recording = {
+      ...wanted,
+      batch,
+      isLast,
+      before,
+      collected: new StepEvents(),
+      stepsDown: plan.stepsDown.length,
+    };
   }
 
   /** Notes the allocations of a part of a phase. */
   passed(phase: string): void {
     const recording = this.#recording;
     if (!recording) return;
-    for (const event of eventsOf(readAllocations(this.#logged(recording.defect)), phase))
-      recording.events.push(event);
+    recording.collected.add(readAllocations(this.#logged(recording.defect)));
+    recording.collected.passed(phase);
   }
 
   /** Ends a micro-batch, with the last one of a step the update too. Writes and reports what was found. */
@@ -117,9 +128,14 @@ export class DefectTracer {
   ): boolean {
     if (!this.#recording) return false;
     this.passed(phase);
-    this.#recording.events.push({ phase, pool, category, bytes: requestedBytes });
+    this.#recording.collected.events.push({ phase, pool, category, bytes: requestedBytes, id: FAILED });
     this.end(step);
     return true;
+  }
+
+  /** Whether a micro-batch is being recorded. */
+  get isRecording(): boolean {
+    return this.#recording !== undefined;
   }
 
   /** Whether the recorded micro-batch waits for its update. */
@@ -138,7 +154,10 @@ export class DefectTracer {
     return pool === "host" ? "cpu" : this.#run.loaded.model.device;
   }
 
-  #report({ step, batch, isLast, before, events, defect }: Recording, recordedStep: number): void {
+  #report(
+    { step, batch, isLast, before, collected: { events }, defect }: Recording,
+    recordedStep: number,
+  ): void {
     const { inputs, loaded, planned: runPlan, facts } = this.#run;
     const measured = { before, events };
     const planned = runPlan.plan.trace(batch, { isLast });

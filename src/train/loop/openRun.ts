@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { readAdapter } from "../../checkpoint/adapter/peft.ts";
-import { writeFileWhole } from "../../checkpoint/files/disk.ts";
+import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { openImagePool } from "../../data/pictures/imagePool.ts";
 import { splitSamples } from "../../data/samples/split.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
@@ -87,6 +87,7 @@ export async function openRun(given: TrainOptions, facts: FactStream, closers: C
 async function openInputs(given: TrainOptions, facts: FactStream, closers: Closers): Promise<Opening> {
   const { notice } = facts;
   const checkpoint = await openOutput(given.output, given.resume, notice);
+  if (given.memory_snapshot !== undefined) requireWritable(given.memory_snapshot);
   const opened = openModel(given.model);
   closers.push(() => closeModel(opened));
   const compute = startCompute(opened, given);
@@ -207,7 +208,7 @@ function noticeCautions(options: TrainOptions, schedule: Schedule, notice: FactS
 
 /** Adds what the options leave to the machine, and makes paths hold from any working folder. */
 function settled(options: TrainOptions, { dtype, device }: Compute): TrainOptions {
-  const { adapter, eval_data } = options;
+  const { adapter, eval_data, memory_snapshot } = options;
   const limits = limitsOf(options, device);
   return {
     ...options,
@@ -216,6 +217,7 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
     output: resolve(options.output),
     data: options.data.map((file) => resolve(file)),
     ...(adapter !== undefined && { adapter: resolve(adapter) }),
+    ...(memory_snapshot !== undefined && { memory_snapshot: resolve(memory_snapshot) }),
     ...(eval_data !== undefined && { eval_data: eval_data.map((file) => resolve(file)) }),
     dtype: ({ float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const)[dtype],
     device,

@@ -1,6 +1,7 @@
 /** Compares measured memory peaks with planned ones, step by step, and reports what was above its plan. */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { DryRun, PoolPlan } from "../../plan/dryRun/dryRun.ts";
+import type { Part } from "../../plan/dryRun/stepEvents.ts";
 import {
   CATEGORIES,
   type Category,
@@ -11,9 +12,11 @@ import {
 } from "../../torch/device.ts";
 import type { Defect, DefectTrace, PlannedPeaks, StepPeaks } from "../facts/peaks.ts";
 import { defectTraceFile, type StepRecord } from "../folder/runLog.ts";
+import type { StepMemory } from "../folder/stepMemory.ts";
 import { type Peaks, peaksOf, resetPeaks } from "../machine/compute.ts";
 import { held } from "../planning/planFact.ts";
 import { DefectTracer } from "./defectTrace.ts";
+import { MemoryRecorder } from "./memoryRecording.ts";
 import { isLastOfStep } from "./retry.ts";
 import type { Run } from "./run.ts";
 
@@ -38,10 +41,12 @@ export class PeakWatch {
   /** Tokens of the step's largest micro-batch. */
   #mostTokens = 0;
   readonly #tracer: DefectTracer;
+  readonly #memory: MemoryRecorder;
 
   constructor(run: Run) {
     this.#run = run;
     this.#tracer = new DefectTracer(run);
+    this.#memory = new MemoryRecorder(run);
   }
 
   /** Begins a step. What was before, such as loading or an evaluation, no longer counts. */
@@ -57,7 +62,10 @@ export class PeakWatch {
   begin(batch: MicroBatch): void {
     this.#mostTokens = Math.max(this.#mostTokens, batch.inputIds.length);
     this.#phase = batch.images.length > 0 ? "vision" : "forward";
-    this.#tracer.begin(batch, isLastOfStep(this.#run));
+    const isLast = isLastOfStep(this.#run);
+    this.#memory.stop();
+    this.#tracer.begin(batch, isLast);
+    this.#memory.begin(batch, { isLast, isBusy: this.#tracer.isRecording });
   }
 
   /**
@@ -69,6 +77,7 @@ export class PeakWatch {
     const { planned, progress, facts, loaded } = this.#run;
     const step = progress.state.step + 1;
     const phase = phaseOf(cause, this.#phase);
+    this.#memory.failed(step, phase, cause);
     if (this.#tracer.failed(step, phase, cause) || !planned.plan.longest?.fits) return false;
     const { pool, liveBytes, requestedBytes } = cause;
     const tokens = batch.inputIds.length;
@@ -88,9 +97,10 @@ export class PeakWatch {
   }
 
   /** Notes the peaks after a part of a phase. */
-  passed(phase: string): void {
+  passed(phase: string, part?: Part): void {
     this.#phase = phase;
     this.#tracer.passed(phase);
+    this.#memory.passed(phase, part);
     for (const pool of POOLS) {
       const { peakBytes } = memoryStats(this.#run.loaded.model.device, pool);
       if (peakBytes > this.#highest[pool].bytes) this.#highest[pool] = { bytes: peakBytes, phase };
@@ -105,6 +115,7 @@ export class PeakWatch {
     this.passed("backward"); // the rest of it
     const { step } = this.#run.progress.state;
     if (!this.#tracer.awaitsUpdate) this.#tracer.end(step + 1);
+    this.#memory.endMicroBatch();
     const { plan } = this.#run.planned;
     if (!this.#isExact && !plan.longest) return false;
     const { device, host, reservedBytes } = ofStep(
@@ -122,10 +133,15 @@ export class PeakWatch {
     );
   }
 
-  endStep(): StepPeaks & { defects: (Defect & { trace: DefectTrace | undefined })[] } {
+  /** Ends the step. memory: of the step, if it was recorded. */
+  endStep(): StepPeaks & {
+    defects: (Defect & { trace: DefectTrace | undefined })[];
+    memory: StepMemory | undefined;
+  } {
     const { step } = this.#run.progress.state;
     this.passed("update");
     this.#tracer.end(step);
+    const memory = this.#memory.endStep(step);
     const isExact = this.#isExact;
     const measured = peaksOf(this.#run.loaded.model.device);
     const defects = this.#defects(measured).map((defect) => {
@@ -133,7 +149,7 @@ export class PeakWatch {
       return { ...defect, trace: this.#tracer.traceOf(defect) };
     });
     this.#isFirst = false;
-    return { measured, ...(this.#planned && { planned: this.#planned }), isExact, defects };
+    return { measured, ...(this.#planned && { planned: this.#planned }), isExact, defects, memory };
   }
 
   /** Finds the pools that are above the plan so far. */
@@ -146,6 +162,7 @@ export class PeakWatch {
   /** Stops recording, after an error. */
   stop(): void {
     this.#tracer.stop();
+    this.#memory.stop();
   }
 
   /**

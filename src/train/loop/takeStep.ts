@@ -79,7 +79,7 @@ async function accumulate(
     run.watch.begin(batch);
     return runMicroBatch(run, batch, weight * (state.lossScale?.scale ?? 1), {
       onPhase: (phase) => {
-        run.watch.passed(phase.phase);
+        run.watch.passed(phase.phase, phase);
         run.facts.say({ fact: "phase", step, microBatch, phase });
       },
       onRanOut: (cause) => run.watch.ranOut(batch, cause),
@@ -197,10 +197,11 @@ async function reportStep(run: Running, ended: Ended): Promise<void> {
     const subject = `the gradient of ${namesOf(under.samples)}`;
     throw await notFinite(run, subject, { step, isUntried: false });
   }
-  const { defects, ...peaks } = ended.peaks;
+  const { defects, memory, ...peaks } = ended.peaks;
   const record = stepRecord(ended, gradNorm, recordOf(peaks, inputs.options.planned_step));
   await withWayOn(run, async () => {
     await facts.send({ fact: "step", record, totalSteps, peaks });
+    if (memory) await facts.send({ fact: "memory", memory });
     for (const { trace, ...defect } of defects)
       await facts.send({ fact: "defect", step, defect, ...(trace && { trace }) });
   });
@@ -236,7 +237,8 @@ function skipStep(run: Running, before: LossScale): void {
   const after = afterOverflow(before);
   state.lossScale = after;
   endStep(run);
-  run.watch.endStep();
+  const { memory } = run.watch.endStep();
+  if (memory) run.facts.say({ fact: "memory", memory });
   run.facts.notice(
     `step ${state.step}: the gradients overflow float16, so the factors stay as they are; the loss scale is ${after.scale} from here on`,
   );

@@ -138,7 +138,7 @@ function tensorBytes(budgetBytes: number, device: Device): number {
 }
 
 /** Bytes of a device's memory that hold no allocation: CUDA's context. */
-function outsideBytes(device: Device): number {
+export function outsideBytes(device: Device): number {
   return isCard(device) ? cardOf(device).contextBytes : 0;
 }
 

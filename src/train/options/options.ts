@@ -257,6 +257,10 @@ const checkpointOptions = group("Checkpoints and evaluation", {
 });
 
 const policyOptions = group("Device and memory", {
+  memory_snapshot: text.optional().meta({
+    help: "Write the allocations of the largest last micro-batch so far, or of one that runs out of memory, for pytorch.org/memory_viz. Steps take longer with it.",
+    value: "FILE",
+  }),
   planned_step: z.boolean().default(false).meta({
     help: "Plan every step to the byte, and record its planned peak beside the measured one.",
   }),

@@ -4,7 +4,7 @@
  */
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import type { Place } from "../../models/places.ts";
-import type { StepTrace } from "../../plan/dryRun/allocations.ts";
+import type { StepTrace, TraceOptions } from "../../plan/dryRun/allocations.ts";
 import type { AnswerShape } from "../../plan/dryRun/answerRun.ts";
 import { type BatchShape, type ExactShape, exactShape } from "../../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
@@ -129,7 +129,7 @@ export class RunPlan {
   /**
    * Lists every allocation of a micro-batch under its policy; with the update if it is the last of its step.
    */
-  trace(batch: MicroBatch, options: { isLast: boolean }): StepTrace {
+  trace(batch: MicroBatch, options: TraceOptions): StepTrace {
     const { planner, workload } = this.#options;
     const asked = workloadOf(workload, exactShape(batch));
     return planner.trace(asked, this.policyFor(batch.inputIds.length), this.#room, options);
