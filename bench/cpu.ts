@@ -134,7 +134,7 @@ function plannedPolicy(base: string): Policy {
   const batch = exactShape(sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));
   const workload: SizedWorkload = {
     ...{ rank: LORA.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch },
-    ...{ maxLength: batch.rows[0]!, hdNum: SAMPLE.grid ** 2, imageShare: undefined, batchSize: 1 },
+    ...{ maxLength: batch.rows[0]!, pictureLimit: SAMPLE.grid ** 2, imageShare: undefined, batchSize: 1 },
   };
   const unlimited = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
   const { weights } = planner.plan(workload, DEFAULT_POLICY, unlimited).run.device.categories;

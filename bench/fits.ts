@@ -38,7 +38,7 @@ export function plannerOf(base: BaseName): Planner {
 /** r 16, batch 1, four fifths of a sequence image tokens. */
 export const SEQUENCE: SizedWorkload = {
   ...{ rank: 16, dropout: 0.05, targets: OFFICIAL_TARGETS, batchSize: 1 },
-  ...{ maxLength: 4096, hdNum: 16, imageShare: 0.8 },
+  ...{ maxLength: 4096, pictureLimit: 16, imageShare: 0.8 },
 };
 
 /** The largest max_length within so much memory of a card and 256 GiB of the host's; 0 where nothing fits. */

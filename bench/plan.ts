@@ -4,6 +4,7 @@
  * which card.
  */
 
+import { HD_TILES } from "../src/data/pictures/hdTiles/hdTiles.ts";
 import { batchOf } from "../src/plan/dryRun/batchShapes.ts";
 import { officialRun } from "../src/plan/dryRun/officialRun.ts";
 import type { SizedWorkload } from "../src/plan/planner.ts";
@@ -26,7 +27,7 @@ const DIALOGUE_TOKENS = 256;
 const PICTURE: SizedWorkload = {
   ...SEQUENCE,
   maxLength: PICTURE_TOKENS + DIALOGUE_TOKENS,
-  hdNum: 91,
+  pictureLimit: 91,
   imageShare: PICTURE_TOKENS / (PICTURE_TOKENS + DIALOGUE_TOKENS),
 };
 
@@ -63,7 +64,7 @@ function leastForPicture(): void {
   row("NF4 base, streamed", least("NF4, streamed", ANY), 2.8);
   const { rank, dropout, targets } = PICTURE;
   const official = officialRun({
-    ...{ ...BASES["bf16, resident"].model, batch: batchOf(PICTURE) },
+    ...{ ...BASES["bf16, resident"].model, batch: batchOf(PICTURE, HD_TILES) },
     lora: { rank, dropout, targets },
   });
   console.log(

@@ -1,6 +1,7 @@
 /** A bench's data: one sample with one picture, for lorafit and in the peers' form. */
 import { writeSafetensors } from "../src/checkpoint/files/safetensors.ts";
-import { type HdImage, tileGrid } from "../src/data/pictures/image.ts";
+import { tileGrid } from "../src/data/pictures/hdTiles/hdGrid.ts";
+import type { HdImage } from "../src/data/pictures/hdTiles/hdImage.ts";
 import type { EncodedSample } from "../src/data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../src/data/samples/sample.ts";
 import { layoutBatch, type MicroBatch } from "../src/data/stream/batches.ts";

@@ -6,14 +6,8 @@
 export { type Adapter, readAdapter } from "./checkpoint/adapter/peft.ts";
 export { type PullOptions, pull } from "./checkpoint/download/hub.ts";
 export { type MergeOptions, mergeCheckpoint } from "./checkpoint/merge.ts";
-export {
-  type HdGrid,
-  type HdImage,
-  hdGrid,
-  imageSize,
-  imageTokens,
-  loadHdImage,
-} from "./data/pictures/image.ts";
+export { imageSize } from "./data/pictures/decode.ts";
+export type { LoadedPicture, PictureForm, PictureLayout } from "./data/pictures/form.ts";
 export { type ImagePool, openImagePool } from "./data/pictures/imagePool.ts";
 export { type EncodedSample, encodePrompt } from "./data/samples/dialogue.ts";
 export type { Sample, Turn } from "./data/samples/sample.ts";
@@ -22,6 +16,7 @@ export { type PreparedSample, type PrepareOptions, prepareSamples } from "./data
 export { layoutBatch, type MicroBatch } from "./data/stream/batches.ts";
 export { loadTokenizer, type Tokenizer } from "./data/text/tokenizer.ts";
 export { formatBytes, parseBytes, UserError } from "./errors.ts";
+export { pictureFormOf, pictureRulesOf } from "./models/families.ts";
 export type { ModelConfig } from "./models/family.ts";
 export { type Generated, type GenerateOptions, generate } from "./models/generation/generate.ts";
 export { GREEDY, type Sampling } from "./models/generation/sampling.ts";

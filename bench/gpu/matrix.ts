@@ -1,5 +1,5 @@
 /** Cases of the GPU bench: sizes, pictures and configurations. */
-import { hdGrid, imageTokens } from "../../src/data/pictures/image.ts";
+import { hdGrid, imageTokens } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { formatBytes, formatCount, GIB } from "../../src/errors.ts";
 import { linearShape } from "../../src/models/families.ts";
 import { PRESETS, XCOMPOSER_LINEARS, type XComposerConfig } from "../../src/models/xcomposer2/spec.ts";

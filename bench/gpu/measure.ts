@@ -5,7 +5,7 @@
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeSafetensors } from "../../src/checkpoint/files/safetensors.ts";
-import { loadHdImage } from "../../src/data/pictures/image.ts";
+import { loadHdImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
 import { messageOf } from "../../src/errors.ts";
 import { writePages } from "../../src/pages/writePages.ts";
 import { fromArray } from "../../src/torch/create.ts";

@@ -2,9 +2,11 @@
  * lorafit's worker of bench/gpu/run.ts: ours.js TASK. Weights are random, made on the device in the case's
  * precision.
  */
+
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { hdGrid } from "../../src/data/pictures/image.ts";
+import { DEFAULT_RULES } from "../../src/data/pictures/forms.ts";
+import { hdGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { openImagePool } from "../../src/data/pictures/imagePool.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { createBatches, type MicroBatch } from "../../src/data/stream/batches.ts";
@@ -43,7 +45,7 @@ const attention = settledAttention(
   (text) => console.error(text),
 );
 const policy = policyOf(wanted, device, attention);
-const pictures = openImagePool({ compat: "lorafit" });
+const pictures = openImagePool({ rules: DEFAULT_RULES, compat: "lorafit" });
 const batches = createBatches({
   samples: [preparedSample()],
   sampler: fileOrder(1),
@@ -93,7 +95,7 @@ function preparedSample(): PreparedSample {
   const grid = hdGrid(PAGE.width, PAGE.height, wanted.hdNum);
   return {
     ...sampleText(sampleSizeOf(wanted)),
-    images: [{ path: picture, hdNum: wanted.hdNum }],
+    images: [{ path: picture, limit: wanted.hdNum }],
     grids: [grid],
     tokens: tokens.text + tokens.image,
   };

@@ -1,5 +1,5 @@
 /** Which policy a case of the GPU bench goes by, and what a step is planned to take. */
-import { hdGrid } from "../../src/data/pictures/image.ts";
+import { hdGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { type ExactShape, exactShape } from "../../src/plan/dryRun/batchShapes.ts";
 import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
@@ -41,7 +41,7 @@ function fastestPolicy(wanted: GpuCase, device: Device, attention: Policy["atten
   const { text, image } = tokensOf(wanted);
   const workload: SizedWorkload = {
     ...{ rank: wanted.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch: shapeOf(wanted) },
-    ...{ maxLength: text + image, hdNum: wanted.hdNum, imageShare: undefined, batchSize: 1 },
+    ...{ maxLength: text + image, pictureLimit: wanted.hdNum, imageShare: undefined, batchSize: 1 },
   };
   const limits = limitsOf({ memory: wanted.capBytes }, device) ?? {
     ...{ budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY },

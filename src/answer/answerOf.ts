@@ -1,4 +1,5 @@
 /** Answers a question of `lorafit plan`: the only place of the command that searches. */
+import { pictureFormOf } from "../models/families.ts";
 import type { SizedPlan } from "../plan/planner.ts";
 import { fastestPlan, leastMemory, planRungs } from "../plan/search.ts";
 import type { Answer, Asked } from "./answer.ts";
@@ -116,6 +117,7 @@ export function askedOf({
   trained,
 }: Question): Asked {
   const { budgetBytes, hostBytes, sumBytes } = limits;
+  const { limit } = pictureFormOf(planner.config);
   const device: Asked["device"] = card
     ? {
         ...{ kind: "card", title: card.title, isNamed: options.gpu !== undefined, isHere },
@@ -125,7 +127,12 @@ export function askedOf({
     : { kind: "cpu", ...(doubt !== undefined && { doubt }) };
   return {
     options,
-    model: { config: planner.config, base: baseName(planner), visionBase: planner.visionBase, trained },
+    model: {
+      config: planner.config,
+      base: baseName(planner),
+      visionBase: planner.visionBase,
+      trained: { ...trained, [limit.key]: trained.pictureLimit },
+    },
     device,
     limits: {
       ...(Number.isFinite(budgetBytes) && { deviceBytes: budgetBytes }),

@@ -1,4 +1,5 @@
 /** The official recipe at the sizes of a plan. */
+import { pictureFormOf } from "../models/families.ts";
 import { batchOf } from "../plan/dryRun/batchShapes.ts";
 import type { DryRun } from "../plan/dryRun/dryRun.ts";
 import { officialRun } from "../plan/dryRun/officialRun.ts";
@@ -32,6 +33,6 @@ export function runOfficial(
   const { rank, dropout, targets } = workload;
   return officialRun({
     ...{ model: planner.config, dtype: planner.dtype, mapsWeights: true, target: card },
-    ...{ batch: batchOf(workload), lora: { rank, dropout, targets } },
+    ...{ batch: batchOf(workload, pictureFormOf(planner.config)), lora: { rank, dropout, targets } },
   });
 }

@@ -2,6 +2,7 @@
  * The options of `lorafit plan`. Without an option, its value is searched for, or is the default of `train`.
  */
 import { z } from "zod";
+import { LIMITS_IN_WORDS, openLimits } from "../data/pictures/limits.ts";
 import { BASES, HEAD_BASES } from "../models/precision/bases.ts";
 import { byteAmount, count, group, listOfChoices, text } from "../options.ts";
 import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
@@ -50,14 +51,19 @@ export const PlanOptions = z.strictObject({
       help: "Model folder, downloaded repository (org/name), or 4khd-7b, which needs no weights",
       value: "FOLDER",
     }),
-    hd_num: count.optional().meta({ help: "Largest number of tiles of a picture. Default: 16" }),
+    ...openLimits("plan"),
     max_length: count.optional().meta({
-      help: "Tokens of the longest sample. Default: 4096, or more if a picture of --hd-num tiles needs more",
+      help: `Tokens of the longest sample. Default: 4096, or more if a picture of ${LIMITS_IN_WORDS} needs more`,
       alias: ["max_len"],
     }),
-    image_share: z.number().min(0).max(1).optional().meta({
-      help: "Share of a sample's tokens that belong to pictures. Default: one picture of --hd-num tiles",
-    }),
+    image_share: z
+      .number()
+      .min(0)
+      .max(1)
+      .optional()
+      .meta({
+        help: `Share of a sample's tokens that belong to pictures. Default: one picture of ${LIMITS_IN_WORDS}`,
+      }),
     batch_size: count.default(1).meta({ help: "Samples in a micro-batch" }),
     gradient_accumulation: count.optional().meta({
       help: "Micro-batches in a step; with more than one, a copy of the gradients is planned. Default: as in lorafit train",

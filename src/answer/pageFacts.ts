@@ -1,22 +1,21 @@
 /** Facts for the page of a plan: memory over a step, memory of other sizes, and the cost of the rank. */
-import { pictureTokens } from "../data/pictures/image.ts";
-import { largestGrid } from "../plan/dryRun/batchShapes.ts";
+import { pictureFormOf } from "../models/families.ts";
 import type { Moment } from "../plan/dryRun/dryRun.ts";
 import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
 import { leanestPlan } from "../plan/search.ts";
 import type { Question } from "./question.ts";
 
-/** Sizes that the table of sizes has. */
-export const HD_NUMS = [4, 9, 16, 25, 36, 55];
+/** Lengths that the table of sizes has. */
 export const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768];
 const RANKS = [4, 8, 16, 32, 64];
 
 export interface PageFacts {
   moments: readonly Moment[];
   sizes: {
-    hdNums: number[];
+    /** Values of the option that limits a picture's tokens. */
+    pictureLimits: readonly number[];
     maxLengths: number[];
-    /** Least device bytes by hd_num, then by max_length; null if a picture would leave no token to learn. */
+    /** Least device bytes by that limit, then by max_length; null if a picture would leave no token to learn. */
     bytes: (number | null)[][];
   };
   /** Device bytes under the recommended policy. */
@@ -25,12 +24,13 @@ export interface PageFacts {
 
 export function pageFactsOf(question: Question, { run, workload, policy }: SizedPlan): PageFacts {
   const { planner, limits } = question;
-  const bytes = HD_NUMS.map((hdNum) =>
-    MAX_LENGTHS.map((maxLength) => leastBytes(question, workload, { hdNum, maxLength })),
+  const pictureLimits = pictureFormOf(planner.config).limit.usual;
+  const bytes = pictureLimits.map((pictureLimit) =>
+    MAX_LENGTHS.map((maxLength) => leastBytes(question, workload, { pictureLimit, maxLength })),
   );
   return {
     moments: run.timeline(),
-    sizes: { hdNums: HD_NUMS, maxLengths: MAX_LENGTHS, bytes },
+    sizes: { pictureLimits, maxLengths: MAX_LENGTHS, bytes },
     ranks: RANKS.map((rank) => ({
       rank,
       bytes: planner.plan({ ...workload, rank }, policy, limits).run.budgetedBytes,
@@ -45,9 +45,9 @@ export function pageFactsOf(question: Question, { run, workload, policy }: Sized
 export function leastBytes(
   { planner, limits, fixed }: Question,
   workload: SizedWorkload,
-  { hdNum, maxLength }: { hdNum: number; maxLength: number },
+  { pictureLimit, maxLength }: { pictureLimit: number; maxLength: number },
 ): number | null {
-  if (pictureTokens([largestGrid(hdNum)]) + 2 > maxLength) return null;
-  const sized: SizedWorkload = { ...workload, hdNum, maxLength, imageShare: undefined };
+  if (pictureFormOf(planner.config).largest(pictureLimit).tokens + 2 > maxLength) return null;
+  const sized: SizedWorkload = { ...workload, pictureLimit, maxLength, imageShare: undefined };
   return leanestPlan(planner, sized, limits, fixed).run.budgetedBytes;
 }

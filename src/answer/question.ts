@@ -1,11 +1,11 @@
 /** Reads the options of `lorafit plan` as a question to the planner: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
-import { pictureTokens } from "../data/pictures/image.ts";
+import { isLimitFlag, LIMIT_FLAGS, limitOf } from "../data/pictures/limits.ts";
 import { formatCount, GIB, UsageError, UserError } from "../errors.ts";
-import { familyOf, PRESETS } from "../models/families.ts";
-import type { TrainedSizes } from "../models/family.ts";
-import { DIALOGUE_TOKENS, largestGrid } from "../plan/dryRun/batchShapes.ts";
+import { familyOf, PRESETS, pictureFormOf } from "../models/families.ts";
+import type { ModelConfig, TrainedSizes } from "../models/family.ts";
+import { DIALOGUE_TOKENS } from "../plan/dryRun/batchShapes.ts";
 import { type Limits, type PlannedModel, Planner, type SizedWorkload } from "../plan/planner.ts";
 import { isAnyHere, isHere, marginOf, USUAL_HOST_BYTES, usableMachineBytes } from "../plan/roomToPlanFor.ts";
 import { type Choice, knownChoice } from "../plan/time/attentionChoice.ts";
@@ -64,10 +64,10 @@ const FRESH: QuestionTools = {
 /** Reads the options. Throws UserError for a model, card or policy that is not known. */
 export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: QuestionTools = FRESH): Question {
   refuseHalfQuestions(options);
-  const workload = workloadOf(options);
-  refuseBeyondPlans(workload);
   const card = options.device === "cpu" ? undefined : cardFor(options);
   const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
+  const workload = workloadOf(options, model.model);
+  refuseBeyondPlans(workload);
   const speed = card ? undefined : cpuSpeed(model.dtype);
   const planner = plannerOf({ ...model, target: card ?? "cpu" }, speed);
   const timed = options.gpu === undefined ? undefined : timedAttention(planner, card, workload);
@@ -142,9 +142,9 @@ function refuseHalfQuestions({ memory, gpu, device, solve, image_share, compare 
     throw new UsageError("--compare official needs a GPU: the official recipe does not train on a CPU.", {
       fix: "Pass --gpu or --memory, and leave --device cpu out.",
     });
-  if (solve === "hd-num" && image_share !== undefined)
+  if (solve !== undefined && isLimitFlag(solve) && image_share !== undefined)
     throw new UsageError(
-      "--solve hd-num can't be answered with --image-share, which fixes the picture's share by itself.",
+      `--solve ${solve} can't be answered with --image-share, which fixes the picture's share by itself.`,
       { fix: "Leave --image-share out, or pass --solve max-length." },
     );
   const knowsMemory = memory !== undefined || gpu !== undefined || device === "cpu";
@@ -162,7 +162,7 @@ function refuseBeyondPlans({ maxLength, batchSize }: SizedWorkload): void {
   if (maxLength * batchSize > MOST_TOKENS)
     throw new UsageError(
       `A micro-batch of ${formatCount(maxLength * batchSize)} tokens (max_length ${formatCount(maxLength)}, batch size ${formatCount(batchSize)}) is more than fits any card; plans go up to ${most}.`,
-      { fix: `Pass a smaller --max-length, --hd-num or --batch-size.` },
+      { fix: `Pass a smaller --max-length, ${LIMIT_FLAGS} or --batch-size.` },
     );
 }
 
@@ -192,17 +192,18 @@ function deviceName({ gpu }: PlanOptions, { title }: Card): string {
   return gpu === undefined ? `a card as fast as ${title}` : title;
 }
 
-function workloadOf(options: PlanOptions): SizedWorkload {
-  const { hd_num, max_length, image_share, batch_size, recipe, lora_r, gradient_accumulation } = options;
+function workloadOf(options: PlanOptions, config: ModelConfig): SizedWorkload {
+  const { max_length, image_share, batch_size, recipe, lora_r, gradient_accumulation } = options;
   const defaults = trainOptions({ model: "-", data: "-", recipe, lora_r });
-  const hdNum = hd_num ?? defaults.hd_num;
-  const needed = image_share === undefined ? pictureTokens([largestGrid(hdNum)]) + DIALOGUE_TOKENS : 0;
+  const form = pictureFormOf(config);
+  const pictureLimit = limitOf(options, form.limit) ?? limitOf(defaults, form.limit);
+  const needed = image_share === undefined ? form.largest(pictureLimit).tokens + DIALOGUE_TOKENS : 0;
   return {
     rank: defaults.lora_r,
     dropout: defaults.lora_dropout,
     targets: defaults.lora_targets,
     maxLength: max_length ?? Math.max(defaults.max_length, needed),
-    hdNum,
+    pictureLimit,
     imageShare: image_share,
     batchSize: batch_size,
     accumulation: gradient_accumulation ?? defaults.gradient_accumulation,

@@ -27,12 +27,12 @@ export function capOf(
   unknown: Unknown,
 ): number | undefined {
   if (options.beyond_training) return undefined;
-  const caps: Partial<Record<Unknown, number>> = {
-    "max-length": trained.maxLength,
-    "hd-num": trained.hdNum,
-    "lora-r": MOST_USEFUL_RANK,
+  const caps: Partial<Record<(typeof UNKNOWNS)[Unknown]["key"], number>> = {
+    maxLength: trained.maxLength,
+    pictureLimit: trained.pictureLimit,
+    rank: MOST_USEFUL_RANK,
   };
-  return caps[unknown];
+  return caps[UNKNOWNS[unknown].key];
 }
 
 /** Solves for a setting, and plans with what was found. */
@@ -48,7 +48,7 @@ export function solvedOf(question: Question, what: Solved["what"]): { plan: Size
   const cap = capOf(question, what);
   if (cap === undefined || largest.solved <= cap)
     return { plan: largest.plan, solved: { what, value: largest.solved, isCapped: false } };
-  const capped = withValue(workload, UNKNOWNS[what].key, cap);
+  const capped = withValue(planner, workload, UNKNOWNS[what].key, cap);
   return {
     plan: fastestPlan(planner, capped, limits, fixed),
     solved: {
@@ -66,7 +66,7 @@ export function roomFor(
 ): { value: number; isCapped: boolean; plan: SizedPlan } | undefined {
   const { planner, limits, fixed } = question;
   const cap = capOf(question, unknown);
-  const from = cap === undefined ? workload : withValue(workload, UNKNOWNS[unknown].key, cap); // tried first
+  const from = cap === undefined ? workload : withValue(planner, workload, UNKNOWNS[unknown].key, cap); // tried first
   const largest = solve(planner, unknown, from, limits, fixed, cap);
   return largest && { value: largest.solved, isCapped: largest.solved === cap, plan: largest.plan };
 }

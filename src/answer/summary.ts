@@ -1,4 +1,5 @@
 /** One plan as plain JSON: sizes, policy, memory and time. */
+import { pictureFormOf } from "../models/families.ts";
 import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
 import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
 import { stepTimeMs } from "../plan/time/stepTime.ts";
@@ -45,9 +46,11 @@ export interface PhaseSummary {
 
 export function summaryOf({ planner }: Pick<Question, "planner">, plan: SizedPlan): PlanSummary {
   const { workload, policy, fits, run, stepMs } = plan;
+  const { limit } = pictureFormOf(planner.config);
   const update = run.phases.find(({ name }) => name === UPDATE);
   return {
-    ...{ workload, policy, fits, tokens: run.tokens },
+    workload: { ...workload, [limit.key]: workload.pictureLimit }, // by both names
+    ...{ policy, fits, tokens: run.tokens },
     ...{ deviceBytes: run.budgetedBytes, hostBytes: run.hostBytes },
     time: { microBatchMs: stepMs, updateMs: update ? stepTimeMs(update.ops(), planner.speed) : 0 },
   };

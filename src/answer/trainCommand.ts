@@ -1,7 +1,8 @@
 /** The `lorafit train` line that does what was planned. */
 import { stringify } from "yaml";
+import { limitOption } from "../data/pictures/limits.ts";
 import { GIB, writtenBytes } from "../errors.ts";
-import { PRESETS } from "../models/families.ts";
+import { PRESETS, pictureFormOf } from "../models/families.ts";
 import { commandLine, quoted } from "../program.ts";
 import { DEFAULT_RECIPE } from "../train/options/recipes.ts";
 import type { Answer, Asked } from "./answer.ts";
@@ -40,7 +41,7 @@ export function trainOptionsOf({
     data: "data.txt",
     ...(options.recipe !== DEFAULT_RECIPE && { recipe: options.recipe }),
     lora_r: workload.rank,
-    hd_num: workload.hdNum,
+    ...limitOption(pictureFormOf(asked.model.config).limit, workload.pictureLimit),
     max_length: workload.maxLength,
     ...(workload.batchSize > 1 && { batch_size: workload.batchSize }),
     ...(options.gradient_accumulation !== undefined && {

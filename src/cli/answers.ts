@@ -31,7 +31,7 @@ export async function answerPrompt(
   options: AnswerOptions,
   { onText, signal }: AnswerHooks = {},
 ): Promise<Generated & { text: string | null }> {
-  const images = await Promise.all(prompt.images.map(({ path, hdNum }) => pictures.load(path, hdNum)));
+  const images = await Promise.all(prompt.images.map(({ path, limit }) => pictures.load(path, limit)));
   const ends = stopIdsOf(tokenizer, model.config);
   const stream = tokenizer && onText && new TextStream(tokenizer, onText);
   const generated = await generate(model, lora, layoutBatch([{ sample: prompt, images }]), {

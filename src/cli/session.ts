@@ -9,7 +9,7 @@ import type { ImageCompat } from "../data/pictures/decode.ts";
 import { openImagePool } from "../data/pictures/imagePool.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
-import { readModelConfig, tokenizerOf } from "../models/families.ts";
+import { pictureFormOf, pictureRulesOf, readModelConfig, tokenizerOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
@@ -79,19 +79,19 @@ export async function withModel<T>(
           }),
     );
     if (lora) closers.push(() => disposeLora(lora));
-    const pictures = openImagePool({ compat: options.image_compat });
+    const pictures = openImagePool({ rules: pictureRulesOf(config), compat: options.image_compat });
     closers.push(() => pictures.close());
     return await body({ model, lora, tokenizer, pictures, policy: DEFAULT_POLICY });
   } catch (thrown) {
-    throw thrown instanceof OutOfMemoryError ? outOfMemory(thrown) : thrown;
+    throw thrown instanceof OutOfMemoryError ? outOfMemory(thrown, config) : thrown;
   } finally {
     for (const close of closers.reverse()) await close();
   }
 }
 
-function outOfMemory(cause: OutOfMemoryError): UserError {
+function outOfMemory(cause: OutOfMemoryError, config: ModelConfig): UserError {
   return new UserError(`The model does not fit: ${cause.message}.`, {
-    fix: "Pass more --memory, or a lower --hd-num for fewer image tiles.",
+    fix: `Pass more --memory, or ${pictureFormOf(config).limit.lower}.`,
     cause,
   });
 }

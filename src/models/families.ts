@@ -3,6 +3,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
+import type { PictureForm } from "../data/pictures/form.ts";
+import { type PictureRules, pictureForm } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import type { DType } from "../torch/dtypes.ts";
@@ -54,6 +56,16 @@ export function readModelConfig(folder: ModelFolder): ModelConfig {
 /** Returns the type that a checkpoint's norms are stored in, which no quantisation changes. */
 export function normType(folder: ModelFolder): DType {
   return folder.weights.entry(familyOfFolder(folder).names.norm).dtype;
+}
+
+/** Returns how a model lays out pictures, as plain data. */
+export function pictureRulesOf(config: ModelConfig): PictureRules {
+  return familyOf(config).pictures.rules(config);
+}
+
+/** Returns how a model lays out pictures, decodes and transforms them. */
+export function pictureFormOf(config: ModelConfig): PictureForm {
+  return pictureForm(pictureRulesOf(config));
 }
 
 /** Returns every tensor of a model's checkpoint by its official name. */

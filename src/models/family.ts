@@ -4,7 +4,8 @@
  * form.
  */
 import type { ModelFolder } from "../checkpoint/folder.ts";
-import type { PictureLayout } from "../data/pictures/image.ts";
+import type { PictureLayout } from "../data/pictures/form.ts";
+import type { PictureRules } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import type { RopeForm } from "../nn/attention/rope.ts";
 import type { FrozenMatrix } from "../nn/frozen/frozen.ts";
@@ -90,7 +91,7 @@ export interface PlacedReader {
 export interface EncodeOptions {
   dtype: DType;
   device: Device;
-  /** Tiles of a picture that are encoded at a time. */
+  /** Units of a picture that are encoded at a time. */
   visionBatch: number;
 }
 
@@ -104,12 +105,14 @@ export type PictureWeights = object;
 export interface TrainedSizes {
   /** Tokens of a sample. */
   maxLength: number;
-  /** Tiles of a picture. */
-  hdNum: number;
+  /** Limit of the tokens of a picture, as the form of its pictures takes it. */
+  pictureLimit: number;
 }
 
-/** How a family makes image tokens. Other code knows of a picture only its tokens and its tiles. */
-export interface PictureForm<Config extends ModelConfig = ModelConfig> {
+/** How a family lays out pictures and makes image tokens of them. */
+export interface PictureTower<Config extends ModelConfig = ModelConfig> {
+  /** How the model lays out pictures, decodes and transforms them. */
+  rules(config: Config): PictureRules;
   /** Reads the weights that make image tokens; base: the precision of their linears. */
   assemble(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
   /**
@@ -150,7 +153,7 @@ export interface Family<Config extends ModelConfig = ModelConfig> {
    * linear or not.
    */
   qkv(config: Config, kvHead: number): readonly QkvPart[];
-  pictures: PictureForm<Config>;
+  pictures: PictureTower<Config>;
   /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */
   modulesInFull: Record<"visionBase" | "headBase" | "branches", readonly string[]>;
 }

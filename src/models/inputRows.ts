@@ -1,5 +1,5 @@
 /** Text and image rows assembled into the decoder's input. */
-import type { PictureLayout } from "../data/pictures/image.ts";
+import type { PictureLayout } from "../data/pictures/form.ts";
 import { frozenGather, frozenShape } from "../nn/frozen/frozen.ts";
 import { type Rows, rowsOf, tilesOf } from "../nn/rows.ts";
 import { empty, fromArray } from "../torch/create.ts";

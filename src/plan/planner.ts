@@ -1,5 +1,6 @@
 /** Plans a workload for a model on a device under a policy. It remembers what it has tried. */
 
+import { pictureFormOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
 import type { Base } from "../models/precision/bases.ts";
@@ -36,8 +37,8 @@ export interface ShapedWorkload extends RunWorkload {
 export type Workload = SizedWorkload | ShapedWorkload;
 
 /** Returns the shape of a workload's micro-batch. */
-function shapeOf(workload: Workload): BatchShape | ExactShape {
-  return "batch" in workload ? workload.batch : batchOf(workload);
+function shapeOf(workload: Workload, config: ModelConfig): BatchShape | ExactShape {
+  return "batch" in workload ? workload.batch : batchOf(workload, pictureFormOf(config));
 }
 
 /** Returns a workload's LoRA factors alone. */
@@ -250,7 +251,7 @@ export class Planner {
    * Plans the loss of a workload's micro-batch, forward only. Returns the run's memory, and whether it fits.
    */
   loss(workload: Workload, policy: Policy, limits: Limits): RoomFor {
-    const batch = shapeOf(workload);
+    const batch = shapeOf(workload, this.config);
     return this.#evaluated(workload, policy, limits, (held, parts) => dryLoss({ ...held, batch }, parts));
   }
 
@@ -266,7 +267,7 @@ export class Planner {
   }
 
   #run(workload: Workload, policy: Policy, gradientCopy: Place | undefined): DryRun {
-    const batch = shapeOf(workload);
+    const batch = shapeOf(workload, this.config);
     const lora = loraOf(workload);
     const key = JSON.stringify([lora, batch, policy, gradientCopy]);
     const { runs, contextBytes } = this.#known;

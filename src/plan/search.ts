@@ -3,10 +3,10 @@
  * The memory, the card and the user's fixed choices are given.
  */
 
-import { pictureTokens } from "../data/pictures/image.ts";
+import { pictureFormOf } from "../models/families.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import { type LayerPolicy, layerPolicies, type Policy, ploraName, ploraOf } from "../step/policy.ts";
-import { DIALOGUE_TOKENS, largestGrid } from "./dryRun/batchShapes.ts";
+import { DIALOGUE_TOKENS } from "./dryRun/batchShapes.ts";
 import type { DryRun } from "./dryRun/dryRun.ts";
 import { type FixedPolicy, keepingLayers, leanestPolicies, policyLadder } from "./ladder.ts";
 import { largestBelowGaps, largestThatFits } from "./largestThatFits.ts";
@@ -140,7 +140,8 @@ export function solve(
   const { key, least } = UNKNOWNS[unknown];
   let best: { solved: number; plan: SizedPlan } | undefined;
   for (const policy of leanest(planner, limits, fixed)) {
-    const at = (value: number): SizedPlan => planner.plan(withValue(workload, key, value), policy, limits);
+    const at = (value: number): SizedPlan =>
+      planner.plan(withValue(planner, workload, key, value), policy, limits);
     const from = best ? best.solved + 1 : least;
     if (best && !at(Math.ceil(from * NEAR)).fits) continue;
     const solved = largestBelowGaps((value) => shortage(at(value).run, limits), {
@@ -181,17 +182,22 @@ function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed
 }
 
 /**
- * Sets one size of a workload. A larger hd_num also makes the sample as long as its largest picture and a
- * dialogue.
+ * Sets one size of a workload. A larger limit of pictures also makes the sample as long as its largest picture
+ * and a dialogue.
  */
 export function withValue(
+  { config }: Pick<Planner, "config">,
   workload: SizedWorkload,
   key: (typeof UNKNOWNS)[Unknown]["key"],
   value: number,
 ): SizedWorkload {
-  if (key !== "hdNum") return { ...workload, [key]: value };
-  const tokens = pictureTokens([largestGrid(value)]);
-  return { ...workload, hdNum: value, maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS) };
+  if (key !== "pictureLimit") return { ...workload, [key]: value };
+  const { tokens } = pictureFormOf(config).largest(value);
+  return {
+    ...workload,
+    pictureLimit: value,
+    maxLength: Math.max(workload.maxLength, tokens + DIALOGUE_TOKENS),
+  };
 }
 
 /**

@@ -184,15 +184,15 @@ function* placeImages(
   countExposed(); // encoding cannot begin without it
   const ready = { ...model, vision: fetch.wait() };
   const kindOf = ({ image }: { image: number }): string => {
-    const { tokens, tiles } = batch.images[image]!;
-    return `${tokens} ${tiles}`;
+    const { tokens, units } = batch.images[image]!;
+    return `${tokens} ${units}`;
   };
   for (const { part, times } of kindsOf(batch.imageSlices, kindOf)) {
     const rows = owner.own(rowsOf(hidden, part));
-    const tiles = placeImage_(rows, ready, batch.images[part.image]!, visionBatchTiles);
-    const nextTiles = (): ReturnType<typeof tiles.next> => repeated(times, () => tiles.next());
+    const parts = placeImage_(rows, ready, batch.images[part.image]!, visionBatchTiles);
+    const nextPart = (): ReturnType<typeof parts.next> => repeated(times, () => parts.next());
     for (;;) {
-      const { done, value } = category("visionFeatures", nextTiles);
+      const { done, value } = category("visionFeatures", nextPart);
       if (done) break;
       yield { phase: "vision", ...value };
     }

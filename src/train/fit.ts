@@ -2,9 +2,11 @@
  * Finds the longest micro-batch that fits a device by real steps: lengths double, then halve the gap. Each
  * step is compared with its plan.
  */
-import { blackImage } from "../data/pictures/image.ts";
+
+import type { PictureForm } from "../data/pictures/form.ts";
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { UsageError } from "../errors.ts";
+import { pictureFormOf } from "../models/families.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
 import { batchOf, plannedBatch } from "../plan/dryRun/batchShapes.ts";
@@ -169,7 +171,7 @@ class Trials implements Disposable {
       gradient_accumulation: accumulation,
     } = this.options;
     const run = { rank, dropout, targets: OFFICIAL_TARGETS, accumulation };
-    return { ...run, maxLength, hdNum: 1, imageShare, batchSize: 1 };
+    return { ...run, maxLength, pictureLimit: 1, imageShare, batchSize: 1 };
   }
 
   async #step(plan: SizedPlan): Promise<Peaks & { stepMs: number }> {
@@ -186,7 +188,8 @@ class Trials implements Disposable {
       const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW, policy.optimizer);
       try {
         using backup = this.#backupOf(optimizer, plan);
-        const batch = withPixels(plannedBatch(batchOf(workload)));
+        const form = pictureFormOf(model.config);
+        const batch = withPixels(plannedBatch(batchOf(workload, form)), form);
         freeCache(device); // of other lengths
         resetPeaks(device);
         const startMs = performance.now();
@@ -227,6 +230,6 @@ class Trials implements Disposable {
 }
 
 /** Black pictures in the places of the planned ones. */
-function withPixels(batch: MicroBatch): MicroBatch {
-  return { ...batch, images: batch.images.map(blackImage) };
+function withPixels(batch: MicroBatch, form: PictureForm): MicroBatch {
+  return { ...batch, images: batch.images.map(form.black) };
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, expect, test } from "vitest";
 import { readAdapter } from "../../src/checkpoint/adapter/peft.ts";
-import { loadHdImage } from "../../src/data/pictures/image.ts";
+import { loadHdImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
 import { generate, type Prompt } from "../../src/models/generation/generate.ts";
 import { disposeLora, loraFromAdapter } from "../../src/models/lora.ts";
 import { GREEDY } from "../../src/models/generation/sampling.ts";

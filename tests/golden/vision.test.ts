@@ -1,7 +1,7 @@
 import { visionOf } from "../helpers/randomModel.ts";
 import { readFileSync } from "node:fs";
 import { afterAll, describe, expect, test } from "vitest";
-import { type HdImage, loadHdImage } from "../../src/data/pictures/image.ts";
+import { type HdImage, loadHdImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
 import { disposeModel, loadModel } from "../../src/models/weights.ts";
 import { encodeImage, encodeTiles } from "../../src/models/xcomposer2/vision.ts";
 import { dispose, scope, type Tensor } from "../../src/torch/tensor.ts";

@@ -1,6 +1,7 @@
 /** Returns the golden cases as micro-batches, read the way users' data is read. */
 
-import { loadHdImage } from "../../src/data/pictures/image.ts";
+import { loadHdImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
+import { HD_TILES } from "../../src/data/pictures/hdTiles/hdTiles.ts";
 import { readDataset } from "../../src/data/samples/samples.ts";
 import { prepareSamples } from "../../src/data/samples/validate.ts";
 import { layoutBatch, type MicroBatch } from "../../src/data/stream/batches.ts";
@@ -28,7 +29,8 @@ export async function goldenBatch(...names: GoldenCase[]): Promise<MicroBatch> {
   const { samples } = await prepareSamples(readDataset(GOLDEN_DATA), {
     tokenizer: undefined,
     vocabSize: 1024,
-    hdNum: 16,
+    pictures: HD_TILES,
+    pictureLimit: 16,
     maxLength: 16384,
     imageCompat: "official",
     purpose: "train",
@@ -36,7 +38,7 @@ export async function goldenBatch(...names: GoldenCase[]): Promise<MicroBatch> {
   });
   const loaded = names.map(async (name) => {
     const sample = samples[GOLDEN_CASES.indexOf(name)]!;
-    const images = sample.images.map(({ path, hdNum }) => loadHdImage(path, hdNum, "official"));
+    const images = sample.images.map(({ path, limit }) => loadHdImage(path, limit, "official"));
     return { sample, images: await Promise.all(images) };
   });
   return { ...layoutBatch(await Promise.all(loaded)), epoch: 0, position: START };

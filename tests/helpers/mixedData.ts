@@ -3,8 +3,11 @@
  * memory than its class was planned with. Lengths, labels, pictures, their grids and their places in the text
  * are drawn independently. So is the way in which samples share a micro-batch.
  */
+
 import fc from "fast-check";
-import { pictureTokens, type TileGrid, tileGrid } from "../../src/data/pictures/image.ts";
+import type { PictureLayout } from "../../src/data/pictures/form.ts";
+import { pictureTokens } from "../../src/data/pictures/form.ts";
+import { type TileGrid, tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { layoutBatch, type MicroBatch } from "../../src/data/stream/batches.ts";
@@ -130,7 +133,7 @@ function sampleOf(stretches: readonly Stretch[], index: number): PreparedSample 
   return {
     source: { file: "drawn", index },
     ...{ inputIds: Int32Array.from(inputIds), labels: Int32Array.from(labels) },
-    images: grids.map(() => ({ path: "", hdNum: 9 })),
+    images: grids.map(() => ({ path: "", limit: 9 })),
     grids,
     tokens: inputIds.length - grids.length + pictureRows,
   } as unknown as PreparedSample;
@@ -138,9 +141,9 @@ function sampleOf(stretches: readonly Stretch[], index: number): PreparedSample 
 
 function batchOf(samples: readonly PreparedSample[], { vision }: ReturnType<typeof smallConfig>): MicroBatch {
   const side = vision.imagePixels;
-  const picture = ({ rows, cols }: TileGrid) => ({
-    ...tileGrid(rows, cols),
-    pixels: new Uint8Array(rows * cols * side * side * 3),
+  const picture = (grid: PictureLayout) => ({
+    ...grid,
+    pixels: new Uint8Array((grid.units - 1) * side * side * 3),
     globalView: new Float32Array(3 * side * side),
   });
   const loaded = samples.map((sample) => ({ sample, images: sample.grids.map(picture) }));

@@ -1,5 +1,8 @@
 /** Small random models and micro-batches for tests that need no checkpoint. */
-import { blackImage, tileGrid } from "../../src/data/pictures/image.ts";
+
+import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
+import type { HdImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
+import { blackImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import type { ModelConfig } from "../../src/models/family.ts";
@@ -199,7 +202,7 @@ export function randomBatch(
   } as unknown as MicroBatch;
 }
 
-function randomImage(random: () => number): MicroBatch["images"][number] {
+function randomImage(random: () => number): HdImage {
   return {
     ...tileGrid(1, 1),
     pixels: Uint8Array.from({ length: 336 * 336 * 3 }, () => Math.floor(random() * 256)),
@@ -208,7 +211,7 @@ function randomImage(random: () => number): MicroBatch["images"][number] {
 }
 
 /** Returns a picture of zeros. */
-export function blackPicture(rows: number, cols: number): MicroBatch["images"][number] {
+export function blackPicture(rows: number, cols: number): HdImage {
   return blackImage(tileGrid(rows, cols));
 }
 

@@ -4,7 +4,7 @@
  */
 
 import { expect, it } from "vitest";
-import { tileGrid } from "../../src/data/pictures/image.ts";
+import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, disposeLora } from "../../src/models/lora.ts";
 import { assembleModel, disposeModel } from "../../src/models/weights.ts";

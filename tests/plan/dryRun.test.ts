@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { tileGrid } from "../../src/data/pictures/image.ts";
+import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
+import { HD_TILES } from "../../src/data/pictures/hdTiles/hdTiles.ts";
 import { tensorsOf } from "../../src/models/families.ts";
 import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
@@ -26,7 +27,7 @@ import {
 import { factorCopies, loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { getThreads, memoryStats, resetPeak, setThreads } from "../../src/torch/device.ts";
-import { blackPicture, randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
+import { randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
 
 const model = smallConfig({ layers: 12 });
 const SAMPLE_TOKENS = 1500;
@@ -309,7 +310,7 @@ function measured({ model: config, lora: shape, batch, policy, dtype, visionBase
   const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 };
   const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
   const pictures = plannedBatch(batch);
-  const images = pictures.images.map(({ rows, cols }) => blackPicture(rows, cols));
+  const images = pictures.images.map((picture) => HD_TILES.black(picture));
   const dropoutSeed = shape.dropout > 0 ? { dropoutSeed: 3n } : {};
   runToEnd(trainStep(weights, lora, { ...pictures, images }, policy, { lossScale: 1, ...dropoutSeed }));
   gradientNorm(optimizer.parameters);

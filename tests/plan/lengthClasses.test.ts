@@ -4,7 +4,7 @@
  */
 
 import { describe, expect, it } from "vitest";
-import { tileGrid } from "../../src/data/pictures/image.ts";
+import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
@@ -88,7 +88,11 @@ describe("PLoRA of a run", () => {
   const tall = tileGrid(2, 1);
   const textOfPage = textOf(500 - tall.tokens + 1);
   textOfPage.inputIds[0] = IMAGE_SLOT;
-  const page: PreparedSample = { ...textOfPage, grids: [tall] as PreparedSample["grids"], tokens: 500 };
+  const page: PreparedSample = {
+    ...textOfPage,
+    grids: [{ ...tall, source: { width: 336, height: 672 } }],
+    tokens: 500,
+  };
   const runOf = (samples: PreparedSample[], limits = UNLIMITED, folded?: boolean): RunPlan =>
     new RunPlan({
       ...{ planner: pictured, workload, stepsDown: [] },

@@ -5,7 +5,7 @@
 
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { tileGrid } from "../../src/data/pictures/image.ts";
+import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { getThreads, POOLS, setThreads } from "../../src/torch/device.ts";
 import { checksOf, type Draw, draws, slackBytes } from "../helpers/mixedData.ts";
 

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { HD_TILES } from "../../src/data/pictures/hdTiles/hdTiles.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
@@ -11,7 +12,7 @@ const GIB = 2 ** 30;
 const model = { model: PRESETS["4khd-7b"], dtype: "bfloat16", mapsWeights: true } as const;
 const workload: SizedWorkload = {
   ...{ rank: 64, dropout: 0.05, targets: OFFICIAL_TARGETS },
-  ...{ maxLength: 4096, hdNum: 16, imageShare: undefined, batchSize: 1 },
+  ...{ maxLength: 4096, pictureLimit: 16, imageShare: undefined, batchSize: 1 },
 };
 /** 8.6e9 parameters of 2 bytes. No card's plan has fewer if all weights lie on the card. */
 const WEIGHTS_BYTES = 16 * GIB;
@@ -19,7 +20,12 @@ const WEIGHTS_BYTES = 16 * GIB;
 describe("the official schedule at 7B size", () => {
   const { rank, dropout, targets } = workload;
   const lora = { rank, dropout, targets };
-  const run = officialRun({ ...model, target: findDevice("a100-80gb"), batch: batchOf(workload), lora });
+  const run = officialRun({
+    ...model,
+    target: findDevice("a100-80gb"),
+    batch: batchOf(workload, HD_TILES),
+    lora,
+  });
 
   it("has the whole base, boundaries and float32 logits of every row on the device", () => {
     const { weights, boundaryActivations, optimizerState, loss } = run.device.categories;
@@ -32,7 +38,12 @@ describe("the official schedule at 7B size", () => {
   });
 
   it("takes as much on every card with the same kernels", () => {
-    const other = officialRun({ ...model, target: cardOfMemory(8 * GIB), batch: batchOf(workload), lora });
+    const other = officialRun({
+      ...model,
+      target: cardOfMemory(8 * GIB),
+      batch: batchOf(workload, HD_TILES),
+      lora,
+    });
     expect(other.device).toEqual(run.device);
   });
 });

@@ -48,7 +48,7 @@ describe("a limit on both pools together", () => {
   );
   const workload: SizedWorkload = {
     ...{ rank: 8, dropout: 0, targets: "wqkv", batchSize: 1 },
-    ...{ maxLength: 1200, hdNum: 1, imageShare: undefined },
+    ...{ maxLength: 1200, pictureLimit: 1, imageShare: undefined },
   };
   const noLimits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
   const sum = ({ budgetedBytes, hostBytes }: { budgetedBytes: number; hostBytes: number }): number =>

@@ -21,7 +21,7 @@ const plannerOf = (config: ModelConfig): Planner =>
 const planner = plannerOf(model);
 const workload: SizedWorkload = {
   ...{ rank: 4, dropout: 0.05, targets: OFFICIAL_TARGETS },
-  ...{ maxLength: 1200, hdNum: 1, imageShare: undefined, batchSize: 1 },
+  ...{ maxLength: 1200, pictureLimit: 1, imageShare: undefined, batchSize: 1 },
 };
 const anyHost = Number.POSITIVE_INFINITY;
 const ANY = { budgetBytes: 64 * MIB, hostBytes: anyHost };

@@ -1,7 +1,8 @@
 /** The vision tower in fewer bits: its image tokens, its memory, and its place. */
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { tileGrid } from "../../src/data/pictures/image.ts";
+import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
+import type { HdImage } from "../../src/data/pictures/hdTiles/hdImage.ts";
 import { disposeLora } from "../../src/models/lora.ts";
 import type { Base } from "../../src/models/precision/bases.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
@@ -71,7 +72,7 @@ describe.each(CASES)("a vision tower in $precision, $size", ({ precision, size }
 
   it("makes of a picture what the same values in full make, and nearly what the full ones do", () => {
     scope(() => {
-      const picture = randomBatch(config, [{ textTokens: 1, images: 1 }]).images[0]!;
+      const picture = randomBatch(config, [{ textTokens: 1, images: 1 }]).images[0] as HdImage;
       const [own, full] = [encode(model, picture), encode(dense, picture)];
       const same = encode({ ...model, vision: inFull(visionOf(model).weights) }, picture);
       expect(relativeDifference(own, same)).toBeLessThan(1e-12);

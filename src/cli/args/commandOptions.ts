@@ -1,6 +1,8 @@
 /** Lists the options of every command, once: flags, --help and docs/cli.md come from here. */
+
 import { z } from "zod";
 import { PlanOptions } from "../../answer/options.ts";
+import { openLimits } from "../../data/pictures/limits.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
 import { byteAmount, count, group, text } from "../../options.ts";
@@ -313,10 +315,7 @@ const init = {
         value: "FILE",
         takes: "a file, or a list of files",
       }),
-      hd_num: count.optional().meta({
-        ...pictureOptions.hd_num.meta(),
-        help: "Maximum number of tiles of a picture. Default: 16, or the next smaller of 9, 4 and 1 that fits.",
-      }),
+      ...openLimits("init"),
       max_length: count.optional().meta({
         help: "Maximum number of tokens of a sample. Default: that of the longest sample, rounded up to 64.",
       }),

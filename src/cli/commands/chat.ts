@@ -1,12 +1,15 @@
 /** `lorafit chat`: talks with the model line by line, with pictures. */
+
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface, type Interface } from "node:readline";
-import { imageSize } from "../../data/pictures/image.ts";
+import { imageSize } from "../../data/pictures/decode.ts";
+import { limitOf } from "../../data/pictures/limits.ts";
 import { encodePrompt, requireTokenizer } from "../../data/samples/dialogue.ts";
 import type { Turn } from "../../data/samples/sample.ts";
 import { UserError } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import { listOfChoices } from "../../options.ts";
 import type { Evaluator } from "../../train/evaluate/evaluate.ts";
 import { answerPrompt, withPlaceholders } from "../answers.ts";
@@ -126,8 +129,9 @@ async function answer(
   const user: Turn = { role: "user", text: withPlaceholders(question, conversation.waiting.length) };
   const turns = [...conversation.turns, user];
   const images = [...conversation.images, ...conversation.waiting.map((file) => resolve(file))];
+  const limit = limitOf(options, pictureFormOf(session.model.config).limit);
   const source = { file: "chat", index: turns.length - 1 };
-  const prompt = encodePrompt({ kind: "dialogue", source, turns, images }, session.tokenizer, options.hd_num);
+  const prompt = encodePrompt({ kind: "dialogue", source, turns, images }, session.tokenizer, limit);
   const onText = (piece: string): void => output.piece(piece);
   const { ids, text } = await answerPrompt(prompt, session, options, { onText, signal });
   output.record({ ids, text });

@@ -1,6 +1,6 @@
 /** `lorafit generate`: answers the last question of each sample, or one prompt. */
 import { resolve } from "node:path";
-import { imageSize } from "../../data/pictures/image.ts";
+import { imageSize } from "../../data/pictures/decode.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { type Dataset, readDataset } from "../../data/samples/samples.ts";
 import { formatCount, plural, UsageError } from "../../errors.ts";

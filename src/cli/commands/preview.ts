@@ -3,18 +3,21 @@
 import { basename, extname, join } from "node:path";
 import { makeFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { resolveModel } from "../../checkpoint/folder.ts";
-import { hdGrid, imageSize, loadHdImage } from "../../data/pictures/image.ts";
-import { drawPreview, transformedPng } from "../../data/pictures/previewImage.ts";
+import { imageSize } from "../../data/pictures/decode.ts";
+import type { PictureForm } from "../../data/pictures/form.ts";
+import { DEFAULT_RULES, pictureForm } from "../../data/pictures/forms.ts";
+import { limitOf } from "../../data/pictures/limits.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { encodeSample } from "../../data/samples/dialogue.ts";
 import { explainSample, type Span } from "../../data/samples/explain.ts";
 import { readSamples } from "../../data/samples/samples.ts";
-import { formatCount, UsageError } from "../../errors.ts";
-import { tokenizerOf } from "../../models/families.ts";
+import { UsageError } from "../../errors.ts";
+import { pictureFormOf, tokenizerOf } from "../../models/families.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { noteRest, type Output } from "../output/output.ts";
 import { type ShownSample, samplesHtml } from "../output/samplesHtml.ts";
 import { shownPictures } from "../output/shownPictures.ts";
+import { inspectModel } from "../session.ts";
 
 type PreviewOptions = OptionsOf<"preview">;
 
@@ -31,21 +34,26 @@ export async function run(options: PreviewOptions, output: Output): Promise<void
 }
 
 async function previewImage(file: string, options: PreviewOptions, output: Output): Promise<void> {
-  const { hd_num: hdNum, image_compat: compat, out } = options;
-  const source = await imageSize(file, compat);
-  const image = await loadHdImage(file, hdNum, compat);
-  const grid = hdGrid(source.width, source.height, hdNum, file);
+  const { image_compat: compat, out } = options;
+  const form = await formFor(options);
+  const limit = limitOf(options, form.limit);
+  const { width, height } = await imageSize(file, compat);
+  const preview = await form.preview(file, limit, compat);
   makeFolder(out);
   const name = basename(file, extname(file));
   const transformed = join(out, `${name}.png`);
   const drawing = join(out, `${name}-tiles.png`);
-  writeFileWhole(transformed, await transformedPng(image));
-  const caption = `${basename(file)}, ${source.width} x ${source.height}, hd_num ${hdNum}`;
-  writeFileWhole(drawing, await drawPreview(image, grid, { caption }));
-  const { rows, cols, width, height, tokens } = grid;
-  output.record({ width, height, grid: { rows, cols }, tokens, image: transformed });
-  output.answer(`${caption}: ${rows} x ${cols} tiles, ${width} x ${height}, ${formatCount(tokens)} tokens`);
+  writeFileWhole(transformed, await preview.transformed());
+  const caption = `${basename(file)}, ${width} x ${height}, ${form.limit.option} ${limit}`;
+  writeFileWhole(drawing, await preview.drawing(caption));
+  output.record({ ...preview.facts, image: transformed });
+  output.answer(`${caption}: ${preview.words}`);
   output.answer(`  ${transformed}  the picture as the model sees it\n  ${drawing}  with its tiles drawn in`);
+}
+
+/** Returns the form of the model's pictures; without a model, the usual one. */
+async function formFor({ model }: PreviewOptions): Promise<PictureForm> {
+  return model === undefined ? pictureForm(DEFAULT_RULES) : pictureFormOf((await inspectModel(model)).config);
 }
 
 async function previewSamples(files: string[], options: PreviewOptions, output: Output): Promise<void> {
@@ -56,9 +64,10 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
       fix: "Pass --model FOLDER.",
     });
   }
+  const limit = limitOf(options, pictureForm(DEFAULT_RULES).limit); // not drawn: any form's will do
   const shown: ShownSample[] = [];
   for (const sample of output.json || options.all ? samples : samples.slice(0, options.show)) {
-    const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, options.hd_num);
+    const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, limit);
     const spans = explainSample({ source, inputIds, labels, images }, tokenizer);
     const text = spans.map((span) => span.text).join("");
     output.record({ inputIds: [...inputIds], labels: [...labels], text });

@@ -1,9 +1,12 @@
 /**
  * `lorafit validate`: checks that every sample of a data set can be trained on, and reports their lengths.
  */
+
+import { limitOf } from "../../data/pictures/limits.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { countLabels } from "../../data/samples/rows.ts";
 import { formatCount, plural } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import { quoted } from "../../program.ts";
 import { readySamples } from "../../train/data/dataset.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
@@ -41,8 +44,9 @@ export async function run(options: OptionsOf<"validate">, output: Output): Promi
     describeSource(source),
   ]);
   output.answer(table(rows));
-  const { model, data, hd_num, max_length, skip_bad } = options;
-  const read = `--hd-num ${hd_num} --max-length ${max_length}${skip_bad ? " --skip-bad" : ""}`;
+  const { model, data, max_length, skip_bad } = options;
+  const { limit } = pictureFormOf(known.config);
+  const read = `--${limit.flag} ${limitOf(options, limit)} --max-length ${max_length}${skip_bad ? " --skip-bad" : ""}`;
   const train = `train --model ${quoted(model)} --data ${data.map(quoted).join(" ")} ${read}`;
   output.next({ "Train on them": train });
 }

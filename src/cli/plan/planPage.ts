@@ -6,6 +6,7 @@
 import type { Answer } from "../../answer/answer.ts";
 import { PART_TITLES } from "../../answer/partTitles.ts";
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import type { Moment } from "../../plan/dryRun/dryRun.ts";
 import { CATEGORIES } from "../../torch/device.ts";
 import { heatMap, stackedAreas } from "../output/areaCharts.ts";
@@ -28,7 +29,7 @@ export function planHtml(answer: Answer): string {
   const { options } = asked;
   const body = [
     `<h1>${escaped(verdict(answer))}</h1>`,
-    `<p>${[modelWords(asked, plan.workload), sampleWords(plan.workload), timeWords(asked, plan)].map(escaped).join("<br>")}</p>`,
+    `<p>${[modelWords(asked, plan.workload), sampleWords(asked, plan.workload), timeWords(asked, plan)].map(escaped).join("<br>")}</p>`,
     `<h2>What uses the memory during a step?</h2>`,
     timeline(answer),
     "<h2>What do longer samples and larger pictures need?</h2>",
@@ -99,21 +100,22 @@ function largestAt(moments: readonly Moment[], phase: string): string {
 }
 
 function sizes({ asked, page }: Answer): string {
-  const { hdNums, maxLengths, bytes } = page!.sizes;
+  const { pictureLimits, maxLengths, bytes } = page!.sizes;
+  const { option } = pictureFormOf(asked.model.config).limit;
   const { deviceBytes } = asked.limits;
   const names = maxLengths.map(formatCount);
   const chart = heatMap({
     title: `Least ${elsewhere(asked.device).device}, GiB`,
-    rows: { label: "hd_num", names: hdNums.map(String) },
+    rows: { label: option, names: pictureLimits.map(String) },
     columns: { label: "max_length", names },
     cells: bytes.map((row) => row.map((cell) => (cell === null ? undefined : cell / GIB))),
     limit: deviceBytes === undefined ? undefined : deviceBytes / GIB,
   });
   const rows = bytes.map((row, index) => [
-    String(hdNums[index]),
+    String(pictureLimits[index]),
     ...row.map((cell) => (cell === null ? "too short" : (cell / GIB).toFixed(2))),
   ]);
-  return `<figure>${chart}</figure>${htmlTable(["hd_num", ...names], rows)}`;
+  return `<figure>${chart}</figure>${htmlTable([option, ...names], rows)}`;
 }
 
 function ranks({ asked, page }: Answer): string {

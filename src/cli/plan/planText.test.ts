@@ -266,7 +266,7 @@ describe("limits of a plan", () => {
   });
 
   it("keep --solve within what the model was trained with, and name the largest possible", () => {
-    const trained = { maxLength: 1500, hdNum: 3 }; // a small model's search would go to millions of tokens
+    const trained = { maxLength: 1500, pictureLimit: 3 }; // a small model's search would go to millions of tokens
     const solved = (given: Record<string, unknown>): Answer =>
       answerOf({ ...questionFor({ memory: "580MiB", ...given }), trained });
     const longest = solved({ solve: "max-length" });

@@ -4,10 +4,9 @@ import type { Answer, Asked } from "../../answer/answer.ts";
 import type { Solved } from "../../answer/solved.ts";
 import { type PlanSummary, samplesMs } from "../../answer/summary.ts";
 import { trainCommand } from "../../answer/trainCommand.ts";
-import { pictureTokens } from "../../data/pictures/image.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
-import { PRESETS } from "../../models/families.ts";
-import { DIALOGUE_TOKENS, largestGrid } from "../../plan/dryRun/batchShapes.ts";
+import { PRESETS, pictureFormOf } from "../../models/families.ts";
+import { DIALOGUE_TOKENS } from "../../plan/dryRun/batchShapes.ts";
 import type { SizedWorkload } from "../../plan/planner.ts";
 import { commandLine } from "../../program.ts";
 import { formatDuration, table } from "../output/output.ts";
@@ -86,7 +85,7 @@ function facts(answer: Answer): string {
   const { asked, plan, official, cards } = answer;
   const rows: (readonly [name: string, words: string])[] = [
     ["Model", modelWords(asked, plan.workload)],
-    ["Sample", sampleWords(plan.workload)],
+    ["Sample", sampleWords(asked, plan.workload)],
     ...(cards ? [] : memoryRows(answer)),
     ...(official ? [["Official recipe", officialWords(answer)] as const] : []),
     ...(cards ? [] : [["Time", timeWords(asked, plan)] as const]),
@@ -100,10 +99,14 @@ export function modelWords({ model, options }: Asked, { rank }: SizedWorkload): 
   return `${name}, ${model.base} base${vision}, LoRA rank ${formatCount(rank)}`;
 }
 
-export function sampleWords({ maxLength, hdNum, imageShare, batchSize }: SizedWorkload): string {
+export function sampleWords(
+  { model }: Asked,
+  { maxLength, pictureLimit, imageShare, batchSize }: SizedWorkload,
+): string {
+  const { limit, largest } = pictureFormOf(model.config);
   const picture =
     imageShare === undefined
-      ? `a picture takes up to ${formatCount(pictureTokens([largestGrid(hdNum)]))} of them (hd_num ${formatCount(hdNum)})`
+      ? `a picture takes up to ${formatCount(largest(pictureLimit).tokens)} of them (${limit.option} ${formatCount(pictureLimit)})`
       : `${Math.round(imageShare * 100)} % of them picture`;
   const batch = batchSize === 1 ? "" : `; ${formatCount(batchSize)} samples in a micro-batch`;
   return `up to ${formatCount(maxLength)} tokens; ${picture}${batch}`;
@@ -167,7 +170,7 @@ function notes(answer: Answer): string[] {
   const note = device.kind === "card" && device.isNamed ? device.note : undefined;
   const doubt = device.kind === "cpu" ? device.doubt : undefined;
   return [
-    ...pictureWarning(plan.workload),
+    ...pictureWarning(asked, plan.workload),
     ...cautions(asked, plan.workload),
     ...(largest ? [largestWords(asked, largest)] : []),
     ...(note ? [note] : []),
@@ -182,12 +185,13 @@ function largestWords(asked: Asked, { value, plan }: NonNullable<Solved["largest
 }
 
 /** A picture that leaves nothing to learn of a sample. */
-function pictureWarning({ maxLength, hdNum, imageShare }: SizedWorkload): string[] {
-  const worst = pictureTokens([largestGrid(hdNum)]);
+function pictureWarning({ model }: Asked, { maxLength, pictureLimit, imageShare }: SizedWorkload): string[] {
+  const { limit, largest } = pictureFormOf(model.config);
+  const worst = largest(pictureLimit).tokens;
   if (imageShare !== undefined || worst + 2 <= maxLength) return [];
-  const lower = hdNum > 1 ? " or a lower --hd-num" : "";
+  const lower = pictureLimit > limit.range.least ? ` or a lower --${limit.flag}` : "";
   return [
-    `A picture at hd_num ${hdNum} can take ${formatCount(worst)} tokens, so max_length ${formatCount(maxLength)} leaves no token to learn. Pass --max-length ${worst + DIALOGUE_TOKENS}${lower}. Planned is the largest picture that leaves room for text, if there is one.`,
+    `A picture at ${limit.option} ${pictureLimit} can take ${formatCount(worst)} tokens, so max_length ${formatCount(maxLength)} leaves no token to learn. Pass --max-length ${worst + DIALOGUE_TOKENS}${lower}. Planned is the largest picture that leaves room for text, if there is one.`,
   ];
 }
 

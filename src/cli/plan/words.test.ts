@@ -6,10 +6,15 @@ import { alphaLever, cautions, gib, signed, withArticle } from "./words.ts";
 
 const config = PRESETS["4khd-7b"];
 const asked = {
-  model: { config, base: "bf16", visionBase: "bf16", trained: { maxLength: 32_768, hdNum: 55 } } as const,
+  model: {
+    config,
+    base: "bf16",
+    visionBase: "bf16",
+    trained: { maxLength: 32_768, pictureLimit: 55 },
+  } as const,
 };
 const workload: SizedWorkload = {
-  ...{ rank: 64, dropout: 0.05, targets: "", maxLength: 4096, hdNum: 16, imageShare: undefined },
+  ...{ rank: 64, dropout: 0.05, targets: "", maxLength: 4096, pictureLimit: 16, imageShare: undefined },
   ...{ batchSize: 1, accumulation: 8 },
 };
 
@@ -40,9 +45,9 @@ describe("words of a plan", () => {
   it("warn of sizes that fit and are of no use, each in a line, and of no other", () => {
     const words = (given: Partial<SizedWorkload>): string[] => cautions(asked, { ...workload, ...given });
     expect(words({})).toEqual([]);
-    expect(words({ rank: 256, hdNum: 55, maxLength: 32768, batchSize: 32 })).toEqual([]);
+    expect(words({ rank: 256, pictureLimit: 55, maxLength: 32768, batchSize: 32 })).toEqual([]);
     expect(words({ rank: 1677 })).toEqual([expect.stringMatching(/lora_r 1,677 .* 256/)]);
-    expect(words({ hdNum: 3288 })).toEqual([expect.stringMatching(/hd_num 3,288 .* 55/)]);
+    expect(words({ pictureLimit: 3288 })).toEqual([expect.stringMatching(/hd_num 3,288 .* 55/)]);
     expect(words({ maxLength: 495_965 })).toEqual([expect.stringMatching(/max_length 495,965 .* 32,768/)]);
     expect(words({ batchSize: 125 })).toEqual([
       expect.stringMatching(/1,000 samples at once \(125 x 8 micro-batches\)/),

@@ -4,6 +4,7 @@ import type { Asked } from "../../answer/answer.ts";
 import type { Way } from "../../answer/otherWays.ts";
 import { MOST_USEFUL_RANK } from "../../answer/solved.ts";
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import type { SizedWorkload } from "../../plan/planner.ts";
 import { table } from "../output/output.ts";
 
@@ -69,8 +70,9 @@ const OFFICIAL_SAMPLES = 8;
 
 /** Returns a line for each size that fits and is of no use all the same. */
 export function cautions({ model }: Pick<Asked, "model">, workload: SizedWorkload): string[] {
-  const { rank, hdNum, maxLength, batchSize, imageShare, accumulation = 1 } = workload;
-  const { trained } = model;
+  const { rank, pictureLimit, maxLength, batchSize, imageShare, accumulation = 1 } = workload;
+  const { trained, config } = model;
+  const { limit } = pictureFormOf(config);
   const samples = batchSize * accumulation;
   const lines: [boolean, string][] = [
     [
@@ -78,8 +80,8 @@ export function cautions({ model }: Pick<Asked, "model">, workload: SizedWorkloa
       `max_length ${formatCount(maxLength)} is beyond the ${formatCount(trained.maxLength)} tokens that the model was trained with.`,
     ],
     [
-      hdNum > trained.hdNum && imageShare === undefined,
-      `hd_num ${formatCount(hdNum)} is beyond ${trained.hdNum}, the most that the model was trained with.`,
+      pictureLimit > trained.pictureLimit && imageShare === undefined,
+      `${limit.option} ${formatCount(pictureLimit)} is beyond ${trained.pictureLimit}, the most that the model was trained with.`,
     ],
     [
       rank > MOST_USEFUL_RANK,

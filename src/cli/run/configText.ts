@@ -2,7 +2,9 @@
  * The text of a training configuration: options with their help as comments, those at their defaults
  * commented out.
  */
+
 import { Document, isSeq } from "yaml";
+import { type LimitOption, PICTURE_LIMITS } from "../../data/pictures/limits.ts";
 import { optionSpecs } from "../../options.ts";
 import { printable } from "../../printable.ts";
 import { type TrainInput, TrainOptions, trainOptions } from "../../train/options/options.ts";
@@ -12,7 +14,9 @@ type Key = keyof TrainInput;
 
 /** Options of a first configuration, in this order; every other option of `lorafit train` may be added. */
 const SHOWN: readonly Key[] = [
-  ...(["model", "data", "eval_data", "output", "hd_num", "max_length", "skip_bad"] as const),
+  ...(["model", "data", "eval_data", "output"] as const),
+  ...(Object.keys(PICTURE_LIMITS) as LimitOption[]),
+  ...(["max_length", "skip_bad"] as const),
   ...(["batch_size", "gradient_accumulation", "epochs", "learning_rate", "lora_r", "lora_alpha"] as const),
   ...(["save_every", "eval_every", "memory", "seed"] as const),
 ];

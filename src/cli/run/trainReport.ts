@@ -1,4 +1,5 @@
 /** Shows a run: a live line and notes on a terminal, one record a step for scripts. */
+import { limitsAmong } from "../../data/pictures/limits.ts";
 import { plural } from "../../errors.ts";
 import { flagOf } from "../../options.ts";
 import { quoted } from "../../program.ts";
@@ -122,9 +123,9 @@ export class TrainReport implements RunSink {
  */
 function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
   const { model, data, eval_data, output, base, head_base, vision_base } = options;
-  const { hd_num, image_compat, max_length, skip_bad } = options;
+  const { image_compat, max_length, skip_bad } = options;
   const both = wordsOf({ model, adapter });
-  const seen = wordsOf({ hd_num, ...(image_compat === "official" && { image_compat }) });
+  const seen = wordsOf({ ...limitsAmong(options), ...(image_compat === "official" && { image_compat }) });
   const held = wordsOf({ base, head_base, vision_base });
   const files = (eval_data ?? data).map(quoted).join(" ");
   return {

@@ -9,6 +9,7 @@ import sharp, { type Metadata, type Sharp } from "sharp";
 import { formatCount, messageOf, UserError } from "../../errors.ts";
 import { BMP_HEADER_BYTES, bmpSize, decodeBmp, isBmp } from "./bmp.ts";
 import { endOf } from "./fileEnd.ts";
+import type { PictureSize } from "./form.ts";
 import type { Raster } from "./resize.ts";
 import { isEmbedded, pictureBytes, pictureEnds, pictureInput, pictureName } from "./source.ts";
 
@@ -31,7 +32,7 @@ export interface PictureHeader {
   width: number;
   height: number;
   /** Size as a person sees it: the EXIF orientation is applied. */
-  shown: { width: number; height: number };
+  shown: PictureSize;
   /** Undefined for a BMP, which sharp does not read. */
   sharp: Metadata | undefined;
 }
@@ -59,6 +60,12 @@ export async function decodeImage(
     } as const;
     return decoded(sharp(pictureInput(path), options), header.sharp, compat);
   });
+}
+
+/** Returns the size in pixels from the file's header alone: as stored for "official", as shown otherwise. */
+export async function imageSize(path: string, compat: ImageCompat): Promise<PictureSize> {
+  const { width, height, shown } = await readHeader(path);
+  return compat === "official" ? { width, height } : shown;
 }
 
 /** Returns the header of a picture file; decodes nothing. */

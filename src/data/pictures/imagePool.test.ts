@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { golden } from "../../../tests/helpers/shared.ts";
-import { loadHdImage } from "./image.ts";
+import { DEFAULT_RULES } from "./forms.ts";
+import { type LoadedHdImage, loadHdImage } from "./hdTiles/hdImage.ts";
 import * as sources from "./imagePool.ts";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
@@ -26,19 +27,20 @@ describe.each([
   test("pictures equal those loaded one by one, more of them than workers", async () => {
     const names = ["a_grad_500x311", "b_text_1200x300", "c_noise_37x29", "q_rgba_120x80", "q_palette_140x90"];
     const paths = names.map((name) => golden(`hd_pixels/${name}.in.png`));
-    const images = pool().openImagePool({ workers: 2, compat: "official" });
+    const images = pool().openImagePool({ workers: 2, rules: DEFAULT_RULES, compat: "official" });
     const loaded = await Promise.all(paths.map((path, i) => images.load(path, i + 1)));
     await images.close();
     for (const [i, path] of paths.entries()) {
       const expected = await loadHdImage(path, i + 1, "official");
-      expect(loaded[i]).toMatchObject({ rows: expected.rows, cols: expected.cols });
-      expect(Buffer.compare(loaded[i]?.pixels ?? Buffer.of(), expected.pixels)).toBe(0);
-      expect(loaded[i]?.globalView).toMatchArray(expected.globalView);
+      const { rows, cols, pixels, globalView } = loaded[i] as LoadedHdImage;
+      expect({ rows, cols }).toEqual({ rows: expected.rows, cols: expected.cols });
+      expect(Buffer.compare(pixels, expected.pixels)).toBe(0);
+      expect(globalView).toMatchArray(expected.globalView);
     }
   });
 
   test("a bad picture rejects its own promise alone, with its remedy", async () => {
-    const images = pool().openImagePool({ workers: 1, compat: "lorafit" });
+    const images = pool().openImagePool({ workers: 1, rules: DEFAULT_RULES, compat: "lorafit" });
     const bad = join(folder, "bad.png");
     writeFileSync(bad, "not a picture");
     const results = await Promise.allSettled([picture, bad, picture].map((path) => images.load(path, 1)));
@@ -51,13 +53,18 @@ describe.each([
   });
 
   test("the limit on pixels holds", async () => {
-    const images = pool().openImagePool({ workers: 1, compat: "lorafit", maxPixels: 100 });
+    const images = pool().openImagePool({
+      workers: 1,
+      rules: DEFAULT_RULES,
+      compat: "lorafit",
+      maxPixels: 100,
+    });
     await expect(images.load(picture, 1)).rejects.toThrow("more than the limit of 100");
     await images.close();
   });
 
   test("closing rejects what waits, and what is asked for afterwards", async () => {
-    const images = pool().openImagePool({ workers: 1, compat: "lorafit" });
+    const images = pool().openImagePool({ workers: 1, rules: DEFAULT_RULES, compat: "lorafit" });
     const loads = Array.from({ length: 4 }, () => images.load(picture, 16));
     await images.close();
     const results = await Promise.allSettled([...loads.slice(1), images.load(picture, 1)]);
@@ -69,7 +76,7 @@ describe.each([
 test("a worker that dies costs its picture alone, which is named", async () => {
   const elsewhere = join(folder, "dying");
   cpSync(join(folder, "data"), join(elsewhere, "data"), { recursive: true });
-  for (const name of ["errors.js", "errors.js.map", "printable.js", "printable.js.map"])
+  for (const name of ["errors.js", "options.js", "printable.js"])
     cpSync(join(folder, name), join(elsewhere, name));
   const worker = `
     import { parentPort } from "node:worker_threads";
@@ -83,7 +90,7 @@ test("a worker that dies costs its picture alone, which is named", async () => {
   const dying: typeof sources = await import(
     pathToFileURL(join(elsewhere, "data", "pictures", "imagePool.js")).href
   );
-  const images = dying.openImagePool({ workers: 1, compat: "lorafit" });
+  const images = dying.openImagePool({ workers: 1, rules: DEFAULT_RULES, compat: "lorafit" });
   const results = await Promise.allSettled(
     ["a.png", "throws.png", "b.png", "exits.png", "c.png"].map((path) => images.load(path, 1)),
   );
@@ -99,7 +106,7 @@ test("a worker that dies costs its picture alone, which is named", async () => {
 });
 
 test("worker threads leave this one free", async () => {
-  const images = compiled.openImagePool({ workers: 1, compat: "lorafit" });
+  const images = compiled.openImagePool({ workers: 1, rules: DEFAULT_RULES, compat: "lorafit" });
   await images.load(picture, 1);
   const before = performance.eventLoopUtilization();
   await images.load(picture, 100);
@@ -110,7 +117,7 @@ test("worker threads leave this one free", async () => {
 test("an open pool keeps no process alive, and one picture at work does", () => {
   const script = `
     const { openImagePool } = await import(${JSON.stringify(compiledUrl())});
-    const images = openImagePool({ workers: 1, compat: "lorafit" });
+    const images = openImagePool({ workers: 1, rules: { form: "hdTiles" }, compat: "lorafit" });
     images.load(${JSON.stringify(picture)}, 4).then(({ rows }) => console.log(rows));`;
   const out = execFileSync(process.execPath, ["--input-type=module", "-e", script], { timeout: 240_000 });
   expect(out.toString()).toBe("2\n");
@@ -121,7 +128,9 @@ async function compile(): Promise<typeof sources> {
   const config = {
     extends: "../../tsconfig.build.json",
     compilerOptions: { rootDir: "../../src", outDir: ".", incremental: false, declaration: false },
-    files: ["../../src/data/pictures/imagePool.ts", "../../src/data/pictures/imageWorker.ts"],
+    files: ["data/pictures/imagePool.ts", "data/pictures/imageWorker.ts", "drawing/opentype.d.ts"].map(
+      (file) => `../../src/${file}`,
+    ),
     include: [],
   };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));

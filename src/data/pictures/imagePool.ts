@@ -3,19 +3,20 @@ import { availableParallelism } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { messageOf, UserError } from "../../errors.ts";
-import { type LoadedImage, loadHdImage } from "./image.ts";
+import type { LoadedPicture } from "./form.ts";
+import { pictureForm } from "./forms.ts";
 import type { ImageReply, ImageSettings } from "./imageWorker.ts";
 
 export interface ImagePool {
   /** Loads a picture. A picture that cannot be loaded rejects its own promise and no other. */
-  load(path: string, hdNum: number): Promise<LoadedImage>;
+  load(path: string, limit: number): Promise<LoadedPicture>;
   /** Stops the workers. Pictures that are not loaded yet are rejected. */
   close(): Promise<void>;
 }
 
 /** Loads one picture at a time. */
 interface Lane {
-  load(path: string, hdNum: number): Promise<LoadedImage>;
+  load(path: string, limit: number): Promise<LoadedPicture>;
   close(): Promise<void>;
 }
 
@@ -52,11 +53,11 @@ export function openImagePool({
   }
 
   return {
-    load(path, hdNum) {
-      const loading = new Promise<LoadedImage>((resolve, reject) => {
+    load(path, limit) {
+      const loading = new Promise<LoadedPicture>((resolve, reject) => {
         const cancel = () => reject(closedError());
         if (closed) return cancel();
-        waiting.push({ start: (lane) => lane.load(path, hdNum).then(resolve, reject), cancel });
+        waiting.push({ start: (lane) => lane.load(path, limit).then(resolve, reject), cancel });
       });
       loading.catch(() => {}); // nobody may wait any more for a picture that was asked for ahead
       const lane = idle.pop();
@@ -71,8 +72,9 @@ export function openImagePool({
   };
 }
 
-function localLane({ compat, maxPixels }: ImageSettings): Lane {
-  return { load: (path, hdNum) => loadHdImage(path, hdNum, compat, { maxPixels }), close: async () => {} };
+function localLane({ rules, ...settings }: ImageSettings): Lane {
+  const form = pictureForm(rules);
+  return { load: (path, limit) => form.load(path, limit, settings), close: async () => {} };
 }
 
 /**
@@ -81,7 +83,9 @@ function localLane({ compat, maxPixels }: ImageSettings): Lane {
  */
 function workerLane(url: URL, settings: ImageSettings): Lane {
   let worker: Worker | undefined;
-  let pending: { path: string; resolve(image: LoadedImage): void; reject(error: unknown): void } | undefined;
+  let pending:
+    | { path: string; resolve(image: LoadedPicture): void; reject(error: unknown): void }
+    | undefined;
   let closed = false;
 
   function fail(why: string, cause?: unknown): void {
@@ -114,10 +118,10 @@ function workerLane(url: URL, settings: ImageSettings): Lane {
   }
 
   return {
-    load(path, hdNum) {
+    load(path, limit) {
       worker ??= startWorker();
       worker.ref();
-      worker.postMessage({ path, hdNum });
+      worker.postMessage({ path, limit });
       return new Promise((resolve, reject) => {
         pending = { path, resolve, reject };
       });

@@ -4,36 +4,40 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { UserError } from "../../errors.ts";
-import type { ImageCompat } from "./decode.ts";
-import { type LoadedImage, loadHdImage } from "./image.ts";
+import type { DecodeSettings, LoadedPicture } from "./form.ts";
+import { type PictureRules, pictureForm } from "./forms.ts";
 
-export interface ImageSettings {
-  compat: ImageCompat;
-  maxPixels?: number | undefined;
+export interface ImageSettings extends DecodeSettings {
+  /** How the model lays out pictures. */
+  rules: PictureRules;
 }
 
 export interface ImageRequest {
   path: string;
-  hdNum: number;
+  limit: number;
 }
 
 /** A reply. A UserError loses its class between threads, so it is sent in parts. */
 export type ImageReply =
-  | { kind: "image"; image: LoadedImage }
+  | { kind: "image"; image: LoadedPicture }
   | { kind: "user error"; message: string; remedy: { fix?: string } }
   | { kind: "defect"; error: unknown };
 
-const settings = workerData as ImageSettings;
+const { rules, ...settings } = workerData as ImageSettings;
+const form = pictureForm(rules);
 
-parentPort?.on("message", async ({ path, hdNum }: ImageRequest) => {
-  const reply = await load(path, hdNum);
-  const handedOver = reply.kind === "image" ? [reply.image.pixels.buffer, reply.image.globalView.buffer] : [];
-  parentPort?.postMessage(reply, handedOver as ArrayBuffer[]);
+parentPort?.on("message", async ({ path, limit }: ImageRequest) => {
+  const reply = await load(path, limit);
+  const arrays = reply.kind === "image" ? Object.values(reply.image).filter(ArrayBuffer.isView) : [];
+  parentPort?.postMessage(
+    reply,
+    arrays.map(({ buffer }) => buffer as ArrayBuffer),
+  );
 });
 
-async function load(path: string, hdNum: number): Promise<ImageReply> {
+async function load(path: string, limit: number): Promise<ImageReply> {
   try {
-    return { kind: "image", image: await loadHdImage(path, hdNum, settings.compat, settings) };
+    return { kind: "image", image: await form.load(path, limit, settings) };
   } catch (error) {
     if (!(error instanceof UserError)) return { kind: "defect", error };
     return {

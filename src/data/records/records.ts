@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { formatCount } from "../../errors.ts";
+import { PICTURE_LIMITS } from "../pictures/limits.ts";
 import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "../samples/sample.ts";
 import { trim } from "../text/whitespace.ts";
 import {
@@ -34,8 +35,8 @@ const History = z.array(z.tuple([z.string(), z.string()])).nullish();
 const Query = z.object({ query: Text, response: Text, history: History });
 const Instruction = z.object({ instruction: Text, input: Text.nullish(), output: Text, history: History });
 const System = z.object({ system: Text.nullish() });
-const HdNum = z.int().positive();
-const HdNums = z.object({ hd_num: z.union([HdNum, z.array(HdNum)]).nullish() });
+const Limit = z.int().positive();
+const Limits = z.union([Limit, z.array(Limit)]).nullish();
 
 /** Pictures of the largest sample. Their tokens alone would be millions. */
 const PICTURES_MAX = 10_000;
@@ -80,7 +81,9 @@ const DIALOGUE_FORMS: Readonly<Record<string, DialogueForm>> = {
   },
 };
 
-const TOKEN_FIELDS = ["input_ids", "labels", "attention_mask", "hd_num"];
+/** Fields that limit the tokens of a record's pictures. */
+const LIMIT_FIELDS = Object.keys(PICTURE_LIMITS);
+const TOKEN_FIELDS = ["input_ids", "labels", "attention_mask", ...LIMIT_FIELDS];
 const COMMON_FIELDS = ["id", "system", ...PICTURE_FIELDS, ...OTHER_MEDIA_FIELDS];
 
 /**
@@ -225,13 +228,21 @@ function tokenSample(record: Fields, source: SampleSource): Sample {
       "Write one label for each id: -100 for an id that is not learned, and for every picture (-200 in input_ids).";
     throw new RecordFault(`has ${inputIds.length} input_ids but ${labels.length} labels`, fix);
   }
-  const { hd_num } = checked(HdNums, record);
-  const hdNums = typeof hd_num === "number" ? images.map(() => hd_num) : hd_num;
-  if (hdNums && hdNums.length !== images.length) {
-    const fix = "Write one hd_num for all pictures, or one for each.";
-    throw new RecordFault(`has ${hdNums.length} values of hd_num for ${images.length} pictures`, fix);
+  const limits = limitsOf(record, images);
+  return { kind: "tokens", source, inputIds, labels, images, ...(limits && { limits }) };
+}
+
+/** Returns the record's own limit of each picture; undefined if it has none. */
+function limitsOf(record: Fields, images: readonly string[]): number[] | undefined {
+  const option = LIMIT_FIELDS.find((field) => record[field] !== undefined);
+  if (option === undefined) return undefined;
+  const stated = checked(z.object({ [option]: Limits }), record)[option];
+  const limits = typeof stated === "number" ? images.map(() => stated) : (stated ?? undefined);
+  if (limits && limits.length !== images.length) {
+    const fix = `Write one ${option} for all pictures, or one for each.`;
+    throw new RecordFault(`has ${limits.length} values of ${option} for ${images.length} pictures`, fix);
   }
-  return { kind: "tokens", source, inputIds, labels, images, ...(hdNums ? { hdNums } : {}) };
+  return limits;
 }
 
 /** Returns a list of ids. A zod schema would keep a message for each of a million wrong ids. */

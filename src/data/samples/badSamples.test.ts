@@ -3,7 +3,7 @@ import { type BadSample, badSamplesError } from "./badSamples.ts";
 
 it("says what would fit all samples that are too long, however many they are", () => {
   const bad = Array.from({ length: 300_000 }, (_, index): BadSample => {
-    const needs = { maxLength: 5000 + index, hdNum: 16 - (index % 8) };
+    const needs = { maxLength: 5000 + index, limit: { flag: "hd-num", value: 16 - (index % 8) } };
     return { source: { file: "a.json", index }, message: "too long", fix: "", needs };
   });
   const { message, fix } = badSamplesError(bad, 400_000);

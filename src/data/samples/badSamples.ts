@@ -9,7 +9,7 @@ export interface BadSample {
   message: string;
   fix: string;
   /** For a sample that is too long, two settings. It would fit with either. */
-  needs?: { maxLength: number; hdNum?: number };
+  needs?: { maxLength: number; limit?: { flag: string; value: number } };
 }
 
 const SHOWN_SAMPLES = 10;
@@ -71,12 +71,13 @@ export function badSamplesError(
 function waysToFitAll(bad: readonly BadSample[]): string[] {
   const needs = bad.flatMap((sample) => sample.needs ?? []);
   if (needs.length < 2) return [];
-  const hdNums = needs.flatMap(({ hdNum }) => hdNum ?? []);
+  const limits = needs.flatMap(({ limit }) => limit ?? []);
   const fits = `(fits the ${formatCount(needs.length)} that are too long)`;
   const maxLength = needs.reduce((most, need) => Math.max(most, need.maxLength), 0);
-  const hdNum = hdNums.reduce((least, one) => Math.min(least, one), Number.POSITIVE_INFINITY);
   const byLength = `--max-length ${maxLength}  ${fits}`;
-  return hdNums.length < needs.length ? [byLength] : [byLength, `--hd-num ${hdNum}  ${fits}`];
+  if (limits.length < needs.length) return [byLength];
+  const least = limits.reduce((best, limit) => (limit.value < best.value ? limit : best));
+  return [byLength, `--${least.flag} ${least.value}  ${fits}`];
 }
 
 function indent(text: string, spaces: number): string {

@@ -3,7 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { findShared, golden } from "../../../tests/helpers/shared.ts";
-import { type HdImage, hdGrid, layoutOf } from "../pictures/image.ts";
+import { hdGrid } from "../pictures/hdTiles/hdGrid.ts";
+import type { HdImage } from "../pictures/hdTiles/hdImage.ts";
 import { layoutBatch } from "../stream/batches.ts";
 import { trainTokenizer } from "../text/tinyTokenizer.ts";
 import { type InternLM2Tokenizer, loadTokenizer } from "../text/tokenizer.ts";
@@ -234,11 +235,11 @@ describe("a dialogue in tokens", () => {
       inputIds: Int32Array.of(1, IMAGE_SLOT, 5, 6, 7, 8, IMAGE_SLOT, 9),
       labels: Int32Array.of(-100, -100, 5, -100, 7, 8, -100, -100),
       images: ["a.png", "b.png"],
-      hdNums: [4, 9],
+      limits: [4, 9],
     };
     const prompt = encodePrompt(sample, undefined, 1);
     expect(Array.from(prompt.inputIds)).toEqual([1, IMAGE_SLOT, 5, 6]);
-    expect(prompt.images).toEqual([{ path: "a.png", hdNum: 4 }]);
+    expect(prompt.images).toEqual([{ path: "a.png", limit: 4 }]);
   });
 
   it("with more or fewer pictures than places is refused by file, index and both counts", () => {
@@ -285,7 +286,7 @@ function find(name: string): { conversation: Conversation; expected: Encoding } 
 /** Rows of one sample, its pictures of the sizes that the golden case gives. */
 function layOut(sample: EncodedSample, sizes: PictureSize[]) {
   const images = sizes.map(({ w, h, hd_num }): HdImage => {
-    return { ...layoutOf(hdGrid(w, h, hd_num)), pixels: new Uint8Array(), globalView: new Float32Array() };
+    return { ...hdGrid(w, h, hd_num), pixels: new Uint8Array(), globalView: new Float32Array() };
   });
   return layoutBatch([{ sample, images }]);
 }

@@ -10,26 +10,26 @@ export interface EncodedSample {
   inputIds: Int32Array;
   /** One label for each id: the id itself if the token is learned, else IGNORE. */
   labels: Int32Array;
-  /** Pictures in the order of their slots. */
-  images: { path: string; hdNum: number }[];
+  /** Pictures in the order of their slots, each with the limit of its tokens. */
+  images: { path: string; limit: number }[];
 }
 
 /**
- * Encodes a sample for training. Throws a UserError if its pictures do not match their places. A sample of
+ * Encodes a sample for training. limit: of the tokens of its pictures, as their form takes it. Throws a UserError if its pictures do not match their places. A sample of
  * ids needs no tokenizer.
  */
-export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, hdNum: number): EncodedSample {
+export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, limit: number): EncodedSample {
   if (sample.kind === "tokens") {
     const { inputIds, labels = new Int32Array(inputIds.length).fill(IGNORE) } = sample;
-    return withPictures(sample, inputIds, labels, hdNum);
+    return withPictures(sample, inputIds, labels, limit);
   }
   const { inputIds, labels } = requireTokenizer(tokenizer).dialogue.encode(sample.turns);
-  return withPictures(sample, inputIds, labels, hdNum);
+  return withPictures(sample, inputIds, labels, limit);
 }
 
 /** Encodes the part of a sample before its last answer, to generate that answer. There are no labels. */
-export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, hdNum: number): EncodedSample {
-  const whole = encodeSample(sample, tokenizer, hdNum);
+export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, limit: number): EncodedSample {
+  const whole = encodeSample(sample, tokenizer, limit);
   const inputIds =
     sample.kind === "tokens"
       ? sample.inputIds.slice(0, sample.labels && lastAnswerStart(sample.labels))
@@ -52,7 +52,7 @@ function withPictures(
   sample: Sample,
   inputIds: Int32Array,
   rawLabels: Int32Array,
-  hdNum: number,
+  limit: number,
 ): EncodedSample {
   const slots = slotCount(inputIds);
   if (slots !== sample.images.length) {
@@ -65,8 +65,8 @@ function withPictures(
     );
   }
   const labels = rawLabels.map((label, row) => (inputIds[row] === IMAGE_SLOT ? IGNORE : label));
-  const hdNums = sample.kind === "tokens" ? sample.hdNums : undefined;
-  const images = sample.images.map((path, index) => ({ path, hdNum: hdNums?.[index] ?? hdNum }));
+  const limits = sample.kind === "tokens" ? sample.limits : undefined;
+  const images = sample.images.map((path, index) => ({ path, limit: limits?.[index] ?? limit }));
   return { source: sample.source, inputIds, labels, images };
 }
 

@@ -1,5 +1,5 @@
 /** Counts the rows that a sample takes in a sequence, with those of its pictures, and its labels. */
-import { type PictureLayout, pictureTokens } from "../pictures/image.ts";
+import { type PictureLayout, pictureTokens } from "../pictures/form.ts";
 import type { EncodedSample } from "./dialogue.ts";
 import { IGNORE } from "./sample.ts";
 

@@ -38,6 +38,6 @@ export type Sample =
       /** One label for each id; undefined if the record has none, which is enough to generate from it. */
       labels: Int32Array | undefined;
       images: string[];
-      /** One hd_num for each picture; absent if the option decides. */
-      hdNums?: number[];
+      /** A limit for each picture, such as its hd_num; absent if the option decides. */
+      limits?: number[];
     };

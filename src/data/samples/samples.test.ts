@@ -127,7 +127,7 @@ describe("samples of ids", () => {
       JSON.stringify(one),
     );
     const samples = readSamples(write("ids.jsonl", lines.join("\n")));
-    expect(samples.map((sample) => (sample.kind === "tokens" ? sample.hdNums : "dialogue"))).toEqual([
+    expect(samples.map((sample) => (sample.kind === "tokens" ? sample.limits : "dialogue"))).toEqual([
       [4, 4],
       [4, 9],
       undefined,

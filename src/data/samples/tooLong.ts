@@ -3,7 +3,7 @@
  * cut.
  */
 import { formatCount, UserError } from "../../errors.ts";
-import { type HdGrid, hdGrid, type PictureSize, pictureTokens } from "../pictures/image.ts";
+import { type PictureForm, type PictureLayout, type PictureSize, pictureTokens } from "../pictures/form.ts";
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, describeSource, sampleError } from "./badSamples.ts";
@@ -53,65 +53,75 @@ function leastTokens(turns: readonly Turn[], tokenizer: Tokenizer, most: number)
   return tokens;
 }
 
-/**
- * Returns the report of a sample that is too long. `ownHdNum`: the record itself gives hd_num, so a flag
- * would not help.
- */
+/** The pictures of a sample: sizes, layouts, and what can make them smaller. */
+export interface MeasuredPictures {
+  form: PictureForm;
+  sizes: readonly PictureSize[];
+  grids: readonly PictureLayout[];
+  /** Whether the record itself gives the limit, so that a flag would not help. */
+  ownLimit: boolean;
+}
+
+/** Returns the report of a sample that is too long. */
 export function tooLongSample(
   encoded: EncodedSample,
-  { grids, sizes, ownHdNum }: { grids: HdGrid[]; sizes: PictureSize[]; ownHdNum: boolean },
+  pictures: MeasuredPictures,
   maxLength: number,
 ): BadSample {
   const { source } = encoded;
+  const { form, sizes, grids, ownLimit } = pictures;
+  const { option, flag } = form.limit;
   const tokens = sampleRows(encoded, grids);
-  const smaller = largestHdNumThatFits(encoded, sizes, maxLength);
+  const smaller = largestLimitThatFits(encoded, pictures, maxLength);
   const facts = [
-    `${describeSource(source)} has ${formatCount(tokens)} tokens, but max_length is ${formatCount(maxLength)}${pictureShare(encoded, grids)}.`,
+    `${describeSource(source)} has ${formatCount(tokens)} tokens, but max_length is ${formatCount(maxLength)}${pictureShare(encoded, pictures)}.`,
     ...encoded.images.map(
       ({ path }, index) => `  ${pictureName(path)} is ${formatSize(sizes[index] as PictureSize)}`,
     ),
   ];
   const ways = [`--max-length ${tokens}`];
   if (smaller) {
-    const way = ownHdNum ? `"hd_num": ${smaller.hdNum} in the record` : `--hd-num ${smaller.hdNum}`;
+    const way = ownLimit ? `"${option}": ${smaller.limit} in the record` : `--${flag} ${smaller.limit}`;
     ways.push(`${way}  (${formatCount(smaller.pictureTokens)} tokens for ${pictureWord(encoded)})`);
   }
-  const hdNum = smaller && !ownHdNum ? { hdNum: smaller.hdNum } : {};
-  return { source, message: facts.join("\n"), fix: ways.join("\n"), needs: { maxLength: tokens, ...hdNum } };
+  const needs = { maxLength: tokens, ...(smaller && !ownLimit && { limit: { flag, value: smaller.limit } }) };
+  return { source, message: facts.join("\n"), fix: ways.join("\n"), needs };
 }
 
-function pictureShare(encoded: EncodedSample, grids: HdGrid[]): string {
+function pictureShare(encoded: EncodedSample, { form, grids }: MeasuredPictures): string {
   if (grids.length === 0) return "";
-  const hdNums = [...new Set(encoded.images.map(({ hdNum }) => hdNum))].join(", ");
-  return ` (${formatCount(pictureTokens(grids))} of them are ${pictureWord(encoded)} at hd_num ${hdNums})`;
+  const limits = [...new Set(encoded.images.map(({ limit }) => limit))].join(", ");
+  const share = formatCount(pictureTokens(grids));
+  return ` (${share} of them are ${pictureWord(encoded)} at ${form.limit.option} ${limits})`;
 }
 
 function pictureWord({ images }: EncodedSample): string {
   return images.length === 1 ? "its picture" : "its pictures";
 }
 
-/**
- * Returns the largest hd_num that fits; undefined if even one tile is too many, or if there is no picture.
- */
-function largestHdNumThatFits(
+/** Returns the largest limit that fits; undefined if even the smallest is too much, or without pictures. */
+function largestLimitThatFits(
   encoded: EncodedSample,
-  sizes: PictureSize[],
+  pictures: MeasuredPictures,
   maxLength: number,
-): { hdNum: number; pictureTokens: number } | undefined {
-  for (let hdNum = Math.max(0, ...encoded.images.map((image) => image.hdNum)) - 1; hdNum >= 1; hdNum--) {
-    const grids = gridsUpTo(hdNum, encoded, sizes);
+): { limit: number; pictureTokens: number } | undefined {
+  const most = encoded.images.reduce((largest, { limit }) => Math.max(largest, limit), 0);
+  for (const limit of pictures.form.limit.below(most)) {
+    const grids = layoutsUpTo(limit, encoded, pictures);
     if (!grids) return undefined;
-    if (sampleRows(encoded, grids) <= maxLength) return { hdNum, pictureTokens: pictureTokens(grids) };
+    if (sampleRows(encoded, grids) <= maxLength) return { limit, pictureTokens: pictureTokens(grids) };
   }
   return undefined;
 }
 
-/** Returns the grids under an hd_num; undefined if a picture is too long and thin for so few tiles. */
-function gridsUpTo(mostHdNum: number, { images }: EncodedSample, sizes: PictureSize[]): HdGrid[] | undefined {
+/** Returns the layouts under a limit; undefined if a picture is too long and thin for it. */
+function layoutsUpTo(
+  most: number,
+  { images }: EncodedSample,
+  { form, sizes }: MeasuredPictures,
+): PictureLayout[] | undefined {
   try {
-    return sizes.map(({ width, height }, index) =>
-      hdGrid(width, height, Math.min(mostHdNum, images[index]?.hdNum ?? mostHdNum)),
-    );
+    return sizes.map((size, index) => form.layout(size, Math.min(most, images[index]?.limit ?? most)));
   } catch (error) {
     if (error instanceof UserError) return undefined;
     throw error;

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
-import { imageTokens } from "../pictures/image.ts";
+import { imageTokens } from "../pictures/hdTiles/hdGrid.ts";
+import { HD_TILES } from "../pictures/hdTiles/hdTiles.ts";
 import { trainTokenizer } from "../text/tinyTokenizer.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { type Dataset, readDataset } from "./samples.ts";
@@ -49,7 +50,8 @@ function prepare(data: Dataset, options: Partial<PrepareOptions> = {}) {
   const defaults = {
     tokenizer,
     vocabSize: 300,
-    hdNum: 9,
+    pictures: HD_TILES,
+    pictureLimit: 9,
     maxLength: 4096,
     imageCompat: "lorafit",
     purpose: "train",
@@ -139,7 +141,7 @@ describe("a bad sample is named with what mends it:", () => {
     ["a label outside the vocabulary", { input_ids: [1, 2], labels: [1, 300] }, /has label 300/],
     ["a label on the first id alone", { input_ids: [1, 2], labels: [1, -100] }, /has no answer to learn/],
   ])("%s", async (_, bad, message) => {
-    const error = await errorOf(dataset("bad.json", [record("?", "a"), bad]), { hdNum: 1 });
+    const error = await errorOf(dataset("bad.json", [record("?", "a"), bad]), { pictureLimit: 1 });
     expect(error.message).toMatch(/^1 of 2 samples can't be used:\n {2}.*bad\.json: sample 1 /);
     expect(error.message).toMatch(message);
     expect(error.fix).toMatch(/--skip-bad {2}\(leaves out 1 of 2 samples\)$/);
@@ -221,12 +223,12 @@ describe("a sample above max_length", () => {
     expect(message).toContain(`--max-length ${tokens}`);
     const hdNum = Number(/--hd-num (\d+)/.exec(message)?.[1]);
     expect((await prepare(long(), { maxLength: tokens })).samples.length).toBe(1);
-    expect((await prepare(long(), { maxLength: tokens - 1, hdNum })).samples.length).toBe(1);
-    await errorOf(long(), { maxLength: tokens - 1, hdNum: hdNum + 1 });
+    expect((await prepare(long(), { maxLength: tokens - 1, pictureLimit: hdNum })).samples.length).toBe(1);
+    await errorOf(long(), { maxLength: tokens - 1, pictureLimit: hdNum + 1 });
   });
 
   it("is told the largest hd_num that fits, to the token", async () => {
-    const { samples } = await prepare(long(), { hdNum: 7 });
+    const { samples } = await prepare(long(), { pictureLimit: 7 });
     const tokens = samples[0]?.tokens ?? 0;
     expect((await errorOf(long(), { maxLength: tokens })).message).toContain("--hd-num 7 ");
     expect((await errorOf(long(), { maxLength: tokens - 1 })).message).not.toContain("--hd-num 7 ");
@@ -327,7 +329,7 @@ describe("what no sample is to blame for", () => {
   });
 
   it("an impossible hd_num is one error", async () => {
-    await expect(prepare(dataset("hd.json", [record("?", "a")]), { hdNum: -1 })).rejects.toThrow(
+    await expect(prepare(dataset("hd.json", [record("?", "a")]), { pictureLimit: -1 })).rejects.toThrow(
       /^--hd-num must be 1 or more/,
     );
   });

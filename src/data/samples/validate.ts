@@ -5,8 +5,8 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../../errors.ts";
-import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "../pictures/decode.ts";
-import { type HdGrid, hdGrid, imageSize, type PictureSize } from "../pictures/image.ts";
+import { type ImageCompat, imageSize, MAX_PIXELS, refuseCutOff } from "../pictures/decode.ts";
+import type { PictureForm, PictureSize, PlacedPicture } from "../pictures/form.ts";
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
@@ -18,7 +18,7 @@ import { refuseFarTooLong, tooLongSample } from "./tooLong.ts";
 
 export interface PreparedSample extends EncodedSample {
   /** One for each picture. */
-  grids: HdGrid[];
+  grids: PlacedPicture[];
   /** Rows of the sample, with those of its pictures. */
   tokens: number;
 }
@@ -26,7 +26,9 @@ export interface PreparedSample extends EncodedSample {
 export interface PrepareOptions {
   tokenizer: Tokenizer | undefined;
   vocabSize: number;
-  hdNum: number;
+  pictures: PictureForm;
+  /** Limit of the tokens of a picture, as the form takes it. */
+  pictureLimit: number;
   maxLength: number;
   imageCompat: ImageCompat;
   /** "generate" encodes the part before the last answer, and needs no answers. */
@@ -55,9 +57,9 @@ const SAMPLES_BEFORE_PAUSE = 64;
  * ones remain.
  */
 export async function prepareSamples(dataset: Dataset, options: PrepareOptions): Promise<PreparedSamples> {
-  hdGrid(1, 1, options.hdNum); // refuses an impossible hd_num once, not for every picture
+  options.pictures.layout({ width: 1, height: 1 }, options.pictureLimit); // refuses an impossible limit once, not for every picture
   if (dataset.samples.some(({ kind }) => kind === "dialogue")) requireTokenizer(options.tokenizer);
-  const pictures = new PictureSizes(options.imageCompat, options.thorough ?? false);
+  const pictures = new PictureSizes(options);
   const results: (PreparedSample | BadSample)[] = [];
   let done = 0;
   await forEachConcurrently(dataset.samples, async (sample, index) => {
@@ -81,14 +83,14 @@ async function prepareSample(
 ): Promise<PreparedSample | BadSample> {
   if (options.tokenizer) refuseFarTooLong(sample, options.tokenizer, options.maxLength);
   const encode = options.purpose === "train" ? encodeSample : encodePrompt;
-  const encoded = encode(sample, options.tokenizer, options.hdNum);
+  const encoded = encode(sample, options.tokenizer, options.pictureLimit);
   checkIds(encoded, options.vocabSize);
   if (options.purpose === "train") checkAnswers(sample, encoded);
   const { sizes, grids } = await pictures.measure(encoded);
   const tokens = sampleRows(encoded, grids);
   if (tokens <= options.maxLength) return { ...encoded, grids, tokens };
-  const ownHdNum = sample.kind === "tokens" && sample.hdNums !== undefined;
-  return tooLongSample(encoded, { grids, sizes, ownHdNum }, options.maxLength);
+  const ownLimit = sample.kind === "tokens" && sample.limits !== undefined;
+  return tooLongSample(encoded, { form: options.pictures, grids, sizes, ownLimit }, options.maxLength);
 }
 
 function checkIds({ source, inputIds, labels }: EncodedSample, vocabSize: number): void {
@@ -123,25 +125,29 @@ function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
 /** Sizes of pictures, each read once from its header, however many samples show the picture. */
 class PictureSizes {
   readonly #sizes = new Map<string, Promise<PictureSize>>();
+  readonly #form: PictureForm;
   readonly #compat: ImageCompat;
   readonly #thorough: boolean;
 
-  constructor(compat: ImageCompat, thorough: boolean) {
-    this.#compat = compat;
+  constructor({ pictures, imageCompat, thorough = false }: PrepareOptions) {
+    this.#form = pictures;
+    this.#compat = imageCompat;
     this.#thorough = thorough;
   }
 
   /**
-   * Returns sizes and grids of a sample's pictures. Throws a UserError that names sample and picture if one
+   * Returns sizes and layouts of a sample's pictures. Throws a UserError that names sample and picture if one
    * cannot be read or laid out.
    */
-  async measure({ source, images }: EncodedSample): Promise<{ sizes: PictureSize[]; grids: HdGrid[] }> {
+  async measure({
+    source,
+    images,
+  }: EncodedSample): Promise<{ sizes: PictureSize[]; grids: PlacedPicture[] }> {
     try {
       const sizes = await Promise.all(images.map(({ path }) => this.#sizeOf(path)));
-      const grids = images.map(({ path, hdNum }, index) => {
-        const { width, height } = sizes[index] as PictureSize;
-        return hdGrid(width, height, hdNum, pictureName(path));
-      });
+      const grids = images.map(({ path, limit }, index) =>
+        this.#form.layout(sizes[index] as PictureSize, limit, pictureName(path)),
+      );
       return { sizes, grids };
     } catch (error) {
       throw error instanceof UserError ? pictureError(source, error) : error;

@@ -4,7 +4,10 @@ import { describe, expect, it } from "vitest";
 import { integers, readFixture } from "../../../tests/helpers/fixtures.ts";
 import { golden } from "../../../tests/helpers/shared.ts";
 import { UserError } from "../../errors.ts";
-import { hdGrid, imageTokens, type LoadedImage, loadHdImage, tileGrid } from "../pictures/image.ts";
+import type { LoadedPicture } from "../pictures/form.ts";
+import { hdGrid, imageTokens, tileGrid } from "../pictures/hdTiles/hdGrid.ts";
+import { loadHdImage } from "../pictures/hdTiles/hdImage.ts";
+import { HD_TILES } from "../pictures/hdTiles/hdTiles.ts";
 import { IGNORE, IMAGE_SLOT } from "../samples/sample.ts";
 import { readDataset } from "../samples/samples.ts";
 import { type PreparedSample, prepareSamples } from "../samples/validate.ts";
@@ -18,13 +21,14 @@ import {
 import { fileOrder, shuffledOrder } from "./drawOrder.ts";
 import { START } from "./packing.ts";
 
-const OFFICIAL: PictureLoader = { load: (path, hdNum) => loadHdImage(path, hdNum, "official") };
+const OFFICIAL: PictureLoader = { load: (path, limit) => loadHdImage(path, limit, "official") };
 
 describe("the golden cases as micro-batches", async () => {
   const { samples } = await prepareSamples(readDataset(golden("tiny_cases/cases.jsonl")), {
     tokenizer: undefined,
     vocabSize: 1024,
-    hdNum: 1,
+    pictures: HD_TILES,
+    pictureLimit: 1,
     maxLength: 4096,
     imageCompat: "official",
     purpose: "train",
@@ -240,7 +244,7 @@ class FakeLoader implements PictureLoader {
     this.#delayMs = delayMs;
   }
 
-  async load(path: string): Promise<LoadedImage> {
+  async load(path: string): Promise<LoadedPicture> {
     this.started++;
     await setTimeout(this.#delayMs);
     if (path === "broken.png")
@@ -265,9 +269,10 @@ async function collect(options: BatchOptions, from = START): Promise<MicroBatch[
   return batches;
 }
 
-function picture(rows: number, cols: number): LoadedImage {
+function picture(rows: number, cols: number): LoadedPicture {
   const source = { width: 336 * cols, height: 336 * rows };
-  return { ...tileGrid(rows, cols), source, pixels: new Uint8Array(), globalView: new Float32Array() };
+  const arrays = { pixels: new Uint8Array(), globalView: new Float32Array() };
+  return { ...tileGrid(rows, cols), source, ...arrays };
 }
 
 /** Ids in which a run of -100 is one picture. */
@@ -295,7 +300,7 @@ function preparedOf(index: number, images: string[] = []): PreparedSample {
     source: { file: "data.json", index },
     inputIds,
     labels: inputIds.map((id) => (id === 2 ? 2 : IGNORE)),
-    images: images.map((path) => ({ path, hdNum: 1 })),
+    images: images.map((path) => ({ path, limit: 1 })),
     grids,
     tokens: inputIds.length - images.length + grids.reduce((sum, { tokens }) => sum + tokens, 0),
   };

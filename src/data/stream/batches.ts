@@ -4,7 +4,7 @@
  * first stream would.
  */
 import { UserError } from "../../errors.ts";
-import { type HdImage, isSameLayout, type LoadedImage } from "../pictures/image.ts";
+import { isSameLayout, type LoadedPicture, type PictureLayout } from "../pictures/form.ts";
 import { pictureName } from "../pictures/source.ts";
 import { pictureError } from "../samples/badSamples.ts";
 import type { EncodedSample } from "../samples/dialogue.ts";
@@ -31,7 +31,7 @@ export interface MicroBatch {
    * `imageSlices` says.
    */
   branchRows?: readonly { start: number; end: number }[] | undefined;
-  images: HdImage[];
+  images: PictureLayout[];
   samples: SampleSource[];
   /** Number of targets that are not IGNORE. */
   labelTokens: number;
@@ -42,7 +42,7 @@ export interface MicroBatch {
 
 /** Loads a picture, in this thread or another. */
 export interface PictureLoader {
-  load(path: string, hdNum: number): Promise<LoadedImage>;
+  load(path: string, limit: number): Promise<LoadedPicture>;
 }
 
 export interface BatchOptions {
@@ -96,7 +96,7 @@ export async function* createBatches(
 export interface LoadedSample {
   sample: EncodedSample;
   /** One picture for each slot of the sample. */
-  images: HdImage[];
+  images: readonly PictureLayout[];
 }
 
 /** Lays out the rows of samples and their pictures. */
@@ -107,7 +107,7 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
   const labels = new Int32Array(rows).fill(IGNORE);
   const positions = new Int32Array(rows);
   const targets = new Int32Array(rows).fill(IGNORE);
-  const images: HdImage[] = [];
+  const images: PictureLayout[] = [];
   const imageSlices: MicroBatch["imageSlices"] = [];
   let row = 0;
   for (const { sample, images: pictures } of loaded) {
@@ -115,7 +115,7 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
     let slot = 0;
     for (const [index, id] of sample.inputIds.entries()) {
       if (id === IMAGE_SLOT) {
-        const picture = pictures[slot++] as HdImage;
+        const picture = pictures[slot++] as PictureLayout;
         const end = row + picture.tokens;
         imageSlices.push({ start: row, end, image: indexIn(images, picture) });
         row = end;
@@ -132,13 +132,13 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
   return { inputIds, targets, positions, sampleTokens, imageSlices, images, samples, labelTokens };
 }
 
-function indexIn(images: HdImage[], picture: HdImage): number {
+function indexIn(images: PictureLayout[], picture: PictureLayout): number {
   const found = images.indexOf(picture);
   return found >= 0 ? found : images.push(picture) - 1;
 }
 
 /** A picture, or the error of loading it. As a value, an early failure is no unhandled rejection. */
-type Picture = { ok: true; image: LoadedImage } | { ok: false; error: unknown };
+type Picture = { ok: true; image: LoadedPicture } | { ok: false; error: unknown };
 
 interface PendingBatch {
   plan: PlannedBatch;
@@ -149,9 +149,9 @@ interface PendingBatch {
 /** Starts to load the pictures of a micro-batch, each once, however many of its samples show it. */
 function startLoading(plan: PlannedBatch, samples: PreparedSample[], loader: PictureLoader): PendingBatch {
   const loads = new Map<string, Promise<Picture>>();
-  const load = ({ path, hdNum }: { path: string; hdNum: number }): Promise<Picture> => {
-    const key = `${hdNum} ${path}`;
-    const started = loads.get(key) ?? settled(loader.load(path, hdNum));
+  const load = ({ path, limit }: { path: string; limit: number }): Promise<Picture> => {
+    const key = `${limit} ${path}`;
+    const started = loads.get(key) ?? settled(loader.load(path, limit));
     loads.set(key, started);
     return started;
   };
@@ -159,7 +159,7 @@ function startLoading(plan: PlannedBatch, samples: PreparedSample[], loader: Pic
   return { plan, samples: withPictures, pictureCount: loads.size };
 }
 
-function settled(image: Promise<LoadedImage>): Promise<Picture> {
+function settled(image: Promise<LoadedPicture>): Promise<Picture> {
   return image.then(
     (value): Picture => ({ ok: true, image: value }),
     (error): Picture => ({ ok: false, error }),
@@ -186,7 +186,7 @@ async function loadedSamples(
   return loaded;
 }
 
-function checkedImages(sample: PreparedSample, pictures: Picture[]): HdImage[] {
+function checkedImages(sample: PreparedSample, pictures: Picture[]): LoadedPicture[] {
   return pictures.map((picture, index) => {
     if (!picture.ok && picture.error instanceof UserError) throw pictureError(sample.source, picture.error);
     if (!picture.ok) throw picture.error;

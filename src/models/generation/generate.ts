@@ -17,7 +17,7 @@ import { rowsOf } from "../../nn/rows.ts";
 import { keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Sequence } from "../attentionGroups.ts";
 import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "../decoder.ts";
-import { familyOf } from "../families.ts";
+import { familyOf, pictureFormOf } from "../families.ts";
 import type { ModelConfig } from "../family.ts";
 import { embedText, placeImage_ } from "../inputRows.ts";
 import { joinLayer } from "../join.ts";
@@ -137,7 +137,8 @@ function newCache(model: Model, prompt: Prompt, maxNewTokens: number): KvCache {
 }
 
 /** Returns the positions that the prompt leaves to the answer. */
-function freePositions({ maxPositions }: ModelConfig, { inputIds }: Prompt): number {
+function freePositions(config: ModelConfig, { inputIds }: Prompt): number {
+  const { maxPositions } = config;
   if (inputIds.length === 0) {
     throw new UserError("The prompt is empty.", {
       fix: "Begin the prompt with a token, such as <s>.",
@@ -147,7 +148,7 @@ function freePositions({ maxPositions }: ModelConfig, { inputIds }: Prompt): num
   throw new UserError(
     `The prompt has ${inputIds.length} tokens; the model has room for ${maxPositions}, with the answer.`,
     {
-      fix: "Pass a lower --hd-num for fewer image tiles, or shorten the text.",
+      fix: `Pass ${pictureFormOf(config).limit.lower}, or shorten the text.`,
     },
   );
 }

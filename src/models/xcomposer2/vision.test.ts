@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { randomModel, smallConfig, visionOf } from "../../../tests/helpers/randomModel.ts";
-import { globalView } from "../../data/pictures/globalView.ts";
-import { type HdImage, imageTokens, TILE_PIXELS, tileGrid } from "../../data/pictures/image.ts";
+import { globalView } from "../../data/pictures/hdTiles/globalView.ts";
+import { imageTokens, TILE_PIXELS, tileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
+import type { HdImage } from "../../data/pictures/hdTiles/hdImage.ts";
 import { empty } from "../../torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../torch/device.ts";
 import { dispose, scope, type Tensor } from "../../torch/tensor.ts";

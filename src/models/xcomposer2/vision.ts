@@ -7,8 +7,9 @@
  * W is the tower's width, S the tokens along a tile's side (P = 4 S²). Source: the official 4KHD tower
  * (build_mlp.py), CLIP.
  */
-import { PIXEL_MEAN, PIXEL_STD } from "../../data/pictures/globalView.ts";
-import type { HdImage, TileGrid } from "../../data/pictures/image.ts";
+import { PIXEL_MEAN, PIXEL_STD } from "../../data/pictures/hdTiles/globalView.ts";
+import type { TileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
+import type { HdImage } from "../../data/pictures/hdTiles/hdImage.ts";
 import { fullAttention } from "../../nn/attention/kernels.ts";
 import { addFrozenProduct_, frozenAffine } from "../../nn/frozen/frozen.ts";
 import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../../nn/rows.ts";
@@ -54,7 +55,7 @@ export function* encodeImageInto(
   picture: Picture,
   options: EncodeOptions,
 ): Generator<{ done: number; total: number }, void> {
-  const total = picture.tiles;
+  const total = picture.units;
   scope(() => writeSeparators(tokenGrids(tokens, config, picture), vision));
   for (const { part: batch, times } of kindsOf(tilesOf(total, options.visionBatch), batchKind)) {
     const encodeBatch = (): void => {

@@ -21,12 +21,12 @@ export const XCOMPOSER: Family<XComposerConfig> = {
   tokenizer: async (folder) =>
     existsSync(join(folder, "tokenizer.model")) ? loadTokenizer(folder) : undefined,
   presets: PRESETS,
-  trained: ({ maxPositions }) => ({ maxLength: maxPositions, hdNum: TRAINED_TILES }),
+  trained: ({ maxPositions }) => ({ maxLength: maxPositions, pictureLimit: TRAINED_TILES }),
   tensors,
   names: NAMES,
   linears: LINEARS,
   roles: ROLES,
   qkv,
-  pictures: { assemble: assembleVision, encodeInto: encodeImageInto },
+  pictures: { rules: () => ({ form: "hdTiles" }), assemble: assembleVision, encodeInto: encodeImageInto },
   modulesInFull: MODULES_IN_FULL,
 };

@@ -1,13 +1,6 @@
 /** Micro-batches of which only the shape is known. A plan runs the step on them. */
 
-import {
-  imageTokens,
-  layoutOf,
-  type PictureLayout,
-  pictureTokens,
-  type TileGrid,
-  tileGrid,
-} from "../../data/pictures/image.ts";
+import { layoutOf, type PictureForm, type PictureLayout, pictureTokens } from "../../data/pictures/form.ts";
 import { firstLabel } from "../../data/samples/rows.ts";
 import { IGNORE } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
@@ -21,9 +14,10 @@ import { type Policy, ploraOf } from "../../step/policy.ts";
 export interface SampleShape {
   /** Tokens of the longest sample. */
   maxLength: number;
-  hdNum: number;
+  /** Limit of the tokens of a picture, as the form of the model's pictures takes it. */
+  pictureLimit: number;
   /**
-   * Share of a sample's tokens that are picture. Undefined: one picture, with the most tokens that hd_num
+   * Share of a sample's tokens that are picture. Undefined: one picture, with the most tokens that the limit
    * allows.
    */
   imageShare: number | undefined;
@@ -35,7 +29,7 @@ export interface BatchShape {
   samples: number;
   /** Rows of each sample. */
   sampleTokens: number;
-  /** Grids of the pictures of each sample. Pictures come first in a sample. */
+  /** Layouts of the pictures of each sample. Pictures come first in a sample. */
   pictures: readonly PictureLayout[];
   /** Rows of each sample that have a label: the last ones. */
   labelTokens: number;
@@ -99,10 +93,13 @@ export function rowsOfSamples(shape: BatchShape | ExactShape): readonly number[]
  * Returns a micro-batch of alike samples: first the pictures of a sample, then text, with a label for every
  * text token.
  */
-export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape): BatchShape {
-  const largest = largestGrid(hdNum);
+export function batchOf(
+  { maxLength, pictureLimit, imageShare, batchSize }: SampleShape,
+  form: PictureForm,
+): BatchShape {
   const room = imageShare === undefined ? maxLength - 2 : Math.floor(maxLength * imageShare);
-  const whole = imageShare === undefined && pictureTokens([largest]) <= room ? largest : gridOfTokens(room);
+  const largest = imageShare === undefined ? form.largest(pictureLimit) : undefined;
+  const whole = largest && largest.tokens <= room ? largest : form.within(room);
   const pictures = whole ? [whole] : [];
   const textTokens = maxLength - pictureTokens(pictures);
   return { samples: batchSize, sampleTokens: maxLength, pictures, labelTokens: Math.max(1, textTokens - 1) };
@@ -110,24 +107,6 @@ export function batchOf({ maxLength, hdNum, imageShare, batchSize }: SampleShape
 
 /** Text tokens beside a picture, if nothing else is given. */
 export const DIALOGUE_TOKENS = 256;
-
-/**
- * Returns the grid with the most tokens that hd_num allows: a column, because every row of tiles ends with a
- * separator.
- */
-export function largestGrid(hdNum: number): TileGrid {
-  return tileGrid(hdNum, 1);
-}
-
-/**
- * Returns the grid of a picture with at most this many tokens, and at most 156 fewer; undefined if not even
- * one tile fits.
- */
-export function gridOfTokens(tokens: number): TileGrid | undefined {
-  const perTile = imageTokens(2, 1) - imageTokens(1, 1);
-  const tiles = 1 + Math.floor((tokens - imageTokens(1, 1)) / perTile);
-  return tiles >= 1 ? tileGrid(tiles, 1) : undefined;
-}
 
 /** The choices of model and policy that decide how to lay out a shape for many micro-batches. */
 interface Layout {
@@ -167,7 +146,7 @@ export function plannedBatch(shape: BatchShape | ExactShape, layout: Layout = {}
     sampleTokens: [...rows],
     imageSlices,
     ...(most && { branchRows: branchRows(most, folded) }),
-    images: grids.map((grid) => ({ ...grid }) as MicroBatch["images"][number]), // on meta nobody reads pixels
+    images: grids.map((grid) => ({ ...grid })), // on meta nobody reads pixels
     samples: [],
     labelTokens: "rows" in shape ? shape.labelTokens : shape.samples * shape.labelTokens,
     epoch: 0,

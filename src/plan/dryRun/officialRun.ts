@@ -95,7 +95,7 @@ function runStep(
     const picture = batch.images[image]!;
     category("visionFeatures", () => {
       scope(() => {
-        for (const _ of placeImage_(rowsOf(hidden, { start, end: last }), model, picture, picture.tiles));
+        for (const _ of placeImage_(rowsOf(hidden, { start, end: last }), model, picture, picture.units));
       });
     });
   }

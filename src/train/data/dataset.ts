@@ -2,6 +2,8 @@
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import type { ImageCompat } from "../../data/pictures/decode.ts";
+import type { PictureForm } from "../../data/pictures/form.ts";
+import { type LimitValues, limitOf } from "../../data/pictures/limits.ts";
 import { type Dataset, readDataset } from "../../data/samples/samples.ts";
 import {
   type PreparedSample,
@@ -18,16 +20,17 @@ import {
 } from "../../data/stream/drawOrder.ts";
 import type { Tokenizer } from "../../data/text/tokenizer.ts";
 import { plural } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
+import type { ModelConfig } from "../../models/family.ts";
 
 /** A model as far as samples are read for it. */
 export interface Reader {
   tokenizer: Tokenizer | undefined;
-  config: { vocab: number };
+  config: ModelConfig;
 }
 
 /** The options of a command that say how samples are read. */
-export interface DataOptions {
-  hd_num: number;
+export interface DataOptions extends LimitValues {
   max_length: number;
   image_compat: ImageCompat;
   skip_bad: boolean;
@@ -66,10 +69,12 @@ export async function checkSamples(
   options: DataOptions,
   { notice, ...check }: Pick<PrepareOptions, "purpose"> & CheckHooks,
 ): Promise<PreparedSamples> {
+  const pictures = pictureFormOf(config);
   const prepared = await prepareSamples(dataset, {
     tokenizer,
     vocabSize: config.vocab,
-    hdNum: options.hd_num,
+    pictures,
+    pictureLimit: limitOf(options, pictures.limit),
     maxLength: options.max_length,
     imageCompat: options.image_compat,
     skipBad: options.skip_bad,
@@ -91,15 +96,13 @@ export function samplerOf(
   return options.shuffle ? shuffledOrder(samples.length, options.seed) : fileOrder(samples.length);
 }
 
-/** A hash of what the samples say, wherever their files lie. */
-export function samplesFingerprint(samples: readonly PreparedSample[]): string {
+/** A hash of what the samples say and show, wherever their files lie. */
+export function samplesFingerprint(samples: readonly PreparedSample[], form: PictureForm): string {
   const hash = createHash("sha256");
   for (const { inputIds, labels, images, grids } of samples) {
     hash.update(inputIds).update(labels);
-    for (const [index, { path, hdNum }] of images.entries()) {
-      const { source: _, tiles: __, ...placed } = grids[index] as PreparedSample["grids"][number];
-      hash.update(JSON.stringify([basename(path), hdNum, placed]));
-    }
+    for (const [index, { path, limit }] of images.entries())
+      hash.update(JSON.stringify([basename(path), limit, form.placing(grids[index]!.source, limit)]));
   }
   return hash.digest("hex");
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { imageTokens, type TileGrid, tileGrid } from "../../data/pictures/image.ts";
+import { imageTokens, type TileGrid, tileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
 import { IMAGE_SLOT } from "../../data/samples/sample.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { plannedBatch } from "../../plan/dryRun/batchShapes.ts";

@@ -3,7 +3,7 @@
  * much as any.
  */
 
-import { layoutOf } from "../../data/pictures/image.ts";
+import { layoutOf } from "../../data/pictures/form.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { type Packing, WINDOW_DRAWS } from "../../data/stream/packing.ts";
 import type { ExactShape } from "../../plan/dryRun/batchShapes.ts";

@@ -1,9 +1,9 @@
 /**
  * Rows of samples by kind: all that the memory of a micro-batch depends on, and the most of each kind that a
- * micro-batch of a length can have. The vision tower's memory depends on the tiles of a single picture, the
+ * micro-batch of a length can have. The vision tower's memory depends on the units of a single picture, the
  * rest on rows.
  */
-import { layoutOf, type PictureLayout, type TileGrid } from "../../data/pictures/image.ts";
+import { layoutOf, type PictureLayout } from "../../data/pictures/form.ts";
 import type { EncodedSample } from "../../data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../../data/samples/sample.ts";
 import { type Packing, WINDOW_DRAWS } from "../../data/stream/packing.ts";
@@ -22,8 +22,8 @@ export interface RowCounts {
   pictures: RowsInParts;
   /** Rows that are not of pictures. */
   others: RowsInParts;
-  /** The picture of the most tiles. */
-  largest: TileGrid | undefined;
+  /** The picture of the most units. */
+  largest: PictureLayout | undefined;
 }
 
 /** Counts the rows of a sample, whose pictures have these grids. */
@@ -31,12 +31,12 @@ export function rowCountsOf({
   inputIds,
   labels,
   grids,
-}: Pick<EncodedSample, "inputIds" | "labels"> & { grids: readonly TileGrid[] }): RowCounts {
+}: Pick<EncodedSample, "inputIds" | "labels"> & { grids: readonly PictureLayout[] }): RowCounts {
   const [pictures, others] = [
     { rows: 0, parts: 0 },
     { rows: 0, parts: 0 },
   ];
-  let largest: TileGrid | undefined;
+  let largest: PictureLayout | undefined;
   let [labelRows, beforeFirst, picturesBefore] = [0, 0, 0];
   for (let at = 0; at < inputIds.length; at++) {
     if (labels[at] !== IGNORE && at > 0 && labelRows++ === 0) {
@@ -51,7 +51,7 @@ export function rowCountsOf({
     }
     const grid = grids[pictures.parts++]!;
     pictures.rows += grid.tokens;
-    if (tilesOf(grid) > tilesOf(largest)) largest = layoutOf(grid);
+    if (unitsOf(grid) > unitsOf(largest)) largest = layoutOf(grid);
   }
   const tokens = pictures.rows + others.rows;
   const hasLabels = labelRows > 0;
@@ -92,8 +92,8 @@ export function mostOfBatches(
     askedPictures: together === 1 ? mostOf(samples, (sample) => sample.askedPictures) : pictures.rows,
     pictures,
     others: { rows: most((sample) => sample.others.rows), parts: most((sample) => sample.others.parts) },
-    largest: samples.reduce<TileGrid | undefined>(
-      (best, { largest }) => (tilesOf(largest) > tilesOf(best) ? largest : best),
+    largest: samples.reduce<PictureLayout | undefined>(
+      (best, { largest }) => (unitsOf(largest) > unitsOf(best) ? largest : best),
       undefined,
     ),
   };
@@ -114,7 +114,7 @@ export function mostOfBoth(
     asked: Math.max(one.asked, other.asked),
     askedPictures: Math.max(one.askedPictures, other.askedPictures),
     ...{ pictures: most("pictures"), others: most("others") },
-    largest: tilesOf(other.largest) > tilesOf(one.largest) ? other.largest : one.largest,
+    largest: unitsOf(other.largest) > unitsOf(one.largest) ? other.largest : one.largest,
   };
 }
 
@@ -146,8 +146,8 @@ function ofText(tokens: number): Omit<RowCounts, "tokens"> {
   };
 }
 
-function tilesOf(grid: PictureLayout | undefined): number {
-  return grid?.tiles ?? 0;
+function unitsOf(grid: PictureLayout | undefined): number {
+  return grid?.units ?? 0;
 }
 
 function mostOf<T>(items: readonly T[], of: (item: T) => number): number {

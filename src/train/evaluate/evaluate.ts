@@ -215,7 +215,7 @@ async function answerIn(
 ): Promise<Generated | undefined> {
   const inputIds = sample.inputIds.slice(0, start);
   const images = await Promise.all(
-    sample.images.slice(0, count).map(({ path, hdNum }) => pictures.load(path, hdNum)),
+    sample.images.slice(0, count).map(({ path, limit }) => pictures.load(path, limit)),
   );
   const labels = new Int32Array(start).fill(IGNORE);
   const prompt = layoutBatch([{ sample: { ...sample, inputIds, labels }, images }]);

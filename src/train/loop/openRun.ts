@@ -12,7 +12,7 @@ import { splitSamples } from "../../data/samples/split.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { countBatches, type Packing, planBatches, START } from "../../data/stream/packing.ts";
 import { formatCount, plural } from "../../errors.ts";
-import { tokenizerOf } from "../../models/families.ts";
+import { pictureFormOf, pictureRulesOf, tokenizerOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../../models/weights.ts";
@@ -101,7 +101,7 @@ async function openInputs(given: TrainOptions, facts: FactStream, closers: Close
   for (const { policy } of policies ?? []) planner.check(policy);
   const data = await openData(options, opened, { checkpoint, facts });
   closers.push(() => data.pictures.close());
-  const ofData = { data: samplesFingerprint(data.samples) };
+  const ofData = { data: samplesFingerprint(data.samples, pictureFormOf(opened.config)) };
   if (checkpoint) checkSameRun(checkpoint, options, ofData); // the model is compared when it is loaded
   const schedule = scheduleOf(options, data);
   if (!checkpoint) noticeCautions(options, schedule, notice);
@@ -138,7 +138,10 @@ async function loadRun(
   const { device, dtype } = compute;
   const model = loadOpened(opened, { ...compute, ...loadingOf(plan.policy) });
   closers.push(() => disposeModel(model));
-  const fingerprints = { model: modelFingerprint(model), data: samplesFingerprint(data.samples) };
+  const fingerprints = {
+    model: modelFingerprint(model),
+    data: samplesFingerprint(data.samples, pictureFormOf(opened.config)),
+  };
   const { folded } = ploraOf(plan.policy);
   if (checkpoint) {
     checkSameRun(checkpoint, options, fingerprints);
@@ -252,7 +255,7 @@ async function openData(
       : { by: "samples", samples: options.batch_size },
     draws: "epochs" in options ? options.epochs * sampler.epochDraws : Number.POSITIVE_INFINITY,
     tokenizer,
-    pictures: openImagePool({ compat: options.image_compat }),
+    pictures: openImagePool({ rules: pictureRulesOf(config), compat: options.image_compat }),
   };
 }
 

@@ -1,4 +1,5 @@
 /** Errors that end a run: what is wrong, which checkpoint is good, and the command that continues. */
+import { LIMIT_FLAGS } from "../../data/pictures/limits.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import { UserError } from "../../errors.ts";
@@ -48,7 +49,7 @@ export function cardFailed(run: Resumable & Pick<Run, "loaded">, cause: Error): 
 export function ranOut(subject: string, cause: OutOfMemoryError, run?: Resumable): UserError {
   const others = heldByOthers(cause.device);
   const more = moreMemory(others);
-  const fix = run ? `${more}.\n${howToGoOn(run)}` : `${more}, or a lower --hd-num.`;
+  const fix = run ? `${more}.\n${howToGoOn(run)}` : `${more}, or a lower ${LIMIT_FLAGS}.`;
   return new UserError(`${subject} does not fit: ${reasonOf(cause, others)}.`, { fix, cause });
 }
 

@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
+import { limitShape } from "../../data/pictures/limits.ts";
 import { ALL_LINEARS } from "../../models/linears.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
@@ -54,13 +55,9 @@ export const computeOptions = group("Device and memory", {
     }),
 });
 
-/** How pictures become tiles. */
+/** How pictures become tokens. */
 export const pictureOptions = group("Data", {
-  hd_num: count.default(16).meta({
-    help: "Maximum number of tiles of 336 x 336 pixels that a picture is scaled to: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737.",
-    advice:
-      "The official script's default of -1 resizes every picture to a small square, which is not what 4KHD was trained on. 16 and 25 are usual for training, 55 for reading dense documents.",
-  }),
+  ...limitShape,
   image_compat: z.enum(["lorafit", "official"]).default("lorafit").meta({
     help: "How picture files are decoded. official: ignores EXIF orientation and drops alpha, as the official code does.",
   }),

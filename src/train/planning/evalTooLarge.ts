@@ -4,21 +4,21 @@
  */
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import { batchOf } from "../../plan/dryRun/batchShapes.ts";
 import { policyLadder } from "../../plan/ladder.ts";
 import { largestThatFits } from "../../plan/largestThatFits.ts";
-import type { Limits } from "../../plan/planner.ts";
 import type { Policy } from "../../step/policy.ts";
 import { forwardOnly, type LossPlan } from "./evalLossPlan.ts";
 import { type RunPlan, workloadOf } from "./policyByLength.ts";
-import { hdNumFor, type Misfit, shareOfPictures, toFit } from "./tooLittleMemory.ts";
+import { lowerLimitFor, type Misfit, shareOfPictures, toFit } from "./tooLittleMemory.ts";
 
 /** Returns the error, and throws nothing. `losses` has at least one that does not fit. */
 export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misfit): Promise<UserError> {
-  const { limits, options } = misfit;
+  const { limits } = misfit;
   const { sample, run, policy } = losses.least!;
-  const tokens = longestThatFits(losses, plan, policy, limits);
-  const hdNum = tokens === undefined ? undefined : await hdNumFor(sample, tokens, options);
+  const tokens = longestThatFits(losses, plan, policy, misfit);
+  const lower = tokens === undefined ? undefined : await lowerLimitFor(sample, tokens, misfit);
   const other = policyForBoth(losses, misfit);
   const all = losses.left.length + losses.kept.length;
   const most = tokens === undefined ? "" : ` Samples like it fit up to ${formatCount(tokens)} tokens.`;
@@ -27,7 +27,7 @@ export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misf
     {
       fix: toFit(run, limits, [
         ...(other ? [`--policy '${JSON.stringify(other)}'  (has room for it, and trains slower)`] : []),
-        ...(hdNum === undefined ? [] : [`--hd-num ${hdNum}`]),
+        ...(lower === undefined ? [] : [lower]),
         ...(losses.kept.length === 0
           ? []
           : [`--skip-bad  (leaves out ${losses.left.length} of the evaluation's ${plural(all, "sample")})`]),
@@ -44,13 +44,14 @@ function longestThatFits(
   losses: LossPlan,
   plan: RunPlan,
   policy: Policy,
-  limits: Limits,
+  { planner, limits }: Misfit,
 ): number | undefined {
   const { sample } = losses.least!;
+  const form = pictureFormOf(planner.config);
   const imageShare = shareOfPictures(sample);
   const most = losses.demand.shapeOf(sample.tokens).labelTokens;
   const fits = (tokens: number): boolean => {
-    const shape = batchOf({ maxLength: tokens, hdNum: 0, imageShare, batchSize: 1 });
+    const shape = batchOf({ maxLength: tokens, pictureLimit: 0, imageShare, batchSize: 1 }, form);
     return plan.loss({ ...shape, labelTokens: Math.min(most, shape.labelTokens) }, policy, limits).fits;
   };
   return largestThatFits((tokens) => (fits(tokens) ? -1 : 1), {

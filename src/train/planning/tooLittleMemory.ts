@@ -3,12 +3,14 @@
  * that would fit.
  */
 
-import type { ImageCompat } from "../../data/pictures/decode.ts";
-import { imageSize, type PictureSize, pictureTokens } from "../../data/pictures/image.ts";
+import { type ImageCompat, imageSize } from "../../data/pictures/decode.ts";
+import { type PictureSize, pictureTokens } from "../../data/pictures/form.ts";
+import { type LimitValues, limitOf } from "../../data/pictures/limits.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { tooLongSample } from "../../data/samples/tooLong.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, UserError } from "../../errors.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import type { DryRun } from "../../plan/dryRun/dryRun.ts";
 import type { FixedPolicy } from "../../plan/ladder.ts";
 import type { Limits, Planner, RunWorkload } from "../../plan/planner.ts";
@@ -22,7 +24,7 @@ export interface Misfit {
   workload: RunWorkload;
   demand: Demand;
   limits: Limits;
-  options: { hd_num: number; image_compat: ImageCompat };
+  options: LimitValues & { image_compat: ImageCompat };
   /** Choices that the run has made whatever its policy. */
   fixed?: FixedPolicy | undefined;
 }
@@ -62,22 +64,22 @@ export function toFit(
 }
 
 /**
- * Finds settings with which the longest sample would fit: a lower hd_num for its pictures, or a max_length
+ * Finds settings with which the longest sample would fit: a lower limit for its pictures, or a max_length
  * that leaves it out.
  */
 export async function waysToFit(misfit: Misfit): Promise<string[]> {
-  const { demand, options } = misfit;
+  const { demand } = misfit;
   const { longest, mostTokens } = demand;
   const tokens = longestThatFits(misfit);
   if (tokens === undefined || tokens >= mostTokens) return [];
   const samples = Math.floor(tokens / longest.tokens);
   if (mostTokens > longest.tokens && samples >= 1)
     return [`--batch-size ${samples}, or with --pack --max-length ${tokens}`];
-  const hdNum = await hdNumFor(longest, tokens, options);
+  const lower = await lowerLimitFor(longest, tokens, misfit);
   return [
-    ...(hdNum === undefined
+    ...(lower === undefined
       ? []
-      : [`--hd-num ${hdNum}  (this sample then has at most ${formatCount(tokens)} tokens)`]),
+      : [`${lower}  (this sample then has at most ${formatCount(tokens)} tokens)`]),
     `--max-length ${tokens} --skip-bad  (leaves out what is longer)`,
   ];
 }
@@ -86,7 +88,7 @@ export async function waysToFit(misfit: Misfit): Promise<string[]> {
 function longestThatFits({ planner, workload, demand, limits, fixed }: Misfit): number | undefined {
   const { longest, mostTokens } = demand;
   const imageShare = shareOfPictures(longest);
-  const asked = { ...workload, maxLength: mostTokens, hdNum: 1, imageShare, batchSize: 1 };
+  const asked = { ...workload, maxLength: mostTokens, pictureLimit: 1, imageShare, batchSize: 1 };
   return solve(planner, "max-length", asked, limits, fixed)?.solved;
 }
 
@@ -95,16 +97,21 @@ export function shareOfPictures({ grids, tokens }: PreparedSample): number {
   return pictureTokens(grids) / tokens;
 }
 
-/** Finds the hd_num with which a sample has at most so many tokens. */
-export async function hdNumFor(
+/** Finds the limit of pictures, as a flag, with which a sample has at most so many tokens. */
+export async function lowerLimitFor(
   sample: PreparedSample,
   maxLength: number,
-  { hd_num, image_compat }: Misfit["options"],
-): Promise<number | undefined> {
+  { planner, options }: Pick<Misfit, "planner" | "options">,
+): Promise<string | undefined> {
   const { grids, images } = sample;
-  const ownHdNum = images.some(({ hdNum }) => hdNum !== hd_num);
-  const sizes: PictureSize[] = await Promise.all(images.map(({ path }) => imageSize(path, image_compat)));
-  return tooLongSample(sample, { grids, sizes, ownHdNum }, maxLength).needs?.hdNum;
+  const form = pictureFormOf(planner.config);
+  const given = limitOf(options, form.limit);
+  const ownLimit = images.some(({ limit }) => limit !== given);
+  const sizes: PictureSize[] = await Promise.all(
+    images.map(({ path }) => imageSize(path, options.image_compat)),
+  );
+  const lower = tooLongSample(sample, { form, grids, sizes, ownLimit }, maxLength).needs?.limit;
+  return lower && `--${lower.flag} ${lower.value}`;
 }
 
 function inMebibytes(bytes: number): string {

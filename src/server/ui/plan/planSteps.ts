@@ -2,12 +2,13 @@
 import { askedOf } from "../../../answer/answerOf.ts";
 import { runOfficial } from "../../../answer/official.ts";
 import { waysOut } from "../../../answer/otherWays.ts";
-import { HD_NUMS, leastBytes, MAX_LENGTHS } from "../../../answer/pageFacts.ts";
+import { leastBytes, MAX_LENGTHS } from "../../../answer/pageFacts.ts";
 import { PART_TITLES } from "../../../answer/partTitles.ts";
 import { type Question, type QuestionTools, questionOf } from "../../../answer/question.ts";
 import { fullSummaryOf, partsOf } from "../../../answer/summary.ts";
 import { trainCommand, trainYaml } from "../../../answer/trainCommand.ts";
 import { UserError } from "../../../errors.ts";
+import { pictureFormOf } from "../../../models/families.ts";
 import { type SizedPlan, shortage } from "../../../plan/planner.ts";
 import { concessionsOf } from "../../../plan/policyWords.ts";
 import { fastestPlan, leanestPlan } from "../../../plan/search.ts";
@@ -60,16 +61,18 @@ export function planSteps({ options: raw, policy }: PlanQuestion, memory: Memory
 export function sizeSteps({ options: raw }: PlanQuestion, { tools }: Memory, send: Send): Step[] {
   const first = (): Step[] => {
     const question = questionOf(planOptionsOf(raw), tools);
-    const { hdNum, maxLength } = question.workload;
+    const { pictureLimit, maxLength } = question.workload;
+    const { usual } = pictureFormOf(question.planner.config).limit;
     const away = (cell: { hdNum: number; maxLength: number }): number =>
-      Math.abs(Math.log2(cell.hdNum / hdNum)) + Math.abs(Math.log2(cell.maxLength / maxLength));
-    const cells = HD_NUMS.flatMap((hdNum) => MAX_LENGTHS.map((maxLength) => ({ hdNum, maxLength })));
+      Math.abs(Math.log2(cell.hdNum / pictureLimit)) + Math.abs(Math.log2(cell.maxLength / maxLength));
+    const cells = usual.flatMap((hdNum) => MAX_LENGTHS.map((maxLength) => ({ hdNum, maxLength })));
     return cells
       .toSorted((one, other) => away(one) - away(other))
       .map((cell) => ({
         rank: RANKS.cell,
         run: () => {
-          send({ kind: "cell", ...cell, bytes: leastBytes(question, question.workload, cell) });
+          const sizes = { pictureLimit: cell.hdNum, maxLength: cell.maxLength };
+          send({ kind: "cell", ...cell, bytes: leastBytes(question, question.workload, sizes) });
           return undefined;
         },
       }));

@@ -3,12 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, expect, test, vi } from "vitest";
-import { hdGrid, hdTransform } from "./image.ts";
-import { drawPreview, transformedPng } from "./previewImage.ts";
+import { hdGrid } from "./hdGrid.ts";
+import { hdTransform } from "./hdImage.ts";
+import { drawPreview, transformedPng } from "./hdPreview.ts";
 
 const drawn: string[] = [];
-vi.mock("../../drawing/lettering.ts", async (load) => {
-  const lettering = await load<typeof import("../../drawing/lettering.ts")>();
+vi.mock("../../../drawing/lettering.ts", async (load) => {
+  const lettering = await load<typeof import("../../../drawing/lettering.ts")>();
   const textPath: typeof lettering.textPath = (text, ...rest) => {
     drawn.push(text);
     return lettering.textPath(text, ...rest);

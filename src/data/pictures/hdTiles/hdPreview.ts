@@ -1,10 +1,11 @@
 /** Draws a transformed picture: in the form that the model reads, and in a form that a person understands. */
 import sharp from "sharp";
-import { type TextStyle, textPath, textWidth } from "../../drawing/lettering.ts";
-import { type Box, path, rect, svgDocument } from "../../drawing/svg.ts";
-import { formatCount } from "../../errors.ts";
+import { type TextStyle, textPath, textWidth } from "../../../drawing/lettering.ts";
+import { type Box, path, rect, svgDocument } from "../../../drawing/svg.ts";
+import { formatCount } from "../../../errors.ts";
 import { PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
-import { type HdGrid, type HdImage, TILE_PIXELS } from "./image.ts";
+import { type HdGrid, TILE_PIXELS } from "./hdGrid.ts";
+import type { HdImage } from "./hdImage.ts";
 
 /** Returns a PNG of exactly the pixels that the tiles are cut from. */
 export function transformedPng(image: HdImage): Promise<Buffer> {

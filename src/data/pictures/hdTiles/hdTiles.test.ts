@@ -4,9 +4,11 @@ import { join } from "node:path";
 import fc from "fast-check";
 import sharp from "sharp";
 import { afterAll, describe, expect, test } from "vitest";
-import { golden } from "../../../tests/helpers/shared.ts";
-import { UserError } from "../../errors.ts";
-import { hdGrid, hdTransform, imageSize, loadHdImage, TILE_PIXELS } from "./image.ts";
+import { golden } from "../../../../tests/helpers/shared.ts";
+import { UserError } from "../../../errors.ts";
+import { imageSize } from "../decode.ts";
+import { hdGrid, TILE_PIXELS } from "./hdGrid.ts";
+import { hdTransform, loadHdImage } from "./hdImage.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-image-"));
 afterAll(() => rmSync(folder, { recursive: true }));

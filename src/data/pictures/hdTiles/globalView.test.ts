@@ -2,8 +2,8 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import sharp from "sharp";
 import { expect, test } from "vitest";
-import { floats, keepStride, readFixture } from "../../../tests/helpers/fixtures.ts";
-import { golden } from "../../../tests/helpers/shared.ts";
+import { floats, keepStride, readFixture } from "../../../../tests/helpers/fixtures.ts";
+import { golden } from "../../../../tests/helpers/shared.ts";
 import { globalView, PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
 
 test("equals torch's bicubic interpolation of the golden picture", async () => {
