@@ -15,7 +15,7 @@ export interface PageFacts {
     /** Values of the option that limits a picture's tokens. */
     pictureLimits: readonly number[];
     maxLengths: number[];
-    /** Least device bytes by that limit, then by max_length; null if a picture would leave no token to learn. */
+    /** Least device bytes by limit, then by max_length; null if a picture would leave no token to learn. */
     bytes: (number | null)[][];
   };
   /** Device bytes under the recommended policy. */

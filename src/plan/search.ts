@@ -182,8 +182,8 @@ function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed
 }
 
 /**
- * Sets one size of a workload. A larger limit of pictures also makes the sample as long as its largest picture
- * and a dialogue.
+ * Sets one size of a workload. A larger limit of pictures also makes the sample as long as its largest
+ * picture and a dialogue.
  */
 export function withValue(
   { config }: Pick<Planner, "config">,

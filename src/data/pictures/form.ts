@@ -1,6 +1,6 @@
 /**
- * A form of pictures: how a family of models lays out a picture as tokens, and the pixels that it reads. Other
- * code knows only the tokens and the units of a picture. The rest of a layout is the form's own.
+ * A form of pictures: how a family of models lays out a picture as tokens, and the pixels that it reads.
+ * Other code knows only the tokens and the units of a picture. The rest of a layout is the form's own.
  */
 import type { ImageCompat } from "./decode.ts";
 import type { PictureLimit } from "./limits.ts";

@@ -7,7 +7,7 @@ const PICTURE_FORMS = {
   hdTiles: () => HD_TILES,
 } as const satisfies Record<string, (rules: never) => PictureForm>;
 
-/** How a model lays out pictures: a form's name and the form's own settings. Plain data, also for a worker. */
+/** How a model lays out pictures: a form's name and its settings. Plain data, which a worker can have too. */
 export interface PictureRules {
   form: keyof typeof PICTURE_FORMS;
 }

@@ -43,7 +43,7 @@ export const limitShape = Object.fromEntries(
   Object.entries(PICTURE_LIMITS).map(([option, { schema }]) => [option, schema]),
 ) as { [Option in LimitOption]: (typeof PICTURE_LIMITS)[Option]["schema"] };
 
-/** Returns the shape of all limits without defaults, with the help of a command that finds values by itself. */
+/** Returns the shape of all limits without defaults, for a command that finds values by itself. */
 export function openLimits(
   command: keyof PictureLimit["help"],
 ): Record<LimitOption, z.ZodOptional<z.ZodInt>> {

@@ -15,8 +15,8 @@ export interface EncodedSample {
 }
 
 /**
- * Encodes a sample for training. limit: of the tokens of its pictures, as their form takes it. Throws a UserError if its pictures do not match their places. A sample of
- * ids needs no tokenizer.
+ * Encodes a sample for training. Throws a UserError if its pictures do not match their places. A sample of
+ * ids needs no tokenizer. limit: of a picture's tokens, as the form of its pictures takes it.
  */
 export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, limit: number): EncodedSample {
   if (sample.kind === "tokens") {
