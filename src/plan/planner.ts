@@ -238,7 +238,7 @@ export class Planner {
    */
   trace(workload: Workload, policy: Policy, limits: Limits, options: TraceOptions): StepTrace<StepEvent> {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const batch = shapeOf(workload);
+    const batch = shapeOf(workload, this.config);
     return plannedTrace({ ...this.#model, lora: loraOf(workload), batch, policy, gradientCopy }, options);
   }
 

@@ -1,8 +1,11 @@
 /** Answers requests for a loaded model and its adapters. */
+
 import type { ImageCompat } from "../data/pictures/decode.ts";
+import { defaultOf } from "../data/pictures/limits.ts";
 import type { PictureLoader } from "../data/stream/batches.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { formatBytes, formatCount, messageOf, UserError } from "../errors.ts";
+import { pictureFormOf } from "../models/families.ts";
 import { GREEDY } from "../models/generation/sampling.ts";
 import type { Model } from "../models/weights.ts";
 import { type LayerSource, layerSource } from "../step/layerWeights.ts";
@@ -35,8 +38,7 @@ export interface EngineParts {
   onClosed: () => Promise<void> | void;
 }
 
-/** Tiles of a picture, and tokens of an answer, if a request does not say. */
-const USUAL_HD_NUM = 16;
+/** Tokens of an answer, if a request does not say. */
 const USUAL_NEW_TOKENS = 512;
 
 /** Makes an engine of parts that it owns from now on, the model among them. */
@@ -119,8 +121,9 @@ class ServingEngine implements Engine {
     let prompt: Prompt;
     let sequence: Sequence;
     try {
-      const options = { tokenizer, vocab: model.config.vocab, imageCompat };
-      prompt = await preparePrompt(request.prompt, request.hdNum ?? USUAL_HD_NUM, options);
+      const form = pictureFormOf(model.config);
+      const options = { tokenizer, vocab: model.config.vocab, form, imageCompat };
+      prompt = await preparePrompt(request.prompt, request.hdNum ?? defaultOf(form.limit), options);
       const late = this.#refusal(request) ?? this.#neverFits(request, prompt);
       if (late) return { refusal: late };
       sequence = this.#sequenceOf(request, prompt);

@@ -1,7 +1,7 @@
 /** Opens a checkpoint for serving: plans it, loads it as planned, and makes the engine of it. */
 import { openImagePool } from "../data/pictures/imagePool.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
-import { tokenizerOf } from "../models/families.ts";
+import { pictureRulesOf, tokenizerOf } from "../models/families.ts";
 import { disposeModel, loadOpened } from "../models/weights.ts";
 import type { Limits, PlannedModel } from "../plan/planner.ts";
 import { usableMachineBytes } from "../plan/roomToPlanFor.ts";
@@ -69,7 +69,7 @@ async function open(
   closers.push(() => disposeModel(model));
   noticeStored(opened, onNotice);
   noticeTwins(compute.device, onNotice);
-  const loader = openImagePool({ compat: imageCompat });
+  const loader = openImagePool({ rules: pictureRulesOf(opened.config), compat: imageCompat });
   closers.push(() => loader.close());
   return createEngine({
     ...{ model, tokenizer, loader, imageCompat, way: plan.way, shape: plan.shape },

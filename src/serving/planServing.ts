@@ -2,12 +2,11 @@
  * Plans the memory of serving: the base model, adapters, the pool of keys and values, the pool of features,
  * and the largest pass beside an encoding picture. The passes themselves run on meta.
  */
-import { imageTokens } from "../data/pictures/image.ts";
+import { pictureFormOf } from "../models/families.ts";
 import { placeImage_ } from "../models/inputRows.ts";
 import { type Places, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
 import { rowCount } from "../nn/rows.ts";
-import { gridOfTokens } from "../plan/dryRun/batchShapes.ts";
 import { type Configuration, type DryRun, observe, type Recorder } from "../plan/dryRun/dryRun.ts";
 import { type CommonParts, PartsOfSearch } from "../plan/dryRun/sharedParts.ts";
 import { largestThatFits } from "../plan/largestThatFits.ts";
@@ -133,8 +132,9 @@ function encodeBeside(
   features: FeaturePool,
   pass: () => void,
 ): void {
-  const mostTokens = imageTokens(2 * visionBatchTiles, 1); // more batches need no more memory
-  const grid = gridOfTokens(Math.min(featureRows(shape), mostTokens));
+  const form = pictureFormOf(model.config);
+  const most = form.ofUnits(2 * visionBatchTiles + 1); // more batches need no more memory
+  const grid = form.within(Math.min(featureRows(shape), most.tokens));
   if (!grid) {
     pass();
     return;

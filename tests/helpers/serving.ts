@@ -1,5 +1,7 @@
 /** An engine over a small random model, and the answers that `generate` gives to the same requests. */
+
 import sharp from "sharp";
+import { DEFAULT_RULES } from "../../src/data/pictures/forms.ts";
 import { openImagePool } from "../../src/data/pictures/imagePool.ts";
 import { encodePrompt } from "../../src/data/samples/dialogue.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
@@ -22,7 +24,7 @@ export interface EngineCase {
   parts?: Partial<EngineParts>;
 }
 
-export const pictures = openImagePool({ compat: "lorafit", workers: 0 });
+export const pictures = openImagePool({ rules: DEFAULT_RULES, compat: "lorafit", workers: 0 });
 
 /** Opens an engine over a model that stays the caller's. */
 export function engineOver({ model, loras = {}, shape, way, parts }: EngineCase): Engine {

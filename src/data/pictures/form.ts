@@ -62,6 +62,8 @@ export interface PictureForm {
   largest(limit: number): PictureLayout;
   /** Returns a layout of at most so many tokens, and nearly as many; undefined if there is none. */
   within(tokens: number): PictureLayout | undefined;
+  /** Returns a layout of so many units, two or more. */
+  ofUnits(units: number): PictureLayout;
   /** Returns a black picture of a layout. */
   black(layout: PictureLayout): PictureLayout;
   preview(path: string, limit: number, compat: ImageCompat): Promise<PicturePreview>;

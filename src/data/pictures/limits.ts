@@ -67,6 +67,11 @@ export const LIMITS_IN_WORDS = Object.values(PICTURE_LIMITS)
 /** Values of the limits, as options have them. */
 export type LimitValues = Record<LimitOption, number>;
 
+/** Returns the default of a limit. */
+export function defaultOf({ schema }: PictureLimit): number {
+  return schema.parse(undefined);
+}
+
 /** Returns whether a flag's name is that of a limit. */
 export function isLimitFlag(name: string): name is LimitFlag {
   return Object.values(PICTURE_LIMITS).some(({ flag }) => flag === name);

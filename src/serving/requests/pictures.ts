@@ -2,7 +2,7 @@
  * Brings the pictures of prompts into the pool of features: decoded by the picture workers, then encoded, one
  * batch of tiles at a time between passes.
  */
-import { isSameLayout, type LoadedImage } from "../../data/pictures/image.ts";
+import { isSameLayout, type LoadedPicture } from "../../data/pictures/form.ts";
 import { pictureName } from "../../data/pictures/source.ts";
 import type { PictureLoader } from "../../data/stream/batches.ts";
 import { UserError } from "../../errors.ts";
@@ -21,7 +21,7 @@ const PROMPTS_AHEAD = 3;
 
 /** A picture that is being decoded if it has neither image nor error. */
 interface Load {
-  image?: LoadedImage;
+  image?: LoadedPicture;
   error?: UserError;
 }
 
@@ -137,7 +137,7 @@ export class Pictures implements Disposable {
     this.#loads.set(picture.digest, load);
     const { loader, onLoaded } = this.#options;
     void loader
-      .load(picture.path, picture.hdNum)
+      .load(picture.path, picture.limit)
       .then(
         (image) => {
           if (isSameLayout(image, picture.layout)) load.image = image;
@@ -160,7 +160,7 @@ export class Pictures implements Disposable {
     return undefined;
   }
 
-  #encode(features: Features, image: LoadedImage): Encoding {
+  #encode(features: Features, image: LoadedPicture): Encoding {
     const { model, visionBatchTiles, features: all } = this.#options;
     this.#vision ??= startFetch(model.vision, model.places.vision, model.device);
     const ready = { ...model, vision: this.#vision.wait() };

@@ -1,7 +1,7 @@
 /** Prepares a request's prompt: its token ids, and its pictures' sizes and content, before any is decoded. */
 import { createHash } from "node:crypto";
-import { type ImageCompat, MAX_PIXELS, refuseCutOff } from "../../data/pictures/decode.ts";
-import { hdGrid, imageSize, type PictureLayout } from "../../data/pictures/image.ts";
+import { type ImageCompat, imageSize, MAX_PIXELS, refuseCutOff } from "../../data/pictures/decode.ts";
+import type { PictureForm, PictureLayout } from "../../data/pictures/form.ts";
 import { pictureBytes, pictureName } from "../../data/pictures/source.ts";
 import { encodePrompt } from "../../data/samples/dialogue.ts";
 import { IMAGE_SLOT, type Sample } from "../../data/samples/sample.ts";
@@ -13,7 +13,8 @@ import type { ServePrompt } from "../types.ts";
 /** A picture of a prompt. */
 export interface PromptPicture {
   path: string;
-  hdNum: number;
+  /** Limit of its tokens, as the form of the model's pictures takes it. */
+  limit: number;
   layout: PictureLayout;
   /** Rows of the prompt that it takes. */
   rows: Rows;
@@ -30,18 +31,19 @@ export interface Prompt {
 export interface PromptOptions {
   tokenizer: Tokenizer | undefined;
   vocab: number;
+  form: PictureForm;
   imageCompat: ImageCompat;
 }
 
 /** Throws UserError if the prompt can't be read, its pictures among it. */
 export async function preparePrompt(
   prompt: ServePrompt,
-  hdNum: number,
-  { tokenizer, vocab, imageCompat }: PromptOptions,
+  limit: number,
+  { tokenizer, vocab, form, imageCompat }: PromptOptions,
 ): Promise<Prompt> {
-  const { inputIds, images } = encodePrompt(sampleOf(prompt), tokenizer, hdNum);
+  const { inputIds, images } = encodePrompt(sampleOf(prompt), tokenizer, limit);
   refuseUnknownIds(inputIds, vocab);
-  const measured = await Promise.all(images.map(({ path }) => measure(path, hdNum, imageCompat)));
+  const measured = await Promise.all(images.map(({ path }) => measure(path, limit, form, imageCompat)));
   return layOut(inputIds, measured);
 }
 
@@ -63,8 +65,14 @@ function refuseUnknownIds(inputIds: Int32Array, vocab: number): void {
 type Measured = Omit<PromptPicture, "rows">;
 
 /** Reads a picture's size from its header, and its digest. */
-async function measure(path: string, hdNum: number, compat: ImageCompat): Promise<Measured> {
-  const { width, height } = await imageSize(path, compat);
+async function measure(
+  path: string,
+  limit: number,
+  form: PictureForm,
+  compat: ImageCompat,
+): Promise<Measured> {
+  const size = await imageSize(path, compat);
+  const { width, height } = size;
   const name = pictureName(path);
   if (width * height > MAX_PIXELS) {
     throw new UserError(
@@ -73,11 +81,11 @@ async function measure(path: string, hdNum: number, compat: ImageCompat): Promis
     );
   }
   await refuseCutOff(path, { compat, thorough: false });
-  const layout = hdGrid(width, height, hdNum, name);
+  const layout = form.layout(size, limit, name);
   const hash = createHash("sha256")
-    .update(`${hdNum} ${compat}\n`)
+    .update(`${limit} ${compat}\n`)
     .update(await pictureBytes(path));
-  return { path, hdNum, layout, digest: hash.digest("base64") };
+  return { path, limit, layout, digest: hash.digest("base64") };
 }
 
 /** Lays out the rows of a prompt with those of its pictures. */

@@ -18,6 +18,7 @@ export const HD_TILES = {
   load: (path, hdNum, { compat, maxPixels }) => loadHdImage(path, hdNum, compat, { maxPixels }),
   largest: largestGrid,
   within: gridOfTokens,
+  ofUnits: (units) => tileGrid(units - 1, 1), // the global view is one of them
   black: (layout) => blackImage(layout as TileGrid),
   async preview(path, hdNum, compat) {
     const { drawPreview, transformedPng } = await import("./hdPreview.ts"); // no worker draws
