@@ -4,7 +4,7 @@
  */
 import { signal } from "@preact/signals";
 import type { LiveEvents } from "../../../src/server/ui/api.ts";
-import { type ApiProblem, apiUrl, ask, type Query } from "../api.ts";
+import { ApiProblem, apiUrl, ask, type Query } from "../api.ts";
 import { readEvents } from "./sse.ts";
 
 /** Set while the server cannot be reached; the shell shows it. */
@@ -15,28 +15,31 @@ const WAITS_MS = [500, 1_000, 2_000, 4_000];
 export type Takers = { [Name in keyof LiveEvents]?: (event: LiveEvents[Name]) => void };
 
 /**
- * Follows until the returned function is called. `query` is asked at every connection, so it can name the place
- * that was reached; `opened` is called after it.
+ * Follows until the returned function is called. Before each connection `place` is asked for the query that names
+ * what the page has, so after a loss it gets what has come since. `failed` hears what goes wrong.
  */
-export function follow(query: () => Query, takers: Takers, opened: () => void = () => {}): () => void {
+export function follow(
+  place: (signal: AbortSignal) => Query | Promise<Query>,
+  takers: Takers,
+  failed: (problem: unknown) => void = () => {},
+): () => void {
   const abort = new AbortController();
-  void keepFollowing(query, takers, opened, abort.signal);
+  void keepFollowing(place, takers, failed, abort.signal);
   return () => abort.abort();
 }
 
 async function keepFollowing(
-  query: () => Query,
+  place: (signal: AbortSignal) => Query | Promise<Query>,
   takers: Takers,
-  opened: () => void,
+  failed: (problem: unknown) => void,
   ended: AbortSignal,
 ): Promise<void> {
   let failures = 0;
   while (!ended.aborted) {
     try {
-      const response = await ask(apiUrl("live", query()), { signal: ended });
+      const response = await ask(apiUrl("live", await place(ended)), { signal: ended });
       failures = 0;
       lostConnection.value = undefined;
-      opened();
       for await (const { event, data } of readEvents(response.body!)) {
         if (ended.aborted) return;
         const take = takers[event as keyof LiveEvents] as ((event: unknown) => void) | undefined;
@@ -44,14 +47,16 @@ async function keepFollowing(
       }
     } catch (problem) {
       if (ended.aborted) return;
-      if (isProblem(problem)) lostConnection.value = problem;
+      failed(problem);
+      if (isLoss(problem)) lostConnection.value = problem;
     }
     await pause(WAITS_MS[Math.min(failures++, WAITS_MS.length - 1)]!, ended);
   }
 }
 
-function isProblem(problem: unknown): problem is ApiProblem {
-  return problem instanceof Error && problem.name === "ApiProblem";
+/** Whether the whole server is out of reach, and not only what was asked for missing. */
+function isLoss(problem: unknown): problem is ApiProblem {
+  return problem instanceof ApiProblem && [0, 401, 403].includes(problem.status);
 }
 
 function pause(ms: number, ended: AbortSignal): Promise<void> {

@@ -11,40 +11,26 @@ export const runListProblem = signal<unknown>(undefined);
 
 /** Loads the list when a component appears, and applies changes until it goes. */
 export function useRunList(): void {
-  useEffect(() => {
-    let waiting: LiveEvents["list"][] | undefined;
-    let isWanted = true;
-    const load = async (): Promise<void> => {
-      waiting = []; // changes while the list is on its way are applied to it
-      try {
-        const loaded = await getJson<RunList>("runs");
-        if (!isWanted) return;
-        runList.value = waiting.reduce(withChanges, loaded);
-        runListProblem.value = undefined;
-      } catch (problem) {
-        runListProblem.value = problem;
-      }
-      waiting = undefined;
-    };
-    const take = (change: LiveEvents["list"]): void => {
-      if (waiting) waiting.push(change);
-      else if (runList.value) runList.value = withChanges(runList.value, change);
-    };
-    void load();
-    let isFirst = true;
-    const stop = follow(
-      () => ({ list: 1 }),
-      { list: take },
-      () => {
-        if (!isFirst || !runList.value) void load(); // what changed while there was no connection
-        isFirst = false;
-      },
-    );
-    return () => {
-      isWanted = false;
-      stop();
-    };
-  }, []);
+  useEffect(
+    () =>
+      follow(
+        async (signal) => {
+          const list = await getJson<RunList>("runs", {}, signal);
+          runList.value = list;
+          runListProblem.value = undefined;
+          return { list: (list as { version?: string }).version ?? 1 };
+        },
+        {
+          list: (change) => {
+            if (runList.value) runList.value = withChanges(runList.value, change);
+          },
+        },
+        (problem) => {
+          runListProblem.value = problem;
+        },
+      ),
+    [],
+  );
 }
 
 /** Returns the list after a change; new runs come first. */

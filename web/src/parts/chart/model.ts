@@ -31,8 +31,8 @@ export interface ChartModel {
   /** Ascending. */
   xs: readonly number[];
   series: readonly Series[];
-  /** Vertical lines, for example where memory ran out. */
-  marks?: readonly { at: number; label: string; tone: Tone }[];
+  /** Vertical lines with a triangle, for example where memory ran out; or with their label above them. */
+  marks?: readonly { at: number; label: string; tone: Tone; isLabelled?: boolean }[];
   /** Horizontal lines, for example a limit. */
   levels?: readonly { at: number; label: string; tone: Tone }[];
   /** Values hold until the next x, instead of being joined by straight lines. */

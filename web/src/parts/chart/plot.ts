@@ -137,39 +137,61 @@ function rangeOf({ y, levels = [], series }: ChartModel): Pick<uPlot.Scale, "ran
 
 /** Draws vertical marks and horizontal levels with their labels. */
 function drawMarks(plot: uPlot, { marks = [], levels = [] }: ChartModel, tone: ToneColors): void {
+  const { ctx } = plot;
+  ctx.save();
+  ctx.lineWidth = 1.5 * uPlot.pxRatio;
+  ctx.font = `${11 * uPlot.pxRatio}px system-ui, sans-serif`;
+  let labelEnd = Number.NEGATIVE_INFINITY; // labels that would cover each other are left out
+  for (const mark of marks) labelEnd = Math.max(labelEnd, drawMark(plot, mark, tone, labelEnd));
+  ctx.setLineDash([]);
+  for (const level of levels) drawLevel(plot, level, tone);
+  ctx.restore();
+}
+
+type Mark = NonNullable<ChartModel["marks"]>[number];
+type Level = NonNullable<ChartModel["levels"]>[number];
+
+/** Draws a mark and returns where its label ends. */
+function drawMark(plot: uPlot, mark: Mark, tone: ToneColors, labelEnd: number): number {
   const { ctx, bbox } = plot;
   const ratio = uPlot.pxRatio;
-  ctx.save();
-  ctx.lineWidth = 1.5 * ratio;
-  ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-  for (const { at, tone: name } of marks) {
-    const x = Math.round(plot.valToPos(at, "x", true));
-    if (x < bbox.left || x > bbox.left + bbox.width) continue;
-    ctx.strokeStyle = tone(name);
-    ctx.fillStyle = tone(name);
-    ctx.setLineDash([3 * ratio, 3 * ratio]);
-    line(ctx, [x, bbox.top], [x, bbox.top + bbox.height]);
-    ctx.beginPath();
-    ctx.moveTo(x - 5 * ratio, bbox.top - 9 * ratio);
-    ctx.lineTo(x + 5 * ratio, bbox.top - 9 * ratio);
-    ctx.lineTo(x, bbox.top - ratio);
-    ctx.fill();
+  const x = Math.round(plot.valToPos(mark.at, "x", true));
+  if (x < bbox.left || x > bbox.left + bbox.width) return labelEnd;
+  ctx.strokeStyle = tone(mark.tone);
+  ctx.fillStyle = tone(mark.tone);
+  ctx.setLineDash([3 * ratio, 3 * ratio]);
+  line(ctx, [x, bbox.top], [x, bbox.top + bbox.height]);
+  if (!mark.isLabelled) {
+    triangle(ctx, x, bbox.top - ratio, 5 * ratio);
+    return labelEnd;
   }
-  ctx.setLineDash([]);
-  for (const { at, label, tone: name } of levels) {
-    const y = Math.round(plot.valToPos(at, "y", true));
-    if (y < bbox.top || y > bbox.top + bbox.height) continue;
-    ctx.strokeStyle = tone(name);
-    ctx.fillStyle = tone(name);
-    line(ctx, [bbox.left, y], [bbox.left + bbox.width, y]);
-    ctx.textAlign = "right";
-    ctx.fillText(
-      label,
-      bbox.left + bbox.width - 4 * ratio,
-      y + (y - bbox.top > 16 * ratio ? -4 : 13) * ratio,
-    );
-  }
-  ctx.restore();
+  const left = x + 3 * ratio;
+  if (left < labelEnd) return labelEnd;
+  ctx.textAlign = "left";
+  ctx.fillText(mark.label, left, bbox.top - 4 * ratio);
+  return left + ctx.measureText(mark.label).width + 6 * ratio;
+}
+
+function drawLevel(plot: uPlot, { at, label, tone: name }: Level, tone: ToneColors): void {
+  const { ctx, bbox } = plot;
+  const ratio = uPlot.pxRatio;
+  const y = Math.round(plot.valToPos(at, "y", true));
+  if (y < bbox.top || y > bbox.top + bbox.height) return;
+  ctx.strokeStyle = tone(name);
+  ctx.fillStyle = tone(name);
+  line(ctx, [bbox.left, y], [bbox.left + bbox.width, y]);
+  ctx.textAlign = "right";
+  const isHigh = y - bbox.top < 16 * ratio;
+  ctx.fillText(label, bbox.left + bbox.width - 4 * ratio, y + (isHigh ? 13 : -4) * ratio);
+}
+
+/** Fills a triangle that stands on its tip. */
+function triangle(ctx: CanvasRenderingContext2D, x: number, tip: number, size: number): void {
+  ctx.beginPath();
+  ctx.moveTo(x - size, tip - 1.6 * size);
+  ctx.lineTo(x + size, tip - 1.6 * size);
+  ctx.lineTo(x, tip);
+  ctx.fill();
 }
 
 function line(ctx: CanvasRenderingContext2D, from: [number, number], to: [number, number]): void {

@@ -152,7 +152,10 @@ function choose(ids: readonly string[], isChosen: boolean): void {
 function sortOf(query: URLSearchParams): Sort {
   const text = query.get("sort") ?? "age";
   const key = text.replace(/^-/, "");
-  return { key: key in SORT_VALUES ? (key as SortKey) : "age", isDescending: text.startsWith("-") };
+  return {
+    key: Object.hasOwn(SORT_VALUES, key) ? (key as SortKey) : "age",
+    isDescending: text.startsWith("-"),
+  };
 }
 
 function sortQuery(before: Sort, key: SortKey): Record<string, string> {
