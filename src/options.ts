@@ -59,6 +59,12 @@ interface Limits {
 export const count = z.int().positive();
 export const text = z.string().min(1);
 
+/** One file or several of samples; a list either way. */
+export const dataFiles = z
+  .union([text, z.array(text).min(1)])
+  .transform((files) => [files].flat())
+  .meta({ value: "FILE", takes: "a file, or a list of files" });
+
 /** Accepts "32GiB" or a number of bytes, and gives a number. */
 export const byteAmount = z
   .union([text, z.number()])
@@ -100,6 +106,18 @@ export function refuseTogether(
       params: { conflictsWith: first },
     });
   }
+}
+
+/** Refuses an option that means nothing without one of others: for superRefine. */
+export function refuseLone(
+  options: Record<string, unknown>,
+  key: string,
+  others: readonly string[],
+  context: z.core.$RefinementCtx,
+): void {
+  if (options[key] === undefined || others.some((other) => options[other] !== undefined)) return;
+  const message = `needs ${others.join(" or ")}`;
+  context.addIssue({ code: "custom", path: [key], message, params: { needs: others } });
 }
 
 /** Returns the input of a schema as JSON Schema, with the meta data of every option. */
@@ -175,6 +193,13 @@ function wrongOption(
     const other = spell(issue.params.conflictsWith);
     return new UsageError(`${spell(key)} cannot be given together with ${other}.`, {
       fix: "Leave one of them out.",
+    });
+  }
+  if (issue.code === "custom" && issue.params?.needs) {
+    const others = specs.filter((other) => issue.params?.needs.includes(other.key));
+    const ways = listOfChoices(others.map(({ flag, value }) => `${flag} ${value}`));
+    return new UsageError(`${spell(key)} needs ${listOfChoices(others.map((other) => spell(other.key)))}.`, {
+      fix: `Pass ${ways} too.`,
     });
   }
   if (raw[key] === undefined) {

@@ -105,13 +105,14 @@ it("eval: the official loss of each sample, and one of all", () => {
 it("eval --answers: each answer beside the expected one, by ids where there is no tokenizer", () => {
   const shown = run("eval", "--model", tiny, "--data", cases, "--answers") as { answers: object[] }[];
   const total = shown.pop();
-  expect(Object.keys(total ?? {})).toEqual(["loss", "exactMatch"]);
+  expect(Object.keys(total ?? {})).toEqual(["loss", "exactMatch", "metrics"]);
   for (const { answers } of shown)
     for (const answer of answers)
       expect(answer).toEqual({
         expectedIds: expect.any(Array),
         ids: expect.any(Array),
         exactMatch: expect.any(Number),
+        metrics: { exact_match: expect.any(Number) },
       });
 });
 
@@ -255,6 +256,8 @@ it("tiny, pages, preview and chat work on what each other writes", () => {
     .answers[0]!;
   expect(shown[0]!.text).toContain(`<ImageHere>${question}[`);
   expect(shown[0]!.text).toContain(`assistant\n${expected}[`);
+  const chosen = lorafit([...evalArgs.slice(0, -1), "--metric", "cer", "field_f1"], { cwd: folder });
+  expect(chosen.stdout).toMatch(/^3 samples in all {2}loss [\d.]+, CER [\d.]+$/m); // no answer is JSON
   const few = lorafit([...evalArgs, "--show", "1"], { cwd: folder });
   const printed = few.stdout.replaceAll(/[[\]]/g, ""); // without the marks of differences
   expect(printed).toContain(`\n  question  ${question}\n  expected  ${expected}\n  answer    `);

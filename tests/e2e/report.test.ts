@@ -30,7 +30,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 it("report writes the page of a run, and its numbers with --json", () => {
   writeFileSync(
     join(folder, "before.jsonl"),
-    '{"index":0,"loss":5,"labelTokens":3}\n{"loss":5,"exactMatch":0.25,"idleCard":"told"}\n',
+    '{"index":0,"loss":5,"labelTokens":3}\n{"loss":5,"exactMatch":0.25,"metrics":{"exact_match":0.25,"cer":0.125},"idleCard":"told"}\n',
   );
   const out = join(folder, "page.html");
   const [record] = records(
@@ -39,7 +39,7 @@ it("report writes the page of a run, and its numbers with --json", () => {
   expect(record).toMatchObject({ report: out, steps: 2, firstLoss: 4, lastLoss: 3, peakBytes: 2 ** 20 });
   const html = readFileSync(out, "utf8");
   expect(html).toContain("The loss fell from 4.00 to 3.00 in 2 steps");
-  expect(html).toContain("<td>before</td><td>5.000</td><td>25.0%</td>");
+  expect(html).toContain("<td>before</td><td>5.000</td><td>25.0%</td><td></td><td>0.125</td>");
 });
 
 it("report shows answers of the compared evaluations beside the sample's picture", () => {

@@ -1,12 +1,16 @@
 /** Evaluations during a run: when they happen, what they record, and which adapter is kept. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { planLines } from "../../src/cli/run/planLines.ts";
 import type { SampleSource } from "../../src/data/samples/sample.ts";
+import { trainTokenizer } from "../../src/data/text/tinyTokenizer.ts";
+import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
+import { METRIC_NAMES, metricsOf, scoresOf } from "../../src/train/evaluate/scores.ts";
 import type { RunFact } from "../../src/train/facts/runFact.ts";
-import { type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
-import { hashesBelow, makeWorkplace, noticesOf, resultOf, runWith } from "./trainRun.ts";
+import { type AnswerRecord, type EvalRecord, readRecords } from "../../src/train/folder/runLog.ts";
+import type { TrainInput } from "../../src/train/options/options.ts";
+import { hashesBelow, makeWorkplace, noticesOf, resultOf, runWith, SIZES } from "./trainRun.ts";
 
 /** Bytes: the least for all answers except the longest, and enough for all. */
 const MEMORIES = [2_100_000, 6_000_000];
@@ -52,6 +56,73 @@ it("come every so many steps and at the end; the adapter with the lowest loss is
   await runWith({ ...again, output: join(folder, "again") });
   const [record] = await readRecords<EvalRecord>(join(folder, "again", "evals.jsonl"));
   expect(record).toEqual({ ...lowest, step: 1 });
+});
+
+it("keep the adapter that is the best by --metric, which need not be the one with the lowest loss", async () => {
+  const output = join(folder, "by metric");
+  const options = { ...input, max_steps: 6, eval_data: input.data, eval_every: 1, output };
+  const { events } = await runWith({ ...options, metric: "exact_match" });
+  const records = await readRecords<EvalRecord>(join(output, "evals.jsonl"));
+  const best = (value: (record: EvalRecord) => number): number =>
+    records.reduce((found, record) => (value(record) > value(found) ? record : found)).step;
+  const bests = events.flatMap((event) => (event.fact === "eval" && event.best ? [event.record.step] : []));
+  expect(bests.at(-1)).toBe(best(({ metrics }) => metrics!.exact_match!));
+  expect(bests.at(-1)).not.toBe(best(({ loss }) => -loss)); // the loss falls long before an answer is right
+  for (const { exactMatch, metrics } of records) expect(metrics).toEqual({ exact_match: exactMatch });
+});
+
+describe("metrics of texts", async () => {
+  const texts = ["What is the total?", '{"total": "12.50", "shop": "Cafe"}', '{"total": "7.00"}', "12.50"];
+  const model = join(folder, "with tokenizer");
+  writeTinyCheckpoint(model, { ...TINY, ...SIZES, vocab: 400 });
+  writeFileSync(join(model, "tokenizer.model"), trainTokenizer(texts, { vocabSize: 400 }));
+  const data = dialogues("receipts.json", texts.slice(1, 3));
+  const run = (name: string, more: Partial<TrainInput>) =>
+    runWith({ ...input, model, data, max_steps: 1, eval_data: data, ...more, output: join(folder, name) });
+
+  function dialogues(name: string, answers: string[]): string {
+    const file = join(folder, name);
+    const turns = answers.map((value) => [
+      { from: "human", value: texts[0] },
+      { from: "gpt", value },
+    ]);
+    writeFileSync(file, JSON.stringify(turns.map((conversations, id) => ({ id, conversations }))));
+    return file;
+  }
+
+  it("are recorded for each answer and in all, every one of them", async () => {
+    expect(await run("texts", { metric: "field_f1" })).toMatchObject({ result: { ended: "finished" } });
+    const answers = await readRecords<AnswerRecord>(join(folder, "texts", "answers.jsonl"));
+    const scored = answers.map(({ answer, expected }) => scoresOf(answer!, expected!));
+    expect(answers.map(({ expected }) => expected)).toEqual(texts.slice(1, 3));
+    expect(answers.map(({ metrics }) => metrics)).toEqual(scored.map((scores) => metricsOf([scores])));
+    const [record] = await readRecords<EvalRecord>(join(folder, "texts", "evals.jsonl"));
+    expect(record!.metrics).toEqual(metricsOf(scored));
+    expect(Object.keys(record!.metrics!).sort()).toEqual([...METRIC_NAMES].sort());
+    expect(record).toMatchObject({ anls: record!.metrics!.anls, exactMatch: record!.metrics!.exact_match });
+  });
+
+  it.each<[string, Partial<TrainInput>, RegExp]>([
+    [
+      "cer without a tokenizer",
+      { model: input.model, data: input.data, eval_data: input.data, metric: "cer" },
+      /metric cer compares texts.*no tokenizer/,
+    ],
+    [
+      "field_f1 without JSON",
+      { eval_data: dialogues("plain.json", ["12.50"]), metric: "field_f1" },
+      /no expected answer of the 1 sample .* is a JSON object/,
+    ],
+    [
+      "wer without evaluations",
+      { eval_data: undefined, metric: "wer" },
+      /^metric needs eval_data or val_size\.$/,
+    ],
+  ])("are refused before anything is planned where they mean nothing: %s", async (name, more, message) => {
+    const outcome = await run(name, more);
+    expect(outcome).toMatchObject({ error: { message: expect.stringMatching(message) } });
+    expect(outcome.events.some(({ fact }) => fact === "plan")).toBe(false);
+  });
 });
 
 it("change nothing of the training, and without eval_data there are none", async () => {

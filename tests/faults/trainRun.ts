@@ -12,7 +12,7 @@ import { type TrainResult, train } from "../../src/train/loop/trainer.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { lcg } from "../helpers/randomModel.ts";
 
-const SIZES = {
+export const SIZES = {
   ...{ hidden: 32, layers: 2, heads: 4, kvHeads: 2, ffn: 48, vocab: 97, ploraRank: 4 },
   ...{ visionHidden: 16, visionLayers: 1, visionHeads: 2, visionFfn: 24 },
 };

@@ -5,8 +5,9 @@ import { PlanOptions } from "../../answer/options.ts";
 import { openLimits } from "../../data/pictures/limits.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
-import { byteAmount, count, group, text } from "../../options.ts";
-import { computeOptions, dataFiles, pictureOptions, TrainOptions } from "../../train/options/options.ts";
+import { byteAmount, count, dataFiles, group, listOfChoices, text } from "../../options.ts";
+import { METRIC_NAMES } from "../../train/evaluate/scores.ts";
+import { computeOptions, pictureOptions, TrainOptions } from "../../train/options/options.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { doctor, pages, pull, report, setup, tiny, tokenize } from "./toolOptions.ts";
 
@@ -109,6 +110,15 @@ const eval_ = {
       answers: z.boolean().default(false).meta({
         help: "Let the model answer the questions of each dialogue, and score the answers by exact match and ANLS (similarity of texts, 0 to 1).",
       }),
+      metric: z
+        .array(z.enum(METRIC_NAMES))
+        .min(1)
+        .optional()
+        .meta({
+          help: "Metrics of the answers to print instead of exact_match and anls: exact_match, anls, cer and wer (errors by characters and words of the expected text), field_f1 (fields of answers in JSON). Implies --answers. --json prints all of them.",
+          value: METRIC_NAMES.join("|"),
+          takes: listOfChoices(METRIC_NAMES),
+        }),
       ...shown,
     }),
     ...computeOptions,
@@ -116,6 +126,7 @@ const eval_ = {
   examples: [
     "eval --model internlm/internlm-xcomposer2-4khd-7b --adapter output/adapter --data test.json",
     "eval --model internlm/internlm-xcomposer2-4khd-7b --data test.json --answers",
+    "eval --model internlm/internlm-xcomposer2-4khd-7b --data receipts.json --metric field_f1 cer",
   ],
 } satisfies CommandOptions;
 

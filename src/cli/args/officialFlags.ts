@@ -56,7 +56,7 @@ export const OFFICIAL_FLAGS: readonly OfficialFlags[] = [
   {
     names:
       NAMES(`do_train do_eval do_predict per_device_eval_batch_size per_gpu_eval_batch_size prediction_loss_only eval_delay
-      eval_accumulation_steps include_inputs_for_metrics load_best_model_at_end metric_for_best_model greater_is_better`),
+      eval_accumulation_steps include_inputs_for_metrics load_best_model_at_end greater_is_better`),
     why: "samples are evaluated one by one, and the best adapter is kept",
   },
   { names: ["evaluation_strategy", "eval_strategy"], why: "--eval-every sets it" },
@@ -141,6 +141,7 @@ export function takeOfficialNames(
     }
   }
   takeDataParts(raw);
+  if (typeof raw.metric === "string") raw.metric = raw.metric.replace(/^eval_/, ""); // as transformers writes metrics
   errors.push(...takeBatchFactors(raw, spell));
   return { ignored, errors };
 }

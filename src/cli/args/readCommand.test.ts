@@ -47,6 +47,12 @@ const SHARED = {
 };
 
 describe("the official command line", () => {
+  it("may name the metric of the best adapter as transformers does", () => {
+    const line = `${OFFICIAL["2.5"]} --eval_data test.json --metric_for_best_model`;
+    expect(train(`${line} eval_cer`).options).toMatchObject({ metric: "cer" });
+    expect(train(`${line} eval_loss --greater_is_better False`).options).toMatchObject({ metric: "loss" });
+  });
+
   it("may change the script's rank, whose default is the official one", () => {
     const official = OFFICIAL["2.5"];
     expect(train(official).options).toMatchObject({ recipe: "official", lora_r: 64, lora_alpha: 64 });

@@ -8,23 +8,23 @@ import { readySamples } from "../../train/data/dataset.ts";
 import {
   type Answer,
   type Evaluator,
+  namedMetrics,
   sampleAnswers,
   sampleLosses,
   totalLoss,
 } from "../../train/evaluate/evaluate.ts";
+import { metricsOf, type Scores } from "../../train/evaluate/scores.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../output/interruption.ts";
+import { metricWords } from "../output/metricWords.ts";
 import { checkHooks, countProgress, noteRest, type Output } from "../output/output.ts";
 import { inspectModel, type KnownModel, withModel } from "../session.ts";
 
-interface Scores {
-  exactMatch: number;
-  /** Similarity of texts, 0 to 1; absent without a tokenizer. */
-  anls?: number;
-}
+/** Metrics by name, two of them with fields of their own. */
+type Named = ReturnType<typeof namedMetrics>;
 
 /** An answer as it is printed. */
-type ShownAnswer = Scores & ({ question: string; expected: string; answer: string } | IdAnswer);
+type ShownAnswer = Named & ({ question: string; expected: string; answer: string } | IdAnswer);
 
 /** An answer without a tokenizer. */
 interface IdAnswer {
@@ -32,7 +32,7 @@ interface IdAnswer {
   ids: number[];
 }
 
-interface Row extends Partial<Scores> {
+interface Row extends Partial<Named> {
   index: number;
   loss: number;
   labelTokens: number;
@@ -41,27 +41,34 @@ interface Row extends Partial<Scores> {
   answers?: ShownAnswer[];
 }
 
+/** A sample that is done. */
+interface Done {
+  row: Row;
+  scores: Scores[];
+}
+
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
   const ready = await readySamples(options.data, known, options, checkHooks(output));
   const { length } = ready.samples;
-  const { rows, isStopped } = await interruptible(
+  const { done, isStopped } = await interruptible(
     output,
     "stopping after this sample",
     (interruption) => evaluated(known, ready.samples, options, { output, interruption }),
     { saves: false },
   );
-  const total = { loss: totalLoss(rows), ...meanScores(rows) };
+  const rows = done.map(({ row }) => row);
+  const total = { loss: totalLoss(rows), ...totalOf(done.flatMap(({ scores }) => scores)) };
   if (isStopped) {
     output.note(
-      `stopped after ${formatCount(rows.length)} of ${plural(length, "sample")}. These:  ${describe(total)}`,
+      `stopped after ${formatCount(rows.length)} of ${plural(length, "sample")}. These:  ${describe(total, options)}`,
     );
     process.exitCode = EXIT_INTERRUPTED;
     return; // without a total, which scripts would take for that of all samples
   }
   output.record(total);
-  output.answer(`${plural(rows.length, "sample")} in all  ${describe(total)}`);
-  if (options.answers) noteRest(options, rows.length, output);
+  output.answer(`${plural(rows.length, "sample")} in all  ${describe(total, options)}`);
+  if (asksForAnswers(options)) noteRest(options, rows.length, output);
 }
 
 /** Evaluates the samples until the end or Ctrl-C, and shows each when it is done. */
@@ -70,27 +77,31 @@ function evaluated(
   samples: readonly PreparedSample[],
   options: OptionsOf<"eval">,
   { output, interruption: { signal, listen } }: { output: Output; interruption: Interruption },
-): Promise<{ rows: Row[]; isStopped: boolean }> {
+): Promise<{ done: Done[]; isStopped: boolean }> {
   return withModel(known, options, output, async (session) => {
-    const done: Row[] = [];
+    const done: Done[] = [];
     const progress = countProgress(output, "sample", samples.length);
     progress(0);
     listen();
     for await (const loss of sampleLosses(samples, session)) {
       const sample = samples[loss.index] as PreparedSample;
       if (!Number.isFinite(loss.loss)) throw notANumber(sample, loss.loss);
-      const answers = options.answers ? await answersOf(sample, session) : undefined;
+      const answered = asksForAnswers(options) ? await answersOf(sample, session) : undefined;
+      const answers = answered?.map((answer) => shown(answer, sample, session));
+      const scores = answered?.map((answer) => answer.scores) ?? [];
       const images = sample.images.map(({ path }) => pictureName(path));
-      const row: Row = { ...loss, ...(answers && { ...meanScores(answers), images, answers }) };
-      done.push(row);
+      const row: Row = { ...loss, ...totalOf(scores), ...(answers && { images, answers }) };
+      done.push({ row, scores });
       output.record(row);
-      output.answer(`${describeSource(sample.source)}  ${describe(row)}, ${row.labelTokens} label tokens`);
+      output.answer(
+        `${describeSource(sample.source)}  ${describe(row, options)}, ${row.labelTokens} label tokens`,
+      );
       if (options.all || done.length <= options.show)
         for (const answer of answers ?? []) output.answer(comparison(answer, output));
       progress(done.length);
       if (signal.aborted) break;
     }
-    return { rows: done, isStopped: done.length < samples.length };
+    return { done, isStopped: done.length < samples.length };
   });
 }
 
@@ -100,20 +111,24 @@ function notANumber({ source }: PreparedSample, loss: number): UserError {
   });
 }
 
-async function answersOf(sample: PreparedSample, session: Evaluator): Promise<ShownAnswer[]> {
-  const answers: ShownAnswer[] = [];
-  for await (const answer of sampleAnswers([sample], session)) answers.push(shown(answer, sample, session));
+function asksForAnswers({ answers, metric }: OptionsOf<"eval">): boolean {
+  return answers || metric !== undefined;
+}
+
+async function answersOf(sample: PreparedSample, session: Evaluator): Promise<Answer[]> {
+  const answers: Answer[] = [];
+  for await (const answer of sampleAnswers([sample], session)) answers.push(answer);
   return answers;
 }
 
 function shown(
-  { start, expectedIds, ids, exactMatch, text }: Answer,
+  { start, expectedIds, ids, scores, text }: Answer,
   { inputIds }: PreparedSample,
   { tokenizer }: Evaluator,
 ): ShownAnswer {
-  if (!text || !tokenizer) return { expectedIds, ids, exactMatch };
-  const { expected, answer, anls } = text;
-  return { question: tokenizer.dialogue.questionBefore(inputIds, start), expected, answer, exactMatch, anls };
+  const named = namedMetrics(metricsOf([scores]));
+  if (!text || !tokenizer) return { expectedIds, ids, ...named };
+  return { question: tokenizer.dialogue.questionBefore(inputIds, start), ...text, ...named };
 }
 
 /** Returns question, expected and given answer below each other, with marks on the differences. */
@@ -135,19 +150,14 @@ function line(title: string, text: string): string {
   return `  ${title.padEnd(TITLE_COLUMNS)}${text.replaceAll("\n", `\n${" ".repeat(2 + TITLE_COLUMNS)}`)}`;
 }
 
-/** Returns mean scores, undefined if nothing has scores. */
-function meanScores(scored: Partial<Scores>[]): Scores | undefined {
-  const matches = scored.flatMap(({ exactMatch }) => exactMatch ?? []);
-  const similarities = scored.flatMap(({ anls }) => anls ?? []);
-  if (matches.length === 0) return undefined;
-  return { exactMatch: mean(matches), ...(similarities.length > 0 && { anls: mean(similarities) }) };
+/** Returns the metrics over these answers; undefined without answers. */
+function totalOf(scores: readonly Scores[]): Named | undefined {
+  return scores.length === 0 ? undefined : namedMetrics(metricsOf(scores));
 }
 
-function describe({ loss, exactMatch, anls }: { loss: number } & Partial<Scores>): string {
-  const match = exactMatch === undefined ? "" : `, exact match ${exactMatch.toFixed(3)}`;
-  return `loss ${loss.toFixed(4)}${match}${anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`}`;
-}
-
-function mean(values: number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
+function describe(
+  { loss, metrics = {} }: { loss: number } & Partial<Named>,
+  { metric }: OptionsOf<"eval">,
+): string {
+  return `loss ${loss.toFixed(4)}${metricWords(metrics, metric)}`;
 }

@@ -5,6 +5,7 @@ import { cannotRead } from "../../checkpoint/faults.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
+import type { Metrics } from "../../train/evaluate/scores.ts";
 import { REPORT_FILE } from "../../train/folder/runLog.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import type { Output } from "../output/output.ts";
@@ -54,13 +55,15 @@ function withPictures(answers: ComparedAnswer[], { image_compat }: Record<string
 async function readEvaluation(path: string): Promise<Evaluated & { scores: Scores }> {
   const lines = (await readText(path)).trimEnd().split("\n").map(recordIn);
   const name = basename(path, extname(path));
-  const { loss, exactMatch, anls, idleCard: _, ...others } = lines.at(-1) ?? {};
+  const { loss, exactMatch, anls, metrics, idleCard: _, ...others } = lines.at(-1) ?? {};
   if (typeof loss !== "number" || Object.keys(others).length > 0) {
     throw new UserError(`${path} is not the output of an evaluation: its last line has no total loss.`, {
       fix: `Write one with: ${commandLine("eval ... --json > FILE")}`,
     });
   }
-  const scores = { name, loss, ...numbersOf({ exactMatch, anls }) };
+  const isRecord = typeof metrics === "object" && metrics !== null;
+  const named: Metrics = isRecord ? numbersOf(metrics as Record<string, unknown>) : {};
+  const scores = { name, loss, ...numbersOf({ exactMatch, anls }), metrics: named };
   const samples = lines.flatMap((line) => EvaluatedSample.safeParse(line).data ?? []);
   return { name, samples, scores };
 }

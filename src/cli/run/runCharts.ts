@@ -1,5 +1,6 @@
 /** The charts of a run: loss, answers, learning rate, gradient norm, speed, and memory against its limit. */
 import { formatBytes, formatCount, GIB } from "../../errors.ts";
+import { allMetrics, METRIC_NAMES, METRICS } from "../../train/evaluate/scores.ts";
 import type { EvalRecord, StepRecord } from "../../train/folder/runLog.ts";
 import {
   axisTitle,
@@ -89,28 +90,33 @@ function chartsOf({ steps, evals, options }: ChartedRun, meanSteps: number): Sho
   ];
   return [
     ...charts.slice(0, 1),
-    ...answersChart(evals),
+    ...answersChart(evals, options.metric),
     ...charts.slice(1),
     ...(steps.some(({ peakBytes }) => peakBytes > 0) ? [memoryChart(steps, limitBytes)] : []),
   ];
 }
 
-/** Returns a chart of how good the answers of the evaluations were; none without evaluations. */
-function answersChart(evals: readonly EvalRecord[]): ShownChart[] {
-  const of = (name: string, value: (record: EvalRecord) => number | undefined): Series => ({
-    name,
-    points: evals.map((record) => [record.step, value(record) ?? Number.NaN]),
-    look: evals.length > 1 ? "line" : "marks",
-  });
-  const series = [of("exact answers", ({ exactMatch }) => exactMatch), of("ANLS", ({ anls }) => anls)].filter(
-    ({ points }) => points.some(([, value]) => Number.isFinite(value)),
-  );
+/**
+ * Returns a chart of how good the answers of the evaluations were; none without evaluations. Error rates are
+ * shown only if the run's best adapter follows one.
+ */
+function answersChart(evals: readonly EvalRecord[], chosen: unknown): ShownChart[] {
+  const series = METRIC_NAMES.filter((name) => METRICS[name].better === "higher" || name === chosen)
+    .map(
+      (name): Series => ({
+        name: name === "exact_match" ? "exact answers" : METRICS[name].title,
+        points: evals.map((record) => [record.step, allMetrics(record)[name] ?? Number.NaN]),
+        look: evals.length > 1 ? "line" : "marks",
+      }),
+    )
+    .filter(({ points }) => points.some(([, value]) => Number.isFinite(value)));
   if (series.length === 0) return [];
   const chart = { title: "Answers of the evaluations", x: STEPS_AXIS, y: { label: "share of 1" }, series };
   return [
     {
       chart,
-      caption: "Exact answers: the share that is just as expected. ANLS: how similar the texts are, 0 to 1.",
+      caption:
+        "Exact answers: the share that is just as expected. ANLS: how similar the texts are, 0 to 1. docs/training.md explains every metric.",
     },
   ];
 }

@@ -2,6 +2,7 @@
  * Writes the page of a run: did the loss fall, how, and in how much memory; charts with a table under each.
  */
 import { formatBytes, formatCount } from "../../errors.ts";
+import { METRICS, type Metrics } from "../../train/evaluate/scores.ts";
 import type { StepRecord } from "../../train/folder/runLog.ts";
 import { formatDuration } from "../output/output.ts";
 import { escaped, htmlPage, htmlTable } from "../output/page.ts";
@@ -25,6 +26,8 @@ export interface Scores {
   loss: number;
   exactMatch?: number;
   anls?: number;
+  /** All metrics by name; absent in evaluations of older versions. */
+  metrics?: Metrics;
 }
 
 /** A run in numbers. */
@@ -140,13 +143,18 @@ function scoresSection(scores: readonly Scores[]): string {
   if (scores.length === 0) return "";
   const percent = (ratio: number | undefined): string =>
     ratio === undefined ? "" : `${(100 * ratio).toFixed(1)}%`;
-  const rows = scores.map(({ name, loss, exactMatch, anls }) => [
+  const others = (["field_f1", "cer", "wer"] as const).filter((name) =>
+    scores.some(({ metrics }) => metrics?.[name] !== undefined),
+  );
+  const rows = scores.map(({ name, loss, exactMatch, anls, metrics }) => [
     name,
     loss.toFixed(3),
     percent(exactMatch),
     anls?.toFixed(3) ?? "",
+    ...others.map((metric) => metrics?.[metric]?.toFixed(3) ?? ""),
   ]);
-  return `<h2>Evaluated</h2>\n${htmlTable(["", "loss", "exact answers", "ANLS (0 to 1)"], rows)}`;
+  const titles = others.map((metric) => METRICS[metric].title);
+  return `<h2>Evaluated</h2>\n${htmlTable(["", "loss", "exact answers", "ANLS (0 to 1)", ...titles], rows)}`;
 }
 
 function previewSection(preview: RunPage["preview"]): string {

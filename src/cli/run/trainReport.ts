@@ -3,11 +3,13 @@ import { limitsAmong } from "../../data/pictures/limits.ts";
 import { plural } from "../../errors.ts";
 import { flagOf } from "../../options.ts";
 import { quoted } from "../../program.ts";
+import { allMetrics } from "../../train/evaluate/scores.ts";
 import type { StepPeaks } from "../../train/facts/peaks.ts";
 import type { EvalFact, Fact, PhaseFact, RunSink, StartFact, StepFact } from "../../train/facts/runFact.ts";
 import { resumeLine } from "../../train/folder/resume.ts";
 import type { TrainResult } from "../../train/loop/trainer.ts";
 import type { TrainOptions } from "../../train/options/options.ts";
+import { metricWords, USUAL_METRICS } from "../output/metricWords.ts";
 import { checkProgress, FLICKER_INTERVAL_MS, type Output } from "../output/output.ts";
 import { type LiveStep, liveLine } from "./liveLine.ts";
 import { defectLine, peaksLine, planLines } from "./planLines.ts";
@@ -40,7 +42,7 @@ export class TrainReport implements RunSink {
     else if (fact.fact === "notice" || fact.fact === "leaner") this.#output.note(fact.text);
     else if (fact.fact === "phase") this.#phase(fact);
     else if (fact.fact === "step") this.#step(fact);
-    else if (fact.fact === "eval") this.#output.note(describeEval(fact));
+    else if (fact.fact === "eval") this.#output.note(describeEval(fact, this.#start?.options.metric));
     else if (fact.fact === "checkpoint") this.#output.note(`saved ${fact.folder}`);
   }
 
@@ -150,14 +152,17 @@ function fallOf(losses: readonly number[]): string {
     : `, loss ${first.toFixed(4)} to ${last.toFixed(4)}`;
 }
 
-function describeEval({ record, best }: EvalFact): string {
-  const { step, loss, exactMatch, anls, unanswered, unevaluated } = record;
-  const similarity = anls === undefined ? "" : `, ANLS ${anls.toFixed(3)}`;
+function describeEval({ record, best }: EvalFact, metric: TrainOptions["metric"] | undefined): string {
+  const { step, loss, unanswered, unevaluated } = record;
+  const named = metricWords(allMetrics(record), [
+    ...USUAL_METRICS,
+    ...(metric && metric !== "loss" ? [metric] : []),
+  ]);
   const wanting = [
     ...(unanswered === undefined ? [] : [`${unanswered} unanswered`]),
     ...(unevaluated === undefined ? [] : [`${plural(unevaluated, "sample")} left out`]),
   ].join(" and ");
-  return `step ${step}: eval loss ${loss.toFixed(4)}, exact match ${exactMatch.toFixed(3)}${similarity}${wanting ? `, ${wanting} for lack of memory` : ""}${best ? " (best so far)" : ""}`;
+  return `step ${step}: eval loss ${loss.toFixed(4)}${named}${wanting ? `, ${wanting} for lack of memory` : ""}${best ? " (best so far)" : ""}`;
 }
 
 /**

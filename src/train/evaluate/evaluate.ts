@@ -15,7 +15,7 @@ import { evalStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import type { AnswerRecord, EvalRecord } from "../folder/runLog.ts";
 import { type AnswerRequest, answerRequests, stopIdsOf } from "../planning/answerPlan.ts";
-import { anls, exactMatch } from "./scores.ts";
+import { type Metrics, metricsOf, type Scores, scoresOf } from "./scores.ts";
 
 /** A model to evaluate, with or without an adapter. */
 export interface Evaluator {
@@ -67,9 +67,10 @@ export interface Answer {
   ids: number[];
   /** Whether it did not fit in memory. */
   isMissing: boolean;
-  exactMatch: number;
-  /** Texts and their similarity; absent without a tokenizer. */
-  text?: { expected: string; answer: string; anls: number };
+  /** Scores by metric; without a tokenizer only exact_match, of the ids. */
+  scores: Scores;
+  /** Absent without a tokenizer. */
+  text?: { expected: string; answer: string };
 }
 
 /** Totals over all samples. */
@@ -152,34 +153,38 @@ export async function evaluateInFull(
   }
   if (losses.length === 0) return undefined;
   const answers: Answer[] = [];
-  for await (const scored of sampleAnswers(samples, evaluator)) {
+  for await (const answered of sampleAnswers(samples, evaluator)) {
     if (evaluator.signal?.aborted) return undefined;
-    answers.push(scored);
+    answers.push(answered);
   }
   return {
     total: totalOf(losses, answers, samples.length),
     losses: losses.map(({ index, ...loss }) => ({ sample: samples[index]!.source, ...loss })),
-    answers: answers.map((scored) => answerRecord(scored, samples[scored.index]!, evaluator)),
+    answers: answers.map((answered) => answerRecord(answered, samples[answered.index]!, evaluator)),
   };
 }
 
 function totalOf(losses: readonly SampleLoss[], answers: readonly Answer[], samples: number): Evaluation {
   const unevaluated = samples - losses.length;
   const unanswered = sum(answers.map(({ isMissing }) => (isMissing ? 1 : 0)));
-  const similarities = answers.flatMap(({ text }) => (text ? [text.anls] : []));
   return {
     loss: totalLoss(losses),
     samples: losses.length,
     labelTokens: sum(losses.map(({ labelTokens }) => labelTokens)),
-    exactMatch: mean(answers.map((scored) => scored.exactMatch)),
-    ...(similarities.length > 0 && { anls: mean(similarities) }),
+    ...namedMetrics(metricsOf(answers.map(({ scores }) => scores))),
     ...(unanswered > 0 && { unanswered }),
     ...(unevaluated > 0 && { unevaluated }),
   };
 }
 
+/** Returns metrics as records have them: all by name, and two with fields of their own as in older runs. */
+export function namedMetrics(metrics: Metrics): { exactMatch: number; anls?: number; metrics: Metrics } {
+  const { exact_match: exactMatch = Number.NaN, anls } = metrics;
+  return { exactMatch, ...(anls !== undefined && { anls }), metrics };
+}
+
 function answerRecord(
-  { start, pictures, isMissing, exactMatch, text }: Answer,
+  { start, pictures, isMissing, scores, text }: Answer,
   { source, inputIds, images }: PreparedSample,
   { tokenizer }: Evaluator,
 ): Omit<AnswerRecord, "step"> {
@@ -189,7 +194,7 @@ function answerRecord(
     ...(tokenizer && { question: tokenizer.dialogue.questionBefore(inputIds, start) }),
     ...text,
     isMissing,
-    exactMatch,
+    ...namedMetrics(metricsOf([scores])),
   };
 }
 
@@ -202,9 +207,10 @@ async function answer(
   const hasRoom = evaluator.hasRoom?.(sample, request) ?? true;
   const generated = hasRoom ? await answerIn(sample, request, evaluator) : undefined;
   const ids = generated?.ids ?? [];
-  const made = scores(expectedIds, ids, evaluator.tokenizer);
   const isMissing = generated === undefined;
-  return { expectedIds, ids, isMissing, ...made, ...(isMissing && { exactMatch: 0 }) };
+  const { scores, ...text } = scored(expectedIds, ids, evaluator.tokenizer);
+  const exact_match = isMissing ? { part: 0, whole: 1 } : scores.exact_match!;
+  return { expectedIds, ids, isMissing, scores: { ...scores, exact_match }, ...text };
 }
 
 /** Generates an answer; undefined if it does not fit in memory and that is no error. */
@@ -232,23 +238,16 @@ async function answerIn(
   });
 }
 
-function scores(
+function scored(
   expectedIds: number[],
   ids: number[],
   tokenizer: Tokenizer | undefined,
-): Pick<Answer, "exactMatch" | "text"> {
-  if (!tokenizer) return { exactMatch: expectedIds.join() === ids.join() ? 1 : 0 };
-  const [expected, text] = [expectedIds, ids].map((each) =>
-    tokenizer.decode(each, { skipSpecial: true }).trim(),
-  );
-  return {
-    exactMatch: exactMatch(text!, expected!),
-    text: { expected: expected!, answer: text!, anls: anls(text!, expected!) },
-  };
-}
-
-function mean(values: readonly number[]): number {
-  return sum(values) / values.length;
+): Pick<Answer, "scores" | "text"> {
+  if (!tokenizer)
+    return { scores: { exact_match: { part: expectedIds.join() === ids.join() ? 1 : 0, whole: 1 } } };
+  const textOf = (each: number[]): string => tokenizer.decode(each, { skipSpecial: true }).trim();
+  const [expected, answer] = [textOf(expectedIds), textOf(ids)];
+  return { scores: scoresOf(answer, expected), text: { expected, answer } };
 }
 
 function sum(values: readonly number[]): number {

@@ -210,7 +210,7 @@ export interface DefectFact {
 export interface EvalFact {
   fact: "eval";
   record: EvalRecord;
-  /** Whether its loss is the lowest so far. */
+  /** Whether its loss, or the metric that the run's options name, is the best so far. */
   best: boolean;
   /** The loss of each sample. */
   losses: { sample: SampleSource; loss: number; labelTokens: number }[];

@@ -24,7 +24,7 @@ import {
 import { mendFolders } from "./sealedFolders.ts";
 import { MEMORY_FILE } from "./stepMemory.ts";
 
-/** Folders of the finished adapter, and of the adapter with the lowest loss in an evaluation. */
+/** Folders of the finished adapter, and of the adapter with the best evaluation. */
 export const ADAPTER_FOLDER = "adapter";
 export const BEST_FOLDER = "best";
 
@@ -39,6 +39,9 @@ const FREE_OPTIONS = new Set<string>([
   ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot"],
   ...["policy", ...POLICY_OPTION_NAMES],
 ]);
+
+/** Options that came after the first runs, with what they were before. */
+const LATER_OPTIONS = { metric: "loss" };
 
 /**
  * Makes the output folder ready. With `resume`, returns the last complete checkpoint, if there is one;
@@ -70,7 +73,7 @@ export function checkSameRun(
   fingerprints: Record<string, string>,
 ): void {
   const changes = [
-    ...changedKeys(state.options, options)
+    ...changedKeys({ ...LATER_OPTIONS, ...state.options }, options)
       .filter((key) => !FREE_OPTIONS.has(key))
       .map((key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`),
     ...Object.keys(fingerprints)

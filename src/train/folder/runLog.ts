@@ -9,6 +9,7 @@ import { cannotRead, cannotWrite } from "../../checkpoint/faults.ts";
 import { writeFileWhole } from "../../checkpoint/files/disk.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import type { Category } from "../../torch/device.ts";
+import type { Metrics } from "../evaluate/scores.ts";
 
 /** A line of steps.jsonl. */
 export interface StepRecord {
@@ -61,6 +62,8 @@ export interface EvalRecord {
   /** Share of the answers that are exactly as expected, and mean similarity of text from 0 to 1. */
   exactMatch: number;
   anls?: number;
+  /** Metrics of the answers by name, except those that have nothing to score. Absent in older runs. */
+  metrics?: Metrics;
   /** Answers that did not fit in memory; they count as wrong. Absent if there are none. */
   unanswered?: number;
   /** Samples whose loss did not fit in memory; the loss is that of the others. Absent if there are none. */
@@ -83,6 +86,8 @@ export interface AnswerRecord {
   exactMatch: number;
   /** Similarity of text from 0 to 1. */
   anls?: number;
+  /** Every metric of this answer by its name. Absent in older runs. */
+  metrics?: Metrics;
 }
 
 export const STEPS_FILE = "steps.jsonl";

@@ -30,6 +30,7 @@ import { factorCopies, loadingOf, type Policy, ploraOf } from "../../step/policy
 import { type Device, type DType, scope } from "../../torch/tensor.ts";
 import { readySamples, samplerOf, samplesFingerprint } from "../data/dataset.ts";
 import { demandOf } from "../data/memoryDemand.ts";
+import { checkMetric } from "../evaluate/checkMetric.ts";
 import type { FactStream } from "../facts/factStream.ts";
 import { type Checkpoint, emptyStep, restoreOptimizer, type TrainerState } from "../folder/checkpoints.ts";
 import {
@@ -101,6 +102,7 @@ async function openInputs(given: TrainOptions, facts: FactStream, closers: Close
   for (const { policy } of policies ?? []) planner.check(policy);
   const data = await openData(options, opened, { checkpoint, facts });
   closers.push(() => data.pictures.close());
+  checkMetric(options.metric, data.evalSamples, data.tokenizer);
   const ofData = { data: samplesFingerprint(data.samples, pictureFormOf(opened.config)) };
   if (checkpoint) checkSameRun(checkpoint, options, ofData); // the model is compared when it is loaded
   const schedule = scheduleOf(options, data);

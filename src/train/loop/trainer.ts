@@ -10,6 +10,7 @@ import { createBatches, type MicroBatch } from "../../data/stream/batches.ts";
 import { faultOf, formatCount, messageOf, UserError } from "../../errors.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { dispose } from "../../torch/tensor.ts";
+import { improves } from "../evaluate/best.ts";
 import { type Evaluated, type Evaluator, evaluateInFull } from "../evaluate/evaluate.ts";
 import { FactStream } from "../facts/factStream.ts";
 import type { RunSink } from "../facts/runFact.ts";
@@ -207,13 +208,13 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   return "done";
 }
 
-/** Saves the adapter if its loss is the lowest so far, and logs the evaluation. */
+/** Saves the adapter if its loss, or the run's metric, is the best so far, and logs the evaluation. */
 async function keepEvaluation(run: Running, { total, losses, answers }: Evaluated): Promise<void> {
   const { inputs, progress, facts } = run;
   const { state } = progress;
   const { step } = state;
   const record: EvalRecord = { step, ...total };
-  const best = state.evals.every((earlier) => isBetter(record, earlier));
+  const best = state.evals.every((earlier) => improves(record, earlier, inputs.options.metric));
   state.evals = [...state.evals, record];
   progress.saved = false;
   await withWayOn(run, async () => {
@@ -221,11 +222,6 @@ async function keepEvaluation(run: Running, { total, losses, answers }: Evaluate
     const answered = answers.map((answer) => ({ step, ...answer }));
     await facts.send({ fact: "eval", record, best, losses, answers: answered });
   });
-}
-
-/** Compares by the loss; an evaluation of fewer samples, because memory was short, says less. */
-function isBetter(one: EvalRecord, other: EvalRecord): boolean {
-  return one.samples === other.samples ? one.loss < other.loss : one.samples > other.samples;
 }
 
 /** The run's model and factors as an evaluator, which computes each loss under the policy of its length. */

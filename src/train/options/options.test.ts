@@ -65,6 +65,20 @@ describe("options that state the same thing", () => {
   });
 });
 
+describe("the metric of the best adapter", () => {
+  it("is the loss unless another is given", () => {
+    expect(trainOptions(given)).toMatchObject({ metric: "loss" });
+  });
+
+  it("needs something to evaluate on", () => {
+    expect(() => trainOptions({ ...given, metric: "cer" })).toThrow("metric needs eval_data or val_size.");
+    expect(trainOptions({ ...given, metric: "cer", val_size: 2 })).toMatchObject({ metric: "cer" });
+    expect(() => trainOptions({ ...given, metric: "bleu" as "cer", val_size: 2 })).toThrow(
+      'metric takes loss, exact_match, anls, cer, wer or field_f1 (got "bleu").',
+    );
+  });
+});
+
 it("refuses an hd_num below 1 with the reason", () => {
   try {
     trainOptions({ ...given, hd_num: -1 });

@@ -8,10 +8,21 @@ import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
 import { limitShape } from "../../data/pictures/limits.ts";
 import { ALL_LINEARS } from "../../models/linears.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
-import { byteAmount, checked, count, group, parseOptions, refuseTogether, text } from "../../options.ts";
+import {
+  byteAmount,
+  checked,
+  count,
+  dataFiles,
+  group,
+  parseOptions,
+  refuseLone,
+  refuseTogether,
+  text,
+} from "../../options.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";
 import type { Device } from "../../torch/tensor.ts";
+import { checkpointOptions } from "./checkpointOptions.ts";
 import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
@@ -63,10 +74,6 @@ export const pictureOptions = group("Data", {
   }),
 });
 
-/** One file or several of samples; a list either way. */
-export const dataFiles = z.union([text, z.array(text).min(1)]).transform((files) => [files].flat());
-const dataMeta = { value: "FILE", takes: "a file, or a list of files" };
-
 const modelOptions = group("Model", {
   model: text.meta({
     help: "Model folder, or the name of a downloaded repository (org/name).",
@@ -95,7 +102,6 @@ const modelOptions = group("Model", {
 
 const dataOptions = group("Data", {
   data: dataFiles.meta({
-    ...dataMeta,
     help: "Samples to train on: data.txt, conversations in .json, or .jsonl.",
     alias: ["data_path"],
   }),
@@ -222,37 +228,6 @@ const optimizerOptions = group("Optimization", {
   seed: z.int().min(0).default(42).meta({ help: "Seed of new factors, the order of samples, and dropout." }),
 });
 
-const checkpointOptions = group("Checkpoints and evaluation", {
-  save_every: count.default(100).meta({
-    help: "Steps from one checkpoint to the next.",
-    alias: ["save_steps"],
-  }),
-  stop_at_step: count.optional().meta({
-    help: "Stop after this step with a checkpoint, although the run is longer; the schedule stays that of the whole run. --resume continues to the same bytes as a run that never stopped. It holds for this call alone: train.yaml does not record it.",
-  }),
-  keep_checkpoints: count.default(2).meta({
-    help: "Number of checkpoints to keep; older ones are removed.",
-    alias: ["save_total_limit"],
-  }),
-  eval_data: dataFiles.optional().meta({
-    ...dataMeta,
-    help: "Samples to evaluate on. The adapter with the lowest loss is kept beside the last one.",
-  }),
-  val_size: z
-    .number()
-    .positive()
-    .refine((size) => size < 1 || Number.isInteger(size))
-    .optional()
-    .meta({
-      help: "Part of the data that is set aside to evaluate on, and not trained on: a share below 1, or a number of samples. --seed draws it; samples of one document (the same id) stay together.",
-      takes: "a share below 1, or a whole number of samples",
-    }),
-  eval_every: count.optional().meta({
-    help: "Steps from one evaluation to the next. Default: one evaluation, at the end.",
-    alias: ["eval_steps"],
-  }),
-});
-
 const policyOptions = group("Device and memory", {
   memory_snapshot: text.optional().meta({
     help: "Write the allocations of the largest last micro-batch so far, or of one that runs out of memory, for pytorch.org/memory_viz. Steps take longer with it.",
@@ -299,7 +274,10 @@ export const TrainOptions = z
     ...computeOptions,
     ...policyOptions,
   })
-  .superRefine((options, context) => refuseTogether(options, EXCLUSIVE_OPTIONS, context))
+  .superRefine((options, context) => {
+    refuseTogether(options, EXCLUSIVE_OPTIONS, context);
+    if (options.metric !== "loss") refuseLone(options, "metric", ["eval_data", "val_size"], context);
+  })
   .transform(({ resume, output, warmup_steps, warmup_ratio, epochs, max_steps, ...rest }) => ({
     ...rest,
     ...recipeValues(rest),
