@@ -26,6 +26,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   eval:     { summary: "compute losses of samples, and score answers",      load: () => import("./commands/eval.ts") },
   generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },
   chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
+  serve:    { summary: "answer other programs by OpenAI's API",               load: () => import("./commands/serve.ts") },
   merge:    { summary: "merge an adapter into its base model",     load: () => import("./commands/merge.ts") },
   verify:   { summary: "compare an adapter applied with merged checkpoints", load: () => import("./commands/verify.ts") },
   quantize: { summary: "write a checkpoint in 8 or 4 bits",                      load: () => import("./commands/quantize.ts") },

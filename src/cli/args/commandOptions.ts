@@ -9,6 +9,7 @@ import { byteAmount, count, dataFiles, group, listOfChoices, text } from "../../
 import { METRIC_NAMES } from "../../train/evaluate/scores.ts";
 import { computeOptions, pictureOptions, TrainOptions } from "../../train/options/options.ts";
 import { fitOptions } from "./fitOptions.ts";
+import { serve } from "./serveOptions.ts";
 import { doctor, pages, pull, report, setup, tiny, tokenize } from "./toolOptions.ts";
 
 /** The options of a command, and how its help shows them. */
@@ -370,6 +371,7 @@ export const COMMAND_OPTIONS = {
   eval: eval_,
   generate,
   chat,
+  serve,
   merge,
   verify,
   quantize,

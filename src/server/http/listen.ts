@@ -9,8 +9,8 @@ export interface Listening {
   port: number;
   /** Address to open, without a token: http://127.0.0.1:8265 */
   url: string;
-  /** Stops listening, lets answers end for a moment, then closes all connections. */
-  close(): Promise<void>;
+  /** Stops listening, lets answers end for a moment, then closes all connections. Default: 2 s. */
+  close(graceMs?: number): Promise<void>;
 }
 
 /** Time for answers to end after close(). */
@@ -32,14 +32,14 @@ export async function listen(app: Hono, { host, port }: { host: string; port: nu
   return {
     port: taken,
     url: `http://${isIPv6(shown) ? `[${shown}]` : shown}:${taken}`,
-    close: () => closed(server),
+    close: (graceMs) => closed(server, graceMs),
   };
 }
 
-async function closed(server: Server): Promise<void> {
+async function closed(server: Server, graceMs = GRACE_MS): Promise<void> {
   const ended = new Promise<void>((resolve) => server.close(() => resolve()));
   server.closeIdleConnections();
-  const timer = setTimeout(() => server.closeAllConnections(), GRACE_MS);
+  const timer = setTimeout(() => server.closeAllConnections(), graceMs);
   await ended;
   clearTimeout(timer);
 }

@@ -5,7 +5,7 @@
 import { randomInt } from "node:crypto";
 import { realpath } from "node:fs/promises";
 import { resolve } from "node:path";
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
 import type { Accepted, Engine, Refusal, ServeEvent, ServeRequest } from "../../serving/types.ts";
 import { readJson } from "../http/body.ts";
 import { ApiError, type ErrorStatus, errorAnswer } from "./apiError.ts";
@@ -68,9 +68,14 @@ export function openAiApp(options: OpenAiOptions): Hono {
     refuseIf(await engine.dropAdapter(name));
     return context.json({ unloaded: name });
   });
-  app.notFound(({ req: { method, path } }) => failed(new ApiError(404, `There is no ${method} ${path}.`)));
+  app.notFound(noSuchRoute);
   app.onError((thrown) => failed(thrown));
   return app;
+}
+
+/** Answers a request for a route that is not there. */
+export function noSuchRoute({ req: { method, path } }: Context): Response {
+  return failed(new ApiError(404, `There is no ${method} ${path}.`));
 }
 
 /** Answers with an error. */
