@@ -20,7 +20,7 @@ describe("readChatRequest", () => {
   it("fills in the defaults of the API", () => {
     expect(readChatRequest(hello)).toEqual({
       model: "base",
-      turns: [{ role: "user", text: "Hello" }],
+      turns: [{ role: "user", text: " Hello " }],
       pictureUrls: [],
       temperature: 1,
       topP: 1,

@@ -147,7 +147,7 @@ function dialogueOf(
     if (urls.length > 0 && role !== "user")
       throw new ApiError(400, "Pictures can stand in messages of the user only.", { param: at });
     pictureUrls.push(...urls);
-    return { role: role === "developer" ? "system" : role, text: text.trim() };
+    return { role: role === "developer" ? "system" : role, text };
   });
   return { turns, pictureUrls };
 }
