@@ -81,7 +81,7 @@ function announce(url: string, engine: Engine, output: Output): void {
   output.note("Ctrl-C stops it");
 }
 
-/** Reads NAME=FOLDER, or FOLDER, which is then named after itself. Throws UsageError for a name given twice. */
+/** Reads NAME=FOLDER, or FOLDER named after itself. Throws UsageError for a name given twice. */
 function namedAdapters({ adapter, base_name }: ServeOptions): Record<string, string> {
   const named: Record<string, string> = {};
   for (const given of adapter) {
