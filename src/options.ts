@@ -150,19 +150,31 @@ export function parseOptions<S extends z.ZodType>(
   before: readonly UserError[] = [],
 ): z.output<S> {
   const parsed = schema.safeParse(raw);
-  const found = parsed.success ? [] : wrongOptions(parsed.error.issues, optionSpecs(schema), raw, spell);
+  const found = parsed.success
+    ? []
+    : wrongOptions(parsed.error.issues, optionSpecs(schema), raw, spell).values();
   const [first, ...others] = [...before, ...found];
   if (first) throw joinedErrors([first, ...others], "options");
   return parsed.data as z.output<S>;
 }
 
-/** Returns one error for each wrong option, in the order of the issues. */
+/** Returns an error for each wrong option, by its key, as parseOptions words them; empty if all are right. */
+export function optionErrors(
+  schema: z.ZodType,
+  raw: Record<string, unknown>,
+  spell: (key: string) => string,
+): Map<string, UserError> {
+  const parsed = schema.safeParse(raw);
+  return parsed.success ? new Map() : wrongOptions(parsed.error.issues, optionSpecs(schema), raw, spell);
+}
+
+/** Returns an error for each wrong option, in the order of the issues. */
 function wrongOptions(
   issues: readonly z.core.$ZodIssue[],
   specs: OptionSpec[],
   raw: Record<string, unknown>,
   spell: (key: string) => string,
-): UserError[] {
+): Map<string, UserError> {
   const errors = new Map<string, UserError>();
   for (const issue of issues) {
     if (issue.code === "unrecognized_keys") {
@@ -172,7 +184,7 @@ function wrongOptions(
       if (!errors.has(key)) errors.set(key, wrongOption(key, issue, specs, raw, spell));
     }
   }
-  return [...errors.values()];
+  return errors;
 }
 
 function unknownOption(spelled: string, specs: OptionSpec[]): UserError {

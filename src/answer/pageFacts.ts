@@ -3,10 +3,9 @@ import { pictureFormOf } from "../models/families.ts";
 import type { Moment } from "../plan/dryRun/dryRun.ts";
 import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
 import { leanestPlan } from "../plan/search.ts";
+import { MAX_LENGTHS } from "./planSizes.ts";
 import type { Question } from "./question.ts";
 
-/** Lengths that the table of sizes has. */
-export const MAX_LENGTHS = [2048, 4096, 8192, 16384, 32768];
 const RANKS = [4, 8, 16, 32, 64];
 
 export interface PageFacts {

@@ -52,10 +52,34 @@ function withoutStacks<T>(read: () => T): T {
   }
 }
 
+/**
+ * Reads the records of the files one after the other, so that a large .jsonl file is never held whole.
+ * onFile: gets each file's number of records when it is known, which a .jsonl file does not say. Throws as
+ * readDataset does.
+ */
+export function* recordsOf(
+  paths: readonly string[],
+  { onFile, onWarning }: { onFile?: (records: number) => void; onWarning?: (text: string) => void } = {},
+): Generator<Sample | BadSample> {
+  for (const listed of listedFiles(paths)) {
+    const unused: UnusedFields = new Set();
+    yield* readFile(listed, unused, onFile);
+    if (unused.size > 0) onWarning?.(unusedFields(listed.file, unused));
+  }
+}
+
+/** Returns the files that hold the records of the paths: lists name others. */
+export function recordFiles(paths: readonly string[]): string[] {
+  return listedFiles(paths).map(({ file }) => file);
+}
+
+/** Returns the files of the paths, with those of lists in the lists' place. */
+function listedFiles(paths: readonly string[]): ListedFile[] {
+  return paths.flatMap((path) => (hasEnding(path, ".txt") ? readList(path) : [{ file: path }]));
+}
+
 function readFiles(paths: readonly string[]): Dataset {
-  const files = [paths]
-    .flat()
-    .flatMap((path) => (hasEnding(path, ".txt") ? readList(path) : [{ file: path }]));
+  const files = listedFiles(paths);
   const samples: Sample[] = [];
   const bad: BadSample[] = [];
   const warnings: string[] = [];
@@ -125,7 +149,11 @@ function unusedFields(file: string, unused: UnusedFields): string {
   return `${file}: these fields are not read: ${names.join(", ")}${more}`;
 }
 
-function* readFile(listed: ListedFile, unused: UnusedFields): Generator<Sample | BadSample> {
+function* readFile(
+  listed: ListedFile,
+  unused: UnusedFields,
+  onFile?: (records: number) => void,
+): Generator<Sample | BadSample> {
   const { file, listFolder } = listed;
   const folders = [dirname(file), ...(listFolder === undefined ? [] : [listFolder])];
   const read = (source: SampleSource, parse: () => unknown): Sample | BadSample => {
@@ -139,7 +167,9 @@ function* readFile(listed: ListedFile, unused: UnusedFields): Generator<Sample |
     }
   };
   if (!hasEnding(file, ".jsonl")) {
-    for (const [index, record] of readArray(file).entries()) yield read({ file, index }, () => record);
+    const records = readArray(file);
+    onFile?.(records.length);
+    for (const [index, record] of records.entries()) yield read({ file, index }, () => record);
     return;
   }
   let index = 0;

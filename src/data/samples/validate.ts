@@ -59,13 +59,11 @@ const SAMPLES_BEFORE_PAUSE = 64;
 export async function prepareSamples(dataset: Dataset, options: PrepareOptions): Promise<PreparedSamples> {
   options.pictures.layout({ width: 1, height: 1 }, options.pictureLimit); // refuses an impossible limit once, not for every picture
   if (dataset.samples.some(({ kind }) => kind === "dialogue")) requireTokenizer(options.tokenizer);
-  const pictures = new PictureSizes(options);
+  const prepare = samplePreparer(options);
   const results: (PreparedSample | BadSample)[] = [];
   let done = 0;
   await forEachConcurrently(dataset.samples, async (sample, index) => {
-    results[index] = await prepareSample(sample, pictures, options).catch((error) =>
-      badSample(sample.source, error),
-    );
+    results[index] = await prepare(sample);
     options.onProgress?.(++done, dataset.samples.length);
   });
   const samples = results.filter((result) => "tokens" in result);
@@ -74,6 +72,15 @@ export async function prepareSamples(dataset: Dataset, options: PrepareOptions):
     throw badSamplesError(bad, dataset.samples.length + dataset.bad.length, options.insteadOfSkipping);
   }
   return { samples, skipped: bad };
+}
+
+/** Returns a function that prepares a sample; one that cannot be used becomes a bad sample. */
+export function samplePreparer(
+  options: PrepareOptions,
+): (sample: Sample) => Promise<PreparedSample | BadSample> {
+  const pictures = new PictureSizes(options);
+  return (sample) =>
+    prepareSample(sample, pictures, options).catch((error) => badSample(sample.source, error));
 }
 
 async function prepareSample(

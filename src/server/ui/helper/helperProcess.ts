@@ -32,7 +32,10 @@ export function openHelper<Ask, Reply>(url: URL, name: string): Helper<Ask, Repl
   let idle: NodeJS.Timeout | undefined;
 
   function start(): ChildProcess {
-    const started = fork(url, { stdio: ["ignore", "ignore", "inherit", "ipc"], execArgv: [] });
+    const started = fork(url, {
+      ...{ stdio: ["ignore", "ignore", "inherit", "ipc"], execArgv: [] },
+      serialization: "advanced", // pictures are bytes
+    });
     started.on("message", (message: HelperReply) => {
       const asked = waiting.get(message.id);
       if ("reply" in message) asked?.take(message.reply as Reply);

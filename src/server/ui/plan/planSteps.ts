@@ -2,8 +2,9 @@
 import { askedOf } from "../../../answer/answerOf.ts";
 import { runOfficial } from "../../../answer/official.ts";
 import { waysOut } from "../../../answer/otherWays.ts";
-import { leastBytes, MAX_LENGTHS } from "../../../answer/pageFacts.ts";
+import { leastBytes } from "../../../answer/pageFacts.ts";
 import { PART_TITLES } from "../../../answer/partTitles.ts";
+import { MAX_LENGTHS } from "../../../answer/planSizes.ts";
 import { type Question, type QuestionTools, questionOf } from "../../../answer/question.ts";
 import { fullSummaryOf, partsOf } from "../../../answer/summary.ts";
 import { trainCommand, trainYaml } from "../../../answer/trainCommand.ts";
