@@ -34,7 +34,7 @@ export interface DataFile {
 export interface DataQuestion {
   /** Path below FOLDER. */
   file: string;
-  /** Model folder or downloaded repository, whose tokenizer counts the tokens; without it pictures are counted. */
+  /** Model folder or downloaded repository, whose tokenizer counts the tokens of text. */
   model?: string | undefined;
   hdNum: number;
 }

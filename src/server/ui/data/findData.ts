@@ -80,7 +80,7 @@ async function take(root: string, path: string, found: Found, run?: string): Pro
   if (size > 0) found.files.push({ path: below, bytes: size, ...(run !== undefined && { run }) });
 }
 
-/** Takes the model and the data of a run. Its paths start from where it was started, which nobody knows now. */
+/** Takes model and data of a run. Its paths start from where it was started, which nobody knows now. */
 async function takeRun(root: string, folder: string, found: Found): Promise<void> {
   const options = await readFile(join(folder, OPTIONS_FILE), "utf8")
     .then((text) => parse(text) as Record<string, unknown> | null)

@@ -112,7 +112,7 @@ function readablePicture(folder: string, path: string): string | undefined {
   return isEmbedded(path) ? path : realPathBelow(folder, path);
 }
 
-/** Draws a picture of a sample with its tiles and the global view. Throws UserError if that is not possible. */
+/** Draws a picture of a sample with its tiles and the global view. Throws UserError if it can't. */
 export async function drawnPicture(reader: DataReader, index: number, picture: number): Promise<Uint8Array> {
   const record = recordAt(reader, index);
   const listed = record && "kind" in record ? record.images[picture] : undefined;
