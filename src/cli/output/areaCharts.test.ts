@@ -47,3 +47,17 @@ it("the limit is a line across, at its own height: above what stays below it", (
   expect(heightOf(20)).toBeLessThan(top);
   expect(stackedAreas({ title: "VRAM", layers, phases })).not.toContain("--chart-limit");
 });
+
+it("an outline goes over the layers, at its own height, and is interrupted where it has no value", () => {
+  const values = phases.map((_, at) => (at === 5 ? undefined : 12));
+  const chart = stackedAreas({ title: "VRAM", layers, phases, outline: { name: "planned", values } });
+  const line = /<path d="(M[^"]*)" stroke="currentColor" stroke-width="1.5"/.exec(chart)![1]!;
+  expect(
+    line
+      .split("M")
+      .slice(1)
+      .map((part) => part.split("L").length),
+  ).toEqual([5, phases.length - 6]);
+  expect(new Set([...line.matchAll(/[ML][\d.]+ ([\d.]+)/g)].map(([, y]) => y)).size).toBe(1);
+  expect(chart).toContain(">planned<");
+});

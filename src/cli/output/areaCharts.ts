@@ -10,6 +10,8 @@ export interface StackedAreas {
   layers: readonly { name: string; values: readonly number[] }[];
   /** Phase of each value; a line is drawn between two phases. */
   phases: readonly string[];
+  /** A line to see the layers' sum against; undefined values interrupt it. */
+  outline?: { name: string; values: readonly (number | undefined)[] };
   /** A value that the layers are to be seen against, as a dashed line across. */
   limit?: { name: string; value: number } | undefined;
 }
@@ -42,10 +44,11 @@ const COLOURS = [
 ] as const;
 
 /** Draws layers over the moments of a run, with the phases below. */
-export function stackedAreas({ title, layers, phases, limit }: StackedAreas): string {
+export function stackedAreas({ title, layers, phases, outline, limit }: StackedAreas): string {
   const count = phases.length;
   const totals = phases.map((_, at) => layers.reduce((sum, { values }) => sum + values[at]!, 0));
-  const ticks = niceTicks([0, Math.max(1e-9, limit?.value ?? 0, ...totals)], 6);
+  const outlined = outline?.values.map((value) => value ?? 0) ?? [];
+  const ticks = niceTicks([0, Math.max(1e-9, limit?.value ?? 0, ...totals, ...outlined)], 6);
   const x = (at: number): number => FRAME.left + (at / Math.max(1, count - 1)) * (FRAME.right - FRAME.left);
   const y = (value: number): number => FRAME.bottom - (value / ticks.at(-1)!) * (FRAME.bottom - FRAME.top);
   const below = new Float64Array(count);
@@ -60,10 +63,27 @@ export function stackedAreas({ title, layers, phases, limit }: StackedAreas): st
     ...ticks.map((tick) => grid(tick, y(tick))),
     ...areas,
     ...marks.drawn,
+    ...(outline ? [outlineOf(outline.values, x, y)] : []),
     ...(limit ? [limitLine(limit, y(limit.value))] : []),
     ...legend(layers),
+    ...(outline ? [outlineLegend(outline.name, layers.length)] : []),
   ]);
 }
+
+/** Draws a line through the values that are there. */
+function outlineOf(
+  values: readonly (number | undefined)[],
+  x: (at: number) => number,
+  y: (value: number) => number,
+): string {
+  const points = values.map((value, at) => {
+    const begins = values[at - 1] === undefined;
+    return value === undefined ? "" : `${begins ? "M" : "L"}${round(x(at))} ${round(y(value))}`;
+  });
+  return `<path d="${points.join("")}" ${OUTLINE}/>`;
+}
+
+const OUTLINE = 'stroke="currentColor" stroke-width="1.5" fill="none"';
 
 /** The limit's name stands above its line at the left, where a run has not allocated much yet. */
 function limitLine({ name }: NonNullable<StackedAreas["limit"]>, y: number): string {
@@ -140,6 +160,12 @@ function legend(layers: StackedAreas["layers"]): string[] {
     const top = FRAME.bottom - 22 * (index + 1);
     return `<rect x="${FRAME.right + 16}" y="${top}" width="14" height="14" fill="${colourOf(index)}"/>${text(name, FRAME.right + 36, top + 12)}`;
   });
+}
+
+function outlineLegend(name: string, layers: number): string {
+  const middle = FRAME.bottom - 22 * (layers + 1) + 7;
+  const [from, to] = [FRAME.right + 16, FRAME.right + 30];
+  return `<path d="M${from} ${middle}H${to}" ${OUTLINE}/>${text(name, FRAME.right + 36, middle + 5)}`;
 }
 
 function text(content: string, x: number, y: number, anchor = "start"): string {

@@ -11,6 +11,7 @@ import {
   STEPS_FILE,
   type StepRecord,
 } from "../../train/folder/runLog.ts";
+import { readStepMemory, type StepMemory } from "../../train/folder/stepMemory.ts";
 import { readYaml } from "../args/yamlFile.ts";
 
 export interface RecordedRun {
@@ -18,6 +19,8 @@ export interface RecordedRun {
   /** Records of the steps; at least one. */
   steps: StepRecord[];
   evals: EvalRecord[];
+  /** The memory over one step; undefined if the run has no record of it. */
+  memory: StepMemory | undefined;
 }
 
 /**
@@ -46,7 +49,8 @@ export async function readRun(folder: string): Promise<RecordedRun> {
       fix: "Name the output folder of a lorafit train that has done a step.",
     });
   }
-  return { ...run, options: readYaml(join(folder, OPTIONS_FILE)).values };
+  const memory = await readStepMemory(folder);
+  return { ...run, memory, options: readYaml(join(folder, OPTIONS_FILE)).values };
 }
 
 /** Returns the record with NaN for null, which is how JSON writes a loss that is not a number. */

@@ -130,3 +130,28 @@ it("shows answers before and after beside their picture, with what differs marke
   expect(html).toContain("<dt>before</dt><dd><mark>no idea</mark></dd>");
   expect(html).toContain("<dt>after</dt><dd><mark>12.60</mark> &lt;EUR&gt;</dd>");
 });
+
+it("shows the memory over one step, measured and planned, with a table of the phases", () => {
+  const profile = (workingSet: number[]) => ({
+    phases: [
+      { name: "forward", moments: 2 },
+      { name: "backward", moments: 1 },
+    ],
+    device: { weights: [10 * MIB, 10 * MIB, 10 * MIB], workingSet },
+    host: {},
+  });
+  const html = pageOf({
+    memory: {
+      ...{ version: 1, step: 4, tokens: 1234, samples: [], device: "cpu", besideBytes: 0 },
+      limits: { deviceBytes: 64 * MIB },
+      measured: profile([1 * MIB, 5 * MIB, 20 * MIB]),
+      planned: profile([1 * MIB, 6 * MIB, 21 * MIB]),
+    },
+  });
+  expect(html).toContain("Memory of cpu over one step, MiB");
+  expect(html).toContain("step 4 (1,234 tokens)");
+  expect(html).toMatch(
+    /<td>backward<\/td><td>30\.0 MiB<\/td><td>31\.0 MiB<\/td><td>0 B<\/td><td>the layer being/,
+  );
+  expect(html).toContain("limit 64.0 MiB");
+});

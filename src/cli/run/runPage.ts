@@ -4,11 +4,13 @@
 import { formatBytes, formatCount } from "../../errors.ts";
 import { METRICS, type Metrics } from "../../train/evaluate/scores.ts";
 import type { StepRecord } from "../../train/folder/runLog.ts";
+import type { StepMemory } from "../../train/folder/stepMemory.ts";
 import { formatDuration } from "../output/output.ts";
 import { escaped, htmlPage, htmlTable } from "../output/page.ts";
 import { PICTURES_STYLE, type ShownPicture } from "../output/shownPictures.ts";
 import { ANSWERS_STYLE, answersSection, type ComparedAnswer } from "./comparedAnswers.ts";
 import { type ChartedRun, limitOf, mean, runFigures, sum } from "./runCharts.ts";
+import { stepMemoryFigure } from "./stepMemoryFigure.ts";
 import { precisionWords } from "./trainReport.ts";
 
 export interface RunPage extends ChartedRun {
@@ -18,6 +20,8 @@ export interface RunPage extends ChartedRun {
   scores: readonly Scores[];
   /** Questions of the compared evaluations, with the answers of each. */
   answers: readonly (ComparedAnswer & { pictures: ShownPicture[] })[];
+  /** The memory over one step; undefined for a run without a record of it. */
+  memory?: StepMemory | undefined;
   preview?: { name: string; png: Uint8Array } | undefined;
 }
 
@@ -72,6 +76,7 @@ export function runHtml(run: RunPage): string {
     `<div class="charts">`,
     ...runFigures(run, summary.meanSteps),
     "</div>",
+    memorySection(run.memory),
     answersSection(run.answers),
     previewSection(run.preview),
     optionsSection(run.options),
@@ -137,6 +142,10 @@ function modelWords(options: Record<string, unknown>): string[] {
   ];
   const known = words.filter(Boolean);
   return known.length > 0 ? [`${known.join(", ")}.`] : [];
+}
+
+function memorySection(memory: StepMemory | undefined): string {
+  return memory ? `<h2>The memory over one step</h2>\n${stepMemoryFigure(memory)}` : "";
 }
 
 function scoresSection(scores: readonly Scores[]): string {
