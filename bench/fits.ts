@@ -1,8 +1,7 @@
 /**
  * Finds the longest max_length that fits a memory, by place of the frozen base: the cells of README's table.
  */
-import { OFFICIAL_TARGETS } from "../src/models/lora.ts";
-import { PRESETS } from "../src/models/xcomposer2/spec.ts";
+import { OFFICIAL_TARGETS, PRESETS } from "../src/models/xcomposer2/spec.ts";
 import { type PlannedModel, Planner, type SizedWorkload } from "../src/plan/planner.ts";
 import { solve } from "../src/plan/search.ts";
 import { type Card, findDevice } from "../src/plan/time/cards.ts";

@@ -3,8 +3,9 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { createLora, OFFICIAL_TARGETS } from "../src/models/lora.ts";
+import { createLora } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
+import { OFFICIAL_TARGETS } from "../src/models/xcomposer2/spec.ts";
 import { TINY, writeTinyCheckpoint } from "../src/models/xcomposer2/tiny.ts";
 import { exactShape } from "../src/plan/dryRun/batchShapes.ts";
 import {

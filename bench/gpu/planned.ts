@@ -1,6 +1,6 @@
 /** Which policy a case of the GPU bench goes by, and what a step is planned to take. */
 import { hdGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { type ExactShape, exactShape } from "../../src/plan/dryRun/batchShapes.ts";
 import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { Planner, type SizedWorkload } from "../../src/plan/planner.ts";

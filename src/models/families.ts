@@ -1,4 +1,4 @@
-/** The model families, by name: a new one is a folder and a row here. */
+/** The model families, by name: a new one is a folder, and a row here and in facts.ts. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
@@ -7,11 +7,16 @@ import type { PictureForm } from "../data/pictures/form.ts";
 import { type PictureRules, pictureForm } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
+import { listOfChoices } from "../options.ts";
 import type { DType } from "../torch/dtypes.ts";
+import type { FamilyName } from "./facts.ts";
 import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
 import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 
-const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER };
+const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER } satisfies Record<
+  FamilyName,
+  Family
+>;
 
 /** Models that can be planned without a checkpoint. */
 export const PRESETS: Record<string, ModelConfig> = Object.assign(
@@ -30,10 +35,11 @@ export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
 export function familyOfFolder({ folder, config }: Pick<ModelFolder, "folder" | "config">): Family {
   const known = Object.values(FAMILIES).find((family) => family.recognises(config));
   if (known) return known;
+  const titles = listOfChoices(Object.values(FAMILIES).map(({ title }) => title));
   throw new UserError(
     `${folder} is a model of type "${config.model_type}", which lorafit does not support.`,
     {
-      fix: "lorafit reads InternLM-XComposer2 checkpoints; check that the folder holds one.",
+      fix: `lorafit reads ${titles} checkpoints; check that the folder holds one.`,
     },
   );
 }
@@ -58,9 +64,14 @@ export function normType(folder: ModelFolder): DType {
   return folder.weights.entry(familyOfFolder(folder).names.norm).dtype;
 }
 
+/** Returns the official LoRA targets of a model, as a regular expression. */
+export function officialTargets(config: ModelConfig): string {
+  return familyOf(config).targets;
+}
+
 /** Returns how a model lays out pictures, as plain data. */
 export function pictureRulesOf(config: ModelConfig): PictureRules {
-  return familyOf(config).pictures.rules(config);
+  return familyOf(config).pictureRules(config);
 }
 
 /** Returns how a model lays out pictures, decodes and transforms them. */
@@ -75,7 +86,7 @@ export function tensorsOf(config: ModelConfig): Map<string, TensorSpec> {
 
 /** Returns the names of a decoder layer's linears, in the family's order. */
 export function linearNames(config: ModelConfig): LinearName[] {
-  return Object.keys(familyOf(config).linears);
+  return [...familyOf(config).linearNames];
 }
 
 /** Returns [rows, columns] of a layer's linear. */

@@ -109,10 +109,8 @@ export interface TrainedSizes {
   pictureLimit: number;
 }
 
-/** How a family lays out pictures and makes image tokens of them. */
+/** How a family makes image tokens of pictures. */
 export interface PictureTower<Config extends ModelConfig = ModelConfig> {
-  /** How the model lays out pictures, decodes and transforms them. */
-  rules(config: Config): PictureRules;
   /** Reads the weights that make image tokens; base: the precision of their linears. */
   assemble(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
   /**
@@ -128,9 +126,24 @@ export interface PictureTower<Config extends ModelConfig = ModelConfig> {
   ): Generator<{ done: number; total: number }, void>;
 }
 
-export interface Family<Config extends ModelConfig = ModelConfig> {
+/** The part of a family that is known without the engine. */
+export interface FamilyFacts<Config extends ModelConfig = ModelConfig> {
+  /** Name of its models in messages. */
+  title: string;
   /** Returns whether a checkpoint's config.json is of this family. */
   recognises(config: Record<string, unknown>): boolean;
+  /** Models that can be planned without a checkpoint. */
+  presets: Record<string, Config>;
+  trained(config: Config): TrainedSizes;
+  /** The linears of a decoder layer, each a LoRA target, in their order everywhere. */
+  linearNames: readonly LinearName[];
+  /** The official LoRA targets: a regular expression that a module's name must match somewhere. */
+  targets: string;
+  /** How a model lays out pictures, decodes and transforms them. */
+  pictureRules(config: Config): PictureRules;
+}
+
+export interface Family<Config extends ModelConfig = ModelConfig> extends FamilyFacts<Config> {
   /** Reads the sizes of the model. Throws UserError if the folder's files do not agree with one another. */
   readConfig(folder: ModelFolder): Config;
   /**
@@ -138,13 +151,10 @@ export interface Family<Config extends ModelConfig = ModelConfig> {
    * tokenizer.
    */
   tokenizer(folder: string): Promise<Tokenizer | undefined>;
-  /** Models that can be planned without a checkpoint. */
-  presets: Record<string, Config>;
-  trained(config: Config): TrainedSizes;
   /** Every tensor of a checkpoint by its official name. */
   tensors(config: Config): Map<string, TensorSpec>;
   names: DecoderNames;
-  /** The linears of a decoder layer, each a LoRA target, in their order everywhere. */
+  /** Every name of linearNames. */
   linears: Record<LinearName, LinearSpec<Config>>;
   /** Attention's output linear, and those of the gated MLP. */
   roles: Record<LinearRole, LinearName>;

@@ -2,7 +2,8 @@ import { afterEach, describe, expect, it } from "vitest";
 import { randomLora, smallConfig } from "../../tests/helpers/randomModel.ts";
 import type { Adapter } from "../checkpoint/adapter/peft.ts";
 import { scope } from "../torch/tensor.ts";
-import { adapterFromLora, disposeLora, type Lora, loraFromAdapter, OFFICIAL_TARGETS } from "./lora.ts";
+import { adapterFromLora, disposeLora, type Lora, loraFromAdapter } from "./lora.ts";
+import { OFFICIAL_TARGETS } from "./xcomposer2/spec.ts";
 
 const config = smallConfig({ layers: 3 });
 const made: Lora[] = [];

@@ -68,9 +68,6 @@ export interface LoraOptions {
   copies?: DType | undefined;
 }
 
-/** The official targets: every linear of every decoder layer. */
-export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3)$";
-
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
   const { rank, ranks, alpha, dropout, rslora, device, gradients, copies } = options;
@@ -293,7 +290,7 @@ function modulesToTarget(config: ModelConfig, targets: string): { name: string; 
   const chosen = all.filter(({ name }) => matching.has(name));
   if (chosen.length > 0) return chosen;
   throw new UserError(`lora_targets ${quoted(targets)} matches no linear of the model.`, {
-    fix: `Modules are named like layers.0.attention.wqkv; the linears are ${linears.join(", ")}.`,
+    fix: `Modules are named like layers.0.${linears[0]}; the linears are ${linears.join(", ")}.`,
   });
 }
 

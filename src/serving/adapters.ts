@@ -1,7 +1,8 @@
 /** Adapters as they are served: factors in the computing dtype, applied to rows and never merged. */
 import { readAdapter } from "../checkpoint/adapter/peft.ts";
+import { officialTargets } from "../models/families.ts";
 import type { LinearName } from "../models/family.ts";
-import { createLora, type Lora, loraFromAdapter, OFFICIAL_TARGETS } from "../models/lora.ts";
+import { createLora, type Lora, loraFromAdapter } from "../models/lora.ts";
 import type { Model } from "../models/weights.ts";
 import { empty } from "../torch/create.ts";
 import { category, pool } from "../torch/device.ts";
@@ -67,7 +68,7 @@ export function usualAdapter(target: Target): ServedAdapter {
   const { config, dtype } = target;
   const rank = USUAL_RANK;
   return scope(() => {
-    const shape = { rank, alpha: rank, rslora: false, dropout: 0, targets: OFFICIAL_TARGETS, seed: 0 };
+    const shape = { rank, alpha: rank, rslora: false, dropout: 0, targets: officialTargets(config), seed: 0 };
     const lora = pool("host", () => createLora(config, { ...shape, device: "meta", gradients: "none" }));
     const served = servedForm(lora, target, (factor) => empty(factor.shape, { dtype, device: "meta" }));
     dispose(lora.modules);

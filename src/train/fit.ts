@@ -6,8 +6,8 @@
 import type { PictureForm } from "../data/pictures/form.ts";
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { UsageError } from "../errors.ts";
-import { pictureFormOf } from "../models/families.ts";
-import { createLora, disposeLora, OFFICIAL_TARGETS } from "../models/lora.ts";
+import { officialTargets, pictureFormOf } from "../models/families.ts";
+import { createLora, disposeLora } from "../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
 import { batchOf, plannedBatch } from "../plan/dryRun/batchShapes.ts";
 import type { Limits, Planner, SizedPlan, SizedWorkload } from "../plan/planner.ts";
@@ -170,7 +170,7 @@ class Trials implements Disposable {
       image_share: imageShare,
       gradient_accumulation: accumulation,
     } = this.options;
-    const run = { rank, dropout, targets: OFFICIAL_TARGETS, accumulation };
+    const run = { rank, dropout, targets: officialTargets(this.#planner.config), accumulation };
     return { ...run, maxLength, pictureLimit: 1, imageShare, batchSize: 1 };
   }
 

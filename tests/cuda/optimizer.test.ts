@@ -3,7 +3,8 @@
  * card.
  */
 import { describe, expect, test } from "vitest";
-import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { createLora, disposeLora } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { createAdamW, disposeAdamW, loraParameters, stepAdamW } from "../../src/step/optimizer/optimizer.ts";
 import { momentTensors } from "../../src/step/optimizer/savedState.ts";
 import { factorCopies, Policy } from "../../src/step/policy.ts";

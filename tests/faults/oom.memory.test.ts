@@ -5,7 +5,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { leastMemory } from "../../src/plan/search.ts";
 import { readySamples } from "../../src/train/data/dataset.ts";
 import { demandOf } from "../../src/train/data/memoryDemand.ts";

@@ -3,8 +3,8 @@
  * docs/memory.md.
  */
 import { describe, expect, it } from "vitest";
-import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { createLora, disposeLora } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS, PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import {
   createAdamW,
   disposeAdamW,

@@ -3,7 +3,7 @@
  * need more memory.
  */
 import { describe, expect, it } from "vitest";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { Policy } from "../../src/step/policy.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { opTimeMs, speedOf } from "../../src/plan/time/stepTime.ts";

@@ -2,8 +2,9 @@ import { describe, expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { HD_TILES } from "../../src/data/pictures/hdTiles/hdTiles.ts";
 import { tensorsOf } from "../../src/models/families.ts";
-import { createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { createLora, disposeLora } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
 import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
 import {

@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import type { PreparedSample } from "../../src/data/samples/validate.ts";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { runPlaces, type StepDown } from "../../src/plan/ladder.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { leastMemory } from "../../src/plan/search.ts";

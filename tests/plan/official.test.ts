@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { HD_TILES } from "../../src/data/pictures/hdTiles/hdTiles.ts";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { OFFICIAL_TARGETS, PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
 import { officialRun } from "../../src/plan/dryRun/officialRun.ts";
 import { Planner, type SizedWorkload } from "../../src/plan/planner.ts";

@@ -4,7 +4,8 @@ import { expect, it } from "vitest";
 import { writeAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import { openModelFolder } from "../../src/checkpoint/folder.ts";
 import { readModelConfig } from "../../src/models/families.ts";
-import { adapterFromLora, createLora, disposeLora, OFFICIAL_TARGETS } from "../../src/models/lora.ts";
+import { adapterFromLora, createLora, disposeLora } from "../../src/models/lora.ts";
+import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { scope } from "../../src/torch/tensor.ts";
 import { makeWorkplace, runWith } from "../faults/trainRun.ts";
 

@@ -1,8 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { ModelConfig } from "../../src/models/family.ts";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
-import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { OFFICIAL_TARGETS, PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
 import { largestBelowGaps, largestThatFits } from "../../src/plan/largestThatFits.ts";
 import { type Plan, Planner, type SizedWorkload } from "../../src/plan/planner.ts";

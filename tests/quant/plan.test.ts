@@ -1,7 +1,6 @@
 import { expect, it } from "vitest";
-import { OFFICIAL_TARGETS } from "../../src/models/lora.ts";
 import { disposeModel } from "../../src/models/weights.ts";
-import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
+import { OFFICIAL_TARGETS, PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { quantizedShape } from "../../src/nn/frozen/quantized.ts";
 import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";

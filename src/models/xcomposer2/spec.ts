@@ -16,6 +16,9 @@ export const XCOMPOSER_LINEARS = [
   "feed_forward.w3",
 ] as const;
 
+/** The official LoRA targets: every linear of every decoder layer. */
+export const OFFICIAL_TARGETS = "attention\\.(wqkv|wo)$|feed_forward\\.(w1|w2|w3)$";
+
 /** The linears of a decoder layer, each with PLoRA, each a LoRA target. */
 export type XComposerLinear = (typeof XCOMPOSER_LINEARS)[number];
 

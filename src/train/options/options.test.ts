@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
+import { ALL_LINEARS } from "../../models/facts.ts";
 import { linearNames, PRESETS } from "../../models/families.ts";
-import { ALL_LINEARS } from "../../models/linears.ts";
 import { type TrainInput, trainOptions } from "./options.ts";
 
 const given = { model: "4khd", data: "data.txt" };

@@ -6,7 +6,7 @@
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
 import { limitShape } from "../../data/pictures/limits.ts";
-import { ALL_LINEARS } from "../../models/linears.ts";
+import { ALL_LINEARS } from "../../models/facts.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import {
   byteAmount,
