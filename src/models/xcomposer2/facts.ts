@@ -1,4 +1,4 @@
-/** What is known of InternLM-XComposer2 without the engine. */
+/** InternLM-XComposer2 as far as it is known without the engine. */
 import type { FamilyFacts } from "../family.ts";
 import { OFFICIAL_TARGETS, PRESETS, XCOMPOSER_LINEARS, type XComposerConfig } from "./spec.ts";
 
