@@ -71,6 +71,52 @@ it("keep the adapter that is the best by --metric, which need not be the one wit
   for (const { exactMatch, metrics } of records) expect(metrics).toEqual({ exact_match: exactMatch });
 });
 
+it("end a run that no longer improves; stopped, resumed and done again it ends at the same step", async () => {
+  const one = join(folder, "by heart.jsonl"); // learning it makes the other samples worse
+  writeFileSync(one, readFileSync(input.data, "utf8").split("\n")[0]!);
+  const learning = { data: one, max_steps: 40, learning_rate: 0.1, lr_schedule: "constant" as const };
+  const options = {
+    ...input,
+    ...learning,
+    eval_data: input.data,
+    eval_every: 2,
+    early_stop: 3,
+    lora_dropout: 0.1,
+  };
+  const [whole, parts, never] = ["whole", "parts", "never"].map((name) => join(folder, `early ${name}`)) as [
+    ...[string, string, string],
+  ];
+  const { events, ...end } = await runWith({ ...options, output: whole });
+  const records = await readRecords<EvalRecord>(join(whole, "evals.jsonl"));
+  const best = records.reduce((found, record) => (record.loss < found.loss ? record : found));
+  const step = best.step + 2 * 3;
+  const message = `the last 3 evaluations did not improve the evaluation loss on ${best.loss.toFixed(4)} at step ${best.step}`;
+  const early = { ended: "finished", step, adapter: join(whole, "adapter"), reason: "early_stop", message };
+  expect(end).toEqual({ result: early });
+  expect(events.at(-1)).toMatchObject({ fact: "end", ...early });
+  expect(step).toBeLessThan(options.max_steps);
+  expect(records.at(-1)!.step).toBe(step);
+
+  for (;;) {
+    const part = await runWith({ ...options, output: parts, resume: true }, { stopAfterMicroBatches: 3 });
+    if (!("result" in part)) throw part.error;
+    if (part.result.ended === "interrupted") continue;
+    expect(part.result).toEqual({ ...early, adapter: join(parts, "adapter") });
+    break;
+  }
+  expect(resultOf(parts)).toEqual(resultOf(whole));
+  const again = await runWith({ ...options, output: parts, resume: true }); // has nothing left to do
+  expect(again).toMatchObject({ result: { reason: "early_stop", step } });
+
+  expect(await runWith({ ...options, output: parts, early_stop: 0, resume: true })).toMatchObject({
+    result: { ended: "finished", step: 40, adapter: join(parts, "adapter") },
+  });
+  await runWith({ ...options, output: never, early_stop: 0 });
+  expect(resultOf(parts)).toEqual(resultOf(never));
+  const anew = await runWith({ ...options, output: whole, max_steps: 1 });
+  expect(noticesOf(anew.events)).toContainEqual(expect.stringContaining("earlier-1")); // it was over, not unfinished
+});
+
 describe("metrics of texts", async () => {
   const texts = ["What is the total?", '{"total": "12.50", "shop": "Cafe"}', '{"total": "7.00"}', "12.50"];
   const model = join(folder, "with tokenizer");

@@ -47,8 +47,9 @@ const SHARED = {
 };
 
 describe("the official command line", () => {
-  it("may name the metric of the best adapter as transformers does", () => {
-    const line = `${OFFICIAL["2.5"]} --eval_data test.json --metric_for_best_model`;
+  it("may name the metric of the best adapter and early stopping as transformers does", () => {
+    const line = `${OFFICIAL["2.5"]} --eval_data test.json --eval_steps 5 --early_stopping_patience 3 --early_stopping_threshold 0.01 --metric_for_best_model`;
+    expect(train(`${line} loss`).options).toMatchObject({ early_stop: { patience: 3, min_delta: 0.01 } });
     expect(train(`${line} eval_cer`).options).toMatchObject({ metric: "cer" });
     expect(train(`${line} eval_loss --greater_is_better False`).options).toMatchObject({ metric: "loss" });
   });

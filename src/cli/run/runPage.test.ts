@@ -113,6 +113,18 @@ it("shows the course of the evaluations, and planned memory beside measured unde
   expect(html).toContain("65.63% of the limit");
 });
 
+it("says why a run ended early", () => {
+  const evals = [2, 3, 3.5].map((loss, at) => ({
+    ...{ step: at + 1, loss, samples: 1, labelTokens: 4, exactMatch: 0, metrics: { cer: 3 - at } },
+  }));
+  const early_stop = { patience: 2, min_delta: 0 };
+  expect(pageOf({ evals, options: { early_stop } })).toContain(
+    "The run ended early: the last 2 evaluations did not improve the evaluation loss on 2.0000 at step 1.",
+  );
+  expect(pageOf({ evals, options: { early_stop, metric: "cer" } })).not.toContain("ended early");
+  expect(pageOf({ evals, options: { early_stop: 2 } })).not.toContain("ended early"); // no run writes that
+});
+
 it("shows answers before and after beside their picture, with what differs marked", () => {
   const answer = {
     images: ["page.png"],

@@ -2,9 +2,11 @@
  * Writes the page of a run: did the loss fall, how, and in how much memory; charts with a table under each.
  */
 import { formatBytes, formatCount } from "../../errors.ts";
-import { METRICS, type Metrics } from "../../train/evaluate/scores.ts";
-import type { StepRecord } from "../../train/folder/runLog.ts";
+import { earlyStopReason } from "../../train/evaluate/best.ts";
+import { METRIC_NAMES, METRICS, type Metrics } from "../../train/evaluate/scores.ts";
+import type { EvalRecord, StepRecord } from "../../train/folder/runLog.ts";
 import type { StepMemory } from "../../train/folder/stepMemory.ts";
+import { EarlyStop } from "../../train/options/checkpointOptions.ts";
 import { formatDuration } from "../output/output.ts";
 import { escaped, htmlPage, htmlTable } from "../output/page.ts";
 import { PICTURES_STYLE, type ShownPicture } from "../output/shownPictures.ts";
@@ -119,7 +121,10 @@ function courseOf(firstLoss: number, lastLoss: number): string {
   return `${lastLoss < firstLoss ? "fell" : "rose"} from ${firstLoss.toFixed(2)} to ${last}`;
 }
 
-function leadOf({ meanSteps, durationMs, tokens }: RunSummary, { folder, options, steps }: RunPage): string {
+function leadOf(
+  { meanSteps, durationMs, tokens }: RunSummary,
+  { folder, options, steps, evals }: RunPage,
+): string {
   const means =
     meanSteps === 1 ? "of the first and the last step" : `means of the first and the last ${meanSteps} steps`;
   const epochs = (steps.at(-1)?.epoch || 0) + 1;
@@ -127,8 +132,17 @@ function leadOf({ meanSteps, durationMs, tokens }: RunSummary, { folder, options
   return [
     ...modelWords(options),
     `${formatCount(tokens)} tokens of ${epochs} ${epochs === 1 ? "epoch" : "epochs"} in ${formatDuration(durationMs)}${rate}. Losses are ${means}.`,
+    ...earlyWords(options, evals),
     `Every step is in ${folder}/steps.jsonl.`,
   ].join(" ");
+}
+
+/** One sentence on why the run ended before its last step, if it did. */
+function earlyWords(options: Record<string, unknown>, evals: readonly EvalRecord[]): string[] {
+  const { data: earlyStop } = EarlyStop.safeParse(options.early_stop);
+  const metric = METRIC_NAMES.find((name) => name === options.metric) ?? "loss";
+  const reason = earlyStopReason(evals, earlyStop, metric);
+  return reason === undefined ? [] : [`The run ended early: ${reason}.`];
 }
 
 /** One sentence on the model, with what the run's options say of it. */

@@ -125,6 +125,11 @@ describe("a run on a terminal", () => {
     expect(stderr).toContain(
       "Evaluate it:  npx lorafit eval --model 4khd --adapter runs/7/adapter --data data.txt --hd-num 16 --max-length 4096 --answers\n",
     );
+    report.end(
+      { ended: "finished", step: 2, adapter: "a", reason: "early_stop", message: "no gain" },
+      "runs/7",
+    );
+    expect(stderr).toContain("ended early: no gain\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "runs/7/checkpoint-43" }, "runs/7");
     expect(stderr).toContain("stopped at step 43. Continue with:  npx lorafit train --resume runs/7\n");
     report.end({ ended: "interrupted", step: 43, checkpoint: "c", reason: "stop_at_step" }, "runs/7");

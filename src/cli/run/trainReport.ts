@@ -51,6 +51,7 @@ export class TrainReport implements RunSink {
     if (peaks)
       this.#output.note(`peak of ${this.#before.length > 0 ? "this part of the run" : "the run"}: ${peaks}`);
     if (result.ended === "finished") {
+      if (result.message) this.#output.note(`ended early: ${result.message}`);
       this.#output.answer(`${this.#course(result.step)}. The adapter is in ${result.adapter}`);
       if (this.#start) this.#output.next(waysOn(this.#start.options, result.adapter));
     } else {

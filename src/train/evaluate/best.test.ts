@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { improves, type Objective, objectiveOf } from "./best.ts";
+import { earlyStopReason, improves, type Objective, objectiveOf } from "./best.ts";
 import type { Metrics } from "./scores.ts";
 
 const evaluation = (loss: number, metrics: Metrics = {}, samples = 4) => ({ loss, metrics, samples });
@@ -31,5 +31,39 @@ describe("an evaluation is better", () => {
     expect(objectiveOf(old, "cer")).toBeUndefined();
     expect(improves(evaluation(2, { cer: 3 }), old, "cer")).toBe(true);
     expect(improves(old, evaluation(2, { cer: 3 }), "cer")).toBe(false);
+  });
+});
+
+describe("a run ends early", () => {
+  const evals = (...losses: number[]) =>
+    losses.map((loss, at) => ({ step: 10 * (at + 1), ...evaluation(loss) }));
+  const reason = (losses: number[], patience: number, min_delta = 0) =>
+    earlyStopReason(evals(...losses), { patience, min_delta }, "loss");
+
+  it("when as many evaluations as its patience have not improved on the best, which is named", () => {
+    expect(reason([3, 2, 2.5], 2)).toBeUndefined();
+    expect(reason([3, 2, 2.5, 2], 2)).toBe(
+      "the last 2 evaluations did not improve the evaluation loss on 2.0000 at step 20",
+    );
+    expect(reason([3, 2, 2.5, 1.9], 2)).toBeUndefined();
+    expect(reason([3, 3], 1)).toBe(
+      "the last evaluation did not improve the evaluation loss on 3.0000 at step 10",
+    );
+  });
+
+  it("when what it gains is too little, also in several steps that are too little each", () => {
+    expect(reason([3, 2.9, 2.8], 2, 0.25)).toMatch(/ by more than 0\.25 on 3\.0000 at step 10$/);
+    expect(reason([3, 2.9, 2.7], 2, 0.25)).toBeUndefined(); // together they are enough, as in Keras
+  });
+
+  it("by a metric in its own direction", () => {
+    const falling = [0.5, 0.4, 0.3].map((cer, at) => ({ step: at, ...evaluation(at, { cer, anls: cer }) }));
+    expect(earlyStopReason(falling, { patience: 2, min_delta: 0 }, "cer")).toBeUndefined();
+    expect(earlyStopReason(falling, { patience: 2, min_delta: 0 }, "anls")).toContain("the ANLS on 0.5000");
+  });
+
+  it("never without an evaluation, and never unless it is asked to", () => {
+    expect(reason([], 1)).toBeUndefined();
+    expect(earlyStopReason(evals(1, 2, 3), undefined, "loss")).toBeUndefined();
   });
 });

@@ -227,6 +227,14 @@ export interface CheckpointFact {
 
 /** The run has ended. `failed`: with an error, which train() throws. */
 export type EndFact =
-  | { fact: "end"; ended: "finished"; step: number; adapter: string }
+  | {
+      fact: "end";
+      ended: "finished";
+      step: number;
+      adapter: string;
+      /** Set if the run ended before its last step: the message says why. */
+      reason?: "early_stop";
+      message?: string;
+    }
   | { fact: "end"; ended: "interrupted"; step: number; checkpoint: string; reason?: "stop_at_step" }
   | { fact: "end"; ended: "failed"; message: string; fix?: string };

@@ -9,6 +9,8 @@ import { makeFolder } from "../../checkpoint/files/disk.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine, quoted } from "../../program.ts";
 import { POLICY_OPTION_NAMES } from "../../step/policy.ts";
+import { earlyStopReason } from "../evaluate/best.ts";
+import type { TrainOptions } from "../options/options.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import {
   ANSWERS_FILE,
@@ -34,7 +36,7 @@ export const BEST_FOLDER = "best";
  */
 const FREE_OPTIONS = new Set<string>([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
-  ...["save_every", "keep_checkpoints", "eval_data", "eval_every"],
+  ...["save_every", "keep_checkpoints", "eval_data", "eval_every", "early_stop"],
   "recipe", // rank, alpha and learning rate, which it gives defaults, are compared
   ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot"],
   ...["policy", ...POLICY_OPTION_NAMES],
@@ -58,9 +60,14 @@ export async function openOutput(
     notice(`a damaged checkpoint is not used (${fault}); it is kept as ${folder}`);
   });
   if (resume) return checkpoint;
-  if (checkpoint && checkpoint.state.step < checkpoint.state.totalSteps)
-    throw unfinished(output, checkpoint.state);
+  if (checkpoint && !isOver(checkpoint.state)) throw unfinished(output, checkpoint.state);
   return undefined;
+}
+
+/** Whether a run has reached its last step, or has ended early. */
+function isOver({ step, totalSteps, evals, options }: TrainerState): boolean {
+  const { early_stop, metric = "loss" } = options as Partial<TrainOptions>;
+  return step >= totalSteps || earlyStopReason(evals, early_stop, metric) !== undefined;
 }
 
 /**

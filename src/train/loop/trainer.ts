@@ -10,7 +10,7 @@ import { createBatches, type MicroBatch } from "../../data/stream/batches.ts";
 import { faultOf, formatCount, messageOf, UserError } from "../../errors.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { dispose } from "../../torch/tensor.ts";
-import { improves } from "../evaluate/best.ts";
+import { earlyStopReason, improves } from "../evaluate/best.ts";
 import { type Evaluated, type Evaluator, evaluateInFull } from "../evaluate/evaluate.ts";
 import { FactStream } from "../facts/factStream.ts";
 import type { RunSink } from "../facts/runFact.ts";
@@ -39,10 +39,11 @@ export interface TrainHooks {
 
 /**
  * How a run ended, and where its result lies: the adapter, or the checkpoint to continue from. An interrupted
- * run has the reason "stop_at_step" if that option ended it, and none if the signal did.
+ * run has the reason "stop_at_step" if that option ended it, and none if the signal did. A finished run that
+ * ended before its last step has the reason "early_stop", and a message.
  */
 export type TrainResult =
-  | { ended: "finished"; step: number; adapter: string }
+  | { ended: "finished"; step: number; adapter: string; reason?: "early_stop"; message?: string }
   | { ended: "interrupted"; step: number; checkpoint: string; reason?: "stop_at_step" };
 
 /**
@@ -131,8 +132,9 @@ async function runToEnd(run: Running): Promise<TrainResult> {
   try {
     for (;;) {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
-      if (isDue(run, run.inputs.options.save_every) && !progress.saved) await save(run);
-      if (state.step === state.totalSteps) return await finish(run);
+      const early = state.step < state.totalSteps ? earlyStop(run) : undefined;
+      if ((early || isDue(run, run.inputs.options.save_every)) && !progress.saved) await save(run);
+      if (early || state.step === state.totalSteps) return { ...(await finish(run)), ...early };
       if (state.step >= run.stopAtStep) return { ...(await interrupt(run)), reason: "stop_at_step" };
       const outcome = await takeStep(run, () =>
         savingFirst(run, () => waitFor(batches.next(), { signal, isBusy: () => run.late.isBusy() })),
@@ -261,7 +263,14 @@ async function save(run: Running): Promise<void> {
   await facts.send({ fact: "checkpoint", step: progress.state.step, folder });
 }
 
-async function finish(run: Running): Promise<TrainResult> {
+/** Tells why the run ends now, before its last step; undefined if it goes on. */
+function earlyStop({ inputs, progress }: Running): { reason: "early_stop"; message: string } | undefined {
+  const { early_stop, metric } = inputs.options;
+  const message = earlyStopReason(progress.state.evals, early_stop, metric);
+  return message === undefined ? undefined : { reason: "early_stop", message };
+}
+
+async function finish(run: Running): Promise<TrainResult & { ended: "finished" }> {
   const adapter = join(run.inputs.options.output, ADAPTER_FOLDER);
   await run.late.all();
   await withWayOn(run, () => saveAdapter(adapter, trainedOf(run)));

@@ -3,6 +3,10 @@ import { z } from "zod";
 import { count, dataFiles, group } from "../../options.ts";
 import { METRIC_NAMES } from "../evaluate/scores.ts";
 
+/** When a run ends early, as a configuration writes it and as every part of lorafit reads it. */
+export const EarlyStop = z.strictObject({ patience: count, min_delta: z.number().min(0).default(0) });
+export type EarlyStop = z.output<typeof EarlyStop>;
+
 export const checkpointOptions = group("Checkpoints and evaluation", {
   save_every: count.default(100).meta({
     help: "Steps from one checkpoint to the next.",
@@ -38,4 +42,33 @@ export const checkpointOptions = group("Checkpoints and evaluation", {
       help: "What decides which evaluated adapter is the best: the loss, or a metric of its answers. exact_match, anls and field_f1 (fields of answers in JSON) are better when higher, cer and wer (errors by characters and words) when lower.",
       alias: ["metric_for_best_model"],
     }),
+  early_stop: z
+    .union([z.int().min(0), EarlyStop])
+    .optional()
+    .meta({
+      help: "Number of evaluations in a row without an improvement after which the run ends; 0: never. An improvement is a lower loss, or a better --metric, than at the last improvement. Default: never.",
+      value: "N",
+      takes: "a number of evaluations, or {patience: N, min_delta: X}",
+      alias: ["early_stopping_patience"],
+    }),
+  early_stop_min_delta: z
+    .number()
+    .min(0)
+    .optional()
+    .meta({
+      help: "Difference that an evaluation must exceed to count as an improvement, in units of the loss or of --metric. Default: 0.",
+      alias: ["early_stopping_threshold"],
+    }),
 });
+
+/** Returns when a run ends early, from the forms that flags and configurations have; undefined: never. */
+export function earlyStopOf({
+  early_stop: given,
+  early_stop_min_delta,
+}: {
+  early_stop?: number | EarlyStop | undefined;
+  early_stop_min_delta?: number | undefined;
+}): EarlyStop | undefined {
+  const { patience, min_delta } = typeof given === "object" ? given : { patience: given ?? 0, min_delta: 0 };
+  return patience === 0 ? undefined : { patience, min_delta: early_stop_min_delta ?? min_delta };
+}

@@ -79,6 +79,43 @@ describe("the metric of the best adapter", () => {
   });
 });
 
+describe("the end of a run that does not improve", () => {
+  const evaluated = { ...given, val_size: 2, eval_every: 5 };
+
+  it.each<[Partial<TrainInput>, object | undefined]>([
+    [{}, undefined],
+    [{ early_stop: 0 }, undefined],
+    [{ early_stop: 3 }, { patience: 3, min_delta: 0 }],
+    [
+      { early_stop: 3, early_stop_min_delta: 0.1 },
+      { patience: 3, min_delta: 0.1 },
+    ],
+    [{ early_stop: { patience: 3 } }, { patience: 3, min_delta: 0 }],
+    [{ early_stop: { patience: 3, min_delta: 0.2 } }, { patience: 3, min_delta: 0.2 }],
+    [
+      { early_stop: { patience: 3, min_delta: 0.2 }, early_stop_min_delta: 0.1 },
+      { patience: 3, min_delta: 0.1 },
+    ],
+  ])("has one form: %o", (input, expected) => {
+    const options = trainOptions({ ...evaluated, ...input } as TrainInput);
+    expect(options.early_stop).toEqual(expected);
+    expect(options).not.toHaveProperty("early_stop_min_delta");
+    expect(trainOptions(options as TrainInput)).toEqual(options);
+  });
+
+  it.each<[Partial<TrainInput>, string]>([
+    [{ early_stop: 3, eval_every: 5 }, "early_stop needs eval_data or val_size."],
+    [{ early_stop: 3, val_size: 2 }, "early_stop needs eval_every."],
+    [{ early_stop_min_delta: 1 }, "early_stop_min_delta needs early_stop."],
+    [
+      { ...evaluated, early_stop: -1 },
+      "early_stop takes a number of evaluations, or {patience: N, min_delta: X} (got -1).",
+    ],
+  ])("is refused where it means nothing: %o", (input, message) => {
+    expect(() => trainOptions({ ...given, ...input } as TrainInput)).toThrow(message);
+  });
+});
+
 it("refuses an hd_num below 1 with the reason", () => {
   try {
     trainOptions({ ...given, hd_num: -1 });

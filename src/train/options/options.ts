@@ -22,7 +22,7 @@ import {
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";
 import type { Device } from "../../torch/tensor.ts";
-import { checkpointOptions } from "./checkpointOptions.ts";
+import { checkpointOptions, type EarlyStop, earlyStopOf } from "./checkpointOptions.ts";
 import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
@@ -276,11 +276,16 @@ export const TrainOptions = z
   })
   .superRefine((options, context) => {
     refuseTogether(options, EXCLUSIVE_OPTIONS, context);
-    if (options.metric !== "loss") refuseLone(options, "metric", ["eval_data", "val_size"], context);
+    const evaluated = ["eval_data", "val_size"];
+    if (options.metric !== "loss") refuseLone(options, "metric", evaluated, context);
+    refuseLone(options, "early_stop_min_delta", ["early_stop"], context);
+    if (!earlyStopOf(options)) return;
+    refuseLone(options, "early_stop", evaluated, context);
+    refuseLone(options, "early_stop", ["eval_every"], context);
   })
-  .transform(({ resume, output, warmup_steps, warmup_ratio, epochs, max_steps, ...rest }) => ({
-    ...rest,
-    ...recipeValues(rest),
+  .transform(({ resume, output, warmup_steps, warmup_ratio, epochs, max_steps, ...others }) => ({
+    ...withEarlyStop(others),
+    ...recipeValues(others),
     resume: resume !== false,
     output: typeof resume === "string" ? resume : output,
     ...(warmup_steps === undefined
@@ -296,6 +301,15 @@ export type TrainInput = z.input<typeof TrainOptions>;
 /** Checks options and adds the defaults. Throws a UserError that names the first wrong option. */
 export function trainOptions(input: TrainInput): TrainOptions {
   return parseOptions(TrainOptions, input);
+}
+
+/** Writes when the run ends early in one form; leaves it out if never. */
+function withEarlyStop<O extends Parameters<typeof earlyStopOf>[0]>(
+  options: O,
+): Omit<O, "early_stop" | "early_stop_min_delta"> & { early_stop?: EarlyStop } {
+  const { early_stop: _, early_stop_min_delta: __, ...rest } = options;
+  const earlyStop = earlyStopOf(options);
+  return { ...rest, ...(earlyStop && { early_stop: earlyStop }) };
 }
 
 /** Takes from the recipe what its options leave out. */

@@ -137,6 +137,8 @@ function wordsOf(event: RunEvent): string | undefined {
 
 function endWords(event: Extract<RunEvent, { fact: "end" }>): string {
   if (event.ended === "failed") return `Failed: ${event.message}`;
+  if (event.ended === "finished" && event.message)
+    return `Ended early at step ${formatCount(event.step)}: ${event.message}.`;
   if (event.ended === "finished") return `Finished at step ${formatCount(event.step)}.`;
   return `Stopped at step ${formatCount(event.step)}, with a checkpoint.`;
 }
