@@ -19,7 +19,7 @@ const TYPES: Readonly<Record<string, string>> = {
   ".woff2": "font/woff2",
 };
 
-/** The page itself; also the answer to addresses of its screens, which only the page's router knows. */
+/** The page itself, which stands at "/". Its screens have addresses behind a "#". */
 const PAGE = "/index.html";
 
 /** Adds the routes of all files below the folder; false if it holds no page. */
@@ -37,10 +37,9 @@ export function serveAssets(app: Hono, folder: string): boolean {
     });
   };
   const known = new Set(paths);
-  app.get("*", async ({ req }, next) => {
-    if (known.has(req.path)) return answer(req.path);
-    const isScreen = !req.path.startsWith("/api/") && extname(req.path) === "";
-    return isScreen ? answer(PAGE) : next();
+  app.get("*", ({ req }, next) => {
+    const path = req.path === "/" ? PAGE : req.path;
+    return known.has(path) ? answer(path) : next();
   });
   return true;
 }

@@ -1,0 +1,16 @@
+/** Lists the modules that add the page's routes. Each has the routes of one concern, under /api/. */
+import type { Hono } from "hono";
+
+/** The parts of the server that routes share. */
+export interface UiContext {
+  /** FOLDER of `lorafit ui`: absolute, without symbolic links. Nothing outside of it is listed. */
+  folder: string;
+  /** Aborted when the server stops: streams end, and processes that serve the page alone. */
+  signal: AbortSignal;
+  /** Prints a line on the server's terminal. */
+  note(text: string): void;
+}
+
+export type RouteModule = (app: Hono, context: UiContext) => void;
+
+export const ROUTES: readonly RouteModule[] = [];
