@@ -58,7 +58,7 @@ export function noEvals(): EvalDigest {
 export function addEvals(digest: EvalDigest, records: readonly EvalRecord[]): void {
   for (const record of records) {
     digest.last = record;
-    const isFinite = typeof record.loss === "number";
-    if (isFinite && !(digest.best && digest.best.loss <= record.loss)) digest.best = record;
+    if (typeof record.loss !== "number") continue; // null: not finite
+    if (!digest.best || record.loss < digest.best.loss) digest.best = record;
   }
 }

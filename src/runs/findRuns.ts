@@ -3,12 +3,11 @@
  * tells whether anything in it was added or removed. Symbolic links are not followed, so nothing outside is
  * found, and no circle.
  */
-import { readdirSync, statSync } from "node:fs";
+import { lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { ADAPTER_FOLDER, BEST_FOLDER } from "../train/folder/resume.ts";
 import { LOCK_FILE } from "../train/folder/runLock.ts";
-import { FACTS_FILE, STEPS_FILE } from "../train/folder/runLog.ts";
+import { ADAPTER_FOLDER, BEST_FOLDER, FACTS_FILE, STEPS_FILE } from "../train/folder/runLog.ts";
 import { SWEEP_FILE } from "./sweepTable.ts";
 
 export interface FoundFolder {
@@ -70,7 +69,9 @@ export class RunFinder {
 /** Reads a folder, unless it is as it was; undefined if it is gone or can't be read. */
 function lookInto(folder: string, before: Seen | undefined): Seen | undefined {
   try {
-    const { mtimeMs: changedAtMs } = statSync(folder);
+    const status = lstatSync(folder);
+    if (!status.isDirectory()) return undefined;
+    const { mtimeMs: changedAtMs } = status;
     const isSettled = before && before.readAtMs - before.changedAtMs > CLOCK_MS;
     if (isSettled && before.changedAtMs === changedAtMs) return before;
     const readAtMs = Date.now();

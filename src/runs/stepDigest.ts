@@ -1,6 +1,6 @@
 /**
- * Sums up the steps of a run as they are appended: plain data of limited size, however long the run, so that it
- * can be kept between two starts of the page.
+ * Sums up the steps of a run as they are appended: plain data of limited size, however long the run, so that
+ * it can be kept between two starts of the page.
  */
 import type { StepRecord } from "../train/folder/runLog.ts";
 import type { Cursor } from "./logTail.ts";
@@ -70,7 +70,7 @@ export function recentSpeed({ recent }: StepDigest): { tokensPerSecond: number; 
   return ms > 0 ? { tokensPerSecond: (1000 * tokens) / ms, stepMs: ms / recent.length } : undefined;
 }
 
-/** Adds the loss of step number `at`, from 0. Twice as many steps make a part when there are too many parts. */
+/** Adds the loss of step number `at`, from 0. When there are too many parts, each two become one. */
 function withLoss(losses: StepDigest["losses"], at: number, loss: number | null): StepDigest["losses"] {
   const part = Math.floor(at / losses.width);
   if (part >= MOST_PARTS) {
@@ -79,9 +79,9 @@ function withLoss(losses: StepDigest["losses"], at: number, loss: number | null)
     const { width, sums, counts } = losses;
     return withLoss({ width: 2 * width, sums: merged(sums), counts: merged(counts) }, at, loss);
   }
-  const isFinite = typeof loss === "number";
-  losses.sums[part] = (losses.sums[part] ?? 0) + (isFinite ? loss : 0);
-  losses.counts[part] = (losses.counts[part] ?? 0) + (isFinite ? 1 : 0);
+  const isNumber = typeof loss === "number";
+  losses.sums[part] = (losses.sums[part] ?? 0) + (isNumber ? loss : 0);
+  losses.counts[part] = (losses.counts[part] ?? 0) + (isNumber ? 1 : 0);
   return losses;
 }
 

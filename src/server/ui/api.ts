@@ -36,7 +36,8 @@ import type {
   SlowMicroBatch,
   StepColumns,
 } from "../../runs/runView.ts";
-import type { SweepTable, Trial, TrialState } from "../../runs/sweepTable.ts";
+import type { Trial, TrialState } from "../../runs/sweepTable.ts";
+import type { SweepDetail, SweepSummary } from "../../runs/sweepView.ts";
 import type { Policy } from "../../step/policy.ts";
 import type { Category } from "../../torch/device.ts";
 import type { NamedSample, PlanFact } from "../../train/facts/runFact.ts";
@@ -60,6 +61,8 @@ export type {
   SlowMicroBatch,
   StepColumns,
   StepRecord,
+  SweepDetail,
+  SweepSummary,
   Trial,
   TrialState,
 };
@@ -158,32 +161,6 @@ export type LiveCursor = string;
 export interface StopAnswer {
   /** Whether the signal was sent; false if the run had ended by then. */
   stopping: boolean;
-}
-
-// -------------------------------------------------------------------------------------------- Sweeps
-
-export interface SweepSummary {
-  id: string;
-  /** Path below FOLDER, and its last part. */
-  path: string;
-  name: string;
-  /** running: one of its trials runs. stopped: trials are left, and nothing runs. */
-  state: "running" | "finished" | "stopped";
-  strategy: SweepTable["strategy"];
-  metric: SweepTable["metric"];
-  /** Number of trials in each state. */
-  trials: Record<TrialState, number>;
-  updatedAtMs: number;
-  /** The best trial so far, and the number that trials are compared by. */
-  best?: { trial: number; value: number };
-}
-
-export interface SweepDetail {
-  summary: SweepSummary;
-  /** Absolute path of the folder. */
-  folder: string;
-  /** Paths in it are absolute; runId stands for the trial's run in RunList, once it has begun. */
-  table: Omit<SweepTable, "trials"> & { trials: (Trial & { runId?: string })[] };
 }
 
 // ------------------------------------------------------------------------------------------ Pictures

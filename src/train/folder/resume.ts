@@ -13,7 +13,9 @@ import { earlyStopReason } from "../evaluate/best.ts";
 import type { TrainOptions } from "../options/options.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
 import {
+  ADAPTER_FOLDER,
   ANSWERS_FILE,
+  BEST_FOLDER,
   DEFECTS_FILE,
   EVALS_FILE,
   FACTS_FILE,
@@ -25,10 +27,6 @@ import {
 } from "./runLog.ts";
 import { mendFolders } from "./sealedFolders.ts";
 import { MEMORY_FILE } from "./stepMemory.ts";
-
-/** Folders of the finished adapter, and of the adapter with the best evaluation. */
-export const ADAPTER_FOLDER = "adapter";
-export const BEST_FOLDER = "best";
 
 /**
  * Options that may change from one part of a run to the next: paths, whose content is compared, and what does

@@ -90,6 +90,10 @@ export interface AnswerRecord {
   metrics?: Metrics;
 }
 
+/** Folders of the finished adapter, and of the adapter with the best evaluation. */
+export const ADAPTER_FOLDER = "adapter";
+export const BEST_FOLDER = "best";
+
 export const STEPS_FILE = "steps.jsonl";
 export const EVALS_FILE = "evals.jsonl";
 export const ANSWERS_FILE = "answers.jsonl";

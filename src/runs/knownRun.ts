@@ -1,0 +1,222 @@
+/** A run folder whose logs are read once, and then only where they have grown. */
+import { createHash } from "node:crypto";
+import { existsSync, lstatSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { parse } from "yaml";
+import type { LoggedFact } from "../train/facts/runFact.ts";
+import { LOCK_FILE, type LockHolder, lockHolder } from "../train/folder/runLock.ts";
+import {
+  ADAPTER_FOLDER,
+  EVALS_FILE,
+  type EvalRecord,
+  FACTS_FILE,
+  OPTIONS_FILE,
+  STEPS_FILE,
+  type StepRecord,
+} from "../train/folder/runLog.ts";
+import { addEvals, addFacts, type EvalDigest, type FactDigest, noEvals, noFacts } from "./factDigest.ts";
+import type { FoundFolder } from "./findRuns.ts";
+import {
+  CHUNK_BYTES,
+  parseLine,
+  parseLines,
+  readAppended,
+  readLastLines,
+  readSampledLines,
+} from "./logTail.ts";
+import type { RunState, RunSummary } from "./runView.ts";
+import { addSteps, emptyDigest, lossParts, MOST_PARTS, recentSpeed, type StepDigest } from "./stepDigest.ts";
+
+/** All that is known of a run's logs; plain data. */
+export interface RunDigest {
+  steps: StepDigest;
+  facts: FactDigest;
+  evals: EvalDigest;
+}
+
+/** A log that is longer is shown by a sample of its lines until it is read. */
+const MOST_AT_ONCE_BYTES = CHUNK_BYTES / 4;
+/** A run on another machine counts as ended when its logs have not changed for so long. */
+const SILENCE_MS = 3_600_000;
+/** The longest configuration that people write has a few thousand bytes. */
+const MOST_OPTION_BYTES = 2 ** 18;
+
+export class KnownRun {
+  readonly id: string;
+  readonly path: string;
+  readonly folder: string;
+  digest: RunDigest;
+  /** Shown instead of the digest's steps while a long log is not read yet. */
+  #sampled: StepDigest | undefined;
+  #holder: LockHolder | undefined;
+  #updatedAtMs = 0;
+  #state: RunState = "crashed";
+
+  constructor({ path, folder }: Pick<FoundFolder, "path" | "folder">, digest?: RunDigest) {
+    this.id = idOf(path);
+    this.path = path;
+    this.folder = folder;
+    this.digest = digest ?? { steps: emptyDigest(), facts: noFacts(), evals: noEvals() };
+  }
+
+  /** The process that trains; undefined if none does. */
+  get holder(): LockHolder | undefined {
+    return this.#state === "running" ? this.#holder : undefined;
+  }
+
+  get isRunning(): boolean {
+    return this.#state === "running";
+  }
+
+  /** Whether a part of a long log is still to be read, by readOn(). */
+  get isPartial(): boolean {
+    return this.#sampled !== undefined;
+  }
+
+  /** Reads what is new in the logs, except long parts. Returns whether the summary has changed. */
+  update(): boolean {
+    const before = this.#mark();
+    this.#readFacts();
+    this.#readEvals();
+    this.#updatedAtMs = Math.max(...[STEPS_FILE, EVALS_FILE, FACTS_FILE].map((name) => this.#timeOf(name)));
+    this.#readSteps();
+    this.#holder = lockHolder(this.folder);
+    this.#state = this.#stateNow();
+    return this.#mark() !== before;
+  }
+
+  /** Reads the next piece of a log. Returns whether that was the last one. */
+  readOn(): boolean {
+    const { cursor } = this.digest.steps;
+    const { bytes, next, isReset, leftBytes } = readAppended(this.#file(STEPS_FILE), cursor);
+    if (isReset) this.digest.steps = emptyDigest();
+    addSteps(this.digest.steps, parseLines<StepRecord>(bytes));
+    this.digest.steps.cursor = next;
+    if (leftBytes <= MOST_AT_ONCE_BYTES) this.#sampled = undefined;
+    return !this.isPartial;
+  }
+
+  summary(): RunSummary {
+    const { facts, evals, steps: read } = this.digest;
+    const steps = this.#sampled ?? read;
+    const speed = recentSpeed(steps);
+    const options = facts.options;
+    const { memory } = options;
+    const limitBytes = facts.limitBytes ?? (typeof memory === "number" ? memory : undefined);
+    const plannedPeakBytes = facts.plannedPeakBytes ?? (steps.plannedPeakBytes || undefined);
+    const totalSteps =
+      facts.totalSteps ?? (typeof options.max_steps === "number" ? options.max_steps : undefined);
+    const leftMs = speed && totalSteps && this.isRunning && (totalSteps - steps.step) * speed.stepMs;
+    const startedAtMs = facts.startedAtMs || this.#timeOf(OPTIONS_FILE) || this.#timeOf(LOCK_FILE);
+    return {
+      ...{ id: this.id, path: this.path, name: basename(this.path === "." ? this.folder : this.path) },
+      state: this.#state,
+      ...(this.#state === "failed" && facts.end?.message !== undefined && { error: facts.end.message }),
+      step: steps.step,
+      ...(totalSteps !== undefined && { totalSteps }),
+      startedAtMs,
+      updatedAtMs: this.#updatedAtMs || startedAtMs,
+      ...(leftMs !== undefined && leftMs !== false && leftMs >= 0 && { leftMs: leftMs || 0 }),
+      options,
+      lossSparkline: lossParts(steps),
+      ...(steps.steps > 0 && { lastLoss: steps.loss }),
+      ...(evals.last && { lastEval: evals.last }),
+      ...(evals.best && { bestEval: evals.best }),
+      ...(plannedPeakBytes !== undefined && { plannedPeakBytes }),
+      ...(steps.peakBytes > 0 && { peakBytes: steps.peakBytes }),
+      ...(limitBytes !== undefined && { limitBytes }),
+      ...(speed && { tokensPerSecond: speed.tokensPerSecond }),
+      ...{ tokens: steps.tokens, elapsedMs: steps.elapsedMs, stepDowns: facts.stepDowns },
+      ...(this.#sampled && { isPartial: true }),
+    };
+  }
+
+  #readFacts(): void {
+    const file = this.#file(FACTS_FILE);
+    const read = readAppended(file, this.digest.facts.cursor, Number.MAX_SAFE_INTEGER);
+    if (read.isReset) this.digest.facts = noFacts();
+    addFacts(this.digest.facts, parseLines<LoggedFact>(read.bytes));
+    this.digest.facts.cursor = read.next;
+    const isKnown = Object.keys(this.digest.facts.options).length > 0;
+    if (!isKnown && this.digest.facts.cursor === "") this.digest.facts.options = this.#configuration();
+  }
+
+  #readEvals(): void {
+    const read = readAppended(this.#file(EVALS_FILE), this.digest.evals.cursor, Number.MAX_SAFE_INTEGER);
+    if (read.isReset) this.digest.evals = noEvals();
+    addEvals(this.digest.evals, parseLines<EvalRecord>(read.bytes));
+    this.digest.evals.cursor = read.next;
+  }
+
+  /** Reads new steps. A long part is left to readOn(), which reads it piece by piece. */
+  #readSteps(): void {
+    const file = this.#file(STEPS_FILE);
+    const { isReset, leftBytes } = readAppended(file, this.digest.steps.cursor, 0);
+    if (isReset) this.digest.steps = emptyDigest();
+    if (leftBytes > MOST_AT_ONCE_BYTES) this.#sampled ??= sampledDigest(file);
+    else if (leftBytes > 0) this.readOn();
+    else this.#sampled = undefined;
+  }
+
+  #stateNow(): RunState {
+    const { facts, steps } = this.digest;
+    const holder = this.#holder;
+    const isSilent = Date.now() - (this.#updatedAtMs || this.#timeOf(LOCK_FILE)) > SILENCE_MS;
+    if (holder?.mayRun && (holder.isHere || !isSilent)) return "running";
+    if (facts.end) return facts.end.ended;
+    if (facts.cursor !== "") return "crashed";
+    if (existsSync(this.#file(ADAPTER_FOLDER))) return "finished"; // a run of an older version
+    const isSaved = steps.steps > 0 && existsSync(this.#file(`checkpoint-${steps.step}`));
+    return isSaved && !holder ? "interrupted" : "crashed";
+  }
+
+  /** Changes if the summary has changed. */
+  #mark(): string {
+    const { steps, evals, facts } = this.digest;
+    return [steps.cursor, evals.cursor, facts.cursor, this.#state, this.isPartial].join();
+  }
+
+  /** Reads the options of a run that has no facts: one of an older version, or one that has not started. */
+  #configuration(): Record<string, unknown> {
+    const file = this.#file(OPTIONS_FILE);
+    try {
+      const status = lstatSync(file);
+      if (!status.isFile() || status.size > MOST_OPTION_BYTES) return {};
+      const options: unknown = parse(readFileSync(file, "utf8"), { maxAliasCount: 0 });
+      return typeof options === "object" && options !== null && !Array.isArray(options)
+        ? (options as Record<string, unknown>)
+        : {};
+    } catch {
+      return {}; // missing, or no YAML
+    }
+  }
+
+  #timeOf(name: string): number {
+    try {
+      return lstatSync(this.#file(name)).mtimeMs;
+    } catch {
+      return 0;
+    }
+  }
+
+  #file(name: string): string {
+    return join(this.folder, name);
+  }
+}
+
+/** Returns the id of a run or a sweep. */
+export function idOf(path: string): string {
+  return createHash("sha256").update(path).digest("base64url").slice(0, 16);
+}
+
+/** Sums up a few lines of a long log and its end: the course of the loss, the speed, a peak. */
+function sampledDigest(file: string): StepDigest {
+  const digest = emptyDigest();
+  const parse = (lines: string[]): StepRecord[] => lines.flatMap((line) => parseLine<StepRecord>(line) ?? []);
+  addSteps(digest, parse(readSampledLines(file, MOST_PARTS)));
+  const last = parse(readLastLines(file));
+  const { losses } = structuredClone(digest);
+  digest.recent = [];
+  addSteps(digest, last);
+  return { ...digest, losses };
+}

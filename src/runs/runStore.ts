@@ -1,0 +1,226 @@
+/**
+ * All runs and sweeps below a folder. The first look reads the ends of long logs and a sample of their lines;
+ * the rest is read in the background. While somebody watches, changes are looked for twice a second. Polling
+ * works on every file system; notices of changes do not come from network folders.
+ */
+import { relative, sep } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { type FoundFolder, RunFinder } from "./findRuns.ts";
+import { idOf, KnownRun } from "./knownRun.ts";
+import { KnownSweep } from "./knownSweep.ts";
+import type { RunSummary } from "./runView.ts";
+import { storeDigests, storedDigests } from "./storedDigests.ts";
+import type { SweepSummary } from "./sweepView.ts";
+
+/** Milliseconds between two looks while somebody watches. */
+const LOOK_MS = 500;
+/** Milliseconds of reading between two turns of the event loop. */
+const TURN_MS = 20;
+const STORE_MS = 15_000;
+
+export interface RunChanges {
+  changed: RunSummary[];
+  /** Ids of runs whose folders are gone. */
+  removed: string[];
+  /** Set if any sweep has changed: all of them. */
+  sweeps?: SweepSummary[];
+  /** Pass it on to get later changes. */
+  version: number;
+}
+
+interface Entry {
+  run: KnownRun;
+  /** Time of the folder at the last look. */
+  changedAtMs: number;
+  /** Version of the last change of the summary. */
+  version: number;
+}
+
+export class RunStore {
+  readonly root: string;
+  readonly #finder: RunFinder;
+  readonly #keeps: boolean;
+  #entries = new Map<string, Entry>();
+  #sweeps = new Map<string, KnownSweep>();
+  #removed: { id: string; version: number }[] = [];
+  #version = 0;
+  #sweepVersion = 0;
+  #looking: Promise<void> | undefined;
+  #reading: Promise<void> | undefined;
+  #isClosed = false;
+  #storedAtMs = Date.now();
+  /** Digests of an earlier start that no run has claimed yet. */
+  #stored: ReturnType<typeof storedDigests>;
+  readonly #watchers = new Set<() => void>();
+  #timer: NodeJS.Timeout | undefined;
+
+  /** root: absolute, without symbolic links. keeps: whether digests are kept in the user's cache folder. */
+  constructor(root: string, { keeps = true } = {}) {
+    this.root = root;
+    this.#finder = new RunFinder(root);
+    this.#keeps = keeps;
+    this.#stored = keeps ? storedDigests(root) : new Map();
+  }
+
+  /** Looks for changes, or waits for the look that goes on. */
+  look(): Promise<void> {
+    this.#looking ??= this.#look().finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
+  }
+
+  /** Returns all that has changed since a version; everything since version 0. */
+  changesSince(version: number): RunChanges {
+    const newer = [...this.#entries.values()].filter((entry) => entry.version > version);
+    return {
+      changed: newer.map(({ run }) => this.summaryOf(run)).sort((a, b) => b.startedAtMs - a.startedAtMs),
+      removed: this.#removed.filter((gone) => gone.version > version).map(({ id }) => id),
+      ...(this.#sweepVersion > version && { sweeps: this.sweepSummaries() }),
+      version: this.#version,
+    };
+  }
+
+  run(id: string): KnownRun | undefined {
+    return this.#entries.get(id)?.run;
+  }
+
+  sweep(id: string): KnownSweep | undefined {
+    return this.#sweeps.get(id);
+  }
+
+  /** Returns a run's summary with the sweep that it belongs to. */
+  summaryOf(run: KnownRun): RunSummary {
+    const summary = run.summary();
+    for (const sweep of this.#sweeps.values()) {
+      const trial = sweep.trialOf(run.folder);
+      if (trial !== undefined) return { ...summary, sweep: { id: sweep.id, trial } };
+    }
+    return summary;
+  }
+
+  sweepSummaries(): SweepSummary[] {
+    const isRunning = (folder: string): boolean => this.runIn(folder)?.isRunning ?? false;
+    return [...this.#sweeps.values()]
+      .map((sweep) => sweep.summary(isRunning))
+      .sort((a, b) => b.updatedAtMs - a.updatedAtMs);
+  }
+
+  /** Returns the run of a folder. */
+  runIn(folder: string): KnownRun | undefined {
+    return this.run(idOf(pathBelow(this.root, folder)));
+  }
+
+  /** Calls back after each look that found changes, until the returned function is called. */
+  watch(onChange: () => void): () => void {
+    this.#watchers.add(onChange);
+    this.#schedule();
+    return () => {
+      this.#watchers.delete(onChange);
+    };
+  }
+
+  /** Ends all reading, and keeps what was read. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    await this.#looking?.catch(() => {});
+    await this.#reading?.catch(() => {});
+    this.#store();
+  }
+
+  #schedule(): void {
+    if (this.#isClosed || this.#timer || this.#watchers.size === 0) return;
+    this.#timer = setTimeout(async () => {
+      await this.look().catch(() => {}); // the next look tries again
+      this.#timer = undefined;
+      this.#schedule();
+    }, LOOK_MS);
+    this.#timer.unref();
+  }
+
+  async #look(): Promise<void> {
+    const before = this.#version;
+    const found = await this.#finder.find();
+    const runs = found.filter(({ kind }) => kind === "run");
+    await this.#takeRuns(runs);
+    this.#takeSweeps(found.filter(({ kind }) => kind === "sweep"));
+    this.#reading ??= this.#readOn().finally(() => {
+      this.#reading = undefined;
+    });
+    if (this.#version > before) for (const onChange of this.#watchers) onChange();
+  }
+
+  async #takeRuns(found: readonly FoundFolder[]): Promise<void> {
+    const entries = new Map<string, Entry>();
+    let turnAtMs = performance.now();
+    for (const place of found) {
+      const known = this.#known(place);
+      entries.set(known.run.id, known);
+      if (performance.now() - turnAtMs < TURN_MS) continue;
+      await setImmediate();
+      turnAtMs = performance.now();
+    }
+    for (const id of this.#entries.keys()) {
+      if (entries.has(id)) continue;
+      this.#version += 1;
+      this.#removed.push({ id, version: this.#version });
+    }
+    this.#removed = this.#removed.filter(({ id }) => !entries.has(id));
+    this.#entries = entries;
+  }
+
+  /** Returns the entry of a folder, after a look at it if it may have changed. */
+  #known(place: FoundFolder): Entry {
+    const known = this.#entries.get(idOf(place.path));
+    const entry = known ?? this.#begun(place);
+    const mayHaveChanged = entry.run.isRunning || entry.changedAtMs !== place.changedAtMs;
+    if (!mayHaveChanged) return entry;
+    entry.changedAtMs = place.changedAtMs;
+    if (entry.run.update() || !known) entry.version = ++this.#version;
+    return entry;
+  }
+
+  #begun(place: FoundFolder): Entry {
+    const digest = this.#stored.get(place.path);
+    this.#stored.delete(place.path);
+    return { run: new KnownRun(place, digest), changedAtMs: 0, version: 0 };
+  }
+
+  #takeSweeps(found: readonly FoundFolder[]): void {
+    const before = [...this.#sweeps.keys()].join();
+    const sweeps = found.map((place) => this.#sweeps.get(idOf(place.path)) ?? new KnownSweep(place));
+    const hasChanged = sweeps.map((sweep) => sweep.update()).includes(true); // each is read
+    this.#sweeps = new Map(sweeps.map((sweep) => [sweep.id, sweep]));
+    if (hasChanged || [...this.#sweeps.keys()].join() !== before) this.#sweepVersion = ++this.#version;
+  }
+
+  /** Reads long logs to their ends, the latest run's first. */
+  async #readOn(): Promise<void> {
+    const isOpen = (): boolean => !this.#isClosed;
+    const partial = [...this.#entries.values()].filter(({ run }) => run.isPartial);
+    partial.sort((a, b) => b.run.summary().updatedAtMs - a.run.summary().updatedAtMs);
+    for (const entry of partial) {
+      while (isOpen() && !entry.run.readOn()) await setImmediate();
+      entry.version = ++this.#version;
+      await setImmediate();
+      if (Date.now() - this.#storedAtMs > STORE_MS) this.#store();
+    }
+    if (partial.length > 0) {
+      this.#store();
+      for (const onChange of this.#watchers) onChange();
+    }
+  }
+
+  #store(): void {
+    if (!this.#keeps) return;
+    this.#storedAtMs = Date.now();
+    const known = [...this.#entries.values()].map(({ run }) => [run.path, run.digest] as const);
+    if (known.length > 0) storeDigests(this.root, new Map(known));
+  }
+}
+
+/** Returns a path below the root as FoundFolder has it. */
+function pathBelow(root: string, folder: string): string {
+  return relative(root, folder).replaceAll(sep, "/") || ".";
+}
