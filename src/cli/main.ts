@@ -33,6 +33,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   preview:  { summary: "show what the model sees of a picture or sample",       load: () => import("./commands/preview.ts") },
   validate: { summary: "check a data set, and count its tokens",               load: () => import("./commands/validate.ts") },
   report:   { summary: "write a run as a page with charts",                        load: () => import("./commands/report.ts") },
+  ui:       { summary: "watch and compare runs on a page in the browser",        load: () => import("./commands/ui.ts") },
   tokenize: { summary: "print the token ids of texts",                                 load: () => import("./commands/tokenize.ts") },
   pages:    { summary: "draw document pages with questions and answers",       load: () => import("./commands/pages.ts") },
   tiny:     { summary: "write a small random checkpoint",                    load: () => import("./commands/tiny.ts") },

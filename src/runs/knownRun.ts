@@ -46,6 +46,8 @@ export class KnownRun {
   readonly path: string;
   readonly folder: string;
   digest: RunDigest;
+  /** Number of changes of the summary so far. */
+  revision = 0;
   /** Shown instead of the digest's steps while a long log is not read yet. */
   #sampled: StepDigest | undefined;
   #holder: LockHolder | undefined;
@@ -82,7 +84,9 @@ export class KnownRun {
     this.#readSteps();
     this.#holder = lockHolder(this.folder);
     this.#state = this.#stateNow();
-    return this.#mark() !== before;
+    const hasChanged = this.#mark() !== before;
+    if (hasChanged) this.revision += 1;
+    return hasChanged;
   }
 
   /** Reads the next piece of a log. Returns whether that was the last one. */
@@ -92,8 +96,10 @@ export class KnownRun {
     if (isReset) this.digest.steps = emptyDigest();
     addSteps(this.digest.steps, parseLines<StepRecord>(bytes));
     this.digest.steps.cursor = next;
-    if (leftBytes <= MOST_AT_ONCE_BYTES) this.#sampled = undefined;
-    return !this.isPartial;
+    if (leftBytes > MOST_AT_ONCE_BYTES) return false;
+    if (this.isPartial) this.revision += 1;
+    this.#sampled = undefined;
+    return true;
   }
 
   summary(): RunSummary {

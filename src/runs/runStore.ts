@@ -3,6 +3,7 @@
  * the rest is read in the background. While somebody watches, changes are looked for twice a second. Polling
  * works on every file system; notices of changes do not come from network folders.
  */
+import { randomBytes } from "node:crypto";
 import { relative, sep } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { type FoundFolder, RunFinder } from "./findRuns.ts";
@@ -32,12 +33,15 @@ interface Entry {
   run: KnownRun;
   /** Time of the folder at the last look. */
   changedAtMs: number;
-  /** Version of the last change of the summary. */
+  /** The run's revision at the last look, and the version in which it was seen. */
+  revision: number;
   version: number;
 }
 
 export class RunStore {
   readonly root: string;
+  /** Tells versions of this store from those of a store before, in another process. */
+  readonly mark = randomBytes(6).toString("hex");
   readonly #finder: RunFinder;
   readonly #keeps: boolean;
   #entries = new Map<string, Entry>();
@@ -175,16 +179,23 @@ export class RunStore {
     const known = this.#entries.get(idOf(place.path));
     const entry = known ?? this.#begun(place);
     const mayHaveChanged = entry.run.isRunning || entry.changedAtMs !== place.changedAtMs;
-    if (!mayHaveChanged) return entry;
+    if (mayHaveChanged) entry.run.update();
     entry.changedAtMs = place.changedAtMs;
-    if (entry.run.update() || !known) entry.version = ++this.#version;
+    this.#note(entry);
     return entry;
+  }
+
+  /** Gives the entry a new version if its summary has changed, by a look here or by someone else's. */
+  #note(entry: Entry): void {
+    if (entry.revision === entry.run.revision) return;
+    entry.revision = entry.run.revision;
+    entry.version = ++this.#version;
   }
 
   #begun(place: FoundFolder): Entry {
     const digest = this.#stored.get(place.path);
     this.#stored.delete(place.path);
-    return { run: new KnownRun(place, digest), changedAtMs: 0, version: 0 };
+    return { run: new KnownRun(place, digest), changedAtMs: 0, revision: -1, version: 0 };
   }
 
   #takeSweeps(found: readonly FoundFolder[]): void {
@@ -202,7 +213,7 @@ export class RunStore {
     partial.sort((a, b) => b.run.summary().updatedAtMs - a.run.summary().updatedAtMs);
     for (const entry of partial) {
       while (isOpen() && !entry.run.readOn()) await setImmediate();
-      entry.version = ++this.#version;
+      this.#note(entry);
       await setImmediate();
       if (Date.now() - this.#storedAtMs > STORE_MS) this.#store();
     }

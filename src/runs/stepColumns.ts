@@ -54,8 +54,8 @@ export function addRecords(columns: StepColumns, records: readonly StepRecord[])
 }
 
 /**
- * Returns about `points` of the steps: of each of equal stretches the one with the lowest and the one with the
- * highest loss, so that no spike is lost, and the first and the last step.
+ * Returns about `points` of the steps: of each of equal stretches the one with the lowest and the one with
+ * the highest loss, so that no spike is lost, and the first and the last step.
  */
 export function thinned(columns: StepColumns, points: number): StepColumns {
   const count = columns.step.length;

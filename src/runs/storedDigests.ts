@@ -1,6 +1,6 @@
 /**
- * Keeps what was read of runs in the user's cache folder, so that the next start need not read long logs again.
- * A digest holds its places in the logs, and is dropped if the logs no longer continue from there.
+ * Keeps what was read of runs in the user's cache folder, so that the next start need not read long logs
+ * again. A digest holds its places in the logs, and is dropped if the logs no longer continue from there.
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import type { RunDigest } from "./knownRun.ts";
 /** Raised when a digest has other fields; older ones are then not used. */
 const VERSION = 1;
 
-/** Returns the digests of the runs below a folder by path; none if none are kept, or if the file is damaged. */
+/** Returns the digests of runs by their path below the folder; none if the file is missing or damaged. */
 export function storedDigests(root: string): Map<string, RunDigest> {
   try {
     const { version, digests } = JSON.parse(readFileSync(fileOf(root), "utf8")) as {

@@ -10,7 +10,7 @@ import { METRIC_NAMES } from "../../train/evaluate/scores.ts";
 import { computeOptions, pictureOptions, TrainOptions } from "../../train/options/options.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { serve } from "./serveOptions.ts";
-import { doctor, pages, pull, report, setup, tiny, tokenize } from "./toolOptions.ts";
+import { doctor, pages, pull, report, setup, tiny, tokenize, ui } from "./toolOptions.ts";
 
 /** The options of a command, and how its help shows them. */
 export interface CommandOptions {
@@ -378,6 +378,7 @@ export const COMMAND_OPTIONS = {
   preview,
   validate,
   report,
+  ui,
   tokenize,
   setup,
   doctor,

@@ -32,6 +32,29 @@ export const report = {
   ],
 };
 
+export const ui = {
+  about:
+    "Serves a page that shows the runs and sweeps below a folder: live curves, comparisons, memory, and forms to plan and start runs. Training does not depend on the page: closing it, or ending this command, stops no run.",
+  options: z.strictObject(
+    group("Page", {
+      folder: text.default(".").meta({
+        help: "Folder that holds the output folders of runs, at any depth.",
+        value: "FOLDER",
+      }),
+      port: z.int().min(0).max(65535).default(4157).meta({
+        help: "Port to listen on. 0: a free one.",
+      }),
+      host: text.default("127.0.0.1").meta({
+        help: "Address to listen on. Any other than this machine's own makes the page reachable from the network, for whoever has its token.",
+        value: "ADDRESS",
+      }),
+      open: z.boolean().default(false).meta({ help: "Open the page in the browser." }),
+    }),
+  ),
+  positional: "folder",
+  examples: ["ui", "ui runs --open", "ui runs --port 0 --json"],
+};
+
 export const tokenize = {
   about:
     "Prints the token ids of texts, one text for each line of stdin. With --json each line is a JSON string.",

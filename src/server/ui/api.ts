@@ -15,7 +15,7 @@
  * | GET /api/runs/:id/answers?from=          | LogPage of AnswerRecord                                    |
  * | GET /api/runs/:id/events?from=           | LogPage of RunEvent                                        |
  * | GET /api/runs/:id/memory                 | MemoryProfile; 404 if the run has recorded none            |
- * | GET /api/live?list=1&runs=id:cursor,...  | Server-Sent Events, see LiveEvents                         |
+ * | GET /api/live?list=&runs=id:cursor,...   | Server-Sent Events, see LiveEvents                         |
  * | POST /api/runs/:id/stop                  | StopAnswer                                                 |
  * | GET /api/sweeps/:id                      | SweepDetail                                                |
  * | GET /api/picture?run=&path=&view=&width= | a JPEG or PNG of a picture of the run's data or answers    |
@@ -83,6 +83,8 @@ export interface RunList {
   /** Newest first. */
   runs: RunSummary[];
   sweeps: SweepSummary[];
+  /** Pass it on as `list` of GET /api/live, which then sends later changes alone. */
+  version: string;
 }
 
 // ----------------------------------------------------------------------------------------------- Run
@@ -124,10 +126,11 @@ export interface MemoryTimeline {
 // ---------------------------------------------------------------------------------------------- Live
 
 /**
- * Server-Sent Events of GET /api/live, by event name. Its query: `list=1` for changes of the list; `runs`
- * with `id:cursor` for each run to follow, where cursor is LiveCursor or empty (from the beginning of its
- * logs). Each event's `id` holds the place in all followed logs, so a browser that connects again
- * continues there.
+ * Server-Sent Events of GET /api/live, by event name. Its query: `list` with RunList's version, for later
+ * changes of the list (`list=1`: all of it first); `runs` with `id:cursor` for each run to follow, where
+ * cursor is LiveCursor, or empty for all of its logs. At most 64 runs. Each event's `id` holds the place in
+ * all that is followed, so a browser that connects again continues there. An event comes within 1 s of its
+ * fact.
  */
 export interface LiveEvents {
   /** Runs that are new or have changed, and those that are gone; sweeps only if one has changed. */
@@ -166,9 +169,9 @@ export interface StopAnswer {
 // ------------------------------------------------------------------------------------------ Pictures
 
 /**
- * Query of GET /api/picture. `path` is a path or data URI as a sample names it. view: `plain` is the picture
- * scaled down to `width` pixels (default 960, at most 2000); `tiles` is the padded picture with tile borders,
- * numbers and the global view, as `lorafit preview` draws it at the run's hd_num.
+ * Query of GET /api/picture. `path` is one of AnswerRecord's pictures, or a path below FOLDER. view: `plain`
+ * is the picture scaled down to `width` pixels (default 960, at most 2000); `tiles` is the padded picture
+ * with tile borders, numbers and the global view, as `lorafit preview` draws it at the run's hd_num.
  */
 export interface PictureQuery {
   run: string;

@@ -58,14 +58,24 @@ export interface LockHolder {
   isHere: boolean;
   /** Whether it may still run: known for a process on this machine, assumed for another. */
   mayRun: boolean;
+  /** Whether the process of this number is surely the one that made the lock: it began at the same moment. */
+  isProven: boolean;
 }
 
 /** Returns the process that has locked the folder; undefined without a lock, or if it is cut off. */
 export function lockHolder(output: string): LockHolder | undefined {
   const holder = holderOf(textIn(join(output, LOCK_FILE)) ?? "");
   if (!holder) return undefined;
-  const { pid, host } = holder;
-  return { pid, host, isHere: host === hostname(), mayRun: !isGone(holder) };
+  const { pid, host, started } = holder;
+  const isHere = host === hostname();
+  const mayRun = !isGone(holder);
+  return {
+    pid,
+    host,
+    isHere,
+    mayRun,
+    isProven: isHere && mayRun && started !== null && started === startOf(pid),
+  };
 }
 
 /**
