@@ -5,13 +5,11 @@ import { commandLine, quoted } from "../program.ts";
 import type { Category } from "../torch/device.ts";
 import type { LoggedFact, PlanFact } from "../train/facts/runFact.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER, FACTS_FILE, OPTIONS_FILE } from "../train/folder/runLog.ts";
+import { MEMORY_FILE } from "../train/folder/stepMemory.ts";
 import { type TrainInput, trainOptions } from "../train/options/options.ts";
 import type { KnownRun } from "./knownRun.ts";
 import { type Cursor, parseLines, readAppended } from "./logTail.ts";
 import type { CheckpointInfo, Headroom, RunCommands, RunDetail, RunEvent, RunSummary } from "./runView.ts";
-
-/** The memory over one step, which a run writes into its folder. */
-export const MEMORY_FILE = "memory.json";
 
 /** Reads the detail of a run. summary: of the run as it is now. */
 export function runDetail(run: KnownRun, summary: RunSummary): RunDetail {

@@ -1,20 +1,22 @@
 /** Reads the memory over a step that a run has recorded. */
 import { closeSync, fstatSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { openLog } from "../../../runs/logTail.ts";
+import { MEMORY_FILE, type StepMemory } from "../../../train/folder/stepMemory.ts";
 import { HttpError } from "../../http/httpError.ts";
 
 /** A profile of 400 moments has a few tens of thousands of bytes. */
 const MOST_BYTES = 2 ** 24;
 
-/** Returns the JSON object in the file. Throws HttpError if there is none. */
-export function readMemory(path: string): object {
-  const file = openLog(path);
+/** Reads the memory of a run's step. Throws HttpError if the run has recorded none. */
+export function readMemory(folder: string): StepMemory {
+  const file = openLog(join(folder, MEMORY_FILE));
   if (file === undefined) throw none();
   try {
     if (fstatSync(file).size > MOST_BYTES) throw none();
-    const value: unknown = JSON.parse(readFileSync(file, "utf8"));
-    if (typeof value !== "object" || value === null) throw none();
-    return value;
+    const memory = JSON.parse(readFileSync(file, "utf8")) as StepMemory | null;
+    if (memory?.version !== 1) throw none();
+    return memory;
   } catch (cause) {
     throw cause instanceof SyntaxError ? none() : cause;
   } finally {

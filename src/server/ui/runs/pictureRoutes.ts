@@ -1,15 +1,15 @@
 /**
- * Shows pictures of a run's samples: files that its answers name, and files below FOLDER. They are decoded and
- * drawn anew, so a browser never gets the bytes of a file, which could be a script with a picture's name.
+ * Shows pictures of a run's samples: files that its answers name, and files below FOLDER. They are decoded
+ * and drawn anew, so a browser never gets the bytes of a file, which could be a script with a picture's name.
  */
 import { realpath } from "node:fs/promises";
 import { basename, isAbsolute, join, resolve } from "node:path";
 import type { Hono } from "hono";
 import sharp from "sharp";
-import { decodeImage, type ImageCompat } from "../../../data/pictures/decode.ts";
-import { hdGrid, imageSize } from "../../../data/pictures/image.ts";
-import { type ImagePool, openImagePool } from "../../../data/pictures/imagePool.ts";
-import { drawPreview } from "../../../data/pictures/previewImage.ts";
+import { decodeImage, type ImageCompat, imageSize } from "../../../data/pictures/decode.ts";
+import type { PictureForm } from "../../../data/pictures/form.ts";
+import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
+import { defaultOf } from "../../../data/pictures/limits.ts";
 import { pictureName } from "../../../data/pictures/source.ts";
 import { UserError } from "../../../errors.ts";
 import { shownName } from "../../../printable.ts";
@@ -23,11 +23,9 @@ import { pictureKey } from "./answerPictures.ts";
 import { runOf } from "./runRoutes.ts";
 
 const WIDTH = { default: 960, most: 2000 };
-/** The tiles of a larger number are too small to see. */
-const MOST_TILES = 100;
 
-export function pictureRoutes(app: Hono, { folder, runs, signal }: UiContext): void {
-  const drawing = new Drawing(signal);
+export function pictureRoutes(app: Hono, { folder, runs }: UiContext): void {
+  const next = oneByOne();
   app.get("/api/picture", async (context) => {
     const run = await runOf(runs, context);
     const { path: asked = "", view = "plain", width } = context.req.query();
@@ -38,10 +36,9 @@ export function pictureRoutes(app: Hono, { folder, runs, signal }: UiContext): v
       });
     const { options } = run.summary();
     const compat: ImageCompat = options.image_compat === "official" ? "official" : "lorafit";
-    const bytes = await drawing.next(() =>
-      view === "tiles"
-        ? tiles(path, hdNumOf(options), drawing.pool(compat), compat)
-        : plain(path, widthOf(width), compat),
+    const mostPixels = widthOf(width);
+    const bytes = await next(() =>
+      view === "tiles" ? tiles(path, options, compat) : plain(path, mostPixels, compat),
     );
     return context.body(new Uint8Array(bytes), 200, {
       "Content-Type": view === "tiles" ? "image/png" : "image/jpeg",
@@ -50,35 +47,19 @@ export function pictureRoutes(app: Hono, { folder, runs, signal }: UiContext): v
   });
 }
 
-/** Draws pictures one after the other, so that a page of many does not take all memory. */
-class Drawing {
-  #last: Promise<unknown> = Promise.resolve();
-  readonly #pools = new Map<ImageCompat, ImagePool>();
-
-  constructor(signal: AbortSignal) {
-    signal.addEventListener("abort", () => {
-      for (const pool of this.#pools.values()) pool.close().catch(() => {});
-    });
-  }
-
-  /** Returns the workers that decode pictures. */
-  pool(compat: ImageCompat): ImagePool {
-    const pool = this.#pools.get(compat) ?? openImagePool({ compat, workers: 1 });
-    this.#pools.set(compat, pool);
-    return pool;
-  }
-
-  async next(draw: () => Promise<Buffer>): Promise<Buffer> {
-    const before = this.#last;
-    const drawn = before.catch(() => {}).then(draw);
-    this.#last = drawn;
+/** Returns a function that runs drawings one after the other, so that a page of many takes little memory. */
+function oneByOne(): (draw: () => Promise<Buffer>) => Promise<Buffer> {
+  let last: Promise<unknown> = Promise.resolve();
+  return async (draw) => {
+    const drawn = last.then(draw);
+    last = drawn.catch(() => {});
     try {
       return await drawn;
     } catch (thrown) {
       if (!(thrown instanceof UserError)) throw thrown;
       throw new HttpError(422, thrown.message, { cause: thrown });
     }
-  }
+  };
 }
 
 /** Returns the path or data URI of a picture that may be shown; undefined if the run names none such. */
@@ -118,16 +99,20 @@ async function plain(path: string, width: number, compat: ImageCompat): Promise<
     .toBuffer();
 }
 
-async function tiles(path: string, hdNum: number, pool: ImagePool, compat: ImageCompat): Promise<Buffer> {
+async function tiles(path: string, options: Record<string, unknown>, compat: ImageCompat): Promise<Buffer> {
+  const form = pictureForm(DEFAULT_RULES);
+  const limit = limitAmong(options, form);
   const { width, height } = await imageSize(path, compat);
+  const { drawing } = await form.preview(path, limit, compat);
   const name = shownName(basename(pictureName(path)));
-  const image = await pool.load(path, hdNum);
-  const caption = `${name}, ${width} x ${height}, hd_num ${hdNum}`;
-  return drawPreview(image, hdGrid(width, height, hdNum, name), { caption });
+  return drawing(`${name}, ${width} x ${height}, ${form.limit.option} ${limit}`);
 }
 
-function hdNumOf({ hd_num }: Record<string, unknown>): number {
-  return typeof hd_num === "number" && hd_num >= 1 ? Math.min(Math.floor(hd_num), MOST_TILES) : 16;
+/** Returns the run's limit of a picture's tokens, or the default if its options say nothing that can be. */
+function limitAmong(options: Record<string, unknown>, { limit }: PictureForm): number {
+  const given = options[limit.option];
+  const { least, most } = limit.range;
+  return typeof given === "number" && given >= least && given <= most ? given : defaultOf(limit);
 }
 
 function widthOf(text: string | undefined): number {

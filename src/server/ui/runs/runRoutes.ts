@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Context, Hono } from "hono";
 import type { KnownRun } from "../../../runs/knownRun.ts";
 import { parseLines, readAppended } from "../../../runs/logTail.ts";
-import { MEMORY_FILE, readEvents, runDetail } from "../../../runs/runDetail.ts";
+import { readEvents, runDetail } from "../../../runs/runDetail.ts";
 import { readSteps, thinned } from "../../../runs/stepColumns.ts";
 import { lockHolder } from "../../../train/folder/runLock.ts";
 import {
@@ -59,7 +59,7 @@ export function runRoutes(app: Hono, { folder, runs }: UiContext): void {
   });
   app.get("/api/runs/:id/memory", async (context) => {
     const run = await runOf(runs, context);
-    return context.json(readMemory(join(run.folder, MEMORY_FILE)));
+    return context.json(readMemory(run.folder));
   });
   app.post("/api/runs/:id/stop", async (context) => {
     const run = await runOf(runs, context);
@@ -97,8 +97,8 @@ function countOf(context: Context, name: string): number | undefined {
 }
 
 /**
- * Sends the run's process what Ctrl-C sends. The lock must name a process that began when the lock says, so that
- * no other process of the same number is stopped.
+ * Sends the run's process what Ctrl-C sends. The lock must name a process that began when the lock says, so
+ * that no other process of the same number is stopped.
  */
 function stop({ folder }: KnownRun): boolean {
   const holder = lockHolder(folder);
