@@ -14,7 +14,7 @@
  * | GET /api/runs/:id/evals?from=            | LogPage of EvalRecord                                      |
  * | GET /api/runs/:id/answers?from=          | LogPage of AnswerRecord                                    |
  * | GET /api/runs/:id/events?from=           | LogPage of RunEvent                                        |
- * | GET /api/runs/:id/memory                 | StepMemory; 404 if the run has recorded none               |
+ * | GET /api/runs/:id/memory                 | MemoryProfile; 404 if the run has recorded none            |
  * | GET /api/live?list=&runs=id:cursor,...   | Server-Sent Events, see LiveEvents                         |
  * | POST /api/runs/:id/stop                  | StopAnswer                                                 |
  * | GET /api/sweeps/:id                      | SweepDetail                                                |
@@ -43,8 +43,6 @@ import type { Category } from "../../torch/device.ts";
 import type { NamedSample, PlanFact } from "../../train/facts/runFact.ts";
 import type { AnswerRecord, EvalRecord, StepRecord } from "../../train/folder/runLog.ts";
 
-import type { StepMemory } from "../../train/folder/stepMemory.ts";
-
 export type {
   AnswerRecord,
   Category,
@@ -62,7 +60,6 @@ export type {
   RunSummary,
   SlowMicroBatch,
   StepColumns,
-  StepMemory,
   StepRecord,
   SweepDetail,
   SweepSummary,
@@ -103,6 +100,31 @@ export interface StepPage {
   next: Cursor;
   /** Steps in the log up to `next`; more than the columns have if `points` was given. */
   total: number;
+}
+
+/**
+ * Memory over one step, for a stacked area: at each moment the bytes of each category. The planned timeline
+ * is the outline over it.
+ */
+export interface MemoryProfile {
+  step: number;
+  /** Tokens of the micro-batch that was recorded: the step's last one, with the update. */
+  tokens?: number;
+  /** The device's memory limit, less what counts against it and is in no category: a card's context. */
+  limitBytes?: number;
+  measured?: MemoryTimeline;
+  planned?: MemoryTimeline;
+}
+
+export interface MemoryTimeline {
+  /** Unit of the x axis; that of the planned timeline is the measured one's. */
+  axis: "allocation" | "ms";
+  x: number[];
+  /** Live bytes of the device by category at each x; all of one length. */
+  byCategory: Partial<Record<Category, number[]>>;
+  peakBytes: number;
+  /** Phases of the step from left to right: vision, forward, loss, backward, update. */
+  phases?: { name: string; from: number; to: number }[];
 }
 
 // ---------------------------------------------------------------------------------------------- Live
