@@ -37,3 +37,13 @@ export const TRIAL_STATES: Readonly<Record<TrialState, { name: string; tone: Ton
   finished: { name: "finished", tone: "good" },
   failed: { name: "failed", tone: "bad" },
 };
+
+/** Returns "3 finished, 1 running, 2 too large", without states that no trial is in. */
+export function trialsOf(trials: Record<TrialState, number>): string {
+  return Object.entries(TRIAL_STATES)
+    .map(([state, { name }]) => ({ name, count: trials[state as TrialState] ?? 0 }))
+    .filter(({ count }) => count > 0)
+    .reverse()
+    .map(({ name, count }) => `${count} ${name}`)
+    .join(", ");
+}

@@ -1,5 +1,5 @@
-/** All that the page knows of one run: loaded once, then appended to as the run goes on. */
-import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+/** All that the page knows of some runs: loaded once, then appended to as the runs go on. */
+import { useEffect, useState } from "preact/hooks";
 import type {
   AnswerRecord,
   EvalRecord,
@@ -35,53 +35,66 @@ export interface FollowedRun {
 
 /** Loads a run when a component appears, and appends what it logs until the component goes. */
 export function useRun(id: string): FollowedRun {
-  const [followed, setFollowed] = useState<FollowedRun>({ history: undefined, problem: undefined });
-  const cursor = useRef<LiveCursor | undefined>(undefined);
-  const turn = followed.history?.turn ?? 0;
-  const change = useCallback((apply: (history: RunHistory) => RunHistory) => {
-    setFollowed(({ history }) => ({ history: history && apply(history), problem: undefined }));
-  }, []);
+  return useRuns([id]).get(id) ?? { history: undefined, problem: undefined };
+}
+
+/** Loads several runs and follows them all in one connection. */
+export function useRuns(ids: readonly string[]): ReadonlyMap<string, FollowedRun> {
+  const [followed, setFollowed] = useState<ReadonlyMap<string, FollowedRun>>(new Map());
   useEffect(() => {
-    cursor.current = undefined;
-    setFollowed({ history: undefined, problem: undefined });
-    return follow(
-      async (signal) => {
-        if (cursor.current === undefined) {
-          const history = await loadRun(id, signal);
-          cursor.current = history.cursor;
-          setFollowed({ history, problem: undefined });
-        }
-        return { runs: `${id}:${cursor.current}` };
-      },
-      {
-        run: (live) => {
-          if (live.id !== id) return;
-          cursor.current = live.cursor;
-          change((history) => withLive(history, live));
-        },
-      },
-      (problem) => setFollowed(({ history }) => ({ history, problem })),
-    );
-  }, [id]);
-  useEffect(() => {
-    if (turn === 0) return;
-    const abort = new AbortController();
-    getJson<RunDetail>(`runs/${id}`, {}, abort.signal).then(
-      (detail) => change((history) => ({ ...history, detail })),
-      () => {}, // the next change asks again, and a lost server is told by follow()
-    );
-    return () => abort.abort();
-  }, [id, turn]);
+    setFollowed(new Map());
+    return followRuns(ids, setFollowed);
+  }, [ids.join()]);
   return followed;
 }
 
+/** Follows runs until the returned function is called; `show` gets what is known of them after each change. */
+function followRuns(
+  ids: readonly string[],
+  show: (followed: ReadonlyMap<string, FollowedRun>) => void,
+): () => void {
+  const known = new Map<string, FollowedRun>();
+  const put = (id: string, change: Partial<FollowedRun>): void => {
+    known.set(id, { history: undefined, problem: undefined, ...known.get(id), ...change });
+    show(new Map(known));
+  };
+  const load = async (id: string, signal: AbortSignal): Promise<void> => {
+    if (known.get(id)?.history) return;
+    try {
+      put(id, { history: await loadRun(id, signal), problem: undefined });
+    } catch (problem) {
+      put(id, { problem });
+    }
+  };
+  const place = async (signal: AbortSignal): Promise<{ runs: string }> => {
+    await Promise.all(ids.map((id) => load(id, signal)));
+    const loaded = [...known.values()].flatMap(({ history }) => history ?? []);
+    if (loaded.length === 0) throw known.values().next().value?.problem;
+    return { runs: loaded.map(({ summary, cursor }) => `${summary.id}:${cursor}`).join(",") };
+  };
+  return follow(place, {
+    run: (live) => {
+      const before = known.get(live.id)?.history;
+      if (!before) return;
+      const history = withLive(before, live);
+      put(live.id, { history });
+      if (history.turn !== before.turn)
+        getJson<RunDetail>(`runs/${live.id}`).then(
+          (detail) => put(live.id, { history: { ...known.get(live.id)!.history!, detail } }),
+          () => {}, // the next change asks again
+        );
+    },
+  });
+}
+
 async function loadRun(id: string, signal: AbortSignal): Promise<RunHistory> {
+  const path = `runs/${encodeURIComponent(id)}`;
   const [detail, steps, evals, answers, events] = await Promise.all([
-    getJson<RunDetail>(`runs/${id}`, {}, signal),
-    getJson<StepPage>(`runs/${id}/steps`, { points: MOST_POINTS }, signal),
-    getJson<LogPage<EvalRecord>>(`runs/${id}/evals`, {}, signal),
-    getJson<LogPage<AnswerRecord>>(`runs/${id}/answers`, {}, signal),
-    getJson<LogPage<RunEvent>>(`runs/${id}/events`, {}, signal),
+    getJson<RunDetail>(path, {}, signal),
+    getJson<StepPage>(`${path}/steps`, { points: MOST_POINTS }, signal),
+    getJson<LogPage<EvalRecord>>(`${path}/evals`, {}, signal),
+    getJson<LogPage<AnswerRecord>>(`${path}/answers`, {}, signal),
+    getJson<LogPage<RunEvent>>(`${path}/events`, {}, signal),
   ]);
   return {
     ...{ detail, summary: detail.summary, steps: steps.columns, turn: 0 },

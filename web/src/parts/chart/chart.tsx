@@ -11,7 +11,7 @@ import "./chart.css";
 import { ChartTable } from "./chartTable.tsx";
 import { KINDS } from "./kinds.ts";
 import { Legend } from "./legend.tsx";
-import type { ChartModel } from "./model.ts";
+import { type ChartModel, lastKnown } from "./model.ts";
 import { createPlot, drawingOrder, plotData } from "./plot.ts";
 
 export interface ChartProps extends ChartModel {
@@ -51,9 +51,7 @@ export function Chart({ height = 200, ...model }: ChartProps) {
   }, [shapeOf(model), height, hidden, paint.value]);
 
   useEffect(() => {
-    const drawn = plot.current;
-    if (!drawn || drawn.data[0].length === 0) drawn?.setData(plotData(model));
-    else redraw(drawn, model);
+    if (plot.current) redraw(plot.current, model);
   }, [model.xs, ...model.series.map(({ values }) => values)]);
 
   return (
@@ -126,22 +124,25 @@ function spoken(model: ChartModel, index: number): string {
   const at = model.xs[index];
   if (at === undefined) return "no data";
   const values = model.series.flatMap(({ label, values }) => {
-    const value = values[index];
-    return value === null || value === undefined ? [] : [`${label} ${KINDS[model.y.kind].value(value)}`];
+    const value = lastKnown(values, index);
+    return value === undefined ? [] : [`${label} ${KINDS[model.y.kind].value(value)}`];
   });
   return `${model.x.label} ${KINDS[model.x.kind].value(at)}: ${values.join(", ")}`;
 }
 
-/** Draws new data. A zoom that the user has made stays, unless it reached the end: then it follows the run. */
+/** Draws new data. A zoom that the user has made stays. */
 function redraw(plot: uPlot, model: ChartModel): void {
   const [before] = plot.data;
   const { min, max } = plot.scales.x!;
-  const isZoomed = min !== before[0] || max !== before.at(-1);
-  const data = plotData(model);
-  if (!isZoomed || before.length < 2) plot.setData(data);
+  const [first, last] = [before[0], before.at(-1)];
+  const isZoomed =
+    typeof min === "number" && typeof max === "number" && first !== undefined && last !== undefined
+      ? min > first || max < last
+      : false;
+  if (!isZoomed) plot.setData(plotData(model));
   else {
-    plot.setData(data, false);
-    plot.setScale("x", { min: min ?? 0, max: max ?? 1 });
+    plot.setData(plotData(model), false);
+    plot.setScale("x", { min: min!, max: max! });
   }
 }
 

@@ -42,7 +42,7 @@ export type KindName = keyof typeof KINDS;
 /** Writes a tick with as many decimals as the distance between ticks needs. */
 function decimalTick(value: number, step: number): string {
   if (value === 0) return "0";
-  if (Math.abs(value) < 1e-3) return shortExponent(value);
+  if (Math.abs(value) < 1e-3 || (step < 1e-3 && Math.abs(value) < 0.1)) return shortExponent(value);
   const decimals = step >= 1 ? 0 : Math.min(6, Math.ceil(-Math.log10(step) - 1e-9));
   return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 }

@@ -1,7 +1,7 @@
 /** Names of a chart's series with their values under the cursor. A click hides a series. */
 import type { Signal } from "@preact/signals";
 import { KINDS } from "./kinds.ts";
-import type { ChartModel, Series } from "./model.ts";
+import { type ChartModel, lastKnown, type Series } from "./model.ts";
 
 interface LegendProps {
   model: ChartModel;
@@ -54,6 +54,6 @@ function Name({
 }
 
 function valueAt(model: ChartModel, { values }: Series, index: number): string {
-  const value = values[index];
-  return value === null || value === undefined ? "" : KINDS[model.y.kind].value(value);
+  const value = lastKnown(values, index);
+  return value === undefined ? "" : KINDS[model.y.kind].value(value);
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { KINDS } from "./kinds.ts";
-import { spreadIndices, stackedValues } from "./model.ts";
+import { lastKnown, spreadIndices, stackedValues } from "./model.ts";
 
 describe("a chart's data", () => {
   it("stacks areas and leaves other series as they are", () => {
@@ -18,6 +18,10 @@ describe("a chart's data", () => {
     ]);
   });
 
+  it("knows the last value up to a place", () => {
+    expect([0, 1, 2, 9].map((index) => lastKnown([null, 5, null], index))).toEqual([undefined, 5, 5, 5]);
+  });
+
   it("spreads indices with both ends, each once", () => {
     expect(spreadIndices(3, 10)).toEqual([0, 1, 2]);
     const spread = spreadIndices(10_000, 200);
@@ -30,7 +34,7 @@ describe("ticks", () => {
   it("have as many decimals as their distance needs", () => {
     expect([0, 0.4, 0.45].map((value) => KINDS.number.tick(value, 0.05))).toEqual(["0", "0.40", "0.45"]);
     expect(KINDS.number.tick(2_000, 500)).toBe("2,000");
-    expect(KINDS.number.tick(5e-5, 1e-5)).toBe("5e-5");
+    expect([5e-5, 1e-3].map((value) => KINDS.number.tick(value, 1e-5))).toEqual(["5e-5", "1e-3"]);
     expect(KINDS.bytes.tick(2 * 2 ** 30)).toBe("2 GiB");
     expect(KINDS.bytes.tick(1.5 * 2 ** 30)).toBe("1.5 GiB");
     expect(KINDS.count.tick(1.5, 0.5)).toBe("");

@@ -63,3 +63,12 @@ export function spreadIndices(count: number, most: number): number[] {
   if (count <= most) return Array.from({ length: count }, (_, index) => index);
   return Array.from({ length: most }, (_, index) => Math.round((index * (count - 1)) / (most - 1)));
 }
+
+/** Returns the value at an index, or the last one before it: curves that share an axis have gaps. */
+export function lastKnown(values: readonly (number | null)[], index: number): number | undefined {
+  for (let at = Math.min(index, values.length - 1); at >= 0; at--) {
+    const value = values[at];
+    if (value !== null && value !== undefined) return value;
+  }
+  return undefined;
+}

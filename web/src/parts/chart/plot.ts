@@ -83,7 +83,7 @@ function plotSeries(model: ChartModel, index: number, tone: ToneColors): uPlot.S
     return { ...shared, stroke: tone("ground"), width: 0.5, fill: color, points: { show: false } };
   if (draw === "outline")
     return { ...shared, stroke: color, width: 1.5, dash: [5, 4], points: { show: false } };
-  if (draw === "faint") return { ...shared, stroke: color, width: 1, alpha: 0.35, points: { show: false } };
+  if (draw === "faint") return { ...shared, stroke: color, width: 1, alpha: 0.45, points: { show: false } };
   const isDotted = draw === "dots";
   return {
     ...shared,

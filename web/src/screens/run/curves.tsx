@@ -3,6 +3,7 @@ import { useMemo, useState } from "preact/hooks";
 import type { EvalRecord, StepColumns } from "../../../../src/server/ui/api.ts";
 import { aligned } from "../../lib/align.ts";
 import { formatCount } from "../../lib/format.ts";
+import { scoreName, scoresOf } from "../../lib/scores.ts";
 import { smoothed, spanOf } from "../../lib/smooth.ts";
 import { X_AXES, xAxisOf, xOfStep, xsOf } from "../../lib/xAxis.ts";
 import type { RunHistory } from "../../live/runHistory.ts";
@@ -57,7 +58,7 @@ export function Curves({ history }: { history: RunHistory }) {
           <div class="panel">
             <Chart
               title="Answers"
-              y={{ label: "score", kind: "ratio" }}
+              y={{ label: "score", kind: "ratio", fromZero: true }}
               height={150}
               {...shared}
               {...scores}
@@ -143,38 +144,19 @@ function scoreCurves(
   evals: readonly EvalRecord[],
   xs: readonly number[],
 ): Curves | undefined {
-  const scored = scoresOf(evals);
-  if (scored.length === 0) return undefined;
+  const records = evals.map(scoresOf);
+  const names = [...new Set(records.flatMap((record) => Object.keys(record)))];
+  if (names.length === 0) return undefined;
   const at = evals.map(({ step }) => xOfStep(steps, xs, step));
-  const curves = scored.map(({ values }) => ({ xs: at, values }));
+  const curves = names.map((name) => ({ xs: at, values: records.map((record) => record[name] ?? null) }));
   const { xs: all, values } = aligned([{ xs, values: xs.map(() => null) }, ...curves]);
-  const series = scored.map(({ label }, index): Series => {
-    return { label, values: values[index + 1]!, tone: TONES[index % TONES.length]!, draw: "dots" };
+  const series = names.map((name, index): Series => {
+    return {
+      ...{ label: scoreName(name), values: values[index + 1]!, draw: "dots" },
+      tone: TONES[index % TONES.length]!,
+    };
   });
   return { xs: all, series };
 }
 
 const TONES = ["1", "2", "3", "4", "5"] as const;
-const NOT_SCORES = new Set(["step", "loss", "samples", "labelTokens", "unanswered", "unevaluated"]);
-const SCORE_NAMES: Readonly<Record<string, string>> = { exactMatch: "exact match", anls: "ANLS" };
-
-/** Returns every number of the evaluations that is a score, by name. */
-function scoresOf(evals: readonly EvalRecord[]): { label: string; values: (number | null)[] }[] {
-  const records = evals.map(flat);
-  const names = new Set(records.flatMap((record) => Object.keys(record)));
-  return [...names].map((name) => ({
-    label: SCORE_NAMES[name] ?? name,
-    values: records.map((record) => record[name] ?? null),
-  }));
-}
-
-function flat(record: EvalRecord): Record<string, number> {
-  const own = Object.entries(record as unknown as Record<string, unknown>);
-  const nested = own.flatMap(([, value]) =>
-    typeof value === "object" && value !== null ? Object.entries(value as Record<string, unknown>) : [],
-  );
-  const scores = [...own, ...nested].filter(
-    (pair): pair is [string, number] => typeof pair[1] === "number" && !NOT_SCORES.has(pair[0]),
-  );
-  return Object.fromEntries(scores);
-}

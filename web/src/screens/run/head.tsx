@@ -66,7 +66,7 @@ function Numbers({ history: { summary } }: { history: RunHistory }) {
           <dt>{name}</dt>
           <dd>
             {value}
-            {more && <span class="muted"> {more}</span>}
+            {more && <span class="facts-more">{more}</span>}
           </dd>
         </div>
       ))}

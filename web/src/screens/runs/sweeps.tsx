@@ -1,7 +1,7 @@
 /** The sweeps below the folder, each with how far it has come and its best trial. */
-import type { SweepSummary, TrialState } from "../../../../src/server/ui/api.ts";
+import type { SweepSummary } from "../../../../src/server/ui/api.ts";
 import { formatAge, formatNumber } from "../../lib/format.ts";
-import { TRIAL_STATES } from "../../lib/words.ts";
+import { trialsOf } from "../../lib/words.ts";
 import { nowMs } from "../../live/clock.ts";
 import { hrefOf } from "../../router.ts";
 
@@ -29,14 +29,4 @@ export function Sweeps({ sweeps }: { sweeps: readonly SweepSummary[] }) {
       </ul>
     </section>
   );
-}
-
-/** Returns "3 finished, 1 running, 2 too large", without states that no trial is in. */
-export function trialsOf(trials: Record<TrialState, number>): string {
-  return Object.entries(TRIAL_STATES)
-    .map(([state, { name }]) => ({ name, count: trials[state as TrialState] ?? 0 }))
-    .filter(({ count }) => count > 0)
-    .reverse()
-    .map(({ name, count }) => `${count} ${name}`)
-    .join(", ");
 }
