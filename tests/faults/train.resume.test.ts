@@ -238,6 +238,25 @@ describe("a run over a vision tower in fewer bits", () => {
   });
 });
 
+it("saves a checkpoint after the step that --save-every's time has passed in, and at the end", async () => {
+  const output = join(folder, "by time");
+  let minutes = 0; // each step takes four
+  const events = (more: Partial<TrainInput>, stopAfterMicroBatches?: number) =>
+    runWith({ ...input, max_steps: 9, save_every: "10min", output, ...more } as TrainInput, {
+      nowMs: () => minutes * 60_000,
+      ...(stopAfterMicroBatches && { stopAfterMicroBatches }),
+      onFact: ({ fact }) => {
+        if (fact === "microBatch") minutes += 4;
+      },
+    });
+  const saved = ({ events }: Awaited<ReturnType<typeof runWith>>): number[] =>
+    events.flatMap((event) => (event.fact === "checkpoint" ? [event.step] : []));
+  expect(saved(await events({}, 7))).toEqual([3, 6, 7]);
+  minutes += 1000; // time between two parts of a run does not count
+  expect(saved(await events({ resume: true }))).toEqual([9]);
+  expect(readFileSync(join(output, OPTIONS_FILE), "utf8")).toContain("save_every: 10min\n");
+});
+
 it("keeps the newest checkpoints, and no more than asked for", async () => {
   const output = join(folder, "kept");
   await runWith({ ...input, max_steps: 7, save_every: 2, keep_checkpoints: 3, output });

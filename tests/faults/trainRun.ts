@@ -8,7 +8,7 @@ import { afterAll } from "vitest";
 import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { FactStream } from "../../src/train/facts/factStream.ts";
 import type { RunFact } from "../../src/train/facts/runFact.ts";
-import { type TrainResult, train } from "../../src/train/loop/trainer.ts";
+import { type TrainHooks, type TrainResult, train } from "../../src/train/loop/trainer.ts";
 import type { TrainInput } from "../../src/train/options/options.ts";
 import { lcg } from "../helpers/randomModel.ts";
 
@@ -65,10 +65,19 @@ export async function makeWorkplace(): Promise<Workplace> {
   };
 }
 
+interface RunHooks extends Pick<TrainHooks, "nowMs"> {
+  stopAfterMicroBatches?: number;
+  onFact?: (fact: RunFact) => void;
+}
+
 /** Runs to the end or to an error. Returns the outcome and all reported facts. */
 export async function runWith(
   input: TrainInput,
-  { stopAfterMicroBatches = Number.POSITIVE_INFINITY, onFact = (_: RunFact): void => {} } = {},
+  {
+    stopAfterMicroBatches = Number.POSITIVE_INFINITY,
+    onFact = (_: RunFact): void => {},
+    ...hooks
+  }: RunHooks = {},
 ): Promise<{ events: RunFact[] } & ({ result: TrainResult } | { error: unknown })> {
   const events: RunFact[] = [];
   const interruption = new AbortController();
@@ -79,7 +88,10 @@ export async function runWith(
     if (event.fact === "microBatch" && ++microBatches === stopAfterMicroBatches) interruption.abort();
   };
   try {
-    return { events, result: await train(input, { signal: interruption.signal, sinks: [{ take: hear }] }) };
+    return {
+      events,
+      result: await train(input, { ...hooks, signal: interruption.signal, sinks: [{ take: hear }] }),
+    };
   } catch (error) {
     return { events, error };
   }

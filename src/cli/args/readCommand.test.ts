@@ -54,6 +54,15 @@ describe("the official command line", () => {
     expect(train(`${line} eval_loss --greater_is_better False`).options).toMatchObject({ metric: "loss" });
   });
 
+  it("may say when to save in steps, and lorafit's own in time", () => {
+    expect(train(`${OFFICIAL["2.5"]} --save_steps 5000`).options).toMatchObject({ save_every: 5000 });
+    expect(train("--model m --data d --save-every 10min").options).toMatchObject({ save_every: "10min" });
+    expect(() => train("--model m --data d --save-every 10 minutes")).toThrow(/minutes/);
+    expect(() => train("--model m --data d --save-every soon")).toThrow(
+      '--save-every takes a number of steps, or a time such as 90s, 10min or 1h (got "soon").',
+    );
+  });
+
   it("may change the script's rank, whose default is the official one", () => {
     const official = OFFICIAL["2.5"];
     expect(train(official).options).toMatchObject({ recipe: "official", lora_r: 64, lora_alpha: 64 });

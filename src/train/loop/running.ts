@@ -10,6 +10,8 @@ export interface Running extends Run {
   signal: AbortSignal | undefined;
   /** The step after which this part of the run stops; Infinity: the run's last. */
   stopAtStep: number;
+  /** The time, and when the last checkpoint was saved or this part of the run began. */
+  clock: { nowMs: () => number; savedMs: number };
   watch: PeakWatch;
   /** Queued work that is not reported yet. */
   late: Late;

@@ -18,6 +18,7 @@ import { pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "../
 import { logSink } from "../folder/logSink.ts";
 import { lockOutput } from "../folder/runLock.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER, type EvalRecord } from "../folder/runLog.ts";
+import { intervalMs } from "../options/interval.ts";
 import { type TrainInput, trainOptions } from "../options/options.ts";
 import { waitFor } from "./dataWait.ts";
 import { Late } from "./lateReading.ts";
@@ -34,6 +35,8 @@ export interface TrainHooks {
   signal?: AbortSignal;
   /** Sinks for the facts of the run, beside its logs. */
   sinks?: readonly RunSink[];
+  /** Clock by which checkpoints are due, in milliseconds; a test sets its own. */
+  nowMs?: () => number;
 }
 
 /**
@@ -51,7 +54,7 @@ export type TrainResult =
  */
 export async function train(
   input: TrainInput,
-  { signal, sinks = [] }: TrainHooks = {},
+  { signal, sinks = [], nowMs = () => performance.now() }: TrainHooks = {},
 ): Promise<TrainResult> {
   const closers: Closers = [];
   let facts = new FactStream(sinks);
@@ -59,7 +62,12 @@ export async function train(
     const { stop_at_step: stopAtStep, ...options } = trainOptions(input); // not an option of the run itself
     closers.push(lockOutput(options.output));
     facts = new FactStream([logSink(options.output), ...sinks]);
-    const result = await runFrom(await openRun(options, facts, closers), { signal, closers, stopAtStep });
+    const result = await runFrom(await openRun(options, facts, closers), {
+      signal,
+      closers,
+      nowMs,
+      stopAtStep,
+    });
     await facts.send({ fact: "end", ...result });
     return result;
   } catch (thrown) {
@@ -79,8 +87,9 @@ async function runFrom(
   {
     signal,
     closers,
+    nowMs,
     stopAtStep = Number.POSITIVE_INFINITY,
-  }: { signal: AbortSignal | undefined; closers: Closers; stopAtStep: number | undefined },
+  }: Pick<Running, "signal"> & { closers: Closers; nowMs: () => number; stopAtStep: number | undefined },
 ): Promise<TrainResult> {
   const { stepsBefore, state } = run.progress;
   const { options, data } = run.inputs;
@@ -92,7 +101,8 @@ async function runFrom(
   const watch = new PeakWatch(run);
   closers.push(() => watch.stop());
   const late = new Late();
-  const running: Running = { ...run, signal, stopAtStep, watch, late, under: beginStep() };
+  const clock = { nowMs, savedMs: nowMs() };
+  const running: Running = { ...run, signal, stopAtStep, clock, watch, late, under: beginStep() };
   closers.push(() => dispose(running.under.norm));
   closers.push(() => late[Symbol.dispose]());
   return await runToEnd(running).catch(async (thrown) => {
@@ -132,7 +142,7 @@ async function runToEnd(run: Running): Promise<TrainResult> {
     for (;;) {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
       const early = state.step < state.totalSteps ? earlyStop(run) : undefined;
-      if ((early || isDue(run, run.inputs.options.save_every)) && !progress.saved) await save(run);
+      if ((early || isSaveDue(run)) && !progress.saved) await save(run);
       if (early || state.step === state.totalSteps) return { ...(await finish(run)), ...early };
       if (state.step >= run.stopAtStep) return { ...(await interrupt(run)), reason: "stop_at_step" };
       const outcome = await takeStep(run, () =>
@@ -188,6 +198,14 @@ function isUnsaved({ progress: { state, saved } }: Running): boolean {
 function isDue({ progress: { state } }: Running, every: number | undefined): boolean {
   const { step, totalSteps } = state;
   return step > 0 && (step === totalSteps || (every !== undefined && step % every === 0));
+}
+
+/** Whether a checkpoint is due: by steps, or when enough time has passed since the last one. */
+function isSaveDue(run: Running): boolean {
+  const { save_every } = run.inputs.options;
+  if (typeof save_every === "number") return isDue(run, save_every);
+  const passedMs = run.clock.nowMs() - run.clock.savedMs;
+  return isDue(run, undefined) || (run.progress.state.step > 0 && passedMs >= intervalMs(save_every)!);
 }
 
 async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
@@ -256,6 +274,7 @@ async function save(run: Running): Promise<void> {
   const folder = await withWayOn(run, () => saveCheckpoint(output, progress.state, trainedOf(run)));
   progress.checkpoint = folder;
   progress.saved = true;
+  run.clock.savedMs = run.clock.nowMs();
   await pruneCheckpoints(output, keep_checkpoints).catch((cause) =>
     facts.notice(`an old checkpoint can't be removed, and stays: ${faultOf(cause)}`),
   );

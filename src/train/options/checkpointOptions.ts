@@ -2,14 +2,15 @@
 import { z } from "zod";
 import { count, dataFiles, group } from "../../options.ts";
 import { METRIC_NAMES } from "../evaluate/scores.ts";
+import { interval } from "./interval.ts";
 
 /** When a run ends early, as a configuration writes it and as every part of lorafit reads it. */
 export const EarlyStop = z.strictObject({ patience: count, min_delta: z.number().min(0).default(0) });
 export type EarlyStop = z.output<typeof EarlyStop>;
 
 export const checkpointOptions = group("Checkpoints and evaluation", {
-  save_every: count.default(100).meta({
-    help: "Steps from one checkpoint to the next.",
+  save_every: interval.default(100).meta({
+    help: "Steps from one checkpoint to the next, or the least time between them: 90s, 10min, 1h.",
     alias: ["save_steps"],
   }),
   stop_at_step: count.optional().meta({

@@ -23,6 +23,7 @@ import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../../step/policy.ts";
 import type { Device } from "../../torch/tensor.ts";
 import { checkpointOptions, type EarlyStop, earlyStopOf } from "./checkpointOptions.ts";
+import { withSteps } from "./interval.ts";
 import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
@@ -287,6 +288,7 @@ export const TrainOptions = z
     ...withEarlyStop(others),
     ...recipeValues(others),
     resume: resume !== false,
+    save_every: withSteps(others.save_every),
     output: typeof resume === "string" ? resume : output,
     ...(warmup_steps === undefined
       ? { warmup_ratio: warmup_ratio ?? OFFICIAL_WARMUP_RATIO }
