@@ -5,10 +5,10 @@
  */
 import { type AttentionState, attend, attendBackward_ } from "../nn/attention/attention.ts";
 import {
+  addBiasAndLowRank_,
   addLinear_,
   addLinearGradients_,
   addLoraInnerGradients_,
-  addLowRank_,
   addProduct_,
   inputSlice,
   type Linear,
@@ -109,7 +109,7 @@ export function attentionForward_(
     const groups = headGroups(sequence);
     const kept = keeps ? groups.map((group) => scope(() => forwardGroup(group))) : undefined;
     if (!keeps) forEachGroup(groups, forwardGroup);
-    addLowRank_(y, wo, info, outer);
+    addBiasAndLowRank_(y, wo, info, outer);
     return kept;
   });
 }

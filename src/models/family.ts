@@ -37,6 +37,8 @@ export type LinearName = string;
 export interface LinearSpec<Config extends ModelConfig = ModelConfig> {
   /** [rows, columns]: the linear maps columns features to rows features. */
   shape(config: Config): readonly [rows: number, columns: number];
+  /** Whether the linear has a bias, (rows): a tensor named after the linear, "bias". */
+  bias(config: Config): boolean;
   /** A low-rank branch of the model's own, which acts on the rows of pictures. */
   branch?: {
     /** Names of its factors, after the linear's own. */

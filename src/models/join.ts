@@ -20,8 +20,8 @@ export function joinLayer(
 ): Layer {
   const { attentionNorm, ffnNorm, linears } = weights ?? onDevice(layers[index]!, places.layers, device);
   const norm = (weight: Tensor): Layer["ffnNorm"] => ({ weight, eps: config.rmsEps });
-  const joined = Object.entries(linears).map(([name, { weight, plora }]) => {
-    return [name, { weight, plora, lora: loraBranch(lora, index, name, { dtype, dropoutSeed }) }] as const;
+  const joined = Object.entries(linears).map(([name, frozen]) => {
+    return [name, { ...frozen, lora: loraBranch(lora, index, name, { dtype, dropoutSeed }) }] as const;
   });
   return {
     attentionNorm: norm(attentionNorm),

@@ -168,14 +168,15 @@ function assembleLayer(
   const prefix = names.layerPrefix(layer);
   const linear = (name: LinearName): FrozenLinear => {
     const full = `${prefix}${name}.weight`;
-    const { branch } = linears[name]!;
+    const { branch, bias: hasBias } = linears[name]!;
+    const bias = hasBias(config) ? tensor(`${prefix}${name}.bias`) : undefined;
     const plora = branch && {
       a: tensor(`${prefix}${name}.${branch.names.a}`),
       b: tensor(`${prefix}${name}.${branch.names.b}`),
       scale: branch.of(config).scale,
     };
-    if (!plora || !folded) return { weight: matrix(full, base), plora };
-    return { weight: matrix(full, base, plora), plora: afterFolding(plora) };
+    if (!plora || !folded) return { weight: matrix(full, base), bias, plora };
+    return { weight: matrix(full, base, plora), bias, plora: afterFolding(plora) };
   };
   return {
     attentionNorm: tensor(`${prefix}${names.attentionNorm}`),

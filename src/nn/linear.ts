@@ -1,7 +1,7 @@
 /**
- * A frozen linear with two low-rank branches: y = x W^T + s drop(x) A^T B^T on all rows (LoRA) + p x PA^T
- * PB^T on PLoRA rows. If PLoRA is merged into W, its rows use x M^T instead (plora.ts). LoRA is never merged:
- * bf16 would round away what a step adds to W.
+ * A frozen linear with two low-rank branches: y = x W^T + bias + s drop(x) A^T B^T on all rows (LoRA) + p x
+ * PA^T PB^T on PLoRA rows. Not every linear has a bias or PLoRA. If PLoRA is merged into W, its rows use
+ * x M^T instead (plora.ts). LoRA is never merged: bf16 would round away what a step adds to W.
  *
  * Forward and backward are written by hand and accumulate in place. Names: docs/architecture.md.
  */
@@ -91,14 +91,15 @@ export function lowRankRows({ lora, plora }: LowRank, ploraRows: readonly Rows[]
 }
 
 /**
- * Returns the part of a linear that computes some of its outputs: rows of weight, merged weight, plora.b and
- * lora.b.
+ * Returns the part of a linear that computes some of its outputs: rows of weight, merged weight, bias,
+ * plora.b and lora.b.
  */
 export function outputSlice(linear: Linear, rows: Rows): Linear {
   const cut = (x: Tensor): Tensor => rowsOf(x, rows);
-  const { weight, plora, merged, lora } = linear;
+  const { weight, bias, plora, merged, lora } = linear;
   return {
     weight: frozenRows(weight, rows),
+    bias: bias && cut(bias),
     plora: plora && { ...plora, b: cut(plora.b) },
     merged: merged && cut(merged),
     lora: lora && { ...lora, b: cut(lora.b), gradB: lora.gradB && cut(lora.gradB) },
@@ -107,7 +108,7 @@ export function outputSlice(linear: Linear, rows: Rows): Linear {
 
 /**
  * Returns the part of a linear that reads some of its inputs: columns of weight, merged weight, plora.a and
- * lora.a.
+ * lora.a. It has no bias, which is added once to the sum of the parts.
  */
 export function inputSlice(linear: Linear, columns: Rows): Linear {
   const cut = (x: Tensor): Tensor => columnsOf(x, columns);
@@ -128,7 +129,7 @@ export function inputSlice(linear: Linear, columns: Rows): Linear {
 export function linearForward(x: Tensor, linear: Linear, info: RowInfo): Tensor {
   return scope(() => {
     const y = baseProduct(x, linear, info.ploraRows); // (T, out)
-    addLowRank_(y, linear, info, lowRank(x, linear, info));
+    addBiasAndLowRank_(y, linear, info, lowRank(x, linear, info));
     return y;
   });
 }
@@ -137,7 +138,7 @@ export function linearForward(x: Tensor, linear: Linear, info: RowInfo): Tensor 
 export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo): void {
   scope(() => {
     addBaseProduct_(into, x, linear, info.ploraRows);
-    addLowRank_(into, linear, info, lowRank(x, linear, info));
+    addBiasAndLowRank_(into, linear, info, lowRank(x, linear, info));
   });
 }
 
@@ -145,14 +146,15 @@ export function addLinear_(into: Tensor, x: Tensor, linear: Linear, info: RowInf
 export function linearInto_(into: Tensor, x: Tensor, linear: Linear, info: RowInfo, inner: LowRank): void {
   scope(() => {
     addBaseProduct_(into, x, linear, info.ploraRows, 0);
-    addLowRank_(into, linear, info, inner);
+    addBiasAndLowRank_(into, linear, info, inner);
   });
 }
 
-/** Adds the outer products of the low-rank branches to y, (T, out). */
-export function addLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, inner: LowRank): void {
-  const { plora, lora } = linear;
+/** Adds the bias and the outer products of the low-rank branches to y, (T, out). */
+export function addBiasAndLowRank_(y: Tensor, linear: Linear, { ploraRows }: RowInfo, inner: LowRank): void {
+  const { bias, plora, lora } = linear;
   scope(() => {
+    if (bias) y.add_(bias);
     if (lora && inner.lora) y.addmm_(inner.lora, lora.b.t(), { alpha: lora.scale });
     forEachPart(apartRows(linear, ploraRows), rowCount, (rows, part) => {
       rowsOf(y, rows).addmm_(inner.plora[part]!, plora!.b.t(), { alpha: plora!.scale });

@@ -36,11 +36,12 @@ export interface Plora {
 }
 
 /**
- * weight: (out, in); plora: undefined if the model has no such branch; merged: M, (out, in), undefined until
- * it is made.
+ * weight: (out, in); bias: (out), undefined if it has none; plora: undefined if the model has no such branch;
+ * merged: M, (out, in), undefined until it is made.
  */
 export interface FrozenLinear {
   weight: FrozenMatrix;
+  bias?: Tensor | undefined;
   plora?: Plora | undefined;
   merged?: Tensor | undefined;
 }

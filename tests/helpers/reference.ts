@@ -3,12 +3,14 @@
  * groups. It is slow and needs much memory. Tests compare the step's own backward with it.
  */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { familyOf } from "../../src/models/families.ts";
 import type { LinearName } from "../../src/models/family.ts";
 import { type Lora, loraBranch } from "../../src/models/lora.ts";
 import type { LayerWeights, Model } from "../../src/models/weights.ts";
 import { XCOMPOSER_LINEARS } from "../../src/models/xcomposer2/spec.ts";
 import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
+import { columnsOf } from "../../src/nn/rows.ts";
 import { sampleRows } from "../../src/step/layers.ts";
 import { cat, fromArray, where } from "../../src/torch/create.ts";
 import { grad, keep, scope, type Tensor, withGrad } from "../../src/torch/tensor.ts";
@@ -50,15 +52,14 @@ function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): T
   const { config, dtype, device } = model;
   const rope = ropeTables(batch.positions, config, { dtype, device });
   const imageMask = maskOf(batch, model);
+  const { roles } = familyOf(config);
   let h = input;
   for (const [index, weights] of model.layers.entries()) {
     const linear = (name: LinearName, x: Tensor): Tensor =>
       referenceLinear(x, weights, name, lora, index, imageMask, model);
     h = h.add(attention(norm(h, weights.attentionNorm, config.rmsEps), linear, rope, batch, model));
     const x = norm(h, weights.ffnNorm, config.rmsEps);
-    h = h.add(
-      linear("feed_forward.w2", linear("feed_forward.w1", x).silu().mul(linear("feed_forward.w3", x))),
-    );
+    h = h.add(linear(roles.down, linear(roles.gate, x).silu().mul(linear(roles.up, x))));
   }
   const rows = Int32Array.from(batch.targets.keys()).filter((row) => batch.targets[row] !== -100);
   const targets = fromArray(
@@ -85,11 +86,14 @@ function referenceLinear(
   imageMask: Tensor,
   { dtype }: Model,
 ): Tensor {
-  const { weight, plora } = weights.linears[name]!;
+  const { weight, bias, plora } = weights.linears[name]!;
   const branch = loraBranch(lora, layer, name, { dtype, dropoutSeed: undefined });
-  const image = x.mm(plora!.a.t()).mm(plora!.b.t()).mul(plora!.scale);
   let y = x.mm(frozenValues(weight, { dtype }).t());
-  y = y.add(where(imageMask, image, image.mul(0)));
+  if (bias) y = y.add(bias);
+  if (plora) {
+    const image = x.mm(plora.a.t()).mm(plora.b.t()).mul(plora.scale);
+    y = y.add(where(imageMask, image, image.mul(0)));
+  }
   return branch ? y.add(x.mm(branch.a.t()).mm(branch.b.t()).mul(branch.scale)) : y;
 }
 
@@ -102,10 +106,16 @@ function attention(
 ): Tensor {
   const { heads, kvHeads: G, headDim: D } = config;
   const Q = heads / G;
-  const packed = linear("attention.wqkv", x).view([-1, G, Q + 2, D]); // (T, G, Q+2, D)
-  const query = rotated(packed.narrow(2, 0, Q), rope);
-  const key = rotated(packed.narrow(2, Q, 1), rope).expand(query.shape);
-  const value = packed.narrow(2, Q + 1, 1).expand(query.shape);
+  const { qkv, roles } = familyOf(config);
+  const made = new Map(qkv(config, 0).map(({ linear: name }) => [name, linear(name, x)]));
+  const headsOf = (as: "q" | "k" | "v"): Tensor => {
+    const parts = Array.from({ length: G }, (_, head) => qkv(config, head).find((part) => part.as === as)!);
+    const columns = parts.map((part) => columnsOf(made.get(part.linear)!, part.rows));
+    return cat(columns, 1).view([-1, G, as === "q" ? Q : 1, D]); // (T, G, Q or 1, D)
+  };
+  const query = rotated(headsOf("q"), rope);
+  const key = rotated(headsOf("k"), rope).expand(query.shape);
+  const value = headsOf("v").expand(query.shape);
   const outputs = sampleRows(batch).map(({ start, end }) => {
     const cut = (t: Tensor): Tensor => t.narrow(0, start, end - start).permute([1, 2, 0, 3]); // (G, Q, t, D)
     const scores = cut(query)
@@ -121,7 +131,7 @@ function attention(
       .permute([2, 0, 1, 3])
       .reshape([end - start, heads * D]);
   });
-  return linear("attention.wo", cat(outputs, 0));
+  return linear(roles.output, cat(outputs, 0));
 }
 
 function rotated(x: Tensor, { cos, sin }: { cos: Tensor; sin: Tensor }): Tensor {

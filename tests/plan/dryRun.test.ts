@@ -50,7 +50,19 @@ const textBetween: Configuration["batch"] = {
   firstLabel: 1580,
 };
 
+const biased = smallConfig({ layers: 12, bias: true });
+
 const CONFIGURATIONS: Record<string, Configuration> = {
+  "attention with biases": { ...base, model: biased },
+  "attention with biases, streamed, in groups and tiles": {
+    ...base,
+    model: biased,
+    dtype: "bfloat16",
+    policy: Policy.parse({
+      ...{ headGroups: 2, mlpTileTokens: 512, attentionInput: "recomputed", plora: "merged" },
+      weights: { source: "streamed" },
+    }),
+  },
   "an optimizer on the host": {
     ...base,
     dtype: "bfloat16",

@@ -43,6 +43,7 @@ const ConfigJson = z.object({
   rms_norm_eps: orDefault(z.number().positive(), 1e-5),
   bos_token_id: z.int().nullish(),
   hidden_act: orDefault(z.literal("silu"), "silu"),
+  bias: orDefault(z.boolean(), false),
 });
 const VisionJson = z.object({
   hidden_size: positive,
@@ -84,6 +85,7 @@ export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
     ffn: json.intermediate_size,
     vocab: json.vocab_size,
     rmsEps: json.rms_norm_eps,
+    ...(json.bias && { bias: true }),
     ...ropeOf(values, file, official),
     bosId: typeof bosId === "number" ? bosId : official.bosId,
     eosIds: eosIdsOf(values, generation, file, official.eosIds),

@@ -38,6 +38,8 @@ export interface VisionConfig {
 }
 
 export interface XComposerConfig extends ModelConfig {
+  /** Whether attention's linears have biases; false if undefined. No published model has them. */
+  bias?: boolean;
   vision: VisionConfig;
   /** By linear of a layer. */
   plora: Record<XComposerLinear, PloraConfig>;

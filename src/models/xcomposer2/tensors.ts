@@ -22,7 +22,8 @@ function linear(
   name: XComposerLinear,
   shape: LinearSpec<XComposerConfig>["shape"],
 ): LinearSpec<XComposerConfig> {
-  return { shape, branch: { names: PLORA_NAMES, of: ({ plora }) => plora[name] } };
+  const bias = ({ bias = false }: XComposerConfig): boolean => bias && name.startsWith("attention.");
+  return { shape, bias, branch: { names: PLORA_NAMES, of: ({ plora }) => plora[name] } };
 }
 
 export const ROLES = {
@@ -105,6 +106,7 @@ export function tensors(config: XComposerConfig): Map<string, TensorSpec> {
       const [rows, columns] = LINEARS[name].shape(config);
       const { rank } = config.plora[name];
       const prefix = linearPrefix(layer, name);
+      if (LINEARS[name].bias(config)) all.set(`${prefix}bias`, { shape: [rows], ...own });
       all.set(`${prefix}weight`, { shape: [rows, columns], ...own, linear: name, precision: "base" });
       all.set(`${prefix}${PLORA_NAMES.a}`, { shape: [rank, columns], ...own });
       all.set(`${prefix}${PLORA_NAMES.b}`, { shape: [rows, rank], ...own });

@@ -14,7 +14,7 @@ import { empty } from "../../torch/create.ts";
 import { createGenerator } from "../../torch/random.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { PRESETS, type XComposerConfig } from "./spec.ts";
-import { tensors } from "./tensors.ts";
+import { LAYERS_PREFIX, tensors } from "./tensors.ts";
 
 export interface TinyOptions {
   hidden: number;
@@ -29,6 +29,8 @@ export interface TinyOptions {
   visionLayers: number;
   visionHeads: number;
   visionFfn: number;
+  /** Whether attention's linears have biases; default false. */
+  bias?: boolean;
   dtype: "float32" | "bfloat16";
   /** With one seed and sizes the files are always the same. */
   seed: number;
@@ -85,6 +87,7 @@ export function tinyConfig(options: TinyOptions): XComposerConfig {
   return {
     ...official,
     ...{ hidden, layers, heads, kvHeads, ffn, vocab, headDim: hidden / heads },
+    ...(options.bias && { bias: true }),
     vision: {
       ...official.vision,
       ...{ hidden: visionHidden, layers: visionLayers, heads: visionHeads, ffn: visionFfn },
@@ -146,7 +149,7 @@ function languageJson(config: XComposerConfig, dtype: TinyOptions["dtype"]): Rec
       AutoModelForCausalLM: model,
     },
     model_type: "internlmxcomposer2",
-    bias: false,
+    bias: config.bias ?? false,
     bos_token_id: config.bosId,
     eos_token_id: config.eosIds[0],
     pad_token_id: config.eosIds[0],
@@ -200,7 +203,7 @@ function randomWeight(name: string, shape: readonly number[], config: XComposerC
   return scope(() => {
     const weight = empty(shape, { dtype: "float32", device: "cpu" });
     if (/norm\d?\.weight$/.test(name)) return weight.fill_(1);
-    if (name.endsWith(".bias")) return weight.zero_();
+    if (name.endsWith(".bias") && !name.startsWith(LAYERS_PREFIX)) return weight.zero_();
     using generator = createGenerator(seed, "cpu");
     return weight.normal_({ mean: 0, std: deviationOf(name, shape, config), generator });
   });
@@ -215,6 +218,7 @@ function deviationOf(name: string, shape: readonly number[], { layers, vision }:
   const kept = 1 / Math.sqrt(inputs);
   if (/embeddings?\.|_GN$/.test(name) && !name.includes("patch")) return 0.5;
   if (name.endsWith("Plora_B.weight")) return 0.1 * kept;
+  if (name.endsWith(".bias")) return 0.1;
   if (/\.(wo|w2)\.weight$/.test(name)) return kept / Math.sqrt(2 * layers);
   if (/\.(out_proj|fc2)\.weight$/.test(name)) return kept / Math.sqrt(2 * vision.layers);
   return kept;

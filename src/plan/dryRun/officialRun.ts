@@ -182,9 +182,9 @@ function loraLinear(
   name: LinearName,
   { imageRows }: Context,
 ): Tensor {
-  const { weight, plora } = weights.linears[name]!;
+  const { weight, bias, plora } = weights.linears[name]!;
   const { a, b } = factors.get(name)!;
-  const y = x.linear(frozenValues(weight));
+  const y = x.linear(frozenValues(weight), { bias });
   if (plora)
     for (const rows of imageRows)
       rowsOf(y, rows).add_(rowsOf(x, rows).linear(plora.a).linear(plora.b).mul(plora.scale));
