@@ -7,7 +7,7 @@ import {
   smallConfig,
 } from "../../tests/helpers/randomModel.ts";
 import { moduleNames } from "../../tests/helpers/reference.ts";
-import { ropeTables } from "../nn/attention/rope.ts";
+import { oneAxis, ropeTables } from "../nn/attention/rope.ts";
 import { dropped } from "../nn/dropout.ts";
 import { frozenValues } from "../nn/frozen/frozen.ts";
 import type { Linear, LoraBranch } from "../nn/linear.ts";
@@ -153,7 +153,7 @@ function build({
     return { start: end - tokens, end };
   });
   const sequence: Sequence = {
-    rope: ropeTables(Int32Array.from(positions), config, { dtype: "float64", device: "cpu" }),
+    rope: ropeTables(oneAxis(Int32Array.from(positions)), config, { dtype: "float64", device: "cpu" }),
     shape: { Q, D, samples: rows, kernel },
     ploraRows: imageRows,
     kvHeads: G,

@@ -7,10 +7,12 @@ import type { PictureForm } from "../data/pictures/form.ts";
 import { type PictureRules, pictureForm } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
+import type { Positions } from "../nn/attention/rope.ts";
 import { listOfChoices } from "../options.ts";
 import type { DType } from "../torch/dtypes.ts";
 import type { FamilyName } from "./facts.ts";
 import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
+import type { PlacedRows } from "./positions.ts";
 import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 
 const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER } satisfies Record<
@@ -77,6 +79,11 @@ export function pictureRulesOf(config: ModelConfig): PictureRules {
 /** Returns how a model lays out pictures, decodes and transforms them. */
 export function pictureFormOf(config: ModelConfig): PictureForm {
   return pictureForm(pictureRulesOf(config));
+}
+
+/** Returns the positions of a micro-batch's rows. */
+export function positionsOf(config: ModelConfig, rows: PlacedRows): Positions {
+  return familyOf(config).positions(rows);
 }
 
 /** Returns every tensor of a model's checkpoint by its official name. */

@@ -7,12 +7,13 @@ import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { PictureLayout } from "../data/pictures/form.ts";
 import type { PictureRules } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
-import type { RopeForm } from "../nn/attention/rope.ts";
+import type { Positions, RopeForm } from "../nn/attention/rope.ts";
 import type { FrozenMatrix } from "../nn/frozen/frozen.ts";
 import type { Plora } from "../nn/plora.ts";
 import type { Rows } from "../nn/rows.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import type { Tensor } from "../torch/tensor.ts";
+import type { PlacedRows } from "./positions.ts";
 import type { Base, BasePart } from "./precision/bases.ts";
 
 /** The sizes of a decoder. A family's own configuration adds what only the family reads. */
@@ -165,6 +166,8 @@ export interface Family<Config extends ModelConfig = ModelConfig> extends Family
    * linear or not.
    */
   qkv(config: Config, kvHead: number): readonly QkvPart[];
+  /** Returns the positions of rows; countedPositions counts them within each sample. */
+  positions(rows: PlacedRows): Positions;
   pictures: PictureTower<Config>;
   /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */
   modulesInFull: Record<"visionBase" | "headBase" | "branches", readonly string[]>;

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { randomTensor, relativeDifference, smallConfig } from "../../tests/helpers/randomModel.ts";
-import { ropeTables } from "../nn/attention/rope.ts";
+import { oneAxis, ropeTables } from "../nn/attention/rope.ts";
 import { denseMatrix } from "../nn/frozen/frozen.ts";
 import type { Linear, LoraBranch } from "../nn/linear.ts";
 import { rowSource, rowsOf } from "../nn/rows.ts";
@@ -105,7 +105,7 @@ function layers({ plora, dropped }: { plora: number; dropped: boolean }): {
 function sequences(given: Partial<Sequence>): { packed: Sequence; split: Sequence } {
   const positions = SAMPLES.flatMap((tokens) => Array.from({ length: tokens }, (_, at) => at));
   const packed: Sequence = {
-    rope: ropeTables(Int32Array.from(positions), config, { dtype: "float64", device: "cpu" }),
+    rope: ropeTables(oneAxis(Int32Array.from(positions)), config, { dtype: "float64", device: "cpu" }),
     shape: {
       ...{ Q, D, kernel: "products" },
       samples: [

@@ -13,7 +13,7 @@ import {
   mlpBackward_,
   mlpForward_,
 } from "../models/decoder.ts";
-import { familyOf } from "../models/families.ts";
+import { familyOf, positionsOf } from "../models/families.ts";
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
@@ -83,7 +83,9 @@ export function prepareLayers(
   const { config, dtype, device } = model;
   const { kvHeads } = config;
   refuseOtherModel(model, policy);
-  const rope = category("inputData", () => owner.own(ropeTables(batch.positions, config, { dtype, device })));
+  const rope = category("inputData", () =>
+    owner.own(ropeTables(positionsOf(config, batch), config, { dtype, device })),
+  );
   const rows = category("inputData", () =>
     owner.own(fromArray(labelRows, [labelRows.length], { dtype: "int64", device })),
   );

@@ -270,7 +270,6 @@ function officialBatch(fixtures: Record<string, Fixture>, padding: "packed" | "p
   return {
     inputIds: Int32Array.from(parts.flatMap((part) => part.ids)),
     targets,
-    positions: Int32Array.from(parts.flatMap(({ tokens }) => Array.from({ length: tokens }, (_, at) => at))),
     sampleTokens: parts.map(({ tokens }) => tokens),
     imageSlices: [],
     images: [],

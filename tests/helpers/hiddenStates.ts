@@ -2,7 +2,7 @@
 
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { attentionForward_, mlpForward_ } from "../../src/models/decoder.ts";
-import { familyOf } from "../../src/models/families.ts";
+import { familyOf, positionsOf } from "../../src/models/families.ts";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { joinLayer } from "../../src/models/join.ts";
 import type { Lora } from "../../src/models/lora.ts";
@@ -27,7 +27,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
   states.set("inputs_embeds", hidden.clone());
   const { headDim: D, heads, kvHeads } = config;
   const sequence = {
-    rope: ropeTables(batch.positions, config, { dtype, device }),
+    rope: ropeTables(positionsOf(config, batch), config, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: sampleRows(batch) },
     ploraRows: batch.imageSlices,
     kvHeads,

@@ -163,7 +163,6 @@ export function randomBatch(
   const random = lcg(seed);
   const inputIds: number[] = [];
   const targets: number[] = [];
-  const positions: number[] = [];
   const imageSlices: MicroBatch["imageSlices"] = [];
   const images: MicroBatch["images"] = [];
   const sampleTokens = samples.map(
@@ -182,7 +181,6 @@ export function randomBatch(
       for (let token = 0; token < textTokens; token++) inputIds.push(Math.floor(random() * config.vocab));
       const tokens = inputIds.length - begin;
       for (let at = 0; at < tokens; at++) {
-        positions.push(at);
         const labelled = at >= tokens - 1 - labelTokens && at < tokens - 1;
         targets.push(labelled ? inputIds[begin + at + 1]! : -100);
       }
@@ -192,7 +190,6 @@ export function randomBatch(
   return {
     inputIds: Int32Array.from(inputIds),
     targets: Int32Array.from(targets),
-    positions: Int32Array.from(positions),
     sampleTokens,
     imageSlices,
     images,

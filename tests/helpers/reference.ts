@@ -3,7 +3,7 @@
  * groups. It is slow and needs much memory. Tests compare the step's own backward with it.
  */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
-import { familyOf } from "../../src/models/families.ts";
+import { familyOf, positionsOf } from "../../src/models/families.ts";
 import type { LinearName } from "../../src/models/family.ts";
 import { type Lora, loraBranch } from "../../src/models/lora.ts";
 import type { LayerWeights, Model } from "../../src/models/weights.ts";
@@ -50,7 +50,7 @@ export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidde
 
 function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): Tensor {
   const { config, dtype, device } = model;
-  const rope = ropeTables(batch.positions, config, { dtype, device });
+  const rope = ropeTables(positionsOf(config, batch), config, { dtype, device });
   const imageMask = maskOf(batch, model);
   const { roles } = familyOf(config);
   let h = input;

@@ -339,7 +339,6 @@ describe("trainStep", () => {
         ...packed,
         inputIds: cut(packed.inputIds),
         targets: cut(packed.targets),
-        positions: cut(packed.positions),
         sampleTokens: [tokens],
         imageSlices: slices.map(({ start, end, image }) => ({ start: start - row, end: end - row, image })),
         labelTokens: cut(packed.targets).filter((target) => target !== -100).length,

@@ -20,8 +20,6 @@ export interface MicroBatch {
   inputIds: Int32Array;
   /** (T) the label of the next row of the same sample; IGNORE if there is none */
   targets: Int32Array;
-  /** (T) from 0 in every sample */
-  positions: Int32Array;
   /** Rows of each sample; they sum to T. */
   sampleTokens: number[];
   /** Rows of each picture, ascending. `image` indexes `images`; samples with the same picture share one. */
@@ -105,7 +103,6 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
   const rows = sampleTokens.reduce((sum, count) => sum + count, 0);
   const inputIds = new Int32Array(rows);
   const labels = new Int32Array(rows).fill(IGNORE);
-  const positions = new Int32Array(rows);
   const targets = new Int32Array(rows).fill(IGNORE);
   const images: PictureLayout[] = [];
   const imageSlices: MicroBatch["imageSlices"] = [];
@@ -125,11 +122,10 @@ export function layoutBatch(loaded: readonly LoadedSample[]): Omit<MicroBatch, "
       }
     }
     targets.set(labels.subarray(sampleStart + 1, row), sampleStart);
-    for (let at = sampleStart; at < row; at++) positions[at] = at - sampleStart;
   }
   const labelTokens = countLabels(targets);
   const samples = loaded.map(({ sample }) => sample.source);
-  return { inputIds, targets, positions, sampleTokens, imageSlices, images, samples, labelTokens };
+  return { inputIds, targets, sampleTokens, imageSlices, images, samples, labelTokens };
 }
 
 function indexIn(images: PictureLayout[], picture: PictureLayout): number {

@@ -9,7 +9,7 @@ import type { MicroBatch } from "../../data/stream/batches.ts";
 import { randomAt } from "../../data/stream/random.ts";
 import { UserError } from "../../errors.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
-import { ropeTables } from "../../nn/attention/rope.ts";
+import { type Positions, ropeTables } from "../../nn/attention/rope.ts";
 import { frozenProduct } from "../../nn/frozen/frozen.ts";
 import { addLinear_, type RowInfo } from "../../nn/linear.ts";
 import { rmsNorm } from "../../nn/norm.ts";
@@ -17,12 +17,13 @@ import { rowsOf } from "../../nn/rows.ts";
 import { keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Sequence } from "../attentionGroups.ts";
 import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "../decoder.ts";
-import { familyOf, pictureFormOf } from "../families.ts";
+import { familyOf, pictureFormOf, positionsOf } from "../families.ts";
 import type { ModelConfig } from "../family.ts";
 import { embedText, placeImage_ } from "../inputRows.ts";
 import { joinLayer } from "../join.ts";
 import type { Lora } from "../lora.ts";
 import { onDevice, startFetch } from "../places.ts";
+import { positionAfter, positionOfText } from "../positions.ts";
 import { projectRows } from "../projection.ts";
 import { ploraRowsOf } from "../tiles.ts";
 import type { Model } from "../weights.ts";
@@ -96,6 +97,7 @@ export function* generateSteps(
 ): Generator<GenerateStep, Generated["finish"]> {
   const room = roomTokens(model, prompt, maxNewTokens);
   using cache = newCache(model, prompt, maxNewTokens);
+  const shift = shiftAfter(model, prompt);
   const seen = new Set([model.config.bosId]); // the official generate(inputs_embeds) starts its ids with one
   let logits = yield* readPrompt(model, lora, prompt, cache, visionBatch);
   for (let count = 0; count < room; count++) {
@@ -103,7 +105,7 @@ export function* generateSteps(
     if (stopIds.includes(id)) return "stop";
     seen.add(id);
     yield { phase: "answer", id };
-    if (count + 1 < room) logits = nextLogits(model, lora, id, cache);
+    if (count + 1 < room) logits = nextLogits(model, lora, id, cache, shift);
   }
   return "length";
 }
@@ -123,7 +125,7 @@ export function generateOnMeta(
   const lastToken = prompt.inputIds.length + roomTokens(model, prompt, maxNewTokens) - 1;
   if (lastToken === prompt.inputIds.length) return;
   cache.skipTo(lastToken - 1);
-  nextLogits(model, lora, 0, cache);
+  nextLogits(model, lora, 0, cache, shiftAfter(model, prompt));
 }
 
 function roomTokens({ config }: Model, prompt: Prompt, maxNewTokens: number): number {
@@ -163,12 +165,13 @@ function* readPrompt(
 ): Generator<GenerateStep, Float32Array> {
   const { config } = model;
   const promptTokens = prompt.inputIds.length;
+  const positions = positionsOfPrompt(model, prompt);
   using hidden = keep(embedText(model, prompt.inputIds)); // (T, C)
   if (prompt.imageSlices.length > 0) yield* placePictures(model, prompt, hidden, visionBatch);
   for (let index = 0; index < config.layers; index++) {
     scope(() => {
       const layer = joinLayer(model, lora, index);
-      const sequence = sequenceFrom(0, promptTokens, model, prompt);
+      const sequence = sequenceOf(positions, promptTokens, model, prompt);
       scope(() => fillCache(cache, index, attentionForward_(hidden, layer, sequence, { keeps: true }) ?? []));
       mlpForward_(hidden, layer, sequence);
     });
@@ -194,16 +197,27 @@ function* placePictures(
   }
 }
 
-/** Returns tokens from a position on as the layers see them: one sample, one group of all kv heads. */
-function sequenceFrom(
-  first: number,
+function positionsOfPrompt({ config }: Model, { inputIds, imageSlices, images }: Prompt): Positions {
+  return positionsOf(config, { sampleTokens: [inputIds.length], imageSlices, images });
+}
+
+/**
+ * Returns how far the answer's positions are beyond its places in the sequence: 0 unless pictures take fewer
+ * positions than rows.
+ */
+function shiftAfter(model: Model, prompt: Prompt): number {
+  return positionAfter(positionsOfPrompt(model, prompt)) - prompt.inputIds.length;
+}
+
+/** Returns tokens at these positions as the layers see them: one sample, one group of all kv heads. */
+function sequenceOf(
+  positions: Positions,
   tokens: number,
   model: Model,
   { imageSlices, branchRows }: Pick<Prompt, "imageSlices" | "branchRows">,
 ): Sequence {
   const { config, dtype, device } = model;
   const { heads, kvHeads, headDim: D } = config;
-  const positions = Int32Array.from({ length: tokens }, (_, index) => first + index);
   return {
     rope: ropeTables(positions, config, { dtype, device }),
     shape: { Q: heads / kvHeads, D, samples: [{ start: 0, end: tokens }] },
@@ -231,11 +245,19 @@ function fillCache(cache: KvCache, layer: number, groups: KeptAttention): void {
 }
 
 /** Adds one token. Returns the logits, (V), of the token after it. */
-function nextLogits(model: Model, lora: Lora | undefined, id: number, cache: KvCache): Float32Array {
+function nextLogits(
+  model: Model,
+  lora: Lora | undefined,
+  id: number,
+  cache: KvCache,
+  shift: number,
+): Float32Array {
+  const { axes } = positionsOf(model.config, { sampleTokens: [1], imageSlices: [], images: [] });
   cache.reserve(1);
   return scope(() => {
     const hidden = embedText(model, Int32Array.of(id)); // (1, C)
-    const sequence = sequenceFrom(cache.tokens, 1, model, { imageSlices: [] });
+    const position = positionOfText(cache.tokens + shift, { axes });
+    const sequence = sequenceOf(position, 1, model, { imageSlices: [] });
     for (let index = 0; index < model.config.layers; index++) {
       scope(() => {
         const layer = joinLayer(model, lora, index);

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../../data/text/tokenizer.ts";
 import type { Family } from "../family.ts";
+import { countedPositions } from "../positions.ts";
 import { XCOMPOSER_FACTS } from "./facts.ts";
 import { readXComposerConfig } from "./readConfig.ts";
 import type { XComposerConfig } from "./spec.ts";
@@ -20,6 +21,7 @@ export const XCOMPOSER: Family<XComposerConfig> = {
   linears: LINEARS,
   roles: ROLES,
   qkv,
+  positions: countedPositions,
   pictures: { assemble: assembleVision, encodeInto: encodeImageInto },
   modulesInFull: MODULES_IN_FULL,
 };

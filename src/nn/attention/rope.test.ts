@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { scope } from "../../torch/tensor.ts";
-import { type RopeForm, ropeTables } from "./rope.ts";
+import { oneAxis, type RopeForm, ropeTables } from "./rope.ts";
 
 const FORM: RopeForm = { headDim: 8, ropeTheta: 1e4, maxPositions: 16 };
 
@@ -16,7 +16,10 @@ function expected(positions: number[], theta: (row: number) => number, stretch =
 function cosines(positions: number[], form: RopeForm): number[] {
   let values: number[] = [];
   scope(() => {
-    const { cos, sin } = ropeTables(Int32Array.from(positions), form, { dtype: "float32", device: "cpu" });
+    const { cos, sin } = ropeTables(oneAxis(Int32Array.from(positions)), form, {
+      dtype: "float32",
+      device: "cpu",
+    });
     values = [...cos.toFloat32Array()];
     const ones = cos.mul(cos).add(sin.mul(sin)).toFloat32Array();
     for (const one of ones) expect(one).toBeCloseTo(1, 5);
@@ -60,4 +63,41 @@ describe("rotary tables", () => {
       );
     },
   );
+
+  describe("of three axes", () => {
+    const axisOfPair = [0, 1, 2, 0];
+    const tables = (values: number[], form: RopeForm): number[] => {
+      let cosines: number[] = [];
+      scope(() => {
+        const given = { axes: 3, values: Int32Array.from(values) } as const;
+        cosines = [...ropeTables(given, form, { dtype: "float32", device: "cpu" }).cos.toFloat32Array()];
+      });
+      return cosines;
+    };
+
+    it("turn each pair by the position on its own axis", () => {
+      const [time, height, width] = [
+        [0, 1, 1, 1, 1, 3],
+        [0, 1, 1, 2, 2, 3],
+        [0, 1, 2, 1, 2, 3],
+      ] as const;
+      const wanted = time.flatMap((_, row) =>
+        axisOfPair.map((axis, pair) =>
+          Math.cos([time, height, width][axis]![row]! * 1e4 ** ((-2 * pair) / 8)),
+        ),
+      );
+      expectClose(tables([...time, ...height, ...width], { ...FORM, axisOfPair }), wanted);
+    });
+
+    it("are those of one axis where all three are alike", () => {
+      const counted = [...upTo(9), ...upTo(4)];
+      expect(tables([...counted, ...counted, ...counted], { ...FORM, axisOfPair })).toEqual(
+        cosines(counted, FORM),
+      );
+    });
+
+    it("need an axis for each pair", () => {
+      expect(() => tables([0, 0, 0], FORM)).toThrow(/an axis for each pair/);
+    });
+  });
 });

@@ -21,6 +21,20 @@ export interface RopeScaling {
   factor: number;
 }
 
+/**
+ * Positions of rows. values: (axes, T). With one axis, rows are counted. With three, they are placed in time,
+ * height and width, so that rows of a picture have their places in it.
+ */
+export interface Positions {
+  axes: 1 | 3;
+  values: Int32Array;
+}
+
+/** Returns positions along one axis. */
+export function oneAxis(values: Int32Array): Positions {
+  return { axes: 1, values };
+}
+
 /** The part of a model's configuration that defines its rotary positions. */
 export interface RopeForm {
   headDim: number;
@@ -28,26 +42,28 @@ export interface RopeForm {
   ropeScaling?: RopeScaling;
   /** Tokens of the longest sample that the model was made for. */
   maxPositions: number;
+  /** For positions with three axes, the axis that turns each pair of a head's dims: (D/2). */
+  axisOfPair?: readonly number[];
 }
 
 /**
- * Computes tables in float32. positions: (T), each sample's from 0 on, or a part of one sample's; cos, sin:
- * (T, 1, 1, D/2). A sample's tables depend only on its own length, as in the official code with one sample,
- * and not on the samples packed beside it.
+ * Computes tables in float32; cos, sin: (T, 1, 1, D/2). With one axis, positions are each sample's from 0 on,
+ * or a part of one sample's. A sample's tables depend only on its own length, as in the official code with
+ * one sample, and not on the samples packed beside it.
  */
 export function ropeTables(
-  positions: Int32Array,
+  { axes, values }: Positions,
   form: RopeForm,
   { dtype, device }: Pick<Tensor, "dtype"> & { device: Device },
 ): Rope {
   return scope(() => {
     const { ropeTheta, ropeScaling, headDim: D, maxPositions } = form;
-    const position = fromArray(new Float32Array(positions), [positions.length, 1, 1, 1], { device });
+    const position = axes === 1 ? columnOf(values, device) : placesOf(values, form, device);
     if (ropeScaling?.kind === "linear") position.div_(ropeScaling.factor);
     const frequencies = (theta: number): Tensor => fromArray(inverse(theta, D), [D / 2], { device });
     const angle = position.mul(frequencies(ropeTheta)); // (T, 1, 1, D/2)
-    for (const { start, end } of ropeScaling?.kind === "dynamic" ? samplesIn(positions) : []) {
-      const tokens = positions[end - 1]! + 1;
+    for (const { start, end } of ropeScaling?.kind === "dynamic" ? samplesIn(values) : []) {
+      const tokens = values[end - 1]! + 1;
       if (tokens <= maxPositions) continue;
       const theta = ropeTheta * ntkGrowth(tokens / maxPositions, ropeScaling!.factor) ** (D / (D - 2));
       angle
@@ -56,6 +72,26 @@ export function ropeTables(
         .mul_(frequencies(theta));
     }
     return { cos: angle.cos().to({ dtype }), sin: angle.sin().to({ dtype }) };
+  });
+}
+
+/** Returns counted positions: (T, 1, 1, 1). */
+function columnOf(values: Int32Array, device: Device): Tensor {
+  return fromArray(new Float32Array(values), [values.length, 1, 1, 1], { device });
+}
+
+/** Returns the position that turns each pair, out of three: (T, 1, 1, D/2). */
+function placesOf(
+  values: Int32Array,
+  { axisOfPair, ropeScaling, headDim }: RopeForm,
+  device: Device,
+): Tensor {
+  if (axisOfPair?.length !== headDim / 2 || ropeScaling)
+    throw new Error("positions with three axes need an axis for each pair, and are not scaled");
+  return scope(() => {
+    const byAxis = fromArray(new Float32Array(values), [3, values.length / 3], { device });
+    const axes = fromArray(Int32Array.from(axisOfPair), [axisOfPair.length], { dtype: "int64", device });
+    return byAxis.indexSelect(0, axes).t().reshape([-1, 1, 1, axisOfPair.length]);
   });
 }
 

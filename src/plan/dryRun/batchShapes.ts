@@ -132,17 +132,11 @@ export function plannedBatch(shape: BatchShape | ExactShape, layout: Layout = {}
   const rows = singleHeads ? splitRows(shape) : rowsOfSamples(shape);
   const { grids, imageSlices } = "rows" in shape ? shape : alikeSlices(shape);
   const tokens = rows.reduce((sum, count) => sum + count, 0);
-  const positions = new Int32Array(tokens);
-  rows.reduce((first, count) => {
-    for (let row = 0; row < count; row++) positions[first + row] = row;
-    return first + count;
-  }, 0);
   const most = "rows" in shape ? shape.most : undefined;
   const targets = "rows" in shape ? labelsOf(shape, tokens, folded) : lastLabels(shape);
   return {
     inputIds: new Int32Array(tokens),
     targets,
-    positions,
     sampleTokens: [...rows],
     imageSlices,
     ...(most && { branchRows: branchRows(most, folded) }),

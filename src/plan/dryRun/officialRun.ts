@@ -5,7 +5,7 @@
  * plain version over the same operators is a lower bound, because it wastes less memory than the original.
  */
 
-import { familyOf, linearNames, linearShape } from "../../models/families.ts";
+import { familyOf, linearNames, linearShape, positionsOf } from "../../models/families.ts";
 import type { LinearName } from "../../models/family.ts";
 import { embedText, placeImage_ } from "../../models/inputRows.ts";
 import { disposeModel, type LayerWeights, type Model } from "../../models/weights.ts";
@@ -83,7 +83,9 @@ function runStep(
 ): void {
   const batch = plannedBatch(shape);
   const { dtype, device } = model;
-  const rope = held("inputData", () => ropeTables(batch.positions, model.config, { dtype, device }));
+  const rope = held("inputData", () =>
+    ropeTables(positionsOf(model.config, batch), model.config, { dtype, device }),
+  );
   const context = {
     model,
     rope,

@@ -12,7 +12,7 @@ import { onDevice } from "../../models/places.ts";
 import { packedStrips, projectRows } from "../../models/projection.ts";
 import type { Model } from "../../models/weights.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
-import { ropeTables } from "../../nn/attention/rope.ts";
+import { oneAxis, ropeTables } from "../../nn/attention/rope.ts";
 import { frozenProduct } from "../../nn/frozen/frozen.ts";
 import { linearForward, type RowInfo } from "../../nn/linear.ts";
 import { rmsNorm } from "../../nn/norm.ts";
@@ -119,7 +119,7 @@ function sharedOf(placed: readonly Placed[], model: Model, pool: KvPool, owner: 
     adapters: adapterRows(placed),
     attention: planAttention(placed),
     info: { place: 0, ploraRows: pictureRows(placed).map(({ rows }) => rows) },
-    rope: owner.own(scope(() => ropeTables(Int32Array.from(positions), config, { dtype, device }))),
+    rope: owner.own(scope(() => ropeTables(oneAxis(Int32Array.from(positions)), config, { dtype, device }))),
     slots: owner.own(pool.slotTensor(slots)),
   };
 }
