@@ -39,6 +39,28 @@ export async function postJson<T>(path: string, body: unknown = {}, signal?: Abo
   return (text ? JSON.parse(text) : undefined) as T;
 }
 
+/** Sends JSON to `api/<path>` and gives each line of the answer to `take` as it comes. */
+export async function postLines<T>(
+  path: string,
+  body: unknown,
+  take: (line: T) => void,
+  signal?: AbortSignal,
+): Promise<void> {
+  const response = await ask(apiUrl(path), {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+    ...(signal && { signal }),
+  });
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) if (!signal?.aborted) take(JSON.parse(line) as T);
+  }
+}
+
 /** Returns the address of `api/<path>`, also for pictures and event streams. */
 export function apiUrl(path: string, query: Query = {}): string {
   const search = new URLSearchParams();

@@ -13,6 +13,8 @@ export const SCREENS: Readonly<Record<string, Screen>> = {
   runs: { title: "Runs", label: "Runs", load: async () => (await import("./screens/runs/runs.tsx")).Runs },
   run: { title: "Run", load: async () => (await import("./screens/run/run.tsx")).Run },
   compare: { title: "Compare", load: async () => (await import("./screens/compare/compare.tsx")).Compare },
+  plan: { title: "Plan", label: "Plan", load: async () => (await import("./screens/plan/plan.tsx")).Plan },
+  data: { title: "Data", label: "Data", load: async () => (await import("./screens/data/data.tsx")).Data },
 };
 
 export const START = "runs";

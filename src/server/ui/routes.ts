@@ -1,6 +1,9 @@
 /** Lists the modules that add the page's routes. Each has the routes of one concern, under /api/. */
 import type { Hono } from "hono";
 import type { RunStore } from "../../runs/runStore.ts";
+import { dataRoutes } from "./data/dataRoutes.ts";
+import { newRunRoutes } from "./newRun/newRunRoutes.ts";
+import { planRoutes } from "./plan/planRoutes.ts";
 import { liveRoutes } from "./runs/liveRoutes.ts";
 import { pictureRoutes } from "./runs/pictureRoutes.ts";
 import { runRoutes } from "./runs/runRoutes.ts";
@@ -18,4 +21,7 @@ export interface UiContext {
 
 export type RouteModule = (app: Hono, context: UiContext) => void;
 
-export const ROUTES: readonly RouteModule[] = [runRoutes, liveRoutes, pictureRoutes];
+export const ROUTES: readonly RouteModule[] = [
+  ...[runRoutes, liveRoutes, pictureRoutes],
+  ...[planRoutes, dataRoutes, newRunRoutes],
+];

@@ -71,3 +71,8 @@ export async function isPlainFile(path: string): Promise<boolean> {
     () => false,
   );
 }
+
+/** Returns a text in which paths start from the folder of the page. */
+export function shortened(text: string, { folder }: Pick<DataReader, "folder">): string {
+  return text.replaceAll(folder.endsWith("/") ? folder : `${folder}/`, "");
+}

@@ -11,7 +11,7 @@ import { UserError } from "../../../errors.ts";
 import { printable, shownName } from "../../../printable.ts";
 import { realPathBelow } from "./below.ts";
 import type { PictureView, SamplesQuestion, SampleView } from "./dataApi.ts";
-import { type DataReader, isPlainFile, preparerOf, readRecords } from "./readData.ts";
+import { type DataReader, isPlainFile, preparerOf, readRecords, shortened } from "./readData.ts";
 
 const MOST_CHARACTERS = 20_000;
 /** Pictures of one sample that are looked at. */
@@ -37,9 +37,9 @@ export async function viewOfRecord(
   index: number,
   reader: DataReader,
 ): Promise<SampleView> {
-  const title = printable(describeSource(record.source));
+  const title = printable(shortened(describeSource(record.source), reader));
   if (!("kind" in record)) {
-    const problem = { error: record.message, fix: record.fix };
+    const problem = { error: shortened(record.message, reader), fix: record.fix };
     return { index, title, spans: [], isCut: false, pictures: [], problem };
   }
   const prepared = await preparerOf(reader)(record);
@@ -52,7 +52,9 @@ export async function viewOfRecord(
     ...{ index, title, ...shownSpans(spansOf(record, reader)), pictures: await Promise.all(pictures) },
     ...(counted && { tokens: counted.tokens, labelTokens: countLabels(counted.labels) }),
     ...(typeof prepared === "object" &&
-      "message" in prepared && { problem: { error: prepared.message, fix: prepared.fix } }),
+      "message" in prepared && {
+        problem: { error: shortened(prepared.message, reader), fix: prepared.fix },
+      }),
   };
 }
 

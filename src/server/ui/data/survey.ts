@@ -4,7 +4,7 @@ import { countLabels } from "../../../data/samples/rows.ts";
 import type { Sample } from "../../../data/samples/sample.ts";
 import type { PreparedSample } from "../../../data/samples/validate.ts";
 import type { Survey, SurveyReply } from "./dataApi.ts";
-import { type DataReader, preparerOf, readRecords } from "./readData.ts";
+import { type DataReader, preparerOf, readRecords, shortened } from "./readData.ts";
 import { viewOfRecord } from "./sampleViews.ts";
 
 const FIRST_SAMPLES = 12;
@@ -28,7 +28,7 @@ export async function surveyData(
     if (signal.aborted) return;
     const isFirst = survey.records === 0;
     const results = await Promise.all(batch.map((record) => ("kind" in record ? prepare(record) : record)));
-    for (const result of results) count(survey, result);
+    for (const result of results) count(survey, reader, result);
     if (isFirst) send({ kind: "samples", samples: await firstViews(reader, batch) });
     if (!isFirst && performance.now() - sentAtMs < PROGRESS_MS) continue;
     send({ kind: "progress", survey });
@@ -65,12 +65,13 @@ function emptySurvey({ tokenizer }: DataReader): Survey {
   };
 }
 
-function count(survey: Survey, result: PreparedSample | BadSample | "uncounted"): void {
+function count(survey: Survey, reader: DataReader, result: PreparedSample | BadSample | "uncounted"): void {
   const index = survey.records++;
   if (result === "uncounted") return;
   if ("message" in result) {
     survey.badCount++;
-    if (survey.bad.length < MOST_BAD) survey.bad.push({ index, error: result.message, fix: result.fix });
+    if (survey.bad.length < MOST_BAD)
+      survey.bad.push({ index, error: shortened(result.message, reader), fix: result.fix });
     return;
   }
   const { tokens, labels, images, source } = result;
@@ -81,7 +82,7 @@ function count(survey: Survey, result: PreparedSample | BadSample | "uncounted")
   survey.labelTokens += countLabels(labels);
   addLength(survey.lengths, tokens);
   if (tokens <= (survey.longest[MOST_LONGEST - 1]?.tokens ?? -1)) return;
-  survey.longest.push({ index, tokens, title: describeSource(source) });
+  survey.longest.push({ index, tokens, title: shortened(describeSource(source), reader) });
   survey.longest.sort((one, other) => other.tokens - one.tokens);
   survey.longest.length = Math.min(survey.longest.length, MOST_LONGEST);
 }

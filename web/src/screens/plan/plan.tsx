@@ -1,0 +1,58 @@
+/** Screen "Plan": what fits a card, as sliders and choices move. */
+import { useState } from "preact/hooks";
+import type { PlanChoices } from "../../../../src/server/ui/plan/planApi.ts";
+import { getJson } from "../../api.ts";
+import { Loading, Problem } from "../../parts/states.tsx";
+import { useLoaded } from "../../parts/useLoaded.ts";
+import { route, setQuery } from "../../router.ts";
+import { PlanAnswer } from "./answer.tsx";
+import { type Asked, askedFrom, optionsOf, queryOf } from "./asked.ts";
+import { PlanControls } from "./controls.tsx";
+import "./plan.css";
+import { SizesTable } from "./sizesTable.tsx";
+import { usePlan } from "./usePlan.ts";
+
+export function Plan() {
+  const loaded = useLoaded((signal) => getJson<PlanChoices>("plan/choices", {}, signal), []);
+  return (
+    <>
+      <div class="screen-head">
+        <h1>Plan</h1>
+        <p class="muted">What fits, before anything is downloaded or trained.</p>
+      </div>
+      {loaded.value ? (
+        <Planning choices={loaded.value} />
+      ) : loaded.state === "failed" ? (
+        <Problem of={loaded.problem} retry={loaded.reload} />
+      ) : (
+        <Loading what="the cards" />
+      )}
+    </>
+  );
+}
+
+function Planning({ choices }: { choices: PlanChoices }) {
+  const [asked, setAsked] = useState(() => askedFrom(route.value.query, choices));
+  const change = (changed: Partial<Asked>): void => {
+    const next = { ...asked, ...changed };
+    setAsked(next);
+    setQuery(queryOf(next));
+  };
+  const options = optionsOf(asked);
+  const planned = usePlan(options);
+  return (
+    <div class="plan-screen">
+      <PlanControls asked={asked} choices={choices} change={change} />
+      <div class="stack">
+        <PlanAnswer planned={planned} />
+        <SizesTable
+          options={options}
+          sizes={choices.sizes}
+          limitBytes={planned.plan?.limitBytes}
+          chosen={asked}
+          choose={change}
+        />
+      </div>
+    </div>
+  );
+}
