@@ -1,4 +1,6 @@
-/** Answers a request with the replies of a helper, a JSON line each. A closed connection cancels the question. */
+/**
+ * Answers a request with the replies of a helper, a JSON line each. A closed connection cancels the question.
+ */
 import type { Context } from "hono";
 import { stream } from "hono/streaming";
 import type { UiContext } from "../routes.ts";

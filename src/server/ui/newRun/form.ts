@@ -145,8 +145,8 @@ function requireFile(file: string, folder: string): void {
 }
 
 /**
- * Returns the path of a new run's output folder below `folder`. Throws UserError if it lies outside, where the
- * page does not see it, or if it holds a run already.
+ * Returns the path of a new run's output folder below `folder`. Throws UserError if it lies outside, where
+ * the page does not see it, or if it holds a run already.
  */
 export function newOutput(folder: string, output: string): string {
   const path = resolve(folder, output);

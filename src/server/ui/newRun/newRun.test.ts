@@ -111,7 +111,7 @@ describe("the form", () => {
 });
 
 describe("starting", () => {
-  /** Stands for lorafit: prints its arguments and its process group, then waits for its file to be told to end. */
+  /** Stands for lorafit: prints its arguments and its folder, then waits for a file that lets it end. */
   const program = [
     process.execPath,
     "-e",
