@@ -109,7 +109,7 @@ function takenToken(
   const { pathname } = new URL(context.req.url);
   const way = /^[\w/.-]+$/.test(pathname) && !pathname.startsWith("//") ? pathname : "/";
   return context.html(
-    `<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=${way}"><title>lorafit</title></html>`,
+    `<!doctype html><html lang="en"><meta charset="utf-8"><link rel="icon" href="data:,"><meta http-equiv="refresh" content="0; url=${way}"><title>lorafit</title></html>`,
   );
 }
 

@@ -10,13 +10,14 @@ const measured: MemoryTimeline = {
 
 it("stacks what holds something, what stays below what comes and goes, under the plan's outline", () => {
   const planned = { ...measured, x: [0, 1, 3], byCategory: { loss: [0, 6, 1], weights: [10, 10, 10] } };
-  const { xs, series, phases } = memoryCurves({ step: 1, measured, planned });
+  const { xs, series, phases, peak } = memoryCurves({ step: 1, measured, planned });
   expect(xs).toEqual([0, 1, 2, 3]);
   expect(series.map(({ label, values }) => [label, values])).toEqual([
     ["frozen base", [10, 10, 10, 10]],
     ["loss", [0, 5, 0, 0]],
     ["planned", [10, 16, 16, 11]],
   ]);
+  expect(peak).toBe(1);
   expect(phases).toEqual([{ at: 0, label: "forward", tone: "muted", isLabelled: true }]);
 });
 

@@ -8,6 +8,8 @@ export interface MemoryCurves {
   x: Axis;
   xs: number[];
   series: Series[];
+  /** Index of the x where most is held. */
+  peak: number;
   /** A line where each phase of the step begins. */
   phases: NonNullable<ChartModel["marks"]>;
 }
@@ -15,7 +17,7 @@ export interface MemoryCurves {
 /** Returns the measured areas and the planned outline; the planned areas if nothing was measured yet. */
 export function memoryCurves({ measured, planned }: MemoryProfile): MemoryCurves {
   const shown = measured ?? planned;
-  if (!shown) return { x: { label: "moment", kind: "count" }, xs: [], series: [], phases: [] };
+  if (!shown) return { x: { label: "moment", kind: "count" }, xs: [], series: [], peak: 0, phases: [] };
   const outline = measured && planned && sameAxis(planned, measured);
   const xs = outline
     ? [...new Set([...shown.x, ...outline.x])].sort((one, other) => one - other)
@@ -40,6 +42,7 @@ export function memoryCurves({ measured, planned }: MemoryProfile): MemoryCurves
     x: shown.axis === "ms" ? { label: "time", kind: "ms" } : { label: "moment", kind: "count" },
     xs,
     series: [...areas, ...plan],
+    peak: indexOfMost(heldAt(xs, { xs: shown.x, values: totalsOf(shown) })),
     phases: (shown.phases ?? []).map(({ name, from }) => ({
       ...{ at: from, label: name, tone: "muted" as const, isLabelled: true },
     })),
@@ -60,4 +63,11 @@ function sameAxis(timeline: MemoryTimeline, other: MemoryTimeline): MemoryTimeli
 function totalsOf({ x, byCategory }: MemoryTimeline): number[] {
   const all = Object.values(byCategory) as NonNullable<MemoryTimeline["byCategory"][Category]>[];
   return x.map((_, index) => all.reduce((sum, values) => sum + (values[index] ?? 0), 0));
+}
+
+function indexOfMost(values: readonly (number | null)[]): number {
+  return values.reduce<number>(
+    (best, value, index) => ((value ?? 0) > (values[best] ?? 0) ? index : best),
+    0,
+  );
 }

@@ -21,3 +21,5 @@ it.each([
   [["wqkv", "wo"], "wqkv, wo"],
   [undefined, "–"],
 ])("%j reads %s", (value, text) => expect(settingText(value)).toBe(text));
+
+it("amounts of memory have their unit", () => expect(settingText(2 ** 25, "memory")).toBe("32.0 MiB"));

@@ -1,4 +1,5 @@
 /** The settings of runs: which of them differ, and how they read. */
+import { formatBytes } from "./format.ts";
 
 /** Settings that name places and not what is trained. */
 const PLACES = new Set(["output", "resume", "report_to", "name"]);
@@ -15,13 +16,17 @@ export function differingSettings(all: readonly Record<string, unknown>[]): stri
     .map(({ name }) => name);
 }
 
+/** Settings that are amounts of memory. */
+const AMOUNTS = new Set(["memory", "host_memory"]);
+
 /** Returns a setting's value in few characters: numbers as YAML has them, the ends of paths. */
-export function settingText(value: unknown): string {
+export function settingText(value: unknown, name = ""): string {
   if (value === undefined || value === null) return "–";
+  if (typeof value === "number" && AMOUNTS.has(name)) return formatBytes(value);
   if (typeof value === "number") return numberText(value);
   if (typeof value === "string") return pathEnd(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (Array.isArray(value)) return value.map(settingText).join(", ");
+  if (Array.isArray(value)) return value.map((each) => settingText(each)).join(", ");
   return JSON.stringify(value);
 }
 

@@ -18,7 +18,7 @@ export function useRunList(): void {
           const list = await getJson<RunList>("runs", {}, signal);
           runList.value = list;
           runListProblem.value = undefined;
-          return { list: (list as { version?: string }).version ?? 1 };
+          return { list: list.version };
         },
         {
           list: (change) => {

@@ -81,7 +81,7 @@ interface PlotProps {
 /** Holds the canvas; for a keyboard and a screen reader a slider over the chart's x values. */
 function Plot({ model, box, plot, cursor }: PlotProps) {
   const last = Math.max(0, model.xs.length - 1);
-  const at = Math.min(cursor.value ?? last, last);
+  const at = Math.min(cursor.value ?? model.rest ?? last, last);
   const move = (event: KeyboardEvent): void => {
     const index = movedIndex(event, at, last);
     if (index === undefined || !plot.current) return;

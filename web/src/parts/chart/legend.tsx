@@ -11,7 +11,7 @@ interface LegendProps {
 }
 
 export function Legend({ model, cursor, hidden, onToggle }: LegendProps) {
-  const index = cursor.value ?? model.xs.length - 1;
+  const index = cursor.value ?? model.rest ?? model.xs.length - 1;
   const at = model.xs[index];
   return (
     <ul class="chart-legend">

@@ -37,6 +37,8 @@ export interface ChartModel {
   levels?: readonly { at: number; label: string; tone: Tone }[];
   /** Values hold until the next x, instead of being joined by straight lines. */
   isStepped?: boolean;
+  /** Index of the x whose values the legend shows while there is no cursor. Default: the last. */
+  rest?: number;
   /** Charts with the same key share the cursor and zoom along x. */
   sync?: string;
 }

@@ -165,11 +165,12 @@ function drawMark(plot: uPlot, mark: Mark, tone: ToneColors, labelEnd: number): 
     triangle(ctx, x, bbox.top - ratio, 5 * ratio);
     return labelEnd;
   }
-  const left = x + 3 * ratio;
+  const width = ctx.measureText(mark.label).width;
+  const left = Math.min(x + 3 * ratio, bbox.left + bbox.width - width);
   if (left < labelEnd) return labelEnd;
   ctx.textAlign = "left";
   ctx.fillText(mark.label, left, bbox.top - 4 * ratio);
-  return left + ctx.measureText(mark.label).width + 6 * ratio;
+  return left + width + 6 * ratio;
 }
 
 function drawLevel(plot: uPlot, { at, label, tone: name }: Level, tone: ToneColors): void {

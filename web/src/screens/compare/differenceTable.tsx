@@ -52,7 +52,7 @@ export function DifferenceTable({ shown }: { shown: readonly Shown[] }) {
                 </th>
                 {runs.map((run) => (
                   <td key={run.id} class="number">
-                    {settingText(run.options[name])}
+                    {settingText(run.options[name], name)}
                   </td>
                 ))}
               </tr>

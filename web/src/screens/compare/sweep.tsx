@@ -147,7 +147,7 @@ function Plots({ detail: { table }, trials, metric }: PlotsProps) {
                 x={{ label: name, kind: "number", isLogarithmic: areNumbers && isLogarithmic(values) }}
                 y={y}
                 points={pointsOf(trials, ({ options }) =>
-                  areNumbers ? (options[name] as number) : settingText(options[name]),
+                  areNumbers ? (options[name] as number) : settingText(options[name], name),
                 )}
               />
             </div>
@@ -159,7 +159,7 @@ function Plots({ detail: { table }, trials, metric }: PlotsProps) {
 }
 
 function trialWords(trial: SweepTrial, metric: Metric): string {
-  const options = Object.entries(trial.options).map(([name, value]) => `${name} ${settingText(value)}`);
+  const options = Object.entries(trial.options).map(([name, value]) => `${name} ${settingText(value, name)}`);
   return [
     `trial ${trial.trial}`,
     `${scoreName(metric.name)} ${formatNumber(metricOf(trial, metric))}`,

@@ -85,7 +85,7 @@ function Row({ trial, varied, metrics, isBest }: RowProps) {
       </td>
       {varied.map((name) => (
         <td key={name} class="number">
-          {settingText(trial.options[name])}
+          {settingText(trial.options[name], name)}
         </td>
       ))}
       {metrics.map((name) => (

@@ -152,7 +152,6 @@ function Picture({ run, path }: { run: string; path: string }) {
       <img
         src={apiUrl("picture", { run, path, view, width: 960 })}
         alt={view === "tiles" ? `${name} with its tiles and the global view` : name}
-        loading="lazy"
         onError={() => setGone(true)}
       />
       <figcaption class="row muted">

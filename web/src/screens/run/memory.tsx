@@ -62,6 +62,7 @@ function OneStep({ history }: { history: RunHistory }) {
         series={curves.series}
         levels={limitLevels(history)}
         marks={curves.phases}
+        rest={curves.peak}
         isStepped
         height={280}
       />
@@ -82,7 +83,7 @@ function Peaks({ history }: { history: RunHistory }) {
   if (steps.step.length === 0) return null;
   const shared = { x: X_AXES[axis], sync: "run", xs };
   return (
-    <>
+    <div class="stack">
       <div class="panel">
         <Chart
           title="Peak of each step"
@@ -96,7 +97,7 @@ function Peaks({ history }: { history: RunHistory }) {
               : []),
           ]}
           levels={limitLevels(history)}
-          height={180}
+          height={230}
         />
       </div>
       {hasHost && (
@@ -110,7 +111,7 @@ function Peaks({ history }: { history: RunHistory }) {
           />
         </div>
       )}
-    </>
+    </div>
   );
 }
 

@@ -31,11 +31,13 @@ function RunOf({ id }: { id: string }) {
       <Curves history={history} />
       <Memory history={history} />
       {history.answers.length > 0 && <Answers history={history} />}
-      <div class="grid">
-        <Commands history={history} />
-        <Checkpoints history={history} />
+      <div class="run-columns">
+        <div class="stack">
+          <Commands history={history} />
+          <Checkpoints history={history} />
+          <Events history={history} />
+        </div>
         <Samples history={history} />
-        <Events history={history} />
       </div>
       <Settings history={history} />
     </div>

@@ -25,7 +25,7 @@ function Table({ names, options }: { names: readonly string[]; options: Record<s
       {names.map((name) => (
         <div key={name}>
           <dt class="mono">{name}</dt>
-          <dd title={JSON.stringify(options[name])}>{settingText(options[name])}</dd>
+          <dd title={JSON.stringify(options[name])}>{settingText(options[name], name)}</dd>
         </div>
       ))}
     </dl>

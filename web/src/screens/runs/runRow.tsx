@@ -95,12 +95,12 @@ function RunPath({ path }: { path: string }) {
 
 function Settings({ run, names }: { run: RunSummary; names: readonly string[] }) {
   const known = names.filter((name) => run.options[name] !== undefined);
-  const text = known.map((name) => `${name} ${settingText(run.options[name])}`).join("  ");
+  const text = known.map((name) => `${name} ${settingText(run.options[name], name)}`).join("  ");
   return (
     <span class="settings" title={text}>
       {known.slice(0, 6).map((name) => (
         <span key={name} class="setting">
-          <span class="muted">{name}</span> {settingText(run.options[name])}
+          <span class="muted">{name}</span> {settingText(run.options[name], name)}
         </span>
       ))}
     </span>
