@@ -15,6 +15,8 @@ export interface Listening {
 
 /** Time for answers to end after close(). */
 const GRACE_MS = 2000;
+/** Milliseconds between two looks for connections whose answers have ended. */
+const IDLE_MS = 50;
 /** Connections at once. */
 const MOST_CONNECTIONS = 512;
 
@@ -38,10 +40,11 @@ export async function listen(app: Hono, { host, port }: { host: string; port: nu
 
 async function closed(server: Server, graceMs = GRACE_MS): Promise<void> {
   const ended = new Promise<void>((resolve) => server.close(() => resolve()));
-  server.closeIdleConnections();
-  const timer = setTimeout(() => server.closeAllConnections(), graceMs);
+  const idle = setInterval(() => server.closeIdleConnections(), IDLE_MS);
+  const all = setTimeout(() => server.closeAllConnections(), graceMs);
   await ended;
-  clearTimeout(timer);
+  clearInterval(idle);
+  clearTimeout(all);
 }
 
 function cannotListen(cause: Error, host: string, port: number): UserError {
