@@ -1,11 +1,7 @@
 /** docs/cli.md: every command and flag, from the options themselves. */
 
-import {
-  COMMAND_OPTIONS,
-  type CommandOptions,
-  CommonOptions,
-  ConfigOptions,
-} from "../src/cli/args/commandOptions.ts";
+import { COMMAND_OPTIONS } from "../src/cli/args/commandOptions.ts";
+import { type CommandOptions, CommonOptions, ConfigOptions } from "../src/cli/args/commonOptions.ts";
 import { defaultText, flagUsage, wrap } from "../src/cli/args/help.ts";
 import { BATCH_FACTORS, OFFICIAL_FLAGS } from "../src/cli/args/officialFlags.ts";
 import { type OptionSpec, optionSpecs } from "../src/options.ts";

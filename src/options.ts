@@ -31,6 +31,8 @@ export interface OptionSpec {
   /** switch: true or false; value: needs a value; either: a switch that may have a value. */
   kind: "switch" | "value" | "either";
   numeric: boolean;
+  /** Whether it takes whole numbers only. */
+  whole: boolean;
   /** Whether the value is a list. */
   many: boolean;
   required: boolean;
@@ -247,6 +249,7 @@ function specOf(key: string, option: JsonOption, required: boolean): OptionSpec 
     flag: flagOf(key),
     kind: types.has("boolean") ? (valued ? "either" : "switch") : "value",
     numeric,
+    whole: numeric && !types.has("number"),
     many: types.has("array"),
     required,
     default: option.default,

@@ -3,7 +3,7 @@ import type { Place } from "../models/places.ts";
 import type { DryRun } from "../plan/dryRun/dryRun.ts";
 import { keepingLayers } from "../plan/ladder.ts";
 import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
-import type { Question } from "./question.ts";
+import type { NarrowQuestion, Question } from "./question.ts";
 
 /** Bytes on the device, except where said otherwise; every layer is recomputed in the backward pass. */
 export interface Levers {
@@ -92,7 +92,7 @@ function keptBytes(
 
 /** Plans with the optimizer's moments in 8 bits; undefined if they are already. */
 export function eightBitOf(
-  { planner, limits }: Question,
+  { planner, limits }: NarrowQuestion,
   { workload, policy }: SizedPlan,
 ): FewerBits | undefined {
   const { optimizer } = policy;
@@ -104,7 +104,7 @@ export function eightBitOf(
 
 /** Plans with the vision tower in fewer bits; none if it is already, or was asked for in full. */
 export function visionBitsOf(
-  { planner, limits, options }: Question,
+  { planner, limits, options }: NarrowQuestion,
   { workload, policy }: SizedPlan,
 ): VisionBits[] {
   if (options.vision_base !== undefined || planner.visionBase !== "bf16") return [];

@@ -4,7 +4,7 @@ import type { SizedPlan } from "../plan/planner.ts";
 import { leastMemory } from "../plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
 import { eightBitOf, visionBitsOf } from "./levers.ts";
-import type { Question } from "./question.ts";
+import type { NarrowQuestion, Question } from "./question.ts";
 import { roomFor } from "./solved.ts";
 
 /** One change with which something fits. */
@@ -38,11 +38,11 @@ export function roomToSpare(question: Question, plan: SizedPlan): Way[] {
 }
 
 /** Returns the changes with which something fits, each alone. */
-export function waysOut(question: Question, plan: SizedPlan): Way[] {
+export function waysOut(question: NarrowQuestion, plan: SizedPlan): Way[] {
   return [...mostOf(question, plan), ...otherLimits(question, plan), ...fewerBits(question, plan)];
 }
 
-function mostOf(question: Question, plan: SizedPlan): (Way & { unknown: Unknown })[] {
+function mostOf(question: NarrowQuestion, plan: SizedPlan): (Way & { unknown: Unknown })[] {
   return (["max-length", "lora-r"] as const).flatMap((unknown) => {
     const room = roomFor(question, plan, unknown);
     if (!room) return [];
@@ -58,7 +58,7 @@ function wayOf(option: string, { run }: SizedPlan, remark?: string): Way {
 }
 
 /** Tries more host memory, streaming if that was ruled out, or only both together. */
-function otherLimits(question: Question, { workload }: SizedPlan): Way[] {
+function otherLimits(question: NarrowQuestion, { workload }: SizedPlan): Way[] {
   const { planner, limits, fixed } = question;
   const isBounded = Number.isFinite(limits.hostBytes) && limits.sumBytes === undefined;
   const staysResident = fixed.weights === "resident" && !fixed.policy;
@@ -84,7 +84,7 @@ function tenths(bytes: number): string {
 const CHANGES = "changes results a little";
 
 /** Tries fewer bits of the base, the vision tower and the optimizer's moments. */
-function fewerBits(question: Question, plan: SizedPlan): Way[] {
+function fewerBits(question: NarrowQuestion, plan: SizedPlan): Way[] {
   const { planner, limits, fixed } = question;
   const nf4 = planner.canQuantize("nf4")
     ? leastMemory(planner.withBases({ base: "nf4" }), plan.workload, limits, fixed)

@@ -61,6 +61,11 @@ const FRESH: QuestionTools = {
   cpuSpeed: calibratedSpeed,
 };
 
+/** The part of a question that the search for other settings needs; a run that does not fit has it too. */
+export interface NarrowQuestion extends Pick<Question, "planner" | "limits" | "trained" | "fixed"> {
+  options: Pick<PlanOptions, "beyond_training" | "vision_base">;
+}
+
 /** Reads the options. Throws UserError for a model, card or policy that is not known. */
 export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: QuestionTools = FRESH): Question {
   refuseHalfQuestions(options);

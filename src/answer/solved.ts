@@ -3,7 +3,7 @@ import type { SizedPlan } from "../plan/planner.ts";
 import { fastestPlan, leastMemory, solve, withValue } from "../plan/search.ts";
 import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
 import type { PlanOptions } from "./options.ts";
-import type { Question } from "./question.ts";
+import type { NarrowQuestion, Question } from "./question.ts";
 import { type PlanSummary, summaryOf } from "./summary.ts";
 
 export interface Solved {
@@ -23,7 +23,7 @@ export const MOST_USEFUL_RANK = 256;
  * Returns the largest value of a setting that is of use: as the model was trained; undefined: no such limit.
  */
 export function capOf(
-  { trained, options }: Pick<Question, "trained" | "options">,
+  { trained, options }: Pick<NarrowQuestion, "trained" | "options">,
   unknown: Unknown,
 ): number | undefined {
   if (options.beyond_training) return undefined;
@@ -60,7 +60,7 @@ export function solvedOf(question: Question, what: Solved["what"]): { plan: Size
 
 /** Returns the largest useful value that fits the leanest policy, and its plan; undefined if none fits. */
 export function roomFor(
-  question: Question,
+  question: NarrowQuestion,
   { workload }: Pick<SizedPlan, "workload">,
   unknown: Unknown,
 ): { value: number; isCapped: boolean; plan: SizedPlan } | undefined {

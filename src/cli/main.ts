@@ -23,6 +23,8 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   fit:      { summary: "find the longest sample that fits, by real steps",   load: () => import("./commands/fit.ts") },
   init:     { summary: "write a commented train.yaml for a data set",        load: () => import("./commands/init.ts") },
   train:    { summary: "train a LoRA adapter on pictures and text",          load: () => import("./commands/train.ts") },
+  sweep:    { summary: "find the best settings by many runs",              load: () => import("./commands/sweep.ts") },
+  "sweep show": { summary: "show the table of a sweep",                     load: () => import("./commands/sweepShow.ts") },
   eval:     { summary: "compute losses of samples, and score answers",      load: () => import("./commands/eval.ts") },
   generate: { summary: "answer the questions of a data set, or one",         load: () => import("./commands/generate.ts") },
   chat:     { summary: "talk with the model about pictures",                 load: () => import("./commands/chat.ts") },
@@ -59,6 +61,9 @@ async function main([name = "", ...argv]: string[]): Promise<number> {
     process.stderr.write(`${overview()}\n`);
     return EXIT_WRONG_USAGE;
   }
+  const [word, ...rest] = argv;
+  const longer = `${name} ${word}`; // such as sweep show
+  if (Object.hasOwn(COMMANDS, longer)) return runCommand(longer as CommandName, rest);
   return Object.hasOwn(COMMANDS, name) ? runCommand(name as CommandName, argv) : unknownCommand(name);
 }
 

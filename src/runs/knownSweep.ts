@@ -6,6 +6,7 @@ import { lockHolder } from "../train/folder/runLock.ts";
 import type { FoundFolder } from "./findRuns.ts";
 import { idOf, type KnownRun } from "./knownRun.ts";
 import {
+  EVAL_LOSS,
   readSweep,
   SWEEP_FILE,
   type SweepTable,
@@ -19,8 +20,8 @@ import type { SweepDetail, SweepSummary } from "./sweepView.ts";
 const MOST_BYTES = 2 ** 26;
 
 const EMPTY: SweepTable = {
-  ...{ version: 1, strategy: "grid", metric: { name: "evalLoss", better: "lower" } },
-  ...{ varied: [], trials: [], best: null, reproduce: null, isDone: false },
+  ...{ version: 1, strategy: "grid", metric: { name: EVAL_LOSS, better: "lower" } },
+  ...{ varied: [], trials: [], best: null, reproduce: null, timesBy: null, isDone: false },
 };
 
 export class KnownSweep {

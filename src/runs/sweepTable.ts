@@ -14,7 +14,7 @@ export const STRATEGIES = ["grid", "random", "halving"] as const;
 /** `planned`: has not begun, or waits for its next part. `too-large`: does not fit the memory limit. */
 export const TRIAL_STATES = ["planned", "too-large", "running", "finished", "failed"] as const;
 
-/** The metric that needs no answers: the mean loss over all labels of the evaluation. */
+/** The metric that needs no answers: the mean loss over all labels of an evaluation. */
 export const EVAL_LOSS = "evalLoss";
 
 const count = z.int().min(0);
@@ -27,15 +27,18 @@ const Trial = z.object({
   state: z.enum(TRIAL_STATES),
   /** Loss of the best evaluation so far by the sweep's metric; null before the first. */
   evalLoss: z.number().nullable(),
-  /** Other results of that evaluation by name: exactMatch, anls and so on. */
+  /** Metrics of that evaluation's answers by name: exact_match, anls and so on. */
   metrics: z.record(z.string(), z.number()),
   /** Peak of device memory in bytes: planned and measured; null if it is not known. */
   plannedPeakBytes: z.number().nullable(),
   peakBytes: z.number().nullable(),
   /** Folder of the adapter of that evaluation; null before the first. */
-  adapter: z.string().nullable(),
+  adapter: z
+    .string()
+    .regex(/^trial-\d+\/[\w-]+$/)
+    .nullable(),
   /** Folder of the trial's run; it is missing before the run begins. */
-  run: z.string(),
+  run: z.string().regex(/^trial-\d+$/),
   /** Optimizer steps done, and of a whole run; null if it is not known. */
   step: count,
   totalSteps: count.nullable(),
@@ -43,6 +46,8 @@ const Trial = z.object({
   bestStep: count.nullable(),
   /** With halving: the round that the trial has reached, from 0. */
   rung: count.optional(),
+  /** Planned time of a step without evaluations, in milliseconds; null if it is not planned yet. */
+  plannedStepMs: z.number().nullable().default(null),
   /** Time that its processes have taken so far, in milliseconds. */
   elapsedMs: z.number().min(0),
   /** Changes with which a trial that is too large would fit. */
@@ -57,13 +62,15 @@ export type TrialState = Trial["state"];
 const SweepTable = z.object({
   version: z.literal(1),
   strategy: z.enum(STRATEGIES),
-  /** Number that trials are compared by: evalLoss, or a name in a trial's metrics. */
+  /** The number that trials are compared by: evalLoss, or a name in their metrics. */
   metric: z.object({ name: z.string(), better: z.enum(["lower", "higher"]) }),
   /** Names of the options that differ between trials, in the order of the table's columns. */
   varied: z.array(z.string()),
   trials: z.array(Trial),
   /** Number of the best trial so far; its adapter is linked as `best`. */
   best: z.int().min(1).nullable(),
+  /** Source of the planned times; null before the first plan. */
+  timesBy: z.string().nullable().default(null),
   /** The `lorafit train` line that trains the best trial again; null before there is one. */
   reproduce: z.string().nullable(),
   /** Whether nothing is left to do. */
@@ -77,19 +84,22 @@ export type SweepTable = z.output<typeof SweepTable>;
  * no sweep.
  */
 export function readSweep(folder: string): SweepTable {
-  const file = join(folder, SWEEP_FILE);
-  const parsed = SweepTable.safeParse(readJsonObject(file));
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    throw new UserError(`${file} is not the table of a sweep: ${issue?.path.join(".")}: ${issue?.message}.`, {
-      fix: "Name the --output folder of a lorafit sweep.",
-    });
-  }
-  const table = parsed.data;
+  const table = readSweepFile(folder);
   const placed = ({ adapter, run, ...trial }: Trial): Trial => {
     return { ...trial, run: join(folder, run), adapter: adapter === null ? null : join(folder, adapter) };
   };
   return { ...table, trials: table.trials.map(placed) };
+}
+
+/** Reads the table as it is in the file: with paths from the sweep's folder. */
+export function readSweepFile(folder: string): SweepTable {
+  const file = join(folder, SWEEP_FILE);
+  const parsed = SweepTable.safeParse(readJsonObject(file));
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new UserError(`${file} is not the table of a sweep: ${issue?.path.join(".")}: ${issue?.message}.`, {
+    fix: "Name the --output folder of a lorafit sweep.",
+  });
 }
 
 /** Returns the number that a trial is compared by; undefined if it has none yet. */

@@ -8,43 +8,11 @@ import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
 import { byteAmount, count, dataFiles, group, listOfChoices, text } from "../../options.ts";
 import { METRIC_NAMES } from "../../train/evaluate/scores.ts";
 import { computeOptions, pictureOptions, TrainOptions } from "../../train/options/options.ts";
+import type { CommandOptions } from "./commonOptions.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { serve } from "./serveOptions.ts";
+import { sweep, sweepShow } from "./sweepOptions.ts";
 import { doctor, pages, pull, report, setup, tiny, tokenize, ui } from "./toolOptions.ts";
-
-/** The options of a command, and how its help shows them. */
-export interface CommandOptions {
-  options: z.ZodType;
-  /** One or two sentences for --help. */
-  about: string;
-  /** Command lines after "lorafit". */
-  examples: string[];
-  /** The option that a word without a flag stands for. */
-  positional?: string;
-  /** Whether --config FILE gives options too. */
-  config?: boolean;
-}
-
-/** Flags that every command has. */
-export const CommonOptions = z.strictObject(
-  group("Output", {
-    json: z
-      .boolean()
-      .default(false)
-      .meta({ help: "Print JSON, one value a line, instead of text for people." }),
-    help: z
-      .boolean()
-      .default(false)
-      .meta({ help: "Show this help.", alias: ["h"] }),
-  }),
-);
-
-/** Common options of commands that accept a configuration. */
-export const ConfigOptions = CommonOptions.extend({
-  config: text
-    .optional()
-    .meta({ help: "YAML file with options. Flags override it.", value: "FILE", group: "Output" }),
-});
 
 const model = text.meta({
   help: "Model folder, or the name of a downloaded repository (org/name).",
@@ -368,6 +336,8 @@ export const COMMAND_OPTIONS = {
   fit,
   init,
   train,
+  sweep,
+  "sweep show": sweepShow,
   eval: eval_,
   generate,
   chat,
@@ -390,4 +360,8 @@ export const COMMAND_OPTIONS = {
 export type CommandName = keyof typeof COMMAND_OPTIONS;
 
 /** Checked options of a command, as its module's run() gets them. */
-export type OptionsOf<N extends CommandName> = z.output<(typeof COMMAND_OPTIONS)[N]["options"]>;
+export type OptionsOf<N extends CommandName> = (typeof COMMAND_OPTIONS)[N] extends {
+  read: (...given: never[]) => infer Read;
+}
+  ? Read
+  : z.output<(typeof COMMAND_OPTIONS)[N]["options"]>;

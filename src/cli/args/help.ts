@@ -1,15 +1,18 @@
 /** Help texts of the program and of each command, from the specs of its options. */
 import type { OptionSpec } from "../../options.ts";
 import { commandLine } from "../../program.ts";
-import type { CommandOptions } from "./commandOptions.ts";
+import type { CommandOptions } from "./commonOptions.ts";
 
 const FLAG_COLUMNS = 30;
+const NAME_COLUMNS = 12;
 const LEAST_COLUMNS = 60;
 const MOST_COLUMNS = 110;
 
 /** Returns the text of `lorafit --help`. */
 export function programHelp(version: string, summaries: Record<string, string>): string {
-  const commands = Object.entries(summaries).map(([name, summary]) => `  ${name.padEnd(10)}${summary}`);
+  const commands = Object.entries(summaries).map(
+    ([name, summary]) => `  ${name.padEnd(NAME_COLUMNS)}${summary}`,
+  );
   return [
     `lorafit ${version}: LoRA fine-tuning of InternLM-XComposer2-4KHD in the GPU memory you have`,
     "",

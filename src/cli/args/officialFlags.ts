@@ -95,7 +95,7 @@ export const OFFICIAL_SPECS: OptionSpec[] = [
 
 function specOf(key: string, kind: OptionSpec["kind"]): OptionSpec {
   return {
-    ...{ key, flag: `--${key}`, kind, numeric: false, many: false, required: false },
+    ...{ key, flag: `--${key}`, kind, numeric: false, whole: false, many: false, required: false },
     ...{
       default: undefined,
       takes: "a text",

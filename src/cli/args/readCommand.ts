@@ -6,13 +6,8 @@ import { unitlessError } from "../../memoryOption.ts";
 import { asPhrase, flagOf, type OptionSpec, optionSpecs, parseOptions } from "../../options.ts";
 import { commandLine } from "../../program.ts";
 import { EXCLUSIVE_OPTIONS } from "../../train/options/options.ts";
-import {
-  COMMAND_OPTIONS,
-  type CommandName,
-  type CommandOptions,
-  CommonOptions,
-  ConfigOptions,
-} from "./commandOptions.ts";
+import { COMMAND_OPTIONS, type CommandName } from "./commandOptions.ts";
+import { type CommandOptions, CommonOptions, ConfigOptions } from "./commonOptions.ts";
 import { type Config, readConfig } from "./config.ts";
 import { type Given, readFlags } from "./flags.ts";
 import { commandHelp } from "./help.ts";
@@ -28,7 +23,7 @@ export function readCommand(name: CommandName, argv: string[], columns: number |
   const specs = optionSpecs(command.options);
   const commonSchema = command.config ? ConfigOptions : CommonOptions;
   const commonSpecs = optionSpecs(commonSchema);
-  const named = name === "train" ? [...specs, ...OFFICIAL_SPECS] : specs;
+  const named = [...specs, ...(name === "train" ? OFFICIAL_SPECS : []), ...(command.unlisted ?? [])];
   const given = readFlags(argv, [...named, ...commonSpecs]);
   const common = parseOptions(ConfigOptions, take(given, commonSpecs), spelling(given));
   if (common.help) {
@@ -41,10 +36,8 @@ export function readCommand(name: CommandName, argv: string[], columns: number |
   const raw = config ? { ...overridden(config.raw, given.raw), ...given.raw } : given.raw;
   requireWord(command, specs, raw);
   const errors = [...(config?.errors ?? []), ...official.flatMap((taken) => taken.errors)];
-  const options = parseOptions(command.options, raw, spell, errors) as {
-    memory?: unknown;
-    host_memory?: unknown;
-  };
+  const read = command.read ?? ((...given) => parseOptions(command.options, ...given));
+  const options = read(raw, spell, errors) as { memory?: unknown; host_memory?: unknown };
   refuseUnitless(options, spell);
   const ignored = new Set(official.flatMap((taken) => taken.ignored));
   return { kind: "run", options, json: common.json, notes: ignoredNote([...ignored]) };

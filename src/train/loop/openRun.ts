@@ -77,17 +77,20 @@ interface Opening extends RunInputs {
 
 /** Opens a run. What it needs is freed by `closers`, also if this throws. */
 export async function openRun(given: TrainOptions, facts: FactStream, closers: Closers): Promise<Run> {
-  const opening = await openInputs(given, facts, closers);
+  const checkpoint = await openOutput(given.output, given.resume, facts.notice);
+  const opening = await openInputs(given, { checkpoint, facts, closers });
   const planned = await planInputs(opening);
   const { options, data, planner, demand, schedule } = opening;
   const { loaded, progress } = await loadRun(opening, planned);
   return { inputs: { options, data, planner, demand, schedule }, planned, loaded, progress, facts };
 }
 
-/** Stage 1: makes the output folder ready, opens the model's files, and checks the data. */
-async function openInputs(given: TrainOptions, facts: FactStream, closers: Closers): Promise<Opening> {
+/** Stage 1: opens the model's files, and checks the data. checkpoint: the one to continue from. */
+export async function openInputs(
+  given: TrainOptions,
+  { checkpoint, facts, closers }: Pick<Opening, "checkpoint" | "facts" | "closers">,
+): Promise<Opening> {
   const { notice } = facts;
-  const checkpoint = await openOutput(given.output, given.resume, notice);
   if (given.memory_snapshot !== undefined) requireWritable(given.memory_snapshot);
   const opened = openModel(given.model);
   closers.push(() => closeModel(opened));
@@ -113,7 +116,7 @@ async function openInputs(given: TrainOptions, facts: FactStream, closers: Close
 }
 
 /** Stage 2: plans the run, and reports the plan. Throws UserError if it does not fit. */
-async function planInputs(opening: Opening): Promise<RunPlanning> {
+export async function planInputs(opening: Opening): Promise<RunPlanning> {
   const { options, data, planner, demand, schedule, opened, checkpoint, policies, facts } = opening;
   const { evalSamples, tokenizer } = data;
   const limits = limitsOf(options, options.device!);

@@ -3,7 +3,7 @@
  * fit.
  */
 import { describeSource } from "../../data/samples/badSamples.ts";
-import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
+import { formatBytes, formatCount, plural } from "../../errors.ts";
 import { pictureFormOf } from "../../models/families.ts";
 import { batchOf } from "../../plan/dryRun/batchShapes.ts";
 import { policyLadder } from "../../plan/ladder.ts";
@@ -11,10 +11,20 @@ import { largestThatFits } from "../../plan/largestThatFits.ts";
 import type { Policy } from "../../step/policy.ts";
 import { forwardOnly, type LossPlan } from "./evalLossPlan.ts";
 import { type RunPlan, workloadOf } from "./policyByLength.ts";
-import { lowerLimitFor, type Misfit, shareOfPictures, toFit } from "./tooLittleMemory.ts";
+import {
+  lowerLimitFor,
+  type Misfit,
+  shareOfPictures,
+  TooLittleMemoryError,
+  toFit,
+} from "./tooLittleMemory.ts";
 
 /** Returns the error, and throws nothing. `losses` has at least one that does not fit. */
-export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misfit): Promise<UserError> {
+export async function lossTooLarge(
+  losses: LossPlan,
+  plan: RunPlan,
+  misfit: Misfit,
+): Promise<TooLittleMemoryError> {
   const { limits } = misfit;
   const { sample, run, policy } = losses.least!;
   const tokens = longestThatFits(losses, plan, policy, misfit);
@@ -22,17 +32,16 @@ export async function lossTooLarge(losses: LossPlan, plan: RunPlan, misfit: Misf
   const other = policyForBoth(losses, misfit);
   const all = losses.left.length + losses.kept.length;
   const most = tokens === undefined ? "" : ` Samples like it fit up to ${formatCount(tokens)} tokens.`;
-  return new UserError(
+  return new TooLittleMemoryError(
     `${formatBytes(limits.budgetBytes)} is too little to evaluate ${describeSource(sample.source)}: it has ${formatCount(sample.tokens)} tokens, and its loss needs at least ${formatBytes(run.budgetedBytes)} with what the run holds.${most}`,
-    {
-      fix: toFit(run, limits, [
-        ...(other ? [`--policy '${JSON.stringify(other)}'  (has room for it, and trains slower)`] : []),
-        ...(lower === undefined ? [] : [lower]),
-        ...(losses.kept.length === 0
-          ? []
-          : [`--skip-bad  (leaves out ${losses.left.length} of the evaluation's ${plural(all, "sample")})`]),
-      ]),
-    },
+    toFit(run, limits, [
+      ...(other ? [`--policy '${JSON.stringify(other)}'  (has room for it, and trains slower)`] : []),
+      ...(lower === undefined ? [] : [lower]),
+      ...(losses.kept.length === 0
+        ? []
+        : [`--skip-bad  (leaves out ${losses.left.length} of the evaluation's ${plural(all, "sample")})`]),
+    ]),
+    { misfit, neededBytes: run.budgetedBytes },
   );
 }
 

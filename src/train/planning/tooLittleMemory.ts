@@ -31,8 +31,25 @@ export interface Misfit {
 
 const UNLIMITED: Limits = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
 
+/** Says that a run fits under no policy, or the evaluation beside it. */
+export class TooLittleMemoryError extends UserError {
+  readonly misfit: Misfit;
+  /** Device memory that it needs at least, in bytes. */
+  readonly neededBytes: number;
+
+  constructor(
+    message: string,
+    fix: string,
+    { misfit, neededBytes }: { misfit: Misfit; neededBytes: number },
+  ) {
+    super(message, { fix });
+    this.misfit = misfit;
+    this.neededBytes = neededBytes;
+  }
+}
+
 /** Returns the error, and throws nothing. */
-export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
+export async function tooLittleMemory(misfit: Misfit): Promise<TooLittleMemoryError> {
   const { planner, workload, demand, limits, fixed } = misfit;
   const { longest, mostTokens } = demand;
   const asked = workloadOf(workload, demand.shapeOf(mostTokens));
@@ -48,9 +65,11 @@ export async function tooLittleMemory(misfit: Misfit): Promise<UserError> {
   const given = { device: limits.budgetBytes, host: limits.hostBytes };
   const amounts = ({ device, host }: Record<Pool, number>): string =>
     `${formatBytes(device)}${isShortOfHost ? ` and ${formatBytes(host)} of the host` : ""}`;
-  return new UserError(`${amounts(given)} is too little: ${what}, which needs at least ${amounts(needed)}.`, {
-    fix: toFit(least.run, limits, await waysToFit(misfit)),
-  });
+  return new TooLittleMemoryError(
+    `${amounts(given)} is too little: ${what}, which needs at least ${amounts(needed)}.`,
+    toFit(least.run, limits, await waysToFit(misfit)),
+    { misfit, neededBytes: needed.device },
+  );
 }
 
 /** Lists the memory to pass, and other settings that fit. */

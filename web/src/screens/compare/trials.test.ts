@@ -12,6 +12,7 @@ function trial(number: number, more: Partial<Trial>): Trial {
       step: 0,
       totalSteps: null,
       bestStep: null,
+      plannedStepMs: null,
       elapsedMs: 0,
       ...more,
     },
