@@ -56,8 +56,9 @@ export class Worker<Report extends object = StepReport> {
     }
   }
 
-  async step(): Promise<Report> {
-    this.ends.child.stdin!.write("step\n");
+  /** Has the process do a step; task: its line of JSON, for a worker whose steps differ. */
+  async step(task?: object): Promise<Report> {
+    this.ends.child.stdin!.write(task ? `${JSON.stringify(task)}\n` : "step\n");
     return (await nextLine(this.ends, this.name)) as Report;
   }
 
