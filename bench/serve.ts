@@ -35,6 +35,7 @@ const MODEL = {
 /** Tiles of a picture, 3 x 3, with 1,489 tokens. */
 const TILES = 9;
 const SIDE_PIXELS = 3 * 336;
+const SOURCE = { file: "bench", index: 0 };
 
 const { values: flags } = parseArgs({
   options: {
@@ -214,8 +215,6 @@ async function writePrompts(prompts: readonly Prompt[]): Promise<string> {
   writeFileSync(file, JSON.stringify(task));
   return file;
 }
-
-const SOURCE = { file: "bench", index: 0 };
 
 function startPeer(taskFile: string): Promise<Worker<PeerReport>> {
   const script = join(packageRoot, "bench", "peers", "serve_cpu.py");

@@ -108,6 +108,15 @@ export const PlanOptions = z.strictObject({
       help: "Write every planned allocation of a step, for pytorch.org/memory_viz",
       value: "FILE",
     }),
+    serve: z.boolean().default(false).meta({
+      help: "Plan `lorafit serve` instead of a training run: how many answers of which length fit",
+    }),
+    max_sequences: count.optional().meta({
+      help: "With --serve: answers that are computed at the same time. Default: as in lorafit serve",
+    }),
+    adapters: z.int().min(0).default(1).meta({
+      help: "With --serve: adapters of rank lora_r that are loaded at the same time",
+    }),
     explain: z.boolean().default(false).meta({
       help: "Show what uses the memory, slower options, room to spare, and the cost of increasing each setting",
     }),

@@ -90,6 +90,27 @@ export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: Questi
   };
 }
 
+/** The model, the device and the limits of a question about serving. */
+export interface ServingQuestion extends Pick<Question, "limits" | "device" | "isHere" | "marginBytes"> {
+  planned: PlannedModel;
+}
+
+/** Reads the options that say what is served, and where. Throws UserError for a model or card unknown. */
+export function servingQuestionOf(options: PlanOptions): ServingQuestion {
+  const { gpu, memory, device } = options;
+  if (gpu === undefined && memory === undefined && device !== "cpu")
+    throw new UsageError("--serve finds what fits in a memory, but no memory is given.", {
+      fix: "Pass --gpu NAME, --memory AMOUNT or --device cpu.",
+    });
+  const card = device === "cpu" ? undefined : cardFor(options);
+  const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
+  return {
+    planned: { ...model, target: card ?? "cpu" },
+    device: card ? deviceName(options, card) : "this machine's CPU",
+    ...roomOf(options, card),
+  };
+}
+
 /** Works out how much memory the plan may use, and where the device is. */
 function roomOf(
   options: PlanOptions,

@@ -63,10 +63,9 @@ export function loadAdapter(
   });
 }
 
-/** Makes factors of the usual rank without data, for a plan. */
-export function usualAdapter(target: Target): ServedAdapter {
+/** Makes factors of the official targets without data, for a plan. */
+export function plannedAdapter(target: Target, rank = USUAL_RANK): ServedAdapter {
   const { config, dtype } = target;
-  const rank = USUAL_RANK;
   return scope(() => {
     const shape = { rank, alpha: rank, rslora: false, dropout: 0, targets: officialTargets(config), seed: 0 };
     const lora = pool("host", () => createLora(config, { ...shape, device: "meta", gradients: "none" }));

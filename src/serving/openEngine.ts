@@ -20,6 +20,7 @@ import { closeModel, type OpenedModel, openModel } from "../train/machine/opened
 import { disposeAdapter, emptyTwin, loadAdapter, type ServedAdapter } from "./adapters.ts";
 import { createEngine } from "./engine.ts";
 import {
+  DEFAULT_MAX_SEQUENCES,
   leastServing,
   type MakeAdapter,
   planServing,
@@ -29,7 +30,6 @@ import {
 } from "./planServing.ts";
 import type { Engine, EngineOptions } from "./types.ts";
 
-export const DEFAULT_MAX_SEQUENCES = 32;
 const DEFAULT_MAX_WAITING = 1024;
 export const DEFAULT_BASE_NAME = "base";
 
@@ -133,8 +133,8 @@ function askOf(
 
 /** Returns the memory limits; on a CPU without any, this machine's memory. */
 function limitsFor(options: EngineOptions, device: Device): Limits {
-  const machine = { budgetBytes: usableMachineBytes(), hostBytes: Number.POSITIVE_INFINITY };
-  return limitsOf(options, device) ?? machine;
+  const usable = usableMachineBytes();
+  return limitsOf(options, device) ?? { budgetBytes: usable, hostBytes: usable, sumBytes: usable };
 }
 
 function tooLittle(

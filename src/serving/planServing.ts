@@ -15,7 +15,7 @@ import { layerSource } from "../step/layerWeights.ts";
 import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
 import { keep, scope } from "../torch/tensor.ts";
 import type { Trace } from "../torch/trace.ts";
-import { disposeAdapter, type ServedAdapter, usualAdapter } from "./adapters.ts";
+import { disposeAdapter, plannedAdapter, type ServedAdapter } from "./adapters.ts";
 import { FeaturePool } from "./memory/featurePool.ts";
 import { type Chain, KvPool } from "./memory/kvPool.ts";
 import { runPass, type Slice } from "./pass/pass.ts";
@@ -44,6 +44,8 @@ export const SERVING_WAYS: readonly ServingWay[] = [
   { name: "streamed", places: STREAMED, aheadLayers: 1, chunkTokens: 512, visionBatchTiles: 4 },
   { name: "streamed", places: STREAMED, aheadLayers: 0, chunkTokens: 128, visionBatchTiles: 1 },
 ];
+
+export const DEFAULT_MAX_SEQUENCES = 32;
 
 /** Sizes that requests may have, and what there is room for besides. */
 export interface ServingShape {
@@ -86,7 +88,7 @@ export function planShape(
   way: ServingWay,
   shape: ServingShape,
   parts: CommonParts,
-  makeAdapter: MakeAdapter = usualAdapter,
+  makeAdapter: MakeAdapter = (model) => plannedAdapter(model),
 ): ServingPlan {
   const batch = { samples: 1, sampleTokens: way.chunkTokens, pictures: [], labelTokens: 1 };
   const lora = { rank: 1, dropout: 0, targets: "." }; // adapters are made apart: there is nothing to train
@@ -195,7 +197,7 @@ export function planServing(
   planned: PlannedModel,
   { ways, ...ask }: ServingAsk,
   limits: Limits,
-  makeAdapter: MakeAdapter = usualAdapter,
+  makeAdapter: MakeAdapter = (model) => plannedAdapter(model),
 ): ServingPlan | undefined {
   const parts = new PartsOfSearch();
   const plan = (way: ServingWay, kvTokens: number): ServingPlan => {
@@ -222,7 +224,7 @@ const KV_PARTS = 128;
 export function leastServing(
   planned: PlannedModel,
   { ways, ...ask }: ServingAsk,
-  makeAdapter: MakeAdapter = usualAdapter,
+  makeAdapter: MakeAdapter = (model) => plannedAdapter(model),
 ): ServingPlan {
   const kvTokens = Math.min(USUAL_TOKENS, ask.maxTokens);
   return planShape(

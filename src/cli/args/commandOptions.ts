@@ -266,6 +266,7 @@ const plan = {
     "plan --memory 8GiB --hd-num 55",
     "plan --memory 24GiB --lora-r 16 --solve max-length --json",
     "plan --gpu v100-32gb --compare official --html plan.html",
+    "plan --serve --gpu rtx-4090 --base nf4",
   ],
 } satisfies CommandOptions;
 

@@ -3,6 +3,7 @@
 import type { Answer } from "../../answer/answer.ts";
 import { answerOf, stagesOf, wantedBy } from "../../answer/answerOf.ts";
 import { type Question, questionOf } from "../../answer/question.ts";
+import { servingAnswerOf } from "../../answer/serving.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { formatBytes } from "../../errors.ts";
 import { leftOutWords, snapshotOf, VIEWER } from "../../plan/memory/snapshot.ts";
@@ -14,12 +15,14 @@ import { planHtml } from "../plan/planPage.ts";
 import { planText } from "../plan/planText.ts";
 import { planProgress } from "../plan/progress.ts";
 import { recordOf } from "../plan/record.ts";
+import { servingText } from "../plan/servingText.ts";
 
 /** For a plan that does not fit, so that scripts need not read it. */
 const EXIT_DOES_NOT_FIT = 1;
 
 export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
   if (options.list_gpus) return listGpus(output);
+  if (options.serve) return planServe(options, output);
   const question = questionOf(options);
   for (const file of [options.html, options.snapshot]) if (file !== undefined) requireWritable(file);
   const wanted = wantedBy(question, output.json);
@@ -34,6 +37,14 @@ export async function run(options: OptionsOf<"plan">, output: Output): Promise<v
   output.record(recordOf(answer));
   output.answer(planText(answer));
   if (!answer.plan.fits) process.exitCode = EXIT_DOES_NOT_FIT;
+}
+
+/** Answers how many answers of which length a server has room for. */
+function planServe(options: OptionsOf<"plan">, output: Output): void {
+  const answer = servingAnswerOf(options);
+  output.record({ serve: answer });
+  output.answer(servingText(answer));
+  if (!answer.fits) process.exitCode = EXIT_DOES_NOT_FIT;
 }
 
 /** Writes the allocations of the planned step. */
