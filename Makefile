@@ -11,7 +11,7 @@ PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 PAGE := $(shell find web -type f ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bench-plan bench-ui bench-gpu bench-memory bundle test test-real lint format docs clean distclean
+.PHONY: build demo bench-cpu bench-serve bench-plan bench-ui bench-gpu bench-memory bundle test test-real lint format docs clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -37,6 +37,11 @@ bench-memory: build bench/.venv/.installed bench/.venv/.kernels
 bench-cpu: build bench/.venv/.installed
 	@$(BIN)/tsc -p bench
 	@node bench-out/bench/cpu.js
+
+# Times answers of the serving engine beside generation in plain PyTorch, for 1, 4 and 16 requests that come at once.
+bench-serve: build bench/.venv/.installed
+	@$(BIN)/tsc -p bench
+	@node bench-out/bench/serve.js
 
 # Prints what the planner finds beside published figures; needs no GPU and no weights.
 bench-plan: build
