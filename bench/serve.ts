@@ -1,8 +1,8 @@
 /**
  * Measures answers of the serving engine on the CPU beside transformers-style generation in plain PyTorch
  * (`make bench-serve`): tokens per second of 1, 4 and 16 requests that come at once, each with a picture of
- * 1,489 tokens. Both sides have equal weights and prompts. PyTorch answers one after the other, as the official
- * chat() does, and also in one batch. Prints `serve ratio R` for each, ours to theirs.
+ * 1,489 tokens. Both sides have equal weights and prompts. PyTorch answers one after the other, as the
+ * official chat() does, and also in one batch. Prints `serve ratio R` for each, ours to theirs.
  */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { loadavg } from "node:os";
@@ -25,7 +25,7 @@ import { scope } from "../src/torch/tensor.ts";
 import { Worker } from "./workers.ts";
 import { embedded, imageMask } from "./workload.ts";
 
-/** A third of the official model's width, its vocabulary and PLoRA ranks; a small tower: the peer has none. */
+/** A third of the official width, the vocabulary and PLoRA ranks; a small tower, for the peer has none. */
 const MODEL = {
   ...TINY,
   ...{ hidden: 1024, layers: 12, heads: 8, kvHeads: 2, ffn: 3584, vocab: 92_544, ploraRank: 256 },
@@ -64,6 +64,7 @@ interface Prompt {
 /** A peer's report of a run. */
 interface PeerReport {
   seconds: number;
+  cpuSeconds: number;
   promptSeconds: number;
   ids: number[][];
 }
@@ -71,6 +72,8 @@ interface PeerReport {
 /** A run of one side. */
 interface Measured {
   seconds: number;
+  /** Seconds of the processor, of all threads: what other processes take does not count. */
+  cpuSeconds: number;
   /** Seconds until every request had its first token. */
   firstSeconds: number;
   ids: number[][];
@@ -98,11 +101,12 @@ async function main(): Promise<void> {
       const theirs = await peerRun(peer!, count, together);
       report(count, `${peer!.name}, ${together ? "one batch" : "one by one"}`, theirs);
       const way = together ? "one batch" : "one by one";
-      console.log(`serve ratio ${count} ${way} ${(theirs.seconds / different.seconds).toFixed(2)}`);
-      if (shared)
-        console.log(
-          `serve ratio ${count} ${way}, same picture ${(theirs.seconds / shared.seconds).toFixed(2)}`,
-        );
+      for (const [what, ours] of Object.entries({ "": different, ", same picture": shared })) {
+        if (!ours) continue;
+        const ofCpu = (theirs.cpuSeconds / ours.cpuSeconds).toFixed(2);
+        const ratio = (theirs.seconds / ours.seconds).toFixed(2);
+        console.log(`serve ratio ${count} ${way}${what} ${ratio} (of processor time ${ofCpu})`);
+      }
       console.log(`equal tokens ${(100 * equalShare(different.ids, theirs.ids)).toFixed(0)} %`);
     }
   }
@@ -110,12 +114,12 @@ async function main(): Promise<void> {
   await peer?.stop();
 }
 
-function report(count: number, name: string, { seconds, firstSeconds }: Measured): void {
+function report(count: number, name: string, { seconds, cpuSeconds, firstSeconds }: Measured): void {
   const rate = (count * newTokens) / seconds;
   const later = (count * (newTokens - 1)) / (seconds - firstSeconds);
   console.log(
     `${String(count).padStart(2)} x ${name.padEnd(34)} ${rate.toFixed(1).padStart(7)} tokens/s` +
-      `  (${seconds.toFixed(1)} s, prompts ${firstSeconds.toFixed(1)} s, after them ${later.toFixed(1)} tokens/s)`,
+      `  (${seconds.toFixed(1)} s, processor ${cpuSeconds.toFixed(1)} s, prompts ${firstSeconds.toFixed(1)} s, after them ${later.toFixed(1)} tokens/s)`,
   );
 }
 
@@ -126,11 +130,13 @@ async function measure(prompts: readonly Prompt[]): Promise<Measured> {
     ...{ maxSequences: Math.max(...sizes), maxTokens: 2048 },
   });
   const began = performance.now();
+  const before = process.cpuUsage();
   const answers = await Promise.all(prompts.map((prompt) => answerOf(engine, prompt)));
   const seconds = (performance.now() - began) / 1000;
+  const { user, system } = process.cpuUsage(before);
   await engine.close();
   const firstSeconds = (Math.max(...answers.map(({ firstMs }) => firstMs)) - began) / 1000;
-  return { seconds, firstSeconds, ids: answers.map(({ ids }) => ids) };
+  return { seconds, cpuSeconds: (user + system) / 1e6, firstSeconds, ids: answers.map(({ ids }) => ids) };
 }
 
 async function answerOf(engine: Engine, prompt: Prompt): Promise<{ ids: number[]; firstMs: number }> {
@@ -149,8 +155,8 @@ async function answerOf(engine: Engine, prompt: Prompt): Promise<{ ids: number[]
 
 async function peerRun(peer: Worker<PeerReport>, count: number, together: boolean): Promise<Measured> {
   const prompts = Array.from({ length: count }, (_, index) => promptFile(index));
-  const { seconds, promptSeconds, ids } = await peer.step({ prompts, newTokens, together });
-  return { seconds, firstSeconds: promptSeconds, ids };
+  const { promptSeconds, ...run } = await peer.step({ prompts, newTokens, together });
+  return { ...run, firstSeconds: promptSeconds };
 }
 
 /** Share of tokens before the first that differs. Rounding in bfloat16 decides between close ones. */

@@ -11,7 +11,7 @@ import time
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from worker import answer
+from worker import answer, cpu_seconds
 
 from official import Config, Decoder, rotate
 
@@ -87,11 +87,12 @@ def main():
         run = json.loads(line)
         prompts = [read(file) for file in run["prompts"]]
         groups = [prompts] if run["together"] else [[prompt] for prompt in prompts]
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), cpu_seconds()
         made = [generate(decoder, group, run["newTokens"]) for group in groups]
         seconds = time.perf_counter() - began
         answer(
             seconds=seconds,
+            cpuSeconds=cpu_seconds() - cpu,
             promptSeconds=sum(prompt_seconds for _, prompt_seconds in made),
             ids=[ids for group, _ in made for ids in group],
         )

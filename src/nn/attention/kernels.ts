@@ -67,6 +67,8 @@ interface Kernel {
   backward(dOut: Tensor, heads: PackedHeads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
   /** Attends from every position to every other. All (n, H, t, D). */
   full(query: Tensor, key: Tensor, value: Tensor): Tensor;
+  /** As `full`, with the logarithm of the sum of each query's weights: (n, H, t, D) and (n, H, t). */
+  fullWithSums(query: Tensor, key: Tensor, value: Tensor): [out: Tensor, sums: Tensor];
 }
 
 /**
@@ -82,6 +84,7 @@ const KERNELS = {
     backward: (dOut, { query, key, value }, out, [logsumexp]) =>
       flashForCpuBackward(dOut, query, key, value, out, logsumexp!, 0, true),
     full: (query, key, value) => flashForCpu(query, key, value)[0],
+    fullWithSums: (query, key, value) => flashForCpu(query, key, value),
   },
   cpuHalf: {
     calls: perSample,
@@ -90,6 +93,7 @@ const KERNELS = {
     forward: (heads) => [causalProducts(heads)],
     backward: (dOut, heads) => causalProductsBackward(dOut, heads),
     full: (query, key, value) => flashForCpu(query, key, value)[0],
+    fullWithSums: (query, key, value) => flashForCpu(query, key, value),
   },
   flash: {
     calls: wholeOrPerHead,
@@ -129,6 +133,11 @@ const KERNELS = {
       const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
       return flash(q, k, v, null, null, q.shape[1]!, k.shape[1]!, 0, false, false)[0].transpose(1, 2);
     },
+    fullWithSums: (query, key, value) => {
+      const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
+      const [out, sums] = flash(q, k, v, null, null, q.shape[1]!, k.shape[1]!, 0, false, false);
+      return [out.transpose(1, 2), sums];
+    },
   },
   efficient: {
     calls: perSampleRowsFirst,
@@ -163,6 +172,12 @@ const KERNELS = {
       const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
       return efficient(q, k, v, null, null, null, null, null, 0, NO_MASK)[0].transpose(1, 2);
     },
+    fullWithSums: (query, key, value) => {
+      const [q, k, v] = [query, key, value].map((x) => x.transpose(1, 2)) as [Tensor, Tensor, Tensor];
+      const sums = { computeLogSumexp: true };
+      const [out, padded] = efficient(q, k, v, null, null, null, null, null, 0, NO_MASK, sums);
+      return [out.transpose(1, 2), padded.narrow(2, 0, q.shape[1]!)]; // rows are padded to whole tiles
+    },
   },
   cudnn: {
     calls: perSample,
@@ -180,6 +195,10 @@ const KERNELS = {
       );
     },
     full: (query, key, value) => cudnn(query, key, value, null, false)[0]!,
+    fullWithSums: (query, key, value) => {
+      const [out, sums] = cudnn(query, key, value, null, true);
+      return [out!, sums!.squeeze(3)];
+    },
   },
 } as const satisfies Record<string, Kernel>;
 
@@ -251,6 +270,14 @@ function kernelOf(query: Tensor, { kernel, firstQuery = 0 }: AttentionShape): Ke
 /** Computes attention from every position to every other, for the vision tower. All (n, H, t, D). */
 export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor {
   return KERNELS[kernelFor(query)].full(query, key, value);
+}
+
+/**
+ * Computes attention from every position to every other, with the logarithm of the sum of each query's weights,
+ * by which results over several parts of the keys are merged. All (n, H, t, D); sums: (n, H, t) in float32.
+ */
+export function attentionWithSums(query: Tensor, key: Tensor, value: Tensor): [out: Tensor, sums: Tensor] {
+  return KERNELS[kernelFor(query)].fullWithSums(query, key, value);
 }
 
 /** Returns the kernel for tensors of this dtype on this device; on meta, for the planned device. */

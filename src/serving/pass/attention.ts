@@ -4,9 +4,9 @@
  */
 import type { KeysAndValues } from "../../models/generation/kvCache.ts";
 import { CARD_KERNELS, type CardKernel } from "../../nn/attention/cardKernels.ts";
-import { kernelForward, takesLastRows } from "../../nn/attention/kernels.ts";
+import { attentionWithSums, kernelForward, takesLastRows } from "../../nn/attention/kernels.ts";
 import { forEachPart, type Rows, rowCount, rowsOf } from "../../nn/rows.ts";
-import { cat, empty } from "../../torch/create.ts";
+import { cat, empty, stack } from "../../torch/create.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { type Chain, type KvPool, slotsOf } from "../memory/kvPool.ts";
 
@@ -131,78 +131,53 @@ function attendSingle_(
 ): void {
   const [, G, Q, D] = query.shape as [number, number, number, number];
   const n = members.length;
-  const { dtype, device } = query;
   const asked = rowsOf(query, rows)
     .transpose(0, 1)
     .reshape([G, n * Q, D]); // by kv head, then member
-  const parts = partsOf(pool, layer, members, sharedTokens, Q);
-  const width = Math.max(...parts.map(({ columns }) => columns.end));
-  const scores = empty([G, n * Q, width], { dtype: "float32", device });
-  for (const { heads, columns, keys } of parts) {
-    scope(
-      () => void at(scores, heads, columns).copy_(asked.narrow(1, ...span(heads)).bmm(keys.transpose(1, 2))),
-    );
-  }
-  members.forEach(({ start }, index) => {
-    const own = { start: index * Q, end: (index + 1) * Q };
-    const seen = start + 1;
-    if (seen < width)
-      scope(() => void at(scores, own, { start: seen, end: width }).fill_(Number.NEGATIVE_INFINITY));
-  });
-  const shares = scores
-    .mul_(D ** -0.5)
-    .softmax(-1)
-    .to({ dtype }); // (G, n * Q, width)
-  const sums = empty([G, n * Q, D], { dtype, device });
-  parts.forEach(({ heads, columns, values, isFirst }) => {
+  const parts = (member: AttentionRows, from: number): KeysAndValues[] =>
+    pool.read(layer, slotsOf(member.chain, { start: from, end: member.start + 1 }));
+  const shared =
+    sharedTokens > 0
+      ? attendParts(asked, pool.read(layer, slotsOf(members[0]!.chain, { start: 0, end: sharedTokens })))
+      : undefined;
+  members.forEach((member, index) => {
     scope(() => {
-      const product = at(shares, heads, columns).bmm(values);
-      const into = sums.narrow(1, ...span(heads));
-      if (isFirst) into.copy_(product);
-      else into.add_(product);
+      const own = attendParts(asked.narrow(1, index * Q, Q), parts(member, sharedTokens));
+      const ofMember = (x: Tensor): Tensor => x.narrow(1, index * Q, Q);
+      const before = shared && { values: ofMember(shared.values), sums: ofMember(shared.sums) };
+      const { values } = before ? merged(before, own) : own; // (G, Q, D)
+      out.select(0, rows.start + index).copy_(values);
     });
   });
-  rowsOf(out, rows).copy_(sums.view([G, n, Q, D]).transpose(0, 1));
 }
 
-/** Keys and values that some of a group's query heads see, and their columns among the scores. */
-interface ScoredPart extends KeysAndValues {
-  heads: Rows;
-  columns: Rows;
-  /** Whether these heads have no part before. */
-  isFirst: boolean;
+/** Attention over a part of the keys: (G, R, D), and the logarithms of the sums of weights, (G, R). */
+interface Partial {
+  values: Tensor;
+  sums: Tensor;
 }
 
-function partsOf(
-  pool: KvPool,
-  layer: number,
-  members: readonly AttentionRows[],
-  sharedTokens: number,
-  Q: number,
-): ScoredPart[] {
-  const parts = (chain: Chain, tokens: Rows, heads: Rows): ScoredPart[] => {
-    let column = tokens.start;
-    return pool.read(layer, slotsOf(chain, tokens)).map((part) => {
-      const columns = { start: column, end: column + part.keys.shape[1]! };
-      column = columns.end;
-      return { ...part, heads, columns, isFirst: columns.start === 0 };
-    });
-  };
-  const all = { start: 0, end: members.length * Q };
-  return [
-    ...(sharedTokens > 0 ? parts(members[0]!.chain, { start: 0, end: sharedTokens }, all) : []),
-    ...members.flatMap(({ chain, start }, index) =>
-      parts(chain, { start: sharedTokens, end: start + 1 }, { start: index * Q, end: (index + 1) * Q }),
-    ),
-  ];
+/** Returns the attention of each query to all keys of the parts. query: (G, R, D). */
+function attendParts(query: Tensor, parts: readonly KeysAndValues[]): Partial {
+  return parts
+    .map(({ keys, values }): Partial => {
+      const [x, sums] = attentionWithSums(query.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0));
+      return { values: x.select(0, 0), sums: sums.select(0, 0) };
+    })
+    .reduce(merged);
 }
 
-function at(x: Tensor, heads: Rows, columns: Rows): Tensor {
-  return x.narrow(1, ...span(heads)).narrow(2, ...span(columns));
-}
-
-function span(rows: Rows): [start: number, length: number] {
-  return [rows.start, rowCount(rows)];
+/** Merges attention over two parts of the keys, in float32. */
+function merged(one: Partial, other: Partial): Partial {
+  return scope(() => {
+    const share = one.sums.sub(other.sums).sigmoid().unsqueeze(-1); // (G, R, 1)
+    const [x, y] = [one.values, other.values].map((values) => values.to({ dtype: "float32" })) as [
+      Tensor,
+      Tensor,
+    ];
+    const values = x.sub(y).mul_(share).add_(y); // (G, R, D)
+    return { values, sums: stack([one.sums, other.sums]).logsumexp([0]) };
+  });
 }
 
 function costOfSeveral({ rows, start, chain }: AttentionRows): string {
