@@ -67,7 +67,7 @@ interface Kernel {
   backward(dOut: Tensor, heads: PackedHeads, out: Tensor, saved: Saved, shape: Packing): Tensor[];
   /** Attends from every position to every other. All (n, H, t, D). */
   full(query: Tensor, key: Tensor, value: Tensor): Tensor;
-  /** As `full`, with the logarithm of the sum of each query's weights: (n, H, t, D) and (n, H, t). */
+  /** `full`, and the logarithm of the sum of each query's weights: (n, H, t, D) and (n, H, t). */
   fullWithSums(query: Tensor, key: Tensor, value: Tensor): [out: Tensor, sums: Tensor];
 }
 
@@ -273,8 +273,8 @@ export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor
 }
 
 /**
- * Computes attention from every position to every other, with the logarithm of the sum of each query's weights,
- * by which results over several parts of the keys are merged. All (n, H, t, D); sums: (n, H, t) in float32.
+ * Computes attention from every position to every other, with the logarithm of the sum of each query's
+ * weights, by which results over several parts of the keys are merged. All (n, H, t, D); sums: (n, H, t) in float32.
  */
 export function attentionWithSums(query: Tensor, key: Tensor, value: Tensor): [out: Tensor, sums: Tensor] {
   return KERNELS[kernelFor(query)].fullWithSums(query, key, value);
