@@ -274,7 +274,8 @@ export function fullAttention(query: Tensor, key: Tensor, value: Tensor): Tensor
 
 /**
  * Computes attention from every position to every other, with the logarithm of the sum of each query's
- * weights, by which results over several parts of the keys are merged. All (n, H, t, D); sums: (n, H, t) in float32.
+ * weights. Results over several parts of the keys are merged by these sums. All (n, H, t, D); sums: (n, H, t)
+ * in float32.
  */
 export function attentionWithSums(query: Tensor, key: Tensor, value: Tensor): [out: Tensor, sums: Tensor] {
   return KERNELS[kernelFor(query)].fullWithSums(query, key, value);
