@@ -8,13 +8,8 @@ import { loadModel } from "../src/models/weights.ts";
 import { OFFICIAL_TARGETS } from "../src/models/xcomposer2/spec.ts";
 import { TINY, writeTinyCheckpoint } from "../src/models/xcomposer2/tiny.ts";
 import { exactShape } from "../src/plan/dryRun/batchShapes.ts";
-import {
-  type Configuration,
-  type CountedOp,
-  dryRun,
-  STEP_PHASES,
-  stepMs,
-} from "../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../src/plan/dryRun/configuration.ts";
+import { type CountedOp, dryRun, STEP_PHASES, stepMs } from "../src/plan/dryRun/dryRun.ts";
 import { type Clocks, type Measured, measureCpu, timeOf } from "../src/plan/time/calibration.ts";
 import type { CpuSpeed } from "../src/plan/time/cpuSpeed.ts";
 import { stepTimeMs } from "../src/plan/time/stepTime.ts";

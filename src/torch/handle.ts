@@ -1,7 +1,14 @@
 /** Turns handles into Tensors and back, for generated ops. tensor.ts registers its class here. */
 import { notA } from "./dtypes.ts";
 import type { Handle } from "./native.ts";
-import type { Tensor } from "./tensor.ts";
+
+/** A number for libtorch: whole numbers are integers to it, others floats. */
+export type Scalar = number | bigint | boolean;
+export type MemoryFormat = "contiguous" | "preserve" | "channels_last";
+
+export function isScalar(value: unknown): value is Scalar {
+  return typeof value === "number" || typeof value === "boolean" || typeof value === "bigint";
+}
 
 /** Base class with the number of a C++ tensor. */
 export abstract class TensorHandle {
@@ -24,10 +31,10 @@ export function watchTensors(watch: (() => void) | undefined): void {
   onTensor = watch;
 }
 
-let TensorClass: new (handle: Handle) => Tensor;
+let TensorClass: new (handle: Handle) => unknown;
 
 /** Registers the class of results. */
-export function registerTensorClass(made: new (handle: Handle) => Tensor): void {
+export function registerTensorClass(made: new (handle: Handle) => unknown): void {
   TensorClass = made;
 }
 
@@ -35,8 +42,8 @@ export function registerTensorClass(made: new (handle: Handle) => Tensor): void 
  * Wraps a result as a tensor of the innermost scope. An undefined tensor (null) stays null, if the operator's
  * type allows it.
  */
-export function wrap(handle: Handle): Tensor {
-  return handle === null ? (handle as never) : new TensorClass(handle);
+export function wrap<Tensor>(handle: Handle): Tensor {
+  return handle === null ? (handle as never) : (new TensorClass(handle) as Tensor);
 }
 
 /**

@@ -1,5 +1,5 @@
 /**
- * The ATen operators in use: lorafit's name, then the operator's name and overloads. ops.gen.ts is generated
+ * The ATen operators in use: lorafit's name, then the operator's name and overloads. methods.gen.ts and ops.gen.ts are generated
  * from this table (`npx vitest run src/torch/opsGenerator.test.ts -u`), so a new operator is one new line.
  * Two overloads on a line become one method that accepts a tensor or a number.
  */

@@ -1,9 +1,10 @@
 import { expect, test } from "vitest";
-import { generateOps } from "./opsGenerator.ts";
+import { generateFunctions, generateMethods } from "./opsGenerator.ts";
 import { parseSchema } from "./schema.ts";
 
-test("ops.gen.ts is what the tables and libtorch's schemas give", async () => {
-  await expect(generateOps()).toMatchFileSnapshot("./ops.gen.ts");
+test("the generated files are what the tables and libtorch's schemas give", async () => {
+  await expect(generateMethods()).toMatchFileSnapshot("./methods.gen.ts");
+  await expect(generateFunctions()).toMatchFileSnapshot("./ops.gen.ts");
 });
 
 test("a schema's parts are read, defaults with commas and alias marks too", () => {

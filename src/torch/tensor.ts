@@ -15,8 +15,8 @@ import {
   type TensorData,
 } from "./dtypes.ts";
 import { handlesOf, registerTensorClass, wrap } from "./handle.ts";
+import { TensorOps } from "./methods.gen.ts";
 import { type Handle, native } from "./native.ts";
-import { TensorOps } from "./ops.gen.ts";
 
 export type { Device, DType } from "./dtypes.ts";
 
@@ -35,7 +35,7 @@ const TO = native.resolve("aten::to", "dtype_layout", []);
  * A tensor of libtorch, with operators as methods. The caller must dispose a tensor that is made outside of
  * any scope.
  */
-export class Tensor extends TensorOps implements Disposable {
+export class Tensor extends TensorOps<Tensor> implements Disposable {
   /** The scope that frees this tensor; undefined if the caller does. */
   owner: Scope | undefined;
   private knownShape: readonly number[] | undefined;

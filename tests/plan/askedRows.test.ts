@@ -4,7 +4,8 @@
  */
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
-import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { smallConfig } from "../helpers/randomModel.ts";

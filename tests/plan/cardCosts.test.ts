@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
-import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { opTimeMs, speedOf } from "../../src/plan/time/stepTime.ts";
 import { Policy } from "../../src/step/policy.ts";

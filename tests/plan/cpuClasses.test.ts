@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
-import { type Configuration, type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { type CountedOp, dryRun, STEP_PHASES } from "../../src/plan/dryRun/dryRun.ts";
 import { measureCpu } from "../../src/plan/time/calibration.ts";
 import { measuredMs } from "../../src/plan/time/cpuSpeed.ts";
 import { Policy } from "../../src/step/policy.ts";

@@ -7,14 +7,8 @@ import { disposeModel } from "../../src/models/weights.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
 import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
-import {
-  type Bytes,
-  type Configuration,
-  type CountedOp,
-  type DryRun,
-  dryRun,
-  stepMs,
-} from "../../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { type Bytes, type CountedOp, type DryRun, dryRun, stepMs } from "../../src/plan/dryRun/dryRun.ts";
 import { CommonParts } from "../../src/plan/dryRun/sharedParts.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { speedOf } from "../../src/plan/time/stepTime.ts";

@@ -14,7 +14,7 @@ import { quantizeCheckpoint } from "../../src/models/precision/quantizeCheckpoin
 import { disposeModel, type LoadOptions, loadModel } from "../../src/models/weights.ts";
 import { TINY, writeTinyCheckpoint } from "../../src/models/xcomposer2/tiny.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
-import type { Configuration } from "../../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
 import { emptyModel } from "../../src/plan/dryRun/sharedParts.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { memoryStats, POOLS, resetPeak } from "../../src/torch/device.ts";

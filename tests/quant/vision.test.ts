@@ -12,7 +12,8 @@ import type { AffineLinear, VisionWeights } from "../../src/models/xcomposer2/vi
 import { denseMatrix, frozenAffine, frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { quantize } from "../../src/nn/frozen/quantized.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
-import { type Configuration, dryRun } from "../../src/plan/dryRun/dryRun.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { loadingOf, Policy } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";

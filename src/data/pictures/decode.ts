@@ -9,7 +9,6 @@ import sharp, { type Metadata, type Sharp } from "sharp";
 import { formatCount, messageOf, UserError } from "../../errors.ts";
 import { BMP_HEADER_BYTES, bmpSize, decodeBmp, isBmp } from "./bmp.ts";
 import { endOf } from "./fileEnd.ts";
-import type { PictureSize } from "./form.ts";
 import type { Raster } from "./resize.ts";
 import { isEmbedded, pictureBytes, pictureEnds, pictureInput, pictureName } from "./source.ts";
 
@@ -25,6 +24,12 @@ export const MAX_PIXELS = 2 ** 28;
 const MAX_CHANNELS = 8;
 
 sharp.cache(false); // a file that was replaced must not come back from libvips' cache
+
+/** Size of a picture in pixels. */
+export interface PictureSize {
+  width: number;
+  height: number;
+}
 
 /** The facts in a picture's header. */
 export interface PictureHeader {

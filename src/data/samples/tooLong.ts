@@ -3,7 +3,8 @@
  * cut.
  */
 import { formatCount, UserError } from "../../errors.ts";
-import { type PictureForm, type PictureLayout, type PictureSize, pictureTokens } from "../pictures/form.ts";
+import type { PictureSize } from "../pictures/decode.ts";
+import { type PictureForm, type PictureLayout, pictureTokens } from "../pictures/form.ts";
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, describeSource, sampleError } from "./badSamples.ts";

@@ -9,7 +9,8 @@ import { CATEGORIES, type Pool, planningFor, readAllocations } from "../../torch
 import { dispose, scope } from "../../torch/tensor.ts";
 import { traced } from "../../torch/trace.ts";
 import { plannedBatch } from "./batchShapes.ts";
-import { type Bytes, type Configuration, planTargetOf } from "./dryRun.ts";
+import type { Configuration } from "./configuration.ts";
+import { type Bytes, planTargetOf } from "./dryRun.ts";
 import { openOnMeta } from "./sharedParts.ts";
 import { type StepEvent, StepEvents, type TraceEvent, withStacks } from "./stepEvents.ts";
 

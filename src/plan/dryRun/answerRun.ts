@@ -4,7 +4,8 @@
  */
 import { generateOnMeta } from "../../models/generation/generate.ts";
 import { type ExactShape, layoutFor, plannedBatch } from "./batchShapes.ts";
-import { type Configuration, type DryRun, observe } from "./dryRun.ts";
+import type { Configuration } from "./configuration.ts";
+import { type DryRun, observe } from "./dryRun.ts";
 import type { CommonParts } from "./sharedParts.ts";
 
 export interface AnswerShape {

@@ -4,14 +4,11 @@
  * recorded. Nothing here knows a formula for memory.
  */
 
-import type { ModelConfig } from "../../models/family.ts";
 import type { Lora } from "../../models/lora.ts";
-import type { Place } from "../../models/places.ts";
-import type { BasePart, Bases } from "../../models/precision/bases.ts";
+import type { BasePart } from "../../models/precision/bases.ts";
 import type { Model } from "../../models/weights.ts";
 import { withPartsUpTo } from "../../nn/plora.ts";
 import type { StepPhase } from "../../step/phases.ts";
-import type { Policy } from "../../step/policy.ts";
 import { trainStep } from "../../step/step.ts";
 import {
   type AllocationLog,
@@ -34,42 +31,9 @@ import {
   plannedBatch,
   rowsOfSamples,
 } from "./batchShapes.ts";
+import type { Configuration } from "./configuration.ts";
 import { CommonParts, type ModelPart, type TakeTrace } from "./sharedParts.ts";
 import { mappedPartsOf } from "./storedParts.ts";
-
-export interface LoraShape {
-  rank: number;
-  /** Ranks by module name, for modules whose rank differs. */
-  ranks?: Readonly<Record<string, number>>;
-  dropout: number;
-  /** A regular expression over the names of modules. */
-  targets: string;
-}
-
-/**
- * One configuration to try: a model in its precisions, factors, a micro-batch and a policy, on this machine's
- * CPU or on a card.
- */
-export interface Configuration extends Bases {
-  model: ModelConfig;
-  dtype: "float32" | "bfloat16" | "float16";
-  lora: LoraShape;
-  batch: BatchShape | ExactShape;
-  policy: Policy;
-  target: "cpu" | Card;
-  /**
-   * Parts that the checkpoint stores in fewer bits. Nothing can be folded into them. On the host they are
-   * mapped from the file.
-   */
-  stored?: Bases;
-  /**
-   * Whether the other weights on the host are mapped from the file, instead of memory of the host pool. True
-   * if the file has the computing dtype.
-   */
-  mapsWeights: boolean;
-  /** Place of gradient accumulation's copy of the gradients; undefined for one micro-batch a step. */
-  gradientCopy?: Place | undefined;
-}
 
 export type Bytes = Record<Category, number>;
 

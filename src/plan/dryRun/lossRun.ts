@@ -4,7 +4,8 @@
  */
 import { evalStep } from "../../step/step.ts";
 import { layoutFor, plannedBatch } from "./batchShapes.ts";
-import { type Configuration, type DryRun, observe } from "./dryRun.ts";
+import type { Configuration } from "./configuration.ts";
+import { type DryRun, observe } from "./dryRun.ts";
 import type { CommonParts } from "./sharedParts.ts";
 
 export function dryLoss(configuration: Configuration, parts: CommonParts): DryRun {

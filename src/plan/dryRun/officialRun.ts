@@ -23,7 +23,8 @@ import {
 import { dispose, grad, keep, scope, type Tensor, withGrad } from "../../torch/tensor.ts";
 import { type Card, capabilityOf } from "../time/cards.ts";
 import { plannedBatch } from "./batchShapes.ts";
-import { type Configuration, type DryRun, observe } from "./dryRun.ts";
+import type { Configuration } from "./configuration.ts";
+import { type DryRun, observe } from "./dryRun.ts";
 import { emptyModel } from "./sharedParts.ts";
 
 interface Factors {

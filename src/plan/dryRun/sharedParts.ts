@@ -37,7 +37,7 @@ import { category, pool } from "../../torch/device.ts";
 import type { DType } from "../../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Trace } from "../../torch/trace.ts";
-import type { Configuration } from "./dryRun.ts";
+import type { Configuration } from "./configuration.ts";
 import { resumeOnMeta, saveOnMeta } from "./saveAndResume.ts";
 import { mappedPartsOf, storedBaseOf } from "./storedParts.ts";
 

@@ -1,6 +1,6 @@
 /** Tells which parts of the frozen base model stay as the checkpoint stores them. */
 import type { BasePart, Bases } from "../../models/precision/bases.ts";
-import type { Configuration } from "./dryRun.ts";
+import type { Configuration } from "./configuration.ts";
 
 /**
  * Returns the precision that the decoder's linears have because the checkpoint stores them in fewer bits;

@@ -3,8 +3,8 @@
  * that would fit.
  */
 
-import { type ImageCompat, imageSize } from "../../data/pictures/decode.ts";
-import { type PictureSize, pictureTokens } from "../../data/pictures/form.ts";
+import { type ImageCompat, imageSize, type PictureSize } from "../../data/pictures/decode.ts";
+import { pictureTokens } from "../../data/pictures/form.ts";
 import { type LimitValues, limitOf } from "../../data/pictures/limits.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { tooLongSample } from "../../data/samples/tooLong.ts";
