@@ -1,6 +1,7 @@
 /**
- * The ATen operators in use: lorafit's name, then the operator's name and overloads. methods.gen.ts and ops.gen.ts are generated
- * from this table (`npx vitest run src/torch/opsGenerator.test.ts -u`), so a new operator is one new line.
+ * The ATen operators in use: lorafit's name, then the operator's name and overloads. methods.gen.ts and
+ * ops.gen.ts are generated from this table, so a new operator is one new line:
+ * `npx vitest run src/torch/opsGenerator.test.ts -u` writes them.
  * Two overloads on a line become one method that accepts a tensor or a number.
  */
 

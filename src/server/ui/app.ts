@@ -5,7 +5,8 @@ import { type Access, guard } from "../http/access.ts";
 import { serveAssets } from "../http/assets.ts";
 import { safeHeaders } from "../http/headers.ts";
 import { errorAnswer, HttpError } from "../http/httpError.ts";
-import { ROUTES, type RouteModule, type UiContext } from "./routes.ts";
+import type { RouteModule, UiContext } from "./context.ts";
+import { ROUTES } from "./routes.ts";
 
 export interface UiApp {
   app: Hono;

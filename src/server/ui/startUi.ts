@@ -5,7 +5,8 @@ import { RunStore } from "../../runs/runStore.ts";
 import { isLoopbackHost, newToken } from "../http/access.ts";
 import { listen } from "../http/listen.ts";
 import { uiApp } from "./app.ts";
-import { ROUTES, type RouteModule } from "./routes.ts";
+import type { RouteModule } from "./context.ts";
+import { ROUTES } from "./routes.ts";
 
 export interface UiOptions {
   /** Absolute, without symbolic links. */

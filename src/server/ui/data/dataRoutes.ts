@@ -3,9 +3,9 @@ import { z } from "zod";
 import { UserError } from "../../../errors.ts";
 import { readBody } from "../../http/body.ts";
 import { HttpError } from "../../http/httpError.ts";
+import type { RouteModule } from "../context.ts";
 import { openHelper } from "../helper/helperProcess.ts";
 import { streamReplies } from "../helper/streamReplies.ts";
-import type { RouteModule } from "../routes.ts";
 import type { DataAsk, DataReply } from "./dataProcess.ts";
 import { findData } from "./findData.ts";
 

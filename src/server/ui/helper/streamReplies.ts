@@ -3,7 +3,7 @@
  */
 import type { Context } from "hono";
 import { stream } from "hono/streaming";
-import type { UiContext } from "../routes.ts";
+import type { UiContext } from "../context.ts";
 import type { Helper } from "./helperProcess.ts";
 
 export function streamReplies<Ask, Reply>(

@@ -3,7 +3,7 @@ import type { Hono } from "hono";
 import { z } from "zod";
 import { readBody } from "../../http/body.ts";
 import { HttpError } from "../../http/httpError.ts";
-import type { RouteModule, UiContext } from "../routes.ts";
+import type { RouteModule, UiContext } from "../context.ts";
 import {
   checkDraft,
   flagsOf,

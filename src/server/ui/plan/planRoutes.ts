@@ -9,10 +9,10 @@ import { isAnyHere, isHere } from "../../../plan/roomToPlanFor.ts";
 import { listDevices } from "../../../plan/time/cards.ts";
 import { trainOptions } from "../../../train/options/options.ts";
 import { readBody } from "../../http/body.ts";
+import type { RouteModule } from "../context.ts";
 import { findData } from "../data/findData.ts";
 import { openHelper } from "../helper/helperProcess.ts";
 import { streamReplies } from "../helper/streamReplies.ts";
-import type { RouteModule } from "../routes.ts";
 import type { PlanChoices, PlanReply } from "./planApi.ts";
 import type { PlanAsk } from "./planThread.ts";
 

@@ -17,7 +17,7 @@ import {
 } from "../../../train/folder/runLog.ts";
 import { HttpError } from "../../http/httpError.ts";
 import type { LiveEvents, LiveRun } from "../api.ts";
-import type { UiContext } from "../routes.ts";
+import type { UiContext } from "../context.ts";
 import { shownPictures } from "./answerPictures.ts";
 
 /** Milliseconds between two looks at the logs of followed runs. */

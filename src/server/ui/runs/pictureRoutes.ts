@@ -18,7 +18,7 @@ import { parseLines, readAppended } from "../../../runs/logTail.ts";
 import { ANSWERS_FILE, type AnswerRecord } from "../../../train/folder/runLog.ts";
 import { HttpError } from "../../http/httpError.ts";
 import { isBelow } from "../../http/paths.ts";
-import type { UiContext } from "../routes.ts";
+import type { UiContext } from "../context.ts";
 import { pictureKey } from "./answerPictures.ts";
 import { runOf } from "./runRoutes.ts";
 

@@ -16,7 +16,7 @@ import {
 import { readJson } from "../../http/body.ts";
 import { HttpError } from "../../http/httpError.ts";
 import type { LogPage, RunEvent, RunList, StepPage, StopAnswer } from "../api.ts";
-import type { UiContext } from "../routes.ts";
+import type { UiContext } from "../context.ts";
 import { shownPictures } from "./answerPictures.ts";
 import { readMemory } from "./memory.ts";
 

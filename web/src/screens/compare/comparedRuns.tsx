@@ -14,14 +14,7 @@ import { Loading, Problem } from "../../parts/states.tsx";
 import { XAxisChoice } from "../../parts/xAxisChoice.tsx";
 import { hrefOf, route, setQuery } from "../../router.ts";
 import { DifferenceTable } from "./differenceTable.tsx";
-
-/** A run with what tells its curves from the others'. */
-export interface Shown {
-  history: RunHistory;
-  /** Name of its curves, different from all others'. */
-  label: string;
-  tone: Tone;
-}
+import type { Shown } from "./shown.ts";
 
 const TONES: readonly Tone[] = ["1", "2", "3", "4", "5", "6", "7", "8"];
 

@@ -2,7 +2,7 @@
 import type { RunSummary } from "../../../../src/server/ui/api.ts";
 import { formatBytes, formatCount, formatDuration, formatNumber } from "../../lib/format.ts";
 import { differingSettings, settingText } from "../../lib/settings.ts";
-import type { Shown } from "./comparedRuns.tsx";
+import type { Shown } from "./shown.ts";
 
 interface Result {
   title: string;
