@@ -68,7 +68,7 @@ export const OFFICIAL_FLAGS: readonly OfficialFlags[] = [
   {
     names:
       NAMES(`logging_steps logging_strategy logging_dir logging_first_step logging_nan_inf_filter log_level log_level_replica
-      log_on_each_node report_to run_name disable_tqdm skip_memory_metrics debug`),
+      log_on_each_node run_name disable_tqdm skip_memory_metrics debug`),
     why: "every step is recorded in the output folder",
   },
   {

@@ -23,11 +23,15 @@ export const report = {
         value: "FILE",
         takes: "files that lorafit eval --json wrote",
       }),
+      send: z.boolean().default(false).meta({
+        help: "Write no page: send the MLflow server what the run could not send, because the server was down or slow",
+      }),
     }),
   ),
   positional: "run",
   examples: [
     "report output",
+    "report output --send",
     "report output --out run.html --preview preview/page-tiles.png --evals before.jsonl after.jsonl",
   ],
 };

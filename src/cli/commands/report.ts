@@ -3,10 +3,12 @@ import { readFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { cannotRead } from "../../checkpoint/faults.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
-import { UserError } from "../../errors.ts";
+import { formatBytes, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
 import type { Metrics } from "../../train/evaluate/scores.ts";
 import { REPORT_FILE } from "../../train/folder/runLog.ts";
+import { sendLeft } from "../../train/sinks/mlflow/mlflow.ts";
+import { mlflowSettings } from "../../train/sinks/mlflow/settings.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import type { Output } from "../output/output.ts";
 import { shownPictures } from "../output/shownPictures.ts";
@@ -19,8 +21,12 @@ import {
 import { readRun } from "../run/readRun.ts";
 import { runHtml, runSummary, type Scores } from "../run/runPage.ts";
 
+/** For records that the server still lacks. */
+const EXIT_LEFT = 1;
+
 export async function run(options: OptionsOf<"report">, output: Output): Promise<void> {
   const folder = options.run;
+  if (options.send) return sendToMlflow(folder, output);
   const recorded = await readRun(folder);
   const out = options.out ?? join(folder, REPORT_FILE);
   requireWritable(out);
@@ -39,6 +45,23 @@ export async function run(options: OptionsOf<"report">, output: Output): Promise
   output.record({ report: out, ...runSummary(recorded.steps) });
   output.answer(`wrote ${out}`);
   if (!output.json) output.note("open it in a browser");
+}
+
+/** Sends the records that an MLflow server has missed. Ends with exit code 1 if some are left. */
+async function sendToMlflow(folder: string, output: Output): Promise<void> {
+  const settings = mlflowSettings();
+  const sent = await sendLeft(folder, { settings, notice: (text) => output.note(text) });
+  if (!sent) {
+    throw new UserError(`${folder} holds no run that reports to MLflow.`, {
+      fix: "Name the output folder of a lorafit train with --report-to mlflow.",
+    });
+  }
+  output.record(sent);
+  const { sentBytes, leftBytes } = sent;
+  if (leftBytes > 0) process.exitCode = EXIT_LEFT;
+  if (leftBytes > 0) output.answer(`${formatBytes(leftBytes)} of records are still not sent`);
+  else if (sentBytes === 0) output.answer("MLflow has everything already");
+  else output.answer(`sent ${formatBytes(sentBytes)} of records; MLflow has everything now`);
 }
 
 /** Pictures are decoded as the run decoded them. */

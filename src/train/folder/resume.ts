@@ -20,10 +20,13 @@ import {
   EVALS_FILE,
   FACTS_FILE,
   isDefectTrace,
+  MLFLOW_SPOOL_FILE,
+  MLFLOW_STATE_FILE,
   OPTIONS_FILE,
   POLICY_FILE,
   REPORT_FILE,
   STEPS_FILE,
+  TENSORBOARD_FOLDER,
 } from "./runLog.ts";
 import { mendFolders } from "./sealedFolders.ts";
 import { MEMORY_FILE } from "./stepMemory.ts";
@@ -36,7 +39,7 @@ const FREE_OPTIONS = new Set<string>([
   ...["model", "adapter", "data", "output", "resume", "skip_bad"],
   ...["save_every", "keep_checkpoints", "eval_data", "eval_every", "early_stop"],
   "recipe", // rank, alpha and learning rate, which it gives defaults, are compared
-  ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot"],
+  ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot", "report_to"],
   ...["policy", ...POLICY_OPTION_NAMES],
 ]);
 
@@ -149,6 +152,9 @@ const LOGS = [
   DEFECTS_FILE,
   FACTS_FILE,
   MEMORY_FILE,
+  TENSORBOARD_FOLDER,
+  MLFLOW_SPOOL_FILE,
+  MLFLOW_STATE_FILE,
 ];
 
 /** Moves what an earlier run has left into a folder of its own, before the first step of a new run. */
@@ -159,7 +165,7 @@ export async function moveEarlierRun(output: string, notice: (text: string) => v
   const traces = (await readdir(output)).filter(isDefectTrace);
   const others = here([...LOGS, ...traces]);
   if (results.length === 0) {
-    for (const path of others) await rm(path);
+    for (const path of others) await rm(path, { recursive: true });
     return;
   }
   let number = 1;

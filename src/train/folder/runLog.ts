@@ -105,6 +105,12 @@ export const POLICY_FILE = "policy.json";
 /** Steps that took more memory than their plan. */
 export const DEFECTS_FILE = "defects.jsonl";
 
+/** Folder of TensorBoard's event files. */
+export const TENSORBOARD_FOLDER = "tensorboard";
+/** Records for MLflow that are not sent yet; the server's run, and how far the records are sent. */
+export const MLFLOW_SPOOL_FILE = "mlflow.jsonl";
+export const MLFLOW_STATE_FILE = "mlflow.json";
+
 /** The page that `lorafit report` makes of a run. */
 export const REPORT_FILE = "report.html";
 

@@ -3,7 +3,7 @@
  * step or an interruption. A run may be stopped at any moment, even killed. If it continues from its last
  * checkpoint with the same options, it ends with the same bytes as a run that was never stopped.
  */
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
 import { createBatches, type MicroBatch } from "../../data/stream/batches.ts";
@@ -20,6 +20,7 @@ import { lockOutput } from "../folder/runLock.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER, type EvalRecord } from "../folder/runLog.ts";
 import { intervalMs } from "../options/interval.ts";
 import { type TrainInput, trainOptions } from "../options/options.ts";
+import { trackerSinks } from "../sinks/trackers.ts";
 import { waitFor } from "./dataWait.ts";
 import { Late } from "./lateReading.ts";
 import { type Closers, openRun } from "./openRun.ts";
@@ -61,7 +62,9 @@ export async function train(
   try {
     const { stop_at_step: stopAtStep, ...options } = trainOptions(input); // not an option of the run itself
     closers.push(lockOutput(options.output));
-    facts = new FactStream([logSink(options.output), ...sinks]);
+    const notice = (text: string): void => facts.notice(text);
+    const trackers = trackerSinks(options.report_to, { output: resolve(options.output), notice });
+    facts = new FactStream([logSink(options.output), ...sinks, ...trackers]);
     const result = await runFrom(await openRun(options, facts, closers), {
       signal,
       closers,

@@ -25,6 +25,7 @@ import type { Device } from "../../torch/tensor.ts";
 import { checkpointOptions, type EarlyStop, earlyStopOf } from "./checkpointOptions.ts";
 import { withSteps } from "./interval.ts";
 import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
+import { reportOptions } from "./reportTo.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
 
 const OFFICIAL_WARMUP_RATIO = 0.01;
@@ -272,6 +273,7 @@ export const TrainOptions = z
     ...loraOptions,
     ...optimizerOptions,
     ...checkpointOptions,
+    ...reportOptions,
     ...computeOptions,
     ...policyOptions,
   })
