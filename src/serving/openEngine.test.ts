@@ -5,7 +5,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { randomLora } from "../../tests/helpers/randomModel.ts";
 import { answered, generated, randomPicture, requestOf } from "../../tests/helpers/serving.ts";
 import { writeAdapter } from "../checkpoint/adapter/peft.ts";
+import { IMAGE_PLACEHOLDER } from "../data/samples/sample.ts";
+import { trainTokenizer } from "../data/text/tinyTokenizer.ts";
 import { UserError } from "../errors.ts";
+import { tokenizerOf } from "../models/families.ts";
 import { adapterFromLora, disposeLora } from "../models/lora.ts";
 import { loadModel, type Model } from "../models/weights.ts";
 import { TINY, tinyConfig, writeTinyCheckpoint } from "../models/xcomposer2/tiny.ts";
@@ -75,5 +78,53 @@ describe("under a memory limit", () => {
     const opening = openEngine({ ...options, memory: 150_000 });
     await expect(opening).rejects.toThrow(UserError);
     await expect(opening).rejects.toThrow(/can't be served in .* it needs/);
+  });
+});
+
+describe("the base", () => {
+  test.each(["nf4", "int8", "fp8"] as const)("in %s gives generate's own answers", async (base) => {
+    const quantised = loadModel(folder, { dtype: "float32", device: "cpu", base });
+    const images = [await randomPicture(4)];
+    const engine = await openEngine({ ...options, base, adapters: { lora: adapter } });
+    const requests = [
+      requestOf(256, { tokens: 20, model: "lora" }),
+      requestOf(256, { tokens: 5, images, model: "lora" }),
+      requestOf(256, { tokens: 5, images }),
+    ];
+    const answers = await Promise.all(requests.map((request) => answered(engine, request)));
+    await engine.close();
+    for (const [index, { ids }] of answers.entries()) {
+      const adapted = requests[index]!.model ? lora : undefined;
+      expect(ids).toEqual(await generated(quantised, adapted, requests[index]!));
+    }
+    dispose(quantised);
+  });
+});
+
+describe("a dialogue", () => {
+  const withText = join(root, "text");
+  beforeAll(() => {
+    const texts = ["user assistant the total of the receipt is 12.50 euro"];
+    writeTinyCheckpoint(withText, { ...SMALL, vocab: 400 }, trainTokenizer(texts, { vocabSize: 400 }));
+  });
+
+  test("comes as pieces of text, and ends before a stop text that lies across tokens", async () => {
+    const tokenizer = (await tokenizerOf(withText))!;
+    const engine = await openEngine({ ...options, model: withText, dtype: "fp32" });
+    const prompt = {
+      turns: [{ role: "user" as const, text: `${IMAGE_PLACEHOLDER}What is the total?` }],
+      images: [await randomPicture(5)],
+    };
+    const request = { prompt, hdNum: 1, maxNewTokens: 40, ignoreEos: true };
+    const whole = await answered(engine, request);
+    expect(whole.text).toBe(tokenizer.decode(whole.ids, { skipSpecial: true }));
+    expect(whole.text.length).toBeGreaterThan(20);
+    const stop = whole.text.slice(9, 14);
+    const stopped = await answered(engine, { ...request, stop: ["not there at all", stop] });
+    expect(stopped.text).toBe(whole.text.slice(0, whole.text.indexOf(stop)));
+    expect(stopped.last).toMatchObject({ kind: "end", finishReason: "stop" });
+    const { refusal } = await engine.submit({ prompt: { ...prompt, images: [] } });
+    expect(refusal?.error.message).toContain("has 0 pictures but 1 place for them");
+    await engine.close();
   });
 });

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { randomTensor, relativeDifference } from "../../../tests/helpers/randomModel.ts";
 import { empty } from "../../torch/create.ts";
 import { memoryStats, planningFor, recordAllocations, resetPeak } from "../../torch/device.ts";
 import { scope } from "../../torch/tensor.ts";
@@ -6,6 +7,7 @@ import { headsOfPacked } from "./calls.ts";
 import { CARD_KERNELS, type CardKernel } from "./cardKernels.ts";
 import {
   type AttentionShape,
+  attentionWithSums,
   kernelBackward_,
   kernelFor,
   kernelForward,
@@ -113,4 +115,55 @@ test("the lengths of packed samples are made once where they are at hand, for fl
       expect(lengths?.keys.shape).toEqual([3]);
     }),
   );
+});
+
+test.each(["float32", "bfloat16"] as const)(
+  "attention over parts of the keys comes with sums that merge it, in %s",
+  (dtype) => {
+    scope(() => {
+      const [query, key, value] = [3, 70, 70].map((rows, seed) =>
+        randomTensor([1, G, rows, D], seed, { dtype }),
+      );
+      const weights = query!
+        .to({ dtype: "float32" })
+        .matmul(key!.to({ dtype: "float32" }).transpose(2, 3))
+        .mul_(D ** -0.5); // (1, G, 3, 70)
+      const parts = [
+        [0, 1],
+        [1, 40],
+        [41, 29],
+      ].map(([start, rows]) => {
+        const [out, sums] = attentionWithSums(
+          query!,
+          key!.narrow(2, start!, rows!),
+          value!.narrow(2, start!, rows!),
+        );
+        const expected = weights.narrow(3, start!, rows!).logsumexp([3]);
+        expect(relativeDifference(sums, expected)).toBeLessThan(dtype === "float32" ? 1e-6 : 1e-2);
+        return { out: out.to({ dtype: "float32" }), sums };
+      });
+      const total = weights.logsumexp([3]);
+      const merged = parts
+        .map(({ out, sums }) => out.mul(sums.sub(total).exp().unsqueeze(3)))
+        .reduce((sum, part) => sum.add(part));
+      const expected = weights.softmax(3).matmul(value!.to({ dtype: "float32" }));
+      expect(relativeDifference(merged, expected)).toBeLessThan(dtype === "float32" ? 1e-6 : 2e-2);
+    });
+  },
+);
+
+test.each([
+  ["flash", 9],
+  ["efficient", 7.5],
+])("a plan of %s for parts of the keys has the shapes of a run", (_, computeCapability) => {
+  planningFor({ device: "cuda", computeCapability }, () => {
+    scope(() => {
+      const rows = (count: number) => empty([1, G, count, D], target);
+      const [out, sums] = attentionWithSums(rows(Q), rows(T), rows(T));
+      expect([out.shape, sums.shape]).toEqual([
+        [1, G, Q, D],
+        [1, G, Q],
+      ]);
+    });
+  });
 });
