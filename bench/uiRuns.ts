@@ -54,13 +54,15 @@ async function measure(start: string): Promise<void> {
   const list = await get<RunList>("runs");
   const { length } = list.value.runs;
   console.log(
-    `  list of ${length} runs: ${since(askedMs)} after the request, ${since(startMs)} after the start; ${formatBytes(list.bytes)}; memory ${memoryOf(server.pid!)}`,
+    `  list of ${length} runs: ${since(askedMs)} after the request, ${since(startMs)} (${cpuOf(server.pid!)}) after the start; ${formatBytes(list.bytes)}; memory ${memoryOf(server.pid!)}`,
   );
   const readMs = performance.now();
   for (let left = length; left > 0; await sleep(200)) {
     left = (await get<RunList>("runs")).value.runs.filter(({ isPartial }) => isPartial).length;
   }
-  console.log(`  all logs read ${since(readMs)} later; memory ${memoryOf(server.pid!)}`);
+  console.log(
+    `  all logs read ${since(readMs)} later (${cpuOf(server.pid!)} in all); memory ${memoryOf(server.pid!)}`,
+  );
   const againMs = performance.now();
   await get<RunList>("runs");
   console.log(`  list again: ${since(againMs)}`);
@@ -148,6 +150,12 @@ function stepRecord(run: number, step: number): object {
 
 function since(startMs: number): string {
   return `${((performance.now() - startMs) / 1000).toFixed(2)} s`;
+}
+
+/** Returns the processor time of a process so far, which other work on the machine does not change. */
+function cpuOf(pid: number): string {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ");
+  return `${((Number(fields[11]) + Number(fields[12])) / 100).toFixed(2)} s of a core`;
 }
 
 function memoryOf(pid: number): string {

@@ -1,6 +1,6 @@
 /** A run folder whose logs are read once, and then only where they have grown. */
 import { createHash } from "node:crypto";
-import { existsSync, lstatSync, readFileSync } from "node:fs";
+import { existsSync, lstatSync, readFileSync, type Stats } from "node:fs";
 import { basename, join } from "node:path";
 import { parse } from "yaml";
 import type { LoggedFact } from "../train/facts/runFact.ts";
@@ -25,17 +25,24 @@ import {
   readSampledLines,
 } from "./logTail.ts";
 import type { RunState, RunSummary } from "./runView.ts";
-import { addSteps, emptyDigest, lossParts, MOST_PARTS, recentSpeed, type StepDigest } from "./stepDigest.ts";
+import { addSteps, emptyDigest, lossParts, recentSpeed, type StepDigest } from "./stepDigest.ts";
 
 /** All that is known of a run's logs; plain data. */
 export interface RunDigest {
   steps: StepDigest;
   facts: FactDigest;
   evals: EvalDigest;
+  /** Time, size and number of each log's file when it was read to its end. */
+  marks: Partial<Record<LogName, string>>;
 }
+
+type LogName = typeof STEPS_FILE | typeof EVALS_FILE | typeof FACTS_FILE;
 
 /** A log that is longer is shown by a sample of its lines until it is read. */
 const MOST_AT_ONCE_BYTES = CHUNK_BYTES / 4;
+/** The sample of its lines, and the bytes of its end. */
+const SAMPLED_LINES = 20;
+const LAST_BYTES = 2 ** 13;
 /** A run on another machine counts as ended when its logs have not changed for so long. */
 const SILENCE_MS = 3_600_000;
 /** The longest configuration that people write has a few thousand bytes. */
@@ -58,7 +65,7 @@ export class KnownRun {
     this.id = idOf(path);
     this.path = path;
     this.folder = folder;
-    this.digest = digest ?? { steps: emptyDigest(), facts: noFacts(), evals: noEvals() };
+    this.digest = digest ?? { steps: emptyDigest(), facts: noFacts(), evals: noEvals(), marks: {} };
   }
 
   /** The process that trains; undefined if none does. */
@@ -78,11 +85,13 @@ export class KnownRun {
   /** Reads what is new in the logs, except long parts. Returns whether the summary has changed. */
   update(): boolean {
     const before = this.#mark();
-    this.#readFacts();
-    this.#readEvals();
-    this.#updatedAtMs = Math.max(...[STEPS_FILE, EVALS_FILE, FACTS_FILE].map((name) => this.#timeOf(name)));
-    this.#readSteps();
-    this.#holder = lockHolder(this.folder);
+    const times = [
+      this.#readChanged(FACTS_FILE, () => this.#readFacts()),
+      this.#readChanged(EVALS_FILE, () => this.#readEvals()),
+      this.#readChanged(STEPS_FILE, () => this.#readSteps()),
+    ];
+    this.#updatedAtMs = Math.max(...times);
+    this.#holder = existsSync(this.#file(LOCK_FILE)) ? lockHolder(this.folder) : undefined;
     this.#state = this.#stateNow();
     const hasChanged = this.#mark() !== before;
     if (hasChanged) this.revision += 1;
@@ -135,6 +144,20 @@ export class KnownRun {
       ...{ tokens: steps.tokens, elapsedMs: steps.elapsedMs, stepDowns: facts.stepDowns },
       ...(this.#sampled && { isPartial: true }),
     };
+  }
+
+  /** Reads a log if its file is not as it was. Returns the time of its last change; 0 without a file. */
+  #readChanged(name: LogName, read: () => void): number {
+    const { marks } = this.digest;
+    const status = statusOf(this.#file(name));
+    const mark = status && [status.mtimeMs, status.size, status.ino].join();
+    if (mark === undefined || marks[name] !== mark) {
+      read();
+      const isAtEnd = name !== STEPS_FILE || !this.isPartial;
+      if (mark !== undefined && isAtEnd) marks[name] = mark;
+      else delete marks[name];
+    }
+    return status?.mtimeMs ?? 0;
   }
 
   #readFacts(): void {
@@ -198,11 +221,7 @@ export class KnownRun {
   }
 
   #timeOf(name: string): number {
-    try {
-      return lstatSync(this.#file(name)).mtimeMs;
-    } catch {
-      return 0;
-    }
+    return statusOf(this.#file(name))?.mtimeMs ?? 0;
   }
 
   #file(name: string): string {
@@ -215,14 +234,31 @@ export function idOf(path: string): string {
   return createHash("sha256").update(path).digest("base64url").slice(0, 16);
 }
 
+/** Returns the status of a file; undefined if it is missing or out of reach. */
+function statusOf(path: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch {
+    return undefined;
+  }
+}
+
 /** Sums up a few lines of a long log and its end: the course of the loss, the speed, a peak. */
 function sampledDigest(file: string): StepDigest {
   const digest = emptyDigest();
-  const parse = (lines: string[]): StepRecord[] => lines.flatMap((line) => parseLine<StepRecord>(line) ?? []);
-  addSteps(digest, parse(readSampledLines(file, MOST_PARTS)));
-  const last = parse(readLastLines(file));
-  const { losses } = structuredClone(digest);
-  digest.recent = [];
+  const last = readLastLines(file, LAST_BYTES).flatMap((line) => parseLine<StepRecord>(line) ?? []);
   addSteps(digest, last);
-  return { ...digest, losses };
+  const losses = readSampledLines(file, SAMPLED_LINES).map(lossIn);
+  digest.losses = {
+    width: 1,
+    sums: losses.map((loss) => loss ?? 0),
+    counts: losses.map((loss) => (loss === undefined ? 0 : 1)),
+  };
+  return digest;
+}
+
+/** Finds the loss in a line without parsing all of it, as a first look at many runs needs it. */
+function lossIn(line: string): number | undefined {
+  const loss = /"loss":(-?[\d.eE+-]+)/.exec(line)?.[1];
+  return loss === undefined ? undefined : Number(loss) || undefined;
 }

@@ -9,7 +9,7 @@ import { keepInCache, userCacheFolder } from "../torch/install/userCache.ts";
 import type { RunDigest } from "./knownRun.ts";
 
 /** Raised when a digest has other fields; older ones are then not used. */
-const VERSION = 1;
+const VERSION = 2;
 
 /** Returns the digests of runs by their path below the folder; none if the file is missing or damaged. */
 export function storedDigests(root: string): Map<string, RunDigest> {
