@@ -39,7 +39,7 @@ export interface RunDigest {
 type LogName = typeof STEPS_FILE | typeof EVALS_FILE | typeof FACTS_FILE;
 
 /** A log that is longer is shown by a sample of its lines until it is read. */
-const MOST_AT_ONCE_BYTES = CHUNK_BYTES / 4;
+const MOST_AT_ONCE_BYTES = CHUNK_BYTES / 2;
 /** The sample of its lines, and the bytes of its end. */
 const SAMPLED_LINES = 20;
 const LAST_BYTES = 2 ** 13;
@@ -71,6 +71,11 @@ export class KnownRun {
   /** The process that trains; undefined if none does. */
   get holder(): LockHolder | undefined {
     return this.#state === "running" ? this.#holder : undefined;
+  }
+
+  /** Time of the last change in the logs. */
+  get updatedAtMs(): number {
+    return this.#updatedAtMs;
   }
 
   get isRunning(): boolean {

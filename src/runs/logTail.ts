@@ -20,7 +20,7 @@ export interface Appended {
 }
 
 /** Bytes that one call reads at most, unless a single line is longer. */
-export const CHUNK_BYTES = 2 ** 20;
+export const CHUNK_BYTES = 2 ** 18;
 /** A longer line is no record of ours; it is skipped. */
 const MOST_LINE_BYTES = 2 ** 24;
 /** Bytes before the cursor that are hashed. They end a record, whose times hardly repeat. */

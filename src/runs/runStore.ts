@@ -5,7 +5,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { relative, sep } from "node:path";
-import { setImmediate } from "node:timers/promises";
+import { setImmediate, setTimeout as sleep } from "node:timers/promises";
 import { type FoundFolder, RunFinder } from "./findRuns.ts";
 import { idOf, KnownRun } from "./knownRun.ts";
 import { KnownSweep } from "./knownSweep.ts";
@@ -17,6 +17,9 @@ import type { SweepSummary } from "./sweepView.ts";
 const LOOK_MS = 500;
 /** Milliseconds of reading between two turns of the event loop. */
 const TURN_MS = 20;
+/** Milliseconds before long logs are read: the first list is answered, and the page loaded, by then. */
+const REST_MS = 1000;
+/** Milliseconds between two times that what was read is kept. */
 const STORE_MS = 15_000;
 
 export interface RunChanges {
@@ -149,9 +152,10 @@ export class RunStore {
     const runs = found.filter(({ kind }) => kind === "run");
     await this.#takeRuns(runs);
     this.#takeSweeps(found.filter(({ kind }) => kind === "sweep"));
-    this.#reading ??= this.#readOn().finally(() => {
-      this.#reading = undefined;
-    });
+    if (this.#partial().length > 0)
+      this.#reading ??= this.#readOn().finally(() => {
+        this.#reading = undefined;
+      });
     if (this.#version > before) for (const onChange of this.#watchers) onChange();
   }
 
@@ -206,21 +210,24 @@ export class RunStore {
     if (hasChanged || [...this.#sweeps.keys()].join() !== before) this.#sweepVersion = ++this.#version;
   }
 
+  #partial(): Entry[] {
+    return [...this.#entries.values()].filter(({ run }) => run.isPartial);
+  }
+
   /** Reads long logs to their ends, the latest run's first. */
   async #readOn(): Promise<void> {
+    await sleep(REST_MS, undefined, { ref: false });
     const isOpen = (): boolean => !this.#isClosed;
-    const partial = [...this.#entries.values()].filter(({ run }) => run.isPartial);
-    partial.sort((a, b) => b.run.summary().updatedAtMs - a.run.summary().updatedAtMs);
+    const partial = this.#partial().sort((a, b) => b.run.updatedAtMs - a.run.updatedAtMs);
     for (const entry of partial) {
+      if (!isOpen()) return;
       while (isOpen() && !entry.run.readOn()) await setImmediate();
       this.#note(entry);
       await setImmediate();
       if (Date.now() - this.#storedAtMs > STORE_MS) this.#store();
     }
-    if (partial.length > 0) {
-      this.#store();
-      for (const onChange of this.#watchers) onChange();
-    }
+    this.#store();
+    for (const onChange of this.#watchers) onChange();
   }
 
   #store(): void {
