@@ -55,7 +55,7 @@ async function main([name = "", ...argv]: string[]): Promise<number> {
   if (name === "--version") return print(version());
   if (name === "help" || name === "--help" || name === "-h") {
     const [asked] = argv;
-    return asked === undefined || asked.startsWith("-") ? print(overview()) : main([asked, "--help"]);
+    return asked === undefined || asked.startsWith("-") ? print(overview()) : main([...argv, "--help"]);
   }
   if (name === "") {
     process.stderr.write(`${overview()}\n`);

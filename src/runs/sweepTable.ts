@@ -2,6 +2,7 @@
  * The table of a sweep: sweep.json in its folder, which `lorafit sweep` writes whole after each change. Every
  * trial is a run of its own in a folder beside it.
  */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
@@ -94,11 +95,13 @@ export function readSweep(folder: string): SweepTable {
 /** Reads the table as it is in the file: with paths from the sweep's folder. */
 export function readSweepFile(folder: string): SweepTable {
   const file = join(folder, SWEEP_FILE);
+  const fix = "Name the --output folder of a lorafit sweep.";
+  if (!existsSync(file)) throw new UserError(`${folder} holds no sweep: ${file} is missing.`, { fix });
   const parsed = SweepTable.safeParse(readJsonObject(file));
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   throw new UserError(`${file} is not the table of a sweep: ${issue?.path.join(".")}: ${issue?.message}.`, {
-    fix: "Name the --output folder of a lorafit sweep.",
+    fix,
   });
 }
 

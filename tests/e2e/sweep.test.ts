@@ -111,7 +111,7 @@ describe("a grid with a trial that is too large and one that fails", () => {
     const killed = argsOf("killed", grid);
     for (let kill = 0; kill < 3; kill++) {
       const { process: sweep, ended } = startSweep(killed);
-      await Promise.race([sleep(random() * 4000), ended]);
+      await Promise.race([sleep(random() * 3000), ended]);
       sweep.kill("SIGKILL");
       await ended;
     }
@@ -162,7 +162,7 @@ it("halving ends with the adapter that the same run has alone", { timeout: SLOW_
 });
 
 it("Ctrl-C saves, and the same command continues", { timeout: SLOW_MACHINE }, async () => {
-  const args = argsOf("stopped", { lora_r: 2, learning_rate: [1e-3, 1e-2], max_steps: 300, eval_every: 300 });
+  const args = argsOf("stopped", { lora_r: 2, learning_rate: [1e-3, 1e-2], max_steps: 60 });
   const { process: sweep, ended } = startSweep(args);
   const steps = join(output("stopped"), "trial-1", "steps.jsonl");
   while (!existsSync(steps) || readFileSync(steps, "utf8") === "") await sleep(20);
@@ -176,7 +176,7 @@ it("Ctrl-C saves, and the same command continues", { timeout: SLOW_MACHINE }, as
   expect(lorafit(args).code).toBe(0);
   for (const trial of shown(output("stopped"))) {
     expect(trial.state).toBe("finished");
-    expect(stepsOf(trial)).toEqual(Array.from({ length: 300 }, (_, index) => index + 1));
+    expect(stepsOf(trial)).toEqual(Array.from({ length: 60 }, (_, index) => index + 1));
   }
 });
 

@@ -1,15 +1,18 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 import { UsageError } from "../../errors.ts";
-import type { SweepOptions } from "../../sweep/options.ts";
-import { gridTrials } from "../../sweep/space/draw.ts";
+import { readSweepOptions, type SweepOptions, SweepOwn } from "../../sweep/options.ts";
+import { gridTrials, randomTrials } from "../../sweep/space/draw.ts";
+import { TRIAL_SPECS } from "../../sweep/space/space.ts";
 import { readCommand } from "./readCommand.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "sweep-options-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
+const SWEPT_KEYS = [...TRIAL_SPECS.map(({ key }) => key), ...Object.keys(SweepOwn.shape)];
 const ALWAYS = ["--model", "m", "--data", "d.jsonl", "--val-size", "0.1"];
 
 function optionsOf(argv: string[], yaml?: string): SweepOptions {
@@ -75,6 +78,37 @@ eta: 3
 });
 
 describe("wrong options of a sweep", () => {
+  it("of any kind are an error of the user, never a defect", () => {
+    const value = fc.oneof(
+      fc.jsonValue({ maxDepth: 2 }),
+      fc.constantFrom(
+        "log:1..2:3",
+        "linear:0..1",
+        "1x",
+        "4,,8",
+        "log:..",
+        { log: [1, 2], count: 3 },
+        { values: [] },
+      ),
+    );
+    const key = fc.constantFrom(...SWEPT_KEYS);
+    fc.assert(
+      fc.property(fc.dictionary(key, value, { maxKeys: 6 }), (raw) => {
+        try {
+          const options = readSweepOptions(
+            { model: "m", data: "d", val_size: 0.1, ...raw },
+            (name) => name,
+            [],
+          );
+          randomTrials(options.space, 5, 1);
+        } catch (thrown) {
+          expect(thrown).toBeInstanceOf(UsageError);
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
   it("are all reported at once, with their places", () => {
     const yaml = `model: m
 data: d.jsonl

@@ -37,6 +37,8 @@ describe("the values of an option", () => {
     ["data", ["a.json", "b.json"], ["a.json", "b.json"]],
     ["model", ["a,b"], "a,b"],
     ["policy", { headGroups: 2 }, { headGroups: 2 }],
+    ["early_stop", { patience: 3, min_delta: 0.1 }, { patience: 3, min_delta: 0.1 }],
+    ["save_every", "10min", "10min"],
     ["pack", true, true],
     ["pack", "false", false],
   ])("of %s in %j are one", (key, raw, value) => {

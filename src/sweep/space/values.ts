@@ -34,7 +34,7 @@ const HOW = "Write a range as {log: [5e-5, 1e-3], count: 5} or as log:5e-5..1e-3
 export function valuesOf(raw: unknown, spec: OptionSpec, spelled: string): Values {
   const object = plainObject(raw);
   if (object && "values" in object) return listOf(object.values, spec, spelled);
-  if (object && spec.numeric) return rangeOf(object, spec, spelled);
+  if (object && spec.numeric && !takesObject(object, spec)) return rangeOf(object, spec, spelled);
   if (Array.isArray(raw) && spec.many) {
     return raw.some(Array.isArray) ? { kind: "list", values: raw } : { kind: "fixed", value: raw };
   }
@@ -55,6 +55,11 @@ function listOf(values: unknown, spec: OptionSpec, spelled: string): Values {
   if (!Array.isArray(values) || values.length === 0)
     throw new UsageError(`${spelled}: values takes a list.`, { fix: "Write it as {values: [4, 8]}." });
   return { kind: "list", values: values.map((value) => readValue(value, spec)) };
+}
+
+/** Whether an object is a value of the option itself, such as {patience: 3}. */
+function takesObject(object: Record<string, unknown>, { takes }: OptionSpec): boolean {
+  return takes.includes("{") && !SCALES.some((scale) => scale in object);
 }
 
 function isDivisible(value: unknown, { many, value: placeholder }: OptionSpec): value is string {
