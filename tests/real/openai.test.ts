@@ -23,13 +23,16 @@ let picture: string;
 beforeAll(async () => {
   adapter = join(workshop.train("invoices", ["--max-steps", "4"]), "adapter");
   const pages = join(workshop.folder, "pages");
-  picture = join(pages, readdirSync(pages).find((name) => name.endsWith(".png"))!);
+  picture = join(
+    pages,
+    (readdirSync(pages, { recursive: true }) as string[]).find((name) => name.endsWith(".png"))!,
+  );
   const flags = ["--adapter", `invoices=${adapter}`, "--hd-num", "1", "--memory", "64MiB"];
   server = await serve(["--model", workshop.model, ...flags]);
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
 });
 afterAll(async () => {
-  await server.stop();
+  await server?.stop();
 });
 
 /** Returns the greedy answer of `lorafit generate`. */
