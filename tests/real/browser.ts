@@ -61,6 +61,7 @@ export async function openPage(url: string, options: PageOptions = {}): Promise<
     if (reason !== "net::ERR_ABORTED") note(`${request.method()} ${request.url()}: ${reason}`); // closed by the page
   });
   await page.goto(url);
+  await page.waitForURL(({ searchParams }) => !searchParams.has("token")); // it leads on to the page itself
   return { page, faults };
 }
 
@@ -69,11 +70,6 @@ async function launch(): Promise<Browser> {
   const args = process.getuid?.() === 0 ? ["--no-sandbox"] : []; // Chromium refuses to sandbox root
   return chromium.launch({ executablePath, args });
 }
-
-afterAll(async () => {
-  await (await browser)?.close();
-  browser = undefined;
-});
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -143,5 +139,7 @@ export async function startUi(folder: string, args: readonly string[] = []): Pro
 const stops: (() => Promise<void>)[] = [];
 
 afterAll(async () => {
+  await (await browser)?.close(); // before the servers, which its pages still ask
+  browser = undefined;
   await Promise.all(stops.map((stop) => stop()));
 });

@@ -79,8 +79,12 @@ const THEMES: Record<Theme, string> = { system: "System", light: "Light", dark: 
 function ThemeChoice() {
   return (
     <label class="shell-theme">
-      <span>Theme</span>
-      <select value={theme.value} onChange={(event) => chooseTheme(event.currentTarget.value as Theme)}>
+      <span aria-hidden="true">Theme</span>
+      <select
+        aria-label="Theme"
+        value={theme.value}
+        onChange={(event) => chooseTheme(event.currentTarget.value as Theme)}
+      >
         {Object.entries(THEMES).map(([value, label]) => (
           <option key={value} value={value}>
             {label}

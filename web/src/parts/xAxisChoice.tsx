@@ -7,6 +7,7 @@ export function XAxisChoice({ axis }: { axis: XAxis }) {
     <label class="row">
       Over
       <select
+        aria-label="Over"
         value={axis}
         onChange={(event) =>
           setQuery({ x: event.currentTarget.value === "step" ? "" : event.currentTarget.value })

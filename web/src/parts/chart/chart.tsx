@@ -87,7 +87,7 @@ function Plot({ model, box, plot, cursor }: PlotProps) {
     if (index === undefined || !plot.current) return;
     event.preventDefault();
     const left = plot.current.valToPos(model.xs[index] ?? 0, "x");
-    plot.current.setCursor({ left, top: 10 });
+    setSharedCursor(plot.current, left);
   };
   return (
     <div
@@ -104,6 +104,12 @@ function Plot({ model, box, plot, cursor }: PlotProps) {
       onKeyDown={move}
     />
   );
+}
+
+/** Moves the cursor of all charts that share it; uPlot's types lack the argument for the others. */
+function setSharedCursor(plot: uPlot, left: number): void {
+  const set = plot.setCursor as (at: { left: number; top: number }, fire: boolean, share: boolean) => void;
+  set({ left, top: 10 }, true, true);
 }
 
 function movedIndex({ key, shiftKey }: KeyboardEvent, at: number, last: number): number | undefined {
