@@ -11,7 +11,7 @@ PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 PAGE := $(shell find web -type f ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bench-serve bench-plan bench-ui bench-gpu bench-memory bundle test test-real lint format docs clean distclean
+.PHONY: build demo bench-cpu bench-serve bench-plan bench-ui bench-gpu bench-memory bundle test test-real lint format docs screens clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -83,6 +83,11 @@ lint: $(PACKAGES)
 
 format: $(PACKAGES)
 	@$(BIN)/biome check --write .
+
+# README's pictures of the page, from real runs.
+screens: build
+	@bash tests/real/setup.sh
+	@LORAFIT_SCREENS=1 $(BIN)/vitest run --config vitest.real.config.ts tests/real/screens.test.ts
 
 # Generated files: schemas/, docs/cli.md and docs/step-memory.svg.
 docs: build

@@ -6,7 +6,7 @@ export default defineConfig({
   test: {
     ...base.test,
     include: ["tests/real/**/*.test.ts"],
-    exclude: [],
+    exclude: process.env.LORAFIT_SCREENS ? [] : ["tests/real/screens.test.ts"],
     expect: { poll: { timeout: 120_000 } },
   },
 });

@@ -5,7 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
-import { PROGRAM } from "../e2e/lorafit.ts";
+import { lorafit, PROGRAM, type Run } from "../e2e/lorafit.ts";
 import { PATIENCE_MS } from "./browser.ts";
 
 export interface Workshop {
@@ -17,6 +17,10 @@ export interface Workshop {
   evalData: string;
   /** Trains to the end; throws with what it said if it fails. */
   train(name: string, flags?: readonly string[]): string;
+  /** Sweeps to the end, with the same settings as train(). */
+  sweep(name: string, flags?: readonly string[]): string;
+  /** Runs any other command. */
+  lorafit(args: readonly string[]): Run;
   /** Starts a run and returns at once. It is killed after the file's tests. */
   start(name: string, flags?: readonly string[]): StartedRun;
 }
@@ -68,11 +72,11 @@ export function makeWorkshop({ pages = 8, evaluated = 3 } = {}): Workshop {
   run(["tiny", "--output", model, ...TINY_FLAGS]);
   const samples = JSON.parse(readFileSync(join(folder, "pages", "pages.json"), "utf8")) as unknown[];
   writeFileSync(evalData, JSON.stringify(samples.slice(0, evaluated)));
-  const argsOf = (output: string, flags: readonly string[]): string[] => {
+  const argsOf = (output: string, flags: readonly string[], command = "train"): string[] => {
     const fast = FAST.flatMap((flag, at) =>
       at % 2 === 0 && !flags.includes(flag) ? [flag, FAST[at + 1]!] : [],
     );
-    return ["train", "--model", model, "--data", data, "--output", output, ...fast, ...flags];
+    return [command, "--model", model, "--data", data, "--output", output, ...fast, ...flags];
   };
   return {
     ...{ folder, model, data, evalData },
@@ -81,6 +85,12 @@ export function makeWorkshop({ pages = 8, evaluated = 3 } = {}): Workshop {
       run(argsOf(output, flags));
       return output;
     },
+    sweep(name, flags = []) {
+      const output = join(folder, name);
+      run(argsOf(output, flags, "sweep"));
+      return output;
+    },
+    lorafit: (args) => lorafit([...args]),
     start: (name, flags = []) => startRun(join(folder, name), argsOf(join(folder, name), flags)),
   };
 }
