@@ -15,6 +15,11 @@ export const SCREENS: Readonly<Record<string, Screen>> = {
   compare: { title: "Compare", load: async () => (await import("./screens/compare/compare.tsx")).Compare },
   plan: { title: "Plan", label: "Plan", load: async () => (await import("./screens/plan/plan.tsx")).Plan },
   data: { title: "Data", label: "Data", load: async () => (await import("./screens/data/data.tsx")).Data },
+  newRun: {
+    title: "New run",
+    label: "New run",
+    load: async () => (await import("./screens/newRun/newRun.tsx")).NewRun,
+  },
 };
 
 export const START = "runs";
