@@ -61,12 +61,13 @@ function Filling({ known }: { known: Known }) {
   const [touched, setTouched] = useState<ReadonlySet<string> | "all">(new Set());
   const draft = useMemo(() => draftOf(form, filled), [form, filled]);
   const check = useCheck(draft);
+  const isWrong = check !== undefined && Object.keys(check.errors).length > 0;
   const planned = usePlan(planOptionsOf(form, filled, choices.here));
   const change = (key: string, value: string | boolean): void => {
     setFilled((before) => ({ ...before, [key]: value }));
     setTouched((before) => (before === "all" ? before : new Set(before).add(key)));
   };
-  const { start, isBusy, problem } = useStart(draft, () => setTouched("all"));
+  const { start, isBusy, problem, log } = useStart(draft, () => setTouched("all"));
   return (
     <form
       class="run-screen"
@@ -88,7 +89,7 @@ function Filling({ known }: { known: Known }) {
               {isBusy ? "Starting…" : "Start"}
             </button>
             <span class="muted" role="status">
-              {isBusy && "The model is opened and the samples are checked."}
+              {isBusy && (log || "The model is opened and the samples are checked.")}
             </span>
           </div>
           {problem !== undefined && <Problem of={problem} />}
@@ -102,10 +103,10 @@ function Filling({ known }: { known: Known }) {
             Paths start from <code>{form.folder}</code>.
           </p>
         </section>
-        {filled.model ? (
+        {filled.model && !(planned.problem && isWrong) ? (
           <PlanAnswer planned={planned} withCommands={false} />
         ) : (
-          <p class="muted">The plan appears here when a model is chosen.</p>
+          <p class="muted">The plan appears here when the fields are right.</p>
         )}
       </div>
     </form>
@@ -157,13 +158,16 @@ interface Starting {
   start: () => Promise<void>;
   isBusy: boolean;
   problem?: unknown;
+  /** The last line that the run has printed. */
+  log?: string;
 }
 
 /** Starts the run and goes to its screen. showErrors: called if fields are wrong. */
 function useStart(draft: RunDraft, showErrors: () => void): Starting {
-  const [state, setState] = useState<{ isBusy: boolean; problem?: unknown }>({ isBusy: false });
+  const [state, setState] = useState<Omit<Starting, "start">>({ isBusy: false });
   const leaving = useRef(new AbortController());
   useEffect(() => () => leaving.current.abort(), []);
+  const tell = (log: string): void => setState({ isBusy: true, log });
   const start = async (): Promise<void> => {
     const { signal } = leaving.current;
     setState({ isBusy: true });
@@ -173,7 +177,7 @@ function useStart(draft: RunDraft, showErrors: () => void): Starting {
         showErrors();
         setState({ isBusy: false });
         setTimeout(() => document.querySelector<HTMLElement>("[aria-invalid=true]")?.focus());
-      } else navigate(hrefOf("run", [await startRun(draft, signal)]));
+      } else navigate(hrefOf("run", [await startRun(draft, signal, tell)]));
     } catch (problem) {
       if (!signal.aborted) setState({ isBusy: false, problem });
     }

@@ -6,17 +6,31 @@ import { ApiProblem, getJson, postJson } from "../../api.ts";
 const LOOK_MS = 300;
 const SHOWN_LINES = 12;
 
-/** Returns the id of the run. Throws ApiProblem if it could not start, or ended before it began. */
-export async function startRun(draft: RunDraft, signal: AbortSignal): Promise<string> {
+/**
+ * Returns the id of the run when its model is loaded. Throws ApiProblem if it could not start, or ended before.
+ * tell: gets what the run has printed so far.
+ */
+export async function startRun(
+  draft: RunDraft,
+  signal: AbortSignal,
+  tell: (log: string) => void,
+): Promise<string> {
   const { path } = await postJson<RunStarted>("newRun/start", draft, signal);
   for (;;) {
     const { runs } = await getJson<RunList>("runs", {}, signal);
     const run = runs.find((one) => one.path === path);
-    if (run) return run.id;
-    const { state, log } = await getJson<StartState>("newRun/started", { path }, signal);
+    const isLoaded = run !== undefined && Object.keys(run.options).length > 0;
+    if (isLoaded) return run.id;
+    const { state, exitCode, log } = await getJson<StartState>("newRun/started", { path }, signal);
+    if (state === "ended" && run && exitCode === 0) return run.id;
     if (state === "ended") throw endedEarly(log);
+    tell(lastLine(log));
     await new Promise((done) => setTimeout(done, LOOK_MS));
   }
+}
+
+function lastLine(log: string): string {
+  return log.trim().split("\n").at(-1) ?? "";
 }
 
 function endedEarly(log: string): ApiProblem {
