@@ -76,7 +76,9 @@ describe("the Data screen", () => {
     const picture = page.getByRole("img", { name: /with its tiles and the global view/ }).first();
     await picture.scrollIntoViewIfNeeded(); // it loads when it is seen
     await expect
-      .poll(() => picture.evaluate((image) => (image as unknown as { naturalWidth: number }).naturalWidth))
+      .poll(() => picture.evaluate((image) => (image as unknown as { naturalWidth: number }).naturalWidth), {
+        timeout: 60_000,
+      })
       .toBeGreaterThan(500);
     expect(await page.locator(".data-text .data-answer").count()).toBeGreaterThan(5);
     expect(await axeFaults(page)).toEqual([]);
@@ -129,7 +131,9 @@ describe("the Data screen", () => {
 
   it("opens a bad sample from what validate finds", async () => {
     const { page, faults } = await openData("file=pages/hostile.jsonl&hdNum=1");
-    const found = page.locator("section").filter({ has: page.getByRole("heading", { name: "What validate finds" }) });
+    const found = page
+      .locator("section")
+      .filter({ has: page.getByRole("heading", { name: "What validate finds" }) });
     await found.getByRole("button", { name: "2", exact: true }).press("Enter");
     await page.waitForURL(/from=2/);
     await page.locator("article").filter({ hasText: "sample 2" }).locator(".problem").waitFor();
