@@ -163,6 +163,10 @@ it("an amount of memory without its unit is asked back, in the unit that it was 
   expect(fixOf("--memory 24")).toBe("Write the unit too: 24GiB.");
   expect(fixOf("--memory 24576")).toBe("Write the unit too: 24576MiB.");
   expect(fixOf("--host-memory 64")).toBe("Write the unit too: 64GiB.");
+  expect(fixOf("--memory 1KiB")).toMatch(/^Pass an amount such as 8GiB; .*plan --solve memory/); // it has a unit
+  expect(() => train("--model a --data d --memory 1KiB")).toThrow(
+    "--memory 1KiB is too little for anything.",
+  );
   expect(train("--model a --data d --memory 24000000000 --host-memory 0").options).toMatchObject({
     memory: 24e9,
     host_memory: 0,

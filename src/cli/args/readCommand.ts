@@ -37,21 +37,21 @@ export function readCommand(name: CommandName, argv: string[], columns: number |
   requireWord(command, specs, raw);
   const errors = [...(config?.errors ?? []), ...official.flatMap((taken) => taken.errors)];
   const read = command.read ?? ((...given) => parseOptions(command.options, ...given));
-  const options = read(raw, spell, errors) as { memory?: unknown; host_memory?: unknown };
-  refuseUnitless(options, spell);
+  const options = read(raw, spell, errors) as Record<string, unknown>;
+  refuseUnitless(options, raw, spell);
   const ignored = new Set(official.flatMap((taken) => taken.ignored));
   return { kind: "run", options, json: common.json, notes: ignoredNote([...ignored]) };
 }
 
 function refuseUnitless(
-  { memory, host_memory }: { memory?: unknown; host_memory?: unknown },
+  options: Record<string, unknown>,
+  raw: Record<string, unknown>,
   spell: (key: string) => string,
 ): void {
-  const [error] = [
-    ...unitlessError(spell("memory"), memory),
-    ...unitlessError(spell("host_memory"), host_memory),
-  ];
-  if (error) throw error;
+  for (const key of ["memory", "host_memory"]) {
+    const [error] = unitlessError(spell(key), options[key], raw[key]);
+    if (error) throw error;
+  }
 }
 
 /** Reads the configuration that --config names, or that of the run that --resume names. */

@@ -177,7 +177,7 @@ function clippedCaption(steps: readonly StepRecord[], maxNorm: number): string {
 
 function figureOf({ chart, caption, format: written = formatTick }: ShownChart): string {
   const { series, x, y } = chart;
-  const format = (value: number): string => (Number.isFinite(value) ? written(value) : "not finite");
+  const format = (value: number): string => (Number.isFinite(value) ? written(value) : "no number");
   const [main, ...others] = series as [Series, ...Series[]];
   const single = others.length === 0;
   const headings = [
@@ -193,19 +193,19 @@ function figureOf({ chart, caption, format: written = formatTick }: ShownChart):
 }
 
 /**
- * Returns points of the first series for the table's rows: evenly spread, and all at which a series with few
- * points has one.
+ * Returns points of the first series for the table's rows: evenly spread over a series with fewer points, such
+ * as evaluations, and over the steps.
  */
 function tablePoints(main: readonly Point[], others: readonly Series[]): Point[] {
-  const few = others.filter(({ points }) => points.length < Math.min(main.length, TABLE_ROWS));
-  const marked = new Set(few.flatMap(({ points }) => points.map(([at]) => at)));
+  const few = others.filter(({ points }) => points.length < main.length);
+  const marked = new Set(few.flatMap(({ points }) => spread(points, TABLE_ROWS - 2).map(([at]) => at)));
   const shown = new Set(spread(main, TABLE_ROWS - Math.min(marked.size, TABLE_ROWS - 2)));
   return main.filter((point) => shown.has(point) || marked.has(point[0]));
 }
 
 function shownAt(points: readonly Point[], at: number, format: (value: number) => string): string {
   const found = points.find(([x]) => x === at);
-  return found ? format(found[1]) : "";
+  return found && Number.isFinite(found[1]) ? format(found[1]) : "";
 }
 
 /** Bytes of the memory limit that the run was given. */

@@ -113,6 +113,19 @@ it("shows the course of the evaluations, and planned memory beside measured unde
   expect(html).toContain("65.63% of the limit");
 });
 
+it("has the evaluations in the table of the loss, however many there are", () => {
+  const steps = stepsOf(Array.from({ length: 400 }, (_, at) => 4 - at / 200));
+  const evals = Array.from({ length: 30 }, (_, at) => ({
+    ...{ step: 13 * (at + 1), loss: 5 + at, samples: 1, labelTokens: 4, exactMatch: 0 },
+  }));
+  const [, table] = /Natural logarithm[\s\S]*?(<table>[\s\S]*?<\/table>)/.exec(pageOf({ steps, evals }))!;
+  const column = [...table!.matchAll(/<td>([\d.]*)<\/td><\/tr>/g)].map(([, value]) => value);
+  expect(column.filter(Boolean)).toHaveLength(7);
+  expect(column.length).toBeLessThanOrEqual(9);
+  expect(column).toContain("5");
+  expect(column).toContain("34");
+});
+
 it("says why a run ended early", () => {
   const evals = [2, 3, 3.5].map((loss, at) => ({
     ...{ step: at + 1, loss, samples: 1, labelTokens: 4, exactMatch: 0, metrics: { cer: 3 - at } },

@@ -20,7 +20,7 @@ export interface MigSlice {
 export type Recognised<Name extends string> =
   | { is: "card"; name: Name; slice?: MigSlice }
   /** No card, or several; `near`: the names that may be meant. */
-  | { is: "unclear"; why: string; near: Name[] }
+  | { is: "unclear"; why: string; near: string[] }
   /** A name that is understood, but of something that the table cannot have. */
   | { is: "other"; why: string; fix: string };
 
@@ -33,6 +33,7 @@ export function recogniseCard<Name extends string>(
   if (other) return { is: "other", ...other.say(typed) };
   const { slice, rest } = sliceOf(typed);
   const found = wholeCard(rest, cards);
+  if (slice && found.is === "unclear") return withSlice(found, { slice, rest, typed });
   if (!slice || found.is !== "card") return found;
   const card = cards.find(({ name }) => name === found.name)!;
   if (slicesOf(card) === undefined || slice.gigabytes > 1.12 * card.memoryGib)
@@ -42,6 +43,17 @@ export function recogniseCard<Name extends string>(
       fix: `Pass the memory that nvidia-smi shows for the instance: --memory ${slice.gigabytes}GiB`,
     };
   return { ...found, slice };
+}
+
+/** Keeps the MIG instance in the question which card is meant. */
+function withSlice(
+  { is, why, near }: Extract<Recognised<string>, { is: "unclear" }>,
+  { slice, rest, typed }: { slice: MigSlice; rest: string; typed: string },
+): Extract<Recognised<string>, { is: "unclear" }> {
+  return {
+    ...{ is, why: why.replace(`"${rest}"`, `"${typed}"`) },
+    near: near.map((name) => `"${name} MIG ${slice.profile}"`),
+  };
 }
 
 /** Returns the compute slices of a card that has MIG instances. Source: NVIDIA's MIG user guide. */

@@ -165,6 +165,13 @@ describe("finding a card", () => {
     expect(refusal("A100-SXM4-40GB MIG 3g.80gb").message).toContain("no MIG instance");
   });
 
+  it("asks which card a MIG instance is of, and keeps the instance in the question", () => {
+    const { message, fix } = refusal("A100 MIG 3g.20gb");
+    expect(message).toBe('"A100 MIG 3g.20gb" could be any of several cards.');
+    const [name] = /"[^"]+ MIG 3g\.20gb"/.exec(fix!)!;
+    expect(findDevice(JSON.parse(name)).title).toContain("MIG 3g.20gb");
+  });
+
   it("says which name is near a mistyped one", () => {
     expect(refusal("rtx-4909").fix).toContain("rtx-4090");
     expect(refusal("h200x").fix).toContain("h200");

@@ -19,7 +19,7 @@ const Asked = z.object({
 export function planOptionsOf(raw: Record<string, unknown>): PlanOptions {
   const asked = parseOptions(Asked, raw, flagOf);
   for (const key of ["memory", "host_memory"] as const) {
-    const [error] = unitlessError(flagOf(key), asked[key]);
+    const [error] = unitlessError(flagOf(key), asked[key], raw[key]);
     if (error) throw error;
   }
   return { ...PlanOptions.parse({}), ...asked };
