@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { splitSamples } from "../../src/data/samples/split.ts";
 import { trainTokenizer } from "../../src/data/text/tinyTokenizer.ts";
 import { loadTokenizer } from "../../src/data/text/tokenizer.ts";
 import { findShared, golden } from "../helpers/shared.ts";
@@ -100,6 +101,17 @@ it("eval: the official loss of each sample, and one of all", () => {
   const labels = shown.reduce((sum, { labelTokens }) => sum + labelTokens, 0);
   const mean = shown.reduce((sum, { loss, labelTokens }) => sum + loss * labelTokens, 0) / labels;
   expect(total?.loss).toBeCloseTo(mean, 9);
+});
+
+it("eval --val-size: the samples that train sets aside, and no others", () => {
+  const evaluated = (...args: string[]) =>
+    (run("eval", "--model", tiny, "--data", cases, ...args) as { loss: number }[]).slice(0, -1);
+  const all = evaluated();
+  const sources = all.map(({ loss }, index) => ({ source: { file: cases, index }, loss }));
+  const { validation } = splitSamples(sources, 2, 7);
+  const losses = evaluated("--val-size", "2", "--seed", "7").map(({ loss }) => loss);
+  expect(losses).toEqual(validation.map(({ loss }) => loss));
+  expect(losses).toHaveLength(2);
 });
 
 it("eval --answers: each answer beside the expected one, by ids where there is no tokenizer", () => {

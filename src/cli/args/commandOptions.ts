@@ -5,10 +5,10 @@ import { PlanOptions } from "../../answer/options.ts";
 import { openLimits } from "../../data/pictures/limits.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
-import { byteAmount, count, dataFiles, group, listOfChoices, text } from "../../options.ts";
-import { METRIC_NAMES } from "../../train/evaluate/scores.ts";
+import { byteAmount, count, dataFiles, group, text } from "../../options.ts";
 import { computeOptions, pictureOptions, TrainOptions } from "../../train/options/options.ts";
 import type { CommandOptions } from "./commonOptions.ts";
+import { scoredAnswers, setAsideOptions } from "./evalOptions.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { serve } from "./serveOptions.ts";
 import { sweep, sweepShow } from "./sweepOptions.ts";
@@ -74,20 +74,9 @@ const eval_ = {
     "Computes the loss of each sample on its answers, and of all samples together. With --answers, the model also answers the questions: the answers are scored, and those of the first samples are printed beside the expected ones, with marks on the differences.",
   options: z.strictObject({
     ...group("Model", { model, adapter }),
-    ...group("Data", { data, ...pictureOptions, max_length, skip_bad }),
+    ...group("Data", { data, ...pictureOptions, max_length, skip_bad, ...setAsideOptions }),
     ...group("Answers", {
-      answers: z.boolean().default(false).meta({
-        help: "Let the model answer the questions of each dialogue, and score the answers by exact match and ANLS (similarity of texts, 0 to 1).",
-      }),
-      metric: z
-        .array(z.enum(METRIC_NAMES))
-        .min(1)
-        .optional()
-        .meta({
-          help: "Metrics of the answers to print instead of exact_match and anls: exact_match, anls, cer and wer (errors by characters and words of the expected text), field_f1 (fields of answers in JSON). Implies --answers. --json prints all of them.",
-          value: METRIC_NAMES.join("|"),
-          takes: listOfChoices(METRIC_NAMES),
-        }),
+      ...scoredAnswers,
       ...shown,
     }),
     ...computeOptions,

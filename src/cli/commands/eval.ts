@@ -1,6 +1,7 @@
 /** `lorafit eval`: computes losses of samples, and with --answers lets the model answer and scores that. */
 import { pictureName } from "../../data/pictures/source.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
+import { splitSamples } from "../../data/samples/split.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { withDifferences } from "../../differences.ts";
 import { formatCount, plural, UserError } from "../../errors.ts";
@@ -50,11 +51,15 @@ interface Done {
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
   const ready = await readySamples(options.data, known, options, checkHooks(output));
-  const { length } = ready.samples;
+  const samples =
+    options.val_size === undefined
+      ? ready.samples
+      : splitSamples(ready.samples, options.val_size, options.seed).validation;
+  const { length } = samples;
   const { done, isStopped } = await interruptible(
     output,
     "stopping after this sample",
-    (interruption) => evaluated(known, ready.samples, options, { output, interruption }),
+    (interruption) => evaluated(known, samples, options, { output, interruption }),
     { saves: false },
   );
   const rows = done.map(({ row }) => row);

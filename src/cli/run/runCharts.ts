@@ -193,8 +193,8 @@ function figureOf({ chart, caption, format: written = formatTick }: ShownChart):
 }
 
 /**
- * Returns points of the first series for the table's rows: evenly spread over a series with fewer points, such
- * as evaluations, and over the steps.
+ * Returns points of the first series for the table's rows: evenly spread over all steps, and over those at
+ * which a series with fewer points has one, such as evaluations.
  */
 function tablePoints(main: readonly Point[], others: readonly Series[]): Point[] {
   const few = others.filter(({ points }) => points.length < main.length);

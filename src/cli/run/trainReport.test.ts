@@ -155,6 +155,14 @@ it("the ways on have model and samples as the run had them", () => {
   expect(stderr).toContain(`chat --model 4khd --adapter runs/7/adapter --base nf4 ${seen}\n`);
 });
 
+it("the way to evaluate a run that has set samples aside evaluates these", () => {
+  const report = reportTo({ with: { val_size: 0.05, seed: 7 } });
+  report.end({ ended: "finished", step: 2, adapter: "runs/7/adapter" }, "runs/7");
+  expect(stderr).toContain(
+    "--data data.txt --hd-num 16 --max-length 4096 --val-size 0.05 --seed 7 --answers\n",
+  );
+});
+
 it("a run of one step has one loss, and no time left", () => {
   const report = reportTo();
   report.take({ fact: "step", record: stepRecord(1, { loss: 2 }), totalSteps: 1, peaks });

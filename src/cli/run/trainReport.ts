@@ -126,13 +126,13 @@ export class TrainReport implements RunSink {
  */
 function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
   const { model, data, eval_data, output, base, head_base, vision_base } = options;
-  const { image_compat, max_length, skip_bad } = options;
+  const { image_compat, max_length, skip_bad, val_size, seed } = options;
   const both = wordsOf({ model, adapter });
   const seen = wordsOf({ ...limitsAmong(options), ...(image_compat === "official" && { image_compat }) });
   const held = wordsOf({ base, head_base, vision_base });
   const files = (eval_data ?? data).map(quoted).join(" ");
   return {
-    "Evaluate it": `eval ${both}${held}--data ${files} ${seen}${wordsOf({ max_length })}${skip_bad ? "--skip-bad " : ""}--answers`,
+    "Evaluate it": `eval ${both}${held}--data ${files} ${seen}${wordsOf({ max_length, ...(val_size !== undefined && { val_size, seed }) })}${skip_bad ? "--skip-bad " : ""}--answers`,
     "Talk with it": `chat ${both}${held}${seen}`.trimEnd(),
     "See the run as a page": `report ${quoted(output)}`,
   };

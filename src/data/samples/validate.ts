@@ -5,6 +5,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../../errors.ts";
+import { commandLine } from "../../program.ts";
 import {
   type ImageCompat,
   imageSize,
@@ -126,7 +127,7 @@ function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
       throw sampleError(sample.source, clause, "Write the answer, or remove the turn.");
     }
   } else if (!sample.labels) {
-    const fix = `Write "labels", one for each id: the id itself if it is learned, else ${IGNORE}.`;
+    const fix = `Write "labels", one for each id: the id itself if it is learned, else ${IGNORE}. Without labels, ${commandLine("generate --data")} lets the model answer.`;
     throw sampleError(sample.source, "has input_ids without labels, which training and losses need", fix);
   }
   if (firstLabel(labels, 1) === undefined) {

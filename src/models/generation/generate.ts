@@ -123,8 +123,8 @@ export function generateOnMeta(
   using cache = newCache(model, prompt, maxNewTokens);
   for (const _ of readPrompt(model, lora, prompt, cache, visionBatch));
   const lastToken = prompt.inputIds.length + roomTokens(model, prompt, maxNewTokens) - 1;
-  if (lastToken === prompt.inputIds.length) return;
   cache.skipTo(lastToken - 1);
+  if (lastToken === prompt.inputIds.length) return;
   nextLogits(model, lora, 0, cache, shiftAfter(model, prompt));
 }
 

@@ -54,6 +54,20 @@ test("it grows by whole steps, and gives every byte back", () => {
   expect(memoryStats("cpu").liveBytes).toBe(beforeBytes);
 });
 
+test("it never grows past the last position of the model", () => {
+  const beforeBytes = memoryStats("meta").liveBytes;
+  const tokensHeld = () => (memoryStats("meta").liveBytes - beforeBytes) / (2 * 2 * 3 * 4 * 4);
+  const asked = { dtype: "float32", device: "meta", capacityTokens: 10 } as const;
+  using cache = new KvCache({ ...config, maxPositions: 300 }, asked);
+  const held = [tokensHeld()];
+  for (let token = 0; token < 300; token++) {
+    cache.reserve(1);
+    cache.advance(1);
+    if (tokensHeld() !== held.at(-1)) held.push(tokensHeld());
+  }
+  expect(held).toEqual([10, 10 + CACHE_GROWTH_TOKENS, 300]);
+});
+
 /** Values are twice the keys. */
 function writeByGroups(cache: KvCache, layer: number, rows: Tensor, firstGroupHeads: number): void {
   for (const [firstHead, heads] of [

@@ -14,19 +14,21 @@ export interface KeysAndValues {
 }
 
 /**
- * Grows by CACHE_GROWTH_TOKENS at a time; owns its tensors whatever scopes are open. 2 * 2 * G * D bytes a
- * token and layer in bfloat16.
+ * Grows by CACHE_GROWTH_TOKENS at a time, up to the positions of the model; owns its tensors whatever scopes
+ * are open. 2 * 2 * G * D bytes a token and layer in bfloat16.
  */
 export class KvCache implements Disposable {
   #tokens = 0;
   #capacityTokens: number;
+  readonly #mostTokens: number;
   readonly #layers: KeysAndValues[];
 
   constructor(
-    { layers, kvHeads, headDim }: ModelConfig,
+    { layers, kvHeads, headDim, maxPositions }: ModelConfig,
     { dtype, device, capacityTokens }: { dtype: DType; device: Device; capacityTokens: number },
   ) {
     this.#capacityTokens = capacityTokens;
+    this.#mostTokens = maxPositions;
     const shape = [kvHeads, capacityTokens, headDim];
     const room = (): Tensor => empty(shape, { dtype, device });
     this.#layers = keep(
@@ -43,7 +45,13 @@ export class KvCache implements Disposable {
   reserve(moreTokens: number): void {
     const wantedTokens = this.#tokens + moreTokens;
     if (wantedTokens <= this.#capacityTokens) return;
-    this.#capacityTokens = Math.max(wantedTokens, this.#capacityTokens + CACHE_GROWTH_TOKENS);
+    this.#grow(
+      Math.max(wantedTokens, Math.min(this.#capacityTokens + CACHE_GROWTH_TOKENS, this.#mostTokens)),
+    );
+  }
+
+  #grow(capacityTokens: number): void {
+    this.#capacityTokens = capacityTokens;
     for (const layer of this.#layers) {
       layer.keys = this.#grown(layer.keys);
       layer.values = this.#grown(layer.values);
@@ -71,12 +79,18 @@ export class KvCache implements Disposable {
     return { keys: keys.narrow(1, 0, tokens), values: values.narrow(1, 0, tokens) };
   }
 
-  /** Grows as if rows had come one by one up to so many tokens, without their data: for plans. */
+  /**
+   * Grows as if rows had come one by one up to so many tokens, without their data: for plans. A plan stands
+   * for shorter prompts too, which may grow to the last position from just below it.
+   */
   skipTo(tokens: number): void {
-    while (this.#tokens < tokens) {
+    for (;;) {
+      this.#tokens = Math.max(this.#tokens, Math.min(tokens, this.#capacityTokens));
+      if (this.#tokens >= tokens) break;
       this.reserve(1);
-      this.#tokens = Math.min(tokens, this.#capacityTokens);
     }
+    if (this.#capacityTokens + CACHE_GROWTH_TOKENS <= this.#mostTokens) return;
+    for (const _ of ["to just below it", "to it"]) this.#grow(this.#mostTokens);
   }
 
   /** Counts rows that every layer has had written. */

@@ -168,6 +168,9 @@ export const loraOptions = group("LoRA", {
  */
 export const accumulation = count.default(8);
 
+/** Decides every random draw of a run. */
+export const seed = z.int().min(0).default(42);
+
 const beta = z.number().min(0).lt(1);
 const optimizerOptions = group("Optimization", {
   recipe,
@@ -227,7 +230,9 @@ const optimizerOptions = group("Optimization", {
     .min(0)
     .default(1)
     .meta({ help: "Maximum norm of a step's gradient; a longer gradient is shortened to it. 0: no limit." }),
-  seed: z.int().min(0).default(42).meta({ help: "Seed of new factors, the order of samples, and dropout." }),
+  seed: seed.meta({
+    help: "Seed of new factors, the order of samples, dropout, and the part of --val-size.",
+  }),
 });
 
 const policyOptions = group("Device and memory", {

@@ -117,7 +117,8 @@ function growing(asked: readonly Asked[]): AnswerShape[] {
     promptTokens = Math.max(promptTokens, prompt.tokens);
     newTokens = Math.max(newTokens, maxNewTokens);
     most = most ? mostOfBoth(most, prompt) : prompt;
-    const atOnce = Math.min(newTokens, CACHE_GROWTH_TOKENS + 1); // one more than a cache has room for at first makes it grow
+    // a cache has room for so many at first; one more makes it grow, and the last token is not written to it
+    const atOnce = Math.min(newTokens, CACHE_GROWTH_TOKENS + 2);
     const grown = Math.ceil(maxNewTokens / CACHE_GROWTH_TOKENS) * CACHE_GROWTH_TOKENS;
     cacheTokens = Math.max(cacheTokens, prompt.tokens + grown);
     return {

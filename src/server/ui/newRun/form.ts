@@ -74,7 +74,7 @@ export function checkDraft(draft: RunDraft, folder: string): RunCheck {
   const errors = new Map([...fileErrors(raw, folder), ...optionErrors(TrainOptions, raw, flagOf)]);
   for (const key of ["memory", "host_memory"]) {
     const bytes = Number(raw[key]); // a text without a unit
-    const [error] = Number.isNaN(bytes) ? [] : unitlessError(flagOf(key), bytes);
+    const [error] = Number.isNaN(bytes) ? [] : unitlessError(flagOf(key), bytes, raw[key]);
     if (error && !errors.has(key)) errors.set(key, error);
   }
   return {
