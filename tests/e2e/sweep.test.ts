@@ -2,6 +2,7 @@ import { existsSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, describe, expect, it } from "vitest";
+import { readCommand } from "../../src/cli/args/readCommand.ts";
 import type { Trial } from "../../src/runs/sweepTable.ts";
 import { hashesBelow, runWith } from "../faults/trainRun.ts";
 import { lcg } from "../helpers/randomModel.ts";
@@ -38,7 +39,7 @@ describe("a grid with a trial that is too large and one that fails", () => {
   it("prints each trial as it ends, and has the same in its table", () => {
     expect(first.code, first.stderr).toBe(0);
     const printed = trialsIn(first.stdout);
-    const trials = shown(output("grid"));
+    const trials = trialsIn(lorafit(["sweep", "show", output("grid"), "--json"]).stdout);
     expect(printed.toSorted((one, other) => one.trial - other.trial)).toEqual(trials);
     expect(trials).toMatchObject([
       { trial: 1, options: { lora_r: 2 }, state: "finished", step: 4, totalSteps: 4, bestStep: 4 },
@@ -53,8 +54,8 @@ describe("a grid with a trial that is too large and one that fails", () => {
     }
   });
 
-  it("says what would make the large one fit, and starts no run for it", () => {
-    const [, , { plannedPeakBytes, waysOut, run }] = shown(output("grid")) as [Trial, Trial, Trial];
+  it("says what would make the large one fit, and starts no run for it", async () => {
+    const [, , { plannedPeakBytes, waysOut, run }] = (await shown(output("grid"))) as [Trial, Trial, Trial];
     expect(plannedPeakBytes).toBeGreaterThan(6 * 2 ** 20);
     expect(waysOut).toContainEqual(expect.stringMatching(/^--memory \d+MiB$/));
     expect(waysOut).toContainEqual(expect.stringMatching(/^--lora-r \d+$/));
@@ -69,22 +70,22 @@ describe("a grid with a trial that is too large and one that fails", () => {
     );
   });
 
-  it("links the best adapter, and its line trains the same bytes", { timeout: SLOW_MACHINE }, () => {
-    const trials = shown(output("grid"));
+  it("links the best adapter, and its line trains the same bytes", { timeout: SLOW_MACHINE }, async () => {
+    const trials = await shown(output("grid"));
     const losses = trials.map(({ evalLoss }) => evalLoss ?? Number.POSITIVE_INFINITY);
     const best = trials[losses.indexOf(Math.min(...losses))]!;
     expect(readlinkSync(join(output("grid"), "best"))).toBe(`trial-${best.trial}/best`);
     const [, line] = /Train it again: {2}(.+)/.exec(first.stderr)!;
     const words = line!.split(" train ")[1]!.split(" ");
-    const again = lorafit(["train", ...words.slice(0, -1), output("again")]);
-    expect(again.code, again.stderr).toBe(0);
+    const { options } = readCommand("train", [...words.slice(0, -1), output("again")], 80) as never;
+    expect(await runWith(options)).toMatchObject({ result: { ended: "finished" } });
     expect(hashesBelow(join(output("again"), "best"))).toEqual(hashesBelow(join(output("grid"), "best")));
   });
 
   it("shows its table as text and as CSV", () => {
     const text = lorafit(["sweep", "show", output("grid")]);
     expect(text.stdout).toMatch(
-      /^ *trial +lora_r +state +eval loss +steps +planned peak +peak +time\n\* +\d/,
+      /^ *trial +lora_r +state +eval loss +exact match +steps +planned peak +peak +time\n\* +\d/,
     );
     expect(text.stderr).toContain(`The best adapter is that of trial`);
     const { stdout } = lorafit(["sweep", "show", output("grid"), "--csv"]);
@@ -97,11 +98,11 @@ describe("a grid with a trial that is too large and one that fails", () => {
     ]);
   });
 
-  it("does nothing twice, and says what differs in another sweep", { timeout: SLOW_MACHINE }, () => {
-    const before = shown(output("grid"));
+  it("does nothing twice, and says what differs in another sweep", { timeout: SLOW_MACHINE }, async () => {
+    const before = await shown(output("grid"));
     const again = lorafit(args);
     expect(again).toMatchObject({ code: 0, stdout: "" });
-    expect(shown(output("grid"))).toEqual(before);
+    expect(await shown(output("grid"))).toEqual(before);
     const other = lorafit([...args, "--lora-r", "2,4"]);
     expect(other.code).toBe(1);
     expect(other.stderr).toContain("lora_r was [2,3,900], is [2,4]");
@@ -117,18 +118,20 @@ describe("a grid with a trial that is too large and one that fails", () => {
     }
     const { code, stderr } = lorafit(killed);
     expect(code, stderr).toBe(0);
-    const trials = shown(output("killed"));
-    expect(resultsOf(trials)).toEqual(resultsOf(shown(output("grid"))));
+    const trials = await shown(output("killed"));
+    expect(resultsOf(trials)).toEqual(resultsOf(await shown(output("grid"))));
     for (const trial of trials.slice(0, 2)) expect(stepsOf(trial)).toEqual([1, 2, 3, 4]);
     expect(hashesBelow(join(output("killed"), "best"))).toEqual(hashesBelow(join(output("grid"), "best")));
   });
 });
 
-it("a trial that fails takes no other with it, and --retry runs it again", { timeout: SLOW_MACHINE }, () => {
+it("a trial that fails takes no other with it, and --retry runs it again", {
+  timeout: SLOW_MACHINE,
+}, async () => {
   const args = argsOf("failing", { lora_r: 2, learning_rate: [1e30, 1e-2] });
   const { code, stderr } = lorafit(args);
   expect(code, stderr).toBe(0);
-  const [failed, finished] = shown(output("failing"));
+  const [failed, finished] = await shown(output("failing"));
   expect(failed).toMatchObject({ state: "failed", error: expect.stringContaining("not a finite number") });
   expect(finished).toMatchObject({ state: "finished" });
   expect(stderr).toContain("1 trial failed; the same command with --retry runs them again");
@@ -149,7 +152,7 @@ it("halving ends with the adapter that the same run has alone", { timeout: SLOW_
   ]);
   expect(code, stderr).toBe(0);
   expect(stderr).toContain("rounds: 3 up to step 2, 1 up to step 4");
-  const trials = shown(output("halving"));
+  const trials = await shown(output("halving"));
   expect(trials.map(({ step, state }) => [step, state])).toEqual([
     [2, "finished"],
     [2, "finished"],
@@ -170,11 +173,11 @@ it("Ctrl-C saves, and the same command continues", { timeout: SLOW_MACHINE }, as
   const { code, stderr } = await ended;
   expect(code, stderr).toBe(130);
   expect(stderr).toContain("stopped. The same command continues the sweep.");
-  const before = shown(output("stopped"));
+  const before = await shown(output("stopped"));
   expect(before.map(({ state }) => state)).not.toContain("running");
   expect(before[0]!.step).toBeGreaterThan(0);
   expect(lorafit(args).code).toBe(0);
-  for (const trial of shown(output("stopped"))) {
+  for (const trial of await shown(output("stopped"))) {
     expect(trial.state).toBe("finished");
     expect(stepsOf(trial)).toEqual(Array.from({ length: 60 }, (_, index) => index + 1));
   }

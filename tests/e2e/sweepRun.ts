@@ -5,8 +5,9 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import type { Trial } from "../../src/runs/sweepTable.ts";
+import { sweepNow } from "../../src/sweep/show.ts";
 import { makeWorkplace } from "../faults/trainRun.ts";
-import { lorafit, PROGRAM, type Run } from "./lorafit.ts";
+import { PROGRAM, type Run } from "./lorafit.ts";
 
 export interface SweepPlace {
   folder: string;
@@ -38,10 +39,9 @@ export async function makeSweepPlace(): Promise<SweepPlace> {
   };
 }
 
-/** Returns the table of a sweep as scripts get it. */
-export function shown(output: string): Trial[] {
-  const { stdout } = lorafit(["sweep", "show", output, "--json"]);
-  return trialsIn(stdout);
+/** Returns the trials of a sweep as `lorafit sweep show` has them. */
+export async function shown(output: string): Promise<Trial[]> {
+  return (await sweepNow(output)).table.trials;
 }
 
 export function trialsIn(stdout: string): Trial[] {
