@@ -42,7 +42,7 @@ type LogName = typeof STEPS_FILE | typeof EVALS_FILE | typeof FACTS_FILE;
 const MOST_AT_ONCE_BYTES = CHUNK_BYTES / 2;
 /** The sample of its lines, and the bytes of its end. */
 const SAMPLED_LINES = 20;
-const LAST_BYTES = 2 ** 13;
+const LAST_BYTES = 2 ** 12;
 /** A run on another machine counts as ended when its logs have not changed for so long. */
 const SILENCE_MS = 3_600_000;
 /** The longest configuration that people write has a few thousand bytes. */
