@@ -82,13 +82,15 @@ function wordsOf({ config, stopAt, evalEvery }: Part, { options }: Slot): string
 
 const LOOK_AGAIN_MS = 100;
 
-/** Waits while a process of a sweep that was killed still saves into the folder. */
+/**
+ * Waits while a process of a sweep that was killed still saves into the folder. If the lock is of another
+ * machine, the run itself says what to do.
+ */
 async function untilFree(run: string, { signal, notice }: TrialHooks): Promise<void> {
   for (let isFirst = true; !signal.aborted; isFirst = false) {
     const holder = lockHolder(run);
-    if (!holder?.mayRun) return;
-    if (isFirst)
-      notice(`waiting for process ${holder.pid} on ${holder.host}, which still trains into ${run}`);
+    if (!holder?.mayRun || !holder.isHere) return;
+    if (isFirst) notice(`waiting for process ${holder.pid}, which still trains into ${run}`);
     await sleep(LOOK_AGAIN_MS);
   }
 }
