@@ -15,7 +15,7 @@ import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
 import type { PlacedRows } from "./positions.ts";
 import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 
-const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER } satisfies Record<
+export const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER } satisfies Record<
   FamilyName,
   Family
 >;

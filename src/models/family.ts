@@ -1,7 +1,9 @@
 /**
- * The knowledge of a model family as one record. Everything outside a family's folder reaches the family
- * through this record (families.ts). No other file knows its tensor names, packed weights, pictures or prompt
- * form.
+ * A model family as two records: facts that are known without the engine (facts.ts), and the family, which
+ * includes them (families.ts). Other code reaches a family's folder only through these two tables. It knows
+ * no tensor names and no packed weights. A picture's layout and pixels belong to its form (data/pictures), a
+ * prompt's to the form of dialogues (data/samples): a family chooses among them. docs/architecture.md, "Adding
+ * a family", lists what a folder needs.
  */
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { PictureLayout } from "../data/pictures/form.ts";

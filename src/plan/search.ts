@@ -135,9 +135,10 @@ export function solve(
   workload: SizedWorkload,
   limits: Limits,
   fixed: Fixed = {},
-  most: number = UNKNOWNS[unknown].most,
+  most: number = rangeOf(planner, unknown).most,
 ): { solved: number; plan: SizedPlan } | undefined {
-  const { key, least } = UNKNOWNS[unknown];
+  const { key } = UNKNOWNS[unknown];
+  const { least } = rangeOf(planner, unknown);
   let best: { solved: number; plan: SizedPlan } | undefined;
   for (const policy of leanest(planner, limits, fixed)) {
     const at = (value: number): SizedPlan =>
@@ -151,6 +152,12 @@ export function solve(
     if (best && !isShortOfHost(best.plan, limits)) break;
   }
   return best;
+}
+
+/** Returns the values that a search tries. Those of pictures depend on the form of the model's pictures. */
+function rangeOf({ config }: Planner, unknown: Unknown): { least: number; most: number } {
+  const { key, least, most } = UNKNOWNS[unknown];
+  return key === "pictureLimit" ? pictureFormOf(config).limit.range : { least, most };
 }
 
 /** Another policy must be better by this factor to be worth the search. */

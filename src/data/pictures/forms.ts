@@ -3,7 +3,7 @@ import type { PictureForm } from "./form.ts";
 import { HD_TILES } from "./hdTiles/hdTiles.ts";
 
 /** Makes each form from the rules of its model. */
-const PICTURE_FORMS = {
+export const PICTURE_FORMS = {
   hdTiles: () => HD_TILES,
 } as const satisfies Record<string, (rules: never) => PictureForm>;
 

@@ -89,9 +89,11 @@ function placesOf(
   if (axisOfPair?.length !== headDim / 2 || ropeScaling)
     throw new Error("positions with three axes need an axis for each pair, and are not scaled");
   return scope(() => {
-    const byAxis = fromArray(new Float32Array(values), [3, values.length / 3], { device });
+    const rows = values.length / 3;
+    const byRow = Float32Array.from(values, (_, at) => values[(at % 3) * rows + Math.floor(at / 3)]!);
     const axes = fromArray(Int32Array.from(axisOfPair), [axisOfPair.length], { dtype: "int64", device });
-    return byAxis.indexSelect(0, axes).t().reshape([-1, 1, 1, axisOfPair.length]);
+    const places = fromArray(byRow, [rows, 3], { device }).indexSelect(1, axes); // contiguous, as kernels want it
+    return places.view([rows, 1, 1, axisOfPair.length]);
   });
 }
 
