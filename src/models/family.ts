@@ -2,8 +2,8 @@
  * A model family as two records: facts that are known without the engine (facts.ts), and the family, which
  * includes them (families.ts). Other code reaches a family's folder only through these two tables. It knows
  * no tensor names and no packed weights. A picture's layout and pixels belong to its form (data/pictures), a
- * prompt's to the form of dialogues (data/samples): a family chooses among them. docs/architecture.md, "Adding
- * a family", lists what a folder needs.
+ * prompt's to the form of dialogues (data/samples): a family chooses among them. docs/architecture.md,
+ * "Adding a family", lists what a folder needs.
  */
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { PictureLayout } from "../data/pictures/form.ts";

@@ -101,8 +101,8 @@ function* encodeInto(
 }
 
 /**
- * Returns three rows of positions. Text counts on all axes alike; a picture stays at one time, and its patches
- * have their row and column. The text after it is beyond all of these.
+ * Returns three rows of positions. Text counts on all axes alike; a picture stays at one time, and its
+ * patches have their row and column. The text after it is beyond all of these.
  */
 function positions({ sampleTokens, imageSlices, images }: PlacedRows): Positions {
   const total = sampleTokens.reduce((sum, tokens) => sum + tokens, 0);
