@@ -73,7 +73,7 @@ describe("compared runs", () => {
     await page.reload();
     await page.getByRole("slider", { name: "Loss, smoothed, by time" }).waitFor();
     await page.getByRole("button", { name: "Leave out runs/r4" }).click();
-    await page.getByRole("heading", { level: 1, name: "Compare 1 runs" }).waitFor();
+    await page.getByRole("heading", { level: 1, name: "One run" }).waitFor();
     expect(faults).toEqual([]);
   });
 });

@@ -11,7 +11,7 @@ let ui: Ui;
 beforeAll(async () => {
   const workshop = makeWorkshop({ pages: 16, evaluated: 4 });
   const evaluate = ["--eval-data", workshop.evalData, "--eval-every", "40", "--save-every", "40"];
-  const steps = ["--max-steps", "240", "--warmup-steps", "12", ...evaluate];
+  const steps = ["--max-steps", "240", "--warmup-steps", "12", "--memory", "32MiB", ...evaluate];
   workshop.sweep("ranks", ["--lora-r", "4,8,16", "--max-steps", "24", "--eval-data", workshop.evalData]);
   workshop.train("pages/r8-rate-5e-4", ["--lora-r", "8", "--learning-rate", "5e-4", ...steps]);
   workshop.train("pages/r32-rate-1e-3", ["--lora-r", "32", "--learning-rate", "1e-3", ...steps]);
@@ -39,7 +39,7 @@ beforeAll(async () => {
 it.each([
   { screen: "runs", link: undefined, height: 620 },
   { screen: "run", link: "pages/r32-rate-1e-3", height: 1500 },
-])("docs/ui-$screen.png", async ({ screen, link, height }) => {
+])("takes the picture of the screen: $screen", async ({ screen, link, height }) => {
   const { page, faults } = await openPage(ui.url);
   await page.setViewportSize({ width: 1360, height });
   await page.getByRole("link", { name: "pages/r64-rate-1e-3" }).waitFor();

@@ -32,7 +32,7 @@ export function ComparedRuns({ ids }: { ids: readonly string[] }) {
   return (
     <div class="stack">
       <div class="screen-head">
-        <h1>Compare {formatCount(ids.length)} runs</h1>
+        <h1>{ids.length === 1 ? "One run" : `Compare ${formatCount(ids.length)} runs`}</h1>
       </div>
       {problems.map(({ id, problem }) => (
         <Problem key={id} of={problem} />

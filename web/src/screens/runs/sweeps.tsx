@@ -1,6 +1,7 @@
 /** The sweeps below the folder, each with how far it has come and its best trial. */
 import type { SweepSummary } from "../../../../src/server/ui/api.ts";
 import { formatAge, formatNumber } from "../../lib/format.ts";
+import { scoreName } from "../../lib/scores.ts";
 import { trialsOf } from "../../lib/words.ts";
 import { nowMs } from "../../live/clock.ts";
 import { hrefOf } from "../../router.ts";
@@ -19,7 +20,8 @@ export function Sweeps({ sweeps }: { sweeps: readonly SweepSummary[] }) {
             <span class="muted">{trialsOf(sweep.trials)}</span>
             {sweep.best && (
               <span>
-                best: trial {sweep.best.trial}, {sweep.metric.name} {formatNumber(sweep.best.value)}
+                best: trial {sweep.best.trial}, {scoreName(sweep.metric.name)}{" "}
+                {formatNumber(sweep.best.value)}
               </span>
             )}
             <a href={hrefOf("runs", [], { find: `sweep:${sweep.id}` })}>its runs</a>
