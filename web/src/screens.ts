@@ -15,6 +15,7 @@ export const SCREENS: Readonly<Record<string, Screen>> = {
   compare: { title: "Compare", load: async () => (await import("./screens/compare/compare.tsx")).Compare },
   plan: { title: "Plan", label: "Plan", load: async () => (await import("./screens/plan/plan.tsx")).Plan },
   data: { title: "Data", label: "Data", load: async () => (await import("./screens/data/data.tsx")).Data },
+  chat: { title: "Chat", label: "Chat", load: async () => (await import("./screens/chat/chat.tsx")).Chat },
   newRun: {
     title: "New run",
     label: "New run",

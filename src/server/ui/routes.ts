@@ -14,6 +14,7 @@ export const ROUTES: readonly RouteModule[] = [
   later("/api/picture", async () => (await import("./runs/pictureRoutes.ts")).pictureRoutes),
   later("/api/plan/*", async () => (await import("./plan/planRoutes.ts")).planRoutes),
   later("/api/data/*", async () => (await import("./data/dataRoutes.ts")).dataRoutes),
+  later("/api/chat/*", async () => (await import("./chat/chatRoutes.ts")).chatRoutes),
   later("/api/newRun/*", async () => (await import("./newRun/newRunRoutes.ts")).newRunRoutes),
 ];
 

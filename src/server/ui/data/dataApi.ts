@@ -19,6 +19,8 @@ export interface DataFiles {
   files: DataFile[];
   /** Model folders below FOLDER, and models that runs below FOLDER have used. */
   models: string[];
+  /** Folders of adapters that runs below FOLDER have written, absolute. */
+  adapters: string[];
   /** Whether there are more files than are listed. */
   isCut: boolean;
 }

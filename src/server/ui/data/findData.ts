@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { open, readdir, readFile, stat } from "node:fs/promises";
 import { extname, join, relative, resolve, sep } from "node:path";
 import { parse } from "yaml";
-import { OPTIONS_FILE } from "../../../train/folder/runLog.ts";
+import { ADAPTER_FOLDER, BEST_FOLDER, OPTIONS_FILE } from "../../../train/folder/runLog.ts";
 import { isBelow, realPathBelow } from "./below.ts";
 import type { DataFile, DataFiles } from "./dataApi.ts";
 
@@ -29,18 +29,20 @@ interface Found {
   files: DataFile[];
   /** Model folders. */
   models: Set<string>;
+  adapters: string[];
   folders: number;
   isCut: boolean;
 }
 
 /** Lists data sets and models below the folder. folder: absolute, without symbolic links. */
 export async function findData(folder: string): Promise<DataFiles> {
-  const found: Found = { files: [], models: new Set(), folders: 0, isCut: false };
+  const found: Found = { files: [], models: new Set(), adapters: [], folders: 0, isCut: false };
   await search(folder, folder, 0, found);
   const named = await Promise.all(
     found.files.map(async (file) => ((await isData(folder, file)) ? [file] : [])),
   );
-  return { folder, files: merged(named.flat()), models: [...found.models].toSorted(), isCut: found.isCut };
+  const { adapters, isCut } = found;
+  return { folder, files: merged(named.flat()), models: [...found.models].toSorted(), adapters, isCut };
 }
 
 async function search(root: string, folder: string, depth: number, found: Found): Promise<void> {
@@ -88,6 +90,8 @@ async function takeRun(root: string, folder: string, found: Found): Promise<void
   const { model, data, eval_data } = options ?? {};
   if (typeof model === "string")
     found.models.add(existsSync(resolve(root, model)) ? resolve(root, model) : model);
+  for (const name of [ADAPTER_FOLDER, BEST_FOLDER])
+    if (existsSync(join(folder, name, "adapter_config.json"))) found.adapters.push(join(folder, name));
   const run = relative(root, folder).replaceAll(sep, "/") || ".";
   for (const file of [data, eval_data].flat()) {
     const path = typeof file === "string" ? realPathBelow(root, file) : undefined;
