@@ -1,5 +1,5 @@
 /**
- * Types of the Chat screen's API. A `lorafit serve` of the page's own answers; it ends with the page's server.
+ * Types of the Chat screen's API. A `lorafit serve` of the page answers, and ends with the page's server.
  *
  * | route                      | returns                                                              |
  * | -------------------------- | -------------------------------------------------------------------- |
