@@ -2,8 +2,7 @@
  * Shows pictures of a run's samples: files that its answers name, and files below FOLDER. They are decoded
  * and drawn anew, so a browser never gets the bytes of a file, which could be a script with a picture's name.
  */
-import { realpath } from "node:fs/promises";
-import { basename, isAbsolute, join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import type { Hono } from "hono";
 import sharp from "sharp";
 import { decodeImage, type ImageCompat, imageSize } from "../../../data/pictures/decode.ts";
@@ -17,8 +16,8 @@ import type { KnownRun } from "../../../runs/knownRun.ts";
 import { parseLines, readAppended } from "../../../runs/logTail.ts";
 import { ANSWERS_FILE, type AnswerRecord } from "../../../train/folder/runLog.ts";
 import { HttpError } from "../../http/httpError.ts";
-import { isBelow } from "../../http/paths.ts";
 import type { UiContext } from "../context.ts";
+import { realPathBelow } from "../data/below.ts";
 import { pictureKey } from "./answerPictures.ts";
 import { runOf } from "./runRoutes.ts";
 
@@ -29,7 +28,7 @@ export function pictureRoutes(app: Hono, { folder, runs }: UiContext): void {
   app.get("/api/picture", async (context) => {
     const run = await runOf(runs, context);
     const { path: asked = "", view = "plain", width } = context.req.query();
-    const path = await pictureOf(run, asked, folder);
+    const path = pictureOf(run, asked, folder);
     if (path === undefined)
       throw new HttpError(404, `This run names no picture "${shownName(asked)}".`, {
         fix: `Pictures are shown if the run's answers name them, or if they lie below ${folder}.`,
@@ -63,13 +62,11 @@ function oneByOne(): (draw: () => Promise<Buffer>) => Promise<Buffer> {
 }
 
 /** Returns the path or data URI of a picture that may be shown; undefined if the run names none such. */
-async function pictureOf(run: KnownRun, asked: string, folder: string): Promise<string | undefined> {
+function pictureOf(run: KnownRun, asked: string, folder: string): string | undefined {
   if (asked === "" || asked.includes("\0")) return undefined;
-  const isBase = !asked.startsWith("embedded:");
-  if (isBase) {
-    const path = isAbsolute(asked) ? asked : resolve(run.folder, asked);
-    const real = await realpath(path).catch(() => undefined);
-    if (real !== undefined && isBelow(real, folder)) return real;
+  if (!asked.startsWith("embedded:")) {
+    const real = realPathBelow(folder, resolve(run.folder, asked));
+    if (real !== undefined) return real;
   }
   return namedPicture(run, asked);
 }
