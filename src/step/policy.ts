@@ -6,6 +6,7 @@ import { z } from "zod";
 import { UserError } from "../errors.ts";
 import type { ModelConfig } from "../models/family.ts";
 import type { Place, Places } from "../models/places.ts";
+import { USUAL_MLP_TILE_TOKENS, USUAL_VISION_BATCH } from "../models/usualSizes.ts";
 import { CARD_KERNELS } from "../nn/attention/cardKernels.ts";
 import type { PloraWay } from "../nn/plora.ts";
 import type { DType } from "../torch/dtypes.ts";
@@ -56,7 +57,11 @@ export const Policy = z.strictObject({
     .positive()
     .default(1)
     .meta({ help: "Number of groups of key/value heads. Attention computes one group after the other." }),
-  mlpTileTokens: z.int().positive().default(2048).meta({ help: "Rows that the MLP computes at a time." }),
+  mlpTileTokens: z
+    .int()
+    .positive()
+    .default(USUAL_MLP_TILE_TOKENS)
+    .meta({ help: "Rows that the MLP computes at a time." }),
   lossChunkTokens: z
     .int()
     .positive()
@@ -65,7 +70,7 @@ export const Policy = z.strictObject({
   visionBatchTiles: z
     .int()
     .positive()
-    .default(4)
+    .default(USUAL_VISION_BATCH)
     .meta({ help: "Tiles that the vision tower computes at a time." }),
   attentionInput: z.enum(["kept", "recomputed"]).default("kept").meta({
     help: "Attention's normalised input. kept: held for all head groups. recomputed: normalised again, in tiles of rows, for each group.",

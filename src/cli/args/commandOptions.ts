@@ -6,7 +6,12 @@ import { openLimits } from "../../data/pictures/limits.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
 import { byteAmount, count, dataFiles, group, text } from "../../options.ts";
-import { computeOptions, pictureOptions, TrainOptions } from "../../train/options/options.ts";
+import {
+  computeOptions,
+  pictureOptions,
+  TrainOptions,
+  USUAL_MAX_LENGTH,
+} from "../../train/options/options.ts";
 import type { CommandOptions } from "./commonOptions.ts";
 import { scoredAnswers, setAsideOptions } from "./evalOptions.ts";
 import { fitOptions } from "./fitOptions.ts";
@@ -25,7 +30,7 @@ const data = dataFiles.meta({
   takes: "a file, or a list of files",
 });
 const max_length = count
-  .default(4096)
+  .default(USUAL_MAX_LENGTH)
   .meta({ help: "Maximum number of tokens in a sample. A longer sample is an error; nothing is cut." });
 const skip_bad = z
   .boolean()

@@ -26,6 +26,7 @@ import { onDevice, startFetch } from "../places.ts";
 import { positionAfter, positionOfText } from "../positions.ts";
 import { projectRows } from "../projection.ts";
 import { ploraRowsOf } from "../tiles.ts";
+import { USUAL_MLP_TILE_TOKENS, USUAL_VISION_BATCH } from "../usualSizes.ts";
 import type { Model } from "../weights.ts";
 import { CACHE_GROWTH_TOKENS, type KeysAndValues, KvCache } from "./kvCache.ts";
 import { chooseToken, type Sampling } from "./sampling.ts";
@@ -57,9 +58,6 @@ export type GenerateStep =
   | { phase: "picture"; done: number; total: number }
   | { phase: "prompt"; done: number; total: number }
   | { phase: "answer"; id: number };
-
-/** Rows of the prompt that the MLP computes at a time. */
-const MLP_TILE_TOKENS = 2048;
 
 /**
  * Generates the answer to a prompt. Throws UserError if the prompt is empty or fills all of the model's
@@ -93,7 +91,7 @@ export function* generateSteps(
   model: Model,
   lora: Lora | undefined,
   prompt: Prompt,
-  { sampling, maxNewTokens, stopIds, visionBatch = 4 }: GenerateOptions,
+  { sampling, maxNewTokens, stopIds, visionBatch = USUAL_VISION_BATCH }: GenerateOptions,
 ): Generator<GenerateStep, Generated["finish"]> {
   const room = roomTokens(model, prompt, maxNewTokens);
   using cache = newCache(model, prompt, maxNewTokens);
@@ -118,7 +116,7 @@ export function generateOnMeta(
   model: Model,
   lora: Lora | undefined,
   prompt: Prompt,
-  { maxNewTokens, visionBatch = 4 }: Pick<GenerateOptions, "maxNewTokens" | "visionBatch">,
+  { maxNewTokens, visionBatch = USUAL_VISION_BATCH }: Pick<GenerateOptions, "maxNewTokens" | "visionBatch">,
 ): void {
   using cache = newCache(model, prompt, maxNewTokens);
   for (const _ of readPrompt(model, lora, prompt, cache, visionBatch));
@@ -227,7 +225,7 @@ function sequenceOf(
     headGroups: 1,
     attentionInput: "kept",
     plora: "apart", // the least memory: no policy says how much there is
-    mlpTileTokens: MLP_TILE_TOKENS,
+    mlpTileTokens: USUAL_MLP_TILE_TOKENS,
   };
 }
 

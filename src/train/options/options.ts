@@ -68,6 +68,9 @@ export const computeOptions = group("Device and memory", {
     }),
 });
 
+/** Tokens of the longest sample, unless the user says more. */
+export const USUAL_MAX_LENGTH = 4096;
+
 /** How pictures become tokens. */
 export const pictureOptions = group("Data", {
   ...limitShape,
@@ -108,7 +111,7 @@ const dataOptions = group("Data", {
     alias: ["data_path"],
   }),
   ...pictureOptions,
-  max_length: count.default(4096).meta({
+  max_length: count.default(USUAL_MAX_LENGTH).meta({
     help: "Maximum number of tokens in a sample or a pack. A longer sample is an error; nothing is cut.",
     alias: ["max_len"],
   }),
