@@ -16,7 +16,9 @@ const model = randomModel(config, { dtype: "float32" });
 const [lora, other] = [randomLora(config), randomLora(config, { seed: 9, rank: 2 })];
 const root = mkdtempSync(join(tmpdir(), "engine-"));
 const folderOf = (name: string): string => join(root, name);
-beforeAll(() => {
+let picture: string;
+beforeAll(async () => {
+  picture = await randomPicture(3);
   for (const [name, each] of [
     ["lora", lora],
     ["other", other],
@@ -105,6 +107,22 @@ describe("the order", () => {
     await engine.close();
   });
 
+  test("goes on where the segment of a shared beginning takes the room that a request needs", async () => {
+    const engine = engineOver({ model, shape: { kvTokens: 600, maxTokens: 600 } });
+    const long = requestOf(97, { tokens: 300, maxNewTokens: 2 });
+    const { prompt } = long as { prompt: { inputIds: Int32Array } };
+    const begun = prompt.inputIds.subarray(0, 30);
+    await answered(engine, long);
+    const other = requestOf(97, { tokens: 500, seed: 2, maxNewTokens: 20 }) as typeof long & {
+      prompt: typeof prompt;
+    };
+    const inputIds = Int32Array.of(...begun, ...other.prompt.inputIds.subarray(0, 500));
+    const answer = await answered(engine, { ...other, prompt: { inputIds } });
+    expect(answer.last).toMatchObject({ kind: "end", usage: { promptTokens: 530, cachedTokens: 0 } });
+    expect(answer.ids).toEqual(await generated(model, undefined, { ...other, prompt: { inputIds } }));
+    await engine.close();
+  });
+
   test("leaves the event loop its turns: at least one for each layer of each token", async () => {
     const engine = engineOver({ model });
     let turns = 0;
@@ -123,7 +141,6 @@ describe("the order", () => {
 
 describe("what is known", () => {
   test("of a prompt's beginning is not computed again, with the same adapter alone", async () => {
-    const picture = await randomPicture(3);
     const engine = engineOver({ model, loras: { lora } });
     const ask = (tokens: number, name?: string) =>
       answered(engine, requestOf(97, { tokens, images: [picture], ...(name && { model: name }) }));
@@ -139,7 +156,6 @@ describe("what is known", () => {
   });
 
   test("is shared by requests that come at the same time, so that more of them fit", async () => {
-    const picture = await randomPicture(3);
     const engine = engineOver({ model, shape: { kvTokens: 800, maxTokens: 800 } });
     const requests = [3, 4, 5, 6].map((seed) => requestOf(97, { tokens: 9, images: [picture], seed }));
     requests[0] = { ...requests[0]!, maxNewTokens: 60 };
@@ -162,7 +178,6 @@ describe("what is known", () => {
 describe("a request", () => {
   test("that can never fit is refused with its tokens and the limit", async () => {
     const engine = engineOver({ model, shape: { kvTokens: 400, maxTokens: 400 } });
-    const picture = await randomPicture(3);
     const ask = (tokens: number, maxNewTokens: number) =>
       engine.submit(requestOf(97, { tokens, images: [picture], maxNewTokens }));
     const { refusal } = await ask(9, 78);
@@ -193,6 +208,26 @@ describe("a request", () => {
     );
     expect((await engine.submit({ prompt: { inputIds: new Int32Array() } })).refusal?.kind).toBe("invalid");
     expect((await other).last.kind).toBe("end");
+    await engine.close();
+  });
+
+  test("with a number that makes no sense is refused", async () => {
+    const engine = engineOver({ model });
+    const wrong = [
+      { maxNewTokens: 0 },
+      { maxNewTokens: Number.NaN },
+      { temperature: -1 },
+      { topP: 0 },
+      { repetitionPenalty: 0 },
+      { hdNum: 0 },
+    ];
+    for (const part of wrong) {
+      const { refusal } = await engine.submit({
+        ...requestOf(97, { tokens: 3, images: [picture] }),
+        ...part,
+      });
+      expect(refusal?.kind, JSON.stringify(part)).toBe("invalid");
+    }
     await engine.close();
   });
 

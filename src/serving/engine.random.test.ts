@@ -72,6 +72,7 @@ async function play(engine: Engine, { kind, afterTurns, leavesAfter, bySignal }:
     if (!bySignal) break;
     abort.abort();
   }
+  if (last?.kind === "failed") throw last.error;
   expect(ids).toEqual(expected.slice(0, ids.length));
   if (leavesAfter !== undefined) return;
   expect(ids).toEqual(expected);

@@ -14,6 +14,7 @@ import { AdapterTooLarge, disposeAdapter, loadAdapter, type ServedAdapter } from
 import { FeaturePool } from "./memory/featurePool.ts";
 import { KvPool, KvSlots } from "./memory/kvPool.ts";
 import { featureRows, type ServingShape, type ServingWay } from "./planServing.ts";
+import { checkRequest } from "./requests/checkRequest.ts";
 import { type Prompt, preparePrompt } from "./requests/prompt.ts";
 import { type NamedAdapter, Sequence } from "./requests/sequence.ts";
 import { TextStream } from "./requests/textStream.ts";
@@ -121,6 +122,7 @@ class ServingEngine implements Engine {
     let prompt: Prompt;
     let sequence: Sequence;
     try {
+      checkRequest(request);
       const form = pictureFormOf(model.config);
       const options = { tokenizer, vocab: model.config.vocab, form, imageCompat };
       prompt = await preparePrompt(request.prompt, request.hdNum ?? defaultOf(form.limit), options);

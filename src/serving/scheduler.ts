@@ -64,9 +64,7 @@ export class Scheduler implements Disposable {
   /** Queues a sequence. */
   add(sequence: Sequence): void {
     this.#waiting.push(sequence);
-    this.#loop ??= this.#work().finally(() => {
-      this.#loop = undefined;
-    });
+    this.#loop ??= this.#work();
     this.wake();
   }
 
@@ -100,12 +98,11 @@ export class Scheduler implements Disposable {
   }
 
   async #work(): Promise<void> {
-    while (this.#running.length > 0 || this.#waiting.length > 0) {
-      try {
-        await this.#turn();
-      } catch (thrown) {
-        this.#failWith([...this.#running, ...this.#waiting], thrown);
-      }
+    try {
+      while (this.#running.length > 0 || this.#waiting.length > 0)
+        await this.#turn().catch((thrown) => this.#failWith([...this.#running, ...this.#waiting], thrown));
+    } finally {
+      this.#loop = undefined; // in the same turn as the look at what is left, so that no sequence is missed
     }
   }
 
@@ -155,19 +152,24 @@ export class Scheduler implements Disposable {
     }
   }
 
-  /** Reserves room for all of a sequence's tokens. */
+  /**
+   * Reserves room for all of a sequence's tokens. A shared beginning keeps its whole segment. If there is no room
+   * beside that segment, the sequence does without the beginning.
+   */
   #reserve(sequence: Sequence): boolean {
-    const { slots } = this.#options;
     this.#lookUp(sequence);
-    const needed = sequence.totalTokens - sequence.sharedTokens;
-    const own = this.#cache.makeRoom(needed) ? slots.reserve(needed) : undefined;
-    if (own) {
-      sequence.own = own;
-      return true;
-    }
-    slots.release(sequence.shared); // while it waits, others may need the room
+    if (this.#reserveOwn(sequence)) return true;
+    this.#options.slots.release(sequence.shared); // while it waits, others may need the room
     sequence.shared = [];
-    return false;
+    [sequence.position, sequence.cachedTokens] = [0, 0];
+    return this.#reserveOwn(sequence);
+  }
+
+  #reserveOwn(sequence: Sequence): boolean {
+    const needed = sequence.totalTokens - sequence.sharedTokens;
+    const own = this.#cache.makeRoom(needed) ? this.#options.slots.reserve(needed) : undefined;
+    if (own) sequence.own = own;
+    return own !== undefined;
   }
 
   /** Replaces a sequence's shared beginning by a longer one, if the cache has one by now. */

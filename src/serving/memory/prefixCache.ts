@@ -15,6 +15,14 @@ interface Entry {
   chain: Chain;
 }
 
+/** The entry with the longest known beginning. */
+interface Found {
+  entry: Entry | undefined;
+  tokens: number;
+}
+
+/** Fewer known tokens are computed again: sharing them would keep the whole segment that they lie in. */
+const LEAST_SHARED = 16;
 /** Most entries: a look-up compares them one by one. */
 const MOST_ENTRIES = 256;
 
@@ -40,12 +48,12 @@ export class PrefixCache {
 
   /** Returns how many tokens of a beginning are known, up to a number. */
   knownTokens(owner: unknown, keys: RowKeys, mostTokens: number): number {
-    return this.#longest(owner, keys, mostTokens).tokens;
+    return this.#worthSharing(owner, keys, mostTokens).tokens;
   }
 
   /** Returns the longest known beginning, counted as used; the caller releases it. */
   take(owner: unknown, keys: RowKeys, mostTokens: number): Link[] {
-    const { entry, tokens } = this.#longest(owner, keys, mostTokens);
+    const { entry, tokens } = this.#worthSharing(owner, keys, mostTokens);
     if (!entry) return [];
     this.#entries = [...this.#entries.filter((other) => other !== entry), entry];
     const chain = chainUpTo(entry.chain, tokens);
@@ -79,8 +87,13 @@ export class PrefixCache {
     this.#drop((entry) => owner === undefined || entry.owner === owner);
   }
 
-  #longest(owner: unknown, keys: RowKeys, mostTokens: number): { entry: Entry | undefined; tokens: number } {
-    let best: { entry: Entry | undefined; tokens: number } = { entry: undefined, tokens: 0 };
+  #worthSharing(owner: unknown, keys: RowKeys, mostTokens: number): Found {
+    const found = this.#longest(owner, keys, mostTokens);
+    return found.tokens < LEAST_SHARED ? { entry: undefined, tokens: 0 } : found;
+  }
+
+  #longest(owner: unknown, keys: RowKeys, mostTokens: number): Found {
+    let best: Found = { entry: undefined, tokens: 0 };
     for (const entry of this.#entries) {
       if (entry.owner !== owner) continue;
       const tokens = commonRows(entry.keys, keys, mostTokens);
