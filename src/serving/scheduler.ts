@@ -153,8 +153,8 @@ export class Scheduler implements Disposable {
   }
 
   /**
-   * Reserves room for all of a sequence's tokens. A shared beginning keeps its whole segment. If there is no room
-   * beside that segment, the sequence does without the beginning.
+   * Reserves room for all of a sequence's tokens. A shared beginning keeps its whole segment. If there is no
+   * room beside that segment, the sequence does without the beginning.
    */
   #reserve(sequence: Sequence): boolean {
     this.#lookUp(sequence);
