@@ -63,7 +63,14 @@ it("a list that stands twice is one object, and its text is there once", () => {
   expect(first).toBe(second);
 });
 
+it("a long list is appended in parts, as the viewer's own reader needs it", () => {
+  const parts = [...pickled(Array.from({ length: 5000 }, () => null))].filter((byte) => byte === 0x65);
+  expect(parts).toHaveLength(5);
+});
+
 it("more values than fit into the first buffer, and more memo places than a byte counts", () => {
   const many = Array.from({ length: 20_000 }, (_, at) => `text number ${at}`);
   expect(readBack([...many, ...many])).toEqual([...many, ...many]);
+  const dict = Object.fromEntries(many.map((text, at) => [text, at]));
+  expect(readBack(dict)).toEqual(new Map(Object.entries(dict)));
 });

@@ -15,6 +15,11 @@ export type Picklable =
 const MARK = 0x28;
 const STOP = 0x2e;
 const MEMOIZE = 0x94;
+/**
+ * Items of a list that are appended at a time, as Python does. PyTorch's viewer passes them as arguments of
+ * one call, of which a browser allows some 100,000. Even, because a dict's items are pairs.
+ */
+const BATCH_ITEMS = 1000;
 /** Strings up to this length are written once and recalled afterwards. */
 const MOST_SHARED_LENGTH = 200;
 
@@ -95,10 +100,11 @@ class Writer {
     this.bytes(isList ? 0x5d : 0x7d); // EMPTY_LIST, EMPTY_DICT
     this.#remember(value);
     const items = isList ? value : Object.entries(value).flat();
-    if (items.length === 0) return;
-    this.bytes(MARK);
-    for (const item of items) this.value(item);
-    this.bytes(isList ? 0x65 : 0x75); // APPENDS, SETITEMS
+    for (let at = 0; at < items.length; at += BATCH_ITEMS) {
+      this.bytes(MARK);
+      for (const item of items.slice(at, at + BATCH_ITEMS)) this.value(item);
+      this.bytes(isList ? 0x65 : 0x75); // APPENDS, SETITEMS
+    }
   }
 
   #recall(value: unknown): boolean {

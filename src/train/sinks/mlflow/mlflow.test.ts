@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { UserError } from "../../../errors.ts";
 import type { Fact, RunFact, RunSink } from "../../facts/runFact.ts";
 import type { StepRecord } from "../../folder/runLog.ts";
@@ -197,6 +197,10 @@ describe("a run that reports to MLflow", () => {
     await fake.when(() => held.length > 0);
     for (const fact of [step(2), step(3), END]) await report.take(fact);
     expect(held).toHaveLength(1);
+    const next = vi.spyOn(Spool.prototype, "next");
+    for (let turn = 0; turn < 200; turn++) await new Promise((resolve) => setImmediate(resolve));
+    expect(next).not.toHaveBeenCalled(); // nothing goes on that would keep the process
+    next.mockRestore();
     expect(notices.at(-1)).toContain("are not sent");
     fake.answer = undefined;
     expect(await sendLeft(folder, { settings, notice })).toMatchObject({ leftBytes: 0 });

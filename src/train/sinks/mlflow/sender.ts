@@ -68,10 +68,11 @@ export class Sender {
   }
 
   async #drain(): Promise<void> {
+    const { signal } = this.#stop;
     do {
       this.send();
       await this.#working;
-    } while (this.#options.spool.unsentBytes > 0 && this.#failures === 0);
+    } while (this.#options.spool.unsentBytes > 0 && this.#failures === 0 && !signal.aborted);
   }
 
   async #work(): Promise<void> {
