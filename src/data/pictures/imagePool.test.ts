@@ -76,7 +76,7 @@ describe.each([
 test("a worker that dies costs its picture alone, which is named", async () => {
   const elsewhere = join(folder, "dying");
   cpSync(join(folder, "data"), join(elsewhere, "data"), { recursive: true });
-  for (const name of ["errors.js", "options.js", "printable.js"])
+  for (const name of ["errors", "options", "printable"].flatMap((file) => [`${file}.js`, `${file}.js.map`]))
     cpSync(join(folder, name), join(elsewhere, name));
   const worker = `
     import { parentPort } from "node:worker_threads";
