@@ -53,6 +53,7 @@ export class MlflowRefusal extends Error {
 const Experiment = z.object({ experiment: z.object({ experiment_id: z.string() }) });
 const NewExperiment = z.object({ experiment_id: z.string() });
 const NewRun = z.object({ run: z.object({ info: z.object({ run_id: z.string() }) }) });
+const FoundRuns = z.object({ runs: z.array(NewRun.shape.run).optional() });
 const Fault = z.object({ error_code: z.string(), message: z.string().default("") });
 const Anything = z.unknown();
 
@@ -90,6 +91,18 @@ export class MlflowClient {
       signal,
     );
     return made.run.info.run_id;
+  }
+
+  /** Returns the run with this tag; undefined if there is none. */
+  async runWithTag(
+    experimentId: string,
+    { key, value }: KeyValue,
+    signal: AbortSignal,
+  ): Promise<string | undefined> {
+    const filter = `tags."${key}" = '${value}'`;
+    const asked = { experiment_ids: [experimentId], filter, max_results: 1 };
+    const { runs = [] } = await this.#call("runs/search", FoundRuns, asked, signal);
+    return runs[0]?.info.run_id;
   }
 
   async logBatch(runId: string, batch: Batch, signal: AbortSignal): Promise<void> {

@@ -245,6 +245,24 @@ describe("a run that reports to MLflow", () => {
     expect(notices).toEqual([expect.stringContaining("INVALID_PARAMETER_VALUE: too long")]);
   });
 
+  it("is one run of the server, though the answer to its making was lost", async () => {
+    let made = 0;
+    fake.answer = ({ path, body }, response) => {
+      if (path === "runs/search") response.end(JSON.stringify({ runs: [{ info: { run_id: "run-0" } }] }));
+      else if (path === "runs/create" && body.tags.length > 1) {
+        made += 1;
+        response.destroy();
+      } else return false;
+      return true;
+    };
+    const report = sink();
+    for (const fact of [START, step(1)]) await report.take(fact);
+    await fake.when(() => fake.metrics().loss !== undefined);
+    await report.take(END);
+    expect(made).toBe(1);
+    expect(fake.calls.at(-1)).toMatchObject({ path: "runs/update", body: { run_id: "run-0" } });
+  });
+
   it("follows no redirection, which would carry the token elsewhere", async () => {
     const elsewhere = new Fake();
     const port = await elsewhere.listen();

@@ -136,8 +136,13 @@ export class Sender {
     if (state.runId === undefined) {
       const { name, startMs } = state;
       const experimentId = await client.experimentId(signal);
-      const tags = [{ key: "mlflow.source.name", value: "lorafit train" }];
-      state.runId = await client.createRun({ experimentId, name, startMs, tags }, signal);
+      const tag = { key: "lorafit.run", value: state.tag };
+      const tags = [{ key: "mlflow.source.name", value: "lorafit train" }, tag];
+      // an answer that was lost may have been of a run that was made
+      const made = state.isAsked ? await client.runWithTag(experimentId, tag, signal) : undefined;
+      state.isAsked = true;
+      spool.save();
+      state.runId = made ?? (await client.createRun({ experimentId, name, startMs, tags }, signal));
       spool.save();
     }
     return state.runId;

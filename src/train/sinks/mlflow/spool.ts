@@ -2,6 +2,7 @@
  * Records on their way to an MLflow server, in files of the output folder. What a server has not taken stays
  * there, however the run ends, and a run that continues knows which run of the server is its own.
  */
+import { randomUUID } from "node:crypto";
 import { existsSync, statSync, truncateSync } from "node:fs";
 import { appendFile, open } from "node:fs/promises";
 import { join } from "node:path";
@@ -23,6 +24,9 @@ const State = z.object({
   /** Name and start of the run, for the server to make it. */
   name: z.string(),
   startMs: z.number(),
+  /** Tag that the server's run is found by, and whether the server was asked to make that run. */
+  tag: z.string(),
+  isAsked: z.boolean(),
   /** The server's run; absent until it is made. */
   runId: z.string().optional(),
   /** Bytes of the spool that the server has. */
@@ -61,8 +65,9 @@ export class Spool {
 
   /** Opens the spool of a folder. It is that of a run before, if the run continues. */
   static async open(output: string, run: Pick<State, "uri" | "name" | "startMs" | "runId">): Promise<Spool> {
+    const asked = { tag: randomUUID(), isAsked: false };
     const known = readState(output);
-    const fresh = { ...run, sentBytes: 0, sentSteps: { train: 0, eval: 0 } };
+    const fresh = { ...run, ...asked, sentBytes: 0, sentSteps: { train: 0, eval: 0 } };
     const spool = new Spool(output, known ? { ...known, ...otherServer(known, run) } : fresh, !known);
     if (spool.#size() < spool.state.sentBytes) spool.state.sentBytes = 0; // emptied, then killed
     spool.save();
@@ -157,7 +162,7 @@ function readState(output: string): State | undefined {
 
 /** On another server the run is made anew; it gets what the first one did not take. */
 function otherServer(known: State, run: Pick<State, "uri" | "runId">): Partial<State> {
-  return known.uri === run.uri ? {} : { uri: run.uri, runId: run.runId };
+  return known.uri === run.uri ? {} : { uri: run.uri, runId: run.runId, isAsked: false };
 }
 
 function kindOf(key: string): "train" | "eval" {
