@@ -4,7 +4,7 @@ import { existsSync, lstatSync, readFileSync, type Stats } from "node:fs";
 import { basename, join } from "node:path";
 import { parse } from "yaml";
 import type { LoggedFact } from "../train/facts/runFact.ts";
-import { LOCK_FILE, type LockHolder, lockHolder } from "../train/folder/runLock.ts";
+import { LOCK_FILE, type LockHolder } from "../train/folder/runLock.ts";
 import {
   ADAPTER_FOLDER,
   EVALS_FILE,
@@ -16,6 +16,7 @@ import {
 } from "../train/folder/runLog.ts";
 import { addEvals, addFacts, type EvalDigest, type FactDigest, noEvals, noFacts } from "./factDigest.ts";
 import type { FoundFolder } from "./findRuns.ts";
+import { holderIn } from "./lockIn.ts";
 import {
   CHUNK_BYTES,
   parseLine,
@@ -57,6 +58,8 @@ export class KnownRun {
   revision = 0;
   /** Shown instead of the digest's steps while a long log is not read yet. */
   #sampled: StepDigest | undefined;
+  /** Bytes after the last whole line, when the log was read to its end. */
+  #brokenBytes = 0;
   #holder: LockHolder | undefined;
   #updatedAtMs = 0;
   #state: RunState = "crashed";
@@ -96,7 +99,7 @@ export class KnownRun {
       this.#readChanged(STEPS_FILE, () => this.#readSteps()),
     ];
     this.#updatedAtMs = Math.max(...times);
-    this.#holder = existsSync(this.#file(LOCK_FILE)) ? lockHolder(this.folder) : undefined;
+    this.#holder = holderIn(this.folder);
     this.#state = this.#stateNow();
     const hasChanged = this.#mark() !== before;
     if (hasChanged) this.revision += 1;
@@ -110,7 +113,8 @@ export class KnownRun {
     if (isReset) this.digest.steps = emptyDigest();
     addSteps(this.digest.steps, parseLines<StepRecord>(bytes));
     this.digest.steps.cursor = next;
-    if (leftBytes > MOST_AT_ONCE_BYTES) return false;
+    if (leftBytes > MOST_AT_ONCE_BYTES && next !== cursor) return false;
+    this.#brokenBytes = leftBytes;
     if (this.isPartial) this.revision += 1;
     this.#sampled = undefined;
     return true;
@@ -186,8 +190,11 @@ export class KnownRun {
   #readSteps(): void {
     const file = this.#file(STEPS_FILE);
     const { isReset, leftBytes } = readAppended(file, this.digest.steps.cursor, 0);
-    if (isReset) this.digest.steps = emptyDigest();
-    if (leftBytes > MOST_AT_ONCE_BYTES) this.#sampled ??= sampledDigest(file);
+    if (isReset) {
+      this.digest.steps = emptyDigest();
+      this.#brokenBytes = 0;
+    }
+    if (leftBytes - this.#brokenBytes > MOST_AT_ONCE_BYTES) this.#sampled ??= sampledDigest(file);
     else if (leftBytes > 0) this.readOn();
     else this.#sampled = undefined;
   }

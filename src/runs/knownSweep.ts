@@ -2,9 +2,9 @@
 import { lstatSync } from "node:fs";
 import { basename, join } from "node:path";
 import { UserError } from "../errors.ts";
-import { lockHolder } from "../train/folder/runLock.ts";
 import type { FoundFolder } from "./findRuns.ts";
 import { idOf, type KnownRun } from "./knownRun.ts";
+import { holderIn } from "./lockIn.ts";
 import {
   EVAL_LOSS,
   readSweep,
@@ -43,7 +43,7 @@ export class KnownSweep {
   /** Reads the table if its file has changed. Returns whether anything has. */
   update(): boolean {
     const before = this.#mark;
-    this.#isLocked = lockHolder(this.folder)?.mayRun ?? false;
+    this.#isLocked = holderIn(this.folder)?.mayRun ?? false;
     try {
       const status = lstatSync(join(this.folder, SWEEP_FILE));
       const mark = [status.mtimeMs, status.size, status.ino].join();

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
   mkdirSync,
@@ -238,4 +239,41 @@ it("trials of a sweep are listed under it", async () => {
   writeFileSync(join(root, "sweep/sweep.json"), "{");
   await store.look();
   expect(store.sweepSummaries()).toHaveLength(1); // the last table that could be read
+});
+
+it("a lock that is no file hides no run", async () => {
+  const root = newRoot();
+  for (const name of ["folder", "pipe", "circle", "sound"]) writeRun(join(root, name), start(0, 9));
+  mkdirSync(join(root, "folder/run.lock"));
+  execFileSync("mkfifo", [join(root, "pipe/run.lock")]);
+  symlinkSync("run.lock", join(root, "circle/run.lock"));
+  mkdirSync(join(root, "sweep/run.lock"), { recursive: true });
+  writeFileSync(join(root, "sweep/sweep.json"), "{}");
+  const states = [...(await runsIn(root)).values()].map(({ name, state }) => [name, state]);
+  expect(Object.fromEntries(states)).toEqual({
+    ...{ folder: "crashed", pipe: "crashed", circle: "crashed", sound: "crashed" },
+  });
+});
+
+it("a long log whose end is no line, as after a loss of power, is read to its last line, once", async () => {
+  const root = newRoot();
+  const steps = Array.from({ length: 3000 }, (_, at) => step(at + 1)).join("");
+  mkdirSync(join(root, "run"));
+  const log = join(root, "run/steps.jsonl");
+  writeFileSync(log, steps + "\0".repeat(300_000));
+  const store = new RunStore(root, { keeps: false });
+  await store.look();
+  const run = store.runIn(join(root, "run"))!;
+  expect(run.isPartial).toBe(true);
+  let reads = 1;
+  while (!run.readOn() && reads < 100) reads++;
+  expect(reads).toBeLessThan(10);
+  expect(run.summary()).toMatchObject({ step: 3000, tokens: 300_000 });
+  const { revision } = run;
+  run.update();
+  expect([run.isPartial, run.revision]).toEqual([false, revision]);
+  writeFileSync(log, step(1));
+  run.update();
+  expect(run.summary()).toMatchObject({ step: 1, tokens: 100 });
+  await store.close();
 });

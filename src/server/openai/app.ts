@@ -3,11 +3,10 @@
  * refusals into HTTP.
  */
 import { randomInt } from "node:crypto";
-import { realpath } from "node:fs/promises";
-import { resolve } from "node:path";
 import { type Context, Hono } from "hono";
 import type { Accepted, Engine, Refusal, ServeEvent, ServeRequest } from "../../serving/types.ts";
 import { readJson } from "../http/body.ts";
+import { realPathBelow } from "../http/paths.ts";
 import { ApiError, type ErrorStatus, errorAnswer } from "./apiError.ts";
 import { type ChatRequest, readChatRequest } from "./chatRequest.ts";
 import {
@@ -19,7 +18,7 @@ import {
   usageChunk,
   usageOf,
 } from "./completion.ts";
-import { isBelow, type PictureRules, picturesOf } from "./pictures.ts";
+import { type PictureRules, picturesOf } from "./pictures.ts";
 import { eventStream } from "./sse.ts";
 
 export interface OpenAiOptions {
@@ -60,7 +59,7 @@ export function openAiApp(options: OpenAiOptions): Hono {
   app.post("/v1/load_lora_adapter", async (context) => {
     const { name, path } = adapterRequest(await readJson(context), options);
     if (path === undefined) throw new ApiError(400, "lora_path is missing.", { param: "lora_path" });
-    refuseIf(await engine.addAdapter(name, await adapterPath(path, options)));
+    refuseIf(await engine.addAdapter(name, adapterPath(path, options)));
     return context.json({ loaded: name });
   });
   app.post("/v1/unload_lora_adapter", async (context) => {
@@ -197,11 +196,9 @@ function adapterRequest(
 }
 
 /** Returns the real path of an adapter below the folder that adapters may come from. */
-async function adapterPath(path: string, { adapterFolder = "" }: OpenAiOptions): Promise<string> {
-  const real = path.includes("\0")
-    ? undefined
-    : await realpath(resolve(adapterFolder, path)).catch(() => undefined);
-  if (real !== undefined && isBelow(real, adapterFolder)) return real;
+function adapterPath(path: string, { adapterFolder = "" }: OpenAiOptions): string {
+  const real = realPathBelow(adapterFolder, path);
+  if (real !== undefined && real !== adapterFolder) return real;
   throw new ApiError(400, `"${path.slice(0, 100)}" is not a folder below the server's adapter folder.`, {
     param: "lora_path",
   });

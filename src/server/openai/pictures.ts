@@ -1,8 +1,7 @@
 /** Pictures of a request: data URLs, files below one folder, and remote URLs if the server allows them. */
-import { realpath } from "node:fs/promises";
-import { isAbsolute, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../../errors.ts";
+import { isPlainFile, realPathBelow } from "../http/paths.ts";
 import { ApiError } from "./apiError.ts";
 
 export interface PictureRules {
@@ -30,7 +29,7 @@ function pictureOf(url: string, rules: PictureRules, signal: AbortSignal): Promi
   return filePicture(url, rules);
 }
 
-/** Returns the real path of a file, if that lies below the folder, whichever links lead there. */
+/** Returns the real path of a plain file, if that lies below the folder, whichever links lead there. */
 async function filePicture(url: string, { folder }: PictureRules): Promise<string> {
   if (folder === undefined)
     throw refused(
@@ -38,9 +37,8 @@ async function filePicture(url: string, { folder }: PictureRules): Promise<strin
     );
   const outside = refused(`${shown(url)} is not a file below the server's picture folder.`);
   const path = pathOf(url);
-  if (path === undefined || path.includes("\0")) throw outside;
-  const real = await realpath(resolve(folder, path)).catch(() => undefined);
-  if (real === undefined || !isBelow(real, folder)) throw outside;
+  const real = path === undefined ? undefined : realPathBelow(folder, path);
+  if (real === undefined || !(await isPlainFile(real))) throw outside;
   return real;
 }
 
@@ -51,12 +49,6 @@ function pathOf(url: string): string | undefined {
   } catch {
     return undefined; // a file: URL with a host
   }
-}
-
-/** Returns whether a real path lies below a folder's real path. */
-export function isBelow(path: string, folder: string): boolean {
-  const way = relative(folder, path);
-  return way !== "" && way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
 }
 
 /** Downloads a picture into a data URI. */

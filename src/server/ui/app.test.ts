@@ -1,4 +1,5 @@
 /** The page's routes, asked within the process. */
+import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,8 +36,10 @@ beforeAll(async () => {
   await picture.png().toFile(join(outside, "other.png"));
   dataUri = `data:image/png;base64,${(await picture.png().toBuffer()).toString("base64")}`;
   writeFileSync(join(outside, "evil.png"), "<script>alert(1)</script>");
+  execFileSync("mkfifo", [join(outside, "pipe.png"), join(folder, "run/pipe.png")]);
   const answer = { step: 1, sample: { file: "d.json", index: 0 }, isMissing: false, exactMatch: 0 };
-  const pictures = [join(outside, "page.png"), dataUri, join(outside, "evil.png"), join(outside, "gone.png")];
+  const named = ["page.png", "evil.png", "gone.png", "pipe.png"].map((name) => join(outside, name));
+  const pictures = [named[0], dataUri, ...named.slice(1)];
   writeFileSync(join(folder, "run/answers.jsonl"), `${JSON.stringify({ ...answer, pictures })}\n`);
   writeFileSync(join(folder, "run/steps.jsonl"), '{"step":1,"loss":1}\n');
   id = ((await (await ask("/api/runs")).json()) as RunList).runs[0]!.id;
@@ -83,6 +86,14 @@ describe("a picture", () => {
       expect(await answer.text()).not.toContain("alert");
     }
   });
+});
+
+it("a pipe or a device in a picture's place keeps no other picture waiting", async () => {
+  for (const path of [join(outside, "pipe.png"), "pipe.png", "."]) {
+    const answer = await ask(`/api/picture?${new URLSearchParams({ run: id, path })}`);
+    expect(answer.status).toBe(422);
+    expect(await answer.json()).toMatchObject({ error: expect.stringContaining("is not a picture") });
+  }
 });
 
 it("whatever is asked, no request is a defect", { timeout: 120_000 }, async () => {

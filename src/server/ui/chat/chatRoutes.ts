@@ -4,8 +4,8 @@ import { join, resolve } from "node:path";
 import { z } from "zod";
 import { UserError } from "../../../errors.ts";
 import { readBody, readBytes } from "../../http/body.ts";
+import { realPathBelow } from "../../http/paths.ts";
 import type { RouteModule } from "../context.ts";
-import { realPathBelow } from "../data/below.ts";
 import { PROGRAM } from "../newRun/launch.ts";
 import { openChatServer } from "./chatServer.ts";
 

@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import { createInterface } from "node:readline";
 import { UserError } from "../../../errors.ts";
 import { printable } from "../../../printable.ts";
+import { parseLine } from "../../../runs/logTail.ts";
 import type { ChatStart, ChatState } from "./chatApi.ts";
 
 const MOST_LOG_CHARACTERS = 4_000;
@@ -59,7 +60,7 @@ export function openChatServer([command, ...first]: readonly string[]): ChatServ
       return state();
     },
     async complete(body, signal) {
-      if (!serving?.ready)
+      if (!serving?.ready || serving.hasEnded)
         throw new UserError("No model is being served.", { fix: "Choose a model, and start it." });
       const { ready, key } = serving;
       return fetch(`${ready.url}/v1/chat/completions`, {
@@ -74,8 +75,8 @@ export function openChatServer([command, ...first]: readonly string[]): ChatServ
 function follow(serving: Serving): void {
   const { child } = serving;
   createInterface(child.stdout!).on("line", (line) => {
-    const { url, models } = JSON.parse(line) as { url: string; models: string[] };
-    serving.ready = { url, models };
+    const ready = parseLine<{ url: string; models: string[] }>(line);
+    if (ready) serving.ready = ready;
   });
   child.stderr!.on("data", (text: Buffer) => {
     serving.log = printable(`${serving.log}${text}`.slice(-MOST_LOG_CHARACTERS));

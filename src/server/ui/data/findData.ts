@@ -4,7 +4,7 @@ import { open, readdir, readFile, stat } from "node:fs/promises";
 import { extname, join, relative, resolve, sep } from "node:path";
 import { parse } from "yaml";
 import { ADAPTER_FOLDER, BEST_FOLDER, OPTIONS_FILE } from "../../../train/folder/runLog.ts";
-import { isBelow, realPathBelow } from "./below.ts";
+import { isBelow, realPathBelow } from "../../http/paths.ts";
 import type { DataFile, DataFiles } from "./dataApi.ts";
 
 /** Bounds of the search: files that are listed, folders that are read, and their depth. */

@@ -1,5 +1,4 @@
 /** Reads the records of a data set below a folder, and prepares its samples. */
-import { stat } from "node:fs/promises";
 import type { PictureForm } from "../../../data/pictures/form.ts";
 import type { BadSample } from "../../../data/samples/badSamples.ts";
 import type { Sample } from "../../../data/samples/sample.ts";
@@ -7,7 +6,7 @@ import { recordFiles, recordsOf } from "../../../data/samples/samples.ts";
 import { type PreparedSample, samplePreparer } from "../../../data/samples/validate.ts";
 import type { Tokenizer } from "../../../data/text/tokenizer.ts";
 import { UserError } from "../../../errors.ts";
-import { realPathBelow } from "./below.ts";
+import { realPathBelow } from "../../http/paths.ts";
 import type { Survey } from "./dataApi.ts";
 
 /** A data set, and what reads its samples. */
@@ -62,14 +61,6 @@ export function preparerOf({
     ...{ imageCompat: "lorafit", purpose: "train", skipBad: true },
   });
   return async (sample) => (sample.kind === "dialogue" && !tokenizer ? "uncounted" : prepare(sample));
-}
-
-/** Returns whether a path is a plain file: reading a device or a pipe might never end. */
-export async function isPlainFile(path: string): Promise<boolean> {
-  return stat(path).then(
-    (found) => found.isFile(),
-    () => false,
-  );
 }
 
 /** Returns a text in which paths start from the folder of the page. */

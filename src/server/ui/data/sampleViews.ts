@@ -9,9 +9,9 @@ import { countLabels } from "../../../data/samples/rows.ts";
 import { IMAGE_PLACEHOLDER, type Sample, type Turn } from "../../../data/samples/sample.ts";
 import { UserError } from "../../../errors.ts";
 import { printable, shownName } from "../../../printable.ts";
-import { realPathBelow } from "./below.ts";
+import { isPlainFile, realPathBelow } from "../../http/paths.ts";
 import type { PictureView, SamplesQuestion, SampleView } from "./dataApi.ts";
-import { type DataReader, isPlainFile, preparerOf, readRecords, shortened } from "./readData.ts";
+import { type DataReader, preparerOf, readRecords, shortened } from "./readData.ts";
 
 const MOST_CHARACTERS = 20_000;
 /** Pictures of one sample that are looked at. */

@@ -5,7 +5,7 @@ import sharp from "sharp";
 import { beforeAll, describe, expect, it } from "vitest";
 import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
 import { UserError } from "../../../errors.ts";
-import { realPathBelow } from "./below.ts";
+import { realPathBelow } from "../../http/paths.ts";
 import type { Survey, SurveyReply } from "./dataApi.ts";
 import { findData } from "./findData.ts";
 import type { DataReader } from "./readData.ts";

@@ -10,7 +10,7 @@ import { LOCK_FILE } from "../../../train/folder/runLock.ts";
 import { OPTIONS_FILE } from "../../../train/folder/runLog.ts";
 import { scaleCaution } from "../../../train/options/cautions.ts";
 import { TrainOptions } from "../../../train/options/options.ts";
-import { isBelow, realPathBelow } from "../data/below.ts";
+import { isBelow, realPathBelow } from "../../http/paths.ts";
 import type { RunCheck, RunDraft, RunField, RunForm } from "./newRunApi.ts";
 
 /** A new run is not resumed; the page continues a run by its own command. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { faultOf, UserError } from "../../../errors.ts";
 import { printable } from "../../../printable.ts";
-import { realPathBelow } from "../data/below.ts";
+import { realPathBelow } from "../../http/paths.ts";
 import type { StartState } from "./newRunApi.ts";
 
 /** File in the output folder with all that the process prints. */

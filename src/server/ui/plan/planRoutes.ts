@@ -2,7 +2,6 @@
 import { z } from "zod";
 import { PlanOptions } from "../../../answer/options.ts";
 import { MAX_LENGTHS } from "../../../answer/planSizes.ts";
-
 import { PICTURE_LIMITS } from "../../../data/pictures/limits.ts";
 import { BASES } from "../../../models/precision/bases.ts";
 import { isAnyHere, isHere } from "../../../plan/roomToPlanFor.ts";

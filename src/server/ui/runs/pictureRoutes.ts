@@ -2,6 +2,7 @@
  * Shows pictures of a run's samples: files that its answers name, and files below FOLDER. They are decoded
  * and drawn anew, so a browser never gets the bytes of a file, which could be a script with a picture's name.
  */
+import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import type { Hono } from "hono";
 import sharp from "sharp";
@@ -9,15 +10,15 @@ import { decodeImage, type ImageCompat, imageSize } from "../../../data/pictures
 import type { PictureForm } from "../../../data/pictures/form.ts";
 import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
 import { defaultOf } from "../../../data/pictures/limits.ts";
-import { pictureName } from "../../../data/pictures/source.ts";
+import { isEmbedded, pictureName } from "../../../data/pictures/source.ts";
 import { UserError } from "../../../errors.ts";
 import { shownName } from "../../../printable.ts";
 import type { KnownRun } from "../../../runs/knownRun.ts";
 import { parseLines, readAppended } from "../../../runs/logTail.ts";
 import { ANSWERS_FILE, type AnswerRecord } from "../../../train/folder/runLog.ts";
 import { HttpError } from "../../http/httpError.ts";
+import { isPlainFile, realPathBelow } from "../../http/paths.ts";
 import type { UiContext } from "../context.ts";
-import { realPathBelow } from "../data/below.ts";
 import { pictureKey } from "./answerPictures.ts";
 import { runOf } from "./runRoutes.ts";
 
@@ -33,6 +34,8 @@ export function pictureRoutes(app: Hono, { folder, runs }: UiContext): void {
       throw new HttpError(404, `This run names no picture "${shownName(asked)}".`, {
         fix: `Pictures are shown if the run's answers name them, or if they lie below ${folder}.`,
       });
+    if (!isEmbedded(path) && existsSync(path) && !(await isPlainFile(path)))
+      throw new HttpError(422, `${shownName(asked)} is not a picture: it is a folder, a device or a pipe.`);
     const { options } = run.summary();
     const compat: ImageCompat = options.image_compat === "official" ? "official" : "lorafit";
     const mostPixels = widthOf(width);

@@ -2,10 +2,10 @@
 import { join } from "node:path";
 import type { Context, Hono } from "hono";
 import type { KnownRun } from "../../../runs/knownRun.ts";
+import { holderIn } from "../../../runs/lockIn.ts";
 import { parseLines, readAppended } from "../../../runs/logTail.ts";
 import { readEvents, runDetail } from "../../../runs/runDetail.ts";
 import { readSteps, thinned } from "../../../runs/stepColumns.ts";
-import { lockHolder } from "../../../train/folder/runLock.ts";
 import {
   ANSWERS_FILE,
   type AnswerRecord,
@@ -101,7 +101,7 @@ function countOf(context: Context, name: string): number | undefined {
  * that no other process of the same number is stopped.
  */
 function stop({ folder }: KnownRun): boolean {
-  const holder = lockHolder(folder);
+  const holder = holderIn(folder);
   if (!holder?.mayRun) return false;
   const { pid, host, isHere, isProven } = holder;
   if (!isHere || !isProven) {
@@ -117,6 +117,7 @@ function stop({ folder }: KnownRun): boolean {
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     if (code === "ESRCH") return false; // it has ended meanwhile
-    throw new HttpError(403, `You may not stop process ${pid}: it belongs to another user.`, { cause });
+    const message = `Process ${pid} belongs to another user, so it cannot be stopped from here.`;
+    throw new HttpError(409, message, { fix: `Its owner can stop it: kill -INT ${pid}`, cause });
   }
 }

@@ -1,5 +1,6 @@
 /** Keeps paths of requests and of data within a folder. */
 import { realpathSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { isAbsolute, relative, resolve, sep } from "node:path";
 
 /**
@@ -20,4 +21,12 @@ export function realPathBelow(folder: string, path: string): string | undefined 
 export function isBelow(folder: string, path: string): boolean {
   const way = relative(folder, path);
   return way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way);
+}
+
+/** Returns whether a path is a plain file: reading a device or a pipe might never end. */
+export async function isPlainFile(path: string): Promise<boolean> {
+  return stat(path).then(
+    (found) => found.isFile(),
+    () => false,
+  );
 }
