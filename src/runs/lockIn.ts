@@ -6,7 +6,7 @@ import { LOCK_FILE, type LockHolder, lockHolder } from "../train/folder/runLock.
 /** A lock of ours has a few hundred bytes. */
 const MOST_BYTES = 2 ** 14;
 
-/** Returns the process that holds the folder; undefined if its lock is missing, or is no file that can be read. */
+/** Returns the process that holds the folder; undefined if its lock is missing or cannot be read. */
 export function holderIn(folder: string): LockHolder | undefined {
   try {
     const status = lstatSync(join(folder, LOCK_FILE), { throwIfNoEntry: false });
