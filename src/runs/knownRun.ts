@@ -176,7 +176,7 @@ export class KnownRun {
     addFacts(this.digest.facts, parseLines<LoggedFact>(read.bytes));
     this.digest.facts.cursor = read.next;
     const isKnown = Object.keys(this.digest.facts.options).length > 0;
-    if (!isKnown && this.digest.facts.cursor === "") this.digest.facts.options = this.#configuration();
+    if (!isKnown && this.digest.facts.cursor === "") this.digest.facts.options = configurationIn(this.folder);
   }
 
   #readEvals(): void {
@@ -217,27 +217,27 @@ export class KnownRun {
     return [steps.cursor, evals.cursor, facts.cursor, this.#state, this.isPartial].join();
   }
 
-  /** Reads the options of a run that has no facts: one of an older version, or one that has not started. */
-  #configuration(): Record<string, unknown> {
-    const file = this.#file(OPTIONS_FILE);
-    try {
-      const status = lstatSync(file);
-      if (!status.isFile() || status.size > MOST_OPTION_BYTES) return {};
-      const options: unknown = parse(readFileSync(file, "utf8"), { maxAliasCount: 0 });
-      return typeof options === "object" && options !== null && !Array.isArray(options)
-        ? (options as Record<string, unknown>)
-        : {};
-    } catch {
-      return {}; // missing, or no YAML
-    }
-  }
-
   #timeOf(name: string): number {
     return statusOf(this.#file(name))?.mtimeMs ?? 0;
   }
 
   #file(name: string): string {
     return join(this.folder, name);
+  }
+}
+
+/** Reads the options of a run from its configuration; none if the file is missing, too long, or no YAML. */
+export function configurationIn(folder: string): Record<string, unknown> {
+  const file = join(folder, OPTIONS_FILE);
+  try {
+    const status = lstatSync(file);
+    if (!status.isFile() || status.size > MOST_OPTION_BYTES) return {};
+    const options: unknown = parse(readFileSync(file, "utf8"), { maxAliasCount: 0 });
+    return typeof options === "object" && options !== null && !Array.isArray(options)
+      ? (options as Record<string, unknown>)
+      : {};
+  } catch {
+    return {};
   }
 }
 

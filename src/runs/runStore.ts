@@ -69,7 +69,7 @@ export class RunStore {
     this.#stored = keeps ? storedDigests(root) : new Map();
   }
 
-  /** Looks for changes, or waits for the look that goes on. */
+  /** Looks for changes, or waits for the look that is under way. */
   look(): Promise<void> {
     this.#looking ??= this.#look().finally(() => {
       this.#looking = undefined;

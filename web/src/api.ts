@@ -78,7 +78,7 @@ export async function ask(url: string, init: RequestInit): Promise<Response> {
   } catch (cause) {
     if (cause instanceof DOMException && cause.name === "AbortError") throw cause;
     throw new ApiProblem("The server does not answer.", {
-      fix: ["Is lorafit ui still running in its terminal? This page goes on when it is back."],
+      fix: ["Is lorafit ui still running in its terminal? This page continues when the server is back."],
       status: 0,
     });
   }

@@ -40,7 +40,7 @@ function announce(ui: RunningUi, folder: string, { host, open }: OptionsOf<"ui">
       `other machines can reach this server on ${host}. Whoever has the token can read and start runs, and nothing is encrypted. Safer: leave --host out, and use  ssh -L`,
     );
   }
-  if (!output.json) output.note("Ctrl-C stops the page. Runs go on without it.");
+  if (!output.json) output.note("Ctrl-C stops the page. Runs continue without it.");
   if (open) openBrowser(address, output);
 }
 

@@ -7,6 +7,7 @@ import fc from "fast-check";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { RunStore } from "../../runs/runStore.ts";
+import { MEMORY_FILE } from "../../train/folder/stepMemory.ts";
 import type { AnswerRecord, LogPage, RunList } from "./api.ts";
 import { uiApp } from "./app.ts";
 import { ROUTES } from "./routes.ts";
@@ -94,6 +95,13 @@ it("a pipe or a device in a picture's place keeps no other picture waiting", asy
     expect(answer.status).toBe(422);
     expect(await answer.json()).toMatchObject({ error: expect.stringContaining("is not a picture") });
   }
+});
+
+it("a memory profile that claims billions of moments is none", async () => {
+  const profile = { phases: [{ name: "forward", moments: 4e9 }], device: {} };
+  const memory = { version: 1, step: 1, limits: {}, besideBytes: 0, measured: profile, planned: profile };
+  writeFileSync(join(folder, "run", MEMORY_FILE), JSON.stringify(memory));
+  expect((await ask(`/api/runs/${id}/memory`)).status).toBe(404);
 });
 
 it("whatever is asked, no request is a defect", { timeout: 120_000 }, async () => {

@@ -3,7 +3,7 @@ import type { RunSummary } from "../../../src/server/ui/api.ts";
 import { RUN_STATES } from "./words.ts";
 
 /**
- * Returns the runs that match every word: a part of the path, a state, a sweep's path with `sweep:`, or an
+ * Returns the runs that match every word: a part of the path, a state, a sweep's id with `sweep:`, or an
  * option with its value, such as lora_r=8.
  */
 export function matchingRuns(runs: readonly RunSummary[], words: string): RunSummary[] {
@@ -19,7 +19,8 @@ function matches(run: RunSummary, word: string): boolean {
     const own = run.options[name];
     return own !== undefined && (sameNumber(own, value) || textOf(own).includes(value));
   }
-  return run.path.toLowerCase().includes(word) || RUN_STATES[run.state].name.startsWith(word);
+  const states = [run.state, RUN_STATES[run.state].name];
+  return run.path.toLowerCase().includes(word) || states.some((state) => state.startsWith(word));
 }
 
 /** An option that is a number must be that number, so that lora_r=1 does not find 16. */

@@ -1,6 +1,6 @@
 /**
  * Follows the server's live events, and connects again when the connection ends: after a restart of the server
- * the page goes on where it was.
+ * the page continues where it was.
  */
 import { signal } from "@preact/signals";
 import type { LiveEvents } from "../../../src/server/ui/api.ts";

@@ -1,8 +1,8 @@
 /** Finds data sets and models below a folder. */
 import { existsSync } from "node:fs";
-import { open, readdir, readFile, stat } from "node:fs/promises";
+import { open, readdir, stat } from "node:fs/promises";
 import { extname, join, relative, resolve, sep } from "node:path";
-import { parse } from "yaml";
+import { configurationIn } from "../../../runs/knownRun.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER, OPTIONS_FILE } from "../../../train/folder/runLog.ts";
 import { isBelow, realPathBelow } from "../../http/paths.ts";
 import type { DataFile, DataFiles } from "./dataApi.ts";
@@ -84,10 +84,7 @@ async function take(root: string, path: string, found: Found, run?: string): Pro
 
 /** Takes model and data of a run. Its paths start from where it was started, which nobody knows now. */
 async function takeRun(root: string, folder: string, found: Found): Promise<void> {
-  const options = await readFile(join(folder, OPTIONS_FILE), "utf8")
-    .then((text) => parse(text) as Record<string, unknown> | null)
-    .catch(() => null);
-  const { model, data, eval_data } = options ?? {};
+  const { model, data, eval_data } = configurationIn(folder);
   if (typeof model === "string")
     found.models.add(existsSync(resolve(root, model)) ? resolve(root, model) : model);
   for (const name of [ADAPTER_FOLDER, BEST_FOLDER])

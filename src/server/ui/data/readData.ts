@@ -1,4 +1,5 @@
 /** Reads the records of a data set below a folder, and prepares its samples. */
+import { statSync } from "node:fs";
 import type { PictureForm } from "../../../data/pictures/form.ts";
 import type { BadSample } from "../../../data/samples/badSamples.ts";
 import type { Sample } from "../../../data/samples/sample.ts";
@@ -43,10 +44,19 @@ export function readRecords(
 
 function requireBelow(folder: string, file: string): string {
   const path = realPathBelow(folder, file);
+  if (path !== undefined && isPipeOrDevice(path))
+    throw new UserError(`${file} is no file: reading a device or a pipe might never end.`, {
+      fix: "Name a .json, .jsonl or .txt file.",
+    });
   if (path !== undefined) return path;
   throw new UserError(`${file} is not below ${folder}.`, {
     fix: "Start lorafit ui with a folder that holds the data.",
   });
+}
+
+function isPipeOrDevice(path: string): boolean {
+  const status = statSync(path, { throwIfNoEntry: false });
+  return status !== undefined && !status.isFile() && !status.isDirectory();
 }
 
 /** Returns what prepares a sample; without a tokenizer, samples of text count without their text. */

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -191,4 +192,10 @@ it("data sets, models and the data of runs are found; logs, links and other JSON
     expect(paths).not.toContain(no);
   expect(files.find(({ path }) => path === "array.json")?.run).toBe("runs/1");
   expect(models).toEqual([join(folder, "model")]);
+});
+
+it("a pipe in a data set's place, or in its list, is refused, and not waited for", async () => {
+  execFileSync("mkfifo", [join(folder, "pipe.jsonl")]);
+  writeFileSync(join(folder, "pipes.txt"), "pipe.jsonl 1\n");
+  for (const file of ["pipe.jsonl", "pipes.txt"]) await expect(survey(file)).rejects.toThrow(/is no file/);
 });

@@ -8,7 +8,7 @@
  * | POST /api/newRun/start  | RunStarted; the body is a RunDraft. 400 with ApiError if a field is wrong |
  * | GET /api/newRun/started | StartState; the query is `path`, as RunStarted has it              |
  *
- * A run that was started is a process of its own: it goes on when the server of the page ends.
+ * A run that was started is a process of its own: it continues when the server of the page ends.
  */
 
 /** The options of `lorafit train`, from its schema. */

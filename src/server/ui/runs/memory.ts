@@ -11,6 +11,7 @@ type Phases = NonNullable<MemoryTimeline["phases"]>;
 
 /** A profile of 400 moments has a few tens of thousands of bytes. */
 const MOST_BYTES = 2 ** 24;
+const MOST_MOMENTS = 10_000;
 
 /** Reads the memory of a run's step. Throws HttpError if the run has recorded none. */
 export function readMemory(folder: string): MemoryProfile {
@@ -60,6 +61,7 @@ function timelineOf(profile: StepProfile, places: Phases): MemoryTimeline {
 function phasesOf({ phases }: StepProfile): Phases {
   let from = 0;
   return phases.map(({ name, moments }) => {
+    if (!(Number.isInteger(moments) && from + moments <= MOST_MOMENTS)) throw none(); // no file of ours
     const phase = { name, from, to: from + moments };
     from = phase.to;
     return phase;

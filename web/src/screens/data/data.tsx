@@ -12,6 +12,9 @@ import { Histogram } from "./histogram.tsx";
 import { Samples } from "./samples.tsx";
 import { useSurvey } from "./useSurvey.ts";
 
+/** Stands in the address for no model: an absent one is the first that was found. */
+const NO_MODEL = "-";
+
 const DEFAULTS = { hdNum: 16, maxLength: 4096 };
 
 export function Data() {
@@ -37,7 +40,7 @@ function DataSets({ found }: { found: DataFiles }) {
   const { files, folder } = found;
   const { query } = route.value;
   const file = query.get("file") ?? files[0]?.path;
-  const model = query.get("model") ?? found.models[0] ?? "";
+  const model = query.get("model") ?? found.models[0] ?? NO_MODEL;
   const hdNum = wholeNumber(query.get("hdNum"), DEFAULTS.hdNum);
   if (file === undefined)
     return (
@@ -46,7 +49,7 @@ function DataSets({ found }: { found: DataFiles }) {
         them in .txt.
       </Empty>
     );
-  const question: DataQuestion = { file, hdNum, ...(model !== "" && { model }) };
+  const question: DataQuestion = { file, hdNum, ...(model !== NO_MODEL && { model }) };
   return (
     <div class="stack">
       <Choices found={found} question={question} />
@@ -85,7 +88,7 @@ function Choices({ found, question }: { found: DataFiles; question: DataQuestion
           list="data-models"
           value={question.model ?? ""}
           placeholder="folder; its tokenizer counts"
-          onChange={({ currentTarget }) => setQuery({ model: currentTarget.value.trim() })}
+          onChange={({ currentTarget }) => setQuery({ model: currentTarget.value.trim() || NO_MODEL })}
         />
       </label>
       <datalist id="data-models">
