@@ -21,7 +21,10 @@ export function eventStream(values: AsyncGenerator<object | undefined>, cancel: 
       beat = setInterval(() => controller.enqueue(encoder.encode(": waiting\n\n")), KEEP_ALIVE_MS);
     },
     async pull(controller) {
-      const { value, done } = await values.next();
+      const { value, done } = await values.next().catch((thrown: unknown) => {
+        clearInterval(beat);
+        throw thrown;
+      });
       if (!done && value) {
         controller.enqueue(encoder.encode(`data: ${JSON.stringify(value)}\n\n`));
         return;

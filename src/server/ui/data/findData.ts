@@ -18,11 +18,11 @@ const PASSED_OVER = /^(\..*|node_modules|__pycache__|checkpoint-\d+|adapter|best
 /** Logs of runs. */
 const LOGS = /^(steps|evals|answers|defects|events|facts|missed)\.jsonl$/;
 
-/** A text of each kind of file begins so. */
+/** A text of each kind of file begins so. No line matches in two ways: many empty ones take no time. */
 const BEGINNINGS: Readonly<Record<string, RegExp>> = {
   ".jsonl": /^\s*\{/,
   ".json": /^\s*\[/,
-  ".txt": /^(\s*#.*\n|\s*\n)*\s*\S[^\n]*\.jsonl?(\s+[\d.]+)?\s*(\n|$)/,
+  ".txt": /^(?:[^\S\n]*(?:#[^\n]*)?\n)*[^\S\n]*[^\s#][^\n]*\.jsonl?(?:[^\S\n]+[\d.]+)?[^\S\n]*(?:\n|$)/,
 };
 
 interface Found {

@@ -199,3 +199,11 @@ it("a pipe in a data set's place, or in its list, is refused, and not waited for
   writeFileSync(join(folder, "pipes.txt"), "pipe.jsonl 1\n");
   for (const file of ["pipe.jsonl", "pipes.txt"]) await expect(survey(file)).rejects.toThrow(/is no file/);
 });
+
+it("a text of empty lines is no list of data, which is found out at once", { timeout: 30_000 }, async () => {
+  writeFileSync(join(folder, "empty lines.txt"), `${"\n".repeat(400)}hello`);
+  writeFileSync(join(folder, "after empty lines.txt"), `${"\n # data\n".repeat(40)}data.jsonl 1\n`);
+  const paths = (await findData(folder)).files.map(({ path }) => path);
+  expect(paths).not.toContain("empty lines.txt");
+  expect(paths).toContain("after empty lines.txt");
+});
