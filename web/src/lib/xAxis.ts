@@ -15,10 +15,19 @@ export function xAxisOf(text: string | null): XAxis {
   return text !== null && Object.hasOwn(X_AXES, text) ? (text as XAxis) : "step";
 }
 
-/** Returns the x of each step. Time is the time that steps took, without evaluations and pauses. */
-export function xsOf(steps: StepColumns, axis: XAxis, { tokens }: Pick<RunSummary, "tokens">): number[] {
+/**
+ * Returns the x of each step. Time is the time that steps took, without evaluations and pauses. Sums of a run
+ * whose log is still being read are not used, because they are of a part of it.
+ */
+export function xsOf(
+  steps: StepColumns,
+  axis: XAxis,
+  { tokens, elapsedMs, isPartial }: Pick<RunSummary, "tokens" | "elapsedMs" | "isPartial">,
+): number[] {
   if (axis === "step") return steps.step;
-  return axis === "tokens" ? sumsOf(steps, "tokens", tokens) : sumsOf(steps, "stepMs");
+  const [column, total] =
+    axis === "tokens" ? (["tokens", tokens] as const) : (["stepMs", elapsedMs] as const);
+  return sumsOf(steps, column, isPartial ? undefined : total);
 }
 
 /** Returns the x of a step that has been done: that of the last step up to it. */

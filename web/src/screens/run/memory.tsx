@@ -140,8 +140,9 @@ function Room({ headroom: { limitBytes, spareBytes, largest } }: { headroom: Hea
       </p>
       {largest && (
         <p>
-          Most is held by <strong>{CATEGORIES[largest.category].name}</strong>, {formatBytes(largest.bytes)}.
-          What frees most: {LEVERS[largest.category]}.
+          Most is held by <strong>{CATEGORIES[largest.category]?.name ?? largest.category}</strong>,{" "}
+          {formatBytes(largest.bytes)}.
+          {largest.category in LEVERS && ` What frees most: ${LEVERS[largest.category]}.`}
         </p>
       )}
     </>
