@@ -81,7 +81,7 @@ export class Scheduler implements Disposable {
   /** Ends all sequences with an error. Those in a pass end after it. */
   failAll(error: UserError): void {
     for (const sequence of [...this.#waiting, ...this.#running]) {
-      sequence.fail(error);
+      sequence.fail("engine", error);
       sequence.aborted = true;
     }
     this.wake();
@@ -196,7 +196,7 @@ export class Scheduler implements Disposable {
       if (sequence.isAnswering) continue;
       const error = this.#pictures.errorOf(sequence);
       if (error) {
-        sequence.fail(error);
+        sequence.fail("request", error);
         this.#end(sequence);
         continue;
       }
@@ -308,7 +308,7 @@ export class Scheduler implements Disposable {
         : new UserError(`The request failed: ${messageOf(thrown)}`, { cause: thrown });
     for (const sequence of sequences) {
       if (sequence.state === "ended") continue;
-      sequence.fail(error);
+      sequence.fail("engine", error);
       this.#end(sequence);
     }
   }

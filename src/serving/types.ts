@@ -74,12 +74,13 @@ export interface Usage {
 /**
  * Events of an accepted request: pieces of the answer, then one end. A piece's text may be empty while a
  * character or a stop text is unfinished; without a tokenizer, all texts are empty. "aborted": the signal
- * came. "failed": the picture can't be decoded, the model's output is not a number, or the engine was closed.
+ * came. "failed" by the request: its picture can't be decoded. "failed" by the engine: the model's output is
+ * not a number, or the engine was closed.
  */
 export type ServeEvent =
   | { kind: "piece"; text: string; ids: number[] }
   | { kind: "end"; finishReason: "stop" | "length" | "aborted"; usage: Usage }
-  | { kind: "failed"; error: UserError; usage: Usage };
+  | { kind: "failed"; by: "request" | "engine"; error: UserError; usage: Usage };
 
 /**
  * Why a request is not accepted, or an adapter not added ("noRoom": for lack of memory). `error` has the

@@ -56,9 +56,14 @@ function apiErrorOf(thrown: unknown): ApiError {
   if (thrown instanceof UserError) {
     const status = thrown instanceof HttpError && isKnown(thrown.status) ? thrown.status : 400;
     const code = status === 401 ? "invalid_api_key" : undefined;
-    return new ApiError(status, [thrown.message, thrown.fix].filter(Boolean).join(" "), { code });
+    return new ApiError(status, textOf(thrown), { code });
   }
   return new ApiError(500, `This is a defect of lorafit: ${messageOf(thrown)}`);
+}
+
+/** Returns the message of an error with its fix. */
+export function textOf({ message, fix }: UserError): string {
+  return [message, fix].filter(Boolean).join(" ");
 }
 
 function isKnown(status: number): status is ErrorStatus {

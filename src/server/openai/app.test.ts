@@ -159,15 +159,25 @@ describe("a chat completion", () => {
   });
 
   it("states a failure within a stream as an event, and does not say that it is done", async () => {
-    const error = new UserError("The picture is damaged.");
-    events = [PIECES[0]!, { kind: "failed", error, usage: USAGE }];
+    const error = new UserError("The server is shutting down.");
+    events = [PIECES[0]!, { kind: "failed", by: "engine", error, usage: USAGE }];
     const text = await (await chat({ ...HELLO, stream: true })).text();
-    expect(text).toContain('"message":"The picture is damaged."');
+    expect(text).toContain('"message":"The server is shutting down."');
+    expect(text).toContain('"type":"server_error"');
     expect(text).not.toContain("[DONE]");
-    expect(await errorOf(await chat(HELLO))).toMatchObject({
-      status: 503,
-      message: "The picture is damaged.",
-    });
+    expect(await errorOf(await chat(HELLO))).toMatchObject({ status: 503, message: error.message });
+  });
+
+  it("blames the request for a picture that can't be decoded, whole or within a stream", async () => {
+    const error = new UserError("The picture is damaged.", { fix: "Send another picture." });
+    events = [{ kind: "failed", by: "request", error, usage: USAGE }];
+    const expected = {
+      type: "invalid_request_error",
+      message: "The picture is damaged. Send another picture.",
+    };
+    expect(await errorOf(await chat(HELLO))).toMatchObject({ status: 400, ...expected });
+    const [, second = ""] = (await (await chat({ ...HELLO, stream: true })).text()).split("\n\n");
+    expect(JSON.parse(second.replace(/^data: /, ""))).toMatchObject({ error: expected });
   });
 
   it.each<[Refusal, object]>([

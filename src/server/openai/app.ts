@@ -7,7 +7,7 @@ import { type Context, Hono } from "hono";
 import type { Accepted, Engine, Refusal, ServeEvent, ServeRequest } from "../../serving/types.ts";
 import { readJson } from "../http/body.ts";
 import { realPathBelow } from "../http/paths.ts";
-import { ApiError, type ErrorStatus, errorAnswer } from "./apiError.ts";
+import { ApiError, type ErrorStatus, errorAnswer, textOf } from "./apiError.ts";
 import { type ChatRequest, readChatRequest } from "./chatRequest.ts";
 import {
   type CompletionHead,
@@ -124,7 +124,7 @@ async function wholeAnswer(head: CompletionHead, accepted: Accepted) {
   let content = "";
   for await (const event of accepted.events) {
     if (event.kind === "piece") content += event.text;
-    else if (event.kind === "failed") throw new ApiError(503, event.error.message);
+    else if (event.kind === "failed") throw failureOf(event);
     else return completion(head, content, finishOf(event), usageOf(event.usage));
   }
   throw new Error("an answer had no end");
@@ -142,13 +142,18 @@ async function* chunksOf(
       continue;
     }
     if (event.kind === "failed") {
-      yield errorAnswer(new ApiError(503, event.error.message)).body;
+      yield errorAnswer(failureOf(event)).body;
       yield undefined;
       return;
     }
     yield chunk(head, {}, finishOf(event), withUsage);
     if (withUsage) yield usageChunk(head, usageOf(event.usage));
   }
+}
+
+/** A picture that can't be decoded is the client's fault, anything else the server's. */
+function failureOf({ by, error }: ServeEvent & { kind: "failed" }): ApiError {
+  return new ApiError(by === "request" ? 400 : 503, textOf(error));
 }
 
 function finishOf({ finishReason }: ServeEvent & { kind: "end" }): FinishReason {
@@ -167,7 +172,7 @@ const REFUSALS: Record<Refusal["kind"], { status: ErrorStatus; code?: string }> 
 
 function refused({ kind, error }: Refusal): ApiError {
   const { status, code } = REFUSALS[kind];
-  return new ApiError(status, [error.message, error.fix].filter(Boolean).join(" "), { code });
+  return new ApiError(status, textOf(error), { code });
 }
 
 function refuseIf({ refusal }: { refusal?: Refusal | undefined }): void {

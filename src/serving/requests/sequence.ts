@@ -142,8 +142,8 @@ export class Sequence {
     this.events.end({ kind: "end", finishReason, usage: this.usage });
   }
 
-  fail(error: UserError): void {
-    this.events.end({ kind: "failed", error, usage: this.usage });
+  fail(by: "request" | "engine", error: UserError): void {
+    this.events.end({ kind: "failed", by, error, usage: this.usage });
   }
 }
 
