@@ -72,6 +72,14 @@ function givenValue(spec: OptionSpec | undefined, value: string | boolean | stri
 export function checkDraft(draft: RunDraft, folder: string): RunCheck {
   const raw = givenOptions(draft);
   const errors = new Map([...fileErrors(raw, folder), ...optionErrors(TrainOptions, raw, flagOf)]);
+  for (const key of LEFT_OUT)
+    if (raw[key] !== undefined)
+      errors.set(
+        key,
+        new UserError(`${flagOf(key)} is no option of a new run.`, {
+          fix: "Copy the command that continues a run from its own screen.",
+        }),
+      );
   for (const key of ["memory", "host_memory"]) {
     const bytes = Number(raw[key]); // a text without a unit
     const [error] = Number.isNaN(bytes) ? [] : unitlessError(flagOf(key), bytes, raw[key]);

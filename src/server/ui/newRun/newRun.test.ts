@@ -184,3 +184,10 @@ describe("starting", () => {
     expect((await server().request("/api/newRun/started?path=runs/zzz")).status).toBe(404);
   });
 });
+
+it("a new run cannot be made to continue another, which could lie outside of the folder", () => {
+  for (const resume of ["../other", true]) {
+    const { errors } = checkDraft({ options: { resume } }, tmpdir());
+    expect(errors.resume?.error).toBe("--resume is no option of a new run.");
+  }
+});
