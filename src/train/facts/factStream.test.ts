@@ -29,6 +29,32 @@ describe("a stream of facts", () => {
     expect(facts).toEqual([expect.objectContaining({ fact: "notice", text: "text", about: "idleCard" })]);
   });
 
+  it("hands said facts to each sink in order, and lets no sink wait for another", async () => {
+    const [slow, quick]: [string[], string[]] = [[], []];
+    const held: (() => void)[] = [];
+    const stream = new FactStream([
+      {
+        take: async (fact) => {
+          await new Promise<void>((resolve) => held.push(resolve));
+          slow.push(fact.fact);
+        },
+      },
+      { take: (fact) => void quick.push(fact.fact) },
+    ]);
+    stream.notice("one");
+    stream.say({ fact: "check", done: 1, total: 1 });
+    const sent = stream.send(CHECKPOINT);
+    expect(quick).toEqual(["notice", "check"]);
+    expect(held).toHaveLength(1);
+    for (let facts = 1; facts <= 3; facts++) {
+      held[facts - 1]!();
+      await expect.poll(() => slow.length).toBe(facts);
+    }
+    await sent;
+    expect(slow).toEqual(["notice", "check", "checkpoint"]);
+    expect(quick).toEqual(["notice", "check", "checkpoint"]);
+  });
+
   it.each([
     [
       "at once",
