@@ -90,6 +90,8 @@ async function planned(
   const open = state.table.trials.filter((trial) => isOpen(trial) && trial.totalSteps === null);
   const device = options.devices?.[0] === "cpu" ? { device: "cpu" } : {};
   const plans: TrialPlan[] = [];
+  const isNew = open.length === state.table.trials.length;
+  const allFail = (): boolean => isNew && plans.length > 0 && plans.every(({ kind }) => kind === "failed");
   const cards = await planTrials(
     open.map((trial) => ({ ...optionsOf(base, trial), ...device })),
     {
@@ -98,13 +100,12 @@ async function planned(
       onPlan: (trials, plan) => {
         plans.push(plan);
         for (const index of trials) applyPlan(state.table, open[index]!, plan);
-        const isLone = plans.every(({ kind }) => kind === "failed");
-        if (!isLone) saveState(state); // if every plan fails, the sweep has not begun
+        if (!allFail()) saveState(state); // if every plan fails, the sweep has not begun
       },
     },
   );
   const [first] = plans;
-  if (first?.kind === "failed" && plans.every(({ kind }) => kind === "failed")) throw notPlanned(first.error);
+  if (first?.kind === "failed" && allFail()) throw notPlanned(first.error);
   const { CUDA_VISIBLE_DEVICES: visible } = environment;
   return {
     slots: slotsOf({ devices: options.devices, device: base.device, cards, visible }),

@@ -141,6 +141,18 @@ it("a trial that fails takes no other with it, and --retry runs it again", {
   expect(readFileSync(join(output("failing"), "trial-1.log"), "utf8").length).toBeGreaterThan(log.length);
 });
 
+it("a trial that can't be planned fails, also when --retry plans it again", {
+  timeout: SLOW_MACHINE,
+}, async () => {
+  const args = argsOf("unplanned", { lora_r: 2, lora_targets: [["wqkv"], ["no_such_linear"]] });
+  for (const more of [[], ["--retry"]]) {
+    const { code, stderr } = lorafit([...args, ...more]);
+    expect(code, stderr).toBe(0);
+    const states = (await shown(output("unplanned"))).map(({ state }) => state);
+    expect(states).toEqual(["finished", "failed"]);
+  }
+});
+
 it("halving ends with the adapter that the same run has alone", { timeout: SLOW_MACHINE }, async () => {
   const varied = { learning_rate: [1e-4, 1e-3, 1e-2], lora_r: 2, lora_dropout: 0.1 };
   const halving = { strategy: "halving", min_steps: 2 };
