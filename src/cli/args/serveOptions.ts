@@ -39,9 +39,9 @@ export const serve = {
       max_tokens: count.optional().meta({
         help: "Maximum number of tokens of a request with its answer. Default: the model's positions, or what fits.",
       }),
-      max_new_tokens: count
-        .default(512)
-        .meta({ help: "Maximum number of tokens in an answer, if the request does not say." }),
+      max_new_tokens: count.optional().meta({
+        help: "Maximum number of tokens in an answer, if the request does not say. Default: 512, or what the prompt leaves.",
+      }),
     }),
     ...group("Pictures", {
       hd_num: count.default(16).meta({

@@ -196,6 +196,13 @@ describe("a chat completion", () => {
     expect(await errorOf(await chat({ ...HELLO, stream: true }))).toMatchObject(expected);
   });
 
+  it("leaves the length of an answer to the engine, if neither server nor request sets it", async () => {
+    const open = openAiApp({ engine, pictures, adapterFolder, maxTokens: undefined, hdNum: 16 });
+    const headers = { "Content-Type": "application/json" };
+    await open.request("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(HELLO) });
+    expect(submitted[0]!.maxNewTokens).toBeUndefined();
+  });
+
   it("names the models that are served, for one that is not", async () => {
     expect(await errorOf(await chat({ ...HELLO, model: "gpt" }))).toMatchObject({
       status: 404,

@@ -26,8 +26,8 @@ export interface OpenAiOptions {
   pictures: PictureRules;
   /** Real path of the folder that adapters may be loaded from at run time; undefined: none are. */
   adapterFolder: string | undefined;
-  /** Most tokens of an answer, if the request does not say. */
-  maxTokens: number;
+  /** Most tokens of an answer, if the request does not say; undefined: the engine's default. */
+  maxTokens: number | undefined;
   /** Most tiles of a picture, if the request does not say. */
   hdNum: number;
   /** Milliseconds since 1970. */

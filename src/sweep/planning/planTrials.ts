@@ -62,7 +62,7 @@ export async function planTrials(
     const [code, killed] = await ended;
     if ((cards === undefined || done < groups.length) && !signal.aborted)
       throw new UserError(`Planning a trial ended with ${killed ?? `code ${code}`}.`, {
-        fix: (await errors).trim() || "Try again; if it ends again, plan the trial with lorafit plan.",
+        fix: (await errors).trim() || "Run the same command again, with fewer settings if it ends again.",
       });
     return cards ?? 0;
   } finally {
