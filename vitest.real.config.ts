@@ -8,5 +8,6 @@ export default defineConfig({
     include: ["tests/real/**/*.test.ts"],
     exclude: process.env.LORAFIT_SCREENS ? [] : ["tests/real/screens.test.ts"],
     expect: { poll: { timeout: 120_000 } },
+    retry: 1, // browsers and servers of others are not ours to make steady
   },
 });

@@ -18,7 +18,8 @@ export function SizesTable({ options, sizes, limitBytes, chosen, choose }: Sizes
       <p class="muted">
         Least memory at each pair of sizes, with the leanest policy. Choose a cell to plan for it.
       </p>
-      <div class="scroll-x">
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a wide table scrolls, also by keyboard. */}
+      <section class="scroll-x" tabIndex={0} aria-label="Table of sizes">
         <table class="plan-sizes">
           <thead>
             <tr>
@@ -50,7 +51,7 @@ export function SizesTable({ options, sizes, limitBytes, chosen, choose }: Sizes
             ))}
           </tbody>
         </table>
-      </div>
+      </section>
       <p class="plan-key">
         <span class="plan-fits">fits</span> <span class="plan-too-large">does not fit</span>{" "}
         <span class="muted">–: a picture of that many tiles alone is longer</span>
