@@ -3,7 +3,6 @@ import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { findLibtorch } from "../../src/torch/install/libtorch.ts";
 import type { StepRecord } from "../../src/train/folder/runLog.ts";
 import { PROGRAM } from "../e2e/lorafit.ts";
 import { python, pythonJson } from "./python.ts";
@@ -11,8 +10,8 @@ import { makeWorkshop } from "./tinyRuns.ts";
 
 const workshop = makeWorkshop();
 
-/** torch.cuda._memory_viz as a program: `-m` would import all of torch, also libraries of CUDA. */
-const MEMORY_VIZ = join(findLibtorch().folder, "cuda", "_memory_viz.py");
+/** PyTorch's own reader of snapshots, as a program. */
+const MEMORY_VIZ = ["-m", "torch.cuda._memory_viz"];
 
 const READ = `
 import collections, json, pickle, sys
@@ -73,14 +72,14 @@ it.each([
   const file = write();
   const read = pythonJson<Read>(READ, file);
   expect(read.requested).toBe(read.live);
-  const stats = python([MEMORY_VIZ, "stats", file]);
+  const stats = python([...MEMORY_VIZ, "stats", file]);
   expect(stats).toContain("total_allocated:"); // it has checked that the blocks fill their segments
-  const trace = python([MEMORY_VIZ, "trace", file]);
+  const trace = python([...MEMORY_VIZ, "trace", file]);
   expect(Number(/(\d+) entries/.exec(trace)![1])).toBeGreaterThan(100);
   expect(trace).toMatch(/^del \w+ # /m);
   for (const page of ["trace_plot", "segment_plot"]) {
     const html = join(workshop.folder, `${page}.html`);
-    python([MEMORY_VIZ, page, file, "-o", html]);
+    python([...MEMORY_VIZ, page, file, "-o", html]);
     expect(readFileSync(html, "utf8")).toContain("MemoryViz.js");
   }
 });
