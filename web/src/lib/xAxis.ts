@@ -1,4 +1,4 @@
-/** What a run's curves are drawn over: steps, tokens or time. */
+/** The x axes that a run's curves can have: steps, tokens or time. */
 import type { RunSummary, StepColumns } from "../../../src/server/ui/api.ts";
 import type { Axis } from "../parts/chart/model.ts";
 import { sumsOf } from "./steps.ts";

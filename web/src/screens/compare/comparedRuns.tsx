@@ -1,4 +1,5 @@
 /** Curves of several runs over one axis, and what sets the runs apart. */
+
 import { useMemo, useState } from "preact/hooks";
 import { aligned, type Curve } from "../../lib/align.ts";
 import { formatCount } from "../../lib/format.ts";
@@ -9,6 +10,7 @@ import { type RunHistory, useRuns } from "../../live/runHistory.ts";
 import { Chart } from "../../parts/chart/chart.tsx";
 import type { KindName } from "../../parts/chart/kinds.ts";
 import type { Series, Tone } from "../../parts/chart/model.ts";
+import { Smoothing } from "../../parts/smoothing.tsx";
 import { RunStateBadge } from "../../parts/stateBadge.tsx";
 import { Loading, Problem } from "../../parts/states.tsx";
 import { XAxisChoice } from "../../parts/xAxisChoice.tsx";
@@ -82,18 +84,7 @@ function Curves({ shown }: { shown: readonly Shown[] }) {
   return (
     <section class="stack" aria-label="Curves">
       <div class="row">
-        <label class="row smoothing">
-          Smoothing
-          <input
-            type="range"
-            min={0}
-            max={100}
-            value={position}
-            aria-valuetext={span === 1 ? "off" : `${span} steps`}
-            onInput={(event) => setPosition(Number(event.currentTarget.value))}
-          />
-          <output class="number">{span === 1 ? "off" : `${formatCount(span)} steps`}</output>
-        </label>
+        <Smoothing position={position} span={span} choose={setPosition} />
         <XAxisChoice axis={axis} />
       </div>
       <div class="compare-charts">

@@ -1,8 +1,8 @@
 /** The curves of a run, below each other over one x axis. */
+
 import { useMemo, useState } from "preact/hooks";
 import type { EvalRecord, StepColumns } from "../../../../src/server/ui/api.ts";
 import { aligned } from "../../lib/align.ts";
-import { formatCount } from "../../lib/format.ts";
 import { scoreName, scoresOf } from "../../lib/scores.ts";
 import { smoothed, spanOf } from "../../lib/smooth.ts";
 import { X_AXES, xAxisOf, xOfStep, xsOf } from "../../lib/xAxis.ts";
@@ -10,6 +10,7 @@ import type { RunHistory } from "../../live/runHistory.ts";
 import { Chart } from "../../parts/chart/chart.tsx";
 import type { KindName } from "../../parts/chart/kinds.ts";
 import type { ChartModel, Series } from "../../parts/chart/model.ts";
+import { Smoothing } from "../../parts/smoothing.tsx";
 import { Empty } from "../../parts/states.tsx";
 import { XAxisChoice } from "../../parts/xAxisChoice.tsx";
 import { route } from "../../router.ts";
@@ -31,18 +32,7 @@ export function Curves({ history }: { history: RunHistory }) {
     <section class="stack" aria-label="Curves">
       <div class="row">
         <h2>Curves</h2>
-        <label class="row smoothing">
-          Smoothing
-          <input
-            type="range"
-            min={0}
-            max={100}
-            value={position}
-            aria-valuetext={span === 1 ? "off" : `${span} steps`}
-            onInput={(event) => setPosition(Number(event.currentTarget.value))}
-          />
-          <output class="number">{span === 1 ? "off" : `${formatCount(span)} steps`}</output>
-        </label>
+        <Smoothing position={position} span={span} choose={setPosition} />
         <XAxisChoice axis={axis} />
         {marks.length > 0 && (
           <span class="muted">
