@@ -60,14 +60,17 @@ function Filling({ known }: { known: Known }) {
   const [filled, setFilled] = useState<Filled>(() => firstFilled(known));
   const [touched, setTouched] = useState<ReadonlySet<string> | "all">(new Set());
   const draft = useMemo(() => draftOf(form, filled), [form, filled]);
-  const check = useCheck(draft);
+  const [check, setCheck] = useCheck(draft);
   const isWrong = check !== undefined && Object.keys(check.errors).length > 0;
   const planned = usePlan(planOptionsOf(form, filled, choices.here));
   const change = (key: string, value: string | boolean): void => {
     setFilled((before) => ({ ...before, [key]: value }));
     setTouched((before) => (before === "all" ? before : new Set(before).add(key)));
   };
-  const { start, isBusy, problem, log } = useStart(draft, () => setTouched("all"));
+  const { start, isBusy, problem, log } = useStart(draft, (found) => {
+    setCheck(found);
+    setTouched("all");
+  });
   return (
     <form
       class="run-screen"
@@ -162,8 +165,8 @@ interface Starting {
   log?: string;
 }
 
-/** Starts the run and goes to its screen. showErrors: called if fields are wrong. */
-function useStart(draft: RunDraft, showErrors: () => void): Starting {
+/** Starts the run and goes to its screen. showErrors: gets the check if fields are wrong. */
+function useStart(draft: RunDraft, showErrors: (check: RunCheck) => void): Starting {
   const [state, setState] = useState<Omit<Starting, "start">>({ isBusy: false });
   const leaving = useRef(new AbortController());
   useEffect(() => () => leaving.current.abort(), []);
@@ -172,9 +175,9 @@ function useStart(draft: RunDraft, showErrors: () => void): Starting {
     const { signal } = leaving.current;
     setState({ isBusy: true });
     try {
-      const { errors } = await postJson<RunCheck>("newRun/check", draft, signal);
-      if (Object.keys(errors).length > 0) {
-        showErrors();
+      const check = await postJson<RunCheck>("newRun/check", draft, signal);
+      if (Object.keys(check.errors).length > 0) {
+        showErrors(check);
         setState({ isBusy: false });
         setTimeout(() => document.querySelector<HTMLElement>("[aria-invalid=true]")?.focus());
       } else navigate(hrefOf("run", [await startRun(draft, signal, tell)]));

@@ -5,8 +5,8 @@ import { postJson } from "../../api.ts";
 
 const PAUSE_MS = 150;
 
-/** Returns the newest check; undefined before the first. */
-export function useCheck(draft: RunDraft): RunCheck | undefined {
+/** Returns the newest check, undefined before the first, and a function that puts a newer one in its place. */
+export function useCheck(draft: RunDraft): [RunCheck | undefined, (check: RunCheck) => void] {
   const [check, setCheck] = useState<RunCheck | undefined>(undefined);
   useEffect(() => {
     const cancel = new AbortController();
@@ -18,5 +18,5 @@ export function useCheck(draft: RunDraft): RunCheck | undefined {
       cancel.abort();
     };
   }, [draft]);
-  return check;
+  return [check, setCheck];
 }
