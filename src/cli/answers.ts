@@ -3,7 +3,7 @@
 import type { EncodedSample } from "../data/samples/dialogue.ts";
 import { IMAGE_PLACEHOLDER } from "../data/samples/sample.ts";
 import { layoutBatch } from "../data/stream/batches.ts";
-import type { Tokenizer } from "../data/text/tokenizer.ts";
+import { TextStream } from "../data/text/textStream.ts";
 import { type Generated, generate } from "../models/generation/generate.ts";
 import type { Evaluator } from "../train/evaluate/evaluate.ts";
 import { stopIdsOf } from "../train/planning/answerPlan.ts";
@@ -33,7 +33,10 @@ export async function answerPrompt(
 ): Promise<Generated & { text: string | null }> {
   const images = await Promise.all(prompt.images.map(({ path, limit }) => pictures.load(path, limit)));
   const ends = stopIdsOf(tokenizer, model.config);
-  const stream = tokenizer && onText && new TextStream(tokenizer, onText);
+  const stream = tokenizer && onText && new TextStream(tokenizer);
+  const pass = (piece = ""): void => {
+    if (piece !== "") onText?.(piece);
+  };
   const generated = await generate(model, lora, layoutBatch([{ sample: prompt, images }]), {
     sampling: {
       temperature: options.temperature,
@@ -44,10 +47,10 @@ export async function answerPrompt(
     maxNewTokens: options.max_new_tokens,
     stopIds: options.ignore_eos ? [] : ends,
     visionBatch: policy.visionBatchTiles,
-    ...(stream && { onToken: (id: number) => stream.add(id) }),
+    ...(stream && { onToken: (id: number) => pass(stream.add(id)) }),
     ...(signal && { signal }),
   });
-  stream?.end();
+  pass(stream?.end());
   return { ...generated, text: tokenizer?.decode(generated.ids, { skipSpecial: true }) ?? null };
 }
 
@@ -55,39 +58,4 @@ export async function answerPrompt(
 export function withPlaceholders(text: string, pictures: number): string {
   const placed = text.split(IMAGE_PLACEHOLDER).length - 1;
   return IMAGE_PLACEHOLDER.repeat(Math.max(0, pictures - placed)) + text;
-}
-
-/**
- * Turns ids into pieces of text. A character may be spread over several ids, so an unfinished end is held
- * back.
- */
-class TextStream {
-  readonly #tokenizer: Tokenizer;
-  readonly #write: (piece: string) => void;
-  readonly #ids: number[] = [];
-  #written = "";
-
-  constructor(tokenizer: Tokenizer, write: (piece: string) => void) {
-    this.#tokenizer = tokenizer;
-    this.#write = write;
-  }
-
-  add(id: number): void {
-    this.#ids.push(id);
-    const text = this.#decode();
-    if (!text.endsWith("\ufffd")) this.#writeUpTo(text);
-  }
-
-  end(): void {
-    this.#writeUpTo(this.#decode());
-  }
-
-  #decode(): string {
-    return this.#tokenizer.decode(this.#ids, { skipSpecial: true });
-  }
-
-  #writeUpTo(text: string): void {
-    if (text.length > this.#written.length) this.#write(text.slice(this.#written.length));
-    this.#written = text;
-  }
 }

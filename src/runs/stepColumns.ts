@@ -4,6 +4,7 @@ import type { Category } from "../torch/device.ts";
 import type { StepRecord } from "../train/folder/runLog.ts";
 import { type Cursor, parseLines, readAppended } from "./logTail.ts";
 import type { StepColumns } from "./runView.ts";
+import { thinnedPlaces } from "./thinning.ts";
 
 const NUMBERS = [
   ...["loss", "gradNorm", "lr", "tokens", "tokensPerSecond", "stepMs", "dataWaitRatio", "epoch"],
@@ -58,21 +59,8 @@ export function addRecords(columns: StepColumns, records: readonly StepRecord[])
  * the highest loss, so that no spike is lost, and the first and the last step.
  */
 export function thinned(columns: StepColumns, points: number): StepColumns {
-  const count = columns.step.length;
-  if (count <= points) return columns;
-  const chosen = new Set([0, count - 1]);
-  const stretches = Math.max(1, Math.floor(points / 2) - 1);
-  for (let stretch = 0; stretch < stretches; stretch++) {
-    const [from, to] = [stretch, stretch + 1].map((part) => Math.floor((part * count) / stretches));
-    let [lowest, highest] = [from!, from!];
-    for (let at = from!; at < to!; at++) {
-      if ((columns.loss[at] ?? Number.NaN) < (columns.loss[lowest] ?? Number.POSITIVE_INFINITY)) lowest = at;
-      if ((columns.loss[at] ?? Number.NaN) > (columns.loss[highest] ?? Number.NEGATIVE_INFINITY))
-        highest = at;
-    }
-    chosen.add(lowest).add(highest);
-  }
-  const places = [...chosen].sort((a, b) => a - b);
+  if (columns.step.length <= points) return columns;
+  const places = thinnedPlaces(columns.loss, points);
   const picked = <T>(values: readonly T[]): T[] => places.map((at) => values[at]!);
   const byCategory = Object.entries(columns.peakByCategory).map(([name, bytes]) => [name, picked(bytes)]);
   const numbers = Object.fromEntries(NUMBERS.map((name) => [name, picked(columns[name])]));

@@ -3,6 +3,7 @@
 import type { ImageCompat } from "../data/pictures/decode.ts";
 import { defaultOf } from "../data/pictures/limits.ts";
 import type { PictureLoader } from "../data/stream/batches.ts";
+import { TextStream } from "../data/text/textStream.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { formatBytes, formatCount, messageOf, UserError } from "../errors.ts";
 import { pictureFormOf } from "../models/families.ts";
@@ -17,7 +18,6 @@ import { featureRows, type ServingShape, type ServingWay } from "./planServing.t
 import { checkRequest } from "./requests/checkRequest.ts";
 import { type Prompt, preparePrompt } from "./requests/prompt.ts";
 import { type NamedAdapter, Sequence } from "./requests/sequence.ts";
-import { TextStream } from "./requests/textStream.ts";
 import { Scheduler } from "./scheduler.ts";
 import type { Changed, Engine, Refusal, Room, ServedModel, ServeRequest, Submitted } from "./types.ts";
 
@@ -42,6 +42,9 @@ export interface EngineParts {
 /** Tokens of an answer, if a request does not say. */
 const USUAL_NEW_TOKENS = 512;
 
+/** Pictures whose numbers are remembered: more than any prefix cache holds. */
+const MOST_CONTENTS = 2 ** 16;
+
 /** Makes an engine of parts that it owns from now on, the model among them. */
 export function createEngine(parts: EngineParts): Engine {
   return new ServingEngine(parts);
@@ -56,8 +59,9 @@ class ServingEngine implements Engine {
   readonly #adapters = new Map<string, NamedAdapter>();
   /** Bytes of adapters, those that are being dropped among them. */
   #adapterBytes = 0;
-  /** Numbers of pictures' contents, for the keys of their rows. */
+  /** Numbers of pictures' contents, for the keys of their rows: those of the newest pictures. */
   readonly #contents = new Map<string, number>();
+  #countedContents = 0;
   #closing: Promise<void> | undefined;
 
   constructor(parts: EngineParts) {
@@ -238,11 +242,18 @@ class ServingEngine implements Engine {
   #keysOf({ ids, pictures }: Prompt): Int32Array {
     const keys = ids.slice();
     for (const { digest, rows } of pictures) {
-      const number = this.#contents.get(digest) ?? this.#contents.size;
-      this.#contents.set(digest, number);
-      keys.fill(-1 - number, rows.start, rows.end);
+      keys.fill(-1 - this.#numberOf(digest), rows.start, rows.end);
     }
     return keys;
+  }
+
+  /** Returns the number of a content. One that was forgotten gets a new one: its rows are computed again. */
+  #numberOf(digest: string): number {
+    const number = this.#contents.get(digest) ?? this.#countedContents++;
+    this.#contents.delete(digest);
+    this.#contents.set(digest, number);
+    if (this.#contents.size > MOST_CONTENTS) this.#contents.delete(this.#contents.keys().next().value!);
+    return number;
   }
 }
 

@@ -141,3 +141,8 @@ function chunksOf<T>(items: readonly T[], size: number): T[][] {
     items.slice(index * size, (index + 1) * size),
   );
 }
+
+it("a server that a page started ends with the page, even if that was killed", async () => {
+  const started = await serve(["--model", model], { LORAFIT_STOP_WITH_STDIN: "1" });
+  expect(await started.abandon()).toBe(0);
+});

@@ -10,13 +10,16 @@ export interface Served {
   models: string[];
   /** Sends SIGTERM, and returns the exit code. */
   stop(): Promise<number | null>;
+  /** Closes its stdin, as the end of the process that started it does, and returns the exit code. */
+  abandon(): Promise<number | null>;
   stderr(): string;
 }
 
 /** Starts a server on a free port, and waits until it listens. Throws what it said if it ends before. */
-export async function serve(flags: readonly string[]): Promise<Served> {
+export async function serve(flags: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Served> {
   const child = spawn(process.execPath, [PROGRAM, "serve", ...flags, "--port", "0", "--json"], {
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["pipe", "pipe", "pipe"],
+    env: { ...process.env, ...env },
   });
   let stderr = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
@@ -32,5 +35,9 @@ export async function serve(flags: readonly string[]): Promise<Served> {
     child.kill("SIGTERM");
     return exited;
   };
-  return { url, models, stop, stderr: () => stderr };
+  const abandon = (): Promise<number | null> => {
+    child.stdin.end();
+    return exited;
+  };
+  return { url, models, stop, abandon, stderr: () => stderr };
 }

@@ -33,6 +33,7 @@ export async function run(options: ServeOptions, output: Output): Promise<void> 
     async ({ signal, listen }) => {
       const engine = await openEngine(engineOptions(options, adapters, output));
       listen();
+      if (process.env.LORAFIT_STOP_WITH_STDIN) stopWithStdin();
       try {
         const settings = { hdNum: options.hd_num, maxTokens: options.max_new_tokens };
         const server = await openAiServer({
@@ -48,6 +49,12 @@ export async function run(options: ServeOptions, output: Output): Promise<void> 
     },
     { saves: false },
   );
+}
+
+/** Stops the server as SIGTERM does when the process that started it is gone. */
+function stopWithStdin(): void {
+  const stop = (): void => void process.kill(process.pid, "SIGTERM");
+  process.stdin.on("end", stop).on("error", stop).resume().unref();
 }
 
 function engineOptions(options: ServeOptions, adapters: Record<string, string>, output: Output) {
@@ -83,16 +90,16 @@ function announce(url: string, engine: Engine, output: Output): void {
 
 /** Reads NAME=FOLDER, or FOLDER named after itself. Throws UsageError for a name given twice. */
 function namedAdapters({ adapter, base_name }: ServeOptions): Record<string, string> {
-  const named: Record<string, string> = {};
+  const named = new Map<string, string>(); // a name may be that of a property, such as __proto__
   for (const given of adapter) {
     const [, name = basename(resolve(given)), folder = given] = /^([^=/\\]+)=(.+)$/.exec(given) ?? [];
-    if (Object.hasOwn(named, name) || name === base_name)
+    if (named.has(name) || name === base_name)
       throw new UsageError(`Two models would be called "${name}".`, {
         fix: `Give each adapter a name of its own: --adapter NAME=${folder}`,
       });
-    named[name] = folder;
+    named.set(name, folder);
   }
-  return named;
+  return Object.fromEntries(named);
 }
 
 /** Returns the real path of a folder. Throws UserError if it is none. */

@@ -1,5 +1,7 @@
 /** An accepted request on its way: what it asks for, what it holds, and how far it is. */
+
 import { randomAt } from "../../data/stream/random.ts";
+import type { TextStream } from "../../data/text/textStream.ts";
 import type { UserError } from "../../errors.ts";
 import { chooseToken, type Sampling } from "../../models/generation/sampling.ts";
 import { type Rows, rowCount } from "../../nn/rows.ts";
@@ -10,7 +12,6 @@ import type { RowKeys } from "../memory/prefixCache.ts";
 import type { ServeEvent, Usage } from "../types.ts";
 import { EventQueue } from "./eventQueue.ts";
 import type { Prompt, PromptPicture } from "./prompt.ts";
-import type { TextStream } from "./textStream.ts";
 
 /** An adapter that has a name, or had one until its last request ends. */
 export interface NamedAdapter {

@@ -54,6 +54,12 @@ describe("a grid", () => {
 });
 
 describe("random trials", () => {
+  it("are at most 1,000: more are refused, not cut", () => {
+    const space = spaceOf({ learning_rate: "log:1e-5..1e-3" });
+    expect(() => randomTrials(space, 1_001, 0)).toThrow("1,001 trials are more than 1,000");
+    expect(randomTrials(space, 1_000, 0)).toHaveLength(1_000);
+  });
+
   it("are those of the grid, each once, the same ones for the same seed", () => {
     fc.assert(
       fc.property(anySpace, fc.nat(), fc.integer({ min: 1, max: 20 }), (space, seed, count) => {

@@ -34,11 +34,20 @@ export function gridTrials(space: Space): Combination[] {
   return distinct(space, allOf(space, size));
 }
 
-/** Returns random combinations, the same ones for the same seed; fewer if there are no more. */
+/**
+ * Returns random combinations, the same ones for the same seed; fewer if there are no more. Throws UsageError
+ * for more trials than anybody waits for.
+ */
 export function randomTrials(space: Space, trials: number, seed: number): Combination[] {
   const size = sizeOf(space);
-  if (size <= MOST_SHUFFLED)
-    return distinct(space, shuffled(space, size, seed)).slice(0, Math.min(trials, MOST_TRIALS));
+  if (Math.min(trials, size) > MOST_TRIALS)
+    throw new UsageError(
+      `${formatCount(Math.min(trials, size))} trials are more than ${formatCount(MOST_TRIALS)}.`,
+      {
+        fix: `Pass --trials ${MOST_TRIALS}, or fewer.`,
+      },
+    );
+  if (size <= MOST_SHUFFLED) return distinct(space, shuffled(space, size, seed)).slice(0, trials);
   return distinct(space, drawn(space, seed, MOST_DRAWS * trials), trials);
 }
 

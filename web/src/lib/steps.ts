@@ -1,4 +1,5 @@
 /** The history of a run's steps in columns: it grows at its end and never holds more than the page can draw. */
+import { thinnedPlaces } from "../../../src/runs/thinning.ts";
 import type { StepColumns } from "../../../src/server/ui/api.ts";
 
 /** Points to ask the server for; a history of twice as many is thinned. */
@@ -37,25 +38,8 @@ export function appendSteps(history: StepColumns, added: StepColumns, most = MOS
 
 /** Returns about `most` of the steps: of each stretch the lowest and the highest loss, and both ends. */
 export function thinned(history: StepColumns, most: number): StepColumns {
-  const count = history.step.length;
-  if (count <= most) return history;
-  const stretches = Math.max(1, Math.floor(most / 2));
-  const kept = new Set([0, count - 1]);
-  for (let stretch = 0; stretch < stretches; stretch++) {
-    const [from, to] = [stretch, stretch + 1].map((at) => Math.floor((at * count) / stretches)) as [
-      number,
-      number,
-    ];
-    let [low, high] = [from, from];
-    for (let at = from; at < to; at++) {
-      if ((history.loss[at] ?? Number.POSITIVE_INFINITY) < (history.loss[low] ?? Number.POSITIVE_INFINITY))
-        low = at;
-      if ((history.loss[at] ?? Number.NEGATIVE_INFINITY) > (history.loss[high] ?? Number.NEGATIVE_INFINITY))
-        high = at;
-    }
-    kept.add(low).add(high);
-  }
-  const indices = [...kept].sort((one, other) => one - other);
+  if (history.step.length <= most) return history;
+  const indices = thinnedPlaces(history.loss, most);
   const thin = mapColumns(history, (values) => pick(values, indices));
   thin.peakByCategory = Object.fromEntries(
     Object.entries(history.peakByCategory).map(([category, values]) => [category, pick(values, indices)]),

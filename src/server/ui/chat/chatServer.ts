@@ -51,8 +51,8 @@ export function openChatServer([command, ...first]: readonly string[]): ChatServ
       const flags = [`--model=${model}`, ...named, ...limit, "--port=0", "--json"];
       const key = randomBytes(24).toString("base64url");
       const child = spawn(command!, [...first, "serve", ...flags], {
-        ...{ cwd: folder, stdio: ["ignore", "pipe", "pipe"] },
-        env: { ...process.env, LORAFIT_API_KEY: key, NO_COLOR: "1" },
+        ...{ cwd: folder, stdio: ["pipe", "pipe", "pipe"] }, // its stdin ends with this process, even if that is killed
+        env: { ...process.env, LORAFIT_API_KEY: key, LORAFIT_STOP_WITH_STDIN: "1", NO_COLOR: "1" },
       });
       const started: Serving = { child, key, log: "", hasEnded: false };
       serving = started;

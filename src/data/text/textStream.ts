@@ -2,7 +2,7 @@
  * Turns ids into pieces of text as they come. A character may be spread over several ids, and a stop text may
  * begin at the end of a piece: both are held back until it is clear what they are.
  */
-import type { Tokenizer } from "../../data/text/tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** Stands for bytes that make no character, perhaps only not yet. */
 const UNFINISHED = "\ufffd";

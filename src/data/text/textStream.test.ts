@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "../../data/text/tokenizer.ts";
 import { TextStream } from "./textStream.ts";
+import { trainTokenizer } from "./tinyTokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "text-stream-"));
 let tokenizer: Tokenizer;
