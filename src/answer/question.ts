@@ -1,7 +1,7 @@
 /** Reads the options of `lorafit plan` as a question to the planner: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
-import { isLimitFlag, LIMIT_FLAGS, limitOf } from "../data/pictures/limits.ts";
+import { foreignLimit, givenLimit, isLimitFlag, LIMIT_FLAGS, limitOf } from "../data/pictures/limits.ts";
 import { formatCount, GIB, UsageError, UserError } from "../errors.ts";
 import { familyOf, PRESETS, pictureFormOf } from "../models/families.ts";
 import type { ModelConfig, TrainedSizes } from "../models/family.ts";
@@ -219,10 +219,12 @@ function deviceName({ gpu }: PlanOptions, { title }: Card): string {
 }
 
 function workloadOf(options: PlanOptions, config: ModelConfig): SizedWorkload {
-  const { max_length, image_share, batch_size, recipe, lora_r, gradient_accumulation } = options;
+  const { max_length, image_share, batch_size, recipe, lora_r, gradient_accumulation, solve } = options;
   const defaults = trainOptions({ model: "-", data: "-", recipe, lora_r });
   const form = pictureFormOf(config);
-  const pictureLimit = limitOf(options, form.limit) ?? limitOf(defaults, form.limit);
+  if (solve !== undefined && isLimitFlag(solve) && solve !== form.limit.flag)
+    throw foreignLimit({ flag: `solve ${solve}` }, { ...form.limit, flag: `solve ${form.limit.flag}` });
+  const pictureLimit = givenLimit(options, form.limit) ?? limitOf(defaults, form.limit);
   const needed = image_share === undefined ? form.largest(pictureLimit).tokens + DIALOGUE_TOKENS : 0;
   return {
     rank: defaults.lora_r,

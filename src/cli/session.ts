@@ -5,7 +5,7 @@
 
 import { readAdapter } from "../checkpoint/adapter/peft.ts";
 import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
-import type { ImageCompat } from "../data/pictures/decode.ts";
+import type { ImageCompat } from "../data/pictures/imageCompat.ts";
 import { openImagePool } from "../data/pictures/imagePool.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";

@@ -1,7 +1,6 @@
 /** Answers requests for a loaded model and its adapters. */
 
-import type { ImageCompat } from "../data/pictures/decode.ts";
-import { defaultOf } from "../data/pictures/limits.ts";
+import type { ImageCompat } from "../data/pictures/imageCompat.ts";
 import type { PictureLoader } from "../data/stream/batches.ts";
 import { TextStream } from "../data/text/textStream.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
@@ -129,7 +128,7 @@ class ServingEngine implements Engine {
       checkRequest(request);
       const form = pictureFormOf(model.config);
       const options = { tokenizer, vocab: model.config.vocab, form, imageCompat };
-      prompt = await preparePrompt(request.prompt, request.hdNum ?? defaultOf(form.limit), options);
+      prompt = await preparePrompt(request.prompt, request.hdNum ?? form.limit.default, options);
       const late = this.#refusal(request) ?? this.#neverFits(request, prompt);
       if (late) return { refusal: late };
       sequence = this.#sequenceOf(request, prompt);

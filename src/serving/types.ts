@@ -2,7 +2,7 @@
  * The interface of the engine that serves: what it is opened with, what a request is, and what comes back.
  * Refusals and ends are values, so that a server can turn each into a status of its own.
  */
-import type { ImageCompat } from "../data/pictures/decode.ts";
+import type { ImageCompat } from "../data/pictures/imageCompat.ts";
 import type { Turn } from "../data/samples/sample.ts";
 import type { UserError } from "../errors.ts";
 import type { Sampling } from "../models/generation/sampling.ts";

@@ -5,7 +5,7 @@
  */
 import type { PictureForm, PictureLayout } from "../../src/data/pictures/form.ts";
 import { PICTURE_FORMS, type PictureRules } from "../../src/data/pictures/forms.ts";
-import type { PictureLimit } from "../../src/data/pictures/limits.ts";
+import type { PictureLimit } from "../../src/data/pictures/pictureLimit.ts";
 import { FAMILIES } from "../../src/models/families.ts";
 import type { EncodeOptions, Family, LinearSpec, ModelConfig, TensorSpec } from "../../src/models/family.ts";
 import type { PlacedRows } from "../../src/models/positions.ts";
@@ -39,7 +39,8 @@ const LIMIT = {
   option: "max_pixels",
   flag: "max-pixels",
   key: "maxPixels",
-  schema: count.default(64 * PATCH_PIXELS ** 2),
+  default: 64 * PATCH_PIXELS ** 2,
+  schema: count.optional(),
   help: { plan: "Largest number of pixels", init: "Largest number of pixels" },
   inWords: "--max-pixels",
   lower: "a lower --max-pixels",
@@ -218,7 +219,7 @@ const TOY: Family = {
 /** Puts the family into the tables, as its folder and two rows would. */
 export function addToyFamily(): void {
   FAMILIES.toy = TOY;
-  (PICTURE_FORMS as Record<string, () => PictureForm>).toyPatches = () => PATCH_FORM;
+  (PICTURE_FORMS as unknown as Record<string, () => PictureForm>).toyPatches = () => PATCH_FORM;
 }
 
 /** Returns the sizes of a model of this family with a few thousand parameters. */

@@ -4,7 +4,8 @@ import { existsSync } from "node:fs";
 import { PlanOptions } from "../../answer/options.ts";
 import { type Question, questionOf } from "../../answer/question.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
-import { limitOf, limitOption, type PictureLimit } from "../../data/pictures/limits.ts";
+import { givenLimit, limitOf, limitOption } from "../../data/pictures/limits.ts";
+import type { PictureLimit } from "../../data/pictures/pictureLimit.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
 import { pictureFormOf } from "../../models/families.ts";
@@ -49,7 +50,7 @@ export async function run(options: InitOptions, output: Output): Promise<void> {
   const known = await inspectModel(options.model);
   const { limit } = pictureFormOf(known.config);
   const usual = limitOf(trainOptions({ model: "-", data: "-" }), limit);
-  const given = limitOf(options, limit);
+  const given = givenLimit(options, limit);
   let candidate: Candidate | undefined;
   for (const pictureLimit of given === undefined ? [usual, ...limit.smaller] : [given]) {
     candidate = await candidateAt(pictureLimit, known, options, output);

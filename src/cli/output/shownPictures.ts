@@ -1,5 +1,5 @@
 /** Pictures as pages show them: small copies with their names. */
-import type { ImageCompat } from "../../data/pictures/decode.ts";
+import type { ImageCompat } from "../../data/pictures/imageCompat.ts";
 import { pictureName } from "../../data/pictures/source.ts";
 import { thumbnailUri } from "../../data/pictures/thumbnail.ts";
 import { UserError } from "../../errors.ts";

@@ -128,7 +128,7 @@ function waysOn(options: TrainOptions, adapter: string): Record<string, string> 
   const { model, data, eval_data, output, base, head_base, vision_base } = options;
   const { image_compat, max_length, skip_bad, val_size, seed } = options;
   const both = wordsOf({ model, adapter });
-  const seen = wordsOf({ ...limitsAmong(options), ...(image_compat === "official" && { image_compat }) });
+  const seen = wordsOf({ ...limitsAmong(options), ...(image_compat !== "lorafit" && { image_compat }) });
   const held = wordsOf({ base, head_base, vision_base });
   const files = (eval_data ?? data).map(quoted).join(" ");
   return {

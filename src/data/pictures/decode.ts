@@ -1,7 +1,7 @@
 /**
  * Decodes picture files to RGB. "official" is the official code's Image.open(path).convert("RGB"): it drops
- * alpha and ignores the EXIF orientation. "lorafit" shows the model what a person sees: the picture upright,
- * on white. Both ignore colour profiles, because the model was trained on pictures that were read without
+ * alpha and ignores the EXIF orientation. Otherwise the model sees what a person sees: the picture upright,
+ * on white. Colour profiles are ignored, because the models were trained on pictures that were read without
  * them.
  */
 import { stat } from "node:fs/promises";
@@ -9,10 +9,9 @@ import sharp, { type Metadata, type Sharp } from "sharp";
 import { formatCount, messageOf, UserError } from "../../errors.ts";
 import { BMP_HEADER_BYTES, bmpSize, decodeBmp, isBmp } from "./bmp.ts";
 import { endOf } from "./fileEnd.ts";
+import type { ImageCompat } from "./imageCompat.ts";
 import type { Raster } from "./resize.ts";
 import { isEmbedded, pictureBytes, pictureEnds, pictureInput, pictureName } from "./source.ts";
-
-export type ImageCompat = "lorafit" | "official";
 
 /**
  * Pixels of the largest picture: 256 Mi, which are 768 MiB decoded. Far above any page, and far below the
@@ -115,8 +114,9 @@ async function decoded(picture: Sharp, header: Metadata, compat: ImageCompat): P
     return inkToRgb(withoutMore(depth === "ushort" ? await upperBits(inks) : await pixelsOf(inks), 4));
   }
   const isAlpha = channels <= (COLOUR_CHANNELS[space] ?? 3) + 1; // with more, nobody knows which
-  const shown = isAlpha && compat === "lorafit" ? upright.flatten({ background: "white" }) : upright;
-  return withoutMore(await pixelsOf(shown.removeAlpha().toColourspace("srgb")), 3);
+  if (isAlpha && header.hasAlpha && compat !== "official")
+    return overWhite(await pixelsOf(upright.toColourspace("srgb")));
+  return withoutMore(await pixelsOf(upright.removeAlpha().toColourspace("srgb")), 3);
 }
 
 interface Channels extends Raster {
@@ -145,6 +145,22 @@ function withoutMore(raster: Channels, count: number): Raster {
     for (let channel = 0; channel < count; channel++)
       kept[pixel * count + channel] = pixels[pixel * channels + channel] as number;
   return { width, height, pixels: kept };
+}
+
+/**
+ * Lays a picture with alpha over white, rounded as Pillow does. Source: src/libImaging/AlphaComposite.c.
+ */
+function overWhite({ width, height, channels, pixels }: Channels): Raster {
+  const opaque = new Uint8Array(width * height * 3);
+  const colours = channels - 1;
+  for (let from = 0, to = 0; to < opaque.length; from += channels, to += 3) {
+    const alpha = pixels[from + colours] as number;
+    for (let channel = 0; channel < 3; channel++) {
+      const colour = pixels[from + (colours === 3 ? channel : 0)] as number;
+      opaque[to + channel] = Math.round((colour * alpha + 255 * (255 - alpha)) / 255);
+    }
+  }
+  return { width, height, pixels: opaque };
 }
 
 /** Converts CMYK to RGB without a profile. Source: Pillow, src/libImaging/Convert.c, cmyk2rgb. */

@@ -2,8 +2,9 @@
  * A form of pictures: how a family of models lays out a picture as tokens, and the pixels that it reads.
  * Other code knows only the tokens and the units of a picture. The rest of a layout is the form's own.
  */
-import type { ImageCompat, PictureSize } from "./decode.ts";
-import type { PictureLimit } from "./limits.ts";
+import type { PictureSize } from "./decode.ts";
+import type { ImageCompat } from "./imageCompat.ts";
+import type { PictureLimit } from "./pictureLimit.ts";
 
 /** All that a plan knows of a picture. A form adds fields that only itself and its family read. */
 export interface PictureLayout {

@@ -3,37 +3,17 @@
  * before a model is, so this file loads neither the engine nor a decoder.
  */
 import type { z } from "zod";
+import { UsageError } from "../../errors.ts";
 import { count } from "../../options.ts";
 import { HD_NUM } from "./hdTiles/hdNum.ts";
-
-/** An option that limits how many tokens a picture may have. */
-export interface PictureLimit {
-  /** The option's name in a configuration and in a record of a data set. */
-  option: string;
-  /** Its name on the command line, without the dashes. */
-  flag: string;
-  /** Its name in JSON answers. */
-  key: string;
-  /** Reads the option, with its default and its help. */
-  schema: z.ZodDefault<z.ZodInt>;
-  /** Help where the default depends on something: without unit and default. */
-  help: { plan: string; init: string };
-  /** A value in words, for a sentence about a picture: "--hd-num tiles". */
-  inWords: string;
-  /** Advice for too little memory: a way to smaller pictures, and what it does. */
-  lower: string;
-  /** Yields smaller values, from large to small, in steps that a user can tell apart. */
-  below(limit: number): Iterable<number>;
-  /** Values that a search for the largest looks at. */
-  range: { least: number; most: number };
-  /** Values to compare on a page. */
-  usual: readonly number[];
-  /** Smaller values to try if the default does not fit. */
-  smaller: readonly number[];
-}
+import { MAX_PIXELS } from "./patches/maxPixels.ts";
+import type { PictureLimit } from "./pictureLimit.ts";
 
 /** Every limit, by its option. */
-export const PICTURE_LIMITS = { hd_num: HD_NUM } as const satisfies Record<string, PictureLimit>;
+export const PICTURE_LIMITS = { hd_num: HD_NUM, max_pixels: MAX_PIXELS } as const satisfies Record<
+  string,
+  PictureLimit
+>;
 
 export type LimitOption = keyof typeof PICTURE_LIMITS;
 export type LimitFlag = (typeof PICTURE_LIMITS)[LimitOption]["flag"];
@@ -65,24 +45,36 @@ export const LIMITS_IN_WORDS = Object.values(PICTURE_LIMITS)
   .join(" or ");
 
 /** Values of the limits, as options have them. */
-export type LimitValues = Record<LimitOption, number>;
-
-/** Returns the default of a limit. */
-export function defaultOf({ schema }: PictureLimit): number {
-  return schema.parse(undefined);
-}
+export type LimitValues = { [Option in LimitOption]?: number | undefined };
 
 /** Returns whether a flag's name is that of a limit. */
 export function isLimitFlag(name: string): name is LimitFlag {
   return Object.values(PICTURE_LIMITS).some(({ flag }) => flag === name);
 }
 
-/** Returns the value of a limit among the options. */
-export function limitOf<Options extends { [Option in LimitOption]?: number | undefined }>(
-  options: Options,
-  { option }: PictureLimit,
-): Options[LimitOption] {
-  return options[option as LimitOption];
+/** Returns the value of a limit: among the options, or else its default. */
+export function limitOf(options: LimitValues, limit: PictureLimit): number {
+  return givenLimit(options, limit) ?? limit.default;
+}
+
+/**
+ * Returns the value of a limit among the options; undefined if they have none. Throws UsageError if they
+ * limit pictures of another kind, which would have no effect.
+ */
+export function givenLimit(options: LimitValues, limit: PictureLimit): number | undefined {
+  for (const other of Object.values(PICTURE_LIMITS)) {
+    const value = options[other.option];
+    const isDefault = value === undefined || value === other.schema.safeParse(undefined).data;
+    if (other.option !== limit.option && !isDefault) throw foreignLimit(other, limit);
+  }
+  return options[limit.option as LimitOption];
+}
+
+/** Returns the error for a limit of another kind of pictures than the model's. */
+export function foreignLimit(given: Pick<PictureLimit, "flag">, { flag }: PictureLimit): UsageError {
+  return new UsageError(`--${given.flag} does not limit the pictures of this model.`, {
+    fix: `Pass --${flag} instead.`,
+  });
 }
 
 /** Returns the limits alone among options. */
@@ -92,6 +84,6 @@ export function limitsAmong(options: LimitValues): LimitValues {
 }
 
 /** Returns the options for a value of a limit. */
-export function limitOption<Value>({ option }: PictureLimit, value: Value): Record<LimitOption, Value> {
-  return { [option]: value } as Record<LimitOption, Value>;
+export function limitOption({ option }: PictureLimit, value: number): { [Option in LimitOption]?: number } {
+  return { [option]: value };
 }

@@ -1,6 +1,7 @@
 /** Small copies of pictures for pages that carry everything within themselves. */
 import sharp from "sharp";
-import { decodeImage, type ImageCompat } from "./decode.ts";
+import { decodeImage } from "./decode.ts";
+import type { ImageCompat } from "./imageCompat.ts";
 
 /**
  * Returns the picture as a data URI of a JPEG, scaled down so that neither side is longer than `mostPixels`.

@@ -6,14 +6,9 @@
 import { setImmediate } from "node:timers/promises";
 import { formatCount, UserError } from "../../errors.ts";
 import { commandLine } from "../../program.ts";
-import {
-  type ImageCompat,
-  imageSize,
-  MAX_PIXELS,
-  type PictureSize,
-  refuseCutOff,
-} from "../pictures/decode.ts";
+import { imageSize, MAX_PIXELS, type PictureSize, refuseCutOff } from "../pictures/decode.ts";
 import type { PictureForm, PlacedPicture } from "../pictures/form.ts";
+import type { ImageCompat } from "../pictures/imageCompat.ts";
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";

@@ -1,7 +1,8 @@
 /** Prepares a request's prompt: its token ids, and its pictures' sizes and content, before any is decoded. */
 import { createHash } from "node:crypto";
-import { type ImageCompat, imageSize, MAX_PIXELS, refuseCutOff } from "../../data/pictures/decode.ts";
+import { imageSize, MAX_PIXELS, refuseCutOff } from "../../data/pictures/decode.ts";
 import type { PictureForm, PictureLayout } from "../../data/pictures/form.ts";
+import type { ImageCompat } from "../../data/pictures/imageCompat.ts";
 import { pictureBytes, pictureName } from "../../data/pictures/source.ts";
 import { encodePrompt } from "../../data/samples/dialogue.ts";
 import { IMAGE_SLOT, type Sample } from "../../data/samples/sample.ts";

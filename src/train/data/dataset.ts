@@ -1,8 +1,8 @@
 /** Samples of a data set, checked and ready for a model. */
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
-import type { ImageCompat } from "../../data/pictures/decode.ts";
 import type { PictureForm } from "../../data/pictures/form.ts";
+import type { ImageCompat } from "../../data/pictures/imageCompat.ts";
 import { type LimitValues, limitOf } from "../../data/pictures/limits.ts";
 import { type Dataset, readDataset } from "../../data/samples/samples.ts";
 import {

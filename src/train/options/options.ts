@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
+import { IMAGE_COMPATS } from "../../data/pictures/imageCompat.ts";
 import { limitShape } from "../../data/pictures/limits.ts";
 import { ALL_LINEARS } from "../../models/facts.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
@@ -74,8 +75,8 @@ export const USUAL_MAX_LENGTH = 4096;
 /** How pictures become tokens. */
 export const pictureOptions = group("Data", {
   ...limitShape,
-  image_compat: z.enum(["lorafit", "official"]).default("lorafit").meta({
-    help: "How picture files are decoded. official: ignores EXIF orientation and drops alpha, as the official code does.",
+  image_compat: z.enum(IMAGE_COMPATS).default("lorafit").meta({
+    help: "How picture files are decoded and scaled. official: ignores EXIF orientation and drops alpha, as the official code does. pil: scales Qwen and InternVL pictures with Pillow, as transformers without torchvision and ms-swift do.",
   }),
 });
 

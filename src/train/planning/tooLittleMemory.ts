@@ -3,8 +3,9 @@
  * that would fit.
  */
 
-import { type ImageCompat, imageSize, type PictureSize } from "../../data/pictures/decode.ts";
+import { imageSize, type PictureSize } from "../../data/pictures/decode.ts";
 import { pictureTokens } from "../../data/pictures/form.ts";
+import type { ImageCompat } from "../../data/pictures/imageCompat.ts";
 import { type LimitValues, limitOf } from "../../data/pictures/limits.ts";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import { tooLongSample } from "../../data/samples/tooLong.ts";

@@ -1,6 +1,7 @@
 /** Pictures in the form that the model reads: tiles of pixels, and a global view of one tile. */
-import { decodeImage, type ImageCompat } from "../decode.ts";
+import { decodeImage } from "../decode.ts";
 import type { PlacedPicture } from "../form.ts";
+import type { ImageCompat } from "../imageCompat.ts";
 import { type Raster, resizeBilinear } from "../resize.ts";
 import { pictureName } from "../source.ts";
 import { globalView } from "./globalView.ts";

@@ -5,11 +5,15 @@ const ADVICE = "16 and 25 are usual for training, 55 for reading dense documents
 const OFFICIAL_DEFAULT =
   "The official script's default of -1 resizes every picture to a small square, which is not what 4KHD was trained on.";
 
+/** Tiles that are usual for training. */
+const USUAL_TILES = 16;
+
 export const HD_NUM = {
   option: "hd_num",
   flag: "hd-num",
   key: "hdNum",
-  schema: count.default(16).meta({
+  default: USUAL_TILES,
+  schema: count.default(USUAL_TILES).meta({
     help: "Maximum number of tiles of 336 x 336 pixels that a picture is scaled to: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737.",
     advice: `${OFFICIAL_DEFAULT} ${ADVICE}`,
   }),

@@ -1,8 +1,8 @@
 /** Draws a transformed picture: in the form that the model reads, and in a form that a person understands. */
 import sharp from "sharp";
-import { type TextStyle, textPath, textWidth } from "../../../drawing/lettering.ts";
-import { type Box, path, rect, svgDocument } from "../../../drawing/svg.ts";
+import { type Box, rect, svgDocument } from "../../../drawing/svg.ts";
 import { formatCount } from "../../../errors.ts";
+import { ACCENT, badge, drawWords, gridLines, PAPER, QUIET } from "../previewParts.ts";
 import { PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
 import { type HdGrid, TILE_PIXELS } from "./hdGrid.ts";
 import type { HdImage } from "./hdImage.ts";
@@ -18,15 +18,6 @@ const LONG_SIDE_PIXELS = 1680;
 const MARGIN_PIXELS = 36;
 const GLOBAL_VIEW_PIXELS = 224;
 const CAPTION_PIXELS = 720;
-
-const INK = "#17202b";
-const QUIET = "#566272";
-const PAPER = "#eef0f3";
-const ACCENT = "#d01c63";
-
-const TITLE: TextStyle = { face: "sansBold", sizePixels: 30, fill: INK };
-const DETAIL: TextStyle = { face: "sans", sizePixels: 22, fill: INK };
-const REMARK: TextStyle = { face: "sans", sizePixels: 18, fill: QUIET };
 
 /** Places of the parts of a preview, in its pixels. */
 interface Layout {
@@ -102,9 +93,9 @@ function overlay(grid: HdGrid, layout: Layout, caption: string): string {
   const { left: x, top: y } = globalView;
   const side = GLOBAL_VIEW_PIXELS;
   const parts = [
-    ...captionLines(grid, layout, caption),
+    wordsBeside(grid, layout, caption),
     ...paddingHatch(grid, layout),
-    ...tileBorders(grid, layout),
+    tileBorders(grid, layout),
     ...tileNumbers(grid, layout),
     rect({ x, y, width: side, height: side }, { stroke: ACCENT, strokePixels: 3 }),
     badge("global view", x, y, 18),
@@ -112,31 +103,20 @@ function overlay(grid: HdGrid, layout: Layout, caption: string): string {
   return svgDocument({ width, height }, HATCH + parts.join(""));
 }
 
-function captionLines(grid: HdGrid, { globalView }: Layout, caption: string): string[] {
+function wordsBeside(grid: HdGrid, { globalView }: Layout, caption: string): string {
   const { rows, cols, width, height, tokens } = grid;
   const tiles = rows * cols;
-  const [title = "", ...facts] = caption.split("\n");
   const padding = grid.padTop + grid.padBottom + grid.padLeft + grid.padRight;
-  const lines: [string, TextStyle][] = [
-    [title, TITLE],
-    ...facts.map((fact): [string, TextStyle] => [fact, DETAIL]),
-    [
-      `${rows} x ${cols} ${tiles === 1 ? "tile" : "tiles"} of ${TILE_PIXELS} pixels: ${width} x ${height}`,
-      DETAIL,
-    ],
-    [`${formatCount(tokens)} image tokens`, { ...DETAIL, face: "sansBold", fill: ACCENT }],
-    [
+  const words = {
+    caption,
+    size: `${rows} x ${cols} ${tiles === 1 ? "tile" : "tiles"} of ${TILE_PIXELS} pixels: ${width} x ${height}`,
+    tokens: `${formatCount(tokens)} image tokens`,
+    remarks: [
       `${formatCount(tiles * 144)} tiles + 144 global view + ${(rows + 1) * 12} row ends + 1 between them`,
-      REMARK,
+      padding === 0 ? "no padding" : `hatched: ${padding} pixels of white padding`,
     ],
-    [padding === 0 ? "no padding" : `hatched: ${padding} pixels of white padding`, REMARK],
-  ];
-  const roomPixels = globalView.left - 2 * MARGIN_PIXELS;
-  let y = MARGIN_PIXELS - 12;
-  return lines.map(([text, style]) => {
-    y += style.sizePixels * 1.5;
-    return textPath(shortened(text, roomPixels, style), MARGIN_PIXELS, y, style);
-  });
+  };
+  return drawWords(words, MARGIN_PIXELS, MARGIN_PIXELS, globalView.left - 2 * MARGIN_PIXELS);
 }
 
 const HATCH =
@@ -160,16 +140,9 @@ function paddingHatch(grid: HdGrid, { picture, tilePixels }: Layout): string[] {
   return areas.map((area) => rect(area, { fill: "url(#hatch)" }));
 }
 
-/** Draws each line twice, a coloured one over a white one, so that it stands out on any picture. */
-function tileBorders({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): string[] {
-  const { left, top, width, height } = picture;
-  const across = Array.from({ length: rows + 1 }, (_, row) => `M${left} ${top + row * tilePixels}h${width}`);
-  const down = Array.from({ length: cols + 1 }, (_, col) => `M${left + col * tilePixels} ${top}v${height}`);
-  const lines = [...across, ...down].join("");
-  return [
-    path(lines, { stroke: "#fff", strokePixels: 5, opacity: 0.8 }),
-    path(lines, { stroke: ACCENT, strokePixels: 2 }),
-  ];
+function tileBorders({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): string {
+  const places = (count: number): number[] => Array.from({ length: count + 1 }, (_, at) => at * tilePixels);
+  return gridLines(picture, { across: places(rows), down: places(cols) });
 }
 
 function tileNumbers({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): string[] {
@@ -179,25 +152,6 @@ function tileNumbers({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): s
     const y = picture.top + Math.floor(tile / cols) * tilePixels;
     return badge(`${tile + 1}`, x, y, sizePixels);
   });
-}
-
-/** Draws white text on the accent colour in the corner at (x, y). */
-function badge(text: string, x: number, y: number, sizePixels: number): string {
-  const style: TextStyle = { face: "sansBold", sizePixels, fill: "#fff" };
-  const [width, height] = [textWidth(text, style) + sizePixels * 0.8, sizePixels * 1.5];
-  const tab = path(`M${x} ${y}h${width}v${height - 4}q0 4-4 4h${4 - width}z`, { fill: ACCENT });
-  return tab + textPath(text, x + sizePixels * 0.4, y + sizePixels * 1.1, style);
-}
-
-/** Returns the text, or its two ends around an ellipsis if it is too long. */
-function shortened(text: string, roomPixels: number, style: TextStyle): string {
-  const letters = [...text];
-  let shown = text;
-  for (let keep = letters.length - 2; textWidth(shown, style) > roomPixels && keep > 1; keep--) {
-    const [start, end] = [letters.slice(0, Math.ceil(keep / 2)), letters.slice(-Math.floor(keep / 2))];
-    shown = `${start.join("")}…${end.join("")}`;
-  }
-  return shown;
 }
 
 function rawSize({ rows, cols }: HdImage): { width: number; height: number; channels: 3 } {

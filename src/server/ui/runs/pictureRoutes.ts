@@ -6,10 +6,10 @@ import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import type { Hono } from "hono";
 import sharp from "sharp";
-import { decodeImage, type ImageCompat, imageSize } from "../../../data/pictures/decode.ts";
+import { decodeImage, imageSize } from "../../../data/pictures/decode.ts";
 import type { PictureForm } from "../../../data/pictures/form.ts";
 import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
-import { defaultOf } from "../../../data/pictures/limits.ts";
+import type { ImageCompat } from "../../../data/pictures/imageCompat.ts";
 import { isEmbedded, pictureName } from "../../../data/pictures/source.ts";
 import { UserError } from "../../../errors.ts";
 import { shownName } from "../../../printable.ts";
@@ -112,7 +112,7 @@ async function tiles(path: string, options: Record<string, unknown>, compat: Ima
 function limitAmong(options: Record<string, unknown>, { limit }: PictureForm): number {
   const given = options[limit.option];
   const { least, most } = limit.range;
-  return typeof given === "number" && given >= least && given <= most ? given : defaultOf(limit);
+  return typeof given === "number" && given >= least && given <= most ? given : limit.default;
 }
 
 function widthOf(text: string | undefined): number {
