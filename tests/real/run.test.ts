@@ -106,6 +106,17 @@ describe("a run that has ended", () => {
     expect(faults).toEqual([]);
   });
 
+  it("plans what would free most", async () => {
+    const { page, faults } = await openPage(ui.url);
+    await openRun(page, "runs/done");
+    await page.getByRole("button", { name: "What frees most?" }).click();
+    const table = page.getByRole("table", { name: "By plan, one change alone frees" });
+    await table.waitFor();
+    expect(await table.locator("td").count()).toBeGreaterThan(2);
+    expect(await table.locator("th").allTextContents()).toContain("base nf4");
+    expect(faults).toEqual([]);
+  });
+
   it("shows answers of each evaluation beside what was expected, and copies the command", async () => {
     const { page, faults } = await openPage(ui.url);
     await openRun(page, "runs/done");

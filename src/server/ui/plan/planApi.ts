@@ -6,9 +6,11 @@
  * | GET /api/plan/choices | PlanChoices                                                            |
  * | POST /api/plan        | a stream of PlanReply, a JSON line each; the body is a PlanQuestion    |
  * | POST /api/plan/sizes  | a stream of PlanReply with cells; the body is a PlanQuestion           |
+ * | POST /api/plan/frees  | a PlanReply with what frees memory; the body is a PlanQuestion         |
  *
  * A closed connection cancels its question.
  */
+import type { FreeingChange } from "../../../answer/freeing.ts";
 import type { Way } from "../../../answer/otherWays.ts";
 import type { SizedWorkload } from "../../../plan/planner.ts";
 import type { Policy } from "../../../step/policy.ts";
@@ -33,6 +35,8 @@ export type PlanReply =
   | { kind: "official"; official: OfficialView }
   /** Changes of one setting each with which something fits, if nothing does. */
   | { kind: "ways"; ways: Way[] }
+  /** Changes of one setting each that free memory, those that free most first. */
+  | { kind: "frees"; changes: FreeingChange[] }
   | SizeCell
   | { kind: "problem"; error: string; fix?: string };
 

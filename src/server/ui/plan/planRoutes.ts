@@ -28,10 +28,11 @@ export const planRoutes: RouteModule = (app, context) => {
     const question = await readBody(of, Question);
     return streamReplies(of, context, planner, { asking: "plan", question });
   });
-  app.post("/api/plan/sizes", async (of) => {
-    const question = await readBody(of, Question);
-    return streamReplies(of, context, planner, { asking: "sizes", question });
-  });
+  for (const asking of ["sizes", "frees"] as const)
+    app.post(`/api/plan/${asking}`, async (of) => {
+      const question = await readBody(of, Question);
+      return streamReplies(of, context, planner, { asking, question });
+    });
 };
 
 async function choices(folder: string): Promise<PlanChoices> {

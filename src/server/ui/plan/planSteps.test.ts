@@ -71,6 +71,25 @@ describe("a question of the page", () => {
     expect(ways.map(({ option }) => option)).toContain("--base nf4");
   });
 
+  it("about what frees memory is answered by plans, one change each, under the policy of a run", () => {
+    const options = { ...CARD, base: "bf16", weights: "streamed" };
+    const { plan } = plansIn(replies({ options })).at(-1)!;
+    const [frees] = replies({ options, policy: plan.policy }, "frees");
+    const { changes } = frees as Extract<PlanReply, { kind: "frees" }>;
+    const bytes = changes.map(({ freedBytes }) => freedBytes);
+    expect(bytes).toEqual(bytes.toSorted((one, other) => other - one));
+    expect(Math.min(...bytes)).toBeGreaterThan(0);
+    const { planner, workload, limits } = questionOf(planOptionsOf(options), memory.tools);
+    const bytesOf = (rank: number): number =>
+      planner.plan({ ...workload, rank }, plan.policy, limits).run.budgetedBytes;
+    const half = workload.rank / 2;
+    expect(changes).toContainEqual({
+      ...{ change: `lora_r ${half}`, changesResults: true },
+      freedBytes: bytesOf(workload.rank) - bytesOf(half),
+    });
+    expect(changes.map(({ change }) => change)).not.toContain("weights streamed");
+  });
+
   it("about nonsense is refused in the words of the command line", () => {
     expect(() => replies({ options: { gpu: "rtx-9999" } })).toThrow(UserError);
     expect(() => replies({ options: { memory: "24" } })).toThrow(/--memory 24 is 24 B, too little/);

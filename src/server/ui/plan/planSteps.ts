@@ -1,5 +1,6 @@
 /** The steps that answer a page's question to the planner: a quick plan, the official recipe, the search. */
 import { askedOf } from "../../../answer/answerOf.ts";
+import { freeingChanges } from "../../../answer/freeing.ts";
 import { runOfficial } from "../../../answer/official.ts";
 import { waysOut } from "../../../answer/otherWays.ts";
 import { leastBytes } from "../../../answer/pageFacts.ts";
@@ -79,6 +80,21 @@ export function sizeSteps({ options: raw }: PlanQuestion, { tools }: Memory, sen
       }));
   };
   return [{ rank: RANKS.official, run: first }];
+}
+
+/** Returns the step that finds what frees memory under the policy of a run. */
+export function freeingSteps({ options: raw, policy }: PlanQuestion, { tools }: Memory, send: Send): Step[] {
+  const run = (): undefined => {
+    const question = questionOf(planOptionsOf(raw), tools);
+    const { planner, workload, limits, fixed } = question;
+    const shown = policyFor(question, policy);
+    const plan = shown
+      ? planner.plan(workload, shown, limits)
+      : (leanestPlan(planner, workload, limits, fixed) as SizedPlan);
+    send({ kind: "frees", changes: freeingChanges(question, plan) });
+    return undefined;
+  };
+  return [{ rank: RANKS.ways, run }];
 }
 
 /**
@@ -213,5 +229,5 @@ function partList(parts: Record<string, number>): MemoryPart[] {
 }
 
 /** Returns the questions that a page may ask, by the name of their route. */
-export const STEPS = { plan: planSteps, sizes: sizeSteps } as const;
+export const STEPS = { plan: planSteps, sizes: sizeSteps, frees: freeingSteps } as const;
 export type Asking = keyof typeof STEPS;

@@ -11,6 +11,7 @@ import { Chart } from "../../parts/chart/chart.tsx";
 import type { ChartModel } from "../../parts/chart/model.ts";
 import { useLoaded } from "../../parts/useLoaded.ts";
 import { route } from "../../router.ts";
+import { Frees } from "./frees.tsx";
 
 export function Memory({ history }: { history: RunHistory }) {
   const { detail, summary, steps } = history;
@@ -29,6 +30,7 @@ export function Memory({ history }: { history: RunHistory }) {
             <p class="muted">The run has no memory limit.</p>
           )}
           <AtPeak history={history} />
+          {detail.plan && <Frees history={history} />}
         </div>
       </div>
       {summary.stepDowns > 0 && <StepDowns history={history} />}
@@ -115,21 +117,6 @@ function Peaks({ history }: { history: RunHistory }) {
   );
 }
 
-/** What frees most, by the category that holds the most. */
-const LEVERS: Readonly<Record<string, string>> = {
-  weights:
-    "a smaller base: base nf4 or int8 stores the frozen layers in fewer bits; head_base and vision_base too",
-  loraParameters: "a lower lora_r: factors, gradients and optimizer grow with it",
-  loraGradients: "a lower lora_r: factors, gradients and optimizer grow with it",
-  optimizerState: "a lower lora_r: the optimizer keeps two numbers for each of the factors' numbers",
-  inputData: "a lower max_length, or a smaller batch_size",
-  visionFeatures: "a lower vision_batch: fewer tiles at a time; or a lower hd_num",
-  boundaryActivations: "keep: nothing, or boundaries: host; a lower max_length or hd_num saves in proportion",
-  workingSet: "a lower mlp_tile or more head_groups; a lower max_length or hd_num saves in proportion",
-  loss: "a lower loss_chunk: fewer rows of logits at a time",
-  workspace: "little: kernels need it beside their results",
-};
-
 function Room({ headroom: { limitBytes, spareBytes, largest } }: { headroom: Headroom }) {
   return (
     <>
@@ -142,7 +129,6 @@ function Room({ headroom: { limitBytes, spareBytes, largest } }: { headroom: Hea
         <p>
           Most is held by <strong>{CATEGORIES[largest.category]?.name ?? largest.category}</strong>,{" "}
           {formatBytes(largest.bytes)}.
-          {largest.category in LEVERS && ` What frees most: ${LEVERS[largest.category]}.`}
         </p>
       )}
     </>
