@@ -62,6 +62,29 @@ export function mappedCheckpoint(place: string, entries: Map<string, TensorEntry
   };
 }
 
+/**
+ * Returns a checkpoint whose tensors have other names; official gives a stored name's. Throws UserError if
+ * two tensors would have the same name.
+ */
+export function renamedCheckpoint(stored: Checkpoint, official: (name: string) => string): Checkpoint {
+  const names = new Map(stored.names.map((name) => [official(name), name]));
+  if (names.size < stored.names.length) {
+    const twice = stored.names.find((name) => names.get(official(name)) !== name)!;
+    throw new UserError(`${stored.place} has tensor "${twice}" under two names.`, {
+      fix: "Download the checkpoint again into an empty folder.",
+    });
+  }
+  const nameOf = (name: string): string => names.get(name) ?? name;
+  return {
+    place: stored.place,
+    names: [...names.keys()],
+    has: (name) => stored.has(nameOf(name)),
+    entry: (name) => stored.entry(nameOf(name)),
+    tensor: (name) => stored.tensor(nameOf(name)),
+    close: () => stored.close(),
+  };
+}
+
 function tensorAt(file: MappedFile, { dtype, shape, strides, offsetBytes }: TensorEntry): Tensor {
   if (!strides) return file.tensor(offsetBytes, dtype, shape);
   return file.tensor(offsetBytes, dtype, [spanOf(shape, strides)]).asStrided(shape, strides);

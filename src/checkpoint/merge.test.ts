@@ -42,6 +42,7 @@ function modelAndAdapter(name: string, dtype: "float32" | "bfloat16" = "float32"
     ]);
     writeAdapter(adapter, {
       config: { r: 1, loraAlpha: 10, loraDropout: 0, targetModules: [], useRslora: false, baseModel: "" },
+      prefix: "model.",
       modules: new Map([
         [
           "layers.0.attention.wo",
@@ -99,7 +100,7 @@ describe("the merged checkpoint", () => {
         useRslora: false,
         baseModel: "",
       };
-      writeAdapter(adapter, { config, modules: new Map(modules) });
+      writeAdapter(adapter, { config, prefix: "model.", modules: new Map(modules) });
     });
     await mergeCheckpoint(golden("tiny"), adapter, out);
     const merged = openModelFolder(out).weights;

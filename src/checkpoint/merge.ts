@@ -8,7 +8,8 @@ import { setImmediate } from "node:timers/promises";
 import { UserError } from "../errors.ts";
 import { type Device, type DType, dtypeBytes } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { type AdapterModule, readAdapter, weightNameOf } from "./adapter/peft.ts";
+import { findWeight } from "./adapter/moduleNames.ts";
+import { type AdapterModule, readAdapter } from "./adapter/peft.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { numelOf } from "./dtypes.ts";
 import { cannotWrite } from "./faults.ts";
@@ -51,7 +52,8 @@ export async function mergeCheckpoint(
     refuseQuantized(model);
     const shapes = new Map(model.weights.names.map((name) => [name, model.weights.entry(name).shape]));
     const adapter = keep(scope(() => readAdapter(adapterFolder, { shapes })));
-    for (const [module, factors] of adapter.modules) modules.set(weightNameOf(module), factors);
+    for (const [module, factors] of adapter.modules)
+      modules.set(findWeight(module, (name) => shapes.has(name))!, factors);
     const sources = model.weights.names.map((name) =>
       sourceOf(model.weights, name, modules.get(name), options),
     );

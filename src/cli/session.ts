@@ -4,12 +4,18 @@
  */
 
 import { readAdapter } from "../checkpoint/adapter/peft.ts";
-import { openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { resolveModel } from "../checkpoint/folder.ts";
 import type { ImageCompat } from "../data/pictures/imageCompat.ts";
 import { openImagePool } from "../data/pictures/imagePool.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
-import { pictureFormOf, pictureRulesOf, readModelConfig, tokenizerOf } from "../models/families.ts";
+import {
+  openFamilyFolder,
+  pictureFormOf,
+  pictureRulesOf,
+  readModelConfig,
+  tokenizerOf,
+} from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../models/weights.ts";
@@ -42,7 +48,7 @@ export interface SessionOptions extends ComputeOptions {
 /** Reads configuration and tokenizer of a model's folder. Throws UserError if it is not a 4KHD checkpoint. */
 export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
   const folder = resolveModel(nameOrFolder);
-  const opened = openModelFolder(folder);
+  const opened = openFamilyFolder(folder);
   try {
     return { folder, config: readModelConfig(opened), tokenizer: await tokenizerOf(folder) };
   } finally {

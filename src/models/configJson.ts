@@ -6,6 +6,7 @@ import { readJsonObject } from "../checkpoint/files/disk.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import { plural, UserError } from "../errors.ts";
 import type { RopeScaling } from "../nn/attention/rope.ts";
+import type { ModelConfig } from "./family.ts";
 
 /** Reads a JSON file; undefined if it is not there. Throws UserError if it does not fit the schema. */
 export function readJson<S extends z.ZodType>(schema: S, file: string): z.output<S> | undefined {
@@ -18,7 +19,7 @@ export function parseJson<S extends z.ZodType>(schema: S, json: unknown, file: s
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
   throw new UserError(`${file}: ${issue?.path.join(".")}: ${issue?.message}.`, {
-    fix: "lorafit reads InternLM-XComposer2 checkpoints; check that the folder holds one.",
+    fix: "Check that the folder holds a whole checkpoint, and download the file again.",
   });
 }
 
@@ -34,6 +35,42 @@ export function orDefault<T>(schema: z.ZodType<T>, value: T): z.ZodType<T> {
 }
 
 type Json = Readonly<Record<string, unknown>>;
+
+const positive = z.int().positive();
+
+/** The values of a decoder in the layout of Llama. */
+export const LlamaJson = z.object({
+  hidden_size: positive,
+  num_hidden_layers: positive,
+  num_attention_heads: positive,
+  num_key_value_heads: positive.nullish(),
+  intermediate_size: positive,
+  vocab_size: positive,
+  rms_norm_eps: orDefault(z.number().positive(), 1e-6),
+  bos_token_id: z.int().nullish(),
+  hidden_act: orDefault(z.literal("silu"), "silu"),
+  tie_word_embeddings: orDefault(z.boolean(), false),
+});
+
+/** Refuses heads that do not fit together, and pairs of dims without an axis. */
+export function checkLlamaHeads(
+  { hidden, heads, kvHeads, headDim, axisOfPair }: ModelConfig,
+  file: string,
+): void {
+  const fix = { fix: "Check that the configuration belongs to this checkpoint." };
+  if (!Number.isInteger(headDim / 2) || heads % kvHeads !== 0) {
+    throw new UserError(
+      `${file}: ${heads} heads of ${headDim} dims and ${kvHeads} kv heads do not fit hidden size ${hidden}.`,
+      fix,
+    );
+  }
+  if (axisOfPair && axisOfPair.length !== headDim / 2) {
+    throw new UserError(
+      `${file}: mrope_section has ${axisOfPair.length} pairs; a head of ${headDim} dims has ${headDim / 2}.`,
+      fix,
+    );
+  }
+}
 
 /** The text model's values: models of several parts nest them in text_config. */
 export function textValues(config: Json): Json {
@@ -69,6 +106,32 @@ export function ropeOf(
     throw unknownScaling(file, `${name} ${quoted(String(value))}`);
   }
   return { ropeTheta, maxPositions: positions, ...(scaling && { ropeScaling: scaling }) };
+}
+
+const Sections = z.tuple([z.int().nonnegative(), z.int().nonnegative(), z.int().nonnegative()]);
+
+/**
+ * Returns base, positions, and the pairs of dims of each axis of positions in time, height and width. Their
+ * kind is "mrope" or "default", which change nothing else. Throws UserError on scaled positions.
+ */
+export function mropeOf(
+  values: Json,
+  file: string,
+  defaults: RopeDefaults,
+): RopeDefaults & { sections: readonly number[]; isInterleaved: boolean } {
+  const parts = { ...objectAt(values, "rope_scaling"), ...objectAt(values, "rope_parameters") };
+  const { mrope_section, mrope_interleaved = false, rope_type, type, ...rest } = dropNulls(parts);
+  const sections = Sections.safeParse(mrope_section);
+  if (!sections.success) {
+    throw new UserError(`${file}: mrope_section is not a list of three whole numbers.`, {
+      fix: "Download the file again; it comes with the weights.",
+    });
+  }
+  const kind = [rope_type, type].find((kind) => kind !== "mrope" && kind !== undefined) ?? "default";
+  const plain = { ...values, rope_scaling: {}, rope_parameters: { ...rest, rope_type: kind } };
+  const { ropeScaling, ...rope } = ropeOf(plain, file, defaults);
+  if (ropeScaling) throw unknownScaling(file, `kind ${quoted(ropeScaling.kind)} beside mrope_section`);
+  return { ...rope, sections: sections.data, isInterleaved: mrope_interleaved === true };
 }
 
 /** Further fields of a scaling at the values that change nothing. */

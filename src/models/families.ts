@@ -1,8 +1,9 @@
 /** The model families, by name: a new one is a folder, and a row here and in facts.ts. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { renamedCheckpoint } from "../checkpoint/checkpoint.ts";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
-import type { ModelFolder } from "../checkpoint/folder.ts";
+import { type ModelFolder, openModelFolder } from "../checkpoint/folder.ts";
 import type { PictureForm } from "../data/pictures/form.ts";
 import { type PictureRules, pictureForm } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
@@ -13,12 +14,13 @@ import type { DType } from "../torch/dtypes.ts";
 import type { FamilyName } from "./facts.ts";
 import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
 import type { PlacedRows } from "./positions.ts";
+import { QWEN2_5_VL } from "./qwen2_5_vl/qwen2_5_vl.ts";
 import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 
-export const FAMILIES: Record<string, Family> = { "xcomposer2-4khd": XCOMPOSER } satisfies Record<
-  FamilyName,
-  Family
->;
+export const FAMILIES = {
+  "xcomposer2-4khd": XCOMPOSER,
+  qwen2_5_vl: QWEN2_5_VL,
+} as Record<FamilyName, unknown> as Record<string, Family>;
 
 /** Models that can be planned without a checkpoint. */
 export const PRESETS: Record<string, ModelConfig> = Object.assign(
@@ -44,6 +46,21 @@ export function familyOfFolder({ folder, config }: Pick<ModelFolder, "folder" | 
       fix: `lorafit reads ${titles} checkpoints; check that the folder holds one.`,
     },
   );
+}
+
+/**
+ * Opens a folder for the caller to close, with its tensors under the names that the family calls official.
+ * Throws UserError if no family recognises it.
+ */
+export function openFamilyFolder(folder: string): ModelFolder {
+  const opened = openModelFolder(folder);
+  try {
+    const { officialName } = familyOfFolder(opened);
+    return officialName ? { ...opened, weights: renamedCheckpoint(opened.weights, officialName) } : opened;
+  } catch (thrown) {
+    opened.weights.close();
+    throw thrown;
+  }
 }
 
 /** Returns the tokenizer in a model's folder, by its family's form. Data that comes as ids needs none. */

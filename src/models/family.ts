@@ -5,6 +5,8 @@
  * prompt's to the form of dialogues (data/samples): a family chooses among them. docs/architecture.md,
  * "Adding a family", lists what a folder needs.
  */
+
+import type { ModulePrefix } from "../checkpoint/adapter/moduleNames.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { PictureLayout } from "../data/pictures/form.ts";
 import type { PictureRules } from "../data/pictures/forms.ts";
@@ -29,6 +31,8 @@ export interface ModelConfig extends RopeForm {
   ffn: number;
   vocab: number;
   rmsEps: number;
+  /** Whether the embeddings are the output head too; default false. */
+  tiedHead?: boolean;
   bosId: number;
   /** Ids that end an answer, if there is no tokenizer to ask. */
   eosIds: readonly number[];
@@ -114,6 +118,16 @@ export interface TrainedSizes {
   pictureLimit: number;
 }
 
+/** Which names of modules PEFT's adapters have: as transformers has them now, and as it had them once. */
+export type AdapterKeys = "newest" | "older";
+
+/** How PEFT names the modules of a family's decoder. */
+export interface PeftNames {
+  prefix: Record<AdapterKeys, ModulePrefix>;
+  /** Whether linears of the tower end in the same names, so that only a pattern can name the decoder's. */
+  isSharedWithTower: boolean;
+}
+
 /** How a family makes image tokens of pictures. */
 export interface PictureTower<Config extends ModelConfig = ModelConfig> {
   /** Reads the weights that make image tokens; base: the precision of their linears. */
@@ -159,6 +173,8 @@ export interface Family<Config extends ModelConfig = ModelConfig> extends Family
   /** Every tensor of a checkpoint by its official name. */
   tensors(config: Config): Map<string, TensorSpec>;
   names: DecoderNames;
+  /** Returns the official name of a tensor that some checkpoints store under another; default: the same. */
+  officialName?(stored: string): string;
   /** Every name of linearNames. */
   linears: Record<LinearName, LinearSpec<Config>>;
   /** Attention's output linear, and those of the gated MLP. */
@@ -171,6 +187,7 @@ export interface Family<Config extends ModelConfig = ModelConfig> extends Family
   /** Returns the positions of rows; countedPositions counts them within each sample. */
   positions(rows: PlacedRows): Positions;
   pictures: PictureTower<Config>;
+  peft: PeftNames;
   /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */
   modulesInFull: Record<"visionBase" | "headBase" | "branches", readonly string[]>;
 }

@@ -3,9 +3,9 @@
  * PEFT form.
  */
 
+import { findWeight, type ModulePrefix, peftName } from "../checkpoint/adapter/moduleNames.ts";
 import { firstMatches } from "../checkpoint/adapter/patterns.ts";
-import { type Adapter, weightNameOf } from "../checkpoint/adapter/peft.ts";
-import { peftName } from "../checkpoint/adapter/peftConfig.ts";
+import type { Adapter } from "../checkpoint/adapter/peft.ts";
 import { quoted } from "../checkpoint/faults.ts";
 import { UserError } from "../errors.ts";
 import { mixSeed } from "../nn/dropout.ts";
@@ -17,8 +17,8 @@ import { category } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { linearNames, linearShape, tensorsOf } from "./families.ts";
-import type { LinearName, ModelConfig } from "./family.ts";
+import { familyOf, linearNames, linearShape, tensorsOf } from "./families.ts";
+import type { AdapterKeys, LinearName, ModelConfig } from "./family.ts";
 
 /** The two factors of a module: a, (R, in), and b, (out, R). */
 export const FACTORS = ["a", "b"] as const;
@@ -45,6 +45,8 @@ export interface Lora {
   /** Layers of the model, and the names of a layer's linears; not all of them need have factors. */
   layers: number;
   linears: readonly LinearName[];
+  /** How PEFT names its modules. */
+  peft: { prefix: ModulePrefix; isSharedWithTower: boolean };
   /** By module: "layers.0.attention.wqkv". */
   modules: Map<string, LoraModule>;
 }
@@ -59,18 +61,23 @@ export interface LoraOptions {
   alpha: number;
   dropout: number;
   rslora: boolean;
-  /** A regular expression that a module's name must match somewhere, as "attention\\.(wqkv|wo)$". */
+  /**
+   * A regular expression that a module's name, or PEFT's name for it, must match somewhere, such as
+   * "attention\\.(wqkv|wo)$".
+   */
   targets: string;
   seed: number;
   device: Device;
   gradients: Gradients;
   /** Where given, float32 factors lie in the host pool, and the device has copies of them in this dtype. */
   copies?: DType | undefined;
+  /** Names of modules in files; default: the newest. */
+  keys?: AdapterKeys | undefined;
 }
 
 /** New factors as PEFT makes them: A uniform in ±sqrt(1 / in) (Kaiming with a = sqrt 5), B zero. */
 export function createLora(config: ModelConfig, options: LoraOptions): Lora {
-  const { rank, ranks, alpha, dropout, rslora, device, gradients, copies } = options;
+  const { rank, ranks, alpha, dropout, rslora, device, gradients, copies, keys } = options;
   const names = modulesToTarget(config, options.targets);
   return category("loraParameters", () =>
     keep(
@@ -96,6 +103,7 @@ export function createLora(config: ModelConfig, options: LoraOptions): Lora {
           dropout,
           layers: config.layers,
           linears: linearNames(config),
+          peft: peftOf(config, keys),
           modules: new Map(modules),
         };
       }),
@@ -112,7 +120,8 @@ export function loraFromAdapter(
     gradients,
     dropout,
     copies,
-  }: Pick<LoraOptions, "device" | "gradients" | "copies"> & { dropout?: number },
+    keys,
+  }: Pick<LoraOptions, "device" | "gradients" | "copies" | "keys"> & { dropout?: number },
 ): Lora {
   const { r: rank, loraAlpha: alpha, useRslora: rslora, loraDropout } = adapter.config;
   const known = linearNames(config);
@@ -140,6 +149,7 @@ export function loraFromAdapter(
         dropout: dropout ?? loraDropout,
         layers: config.layers,
         linears: known,
+        peft: peftOf(config, keys),
         modules: new Map(
           modules.map(([name, , { a, b }, own, scale]) => [
             name,
@@ -162,6 +172,7 @@ export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
       targetModules: targetModulesOf(lora),
       baseModel,
     },
+    prefix: lora.peft.prefix,
     modules: new Map(
       [...lora.modules].map(([name, { a, b, scale }]) => [name, { a: kept(a), b: kept(b), scale }]),
     ),
@@ -173,14 +184,22 @@ function kept({ value, master }: LoraFactor): Tensor {
   return master ?? value;
 }
 
+function peftOf(config: ModelConfig, keys: AdapterKeys = "newest"): Lora["peft"] {
+  const { prefix, isSharedWithTower } = familyOf(config).peft;
+  return { prefix: prefix[keys], isSharedWithTower };
+}
+
 /**
- * Returns the names of linears if every layer has them, else whole names, since PEFT makes factors wherever a
- * name matches.
+ * Returns the names of linears if every layer has them, or a pattern if the tower has such names too; else
+ * whole names, since PEFT makes factors wherever a name matches.
  */
-function targetModulesOf({ modules, layers, linears: known }: Lora): string[] {
+function targetModulesOf({ modules, layers, linears: known, peft }: Lora): string | string[] {
   const names = [...modules.keys()];
   const linears = known.filter((linear) => names.some((name) => name.endsWith(`.${linear}`)));
-  return names.length === linears.length * layers ? linears : names.map(peftName);
+  if (names.length !== linears.length * layers) return names.map((name) => peftName(name, peft.prefix));
+  if (!peft.isSharedWithTower) return linears;
+  const escaped = (text: string): string => text.replaceAll(".", "\\.");
+  return `${escaped(peft.prefix)}layers\\.\\d+\\.(${linears.map(escaped).join("|")})`;
 }
 
 /** Frees the factors and their gradients. */
@@ -261,7 +280,8 @@ function factorOf(make: () => Tensor, { copies, device }: Held): LoraFactor {
 
 /** Tells a layer that the model has, but that gets no factors here, from one of another model. */
 function noSuchLinear(config: ModelConfig, name: string): UserError {
-  if (!tensorsOf(config).has(weightNameOf(name))) {
+  const tensors = tensorsOf(config);
+  if (findWeight(name, (weight) => tensors.has(weight)) === undefined) {
     return new UserError(`The adapter has factors for ${quoted(name)}, which this model does not have.`, {
       fix: "Use the base model that the adapter was trained on.",
     });
@@ -282,9 +302,11 @@ function modulesToTarget(config: ModelConfig, targets: string): { name: string; 
   ).flat();
   const key = `${config.family} ${config.layers} ${targets}`;
   if (chosenBefore?.key !== key) {
-    const names = all.map(({ name }) => name);
+    const { prefix } = peftOf(config);
+    const names = all.flatMap(({ name }) => [name, peftName(name, prefix)]);
     const found = firstMatches([targets], names, { place: "lora_targets" });
-    chosenBefore = { key, names: new Set(found.keys()) };
+    const chosen = all.filter(({ name }) => found.has(name) || found.has(peftName(name, prefix)));
+    chosenBefore = { key, names: new Set(chosen.map(({ name }) => name)) };
   }
   const { names: matching } = chosenBefore;
   const chosen = all.filter(({ name }) => matching.has(name));

@@ -13,6 +13,46 @@ export function countedPositions({ sampleTokens }: PlacedRows): Positions {
   return oneAxis(values);
 }
 
+/** Rows and columns of a picture's tokens. */
+export interface TokenGrid {
+  rows: number;
+  columns: number;
+}
+
+/**
+ * Returns positions in time, height and width. Text counts along all axes alike. A picture that begins at p
+ * stays at time p, and its tokens have their row and column from p on; the text after it is beyond both.
+ */
+export function placedPositions({ sampleTokens, imageSlices, images }: PlacedRows): Positions {
+  const total = sampleTokens.reduce((sum, tokens) => sum + tokens, 0);
+  const values = new Int32Array(3 * total);
+  const place = (row: number, time: number, height: number, width: number): void => {
+    values[row] = time;
+    values[total + row] = height;
+    values[2 * total + row] = width;
+  };
+  const slices = new Map(imageSlices.map((slice) => [slice.start, slice]));
+  let row = 0;
+  for (const tokens of sampleTokens) {
+    const end = row + tokens;
+    for (let next = 0; row < end; ) {
+      const slice = slices.get(row);
+      if (!slice) {
+        place(row++, next, next, next);
+        next++;
+        continue;
+      }
+      const { rows, columns } = images[slice.image] as unknown as TokenGrid;
+      for (; row < slice.end; row++) {
+        const token = row - slice.start;
+        place(row, next, next + Math.floor(token / columns), next + (token % columns));
+      }
+      next += Math.max(rows, columns);
+    }
+  }
+  return { axes: 3, values };
+}
+
 /** Returns the position of the first token after a sample's rows: beyond all of them, along every axis. */
 export function positionAfter({ values }: Positions): number {
   return values.reduce((most, position) => Math.max(most, position), -1) + 1;

@@ -1,6 +1,6 @@
 /** The frozen base as records of tensors, and how it is loaded from a checkpoint. */
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { type ModelFolder, openModelFolder, resolveModel } from "../checkpoint/folder.ts";
+import { type ModelFolder, resolveModel } from "../checkpoint/folder.ts";
 import { UserError } from "../errors.ts";
 import { denseMatrix, type FrozenMatrix, frozenValues } from "../nn/frozen/frozen.ts";
 import type { QuantizeTarget } from "../nn/frozen/nf4.ts";
@@ -11,7 +11,7 @@ import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } fr
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
-import { familyOf, familyOfFolder, tensorsOf } from "./families.ts";
+import { familyOf, openFamilyFolder, readModelConfig, tensorsOf } from "./families.ts";
 import type { LinearName, ModelConfig, PictureWeights, PlacedReader } from "./family.ts";
 import { ON_DEVICE, type Place, type Places, WEIGHT_PLACES } from "./places.ts";
 import { type Base, type Bases, isHeadBase } from "./precision/bases.ts";
@@ -24,7 +24,7 @@ export interface LayerWeights {
   linears: Record<LinearName, FrozenLinear>;
 }
 
-/** embeddings, head: (V, C); norm: (C). */
+/** embeddings, head: (V, C), the same matrix if they are tied and lie at one place; norm: (C). */
 export interface Model {
   config: ModelConfig;
   dtype: DType;
@@ -75,9 +75,9 @@ export interface WeightReader {
  * memory of the host pool.
  */
 export function loadModel(nameOrFolder: string, options: LoadOptions): Model {
-  const folder = openModelFolder(resolveModel(nameOrFolder));
+  const folder = openFamilyFolder(resolveModel(nameOrFolder));
   try {
-    return loadOpened({ files: folder, config: familyOfFolder(folder).readConfig(folder) }, options);
+    return loadOpened({ files: folder, config: readModelConfig(folder) }, options);
   } finally {
     folder.weights.close();
   }
@@ -109,6 +109,7 @@ export function assembleModel(
       `PLoRA cannot be folded into weights on the ${places.layers}: they may be the mapped file`,
     );
   const { names, pictures } = familyOf(config);
+  const isTied = config.tiedHead === true;
   const at = (place: Place): PlacedReader => {
     const { pool: own, deviceOf } = WEIGHT_PLACES[place];
     const on = deviceOf(device);
@@ -118,18 +119,22 @@ export function assembleModel(
         pool(own, () => reader.matrix(name, wanted, { device: on, place, folded })),
     };
   };
+  const embeddings = at(places.embeddings).matrix(names.embeddings, headBase);
   return {
     config,
     dtype,
     device,
     places,
     folded,
-    embeddings: at(places.embeddings).matrix(names.embeddings, headBase),
+    embeddings,
     layers: Array.from({ length: config.layers }, (_, layer) =>
       assembleLayer(config, layer, at(places.layers), { base, folded }),
     ),
     norm: at("device").tensor(names.norm),
-    head: at(places.head).matrix(names.head, headBase),
+    head:
+      isTied && places.head === places.embeddings
+        ? embeddings
+        : at(places.head).matrix(isTied ? names.embeddings : names.head, headBase),
     vision: pictures.assemble(config, at(places.vision), visionBase),
   };
 }

@@ -213,6 +213,7 @@ const TOY: Family = {
     assemble: (_, { matrix }, base): PatchWeights => ({ weight: matrix("visual.patch.weight", base) }),
     encodeInto,
   },
+  peft: { prefix: { newest: "model.", older: "model." }, isSharedWithTower: false },
   modulesInFull: { visionBase: ["visual"], headBase: ["lm_head"], branches: [] },
 };
 

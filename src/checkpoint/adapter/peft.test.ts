@@ -12,7 +12,8 @@ import { liveTensors } from "../../torch/device.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { writeSafetensors } from "../files/safetensors.ts";
 import { openModelFolder } from "../folder.ts";
-import { type Adapter, readAdapter, weightNameOf, writeAdapter } from "./peft.ts";
+import { PREFIXES } from "./moduleNames.ts";
+import { type Adapter, readAdapter, writeAdapter } from "./peft.ts";
 
 const root = mkdtempSync(join(tmpdir(), "peft-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -301,8 +302,8 @@ describe("reading", () => {
   });
 
   it("refuses factors of another model: other shapes, other modules", () => {
-    const shapes = new Map([[weightNameOf("layers.0.attention.wqkv"), [4, 5]]]);
-    const pooled = new Map([[weightNameOf("layers.0.attention.wqkv"), [4, 48]]]);
+    const shapes = new Map([["model.layers.0.attention.wqkv.weight", [4, 5]]]);
+    const pooled = new Map([["model.layers.0.attention.wqkv.weight", [4, 48]]]);
     expect(() => scope(() => void readAdapter(adapterOf({}, PAIR), { shapes: pooled }))).toThrow(
       "is it QALoRA",
     );
@@ -337,33 +338,41 @@ describe("writing and reading", () => {
       maxLength: 5,
     });
     fc.assert(
-      fc.property(modules, rank, fc.boolean(), (given, r, useRslora) => {
-        scope(() => {
-          const adapter: Adapter = {
-            config: { r, loraAlpha: 16, loraDropout: 0.05, targetModules: "x", useRslora, baseModel: "b" },
-            modules: new Map(
-              given.map(({ layer, linear, rank, alpha }) => [
-                `layers.${layer}.${linear}`,
-                {
-                  a: randn([rank, 3]),
-                  b: randn([4, rank]),
-                  scale: alpha / (useRslora ? Math.sqrt(rank) : rank),
-                },
-              ]),
-            ),
-          };
-          const folder = join(root, "property");
-          writeAdapter(folder, adapter);
-          const { config, modules } = readAdapter(folder);
-          expect(config).toEqual(adapter.config);
-          expect([...modules.keys()].sort()).toEqual([...adapter.modules.keys()].sort());
-          for (const [name, { a, b, scale }] of adapter.modules) {
-            const found = modules.get(name)!;
-            expect([values(found.a), values(found.b)]).toEqual([values(a), values(b)]);
-            expect(found.scale).toBeCloseTo(scale, 10);
-          }
-        });
-      }),
+      fc.property(
+        modules,
+        rank,
+        fc.boolean(),
+        fc.constantFrom(...PREFIXES),
+        (given, r, useRslora, prefix) => {
+          scope(() => {
+            const adapter: Adapter = {
+              config: { r, loraAlpha: 16, loraDropout: 0.05, targetModules: "x", useRslora, baseModel: "b" },
+              prefix,
+              modules: new Map(
+                given.map(({ layer, linear, rank, alpha }) => [
+                  `layers.${layer}.${linear}`,
+                  {
+                    a: randn([rank, 3]),
+                    b: randn([4, rank]),
+                    scale: alpha / (useRslora ? Math.sqrt(rank) : rank),
+                  },
+                ]),
+              ),
+            };
+            const folder = join(root, "property");
+            writeAdapter(folder, adapter);
+            const { config, modules, ...read } = readAdapter(folder);
+            expect(config).toEqual(adapter.config);
+            expect(read.prefix).toBe(prefix);
+            expect([...modules.keys()].sort()).toEqual([...adapter.modules.keys()].sort());
+            for (const [name, { a, b, scale }] of adapter.modules) {
+              const found = modules.get(name)!;
+              expect([values(found.a), values(found.b)]).toEqual([values(a), values(b)]);
+              expect(found.scale).toBeCloseTo(scale, 10);
+            }
+          });
+        },
+      ),
       { numRuns: 30 },
     );
   });
@@ -374,6 +383,7 @@ describe("writing and reading", () => {
       scope(() =>
         writeAdapter(folder, {
           config: { r: 1, loraAlpha: 1, loraDropout: 0, targetModules: [], useRslora: false, baseModel: "" },
+          prefix: "model.",
           modules: new Map([
             ["layers.0.attention.wo", { a: fromArray([value], [1, 1]), b: fromArray([1], [1, 1]), scale: 1 }],
           ]),

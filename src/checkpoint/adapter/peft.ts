@@ -11,13 +11,13 @@ import { damaged, quoted } from "../faults.ts";
 import { openAsideFolder, writeFileWhole } from "../files/disk.ts";
 import { openSafetensors, writeSafetensors } from "../files/safetensors.ts";
 import { openTorchBin } from "../files/torchBin.ts";
+import { findWeight, type ModulePrefix, PLAIN_PREFIX, peftName, splitName } from "./moduleNames.ts";
 import {
   CONFIG_FILE,
   FIX_UNUSABLE,
   type ModuleScale,
   moduleScales,
   type PeftConfig,
-  peftName,
   readPeftConfig,
   scaleDivisor,
 } from "./peftConfig.ts";
@@ -41,6 +41,8 @@ export interface AdapterModule {
 
 export interface Adapter {
   config: AdapterConfig;
+  /** Prefix of a decoder's modules in PEFT's names. */
+  prefix: ModulePrefix;
   /** By module: "layers.3.attention.wqkv". */
   modules: Map<string, AdapterModule>;
 }
@@ -62,18 +64,18 @@ export function readAdapter(
   const config = readPeftConfig(folder);
   const weights = openWeights(folder);
   try {
-    const factors = factorNames(weights);
+    const { factors, prefix } = factorNames(weights);
     refuseEmpty(weights);
     const ranks = [...factors].map(
       ([module, { A }]) => [module, A ? (weights.entry(A).shape[0] ?? 0) : 0] as const,
     );
-    const scales = moduleScales(config, new Map(ranks));
+    const scales = moduleScales(config, new Map(ranks), prefix);
     checkFactors(weights, factors, { scales, shapes });
     const modules = [...factors].map(([module, { A, B }]) => {
       const { scale } = scales.get(module)!;
       return [module, { a: readFactor(weights, A!), b: readFactor(weights, B!), scale }] as const;
     });
-    return { config: configOf(config), modules: new Map(modules) };
+    return { config: configOf(config), prefix, modules: new Map(modules) };
   } finally {
     weights.close();
   }
@@ -100,14 +102,6 @@ export function writeAdapter(folder: string, adapter: Adapter): void {
   }
 }
 
-/**
- * Returns the official name of a module's weight: "layers.0.attention.wqkv" gives
- * "model.layers.0.attention.wqkv.weight".
- */
-export function weightNameOf(module: string): string {
-  return `${peftName(module)}.weight`;
-}
-
 function openWeights(folder: string): Checkpoint {
   for (const [file, open] of Object.entries(WEIGHT_FILES)) {
     if (existsSync(join(folder, file))) return open(join(folder, file));
@@ -123,7 +117,7 @@ type Factors = Partial<Record<"A" | "B", string>>;
 /**
  * PEFT's key is base_model.model.<module>.lora_A.weight; some tools keep the adapter's name before .weight.
  */
-const FACTOR_KEY = /^(?:base_model\.model\.)?(?:model\.(?=layers\.))?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight$/;
+const FACTOR_KEY = /^(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight$/;
 
 /** Buffers that only PEFT's training uses: VeLoRA's projection of activations. */
 const TRAINING_KEY = /\.lora_velora_embed(\.|$)/;
@@ -142,28 +136,31 @@ const OTHER_KINDS: readonly [kind: string, name: RegExp][] = [
 ];
 
 /**
- * Returns the factors' names by module. Throws UserError if the file has other tensors: without them the
- * adapter would be wrong.
+ * Returns the factors' names by module, and the prefix of the modules. Throws UserError if the file has other
+ * tensors: without them the adapter would be wrong.
  */
-function factorNames(weights: Checkpoint): Map<string, Factors> {
+function factorNames(weights: Checkpoint): { factors: Map<string, Factors>; prefix: ModulePrefix } {
   const factors = new Map<string, Factors>();
+  let prefix: ModulePrefix | undefined;
   const others = new Map<string, string[]>();
   for (const name of weights.names) {
-    const [, module, side] = FACTOR_KEY.exec(name) ?? [];
-    if (module === undefined) {
+    const [, peft, side] = FACTOR_KEY.exec(name) ?? [];
+    if (peft === undefined) {
       if (TRAINING_KEY.test(name)) continue;
       const [kind] = OTHER_KINDS.find(([, pattern]) => pattern.test(name))!;
       others.set(kind, others.get(kind) ?? []);
       others.get(kind)!.push(name);
       continue;
     }
+    const { module, ...split } = splitName(peft);
+    prefix ??= split.prefix;
     const found = factors.get(module) ?? {};
     if (found[side as "A" | "B"])
       throw damaged(weights.place, `it has two tensors for lora_${side} of ${quoted(module)}`);
     factors.set(module, { ...found, [side!]: name });
   }
   refuseOthers(weights.place, others);
-  if (factors.size > 0) return factors;
+  if (factors.size > 0) return { factors, prefix: prefix ?? PLAIN_PREFIX };
   throw new UserError(`${weights.place}: it has no LoRA factors.`, {
     fix: "Copy the adapter's folder again, with all of its files.",
   });
@@ -214,7 +211,7 @@ function checkFactors(
     const whole = [a, b].find(({ dtype }) => !/float/.test(dtype));
     if (whole) return `${quoted(module)}: a factor is ${whole.dtype}`;
     const { rank } = scales.get(module)!;
-    const [rows, columns] = shapes ? (shapes.get(weightNameOf(module)) ?? []) : [b.shape[0], a.shape[1]];
+    const [rows, columns] = shapes ? shapeOf(module, shapes) : [b.shape[0], a.shape[1]];
     if (rows === undefined) return `${quoted(module)}: the model has no such linear layer`;
     if (isPooled(a.shape[1], columns)) {
       return `${quoted(module)}: A has ${a.shape[1]} columns, the layer ${columns} inputs: is it QALoRA, which averages inputs?`;
@@ -228,6 +225,11 @@ function checkFactors(
   throw new UserError(`${weights.place}: its factors do not fit:\n${linesOf(faults, "  ")}`, {
     fix: "Use the base model and the configuration that it was trained with.",
   });
+}
+
+function shapeOf(module: string, shapes: ReadonlyMap<string, readonly number[]>): readonly number[] {
+  const weight = findWeight(module, (name) => shapes.has(name));
+  return weight === undefined ? [] : shapes.get(weight)!;
 }
 
 /** Whether inputs may have been averaged in groups, as QALoRA does: powers of two from 2 to 1024. */
@@ -255,22 +257,29 @@ function configOf(json: PeftConfig): AdapterConfig {
 }
 
 /** Writes an adapter's files into a folder that is being written. */
-export function writeAdapterFiles(folder: string, { config, modules }: Adapter): void {
+export function writeAdapterFiles(folder: string, { config, prefix, modules }: Adapter): void {
   const tensors = [...modules].flatMap(([module, { a, b }]) => {
-    const key = `base_model.model.${peftName(module)}`;
+    const key = `base_model.model.${peftName(module, prefix)}`;
     return [[`${key}.lora_A.weight`, a] as const, [`${key}.lora_B.weight`, b] as const];
   });
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt" });
-  writeFileWhole(join(folder, CONFIG_FILE), `${JSON.stringify(peftConfig(config, modules), undefined, 2)}\n`);
+  writeFileWhole(
+    join(folder, CONFIG_FILE),
+    `${JSON.stringify(peftConfig(config, modules, prefix), undefined, 2)}\n`,
+  );
 }
 
 /** Returns every field that PEFT 0.10 writes, so that all later versions read it. */
-function peftConfig(config: AdapterConfig, modules: Map<string, AdapterModule>): Record<string, unknown> {
+function peftConfig(
+  config: AdapterConfig,
+  modules: Map<string, AdapterModule>,
+  prefix: ModulePrefix,
+): Record<string, unknown> {
   const { r, loraAlpha, loraDropout, targetModules, useRslora, baseModel } = config;
-  const ranks = [...modules].map(([module, { a }]) => [peftName(module), a.shape[0]!] as const);
+  const ranks = [...modules].map(([module, { a }]) => [peftName(module, prefix), a.shape[0]!] as const);
   const alphas = [...modules].map(([module, { a, scale }]) => {
     return [
-      peftName(module),
+      peftName(module, prefix),
       Number((scale * scaleDivisor(a.shape[0]!, useRslora)).toPrecision(12)),
     ] as const;
   });

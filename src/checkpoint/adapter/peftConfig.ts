@@ -8,6 +8,7 @@ import { UserError } from "../../errors.ts";
 import { linesOf } from "../check.ts";
 import { quoted } from "../faults.ts";
 import { readJsonObject } from "../files/disk.ts";
+import { type ModulePrefix, peftName } from "./moduleNames.ts";
 import { firstMatches, fromPython } from "./patterns.ts";
 
 export const CONFIG_FILE = "adapter_config.json";
@@ -128,14 +129,15 @@ export interface ModuleScale {
 
 /**
  * Returns ranks and scales by module, from the patterns as the PEFT that wrote them read them. `ranks`: rows
- * of each lora_A; they decide if the version is unknown.
+ * of each lora_A; they decide if the version is unknown. prefix: of the modules' names in PEFT.
  */
 export function moduleScales(
   config: PeftConfig,
   ranks: ReadonlyMap<string, number>,
+  prefix: ModulePrefix,
 ): Map<string, ModuleScale> {
   const readings = config.isRecent ? [bracketed, open] : [open, bracketed];
-  const scales = readings.map((reading) => scalesBy(reading, config, [...ranks.keys()]));
+  const scales = readings.map((reading) => scalesBy(reading, config, [...ranks.keys()], prefix));
   const fits = (read: Map<string, ModuleScale>): boolean =>
     [...ranks].every(([module, rank]) => read.get(module)?.rank === rank);
   return scales.find(fits) ?? scales[0]!;
@@ -152,9 +154,15 @@ const bracketed: Reading = (pattern) => `^(?:(.*\\.)?(${pattern})$)`;
  */
 const open: Reading = (pattern) => `^(?:.*\\.${pattern}$)`;
 
-function scalesBy(reading: Reading, config: PeftConfig, modules: string[]): Map<string, ModuleScale> {
-  const ranks = patternValues(reading, config, "rank_pattern", modules);
-  const alphas = patternValues(reading, config, "alpha_pattern", modules);
+function scalesBy(
+  reading: Reading,
+  config: PeftConfig,
+  modules: string[],
+  prefix: ModulePrefix,
+): Map<string, ModuleScale> {
+  const names = new Map(modules.map((module) => [module, peftName(module, prefix)]));
+  const ranks = patternValues(reading, config, "rank_pattern", names);
+  const alphas = patternValues(reading, config, "alpha_pattern", names);
   return new Map(
     modules.map((module) => {
       const rank = ranks.get(module) ?? config.r;
@@ -172,17 +180,17 @@ function patternValues(
   reading: Reading,
   config: PeftConfig,
   field: "rank_pattern" | "alpha_pattern",
-  modules: string[],
+  names: ReadonlyMap<string, string>,
 ): Map<string, number> {
   const patterns = new Map(Object.entries(config[field] ?? {}));
   if (patterns.size === 0) return new Map();
-  const found = firstMatches([...patterns.keys()], modules.map(peftName), {
+  const found = firstMatches([...patterns.keys()], [...names.values()], {
     place: `${config.file}: ${field}`,
     sourceOf: (pattern) => reading(fromPython(pattern)),
   });
   return new Map(
-    modules.flatMap((module) => {
-      const value = patterns.get(found.get(peftName(module)) ?? peftName(module));
+    [...names].flatMap(([module, name]) => {
+      const value = patterns.get(found.get(name) ?? name);
       return value === undefined ? [] : [[module, value] as const];
     }),
   );
@@ -191,9 +199,4 @@ function patternValues(
 /** Returns the number by which alpha is divided to give the scale. */
 export function scaleDivisor(rank: number, rslora: boolean): number {
   return rslora ? Math.sqrt(rank) : rank;
-}
-
-/** Returns a module's name as PEFT and the official code know it: "model.layers.0.attention.wqkv". */
-export function peftName(module: string): string {
-  return module.startsWith("layers.") ? `model.${module}` : module;
 }

@@ -13,7 +13,7 @@ import {
   writeFileWhole,
 } from "../../checkpoint/files/disk.ts";
 import { shardName, writeSafetensors, writeShardIndex } from "../../checkpoint/files/safetensors.ts";
-import { type ModelFolder, openModelFolder } from "../../checkpoint/folder.ts";
+import type { ModelFolder } from "../../checkpoint/folder.ts";
 import { copySmallFiles } from "../../checkpoint/merge.ts";
 import { UserError } from "../../errors.ts";
 import { relativeError } from "../../nn/frozen/frozen.ts";
@@ -21,7 +21,7 @@ import { type QuantizedMatrix, quantize } from "../../nn/frozen/quantized.ts";
 import { NF4_BLOCK, type QuantizedPrecision, storedPrecision } from "../../nn/frozen/storedNames.ts";
 import { quantizedTensors } from "../../nn/frozen/storedTensors.ts";
 import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
-import { familyOfFolder, readModelConfig, tensorsOf } from "../families.ts";
+import { familyOfFolder, openFamilyFolder, readModelConfig, tensorsOf } from "../families.ts";
 import type { Family, TensorSpec } from "../family.ts";
 import type { Base, BasePart, HeadBase } from "./bases.ts";
 
@@ -67,7 +67,7 @@ export async function quantizeCheckpoint(
   options: QuantizeOptions,
 ): Promise<QuantizeResult> {
   requireNewFolder(outFolder);
-  const model = openModelFolder(modelFolder);
+  const model = openFamilyFolder(modelFolder);
   let aside: AsideFolder | undefined;
   try {
     const tensors = tensorsOf(readModelConfig(model));

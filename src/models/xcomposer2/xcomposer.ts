@@ -23,5 +23,6 @@ export const XCOMPOSER: Family<XComposerConfig> = {
   qkv,
   positions: countedPositions,
   pictures: { assemble: assembleVision, encodeInto: encodeImageInto },
+  peft: { prefix: { newest: "model.", older: "model." }, isSharedWithTower: false },
   modulesInFull: MODULES_IN_FULL,
 };

@@ -1,6 +1,6 @@
 /** A checkpoint that is opened once: its files, and what they say of the model. */
-import { type ModelFolder, openModelFolder, resolveModel } from "../../checkpoint/folder.ts";
-import { normType, readModelConfig, tensorsOf } from "../../models/families.ts";
+import { type ModelFolder, resolveModel } from "../../checkpoint/folder.ts";
+import { normType, openFamilyFolder, readModelConfig, tensorsOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import type { Bases } from "../../models/precision/bases.ts";
 import { storedBases } from "../../models/precision/storedBases.ts";
@@ -20,7 +20,7 @@ export interface OpenedModel {
  * it.
  */
 export function openModel(nameOrFolder: string): OpenedModel {
-  const files = openModelFolder(resolveModel(nameOrFolder));
+  const files = openFamilyFolder(resolveModel(nameOrFolder));
   try {
     const config = readModelConfig(files);
     const bases = storedBases(tensorsOf(config), files.weights);

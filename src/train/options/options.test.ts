@@ -13,7 +13,7 @@ const OFFICIAL = {
   ...{ warmup_ratio: 0.01, gradient_accumulation: 8, batch_size: 1, epochs: 1, max_length: 4096 },
   lora_targets: trainOptions({
     ...given,
-    lora_targets: ["attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"],
+    lora_targets: [...ALL_LINEARS], // the official ones are all linears of the decoder
   }).lora_targets,
 };
 

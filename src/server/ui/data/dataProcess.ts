@@ -1,8 +1,8 @@
 /** The process that reads data sets for the page: it parses, counts tokens and draws pictures. */
-import { openModelFolder, resolveModel } from "../../../checkpoint/folder.ts";
+import { resolveModel } from "../../../checkpoint/folder.ts";
 import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
 import { messageOf, UserError } from "../../../errors.ts";
-import { pictureFormOf, readModelConfig, tokenizerOf } from "../../../models/families.ts";
+import { openFamilyFolder, pictureFormOf, readModelConfig, tokenizerOf } from "../../../models/families.ts";
 import type { HelperMessage, HelperReply } from "../helper/helperProcess.ts";
 import type { DataPicture, DataQuestion, SamplesQuestion, SurveyReply } from "./dataApi.ts";
 import type { DataReader } from "./readData.ts";
@@ -82,7 +82,7 @@ let last: ({ model: string } & ReadModel) | undefined;
 async function read(model: string): Promise<ReadModel> {
   if (last?.model !== model) {
     const folder = resolveModel(model);
-    const opened = openModelFolder(folder);
+    const opened = openFamilyFolder(folder);
     try {
       const config = readModelConfig(opened);
       const form = pictureFormOf(config);
