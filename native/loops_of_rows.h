@@ -12,10 +12,11 @@ void swiglu(const LoopValue* v, int64_t begin, int64_t end) {
   S* out = pointer<S>(v[0]) + begin;
   const S *gate = pointer<S>(v[1]) + begin, *up = pointer<S>(v[2]) + begin;
   for_chunks(end - begin, CHUNK {
-    float g[kChunk], u[kChunk];
+    float g[kChunk], u[kChunk], s[kChunk];
     load(gate + at, count, g);
     load(up + at, count, u);
-    for (int i = 0; i < count; ++i) u[i] *= g[i] * sigmoid(g[i]);
+    sigmoids(g, count, s);
+    for (int i = 0; i < count; ++i) u[i] *= g[i] * s[i];
     store(out + at, count, u);
   });
 }
@@ -26,13 +27,14 @@ void swiglu_backward(const LoopValue* v, int64_t begin, int64_t end) {
   const S* grad = pointer<S>(v[0]) + begin;
   S *gate = pointer<S>(v[1]) + begin, *up = pointer<S>(v[2]) + begin;
   for_chunks(end - begin, CHUNK {
-    float d[kChunk], g[kChunk], u[kChunk];
+    float d[kChunk], g[kChunk], u[kChunk], s[kChunk];
     load(grad + at, count, d);
     load(gate + at, count, g);
     load(up + at, count, u);
+    sigmoids(g, count, s);
     for (int i = 0; i < count; ++i) {
-      const float s = sigmoid(g[i]), dUp = d[i] * g[i] * s;
-      g[i] = d[i] * u[i] * s * (1 + g[i] * (1 - s));
+      const float dUp = d[i] * g[i] * s[i];
+      g[i] = d[i] * u[i] * s[i] * (1 + g[i] * (1 - s[i]));
       u[i] = dUp;
     }
     store(gate + at, count, g);
@@ -134,7 +136,8 @@ void softmax_gradient(const LoopValue* v, int64_t begin, int64_t end) {
     for_chunks(columns, CHUNK {
       float a[kChunk];
       load(logits + at, count, a);
-      for (int i = 0; i < count; ++i) a[i] = exp_of(a[i] - most) * factor;
+      for (int i = 0; i < count; ++i) a[i] = exp_of(a[i] - most);
+      for (int i = 0; i < count; ++i) a[i] *= factor;
       store(logits + at, count, a);
     });
     narrow(exp_of(wanted - most) * factor - scale, logits[targets[row]]);
