@@ -19,6 +19,7 @@ import type { StepEvent } from "./dryRun/stepEvents.ts";
 import { storedBaseOf } from "./dryRun/storedParts.ts";
 import { type Card, capabilityOf } from "./time/cards.ts";
 import { isCpuSpeed } from "./time/cpuSpeed.ts";
+import type { Wiring } from "./time/links/links.ts";
 import { type Speed, speedOf } from "./time/stepTime.ts";
 
 /** The part of a workload that is the same for all micro-batches of a run. */
@@ -63,11 +64,11 @@ export interface Limits {
  * Returns how far a run exceeds its tightest limit, as a share of that limit; zero or less if the run fits.
  */
 export function shortage(
-  { budgetedBytes, hostBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes">,
+  { budgetedBytes, hostBytes, machineBytes }: Pick<DryRun, "budgetedBytes" | "hostBytes" | "machineBytes">,
   { sumBytes = Number.POSITIVE_INFINITY, ...limits }: Limits,
 ): number {
   const hostShare = hostBytes === 0 ? 0 : hostBytes / limits.hostBytes;
-  const sumShare = (budgetedBytes + hostBytes) / sumBytes;
+  const sumShare = machineBytes / sumBytes;
   return Math.max(budgetedBytes / limits.budgetBytes, hostShare, sumShare) - 1;
 }
 
@@ -88,7 +89,7 @@ export type RoomFor = Pick<Plan, "run" | "fits">;
 /** A model on a device. */
 export type PlannedModel = Pick<
   Configuration,
-  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored"
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored" | "ranks"
 >;
 
 /** Known runs on cards that allocate alike, with the context bytes that are counted in them. */
@@ -161,7 +162,20 @@ export class Planner {
 
   /** Returns a planner of this model on another card; cards that allocate alike share their known runs. */
   onCard(card: Card): Planner {
-    return new Planner({ ...this.#model, target: card }, undefined, this.#parts, this.#family);
+    const speed = { ...speedOf(card), wiring: this.wiring };
+    return new Planner({ ...this.#model, target: card }, speed, this.#parts, this.#family);
+  }
+
+  /** How the ranks are joined, for a planner of one of them. */
+  get wiring(): Wiring | undefined {
+    return this.speed.wiring;
+  }
+
+  /** Returns a planner of one of the ranks of a run. */
+  amongRanks(rank: number, wiring: Wiring): Planner {
+    const { count, perMachine } = wiring;
+    const ranks = count > 1 ? { rank, count, perMachine } : undefined;
+    return new Planner({ ...this.#model, ranks }, { ...this.speed, wiring }, this.#parts, this.#family);
   }
 
   /** A key that all cards share that allocate alike, whatever memory CUDA's context needs. */
@@ -220,7 +234,8 @@ export class Planner {
   ): Place | undefined {
     if ((workload.accumulation ?? 1) === 1) return undefined;
     if (hostBytes === Number.POSITIVE_INFINITY) return "host";
-    return this.gradientBytes(workload, policy) <= hostBytes ? "host" : "device";
+    const { perMachine = 1 } = this.#model.ranks ?? {};
+    return this.gradientBytes(workload, policy) * perMachine <= hostBytes ? "host" : "device";
   }
 
   /** Returns the bytes of a run's LoRA gradients. Their copy has as many. */
@@ -286,11 +301,12 @@ export class Planner {
  * Returns everything of a device that its allocations depend on. Whether it multiplies fp8 matters only if
  * something is held in fp8.
  */
-function allocationKey({ target, base, visionBase }: PlannedModel): string {
-  if (target === "cpu") return target;
+function allocationKey({ target, base, visionBase, ranks }: PlannedModel): string {
+  const place = ranks ? JSON.stringify(ranks) : "";
+  if (target === "cpu") return `${target}${place}`;
   const isHeldInFp8 = [base, visionBase].includes("fp8");
   const abilities = abilitiesOf(capabilityOf(target)).filter((ability) => ability !== "fp8" || isHeldInFp8);
-  return `${abilities} ${target.workspaceBytes}`;
+  return `${abilities} ${target.workspaceBytes} ${place}`.trim();
 }
 
 function contextOf({ target }: PlannedModel): number {
@@ -299,5 +315,11 @@ function contextOf({ target }: PlannedModel): number {
 
 /** Returns a run as on a card whose context needs `moreBytes` more. */
 function inContext(run: DryRun, moreBytes: number): DryRun {
-  return moreBytes === 0 ? run : { ...run, budgetedBytes: run.budgetedBytes + moreBytes };
+  const { budgetedBytes, machineBytes, perMachine } = run;
+  if (moreBytes === 0) return run;
+  return {
+    ...run,
+    budgetedBytes: budgetedBytes + moreBytes,
+    machineBytes: machineBytes + moreBytes * perMachine,
+  };
 }

@@ -122,7 +122,7 @@ export function leastMemory<Asked extends Workload>(
     plans.reduce((best, plan) => (bytesOf(plan.run) < bytesOf(best.run) ? plan : best));
   if (possible.length > 0) return leanestOf(possible, ({ budgetedBytes }) => budgetedBytes);
   const isShared = limits.sumBytes !== undefined; // then both pools together are too large
-  return leanestOf(all, ({ budgetedBytes, hostBytes }) => budgetedBytes + (isShared ? hostBytes : 0));
+  return leanestOf(all, ({ budgetedBytes, machineBytes }) => (isShared ? machineBytes : budgetedBytes));
 }
 
 /**

@@ -170,6 +170,25 @@ const names = new Map<number, string>([
 ]);
 const kernels = new Map<string, number>();
 
+/** The kinds of collectives among ranks. */
+export type Collective = "sum" | "gather" | "exchange" | "broadcast";
+
+/** Counts a collective in a plan. Its result has the bytes by which its time is known. */
+export function countCollective(
+  kind: Collective,
+  ranks: number,
+  reads: readonly Tensor[],
+  result: Tensor,
+): void {
+  countKernel(`${kind} among ${ranks} ranks`, reads, [result]);
+}
+
+/** Returns the kind of a counted collective and its number of ranks; undefined for any other call. */
+export function collectiveOf(op: string): { kind: Collective; ranks: number } | undefined {
+  const [, kind, ranks] = /^(\w+) among (\d+) ranks$/.exec(op) ?? [];
+  return kind === undefined ? undefined : { kind: kind as Collective, ranks: Number(ranks) };
+}
+
 /** Counts, in a plan, that the next work waits for the copies to the device started since the last launch. */
 export function countExposed(): void {
   native.countExposed();

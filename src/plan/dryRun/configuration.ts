@@ -16,6 +16,15 @@ export interface LoraShape {
   targets: string;
 }
 
+/** One of several ranks, as a plan knows it. */
+export interface RankOf {
+  rank: number;
+  /** Ranks of all machines. */
+  count: number;
+  /** Ranks of this rank's machine, which share the host's memory. */
+  perMachine: number;
+}
+
 /**
  * One configuration to try: a model in its precisions, factors, a micro-batch and a policy, on this machine's
  * CPU or on a card.
@@ -39,4 +48,6 @@ export interface Configuration extends Bases {
   mapsWeights: boolean;
   /** Place of gradient accumulation's copy of the gradients; undefined for one micro-batch a step. */
   gradientCopy?: Place | undefined;
+  /** Which rank is planned; undefined: a process by itself. */
+  ranks?: RankOf | undefined;
 }

@@ -72,8 +72,15 @@ export interface DryRun {
   mappedBytes: number;
   /** The parts of the base model whose matrices are mapped if they are on the host. */
   mappedParts: readonly BasePart[];
-  /** Bytes that the host needs: its pool and the mapped weights. */
+  /**
+   * Bytes that the host needs: its pool and the mapped weights. Several ranks of a machine each have a pool,
+   * and share what is mapped.
+   */
   hostBytes: number;
+  /** Ranks of a machine. */
+  perMachine: number;
+  /** Bytes of all ranks of a machine, on devices and host together. */
+  machineBytes: number;
   /**
    * Bytes that count against the memory limit. On a card: with the allocator's rounding, the libraries'
    * workspaces and CUDA's context. On the CPU: the pool.
@@ -232,14 +239,17 @@ function summarize(configuration: Configuration, { phases, mappedBytes }: Observ
     categories: named(pool.peakCategories),
   }));
   const replay = target === "cpu" ? undefined : replayOf(log, target);
+  const perMachine = configuration.ranks?.perMachine ?? 1;
+  const budgetedBytes =
+    target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes;
+  const hostBytes = host!.peakBytes * perMachine + mappedBytes;
   return {
     device: device!,
     host: host!,
     replay,
     mappedBytes,
     mappedParts: mappedPartsOf(configuration),
-    hostBytes: host!.peakBytes + mappedBytes,
-    budgetedBytes: target === "cpu" ? device!.peakBytes : replay!.reservedPeakBytes + target.contextBytes,
+    ...{ hostBytes, budgetedBytes, perMachine, machineBytes: budgetedBytes * perMachine + hostBytes },
     phases: plans,
     timeline: timelineOf(moments),
     tokens: rowsOfSamples(batch).reduce((sum, rows) => sum + rows, 0),

@@ -71,17 +71,17 @@ export class CommonParts implements Disposable {
   readonly #adapters = new Map<string, AdapterPart>();
 
   model(configuration: Configuration, take: TakeTrace): ModelPart {
-    const { model, dtype, policy, base, headBase, visionBase, stored, mapsWeights } = configuration;
+    const { model, dtype, policy, base, headBase, visionBase, stored, mapsWeights, ranks } = configuration;
     const bases = { base, headBase, visionBase, stored, mapsWeights };
-    const key = JSON.stringify([model, dtype, bases, loadingOf(policy), isStaged(configuration)]);
+    const key = JSON.stringify([model, dtype, bases, loadingOf(policy), isStaged(configuration), ranks]);
     return heldIn(this.#models, key, () => makeModel(configuration, take));
   }
 
   adapter(configuration: Configuration, take: TakeTrace): AdapterPart {
-    const { model, dtype, lora, policy, gradientCopy, target } = configuration;
+    const { model, dtype, lora, policy, gradientCopy, target, ranks } = configuration;
     const { optimizer, gradients } = policy;
     const capability = target === "cpu" ? target : target.computeCapability;
-    const key = JSON.stringify([model, dtype, lora, optimizer, gradients, gradientCopy, capability]);
+    const key = JSON.stringify([model, dtype, lora, optimizer, gradients, gradientCopy, capability, ranks]);
     return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
   }
 

@@ -3,7 +3,7 @@
  * CPU and of a card follow from them (stepTime.ts).
  */
 import { type DType, dtypeBytes } from "../../torch/dtypes.ts";
-import { EXPOSED_COPY } from "../../torch/trace.ts";
+import { type Collective, collectiveOf, EXPOSED_COPY } from "../../torch/trace.ts";
 
 export interface TracedTensor {
   shape: readonly number[];
@@ -38,9 +38,11 @@ export interface OpTrace {
   dtype: DType;
   /**
    * exposed: the part of the copies that the computing waits for; the copy stream has it too. host: what the
-   * host computes on its own memory, which costs a card no time.
+   * host computes on its own memory, which costs a card no time. link: collectives among ranks.
    */
-  stream: "compute" | "copy" | "exposed" | "host";
+  stream: "compute" | "copy" | "exposed" | "host" | "link";
+  /** A collective among so many ranks; `bytes` are those of its result. */
+  collective?: { kind: Collective; ranks: number };
   /** Whether a copy goes from the device to the host. */
   toHost?: boolean;
   /** The form of the call, on which a processor's time depends too. */
@@ -135,6 +137,8 @@ const FORMULAS: Readonly<Record<string, Formula>> = {
  */
 export function traceOp(call: OpCall): OpTrace {
   const name = call.op.split(".")[0]!;
+  const collective = collectiveOf(name);
+  if (collective) return { name, ...moving(bytesOf(call.outputs)), stream: "link", collective };
   const tensors = [...call.inputs, ...call.outputs];
   const places = new Set(tensors.map(({ place }) => place ?? "device"));
   if (places.size > 1) {

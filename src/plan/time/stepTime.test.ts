@@ -1,9 +1,13 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { empty } from "../../torch/create.ts";
+import { ALONE, plannedPeers } from "../../torch/peers/peers.ts";
+import { scope } from "../../torch/tensor.ts";
+import { traced } from "../../torch/trace.ts";
 import { findDevice } from "./cards.ts";
 import type { CpuSpeed } from "./cpuSpeed.ts";
 import { type OpCall, type OpTrace, traceOp } from "./opCost.ts";
-import { type CardSpeed, hiddenShare, opTimeMs, speedOf, stepTimeMs } from "./stepTime.ts";
+import { type CardSpeed, hiddenShare, linkBytesOf, opTimeMs, speedOf, stepTimeMs } from "./stepTime.ts";
 
 const half = (...shape: number[]) => ({ shape, dtype: "bfloat16" }) as const;
 const wide = (...shape: number[]) => ({ shape, dtype: "float32" }) as const;
@@ -187,6 +191,43 @@ describe("the time of a step", () => {
     const [transfer, wait] = [op({ bytes: 2e8, stream: "copy" }), op({ bytes: 2e8, stream: "exposed" })];
     expect(stepTimeMs([compute, transfer, wait], round)).toBeCloseTo(5, 9);
     expect(stepTimeMs([compute, transfer, transfer, transfer, wait], round)).toBeCloseTo(6, 9);
+  });
+
+  it("hides gathers among ranks behind arithmetic, and adds what is waited for at once; alone they cost nothing", () => {
+    const link = { name: "test", span: "cards", bytesPerSecond: 1e11, hopMs: 0, source: "test" } as const;
+    const speed = { ...round, wiring: { count: 2, perMachine: 2, link } };
+    const compute = op({ kind: "matmul", flops: 3e12 });
+    const gather = op({ bytes: 4e8, stream: "link", collective: { kind: "gather", ranks: 2 } }); // half of it is another rank's: 2 ms
+    const exchange = op({ bytes: 4e8, stream: "link", collective: { kind: "exchange", ranks: 2 } });
+    expect(stepTimeMs([compute, gather], speed)).toBeCloseTo(3, 9);
+    expect(stepTimeMs([compute, gather, gather], speed)).toBeCloseTo(4, 9);
+    expect(stepTimeMs([compute, exchange], speed)).toBeCloseTo(5, 9);
+    expect(stepTimeMs([compute, exchange], round)).toBeCloseTo(3, 9);
+    expect(linkBytesOf([compute, { ...gather, count: 3 }, exchange])).toBe(8e8);
+  });
+
+  it("knows a rank's collectives by their result", () => {
+    const names = ["sum", "gather", "exchange", "broadcast"] as const;
+    const calls = traced("meta", (take) => {
+      const peers = plannedPeers(1, 4);
+      scope(() => {
+        const [part, whole] = [1, 4].map((parts) => empty([100 * parts], { device: "meta" }));
+        peers.sum(whole!).wait();
+        peers.gather(part!, whole!).wait();
+        peers.exchange(whole!, whole!).wait();
+        peers.broadcast(whole!, 0).wait();
+      });
+      return take().calls();
+    });
+    const collectives = calls.map(traceOp).filter(({ stream }) => stream === "link");
+    expect(collectives.map(({ collective, bytes }) => [collective, bytes])).toEqual(
+      names.map((kind) => [{ kind, ranks: 4 }, 1600]),
+    );
+    const alone = traced("meta", (take) => {
+      scope(() => ALONE.sum(empty([100], { device: "meta" })).wait());
+      return take().calls();
+    });
+    expect(alone.map(traceOp).filter(({ stream }) => stream === "link")).toEqual([]);
   });
 
   it("puts an H200 at 80 % of its peak on a large matmul", () => {

@@ -7,6 +7,8 @@
 import type { DType } from "../../torch/dtypes.ts";
 import type { Card } from "./cards.ts";
 import { type CpuSpeed, cpuOpMs, isCpuSpeed } from "./cpuSpeed.ts";
+import { collectiveSeconds, sentBytes } from "./links/collectives.ts";
+import { type Wiring, wiringOfGroup } from "./links/links.ts";
 import type { OpTrace } from "./opCost.ts";
 
 /**
@@ -43,7 +45,8 @@ const CALL_MS = 0.001;
 const CUDNN_FRACTION = 0.55;
 const EFFICIENT_FRACTION = 0.3;
 
-export type Speed = CardSpeed | CpuSpeed;
+/** Speeds of a device, and for one rank of several how ranks are joined. */
+export type Speed = (CardSpeed | CpuSpeed) & { wiring?: Wiring | undefined };
 
 /** Speeds that a card really reaches, derived from its data sheet. */
 export interface CardSpeed {
@@ -63,14 +66,25 @@ export interface CardSpeed {
 /**
  * Returns the milliseconds of a step, or of a phase of it. On a card this is the longest of three times: the
  * compute stream with the copies that it waits for, all copies in one direction, and issuing all calls. A
- * card's link carries both directions at once, and the host runs ahead of the card. On a CPU one thread makes
- * all copies, and uses its share of the cores that compute. count: number of calls of the same cost.
+ * card's link carries both directions at once, and the host runs ahead of the card. Gathers among ranks are
+ * one more queue beside the computing, because layers are gathered ahead; other collectives are waited for.
+ * On a CPU one thread makes all copies, and uses its share of the cores that compute. count: number of calls
+ * of the same cost.
  */
 export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number {
-  const { compute, fetch, store, exposed, host } = queuesMs(trace, speed);
-  if (!isCpuSpeed(speed)) return Math.max(compute + exposed, fetch, store, issueMs(trace, speed));
+  const { compute, fetch, store, exposed, host, gather, waited } = queuesMs(trace, speed);
+  const link = gather + waited;
+  if (!isCpuSpeed(speed))
+    return Math.max(compute + exposed + waited, fetch, store, link, issueMs(trace, speed));
   const copy = fetch + store;
-  return Math.max(compute + host + exposed + (copy - exposed) * speed.copyShare, copy);
+  return Math.max(compute + host + exposed + waited + (copy - exposed) * speed.copyShare, copy, link);
+}
+
+/** Returns the bytes that a rank sends to others in these calls. */
+export function linkBytesOf(trace: readonly CountedTrace[]): number {
+  return trace.reduce((sum, { collective, bytes, count = 1 }) => {
+    return collective ? sum + count * sentBytes(collective.kind, bytes, collective.ranks) : sum;
+  }, 0);
 }
 
 type CountedTrace = OpTrace & { count?: number };
@@ -92,15 +106,18 @@ export function hiddenShare(
   return copyMs > 0 ? Math.max(0, 1 - waitedMs / copyMs) : undefined;
 }
 
-type Queue = "compute" | "fetch" | "store" | "exposed" | "host";
+type Queue = "compute" | "fetch" | "store" | "exposed" | "host" | "gather" | "waited";
 
 function queuesMs(trace: readonly CountedTrace[], speed: Speed): Record<Queue, number> {
-  const queues: Record<Queue, number> = { compute: 0, fetch: 0, store: 0, exposed: 0, host: 0 };
+  const queues: Record<Queue, number> = {
+    ...{ compute: 0, fetch: 0, store: 0, exposed: 0, host: 0, gather: 0, waited: 0 },
+  };
   for (const op of trace) queues[queueOf(op)] += (op.count ?? 1) * opTimeMs(op, speed);
   return queues;
 }
 
-function queueOf({ stream, toHost }: OpTrace): Queue {
+function queueOf({ stream, toHost, collective }: OpTrace): Queue {
+  if (stream === "link") return collective?.kind === "gather" ? "gather" : "waited";
   if (stream !== "copy") return stream;
   return toHost ? "store" : "fetch";
 }
@@ -116,6 +133,7 @@ function issueMs(trace: readonly CountedTrace[], { launchMs, callMs }: CardSpeed
 
 /** Returns the milliseconds of one op on its stream. */
 export function opTimeMs(op: OpTrace, speed: Speed): number {
+  if (op.collective) return collectiveMs(op.collective, op.bytes, speed);
   if (isCpuSpeed(speed)) return cpuOpMs(op, speed);
   const { name, kind, flops, bytes, dtype, stream } = op;
   if (kind === "none" || stream === "host") return 0;
@@ -123,6 +141,14 @@ export function opTimeMs(op: OpTrace, speed: Speed): number {
   const matmulRate = speed.flopsPerSecond[dtype] ?? speed.flopsPerSecond.float32;
   const flopsPerSecond = kind === "attention" ? matmulRate * attentionRatio(name, speed) : matmulRate;
   return speed.kernelMs + 1e3 * Math.max(flops / flopsPerSecond, bytes / speed.memoryBytesPerSecond);
+}
+
+function collectiveMs(
+  { kind, ranks }: NonNullable<OpTrace["collective"]>,
+  bytes: number,
+  { wiring }: Speed,
+): number {
+  return wiring ? 1e3 * collectiveSeconds(kind, bytes, wiringOfGroup(wiring, ranks)) : 0;
 }
 
 function attentionRatio(name: string, { attentionRatios }: CardSpeed): number {

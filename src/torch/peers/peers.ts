@@ -7,6 +7,7 @@
  */
 import type { DType } from "../dtypes.ts";
 import { keep, scope, type Tensor } from "../tensor.ts";
+import { type Collective, countCollective } from "../trace.ts";
 
 /** Plain data, as JSON has it. */
 export type Json =
@@ -94,24 +95,28 @@ export const ALONE: Peers = {
  * this rank's own.
  */
 export function plannedPeers(rank: number, count: number): Peers {
+  const countedHeld = (kind: Collective, reads: Tensor[], result: Tensor): Pending => {
+    if (count > 1) countCollective(kind, count, reads, result); // for a plan's time; costs nothing outside a plan
+    return heldUntilWait(...new Set([...reads, result]));
+  };
   return {
     rank,
     count,
     sum(x) {
       checkSum(x);
-      return heldUntilWait(x);
+      return countedHeld("sum", [x], x);
     },
     gather(part, into) {
       checkGather(count, part, into);
-      return heldUntilWait(part, into);
+      return countedHeld("gather", [part], into);
     },
     exchange(from, into) {
       checkExchange(count, from, into);
-      return heldUntilWait(from, into);
+      return countedHeld("exchange", [from], into);
     },
     broadcast(x, from) {
       checkBroadcast(count, x, from);
-      return heldUntilWait(x);
+      return countedHeld("broadcast", [x], x);
     },
     most: (value) => Promise.resolve(value),
     tell: (_key, value) => Promise.resolve(Array.from({ length: count }, () => value)),
