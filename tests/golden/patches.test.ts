@@ -7,7 +7,11 @@ import { imageSize } from "../../src/data/pictures/decode.ts";
 import type { ImageCompat } from "../../src/data/pictures/imageCompat.ts";
 import { gridOf } from "../../src/data/pictures/patches/patchGrid.ts";
 import { loadPatches, rasterOf } from "../../src/data/pictures/patches/patchPixels.ts";
-import { normalisationOf, type PatchRules, readPatchRules } from "../../src/data/pictures/patches/patchRules.ts";
+import {
+  normalisationOf,
+  type PatchRules,
+  readPatchRules,
+} from "../../src/data/pictures/patches/patchRules.ts";
 import { golden } from "../helpers/shared.ts";
 
 interface Case {
@@ -72,11 +76,17 @@ const MODES = JSON.parse(readFileSync(golden("qwen2_5_vl/preprocessing/modes.jso
   cases: { name: string; orientation?: number }[];
 };
 
-test.each(MODES.cases.filter(({ orientation }) => !orientation))("$name is laid over white", async ({ name }) => {
-  const picture = await loaded(golden(`qwen2_5_vl/preprocessing/${name}.png`), QWEN2_5, "lorafit");
-  const expected = await sharp(golden(`qwen2_5_vl/preprocessing/${name}.resized.png`)).removeAlpha().raw().toBuffer();
-  expect(Buffer.compare(rasterOf(picture, QWEN2_5).pixels, expected)).toBe(0);
-});
+test.each(MODES.cases.filter(({ orientation }) => !orientation))(
+  "$name is laid over white",
+  async ({ name }) => {
+    const picture = await loaded(golden(`qwen2_5_vl/preprocessing/${name}.png`), QWEN2_5, "lorafit");
+    const expected = await sharp(golden(`qwen2_5_vl/preprocessing/${name}.resized.png`))
+      .removeAlpha()
+      .raw()
+      .toBuffer();
+    expect(Buffer.compare(rasterOf(picture, QWEN2_5).pixels, expected)).toBe(0);
+  },
+);
 
 test("a photo is turned upright, except with --image-compat official", async () => {
   const file = golden("qwen2_5_vl/preprocessing/m6_exif.jpg");
@@ -98,7 +108,8 @@ const fastValue: Normalise = (value, channel, rules) => {
 };
 
 const slowValue: Normalise = (value, channel, { mean, std }) =>
-  Math.fround(Math.fround(value / 255) - Math.fround(mean[channel] as number)) / Math.fround(std[channel] as number);
+  Math.fround(Math.fround(value / 255) - Math.fround(mean[channel] as number)) /
+  Math.fround(std[channel] as number);
 
 /** Returns the SHA-256 of the processor's values: (patches, channels, 2 frames, rows, columns), float32. */
 function digest(patches: Uint8Array, rules: PatchRules, normalise: Normalise): string {

@@ -8,6 +8,7 @@ import { QUANTIZED_PRECISIONS } from "../../nn/frozen/storedNames.ts";
 import { byteAmount, count, dataFiles, group, text } from "../../options.ts";
 import {
   computeOptions,
+  labelOptions,
   pictureOptions,
   TrainOptions,
   USUAL_MAX_LENGTH,
@@ -79,7 +80,14 @@ const eval_ = {
     "Computes the loss of each sample on its answers, and of all samples together. With --answers, the model also answers the questions: the answers are scored, and those of the first samples are printed beside the expected ones, with marks on the differences.",
   options: z.strictObject({
     ...group("Model", { model, adapter }),
-    ...group("Data", { data, ...pictureOptions, max_length, skip_bad, ...setAsideOptions }),
+    ...group("Data", {
+      data,
+      ...pictureOptions,
+      ...labelOptions,
+      max_length,
+      skip_bad,
+      ...setAsideOptions,
+    }),
     ...group("Answers", {
       ...scoredAnswers,
       ...shown,
@@ -231,6 +239,7 @@ const preview = {
         value: "FOLDER",
       }),
       ...pictureOptions,
+      ...labelOptions,
       ...shown,
       out: text.default("preview").meta({ help: "Folder for the drawings.", value: "FOLDER" }),
     }),

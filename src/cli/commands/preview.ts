@@ -64,10 +64,10 @@ async function previewSamples(files: string[], options: PreviewOptions, output: 
       fix: "Pass --model FOLDER.",
     });
   }
-  const limit = limitOf(options, pictureForm(DEFAULT_RULES).limit); // not drawn: any form's will do
+  const labelNewline = options.label_newline;
   const shown: ShownSample[] = [];
   for (const sample of output.json || options.all ? samples : samples.slice(0, options.show)) {
-    const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, limit);
+    const { source, inputIds, labels, images } = encodeSample(sample, tokenizer, 1, { labelNewline }); // no picture is laid out
     const spans = explainSample({ source, inputIds, labels, images }, tokenizer);
     const text = spans.map((span) => span.text).join("");
     output.record({ inputIds: [...inputIds], labels: [...labels], text });

@@ -1,14 +1,16 @@
 /** `lorafit tokenize`: reads texts from stdin and prints their token ids, line by line. */
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { resolveModel } from "../../checkpoint/folder.ts";
-import { loadTokenizer } from "../../data/text/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "../../data/text/tokenizer.ts";
 import { UserError } from "../../errors.ts";
+import { tokenizerOf } from "../../models/families.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import type { Output } from "../output/output.ts";
 
 export async function run({ model, bos, specials }: OptionsOf<"tokenize">, output: Output): Promise<void> {
-  const tokenizer = await loadTokenizer(existsSync(model) ? model : resolveModel(model));
+  const tokenizer = await tokenizerAt(existsSync(model) ? model : resolveModel(model));
   let line = 0;
   for await (const content of createInterface({ input: process.stdin })) {
     line += 1;
@@ -16,6 +18,12 @@ export async function run({ model, bos, specials }: OptionsOf<"tokenize">, outpu
     output.record(ids);
     output.answer(ids.join(" "));
   }
+}
+
+/** Loads the tokenizer of a model's folder, or of a tokenizer.model alone. */
+async function tokenizerAt(folderOrFile: string): Promise<Tokenizer> {
+  const isModel = existsSync(join(folderOrFile, "config.json"));
+  return (isModel && (await tokenizerOf(folderOrFile))) || loadTokenizer(folderOrFile);
 }
 
 function textOf(content: string, line: number): string {

@@ -7,7 +7,7 @@ import { z } from "zod";
 import { formatCount } from "../../errors.ts";
 import { PICTURE_LIMITS } from "../pictures/limits.ts";
 import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "../samples/sample.ts";
-import { trim } from "../text/whitespace.ts";
+import { trimStart } from "../text/whitespace.ts";
 import {
   isEmpty,
   looksLikePictures,
@@ -233,16 +233,19 @@ function tokenSample(record: Fields, source: SampleSource): Sample {
 }
 
 /** Returns the record's own limit of each picture; undefined if it has none. */
-function limitsOf(record: Fields, images: readonly string[]): number[] | undefined {
+function limitsOf(
+  record: Fields,
+  images: readonly string[],
+): { option: string; values: number[] } | undefined {
   const option = LIMIT_FIELDS.find((field) => record[field] !== undefined);
   if (option === undefined) return undefined;
   const stated = checked(z.object({ [option]: Limits }), record)[option];
-  const limits = typeof stated === "number" ? images.map(() => stated) : (stated ?? undefined);
-  if (limits && limits.length !== images.length) {
+  const values = typeof stated === "number" ? images.map(() => stated) : (stated ?? undefined);
+  if (values && values.length !== images.length) {
     const fix = `Write one ${option} for all pictures, or one for each.`;
-    throw new RecordFault(`has ${limits.length} values of ${option} for ${images.length} pictures`, fix);
+    throw new RecordFault(`has ${values.length} values of ${option} for ${images.length} pictures`, fix);
   }
-  return limits;
+  return values && { option, values };
 }
 
 /** Returns a list of ids. A zod schema would keep a message for each of a million wrong ids. */
@@ -276,7 +279,7 @@ function dialogue(
     const clause = `has ${formatCount(images.length)} pictures; a sample can have at most ${formatCount(PICTURES_MAX)}`;
     throw new RecordFault(clause, "Split the record.");
   }
-  const turns = read.map(({ turn }): Turn => ({ ...turn, text: trim(turn.text) }));
+  const turns = read.map(({ turn }) => turn);
   return { turns: markPictures(turns, images.length), images };
 }
 
@@ -306,6 +309,6 @@ function markPictures(turns: Turn[], pictures: number): Turn[] {
   const first = turns.findIndex(({ role }) => role === "user");
   if (pictures > 1 || first < 0) return turns;
   return turns.map((turn, index) =>
-    index === first ? { ...turn, text: IMAGE_PLACEHOLDER + turn.text } : turn,
+    index === first ? { ...turn, text: IMAGE_PLACEHOLDER + trimStart(turn.text) } : turn,
   );
 }

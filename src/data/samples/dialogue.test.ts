@@ -235,7 +235,7 @@ describe("a dialogue in tokens", () => {
       inputIds: Int32Array.of(1, IMAGE_SLOT, 5, 6, 7, 8, IMAGE_SLOT, 9),
       labels: Int32Array.of(-100, -100, 5, -100, 7, 8, -100, -100),
       images: ["a.png", "b.png"],
-      limits: [4, 9],
+      limits: { option: "hd_num", values: [4, 9] },
     };
     const prompt = encodePrompt(sample, undefined, 1);
     expect(Array.from(prompt.inputIds)).toEqual([1, IMAGE_SLOT, 5, 6]);

@@ -14,20 +14,43 @@ export interface EncodedSample {
   images: { path: string; limit: number }[];
 }
 
+/** Which tokens of an answer are learned. */
+export interface LabelOptions {
+  /** Whether the line end behind an answer's last token is learned too. Default: false. */
+  labelNewline?: boolean;
+}
+
 /**
  * Encodes a sample for training. Throws a UserError if its pictures do not match their places. A sample of
  * ids needs no tokenizer. limit: of a picture's tokens, as the form of its pictures takes it.
  */
-export function encodeSample(sample: Sample, tokenizer: Tokenizer | undefined, limit: number): EncodedSample {
+export function encodeSample(
+  sample: Sample,
+  tokenizer: Tokenizer | undefined,
+  limit: number,
+  options: LabelOptions = {},
+): EncodedSample {
   if (sample.kind === "tokens") {
     const { inputIds, labels = new Int32Array(inputIds.length).fill(IGNORE) } = sample;
     return withPictures(sample, inputIds, labels, limit);
   }
-  const { inputIds, labels } = requireTokenizer(tokenizer).dialogue.encode(sample.turns);
+  const { dialogue } = requireTokenizer(tokenizer);
+  const { inputIds, labels } = dialogue.encode(dialogue.readRecord(sample.turns), options);
   return withPictures(sample, inputIds, labels, limit);
 }
 
-/** Encodes the part of a sample before its last answer, to generate that answer. There are no labels. */
+/** Encodes the part of a data set's sample before its last answer. There are no labels. */
+export function encodeRecordPrompt(
+  sample: Sample,
+  tokenizer: Tokenizer | undefined,
+  limit: number,
+): EncodedSample {
+  if (sample.kind === "tokens") return encodePrompt(sample, tokenizer, limit);
+  const turns = [...requireTokenizer(tokenizer).dialogue.readRecord(sample.turns)];
+  return encodePrompt({ ...sample, turns }, tokenizer, limit);
+}
+
+/** Encodes what a user has written, up to the answer to generate. There are no labels. */
 export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, limit: number): EncodedSample {
   const whole = encodeSample(sample, tokenizer, limit);
   const inputIds =
@@ -44,7 +67,7 @@ export function encodePrompt(sample: Sample, tokenizer: Tokenizer | undefined, l
 export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
   if (tokenizer) return tokenizer;
   throw new UserError("These samples are text, and there is no tokenizer to read them with.", {
-    fix: "Put the model's tokenizer.model into its folder: only samples of input_ids do without.",
+    fix: "Put the model's tokenizer (tokenizer.model or tokenizer.json) into its folder: only samples of input_ids do without.",
   });
 }
 
@@ -66,7 +89,7 @@ function withPictures(
   }
   const labels = rawLabels.map((label, row) => (inputIds[row] === IMAGE_SLOT ? IGNORE : label));
   const limits = sample.kind === "tokens" ? sample.limits : undefined;
-  const images = sample.images.map((path, index) => ({ path, limit: limits?.[index] ?? limit }));
+  const images = sample.images.map((path, index) => ({ path, limit: limits?.values[index] ?? limit }));
   return { source: sample.source, inputIds, labels, images };
 }
 

@@ -2,11 +2,14 @@
  * Writes the official prompt form of InternLM-XComposer2: `<s>`, then for every turn
  * `[UNUSED_TOKEN_146]role\n`, the text and `[UNUSED_TOKEN_145]\n`. A training sample ends in
  * `[UNUSED_TOKEN_145]</s>`. Labels follow the roles: answers and the tokens that end them. The official code
- * counts turns instead, and is wrong after a system turn. No text becomes a control token, whatever a user
- * typed.
+ * counts turns instead, and is wrong after a system turn. The official trainer drops whitespace at the ends
+ * of a text, its chat does not. No text becomes a control token, whatever a user typed.
  */
+
+import { trim } from "../text/whitespace.ts";
 import type { DialogueForm } from "./dialogueForm.ts";
-import { IGNORE, IMAGE_PLACEHOLDER, IMAGE_SLOT, type Turn } from "./sample.ts";
+import { LabelledRows, questionBefore } from "./labelledRows.ts";
+import { IMAGE_PLACEHOLDER, IMAGE_SLOT, type Turn } from "./sample.ts";
 
 /** A tokenizer with the control tokens of the form. */
 interface InternLM2Tokens {
@@ -25,51 +28,34 @@ interface InternLM2Tokens {
 /** Returns the form over a tokenizer. */
 export function internlm2Dialogue(tokenizer: InternLM2Tokens): DialogueForm {
   return {
-    encode(turns) {
-      const rows = new Rows(tokenizer);
+    readRecord: (turns) => turns.map((turn) => ({ ...turn, text: trim(turn.text) })),
+    encode(turns, { labelNewline = false } = {}) {
+      const rows = new Rows(tokenizer, labelNewline);
       rows.start();
       for (const [index, turn] of turns.entries()) rows.turn(turn, index === turns.length - 1);
-      return { inputIds: Int32Array.from(rows.inputIds), labels: Int32Array.from(rows.labels) };
+      return { inputIds: rows.all.ids(), labels: rows.all.labels() };
     },
     prompt(turns) {
-      const rows = new Rows(tokenizer);
+      const rows = new Rows(tokenizer, false);
       rows.start();
       for (const turn of turns) rows.turn(turn, false);
       rows.openTurn("assistant");
-      return Int32Array.from(rows.inputIds);
+      return rows.all.ids();
     },
     questionBefore: (inputIds, start) => questionBefore(inputIds, start, tokenizer),
     stopIds: [tokenizer.eosId, tokenizer.turnEndId],
   };
 }
 
-/**
- * Returns the text of the turn before an answer, without pictures. Without turns, returns everything before
- * the answer.
- */
-function questionBefore(inputIds: Int32Array, start: number, tokenizer: InternLM2Tokens): string {
-  const before = inputIds.subarray(0, start);
-  const answerTurn = before.lastIndexOf(tokenizer.turnStartId);
-  const turn = before.subarray(0, Math.max(0, answerTurn)).lastIndexOf(tokenizer.turnStartId);
-  const textOf = (ids: Int32Array): string =>
-    tokenizer.decode(
-      ids.filter((id) => id !== IMAGE_SLOT && id !== tokenizer.turnEndId),
-      { skipSpecial: true },
-    );
-  if (turn < 0) return textOf(before).trim();
-  return textOf(before.subarray(turn + 1, answerTurn))
-    .replace(/^\s*(user|assistant|system)\n/, "")
-    .trim();
-}
-
-/** Token ids and labels growing together. */
+/** The rows of a dialogue, turn by turn. */
 class Rows {
-  readonly inputIds: number[] = [];
-  readonly labels: number[] = [];
+  readonly all = new LabelledRows();
   readonly #tokenizer: InternLM2Tokens;
+  readonly #labelNewline: boolean;
 
-  constructor(tokenizer: InternLM2Tokens) {
+  constructor(tokenizer: InternLM2Tokens, labelNewline: boolean) {
     this.#tokenizer = tokenizer;
+    this.#labelNewline = labelNewline;
   }
 
   start(): void {
@@ -93,7 +79,7 @@ class Rows {
     }
     this.#add([this.#tokenizer.turnEndId], learned);
     if (last) this.#add([this.#tokenizer.eosId], learned);
-    else this.#addText("\n", false);
+    else this.#addText("\n", learned && this.#labelNewline);
   }
 
   #addText(text: string, learned: boolean): void {
@@ -101,9 +87,6 @@ class Rows {
   }
 
   #add(ids: number[], learned: boolean): void {
-    for (const id of ids) {
-      this.inputIds.push(id);
-      this.labels.push(learned ? id : IGNORE);
-    }
+    this.all.add(ids, learned);
   }
 }

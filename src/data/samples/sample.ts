@@ -22,7 +22,7 @@ export interface SampleSource {
 
 export interface Turn {
   role: "user" | "assistant" | "system";
-  /** Text without whitespace at its ends; IMAGE_PLACEHOLDER stands for a picture. */
+  /** Text as written; IMAGE_PLACEHOLDER stands for a picture. */
   text: string;
   /** False for an answer that the model reads and does not learn. Default: answers are learned. */
   learned?: boolean;
@@ -38,6 +38,6 @@ export type Sample =
       /** One label for each id; undefined if the record has none, which is enough to generate from it. */
       labels: Int32Array | undefined;
       images: string[];
-      /** A limit for each picture, such as its hd_num; absent if the option decides. */
-      limits?: number[];
+      /** A limit for each picture, and the option that it replaces; absent if the option decides. */
+      limits?: { option: string; values: number[] };
     };

@@ -50,7 +50,7 @@ describe("the official form", () => {
     ]);
     expect(samples.map(textsOf)).toEqual([
       ["user: <ImageHere>What is it?", "assistant: A cat."],
-      ["user: <ImageHere> <ImageHere>Which?", "assistant: A cat."],
+      ["user:  <ImageHere> <ImageHere>Which? \n", "assistant: A cat."],
       ["system: Be kind.", "user: hi", "assistant: hello"],
     ]);
     expect(samples[2]?.source).toEqual({ file, index: 2, id: "2" });
@@ -128,8 +128,8 @@ describe("samples of ids", () => {
     );
     const samples = readSamples(write("ids.jsonl", lines.join("\n")));
     expect(samples.map((sample) => (sample.kind === "tokens" ? sample.limits : "dialogue"))).toEqual([
-      [4, 4],
-      [4, 9],
+      { option: "hd_num", values: [4, 4] },
+      { option: "hd_num", values: [4, 9] },
       undefined,
     ]);
     expect(samples[1]).toMatchObject({

@@ -328,6 +328,13 @@ describe("what no sample is to blame for", () => {
     expect((await prepare(ids, { tokenizer: undefined })).samples.length).toBe(1);
   });
 
+  it("a limit for the pictures of another model is refused, not taken for this one's", async () => {
+    const one = { input_ids: [1, -200, 5], labels: [-100, -100, 5], images: ["page.png"], max_pixels: 9 };
+    const error = await errorOf(dataset("foreign.jsonl", [one]));
+    expect(error.message).toContain('limits its pictures by "max_pixels", which this model does not know');
+    expect(error.message).toContain('Write "hd_num" instead');
+  });
+
   it("an impossible hd_num is one error", async () => {
     await expect(prepare(dataset("hd.json", [record("?", "a")]), { pictureLimit: -1 })).rejects.toThrow(
       /^--hd-num must be 1 or more/,

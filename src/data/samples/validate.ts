@@ -12,7 +12,13 @@ import type { ImageCompat } from "../pictures/imageCompat.ts";
 import { pictureName } from "../pictures/source.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
-import { type EncodedSample, encodePrompt, encodeSample, requireTokenizer } from "./dialogue.ts";
+import {
+  type EncodedSample,
+  encodeRecordPrompt,
+  encodeSample,
+  type LabelOptions,
+  requireTokenizer,
+} from "./dialogue.ts";
 import { firstLabel, sampleRows } from "./rows.ts";
 import { IGNORE, IMAGE_SLOT, type Sample } from "./sample.ts";
 import type { Dataset } from "./samples.ts";
@@ -25,7 +31,7 @@ export interface PreparedSample extends EncodedSample {
   tokens: number;
 }
 
-export interface PrepareOptions {
+export interface PrepareOptions extends LabelOptions {
   tokenizer: Tokenizer | undefined;
   vocabSize: number;
   pictures: PictureForm;
@@ -91,9 +97,13 @@ async function prepareSample(
   options: PrepareOptions,
 ): Promise<PreparedSample | BadSample> {
   if (options.tokenizer) refuseFarTooLong(sample, options.tokenizer, options.maxLength);
-  const encode = options.purpose === "train" ? encodeSample : encodePrompt;
-  const encoded = encode(sample, options.tokenizer, options.pictureLimit);
+  const { tokenizer, pictureLimit, labelNewline = false } = options;
+  const encoded =
+    options.purpose === "train"
+      ? encodeSample(sample, tokenizer, pictureLimit, { labelNewline })
+      : encodeRecordPrompt(sample, tokenizer, pictureLimit);
   checkIds(encoded, options.vocabSize);
+  checkLimits(sample, options.pictures);
   if (options.purpose === "train") checkAnswers(sample, encoded);
   const { sizes, grids } = await pictures.measure(encoded);
   const tokens = sampleRows(encoded, grids);
@@ -112,10 +122,17 @@ function checkIds({ source, inputIds, labels }: EncodedSample, vocabSize: number
   throw sampleError(source, `has ${what}, which is outside the model's vocabulary of ${vocabSize}`, fix);
 }
 
+/** Refuses limits of a record that are meant for the pictures of other models. */
+function checkLimits(sample: Sample, { limit }: PictureForm): void {
+  if (sample.kind !== "tokens" || !sample.limits || sample.limits.option === limit.option) return;
+  const clause = `limits its pictures by "${sample.limits.option}", which this model does not know`;
+  throw sampleError(sample.source, clause, `Write "${limit.option}" instead, or leave it out.`);
+}
+
 function checkAnswers(sample: Sample, { labels }: EncodedSample): void {
   if (sample.kind === "dialogue") {
     const empty = sample.turns.findIndex(
-      ({ role, text, learned }) => role === "assistant" && learned !== false && text === "",
+      ({ role, text, learned }) => role === "assistant" && learned !== false && text.trim() === "",
     );
     if (empty >= 0) {
       const clause = `has an empty answer (turn ${empty + 1} of ${sample.turns.length})`;

@@ -34,6 +34,7 @@ export interface DataOptions extends LimitValues {
   max_length: number;
   image_compat: ImageCompat;
   skip_bad: boolean;
+  label_newline?: boolean;
 }
 
 export interface ReadySamples extends PreparedSamples {
@@ -78,6 +79,7 @@ export async function checkSamples(
     maxLength: options.max_length,
     imageCompat: options.image_compat,
     skipBad: options.skip_bad,
+    labelNewline: options.label_newline ?? false,
     ...check,
   });
   for (const warning of dataset.warnings ?? []) notice(warning);

@@ -80,6 +80,13 @@ export const pictureOptions = group("Data", {
   }),
 });
 
+/** Which tokens of an answer are learned. */
+export const labelOptions = group("Data", {
+  label_newline: z.boolean().default(false).meta({
+    help: "Learn the line end behind the last token of each answer too, as ms-swift and LLaMA-Factory do.",
+  }),
+});
+
 const modelOptions = group("Model", {
   model: text.meta({
     help: "Model folder, or the name of a downloaded repository (org/name).",
@@ -112,6 +119,7 @@ const dataOptions = group("Data", {
     alias: ["data_path"],
   }),
   ...pictureOptions,
+  ...labelOptions,
   max_length: count.default(USUAL_MAX_LENGTH).meta({
     help: "Maximum number of tokens in a sample or a pack. A longer sample is an error; nothing is cut.",
     alias: ["max_len"],

@@ -44,7 +44,7 @@ export async function viewOfRecord(
   }
   const prepared = await preparerOf(reader)(record);
   const counted = typeof prepared === "object" && "tokens" in prepared ? prepared : undefined;
-  const limits = record.kind === "tokens" ? record.limits : undefined;
+  const limits = record.kind === "tokens" ? record.limits?.values : undefined;
   const pictures = record.images
     .slice(0, MOST_PICTURES)
     .map((path, place) => pictureView(path, limits?.[place] ?? reader.pictureLimit, reader));
