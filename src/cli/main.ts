@@ -10,6 +10,7 @@ import type { CommandName, OptionsOf } from "./args/commandOptions.ts";
 import { programHelp } from "./args/help.ts";
 import { outliveReaders } from "./output/interruption.ts";
 import { Output } from "./output/output.ts";
+import { stderrOf } from "./output/terminal.ts";
 
 interface Command<N extends CommandName> {
   summary: string;
@@ -76,7 +77,8 @@ async function runCommand<N extends CommandName>(name: N, argv: string[]): Promi
     return fail(thrown, EXIT_WRONG_USAGE);
   }
   if (request.kind === "help") return print(request.text);
-  const output = new Output({ ...process, environment: process.env, json: request.json });
+  const { stdout, env: environment } = process;
+  const output = new Output({ stdout, stderr: stderrOf(process), environment, json: request.json });
   for (const note of request.notes) output.note(`note: ${note}`);
   try {
     const { run } = await COMMANDS[name].load();

@@ -1,25 +1,13 @@
-/** `lorafit train`: trains, and shows the run as it goes. */
-import { train } from "../../train/loop/trainer.ts";
+/** `lorafit train`: trains in this process, or starts ranks that do. */
+import { join } from "node:path";
+import { watchLauncher } from "../../launch/watchLauncher.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
-import { EXIT_INTERRUPTED, interruptible } from "../output/interruption.ts";
 import type { Output } from "../output/output.ts";
-import { TrainReport } from "../run/trainReport.ts";
+import { startRanks, startsRanks } from "../run/startRanks.ts";
 
 export async function run(options: OptionsOf<"train">, output: Output): Promise<void> {
-  const report = new TrainReport(output);
-  const result = await interruptible(output, "stopping after this micro-batch", ({ signal, listen }) =>
-    train(options, {
-      signal,
-      sinks: [
-        {
-          take: (fact) => {
-            if (fact.fact === "start") listen(); // before that there is nothing to save
-            report.take(fact);
-          },
-        },
-      ],
-    }),
-  );
-  report.end(result, options.output);
-  if (result.ended === "interrupted" && !result.reason) process.exitCode = EXIT_INTERRUPTED;
+  if (startsRanks(options, process.env)) return startRanks(options, join(options.output, "ranks"), output);
+  watchLauncher(process.env);
+  const { trainHere } = await import("../run/trainHere.ts"); // loads the engine, which only ranks need
+  await trainHere(options, output);
 }

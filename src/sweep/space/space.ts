@@ -20,7 +20,7 @@ export interface Axis {
 }
 
 /** Options of a training run that a sweep sets itself. */
-const OWN = new Set(["output", "resume", "stop_at_step", "memory_snapshot"]);
+const OWN = new Set(["output", "resume", "stop_at_step", "memory_snapshot", "gpus", "cpu_ranks"]);
 
 /** Training options that may be given to a sweep, each with one value, a list or a range. */
 export const TRIAL_SPECS: OptionSpec[] = optionSpecs(TrainOptions)

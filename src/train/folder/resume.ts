@@ -9,6 +9,7 @@ import { makeFolder } from "../../checkpoint/files/disk.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine, quoted } from "../../program.ts";
 import { POLICY_OPTION_NAMES } from "../../step/policy.ts";
+import { OWN_VARIABLES } from "../../torch/peers/launchers/launcherName.ts";
 import { earlyStopReason } from "../evaluate/best.ts";
 import type { TrainOptions } from "../options/options.ts";
 import { type Checkpoint, checkpointFolders, lastGoodCheckpoint, type TrainerState } from "./checkpoints.ts";
@@ -123,7 +124,8 @@ export function noticeFolding(
 
 /** Returns the command that continues the run of an output folder. */
 export function resumeLine(output: string): string {
-  return commandLine(`train --resume ${quoted(output)}`);
+  const flags = process.env[OWN_VARIABLES.flags]; // such as --gpus 4, which the run does not record
+  return commandLine(`train --resume ${quoted(output)}${flags ? ` ${flags}` : ""}`);
 }
 
 function changedKeys(before: Record<string, unknown>, now: Record<string, unknown>): string[] {

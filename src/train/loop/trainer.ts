@@ -60,7 +60,7 @@ export async function train(
   const closers: Closers = [];
   let facts = new FactStream(sinks);
   try {
-    const { stop_at_step: stopAtStep, ...options } = trainOptions(input); // not an option of the run itself
+    const { stop_at_step: stopAtStep, gpus: _, cpu_ranks: __, ...options } = trainOptions(input); // of this call alone
     closers.push(lockOutput(options.output));
     const notice = (text: string): void => facts.notice(text);
     const trackers = trackerSinks(options.report_to, { output: resolve(options.output), notice });

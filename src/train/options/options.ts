@@ -25,6 +25,7 @@ import { POLICY_OPTION_NAMES, POLICY_OPTIONS, type PolicyOptionName } from "../.
 import type { Device } from "../../torch/tensor.ts";
 import { checkpointOptions, type EarlyStop, earlyStopOf } from "./checkpointOptions.ts";
 import { withSteps } from "./interval.ts";
+import { launchOptions } from "./launchOptions.ts";
 import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
 import { reportOptions } from "./reportTo.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
@@ -276,6 +277,7 @@ export const EXCLUSIVE_OPTIONS = [
   ["warmup_steps", "warmup_ratio"],
   ["epochs", "max_steps"],
   ["eval_data", "val_size"],
+  ["gpus", "cpu_ranks"],
   ...POLICY_OPTION_NAMES.map((part) => ["policy", part] as const),
 ] as const;
 
@@ -293,9 +295,12 @@ export const TrainOptions = z
     ...reportOptions,
     ...computeOptions,
     ...policyOptions,
+    ...launchOptions,
   })
   .superRefine((options, context) => {
     refuseTogether(options, EXCLUSIVE_OPTIONS, context);
+    const other = options.device === "cpu" ? "gpus" : "cpu_ranks";
+    if (options.device !== undefined) refuseTogether(options, [["device", other]], context);
     const evaluated = ["eval_data", "val_size"];
     if (options.metric !== "loss") refuseLone(options, "metric", evaluated, context);
     refuseLone(options, "early_stop_min_delta", ["early_stop"], context);

@@ -5,6 +5,8 @@ import { type Environment, textIn } from "./variables.ts";
 export const OWN_VARIABLES = {
   /** Name of the launcher, for people. */
   launcher: "LORAFIT_LAUNCHER",
+  /** Flags of the command that started the ranks, such as --gpus 4. */
+  flags: "LORAFIT_LAUNCH_FLAGS",
   /** Descriptor of rank 0's listening socket. */
   listenFd: "LORAFIT_STORE_FD",
   /** Descriptor of a pipe that closes when the launcher is gone. */

@@ -1,0 +1,36 @@
+/** Makes a process a rank: its device, its threads, and what it prints. */
+import { availableParallelism } from "node:os";
+import { UserError } from "../../errors.ts";
+import { isCard } from "../../torch/dtypes.ts";
+import { type Environment, numberIn } from "../../torch/peers/launchers/variables.ts";
+import type { PlaceOfRank } from "../../torch/peers/place.ts";
+import type { Device } from "../../torch/tensor.ts";
+
+type Local = Pick<PlaceOfRank, "localRank" | "localCount">;
+
+/**
+ * Returns the device of a rank. The rank on its machine picks the card, whichever `asked` names. A single
+ * visible card is the rank's own: Slurm shows each task its card alone.
+ */
+export function rankDevice(
+  { localRank, localCount }: Local,
+  asked: Device | undefined,
+  cards: number,
+): Device {
+  const wantsCard = asked === undefined ? cards > 0 : isCard(asked);
+  if (!wantsCard) return "cpu";
+  if (cards <= 1) return "cuda:0";
+  if (localCount <= cards) return `cuda:${localRank}`;
+  throw new UserError(`This machine has ${localCount} ranks, but ${cards} GPUs: each rank needs its own.`, {
+    fix: `Start ${cards} ranks here, or pass --device cpu.`,
+  });
+}
+
+/**
+ * Returns the CPU threads of a rank: its share of the cores, or the cores that Slurm has given it.
+ * OMP_NUM_THREADS=1, which torchrun sets for every rank, is not used.
+ */
+export function rankThreads({ localCount }: Local, env: Environment, cores = availableParallelism()): number {
+  const own = numberIn(env, "SLURM_CPUS_PER_TASK");
+  return Math.max(1, own === undefined ? Math.floor(cores / localCount) : Math.min(own, cores));
+}
