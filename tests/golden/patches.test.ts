@@ -7,11 +7,8 @@ import { imageSize } from "../../src/data/pictures/decode.ts";
 import type { ImageCompat } from "../../src/data/pictures/imageCompat.ts";
 import { gridOf } from "../../src/data/pictures/patches/patchGrid.ts";
 import { loadPatches, rasterOf } from "../../src/data/pictures/patches/patchPixels.ts";
-import {
-  normalisationOf,
-  type PatchRules,
-  readPatchRules,
-} from "../../src/data/pictures/patches/patchRules.ts";
+import { type PatchRules, readPatchRules } from "../../src/data/pictures/patches/patchRules.ts";
+import { normalisationOf } from "../../src/data/pictures/processorJson.ts";
 import { golden } from "../helpers/shared.ts";
 
 interface Case {

@@ -164,7 +164,7 @@ it("fetches inputs from the host a layer ahead where that fits and is faster", (
 });
 
 describe("solving", () => {
-  const ofOtherModels: readonly string[] = ["max-pixels"];
+  const ofOtherModels: readonly string[] = ["max-pixels", "max-tiles"];
   it.each((Object.keys(UNKNOWNS) as Unknown[]).filter((unknown) => !ofOtherModels.includes(unknown)))(
     "%s: what is found fits, and clearly more does not",
     (unknown) => {

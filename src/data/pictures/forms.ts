@@ -1,6 +1,8 @@
 /** The forms of pictures, by name. A worker thread finds the form of its pictures here. */
 import type { PictureForm } from "./form.ts";
 import { HD_TILES } from "./hdTiles/hdTiles.ts";
+import { tileForm } from "./internvlTiles/internvlTiles.ts";
+import type { TileRules } from "./internvlTiles/tileRules.ts";
 import { patchForm } from "./patches/patches.ts";
 import type { PatchRules } from "./patches/patchRules.ts";
 
@@ -8,10 +10,11 @@ import type { PatchRules } from "./patches/patchRules.ts";
 export const PICTURE_FORMS = {
   hdTiles: () => HD_TILES,
   patches: patchForm,
+  internvlTiles: tileForm,
 } as const satisfies Record<string, (rules: never) => PictureForm>;
 
 /** How a model lays out pictures: a form's name and its settings. Plain data, which a worker can have too. */
-export type PictureRules = { form: "hdTiles" } | PatchRules;
+export type PictureRules = { form: "hdTiles" } | PatchRules | TileRules;
 
 /** The rules without a model. */
 export const DEFAULT_RULES: PictureRules = { form: "hdTiles" };

@@ -6,14 +6,16 @@ import type { z } from "zod";
 import { UsageError } from "../../errors.ts";
 import { count } from "../../options.ts";
 import { HD_NUM } from "./hdTiles/hdNum.ts";
+import { MAX_TILES } from "./internvlTiles/maxTiles.ts";
 import { MAX_PIXELS } from "./patches/maxPixels.ts";
 import type { PictureLimit } from "./pictureLimit.ts";
 
 /** Every limit, by its option. */
-export const PICTURE_LIMITS = { hd_num: HD_NUM, max_pixels: MAX_PIXELS } as const satisfies Record<
-  string,
-  PictureLimit
->;
+export const PICTURE_LIMITS = {
+  hd_num: HD_NUM,
+  max_pixels: MAX_PIXELS,
+  max_tiles: MAX_TILES,
+} as const satisfies Record<string, PictureLimit>;
 
 export type LimitOption = keyof typeof PICTURE_LIMITS;
 export type LimitFlag = (typeof PICTURE_LIMITS)[LimitOption]["flag"];

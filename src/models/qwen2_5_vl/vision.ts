@@ -6,7 +6,7 @@
  */
 import type { PatchGrid } from "../../data/pictures/patches/patchGrid.ts";
 import type { PatchPicture } from "../../data/pictures/patches/patchPixels.ts";
-import { normalisationOf } from "../../data/pictures/patches/patchRules.ts";
+import { normalisationOf } from "../../data/pictures/processorJson.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
 import { fullAttention } from "../../nn/attention/kernels.ts";
 import type { Rope } from "../../nn/attention/rope.ts";

@@ -1,6 +1,7 @@
 /** The pixels of a picture in the order in which a tower of patches reads them. */
 import { decodeImage } from "../decode.ts";
 import type { DecodeSettings, PlacedPicture } from "../form.ts";
+import { cutPatches, joinPatches } from "../patchOrder.ts";
 import { type Raster, resizeBicubicPillow, resizeBicubicTorch } from "../resize.ts";
 import { pictureName } from "../source.ts";
 import { gridOf, type PatchGrid, patchGrid, tokenSide } from "./patchGrid.ts";
@@ -45,38 +46,13 @@ export function blackPatches({ rows, columns }: PatchGrid, rules: PatchRules): P
 }
 
 /** Cuts pixels into patches. */
-export function patchesOf({ width, height, pixels }: Raster, rules: PatchRules): Uint8Array {
-  const patches = new Uint8Array(pixels.length);
-  for (const { at, from } of rowsOfPatches({ width, height }, rules))
-    for (let x = 0; x < rules.patchPixels; x++)
-      for (let channel = 0; channel < 3; channel++)
-        patches[at + channel * rules.patchPixels ** 2 + x] = pixels[from + 3 * x + channel] as number;
+export function patchesOf(picture: Raster, { patchPixels, mergeSide }: PatchRules): Uint8Array {
+  const patches = new Uint8Array(picture.pixels.length);
+  cutPatches(picture, patchPixels, mergeSide, patches);
   return patches;
 }
 
 /** Puts patches together again. */
 export function rasterOf(picture: PatchPicture, rules: PatchRules): Raster {
-  const size = pixelsOf(picture, rules);
-  const pixels = new Uint8Array(picture.patches.length);
-  for (const { at, from } of rowsOfPatches(size, rules))
-    for (let x = 0; x < rules.patchPixels; x++)
-      for (let channel = 0; channel < 3; channel++)
-        pixels[from + 3 * x + channel] = picture.patches[at + channel * rules.patchPixels ** 2 + x] as number;
-  return { ...size, pixels };
-}
-
-/** Yields the rows of pixels of all patches: where a row begins among the patches, and in the picture. */
-function* rowsOfPatches(
-  { width, height }: { width: number; height: number },
-  { patchPixels: side, mergeSide }: PatchRules,
-): Generator<{ at: number; from: number }> {
-  const patchBytes = 3 * side ** 2;
-  const [rows, columns] = [height / side, width / side];
-  for (let row = 0; row < rows; row++)
-    for (let column = 0; column < columns; column++) {
-      const token = Math.floor(row / mergeSide) * (columns / mergeSide) + Math.floor(column / mergeSide);
-      const patch = token * mergeSide ** 2 + (row % mergeSide) * mergeSide + (column % mergeSide);
-      for (let y = 0; y < side; y++)
-        yield { at: patch * patchBytes + y * side, from: ((row * side + y) * width + column * side) * 3 };
-    }
+  return joinPatches(picture.patches, pixelsOf(picture, rules), rules.patchPixels, rules.mergeSide);
 }

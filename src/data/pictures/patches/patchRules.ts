@@ -3,10 +3,7 @@
  * states them.
  */
 import { z } from "zod";
-import { UserError } from "../../../errors.ts";
-
-/** Three values, for red, green and blue. */
-export type Colours = readonly [red: number, green: number, blue: number];
+import { type Colours, parseProcessorJson, Three } from "../processorJson.ts";
 
 /** How a model of the Qwen-VL line lays out pictures. Plain data. */
 export interface PatchRules {
@@ -25,9 +22,7 @@ export interface PatchRules {
   windowPixels?: number;
 }
 
-const positive = z.number().positive();
 const pixels = z.int().positive();
-const Three = z.tuple([z.number(), z.number(), z.number()]);
 
 const ProcessorJson = z.object({
   patch_size: pixels.nullish(),
@@ -37,7 +32,7 @@ const ProcessorJson = z.object({
   max_pixels: pixels.nullish(),
   size: z.object({ shortest_edge: pixels.nullish(), longest_edge: pixels.nullish() }).nullish(),
   image_mean: Three.nullish(),
-  image_std: z.tuple([positive, positive, positive]).nullish(),
+  image_std: Three.nullish(),
 });
 
 /**
@@ -46,9 +41,7 @@ const ProcessorJson = z.object({
  */
 export function readPatchRules(json: unknown, file: string, published: PatchRules): PatchRules {
   if (json === undefined) return published;
-  const parsed = ProcessorJson.safeParse(json);
-  if (!parsed.success) throw unusable(file, parsed.error.issues[0]);
-  const { data } = parsed;
+  const data = parseProcessorJson(ProcessorJson, json, file);
   return {
     form: "patches",
     patchPixels: data.patch_size ?? published.patchPixels,
@@ -59,23 +52,4 @@ export function readPatchRules(json: unknown, file: string, published: PatchRule
     std: data.image_std ?? published.std,
     ...(published.windowPixels !== undefined && { windowPixels: published.windowPixels }),
   };
-}
-
-/**
- * Returns the numbers that normalise 8-bit pixels: (v - shift) / scale in float32, as the fast processor
- * computes it. Source: transformers, image_processing_backends.py, which folds the factor 1 / 255 into both.
- */
-export function normalisationOf({ mean, std }: Pick<PatchRules, "mean" | "std">): {
-  shift: Float32Array;
-  scale: Float32Array;
-} {
-  const times255 = (values: Colours): Float32Array =>
-    Float32Array.from(values, (one) => Math.fround(one) * 255);
-  return { shift: times255(mean), scale: times255(std) };
-}
-
-function unusable(file: string, issue: z.core.$ZodIssue | undefined): UserError {
-  return new UserError(`${file}: ${issue?.path.join(".")}: ${issue?.message}.`, {
-    fix: "Download the file again; it comes with the weights.",
-  });
 }

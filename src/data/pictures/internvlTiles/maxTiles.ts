@@ -1,0 +1,31 @@
+/** The limit of pictures cut into tiles with a thumbnail: max_tiles, the most tiles. */
+import { count } from "../../../options.ts";
+import type { PictureLimit } from "../pictureLimit.ts";
+
+/** Returns the limit of a model with so many tiles in its configuration. */
+export function maxTilesLimit(usualTiles: number) {
+  return {
+    option: "max_tiles",
+    flag: "max-tiles",
+    key: "maxTiles",
+    default: usualTiles,
+    schema: count.optional().meta({
+      help: "Maximum number of tiles of 448 x 448 pixels that a picture is scaled to, for InternVL (256 tokens a tile and a thumbnail). Default: as the model's preprocessor_config.json says",
+    }),
+    help: {
+      plan: "Largest number of tiles of a picture, for InternVL. Default: as the model's preprocessor_config.json says",
+      init: "Maximum number of tiles of a picture, for InternVL. Default: as the model's preprocessor_config.json says, or the next smaller that fits.",
+    },
+    inWords: "--max-tiles tiles",
+    lower: "a lower --max-tiles for fewer image tiles",
+    *below(limit: number) {
+      for (let tiles = limit - 1; tiles >= 1; tiles--) yield tiles;
+    },
+    range: { least: 1, most: 1024 },
+    usual: [1, 4, 6, 12, 24, 40],
+    smaller: [6, 4, 2, 1].filter((tiles) => tiles < usualTiles),
+  } as const satisfies PictureLimit;
+}
+
+/** The limit as options know it, before a model is read. */
+export const MAX_TILES = maxTilesLimit(12);
