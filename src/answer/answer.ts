@@ -9,6 +9,7 @@ import type { OfficialSummary } from "./official.ts";
 import type { PlanOptions } from "./options.ts";
 import type { Way } from "./otherWays.ts";
 import type { PageFacts } from "./pageFacts.ts";
+import type { RanksSummary } from "./ranks.ts";
 import type { Solved } from "./solved.ts";
 import type { FullSummary, PlanSummary } from "./summary.ts";
 
@@ -24,6 +25,8 @@ export interface Answer {
   solved?: Solved;
   /** The official schedule at the same sizes, on a card. */
   official?: OfficialSummary;
+  /** Memory and link of several ranks, and what they buy. */
+  ranks?: RanksSummary;
   /** The attention kernel that a card will use. */
   attention?: Kernel;
   /** Plans for common cards, if neither a card nor its memory is given. */

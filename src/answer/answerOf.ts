@@ -10,6 +10,7 @@ import { officialOf } from "./official.ts";
 import { waysOut } from "./otherWays.ts";
 import { pageFactsOf } from "./pageFacts.ts";
 import { baseName, isUnlimited, type Question } from "./question.ts";
+import { ranksOf } from "./ranks.ts";
 import { type Solved, solvedOf } from "./solved.ts";
 import { fullSummaryOf, type PlanSummary, summaryOf } from "./summary.ts";
 
@@ -19,10 +20,11 @@ export interface Wanted {
   details: boolean;
   page: boolean;
   cards: boolean;
+  ranks: boolean;
 }
 
 /** A part of the work that takes a while. */
-export type PlanStage = "policy" | "official" | "cards" | "details" | "page";
+export type PlanStage = "policy" | "ranks" | "official" | "cards" | "details" | "page";
 
 /** Called as a stage begins. */
 export type TellStage = (stage: PlanStage) => void;
@@ -33,13 +35,15 @@ export function wantedBy(question: Question, isScript = false): Wanted {
   const page = html !== undefined;
   const details = explain || page;
   const isOpen = question.card !== undefined && isUnlimited(question);
-  return { alternatives: details || compare !== undefined, details, page, cards: isOpen && !isScript };
+  const ranks = question.alone !== undefined;
+  return { alternatives: details || compare !== undefined, details, page, cards: isOpen && !isScript, ranks };
 }
 
 /** Returns the stages of an answer, in their order. */
-export function stagesOf({ details, page, cards }: Wanted): PlanStage[] {
+export function stagesOf({ details, page, cards, ranks }: Wanted): PlanStage[] {
   return [
     "policy",
+    ...(ranks ? (["ranks"] as const) : []),
     "official",
     ...(cards ? (["cards"] as const) : []),
     ...(details ? (["details"] as const) : []),
@@ -66,6 +70,11 @@ export function answerOf(
     ...(solved && { solved }),
     ...(card && { attention: attentionOf(question, plan) }),
   };
+  if (wanted.ranks) {
+    tell("ranks");
+    const ranks = ranksOf(question, plan);
+    if (ranks) answer.ranks = ranks;
+  }
   tell("official");
   if (card) answer.official = officialOf(question, plan, card);
   if (!plan.fits) answer.waysOut = waysOut(question, plan);

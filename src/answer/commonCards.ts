@@ -3,7 +3,7 @@ import type { SizedWorkload } from "../plan/planner.ts";
 import { marginOf } from "../plan/roomToPlanFor.ts";
 import { fastestPlan } from "../plan/search.ts";
 import { type CardName, findDevice } from "../plan/time/cards.ts";
-import { baseName, type Question, roundedDown } from "./question.ts";
+import { baseName, type Question, roundedDown, wiringFor } from "./question.ts";
 import { type PlanSummary, summaryOf } from "./summary.ts";
 
 /** One for each amount of memory that many people have. */
@@ -37,8 +37,9 @@ export function commonCards(question: Question, workload: SizedWorkload): Common
     const card = findDevice(name);
     const budgetBytes = roundedDown(card.memoryBytes, marginOf(card));
     const limits = { ...question.limits, budgetBytes };
+    const wiring = wiringFor(question.options, card);
     const plans = planners.map((held) => {
-      const onCard = held.onCard(card);
+      const onCard = wiring ? held.onCard(card).amongRanks(0, wiring) : held.onCard(card);
       return summaryOf({ planner: onCard }, fastestPlan(onCard, workload, limits, fixed));
     });
     return { name, totalBytes: card.memoryBytes, plans };

@@ -28,7 +28,7 @@ export const PlanOptions = z.strictObject({
       help: "Device memory limit. On a CPU it is enforced as a hard cap. Default: the card's memory less --margin; on a CPU, this machine's memory",
     }),
     gpu: text.optional().meta({
-      help: 'NVIDIA card to plan for, by name: rtx-4090, "A100-SXM4-40GB MIG 3g.20gb". A run uses one card. --list-gpus shows all names',
+      help: 'NVIDIA card to plan for, by name: rtx-4090, "A100-SXM4-40GB MIG 3g.20gb". --list-gpus shows all names',
       value: "NAME",
     }),
     device: z.enum(["cuda", "cpu"]).default("cuda").meta({
@@ -45,6 +45,21 @@ export const PlanOptions = z.strictObject({
       takes: "an amount of memory, as 512MiB, or 0",
     }),
     list_gpus: z.boolean().default(false).meta({ help: "Show the cards that can be planned for" }),
+  }),
+  ...group("Several cards", {
+    gpus: count.optional().meta({
+      help: "Cards of each machine that train together, each with a process (rank) of its own. Default: 1",
+      value: "N",
+    }),
+    cpu_ranks: count.optional().meta({
+      help: "With --device cpu: ranks that share this machine's cores and memory",
+      value: "N",
+    }),
+    nodes: count.default(1).meta({ help: "Machines that train together, each with as many cards" }),
+    link: text.optional().meta({
+      help: "Link between cards, between machines, or both with a comma: nvlink, pcie4x8, ib400, 10GbE, or a rate such as 12GB/s. Default between cards: NVLink if boards of the card have it, else PCIe, with 8 lanes for GeForce; between machines: 10GbE",
+      value: "LINK",
+    }),
   }),
   ...group("Training", {
     model: text.default("4khd-7b").meta({

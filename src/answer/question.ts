@@ -11,6 +11,7 @@ import { isAnyHere, isHere, marginOf, USUAL_HOST_BYTES, usableMachineBytes } fro
 import { type Choice, knownChoice } from "../plan/time/attentionChoice.ts";
 import { calibratedSpeed } from "../plan/time/calibration.ts";
 import { type Card, cardOfMemory, findDevice } from "../plan/time/cards.ts";
+import { type Wiring, wiringOf } from "../plan/time/links/links.ts";
 import type { Speed } from "../plan/time/stepTime.ts";
 import type { Policy } from "../step/policy.ts";
 import type { DType } from "../torch/dtypes.ts";
@@ -47,6 +48,8 @@ export interface Question {
   };
   /** How that kernel was chosen. */
   timed: Choice | undefined;
+  /** Plans for one process by itself, if the question is about several ranks. */
+  alone?: Planner;
 }
 
 /** Makes what a question needs beside its options. A page that asks again and again keeps both. */
@@ -74,7 +77,9 @@ export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: Questi
   const workload = workloadOf(options, model.model);
   refuseBeyondPlans(workload);
   const speed = card ? undefined : cpuSpeed(model.dtype);
-  const planner = plannerOf({ ...model, target: card ?? "cpu" }, speed);
+  const alone = plannerOf({ ...model, target: card ?? "cpu" }, speed);
+  const wiring = wiringFor(options, card);
+  const planner = wiring ? alone.amongRanks(0, wiring) : alone;
   const timed = options.gpu === undefined ? undefined : timedAttention(planner, card, workload);
   return {
     options,
@@ -87,7 +92,17 @@ export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: Questi
     trained: familyOf(planner.config).trained(planner.config),
     fixed: { weights: options.weights, ...policyAndKernel(policyOf(options, workload), timed) },
     timed,
+    ...(wiring && { alone }),
   };
+}
+
+/** Returns how the ranks are joined that a question asks about; undefined for one process. */
+export function wiringFor(
+  { gpus, cpu_ranks, nodes, link }: Pick<PlanOptions, "gpus" | "cpu_ranks" | "nodes" | "link">,
+  card: Card | undefined,
+): Wiring | undefined {
+  const perMachine = (card ? gpus : cpu_ranks) ?? 1;
+  return perMachine * nodes > 1 ? wiringOf({ perMachine, machines: nodes, link }, card) : undefined;
 }
 
 /** The model, the device and the limits of a question about serving. */
@@ -98,6 +113,7 @@ export interface ServingQuestion extends Pick<Question, "limits" | "device" | "i
 /** Reads the options that say what is served, and where. Throws UserError for a model or card unknown. */
 export function servingQuestionOf(options: PlanOptions): ServingQuestion {
   const { gpu, memory, device } = options;
+  refuseHalfRanks(options);
   if (gpu === undefined && memory === undefined && device !== "cpu")
     throw new UsageError("--serve finds what fits in a memory, but no memory is given.", {
       fix: "Pass --gpu NAME, --memory AMOUNT or --device cpu.",
@@ -163,7 +179,9 @@ function policyAndKernel(
   return { policy: isOpen ? { ...policy, attention } : policy, attention };
 }
 
-function refuseHalfQuestions({ memory, gpu, device, solve, image_share, compare }: PlanOptions): void {
+function refuseHalfQuestions(options: PlanOptions): void {
+  const { memory, gpu, device, solve, image_share, compare } = options;
+  refuseHalfRanks(options);
   if (compare === "official" && device === "cpu")
     throw new UsageError("--compare official needs a GPU: the official recipe does not train on a CPU.", {
       fix: "Pass --gpu or --memory, and leave --device cpu out.",
@@ -177,6 +195,25 @@ function refuseHalfQuestions({ memory, gpu, device, solve, image_share, compare 
   if (solve !== undefined && solve !== "memory" && !knowsMemory)
     throw new UsageError(`--solve ${solve} finds the largest value that fits, but no memory is given.`, {
       fix: "Pass --gpu NAME or --memory AMOUNT.",
+    });
+}
+
+function refuseHalfRanks({ device, gpus, cpu_ranks, nodes, link, serve }: PlanOptions): void {
+  if (device === "cpu" && gpus !== undefined)
+    throw new UsageError(`--gpus ${gpus} counts cards, but --device cpu plans for a CPU.`, {
+      fix: `Pass --cpu-ranks ${gpus}, or leave --device cpu out.`,
+    });
+  if (device !== "cpu" && cpu_ranks !== undefined)
+    throw new UsageError(`--cpu-ranks ${cpu_ranks} counts ranks on a CPU, but the plan is for a card.`, {
+      fix: `Pass --gpus ${cpu_ranks}, or --device cpu.`,
+    });
+  if (link !== undefined && (gpus ?? cpu_ranks ?? 1) * nodes === 1)
+    throw new UsageError(`--link ${link} joins several cards, but the plan is for one.`, {
+      fix: "Pass --gpus N or --nodes N too.",
+    });
+  if (serve && (gpus ?? cpu_ranks ?? 1) * nodes > 1)
+    throw new UsageError("--serve plans a server, which uses one card.", {
+      fix: "Leave --gpus, --cpu-ranks and --nodes out.",
     });
 }
 

@@ -24,6 +24,10 @@ export interface StepTime {
   microBatchMs: number;
   /** Time of the optimizer, once a step. */
   updateMs: number;
+  /** Time to add up the gradients of all ranks, once a step; absent for one process. */
+  sumMs?: number;
+  /** Micro-batches that are computed at the same time, by different ranks; 1 if absent. */
+  atOnce?: number;
 }
 
 /** The recommended plan also says what its memory consists of. */
@@ -47,12 +51,21 @@ export interface PhaseSummary {
 export function summaryOf({ planner }: Pick<Question, "planner">, plan: SizedPlan): PlanSummary {
   const { workload, policy, fits, run, stepMs } = plan;
   const { limit } = pictureFormOf(planner.config);
-  const update = run.phases.find(({ name }) => name === UPDATE);
+  const update = run.phases.find(({ name }) => name === UPDATE)?.ops() ?? [];
+  const msOf = (isSent: boolean): number =>
+    stepTimeMs(
+      update.filter(({ collective }) => isSent === (collective !== undefined)),
+      planner.speed,
+    );
+  const { wiring } = planner;
   return {
     workload: { ...workload, [limit.key]: workload.pictureLimit }, // by both names
     ...{ policy, fits, tokens: run.tokens },
     ...{ deviceBytes: run.budgetedBytes, hostBytes: run.hostBytes },
-    time: { microBatchMs: stepMs, updateMs: update ? stepTimeMs(update.ops(), planner.speed) : 0 },
+    time: {
+      ...{ microBatchMs: stepMs, updateMs: msOf(false) },
+      ...(wiring && { sumMs: msOf(true), atOnce: wiring.count }),
+    },
   };
 }
 
@@ -78,7 +91,8 @@ export function phasesOf({ planner }: Question, { run }: SizedPlan): PhaseSummar
   });
 }
 
-const UPDATE = "update";
+/** Phase that a step has once, after its micro-batches: the sum of gradients among ranks, and the update. */
+export const UPDATE = "update";
 
 /** Returns the bytes at the device's peak by category; on a card also `context` and `allocator`. */
 export function partsOf(
@@ -99,6 +113,16 @@ export function samplesMs(
   samples: number,
 ): number {
   const { batchSize, accumulation = 1 } = workload;
+  const { microBatchMs, updateMs, sumMs = 0, atOnce = 1 } = time;
   const microBatches = Math.ceil(samples / batchSize);
-  return microBatches * time.microBatchMs + Math.ceil(microBatches / accumulation) * time.updateMs;
+  const fullSteps = Math.floor(microBatches / accumulation);
+  const rest = microBatches - fullSteps * accumulation;
+  const rounds = fullSteps * Math.ceil(accumulation / atOnce) + Math.ceil(rest / atOnce);
+  return rounds * microBatchMs + Math.ceil(microBatches / accumulation) * (sumMs + updateMs);
+}
+
+/** Milliseconds of a whole step. */
+export function wholeStepMs(plan: Pick<PlanSummary, "workload" | "time">): number {
+  const { batchSize, accumulation = 1 } = plan.workload;
+  return samplesMs(plan, batchSize * accumulation);
 }

@@ -20,7 +20,15 @@ export function trainCommand(answer: Pick<Answer, "asked" | "plan">): string {
   ]);
   if (options.policy !== undefined || options.weights !== undefined)
     flags.push("--policy", `'${JSON.stringify(answer.plan.policy)}'`);
-  return commandLine(`train ${flags.join(" ")}`);
+  return `${launcherOf(answer.asked)}${commandLine(`train ${flags.join(" ")}`)}`;
+}
+
+/** Returns what starts the ranks of several machines, to be typed on each; nothing for one machine. */
+function launcherOf({ options }: Asked): string {
+  const { nodes, gpus = 1, cpu_ranks } = options;
+  if (nodes === 1) return "";
+  const ranks = cpu_ranks ?? gpus;
+  return `torchrun --no-python --nnodes ${nodes} --nproc-per-node ${ranks} --rdzv-backend c10d --rdzv-endpoint HOST:29500 `;
 }
 
 /** Returns the options of trainCommand as a configuration, with a fixed policy in it. */
@@ -52,7 +60,14 @@ export function trainOptionsOf({
     ...(options.head_base !== undefined && { head_base: options.head_base }),
     ...(options.vision_base !== undefined && { vision_base: options.vision_base }),
     ...(options.device === "cpu" && { device: "cpu" }),
+    ...ranksHere(options),
   };
+}
+
+/** Returns the option that starts several ranks on one machine. */
+function ranksHere({ nodes, gpus = 1, cpu_ranks = 1 }: Asked["options"]): Record<string, number> {
+  if (nodes > 1) return {};
+  return { ...(gpus > 1 && { gpus }), ...(cpu_ranks > 1 && { cpu_ranks }) };
 }
 
 /** A plan that uses less of the host than this fits any machine that the model's files fit. */
@@ -62,7 +77,7 @@ const ANY_HOST_BYTES = GIB;
 function memoryOptions({ limits, options }: Asked, plan: PlanSummary): Record<string, string> {
   const { deviceBytes, hostBytes, sumBytes } = limits;
   if (deviceBytes !== undefined && sumBytes !== undefined) {
-    const { device, host } = partedSum(plan, sumBytes);
+    const { device, host } = partedSum(plan, sumBytes, options.cpu_ranks ?? 1);
     return { memory: amountOf(Math.min(deviceBytes, device)), host_memory: amountOf(host) };
   }
   const needsHost = options.host_memory !== undefined || plan.hostBytes > ANY_HOST_BYTES;
@@ -73,19 +88,21 @@ function memoryOptions({ limits, options }: Asked, plan: PlanSummary): Record<st
 }
 
 /**
- * Divides the memory that both pools of a CPU share: the host gets what the plan needs, the device the rest.
+ * Divides the memory that both pools of a CPU share: the host gets what the plan needs, the devices of all
+ * ranks the rest in equal parts.
  * The amounts are as round as leave the device enough.
  */
 function partedSum(
   { deviceBytes, hostBytes }: PlanSummary,
   sumBytes: number,
+  ranks: number,
 ): Record<"device" | "host", number> {
   for (const unit of [GIB / 10, 2 ** 20, 2 ** 10]) {
     const host = Math.round(Math.ceil(hostBytes / unit) * unit);
-    const device = Math.round(Math.floor((sumBytes - host) / unit) * unit);
+    const device = Math.round(Math.floor((sumBytes - host) / ranks / unit) * unit);
     if (device >= deviceBytes) return { device, host };
   }
-  return { device: Math.floor(sumBytes - hostBytes), host: hostBytes };
+  return { device: Math.floor((sumBytes - hostBytes) / ranks), host: hostBytes };
 }
 
 /** An amount as an option takes it, to the byte: a plan may fill it. */

@@ -11,6 +11,7 @@ import type { SizedWorkload } from "../../plan/planner.ts";
 import { commandLine } from "../../program.ts";
 import { formatDuration, table } from "../output/output.ts";
 import { comparisonText, explanation } from "./explain.ts";
+import { rankRows, ranksText } from "./ranksText.ts";
 import { besideIt, cautions, elsewhere, gib, SHOWN_BYTES, waysTable, withArticle } from "./words.ts";
 
 /** Returns what `lorafit plan` prints for people. */
@@ -21,6 +22,7 @@ export function planText(answer: Answer): string {
     "",
     facts(answer),
     ...(answer.cards ? ["", cardsText(answer)] : []),
+    ...ranksText(answer).map((line, index) => (index === 0 ? `\n${line}` : line)),
     ...notes(answer).map((line, index) => `${index === 0 ? "\n" : ""}Note: ${line}`),
     "",
     ...(answer.plan.fits ? trainLines(answer) : waysText(answer)),
@@ -87,6 +89,7 @@ function facts(answer: Answer): string {
     ["Model", modelWords(asked, plan.workload)],
     ["Sample", sampleWords(asked, plan.workload)],
     ...(cards ? [] : memoryRows(answer)),
+    ...rankRows(answer),
     ...(official ? [["Official recipe", officialWords(answer)] as const] : []),
     ...(cards ? [] : [["Time", timeWords(asked, plan)] as const]),
   ];

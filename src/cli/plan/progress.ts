@@ -5,6 +5,7 @@ import { bar, formatDuration, type Output, Pace } from "../output/output.ts";
 /** In their order. runs: dry runs that a stage usually needs. */
 const STAGES = {
   policy: { says: "looking for the fastest policy that fits", runs: 27 },
+  ranks: { says: "planning one card and several", runs: 50 },
   official: { says: "planning the official recipe", runs: 1 },
   cards: { says: "planning for common cards", runs: 90 },
   details: { says: "room to spare, and the cost of each setting", runs: 14 },

@@ -1,12 +1,12 @@
 /** The answer for scripts: one JSON value. */
 import type { Answer } from "../../answer/answer.ts";
 import { attentionWords } from "../../answer/attention.ts";
-import { samplesMs } from "../../answer/summary.ts";
+import { samplesMs, wholeStepMs } from "../../answer/summary.ts";
 import { trainCommand } from "../../answer/trainCommand.ts";
 import { misfit } from "./planText.ts";
 
 export function recordOf(answer: Answer): Record<string, unknown> {
-  const { asked, plan, solved, official, attention, alternatives, details, waysOut } = answer;
+  const { asked, plan, solved, official, attention, alternatives, details, waysOut, ranks } = answer;
   const { device, limits, options } = asked;
   return {
     fits: plan.fits,
@@ -23,6 +23,11 @@ export function recordOf(answer: Answer): Record<string, unknown> {
     ...(options.samples !== undefined && { epochMs: samplesMs(plan, options.samples) }),
     ...(device.kind === "cpu" && {
       calibration: { doubtful: device.doubt !== undefined, reason: device.doubt ?? null },
+    }),
+    ...(ranks && {
+      ranks: ranks.count,
+      ...{ perRank: ranks.perRank, linkBytes: ranks.linkBytes, wholeStepMs: wholeStepMs(plan) },
+      ...{ link: ranks.link, network: ranks.network ?? null, ways: ranks.ways },
     }),
     tokens: plan.tokens,
     policy: plan.policy,

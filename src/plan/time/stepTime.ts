@@ -68,8 +68,8 @@ export interface CardSpeed {
  * compute stream with the copies that it waits for, all copies in one direction, and issuing all calls. A
  * card's link carries both directions at once, and the host runs ahead of the card. Gathers among ranks are
  * one more queue beside the computing, because layers are gathered ahead; other collectives are waited for.
- * On a CPU one thread makes all copies, and uses its share of the cores that compute. count: number of calls
- * of the same cost.
+ * On a CPU one thread makes all copies, and uses its share of the cores that compute; ranks share the cores.
+ * count: number of calls of the same cost.
  */
 export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number {
   const { compute, fetch, store, exposed, host, gather, waited } = queuesMs(trace, speed);
@@ -77,7 +77,9 @@ export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number
   if (!isCpuSpeed(speed))
     return Math.max(compute + exposed + waited, fetch, store, link, issueMs(trace, speed));
   const copy = fetch + store;
-  return Math.max(compute + host + exposed + waited + (copy - exposed) * speed.copyShare, copy, link);
+  const sharers = speed.wiring?.perMachine ?? 1; // ranks that share the cores whose speed was measured
+  const computing = compute + host + exposed + (copy - exposed) * speed.copyShare;
+  return Math.max(computing * sharers + waited, copy * sharers, link);
 }
 
 /** Returns the bytes that a rank sends to others in these calls. */

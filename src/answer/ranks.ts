@@ -1,0 +1,91 @@
+/** Facts about several ranks: their memory, the link, and what they buy beside one card. */
+import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
+import type { Planner, SizedPlan } from "../plan/planner.ts";
+import { fastestPlan, leastMemory } from "../plan/search.ts";
+import type { Link, Wiring } from "../plan/time/links/links.ts";
+import { linkBytesOf } from "../plan/time/stepTime.ts";
+import { isUnlimited, type Question } from "./question.ts";
+import { roomFor } from "./solved.ts";
+import { type PlanSummary, summaryOf, UPDATE } from "./summary.ts";
+
+export interface RanksSummary {
+  /** Ranks of all machines. */
+  count: number;
+  perMachine: number;
+  /** Link between the cards of a machine, and between machines. */
+  link: JoiningLink;
+  network?: JoiningLink;
+  /** Memory of each rank, by rank. */
+  perRank: { peakBytes: number; hostPeakBytes: number }[];
+  /** Bytes that a rank sends to others in a step. */
+  linkBytes: number;
+  /** One process by itself, then the ways of using all ranks, if there is a limit that plans fit. */
+  ways: RanksWay[];
+}
+
+export interface JoiningLink extends Pick<Link, "name" | "bytesPerSecond" | "source"> {
+  /** Whether the user named it. */
+  isGiven: boolean;
+}
+
+/** One way of using the ranks, or one process by itself. */
+export interface RanksWay {
+  name: WayName;
+  /** The fastest plan that fits, or the leanest if none does. */
+  plan: PlanSummary;
+  /** The longest sample that fits and is of use; undefined if none fits. */
+  maxLength?: { value: number; isCapped: boolean };
+  /** The least device memory of a rank. */
+  leastBytes: number;
+}
+
+/** alone: one process. whole: each rank holds the whole base. */
+export type WayName = "alone" | "whole";
+
+/** Returns the facts about the ranks of a question; undefined for one process. */
+export function ranksOf(question: Question, plan: SizedPlan): RanksSummary | undefined {
+  const { planner, alone, options } = question;
+  const { wiring } = planner;
+  if (!wiring || !alone) return undefined;
+  const { count, perMachine, link, network } = wiring;
+  const given = (options.link ?? "").toLowerCase().split(",");
+  const joining = ({ name, bytesPerSecond, source }: Link): JoiningLink => {
+    const isGiven = given.some((text) => {
+      const word = text.trim();
+      return word === name.toLowerCase() || (word === "nvlink" && name.startsWith(word));
+    });
+    return { name, bytesPerSecond, source, isGiven };
+  };
+  return {
+    ...{ count, perMachine, link: joining(link) },
+    ...(network && { network: joining(network) }),
+    perRank: Array.from({ length: count }, () => memoryOf(plan)),
+    linkBytes: linkBytesOfStep(plan, wiring),
+    ways: isUnlimited(question) ? [] : [wayOf(question, "alone", alone), wayOf(question, "whole", planner)],
+  };
+}
+
+function memoryOf({ run }: SizedPlan): RanksSummary["perRank"][number] {
+  return { peakBytes: run.budgetedBytes, hostPeakBytes: run.host.peakBytes };
+}
+
+/** Returns the bytes that a rank sends in a step: for its micro-batches, and for the sum of gradients. */
+export function linkBytesOfStep({ run, workload }: SizedPlan, { count }: Wiring): number {
+  const microBatches = Math.ceil((workload.accumulation ?? 1) / count);
+  return run.phases.reduce((sum, phase) => {
+    const times = STEP_PHASES.includes(phase.name) ? microBatches : phase.name === UPDATE ? 1 : 0;
+    return times === 0 ? sum : sum + times * linkBytesOf(phase.ops());
+  }, 0);
+}
+
+function wayOf(question: Question, name: WayName, planner: Planner): RanksWay {
+  const { workload, limits, fixed } = question;
+  const plan = fastestPlan(planner, workload, limits, fixed);
+  const room = roomFor({ ...question, planner }, plan, "max-length");
+  return {
+    name,
+    plan: summaryOf({ planner }, plan),
+    ...(room && { maxLength: { value: room.value, isCapped: room.isCapped } }),
+    leastBytes: leastMemory(planner, workload, limits, fixed).run.budgetedBytes,
+  };
+}
