@@ -9,6 +9,7 @@ import { type PictureRules, pictureForm } from "../data/pictures/forms.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import type { Positions } from "../nn/attention/rope.ts";
+import { type Rows, rowsBetween } from "../nn/rows.ts";
 import { listOfChoices } from "../options.ts";
 import type { DType } from "../torch/dtypes.ts";
 import type { FamilyName } from "./facts.ts";
@@ -101,6 +102,19 @@ export function pictureFormOf(config: ModelConfig): PictureForm {
 /** Returns the positions of a micro-batch's rows. */
 export function positionsOf(config: ModelConfig, rows: PlacedRows): Positions {
   return familyOf(config).positions(rows);
+}
+
+/**
+ * Returns the ids that the repetition penalty counts before an answer: those of the prompt's text, or the
+ * first alone if the family's generate sees embeddings instead of ids.
+ */
+export function seenBefore(
+  config: ModelConfig,
+  ids: Int32Array,
+  pictures: readonly Rows[],
+): Iterable<number> {
+  if (!familyOf(config).penalisesPrompt) return [config.bosId];
+  return rowsBetween(pictures, ids.length).flatMap(({ start, end }) => [...ids.subarray(start, end)]);
 }
 
 /** Returns every tensor of a model's checkpoint by its official name. */

@@ -186,6 +186,8 @@ export interface Family<Config extends ModelConfig = ModelConfig> extends Family
   qkv(config: Config, kvHead: number): readonly QkvPart[];
   /** Returns the positions of rows; countedPositions counts them within each sample. */
   positions(rows: PlacedRows): Positions;
+  /** Whether the repetition penalty counts the prompt's ids, as transformers does; default false. */
+  penalisesPrompt?: boolean;
   pictures: PictureTower<Config>;
   peft: PeftNames;
   /** Modules that a checkpoint quantised in bitsandbytes' form names as left in full. */

@@ -1,6 +1,7 @@
 /** Positions of the rows of a micro-batch. */
 import type { MicroBatch } from "../data/stream/batches.ts";
 import { oneAxis, type Positions } from "../nn/attention/rope.ts";
+import type { Rows } from "../nn/rows.ts";
 
 /** The part of a micro-batch that positions depend on. */
 export type PlacedRows = Pick<MicroBatch, "sampleTokens" | "imageSlices" | "images">;
@@ -61,4 +62,34 @@ export function positionAfter({ values }: Positions): number {
 /** Returns the position of one row of text, the same along every axis. */
 export function positionOfText(position: number, { axes }: Pick<Positions, "axes">): Positions {
   return { axes, values: new Int32Array(axes).fill(position) };
+}
+
+/** Positions of a prompt's rows, and where its answer begins. */
+export interface PromptPositions {
+  prompt: Positions;
+  /** Rows of the prompt. */
+  tokens: number;
+}
+
+/** Returns the positions of some rows of a prompt with its answer. */
+export function positionsAt({ prompt, tokens }: PromptPositions, { start, end }: Rows): Positions {
+  const { axes, values } = prompt;
+  const shift = end > tokens ? positionAfter(prompt) - tokens : 0;
+  const count = end - start;
+  const at = Int32Array.from({ length: axes * count }, (_, index) => {
+    const row = start + (index % count);
+    return row < tokens ? values[Math.floor(index / count) * tokens + row]! : row + shift;
+  });
+  return { axes, values: at };
+}
+
+/** Joins the positions of several sequences, in their order. */
+export function joinedPositions(parts: readonly Positions[]): Positions {
+  const axes = parts[0]?.axes ?? 1;
+  const along = (axis: number): number[] =>
+    parts.flatMap(({ values }) => {
+      const count = values.length / axes;
+      return [...values.subarray(axis * count, (axis + 1) * count)];
+    });
+  return { axes, values: Int32Array.from(Array.from({ length: axes }, (_, axis) => along(axis)).flat()) };
 }

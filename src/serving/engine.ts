@@ -5,8 +5,10 @@ import type { PictureLoader } from "../data/stream/batches.ts";
 import { TextStream } from "../data/text/textStream.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { formatBytes, formatCount, messageOf, UserError } from "../errors.ts";
-import { pictureFormOf } from "../models/families.ts";
+import { pictureFormOf, positionsOf, seenBefore } from "../models/families.ts";
+import type { ModelConfig } from "../models/family.ts";
 import { GREEDY } from "../models/generation/sampling.ts";
+import type { PromptPositions } from "../models/positions.ts";
 import type { Model } from "../models/weights.ts";
 import { type LayerSource, layerSource } from "../step/layerWeights.ts";
 import { stopIdsOf } from "../train/planning/answerPlan.ts";
@@ -226,7 +228,12 @@ class ServingEngine implements Engine {
         maxNewTokens: request.maxNewTokens ?? Math.min(USUAL_NEW_TOKENS, left),
         stopIds: request.ignoreEos ? [] : stopIdsOf(tokenizer, model.config),
         stream: tokenizer && new TextStream(tokenizer, request.stop),
-        bosId: model.config.bosId,
+        positions: promptPositions(prompt, model.config),
+        seenIds: seenBefore(
+          model.config,
+          prompt.ids,
+          prompt.pictures.map(({ rows }) => rows),
+        ),
       },
       () => {
         sequence.aborted = true;
@@ -279,4 +286,11 @@ function noRoom(folder: string, bytes: number, roomBytes: number): Refusal {
     { fix: "Drop another adapter, or start the server with room for more adapters." },
   );
   return { kind: "noRoom", error };
+}
+
+function promptPositions({ ids, pictures }: Prompt, config: ModelConfig): PromptPositions {
+  const tokens = ids.length;
+  const imageSlices = pictures.map(({ rows }, image) => ({ ...rows, image }));
+  const images = pictures.map(({ layout }) => layout);
+  return { prompt: positionsOf(config, { sampleTokens: [tokens], imageSlices, images }), tokens };
 }

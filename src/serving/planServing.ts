@@ -2,10 +2,13 @@
  * Plans the memory of serving: the base model, adapters, the pool of keys and values, the pool of features,
  * and the largest pass beside an encoding picture. The passes themselves run on meta.
  */
-import { pictureFormOf } from "../models/families.ts";
+import { pictureFormOf, positionsOf } from "../models/families.ts";
+import type { ModelConfig } from "../models/family.ts";
 import { placeImage_ } from "../models/inputRows.ts";
 import { type Places, startFetch } from "../models/places.ts";
+import { positionsAt } from "../models/positions.ts";
 import type { Model } from "../models/weights.ts";
+import type { Positions } from "../nn/attention/rope.ts";
 import { rowCount } from "../nn/rows.ts";
 import type { Configuration } from "../plan/dryRun/configuration.ts";
 import { type DryRun, observe, type Recorder } from "../plan/dryRun/dryRun.ts";
@@ -119,7 +122,7 @@ function serveOnMeta(
   end("start", [making, take()]);
   using source = layerSource(model, way.aheadLayers);
   const pass = (): void => {
-    const slices = largestSlices(shape, way, features, adapters[0]);
+    const slices = largestSlices(shape, way, features, adapters[0], model.config);
     for (const _ of runPass({ model, source, pool }, slices));
     for (const { features: held } of slices) for (const { values } of held) values.dispose();
   };
@@ -157,7 +160,11 @@ function largestSlices(
   { chunkTokens }: ServingWay,
   features: FeaturePool,
   adapter: ServedAdapter | undefined,
+  config: ModelConfig,
 ): Slice[] {
+  const text = positionsOf(config, { sampleTokens: [1], imageSlices: [], images: [] });
+  const from = (start: number, count: number): Positions =>
+    positionsAt({ prompt: text, tokens: 1 }, { start, end: start + count });
   const last = maxTokens - 1;
   const whole = { slots: { start: 0, end: Math.max(1, last) }, users: 1 };
   const chainTo = (tokens: number): Chain => [
@@ -167,11 +174,16 @@ function largestSlices(
   const rows = Math.min(chunkTokens, maxTokens);
   const common = { chain: chainTo(last), adapter, asksLogits: true };
   const answers = Array.from({ length: maxSequences }, () => ({
-    ...{ ...common, start: last, ids: new Int32Array(1), features: [] },
+    ...{ ...common, start: last, ids: new Int32Array(1), positions: from(last, 1), features: [] },
   }));
   const values = keep(scope(() => features.rowsAt({ start: 0, end: rows })));
   const prompt = {
-    ...{ ...common, start: maxTokens - rows, ids: new Int32Array(rows) },
+    ...{
+      ...common,
+      start: maxTokens - rows,
+      ids: new Int32Array(rows),
+      positions: from(maxTokens - rows, rows),
+    },
     features: [{ rows: { start: 0, end: rows }, values }],
   };
   return rows > 1 ? [...answers, prompt] : answers;

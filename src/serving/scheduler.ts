@@ -4,6 +4,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { messageOf, UserError } from "../errors.ts";
+import { positionsAt } from "../models/positions.ts";
 import { dispose, keep, type Tensor } from "../torch/tensor.ts";
 import { chainTokens, chainUpTo, type KvSlots } from "./memory/kvPool.ts";
 import { commonRows, PrefixCache } from "./memory/prefixCache.ts";
@@ -230,6 +231,7 @@ export class Scheduler implements Disposable {
       : this.#pictures.featuresIn(sequence, { start: position, end: position + rows });
     return {
       ...{ chain, start: position, ids, features: keep(features), adapter: adapter?.served },
+      positions: positionsAt(sequence.positions, { start: position, end: position + ids.length }),
       asksLogits: position + rows >= promptTokens,
     };
   }

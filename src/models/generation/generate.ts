@@ -17,7 +17,7 @@ import { rowsOf } from "../../nn/rows.ts";
 import { keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Sequence } from "../attentionGroups.ts";
 import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "../decoder.ts";
-import { familyOf, pictureFormOf, positionsOf } from "../families.ts";
+import { familyOf, pictureFormOf, positionsOf, seenBefore } from "../families.ts";
 import type { ModelConfig } from "../family.ts";
 import { embedText, placeImage_ } from "../inputRows.ts";
 import { joinLayer } from "../join.ts";
@@ -96,7 +96,7 @@ export function* generateSteps(
   const room = roomTokens(model, prompt, maxNewTokens);
   using cache = newCache(model, prompt, maxNewTokens);
   const shift = shiftAfter(model, prompt);
-  const seen = new Set([model.config.bosId]); // the official generate(inputs_embeds) starts its ids with one
+  const seen = new Set(seenBefore(model.config, prompt.inputIds, prompt.imageSlices));
   let logits = yield* readPrompt(model, lora, prompt, cache, visionBatch);
   for (let count = 0; count < room; count++) {
     const id = chooseToken(logits, seen, sampling, randomAt(sampling.seed, 0, count));

@@ -20,6 +20,7 @@ export const QWEN2_5_VL: Family<Qwen2_5VlConfig> = {
   roles: LLAMA_ROLES,
   qkv: llamaQkv,
   positions: placedPositions,
+  penalisesPrompt: true,
   pictures: {
     assemble: assembleTower,
     encodeInto: (rows, weights, config, picture, options) =>

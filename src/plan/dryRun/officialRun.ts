@@ -6,7 +6,7 @@
  */
 
 import { familyOf, linearNames, linearShape, positionsOf } from "../../models/families.ts";
-import type { LinearName } from "../../models/family.ts";
+import type { LinearName, QkvPart } from "../../models/family.ts";
 import { embedText, placeImage_ } from "../../models/inputRows.ts";
 import { disposeModel, type LayerWeights, type Model } from "../../models/weights.ts";
 import { ropeTables } from "../../nn/attention/rope.ts";
@@ -167,11 +167,11 @@ function layerForward(h: Tensor, weights: LayerWeights, factors: LayerFactors, c
   const { config } = context.model;
   const { rmsEps } = config;
   const { roles, qkv } = familyOf(config);
-  const [packed] = qkv(config, 0);
   const linear = (x: Tensor, name: LinearName): Tensor => loraLinear(x, weights, factors, name, context);
-  const middle = h.add(
-    linear(attention(linear(rms(h, weights.attentionNorm, rmsEps), packed!.linear), context), roles.output),
-  );
+  const input = rms(h, weights.attentionNorm, rmsEps);
+  const names = new Set(qkv(config, 0).map(({ linear: name }) => name));
+  const made = new Map([...names].map((name) => [name, linear(input, name)] as const));
+  const middle = h.add(linear(attention(made, context), roles.output));
   const x = rms(middle, weights.ffnNorm, rmsEps);
   const active = linear(x, roles.gate).silu().mul(linear(x, roles.up));
   return middle.add(linear(active, roles.down));
@@ -195,17 +195,29 @@ function loraLinear(
   return y.add(x.mul(mask).linear(a).linear(b).mul(1));
 }
 
-/** Computes attention. u: (T, G * (Q+2) * D) -> (T, H * D). */
-function attention(u: Tensor, { model: { config }, rope, hasFlash }: Context): Tensor {
+/**
+ * Computes attention: (T, H * D). made: outputs of the linears that make queries, keys and values, (T, rows)
+ * each, packed by kv head if one makes them all.
+ */
+function attention(
+  made: ReadonlyMap<LinearName, Tensor>,
+  { model: { config }, rope, hasFlash }: Context,
+): Tensor {
   const { heads, kvHeads: G, headDim: D } = config;
   const Q = heads / G;
-  const T = u.shape[0]!;
-  const packed = u.view([T, G, Q + 2, D]);
+  const { qkv } = familyOf(config);
+  const headsOf = (as: QkvPart["as"]): Tensor => {
+    const { linear, rows } = qkv(config, 0).find((part) => part.as === as)!;
+    const byKvHead = made.get(linear)!.view([-1, G, made.get(linear)!.shape[1]! / G / D, D]);
+    const first = made.size === 1 ? rows.start / D : 0;
+    return byKvHead.narrow(2, first, as === "q" ? Q : 1); // (T, G, Q or 1, D)
+  };
+  const T = rope.cos.shape[0]!;
   const byHead = (x: Tensor): Tensor => x.reshape([1, T, -1, D]).transpose(1, 2); // (1, heads, T, D)
-  const query = byHead(rotated(packed.narrow(2, 0, Q), rope));
+  const query = byHead(rotated(headsOf("q"), rope));
   const repeated = (x: Tensor): Tensor => byHead(x.expand([T, G, Q, D]));
-  const key = repeated(rotated(packed.narrow(2, Q, 1), rope));
-  const value = repeated(packed.narrow(2, Q + 1, 1));
+  const key = repeated(rotated(headsOf("k"), rope));
+  const value = repeated(headsOf("v"));
   const causal = { isCausal: true };
   const [out] = hasFlash
     ? flash(query, key, value, causal)

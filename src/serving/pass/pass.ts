@@ -9,10 +9,11 @@ import { familyOf } from "../../models/families.ts";
 import { embedText } from "../../models/inputRows.ts";
 import { joinLayer } from "../../models/join.ts";
 import { onDevice } from "../../models/places.ts";
+import { joinedPositions } from "../../models/positions.ts";
 import { packedStrips, projectRows } from "../../models/projection.ts";
 import type { Model } from "../../models/weights.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
-import { oneAxis, ropeTables } from "../../nn/attention/rope.ts";
+import { type Positions, ropeTables } from "../../nn/attention/rope.ts";
 import { frozenProduct } from "../../nn/frozen/frozen.ts";
 import { linearForward, type RowInfo } from "../../nn/linear.ts";
 import { rmsNorm } from "../../nn/norm.ts";
@@ -41,6 +42,8 @@ export interface Slice {
   start: number;
   /** (n) token ids; any id in rows of pictures. */
   ids: Int32Array;
+  /** Of the n rows. */
+  positions: Positions;
   /** Features of pictures, (rows, C), by their rows within the slice. */
   features: readonly { rows: Rows; values: Tensor }[];
   adapter: ServedAdapter | undefined;
@@ -108,7 +111,7 @@ function placeSlices(slices: readonly Slice[]): Placed[] {
 
 function sharedOf(placed: readonly Placed[], model: Model, pool: KvPool, owner: Owner): Shared {
   const { config, dtype, device } = model;
-  const positions = placed.flatMap(({ rows, start }) => countedFrom(start, rowCount(rows)));
+  const positions = joinedPositions(placed.map(({ slice }) => slice.positions));
   const slots = placed.flatMap(({ rows, start, chain }) =>
     slotsOf(chain, { start, end: start + rowCount(rows) }).flatMap((range) =>
       countedFrom(range.start, rowCount(range)),
@@ -119,7 +122,7 @@ function sharedOf(placed: readonly Placed[], model: Model, pool: KvPool, owner: 
     adapters: adapterRows(placed),
     attention: planAttention(placed),
     info: { place: 0, ploraRows: pictureRows(placed).map(({ rows }) => rows) },
-    rope: owner.own(scope(() => ropeTables(oneAxis(Int32Array.from(positions)), config, { dtype, device }))),
+    rope: owner.own(scope(() => ropeTables(positions, config, { dtype, device }))),
     slots: owner.own(pool.slotTensor(slots)),
   };
 }

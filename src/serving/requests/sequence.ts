@@ -4,6 +4,7 @@ import { randomAt } from "../../data/stream/random.ts";
 import type { TextStream } from "../../data/text/textStream.ts";
 import type { UserError } from "../../errors.ts";
 import { chooseToken, type Sampling } from "../../models/generation/sampling.ts";
+import type { PromptPositions } from "../../models/positions.ts";
 import { type Rows, rowCount } from "../../nn/rows.ts";
 import type { ServedAdapter } from "../adapters.ts";
 import type { Features } from "../memory/featurePool.ts";
@@ -33,7 +34,9 @@ export interface SequenceOptions {
   maxNewTokens: number;
   stopIds: readonly number[];
   stream: TextStream | undefined;
-  bosId: number;
+  positions: PromptPositions;
+  /** Ids that the repetition penalty counts before the answer. */
+  seenIds: Iterable<number>;
 }
 
 export class Sequence {
@@ -41,8 +44,9 @@ export class Sequence {
   readonly adapter: NamedAdapter | undefined;
   readonly events: EventQueue<ServeEvent>;
   readonly promptKeys: RowKeys;
+  readonly positions: PromptPositions;
   readonly #options: SequenceOptions;
-  /** Ids that the repetition penalty counts; the official generate(inputs_embeds) starts them with bos. */
+  /** Ids that the repetition penalty counts. */
   readonly #seen: Set<number>;
   readonly #answer: number[] = [];
 
@@ -67,7 +71,8 @@ export class Sequence {
     this.prompt = options.prompt;
     this.promptKeys = options.promptKeys;
     this.adapter = options.adapter;
-    this.#seen = new Set([options.bosId]);
+    this.#seen = new Set(options.seenIds);
+    this.positions = options.positions;
     this.events = new EventQueue(onLeave);
   }
 
