@@ -2,14 +2,11 @@
 import { stringify } from "yaml";
 import { limitOption } from "../data/pictures/limits.ts";
 import { GIB, writtenBytes } from "../errors.ts";
-import { PRESETS, pictureFormOf } from "../models/families.ts";
+import { pictureFormOf, publishedModel } from "../models/families.ts";
 import { commandLine, quoted } from "../program.ts";
 import { DEFAULT_RECIPE } from "../train/options/recipes.ts";
 import type { Answer, Asked } from "./answer.ts";
 import type { PlanSummary } from "./summary.ts";
-
-/** The model that a command names for the preset, as `lorafit pull` downloads it. */
-const OFFICIAL_MODEL = "internlm/internlm-xcomposer2-4khd-7b";
 
 /** Returns the `lorafit train` line that does what was planned. It spells out a fixed policy. */
 export function trainCommand(answer: Pick<Answer, "asked" | "plan">): string {
@@ -45,7 +42,7 @@ export function trainOptionsOf({
   const { options } = asked;
   const { workload } = plan;
   return {
-    model: options.model in PRESETS ? OFFICIAL_MODEL : options.model,
+    model: publishedModel(options.model)?.repository ?? options.model,
     data: "data.txt",
     ...(options.recipe !== DEFAULT_RECIPE && { recipe: options.recipe }),
     lora_r: workload.rank,

@@ -30,7 +30,7 @@ export function checkTensors(
   ].filter((fault) => fault !== undefined);
   if (faults.length === 0) return;
   throw new UserError(`${checkpoint.place}: its tensors are not those of the model.\n${faults.join("\n")}`, {
-    fix: "Check that config.json and weights belong together and are those of InternLM-XComposer2-4KHD.",
+    fix: "Check that config.json and weights belong together, and that lorafit supports the model.",
   });
 }
 

@@ -29,6 +29,12 @@ export const PRESETS: Record<string, ModelConfig> = Object.assign(
   ...Object.values(FAMILIES).map(({ presets }) => presets),
 );
 
+/** Returns the published model that a preset stands for; undefined for another name. */
+export function publishedModel(preset: string): { name: string; repository: string } | undefined {
+  const config = PRESETS[preset];
+  return config && familyOf(config).published(preset);
+}
+
 /** Returns the family of a model. */
 export function familyOf({ family }: Pick<ModelConfig, "family">): Family {
   const known = FAMILIES[family];

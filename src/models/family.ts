@@ -6,7 +6,7 @@
  * "Adding a family", lists what a folder needs.
  */
 
-import type { ModulePrefix } from "../checkpoint/adapter/moduleNames.ts";
+import type { AdapterKeys, ModulePrefix } from "../checkpoint/adapter/moduleNames.ts";
 import type { ModelFolder } from "../checkpoint/folder.ts";
 import type { PictureLayout } from "../data/pictures/form.ts";
 import type { PictureRules } from "../data/pictures/forms.ts";
@@ -118,9 +118,6 @@ export interface TrainedSizes {
   pictureLimit: number;
 }
 
-/** Which names of modules PEFT's adapters have: as transformers has them now, and as it had them once. */
-export type AdapterKeys = "newest" | "older";
-
 /** How PEFT names the modules of a family's decoder. */
 export interface PeftNames {
   prefix: Record<AdapterKeys, ModulePrefix>;
@@ -153,6 +150,8 @@ export interface FamilyFacts<Config extends ModelConfig = ModelConfig> {
   recognises(config: Record<string, unknown>): boolean;
   /** Models that can be planned without a checkpoint. */
   presets: Record<string, Config>;
+  /** Returns the name of a preset's model in messages, and its repository on the Hugging Face hub. */
+  published(preset: string): { name: string; repository: string };
   trained(config: Config): TrainedSizes;
   /** The linears of a decoder layer, each a LoRA target, in their order everywhere. */
   linearNames: readonly LinearName[];

@@ -3,7 +3,12 @@
  * PEFT form.
  */
 
-import { findWeight, type ModulePrefix, peftName } from "../checkpoint/adapter/moduleNames.ts";
+import {
+  type AdapterKeys,
+  findWeight,
+  type ModulePrefix,
+  peftName,
+} from "../checkpoint/adapter/moduleNames.ts";
 import { firstMatches } from "../checkpoint/adapter/patterns.ts";
 import type { Adapter } from "../checkpoint/adapter/peft.ts";
 import { quoted } from "../checkpoint/faults.ts";
@@ -18,7 +23,7 @@ import type { Device, DType } from "../torch/dtypes.ts";
 import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { familyOf, linearNames, linearShape, tensorsOf } from "./families.ts";
-import type { AdapterKeys, LinearName, ModelConfig } from "./family.ts";
+import type { LinearName, ModelConfig } from "./family.ts";
 
 /** The two factors of a module: a, (R, in), and b, (out, R). */
 export const FACTORS = ["a", "b"] as const;

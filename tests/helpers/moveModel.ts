@@ -27,8 +27,14 @@ export function moveModel_(model: Model, places: Places): void {
     return moved.part;
   };
   model.layers = model.layers.map((layer) => move(layer, before.layers, places.layers));
+  if (model.head === model.embeddings) model.head = copied(model.head);
   model.embeddings = move(model.embeddings, before.embeddings, places.embeddings);
   model.head = move(model.head, before.head, places.head);
   model.vision = move(model.vision, before.vision, places.vision);
   model.places = places;
+}
+
+/** Returns a copy of a tied head, which can then lie elsewhere than the embeddings. */
+function copied<T>(part: T): T {
+  return mapTensors(part, (x) => category("weights", () => keep(scope(() => x.clone()))));
 }

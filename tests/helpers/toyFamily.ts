@@ -182,6 +182,7 @@ const TOY: Family = {
   title: "Toy",
   recognises: ({ model_type: type }) => type === "toy",
   presets: {},
+  published: (name) => ({ name, repository: name }),
   trained: ({ maxPositions }) => ({ maxLength: maxPositions, pictureLimit: 4096 }),
   linearNames: Object.keys(LINEARS),
   targets: "self_attn|mlp",

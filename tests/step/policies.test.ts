@@ -10,6 +10,7 @@ import { memoryStats } from "../../src/torch/device.ts";
 import type { DType } from "../../src/torch/dtypes.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 import { moveModel_ } from "../helpers/moveModel.ts";
+import { POLICIES } from "../helpers/policyCases.ts";
 import {
   randomBatch,
   randomLora,
@@ -30,109 +31,6 @@ const batch = randomBatch(config, [
   { textTokens: 530 },
 ]);
 let reference: ReturnType<typeof referenceStep>;
-
-/** Policies that use every option, alone and together. */
-const POLICIES: Record<string, unknown> = {
-  default: {},
-  "two head groups": { headGroups: 2 },
-  "attention by products, of the last layer's last rows alone": { attention: "products" },
-  "attention by products, in groups and tiles, from the host": {
-    attention: "products",
-    attentionInput: "recomputed",
-    headGroups: 2,
-    mlpTileTokens: 512,
-    reuseAttention: false,
-    plora: "folded",
-    layers: [{ count: 4, boundary: "host" }],
-  },
-  "attention by products, all kept": { attention: "products", layers: [{ count: 4, keep: "all" }] },
-  "MLP tiles": { mlpTileTokens: 512 },
-  "small loss chunks": { lossChunkTokens: 3 },
-  "one tile of vision at a time": { visionBatchTiles: 1 },
-  "attention recomputed twice": { reuseAttention: false },
-  "attention's input recomputed": { attentionInput: "recomputed", headGroups: 2, mlpTileTokens: 77 },
-  "PLoRA merged": { plora: "merged" },
-  "PLoRA merged, in tiles and groups": { plora: "merged", mlpTileTokens: 512, headGroups: 2 },
-  "PLoRA folded": { plora: "folded" },
-  "PLoRA folded, in tiles and groups": {
-    plora: "folded",
-    mlpTileTokens: 512,
-    headGroups: 2,
-    attentionInput: "recomputed",
-  },
-  "PLoRA folded, all kept, the rest on the host": {
-    plora: "folded",
-    layers: [{ count: 4, keep: "all" }],
-    embeddings: "host",
-    head: "host",
-    vision: "host",
-  },
-  "PLoRA folded, and merged for text": { plora: "folded-merged" },
-  "PLoRA folded, and merged for text in tiles and groups": {
-    plora: "folded-merged",
-    mlpTileTokens: 512,
-    headGroups: 2,
-    layers: [{ count: 1 }, { count: 3, boundary: "none" }],
-  },
-  "PLoRA merged, all kept": { plora: "merged", layers: [{ count: 4, keep: "all" }] },
-  "boundaries on the host": { layers: [{ count: 4, boundary: "host" }] },
-  "boundaries from the host one layer ahead": {
-    boundaryAhead: true,
-    mlpTileTokens: 512,
-    layers: [{ count: 4, boundary: "host" }],
-  },
-  "some boundaries from the host one layer ahead": {
-    boundaryAhead: true,
-    layers: [
-      { count: 1, boundary: "host" },
-      { count: 1, boundary: "none" },
-      { count: 1, boundary: "host", keep: "middle" },
-      { count: 1, boundary: "host" },
-    ],
-  },
-  "every second boundary": { layers: [1, 2].flatMap(() => [{ count: 1 }, { count: 1, boundary: "none" }]) },
-  "one boundary": { layers: [{ count: 1 }, { count: 3, boundary: "none" }] },
-  "MLP inputs kept": { layers: [{ count: 4, keep: "middle" }] },
-  "attention kept": { layers: [{ count: 4, keep: "attention" }] },
-  "all kept": { layers: [{ count: 4, keep: "all" }] },
-  "weights streamed": { weights: { source: "streamed" } },
-  "weights streamed, none ahead": { weights: { source: "streamed", aheadLayers: 0 } },
-  "weights streamed, all ahead": {
-    weights: { source: "streamed", aheadLayers: 9 },
-    layers: [{ count: 1 }, { count: 3, boundary: "none" }],
-  },
-  "embeddings on the host": { embeddings: "host" },
-  "head on the host": { head: "host" },
-  "vision tower on the host": { vision: "host" },
-  "the smallest working set": {
-    headGroups: 2,
-    mlpTileTokens: 512,
-    lossChunkTokens: 7,
-    visionBatchTiles: 1,
-    attentionInput: "recomputed",
-    reuseAttention: false,
-    layers: [{ count: 1, boundary: "host" }],
-    weights: { source: "streamed", aheadLayers: 0 },
-    embeddings: "host",
-    head: "host",
-    vision: "host",
-  },
-  "all of it": {
-    plora: "merged",
-    attentionInput: "recomputed",
-    weights: { source: "streamed", aheadLayers: 2 },
-    headGroups: 2,
-    mlpTileTokens: 512,
-    lossChunkTokens: 7,
-    reuseAttention: false,
-    layers: [
-      { count: 1, boundary: "host" },
-      { count: 1, boundary: "none" },
-      { count: 1, keep: "attention" },
-      { count: 1, boundary: "host", keep: "all" },
-    ],
-  },
-};
 
 beforeAll(() => {
   scope(() => {

@@ -6,6 +6,11 @@
 /** The parts of PEFT's names before "layers.N": of models of several parts, newer and older, and others. */
 export const PREFIXES = ["model.language_model.", "language_model.model.", "model."] as const;
 
+/** Which names of modules an adapter has: as transformers has them now, or as it had them once. */
+export const ADAPTER_KEYS = ["newest", "older"] as const;
+
+export type AdapterKeys = (typeof ADAPTER_KEYS)[number];
+
 export type ModulePrefix = (typeof PREFIXES)[number];
 
 /** The prefix of a model whose modules are named like those of a text model. */

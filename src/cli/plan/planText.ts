@@ -5,7 +5,7 @@ import type { Solved } from "../../answer/solved.ts";
 import { type PlanSummary, samplesMs } from "../../answer/summary.ts";
 import { trainCommand } from "../../answer/trainCommand.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
-import { PRESETS, pictureFormOf } from "../../models/families.ts";
+import { pictureFormOf, publishedModel } from "../../models/families.ts";
 import { DIALOGUE_TOKENS } from "../../plan/dryRun/batchShapes.ts";
 import type { SizedWorkload } from "../../plan/planner.ts";
 import { commandLine } from "../../program.ts";
@@ -97,7 +97,7 @@ function facts(answer: Answer): string {
 }
 
 export function modelWords({ model, options }: Asked, { rank }: SizedWorkload): string {
-  const name = options.model in PRESETS ? "InternLM-XComposer2-4KHD" : options.model;
+  const name = publishedModel(options.model)?.name ?? options.model;
   const vision = model.visionBase === "bf16" ? "" : `, ${model.visionBase} vision tower`;
   return `${name}, ${model.base} base${vision}, LoRA rank ${formatCount(rank)}`;
 }

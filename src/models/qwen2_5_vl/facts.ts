@@ -13,6 +13,10 @@ export const QWEN2_5_VL_FACTS = {
   title: "Qwen2.5-VL",
   recognises: ({ model_type: type }) => type === "qwen2_5_vl",
   presets: PRESETS,
+  published: (preset) => {
+    const name = `Qwen2.5-VL-${preset.split("-").at(-1)!.toUpperCase()}`;
+    return { name, repository: `Qwen/${name}-Instruct` };
+  },
   trained: ({ maxPositions }) => ({
     maxLength: Math.min(maxPositions, TRAINED_TOKENS),
     pictureLimit: TRAINED_PIXELS,

@@ -1,4 +1,6 @@
 /** Qwen2.5-VL as a model family. */
+import { chatMl, QWEN2_5_VL_CHAT } from "../../data/samples/chatMl.ts";
+import { loadBpeTokenizer } from "../../data/text/bpeTokenizer.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_ROLES, llamaQkv } from "../llamaDecoder.ts";
 import { placedPositions } from "../positions.ts";
@@ -12,7 +14,7 @@ import { assembleTower, type TowerWeights } from "./visionWeights.ts";
 export const QWEN2_5_VL: Family<Qwen2_5VlConfig> = {
   ...QWEN2_5_VL_FACTS,
   readConfig: readQwen2_5VlConfig,
-  tokenizer: async () => undefined,
+  tokenizer: (folder) => loadBpeTokenizer(folder, (tokens) => chatMl(tokens, QWEN2_5_VL_CHAT)),
   tensors,
   names: NAMES,
   officialName,

@@ -90,7 +90,7 @@ export function towerStates(
 function encodingOf(config: Qwen2_5VlConfig, picture: Picture, options: EncodeOptions): Encoding {
   const { windowPixels, patchPixels, mergeSide, layers } = config.vision;
   const order = windowOrder(picture, Math.floor(windowPixels / mergeSide / patchPixels));
-  const tileTokens = options.visionBatch * UNIT_TOKENS;
+  const tileTokens = Math.ceil(options.visionBatch * UNIT_TOKENS); // a test may take less than a unit
   const tiles = Math.ceil(picture.tokens / tileTokens);
   return {
     ...{ config, picture, order, tileTokens, options, merged: mergeSide ** 2 },
@@ -217,15 +217,12 @@ function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encodi
   const patches = picture.tokens * merged;
   const tiles = tilesOf(patches, tileTokens * merged);
   using keysAndValues = keep(scope(() => empty([patches, 2, H, W / H], options)));
-  const [ofQueries, ofOthers] = [
-    { start: 0, end: W },
-    { start: W, end: 3 * W },
-  ].map((rows) => affineRows(layer.qkv, rows)) as [AffineLinear, AffineLinear];
   yield* forEachTile(
     tiles,
     encoding,
     (tile) => {
       const into = rowsOf(keysAndValues, tile);
+      const ofOthers = affineRows(layer.qkv, { start: W, end: 3 * W });
       const x = rmsNorm(rowsOf(hidden, tile), layer.norm1);
       const flat = into.view([rowCount(tile), 2 * W]).copy_(ofOthers.bias);
       addFrozenProduct_(flat, x, ofOthers.weight);
@@ -241,6 +238,7 @@ function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encodi
   yield* forEachTile(tiles, encoding, (tile) => {
     const rows = rowsOf(hidden, tile);
     scope(() => {
+      const ofQueries = affineRows(layer.qkv, { start: 0, end: W });
       const query = affine(rmsNorm(rows, layer.norm1), ofQueries).view([rowCount(tile), 1, H, -1]);
       rotateWide_(query, ropeOf(encoding, tile));
       const out = fullAttention(query.permute([1, 2, 0, 3]), key, value); // (1, H, t, D)

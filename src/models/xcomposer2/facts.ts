@@ -12,6 +12,10 @@ export const XCOMPOSER_FACTS = {
   title: "InternLM-XComposer2",
   recognises: ({ model_type: type }) => type === undefined || /^internlm(2|_?xcomposer2)$/.test(String(type)),
   presets: PRESETS,
+  published: () => ({
+    name: "InternLM-XComposer2-4KHD",
+    repository: "internlm/internlm-xcomposer2-4khd-7b",
+  }),
   trained: ({ maxPositions }) => ({ maxLength: maxPositions, pictureLimit: TRAINED_TILES }),
   linearNames: XCOMPOSER_LINEARS,
   targets: OFFICIAL_TARGETS,

@@ -42,7 +42,7 @@ export interface Slice {
   start: number;
   /** (n) token ids; any id in rows of pictures. */
   ids: Int32Array;
-  /** Of the n rows. */
+  /** Positions of the n rows. */
   positions: Positions;
   /** Features of pictures, (rows, C), by their rows within the slice. */
   features: readonly { rows: Rows; values: Tensor }[];

@@ -9,7 +9,15 @@ import type { TrialPlan } from "./trialPlan.ts";
 
 /** Options that change neither memory nor the number of steps. */
 const OF_NO_WEIGHT = new Set([
-  ...["learning_rate", "lora_alpha", "lora_rslora", "lr_schedule", "warmup_steps", "warmup_ratio"],
+  ...[
+    "learning_rate",
+    "lora_alpha",
+    "lora_rslora",
+    "adapter_keys",
+    "lr_schedule",
+    "warmup_steps",
+    "warmup_ratio",
+  ],
   ...["weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"],
   ...["save_every", "keep_checkpoints", "output", "resume"],
 ]);

@@ -325,9 +325,9 @@ function loraOf(
   held: { device: Device; gradients: Gradients; copies: DType | undefined },
 ): Lora {
   const folder = checkpoint?.folder ?? options.adapter;
-  const dropout = options.lora_dropout;
+  const { lora_dropout: dropout, adapter_keys: keys } = options;
   if (folder !== undefined) {
-    return scope(() => loraFromAdapter(config, readAdapter(folder), { ...held, dropout }));
+    return scope(() => loraFromAdapter(config, readAdapter(folder), { ...held, dropout, keys }));
   }
   return createLora(config, {
     rank: options.lora_r,
@@ -336,6 +336,7 @@ function loraOf(
     targets: options.lora_targets,
     seed: options.seed,
     dropout,
+    keys,
     ...held,
   });
 }

@@ -4,6 +4,7 @@
  * finetune_lora.sh), except rank and learning rate: see recipes.ts.
  */
 import { z } from "zod";
+import { ADAPTER_KEYS } from "../../checkpoint/adapter/moduleNames.ts";
 import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
 import { IMAGE_COMPATS } from "../../data/pictures/imageCompat.ts";
 import { limitShape } from "../../data/pictures/limits.ts";
@@ -169,6 +170,9 @@ export const loraOptions = group("LoRA", {
       takes: "names of linears, or regular expressions",
       alias: ["lora_target_modules"],
     }),
+  adapter_keys: z.enum(ADAPTER_KEYS).default("newest").meta({
+    help: "Names of modules in the adapter's files: newest as transformers has them from 4.52 on, older as before.",
+  }),
   lora_rslora: z
     .boolean()
     .default(false)

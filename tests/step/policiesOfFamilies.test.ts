@@ -1,0 +1,95 @@
+/** Each further family has the loss and gradients of plain autograd under every policy of the shared table. */
+import { afterAll, describe, expect, it } from "vitest";
+import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
+import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
+import { ON_DEVICE } from "../../src/models/places.ts";
+import { disposeModel, type Model } from "../../src/models/weights.ts";
+import { rowsOf } from "../../src/nn/rows.ts";
+import { Policy, placesOf, ploraOf } from "../../src/step/policy.ts";
+import { trainStep } from "../../src/step/step.ts";
+import { memoryStats } from "../../src/torch/device.ts";
+import { dispose, keep, scope } from "../../src/torch/tensor.ts";
+import { moveModel_ } from "../helpers/moveModel.ts";
+import { POLICIES } from "../helpers/policyCases.ts";
+import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
+import { randomPatchBatch, smallQwen } from "../helpers/randomPatches.ts";
+import { referenceStep } from "../helpers/reference.ts";
+
+const SAMPLES = [
+  {
+    textTokens: 41,
+    pictures: [
+      [3, 5],
+      [2, 2],
+    ],
+  },
+  { textTokens: 7, labelTokens: 1 },
+  { textTokens: 530, pictures: [[1, 9]] },
+] as const;
+
+/** The families, with sizes that differ from one another in all that a family may decide. */
+const MODELS = {
+  "Qwen2.5-VL": smallQwen(),
+  "Qwen2.5-VL with a tied head": smallQwen({
+    tiedHead: true,
+    heads: 6,
+    kvHeads: 2,
+    headDim: 12,
+    axisOfPair: [0, 0, 1, 1, 2, 2],
+  }),
+};
+
+describe.each(Object.entries(MODELS))("%s", (_, config) => {
+  const models = { apart: randomModel(config), folded: randomModel(config, { folded: true }) };
+  const lora = randomLora(config, { dtype: "float64" });
+  const batch = randomPatchBatch(config, SAMPLES);
+  const decoderInput = (model: Model): ReturnType<typeof embedText> => {
+    const hidden = embedText(model, batch.inputIds);
+    for (const { start, end, image } of batch.imageSlices)
+      runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
+    return hidden;
+  };
+  const reference = keep(scope(() => referenceStep(models.apart, lora, batch, decoderInput(models.apart))));
+  afterAll(() => {
+    dispose(reference);
+    disposeLora(lora);
+    for (const model of Object.values(models)) disposeModel(model);
+  });
+
+  it.each(Object.keys(POLICIES))("has the loss and gradients of plain autograd: %s", (name) => {
+    const policy = Policy.parse(POLICIES[name]);
+    const model = ploraOf(policy).folded ? models.folded : models.apart;
+    moveModel_(model, placesOf(policy));
+    zeroGradients(lora);
+    const before = memoryStats("cpu").liveBytes;
+    const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+    expect(memoryStats("cpu").liveBytes).toBe(before);
+    moveModel_(model, ON_DEVICE);
+    expect(Math.abs(loss - reference.loss)).toBeLessThan(1e-9);
+    for (const [module, { a, b }] of lora.modules) {
+      const [gradA, gradB] = ["a", "b"].map((factor) => reference.gradients.get(`${module}.${factor}`)!);
+      expect(relativeDifference(a.gradient!, gradA!), module).toBeLessThan(1e-9);
+      expect(relativeDifference(b.gradient!, gradB!), module).toBeLessThan(1e-9);
+    }
+  });
+
+  it.each(["int8", "nf4", "fp8"] as const)(
+    "streams a base in %s with the gradients of a resident one",
+    (base) => {
+      const model = randomModel(config, { dtype: "float32", base, visionBase: base });
+      const own = randomLora(config);
+      const [resident, streamed] = [{}, { weights: { source: "streamed" }, vision: "host" }].map((given) => {
+        const policy = Policy.parse(given);
+        moveModel_(model, placesOf(policy));
+        zeroGradients(own);
+        runToEnd(trainStep(model, own, batch, policy, { lossScale: 1 }));
+        return keep(scope(() => [...own.modules.values()].map(({ a }) => a.gradient!.clone())));
+      });
+      for (const [index, gradient] of resident!.entries())
+        expect(relativeDifference(streamed![index]!, gradient)).toBeLessThan(1e-6);
+      dispose([resident, streamed]);
+      disposeLora(own);
+      disposeModel(model);
+    },
+  );
+});
