@@ -10,7 +10,7 @@ import { lcg } from "./randomModel.ts";
 
 const PUBLISHED = PRESETS["qwen2.5-vl-7b"];
 
-/** Returns the sizes of a Qwen2.5-VL with a few thousand parameters: heads of 8 dims, windows of 4 x 4 tokens. */
+/** Returns the sizes of a Qwen2.5-VL with a few thousand parameters, and windows of 4 x 4 tokens. */
 export function smallQwen(
   overrides: Partial<Omit<Qwen2_5VlConfig, "vision">> & { vision?: Partial<Qwen2_5VlConfig["vision"]> } = {},
 ): Qwen2_5VlConfig {

@@ -1,4 +1,4 @@
-/** Each further family has the loss and gradients of plain autograd under every policy of the shared table. */
+/** Further families have the loss and gradients of plain autograd under every policy of the shared table. */
 import { afterAll, describe, expect, it } from "vitest";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
