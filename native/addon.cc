@@ -11,15 +11,20 @@
 #include "allocators.h"
 #include "autograd.h"
 #include "card_memory.h"
+#include "collectives.h"
 #include "copies.h"
 #include "cpu_kernels.h"
 #include "cuda.h"
 #include "dispatch.h"
+#include "jobs.h"
+#include "meeting.h"
 #include "memory.h"
 #include "meta_kernels.h"
+#include "moves.h"
 #include "nvrtc.h"
 #include "tensors.h"
 #include "trace.h"
+#include "watch.h"
 
 namespace lorafit {
 namespace {
@@ -78,6 +83,7 @@ napi_value guarded(napi_env env, napi_callback_info info) {
   try {
     const Arguments arguments(env, info);
     name = arguments.name();
+    count_call();
     return Body(arguments);
   } catch (const PendingException&) {
   } catch (const OperatorError& error) {
@@ -225,6 +231,26 @@ constexpr Export kExports[] = {
     {"loopLevel", guarded<loop_level>},
     {"multipliesBfloat16", guarded<multiplies_bfloat16>},
     {"panelColumns", guarded<panel_columns>},
+    {"openStore", guarded<open_store>},
+    {"connectStore", guarded<connect_store>},
+    {"storePort", guarded<store_port>},
+    {"storeSet", guarded<store_set>},
+    {"storeGet", guarded<store_get>},
+    {"storeHas", guarded<store_has>},
+    {"storeDelete", guarded<store_delete>},
+    {"closeStore", guarded<close_store>},
+    {"countTurn", guarded<count_turn>},
+    {"openGroup", guarded<open_group>},
+    {"closeGroup", guarded<close_group>},
+    {"startCollective", guarded<start_collective>},
+    {"waitCollective", guarded<wait_collective>},
+    {"collectiveArrival", guarded<collective_arrival>},
+    {"pendingCollectives", guarded<pending_collectives>},
+    {"startWatch", guarded<start_watch>},
+    {"failWatch", guarded<fail_watch>},
+    {"failNow", guarded<fail_now>},
+    {"leaveWatch", guarded<leave_watch>},
+    {"lostWords", guarded<lost_words>},
 };
 
 } // namespace
@@ -242,6 +268,8 @@ NAPI_MODULE_INIT() {
     lorafit::install_allocators();
     lorafit::register_meta_kernels();
     lorafit::stop_copies_with(env);
+    lorafit::stop_jobs_with(env);
+    lorafit::stop_watches_with(env);
     c10::GradMode::set_enabled(false);
   } catch (const std::exception& error) {
     napi_throw_error(env, nullptr, error.what());

@@ -88,6 +88,46 @@ export interface Native {
   loopLevel(level?: LoopLevel): LoopLevel;
   multipliesBfloat16(): boolean;
   panelColumns(): number;
+  openStore(
+    host: string,
+    port: number,
+    serves: boolean,
+    listenFd: number,
+    timeoutMs: number,
+    rank: number,
+    count: number,
+    prefix: string,
+  ): Promise<Handle>;
+  connectStore(store: Handle): Promise<Handle>;
+  storePort(store: Handle): number;
+  storeSet(store: Handle, key: string, value: Uint8Array): Promise<void>;
+  storeGet(
+    store: Handle,
+    keys: readonly string[],
+    what: string,
+    patienceMs: number,
+  ): Promise<Uint8Array<ArrayBuffer>[]>;
+  storeHas(store: Handle, key: string): Promise<boolean>;
+  storeDelete(store: Handle, key: string): Promise<void>;
+  closeStore(store: Handle): void;
+  countTurn(): void;
+  openGroup(
+    store: Handle,
+    address: string,
+    threads: number,
+    timeoutMs: number,
+    checks: boolean,
+  ): Promise<Handle>;
+  closeGroup(group: Handle): void;
+  startCollective(group: Handle, kind: number, to: unknown, from: unknown, root: number): Handle;
+  waitCollective(collective: Handle): void;
+  collectiveArrival(collective: Handle): Promise<void>;
+  pendingCollectives(): number;
+  startWatch(store: Handle, host: string, limitMs: number, onLost: (words: string) => void): Promise<void>;
+  failWatch(store: Handle, reason: string): void;
+  failNow(store: Handle, reason: string): void;
+  leaveWatch(store: Handle, graceMs: number): Promise<void>;
+  lostWords(store: Handle, graceMs: number): Promise<string>;
 }
 
 export const native = loadAddon() as Native;

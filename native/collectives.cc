@@ -1,0 +1,404 @@
+#include "collectives.h"
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include <cstring>
+#include <deque>
+#include <thread>
+
+#include "group.h"
+#include "handles.h"
+#include "jobs.h"
+
+namespace lorafit {
+namespace {
+
+using std::chrono::milliseconds;
+
+/** Gloo's own limit. The watch ends waits long before, so this limit must never be the first. */
+constexpr milliseconds kNever = std::chrono::hours(24 * 7);
+/** Time for the watch to find out which rank is gone, after a connection to one has failed. */
+constexpr milliseconds kGrace = std::chrono::seconds(20);
+
+constexpr std::array<const char*, 4> kNames{"sum", "gather", "exchange", "broadcast"};
+
+/** Returns the tensor's bytes as a tensor that owns nothing: Gloo's threads let go of it at any time. */
+at::Tensor lent_bytes(const at::Tensor& tensor, size_t part, size_t parts) {
+  const size_t bytes = tensor.nbytes() / parts;
+  return at::from_blob(
+      static_cast<char*>(tensor.mutable_data_ptr()) + part * bytes, {static_cast<int64_t>(bytes)}, at::kByte);
+}
+
+/** Gloo, by c10d. It takes no memory for what it moves, except small segments that sums go through. */
+class GlooCarrier final : public Carrier {
+ public:
+  GlooCarrier(const StorePtr& store, const Meeting& meeting, const std::string& interface, int threads, milliseconds timeout)
+      : size_(meeting.count) {
+    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    options->threads = threads;
+    const bool is_address = interface.find_first_of(".:") != std::string::npos;
+    options->devices.push_back(
+        is_address ? c10d::ProcessGroupGloo::createDeviceForHostname(interface)
+                   : c10d::ProcessGroupGloo::createDeviceForInterface(interface));
+    gloo_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store, meeting.rank, meeting.count, options);
+    gloo_->setTimeout(kNever);
+  }
+
+  ~GlooCarrier() override {
+    if (!can_close()) static_cast<void>(gloo_.release()); // its threads wait for other ranks for ever
+  }
+
+  bool can_close() const override { return *under_way_ == 0; }
+
+  std::shared_ptr<const c10::Event> start(const Request& request, const c10::Event*, Ended ended) override {
+    auto works = works_of(request);
+    const auto state = std::make_shared<State>(works.size(), std::move(ended));
+    ++*under_way_;
+    for (const auto& work : works) {
+      work->getFuture()->addCallback([state, under_way = under_way_](c10::ivalue::Future& future) {
+        if (!state->end_one(future.hasError() ? future.exception_ptr() : nullptr)) return;
+        --*under_way;
+        state->ended(state->error);
+      });
+    }
+    return nullptr;
+  }
+
+ private:
+  using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+
+  /** Works that make up one collective. */
+  struct State {
+    State(size_t left, Ended ended) : left(left), ended(std::move(ended)) {}
+    /** Returns whether it was the last one. */
+    bool end_one(const std::exception_ptr& failure) {
+      const std::lock_guard lock(mutex);
+      if (failure && !error) error = failure;
+      return --left == 0;
+    }
+    std::mutex mutex;
+    size_t left;
+    std::exception_ptr error;
+    const Ended ended;
+  };
+
+  std::vector<WorkPtr> works_of(const Request& request) {
+    switch (request.kind) {
+      case Kind::kSum: {
+        std::vector<at::Tensor> lent{at::from_blob(
+            request.to.mutable_data_ptr(), {request.to.numel()}, request.to.scalar_type())};
+        return {gloo_->allreduce(lent)};
+      }
+      case Kind::kGather: return gather(request);
+      case Kind::kExchange: {
+        at::Tensor to = lent_bytes(request.to, 0, 1), from = lent_bytes(request.from, 0, 1);
+        std::vector<int64_t> equal;
+        return {gloo_->alltoall_base(to, from, equal, equal)};
+      }
+      case Kind::kBroadcast: return {broadcast(lent_bytes(request.to, 0, 1), request.root)};
+    }
+    return {};
+  }
+
+  /** Gloo's own gather goes through a copy of the result. A broadcast from each rank, in place, does not. */
+  std::vector<WorkPtr> gather(const Request& request) {
+    const at::Tensor own = lent_bytes(request.to, gloo_->getRank(), size_);
+    std::memmove(own.mutable_data_ptr(), request.from.const_data_ptr(), own.nbytes());
+    std::vector<WorkPtr> works;
+    for (int rank = 0; rank < size_; ++rank) works.push_back(broadcast(lent_bytes(request.to, rank, size_), rank));
+    return works;
+  }
+
+  WorkPtr broadcast(const at::Tensor& lent, int root) {
+    std::vector<at::Tensor> tensors{lent};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    return gloo_->broadcast(tensors, options);
+  }
+
+  const int size_;
+  const std::shared_ptr<std::atomic<int>> under_way_ = std::make_shared<std::atomic<int>>(0);
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo_;
+};
+
+/** A collective that was started. Its tensors are released on the JavaScript thread, at a known time. */
+struct Collective {
+  Request request;
+  std::string what; // "sum 17 of float32[3]"
+  std::shared_ptr<Meeting> meeting;
+  std::optional<c10::Event> computed; // on a card: the work queued before it
+  // Under the meeting's mutex:
+  bool started = false;
+  bool done = false;
+  std::exception_ptr error;
+  bool peer_failed = false; // the error is one of a connection
+  std::shared_ptr<const c10::Event> carried; // on a card: its end
+
+  void end(const std::exception_ptr& failure, bool by_peer = true) {
+    if (failure && by_peer) meeting->suspects = true;
+    meeting->change([&] {
+      error = failure;
+      peer_failed = by_peer;
+      started = done = true;
+    });
+  }
+};
+using CollectivePtr = std::shared_ptr<Collective>;
+
+void start(Carrier& carrier, const CollectivePtr& collective) noexcept {
+  if (collective->request.to.numel() == 0) return collective->end(nullptr);
+  try {
+    auto carried = carrier.start(
+        collective->request, collective->computed ? &*collective->computed : nullptr,
+        [collective](const std::exception_ptr& error) { collective->end(error); });
+    collective->meeting->change([&] {
+      collective->started = true;
+      collective->carried = std::move(carried);
+    });
+  } catch (...) {
+    collective->end(std::current_exception());
+  }
+}
+
+/**
+ * The debug mode: a thread that compares each collective with those of the other ranks before it starts.
+ * Gloo would end the process or compute nonsense where they differ.
+ */
+class Checker {
+ public:
+  Checker(StorePtr store, std::shared_ptr<Meeting> meeting)
+      : store_(std::move(store)), meeting_(std::move(meeting)), thread_([this] { run(); }) {}
+
+  /** Ends the thread; call after the meeting is closed or lost. */
+  ~Checker() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      work_.notify_all();
+    }
+    thread_.join();
+  }
+
+  void add(Carrier& carrier, CollectivePtr collective) {
+    const std::lock_guard lock(mutex_);
+    waiting_.emplace_back(&carrier, std::move(collective));
+    work_.notify_all();
+  }
+
+ private:
+  void run() {
+    while (true) {
+      std::unique_lock lock(mutex_);
+      work_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+      if (waiting_.empty()) return;
+      auto [carrier, collective] = std::move(waiting_.front());
+      waiting_.pop_front();
+      lock.unlock();
+      try {
+        compare(collective->what);
+      } catch (...) {
+        collective->end(std::current_exception(), /*by_peer=*/false);
+        continue;
+      }
+      lorafit::start(*carrier, collective);
+    }
+  }
+
+  void compare(const std::string& what) {
+    TORCH_CHECK(difference_.empty(), difference_);
+    std::vector<std::string> keys;
+    const auto key = [](uint64_t number, int rank) { return c10::str("check/", number, "/", rank); };
+    for (int rank = 0; rank < meeting_->count; ++rank) keys.push_back(key(number_, rank));
+    store_->set(keys[meeting_->rank], std::vector<uint8_t>(what.begin(), what.end()));
+    wait_for_keys(*store_, *meeting_, keys);
+    const auto all = store_->multiGet(keys);
+    if (number_ > 0) store_->deleteKey(key(number_ - 1, meeting_->rank)); // all have read it
+    ++number_;
+    for (int rank = 1; rank < meeting_->count; ++rank) {
+      if (all[rank] == all[0]) continue;
+      const auto text = [](const std::vector<uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); };
+      difference_ = c10::str(
+          "ranks start different collectives: rank ", rank, " ", text(all[rank]), ", rank 0 ", text(all[0]));
+      TORCH_CHECK(false, difference_);
+    }
+  }
+
+  const StorePtr store_;
+  const std::shared_ptr<Meeting> meeting_;
+  std::string difference_;
+  uint64_t number_ = 0;
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::deque<std::pair<Carrier*, CollectivePtr>> waiting_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+struct Group {
+  std::shared_ptr<Meeting> meeting;
+  std::map<c10::DeviceType, std::unique_ptr<Carrier>> carriers;
+  std::unique_ptr<Checker> checker; // ends before the carriers
+};
+
+SlotTable<std::shared_ptr<Group>>& groups() {
+  static auto* table = new SlotTable<std::shared_ptr<Group>>;
+  return *table;
+}
+
+SlotTable<CollectivePtr>& collectives() {
+  static auto* table = new SlotTable<CollectivePtr>;
+  return *table;
+}
+
+Group& to_group(napi_env env, napi_value value) {
+  const auto* found = groups().find(to_double(env, value, "group"));
+  TORCH_CHECK(found, "the group of ranks was closed");
+  return **found;
+}
+
+CollectivePtr to_collective(const Arguments& arguments) {
+  const auto* found = collectives().find(to_double(arguments.env, arguments[0], "collective"));
+  TORCH_CHECK(found, "the collective was waited for already");
+  return *found;
+}
+
+/** Returns "float32[2, 3]": a tensor's description without its device, which differs between ranks. */
+std::string shape_of(const at::Tensor& tensor) {
+  const std::string text = describe(tensor);
+  return text.substr(0, text.rfind(' '));
+}
+
+std::string what_of(const Request& request, uint64_t number) {
+  std::string text = c10::str(kNames.at(static_cast<size_t>(request.kind)), " ", number, " of ", shape_of(request.to));
+  if (request.kind == Kind::kBroadcast) text += c10::str(" from rank ", request.root);
+  return text;
+}
+
+/** Throws an error of the carrier, or rather the watch's words on which rank is gone, if they come soon. */
+[[noreturn]] void raise(const Collective& collective) {
+  const std::string lost = collective.meeting->lost_words(collective.peer_failed ? kGrace : milliseconds(0));
+  TORCH_CHECK(lost.empty(), lost);
+  TORCH_CHECK(false, collective.what, ": ", words_of(collective.error));
+}
+
+/** Blocks until a collective is done, on a card until it is queued. */
+void await(const Collective& collective) {
+  collective.meeting->wait([&] { return collective.done || (collective.started && collective.carried); });
+  if (collective.error) raise(collective);
+}
+
+/** Frees the tensors, unless Gloo may still write to them: the group is lost then, and the process ends. */
+void let_go(const CollectivePtr& collective) {
+  bool done = false;
+  collective->meeting->change([&] { done = collective->done || collective->carried; });
+  if (done) collective->request = {};
+  else new CollectivePtr(collective);
+}
+
+} // namespace
+
+napi_value open_group(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  const Connection connection = to_connection(env, arguments[0]);
+  const std::string interface = to_string(env, arguments[1], "interface");
+  const int threads = static_cast<int>(to_int(env, arguments[2], "threads"));
+  const milliseconds timeout(to_int(env, arguments[3], "timeoutMs"));
+  const bool checks = to_bool(env, arguments[4], "checks");
+  return in_thread(env, [=]() -> Settle {
+    auto group = std::make_shared<Group>();
+    group->meeting = connection.meeting;
+    group->carriers[c10::kCPU] = std::make_unique<GlooCarrier>(
+        c10::make_intrusive<c10d::PrefixStore>("gloo", connect_again(connection).store), *connection.meeting,
+        interface, threads, timeout);
+    if (checks)
+      group->checker = std::make_unique<Checker>(connect_again(connection).store, connection.meeting);
+    return [group](napi_env env) { return from_double(env, groups().insert(group)); };
+  });
+}
+
+napi_value close_group(const Arguments& arguments) {
+  const double handle = to_double(arguments.env, arguments[0], "group");
+  to_group(arguments.env, arguments[0]).meeting->close();
+  groups().erase(handle);
+  return undefined_value(arguments.env);
+}
+
+napi_value start_collective(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  Group& group = to_group(env, arguments[0]);
+  auto collective = std::make_shared<Collective>();
+  Request& request = collective->request;
+  request.kind = static_cast<Kind>(to_int(env, arguments[1], "kind"));
+  request.to = to_tensor(env, arguments[2], "to");
+  if (type_of(env, arguments[3]) != napi_undefined) request.from = to_tensor(env, arguments[3], "from");
+  request.root = static_cast<int>(to_int(env, arguments[4], "root"));
+  collective->meeting = group.meeting;
+  if (request.to.is_meta()) {
+    collective->started = collective->done = true;
+    return from_double(env, collectives().insert(std::move(collective)));
+  }
+  const auto carrier = group.carriers.find(request.to.device().type());
+  TORCH_CHECK(carrier != group.carriers.end(), "this group of ranks has no way to move ", describe(request.to));
+  group.meeting->check_open();
+  collective->what = what_of(request, ++group.meeting->collectives);
+  group.meeting->begin(collective->what);
+  if (!request.to.is_cpu()) {
+    collective->computed.emplace(request.to.device().type());
+    collective->computed->record(
+        c10::impl::VirtualGuardImpl(request.to.device().type()).getStream(request.to.device()));
+  }
+  if (group.checker) group.checker->add(*carrier->second, collective);
+  else start(*carrier->second, collective);
+  return from_double(env, collectives().insert(std::move(collective)));
+}
+
+napi_value wait_collective(const Arguments& arguments) {
+  const CollectivePtr collective = to_collective(arguments);
+  collectives().erase(to_double(arguments.env, arguments[0], "collective"));
+  Meeting& meeting = *collective->meeting;
+  ++meeting.awaited;
+  meeting.blocked = true;
+  const auto unblock = [&] {
+    --meeting.awaited;
+    meeting.blocked = false;
+  };
+  try {
+    await(*collective);
+  } catch (...) {
+    unblock();
+    let_go(collective);
+    throw;
+  }
+  unblock();
+  if (collective->carried) {
+    const c10::Device card = collective->request.to.device();
+    collective->carried->block(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
+  }
+  let_go(collective);
+  return undefined_value(arguments.env);
+}
+
+napi_value collective_arrival(const Arguments& arguments) {
+  return in_thread(arguments.env, [collective = to_collective(arguments)]() -> Settle {
+    Meeting& meeting = *collective->meeting;
+    ++meeting.awaited;
+    try {
+      await(*collective);
+      if (collective->carried) collective->carried->synchronize();
+      if (collective->carried) meeting.check_open(); // a collective that was called off leaves garbage
+    } catch (...) {
+      --meeting.awaited;
+      throw;
+    }
+    --meeting.awaited;
+    return nullptr;
+  });
+}
+
+napi_value pending_collectives(const Arguments& arguments) {
+  return from_double(arguments.env, static_cast<double>(collectives().live()));
+}
+
+} // namespace lorafit
