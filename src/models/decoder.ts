@@ -27,10 +27,15 @@ import { scope, type Tensor } from "../torch/tensor.ts";
 import {
   addGroupInner_,
   askedRows,
+  exchanged,
   forEachGroup,
+  forEachShare,
+  freeExchanged,
   type HeadGroup,
+  type HeadShare,
   headGroups,
   type Sequence,
+  stackedShares,
 } from "./attentionGroups.ts";
 import {
   addInnerGradients_,
@@ -64,7 +69,7 @@ export type KeptAttention = GroupOutput[];
 /** Outputs of gate and up, (t, F) each, tile by tile. */
 export type KeptMlp = Gates[];
 
-/** out: (R, G * Q * D), the rows of the group that are needed. */
+/** A group's attention, of the heads of this rank. out: (R, G * Q * D), the rows that are needed. */
 interface GroupOutput {
   out: Tensor;
   state: AttentionState;
@@ -100,10 +105,13 @@ export function attentionForward_(
     const outer = zeroLowRank(y.shape[0]!, wo, info, h);
     const forwardGroup = (group: HeadGroup): GroupOutput => {
       const output = groupForward(x, inner, qkv, group, sequence, keptAs);
-      const part = inputSlice(wo, group.outColumns);
-      beforeWrite?.();
-      addBaseProduct_(y, output.out, part, info.ploraRows);
-      addGroupInner_(outer, output.out, part, info);
+      const addShare = ({ outColumns }: HeadShare, out: Tensor): void => {
+        const part = inputSlice(wo, outColumns);
+        beforeWrite?.();
+        addBaseProduct_(y, out, part, info.ploraRows);
+        addGroupInner_(outer, out, part, info);
+      };
+      scope(() => forEachShare(group, exchanged(output.out, sequence), addShare));
       return output;
     };
     const groups = headGroups(sequence);
@@ -136,22 +144,28 @@ export function attentionBackward_(
     const z = wo.lora && zeros([dOutput.shape[0]!, wo.lora.a.shape[0]!], dy); // (R, rank)
     const dz = wo.lora && dOutput.mm(wo.lora.b).mul_(wo.lora.scale); // (R, rank)
     const dzPlora = apart.map((rows) => rowsOf(dOutput, rows).mm(wo.plora!.b)); // (|I|, rank) each
-    forEachGroup(headGroups(sequence), (group, index) => {
-      const { out, state } = kept?.[index] ?? groupForward(x, inner, qkv, group, sequence);
-      const part = inputSlice(wo, group.outColumns);
+    const shareGradient = (out: Tensor, { outColumns }: HeadShare): Tensor => {
+      const part = inputSlice(wo, outColumns);
       const dOut = baseGradient(dOutput, part, info.ploraRows); // (R, G * Q * D)
       forEachPart(apart, rowCount, (rows, range) => {
         rowsOf(dOut, rows).addmm_(dzPlora[range]!, part.plora!.a, { alpha: wo.plora!.scale });
       });
       if (part.lora && dz) addLoraInnerGradients_({ dx: dOut, inner: z }, dz, out, part.lora, info.place);
+      return dOut;
+    };
+    forEachGroup(headGroups(sequence), (group, index) => {
+      const { out, state } = kept?.[index] ?? groupForward(x, inner, qkv, group, sequence);
+      const gradients = (): Tensor => stackedShares(group, exchanged(out, sequence), shareGradient);
+      const dOut = scope(() => exchanged(scope(gradients), sequence));
       const du = attendBackward_(dOut, state, sequence.rope, sequence.shape);
+      freeExchanged(sequence, dOut, out, state.kernel.out);
       addProjectionGradients_({ dx, dInner }, du, inner, qkv, group, sequence);
     });
     if (wo.lora?.gradB && z) addProduct_(wo.lora.gradB, dOutput.t(), z, wo.lora.scale);
     forEachTile(input.tokens, sequence, (tile) => {
       const h = input.rows(tile);
       const dxRows = rowsOf(dx, tile);
-      if (dInner.size > 0) addInnerGradients_(dxRows, dInner, x.rows(tile, h), qkv, tile);
+      if (dInner.size > 0) addInnerGradients_(dxRows, dInner, x.rows(tile, h), qkv, tile, sequence);
       addRmsNormGradient_(rowsOf(dy, tile), dxRows, h, layer.attentionNorm);
     });
   });
@@ -248,7 +262,7 @@ function attentionParts(
   };
 }
 
-/** Projects the group's heads, and attends. */
+/** Projects the group's heads, and attends to those of this rank. */
 function groupForward(
   x: NormalizedInput,
   inner: Inner,

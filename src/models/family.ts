@@ -102,6 +102,11 @@ export interface EncodeOptions {
   device: Device;
   /** Units of a picture that are encoded at a time. */
   visionBatch: number;
+  /**
+   * The units to encode, a range of the picture's. Rows of other units are left alone; rows of no unit, such
+   * as separators, belong to the first unit. Default: all.
+   */
+  units?: Rows | undefined;
 }
 
 /** The weights that make image tokens of pictures: a record of tensors that only its family reads. */
@@ -129,6 +134,11 @@ export interface PeftNames {
 export interface PictureTower<Config extends ModelConfig = ModelConfig> {
   /** Reads the weights that make image tokens; base: the precision of their linears. */
   assemble(config: Config, reader: PlacedReader, base: Base | undefined): PictureWeights;
+  /**
+   * Whether `encodeInto` can encode some units without the others, so that ranks share a picture. Otherwise a
+   * picture is one rank's, and `units` is never given. Default: false.
+   */
+  unitsApart?: boolean;
   /**
    * Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields
    * with no scope open.

@@ -43,14 +43,16 @@ export function embedText({ embeddings, places, device, dtype }: Model, inputIds
 }
 
 /**
- * Writes the image tokens of a picture into its rows, (tokens, C), with a tower on the device. Yields after
- * each batch of tiles.
+ * Writes the image tokens of a picture, or of some of its units, into its rows, (tokens, C), with a tower on
+ * the device. Yields after each batch of tiles.
  */
 export function placeImage_(
   rows: Tensor,
   { vision, config, dtype, device }: Model,
   picture: PictureLayout,
   visionBatch: number,
+  units?: Rows,
 ): Generator<{ done: number; total: number }, void> {
-  return familyOf(config).pictures.encodeInto(rows, vision, config, picture, { dtype, device, visionBatch });
+  const options = { dtype, device, visionBatch, units };
+  return familyOf(config).pictures.encodeInto(rows, vision, config, picture, options);
 }

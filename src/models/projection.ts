@@ -19,11 +19,11 @@ import {
   zeroLowRank,
 } from "../nn/linear.ts";
 import { type RmsNorm, rmsNorm, rmsNormInto } from "../nn/norm.ts";
-import { columnsOf, forEachPart, type RowSource, type Rows, rowCount, rowsOf } from "../nn/rows.ts";
+import { columnsOf, forEachPart, type RowSource, type Rows, rowCount, rowsOf, shifted } from "../nn/rows.ts";
 import { empty } from "../torch/create.ts";
 import { type Category, category } from "../torch/device.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
-import type { HeadGroup, Sequence } from "./attentionGroups.ts";
+import { exchanged, type HeadGroup, type Sequence } from "./attentionGroups.ts";
 import type { LinearName, QkvPart } from "./family.ts";
 import { forEachTile, type MlpRows, tileInfo } from "./tiles.ts";
 
@@ -99,9 +99,10 @@ export function addInnerGradients_(
   x: Tensor,
   qkv: Linears,
   tile: Rows,
+  { first = 0 }: Pick<Sequence, "first">,
 ): void {
   for (const [name, gradient] of dInner)
-    addLoraInnerGradients_({ dx }, rowsOf(gradient, tile), x, qkv.get(name)!.lora!, tile.start);
+    addLoraInnerGradients_({ dx }, rowsOf(gradient, tile), x, qkv.get(name)!.lora!, first + tile.start);
 }
 
 /** Rows of the input from which the same outputs are made, and these outputs. */
@@ -109,7 +110,7 @@ interface Band {
   rows: Rows;
   seen: MlpRows;
   columns: number;
-  strips: Strip[];
+  strips: PlacedStrip[];
 }
 
 /** Rows of a linear, and the columns that they make. */
@@ -119,19 +120,28 @@ interface Strip {
   columns: Rows;
 }
 
+/** A strip of a group that several ranks share. */
+interface PlacedStrip extends Strip {
+  /** First row of the rank's part in the group's outputs. */
+  firstRow: number;
+}
+
 /**
  * Returns the packed heads of all rows; or queries of the rows that are needed, and keys with values of all
  * rows.
  */
-function bandsOf(heads: Rows, sequence: Sequence, tokens: number): Band[] {
+function bandsOf(group: HeadGroup, sequence: Sequence, tokens: number): Band[] {
   const { asked } = sequence;
   const all = { start: 0, end: tokens };
-  if (!asked) return [{ rows: all, seen: sequence, ...stripsOf(heads, sequence, ["q", "k", "v"]) }];
-  const last = { start: asked.first, end: tokens };
-  return [
-    { rows: last, seen: asked, ...stripsOf(heads, sequence, ["q"]) },
-    { rows: all, seen: sequence, ...stripsOf(heads, sequence, ["k", "v"]) },
-  ];
+  const band = (rows: Rows, seen: MlpRows, parts: readonly QkvPart["as"][]): Band => {
+    const ofRanks = group.map(({ heads }) => stripsOf(heads, sequence, parts));
+    const strips = ofRanks.flatMap((own, rank) =>
+      own.strips.map((strip) => ({ ...strip, firstRow: rank * rowCount(rows) })),
+    );
+    return { rows, seen, columns: ofRanks[0]!.columns, strips };
+  };
+  if (!asked) return [band(all, sequence, ["q", "k", "v"])];
+  return [band({ start: asked.first, end: tokens }, asked, ["q"]), band(all, sequence, ["k", "v"])];
 }
 
 /**
@@ -142,7 +152,7 @@ function stripsOf(
   heads: Rows,
   { qkv, shape: { Q, D } }: Pick<Sequence, "qkv" | "shape">,
   parts: readonly QkvPart["as"][],
-): Pick<Band, "columns" | "strips"> {
+): { columns: number; strips: Strip[] } {
   const strips: Strip[] = [];
   let column = 0;
   for (let head = heads.start; head < heads.end; head++) {
@@ -161,40 +171,44 @@ function stripsOf(
   return { columns: column, strips };
 }
 
-/** Returns a group's queries, keys and values; their memory counts as asked for. */
+/**
+ * Returns a group's queries, keys and values; their memory counts as asked for. Of a group that several ranks
+ * share, all rows of the rank's own heads.
+ */
 export function project(
   x: NormalizedInput,
   inner: Inner,
   qkv: Linears,
-  { heads }: HeadGroup,
+  group: HeadGroup,
   sequence: Sequence,
   keptAs: Category,
 ): Projected {
   const { dtype, device } = sequence.rope.cos;
-  const made = bandsOf(heads, sequence, x.tokens).map(({ rows, seen, columns, strips }) => {
-    const u = category(keptAs, () => empty([rowCount(rows), columns], { dtype, device }));
+  const projectBand = ({ rows, seen, columns, strips }: Band): Tensor => {
+    const u = category(keptAs, () => empty([group.length * rowCount(rows), columns], { dtype, device }));
     const parts = strips.map((strip) => ({
       ...strip,
       part: outputSlice(qkv.get(strip.linear)!, strip.rows),
     }));
     forEachTile(rowCount(rows), { ...seen, mlpTileTokens: x.tileTokens }, (tile) => {
       const input = x.rows(shifted(tile, rows.start));
-      const into = rowsOf(u, tile);
-      forEachStrip(parts, ({ linear, columns: own, part }) => {
+      forEachStrip(parts, ({ linear, columns: own, part, firstRow }) => {
+        const into = rowsOf(u, shifted(tile, firstRow));
         const ofBand = lowRankRows(inner.get(linear)!, sequence.ploraRows, rows);
         const ofTile = lowRankRows(ofBand, seen.ploraRows, tile);
         linearInto_(columnsOf(into, own), input, part, tileInfo(seen, tile), ofTile);
       });
     });
-    return u;
-  });
+    return category(keptAs, () => exchanged(u, sequence));
+  };
+  const made = bandsOf(group, sequence, x.tokens).map((band) => scope(() => projectBand(band)));
   return made as [Tensor] | [Tensor, Tensor];
 }
 
 /** Returns the strips that make the queries, keys and values of all heads, packed. */
 export function packedStrips(
   sequence: Pick<Sequence, "kvHeads" | "qkv" | "shape">,
-): Pick<Band, "columns" | "strips"> {
+): ReturnType<typeof stripsOf> {
   return stripsOf({ start: 0, end: sequence.kvHeads }, sequence, ["q", "k", "v"]);
 }
 
@@ -219,7 +233,7 @@ export function projectRows(
 }
 
 /**
- * Adds to dx, (T, C), and dInner the gradients that follow from du, the gradient of a group's projection.
+ * Adds to dx, (T, C), and dInner the gradients that follow from du, the gradient of what `project` returned.
  * LoRA's gradients accumulate.
  */
 export function addProjectionGradients_(
@@ -227,15 +241,19 @@ export function addProjectionGradients_(
   du: Projected,
   inner: Inner,
   qkv: Linears,
-  { heads }: HeadGroup,
+  group: HeadGroup,
   sequence: Sequence,
 ): void {
-  bandsOf(heads, sequence, dx.shape[0]!).forEach(({ rows, seen, strips }, band) => {
+  bandsOf(group, sequence, dx.shape[0]!).forEach(({ rows, seen, strips }, band) => {
     scope(() => {
+      const duRows = exchanged(du[band]!, sequence);
       const dxRows = rowsOf(dx, rows);
       forEachStrip(strips, (strip) => {
         const part = outputSlice(qkv.get(strip.linear)!, strip.rows);
-        const own = columnsOf(du[band]!, strip.columns);
+        const own = columnsOf(
+          rowsOf(duRows, shifted({ start: 0, end: rowCount(rows) }, strip.firstRow)),
+          strip.columns,
+        );
         const { lora } = inner.get(strip.linear)!;
         if (part.lora && lora) {
           const dLora = rowsOf(dInner.get(strip.linear)!, rows);
@@ -256,8 +274,4 @@ function forEachStrip<S extends Strip>(strips: readonly S[], body: (strip: S) =>
       scope(() => body(strip));
     },
   );
-}
-
-function shifted({ start, end }: Rows, by: number): Rows {
-  return { start: start + by, end: end + by };
 }

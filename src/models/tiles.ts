@@ -53,18 +53,24 @@ export function lastRows(
   return { ploraRows: clipRows(ploraRows, { start: first, end: tokens }), mlpTileTokens, plora, first };
 }
 
-/** Returns some rows, (n) ascending, of a micro-batch as an MLP sees them. */
-export function pickRows({ ploraRows, mlpTileTokens, plora }: MlpRows, picked: Int32Array): MlpRows {
+/**
+ * Returns some of the rows as an MLP sees them. chosen: (n) ascending, counted from the first of the rows.
+ */
+export function pickRows(
+  { ploraRows, mlpTileTokens, plora, first = 0 }: MlpRows,
+  chosen: Int32Array,
+): MlpRows {
   const before = (row: number): number => {
-    let [low, high] = [0, picked.length];
+    let [low, high] = [0, chosen.length];
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (picked[middle]! < row) low = middle + 1;
+      if (chosen[middle]! < row) low = middle + 1;
       else high = middle;
     }
     return low;
   };
   const left = ploraRows.map(({ start, end }) => ({ start: before(start), end: before(end) }));
+  const picked = first === 0 ? chosen : chosen.map((row) => first + row);
   return { ploraRows: joined(left.filter(({ start, end }) => start < end)), mlpTileTokens, plora, picked };
 }
 

@@ -45,6 +45,11 @@ export function tilesOf(rows: number, tileRows: number): Rows[] {
   }));
 }
 
+/** Returns the range `by` rows further on. */
+export function shifted({ start, end }: Rows, by: number): Rows {
+  return { start: start + by, end: end + by };
+}
+
 /** Returns a view of rows; x: (T, ...). */
 export function rowsOf(x: Tensor, { start, end }: Rows): Tensor {
   return x.narrow(0, start, end - start);

@@ -6,6 +6,7 @@ import type { Place } from "../models/places.ts";
 import type { Base } from "../models/precision/bases.ts";
 import { storedUnfolded } from "../models/weights.ts";
 import type { QuantizedPrecision } from "../nn/frozen/storedNames.ts";
+import { refuseUnevenHeads } from "../step/ownRows.ts";
 import { holdsFolded, layerPolicies, type Policy, ploraOf } from "../step/policy.ts";
 import { abilitiesOf } from "../torch/device.ts";
 import { plannedTrace, type StepTrace, type TraceOptions } from "./dryRun/allocations.ts";
@@ -89,7 +90,16 @@ export type RoomFor = Pick<Plan, "run" | "fits">;
 /** A model on a device. */
 export type PlannedModel = Pick<
   Configuration,
-  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored" | "ranks"
+  | "model"
+  | "dtype"
+  | "target"
+  | "mapsWeights"
+  | "base"
+  | "headBase"
+  | "visionBase"
+  | "stored"
+  | "ranks"
+  | "sharers"
 >;
 
 /** Known runs on cards that allocate alike, with the context bytes that are counted in them. */
@@ -155,7 +165,7 @@ export class Planner {
 
   /** Throws UserError if a policy does not fit the model. */
   check(policy: Policy): void {
-    layerPolicies(policy, this.config);
+    layerPolicies(policy, this.config, this.#model.sharers?.count);
     const storedBase = storedBaseOf(this.#model);
     if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
   }
@@ -181,6 +191,27 @@ export class Planner {
   /** A key that all cards share that allocate alike, whatever memory CUDA's context needs. */
   get allocationKey(): string {
     return allocationKey(this.#model);
+  }
+
+  /**
+   * Returns a planner of ranks of which each `count` share the rows of a micro-batch. It plans the one that
+   * needs the most.
+   */
+  sharingRows(count: number): Planner {
+    refuseUnevenHeads(this.config, count);
+    const sharers = count > 1 ? { rank: 0, count } : undefined;
+    return new Planner({ ...this.#model, sharers }, this.speed, this.#parts, this.#family);
+  }
+
+  /** Ranks that share the rows of a micro-batch; 1 if nobody does. */
+  get rowSharers(): number {
+    return this.#model.sharers?.count ?? 1;
+  }
+
+  /** The model's sizes as one rank's attention sees them: with its own kv heads. */
+  get configOfRank(): ModelConfig {
+    const { config } = this;
+    return { ...config, kvHeads: config.kvHeads / this.rowSharers };
   }
 
   /**
@@ -268,7 +299,9 @@ export class Planner {
    */
   loss(workload: Workload, policy: Policy, limits: Limits): RoomFor {
     const batch = shapeOf(workload, this.config);
-    return this.#evaluated(workload, policy, limits, (held, parts) => dryLoss({ ...held, batch }, parts));
+    return this.#evaluated(workload, policy, limits, (held, parts) =>
+      this.#worstRank(batch, (sharers) => dryLoss({ ...held, sharers, batch }, parts)),
+    );
   }
 
   #evaluated(
@@ -282,6 +315,21 @@ export class Planner {
     return { run, fits: shortage(run, limits) <= 0 };
   }
 
+  /**
+   * Returns the run of the rank that needs the most device memory, of those that share the rows, with the
+   * most host memory of any. In a shape that stands for many micro-batches the first rank has the most of
+   * everything.
+   */
+  #worstRank(batch: BatchShape | ExactShape, body: (sharers: PlannedModel["sharers"]) => DryRun): DryRun {
+    const { sharers } = this.#model;
+    if (!sharers) return body(undefined);
+    const ranks = "most" in batch && batch.most ? 1 : sharers.count;
+    const runs = Array.from({ length: ranks }, (_, rank) => body({ rank, count: sharers.count }));
+    const worst = runs.reduce((most, run) => (run.budgetedBytes > most.budgetedBytes ? run : most));
+    const hostBytes = Math.max(...runs.map((run) => run.hostBytes));
+    return { ...worst, hostBytes, machineBytes: worst.machineBytes + hostBytes - worst.hostBytes };
+  }
+
   #run(workload: Workload, policy: Policy, gradientCopy: Place | undefined): DryRun {
     const batch = shapeOf(workload, this.config);
     const lora = loraOf(workload);
@@ -290,7 +338,9 @@ export class Planner {
     const moreBytes = contextOf(this.#model) - contextBytes;
     const known = runs.get(key);
     if (known) return inContext(known, moreBytes);
-    const run = dryRun({ ...this.#model, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() });
+    const run = this.#worstRank(batch, (sharers) =>
+      dryRun({ ...this.#model, sharers, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() }),
+    );
     runs.set(key, inContext(run, -moreBytes));
     this.#parts.onDryRun?.();
     return run;
@@ -301,8 +351,8 @@ export class Planner {
  * Returns everything of a device that its allocations depend on. Whether it multiplies fp8 matters only if
  * something is held in fp8.
  */
-function allocationKey({ target, base, visionBase, ranks }: PlannedModel): string {
-  const place = ranks ? JSON.stringify(ranks) : "";
+function allocationKey({ target, base, visionBase, ranks, sharers }: PlannedModel): string {
+  const place = ranks || sharers ? JSON.stringify([ranks, sharers]) : "";
   if (target === "cpu") return `${target}${place}`;
   const isHeldInFp8 = [base, visionBase].includes("fp8");
   const abilities = abilitiesOf(capabilityOf(target)).filter((ability) => ability !== "fp8" || isHeldInFp8);

@@ -33,7 +33,7 @@ export function planRungs<Asked extends Workload>(
   limits: Limits,
   fixed: Fixed,
 ): Plan<Asked>[] {
-  const policies = fixed.policy ? [fixed.policy] : policyLadder(planner.config, fixed);
+  const policies = fixed.policy ? [fixed.policy] : policyLadder(planner.configOfRank, fixed);
   return policies.map((policy) => planner.plan(workload, policy, limits));
 }
 
@@ -183,7 +183,7 @@ export function leanestPlan(planner: Planner, workload: Workload, limits: Limits
  */
 function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed): Policy[] {
   if (fixed.policy) return [fixed.policy];
-  const policies = leanestPolicies(planner.config, fixed);
+  const policies = leanestPolicies(planner.configOfRank, fixed);
   const isLimited = Number.isFinite(hostBytes) || sumBytes !== undefined;
   return isLimited ? policies : policies.slice(0, 1);
 }

@@ -13,7 +13,7 @@ import {
   mlpBackward_,
   mlpForward_,
 } from "../models/decoder.ts";
-import { familyOf, positionsOf } from "../models/families.ts";
+import { familyOf } from "../models/families.ts";
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
 import type { Place, Places } from "../models/places.ts";
@@ -22,7 +22,7 @@ import type { LayerWeights, Model } from "../models/weights.ts";
 import type { PackedLengths } from "../nn/attention/calls.ts";
 import { type AttentionShape, packedLengths, takesLastRows } from "../nn/attention/kernels.ts";
 import { ropeTables } from "../nn/attention/rope.ts";
-import type { RowSource, Rows } from "../nn/rows.ts";
+import type { RowSource } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
@@ -31,6 +31,7 @@ import { scope, type Tensor } from "../torch/tensor.ts";
 import { isAbridging } from "../torch/trace.ts";
 import { type Boundary, boundaryRows, copyBoundary, fetchBoundary, settleBoundary } from "./boundaries.ts";
 import { type LayerSource, layerSource } from "./layerWeights.ts";
+import { clipToOwn, type OwnRows, paddedPositions } from "./ownRows.ts";
 import type { StepPhase } from "./phases.ts";
 import { type LayerPolicy, layerPolicies, type Policy, placesOf, ploraOf } from "./policy.ts";
 
@@ -44,7 +45,7 @@ interface Kept {
   mlp: KeptMlp | undefined;
 }
 
-/** The layers of one micro-batch. */
+/** The layers of one micro-batch, over the rows that this rank has of it. */
 export interface LayerRun {
   readonly count: number;
   readonly device: Device;
@@ -74,28 +75,26 @@ export function prepareLayers(
   lora: Lora | undefined,
   batch: MicroBatch,
   policy: Policy,
-  {
-    owner,
-    labelRows,
-    dropoutSeed,
-  }: { owner: Owner; labelRows: Int32Array; dropoutSeed?: bigint | undefined },
+  { owner, own, dropoutSeed }: { owner: Owner; own: OwnRows; dropoutSeed?: bigint | undefined },
 ): LayerRun {
   const { config, dtype, device } = model;
   const { kvHeads } = config;
   refuseOtherModel(model, policy);
   const rope = category("inputData", () =>
-    owner.own(ropeTables(positionsOf(config, batch), config, { dtype, device })),
+    owner.own(ropeTables(paddedPositions(config, batch, own), config, { dtype, device })),
   );
+  const { rows: labelRows } = own.ownLabels;
   const rows = category("inputData", () =>
     owner.own(fromArray(labelRows, [labelRows.length], { dtype: "int64", device })),
   );
-  const policies = layerPolicies(policy, config);
-  const shape = attentionShape(model, batch, policy);
+  const policies = layerPolicies(policy, config, own.sharers.count);
+  const shape = attentionShape(model, own, policy);
+  const ploraRows = batch.branchRows ?? ploraRowsOf(model, batch.imageSlices, own.tokens);
   const sequence: Sequence = {
     rope,
     shape: { ...shape, lengths: lengthsOf(shape, model, owner) },
-    ploraRows: batch.branchRows ?? ploraRowsOf(model, batch.imageSlices, batch.inputIds.length),
-    kvHeads,
+    ploraRows: clipToOwn(ploraRows, own),
+    ...{ sharers: own.sharers, first: own.rows.start, kvHeads },
     qkv: (kvHead) => familyOf(config).qkv(config, kvHead),
     headGroups: policy.headGroups,
     attentionInput: policy.attentionInput,
@@ -119,9 +118,9 @@ export function prepareLayers(
   };
 }
 
-function attentionShape({ config }: Model, batch: MicroBatch, { attention }: Policy): AttentionShape {
+function attentionShape({ config }: Model, { samples }: OwnRows, { attention }: Policy): AttentionShape {
   return {
-    ...{ Q: config.heads / config.kvHeads, D: config.headDim, samples: sampleRows(batch) },
+    ...{ Q: config.heads / config.kvHeads, D: config.headDim, samples },
     kernel: attention === "measured" ? undefined : attention,
   };
 }
@@ -132,9 +131,13 @@ function lengthsOf(shape: AttentionShape, target: Model, owner: Owner): PackedLe
   return lengths && owner.own(lengths);
 }
 
-/** Every sample has a query at least: a kernel need not know what to do without. */
+/**
+ * Every sample has a query at least: a kernel need not know what to do without. Ranks that share the rows
+ * compute all of them, so that they exchange equal parts.
+ */
 function lastSequenceOf(sequence: Sequence, labelRows: Int32Array, model: Model, owner: Owner): Sequence {
-  const { shape } = sequence;
+  const { shape, sharers } = sequence;
+  if (sharers && sharers.count > 1) return sequence;
   const lastOfFirst = shape.samples[0]!.end - 1;
   const firstQuery = Math.min(labelRows[0] ?? lastOfFirst, lastOfFirst);
   if (firstQuery === 0 || !takesLastRows(model, shape.kernel)) return sequence;
@@ -197,15 +200,6 @@ function refuseOtherModel({ places, folded }: Model, policy: Policy): void {
     if (places[part] !== place)
       throw new Error(`the policy wants ${part} on the ${place}; the model has them on the ${places[part]}`);
   }
-}
-
-/** Rows of the samples packed in a micro-batch. */
-export function sampleRows({ sampleTokens }: MicroBatch): Rows[] {
-  let end = 0;
-  return sampleTokens.map((tokens) => {
-    end += tokens;
-    return { start: end - tokens, end };
-  });
 }
 
 /**
@@ -348,7 +342,8 @@ function inputRows({ device, owner, sequence }: LayerRun, boundary: Boundary): R
   return boundaryRows(boundary, { device, owner, tileTokens: sequence.mlpTileTokens });
 }
 
-type Body<T> = () => T extends PromiseLike<unknown> ? never : T;
+/** A function whose work is done when it returns. */
+export type Body<T> = () => T extends PromiseLike<unknown> ? never : T;
 
 /** One segment: its temporaries die with it. */
 function segment<T>(body: Body<T>): T {

@@ -202,14 +202,17 @@ export function factorCopies({ optimizer }: Policy, dtype: DType): DType | undef
   return optimizer.place === "host" && dtype !== "float32" ? dtype : undefined;
 }
 
-/** The policy of every layer of a model. Throws UserError where the policy does not fit the model. */
-export function layerPolicies(policy: Policy, config: ModelConfig): LayerPolicy[] {
-  if (config.kvHeads % policy.headGroups !== 0) {
+/**
+ * Returns the policy of every layer of a model. sharers: ranks that share the rows, and so the heads. Throws
+ * UserError if the policy does not fit the model.
+ */
+export function layerPolicies(policy: Policy, config: ModelConfig, sharers = 1): LayerPolicy[] {
+  const kvHeads = config.kvHeads / sharers;
+  if (kvHeads % policy.headGroups !== 0) {
+    const whose = sharers === 1 ? "" : ` of each of the ${sharers} ranks that share a sample`;
     throw new UserError(
-      `The policy has ${policy.headGroups} head groups, which do not divide ${config.kvHeads} kv heads.`,
-      {
-        fix: `Use a divisor of ${config.kvHeads}.`,
-      },
+      `The policy has ${policy.headGroups} head groups, which do not divide ${kvHeads} kv heads${whose}.`,
+      { fix: `Use a divisor of ${kvHeads}.` },
     );
   }
   refuseStreamedFold(policy);

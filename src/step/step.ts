@@ -4,33 +4,37 @@
  * belongs to the step's owner.
  */
 import type { MicroBatch } from "../data/stream/batches.ts";
+import { familyOf } from "../models/families.ts";
 import { embedText, placeImage_ } from "../models/inputRows.ts";
 import type { Lora } from "../models/lora.ts";
 import { onDevice, startFetch } from "../models/places.ts";
 import type { Model } from "../models/weights.ts";
-import { headLoss_, labelsOf } from "../nn/loss.ts";
-import { kindsOf, rowsOf } from "../nn/rows.ts";
+import { headLoss_ } from "../nn/loss.ts";
+import { kindsOf, type Rows } from "../nn/rows.ts";
 import { cat } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import { LateNumbers } from "../torch/lateNumbers.ts";
 import { Owner } from "../torch/owner.ts";
+import { ALONE, type Peers } from "../torch/peers/peers.ts";
 import { dispose, scope, type Tensor } from "../torch/tensor.ts";
 import { countExposed, repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary, settleBoundary } from "./boundaries.ts";
 import {
+  type Body,
   type LayerRun,
   lastLayerBackward,
   lastLayerForward,
   layerBackward,
   layerForward,
   prepareLayers,
-  sampleRows,
 } from "./layers.ts";
 import { backwardVisits, forwardVisits } from "./layerWeights.ts";
 import { normOfGradients } from "./optimizer/optimizer.ts";
 import type { Parameter } from "./optimizer/updateTile.ts";
+import { lossesOfAll, type OwnRows, ownRowsOf, sampleRows } from "./ownRows.ts";
 import type { StepPhase } from "./phases.ts";
 import type { Policy } from "./policy.ts";
+import { roomForImage, unitsOf } from "./sharedImages.ts";
 
 export interface StepResult {
   /** Sum of the negative log likelihood over the labels, and their mean. */
@@ -56,6 +60,12 @@ export interface TrainStepOptions {
   dropoutSeed?: bigint;
   /** Parameters whose gradient norm comes together with the loss. */
   normOf?: readonly Parameter[] | undefined;
+  /**
+   * Ranks that share the rows of the micro-batch, which all of them are given. Each adds the gradients of
+   * its rows: the micro-batch's gradients are the sum over these ranks. Losses are those of all rows on
+   * each rank.
+   */
+  sharers?: Peers | undefined;
 }
 
 /** A micro-batch whose work is all queued, though the card may still be computing. The reader disposes it. */
@@ -100,15 +110,15 @@ export function* queueStep(
   lora: Lora,
   batch: MicroBatch,
   policy: Policy,
-  { lossScale, dropoutSeed, normOf }: TrainStepOptions,
+  { lossScale, dropoutSeed, normOf, sharers = ALONE }: TrainStepOptions,
 ): Generator<StepPhase, QueuedStep> {
   using owner = new Owner();
-  const labels = labelsOf(batch.targets);
-  const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows, dropoutSeed });
-  const hidden = yield* embed(model, batch, policy, owner);
+  const own = ownRowsOf(batch, sharers);
+  const run = prepareLayers(model, lora, batch, policy, { owner, own, dropoutSeed });
+  const hidden = yield* embed(model, batch, own, policy, owner);
   const { boundaries, states } = yield* forward(run, hidden);
-  const gradientScale = lossScale / Math.max(1, labels.rows.length);
-  const losses = owner.own(lossOf(model, states, labels.targets, policy, gradientScale));
+  const gradientScale = lossScale / Math.max(1, own.labels.rows.length);
+  const losses = owner.own(lossOf(model, states, own, policy, gradientScale));
   yield { phase: "loss", done: 1, total: 1 };
   yield* backward(run, boundaries, states, hidden); // states are their gradient now
   return queuedOf(losses, normOf);
@@ -136,17 +146,19 @@ function queuedOf(losses: Tensor, normOf: readonly Parameter[] | undefined): Que
   });
 }
 
-/** Loss of a micro-batch and of each of its samples, forward only. */
+/** Loss of a micro-batch and of each of its samples, forward only. sharers: as in TrainStepOptions. */
 export function* evalStep(
   model: Model,
   lora: Lora | undefined,
   batch: MicroBatch,
   policy: Policy,
+  { sharers = ALONE }: Pick<TrainStepOptions, "sharers"> = {},
 ): Generator<StepPhase, EvalResult> {
   using owner = new Owner();
-  const labels = labelsOf(batch.targets);
-  const run = prepareLayers(model, lora, batch, policy, { owner, labelRows: labels.rows });
-  const hidden = yield* embed(model, batch, policy, owner);
+  const own = ownRowsOf(batch, sharers);
+  const { labels } = own;
+  const run = prepareLayers(model, lora, batch, policy, { owner, own });
+  const hidden = yield* embed(model, batch, own, policy, owner);
   run.weights.begin(visitsForward(run));
   for (let layer = 0; layer < run.count - 1; layer++) {
     yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden));
@@ -154,7 +166,7 @@ export function* evalStep(
   }
   const states = yield* lastLayerForward(run, hidden, { trains: false });
   yield { phase: "forward", done: run.count, total: run.count };
-  const losses = scope(() => new LateNumbers(lossOf(model, states, labels.targets, policy)).read());
+  const losses = scope(() => new LateNumbers(lossOf(model, states, own, policy)).read());
   const samples = sampleRows(batch).map(({ start, end }) => {
     const own = losses.filter((_, label) => labels.rows[label]! >= start && labels.rows[label]! < end);
     return { lossSum: sumOf(own), labelTokens: own.length };
@@ -162,10 +174,19 @@ export function* evalStep(
   return { ...resultOf(losses), samples };
 }
 
-/** Returns the decoder's input, (T, C): embeddings of text, and image tokens in their rows. */
-function* embed(model: Model, batch: MicroBatch, policy: Policy, owner: Owner): Generator<StepPhase, Tensor> {
-  const hidden = category("workingSet", () => owner.own(embedText(model, batch.inputIds)));
-  if (batch.imageSlices.length > 0) yield* placeImages(model, batch, hidden, policy, owner);
+/**
+ * Returns the decoder's input in the own rows, (T, C): embeddings of text, and image tokens in their rows.
+ */
+function* embed(
+  model: Model,
+  batch: MicroBatch,
+  own: OwnRows,
+  policy: Policy,
+  owner: Owner,
+): Generator<StepPhase, Tensor> {
+  const hidden = category("workingSet", () => owner.own(embedText(model, own.inputIds)));
+  if (batch.imageSlices.length > 0)
+    yield* placeImages(model, batch, { hidden, own, visionBatch: policy.visionBatchTiles }, owner);
   return hidden;
 }
 
@@ -176,27 +197,36 @@ function* embed(model: Model, batch: MicroBatch, policy: Policy, owner: Owner): 
 function* placeImages(
   model: Model,
   batch: MicroBatch,
-  hidden: Tensor,
-  { visionBatchTiles }: Policy,
+  { hidden, own, visionBatch }: { hidden: Tensor; own: OwnRows; visionBatch: number },
   owner: Owner,
 ): Generator<StepPhase, void> {
   const fetch = owner.own(startFetch(model.vision, model.places.vision, model.device));
   countExposed(); // encoding cannot begin without it
   const ready = { ...model, vision: fetch.wait() };
+  const { unitsApart } = familyOf(model.config).pictures;
+  const unitsHere = (image: number): Rows | undefined =>
+    unitsOf(batch.images[image]!, image, own, unitsApart);
   const kindOf = ({ image }: { image: number }): string => {
     const { tokens, units } = batch.images[image]!;
-    return `${tokens} ${units}`;
+    const { start = 0, end = units } = unitsHere(image) ?? {};
+    return `${tokens} ${units} ${start} ${end}`;
   };
   for (const { part, times } of kindsOf(batch.imageSlices, kindOf)) {
-    const rows = owner.own(rowsOf(hidden, part));
-    const parts = placeImage_(rows, ready, batch.images[part.image]!, visionBatchTiles);
-    const nextPart = (): ReturnType<typeof parts.next> => repeated(times, () => parts.next());
-    for (;;) {
-      const { done, value } = category("visionFeatures", nextPart);
+    const counted = <T>(body: Body<T>): T =>
+      category<T>("visionFeatures", (() => repeated(times, body)) as Body<T>);
+    const picture = batch.images[part.image]!;
+    const room = counted(() => roomForImage(hidden, part, own));
+    const rows = owner.own(room.rows);
+    const units = unitsHere(part.image);
+    const parts = placeImage_(rows, ready, picture, visionBatch, units);
+    while (units === undefined || units.start < units.end) {
+      const { done, value } = counted(() => parts.next());
       if (done) break;
       yield { phase: "vision", ...value };
     }
+    counted(() => room.settle());
     owner.free(rows);
+    if (room.isShared) yield { phase: "vision", done: 1, total: 1 };
   }
   owner.free(fetch);
 }
@@ -289,12 +319,13 @@ function* restoreBoundaries(
 }
 
 /**
- * Returns losses of the rows with a label, (M). If a scale is given, states, (M, C), becomes their gradient.
+ * Returns losses of all rows with a label, (M). If a scale is given, states, those of the own rows, become
+ * their gradient.
  */
 function lossOf(
   { config, norm, head, places, device }: Model,
   states: Tensor,
-  targets: Int32Array,
+  own: OwnRows,
   { lossChunkTokens }: Policy,
   gradientScale?: number,
 ): Tensor {
@@ -304,7 +335,7 @@ function lossOf(
       head: onDevice(head, places.head, device),
       chunkTokens: lossChunkTokens,
     };
-    return headLoss_(states, targets, options, gradientScale);
+    return lossesOfAll(headLoss_(states, own.ownLabels.targets, options, gradientScale), own);
   };
   return category("loss", () => scope(body));
 }

@@ -11,7 +11,7 @@ import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { rmsNorm } from "../../src/nn/norm.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
-import { sampleRows } from "../../src/step/layers.ts";
+import { sampleRows } from "../../src/step/ownRows.ts";
 import { fromArray } from "../../src/torch/create.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 import { runToEnd } from "./randomModel.ts";

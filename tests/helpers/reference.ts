@@ -11,7 +11,7 @@ import { XCOMPOSER_LINEARS } from "../../src/models/xcomposer2/spec.ts";
 import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { columnsOf } from "../../src/nn/rows.ts";
-import { sampleRows } from "../../src/step/layers.ts";
+import { sampleRows } from "../../src/step/ownRows.ts";
 import { cat, fromArray, where } from "../../src/torch/create.ts";
 import { grad, keep, scope, type Tensor, withGrad } from "../../src/torch/tensor.ts";
 

@@ -12,7 +12,7 @@ import type { TileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
 import type { HdImage } from "../../data/pictures/hdTiles/hdImage.ts";
 import { fullAttention } from "../../nn/attention/kernels.ts";
 import { addFrozenProduct_, frozenAffine } from "../../nn/frozen/frozen.ts";
-import { forEachPart, kindsOf, type Rows, rowsOf, tilesOf } from "../../nn/rows.ts";
+import { forEachPart, kindsOf, type Rows, rowsOf, shifted, tilesOf } from "../../nn/rows.ts";
 import { cat, empty, fromArray } from "../../torch/create.ts";
 import { category } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/dtypes.ts";
@@ -55,9 +55,10 @@ export function* encodeImageInto(
   picture: Picture,
   options: EncodeOptions,
 ): Generator<{ done: number; total: number }, void> {
-  const total = picture.units;
-  scope(() => writeSeparators(tokenGrids(tokens, config, picture), vision));
-  for (const { part: batch, times } of kindsOf(tilesOf(total, options.visionBatch), batchKind)) {
+  const { start, end: total } = options.units ?? { start: 0, end: picture.units };
+  if (start === 0) scope(() => writeSeparators(tokenGrids(tokens, config, picture), vision));
+  const batches = tilesOf(total - start, options.visionBatch).map((batch) => shifted(batch, start));
+  for (const { part: batch, times } of kindsOf(batches, batchKind)) {
     const encodeBatch = (): void => {
       const merged = scope(() => mergeSquares(encodeTiles(vision, config, picture, batch, options), config));
       writeTiles(tokenGrids(tokens, config, picture), project(merged, vision), batch, config, picture);

@@ -22,7 +22,7 @@ export const XCOMPOSER: Family<XComposerConfig> = {
   roles: ROLES,
   qkv,
   positions: countedPositions,
-  pictures: { assemble: assembleVision, encodeInto: encodeImageInto },
+  pictures: { assemble: assembleVision, encodeInto: encodeImageInto, unitsApart: true },
   peft: { prefix: { newest: "model.", older: "model." }, isSharedWithTower: false },
   modulesInFull: MODULES_IN_FULL,
 };

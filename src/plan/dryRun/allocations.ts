@@ -9,7 +9,7 @@ import { CATEGORIES, type Pool, planningFor, readAllocations } from "../../torch
 import { dispose, scope } from "../../torch/tensor.ts";
 import { traced } from "../../torch/trace.ts";
 import { plannedBatch } from "./batchShapes.ts";
-import type { Configuration } from "./configuration.ts";
+import { type Configuration, sharersOf } from "./configuration.ts";
 import { type Bytes, planTargetOf } from "./dryRun.ts";
 import { openOnMeta } from "./sharedParts.ts";
 import { type StepEvent, StepEvents, type TraceEvent, withStacks } from "./stepEvents.ts";
@@ -49,7 +49,8 @@ export function plannedTrace(
         lora: { dropout },
       } = configuration;
       const normOf = isLast ? optimizer.parameters : undefined;
-      const options = { lossScale: 1, normOf, ...(dropout > 0 && { dropoutSeed: 1n }) };
+      const sharers = sharersOf(configuration);
+      const options = { lossScale: 1, normOf, sharers, ...(dropout > 0 && { dropoutSeed: 1n }) };
       let phase = "vision";
       const steps = queueStep(model, lora, plannedBatch(batch), policy, options);
       let next = steps.next();

@@ -1,7 +1,7 @@
 /** Micro-batches of which only the shape is known. A plan runs the step on them. */
 
 import { layoutOf, type PictureForm, type PictureLayout, pictureTokens } from "../../data/pictures/form.ts";
-import { firstLabel } from "../../data/samples/rows.ts";
+import { countLabels, firstLabel } from "../../data/samples/rows.ts";
 import { IGNORE } from "../../data/samples/sample.ts";
 import type { MicroBatch } from "../../data/stream/batches.ts";
 import { START } from "../../data/stream/packing.ts";
@@ -9,6 +9,7 @@ import type { Model } from "../../models/weights.ts";
 import { kernelFor } from "../../nn/attention/kernels.ts";
 import { type Rows, rowsBetween } from "../../nn/rows.ts";
 import { type Policy, ploraOf } from "../../step/policy.ts";
+import { ALONE, type Peers } from "../../torch/peers/peers.ts";
 
 /** The sizes of samples as a user gives them. The plan assumes a micro-batch of the longest samples. */
 export interface SampleShape {
@@ -114,32 +115,43 @@ interface Layout {
   folded?: boolean;
   /** Whether flash attention computes kv heads one by one, also for a single sample. */
   singleHeads?: boolean;
+  /** Ranks that share the rows, and the one that is planned. */
+  sharers?: Sharers;
 }
 
+type Sharers = Pick<Peers, "rank" | "count">;
+
 /** Returns how a model and a policy lay out the rows of such a shape. */
-export function layoutFor(model: Pick<Model, "config" | "dtype" | "device">, policy: Policy): Layout {
+export function layoutFor(
+  model: Pick<Model, "config" | "dtype" | "device">,
+  policy: Policy,
+  sharers: Sharers = ALONE,
+): Layout {
   const { attention, headGroups } = policy;
   const kernel = kernelFor(model, attention === "measured" ? undefined : attention);
   return {
     folded: ploraOf(policy).folded,
-    singleHeads: kernel === "flash" && headGroups === model.config.kvHeads,
+    singleHeads: kernel === "flash" && headGroups * sharers.count === model.config.kvHeads,
+    sharers,
   };
 }
 
 /** Returns the rows of a shape. */
 export function plannedBatch(shape: BatchShape | ExactShape, layout: Layout = {}): MicroBatch {
-  const { folded = false, singleHeads = false } = layout;
+  const { folded = false, singleHeads = false, sharers = ALONE } = layout;
   const rows = singleHeads ? splitRows(shape) : rowsOfSamples(shape);
   const { grids, imageSlices } = "rows" in shape ? shape : alikeSlices(shape);
   const tokens = rows.reduce((sum, count) => sum + count, 0);
   const most = "rows" in shape ? shape.most : undefined;
+  const branch = most && branchRows(most, folded);
   const targets = "rows" in shape ? labelsOf(shape, tokens, folded) : lastLabels(shape);
+  const text = branch && !folded ? rowsBetween(branch, tokens) : (branch ?? rowsBetween(imageSlices, tokens));
   return {
     inputIds: new Int32Array(tokens),
-    targets,
+    targets: sharers.count === 1 ? targets : labelsOfRank(countLabels(targets), tokens, text, sharers),
     sampleTokens: [...rows],
     imageSlices,
-    ...(most && { branchRows: branchRows(most, folded) }),
+    ...(branch && { branchRows: branch }),
     images: grids.map((grid) => ({ ...grid })), // on meta nobody reads pixels
     samples: [],
     labelTokens: "rows" in shape ? shape.labelTokens : shape.samples * shape.labelTokens,
@@ -216,6 +228,33 @@ function branchRows({ pictures, others }: MostRows, folded: boolean): Rows[] {
   const rest = rows - Math.max(0, Math.min(parts, rows) - 1);
   const single = Array.from({ length: rows - rest }, (_, at) => ({ start: rest + at, end: rest + at + 1 }));
   return rest > 0 ? [{ start: 0, end: rest }, ...single] : [];
+}
+
+/**
+ * Returns targets with as many labels in the rows of one rank as it can have, on text first. Which rank has a
+ * micro-batch's labels is not known beforehand, so each is planned with the most.
+ */
+function labelsOfRank(
+  labels: number,
+  tokens: number,
+  text: readonly Rows[],
+  { rank, count }: Sharers,
+): Int32Array {
+  const rows = Math.ceil(tokens / count);
+  const own = { start: Math.min(tokens, rank * rows), end: Math.min(tokens, (rank + 1) * rows) };
+  const targets = new Int32Array(tokens).fill(IGNORE);
+  let left = labels;
+  const label = (start: number, end: number): void => {
+    for (let row = start; row < end && left > 0; row++) {
+      if (targets[row] !== IGNORE) continue;
+      targets[row] = 1;
+      left--;
+    }
+  };
+  for (const { start, end } of text) label(Math.max(start, own.start), Math.min(end, own.end));
+  label(own.start, own.end);
+  label(0, tokens);
+  return targets;
 }
 
 /** Returns the largest number of ranges of either kind. Copies of gathered rows depend on this number. */

@@ -3,6 +3,7 @@ import type { ModelConfig } from "../../models/family.ts";
 import type { Place } from "../../models/places.ts";
 import type { Bases } from "../../models/precision/bases.ts";
 import type { Policy } from "../../step/policy.ts";
+import { ALONE, type Peers, plannedPeers } from "../../torch/peers/peers.ts";
 import type { Card } from "../time/cards.ts";
 import type { BatchShape, ExactShape } from "./batchShapes.ts";
 
@@ -50,4 +51,14 @@ export interface Configuration extends Bases {
   gradientCopy?: Place | undefined;
   /** Which rank is planned; undefined: a process by itself. */
   ranks?: RankOf | undefined;
+  /**
+   * Ranks that share the rows of each micro-batch, and which of them is planned; undefined: nobody shares
+   * them.
+   */
+  sharers?: Pick<RankOf, "rank" | "count"> | undefined;
+}
+
+/** Returns the doubles of the ranks that share the rows of each micro-batch. */
+export function sharersOf({ sharers }: Pick<Configuration, "sharers">): Peers {
+  return sharers ? plannedPeers(sharers.rank, sharers.count) : ALONE;
 }

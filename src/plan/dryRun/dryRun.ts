@@ -31,7 +31,7 @@ import {
   plannedBatch,
   rowsOfSamples,
 } from "./batchShapes.ts";
-import type { Configuration } from "./configuration.ts";
+import { type Configuration, sharersOf } from "./configuration.ts";
 import { CommonParts, type ModelPart, type TakeTrace } from "./sharedParts.ts";
 import { mappedPartsOf } from "./storedParts.ts";
 
@@ -179,18 +179,19 @@ function runPhases(
 }
 
 /** Runs the step. A phase ends with its last report; calls before its first report belong to it too. */
-function runStep(
-  { batch, policy, lora: { dropout } }: Configuration,
-  model: Model,
-  lora: Lora,
-  { take, end }: Recorder,
-): void {
-  const options = { lossScale: 1, ...(dropout > 0 && { dropoutSeed: 1n }) };
+function runStep(configuration: Configuration, model: Model, lora: Lora, { take, end }: Recorder): void {
+  const {
+    batch,
+    policy,
+    lora: { dropout },
+  } = configuration;
+  const sharers = sharersOf(configuration);
+  const options = { lossScale: 1, sharers, ...(dropout > 0 && { dropoutSeed: 1n }) };
   const traces: Record<StepPhase["phase"], Trace[]> = { vision: [], forward: [], loss: [], backward: [] };
   for (const { phase, done, total } of trainStep(
     model,
     lora,
-    plannedBatch(batch, layoutFor(model, policy)),
+    plannedBatch(batch, layoutFor(model, policy, sharers)),
     policy,
     options,
   )) {

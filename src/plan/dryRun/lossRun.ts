@@ -4,7 +4,7 @@
  */
 import { evalStep } from "../../step/step.ts";
 import { layoutFor, plannedBatch } from "./batchShapes.ts";
-import type { Configuration } from "./configuration.ts";
+import { type Configuration, sharersOf } from "./configuration.ts";
 import { type DryRun, observe } from "./dryRun.ts";
 import type { CommonParts } from "./sharedParts.ts";
 
@@ -14,7 +14,9 @@ export function dryLoss(configuration: Configuration, parts: CommonParts): DryRu
     const { model, making, mappedBytes } = parts.model(configuration, take);
     const adapter = parts.adapter(configuration, take);
     end("start", [making, adapter.making]);
-    for (const _ of evalStep(model, adapter.lora, plannedBatch(batch, layoutFor(model, policy)), policy));
+    const sharers = sharersOf(configuration);
+    const planned = plannedBatch(batch, layoutFor(model, policy, sharers));
+    for (const _ of evalStep(model, adapter.lora, planned, policy, { sharers }));
     end("evaluation");
     return { mappedBytes };
   });

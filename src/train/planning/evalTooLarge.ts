@@ -73,7 +73,7 @@ function policyForBoth({ demand, least }: LossPlan, misfit: Misfit): Policy | un
   const { planner, workload, limits, fixed } = misfit;
   const training = workloadOf(workload, misfit.demand.shapeOf(misfit.demand.mostTokens));
   const evaluating = workloadOf(workload, demand.shapeOf(least!.sample.tokens));
-  return policyLadder(planner.config, fixed).find(
+  return policyLadder(planner.configOfRank, fixed).find(
     (policy) =>
       planner.loss(evaluating, forwardOnly(policy), limits).fits &&
       planner.plan(training, policy, limits).fits,

@@ -217,7 +217,7 @@ export class RunPlan {
    * Returns the next leaner policy with the same places. short: the category of an allocation that failed.
    */
   leaner(policy: Policy, short?: Category): Policy | undefined {
-    return leanerPolicy(policy, this.#options.planner.config, this.#places, short);
+    return leanerPolicy(policy, this.#options.planner.configOfRank, this.#places, short);
   }
 
   /** Returns the maximum tokens of the class of so many tokens. */
