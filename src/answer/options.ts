@@ -63,8 +63,11 @@ export const PlanOptions = z.strictObject({
   }),
   ...group("Training", {
     model: text.default("4khd-7b").meta({
-      help: "Model folder, downloaded repository (org/name), or 4khd-7b, which needs no weights",
+      help: "Model folder, downloaded repository (org/name), or a model that needs no weights, such as 4khd-7b: --list-models shows all names",
       value: "FOLDER",
+    }),
+    list_models: z.boolean().default(false).meta({
+      help: "Show the models that can be planned for without a checkpoint",
     }),
     ...openLimits("plan"),
     max_length: count.optional().meta({

@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
+import type { KnownPreset } from "../../src/answer/knownModels.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { libtorchVersion } from "../../src/torch/device.ts";
 import { driverVersion } from "../../src/torch/install/driver.ts";
@@ -154,6 +155,17 @@ describe("lorafit plan", { timeout: 600_000 }, () => {
     expect(stdout).toContain(
       "Attention kernel: efficient, the fastest as a run has timed them on this machine",
     );
+  });
+
+  it("knows models without their weights, each with its family, size and limit of pictures", () => {
+    const models = records(lorafit(["plan", "--list-models", "--json"])) as KnownPreset[];
+    const find = (name: string) => models.find((model) => model.name === name);
+    expect(find("4khd-7b")).toMatchObject({ pictures: { flag: "hd-num", limit: 16, tokens: 2653 } });
+    expect(find("qwen2.5-vl-7b")).toMatchObject({
+      ...{ family: "Qwen2.5-VL", maxLength: 32_768 },
+      pictures: { flag: "max-pixels", limit: 12_845_056, tokens: 16_384 },
+    });
+    expect(find("qwen2.5-vl-7b")?.parameters).toBeCloseTo(8.29e9, -8);
   });
 
   it("knows cards, and says which it might be where it does not", () => {

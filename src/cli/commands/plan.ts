@@ -2,10 +2,11 @@
 
 import type { Answer } from "../../answer/answer.ts";
 import { answerOf, stagesOf, wantedBy } from "../../answer/answerOf.ts";
+import { knownModels } from "../../answer/knownModels.ts";
 import { type Question, questionOf } from "../../answer/question.ts";
 import { servingAnswerOf } from "../../answer/serving.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
-import { formatBytes } from "../../errors.ts";
+import { formatBytes, formatCount } from "../../errors.ts";
 import { leftOutWords, snapshotOf, VIEWER } from "../../plan/memory/snapshot.ts";
 import { listDevices } from "../../plan/time/cards.ts";
 import { commandLine } from "../../program.ts";
@@ -22,6 +23,7 @@ const EXIT_DOES_NOT_FIT = 1;
 
 export async function run(options: OptionsOf<"plan">, output: Output): Promise<void> {
   if (options.list_gpus) return listGpus(output);
+  if (options.list_models) return listModels(output);
   if (options.serve) return planServe(options, output);
   const question = questionOf(options);
   for (const file of [options.html, options.snapshot]) if (file !== undefined) requireWritable(file);
@@ -53,6 +55,20 @@ function writeSnapshot(file: string, { planner, limits }: Question, { plan }: An
   const { pickle, leftOut } = snapshotOf(trace);
   writeFileWhole(file, pickle);
   output.note(`wrote ${file}${leftOutWords(leftOut)}; open it at ${VIEWER}`);
+}
+
+function listModels(output: Output): void {
+  const models = knownModels();
+  for (const model of models) output.record(model);
+  const rows = models.map(({ name, family, parameters, maxLength, pictures }) => [
+    name,
+    family,
+    `${(parameters / 1e9).toFixed(1)} B`,
+    formatCount(maxLength),
+    `--${pictures.flag} ${pictures.limit}: up to ${formatCount(pictures.tokens)} tokens`,
+  ]);
+  output.answer(table([["name", "family", "parameters", "max_length", "a picture"], ...rows]));
+  output.answer(`\nPlan for one:  ${commandLine("plan --model NAME --gpu rtx-4090")}`);
 }
 
 function listGpus(output: Output): void {
