@@ -4,8 +4,10 @@
  */
 import { readFileSync } from "node:fs";
 import { UsageError, UserError } from "../errors.ts";
+import { EXIT_PEER_LOST } from "../launch/exitCodes.ts";
 import { printableLines } from "../printable.ts";
 import { commandLine } from "../program.ts";
+import { LostPeersError } from "../torch/peers/lost.ts";
 import type { CommandName, OptionsOf } from "./args/commandOptions.ts";
 import { programHelp } from "./args/help.ts";
 import { outliveReaders } from "./output/interruption.ts";
@@ -86,8 +88,14 @@ async function runCommand<N extends CommandName>(name: N, argv: string[]): Promi
     return 0;
   } catch (thrown) {
     output.endLive();
-    return fail(thrown, thrown instanceof UsageError ? EXIT_WRONG_USAGE : EXIT_FAILED);
+    return fail(thrown, exitCodeOf(thrown));
   }
+}
+
+/** Returns 75 (EX_TEMPFAIL) if another rank has failed: started again, the run continues. */
+function exitCodeOf(thrown: unknown): number {
+  if (thrown instanceof LostPeersError) return EXIT_PEER_LOST;
+  return thrown instanceof UsageError ? EXIT_WRONG_USAGE : EXIT_FAILED;
 }
 
 async function unknownCommand(name: string): Promise<number> {

@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { constants } from "node:os";
 import type { PlaceOfNode } from "../torch/peers/node.ts";
+import { EXIT_PEER_LOST } from "./exitCodes.ts";
 import { RankLog, show } from "./rankLogs.ts";
 import { globalRank, rankVariables } from "./rankVariables.ts";
 import { openStoreSocket, type StoreSocket } from "./storeSocket.ts";
@@ -55,8 +56,6 @@ const PATIENCE = {
 const SAME_SIGNAL_MS = 500;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const EXIT_INTERRUPTED = 130;
-/** Exit code of a rank that ends because another one has failed (EX_TEMPFAIL): starting anew may help. */
-export const EXIT_PEER_LOST = 75;
 
 /** Starts the ranks and waits for their end. Throws UserError if the store's port or a log can't be had. */
 export async function launchRanks(

@@ -3,8 +3,9 @@
  * lorafit out on.
  */
 import { z } from "zod";
-import { byteAmount, count, group, listOfChoices, text } from "../../options.ts";
+import { byteAmount, count, dataFiles, group, listOfChoices, text } from "../../options.ts";
 import { CUDA_VERSIONS } from "../../torch/install/cudaBuilds.ts";
+import { launchOptions } from "../../train/options/launchOptions.ts";
 
 export const report = {
   about:
@@ -93,9 +94,37 @@ export const setup = {
 };
 
 export const doctor = {
-  about: "Reports what lorafit finds on this machine, and the command that installs what is missing.",
-  options: z.strictObject({}),
-  examples: ["doctor"],
+  about:
+    "Reports what lorafit finds on this machine, and the command that installs what is missing. With --peers, checks the ranks of a job instead: who sees whom, how fast, and with which versions. Start it with the launcher that the training will have.",
+  options: z.strictObject(
+    group("Several cards", {
+      peers: z.boolean().default(false).meta({
+        help: "Check the ranks that torchrun, srun, mpirun or --gpus starts, instead of this machine.",
+      }),
+      gpus: launchOptions.gpus.meta({
+        help: "Start a rank for each of this many GPUs of this machine, and check them; all: for every visible one.",
+        value: "N",
+        takes: "a number of GPUs, or all",
+      }),
+      cpu_ranks: launchOptions.cpu_ranks.meta({ help: "Start this many ranks on the CPU, and check them." }),
+      data: dataFiles
+        .optional()
+        .meta({ help: "Files of samples whose content must be the same for all ranks.", value: "FILE" }),
+      model: text.optional().meta({
+        help: "Model whose configuration and sizes of files must be the same for all ranks.",
+        value: "FOLDER",
+      }),
+      timeout: count.default(60).meta({
+        help: "Seconds to wait for a rank that does not come, or for a link that does not work.",
+      }),
+    }),
+  ),
+  examples: [
+    "doctor",
+    "doctor --peers --gpus all",
+    "doctor --peers --cpu-ranks 2 --json",
+    "doctor --peers --data receipts.json --timeout 120",
+  ],
 };
 
 export const pull = {

@@ -1,8 +1,10 @@
 /** `lorafit doctor`: reports what is on this machine, what is missing, and the command that installs it. */
-import { existsSync } from "node:fs";
-import { availableParallelism, freemem, totalmem } from "node:os";
+import { existsSync, mkdtempSync } from "node:fs";
+import { availableParallelism, freemem, tmpdir, totalmem } from "node:os";
+import { join } from "node:path";
 import { cacheFolder } from "../../checkpoint/download/cache.ts";
 import { formatBytes, messageOf, UserError } from "../../errors.ts";
+import { watchLauncher } from "../../launch/watchLauncher.ts";
 import { commandLine } from "../../program.ts";
 import { isBuilt } from "../../torch/install/buildEngine.ts";
 import { cardProblem, setupCommand } from "../../torch/install/cudaBuilds.ts";
@@ -16,6 +18,7 @@ import {
 import { describeLibtorch, isForCards, type Libtorch, searchLibtorch } from "../../torch/install/libtorch.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { type Output, table } from "../output/output.ts";
+import { startRanks, startsRanks } from "../run/startRanks.ts";
 
 interface Finding {
   what: string;
@@ -27,7 +30,9 @@ interface Finding {
 const LEAST_NODE = [20, 19] as const;
 const FIRST_CARD = "/dev/nvidia0";
 
-export async function run(_: OptionsOf<"doctor">, output: Output): Promise<void> {
+export async function run(options: OptionsOf<"doctor">, output: Output): Promise<void> {
+  if (options.peers || options.gpus !== undefined || options.cpu_ranks !== undefined)
+    return checkPeers(options, output);
   const libtorch = searchLibtorch();
   const findings = [nodeFinding(), machineFinding(), ...libtorchFindings(libtorch)];
   const cards = await usableCards(libtorch.at(-1));
@@ -39,6 +44,15 @@ export async function run(_: OptionsOf<"doctor">, output: Output): Promise<void>
   output.answer(table(rows));
   const fixes = findings.flatMap(({ fix }) => fix ?? []);
   if (fixes.length > 0) throw new UserError("Something is missing.", { fix: [...new Set(fixes)].join("\n") });
+}
+
+/** Checks the ranks of a job, as one of them; or starts ranks that do. */
+async function checkPeers(options: OptionsOf<"doctor">, output: Output): Promise<void> {
+  if (startsRanks(options, process.env))
+    return startRanks(options, mkdtempSync(join(tmpdir(), "lorafit-ranks-")), output);
+  watchLauncher(process.env);
+  const { checkRanks } = await import("../doctor/checkRanks.ts");
+  await checkRanks(options, output);
 }
 
 function nodeFinding(): Finding {

@@ -4,6 +4,7 @@ import { plural } from "../../errors.ts";
 import { cudaDevices, setThreads } from "../../torch/device.ts";
 import { OWN_VARIABLES } from "../../torch/peers/launchers/launcherName.ts";
 import { unstartedTasks } from "../../torch/peers/launchers/slurm.ts";
+import { openPeers } from "../../torch/peers/open.ts";
 import { describePlace, type PlaceOfRank, placeOf } from "../../torch/peers/place.ts";
 import { train } from "../../train/loop/trainer.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
@@ -19,8 +20,21 @@ export async function trainHere(given: Options, output: Output): Promise<void> {
   if (!place) noticeAlone(output);
   const options = place ? asRank(given, place, output) : given;
   const shown = place ? outputOf(place, output) : output;
-  const report = new TrainReport(shown);
-  const result = await interruptible(shown, "stopping after this micro-batch", ({ signal, listen }) =>
+  const peers = place && (await openPeers(place));
+  try {
+    await showing(options, shown);
+  } catch (thrown) {
+    await peers?.fail(thrown); // the others then name this rank and its error
+    throw thrown;
+  } finally {
+    await peers?.[Symbol.asyncDispose]();
+  }
+}
+
+/** Trains, and shows the run. */
+async function showing(options: Options, output: Output): Promise<void> {
+  const report = new TrainReport(output);
+  const result = await interruptible(output, "stopping after this micro-batch", ({ signal, listen }) =>
     train(options, {
       signal,
       sinks: [

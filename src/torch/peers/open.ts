@@ -73,10 +73,11 @@ export async function openPeers(
     const group = await native.openGroup(store, address, GLOO_THREADS, openTimeoutMs, checks);
     return new Group({ store, group, place, loss, rankTimeoutMs });
   } catch (error) {
+    const first = loss.signal.aborted ? loss.signal.reason : error; // before this rank's own failure is told
     native.failWatch(store, messageOf(error));
-    await native.leaveWatch(store, 0);
+    await awake(native.leaveWatch(store, 0));
     native.closeStore(store);
-    throw loss.signal.aborted ? loss.signal.reason : error;
+    throw first;
   }
 }
 
@@ -196,7 +197,7 @@ class Group implements OpenPeers {
   async fail(error: unknown): Promise<void> {
     if (this.#left || this.lost.aborted) return;
     native.failWatch(this.#opened.store, messageOf(error).split("\n")[0]!);
-    await native.lostWords(this.#opened.store, FAREWELL_MS);
+    await awake(native.lostWords(this.#opened.store, FAREWELL_MS));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -204,7 +205,7 @@ class Group implements OpenPeers {
     this.#left = true;
     process.off("exit", this.#onExit);
     const { store, group, rankTimeoutMs } = this.#opened;
-    await native.leaveWatch(store, this.lost.aborted ? 0 : rankTimeoutMs);
+    await awake(native.leaveWatch(store, this.lost.aborted ? 0 : rankTimeoutMs));
     native.closeGroup(group);
     native.closeStore(store);
     clearInterval(this.#turns);
@@ -244,6 +245,16 @@ class Group implements OpenPeers {
         .then(resolve, (error) => reject(lost.aborted ? lost.reason : error))
         .finally(() => lost.removeEventListener("abort", give));
     });
+  }
+}
+
+/** Keeps the process alive for a promise of the engine, which the loss of a group lets go. */
+async function awake<T>(promise: Promise<T>): Promise<T> {
+  const timer = setInterval(() => {}, TURN_MS);
+  try {
+    return await promise;
+  } finally {
+    clearInterval(timer);
   }
 }
 
