@@ -1,14 +1,19 @@
 /** Further families have the loss and gradients of plain autograd under every policy of the shared table. */
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { officialTargets, pictureFormOf } from "../../src/models/families.ts";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
 import { ON_DEVICE } from "../../src/models/places.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
+import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { Policy, placesOf, ploraOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
-import { memoryStats } from "../../src/torch/device.ts";
+import { getThreads, memoryStats, setThreads } from "../../src/torch/device.ts";
 import { dispose, keep, scope } from "../../src/torch/tensor.ts";
+import { measuredStep } from "../helpers/measuredStep.ts";
 import { moveModel_ } from "../helpers/moveModel.ts";
 import { POLICIES } from "../helpers/policyCases.ts";
 import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
@@ -26,6 +31,9 @@ const SAMPLES = [
   { textTokens: 7, labelTokens: 1 },
   { textTokens: 530, pictures: [[1, 9]] },
 ] as const;
+
+/** Pixels of the pictures that plans assume: two units of the tower, of different sizes. */
+const PICTURE_PIXELS = 300 * 28 ** 2;
 
 /** The families, with sizes that differ from one another in all that a family may decide. */
 const MODELS = {
@@ -71,6 +79,25 @@ describe.each(Object.entries(MODELS))("%s", (_, config) => {
       expect(relativeDifference(a.gradient!, gradA!), module).toBeLessThan(1e-9);
       expect(relativeDifference(b.gradient!, gradB!), module).toBeLessThan(1e-9);
     }
+  });
+
+  describe("a plan", () => {
+    const threads = getThreads();
+    beforeAll(() => setThreads(1)); // a plan counts the scratch of all threads, which need not work at once
+    afterAll(() => setThreads(threads));
+
+    it.each(Object.keys(POLICIES))("has the memory of a step to the byte: %s", (name) => {
+      const policy = Policy.parse(POLICIES[name]);
+      const own = { rank: 4, dropout: 0, targets: officialTargets(config) };
+      const sizes = { maxLength: 700, pictureLimit: PICTURE_PIXELS, imageShare: undefined, batchSize: 1 };
+      const configuration: Configuration = {
+        ...{ model: config, dtype: "float32", lora: own, policy, target: "cpu", mapsWeights: false },
+        batch: batchOf({ ...own, ...sizes }, pictureFormOf(config)),
+      };
+      const { device, host } = dryRun(configuration);
+      const planned = { device: device.peakBytes, host: host.peakBytes };
+      expect(planned).toEqual(measuredStep(configuration));
+    });
   });
 
   it.each(["int8", "nf4", "fp8"] as const)(

@@ -6,29 +6,22 @@ import { officialTargets, pictureFormOf, positionsOf } from "../../src/models/fa
 import { generate } from "../../src/models/generation/generate.ts";
 import { GREEDY } from "../../src/models/generation/sampling.ts";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
-import { createLora, disposeLora, zeroGradients } from "../../src/models/lora.ts";
+import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
 import { ON_DEVICE } from "../../src/models/places.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
 import { rowsOf } from "../../src/nn/rows.ts";
-import { batchOf, plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
+import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
 import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
 import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { Planner, type SizedWorkload } from "../../src/plan/planner.ts";
 import { solve } from "../../src/plan/search.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { speedOf } from "../../src/plan/time/stepTime.ts";
-import { OFFICIAL_ADAMW } from "../../src/step/optimizer/adamW.ts";
-import {
-  createAdamW,
-  disposeAdamW,
-  gradientNorm,
-  loraParameters,
-  stepAdamW,
-} from "../../src/step/optimizer/optimizer.ts";
-import { factorCopies, loadingOf, Policy, placesOf } from "../../src/step/policy.ts";
+import { Policy, placesOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
-import { getThreads, memoryStats, resetPeak, setThreads } from "../../src/torch/device.ts";
+import { getThreads, setThreads } from "../../src/torch/device.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
+import { measuredStep } from "../helpers/measuredStep.ts";
 import { moveModel_ } from "../helpers/moveModel.ts";
 import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
 import { referenceStep } from "../helpers/reference.ts";
@@ -165,7 +158,7 @@ describe("a plan of a second family", () => {
       batch: batchOf(workload, form),
     };
     const run = dryRun(configuration);
-    const found = measured(configuration);
+    const found = measuredStep(configuration);
     expect({ device: run.device.peakBytes, host: run.host.peakBytes }).toEqual(found);
   });
 
@@ -203,31 +196,3 @@ describe("an answer of a second family", () => {
     disposeModel(model);
   });
 });
-
-/** Measures a step and an update on the CPU once the model is loaded. */
-function measured({ model: sizes, lora: shape, batch: planned, policy, dtype }: Configuration): {
-  device: number;
-  host: number;
-} {
-  const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
-  const weights = randomModel(sizes, { dtype, ...loadingOf(policy) });
-  resetPeak("cpu");
-  resetPeak("cpu", "host");
-  const lora = createLora(sizes, {
-    ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
-    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
-  });
-  const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW, policy.optimizer);
-  const rows = plannedBatch(planned);
-  const images = rows.images.map((picture) => form.black(picture));
-  runToEnd(trainStep(weights, lora, { ...rows, images }, policy, { lossScale: 1 }));
-  gradientNorm(optimizer.parameters);
-  stepAdamW(optimizer, 1e-4, 0.5);
-  disposeAdamW(optimizer);
-  disposeLora(lora);
-  disposeModel(weights);
-  return {
-    device: memoryStats("cpu").peakBytes - live[0],
-    host: memoryStats("cpu", "host").peakBytes - live[1],
-  };
-}

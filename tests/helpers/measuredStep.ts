@@ -1,0 +1,47 @@
+/** Measures the memory of a step, to compare it with a plan. */
+import { pictureFormOf } from "../../src/models/families.ts";
+import { createLora, disposeLora } from "../../src/models/lora.ts";
+import { disposeModel } from "../../src/models/weights.ts";
+import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
+import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
+import { OFFICIAL_ADAMW } from "../../src/step/optimizer/adamW.ts";
+import {
+  createAdamW,
+  disposeAdamW,
+  gradientNorm,
+  loraParameters,
+  stepAdamW,
+} from "../../src/step/optimizer/optimizer.ts";
+import { factorCopies, loadingOf } from "../../src/step/policy.ts";
+import { trainStep } from "../../src/step/step.ts";
+import { memoryStats, resetPeak } from "../../src/torch/device.ts";
+import { randomModel, runToEnd } from "./randomModel.ts";
+
+/** Measures a step and an update on the CPU once the model is loaded: peaks of live bytes. */
+export function measuredStep({ model: sizes, lora: shape, batch: planned, policy, dtype }: Configuration): {
+  device: number;
+  host: number;
+} {
+  const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
+  const weights = randomModel(sizes, { dtype, ...loadingOf(policy) });
+  resetPeak("cpu");
+  resetPeak("cpu", "host");
+  const lora = createLora(sizes, {
+    ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
+    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
+  });
+  const optimizer = createAdamW(loraParameters(lora), OFFICIAL_ADAMW, policy.optimizer);
+  const rows = plannedBatch(planned);
+  const form = pictureFormOf(sizes);
+  const images = rows.images.map((picture) => form.black(picture));
+  runToEnd(trainStep(weights, lora, { ...rows, images }, policy, { lossScale: 1 }));
+  gradientNorm(optimizer.parameters);
+  stepAdamW(optimizer, 1e-4, 0.5);
+  disposeAdamW(optimizer);
+  disposeLora(lora);
+  disposeModel(weights);
+  return {
+    device: memoryStats("cpu").peakBytes - live[0],
+    host: memoryStats("cpu", "host").peakBytes - live[1],
+  };
+}
