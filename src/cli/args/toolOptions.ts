@@ -154,10 +154,14 @@ export const pull = {
 };
 
 export const tiny = {
-  about: "Writes a small random 4KHD checkpoint with its own tokenizer, for trying lorafit.",
+  about: "Writes a small random checkpoint with its own tokenizer, for trying lorafit.",
   options: z.strictObject(
     group("Model", {
       output: text.meta({ help: "Folder for the checkpoint, new or empty.", value: "FOLDER" }),
+      family: z
+        .enum(["xcomposer2-4khd", "qwen2_5_vl"])
+        .default("xcomposer2-4khd")
+        .meta({ help: "Kind of model, by its name in docs/models.md." }),
       hidden: count.default(256).meta({ help: "Width of the decoder's rows." }),
       layers: count.default(4).meta({ help: "Number of decoder layers." }),
       heads: count.default(8).meta({ help: "Number of query heads." }),
@@ -166,7 +170,7 @@ export const tiny = {
       vocab: count.default(1024).meta({ help: "Number of tokens in the vocabulary and the tokenizer." }),
       plora_rank: count
         .default(16)
-        .meta({ help: "Rank of PLoRA, except at wqkv, whose rank is the official 8." }),
+        .meta({ help: "Rank of PLoRA in a 4KHD model, except at wqkv, whose rank is the official 8." }),
       vision_hidden: count.default(64).meta({ help: "Width of the vision tower's rows." }),
       vision_layers: count.default(2).meta({ help: "Number of vision tower layers." }),
       vision_heads: count.default(4).meta({ help: "Number of vision tower heads." }),
@@ -176,7 +180,11 @@ export const tiny = {
       shard: byteAmount.default(2 ** 30).meta({ help: "Maximum size of one file." }),
     }),
   ),
-  examples: ["tiny --output tiny", "tiny --output tiny --layers 2 --hidden 128 --heads 4"],
+  examples: [
+    "tiny --output tiny-qwen --family qwen2_5_vl",
+    "tiny --output tiny",
+    "tiny --output tiny --layers 2 --hidden 128 --heads 4",
+  ],
 };
 
 export const pages = {

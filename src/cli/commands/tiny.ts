@@ -2,9 +2,12 @@
  * `lorafit tiny`: writes a small random checkpoint whose tokenizer knows the words of the synthetic pages.
  */
 import { openAsideFolder, requireNewFolder } from "../../checkpoint/files/disk.ts";
+import { trainBpe } from "../../data/text/tinyBpe.ts";
 import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { tensorsOf } from "../../models/families.ts";
+import type { ModelConfig } from "../../models/family.ts";
+import { tinyQwenConfig, writeTinyQwen } from "../../models/qwen2_5_vl/tiny.ts";
 import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/xcomposer2/tiny.ts";
 import { pageDice } from "../../pages/dice.ts";
 import { drawForm } from "../../pages/form.ts";
@@ -18,27 +21,50 @@ import { noteLeftovers, type Output } from "../output/output.ts";
 const TEXT_PAGES = 60;
 const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
 
+/** How each family writes a tiny checkpoint, with a tokenizer trained on texts. */
+const FAMILIES = {
+  "xcomposer2-4khd": {
+    limit: "--hd-num 1",
+    config: tinyConfig,
+    write: (folder, tiny, texts) =>
+      writeTinyCheckpoint(folder, tiny, trainTokenizer(texts, { vocabSize: tiny.vocab })),
+  },
+  qwen2_5_vl: {
+    limit: "--max-pixels 200704",
+    config: tinyQwenConfig,
+    write: (folder, tiny, texts) => writeTinyQwen(folder, tiny, trainBpe(texts, { vocabSize: tiny.vocab })),
+  },
+} as const satisfies Record<string, TinyFamily>;
+
+interface TinyFamily {
+  /** A limit of pictures that trains quickly. */
+  limit: string;
+  config(tiny: TinyOptions): ModelConfig;
+  write(folder: string, tiny: TinyOptions, texts: string[]): void;
+}
+
 export async function run(options: OptionsOf<"tiny">, output: Output): Promise<void> {
   const tiny = tinyOptions(options);
   noteLeftovers(options.output, output);
-  writeWhole(options.output, tiny);
-  const parameters = parametersOf(tiny);
+  const family: TinyFamily = FAMILIES[options.family];
+  writeWhole(options.output, tiny, family);
+  const parameters = parametersOf(family.config(tiny));
   const bytes = parameters * (tiny.dtype === "float32" ? 4 : 2);
   output.record({ output: options.output, parameters, bytes });
   output.answer(`wrote ${options.output}: ${formatCount(parameters)} parameters, ${formatBytes(bytes)}`);
   output.next({
     "Draw pages to train it on": "pages --output pages",
-    "Train it": `train --model ${quoted(options.output)} --data pages/data.txt --hd-num 1`,
+    "Train it": `train --model ${quoted(options.output)} --data pages/data.txt ${family.limit}`,
   });
 }
 
 /** Writes into a hidden folder beside, which takes the name once it is complete. */
-function writeWhole(folder: string, tiny: TinyOptions): void {
-  tinyConfig(tiny); // refuses wrong sizes before it looks at the folder
+function writeWhole(folder: string, tiny: TinyOptions, { config, write }: TinyFamily): void {
+  config(tiny); // refuses wrong sizes before it looks at the folder
   requireNewFolder(folder);
   const aside = openAsideFolder(folder);
   try {
-    writeTinyCheckpoint(aside.folder, tiny, trainTokenizer(pageTexts(), { vocabSize: tiny.vocab }));
+    write(aside.folder, tiny, pageTexts());
     aside.commit();
   } finally {
     aside.discard();
@@ -60,8 +86,8 @@ function tinyOptions(options: OptionsOf<"tiny">): TinyOptions {
   };
 }
 
-function parametersOf(tiny: TinyOptions): number {
-  const tensors = [...tensorsOf(tinyConfig(tiny)).values()];
+function parametersOf(config: ModelConfig): number {
+  const tensors = [...tensorsOf(config).values()];
   return tensors.reduce((sum, { shape }) => sum + shape.reduce((product, extent) => product * extent, 1), 0);
 }
 

@@ -54,7 +54,8 @@ export function readQwen2_5VlConfig(opened: ModelFolder): Qwen2_5VlConfig {
   const generation =
     readJson(z.record(z.string(), z.unknown()), join(folder, "generation_config.json")) ?? {};
   const headDim = json.hidden_size / json.num_attention_heads;
-  const { sections, ...rope } = mropeOf(values, file, published);
+  const { sections, isInterleaved, ...rope } = mropeOf(values, file, published);
+  if (isInterleaved) throw interleaved(file);
   const model: Qwen2_5VlConfig = {
     family: QWEN2_5_VL_NAME,
     hidden: json.hidden_size,
@@ -78,6 +79,12 @@ export function readQwen2_5VlConfig(opened: ModelFolder): Qwen2_5VlConfig {
   checkLayerCount(vision.layers, VISION_LAYERS_PREFIX, opened, `${file}: vision_config`);
   checkStoredTensors(opened, tensors(model), optionalTensors(model));
   return model;
+}
+
+function interleaved(file: string): UserError {
+  return new UserError(`${file}: mrope_interleaved is true, which no Qwen2.5-VL has.`, {
+    fix: "Check that the configuration belongs to this checkpoint.",
+  });
 }
 
 /** The value at the top wins: there transformers looks. */

@@ -102,7 +102,8 @@ export function tinyConfig(options: TinyOptions): XComposerConfig {
   };
 }
 
-function checkDivides(name: string, value: number, divisorName: string, divisor: number): void {
+/** Throws UserError if a size is no multiple of another. */
+export function checkDivides(name: string, value: number, divisorName: string, divisor: number): void {
   if (value % divisor === 0) return;
   throw new UserError(`${name} is ${value}, which ${divisorName} = ${divisor} does not divide.`, {
     fix: `Choose a multiple of ${divisor}.`,
