@@ -16,8 +16,7 @@ using Settle = std::function<napi_value(napi_env)>;
  */
 class Promised {
  public:
-  /** may_hang: its thread may wait for ever once the group of ranks is lost. */
-  static Promised* make(napi_env env, napi_value* promise, bool may_hang);
+  static Promised* make(napi_env env, napi_value* promise);
   void resolve(Settle value);
   void reject(std::exception_ptr error);
 
@@ -29,14 +28,13 @@ class Promised {
   napi_threadsafe_function told_ = nullptr;
   Settle value_;
   std::exception_ptr error_;
-  bool may_hang_ = false;
 };
 
-/** Lets Node end although promises that may hang are not settled. For the JavaScript thread. */
+/** Lets Node end with unsettled promises: their threads may wait for ever. For the JavaScript thread. */
 void unref_promises(napi_env env);
 
 /** Runs `body` on a thread of its own; it returns what makes the promise's value. */
-napi_value in_thread(napi_env env, std::function<Settle()> body, bool may_hang = false);
+napi_value in_thread(napi_env env, std::function<Settle()> body);
 
 /** Returns the first line of what was thrown. */
 std::string words_of(const std::exception_ptr& error);

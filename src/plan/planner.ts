@@ -1,6 +1,6 @@
 /** Plans a workload for a model on a device under a policy. It remembers what it has tried. */
 
-import { hasBranches, pictureFormOf } from "../models/families.ts";
+import { pictureFormOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
 import type { Base } from "../models/precision/bases.ts";
@@ -27,6 +27,8 @@ import { type Speed, speedOf } from "./time/stepTime.ts";
 export interface RunWorkload extends LoraShape {
   /** Micro-batches of a step; 1 if undefined. With several, the run keeps a copy of the gradients. */
   accumulation?: number | undefined;
+  /** Whether gradients are added up after each round of micro-batches; then the run keeps no copy of them. */
+  exactSum?: boolean | undefined;
 }
 
 /** A workload whose micro-batch follows from sizes that the user gives. */
@@ -160,7 +162,7 @@ export class Planner {
 
   /** Tells whether PLoRA can be folded into the layers' weights as a policy holds them. */
   folds(policy: Policy): boolean {
-    return hasBranches(this.config) && holdsFolded(policy) && storedBaseOf(this.#model) === undefined;
+    return holdsFolded(policy) && storedBaseOf(this.#model) === undefined;
   }
 
   /** Throws UserError if a policy does not fit the model. */
@@ -263,7 +265,7 @@ export class Planner {
     policy: Policy,
     { hostBytes }: Pick<Limits, "hostBytes">,
   ): Place | undefined {
-    if ((workload.accumulation ?? 1) === 1) return undefined;
+    if ((workload.accumulation ?? 1) === 1 || workload.exactSum) return undefined;
     if (hostBytes === Number.POSITIVE_INFINITY) return "host";
     const { perMachine = 1 } = this.#model.ranks ?? {};
     return this.gradientBytes(workload, policy) * perMachine <= hostBytes ? "host" : "device";
@@ -286,7 +288,9 @@ export class Planner {
   trace(workload: Workload, policy: Policy, limits: Limits, options: TraceOptions): StepTrace<StepEvent> {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
     const batch = shapeOf(workload, this.config);
-    return plannedTrace({ ...this.#model, lora: loraOf(workload), batch, policy, gradientCopy }, options);
+    const { exactSum } = workload;
+    const asked = { lora: loraOf(workload), batch, policy, gradientCopy, exactSum };
+    return plannedTrace({ ...this.#model, ...asked }, options);
   }
 
   /** Plans an answer in a run under a policy. Returns the run's memory, and whether it fits. */
@@ -311,7 +315,9 @@ export class Planner {
     body: (held: Omit<Configuration, "batch">, parts: CommonParts) => DryRun,
   ): RoomFor {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
-    const run = body({ ...this.#model, lora: loraOf(workload), policy, gradientCopy }, this.#parts.get());
+    const { exactSum } = workload;
+    const held = { ...this.#model, lora: loraOf(workload), policy, gradientCopy, exactSum };
+    const run = body(held, this.#parts.get());
     return { run, fits: shortage(run, limits) <= 0 };
   }
 
@@ -333,13 +339,15 @@ export class Planner {
   #run(workload: Workload, policy: Policy, gradientCopy: Place | undefined): DryRun {
     const batch = shapeOf(workload, this.config);
     const lora = loraOf(workload);
-    const key = JSON.stringify([lora, batch, policy, gradientCopy]);
+    const { exactSum } = workload;
+    const key = JSON.stringify([lora, batch, policy, gradientCopy, exactSum]);
     const { runs, contextBytes } = this.#known;
     const moreBytes = contextOf(this.#model) - contextBytes;
     const known = runs.get(key);
     if (known) return inContext(known, moreBytes);
+    const asked = { lora, batch, policy, gradientCopy, exactSum };
     const run = this.#worstRank(batch, (sharers) =>
-      dryRun({ ...this.#model, sharers, lora, batch, policy, gradientCopy }, { parts: this.#parts.get() }),
+      dryRun({ ...this.#model, sharers, ...asked }, { parts: this.#parts.get() }),
     );
     runs.set(key, inContext(run, -moreBytes));
     this.#parts.onDryRun?.();

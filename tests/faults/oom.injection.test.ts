@@ -9,6 +9,7 @@ import { zeroGradients } from "../../src/models/lora.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats } from "../../src/torch/device.ts";
+import { ALONE } from "../../src/torch/peers/peers.ts";
 import { type Closers, openRun } from "../../src/train/loop/openRun.ts";
 import { runMicroBatch } from "../../src/train/loop/retry.ts";
 import type { Run } from "../../src/train/loop/run.ts";
@@ -68,7 +69,7 @@ it.each(Object.keys(CASES) as (keyof typeof CASES)[])(
 
 async function openRunWith(policy: Policy, output: string, notices: string[]): Promise<Run> {
   const given = { ...input, output, policy, lora_dropout: 0.1, gradient_accumulation: 2, max_steps: 1 };
-  return await openRun(trainOptions(given), factsInto(notices), closers);
+  return await openRun(trainOptions(given), { facts: factsInto(notices), closers, peers: ALONE });
 }
 
 function live(): number[] {

@@ -9,6 +9,7 @@ import { isCodes } from "../../src/step/optimizer/moments.ts";
 import { Policy } from "../../src/step/policy.ts";
 import { pendingCopies } from "../../src/torch/copies.ts";
 import { failAtAllocation, liveTensors, memoryStats, setCap } from "../../src/torch/device.ts";
+import { ALONE } from "../../src/torch/peers/peers.ts";
 import { createGenerator } from "../../src/torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../../src/torch/tensor.ts";
 import { type Closers, openRun } from "../../src/train/loop/openRun.ts";
@@ -117,7 +118,7 @@ async function openRunWith(
       ...more,
     },
   };
-  return await openRun(trainOptions(given), factsInto(notices), closers);
+  return await openRun(trainOptions(given), { facts: factsInto(notices), closers, peers: ALONE });
 }
 
 /** Returns all tensors that an update changes, in a fixed order. */

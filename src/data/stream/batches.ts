@@ -43,12 +43,16 @@ export interface PictureLoader {
   load(path: string, limit: number): Promise<LoadedPicture>;
 }
 
-export interface BatchOptions {
-  samples: readonly PreparedSample[];
-  sampler: Sampler;
+export interface BatchOptions extends LoadingOptions {
   packing: Packing;
   /** Draws after which the stream ends; Infinity for an endless stream. */
   draws: number;
+}
+
+/** Inputs for loading planned micro-batches. */
+export interface LoadingOptions {
+  samples: readonly PreparedSample[];
+  sampler: Sampler;
   pictures: PictureLoader;
   /**
    * Pictures that may wait decoded, each with up to 0.35 MB a tile. At least one micro-batch is loaded ahead.
@@ -68,13 +72,29 @@ const QUEUE_BATCHES = 16;
  * Yields micro-batches from a position on. Throws a UserError that names sample and file if a picture cannot
  * be loaded.
  */
-export async function* createBatches(
-  options: BatchOptions,
-  from: DataPosition = START,
+export function createBatches(options: BatchOptions, from: DataPosition = START): AsyncGenerator<MicroBatch> {
+  return loadBatches(plansOf(options, from), options);
+}
+
+/** Plans micro-batches from a position on, without loading anything. */
+export function plansOf(
+  { samples, sampler, packing, draws }: Omit<BatchOptions, "pictures">,
+  from: DataPosition,
+): Generator<PlannedBatch> {
+  const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
+  return planBatches(tokensOf, packing, draws, from);
+}
+
+/**
+ * Yields planned micro-batches, except those whose samples are all left out. Throws as createBatches does.
+ */
+export async function* loadBatches(
+  planned: Iterable<PlannedBatch>,
+  options: LoadingOptions,
 ): AsyncGenerator<MicroBatch> {
-  const { samples, sampler, packing, draws, picturesAhead = 8 } = options;
+  const { samples, sampler, picturesAhead = 8 } = options;
   const sampleAt = (draw: number): PreparedSample => samples[sampler.at(draw).sample] as PreparedSample;
-  const plans = planBatches((draw) => sampleAt(draw).tokens, packing, draws, from);
+  const plans = planned[Symbol.iterator]();
   const queue: PendingBatch[] = [];
   for (;;) {
     while (queue.length < QUEUE_BATCHES && (queue.length < 2 || pictureCount(queue) < picturesAhead)) {

@@ -2,16 +2,16 @@
  * Lists every planned allocation of one micro-batch and its update, to compare with a run's measured ones, to
  * find the first difference, or to look at.
  */
-import { stepAdamW } from "../../step/optimizer/optimizer.ts";
+import { normOfGradients, stepAdamW } from "../../step/optimizer/optimizer.ts";
 import { clippedScale } from "../../step/optimizer/updateGate.ts";
 import { queueStep } from "../../step/step.ts";
 import { CATEGORIES, type Pool, planningFor, readAllocations } from "../../torch/device.ts";
-import { dispose, scope } from "../../torch/tensor.ts";
+import { dispose, keep, scope } from "../../torch/tensor.ts";
 import { traced } from "../../torch/trace.ts";
 import { plannedBatch } from "./batchShapes.ts";
 import { type Configuration, sharersOf } from "./configuration.ts";
 import { type Bytes, planTargetOf } from "./dryRun.ts";
-import { openOnMeta } from "./sharedParts.ts";
+import { openOnMeta, sumOnMeta } from "./sharedParts.ts";
 import { type StepEvent, StepEvents, type TraceEvent, withStacks } from "./stepEvents.ts";
 
 export interface StepTrace<Event extends TraceEvent = TraceEvent> {
@@ -42,13 +42,13 @@ export function plannedTrace(
         collected.add(readAllocations("meta"));
         collected.passed(phase, part);
       };
-      const { model, lora, optimizer } = run;
+      const { model, lora, optimizer, sum } = run;
       const {
         batch,
         policy,
         lora: { dropout },
       } = configuration;
-      const normOf = isLast ? optimizer.parameters : undefined;
+      const normOf = isLast && !sum ? optimizer.parameters : undefined; // else it is of the sum
       const sharers = sharersOf(configuration);
       const options = { lossScale: 1, normOf, sharers, ...(dropout > 0 && { dropoutSeed: 1n }) };
       let phase = "vision";
@@ -62,8 +62,10 @@ export function plannedTrace(
       using queued = next.value;
       if (!isLast) return { before, events: collected.events };
       queued.read();
-      scope(() => stepAdamW(optimizer, 1e-4, clippedScale(queued.norm!, 1, 1)));
-      dispose(queued.norm);
+      sumOnMeta(sum, configuration);
+      const norm = queued.norm ?? keep(normOfGradients(optimizer.parameters));
+      scope(() => stepAdamW(optimizer, 1e-4, clippedScale(norm, 1, 1)));
+      dispose(norm);
       end("update");
       return { before, events: collected.events };
     }),

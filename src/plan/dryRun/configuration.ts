@@ -49,6 +49,8 @@ export interface Configuration extends Bases {
   mapsWeights: boolean;
   /** Place of gradient accumulation's copy of the gradients; undefined for one micro-batch a step. */
   gradientCopy?: Place | undefined;
+  /** Whether gradients are added up after each round of micro-batches, which needs no copy of them. */
+  exactSum?: boolean | undefined;
   /** Which rank is planned; undefined: a process by itself. */
   ranks?: RankOf | undefined;
   /**

@@ -20,6 +20,7 @@ import type { Room } from "../../nn/frozen/nf4.ts";
 import { emptyQuantized } from "../../nn/frozen/quantized.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { gradientCopies } from "../../step/optimizer/gradientBackup.ts";
+import { createGradientSum, type GradientSum } from "../../step/optimizer/gradientSum.ts";
 import {
   type AdamW,
   createAdamW,
@@ -35,6 +36,7 @@ import { STAGING_BYTES } from "../../torch/copies.ts";
 import { empty } from "../../torch/create.ts";
 import { category, pool } from "../../torch/device.ts";
 import type { DType } from "../../torch/dtypes.ts";
+import { plannedPeers } from "../../torch/peers/peers.ts";
 import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Trace } from "../../torch/trace.ts";
 import type { Configuration } from "./configuration.ts";
@@ -78,10 +80,20 @@ export class CommonParts implements Disposable {
   }
 
   adapter(configuration: Configuration, take: TakeTrace): AdapterPart {
-    const { model, dtype, lora, policy, gradientCopy, target, ranks } = configuration;
+    const { model, dtype, lora, policy, gradientCopy, target, exactSum, ranks } = configuration;
     const { optimizer, gradients } = policy;
     const capability = target === "cpu" ? target : target.computeCapability;
-    const key = JSON.stringify([model, dtype, lora, optimizer, gradients, gradientCopy, capability, ranks]);
+    const key = JSON.stringify([
+      model,
+      dtype,
+      lora,
+      optimizer,
+      gradients,
+      gradientCopy,
+      capability,
+      exactSum,
+      ranks,
+    ]);
     return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
   }
 
@@ -135,10 +147,11 @@ function makeModel(configuration: Configuration, take: TakeTrace): ModelPart {
 }
 
 function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart {
-  const { lora, optimizer, ...opened } = openAdapter(configuration);
+  const { lora, optimizer, sum, ...opened } = openAdapter(configuration);
   const making = take();
   resumeOnMeta(optimizer);
   const resuming = take();
+  sumOnMeta(sum, configuration);
   scope(() => stepAdamW(optimizer, 1e-4, clippedScale(normOfGradients(optimizer.parameters), 1, 1)));
   const updating = take();
   saveOnMeta(optimizer, lora);
@@ -148,7 +161,7 @@ function makeAdapter(configuration: Configuration, take: TakeTrace): AdapterPart
 /** Creates everything that a run holds from its start to its end. */
 export function openOnMeta(
   configuration: Configuration,
-): { model: Model; lora: Lora; optimizer: AdamW } & Disposable {
+): { model: Model; lora: Lora; optimizer: AdamW; sum: GradientSum | undefined } & Disposable {
   const { model, ...opened } = openModel(configuration);
   const adapter = openAdapter(configuration);
   const close = (): void => {
@@ -179,18 +192,33 @@ function emptyStaging(): Tensor[] {
   return [pool("host", () => category("workspace", bytes))];
 }
 
-function openAdapter(configuration: Configuration): { lora: Lora; optimizer: AdamW } & Disposable {
+function openAdapter(
+  configuration: Configuration,
+): { lora: Lora; optimizer: AdamW; sum: GradientSum | undefined } & Disposable {
   const lora = emptyLora(configuration);
   const parameters = loraParameters(lora);
   const optimizer = createAdamW(parameters, OFFICIAL_ADAMW, configuration.policy.optimizer);
-  const { gradientCopy } = configuration;
+  const { gradientCopy, exactSum = false, ranks } = configuration;
   const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
+  const peers = plannedPeers(ranks?.rank ?? 0, ranks?.count ?? 1);
+  const sum =
+    ranks || exactSum ? createGradientSum(peers, gradientsOf(parameters), { exact: exactSum }) : undefined;
   const close = (): void => {
+    sum?.[Symbol.dispose]();
     copies?.[Symbol.dispose]();
     disposeAdamW(optimizer);
     disposeLora(lora);
   };
-  return { lora, optimizer, [Symbol.dispose]: close };
+  return { lora, optimizer, sum, [Symbol.dispose]: close };
+}
+
+/** Adds up the gradients of ranks before an update, as a step does. */
+export function sumOnMeta(
+  sum: GradientSum | undefined,
+  { exactSum = false }: Pick<Configuration, "exactSum">,
+): void {
+  if (exactSum) for (const pending of sum!.add()) pending.wait();
+  for (const pending of sum?.finish() ?? []) pending.wait();
 }
 
 /**

@@ -13,8 +13,10 @@ import { drive } from "../../step/driveSteps.ts";
 import type { Policy } from "../../step/policy.ts";
 import { evalStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
+import { ALONE, type Peers } from "../../torch/peers/peers.ts";
 import type { AnswerRecord, EvalRecord } from "../folder/runLog.ts";
 import { type AnswerRequest, answerRequests, stopIdsOf } from "../planning/answerPlan.ts";
+import { sharedOut } from "../ranks/shareOut.ts";
 import { type Metrics, metricsOf, type Scores, scoresOf } from "./scores.ts";
 
 /** A model to evaluate, with or without an adapter. */
@@ -137,31 +139,73 @@ export async function evaluate(
   evaluator: Evaluator,
 ): Promise<Evaluation | { notFinite: SampleSource } | undefined> {
   const evaluated = await evaluateInFull(samples, evaluator);
+  if (evaluated === "interrupted") return undefined;
   return evaluated && "total" in evaluated ? evaluated.total : evaluated;
 }
 
-/** Evaluates as evaluate() does, and also returns each loss and each answer. */
+/**
+ * Evaluates as evaluate() does, and also returns each loss and each answer. Ranks share out the samples, and
+ * all get the results of all. "interrupted": the signal of a rank came before the end.
+ */
 export async function evaluateInFull(
   samples: readonly PreparedSample[],
   evaluator: Evaluator,
-): Promise<Evaluated | { notFinite: SampleSource } | undefined> {
-  const losses: SampleLoss[] = [];
-  for await (const sample of sampleLosses(samples, evaluator)) {
-    if (evaluator.signal?.aborted) return undefined;
-    if (!Number.isFinite(sample.loss)) return { notFinite: samples[sample.index]!.source };
-    losses.push(sample);
-  }
+  peers: Peers = ALONE,
+): Promise<Evaluated | { notFinite: SampleSource } | "interrupted" | undefined> {
+  const own = sharedOut(
+    samples.map(({ tokens }) => tokens),
+    peers.count,
+  )[peers.rank]!;
+  const ownSamples = own.map((index) => samples[index]!);
+  const ofAll = <T extends { index: number }>(key: string, values: AsyncIterable<T>) =>
+    toldOfAll(peers, key, placed(values, own), evaluator);
+  const losses = await ofAll("losses", upToNotFinite(sampleLosses(ownSamples, evaluator)));
+  if (losses === "interrupted") return losses;
+  const wrong = losses.find(({ loss }) => loss === null || !Number.isFinite(loss)); // JSON has null for NaN
+  if (wrong) return { notFinite: samples[wrong.index]!.source };
   if (losses.length === 0) return undefined;
-  const answers: Answer[] = [];
-  for await (const answered of sampleAnswers(samples, evaluator)) {
-    if (evaluator.signal?.aborted) return undefined;
-    answers.push(answered);
-  }
+  const answers = await ofAll("answers", sampleAnswers(ownSamples, evaluator));
+  if (answers === "interrupted") return answers;
   return {
     total: totalOf(losses, answers, samples.length),
     losses: losses.map(({ index, ...loss }) => ({ sample: samples[index]!.source, ...loss })),
     answers: answers.map((answered) => answerRecord(answered, samples[answered.index]!, evaluator)),
   };
+}
+
+/** Gives values the places of their samples among all. */
+async function* placed<T extends { index: number }>(
+  values: AsyncIterable<T>,
+  places: readonly number[],
+): AsyncGenerator<T> {
+  for await (const value of values) yield { ...value, index: places[value.index]! };
+}
+
+/** Ends with the first loss that is NaN or Infinity. */
+async function* upToNotFinite(losses: AsyncIterable<SampleLoss>): AsyncGenerator<SampleLoss> {
+  for await (const sample of losses) {
+    yield sample;
+    if (!Number.isFinite(sample.loss)) return;
+  }
+}
+
+/** Collects this rank's values, and returns those of all ranks in the order of samples. */
+async function toldOfAll<T extends { index: number }>(
+  peers: Peers,
+  key: string,
+  values: AsyncIterable<T>,
+  { signal }: Evaluator,
+): Promise<T[] | "interrupted"> {
+  const own: T[] = [];
+  for await (const value of values) {
+    if (signal?.aborted) break;
+    own.push(value);
+  }
+  const isInterrupted = signal?.aborted ?? false;
+  const told = await peers.tell(`${key} of an evaluation`, { isInterrupted, values: own as never });
+  const all = told as unknown as { isInterrupted: boolean; values: T[] }[];
+  if (all.some((each) => each.isInterrupted)) return "interrupted";
+  return all.flatMap((each) => each.values).sort((one, other) => one.index - other.index);
 }
 
 function totalOf(losses: readonly SampleLoss[], answers: readonly Answer[], samples: number): Evaluation {

@@ -101,7 +101,7 @@ const NAME = /^checkpoint-(\d+)(?:-micro-(\d+))?$/;
 export async function saveCheckpoint(output: string, state: TrainerState, trained: Trained): Promise<string> {
   settle(trained);
   const { microBatches } = state.accumulated;
-  const folder = join(output, `checkpoint-${state.step}${microBatches > 0 ? `-micro-${microBatches}` : ""}`);
+  const folder = checkpointFolder(output, state);
   const write = (aside: string): void => {
     writeLora(aside, trained);
     writeSafetensors(join(aside, OPTIMIZER_FILE), momentTensors(trained.optimizer));
@@ -110,6 +110,14 @@ export async function saveCheckpoint(output: string, state: TrainerState, traine
   };
   await writeFolder(folder, write, { sealed: true });
   return folder;
+}
+
+/** Returns the folder of a state's checkpoint. */
+export function checkpointFolder(
+  output: string,
+  { step, accumulated: { microBatches } }: Pick<TrainerState, "step" | "accumulated">,
+): string {
+  return join(output, `checkpoint-${step}${microBatches > 0 ? `-micro-${microBatches}` : ""}`);
 }
 
 /** Writes an adapter's folder, whole or not at all. */
@@ -133,12 +141,15 @@ export async function lastGoodCheckpoint(
 ): Promise<Checkpoint | undefined> {
   for (const folder of (await checkpointFolders(output)).reverse()) {
     const fault = await faultOf(folder);
-    if (fault === undefined) {
-      return { folder, state: JSON.parse(await readFile(join(folder, STATE_FILE), "utf8")) };
-    }
+    if (fault === undefined) return await readCheckpoint(folder);
     onBroken(await setAside(folder), fault);
   }
   return undefined;
+}
+
+/** Reads the state of a complete checkpoint. */
+export async function readCheckpoint(folder: string): Promise<Checkpoint> {
+  return { folder, state: JSON.parse(await readFile(join(folder, STATE_FILE), "utf8")) };
 }
 
 /**

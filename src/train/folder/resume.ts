@@ -42,6 +42,7 @@ const FREE_OPTIONS = new Set<string>([
   "recipe", // rank, alpha and learning rate, which it gives defaults, are compared
   ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot", "report_to"],
   ...["policy", ...POLICY_OPTION_NAMES],
+  ...["exact_sum", "rank_timeout"],
 ]);
 
 /** Options that came after the first runs, with what they were before. */
@@ -82,9 +83,9 @@ export function checkSameRun(
   fingerprints: Record<string, string>,
 ): void {
   const changes = [
-    ...changedKeys({ ...LATER_OPTIONS, ...state.options }, options)
-      .filter((key) => !FREE_OPTIONS.has(key))
-      .map((key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`),
+    ...changedOptions({ ...LATER_OPTIONS, ...state.options }, options).map(
+      (key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`,
+    ),
     ...Object.keys(fingerprints)
       .filter((what) => fingerprints[what] !== state.fingerprints[what])
       .map((what) => `the content of ${what} has changed`),
@@ -126,6 +127,11 @@ export function noticeFolding(
 export function resumeLine(output: string): string {
   const flags = process.env[OWN_VARIABLES.flags]; // such as --gpus 4, which the run does not record
   return commandLine(`train --resume ${quoted(output)}${flags ? ` ${flags}` : ""}`);
+}
+
+/** Lists the options that differ and on which the result depends. */
+export function changedOptions(before: Record<string, unknown>, now: Record<string, unknown>): string[] {
+  return changedKeys(before, now).filter((key) => !FREE_OPTIONS.has(key));
 }
 
 function changedKeys(before: Record<string, unknown>, now: Record<string, unknown>): string[] {

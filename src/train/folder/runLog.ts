@@ -46,6 +46,12 @@ export interface StepRecord {
   /** Epoch of the step's last micro-batch, from 0. */
   epoch: number;
   /**
+   * Processes that took the step, and the share of its time for which they waited for the slowest on average.
+   * Absent for one process by itself.
+   */
+  ranks?: number;
+  waitRatio?: number;
+  /**
    * The micro-batch that took longest, with its samples. Absent in older runs, and after a resume within the
    * step.
    */

@@ -20,6 +20,7 @@ import {
 import type { Device } from "../../torch/tensor.ts";
 import type { Defect, DefectTrace } from "../facts/peaks.ts";
 import { defectTraceFile } from "../folder/runLog.ts";
+import { isWriter } from "../ranks/together.ts";
 import type { Run } from "./run.ts";
 
 /** Traces of a run at most: a trace takes time, and the first ones show enough. */
@@ -63,6 +64,7 @@ export class DefectTracer {
    */
   want(step: number, tokens: number, defect: Defect): boolean {
     const kind = kindOf(defect);
+    if (!isWriter(this.#run)) return false;
     if (this.#wanted || this.#traced.has(kind) || this.#traced.size >= MOST_TRACES) return false;
     this.#traced.set(kind, step);
     this.#wanted = { step, defect, classTokens: this.#run.planned.plan.classOf(tokens) };

@@ -14,7 +14,14 @@ import { countBatches, type Packing, planBatches, START } from "../../data/strea
 import { formatCount, plural } from "../../errors.ts";
 import { pictureFormOf, pictureRulesOf, tokenizerOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
-import { createLora, disposeLora, type Gradients, type Lora, loraFromAdapter } from "../../models/lora.ts";
+import {
+  createLora,
+  disposeLora,
+  type Gradients,
+  type Lora,
+  loraFromAdapter,
+  zeroGradients,
+} from "../../models/lora.ts";
 import { disposeModel, loadOpened, type Model } from "../../models/weights.ts";
 import { type AttentionUse, settledAttention } from "../../plan/time/attentionChoice.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../../step/optimizer/gradientBackup.ts";
@@ -27,6 +34,7 @@ import {
   loraParameters,
 } from "../../step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, type Policy, ploraOf } from "../../step/policy.ts";
+import type { Peers } from "../../torch/peers/peers.ts";
 import { type Device, type DType, scope } from "../../torch/tensor.ts";
 import { readySamples, samplerOf, samplesFingerprint } from "../data/dataset.ts";
 import { demandOf } from "../data/memoryDemand.ts";
@@ -59,6 +67,15 @@ import { stopIdsOf } from "../planning/answerPlan.ts";
 import { planFact } from "../planning/planFact.ts";
 import { planRun, type RunPlanning } from "../planning/planRun.ts";
 import type { RunPlan } from "../planning/policyByLength.ts";
+import {
+  checkAccumulation,
+  checkpointOf,
+  optionsOfRank,
+  plannerOfRank,
+  planTogether,
+  requireSameRun,
+} from "../ranks/opening.ts";
+import { gradientSumOf, isWriter } from "../ranks/together.ts";
 import type { Run, RunInputs, RunLoaded, RunProgress, TrainingData } from "./run.ts";
 
 /** Things to do at the end, the last one first. */
@@ -73,25 +90,29 @@ interface Opening extends RunInputs {
   policies: ClassPolicy[] | undefined;
   facts: FactStream;
   closers: Closers;
+  peers: Peers;
 }
 
 /** Opens a run. What it needs is freed by `closers`, also if this throws. */
-export async function openRun(given: TrainOptions, facts: FactStream, closers: Closers): Promise<Run> {
-  const checkpoint = await openOutput(given.output, given.resume, facts.notice);
-  const opening = await openInputs(given, { checkpoint, facts, closers });
+export async function openRun(
+  given: TrainOptions,
+  { facts, closers, peers }: Pick<Opening, "facts" | "closers" | "peers">,
+): Promise<Run> {
+  const checkpoint = await checkpointOf(peers, () => openOutput(given.output, given.resume, facts.notice));
+  const opening = await openInputs(given, { checkpoint, facts, closers, peers });
   const planned = await planInputs(opening);
   const { options, data, planner, demand, schedule } = opening;
   const { loaded, progress } = await loadRun(opening, planned);
-  return { inputs: { options, data, planner, demand, schedule }, planned, loaded, progress, facts };
+  return { inputs: { options, data, planner, demand, schedule }, planned, loaded, progress, facts, peers };
 }
 
 /** Stage 1: opens the model's files, and checks the data. checkpoint: the one to continue from. */
 export async function openInputs(
   given: TrainOptions,
-  { checkpoint, facts, closers }: Pick<Opening, "checkpoint" | "facts" | "closers">,
+  { checkpoint, facts, closers, peers }: Pick<Opening, "checkpoint" | "facts" | "closers" | "peers">,
 ): Promise<Opening> {
   const { notice } = facts;
-  if (given.memory_snapshot !== undefined) requireWritable(given.memory_snapshot);
+  if (given.memory_snapshot !== undefined && isWriter({ peers })) requireWritable(given.memory_snapshot);
   const opened = openModel(given.model);
   closers.push(() => closeModel(opened));
   const compute = startCompute(opened, given);
@@ -99,8 +120,9 @@ export async function openInputs(
   noticeIdleCard(given.device, notice);
   noticeStored(opened, notice);
   noticeTwins(compute.device, notice);
-  const options = settled(given, compute);
-  const planner = plannerOf(opened, compute);
+  const options = optionsOfRank(peers, settled(given, compute));
+  checkAccumulation(peers, options);
+  const planner = await plannerOfRank(peers, plannerOf(opened, compute), compute.device);
   const policies = givenPolicies(options);
   for (const { policy } of policies ?? []) planner.check(policy);
   const data = await openData(options, opened, { checkpoint, facts });
@@ -112,7 +134,7 @@ export async function openInputs(
   if (!checkpoint) noticeCautions(options, schedule, notice);
   const demand = demandOf(data.samples, data.packing);
   const inputs = { options, data, planner, demand, schedule };
-  return { ...inputs, opened, compute, checkpoint, policies, facts, closers };
+  return { ...inputs, opened, compute, checkpoint, policies, facts, closers, peers };
 }
 
 /** Stage 2: plans the run, and reports the plan. Throws UserError if it does not fit. */
@@ -120,12 +142,14 @@ export async function planInputs(opening: Opening): Promise<RunPlanning> {
   const { options, data, planner, demand, schedule, opened, checkpoint, policies, facts } = opening;
   const { evalSamples, tokenizer } = data;
   const limits = limitsOf(options, options.device!);
-  const planned = await planRun({
+  const request = {
     ...{ options, planner, demand, evalSamples, checkpoint, policies, limits },
     lengths: lengthsOf(options, data, schedule),
     stopIds: stopIdsOf(tokenizer, opened.config),
-    attention: attentionOf(opening),
-  });
+  };
+  const planned = await planTogether(opening.peers, (first) =>
+    planRun({ ...request, attention: first?.attention ?? attentionOf(opening), first: first?.policies }),
+  );
   if (planned.losses) data.evalSamples = [...planned.losses.kept];
   await facts.send(planFact({ ...planned, demand, planner, limits }));
   return planned;
@@ -148,6 +172,10 @@ async function loadRun(
     data: samplesFingerprint(data.samples, pictureFormOf(opened.config)),
   };
   const { folded } = ploraOf(plan.policy);
+  await requireSameRun(opening.peers, options, {
+    ...fingerprints,
+    checkpoint: checkpoint?.state.step ?? null,
+  });
   if (checkpoint) {
     checkSameRun(checkpoint, options, fingerprints);
     noticeFolding(checkpoint, folded, { isGiven: policies !== undefined, notice });
@@ -159,13 +187,16 @@ async function loadRun(
   closers.push(() => disposeAdamW(optimizer));
   const backup = backupOf(optimizer, plan);
   closers.push(() => backup[Symbol.dispose]());
+  const sum = gradientSumOf({ peers: opening.peers, inputs: opening }, optimizer);
+  closers.push(() => sum?.[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
+  if (!isWriter(opening)) zeroGradients(lora); // those of a checkpoint within a step count once
   const now = {
     ...{ options, fingerprints, folded, policies: plan.policies },
     ...{ stepsDown: plan.stepsDown, evalStepsDown: losses?.stepsDown },
   };
   const progress = await beginProgress(opening, plan, now);
-  return { loaded: { model, lora, optimizer, backup }, progress };
+  return { loaded: { model, lora, optimizer, backup, sum }, progress };
 }
 
 /** The parts of a run's state that opening decides anew. */
@@ -176,18 +207,21 @@ type StateNow = Pick<
 
 /** Returns the state to continue from, or a new one, and begins the logs there. */
 async function beginProgress(
-  { options, schedule, compute, checkpoint, facts }: Opening,
+  { options, schedule, compute, checkpoint, facts, peers }: Opening,
   plan: RunPlan,
   { fingerprints, ...now }: StateNow,
 ): Promise<RunProgress> {
   const { totalSteps } = schedule;
-  const begun = { totalSteps, fingerprints, lossScale: firstLossScale(compute.dtype) };
-  const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...begun, ...now });
+  const first = { totalSteps, fingerprints, lossScale: firstLossScale(compute.dtype) };
+  const state = checkpoint ? { ...checkpoint.state, ...now } : newState({ ...first, ...now });
+  const folder = checkpoint?.folder;
+  const ownMicroBatches = options.gradient_accumulation;
+  const begun = { state, checkpoint: folder, saved: folder !== undefined, ownMicroBatches };
+  if (!isWriter({ peers })) return { ...begun, stepsBefore: [] };
   if (!checkpoint) await moveEarlierRun(options.output, facts.notice);
   const stepsBefore = await restartLog(options.output, options, state);
   writeFileWhole(join(options.output, POLICY_FILE), policiesJson(plan.policies));
-  const folder = checkpoint?.folder;
-  return { state, stepsBefore, checkpoint: folder, saved: folder !== undefined };
+  return { ...begun, stepsBefore };
 }
 
 /** Makes the copy of the gradients, if a step has several micro-batches. */

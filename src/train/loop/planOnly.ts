@@ -1,6 +1,7 @@
 /** Plans a run as train() does before it loads anything, and writes nothing: for those who choose a run. */
 
 import { stepTimeMs } from "../../plan/time/stepTime.ts";
+import { ALONE } from "../../torch/peers/peers.ts";
 import { FactStream } from "../facts/factStream.ts";
 import { type TrainInput, trainOptions } from "../options/options.ts";
 import type { RunPlanning } from "../planning/planRun.ts";
@@ -29,7 +30,10 @@ export async function planOnly(input: TrainInput): Promise<PlannedRun> {
   const closers: Closers = [];
   try {
     const facts = new FactStream([]);
-    const opening = await openInputs(trainOptions(input), { checkpoint: undefined, facts, closers });
+    const opening = await openInputs(trainOptions(input), {
+      ...{ checkpoint: undefined, facts, closers },
+      peers: ALONE,
+    });
     const { planner, demand, schedule, data, options } = opening;
     const planned = await planInputs(opening);
     const run = planned.plan.longest?.run ?? planned.plan.plannedAtMost(demand.mostTokens);

@@ -15,6 +15,7 @@ import { type QueuedStep, queueStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { freeCache } from "../machine/compute.ts";
 import type { RunPlan } from "../planning/policyByLength.ts";
+import { isTogether } from "../ranks/together.ts";
 import type { Run } from "./run.ts";
 import { doesNotFit, namesOf, ranOut } from "./stopErrors.ts";
 
@@ -32,7 +33,7 @@ export async function runMicroBatch(
   const { state } = run.progress;
   const dropoutSeed = mixSeed(BigInt(run.inputs.options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
-  const normOf = isLastOfStep(run) ? optimizer.parameters : undefined;
+  const normOf = isLastOfStep(run) && !isTogether(run) ? optimizer.parameters : undefined;
   saveGradients(run, subject);
   const tokens = batch.inputIds.length;
   const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
@@ -53,9 +54,9 @@ interface Watching {
   onRanOut: (cause: OutOfMemoryError) => Promise<boolean>;
 }
 
-/** Whether the micro-batch that comes is the last one of a whole step. */
-export function isLastOfStep({ inputs, progress }: Pick<Run, "inputs" | "progress">): boolean {
-  return progress.state.accumulated.microBatches + 1 === inputs.options.gradient_accumulation;
+/** Whether the micro-batch that comes is the last one of a whole step that this process computes. */
+export function isLastOfStep({ progress }: Pick<Run, "progress">): boolean {
+  return progress.state.accumulated.microBatches + 1 === progress.ownMicroBatches;
 }
 
 /** Where an update has given up the copy of the gradients, this may be too much. */

@@ -11,7 +11,9 @@ import type { Lora } from "../../models/lora.ts";
 import type { Model } from "../../models/weights.ts";
 import type { Planner } from "../../plan/planner.ts";
 import type { GradientBackup } from "../../step/optimizer/gradientBackup.ts";
+import type { GradientSum } from "../../step/optimizer/gradientSum.ts";
 import type { AdamW } from "../../step/optimizer/optimizer.ts";
+import type { Peers } from "../../torch/peers/peers.ts";
 import type { Demand } from "../data/memoryDemand.ts";
 import type { FactStream } from "../facts/factStream.ts";
 import type { TrainerState } from "../folder/checkpoints.ts";
@@ -26,6 +28,8 @@ export interface Run {
   loaded: RunLoaded;
   progress: RunProgress;
   facts: FactStream;
+  /** The processes that train together; ALONE for one. */
+  peers: Peers;
 }
 
 /** The checked options and data of a run. */
@@ -57,6 +61,8 @@ export interface RunLoaded {
   optimizer: AdamW;
   /** The gradients before the micro-batch that is being computed. */
   backup: GradientBackup;
+  /** Adds up the gradients of ranks; undefined for a process that needs none. */
+  sum: GradientSum | undefined;
 }
 
 /** How far a run is. */
@@ -66,6 +72,8 @@ export interface RunProgress {
   stepsBefore: readonly StepRecord[];
   /** Folder of the last complete checkpoint. */
   checkpoint: string | undefined;
+  /** Micro-batches of the step that this process computes. */
+  ownMicroBatches: number;
   /** Whether the state is that of the last checkpoint. */
   saved: boolean;
 }

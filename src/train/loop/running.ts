@@ -2,6 +2,7 @@
 import type { SampleSource } from "../../data/samples/sample.ts";
 import type { Tensor } from "../../torch/tensor.ts";
 import type { StepRecord } from "../folder/runLog.ts";
+import type { Together } from "../ranks/together.ts";
 import type { Late } from "./lateReading.ts";
 import type { PeakWatch } from "./peakWatch.ts";
 import type { Run } from "./run.ts";
@@ -16,6 +17,8 @@ export interface Running extends Run {
   /** Queued work that is not reported yet. */
   late: Late;
   under: StepUnderWay;
+  /** Set if steps are taken together with other ranks, or in their way. */
+  together: Together | undefined;
 }
 
 /** A step as far as this process has seen it; what a checkpoint has of it is in the run's state. */
@@ -26,8 +29,13 @@ export interface StepUnderWay {
   /** That norm as a number, once the micro-batch has been reported. */
   gradientNorm: number | undefined;
   slowest: StepRecord["slowest"];
+  /** Weight times loss of each micro-batch. */
+  weightedLosses: number[];
+  /** Set if ranks took the step: their number, and the time that they waited for the slowest on average. */
+  ranks: { ranks: number; waitedMs: number } | undefined;
 }
 
 export const beginStep = (): StepUnderWay => ({
   ...{ samples: [], norm: undefined, gradientNorm: undefined, slowest: undefined },
+  ...{ weightedLosses: [], ranks: undefined },
 });

@@ -91,6 +91,9 @@ function roomOf(
   return limitsOf({ memory, host_memory }, model.device) ?? unlimited;
 }
 
+/** Says that a number of a step is NaN or Infinity. */
+export class NotFiniteError extends UserError {}
+
 /**
  * Returns the error for a number of a step that is NaN or Infinity; `subject` names the number. isUntried:
  * whether the newest checkpoint's factors gave this number and none before, so that this checkpoint is not
@@ -100,13 +103,13 @@ export async function notFinite(
   { inputs: { options } }: Pick<Run, "inputs">,
   subject: string,
   { step, isUntried }: { step: number; isUntried: boolean },
-): Promise<UserError> {
+): Promise<NotFiniteError> {
   const folders = await checkpointFolders(options.output);
   const good = folders.at(isUntried ? -2 : -1);
   const found =
     good === undefined ? "There is no good checkpoint before it" : `The last good checkpoint is ${good}`;
   const start = good === undefined ? "" : `--adapter ${quoted(good)} `;
-  return new UserError(`Step ${step}: ${subject} is not a finite number. ${found}.`, {
+  return new NotFiniteError(`Step ${step}: ${subject} is not a finite number. ${found}.`, {
     fix: `Look at these samples with ${commandLine("preview")} and leave out what is odd, or start with a lower rate: ${start}--learning-rate ${options.learning_rate / 2} --output <another folder>`,
   });
 }

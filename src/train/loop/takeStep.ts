@@ -39,6 +39,13 @@ interface Taken {
   dataWaitMs: number;
 }
 
+/** When a micro-batch began, the idle time of the device before it, and its number in the step, from 1. */
+interface Beginning {
+  startMs: number;
+  dataWaitMs: number;
+  number: number;
+}
+
 /** Takes one step, or as much of it as comes before an interruption. */
 export async function takeStep(
   run: Running,
@@ -55,7 +62,8 @@ export async function takeStep(
     const { value: batch, done } = waited.value;
     if (done) break;
     state.accumulated.dataWaitMs += waited.stalledMs;
-    await accumulate(run, batch, { startMs, dataWaitMs: waited.stalledMs });
+    const number = state.accumulated.microBatches + 1;
+    await accumulate(run, batch, { startMs, dataWaitMs: waited.stalledMs, number });
   }
   if (state.accumulated.microBatches === 0) return "no data";
   await updateFactors(run);
@@ -63,16 +71,16 @@ export async function takeStep(
 }
 
 /** Adds a micro-batch's gradients to those of the step. */
-async function accumulate(
+export async function accumulate(
   run: Running,
   batch: MicroBatch,
-  { startMs, dataWaitMs }: { startMs: number; dataWaitMs: number },
+  { startMs, dataWaitMs, number: microBatch }: Beginning,
 ): Promise<void> {
   const { inputs, loaded, progress, under } = run;
   const { state } = progress;
   const sums = state.accumulated;
-  const [step, microBatch] = [state.step + 1, sums.microBatches + 1];
-  const moment = { step, microBatch, isUntried: progress.saved && microBatch === 1 };
+  const step = state.step + 1;
+  const moment = { step, microBatch, isUntried: progress.saved && sums.microBatches === 0 };
   const weight = weightOf(inputs.options, batch);
   const dataMs = performance.now();
   const once = (): Promise<QueuedStep> => {
@@ -135,7 +143,9 @@ async function reportMicroBatch(run: Running, taken: Taken, queued: QueuedStep):
     ...{ step, microBatch, ...size, labelTokens, elapsedMs, dataWaitMs },
   });
   if (!Number.isFinite(loss)) throw await notFinite(run, `the loss of ${namesOf(samples)}`, moment);
-  sums.lossSum += weightOf(run.inputs.options, batch) * loss;
+  const weightedLoss = weightOf(run.inputs.options, batch) * loss;
+  sums.lossSum += weightedLoss;
+  under.weightedLosses.push(weightedLoss);
   under.gradientNorm = gradientNorm;
 }
 
@@ -159,7 +169,7 @@ interface Ended {
 }
 
 /** Updates the factors by what was accumulated, and records the step. */
-async function updateFactors(run: Running): Promise<void> {
+export async function updateFactors(run: Running): Promise<void> {
   const { inputs, progress, under } = run;
   const { options, schedule } = inputs;
   const { state } = progress;
@@ -169,7 +179,7 @@ async function updateFactors(run: Running): Promise<void> {
   // be queued before
   if (state.lossScale || !under.norm) await run.late.all();
   const startMs = performance.now();
-  if (!under.norm) measureNorm(run); // the data ended before the step's last micro-batch
+  if (!under.norm) measureNorm(run); // ranks added up, or the data ended before the step's last micro-batch
   const overflows = state.lossScale && isOverflow(under.gradientNorm! / scaledBy, state.lossScale);
   if (overflows) return skipStep(run, state.lossScale!);
   const lr = learningRate(state.step + 1, schedule);
@@ -224,6 +234,7 @@ function stepRecord(
     stepMs,
     dataWaitRatio: sums.dataWaitMs / stepMs,
     epoch: sums.epoch,
+    ...(under.ranks && { ranks: under.ranks.ranks, waitRatio: under.ranks.waitedMs / stepMs }),
     ...(under.slowest && { slowest: under.slowest }),
   };
 }

@@ -6,20 +6,29 @@
 import { join, resolve } from "node:path";
 import { describeSource } from "../../data/samples/badSamples.ts";
 import type { SampleSource } from "../../data/samples/sample.ts";
-import { createBatches, type MicroBatch } from "../../data/stream/batches.ts";
+import { type BatchOptions, createBatches } from "../../data/stream/batches.ts";
 import { faultOf, formatCount, messageOf, UserError } from "../../errors.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
+import { ALONE, type Peers } from "../../torch/peers/peers.ts";
 import { dispose } from "../../torch/tensor.ts";
 import { earlyStopReason, improves } from "../evaluate/best.ts";
 import { type Evaluated, type Evaluator, evaluateInFull } from "../evaluate/evaluate.ts";
 import { FactStream } from "../facts/factStream.ts";
 import type { RunSink } from "../facts/runFact.ts";
-import { pruneCheckpoints, saveAdapter, saveCheckpoint, type Trained } from "../folder/checkpoints.ts";
+import {
+  checkpointFolder,
+  pruneCheckpoints,
+  saveAdapter,
+  saveCheckpoint,
+  type Trained,
+} from "../folder/checkpoints.ts";
 import { logSink } from "../folder/logSink.ts";
 import { lockOutput } from "../folder/runLock.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER, type EvalRecord } from "../folder/runLog.ts";
 import { intervalMs } from "../options/interval.ts";
 import { type TrainInput, trainOptions } from "../options/options.ts";
+import { stepTogether } from "../ranks/stepTogether.ts";
+import { isTogether, isWriter, openTogether } from "../ranks/together.ts";
 import { trackerSinks } from "../sinks/trackers.ts";
 import { waitFor } from "./dataWait.ts";
 import { Late } from "./lateReading.ts";
@@ -36,6 +45,11 @@ export interface TrainHooks {
   signal?: AbortSignal;
   /** Sinks for the facts of the run, beside its logs. */
   sinks?: readonly RunSink[];
+  /**
+   * The ranks that train together; default: this process alone. Every rank calls train() with the same
+   * options. If it throws, call the peers' `fail`, so that the others end too.
+   */
+  peers?: Peers;
   /** Clock by which checkpoints are due, in milliseconds; a test sets its own. */
   nowMs?: () => number;
 }
@@ -55,17 +69,17 @@ export type TrainResult =
  */
 export async function train(
   input: TrainInput,
-  { signal, sinks = [], nowMs = () => performance.now() }: TrainHooks = {},
+  { signal, sinks = [], peers = ALONE, nowMs = () => performance.now() }: TrainHooks = {},
 ): Promise<TrainResult> {
   const closers: Closers = [];
   let facts = new FactStream(sinks);
   try {
     const { stop_at_step: stopAtStep, gpus: _, cpu_ranks: __, ...options } = trainOptions(input); // of this call alone
-    closers.push(lockOutput(options.output));
+    if (isWriter({ peers })) closers.push(lockOutput(options.output));
     const notice = (text: string): void => facts.notice(text);
     const trackers = trackerSinks(options.report_to, { output: resolve(options.output), notice });
-    facts = new FactStream([logSink(options.output), ...sinks, ...trackers]);
-    const result = await runFrom(await openRun(options, facts, closers), {
+    if (isWriter({ peers })) facts = new FactStream([logSink(options.output), ...sinks, ...trackers]);
+    const result = await runFrom(await openRun(options, { facts, closers, peers }), {
       signal,
       closers,
       nowMs,
@@ -105,7 +119,9 @@ async function runFrom(
   closers.push(() => watch.stop());
   const late = new Late();
   const clock = { nowMs, savedMs: nowMs() };
-  const running: Running = { ...run, signal, stopAtStep, clock, watch, late, under: beginStep() };
+  const together = isTogether(run) ? openTogether(run, batchesOf(run)) : undefined;
+  const running: Running = { ...run, signal, stopAtStep, clock, watch, late, under: beginStep(), together };
+  if (running.together) closers.push(() => running.together?.[Symbol.asyncDispose]());
   closers.push(() => dispose(running.under.norm));
   closers.push(() => late[Symbol.dispose]());
   return await runToEnd(running).catch(async (thrown) => {
@@ -138,9 +154,15 @@ async function closed(close: Closers[number]): Promise<void> {
 }
 
 async function runToEnd(run: Running): Promise<TrainResult> {
-  const { progress, signal } = run;
+  const result = await stepsToEnd(run);
+  await run.peers.barrier(); // rank 0 has saved
+  return result;
+}
+
+async function stepsToEnd(run: Running): Promise<TrainResult> {
+  const { progress, signal, together } = run;
   const { state } = progress;
-  const batches = openBatches(run);
+  const batches = createBatches(batchesOf(run), state.data); // begins to load when it is first asked
   try {
     for (;;) {
       if ((await evaluateWhenDue(run)) === "interrupted") return await interrupt(run);
@@ -148,9 +170,11 @@ async function runToEnd(run: Running): Promise<TrainResult> {
       if ((early || isSaveDue(run)) && !progress.saved) await save(run);
       if (early || state.step === state.totalSteps) return { ...(await finish(run)), ...early };
       if (state.step >= run.stopAtStep) return { ...(await interrupt(run)), reason: "stop_at_step" };
-      const outcome = await takeStep(run, () =>
-        savingFirst(run, () => waitFor(batches.next(), { signal, isBusy: () => run.late.isBusy() })),
-      );
+      const outcome = together
+        ? await stepTogether(run, together, savingFirst)
+        : await takeStep(run, () =>
+            savingFirst(run, () => waitFor(batches.next(), { signal, isBusy: () => run.late.isBusy() })),
+          );
       if (outcome === "interrupted") return await interrupt(run);
       // pictures that went bad left fewer samples than planned
       if (outcome === "no data") state.totalSteps = state.step;
@@ -161,21 +185,20 @@ async function runToEnd(run: Running): Promise<TrainResult> {
 }
 
 /**
- * Makes micro-batches from where the run is. With skip_bad, leaves out samples whose picture is gone by now,
- * and reports each once.
+ * Returns the stream of micro-batches of a run. With skip_bad, it leaves out samples whose picture is gone by
+ * now, and reports each once.
  */
-function openBatches({ inputs, progress, facts }: Running): AsyncGenerator<MicroBatch> {
+function batchesOf({ inputs, facts }: Run): BatchOptions {
   const { samples, sampler, packing, draws, pictures } = inputs.data;
   const source = { samples, sampler, packing, draws, pictures };
-  const { data: position } = progress.state;
-  if (!inputs.options.skip_bad) return createBatches(source, position);
+  if (!inputs.options.skip_bad) return source;
   const left = new Set(samples.map((sample) => describeSource(sample.source)));
   const onBadPicture = (sample: SampleSource, error: UserError): void => {
     if (!left.delete(describeSource(sample))) return;
     if (left.size === 0) throw error; // else the search for a good sample would never end
     facts.notice(`left out: ${error.message}`);
   };
-  return createBatches({ ...source, onBadPicture }, position);
+  return { ...source, onBadPicture };
 }
 
 /**
@@ -218,9 +241,10 @@ async function evaluateWhenDue(run: Running): Promise<"done" | "interrupted"> {
   const isEvaluated = evals.at(-1)?.step === step;
   if (evalSamples.length === 0 || isEvaluated || !isDue(run, inputs.options.eval_every)) return "done";
   await run.late.all();
-  if (signal?.aborted) return "interrupted";
-  const evaluated = await savingFirst(run, () => evaluateInFull(evalSamples, evaluatorOf(run)));
-  if (!evaluated) return signal?.aborted ? "interrupted" : "done";
+  if (signal?.aborted && run.peers.count === 1) return "interrupted"; // ranks agree on it in the evaluation
+  const evaluated = await savingFirst(run, () => evaluateInFull(evalSamples, evaluatorOf(run), run.peers));
+  if (evaluated === "interrupted") return evaluated;
+  if (!evaluated) return "done";
   if ("notFinite" in evaluated)
     throw await notFinite(run, `the loss of ${namesOf([evaluated.notFinite])}`, {
       step: step + 1,
@@ -240,7 +264,7 @@ async function keepEvaluation(run: Running, { total, losses, answers }: Evaluate
   state.evals = [...state.evals, record];
   progress.saved = false;
   await withWayOn(run, async () => {
-    if (best) await saveAdapter(join(inputs.options.output, BEST_FOLDER), trainedOf(run));
+    if (best && isWriter(run)) await saveAdapter(join(inputs.options.output, BEST_FOLDER), trainedOf(run));
     const answered = answers.map((answer) => ({ step, ...answer }));
     await facts.send({ fact: "eval", record, best, losses, answers: answered });
   });
@@ -274,10 +298,13 @@ async function save(run: Running): Promise<void> {
   const { progress, facts, late } = run;
   const { output, keep_checkpoints } = run.inputs.options;
   await late.all();
-  const folder = await withWayOn(run, () => saveCheckpoint(output, progress.state, trainedOf(run)));
+  const folder = isWriter(run)
+    ? await withWayOn(run, () => saveCheckpoint(output, progress.state, trainedOf(run)))
+    : checkpointFolder(output, progress.state);
   progress.checkpoint = folder;
   progress.saved = true;
   run.clock.savedMs = run.clock.nowMs();
+  if (!isWriter(run)) return;
   await pruneCheckpoints(output, keep_checkpoints).catch((cause) =>
     facts.notice(`an old checkpoint can't be removed, and stays: ${faultOf(cause)}`),
   );
@@ -294,7 +321,7 @@ function earlyStop({ inputs, progress }: Running): { reason: "early_stop"; messa
 async function finish(run: Running): Promise<TrainResult & { ended: "finished" }> {
   const adapter = join(run.inputs.options.output, ADAPTER_FOLDER);
   await run.late.all();
-  await withWayOn(run, () => saveAdapter(adapter, trainedOf(run)));
+  if (isWriter(run)) await withWayOn(run, () => saveAdapter(adapter, trainedOf(run)));
   return { ended: "finished", step: run.progress.state.step, adapter };
 }
 

@@ -4,7 +4,7 @@ import { count, group } from "../../options.ts";
 
 export const launchOptions = group("Several cards", {
   gpus: z
-    .union([z.literal("all"), count])
+    .union([z.literal("all"), count, z.stringFormat("count", /^[1-9]\d*$/).transform(Number)])
     .optional()
     .meta({
       help: "Train on this many GPUs of this machine, each with a process (rank) of its own; all: on every visible one. Logs of the ranks: ranks/ in the output folder. Leave it out under torchrun, srun and mpirun, which start the ranks themselves.",

@@ -27,6 +27,7 @@ import type { Device } from "../../torch/tensor.ts";
 import { checkpointOptions, type EarlyStop, earlyStopOf } from "./checkpointOptions.ts";
 import { withSteps } from "./interval.ts";
 import { launchOptions } from "./launchOptions.ts";
+import { rankOptions } from "./rankOptions.ts";
 import { alphaOfScaleOne, defaultByRecipe, RECIPES, recipe } from "./recipes.ts";
 import { reportOptions } from "./reportTo.ts";
 import { SCHEDULES, type ScheduleName } from "./schedule.ts";
@@ -300,6 +301,7 @@ export const TrainOptions = z
     ...computeOptions,
     ...policyOptions,
     ...launchOptions,
+    ...rankOptions,
   })
   .superRefine((options, context) => {
     refuseTogether(options, EXCLUSIVE_OPTIONS, context);

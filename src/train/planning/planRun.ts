@@ -27,6 +27,8 @@ export interface PlanRequest {
   checkpoint: Checkpoint | undefined;
   /** The user's own policies; undefined: planned. */
   policies: readonly ClassPolicy[] | undefined;
+  /** Policies that rank 0 has chosen, for another rank. */
+  first?: readonly ClassPolicy[] | undefined;
   /** The memory limits of the run; undefined: none is known. */
   limits: Limits | undefined;
   /** The attention kernel of the run; "measured" on the CPU, which has one of its own. */
@@ -76,7 +78,7 @@ export async function planRun(request: PlanRequest): Promise<RunPlanning> {
  * the run's earlier policies or the default.
  */
 function choiceOf(
-  { options, planner, checkpoint, policies, attention }: PlanRequest,
+  { options, planner, checkpoint, policies, attention, first }: PlanRequest,
   room: Limits | undefined,
   planned: (choice: Choice) => readonly ClassPolicy[],
 ): Choice {
@@ -85,7 +87,7 @@ function choiceOf(
     known.map(({ upToTokens, policy }) => ({ upToTokens, policy: { ...policy, attention } }));
   if (policies) return { by: "user", policies: settled(policies), hostBytes };
   const folded = checkpoint?.state.folded;
-  const before = policiesBefore(checkpoint, options);
+  const before = first ?? policiesBefore(checkpoint, options);
   const known = before && settled(before);
   const byPlanner: Choice | undefined = room && { by: "planner", limits: room, attention, folded, known };
   if (byPlanner && !hasParts(options)) return byPlanner;
@@ -142,14 +144,15 @@ function workloadOfRun(options: TrainOptions, checkpoint: Checkpoint | undefined
     lora_targets,
     adapter,
     gradient_accumulation: accumulation,
+    exact_sum: exactSum,
   } = options;
   const folder = checkpoint?.folder ?? adapter;
-  if (folder === undefined) return { rank: lora_r, dropout, targets: lora_targets, accumulation };
+  if (folder === undefined) return { rank: lora_r, dropout, targets: lora_targets, accumulation, exactSum };
   return scope(() => {
     const { config, modules } = readAdapter(folder);
     const names = [...modules.keys()].map((name) => name.replaceAll(".", "\\."));
     const ranks = Object.fromEntries([...modules].map(([name, { a }]) => [name, a.shape[0]!]));
-    return { rank: config.r, ranks, dropout, accumulation, targets: `^(?:${names.join("|")})$` };
+    return { rank: config.r, ranks, dropout, accumulation, exactSum, targets: `^(?:${names.join("|")})$` };
   });
 }
 

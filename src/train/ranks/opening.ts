@@ -1,0 +1,128 @@
+/**
+ * Opens a run by ranks: rank 0 decides where it begins and under which policies, and all check that it is one
+ * run.
+ */
+import { hostname } from "node:os";
+import { messageOf, UsageError, UserError } from "../../errors.ts";
+import type { Planner } from "../../plan/planner.ts";
+import { wiringOf } from "../../plan/time/links/links.ts";
+import { Policy } from "../../step/policy.ts";
+import { type Device, isCard } from "../../torch/dtypes.ts";
+import type { Json, Peers } from "../../torch/peers/peers.ts";
+import { type Checkpoint, readCheckpoint } from "../folder/checkpoints.ts";
+import { changedOptions } from "../folder/resume.ts";
+import { cardOf } from "../machine/modelPlanner.ts";
+import type { TrainOptions } from "../options/options.ts";
+import type { ClassPolicy } from "../options/policyFiles.ts";
+import type { RunPlanning } from "../planning/planRun.ts";
+
+/** Returns the checkpoint that all ranks continue from. find: of rank 0, which may mend the output folder. */
+export async function checkpointOf(
+  peers: Peers,
+  find: () => Promise<Checkpoint | undefined>,
+): Promise<Checkpoint | undefined> {
+  const found = peers.rank === 0 ? await find() : undefined;
+  const [folder] = (await peers.tell("checkpoint", found?.folder ?? null)) as (string | null)[];
+  if (peers.rank === 0 || folder === null) return found;
+  return await readCheckpoint(folder!).catch((cause) => {
+    throw new UserError(
+      `Rank ${peers.rank} can't read ${folder}, from which the run continues: ${messageOf(cause)}`,
+      {
+        fix: `Host ${hostname()} must see the output folder under the same path as rank 0's.`,
+        cause,
+      },
+    );
+  });
+}
+
+/** Returns the planner of this rank. Ranks of a machine share its memory. */
+export async function plannerOfRank(peers: Peers, planner: Planner, device: Device): Promise<Planner> {
+  if (peers.count === 1) return planner;
+  const hosts = await peers.tell("host", hostname());
+  const perMachine = hosts.filter((host) => host === hostname()).length;
+  const card = isCard(device) ? cardOf(device) : undefined;
+  const machines = Math.ceil(peers.count / perMachine);
+  return planner.amongRanks(peers.rank, { ...wiringOf({ perMachine, machines }, card), count: peers.count });
+}
+
+/** Returns the options of this rank: what writes a file beside the run is rank 0's. */
+export function optionsOfRank(peers: Peers, { memory_snapshot, ...options }: TrainOptions): TrainOptions {
+  return { ...options, ...(peers.rank === 0 && memory_snapshot !== undefined && { memory_snapshot }) };
+}
+
+/** Throws UsageError if ranks would have nothing to do. */
+export function checkAccumulation({ count }: Peers, { gradient_accumulation }: TrainOptions): void {
+  if (gradient_accumulation >= count) return;
+  throw new UsageError(
+    `--gradient-accumulation ${gradient_accumulation} gives ${count} ranks fewer than one micro-batch each a step.`,
+    { fix: `Pass --gradient-accumulation ${count} or more, or start fewer ranks.` },
+  );
+}
+
+/** Choices of rank 0, for all ranks. */
+interface First {
+  policies: readonly ClassPolicy[];
+  attention: Policy["attention"];
+}
+
+/**
+ * Plans on rank 0, then on the others with its policies: they are chosen by measured times, which differ a
+ * little from rank to rank, and a policy changes how numbers are rounded.
+ */
+export async function planTogether(
+  peers: Peers,
+  plan: (first: First | undefined) => Promise<RunPlanning>,
+): Promise<RunPlanning> {
+  const own = peers.rank === 0 ? await plan(undefined) : undefined;
+  const [told] = await peers.tell("policies", own ? asJson(own) : null);
+  return own ?? (await plan(firstOf(told!)));
+}
+
+function asJson({ plan: { policies, policy } }: RunPlanning): Json {
+  const known = policies.map(({ upToTokens, policy }) => ({
+    upToTokens: Number.isFinite(upToTokens) ? upToTokens : null,
+    policy,
+  }));
+  return { policies: known, attention: policy.attention } as unknown as Json;
+}
+
+function firstOf(told: Json): First {
+  const { policies, attention } = told as unknown as {
+    policies: { upToTokens: number | null; policy: unknown }[];
+    attention: Policy["attention"];
+  };
+  const known = policies.map(({ upToTokens, policy }) => ({
+    upToTokens: upToTokens ?? Number.POSITIVE_INFINITY,
+    policy: Policy.parse(policy),
+  }));
+  return { policies: known, attention };
+}
+
+/**
+ * Throws UserError if a rank's options differ from rank 0's where the result depends on them, or its model or
+ * data. Otherwise ranks would compute nonsense together.
+ */
+export async function requireSameRun(
+  peers: Peers,
+  options: TrainOptions,
+  fingerprints: Record<string, Json>,
+): Promise<void> {
+  const told = await peers.tell("what is trained", { options: options as never, fingerprints });
+  const [first, ...others] = told as unknown as {
+    options: TrainOptions;
+    fingerprints: Record<string, Json>;
+  }[];
+  for (const [index, other] of others.entries()) {
+    const changes = [
+      ...changedOptions(first!.options, other.options).map((name) => `option ${name}`),
+      ...Object.keys(fingerprints).filter((what) => other.fingerprints[what] !== first!.fingerprints[what]),
+    ];
+    if (changes.length === 0) continue;
+    throw new UserError(
+      `Rank ${index + 1} trains something else than rank 0: ${changes.join(", ")} differ.`,
+      {
+        fix: "Give all ranks the same options, model and data; each machine must see the same files.",
+      },
+    );
+  }
+}
