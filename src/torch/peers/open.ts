@@ -269,6 +269,6 @@ function translated<T>(call: () => T): T {
 /** Throws the loss that an error of the engine tells of. Mistakes of the caller stay as they are. */
 function rethrow(error: unknown): never {
   const isOurs =
-    error instanceof TypeError || !(error instanceof Error) || /^ranks start different/.test(error.message);
+    error instanceof TypeError || !(error instanceof Error) || /: ranks start different/.test(error.message);
   throw isOurs ? error : lossOf(error);
 }
