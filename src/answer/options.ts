@@ -101,8 +101,8 @@ export const PlanOptions = z.strictObject({
       .enum(BASES)
       .optional()
       .meta({ help: "Precision of the vision tower's and projector's linear layers. Default: as stored" }),
-    weights: z.enum(["resident", "streamed"]).optional().meta({
-      help: "Keep the layers' weights on the device, or stream them from the host. Default: the faster of those that fit",
+    weights: z.enum(["resident", "streamed", "shared"]).optional().meta({
+      help: "Keep the layers' weights on the device, stream them from the host, or share the frozen model among several ranks. Default: the faster of those that fit",
     }),
     policy: text
       .optional()

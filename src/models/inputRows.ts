@@ -7,6 +7,7 @@ import { category, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { familyOf } from "./families.ts";
+import { partOnDevice } from "./parts.ts";
 import { WEIGHT_PLACES } from "./places.ts";
 import type { Model } from "./weights.ts";
 
@@ -17,8 +18,9 @@ const HOST_GATHER_ROWS = 1024;
  * Returns embeddings of token ids, (T) -> (T, C). Rows of pictures hold whatever id stands there until
  * placeImage_.
  */
-export function embedText({ embeddings, places, device, dtype }: Model, inputIds: Int32Array): Tensor {
+export function embedText(model: Model, inputIds: Int32Array): Tensor {
   return scope(() => {
+    const { embeddings, places, device, dtype } = model;
     const ids = (at: Device, rows: Rows): Tensor =>
       category("inputData", () =>
         fromArray(inputIds.subarray(rows.start, rows.end), [rows.end - rows.start], {
@@ -27,8 +29,9 @@ export function embedText({ embeddings, places, device, dtype }: Model, inputIds
         }),
       );
     const all = { start: 0, end: inputIds.length };
-    const { pool: own, deviceOf } = WEIGHT_PLACES[places.embeddings];
-    if (places.embeddings === "device") return frozenGather(embeddings, ids(device, all), { dtype });
+    if (places.embeddings !== "host")
+      return frozenGather(partOnDevice(model, "embeddings"), ids(device, all), { dtype });
+    const { pool: own, deviceOf } = WEIGHT_PLACES.host;
     const hidden = empty([inputIds.length, frozenShape(embeddings)[1]!], { dtype, device });
     for (const tile of tilesOf(inputIds.length, HOST_GATHER_ROWS)) {
       scope(() => {

@@ -5,20 +5,21 @@ import type { Layer } from "./decoder.ts";
 import { familyOf } from "./families.ts";
 import type { LinearName, ModelConfig } from "./family.ts";
 import { type Lora, loraBranch } from "./lora.ts";
-import { onDevice } from "./places.ts";
+import { partOnDevice } from "./parts.ts";
 import type { LayerWeights, Model } from "./weights.ts";
 
 /**
  * Returns the layer ready for use. Factors cast to the compute dtype belong to the open scope, and so do
- * weights that have to be fetched from the host because they are not given.
+ * weights that have to be fetched because they are not given.
  */
 export function joinLayer(
-  { dtype, config, layers, places, device }: Model,
+  model: Model,
   lora: Lora | undefined,
   index: number,
   { dropoutSeed, weights }: { dropoutSeed?: bigint | undefined; weights?: LayerWeights } = {},
 ): Layer {
-  const { attentionNorm, ffnNorm, linears } = weights ?? onDevice(layers[index]!, places.layers, device);
+  const { dtype, config } = model;
+  const { attentionNorm, ffnNorm, linears } = weights ?? partOnDevice(model, index);
   const norm = (weight: Tensor): Layer["ffnNorm"] => ({ weight, eps: config.rmsEps });
   const joined = Object.entries(linears).map(([name, frozen]) => {
     return [name, { ...frozen, lora: loraBranch(lora, index, name, { dtype, dropoutSeed }) }] as const;

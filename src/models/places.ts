@@ -9,7 +9,8 @@ import { type Device, isCard } from "../torch/dtypes.ts";
 import { dispose, keep, scope, Tensor } from "../torch/tensor.ts";
 import { countExposed } from "../torch/trace.ts";
 
-export type Place = "device" | "host";
+/** Where the weights of a part lie. shared: on the devices of all ranks, which hold a share each. */
+export type Place = "device" | "host" | "shared";
 
 /** The place of each part. Norms outside of layers are always on the device. */
 export interface Places {
@@ -27,7 +28,14 @@ export interface Fetch<T> extends Disposable {
   wait(): T;
 }
 
-/** How weights lie at a place, and how they come from there. */
+/** Brings the shares of a part together, whose outline the model has. */
+export interface SharedPart {
+  startFetch<T>(outline: T, bookedTo: Category): Fetch<T>;
+  /** Returns the part at once. It belongs to the open scope. */
+  onDevice<T>(outline: T): T;
+}
+
+/** How weights lie at a place, and how they come from there. shared: of a part in shares. */
 interface WeightPlace {
   /** The pool that their memory counts to. */
   pool: Pool;
@@ -36,9 +44,9 @@ interface WeightPlace {
   /** Whether they may be the checkpoint's mapped file itself, which nothing may write to. */
   mapsFiles: boolean;
   /** Starts bringing a part to the device, with memory there counted to a category. */
-  startFetch<T>(part: T, device: Device, bookedTo: Category): Fetch<T>;
+  startFetch<T>(part: T, device: Device, bookedTo: Category, shared?: SharedPart): Fetch<T>;
   /** Returns a part on the device at once; what had to be copied belongs to the open scope. */
-  onDevice<T>(part: T, device: Device): T;
+  onDevice<T>(part: T, device: Device, shared?: SharedPart): T;
 }
 
 export const WEIGHT_PLACES: Record<Place, WeightPlace> = {
@@ -56,24 +64,23 @@ export const WEIGHT_PLACES: Record<Place, WeightPlace> = {
     startFetch: startCopies,
     onDevice: copyOf,
   },
+  shared: {
+    pool: "device",
+    deviceOf: (computing) => computing,
+    mapsFiles: false,
+    startFetch: (outline, _device, bookedTo, shared) => shared!.startFetch(outline, bookedTo),
+    onDevice: (outline, _device, shared) => shared!.onDevice(outline),
+  },
 };
 
-/** Starts bringing a part of a model to its device. A part that lies there is ready at once. */
+/** Starts bringing tensors from a place to the device. Tensors that lie there are ready at once. */
 export function startFetch<T>(
   part: T,
-  place: Place,
+  place: Exclude<Place, "shared">,
   device: Device,
   bookedTo: Category = "weights",
 ): Fetch<T> {
   return WEIGHT_PLACES[place].startFetch(part, device, bookedTo);
-}
-
-/**
- * Returns a part of a model on its device: the part itself if it lies there, else a copy that belongs to the
- * open scope.
- */
-export function onDevice<T>(part: T, place: Place, device: Device): T {
-  return WEIGHT_PLACES[place].onDevice(part, device);
 }
 
 /** Starts copying a record's tensors to the device. */

@@ -10,12 +10,15 @@ import { readQuantized } from "../nn/frozen/storedTensors.ts";
 import { afterFolding, type FrozenLinear, foldedPart, foldInto_, type Plora } from "../nn/plora.ts";
 import { category, pool } from "../torch/device.ts";
 import type { Device, DType } from "../torch/dtypes.ts";
+import type { Peers } from "../torch/peers/peers.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { familyOf, openFamilyFolder, readModelConfig, tensorsOf } from "./families.ts";
 import type { LinearName, ModelConfig, PictureWeights, PlacedReader } from "./family.ts";
 import { ON_DEVICE, type Place, type Places, WEIGHT_PLACES } from "./places.ts";
 import { type Base, type Bases, isHeadBase } from "./precision/bases.ts";
 import { storedBases } from "./precision/storedBases.ts";
+import type { PartName } from "./shares/gathering.ts";
+import { type SharedBase, type ShareReader, Sharing } from "./shares/sharing.ts";
 
 /** Norms: (C). */
 export interface LayerWeights {
@@ -42,6 +45,8 @@ export interface Model {
   head: FrozenMatrix;
   /** The weights that make image tokens; only the family knows their form. */
   vision: PictureWeights;
+  /** What the ranks hold shares of, if there are such parts. */
+  shared?: SharedBase | undefined;
 }
 
 export interface LoadOptions extends Bases {
@@ -51,6 +56,8 @@ export interface LoadOptions extends Bases {
   places?: Places;
   /** Whether PLoRA is folded into the layers' weights, which have to lie on the device. */
   folded?: boolean | undefined;
+  /** The ranks that share parts; a process by itself where left out. */
+  peers?: Peers | undefined;
 }
 
 /** Has a tensor of an official name lie on a device. */
@@ -67,6 +74,8 @@ export interface WeightReader {
     base: Base | undefined,
     on: { device: Device; place: Place; folded?: Plora | undefined },
   ): FrozenMatrix;
+  /** Reads the same weights for shares; undefined: this source can't. */
+  shares?: ShareReader;
 }
 
 /**
@@ -100,14 +109,12 @@ export function disposeModel(model: Model): void {
 /** The model's record with every tensor had by its official name. */
 export function assembleModel(
   config: ModelConfig,
-  { dtype, device, places = ON_DEVICE, folded = false, base, headBase, visionBase }: LoadOptions,
+  { dtype, device, places = ON_DEVICE, folded = false, peers, ...bases }: LoadOptions,
   source: WeightReader | ReadTensor,
 ): Model {
   const reader = typeof source === "function" ? tensorReader(source) : source;
-  if (folded && WEIGHT_PLACES[places.layers].mapsFiles)
-    throw new Error(
-      `PLoRA cannot be folded into weights on the ${places.layers}: they may be the mapped file`,
-    );
+  if (folded && places.layers !== "device")
+    throw new Error(`PLoRA cannot be folded into weights with the place ${places.layers}`);
   const { names, pictures } = familyOf(config);
   const isTied = config.tiedHead === true;
   const at = (place: Place): PlacedReader => {
@@ -119,24 +126,29 @@ export function assembleModel(
         pool(own, () => reader.matrix(name, wanted, { device: on, place, folded })),
     };
   };
-  const embeddings = at(places.embeddings).matrix(names.embeddings, headBase);
-  return {
-    config,
-    dtype,
-    device,
-    places,
-    folded,
+  const sharing = reader.shares && new Sharing(reader.shares, device, peers);
+  const part = <T>(name: PartName, place: Place, assemble: (from: PlacedReader) => T): T => {
+    if (place !== "shared") return assemble(at(place));
+    if (!sharing) throw new Error("these weights can't be shared");
+    return sharing.add(name, assemble);
+  };
+  const { base, headBase, visionBase } = bases;
+  const embeddings = part("embeddings", places.embeddings, ({ matrix }) =>
+    matrix(names.embeddings, headBase),
+  );
+  const headName = isTied ? names.embeddings : names.head;
+  const isSame = isTied && places.head === places.embeddings;
+  if (isSame) sharing?.addAgain("head", "embeddings");
+  const parts = {
     embeddings,
     layers: Array.from({ length: config.layers }, (_, layer) =>
-      assembleLayer(config, layer, at(places.layers), { base, folded }),
+      part(layer, places.layers, (from) => assembleLayer(config, layer, from, { base, folded })),
     ),
     norm: at("device").tensor(names.norm),
-    head:
-      isTied && places.head === places.embeddings
-        ? embeddings
-        : at(places.head).matrix(isTied ? names.embeddings : names.head, headBase),
-    vision: pictures.assemble(config, at(places.vision), visionBase),
+    head: isSame ? embeddings : part("head", places.head, ({ matrix }) => matrix(headName, headBase)),
+    vision: part("vision", places.vision, (from) => pictures.assemble(config, from, visionBase)),
   };
+  return { config, dtype, device, places, folded, ...parts, shared: sharing?.end(parts) };
 }
 
 /** Full tensors, quantised where that is asked for. */
@@ -217,10 +229,14 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
       if (matrix) return frozenValues(matrix, { dtype });
       return weights.tensor(name).to({ dtype, device, copy: !WEIGHT_PLACES[place].mapsFiles });
     });
+  const isKept = (name: string, base: Base | undefined): boolean => {
+    const precision = storedPrecision(name, weights);
+    return precision !== undefined && (base ?? heldAs(name, precision)) === precision;
+  };
   const matrix: WeightReader["matrix"] = (name, base, { device, place, folded }) =>
     scope(() => {
       const precision = storedPrecision(name, weights);
-      if (precision && (base ?? heldAs(name, precision)) === precision) {
+      if (precision && isKept(name, base)) {
         if (folded) throw storedUnfolded(precision);
         return stored(name, device, place)!;
       }
@@ -231,7 +247,22 @@ function checkpointReader(config: ModelConfig, weights: Checkpoint, dtype: DType
       }
       return quantize(weights.tensor(name), base, foldingTarget(device, folded));
     });
-  return { tensor, matrix };
+  const isMapped = (name: string): boolean => storedPrecision(name, weights) === undefined;
+  const mapped = { device: "cpu", place: "host" } as const;
+  const shares: ShareReader = {
+    dtype,
+    outlined: (name, base) => ({
+      shape: tensors.get(name)!.shape,
+      base: isKept(name, base) ? storedPrecision(name, weights) : base,
+    }),
+    tensor: (name) => (isMapped(name) ? weights.tensor(name) : tensor(name, "cpu", "host")),
+    matrix: (name, base, device) => {
+      if (!base || base === "bf16")
+        return isMapped(name) ? denseMatrix(weights.tensor(name)) : matrix(name, base, mapped);
+      return matrix(name, base, isKept(name, base) ? mapped : { device, place: "device" });
+    },
+  };
+  return { tensor, matrix, shares };
 }
 
 /**

@@ -9,7 +9,7 @@ import type { Category } from "../torch/device.ts";
 
 /** The choices of a policy that a user may fix. */
 export interface FixedPolicy {
-  weights?: "resident" | "streamed" | undefined;
+  weights?: Policy["weights"]["source"] | undefined;
   /** Places and precisions of a policy. A run cannot change them after its start. */
   places?: RunPlaces | undefined;
   /** Whether the run's model was loaded with PLoRA folded into the weights. Undefined: whatever is faster. */
@@ -44,6 +44,7 @@ function fastPolicy({ weights = "resident", places, folded = false, attention }:
     visionBatchTiles: 8,
     plora: ploraName({ folded, branch: "apart" }), // merged or folded if the search finds that faster, and it fits
     weights: { source: weights },
+    ...(weights === "shared" && { embeddings: "shared", head: "shared", vision: "shared" }),
     attention,
     ...places,
   });
@@ -164,7 +165,9 @@ const CONCESSIONS: readonly Change[] = [
     visionBatchTiles: Math.min(policy.visionBatchTiles, 2),
   }),
   (policy, _, { weights }) =>
-    weights === "resident" ? undefined : { ...policy, weights: { source: "streamed", aheadLayers: 1 } },
+    weights === "resident" || weights === "shared"
+      ? undefined
+      : { ...policy, weights: { source: "streamed", aheadLayers: 1 } },
   (policy) => ({ ...policy, optimizer: { ...policy.optimizer, place: "host" } }),
 ];
 

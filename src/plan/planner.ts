@@ -178,6 +178,11 @@ export class Planner {
     return new Planner({ ...this.#model, target: card }, speed, this.#parts, this.#family);
   }
 
+  /** Number of ranks that the planned one trains with, itself included. */
+  get ranks(): number {
+    return this.#model.ranks?.count ?? 1;
+  }
+
   /** How the ranks are joined, for a planner of one of them. */
   get wiring(): Wiring | undefined {
     return this.speed.wiring;

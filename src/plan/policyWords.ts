@@ -10,7 +10,7 @@ import { type LayerPolicy, layerPolicies, type Policy, placesOf } from "../step/
 import { MOST_MLP_TILE_TOKENS } from "./ladder.ts";
 
 /** The way in which memory is saved or used. */
-type Manner = "elsewhere" | "frozen" | "parts" | "again" | "rounded" | "speed";
+type Manner = "elsewhere" | "frozen" | "shared" | "parts" | "again" | "rounded" | "speed";
 
 interface Concession {
   manner: Manner;
@@ -29,7 +29,7 @@ type Aspect = (policy: Policy, layers: readonly LayerPolicy[]) => Concession | u
 
 /** Aspects in the order in which they are printed: the largest first. */
 const ASPECTS: readonly Aspect[] = [
-  (policy) => onHost(placesOf(policy).layers, "base", "frozen weights", "copied layer by layer"),
+  (policy) => notResident(placesOf(policy).layers, "base", "frozen weights", LAYER_DETAILS),
   ({ boundaryAhead }, layers) => {
     const what = `inputs of ${countOf(layers, ({ boundary }) => boundary === "host")}`;
     const detail = `until the backward pass${boundaryAhead ? ", copied back one layer early" : ""}`;
@@ -41,9 +41,9 @@ const ASPECTS: readonly Aspect[] = [
     );
   },
   ({ optimizer }) => onlyIf(optimizer.place === "host", "elsewhere", "optimizer state"),
-  ({ embeddings }) => onHost(embeddings, "headBase", "embeddings"),
-  ({ vision }) => onHost(vision, "visionBase", "vision tower"),
-  ({ head }) => onHost(head, "headBase", "output head"),
+  ({ embeddings }) => notResident(embeddings, "headBase", "embeddings"),
+  ({ vision }) => notResident(vision, "visionBase", "vision tower"),
+  ({ head }) => notResident(head, "headBase", "output head"),
   ({ headGroups }) => onlyIf(headGroups > 1, "parts", `attention in ${headGroups} parts`),
   ({ mlpTileTokens: tokens }) =>
     onlyIf(tokens < MOST_MLP_TILE_TOKENS, "parts", `the MLP in slices of ${formatCount(tokens)} tokens`),
@@ -105,6 +105,7 @@ function recomputedValues(layers: readonly LayerPolicy[]): Concession | undefine
 const MANNERS: Record<Manner, { line: (list: string[], where: string) => string; heading: string }> = {
   elsewhere: { line: (list, where) => `${listed(list)} ${where}`, heading: "" },
   frozen: { line: (list) => `${listed(list)} in the checkpoint's files`, heading: "on disk" },
+  shared: { line: (list) => `${listed(list)} shared among the ranks`, heading: "shared among the ranks" },
   parts: { line: listed, heading: "in parts" },
   again: { line: (list) => `${listed(list)} computed again`, heading: "computed again" },
   rounded: { line: (list) => `${listed(list)} in fewer bits`, heading: "in fewer bits" },
@@ -145,7 +146,7 @@ function grouped(
   { beyond, mapped = [] }: Telling,
 ): [Manner, Concession[]][] {
   const mannerOf = ({ manner, part }: Concession): Manner => {
-    if (!part) return manner;
+    if (!part || manner === "shared") return manner;
     return mapped.includes(part) ? "frozen" : "elsewhere";
   };
   const all = (of: Policy): (Concession | undefined)[] =>
@@ -162,11 +163,24 @@ function onlyIf(given: boolean, manner: Manner, what: string, detail?: string): 
   return given ? { manner, what, ...(detail !== undefined && { detail }) } : undefined;
 }
 
-/** Returns the concession of a base model's part that lies on the host; undefined if it does not. */
-function onHost(place: Place, part: BasePart, what: string, detail?: string): Concession | undefined {
-  const concession = onlyIf(place === "host", "elsewhere", what, detail);
-  return concession && { ...concession, part };
+/** Returns the concession of a base model's part that is not wholly on the device; undefined if it is. */
+function notResident(
+  place: Place,
+  part: BasePart,
+  what: string,
+  detail = PLACE_DETAILS,
+): Concession | undefined {
+  if (place === "device") return undefined;
+  const manner = place === "shared" ? "shared" : "elsewhere";
+  return { manner, what, ...(detail[place] && { detail: detail[place] }), part };
 }
+
+type PlaceDetails = Partial<Record<Place, string>>;
+const PLACE_DETAILS: PlaceDetails = {};
+const LAYER_DETAILS: PlaceDetails = {
+  host: "copied layer by layer",
+  shared: "brought together layer by layer",
+};
 
 function countOf(layers: readonly LayerPolicy[], belongs: (layer: LayerPolicy) => boolean): string {
   const count = layers.filter(belongs).length;

@@ -5,7 +5,8 @@
 import { pictureFormOf, positionsOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { placeImage_ } from "../models/inputRows.ts";
-import { type Places, startFetch } from "../models/places.ts";
+import { fetchPart } from "../models/parts.ts";
+import type { Places } from "../models/places.ts";
 import { positionsAt } from "../models/positions.ts";
 import type { Model } from "../models/weights.ts";
 import type { Positions } from "../nn/attention/rope.ts";
@@ -145,7 +146,7 @@ function encodeBeside(
     pass();
     return;
   }
-  using vision = startFetch(model.vision, model.places.vision, model.device);
+  using vision = fetchPart(model, "vision");
   const ready = { ...model, vision: vision.wait() };
   using rows = keep(scope(() => features.rowsAt({ start: 0, end: grid.tokens })));
   const steps = placeImage_(rows, ready, grid, visionBatchTiles);

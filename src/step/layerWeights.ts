@@ -1,8 +1,9 @@
 /**
- * The layers' frozen weights, on the device when their turn comes: resident, or streamed from the host. The
- * next layers are fetched while one computes, and each is freed right after its use.
+ * The layers' frozen weights, on the device when their turn comes: resident, streamed from the host, or
+ * brought together from the shares of all ranks. The next layers are fetched while one computes, and each is freed right after its use.
  */
-import { type Fetch, type Place, startFetch } from "../models/places.ts";
+import { fetchPart } from "../models/parts.ts";
+import type { Fetch, Place } from "../models/places.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
 import { countExposed } from "../torch/trace.ts";
 import type { LayerPolicy } from "./policy.ts";
@@ -21,9 +22,13 @@ export interface LayerSource extends Disposable {
  */
 const LAYER_SOURCES: Record<Place, (model: Model, aheadLayers: number) => LayerSource> = {
   device: ({ layers }) => new ResidentLayers(layers),
-  host: ({ layers, device }, aheadLayers) =>
-    new StreamedLayers((index) => startFetch(layers[index]!, "host", device), aheadLayers),
+  host: streamed,
+  shared: streamed,
 };
+
+function streamed(model: Model, aheadLayers: number): LayerSource {
+  return new StreamedLayers((index) => fetchPart(model, index), aheadLayers);
+}
 
 /** Returns the source of a model's layers. */
 export function layerSource(model: Model, aheadLayers: number): LayerSource {

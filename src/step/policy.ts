@@ -25,17 +25,21 @@ export type LayerPolicy = z.output<typeof LayerPolicy>;
 
 const RunOfLayers = LayerPolicy.extend({ count: z.int().positive() });
 
-const WEIGHT_SOURCES = ["resident", "streamed"] as const;
+const WEIGHT_SOURCES = ["resident", "streamed", "shared"] as const;
 
 /** Where the layers' weights lie, by their source. */
-const LAYER_PLACES: Record<(typeof WEIGHT_SOURCES)[number], Place> = { resident: "device", streamed: "host" };
+const LAYER_PLACES: Record<(typeof WEIGHT_SOURCES)[number], Place> = {
+  resident: "device",
+  streamed: "host",
+  shared: "shared",
+};
 
 const WeightsPolicy = z.strictObject({
   source: z.enum(WEIGHT_SOURCES).default("resident").meta({
-    help: "Source of the layers' frozen weights. resident: they stay on the device. streamed: each layer comes from the host when its turn comes.",
+    help: "Source of the layers' frozen weights. resident: they stay on the device. streamed: each layer comes from the host when its turn comes. shared: each of several ranks holds an equal share of every layer, and a layer is brought together when its turn comes.",
   }),
   aheadLayers: z.int().nonnegative().default(1).meta({
-    help: "Number of layers whose streamed weights are fetched ahead, while an earlier layer computes.",
+    help: "Number of layers whose streamed or shared weights are fetched ahead, while an earlier layer computes.",
   }),
 });
 
@@ -49,7 +53,7 @@ const OptimizerPolicy = z.strictObject({
     .meta({ help: "Precision of the optimizer's moments. 8bit changes results by more than rounding." }),
 });
 
-const place = z.enum(["device", "host"]).default("device");
+const place = z.enum(["device", "host", "shared"]).default("device");
 
 export const Policy = z.strictObject({
   headGroups: z
@@ -95,11 +99,13 @@ export const Policy = z.strictObject({
   }),
   weights: WeightsPolicy.prefault({}).meta({ help: "Source of the layers' frozen weights." }),
   embeddings: place.meta({
-    help: "Where the embeddings lie. host: a step's rows are gathered there and copied.",
+    help: "Where the embeddings lie. host: a step's rows are gathered there and copied. shared: each rank holds a share; they are brought together for a step's rows.",
   }),
-  head: place.meta({ help: "Where the output head lies. host: it is fetched for the loss." }),
+  head: place.meta({
+    help: "Where the output head lies. host: it is fetched for the loss. shared: each rank holds a share; it is brought together for the loss.",
+  }),
   vision: place.meta({
-    help: "Where the vision tower lies. host: it is fetched while pictures are encoded.",
+    help: "Where the vision tower lies. host: it is fetched while pictures are encoded. shared: each rank holds a share; it is brought together while pictures are encoded.",
   }),
   optimizer: OptimizerPolicy.prefault({}).meta({ help: "Place and precision of the optimizer's state." }),
   gradients: z
@@ -178,13 +184,13 @@ export function loadingOf(policy: Policy): { places: Places; folded: boolean } {
 
 /** Returns whether PLoRA can be folded into the layers' weights where a policy has them. */
 export function holdsFolded(policy: Policy): boolean {
-  return placesOf(policy).layers === "device"; // elsewhere they may be the mapped file, which nothing may change
+  return placesOf(policy).layers === "device"; // on the host they may be the mapped file, which nothing may change
 }
 
 function refuseStreamedFold(policy: Policy): void {
   if (!ploraOf(policy).folded || holdsFolded(policy)) return;
   throw new UserError(
-    "The policy folds PLoRA into the layers' weights, but streamed weights cannot be changed.",
+    `The policy folds PLoRA into the layers' weights, but ${policy.weights.source} weights cannot be changed.`,
     { fix: 'Give it "plora": "merged" or "apart", or "weights": {"source": "resident"}.' },
   );
 }

@@ -7,7 +7,7 @@ import type { MicroBatch } from "../data/stream/batches.ts";
 import { familyOf } from "../models/families.ts";
 import { embedText, placeImage_ } from "../models/inputRows.ts";
 import type { Lora } from "../models/lora.ts";
-import { onDevice, startFetch } from "../models/places.ts";
+import { fetchPart, partOnDevice } from "../models/parts.ts";
 import type { Model } from "../models/weights.ts";
 import { headLoss_ } from "../nn/loss.ts";
 import { kindsOf, type Rows } from "../nn/rows.ts";
@@ -187,6 +187,7 @@ function* embed(
   const hidden = category("workingSet", () => owner.own(embedText(model, own.inputIds)));
   if (batch.imageSlices.length > 0)
     yield* placeImages(model, batch, { hidden, own, visionBatch: policy.visionBatchTiles }, owner);
+  else model.shared?.gathering.passBy("vision"); // other ranks may have pictures
   return hidden;
 }
 
@@ -200,7 +201,7 @@ function* placeImages(
   { hidden, own, visionBatch }: { hidden: Tensor; own: OwnRows; visionBatch: number },
   owner: Owner,
 ): Generator<StepPhase, void> {
-  const fetch = owner.own(startFetch(model.vision, model.places.vision, model.device));
+  const fetch = owner.own(fetchPart(model, "vision"));
   countExposed(); // encoding cannot begin without it
   const ready = { ...model, vision: fetch.wait() };
   const { unitsApart } = familyOf(model.config).pictures;
@@ -323,7 +324,7 @@ function* restoreBoundaries(
  * their gradient.
  */
 function lossOf(
-  { config, norm, head, places, device }: Model,
+  model: Model,
   states: Tensor,
   own: OwnRows,
   { lossChunkTokens }: Policy,
@@ -331,8 +332,8 @@ function lossOf(
 ): Tensor {
   const body = (): Tensor => {
     const options = {
-      norm: { weight: norm, eps: config.rmsEps },
-      head: onDevice(head, places.head, device),
+      norm: { weight: model.norm, eps: model.config.rmsEps },
+      head: partOnDevice(model, "head"),
       chunkTokens: lossChunkTokens,
     };
     return lossesOfAll(headLoss_(states, own.ownLabels.targets, options, gradientScale), own);

@@ -66,6 +66,11 @@ export const POLICIES: Record<string, unknown> = {
   "all kept": { layers: [{ count: 4, keep: "all" }] },
   "weights streamed": { weights: { source: "streamed" } },
   "weights streamed, none ahead": { weights: { source: "streamed", aheadLayers: 0 } },
+  "all shared": { weights: { source: "shared" }, embeddings: "shared", head: "shared", vision: "shared" },
+  "weights shared, two ahead, some restored": {
+    weights: { source: "shared", aheadLayers: 2 },
+    layers: [{ count: 1 }, { count: 3, boundary: "none" }],
+  },
   "weights streamed, all ahead": {
     weights: { source: "streamed", aheadLayers: 9 },
     layers: [{ count: 1 }, { count: 3, boundary: "none" }],

@@ -22,7 +22,7 @@ import type { ModelConfig } from "../family.ts";
 import { embedText, placeImage_ } from "../inputRows.ts";
 import { joinLayer } from "../join.ts";
 import type { Lora } from "../lora.ts";
-import { onDevice, startFetch } from "../places.ts";
+import { fetchPart, partOnDevice } from "../parts.ts";
 import { positionAfter, positionOfText } from "../positions.ts";
 import { projectRows } from "../projection.ts";
 import { ploraRowsOf } from "../tiles.ts";
@@ -186,7 +186,7 @@ function* placePictures(
   hidden: Tensor,
   visionBatch: number,
 ): Generator<GenerateStep, void> {
-  using vision = startFetch(model.vision, model.places.vision, model.device);
+  using vision = fetchPart(model, "vision");
   const ready = { ...model, vision: vision.wait() };
   for (const { start, end, image } of imageSlices) {
     using rows = keep(rowsOf(hidden, { start, end })); // (imageTokens, C)
@@ -305,17 +305,14 @@ function keysAndValues(packed: Tensor): KeysAndValues {
 }
 
 /** Returns the logits, (V), of the token after a row. hidden: (T, C), before the final norm. */
-function headLogits(
-  { config, norm, head, places, device }: Model,
-  hidden: Tensor,
-  row: number,
-): Float32Array {
+function headLogits(model: Model, hidden: Tensor, row: number): Float32Array {
+  const { config, norm, device } = model;
   return scope(() => {
     const states = rmsNorm(rowsOf(hidden, { start: row, end: row + 1 }), {
       weight: norm,
       eps: config.rmsEps,
     }); // (1, C)
-    const logits = frozenProduct(states, onDevice(head, places.head, device)).to({ dtype: "float32" });
+    const logits = frozenProduct(states, partOnDevice(model, "head")).to({ dtype: "float32" });
     return device === "meta" ? new Float32Array() : (logits.toArray() as Float32Array);
   });
 }

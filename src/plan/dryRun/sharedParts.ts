@@ -7,6 +7,7 @@
 import { tensorsOf } from "../../models/families.ts";
 import { createLora, disposeLora, type Lora } from "../../models/lora.ts";
 import { type Place, WEIGHT_PLACES } from "../../models/places.ts";
+import type { ShareReader } from "../../models/shares/sharing.ts";
 import {
   assembleModel,
   disposeModel,
@@ -226,12 +227,13 @@ export function sumOnMeta(
  * cannot be loaded so.
  */
 export function emptyModel(configuration: Configuration): Pick<ModelPart, "model" | "mappedBytes"> {
-  const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights } = configuration;
+  const { model: config, dtype, policy, base, headBase, visionBase, mapsWeights, ranks } = configuration;
   const tensors = tensorsOf(config);
   const loading = loadingOf(policy);
   const storedBase = storedBaseOf(configuration);
   if (loading.folded && storedBase) throw storedUnfolded(storedBase);
-  const options = { dtype, device: "meta", ...loading, base, headBase, visionBase } as const;
+  const peers = ranks && plannedPeers(ranks.rank, ranks.count);
+  const options = { dtype, device: "meta", ...loading, base, headBase, visionBase, peers } as const;
   const mappedParts = mappedPartsOf(configuration);
   let mappedBytes = 0;
   const mapped: Room = (shape, dtype) => {
@@ -249,10 +251,20 @@ export function emptyModel(configuration: Configuration): Pick<ModelPart, "model
       ? emptyQuantized(shape as [number, number], base, room)
       : foldedMatrix(room(shape, dtype), folded);
   };
+  const shares: ShareReader = {
+    dtype,
+    outlined: (name, base) => ({ shape: tensors.get(name)!.shape, base }),
+    tensor: unread,
+    matrix: unread,
+  };
   const model = category("weights", () =>
-    keep(scope(() => assembleModel(config, options, { tensor, matrix }))),
+    keep(scope(() => assembleModel(config, options, { tensor, matrix, shares }))),
   );
   return { model, mappedBytes };
+}
+
+function unread(name: string): never {
+  throw new Error(`a plan has no data of ${name}`);
 }
 
 function onMeta(shape: readonly number[], dtype: DType): Tensor {

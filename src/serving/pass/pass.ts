@@ -8,7 +8,7 @@ import type { Layer } from "../../models/decoder.ts";
 import { familyOf } from "../../models/families.ts";
 import { embedText } from "../../models/inputRows.ts";
 import { joinLayer } from "../../models/join.ts";
-import { onDevice } from "../../models/places.ts";
+import { partOnDevice } from "../../models/parts.ts";
 import { joinedPositions } from "../../models/positions.ts";
 import { packedStrips, projectRows } from "../../models/projection.ts";
 import type { Model } from "../../models/weights.ts";
@@ -214,14 +214,14 @@ function addMlp_(
 
 /** Returns the logits after the slices that ask for them. hidden: (T, C), before the final norm. */
 function headLogits(model: Model, hidden: Tensor, placed: readonly Placed[]): PassLogits {
-  const { config, norm, head, places, device } = model;
+  const { config, norm, device } = model;
   const asked = placed.filter(({ slice }) => slice.asksLogits);
   if (asked.length === 0) return new Map();
   const values = scope(() => {
     const lastRows = BigInt64Array.from(asked, ({ rows: { end } }) => BigInt(end - 1));
     const rows = fromArray(lastRows, [asked.length], { dtype: "int64", device });
     const states = rmsNorm(hidden.indexSelect(0, rows), { weight: norm, eps: config.rmsEps }); // (n, C)
-    const logits = frozenProduct(states, onDevice(head, places.head, device)).to({ dtype: "float32" }); // (n, V)
+    const logits = frozenProduct(states, partOnDevice(model, "head")).to({ dtype: "float32" }); // (n, V)
     return device === "meta" ? new Float32Array() : (logits.toArray() as Float32Array);
   });
   const logitsAt = (index: number): Float32Array =>

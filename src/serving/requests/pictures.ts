@@ -8,7 +8,8 @@ import type { PictureLoader } from "../../data/stream/batches.ts";
 import { UserError } from "../../errors.ts";
 import type { PictureWeights } from "../../models/family.ts";
 import { placeImage_ } from "../../models/inputRows.ts";
-import { type Fetch, startFetch } from "../../models/places.ts";
+import { fetchPart } from "../../models/parts.ts";
+import type { Fetch } from "../../models/places.ts";
 import type { Model } from "../../models/weights.ts";
 import { type Rows, rowCount } from "../../nn/rows.ts";
 import { keep, scope, type Tensor } from "../../torch/tensor.ts";
@@ -162,7 +163,7 @@ export class Pictures implements Disposable {
 
   #encode(features: Features, image: LoadedPicture): Encoding {
     const { model, visionBatchTiles, features: all } = this.#options;
-    this.#vision ??= startFetch(model.vision, model.places.vision, model.device);
+    this.#vision ??= fetchPart(model, "vision");
     const ready = { ...model, vision: this.#vision.wait() };
     const rows = keep(scope(() => all.view(features, { start: 0, end: rowCount(features.rows) })));
     return { features, rows, steps: placeImage_(rows, ready, image, visionBatchTiles) };
