@@ -45,7 +45,7 @@ export interface Model {
   head: FrozenMatrix;
   /** The weights that make image tokens; only the family knows their form. */
   vision: PictureWeights;
-  /** What the ranks hold shares of, if there are such parts. */
+  /** The parts that ranks hold shares of, if there are any. */
   shared?: SharedBase | undefined;
 }
 

@@ -39,7 +39,9 @@ export function planRungs<Asked extends Workload>(
   return policies.map((policy) => planner.plan(workload, policy, limits));
 }
 
-/** Returns the choices that ladders start from: several ranks may also share the base, unless that is settled. */
+/**
+ * Returns the choices that ladders start from: several ranks may also share the base, unless that is settled.
+ */
 function laddersOf({ ranks }: Planner, fixed: Fixed): FixedPolicy[] {
   const isSettled = fixed.weights !== undefined || fixed.places !== undefined || fixed.folded === true;
   return ranks === 1 || isSettled ? [fixed] : [fixed, { ...fixed, weights: "shared" }];
@@ -191,7 +193,9 @@ export function leanestPlan(planner: Planner, workload: Workload, limits: Limits
  */
 function leanest(planner: Planner, { hostBytes, sumBytes }: Limits, fixed: Fixed): Policy[] {
   if (fixed.policy) return [fixed.policy];
-  const policies = laddersOf(planner, fixed).flatMap((ladder) => leanestPolicies(planner.configOfRank, ladder));
+  const policies = laddersOf(planner, fixed).flatMap((ladder) =>
+    leanestPolicies(planner.configOfRank, ladder),
+  );
   const isLimited = Number.isFinite(hostBytes) || sumBytes !== undefined;
   return isLimited ? policies : policies.slice(0, 1);
 }

@@ -1,6 +1,7 @@
 /**
  * The layers' frozen weights, on the device when their turn comes: resident, streamed from the host, or
- * brought together from the shares of all ranks. The next layers are fetched while one computes, and each is freed right after its use.
+ * brought together from the shares of all ranks. The next layers are fetched while one computes, and each is
+ * freed right after its use.
  */
 import { fetchPart } from "../models/parts.ts";
 import type { Fetch, Place } from "../models/places.ts";

@@ -13,11 +13,13 @@ import { OutOfMemoryError } from "../torch/device.ts";
 import { backwardVisits, forwardVisits } from "./layerWeights.ts";
 import { layerPolicies, type Policy } from "./policy.ts";
 
-/** What a rank needs of the base for a micro-batch. */
+/** The parts of the base that a rank needs for a micro-batch. */
 export interface RoundNeeds {
   pictures: boolean;
   /** For each layer, whether its input is kept until the backward pass; undefined: forward only. */
-  kept: readonly boolean[] | undefined;
+  kept?: readonly boolean[] | undefined;
+  /** Most tokens of an answer, each of which but the first goes through the whole model again. */
+  answerTokens?: number | undefined;
 }
 
 /** Returns what a micro-batch needs under a policy. */
@@ -61,15 +63,9 @@ export async function meetRanks(model: Model): Promise<void> {
 async function openRound(model: Model, needs: RoundNeeds | undefined): Promise<boolean> {
   if (!model.shared) return false;
   const { gathering } = model.shared;
-  const mine = needs ? { pictures: needs.pictures, kept: needs.kept ?? null } : null;
-  const told = (await gathering.tell(mine)) as (typeof mine)[];
+  const told = (await gathering.tell(needs ? { ...needs } : null)) as unknown as (RoundNeeds | null)[];
   const all = told.flatMap((each) => each ?? []);
-  gathering.open(
-    gathersOf(
-      all.map(({ kept, ...rest }) => ({ ...rest, kept: kept ?? undefined })),
-      model.config,
-    ),
-  );
+  gathering.open(gathersOf(all, model.config));
   return all.length > 0;
 }
 
@@ -78,16 +74,20 @@ export function gathersOf(needs: readonly RoundNeeds[], { layers }: Pick<ModelCo
   if (needs.length === 0) return [];
   const pictures = needs.some((each) => each.pictures);
   const trained = needs.flatMap(({ kept }) => (kept ? [kept] : []));
+  const passes = Math.max(...needs.map(({ answerTokens = 1 }) => answerTokens));
+  const pass: PartName[] = [...forwardVisits(layers), "head"];
   return [
     "embeddings",
     ...(pictures ? ["vision" as const] : []),
-    ...forwardVisits(layers),
-    "head",
+    ...pass,
+    ...Array.from({ length: passes - 1 }, () => ["embeddings" as const, ...pass]).flat(),
     ...(trained.length > 0 ? backwardGathers(trained) : []),
   ];
 }
 
-/** Merges the layers that ranks visit in the backward pass: before each layer, the longest way to restore it. */
+/**
+ * Merges the layers that ranks visit in the backward pass: before each layer, the longest way to restore it.
+ */
 function backwardGathers(ranks: readonly (readonly boolean[])[]): number[] {
   const ways = ranks.map((kept) => waysOf(kept));
   const layers = ranks[0]!.length;

@@ -1,6 +1,6 @@
 /**
- * Ranks that hold a share of the base each, as real processes: gradients are those of a process that holds all
- * of it, to the bit, and a rank needs the memory of its plan.
+ * Ranks that hold a share of the base each, as real processes: gradients are those of a process that holds
+ * all of it, to the bit, and a rank needs the memory of its plan.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
