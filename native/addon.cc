@@ -241,6 +241,7 @@ constexpr Export kExports[] = {
     {"closeStore", guarded<close_store>},
     {"countTurn", guarded<count_turn>},
     {"openGroup", guarded<open_group>},
+    {"openCards", guarded<open_cards>},
     {"closeGroup", guarded<close_group>},
     {"startCollective", guarded<start_collective>},
     {"waitCollective", guarded<wait_collective>},

@@ -8,6 +8,7 @@
 #include <deque>
 #include <thread>
 
+#include "cuda.h"
 #include "group.h"
 #include "handles.h"
 #include "jobs.h"
@@ -19,9 +20,6 @@ using std::chrono::milliseconds;
 
 /** Gloo's own limit. The watch ends waits long before, so this limit must never be the first. */
 constexpr milliseconds kNever = std::chrono::hours(24 * 7);
-/** Time for the watch to find out which rank is gone, after a connection to one has failed. */
-constexpr milliseconds kGrace = std::chrono::seconds(20);
-
 constexpr std::array<const char*, 4> kNames{"sum", "gather", "exchange", "broadcast"};
 
 /** Returns the tensor's bytes as a tensor that owns nothing: Gloo's threads let go of it at any time. */
@@ -47,10 +45,9 @@ class GlooCarrier final : public Carrier {
   }
 
   ~GlooCarrier() override {
-    if (!can_close()) static_cast<void>(gloo_.release()); // its threads wait for other ranks for ever
+    if (*under_way_ > 0) static_cast<void>(gloo_.release()); // its threads wait for other ranks for ever
   }
 
-  bool can_close() const override { return *under_way_ == 0; }
 
   std::shared_ptr<const c10::Event> start(const Request& request, const c10::Event*, Ended ended) override {
     auto works = works_of(request);
@@ -171,14 +168,18 @@ class Checker {
   Checker(StorePtr store, std::shared_ptr<Meeting> meeting)
       : store_(std::move(store)), meeting_(std::move(meeting)), thread_([this] { run(); }) {}
 
-  /** Ends the thread; call after the meeting is closed or lost. */
-  ~Checker() {
+  /** Ends the thread, once the meeting is closed or lost. False if it waits for an answer of the store. */
+  bool end() {
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
       work_.notify_all();
     }
-    thread_.join();
+    const auto patience = std::chrono::steady_clock::now() + milliseconds(2000);
+    while (!ended_ && std::chrono::steady_clock::now() < patience) std::this_thread::sleep_for(milliseconds(1));
+    if (ended_) thread_.join();
+    else thread_.detach();
+    return ended_;
   }
 
   void add(Carrier& carrier, CollectivePtr collective) {
@@ -192,18 +193,19 @@ class Checker {
     while (true) {
       std::unique_lock lock(mutex_);
       work_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
-      if (waiting_.empty()) return;
+      if (waiting_.empty()) break;
       auto [carrier, collective] = std::move(waiting_.front());
       waiting_.pop_front();
       lock.unlock();
       try {
         compare(collective->what);
       } catch (...) {
-        collective->end(std::current_exception(), /*by_peer=*/false);
+        collective->end(std::current_exception(), /*by_peer=*/difference_.empty());
         continue;
       }
       lorafit::start(*carrier, collective);
     }
+    ended_ = true;
   }
 
   void compare(const std::string& what) {
@@ -233,13 +235,14 @@ class Checker {
   std::condition_variable work_;
   std::deque<std::pair<Carrier*, CollectivePtr>> waiting_;
   bool stopping_ = false;
+  std::atomic<bool> ended_ = false;
   std::thread thread_;
 };
 
 struct Group {
   std::shared_ptr<Meeting> meeting;
-  std::map<c10::DeviceType, std::unique_ptr<Carrier>> carriers;
-  std::unique_ptr<Checker> checker; // ends before the carriers
+  std::map<c10::DeviceType, std::shared_ptr<Carrier>> carriers;
+  std::unique_ptr<Checker> checker;
 };
 
 SlotTable<std::shared_ptr<Group>>& groups() {
@@ -318,9 +321,29 @@ napi_value open_group(const Arguments& arguments) {
   });
 }
 
+napi_value open_cards(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  const auto* group = groups().find(to_double(env, arguments[0], "group"));
+  TORCH_CHECK(group, "the group of ranks was closed");
+  const Connection connection = to_connection(env, arguments[1]);
+  const c10::Device device = to_device(env, arguments[2], "device");
+  const std::string library = to_string(env, arguments[3], "library");
+  ensure_cuda();
+  return in_thread(env, [group = *group, connection, device, library]() -> Settle {
+    std::shared_ptr<Carrier> carrier =
+        make_card_carrier(connect_again(connection).store, group->meeting, device, library);
+    return [group, carrier, type = device.type()](napi_env env) {
+      group->carriers[type] = carrier;
+      return undefined_value(env);
+    };
+  }, /*may_hang=*/true);
+}
+
 napi_value close_group(const Arguments& arguments) {
   const double handle = to_double(arguments.env, arguments[0], "group");
-  to_group(arguments.env, arguments[0]).meeting->close();
+  const Group& group = to_group(arguments.env, arguments[0]);
+  group.meeting->close();
+  if (group.checker && !group.checker->end()) new std::shared_ptr<Group>(*groups().find(handle)); // its thread needs it
   groups().erase(handle);
   return undefined_value(arguments.env);
 }
@@ -377,6 +400,7 @@ napi_value wait_collective(const Arguments& arguments) {
     collective->carried->block(c10::impl::VirtualGuardImpl(card.type()).getStream(card));
   }
   let_go(collective);
+  if (collective->carried) meeting.check_open(); // a collective that was called off leaves garbage
   return undefined_value(arguments.env);
 }
 

@@ -10,6 +10,11 @@ namespace lorafit {
  * interface: address or name of the network interface. checks: compare before each collective (debug mode).
  */
 napi_value open_group(const Arguments& arguments);
+/**
+ * openCards(group, connection, device, library) -> promise. Adds NCCL to a group, for tensors on this card.
+ * library: file of libnccl, or "" for the one that libtorch brings.
+ */
+napi_value open_cards(const Arguments& arguments);
 /** closeGroup(group): ends threads and connections. */
 napi_value close_group(const Arguments& arguments);
 /**

@@ -18,6 +18,9 @@ namespace lorafit {
 
 using StorePtr = c10::intrusive_ptr<c10d::Store>;
 
+/** Time for the watch to find out which rank is gone, after a connection to one has failed. */
+constexpr std::chrono::milliseconds kGrace{20'000};
+
 /** Facts that all threads of one group share. Whoever waits for other ranks waits here. */
 class Meeting {
  public:
@@ -44,6 +47,7 @@ class Meeting {
   /** Marks the group as closed by this rank. */
   void close();
   bool is_over() const { return lost_ || closed_; }
+  bool is_lost() const { return lost_; }
   /** Why the group is lost; waits up to `grace` for it. Empty if it is not. */
   std::string lost_words(std::chrono::milliseconds grace);
   /** Throws if the group is lost or closed. */
@@ -57,7 +61,12 @@ class Meeting {
   std::atomic<uint64_t> collectives = 0, tells = 0;
   /** Waits for other ranks that are under way, and whether the JavaScript thread itself is blocked in one. */
   std::atomic<int> awaited = 0;
+  /** Collectives that a card has not done yet: its stream waits for other ranks. */
+  std::atomic<int> on_card = 0;
   std::atomic<bool> blocked = false;
+  /** Sets or returns why this rank fails; the watch tells the others. Only the first reason counts. */
+  void fail(const std::string& reason);
+  std::string failure();
   /** Sets or returns what this rank has started last. */
   void begin(const std::string& what);
   std::string begun();
@@ -67,7 +76,7 @@ class Meeting {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::atomic<bool> lost_ = false, closed_ = false;
-  std::string words_, begun_;
+  std::string words_, failure_, begun_;
   std::function<void()> told_;
 };
 
@@ -109,13 +118,11 @@ class Carrier {
    */
   virtual std::shared_ptr<const c10::Event> start(
       const Request& request, const c10::Event* computed, Ended ended) = 0;
-  /** Returns whether its destructor waits for no other rank. */
-  virtual bool can_close() const = 0;
 };
 
 /** Makes a group's carrier of cards (nccl.cc); blocks until all ranks are there. */
 std::unique_ptr<Carrier> make_card_carrier(
     const StorePtr& store, const std::shared_ptr<Meeting>& meeting, c10::Device device,
-    const std::string& library, std::chrono::milliseconds timeout);
+    const std::string& library);
 
 } // namespace lorafit

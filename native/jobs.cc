@@ -35,7 +35,8 @@ std::set<Promised*>& unsettled() {
 } // namespace
 
 void unref_promises(napi_env env) {
-  for (const Promised* promised : unsettled()) napi_unref_threadsafe_function(env, promised->told_);
+  for (const Promised* promised : unsettled())
+    if (promised->may_hang_) napi_unref_threadsafe_function(env, promised->told_);
 }
 
 std::string words_of(const std::exception_ptr& error) {
@@ -50,8 +51,9 @@ std::string words_of(const std::exception_ptr& error) {
   }
 }
 
-Promised* Promised::make(napi_env env, napi_value* promise) {
+Promised* Promised::make(napi_env env, napi_value* promise, bool may_hang) {
   auto made = std::make_unique<Promised>();
+  made->may_hang_ = may_hang;
   check(env, napi_create_promise(env, &made->promise_, promise));
   check(
       env, napi_create_threadsafe_function(
@@ -90,9 +92,9 @@ void Promised::end(napi_env env, napi_value, void*, void* data) {
     napi_reject_deferred(env, self->promise_, error);
 }
 
-napi_value in_thread(napi_env env, std::function<Settle()> body) {
+napi_value in_thread(napi_env env, std::function<Settle()> body, bool may_hang) {
   napi_value promise;
-  Promised* job = Promised::make(env, &promise);
+  Promised* job = Promised::make(env, &promise, may_hang);
   {
     const std::lock_guard lock(running().mutex);
     ++running().threads;

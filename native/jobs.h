@@ -16,7 +16,8 @@ using Settle = std::function<napi_value(napi_env)>;
  */
 class Promised {
  public:
-  static Promised* make(napi_env env, napi_value* promise);
+  /** may_hang: its thread may wait for ever once the group of ranks is lost. */
+  static Promised* make(napi_env env, napi_value* promise, bool may_hang);
   void resolve(Settle value);
   void reject(std::exception_ptr error);
 
@@ -28,13 +29,14 @@ class Promised {
   napi_threadsafe_function told_ = nullptr;
   Settle value_;
   std::exception_ptr error_;
+  bool may_hang_ = false;
 };
 
-/** Lets Node end with unsettled promises: their threads may wait for ever. For the JavaScript thread. */
+/** Lets Node end although promises that may hang are not settled. For the JavaScript thread. */
 void unref_promises(napi_env env);
 
 /** Runs `body` on a thread of its own; it returns what makes the promise's value. */
-napi_value in_thread(napi_env env, std::function<Settle()> body);
+napi_value in_thread(napi_env env, std::function<Settle()> body, bool may_hang = false);
 
 /** Returns the first line of what was thrown. */
 std::string words_of(const std::exception_ptr& error);

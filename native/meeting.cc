@@ -1,9 +1,12 @@
 #include "meeting.h"
 
 #include <arpa/inet.h>
+#include <c10/util/Logging.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <thread>
 
 #include "group.h"
 #include "handles.h"
@@ -16,8 +19,10 @@ namespace {
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
-/** A wait is done in such slices, so that it ends soon after the group is lost. */
-constexpr milliseconds kSlice{500};
+/** Times between two questions whether a key is set: the first ones follow soon. */
+constexpr std::chrono::microseconds kFirstPause{200}, kLastPause{20'000};
+/** Keys in one question. */
+constexpr size_t kBlock = 64;
 
 SlotTable<Connection>& connections() {
   static auto* table = new SlotTable<Connection>;
@@ -120,6 +125,16 @@ void Meeting::on_loss(std::function<void()> told) {
   told();
 }
 
+void Meeting::fail(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  if (failure_.empty()) failure_ = reason.empty() ? "it has failed" : reason;
+}
+
+std::string Meeting::failure() {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
 void Meeting::begin(const std::string& what) {
   const std::lock_guard lock(mutex_);
   begun_ = what;
@@ -148,21 +163,25 @@ Connection connect_again(const Connection& connection) {
 
 void wait_for_keys(
     c10d::Store& store, Meeting& meeting, const std::vector<std::string>& keys, milliseconds patience) {
+  // The store's own wait can't be called off, and its end by time writes a warning.
   const auto end = Clock::now() + patience;
-  while (true) {
-    meeting.check_open();
-    TORCH_CHECK(!process_ends(), "this process ends");
-    const auto left = std::chrono::duration_cast<milliseconds>(end - Clock::now());
-    try {
-      return store.wait(keys, std::max(milliseconds(1), std::min(kSlice, left)));
-    } catch (const c10::DistStoreError&) { // not within this slice
-      if (left <= kSlice) throw;
+  auto pause = kFirstPause;
+  for (size_t at = 0; at < keys.size(); at += kBlock) {
+    const std::vector<std::string> block(keys.begin() + at, keys.begin() + std::min(keys.size(), at + kBlock));
+    while (!store.check(block)) {
+      meeting.check_open();
+      TORCH_CHECK(!process_ends(), "this process ends");
+      TORCH_CHECK(Clock::now() < end, "other ranks are not there after ", patience.count(), " ms");
+      std::this_thread::sleep_for(pause);
+      pause = std::min(kLastPause, pause * 5 / 4);
     }
   }
 }
 
 napi_value open_store(const Arguments& arguments) {
   napi_env env = arguments.env;
+  // c10d writes warnings with stacks of C++ whenever a rank is gone. Errors reach the caller in any case.
+  if (!std::getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 3;
   Connection opened;
   opened.host = to_string(env, arguments[0], "host");
   c10d::TCPStoreOptions options;
@@ -200,7 +219,8 @@ napi_value store_set(const Arguments& arguments) {
             value = std::vector<uint8_t>(bytes.data, bytes.data + bytes.length)]() -> Settle {
         store->set(key, value);
         return nullptr;
-      });
+      },
+      /*may_hang=*/true);
 }
 
 napi_value store_get(const Arguments& arguments) {
@@ -220,7 +240,8 @@ napi_value store_get(const Arguments& arguments) {
             set_element(env, all, i, from_bytes(env, values[i].data(), values[i].size()));
           return all;
         };
-      });
+      },
+      /*may_hang=*/true);
 }
 
 napi_value store_has(const Arguments& arguments) {
@@ -229,7 +250,8 @@ napi_value store_has(const Arguments& arguments) {
       env, [store = to_connection(env, arguments[0]).store,
             key = to_string(env, arguments[1], "key")]() -> Settle {
         return [has = store->check({key})](napi_env env) { return from_bool(env, has); };
-      });
+      },
+      /*may_hang=*/true);
 }
 
 napi_value store_delete(const Arguments& arguments) {
@@ -239,7 +261,8 @@ napi_value store_delete(const Arguments& arguments) {
             key = to_string(env, arguments[1], "key")]() -> Settle {
         store->deleteKey(key);
         return nullptr;
-      });
+      },
+      /*may_hang=*/true);
 }
 
 napi_value close_store(const Arguments& arguments) {

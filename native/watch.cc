@@ -19,6 +19,7 @@ using Clock = std::chrono::steady_clock;
 constexpr milliseconds kBeat{1000};          // between two reports of a rank
 constexpr milliseconds kQuickBeat{200};      // the same, once a connection has failed
 constexpr milliseconds kSilence{30'000};     // a rank that has not reported for longer is gone
+constexpr milliseconds kLinger{2500};        // for others to read why the group is lost
 constexpr milliseconds kShortSilence{5'000}; // the same, once a connection has failed
 
 double ms_since(Clock::time_point start) {
@@ -86,8 +87,8 @@ class Stillness {
 class Watch {
  public:
   Watch(const Connection& connection, std::string host, milliseconds limit)
-      : meeting_(connection.meeting), store_(connect_again(connection).store), store_host_(connection.host),
-        host_(std::move(host)), limit_(limit) {
+      : meeting_(connection.meeting), store_(connect_again(connection).store), host_(std::move(host)),
+        limit_(limit), first_host_(connection.host) {
     report(); // so that every rank that has come can be read
     thread_ = std::thread([this] { run(); });
     guard_ = std::thread([this] { guard(); });
@@ -109,19 +110,20 @@ class Watch {
   }
 
   void fail(const std::string& reason) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (failure_.empty()) failure_ = reason.empty() ? "it has failed" : reason;
-    }
+    meeting_->fail(reason);
     wake();
   }
 
-  /** Reports that this rank is done; the rank with the store waits for the others. */
+  /** Reports that this rank is done; rank 0, which may have the store, waits for the others. */
   void leave(milliseconds grace) {
     leaving_ = true;
     wake();
-    const auto end = Clock::now() + grace;
-    while (Clock::now() < end && !all_left_ && !ended_ && !process_ends())
+    const auto start = Clock::now();
+    const auto patience = [&] {
+      if (!meeting_->is_lost()) return grace;
+      return meeting_->rank == 0 ? kLinger : milliseconds(0);
+    };
+    while (Clock::now() < start + patience() && !all_left_ && !process_ends())
       std::this_thread::sleep_for(milliseconds(20));
   }
 
@@ -165,8 +167,13 @@ class Watch {
       all_left_ = true;
       return;
     }
+    std::string host;
+    {
+      const std::lock_guard lock(mutex_);
+      host = first_host_;
+    }
     meeting_->lose(loss(
-        0, store_host_, c10::str("its store, through which ranks find each other, ", how, ": it has ended or can't be reached")));
+        0, host, c10::str("its store, through which ranks find each other, ", how, ": it has ended or can't be reached")));
   }
 
   void look() {
@@ -189,11 +196,7 @@ class Watch {
   }
 
   void tell_failure() {
-    std::string reason;
-    {
-      const std::lock_guard lock(mutex_);
-      reason = failure_;
-    }
+    const std::string reason = meeting_->failure();
     if (reason.empty() || failed_) return;
     declare(meeting_->rank, host_, reason);
     failed_ = true;
@@ -209,7 +212,7 @@ class Watch {
     own.number = ++number_;
     own.left = leaving_;
     own.still_ms = calls_.update(moves().calls);
-    own.awaits = meeting_->awaited > 0;
+    own.awaits = meeting_->awaited > 0 || meeting_->on_card > 0;
     own.collectives = meeting_->collectives;
     own.tells = meeting_->tells;
     own.host = host_;
@@ -241,6 +244,10 @@ class Watch {
   void judge_first() {
     if (!store_->check({key_of(0)})) return;
     hear(0, store_->get(key_of(0)));
+    {
+      const std::lock_guard lock(mutex_);
+      first_host_ = heard_[0].report.host;
+    }
     judge_silence(0);
   }
 
@@ -301,7 +308,7 @@ class Watch {
 
   /** A rank that neither computes nor turns its event loop nor waits for others is stuck. */
   void judge_self() {
-    const bool waits = meeting_->blocked;
+    const bool waits = meeting_->blocked || meeting_->on_card > 0;
     const double still_ms = all_moves_.update(moves().calls + moves().turns + (waits ? number_ : 0));
     const double allowed_ms = static_cast<double>(limit_.count()) + longest_still_ms_;
     if (still_ms > allowed_ms) declare(meeting_->rank, host_, "it has done nothing for " + seconds(still_ms) + ": it hangs");
@@ -311,12 +318,12 @@ class Watch {
 
   const std::shared_ptr<Meeting> meeting_;
   const StorePtr store_;
-  const std::string store_host_, host_;
+  const std::string host_;
   const milliseconds limit_;
   std::mutex mutex_;
   std::condition_variable woken_;
   bool hurry_ = false;
-  std::string failure_;
+  std::string first_host_; // of rank 0
   std::atomic<bool> stopping_ = false, ended_ = false, leaving_ = false, all_left_ = false, failed_ = false;
   std::atomic<Clock::time_point> answered_ = Clock::now();
   // For the thread only:

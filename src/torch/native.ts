@@ -118,6 +118,7 @@ export interface Native {
     timeoutMs: number,
     checks: boolean,
   ): Promise<Handle>;
+  openCards(group: Handle, store: Handle, device: unknown, library: string): Promise<void>;
   closeGroup(group: Handle): void;
   startCollective(group: Handle, kind: number, to: unknown, from: unknown, root: number): Handle;
   waitCollective(collective: Handle): void;

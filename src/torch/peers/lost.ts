@@ -23,8 +23,8 @@ export class LostPeersError extends UserError {
 }
 
 /** Turns the engine's words of a loss, or of a failed connection, into the error. */
-export function lossOf(thrown: unknown): LostPeersError {
-  if (thrown instanceof LostPeersError) return thrown;
+export function lossOf(thrown: unknown): UserError {
+  if (thrown instanceof UserError) return thrown;
   const words = messageOf(thrown);
   if (!words.startsWith('{"rank":')) return new LostPeersError({ reason: words });
   return new LostPeersError(JSON.parse(words) as { rank: number; host: string; reason: string });

@@ -1,6 +1,7 @@
-/** Opens the group of ranks that train together: torch.distributed's c10d, over Gloo. */
+/** Opens the group of ranks that train together: torch.distributed's c10d over Gloo, and NCCL for cards. */
 import { hostname } from "node:os";
 import { messageOf, plural, UserError } from "../../errors.ts";
+import { type CardDevice, type Device, deviceCode, isCard } from "../dtypes.ts";
 import { handleOf } from "../handle.ts";
 import { type Handle, native } from "../native.ts";
 import type { Tensor } from "../tensor.ts";
@@ -19,6 +20,8 @@ import type { PlaceOfRank } from "./place.ts";
 import { Words } from "./words.ts";
 
 export interface PeersOptions {
+  /** The card of this rank, for collectives by NCCL. Tensors on the CPU always go by Gloo. */
+  device?: Device | undefined;
   /**
    * Milliseconds that a rank may do nothing, neither compute nor turn its event loop, before it counts as
    * stuck. The longest such time so far is added.
@@ -48,6 +51,8 @@ export interface OpenPeers extends Peers, AsyncDisposable {
 const GLOO_THREADS = 2;
 /** Milliseconds for this rank's words to reach the others. */
 const FAREWELL_MS = 5000;
+/** Milliseconds for the watch to find out why the store answers no more. */
+const GRACE_MS = 20_000;
 const TURN_MS = 1000;
 /** Numbers of native/group.h's Kind. */
 const KINDS = { sum: 0, gather: 1, exchange: 2, broadcast: 3 } as const;
@@ -61,6 +66,7 @@ export async function openPeers(
   {
     rankTimeoutMs = 60_000,
     openTimeoutMs = 300_000,
+    device,
     checks = process.env.LORAFIT_CHECK_COLLECTIVES === "1",
   }: PeersOptions = {},
 ): Promise<OpenPeers> {
@@ -68,14 +74,16 @@ export async function openPeers(
   const loss = new AbortController();
   await native.startWatch(store, hostname(), rankTimeoutMs, (words) => loss.abort(lossOf(words)));
   try {
-    await meet(store, place, openTimeoutMs);
+    await orLost(meet(store, place, openTimeoutMs), { store, loss });
     const address = await ownAddress(place);
     const group = await native.openGroup(store, address, GLOO_THREADS, openTimeoutMs, checks);
+    if (device && isCard(device)) await orLost(joinCards(group, store, device), { store, loss });
     return new Group({ store, group, place, loss, rankTimeoutMs });
   } catch (error) {
     const first = loss.signal.aborted ? loss.signal.reason : error; // before this rank's own failure is told
-    native.failWatch(store, messageOf(error));
-    await awake(native.leaveWatch(store, 0));
+    native.failWatch(store, messageOf(error).split("\n")[0]!);
+    await native.lostWords(store, FAREWELL_MS);
+    await native.leaveWatch(store, 0);
     native.closeStore(store);
     throw first;
   }
@@ -107,6 +115,18 @@ async function openStore(place: PlaceOfRank, timeoutMs: number): Promise<Handle>
     throw new UserError(`Rank ${rank} ${does} at ${where}: ${messageOf(error)}`, { fix, cause: error });
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** Adds NCCL to the group. */
+async function joinCards(group: Handle, store: Handle, device: CardDevice): Promise<void> {
+  try {
+    await native.openCards(group, store, deviceCode(device), process.env.LORAFIT_NCCL ?? "");
+  } catch (error) {
+    throw new UserError(`The cards of the ranks can't be joined: ${messageOf(error)}`, {
+      fix: "Set NCCL_DEBUG=INFO to see what NCCL does; LORAFIT_NCCL=FILE names another libnccl.so.2.",
+      cause: error,
+    });
   }
 }
 
@@ -157,7 +177,7 @@ class Group implements OpenPeers {
     this.rank = opened.place.rank;
     this.count = opened.place.count;
     this.lost = opened.loss.signal;
-    this.#words = new Words(opened.store, this, (promise) => this.#orLost(promise));
+    this.#words = new Words(opened.store, this, (promise) => orLost(promise, opened));
     process.once("exit", this.#onExit);
   }
 
@@ -197,7 +217,7 @@ class Group implements OpenPeers {
   async fail(error: unknown): Promise<void> {
     if (this.#left || this.lost.aborted) return;
     native.failWatch(this.#opened.store, messageOf(error).split("\n")[0]!);
-    await awake(native.lostWords(this.#opened.store, FAREWELL_MS));
+    await native.lostWords(this.#opened.store, FAREWELL_MS);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -205,7 +225,7 @@ class Group implements OpenPeers {
     this.#left = true;
     process.off("exit", this.#onExit);
     const { store, group, rankTimeoutMs } = this.#opened;
-    await awake(native.leaveWatch(store, this.lost.aborted ? 0 : rankTimeoutMs));
+    await native.leaveWatch(store, this.lost.aborted ? 0 : rankTimeoutMs);
     native.closeGroup(group);
     native.closeStore(store);
     clearInterval(this.#turns);
@@ -233,29 +253,21 @@ class Group implements OpenPeers {
       },
     };
   }
-
-  /** Settles like the promise, or rejects when the group is lost. */
-  #orLost<T>(promise: Promise<T>): Promise<T> {
-    const { lost } = this;
-    return new Promise<T>((resolve, reject) => {
-      const give = (): void => reject(lost.reason);
-      if (lost.aborted) give();
-      lost.addEventListener("abort", give, { once: true });
-      promise
-        .then(resolve, (error) => reject(lost.aborted ? lost.reason : error))
-        .finally(() => lost.removeEventListener("abort", give));
-    });
-  }
 }
 
-/** Keeps the process alive for a promise of the engine, which the loss of a group lets go. */
-async function awake<T>(promise: Promise<T>): Promise<T> {
-  const timer = setInterval(() => {}, TURN_MS);
-  try {
-    return await promise;
-  } finally {
-    clearInterval(timer);
-  }
+/** Settles like the promise, or rejects with the loss of the group. */
+function orLost<T>(promise: Promise<T>, { store, loss }: Pick<Opened, "store" | "loss">): Promise<T> {
+  const lost = loss.signal;
+  const named = promise.catch(async (error) => {
+    if (error instanceof UserError) throw error;
+    throw lossOf((await native.lostWords(store, GRACE_MS)) || error); // the watch names the rank that is gone
+  });
+  return new Promise<T>((resolve, reject) => {
+    const give = (): void => reject(lost.reason);
+    if (lost.aborted) give();
+    lost.addEventListener("abort", give, { once: true });
+    named.then(resolve, reject).finally(() => lost.removeEventListener("abort", give));
+  });
 }
 
 function translated<T>(call: () => T): T {

@@ -30,22 +30,27 @@ export class Words {
 
   tell(key: string, value: Json): Promise<Json[]> {
     const written = JSON.stringify([key, value]);
-    const told = this.#last.then(() => this.#orLost(this.#tell(key, written)));
+    const told = this.#last.then(() => this.#tell(key, written));
     this.#last = told.catch(() => {});
     return told;
   }
 
   async #tell(key: string, written: string): Promise<Json[]> {
-    const round = this.#round++;
-    await native.storeSet(this.#store, this.#key(round, this.#rank), new TextEncoder().encode(written));
-    const keys = Array.from({ length: this.#count }, (_, rank) => this.#key(round, rank));
-    const bytes = await native.storeGet(this.#store, keys, `"${key}", fact ${round + 1}`, FOR_EVER);
-    if (round > 0) await native.storeDelete(this.#store, this.#key(round - 1, this.#rank));
+    const bytes = await this.#orLost(this.#exchange(key, written));
     const told = bytes.map((each) => JSON.parse(new TextDecoder().decode(each)) as [string, Json]);
     const other = told.findIndex(([theirs]) => theirs !== key);
     if (other >= 0)
       throw new Error(`ranks tell different facts: rank ${other} "${told[other]![0]}", this rank "${key}"`);
     return told.map(([, value]) => value);
+  }
+
+  async #exchange(key: string, written: string): Promise<Uint8Array[]> {
+    const round = this.#round++;
+    await native.storeSet(this.#store, this.#key(round, this.#rank), new TextEncoder().encode(written));
+    const keys = Array.from({ length: this.#count }, (_, rank) => this.#key(round, rank));
+    const bytes = await native.storeGet(this.#store, keys, `"${key}", fact ${round + 1}`, FOR_EVER);
+    if (round > 0) await native.storeDelete(this.#store, this.#key(round - 1, this.#rank));
+    return bytes;
   }
 
   #key(round: number, rank: number): string {
