@@ -128,6 +128,11 @@ export function tensorsOf(config: ModelConfig): Map<string, TensorSpec> {
   return familyOf(config).tensors(config);
 }
 
+/** Returns whether a model's linears have branches of its own, which can be merged or folded into them. */
+export function hasBranches(config: ModelConfig): boolean {
+  return Object.values(familyOf(config).linears).some(({ branch }) => branch !== undefined);
+}
+
 /** Returns the names of a decoder layer's linears, in the family's order. */
 export function linearNames(config: ModelConfig): LinearName[] {
   return [...familyOf(config).linearNames];

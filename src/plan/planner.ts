@@ -1,6 +1,6 @@
 /** Plans a workload for a model on a device under a policy. It remembers what it has tried. */
 
-import { pictureFormOf } from "../models/families.ts";
+import { hasBranches, pictureFormOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import type { Place } from "../models/places.ts";
 import type { Base } from "../models/precision/bases.ts";
@@ -162,7 +162,7 @@ export class Planner {
 
   /** Tells whether PLoRA can be folded into the layers' weights as a policy holds them. */
   folds(policy: Policy): boolean {
-    return holdsFolded(policy) && storedBaseOf(this.#model) === undefined;
+    return hasBranches(this.config) && holdsFolded(policy) && storedBaseOf(this.#model) === undefined;
   }
 
   /** Throws UserError if a policy does not fit the model. */

@@ -166,6 +166,12 @@ describe("a plan of a second family", () => {
     expect(batchOf(workload, form)).toMatchObject({ pictures: [patches(1, 400)], labelTokens: 299 });
   });
 
+  it("folds no branch into the weights, for there is none", () => {
+    const planned = { model: config, dtype: "float32", target: "cpu", mapsWeights: false } as const;
+    const planner = new Planner(planned, speedOf(findDevice("rtx-4090")));
+    expect(planner.folds(Policy.parse({}))).toBe(false);
+  });
+
   it("solves for its own limit", () => {
     const planned = { model: config, dtype: "float32", target: "cpu", mapsWeights: false } as const;
     const planner = new Planner(planned, speedOf(findDevice("rtx-4090")));
