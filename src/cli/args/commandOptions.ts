@@ -229,13 +229,13 @@ const quantize = {
 
 const preview = {
   about:
-    "Shows what the model sees: a picture scaled and padded to its grid of tiles, or the first samples of a data set with the text that the model learns.",
+    "Shows what the model sees: a picture scaled, with its tiles or windows drawn in, or the first samples of a data set with the text that the model learns.",
   options: z.strictObject(
     group("Data", {
       image: text.optional().meta({ help: "Picture to transform.", value: "FILE" }),
       data: data.optional(),
       model: text.optional().meta({
-        help: "Model whose tokenizer reads the data; data that is token ids already needs none.",
+        help: "Model whose tokenizer reads the data, and whose way of laying out pictures is drawn. Token ids need none; without a model, pictures are XComposer2-4KHD's.",
         value: "FOLDER",
       }),
       ...pictureOptions,
