@@ -56,6 +56,9 @@ export const PlanOptions = z.strictObject({
       value: "N",
     }),
     nodes: count.default(1).meta({ help: "Machines that train together, each with as many cards" }),
+    sequence_parallel: count.default(1).meta({
+      help: "Ranks that share the rows of each sample, for samples too long for one card: the number of all ranks. 1: each rank has samples of its own",
+    }),
     link: text.optional().meta({
       help: "Link between cards, between machines, or both with a comma: nvlink, pcie4x8, ib400, 10GbE, or a rate such as 12GB/s. Default between cards: NVLink if boards of the card have it, else PCIe, with 8 lanes for GeForce; between machines: 10GbE",
       value: "LINK",

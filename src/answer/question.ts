@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
 import { foreignLimit, givenLimit, isLimitFlag, LIMIT_FLAGS, limitOf } from "../data/pictures/limits.ts";
-import { formatCount, GIB, UsageError, UserError } from "../errors.ts";
+import { formatCount, GIB, plural, UsageError, UserError } from "../errors.ts";
 import { familyOf, PRESETS, pictureFormOf } from "../models/families.ts";
 import type { ModelConfig, TrainedSizes } from "../models/family.ts";
 import { DIALOGUE_TOKENS } from "../plan/dryRun/batchShapes.ts";
@@ -79,7 +79,9 @@ export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: Questi
   const speed = card ? undefined : cpuSpeed(model.dtype);
   const alone = plannerOf({ ...model, target: card ?? "cpu" }, speed);
   const wiring = wiringFor(options, card);
-  const planner = wiring ? alone.amongRanks(0, wiring) : alone;
+  const ofRank = wiring ? alone.amongRanks(0, wiring) : alone;
+  refuseHalfSharing(options, wiring);
+  const planner = ofRank.sharingRows(options.sequence_parallel);
   const timed = options.gpu === undefined ? undefined : timedAttention(planner, card, workload);
   return {
     options,
@@ -215,6 +217,14 @@ function refuseHalfRanks({ device, gpus, cpu_ranks, nodes, link, serve }: PlanOp
     throw new UsageError("--serve plans a server, which uses one card.", {
       fix: "Leave --gpus, --cpu-ranks and --nodes out.",
     });
+}
+
+function refuseHalfSharing({ sequence_parallel }: PlanOptions, wiring: Wiring | undefined): void {
+  const ranks = wiring?.count ?? 1;
+  if (sequence_parallel === 1 || sequence_parallel === ranks) return;
+  throw new UsageError(`--sequence-parallel ${sequence_parallel} was given for ${plural(ranks, "rank")}.`, {
+    fix: `All ranks share each sample: pass --gpus ${sequence_parallel} too, or --sequence-parallel ${ranks}.`,
+  });
 }
 
 /** Four times as many as fit the largest card; a plan for more would take minutes. */

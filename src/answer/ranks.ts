@@ -2,7 +2,7 @@
 import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
 import type { Planner, SizedPlan } from "../plan/planner.ts";
 import { fastestPlan, leastMemory } from "../plan/search.ts";
-import type { Link, Wiring } from "../plan/time/links/links.ts";
+import type { Link } from "../plan/time/links/links.ts";
 import { linkBytesOf } from "../plan/time/stepTime.ts";
 import { isUnlimited, type Question } from "./question.ts";
 import { roomFor } from "./solved.ts";
@@ -39,8 +39,8 @@ export interface RanksWay {
   leastBytes: number;
 }
 
-/** alone: one process. whole: each rank holds the whole base. */
-export type WayName = "alone" | "whole";
+/** alone: one process. whole: each rank holds the base. rows: besides, ranks share the rows of a sample. */
+export type WayName = "alone" | "whole" | "rows";
 
 /** Returns the facts about the ranks of a question; undefined for one process. */
 export function ranksOf(question: Question, plan: SizedPlan): RanksSummary | undefined {
@@ -60,9 +60,18 @@ export function ranksOf(question: Question, plan: SizedPlan): RanksSummary | und
     ...{ count, perMachine, link: joining(link) },
     ...(network && { network: joining(network) }),
     perRank: Array.from({ length: count }, () => memoryOf(plan)),
-    linkBytes: linkBytesOfStep(plan, wiring),
-    ways: isUnlimited(question) ? [] : [wayOf(question, "alone", alone), wayOf(question, "whole", planner)],
+    linkBytes: linkBytesOfStep(plan, planner),
+    ways: isUnlimited(question) ? [] : waysOf(question, alone),
   };
+}
+
+function waysOf(question: Question, alone: Planner): RanksWay[] {
+  const { planner } = question;
+  return [
+    wayOf(question, "alone", alone),
+    wayOf(question, "whole", planner.sharingRows(1)),
+    ...(planner.rowSharers > 1 ? [wayOf(question, "rows", planner)] : []),
+  ];
 }
 
 function memoryOf({ run }: SizedPlan): RanksSummary["perRank"][number] {
@@ -70,8 +79,8 @@ function memoryOf({ run }: SizedPlan): RanksSummary["perRank"][number] {
 }
 
 /** Returns the bytes that a rank sends in a step: for its micro-batches, and for the sum of gradients. */
-export function linkBytesOfStep({ run, workload }: SizedPlan, { count }: Wiring): number {
-  const microBatches = Math.ceil((workload.accumulation ?? 1) / count);
+export function linkBytesOfStep({ run, workload }: SizedPlan, { atOnce }: Planner): number {
+  const microBatches = Math.ceil((workload.accumulation ?? 1) / atOnce);
   return run.phases.reduce((sum, phase) => {
     const times = STEP_PHASES.includes(phase.name) ? microBatches : phase.name === UPDATE ? 1 : 0;
     return times === 0 ? sum : sum + times * linkBytesOf(phase.ops());

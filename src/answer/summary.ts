@@ -64,7 +64,7 @@ export function summaryOf({ planner }: Pick<Question, "planner">, plan: SizedPla
     ...{ deviceBytes: run.budgetedBytes, hostBytes: run.hostBytes },
     time: {
       ...{ microBatchMs: stepMs, updateMs: msOf(false) },
-      ...(wiring && { sumMs: msOf(true), atOnce: wiring.count }),
+      ...(wiring && { sumMs: msOf(true), atOnce: planner.atOnce }),
     },
   };
 }

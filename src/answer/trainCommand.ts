@@ -58,6 +58,7 @@ export function trainOptionsOf({
     ...(options.vision_base !== undefined && { vision_base: options.vision_base }),
     ...(options.device === "cpu" && { device: "cpu" }),
     ...ranksHere(options),
+    ...(options.sequence_parallel > 1 && { sequence_parallel: options.sequence_parallel }),
   };
 }
 

@@ -215,6 +215,11 @@ export class Planner {
     return this.#model.sharers?.count ?? 1;
   }
 
+  /** Micro-batches that ranks compute at the same time. */
+  get atOnce(): number {
+    return (this.wiring?.count ?? 1) / this.rowSharers;
+  }
+
   /** The model's sizes as one rank's attention sees them: with its own kv heads. */
   get configOfRank(): ModelConfig {
     const { config } = this;

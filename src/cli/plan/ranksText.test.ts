@@ -19,7 +19,9 @@ function questionFor(given: Record<string, unknown>): Question {
   const model = smallConfig({ layers: 3 });
   const alone = new Planner({ model, dtype: "float32", target: asked.card!, mapsWeights: false });
   const wiring = wiringFor(asked.options, asked.card);
-  return { ...asked, planner: wiring ? alone.amongRanks(0, wiring) : alone, ...(wiring && { alone }) };
+  const ofRank = wiring ? alone.amongRanks(0, wiring) : alone;
+  const planner = ofRank.sharingRows(asked.options.sequence_parallel);
+  return { ...asked, planner, ...(wiring && { alone }) };
 }
 
 function answerFor(given: Record<string, unknown>): Answer {
@@ -49,6 +51,18 @@ describe("a plan of several cards", () => {
     );
     const given = planText(answerFor({ gpu: "rtx-3090", gpus: 2, link: "12GB/s" }));
     expect(given).toContain("2, in one machine; 12GB/s between cards\n");
+  });
+
+  it("has a row for ranks that share each sample, which compute every micro-batch together", () => {
+    const answer = answerFor({ gpu: "rtx-3090", gpus: 2, sequence_parallel: 2 });
+    const text = planText(answer);
+    expect(text).toMatch(/ a step of 8 micro-batches, 8 a rank\n/);
+    expect(text).toMatch(
+      /\n {2}2 cards, the whole base on each +\S.*\n {2}2 cards that share each sample +\S/,
+    );
+    expect(text).toMatch(/--gpus 2 --sequence-parallel 2/);
+    const [, whole, rows] = answer.ranks!.ways;
+    expect(rows!.leastBytes).toBeLessThan(whole!.leastBytes);
   });
 
   it("takes the time of its busiest rank, and reports idle ranks of the last round", () => {
@@ -108,6 +122,8 @@ describe("options about several cards that don't go together", () => {
     [{ gpu: "a30", cpu_ranks: 2 }, "--cpu-ranks 2 counts ranks on a CPU"],
     [{ gpu: "a30", link: "nvlink" }, "joins several cards"],
     [{ gpu: "a30", gpus: 2, link: "wire" }, '"wire" is no link'],
+    [{ gpu: "a30", gpus: 4, sequence_parallel: 2 }, "--sequence-parallel 2 was given for 4 ranks"],
+    [{ gpu: "a30", gpus: 3, sequence_parallel: 3 }, "sequence_parallel 3 does not divide"],
   ])("%j", (given, message) => {
     expect(ask(given)).toThrow(message);
   });

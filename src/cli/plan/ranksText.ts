@@ -13,8 +13,9 @@ export function rankRows({ asked, plan, ranks }: Answer): [string, string][] {
   const { accumulation = 1 } = plan.workload;
   const step = `${formatDuration(wholeStepMs(plan))} a step of ${plural(accumulation, "micro-batch").replace(/hs$/, "hes")}`;
   const sent = `each rank sends ${formatBytes(ranks.linkBytes)} a step`;
-  const perRank = Math.ceil(accumulation / ranks.count);
-  const idle = perRank * ranks.count - accumulation;
+  const { atOnce = 1 } = plan.time;
+  const perRank = Math.ceil(accumulation / atOnce);
+  const idle = perRank * atOnce - accumulation;
   const waits =
     idle > 0 ? `; ${plural(idle, "rank")} of the last round without work: raise --gradient-accumulation` : "";
   return [
@@ -53,6 +54,7 @@ function linkWords({ name, bytesPerSecond, isGiven }: JoiningLink): string {
 const WAY_WORDS: Record<WayName, (count: number, noun: string) => string> = {
   alone: (_count, noun) => `one ${noun} by itself`,
   whole: (count, noun) => `${formatCount(count)} ${noun}s, the whole base on each`,
+  rows: (count, noun) => `${formatCount(count)} ${noun}s that share each sample`,
 };
 
 function secondsWords(ms: number): string {

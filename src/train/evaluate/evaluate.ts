@@ -28,6 +28,8 @@ export interface Evaluator {
   /** Undefined: answers are compared by their ids. */
   tokenizer: Tokenizer | undefined;
   signal?: AbortSignal | undefined;
+  /** Ranks that share the rows of each sample for its loss. */
+  sharers?: Peers | undefined;
   /** Chooses the policy of each sample's loss; without it, `policy` is used. */
   fitting?: Fitting;
   /**
@@ -81,7 +83,7 @@ export type Evaluation = Omit<EvalRecord, "step">;
 /** Computes the loss of each sample, in order, except those that do not fit. */
 export async function* sampleLosses(
   samples: readonly PreparedSample[],
-  { model, lora, policy, pictures, fitting = (_subject, _tokens, body) => body(policy) }: Evaluator,
+  { model, lora, policy, pictures, sharers, fitting = (_subject, _tokens, body) => body(policy) }: Evaluator,
 ): AsyncGenerator<SampleLoss> {
   const batches = createBatches({
     samples,
@@ -94,7 +96,7 @@ export async function* sampleLosses(
   for await (const batch of batches) {
     const subject = batch.samples.map(describeSource).join(", ");
     const result = await fitting(subject, batch.inputIds.length, (chosen) =>
-      drive(evalStep(model, lora, batch, chosen)),
+      drive(evalStep(model, lora, batch, chosen, { sharers })),
     );
     if (result) yield { index, loss: result.loss, labelTokens: result.labelTokens };
     index++;
@@ -159,7 +161,9 @@ export async function evaluateInFull(
   const ownSamples = own.map((index) => samples[index]!);
   const ofAll = <T extends { index: number }>(key: string, values: AsyncIterable<T>) =>
     toldOfAll(peers, key, placed(values, own), evaluator);
-  const losses = await ofAll("losses", upToNotFinite(sampleLosses(ownSamples, evaluator)));
+  const losses = evaluator.sharers
+    ? await toldOfFirst(peers, upToNotFinite(sampleLosses(samples, evaluator)), evaluator)
+    : await ofAll("losses", upToNotFinite(sampleLosses(ownSamples, evaluator)));
   if (losses === "interrupted") return losses;
   const wrong = losses.find(({ loss }) => loss === null || !Number.isFinite(loss)); // JSON has null for NaN
   if (wrong) return { notFinite: samples[wrong.index]!.source };
@@ -206,6 +210,18 @@ async function toldOfAll<T extends { index: number }>(
   const all = told as unknown as { isInterrupted: boolean; values: T[] }[];
   if (all.some((each) => each.isInterrupted)) return "interrupted";
   return all.flatMap((each) => each.values).sort((one, other) => one.index - other.index);
+}
+
+/** Collects values that ranks compute together, so that none may stop alone. */
+async function toldOfFirst<T>(
+  peers: Peers,
+  values: AsyncIterable<T>,
+  { signal }: Evaluator,
+): Promise<T[] | "interrupted"> {
+  const all: T[] = [];
+  for await (const value of values) all.push(value);
+  const told = await peers.tell("end of an evaluation's losses", signal?.aborted ?? false);
+  return told.some((isInterrupted) => isInterrupted) ? "interrupted" : all;
 }
 
 function totalOf(losses: readonly SampleLoss[], answers: readonly Answer[], samples: number): Evaluation {

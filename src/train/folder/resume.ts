@@ -42,7 +42,7 @@ const FREE_OPTIONS = new Set<string>([
   "recipe", // rank, alpha and learning rate, which it gives defaults, are compared
   ...["device", "threads", "memory", "host_memory", "planned_step", "memory_snapshot", "report_to"],
   ...["policy", ...POLICY_OPTION_NAMES],
-  ...["exact_sum", "rank_timeout"],
+  ...["exact_sum", "sequence_parallel", "rank_timeout"],
 ]);
 
 /** Options that came after the first runs, with what they were before. */

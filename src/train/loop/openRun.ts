@@ -75,6 +75,7 @@ import {
   planTogether,
   requireSameRun,
 } from "../ranks/opening.ts";
+import { checkRowSharing, workersOf } from "../ranks/rowSharing.ts";
 import { gradientSumOf, isWriter } from "../ranks/together.ts";
 import type { Run, RunInputs, RunLoaded, RunProgress, TrainingData } from "./run.ts";
 
@@ -121,8 +122,10 @@ export async function openInputs(
   noticeStored(opened, notice);
   noticeTwins(compute.device, notice);
   const options = optionsOfRank(peers, settled(given, compute));
-  checkAccumulation(peers, options);
-  const planner = await plannerOfRank(peers, plannerOf(opened, compute), compute.device);
+  checkRowSharing(peers, options, opened.config);
+  checkAccumulation(workersOf({ peers, inputs: { options } }), options);
+  const ofRank = await plannerOfRank(peers, plannerOf(opened, compute), compute.device);
+  const planner = ofRank.sharingRows(options.sequence_parallel);
   const policies = givenPolicies(options);
   for (const { policy } of policies ?? []) planner.check(policy);
   const data = await openData(options, opened, { checkpoint, facts });

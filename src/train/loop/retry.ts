@@ -15,6 +15,7 @@ import { type QueuedStep, queueStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { freeCache } from "../machine/compute.ts";
 import type { RunPlan } from "../planning/policyByLength.ts";
+import { requireAlone, sharersOf } from "../ranks/rowSharing.ts";
 import { isTogether } from "../ranks/together.ts";
 import type { Run } from "./run.ts";
 import { doesNotFit, namesOf, ranOut } from "./stopErrors.ts";
@@ -34,6 +35,7 @@ export async function runMicroBatch(
   const dropoutSeed = mixSeed(BigInt(run.inputs.options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
   const normOf = isLastOfStep(run) && !isTogether(run) ? optimizer.parameters : undefined;
+  const sharers = sharersOf(run);
   saveGradients(run, subject);
   const tokens = batch.inputIds.length;
   const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
@@ -41,7 +43,7 @@ export async function runMicroBatch(
   };
   const attempt = { subject, tokens, ladder: run.planned.plan, undo: backup, otherwise, onRanOut };
   return await fitting(run, attempt, (policy) =>
-    drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf }), onPhase),
+    drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf, sharers }), onPhase),
   );
 }
 
@@ -97,6 +99,7 @@ export async function fitting<T, N>(
       return await body(policy);
     } catch (thrown) {
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+      requireAlone(run, () => ranOut(`${subject}, shared among ranks,`, thrown, run));
       freeCache(run.loaded.model.device);
       undo?.restore();
       if (await onRanOut?.(thrown)) continue;

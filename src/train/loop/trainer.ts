@@ -27,6 +27,7 @@ import { lockOutput } from "../folder/runLock.ts";
 import { ADAPTER_FOLDER, BEST_FOLDER, type EvalRecord } from "../folder/runLog.ts";
 import { intervalMs } from "../options/interval.ts";
 import { type TrainInput, trainOptions } from "../options/options.ts";
+import { sharersOf } from "../ranks/rowSharing.ts";
 import { stepTogether } from "../ranks/stepTogether.ts";
 import { isTogether, isWriter, openTogether } from "../ranks/together.ts";
 import { trackerSinks } from "../sinks/trackers.ts";
@@ -277,7 +278,7 @@ function evaluatorOf(run: Running): Evaluator {
   const { plan, losses, answers } = planned;
   const { model, lora } = loaded;
   return {
-    ...{ model, lora, policy: plan.policy, pictures, tokenizer, signal },
+    ...{ model, lora, policy: plan.policy, pictures, tokenizer, signal, sharers: sharersOf(run) },
     fitting: (source, tokens, body) => {
       const subject = `Evaluation: ${source}`;
       const otherwise = async ({ message }: OutOfMemoryError): Promise<undefined> => {

@@ -51,7 +51,10 @@ export function optionsOfRank(peers: Peers, { memory_snapshot, ...options }: Tra
 }
 
 /** Throws UsageError if ranks would have nothing to do. */
-export function checkAccumulation({ count }: Peers, { gradient_accumulation }: TrainOptions): void {
+export function checkAccumulation(
+  { count }: Pick<Peers, "count">,
+  { gradient_accumulation }: TrainOptions,
+): void {
   if (gradient_accumulation >= count) return;
   throw new UsageError(
     `--gradient-accumulation ${gradient_accumulation} gives ${count} ranks fewer than one micro-batch each a step.`,

@@ -3,7 +3,8 @@
  * added up, and every rank makes the same update. Whatever decides how the run goes on is told to all ranks
  * before anyone acts on it, so that all start the same collectives.
  *
- * A micro-batch has no collective: a rank may repeat one under a leaner policy while the others wait.
+ * A micro-batch has no collective, unless ranks share its rows: a rank may repeat one under a leaner policy
+ * while the others wait.
  */
 
 import type { UserError } from "../../errors.ts";
@@ -14,6 +15,7 @@ import { waitFor } from "../loop/dataWait.ts";
 import type { Running } from "../loop/running.ts";
 import { NotFiniteError } from "../loop/stopErrors.ts";
 import { accumulate, updateFactors } from "../loop/takeStep.ts";
+import { counts } from "./rowSharing.ts";
 import type { Share } from "./shares.ts";
 import type { Together } from "./together.ts";
 
@@ -151,10 +153,12 @@ class StepOfRanks {
       failed = { message: thrown.message, fix: thrown.fix ?? "" };
     }
     const sums = state.accumulated;
+    const own = counts(run) ? 1 : 0;
+    const losses = taken.map((index, at) => [index, under.weightedLosses[told + at]!] as const);
     return {
-      losses: failed ? [] : taken.map((index, at) => [index, under.weightedLosses[told + at]!] as const),
-      weightSum: sums.weightSum - before.weightSum,
-      tokens: sums.tokens - before.tokens,
+      losses: failed || own === 0 ? [] : losses,
+      weightSum: own * (sums.weightSum - before.weightSum),
+      tokens: own * (sums.tokens - before.tokens),
       busyMs: performance.now() - startMs,
       dataWaitMs: sums.dataWaitMs - before.dataWaitMs,
       stops: run.signal?.aborted ?? false,

@@ -4,6 +4,7 @@ import { createGradientSum, type GradientSum } from "../../step/optimizer/gradie
 import { gradientsOf } from "../../step/optimizer/optimizer.ts";
 import type { Peers } from "../../torch/peers/peers.ts";
 import type { Run } from "../loop/run.ts";
+import { workersOf } from "./rowSharing.ts";
 import { Shares } from "./shares.ts";
 
 export interface Together extends AsyncDisposable {
@@ -29,8 +30,9 @@ export function openTogether(
   { peers, inputs, loaded }: Pick<Run, "peers" | "inputs" | "loaded">,
   batches: BatchOptions,
 ): Together {
+  const { rank, count: ranks } = workersOf({ peers, inputs });
   const exact = inputs.options.exact_sum;
-  const shares = new Shares({ ...batches, rank: peers.rank, ranks: peers.count, inOrder: exact });
+  const shares = new Shares({ ...batches, rank, ranks, inOrder: exact });
   return {
     peers,
     exact,
