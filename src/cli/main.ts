@@ -94,8 +94,13 @@ async function runCommand<N extends CommandName>(name: N, argv: string[]): Promi
 
 /** Returns 75 (EX_TEMPFAIL) if another rank has failed: started again, the run continues. */
 function exitCodeOf(thrown: unknown): number {
-  if (thrown instanceof LostPeersError) return EXIT_PEER_LOST;
+  if (causesOf(thrown).some((cause) => cause instanceof LostPeersError)) return EXIT_PEER_LOST;
   return thrown instanceof UsageError ? EXIT_WRONG_USAGE : EXIT_FAILED;
+}
+
+/** Returns an error and its causes: a run adds to the words of an error how to continue. */
+function causesOf(thrown: unknown): unknown[] {
+  return thrown instanceof Error ? [thrown, ...causesOf(thrown.cause)] : [];
 }
 
 async function unknownCommand(name: string): Promise<number> {

@@ -46,7 +46,7 @@ interface Ended {
 
 const PATIENCE = {
   /** Milliseconds that the others have to end with an error of their own when a rank has failed. */
-  ownEndMs: 5_000,
+  ownEndMs: 15_000,
   /** Milliseconds from SIGTERM to SIGKILL; torchrun's. A rank may save a checkpoint meanwhile. */
   graceMs: 30_000,
   /** Milliseconds that the others have to end when rank 0 has finished the run. */

@@ -27,7 +27,7 @@ export async function checkRanks(options: Options, output: Output): Promise<void
   setThreads(rankThreads(place, process.env));
   output.note(describePlace(place, hostname(), device));
   const openTimeoutMs = options.timeout * 1000;
-  const peers = await openPeers(place, { openTimeoutMs }).catch(async (thrown) => {
+  const peers = await openPeers(place, { device, openTimeoutMs }).catch(async (thrown) => {
     throw await explained(thrown, place);
   });
   try {

@@ -82,7 +82,7 @@ async function measurePair({ place, pair, index, isHere, device, timeoutMs }: Pa
     const attempt = FIRST_PAIR * (place.attempt + 1) + index;
     group = await openPeers(
       { ...rest, ...own, launcherServes: true, attempt },
-      { openTimeoutMs: timeoutMs, rankTimeoutMs: timeoutMs },
+      { device, openTimeoutMs: timeoutMs, rankTimeoutMs: timeoutMs },
     );
     const seconds = await secondsOf(group, device, isCard(device) ? BYTES.card : BYTES.cpu);
     const latency = await secondsOf(group, device, 8);

@@ -5,8 +5,10 @@ import { cudaDevices, setThreads } from "../../torch/device.ts";
 import { OWN_VARIABLES } from "../../torch/peers/launchers/launcherName.ts";
 import { unstartedTasks } from "../../torch/peers/launchers/slurm.ts";
 import { openPeers } from "../../torch/peers/open.ts";
+import type { Peers } from "../../torch/peers/peers.ts";
 import { describePlace, type PlaceOfRank, placeOf } from "../../torch/peers/place.ts";
 import { train } from "../../train/loop/trainer.ts";
+import { rankTimeoutMs } from "../../train/options/rankOptions.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { EXIT_INTERRUPTED, interruptible } from "../output/interruption.ts";
 import { Output } from "../output/output.ts";
@@ -20,9 +22,10 @@ export async function trainHere(given: Options, output: Output): Promise<void> {
   if (!place) noticeAlone(output);
   const options = place ? asRank(given, place, output) : given;
   const shown = place ? outputOf(place, output) : output;
-  const peers = place && (await openPeers(place));
+  const peers =
+    place && (await openPeers(place, { device: options.device, rankTimeoutMs: rankTimeoutMs(options) }));
   try {
-    await showing(options, shown);
+    await showing(options, shown, peers);
   } catch (thrown) {
     await peers?.fail(thrown); // the others then name this rank and its error
     throw thrown;
@@ -32,11 +35,12 @@ export async function trainHere(given: Options, output: Output): Promise<void> {
 }
 
 /** Trains, and shows the run. */
-async function showing(options: Options, output: Output): Promise<void> {
+async function showing(options: Options, output: Output, peers: Peers | undefined): Promise<void> {
   const report = new TrainReport(output);
   const result = await interruptible(output, "stopping after this micro-batch", ({ signal, listen }) =>
     train(options, {
       signal,
+      ...(peers && { peers }),
       sinks: [
         {
           take: (fact) => {

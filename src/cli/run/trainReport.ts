@@ -100,7 +100,8 @@ export class TrainReport implements RunSink {
     const { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes } = record;
     const beside = { plannedPeakBytes, reservedPeakBytes, plannedReservedPeakBytes };
     const rates = { step, loss, gradNorm, lr, tokens, tokensPerSecond };
-    this.#output.record({ ...rates, peakBytes, hostPeakBytes, ...beside });
+    const { ranks, waitRatio } = record; // absent for one process
+    this.#output.record({ ...rates, peakBytes, hostPeakBytes, ...beside, ranks, waitRatio });
     this.#peaks(step, peaks);
     this.#losses.push(loss);
     this.#stepMs = [...this.#stepMs, record.stepMs].slice(-PACE_STEPS);
