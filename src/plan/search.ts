@@ -42,9 +42,9 @@ export function planRungs<Asked extends Workload>(
 /**
  * Returns the choices that ladders start from: several ranks may also share the base, unless that is settled.
  */
-function laddersOf({ ranks }: Planner, fixed: Fixed): FixedPolicy[] {
+function laddersOf({ ranks, rowSharers }: Planner, fixed: Fixed): FixedPolicy[] {
   const isSettled = fixed.weights !== undefined || fixed.places !== undefined || fixed.folded === true;
-  return ranks === 1 || isSettled ? [fixed] : [fixed, { ...fixed, weights: "shared" }];
+  return ranks === 1 || rowSharers > 1 || isSettled ? [fixed] : [fixed, { ...fixed, weights: "shared" }];
 }
 
 /** Returns the fastest policy that fits; if none fits, the one that comes nearest. */

@@ -11,6 +11,7 @@ import type { Lora } from "../../models/lora.ts";
 import type { Model } from "../../models/weights.ts";
 import { drive } from "../../step/driveSteps.ts";
 import type { Policy } from "../../step/policy.ts";
+import { inRound, meetRanks, needsOf } from "../../step/rounds.ts";
 import { evalStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { ALONE, type Peers } from "../../torch/peers/peers.ts";
@@ -96,7 +97,9 @@ export async function* sampleLosses(
   for await (const batch of batches) {
     const subject = batch.samples.map(describeSource).join(", ");
     const result = await fitting(subject, batch.inputIds.length, (chosen) =>
-      drive(evalStep(model, lora, batch, chosen, { sharers })),
+      inRound(model, needsOf(batch, chosen, model.config, { trains: false }), () =>
+        drive(evalStep(model, lora, batch, chosen, { sharers })),
+      ),
     );
     if (result) yield { index, loss: result.loss, labelTokens: result.labelTokens };
     index++;
@@ -198,13 +201,14 @@ async function toldOfAll<T extends { index: number }>(
   peers: Peers,
   key: string,
   values: AsyncIterable<T>,
-  { signal }: Evaluator,
+  { signal, model }: Evaluator,
 ): Promise<T[] | "interrupted"> {
   const own: T[] = [];
   for await (const value of values) {
     if (signal?.aborted) break;
     own.push(value);
   }
+  await meetRanks(model);
   const isInterrupted = signal?.aborted ?? false;
   const told = await peers.tell(`${key} of an evaluation`, { isInterrupted, values: own as never });
   const all = told as unknown as { isInterrupted: boolean; values: T[] }[];
@@ -285,13 +289,16 @@ async function answerIn(
   );
   const labels = new Int32Array(start).fill(IGNORE);
   const prompt = layoutBatch([{ sample: { ...sample, inputIds, labels }, images }]);
-  return await generate(model, lora, prompt, {
-    sampling: GREEDY,
-    maxNewTokens,
-    stopIds: stopIdsOf(tokenizer, model.config),
-    visionBatch: policy.visionBatchTiles,
-    ...(signal && { signal }),
-  }).catch((thrown) => {
+  const needs = { pictures: images.length > 0, answerTokens: maxNewTokens };
+  return await inRound(model, needs, () =>
+    generate(model, lora, prompt, {
+      sampling: GREEDY,
+      maxNewTokens,
+      stopIds: stopIdsOf(tokenizer, model.config),
+      visionBatch: policy.visionBatchTiles,
+      ...(signal && { signal }),
+    }),
+  ).catch((thrown) => {
     if (!(thrown instanceof OutOfMemoryError && onUnanswered)) throw thrown;
     onUnanswered(sample.source, thrown);
     return undefined;

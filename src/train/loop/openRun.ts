@@ -22,6 +22,7 @@ import {
   loraFromAdapter,
   zeroGradients,
 } from "../../models/lora.ts";
+import { completeShares } from "../../models/shares/sharing.ts";
 import { disposeModel, loadOpened, type Model } from "../../models/weights.ts";
 import { type AttentionUse, settledAttention } from "../../plan/time/attentionChoice.ts";
 import { type GradientBackup, gradientCopies, zeroBackup } from "../../step/optimizer/gradientBackup.ts";
@@ -75,7 +76,7 @@ import {
   planTogether,
   requireSameRun,
 } from "../ranks/opening.ts";
-import { checkRowSharing, workersOf } from "../ranks/rowSharing.ts";
+import { checkRowSharing, refuseSharedBase, workersOf } from "../ranks/rowSharing.ts";
 import { gradientSumOf, isWriter } from "../ranks/together.ts";
 import type { Run, RunInputs, RunLoaded, RunProgress, TrainingData } from "./run.ts";
 
@@ -168,8 +169,10 @@ async function loadRun(
   const { options, data, opened, compute, checkpoint, policies, facts, closers } = opening;
   const { notice } = facts;
   const { device, dtype } = compute;
-  const model = loadOpened(opened, { ...compute, ...loadingOf(plan.policy) });
+  refuseSharedBase(plan.policy, options);
+  const model = loadOpened(opened, { ...compute, ...loadingOf(plan.policy), peers: opening.peers });
   closers.push(() => disposeModel(model));
+  await completeShares(model);
   const fingerprints = {
     model: modelFingerprint(model),
     data: samplesFingerprint(data.samples, pictureFormOf(opened.config)),

@@ -11,6 +11,7 @@ import { drive } from "../../step/driveSteps.ts";
 import type { GradientBackup } from "../../step/optimizer/gradientBackup.ts";
 import type { StepPhase } from "../../step/phases.ts";
 import type { Policy } from "../../step/policy.ts";
+import { inRound, needsOf } from "../../step/rounds.ts";
 import { type QueuedStep, queueStep } from "../../step/step.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
 import { freeCache } from "../machine/compute.ts";
@@ -43,7 +44,9 @@ export async function runMicroBatch(
   };
   const attempt = { subject, tokens, ladder: run.planned.plan, undo: backup, otherwise, onRanOut };
   return await fitting(run, attempt, (policy) =>
-    drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf, sharers }), onPhase),
+    inRound(model, needsOf(batch, policy, model.config, { trains: true }), () =>
+      drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf, sharers }), onPhase),
+    ),
   );
 }
 

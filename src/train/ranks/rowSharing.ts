@@ -1,7 +1,8 @@
 /** How the ranks of a run divide its work: whole micro-batches, or the rows of each one. */
-import { UsageError } from "../../errors.ts";
+import { UsageError, UserError } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { refuseUnevenHeads } from "../../step/ownRows.ts";
+import { type Policy, placesOf } from "../../step/policy.ts";
 import type { Peers } from "../../torch/peers/peers.ts";
 import type { Run } from "../loop/run.ts";
 import type { TrainOptions } from "../options/options.ts";
@@ -45,6 +46,17 @@ export function checkRowSharing(
     "--exact-sum adds up whole micro-batches, of which --sequence-parallel shares the rows.",
     {
       fix: "Leave one of them out.",
+    },
+  );
+}
+
+/** Throws UserError if ranks share both the rows of samples and the base, which are not ordered together. */
+export function refuseSharedBase(policy: Policy, { sequence_parallel }: TrainOptions): void {
+  if (sequence_parallel === 1 || !Object.values(placesOf(policy)).includes("shared")) return;
+  throw new UserError(
+    "The policy shares the base among ranks, and --sequence-parallel the rows of samples.",
+    {
+      fix: 'Leave --sequence-parallel out, or give the policy "weights": {"source": "resident"} or "streamed".',
     },
   );
 }

@@ -3,11 +3,12 @@
  * added up, and every rank makes the same update. Whatever decides how the run goes on is told to all ranks
  * before anyone acts on it, so that all start the same collectives.
  *
- * A micro-batch has no collective, unless ranks share its rows: a rank may repeat one under a leaner policy
- * while the others wait.
+ * A micro-batch has no collective, unless ranks share its rows, but those of a shared base, which are ordered
+ * by rounds (step/rounds.ts). So a rank may repeat one under a leaner policy while the others wait.
  */
 
 import type { UserError } from "../../errors.ts";
+import { meetRanks } from "../../step/rounds.ts";
 import { computesBeside } from "../../torch/device.ts";
 import type { Pending } from "../../torch/peers/peers.ts";
 import { type Accumulated, emptyStep } from "../folder/checkpoints.ts";
@@ -112,6 +113,7 @@ class StepOfRanks {
       if (round === share.rounds.length - 1)
         shares.prepare(share.after, inputs.options.gradient_accumulation);
       const key = `step ${progress.state.step + 1}, micro-batch ${this.#first + 1}, round ${round + 1}`;
+      await saving(() => meetRanks(this.#run.loaded.model));
       const told = await saving(() => peers.tell(key, facts as never));
       this.#note(told as never);
       if (exact) await saving(() => arrived(this.#run, sum.add()));
