@@ -11,7 +11,7 @@ PACKAGES := node_modules/.installed
 SOURCES := $(shell find src -name '*.ts' ! -name '*.test.ts')
 PAGE := $(shell find web -type f ! -name '*.test.ts')
 
-.PHONY: build demo bench-cpu bench-serve bench-plan bench-ui bench-gpu bench-memory bundle test test-real lint format docs screens clean distclean
+.PHONY: build demo bench-cpu bench-ranks bench-serve bench-plan bench-ui bench-gpu bench-memory bundle test test-real lint format docs screens clean distclean
 .DEFAULT_GOAL := build
 
 build: dist/.built
@@ -37,6 +37,11 @@ bench-memory: build bench/.venv/.installed bench/.venv/.kernels
 bench-cpu: build bench/.venv/.installed
 	@$(BIN)/tsc -p bench
 	@node bench-out/bench/cpu.js
+
+# Times a step of 1 and of 2 CPU ranks beside plain PyTorch's DistributedDataParallel with PEFT.
+bench-ranks: build bench/.venv/.installed
+	@$(BIN)/tsc -p bench
+	@node bench-out/bench/ranks.js
 
 # Times answers of the serving engine beside generation in plain PyTorch, for 1, 4 and 16 requests that come at once.
 bench-serve: build bench/.venv/.installed

@@ -7,18 +7,27 @@ import { readAdapter } from "../src/checkpoint/adapter/peft.ts";
 import { loraFromAdapter } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
 import { OFFICIAL_ADAMW } from "../src/step/optimizer/adamW.ts";
-import { createAdamW, gradientNorm, loraParameters, stepAdamW } from "../src/step/optimizer/optimizer.ts";
+import { createGradientSum } from "../src/step/optimizer/gradientSum.ts";
+import {
+  createAdamW,
+  gradientNorm,
+  gradientsOf,
+  loraParameters,
+  stepAdamW,
+} from "../src/step/optimizer/optimizer.ts";
 import { factorCopies, loadingOf, Policy } from "../src/step/policy.ts";
 import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
+import { ALONE, type Peers } from "../src/torch/peers/peers.ts";
 import { scope } from "../src/torch/tensor.ts";
-import type { CpuTask } from "./cpu.ts";
+import type { CpuTask } from "./cpuTask.ts";
 import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
 
 /** `loaded` is called when the weights are there and nothing else is. */
 export function openBench(
   task: CpuTask,
   loaded: () => void = () => {},
+  peers: Peers = ALONE,
 ): { step: () => { loss: number; gradientNorm: number } } {
   setThreads(task.threads);
   const policy = Policy.parse(task.policy);
@@ -32,9 +41,15 @@ export function openBench(
   );
   const parameters = loraParameters(lora);
   const optimizer = createAdamW(parameters, OFFICIAL_ADAMW, policy.optimizer);
+  const { microBatches = 1 } = task;
+  const sum =
+    peers.count > 1 ? createGradientSum(peers, gradientsOf(parameters), { exact: false }) : undefined;
   return {
     step: () => {
-      const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+      let loss = Number.NaN;
+      for (let done = peers.rank; done < microBatches; done += peers.count)
+        loss = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 / microBatches })).loss;
+      for (const pending of sum?.finish() ?? []) pending.wait();
       const norm = gradientNorm(parameters);
       stepAdamW(optimizer, task.learningRate, 1);
       return { loss, gradientNorm: norm };

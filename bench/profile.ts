@@ -5,7 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { native } from "../src/torch/native.ts";
-import type { CpuTask } from "./cpu.ts";
+import type { CpuTask } from "./cpuTask.ts";
 
 interface Cost {
   ms: number;

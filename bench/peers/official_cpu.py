@@ -1,5 +1,9 @@
-"""The official way on the CPU, beside lorafit in one run of bench/cpu.ts: official_cpu.py TASK, a file of JSON."""
+"""The official way on the CPU, beside lorafit in one run of bench/cpu.ts or bench/ranks.ts: official_cpu.py TASK [RANK COUNT PORT].
 
+TASK: a file of JSON. With several ranks the model is in DistributedDataParallel, over Gloo.
+"""
+
+import contextlib
 import json
 import sys
 
@@ -42,10 +46,20 @@ def main():
     optimizer = adamw(parameters, task["learningRate"])
     inputs = (embeddings[None], targets[None].long(), image_mask[None].bool())
 
+    rank, count, port = (int(text) for text in sys.argv[2:]) if len(sys.argv) > 2 else (0, 1, 0)
+    computing = model
+    if count > 1:
+        torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+        computing = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    own = range(rank, task.get("microBatches", 1), count)
+
     def step():
         reset_peak()
-        loss = model(inputs[0].clone(), *inputs[1:])
-        loss.backward()
+        for done in own:
+            waits = count > 1 and done != own[-1]
+            with computing.no_sync() if waits else contextlib.nullcontext():
+                loss = computing(inputs[0].clone(), *inputs[1:])
+                (loss / len(own)).backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf"))
         optimizer.step()
         optimizer.zero_grad()
