@@ -104,7 +104,7 @@ function rowOf(
   const samples = PER_RANK * count;
   const cells = [
     ...[nodes > 1 ? link : "none", formatCount(count), seconds(stepMs), seconds(summary.time.sumMs ?? 0)],
-    ...[formatBytes(linkBytesOfStep(plan, planner.wiring!)), seconds(1000 * (stepMs / samples))],
+    ...[formatBytes(linkBytesOfStep(plan, planner)), seconds(1000 * (stepMs / samples))],
     `${Math.round((100 * samples * aloneMs) / (count * stepMs))} %`,
   ];
   return `| ${cells.join(" | ")} |`;

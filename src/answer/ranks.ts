@@ -39,8 +39,13 @@ export interface RanksWay {
   leastBytes: number;
 }
 
-/** alone: one process. whole: each rank holds the base. rows: besides, ranks share the rows of a sample. */
-export type WayName = "alone" | "whole" | "rows";
+/**
+ * alone: one process. whole: each rank holds the base. rows: ranks share the rows of a sample. shared: each
+ * rank holds a share of the base.
+ */
+export type WayName = "alone" | "whole" | "rows" | "shared";
+
+type Source = Question["fixed"]["weights"];
 
 /** Returns the facts about the ranks of a question; undefined for one process. */
 export function ranksOf(question: Question, plan: SizedPlan): RanksSummary | undefined {
@@ -66,11 +71,15 @@ export function ranksOf(question: Question, plan: SizedPlan): RanksSummary | und
 }
 
 function waysOf(question: Question, alone: Planner): RanksWay[] {
-  const { planner } = question;
+  const { planner, fixed } = question;
+  const whole = planner.sharingRows(1);
+  const isFixed = fixed.policy !== undefined || (fixed.weights !== undefined && fixed.weights !== "shared");
+  const sources: Source[] = isFixed ? [fixed.weights] : ["resident", "streamed"];
   return [
-    wayOf(question, "alone", alone),
-    wayOf(question, "whole", planner.sharingRows(1)),
-    ...(planner.rowSharers > 1 ? [wayOf(question, "rows", planner)] : []),
+    wayOf(question, "alone", alone, sources),
+    wayOf(question, "whole", whole, sources),
+    ...(planner.rowSharers > 1 ? [wayOf(question, "rows", planner, [fixed.weights])] : []),
+    ...(isFixed ? [] : [wayOf(question, "shared", whole, ["shared"])]),
   ];
 }
 
@@ -87,14 +96,22 @@ export function linkBytesOfStep({ run, workload }: SizedPlan, { atOnce }: Planne
   }, 0);
 }
 
-function wayOf(question: Question, name: WayName, planner: Planner): RanksWay {
-  const { workload, limits, fixed } = question;
-  const plan = fastestPlan(planner, workload, limits, fixed);
-  const room = roomFor({ ...question, planner }, plan, "max-length");
+/** Plans for the faster of the weights' sources that fit; the longest sample may have another one. */
+function wayOf(question: Question, name: WayName, planner: Planner, sources: readonly Source[]): RanksWay {
+  const { workload, limits } = question;
+  const all = sources.map((weights) => ({ ...question.fixed, weights }));
+  const plans = all.map((fixed) => fastestPlan(planner, workload, limits, fixed));
+  const isBetter = (one: SizedPlan, other: SizedPlan): boolean =>
+    one.fits === other.fits ? one.stepMs < other.stepMs : one.fits;
+  const plan = plans.reduce((best, one) => (isBetter(one, best) ? one : best));
+  const rooms = all.flatMap((fixed) => roomFor({ ...question, planner, fixed }, plan, "max-length") ?? []);
+  const room = rooms.toSorted((one, other) => other.value - one.value)[0];
   return {
     name,
     plan: summaryOf({ planner }, plan),
     ...(room && { maxLength: { value: room.value, isCapped: room.isCapped } }),
-    leastBytes: leastMemory(planner, workload, limits, fixed).run.budgetedBytes,
+    leastBytes: Math.min(
+      ...all.map((fixed) => leastMemory(planner, workload, limits, fixed).run.budgetedBytes),
+    ),
   };
 }

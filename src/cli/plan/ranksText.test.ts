@@ -86,7 +86,7 @@ describe("a plan of several cards", () => {
     expect(record).toMatchObject({
       ...{ ranks: 4, link: { name: "pcie4x8" }, network: null },
       perRank: Array.from({ length: 4 }, () => ({ peakBytes, hostPeakBytes })),
-      ways: [{ name: "alone" }, { name: "whole" }],
+      ways: [{ name: "alone" }, { name: "whole" }, { name: "shared" }],
     });
     expect(recordOf(answerFor({ gpu: "rtx-3090" }))).not.toHaveProperty("ranks");
   });
@@ -99,6 +99,18 @@ describe("a plan of several cards", () => {
     const solved = answerFor({ gpu: "rtx-3060-12gb", gpus: 2, solve: "lora-r" });
     expect(solved.solved?.value).toBeGreaterThan(8);
     expect(solved.ranks?.count).toBe(2);
+  });
+
+  it("plans the whole base apart from a shared one, which sends more over the link", () => {
+    const { ranks } = answerFor({ gpu: "rtx-3090", gpus: 4 });
+    const [, whole, shared] = ranks!.ways;
+    expect(whole!.plan.policy.weights.source).not.toBe("shared");
+    expect(shared!.plan.policy.weights.source).toBe("shared");
+    const text = planText(answerFor({ gpu: "rtx-3090", gpus: 4 }));
+    expect(text).toMatch(/\n {2}4 cards that share the base +\S/);
+    expect(answerFor({ gpu: "rtx-3090", gpus: 4, weights: "shared" }).ranks!.linkBytes).toBeGreaterThan(
+      answerFor({ gpu: "rtx-3090", gpus: 4, weights: "resident" }).ranks!.linkBytes,
+    );
   });
 
   it("draws a page", () => {

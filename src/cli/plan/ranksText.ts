@@ -55,6 +55,7 @@ const WAY_WORDS: Record<WayName, (count: number, noun: string) => string> = {
   alone: (_count, noun) => `one ${noun} by itself`,
   whole: (count, noun) => `${formatCount(count)} ${noun}s, the whole base on each`,
   rows: (count, noun) => `${formatCount(count)} ${noun}s that share each sample`,
+  shared: (count, noun) => `${formatCount(count)} ${noun}s that share the base`,
 };
 
 function secondsWords(ms: number): string {
