@@ -37,7 +37,7 @@ describe("a plan of several cards", () => {
     expect(text).toMatch(/ {2}Step +[\d.]+ s a step of 8 micro-batches, 4 a rank\n/);
     expect(text).toMatch(/ {2}Link +each rank sends [\d.]+ \w+ a step; adding up the gradients takes /);
     expect(text).toMatch(/What 2 cards buy, beside one:\n.*1,000 samples +VRAM of each +RAM a machine/);
-    expect(text).toMatch(/\n {2}one card by itself +\S.*\n {2}2 cards, the whole base on each +\S/);
+    expect(text).toMatch(/\n {2}one card by itself +\S.*\n {2}2 cards, each with its own samples +\S/);
     expect(text).toMatch(/Train: {2}npx lorafit train .*--gpus 2/);
   });
 
@@ -58,7 +58,7 @@ describe("a plan of several cards", () => {
     const text = planText(answer);
     expect(text).toMatch(/ a step of 8 micro-batches, 8 a rank\n/);
     expect(text).toMatch(
-      /\n {2}2 cards, the whole base on each +\S.*\n {2}2 cards that share each sample +\S/,
+      /\n {2}2 cards, each with its own samples +\S.*\n {2}2 cards that share each sample +\S/,
     );
     expect(text).toMatch(/--gpus 2 --sequence-parallel 2/);
     const [, whole, rows] = answer.ranks!.ways;

@@ -53,7 +53,7 @@ function linkWords({ name, bytesPerSecond, isGiven }: JoiningLink): string {
 
 const WAY_WORDS: Record<WayName, (count: number, noun: string) => string> = {
   alone: (_count, noun) => `one ${noun} by itself`,
-  whole: (count, noun) => `${formatCount(count)} ${noun}s, the whole base on each`,
+  whole: (count, noun) => `${formatCount(count)} ${noun}s, each with its own samples`,
   rows: (count, noun) => `${formatCount(count)} ${noun}s that share each sample`,
   shared: (count, noun) => `${formatCount(count)} ${noun}s that share the base`,
 };
