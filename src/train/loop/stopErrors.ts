@@ -6,6 +6,7 @@ import { UserError } from "../../errors.ts";
 import type { Limits } from "../../plan/planner.ts";
 import { commandLine, quoted } from "../../program.ts";
 import { OutOfMemoryError } from "../../torch/device.ts";
+import { LostPeersError } from "../../torch/peers/lost.ts";
 import { checkpointFolders } from "../folder/checkpoints.ts";
 import { resumeLine } from "../folder/resume.ts";
 import { heldByOthers } from "../machine/compute.ts";
@@ -21,6 +22,7 @@ export async function withWayOn<T>(run: Resumable, part: () => Promise<T>): Prom
   try {
     return await part();
   } catch (cause) {
+    if (cause instanceof LostPeersError) throw cause; // it says how to continue, and has an exit code of its own
     if (!(cause instanceof UserError) || cause.fix?.includes(howToGoOn(run))) throw cause;
     throw new UserError(cause.message, { fix: [cause.fix, howToGoOn(run)].join("\n"), cause });
   }
