@@ -114,7 +114,9 @@ export function assembleModel(
 ): Model {
   const reader = typeof source === "function" ? tensorReader(source) : source;
   if (folded && places.layers !== "device")
-    throw new Error(`PLoRA cannot be folded into weights with the place ${places.layers}`);
+    throw new Error(
+      `PLoRA cannot be folded into ${places.layers === "host" ? "weights on the host" : "shared weights"}`,
+    );
   const { names, pictures } = familyOf(config);
   const isTied = config.tiedHead === true;
   const at = (place: Place): PlacedReader => {
