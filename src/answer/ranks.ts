@@ -1,7 +1,7 @@
 /** Facts about several ranks: their memory, the link, and what they buy beside one card. */
 import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
 import type { Planner, SizedPlan } from "../plan/planner.ts";
-import { fastestPlan, leastMemory } from "../plan/search.ts";
+import { fastestOfLadder, fastestPlan, leastMemory } from "../plan/search.ts";
 import type { Link } from "../plan/time/links/links.ts";
 import { linkBytesOf } from "../plan/time/stepTime.ts";
 import { isUnlimited, type Question } from "./question.ts";
@@ -96,11 +96,18 @@ export function linkBytesOfStep({ run, workload }: SizedPlan, { atOnce }: Planne
   }, 0);
 }
 
-/** Plans for the faster of the weights' sources that fit; the longest sample may have another one. */
+/**
+ * Plans for the fastest of the weights' sources that fit, from the device and from the host together too; the
+ * longest sample may have another one.
+ */
 function wayOf(question: Question, name: WayName, planner: Planner, sources: readonly Source[]): RanksWay {
   const { workload, limits } = question;
   const all = sources.map((weights) => ({ ...question.fixed, weights }));
-  const plans = all.map((fixed) => fastestPlan(planner, workload, limits, fixed));
+  const both = all.length > 1 ? fastestOfLadder(planner, workload, limits, question.fixed) : undefined;
+  const plans = [
+    ...(both ? [both] : []),
+    ...all.map((fixed) => fastestPlan(planner, workload, limits, fixed)),
+  ];
   const isBetter = (one: SizedPlan, other: SizedPlan): boolean =>
     one.fits === other.fits ? one.stepMs < other.stepMs : one.fits;
   const plan = plans.reduce((best, one) => (isBetter(one, best) ? one : best));

@@ -33,17 +33,25 @@ export function planRungs<Asked extends Workload>(
   limits: Limits,
   fixed: Fixed,
 ): Plan<Asked>[] {
-  const policies = fixed.policy
-    ? [fixed.policy]
-    : laddersOf(planner, fixed).flatMap((ladder) => policyLadder(planner.configOfRank, ladder));
+  return laddersOf(planner, fixed).flatMap((ladder) => rungsOf(planner, workload, limits, ladder));
+}
+
+function rungsOf<Asked extends Workload>(
+  planner: Planner,
+  workload: Asked,
+  limits: Limits,
+  fixed: Fixed,
+): Plan<Asked>[] {
+  const policies = fixed.policy ? [fixed.policy] : policyLadder(planner.configOfRank, fixed);
   return policies.map((policy) => planner.plan(workload, policy, limits));
 }
 
 /**
  * Returns the choices that ladders start from: several ranks may also share the base, unless that is settled.
  */
-function laddersOf({ ranks, rowSharers }: Planner, fixed: Fixed): FixedPolicy[] {
-  const isSettled = fixed.weights !== undefined || fixed.places !== undefined || fixed.folded === true;
+function laddersOf({ ranks, rowSharers }: Planner, fixed: Fixed): Fixed[] {
+  const { policy, weights, places, folded } = fixed;
+  const isSettled = [policy, weights, places].some((part) => part !== undefined) || folded === true;
   return ranks === 1 || rowSharers > 1 || isSettled ? [fixed] : [fixed, { ...fixed, weights: "shared" }];
 }
 
@@ -54,9 +62,26 @@ export function fastestPlan<Asked extends Workload>(
   limits: Limits,
   fixed: Fixed = {},
 ): Plan<Asked> {
-  const rungs = planRungs(planner, workload, limits, fixed);
-  const fitting = rungs.filter(({ fits }) => fits);
-  if (fitting.length === 0) return leastMemory(planner, workload, limits, fixed);
+  // each ladder by itself: what fits beside the weights decides which is faster in the end
+  const found = laddersOf(planner, fixed).flatMap(
+    (ladder) => fastestOfLadder(planner, workload, limits, ladder) ?? [],
+  );
+  const [fastest] = found.toSorted((one, other) => one.stepMs - other.stepMs);
+  return fastest ?? leastMemory(planner, workload, limits, fixed);
+}
+
+/**
+ * Returns the fastest policy that fits among those that start from the fixed choices; undefined if none fits.
+ * It shares the base with other ranks only if that is fixed.
+ */
+export function fastestOfLadder<Asked extends Workload>(
+  planner: Planner,
+  workload: Asked,
+  limits: Limits,
+  fixed: Fixed,
+): Plan<Asked> | undefined {
+  const fitting = rungsOf(planner, workload, limits, fixed).filter(({ fits }) => fits);
+  if (fitting.length === 0) return undefined;
   if (fixed.policy) return fitting[0]!;
   const fetching = changedWhereFaster(planner, fitting, limits, (policy) => fetchingAhead(policy, planner));
   return keepWhatFits(planner, withFastestPlora(planner, [fetching, ...fitting], limits, fixed), limits);
