@@ -45,8 +45,11 @@ interface Ended {
 }
 
 const PATIENCE = {
-  /** Milliseconds that the others have to end with an error of their own when a rank has failed. */
-  ownEndMs: 15_000,
+  /**
+   * Milliseconds that the others have to end with an error of their own when a rank has failed. They may need
+   * 30 s to notice, and rank 0 then saves.
+   */
+  ownEndMs: 60_000,
   /** Milliseconds from SIGTERM to SIGKILL; torchrun's. A rank may save a checkpoint meanwhile. */
   graceMs: 30_000,
   /** Milliseconds that the others have to end when rank 0 has finished the run. */
@@ -57,7 +60,7 @@ const SAME_SIGNAL_MS = 500;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const EXIT_INTERRUPTED = 130;
 
-/** Starts the ranks and waits for their end. Throws UserError if the store's port or a log can't be had. */
+/** Starts the ranks and waits for their end. Throws UserError if the port is taken or a log can't be made. */
 export async function launchRanks(
   request: LaunchRequest,
   patience: typeof PATIENCE = PATIENCE,
@@ -126,7 +129,7 @@ async function untilEnded(
       const end = await endOf(rank);
       running.delete(rank);
       ended.push(end);
-      if (end.code !== 0) endAll(stop.isAsked() ? 0 : ownEndMs);
+      if (end.code !== 0) endAll(stop.isAsked() ? finishMs : ownEndMs);
       else if (rank.rank === 0) endAll(finishMs);
     }),
   );

@@ -24,4 +24,6 @@ it("shares the cores out among the ranks of a machine, whatever OMP_NUM_THREADS 
   expect(rankThreads({ localRank: 0, localCount: 4 }, env, 2)).toBe(1);
   expect(rankThreads({ localRank: 0, localCount: 4 }, { SLURM_CPUS_PER_TASK: "6" }, 32)).toBe(6);
   expect(rankThreads({ localRank: 0, localCount: 4 }, { SLURM_CPUS_PER_TASK: "64" }, 32)).toBe(32);
+  const task = { SLURM_CPUS_PER_TASK: "16", LORAFIT_LAUNCHER: "lorafit and Slurm" }; // one task, four ranks of ours
+  expect(rankThreads({ localRank: 0, localCount: 4 }, task, 32)).toBe(4);
 });

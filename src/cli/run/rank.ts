@@ -2,7 +2,8 @@
 import { availableParallelism } from "node:os";
 import { UserError } from "../../errors.ts";
 import { isCard } from "../../torch/dtypes.ts";
-import { type Environment, numberIn } from "../../torch/peers/launchers/variables.ts";
+import { OWN_VARIABLES } from "../../torch/peers/launchers/launcherName.ts";
+import { type Environment, numberIn, textIn } from "../../torch/peers/launchers/variables.ts";
 import type { PlaceOfRank } from "../../torch/peers/place.ts";
 import type { Device } from "../../torch/tensor.ts";
 
@@ -27,10 +28,11 @@ export function rankDevice(
 }
 
 /**
- * Returns the CPU threads of a rank: its share of the cores, or the cores that Slurm has given it.
+ * Returns the CPU threads of a rank: its share of the cores, or of those that Slurm has given its task.
  * OMP_NUM_THREADS=1, which torchrun sets for every rank, is not used.
  */
 export function rankThreads({ localCount }: Local, env: Environment, cores = availableParallelism()): number {
-  const own = numberIn(env, "SLURM_CPUS_PER_TASK");
-  return Math.max(1, own === undefined ? Math.floor(cores / localCount) : Math.min(own, cores));
+  const own = Math.min(numberIn(env, "SLURM_CPUS_PER_TASK") ?? cores, cores);
+  const isTask = numberIn(env, "SLURM_CPUS_PER_TASK") !== undefined && !textIn(env, OWN_VARIABLES.launcher);
+  return Math.max(1, isTask ? own : Math.floor(own / localCount));
 }

@@ -73,18 +73,20 @@ export async function openPeers(
   const store = await openStore(place, openTimeoutMs);
   const loss = new AbortController();
   await native.startWatch(store, hostname(), rankTimeoutMs, (words) => loss.abort(lossOf(words)));
+  const turns = setInterval(() => native.countTurn(), TURN_MS).unref(); // waiting for late ranks is no hang
   try {
     await orLost(meet(store, place, openTimeoutMs), { store, loss });
     const address = await ownAddress(place);
     const group = await native.openGroup(store, address, GLOO_THREADS, openTimeoutMs, checks);
     if (device && isCard(device)) await orLost(joinCards(group, store, device), { store, loss });
-    return new Group({ store, group, place, loss, rankTimeoutMs });
+    return new Group({ store, group, place, loss, rankTimeoutMs, turns });
   } catch (error) {
     const first = loss.signal.aborted ? loss.signal.reason : error; // before this rank's own failure is told
     native.failWatch(store, messageOf(error).split("\n")[0]!);
     await native.lostWords(store, FAREWELL_MS);
     await native.leaveWatch(store, 0);
     native.closeStore(store);
+    clearInterval(turns);
     throw first;
   }
 }
@@ -157,6 +159,8 @@ interface Opened {
   place: PlaceOfRank;
   loss: AbortController;
   rankTimeoutMs: number;
+  /** Counts turns of the event loop for the watch. */
+  turns: NodeJS.Timeout;
 }
 
 class Group implements OpenPeers {
@@ -165,8 +169,6 @@ class Group implements OpenPeers {
   readonly lost: AbortSignal;
   readonly #opened: Opened;
   readonly #words: Words;
-  /** Counts turns of the event loop for the watch. */
-  readonly #turns = setInterval(() => native.countTurn(), TURN_MS).unref();
   #left = false;
   readonly #onExit = (code: number): void => {
     if (!this.#left) native.failNow(this.#opened.store, `it has ended with exit code ${code}`);
@@ -228,7 +230,7 @@ class Group implements OpenPeers {
     await native.leaveWatch(store, this.lost.aborted ? 0 : rankTimeoutMs);
     native.closeGroup(group);
     native.closeStore(store);
-    clearInterval(this.#turns);
+    clearInterval(this.#opened.turns);
   }
 
   #start(kind: number, to: Tensor, from?: Tensor, root = 0): Pending {

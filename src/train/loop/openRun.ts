@@ -180,6 +180,7 @@ async function loadRun(
   const { folded } = ploraOf(plan.policy);
   await requireSameRun(opening.peers, options, {
     ...fingerprints,
+    "evaluation data": samplesFingerprint(data.evalSamples, pictureFormOf(opened.config)),
     checkpoint: checkpoint?.state.step ?? null,
   });
   if (checkpoint) {

@@ -8,9 +8,10 @@ import type { Planner } from "../../plan/planner.ts";
 import { wiringOf } from "../../plan/time/links/links.ts";
 import { Policy } from "../../step/policy.ts";
 import { type Device, isCard } from "../../torch/dtypes.ts";
+import { LIBTORCH_VERSION } from "../../torch/install/libtorch.ts";
+import { agree } from "../../torch/peers/agreement.ts";
 import type { Json, Peers } from "../../torch/peers/peers.ts";
 import { type Checkpoint, readCheckpoint } from "../folder/checkpoints.ts";
-import { changedOptions } from "../folder/resume.ts";
 import { cardOf } from "../machine/modelPlanner.ts";
 import type { TrainOptions } from "../options/options.ts";
 import type { ClassPolicy } from "../options/policyFiles.ts";
@@ -101,31 +102,24 @@ function firstOf(told: Json): First {
   return { policies: known, attention };
 }
 
+/** Options that may differ from rank to rank: paths, whose content is compared, and what is a rank's own. */
+const OWN_OPTIONS = new Set<string>([
+  ...["model", "adapter", "data", "eval_data", "output", "resume"],
+  ...["device", "threads", "memory", "host_memory", "memory_snapshot", "report_to", "planned_step"],
+]);
+
 /**
- * Throws UserError if a rank's options differ from rank 0's where the result depends on them, or its model or
- * data. Otherwise ranks would compute nonsense together.
+ * Throws UserError if a rank's options differ from rank 0's, or the facts of its model and data. Otherwise
+ * ranks would start different collectives, or compute nonsense together.
  */
 export async function requireSameRun(
   peers: Peers,
   options: TrainOptions,
-  fingerprints: Record<string, Json>,
+  facts: Readonly<Record<string, Json>>,
 ): Promise<void> {
-  const told = await peers.tell("what is trained", { options: options as never, fingerprints });
-  const [first, ...others] = told as unknown as {
-    options: TrainOptions;
-    fingerprints: Record<string, Json>;
-  }[];
-  for (const [index, other] of others.entries()) {
-    const changes = [
-      ...changedOptions(first!.options, other.options).map((name) => `option ${name}`),
-      ...Object.keys(fingerprints).filter((what) => other.fingerprints[what] !== first!.fingerprints[what]),
-    ];
-    if (changes.length === 0) continue;
-    throw new UserError(
-      `Rank ${index + 1} trains something else than rank 0: ${changes.join(", ")} differ.`,
-      {
-        fix: "Give all ranks the same options, model and data; each machine must see the same files.",
-      },
-    );
-  }
+  const compared = Object.entries(options).filter(
+    ([name, value]) => value !== undefined && !OWN_OPTIONS.has(name),
+  );
+  const named = Object.fromEntries(compared.map(([name, value]) => [`option ${name}`, value as Json]));
+  await agree(peers, { libtorch: LIBTORCH_VERSION, ...named, ...facts });
 }
