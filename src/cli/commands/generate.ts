@@ -16,7 +16,7 @@ export async function run(options: OptionsOf<"generate">, output: Output): Promi
   for (const file of options.image) await imageSize(file, options.image_compat); // throws if it is not a picture
   const known = await inspectModel(options.model);
   const { samples } = await checkSamples(dataset, known, options, {
-    purpose: "generate",
+    purpose: options.data ? "generate" : "ask",
     ...checkHooks(output),
   });
   const answer = ({ signal, listen }: Interruption): Promise<number> =>

@@ -14,6 +14,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { type BadSample, badSample, badSamplesError, pictureError, sampleError } from "./badSamples.ts";
 import {
   type EncodedSample,
+  encodePrompt,
   encodeRecordPrompt,
   encodeSample,
   type LabelOptions,
@@ -39,8 +40,11 @@ export interface PrepareOptions extends LabelOptions {
   pictureLimit: number;
   maxLength: number;
   imageCompat: ImageCompat;
-  /** "generate" encodes the part before the last answer, and needs no answers. */
-  purpose: "train" | "generate";
+  /**
+   * "generate" encodes the part before the last answer, and needs no answers. "ask" does so for a prompt that
+   * a user has typed, whose whitespace stays.
+   */
+  purpose: "train" | "generate" | "ask";
   /** True decodes pictures whose format does not mark its end (TIFF, AVIF, BMP). Default: false. */
   thorough?: boolean | undefined;
   /** True leaves bad samples out. With false they are an error. */
@@ -98,10 +102,11 @@ async function prepareSample(
 ): Promise<PreparedSample | BadSample> {
   if (options.tokenizer) refuseFarTooLong(sample, options.tokenizer, options.maxLength);
   const { tokenizer, pictureLimit, labelNewline = false } = options;
+  const encode = options.purpose === "ask" ? encodePrompt : encodeRecordPrompt;
   const encoded =
     options.purpose === "train"
       ? encodeSample(sample, tokenizer, pictureLimit, { labelNewline })
-      : encodeRecordPrompt(sample, tokenizer, pictureLimit);
+      : encode(sample, tokenizer, pictureLimit);
   checkIds(encoded, options.vocabSize);
   checkLimits(sample, options.pictures);
   if (options.purpose === "train") checkAnswers(sample, encoded);
