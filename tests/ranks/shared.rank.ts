@@ -8,6 +8,7 @@ import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { exactShape } from "../../src/plan/dryRun/batchShapes.ts";
 import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
 import { drive } from "../../src/step/driveSteps.ts";
+import { createGradientSum } from "../../src/step/optimizer/gradientSum.ts";
 import {
   createAdamW,
   disposeAdamW,
@@ -81,17 +82,23 @@ export async function rank(
     { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 },
     first.optimizer,
   );
+  const sum =
+    measures && peers.count > 1
+      ? createGradientSum(peers, gradientsOf(optimizer.parameters), { exact: false })
+      : undefined;
   const counted = { attempts: 0 };
   const results: string[] = [];
   for (const each of own) results.push(await compute(model, lora, each, counted));
   await meetRanks(model);
   if (measures) {
+    for (const pending of sum?.finish() ?? []) pending.wait();
     gradientNorm(optimizer.parameters);
     stepAdamW(optimizer, 1e-4, 0.5);
   }
   const { peakBytes } = memoryStats("cpu");
   await meetRanks(model);
   const plannedBytes = measures ? planned(peers, { folder, dtype, bases, work }) : 0;
+  sum?.[Symbol.dispose]();
   disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(model);
