@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { constants } from "node:os";
 import type { PlaceOfNode } from "../torch/peers/node.ts";
-import { EXIT_PEER_LOST } from "./exitCodes.ts";
+import { EXIT_INTERRUPTED, EXIT_PEER_LOST, SAME_SIGNAL_MS, SIGNALS } from "./exitCodes.ts";
 import { RankLog, show } from "./rankLogs.ts";
 import { globalRank, rankVariables } from "./rankVariables.ts";
 import { openStoreSocket, type StoreSocket } from "./storeSocket.ts";
@@ -55,10 +55,6 @@ const PATIENCE = {
   /** Milliseconds that the others have to end when rank 0 has finished the run. */
   finishMs: 60_000,
 };
-/** A signal this soon after the first is a copy of it, as in cli/output/interruption.ts. */
-const SAME_SIGNAL_MS = 500;
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-const EXIT_INTERRUPTED = 130;
 
 /** Starts the ranks and waits for their end. Throws UserError if the port is taken or a log can't be made. */
 export async function launchRanks(

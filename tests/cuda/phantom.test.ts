@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { SAME_SIGNAL_MS } from "../../src/cli/output/interruption.ts";
+import { SAME_SIGNAL_MS } from "../../src/launch/exitCodes.ts";
 import { packageRoot } from "../../src/torch/install/libtorch.ts";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
 import { lorafit, PROGRAM } from "../e2e/lorafit.ts";

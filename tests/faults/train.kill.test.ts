@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { expect, it } from "vitest";
-import { SAME_SIGNAL_MS } from "../../src/cli/output/interruption.ts";
+import { SAME_SIGNAL_MS } from "../../src/launch/exitCodes.ts";
 import { checkpointFolders, lastGoodCheckpoint } from "../../src/train/folder/checkpoints.ts";
 import { PROGRAM } from "../e2e/lorafit.ts";
 import { lcg } from "../helpers/randomModel.ts";

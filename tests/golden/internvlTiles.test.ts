@@ -10,7 +10,7 @@ import {
   tileRaster,
 } from "../../src/data/pictures/internvlTiles/tilePixels.ts";
 import { readTileRules, type TileRules } from "../../src/data/pictures/internvlTiles/tileRules.ts";
-import { normalisationOf } from "../../src/data/pictures/processorJson.ts";
+import { fastValue, type Normalise, slowValue } from "../helpers/processorValues.ts";
 import { golden } from "../helpers/shared.ts";
 
 interface Case {
@@ -81,17 +81,6 @@ type Loaded = { file: string; rules: TileRules };
 function loaded({ file, rules }: Loaded, compat: ImageCompat) {
   return loadTiles(file, rules.maxTiles, rules, { compat });
 }
-
-type Normalise = (value: number, channel: number, rules: TileRules) => number;
-
-const fastValue: Normalise = (value, channel, rules) => {
-  const { shift, scale } = normalisationOf(rules);
-  return Math.fround(value - (shift[channel] as number)) / (scale[channel] as number);
-};
-
-const slowValue: Normalise = (value, channel, { mean, std }) =>
-  Math.fround(Math.fround(value / 255) - Math.fround(mean[channel] as number)) /
-  Math.fround(std[channel] as number);
 
 /** Returns the SHA-256 of the processor's values: (tiles, channels, rows, columns), float32. */
 function digest(picture: TiledPicture, rules: TileRules, normalise: Normalise): string {

@@ -8,7 +8,7 @@ import type { ImageCompat } from "../../src/data/pictures/imageCompat.ts";
 import { gridOf } from "../../src/data/pictures/patches/patchGrid.ts";
 import { loadPatches, rasterOf } from "../../src/data/pictures/patches/patchPixels.ts";
 import { type PatchRules, readPatchRules } from "../../src/data/pictures/patches/patchRules.ts";
-import { normalisationOf } from "../../src/data/pictures/processorJson.ts";
+import { fastValue, type Normalise, slowValue } from "../helpers/processorValues.ts";
 import { golden } from "../helpers/shared.ts";
 
 interface Case {
@@ -96,17 +96,6 @@ test("a photo is turned upright, except with --image-compat official", async () 
 function loaded(file: string, rules: PatchRules, compat: ImageCompat) {
   return loadPatches(file, rules.maxPixels, rules, { compat });
 }
-
-type Normalise = (value: number, channel: number, rules: PatchRules) => number;
-
-const fastValue: Normalise = (value, channel, rules) => {
-  const { shift, scale } = normalisationOf(rules);
-  return Math.fround(value - (shift[channel] as number)) / (scale[channel] as number);
-};
-
-const slowValue: Normalise = (value, channel, { mean, std }) =>
-  Math.fround(Math.fround(value / 255) - Math.fround(mean[channel] as number)) /
-  Math.fround(std[channel] as number);
 
 /** Returns the SHA-256 of the processor's values: (patches, channels, 2 frames, rows, columns), float32. */
 function digest(patches: Uint8Array, rules: PatchRules, normalise: Normalise): string {

@@ -17,13 +17,17 @@ import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
 import { randomModel, runToEnd } from "./randomModel.ts";
 
-/** Measures a step and an update on the CPU once the model is loaded: peaks of live bytes. */
-export function measuredStep({ model: sizes, lora: shape, batch: planned, policy, dtype }: Configuration): {
+/**
+ * Measures a step and an update on the CPU once the model is loaded: peaks of live bytes. No plan counts the
+ * memory that quantising needs while loading.
+ */
+export function measuredStep(configuration: Configuration): {
   device: number;
   host: number;
 } {
+  const { model: sizes, lora: shape, batch: planned, policy, dtype, visionBase } = configuration;
   const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
-  const weights = randomModel(sizes, { dtype, ...loadingOf(policy) });
+  const weights = randomModel(sizes, { dtype, visionBase, ...loadingOf(policy) });
   resetPeak("cpu");
   resetPeak("cpu", "host");
   const lora = createLora(sizes, {
@@ -34,7 +38,8 @@ export function measuredStep({ model: sizes, lora: shape, batch: planned, policy
   const rows = plannedBatch(planned);
   const form = pictureFormOf(sizes);
   const images = rows.images.map((picture) => form.black(picture));
-  runToEnd(trainStep(weights, lora, { ...rows, images }, policy, { lossScale: 1 }));
+  const dropoutSeed = shape.dropout > 0 ? { dropoutSeed: 3n } : {};
+  runToEnd(trainStep(weights, lora, { ...rows, images }, policy, { lossScale: 1, ...dropoutSeed }));
   gradientNorm(optimizer.parameters);
   stepAdamW(optimizer, 1e-4, 0.5);
   disposeAdamW(optimizer);

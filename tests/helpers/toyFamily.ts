@@ -8,6 +8,7 @@ import { PICTURE_FORMS, type PictureRules } from "../../src/data/pictures/forms.
 import type { PictureLimit } from "../../src/data/pictures/pictureLimit.ts";
 import { FAMILIES } from "../../src/models/families.ts";
 import type { EncodeOptions, Family, LinearSpec, ModelConfig, TensorSpec } from "../../src/models/family.ts";
+import { llamaNames, llamaTensors } from "../../src/models/llamaDecoder.ts";
 import type { PlacedRows } from "../../src/models/positions.ts";
 import type { Positions } from "../../src/nn/attention/rope.ts";
 import { type FrozenMatrix, frozenProduct } from "../../src/nn/frozen/frozen.ts";
@@ -147,35 +148,11 @@ function linear(shape: LinearSpec["shape"], bias = false): LinearSpec {
   return { shape, bias: () => bias };
 }
 
-const NAMES = {
-  embeddings: "model.embed_tokens.weight",
-  norm: "model.norm.weight",
-  head: "lm_head.weight",
-  attentionNorm: "input_layernorm.weight",
-  ffnNorm: "post_attention_layernorm.weight",
-  layerPrefix: (layer: number) => `model.layers.${layer}.`,
-};
+const NAMES = llamaNames("model.", "lm_head.weight");
 
 function tensors(config: ModelConfig): Map<string, TensorSpec> {
-  const { hidden, vocab, layers } = config;
-  const all = new Map<string, TensorSpec>([
-    [NAMES.embeddings, { shape: [vocab, hidden], part: "embeddings", precision: "headBase" }],
-    [NAMES.norm, { shape: [hidden], part: "norm" }],
-    [NAMES.head, { shape: [vocab, hidden], part: "head", precision: "headBase" }],
-    ["visual.patch.weight", { shape: [hidden, PATCH_VALUES], part: "vision", precision: "visionBase" }],
-  ]);
-  for (let layer = 0; layer < layers; layer++) {
-    const own = { part: "layer", layer } as const;
-    const prefix = NAMES.layerPrefix(layer);
-    for (const norm of [NAMES.attentionNorm, NAMES.ffnNorm])
-      all.set(`${prefix}${norm}`, { shape: [hidden], ...own });
-    for (const [name, { shape, bias }] of Object.entries(LINEARS)) {
-      const [rows, columns] = shape(config);
-      all.set(`${prefix}${name}.weight`, { shape: [rows, columns], ...own, linear: name, precision: "base" });
-      if (bias(config)) all.set(`${prefix}${name}.bias`, { shape: [rows], ...own });
-    }
-  }
-  return all;
+  const patch = { shape: [config.hidden, PATCH_VALUES], part: "vision", precision: "visionBase" } as const;
+  return llamaTensors(config, NAMES, LINEARS).set("visual.patch.weight", patch);
 }
 
 const TOY: Family = {

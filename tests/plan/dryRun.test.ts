@@ -1,28 +1,17 @@
 import { describe, expect, it } from "vitest";
 import { tileGrid } from "../../src/data/pictures/hdTiles/hdGrid.ts";
-import { HD_TILES } from "../../src/data/pictures/hdTiles/hdTiles.ts";
 import { tensorsOf } from "../../src/models/families.ts";
-import { createLora, disposeLora } from "../../src/models/lora.ts";
-import { disposeModel } from "../../src/models/weights.ts";
 import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
-import { plannedBatch } from "../../src/plan/dryRun/batchShapes.ts";
 import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
 import { type Bytes, type CountedOp, type DryRun, dryRun, stepMs } from "../../src/plan/dryRun/dryRun.ts";
 import { CommonParts } from "../../src/plan/dryRun/sharedParts.ts";
 import { findDevice } from "../../src/plan/time/cards.ts";
 import { speedOf } from "../../src/plan/time/stepTime.ts";
-import {
-  createAdamW,
-  disposeAdamW,
-  gradientNorm,
-  loraParameters,
-  stepAdamW,
-} from "../../src/step/optimizer/optimizer.ts";
-import { factorCopies, loadingOf, Policy } from "../../src/step/policy.ts";
-import { trainStep } from "../../src/step/step.ts";
-import { getThreads, memoryStats, resetPeak, setThreads } from "../../src/torch/device.ts";
-import { randomModel, runToEnd, smallConfig } from "../helpers/randomModel.ts";
+import { Policy } from "../../src/step/policy.ts";
+import { getThreads, memoryStats, setThreads } from "../../src/torch/device.ts";
+import { measuredStep } from "../helpers/measuredStep.ts";
+import { smallConfig } from "../helpers/randomModel.ts";
 
 const model = smallConfig({ layers: 12 });
 const SAMPLE_TOKENS = 1500;
@@ -161,7 +150,7 @@ describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
   it("has the peak of either pool, to the byte, that the same run has on the CPU with one thread", () => {
     withThreads(1, () => {
       const { device, host } = dryRun(configuration);
-      expect({ device: device.peakBytes, host: host.peakBytes }).toEqual(measured(configuration));
+      expect({ device: device.peakBytes, host: host.peakBytes }).toEqual(measuredStep(configuration));
       expect(sum(device.categories)).toBe(device.peakBytes);
     });
   });
@@ -180,7 +169,7 @@ describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
 it("covers a run with several threads, which may not all be at work at once", () => {
   withThreads(4, () => {
     const { device, host } = dryRun(base);
-    const { device: deviceBytes, host: hostBytes } = measured(base);
+    const { device: deviceBytes, host: hostBytes } = measuredStep(base);
     expect(host.peakBytes).toBe(hostBytes);
     expect(device.peakBytes).toBeGreaterThanOrEqual(deviceBytes);
     expect(device.peakBytes - deviceBytes).toBeLessThanOrEqual(64 * 1024);
@@ -297,39 +286,6 @@ describe("a dry run for a card", () => {
     expect(stepMs(two, { ...faster, ...issued })).toBeLessThan(stepMs(two, { ...speedOf(card), ...issued }));
   });
 });
-
-/**
- * Measures the trainer's own calls on the CPU once a model is loaded. No plan counts the memory that
- * quantising needs while loading.
- */
-function measured({ model: config, lora: shape, batch, policy, dtype, visionBase }: Configuration): {
-  device: number;
-  host: number;
-} {
-  const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
-  const weights = randomModel(config, { dtype, visionBase, ...loadingOf(policy) });
-  resetPeak("cpu");
-  resetPeak("cpu", "host");
-  const lora = createLora(config, {
-    ...{ ...shape, alpha: 4, rslora: false, seed: 1, device: "cpu" },
-    ...{ gradients: policy.gradients, copies: factorCopies(policy, dtype) },
-  });
-  const adamW = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 };
-  const optimizer = createAdamW(loraParameters(lora), adamW, policy.optimizer);
-  const pictures = plannedBatch(batch);
-  const images = pictures.images.map((picture) => HD_TILES.black(picture));
-  const dropoutSeed = shape.dropout > 0 ? { dropoutSeed: 3n } : {};
-  runToEnd(trainStep(weights, lora, { ...pictures, images }, policy, { lossScale: 1, ...dropoutSeed }));
-  gradientNorm(optimizer.parameters);
-  stepAdamW(optimizer, 1e-4, 0.5);
-  disposeAdamW(optimizer);
-  disposeLora(lora);
-  disposeModel(weights);
-  return {
-    device: memoryStats("cpu").peakBytes - live[0],
-    host: memoryStats("cpu", "host").peakBytes - live[1],
-  };
-}
 
 /** Compares a run that executes alike parts once with a run in full. */
 function expectSameInFull(configuration: Configuration): void {

@@ -1,7 +1,8 @@
 import { EventEmitter } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it, type MockInstance, vi } from "vitest";
-import { interruptible, outliveReaders, SAME_SIGNAL_MS } from "./interruption.ts";
+import { SAME_SIGNAL_MS } from "../../launch/exitCodes.ts";
+import { interruptible, outliveReaders } from "./interruption.ts";
 import { Output } from "./output.ts";
 
 const terminal = vi.hoisted(() => ({ isThere: false }));

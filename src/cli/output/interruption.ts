@@ -4,18 +4,12 @@
  */
 import { isatty } from "node:tty";
 import { faultOf } from "../../errors.ts";
+import { EXIT_INTERRUPTED, SAME_SIGNAL_MS, SIGNALS } from "../../launch/exitCodes.ts";
 import type { Output } from "./output.ts";
 
-const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-/** Exit code of a command that was interrupted, as shells count: 128 plus the number of SIGINT. */
-export const EXIT_INTERRUPTED = 130;
-const EXIT_FAILED = 1;
+export { EXIT_INTERRUPTED };
 
-/**
- * A signal this soon after the first is a copy of it: shells pass on a hang-up, and npx a Ctrl-C from the
- * terminal.
- */
-export const SAME_SIGNAL_MS = 500;
+const EXIT_FAILED = 1;
 
 export interface Interruption {
   signal: AbortSignal;

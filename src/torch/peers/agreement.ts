@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { plural, UserError } from "../../errors.ts";
 import type { Json, Peers } from "./peers.ts";
 
-/** A longer fact is told as its hash. */
+/** Longer facts are compared by their hash. */
 const MOST_CHARACTERS = 60;
 const MOST_STATED = 5;
 
