@@ -1,4 +1,4 @@
-/** Values of pictures as the official processors normalise them: the fast one, of torchvision, and the slow one. */
+// Values of pictures as the official processors normalise them: the fast one (torchvision) and the slow one.
 import { normalisationOf } from "../../src/data/pictures/processorJson.ts";
 
 /** Returns the float32 value of a channel's byte. */
