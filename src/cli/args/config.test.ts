@@ -81,7 +81,7 @@ it("reads or refuses files that were made to take long", () => {
     ),
   ).toThrow(/alias/i);
   const { user, system } = process.cpuUsage(start);
-  expect((user + system) / 1e6).toBeLessThan(10);
+  expect((user + system) / 1e6).toBeLessThan(60); // seconds; without limits these files take hours
 });
 
 describe("errors", () => {
