@@ -4,7 +4,8 @@
  */
 import type { PatchPicture } from "../../src/data/pictures/patches/patchPixels.ts";
 import type { Qwen2_5VlConfig } from "../../src/models/qwen2_5_vl/spec.ts";
-import type { AffineLinear, TowerLayer, TowerWeights } from "../../src/models/qwen2_5_vl/visionWeights.ts";
+import type { TowerLayer, TowerWeights } from "../../src/models/qwen2_5_vl/visionWeights.ts";
+import type { AffineLinear } from "../../src/nn/affine.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import type { RmsNorm } from "../../src/nn/norm.ts";
 import { cat, fromArray } from "../../src/torch/create.ts";
@@ -109,5 +110,5 @@ function norm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
 }
 
 function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
-  return x.mm(frozenValues(weight, { dtype: "float64" }).t()).add(bias);
+  return x.mm(frozenValues(weight, { dtype: "float64" }).t()).add(bias!);
 }

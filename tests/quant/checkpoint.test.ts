@@ -195,7 +195,7 @@ function all(base: QuantizedPrecision) {
 
 function visionMatrices(model: Model): FrozenMatrix[] {
   const { layers, projector } = visionOf(model).weights;
-  const linears = layers.flatMap(({ q, k, v, out, fc1, fc2 }) => [q, k, v, out, fc1, fc2]);
+  const linears = layers.flatMap(({ qkv, out, fc1, fc2 }) => [...qkv, out, fc1, fc2]);
   return [...linears, ...projector].map(({ weight }) => weight);
 }
 

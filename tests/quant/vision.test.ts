@@ -8,7 +8,8 @@ import type { Base } from "../../src/models/precision/bases.ts";
 import { disposeModel, type Model } from "../../src/models/weights.ts";
 import { PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { encodeImage, type Picture } from "../../src/models/xcomposer2/vision.ts";
-import type { AffineLinear, VisionWeights } from "../../src/models/xcomposer2/visionWeights.ts";
+import type { VisionWeights } from "../../src/models/xcomposer2/visionWeights.ts";
+import type { AffineLinear } from "../../src/nn/affine.ts";
 import { denseMatrix, frozenAffine, frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { quantize } from "../../src/nn/frozen/quantized.ts";
 import { QUANTIZED_PRECISIONS } from "../../src/nn/frozen/storedNames.ts";
@@ -60,10 +61,7 @@ describe.each(CASES)("a vision tower in $precision, $size", ({ precision, size }
 
   it("has all its linears so, the projector's too, and nothing else", () => {
     const { layers, projector, patch } = visionOf(model).weights;
-    const linears = [
-      ...layers.flatMap(({ q, k, v, out, fc1, fc2 }) => [q, k, v, out, fc1, fc2]),
-      ...projector,
-    ];
+    const linears = [...layers.flatMap(({ qkv, out, fc1, fc2 }) => [...qkv, out, fc1, fc2]), ...projector];
     expect(new Set(linears.map(({ weight }) => weight.precision))).toEqual(new Set([precision]));
     expect(patch.dtype).toBe("float64");
     expect(
@@ -159,9 +157,9 @@ function inFull(vision: VisionWeights): VisionWeights {
   const [first, second] = vision.projector;
   return {
     ...vision,
-    layers: vision.layers.map(({ q, k, v, out, fc1, fc2, ...norms }) => ({
+    layers: vision.layers.map(({ qkv, out, fc1, fc2, ...norms }) => ({
       ...norms,
-      ...{ q: dense(q), k: dense(k), v: dense(v), out: dense(out), fc1: dense(fc1), fc2: dense(fc2) },
+      ...{ qkv: qkv.map(dense), out: dense(out), fc1: dense(fc1), fc2: dense(fc2) },
     })),
     projector: [dense(first), dense(second)],
   };

@@ -6,21 +6,21 @@
  */
 import type { PatchGrid } from "../../data/pictures/patches/patchGrid.ts";
 import type { PatchPicture } from "../../data/pictures/patches/patchPixels.ts";
-import { normalisationOf } from "../../data/pictures/processorJson.ts";
+import { addAffine_, affine, affineRows } from "../../nn/affine.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
 import { fullAttention } from "../../nn/attention/kernels.ts";
 import type { Rope } from "../../nn/attention/rope.ts";
-import { addFrozenProduct_, frozenAffine, frozenRows } from "../../nn/frozen/frozen.ts";
+import { addFrozenProduct_ } from "../../nn/frozen/frozen.ts";
 import { rmsNorm } from "../../nn/norm.ts";
 import { kindsOf, type Rows, rowCount, rowsOf, tilesOf } from "../../nn/rows.ts";
 import { activated } from "../../nn/swiglu.ts";
 import { empty, fromArray } from "../../torch/create.ts";
-import { category } from "../../torch/device.ts";
 import { keep, scope, type Tensor } from "../../torch/tensor.ts";
 import { repeated, repeatedSteps } from "../../torch/trace.ts";
 import type { EncodeOptions } from "../family.ts";
+import { normalisedPatches } from "../patchPixels.ts";
 import type { Qwen2_5VlConfig, WindowTowerConfig } from "./spec.ts";
-import type { AffineLinear, TowerLayer, TowerWeights } from "./visionWeights.ts";
+import type { TowerLayer, TowerWeights } from "./visionWeights.ts";
 import { inverseOf, type WindowOrder, windowOrder } from "./windows.ts";
 
 /** A picture, or only its layout: a plan on meta needs no pixels. */
@@ -149,24 +149,14 @@ function sumOfFrames(patch: Tensor, { dtype }: EncodeOptions): Tensor {
 
 /** Returns the normalised pixels of some tokens' patches, (t, 3 p²) in float32, in window order. */
 function pixelsOf(tile: Rows, { picture, order, config, merged, options }: Encoding): Tensor {
-  const { device } = options;
-  const { shift, scale } = normalisationOf(config.pictures);
   const patchValues = 3 * config.vision.patchPixels ** 2;
-  const shape = [rowCount(tile) * merged, patchValues];
-  const bytes = category("inputData", () => {
-    const given = { dtype: "uint8", device } as const;
-    if (!picture.patches) return empty(shape, given);
-    const tokenBytes = merged * patchValues;
-    const gathered = new Uint8Array(rowCount(tile) * tokenBytes);
-    for (let at = tile.start; at < tile.end; at++) {
-      const from = order.places[at]! * tokenBytes;
-      gathered.set(picture.patches.subarray(from, from + tokenBytes), (at - tile.start) * tokenBytes);
-    }
-    return fromArray(gathered, shape, given);
-  });
-  const byChannel = bytes.to({ dtype: "float32" }).view([shape[0]!, 3, -1]);
-  const ofChannels = (values: Float32Array): Tensor => fromArray(values, [3, 1], { device });
-  return byChannel.sub_(ofChannels(shift)).div_(ofChannels(scale)).view(shape);
+  const tokenBytes = merged * patchValues;
+  const gathered = picture.patches && new Uint8Array(rowCount(tile) * tokenBytes);
+  for (let at = tile.start; gathered && at < tile.end; at++) {
+    const from = order.places[at]! * tokenBytes;
+    gathered.set(picture.patches!.subarray(from, from + tokenBytes), (at - tile.start) * tokenBytes);
+  }
+  return normalisedPatches(gathered, [rowCount(tile) * merged, patchValues], config.pictures, options);
 }
 
 /** Adds a layer with attention in windows and its MLP to hidden, (P, W), some windows at a time. */
@@ -224,7 +214,7 @@ function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encodi
       const into = rowsOf(keysAndValues, tile);
       const ofOthers = affineRows(layer.qkv, { start: W, end: 3 * W });
       const x = rmsNorm(rowsOf(hidden, tile), layer.norm1);
-      const flat = into.view([rowCount(tile), 2 * W]).copy_(ofOthers.bias);
+      const flat = into.view([rowCount(tile), 2 * W]).copy_(ofOthers.bias!);
       addFrozenProduct_(flat, x, ofOthers.weight);
       rotateWide_(into.narrow(1, 0, 1), ropeOf(encoding, tile));
     },
@@ -323,19 +313,4 @@ function rotateWide_(x: Tensor, rope: Rope): void {
       x.copy_(wide);
     });
   }
-}
-
-/** x W^T + b. x: (t, in) -> (t, out). */
-function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
-  return frozenAffine(x, weight, bias);
-}
-
-/** into += x W^T + b. x: (t, in), into: (t, out). */
-function addAffine_(into: Tensor, x: Tensor, { weight, bias }: AffineLinear): void {
-  addFrozenProduct_(into.add_(bias), x, weight);
-}
-
-/** Returns the part of a linear that makes some of its outputs; shares memory. */
-function affineRows({ weight, bias }: AffineLinear, rows: Rows): AffineLinear {
-  return { weight: frozenRows(weight, rows), bias: rowsOf(bias, rows) };
 }

@@ -1,17 +1,11 @@
 /** The weights of Qwen2.5-VL's tower and merger as records of tensors. */
-import type { FrozenMatrix } from "../../nn/frozen/frozen.ts";
+import type { AffineLinear } from "../../nn/affine.ts";
 import type { RmsNorm } from "../../nn/norm.ts";
 import type { Tensor } from "../../torch/tensor.ts";
 import type { PlacedReader } from "../family.ts";
 import type { Base } from "../precision/bases.ts";
 import type { Qwen2_5VlConfig } from "./spec.ts";
 import { VISION_LAYERS_PREFIX, VISION_PREFIX } from "./tensors.ts";
-
-/** weight: (out, in); bias: (out). */
-export interface AffineLinear {
-  weight: FrozenMatrix;
-  bias: Tensor;
-}
 
 export interface TowerLayer {
   norm1: RmsNorm;

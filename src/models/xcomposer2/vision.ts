@@ -10,9 +10,10 @@
 import { PIXEL_MEAN, PIXEL_STD } from "../../data/pictures/hdTiles/globalView.ts";
 import type { TileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
 import type { HdImage } from "../../data/pictures/hdTiles/hdImage.ts";
-import { fullAttention } from "../../nn/attention/kernels.ts";
-import { addFrozenProduct_, frozenAffine } from "../../nn/frozen/frozen.ts";
+import { affine, normed } from "../../nn/affine.ts";
+import { frozenShape } from "../../nn/frozen/frozen.ts";
 import { forEachPart, kindsOf, type Rows, rowsOf, shifted, tilesOf } from "../../nn/rows.ts";
+import { addTileLayer_, mergeSquares } from "../../nn/tileLayer.ts";
 import { cat, empty, fromArray } from "../../torch/create.ts";
 import { category } from "../../torch/device.ts";
 import type { Device, DType } from "../../torch/dtypes.ts";
@@ -20,7 +21,7 @@ import { scope, type Tensor } from "../../torch/tensor.ts";
 import { repeated } from "../../torch/trace.ts";
 import type { EncodeOptions } from "../family.ts";
 import type { VisionConfig, XComposerConfig } from "./spec.ts";
-import type { AffineLinear, LayerNorm, VisionLayer, VisionWeights } from "./visionWeights.ts";
+import type { VisionWeights } from "./visionWeights.ts";
 
 /** A picture, or only its layout: a plan on meta needs no pixels. */
 export type Picture = HdImage | TileGrid;
@@ -38,7 +39,7 @@ export function encodeImage(
 ): Tensor {
   return scope(() => {
     const { dtype, device } = options;
-    const C = vision.projector[1].bias.shape[0]!;
+    const C = frozenShape(vision.projector[1].weight)[0]!;
     const tokens = empty([imageRows(config.vision, picture), C], { dtype, device });
     for (const _ of encodeImageInto(tokens, vision, config, picture, options));
     return tokens;
@@ -60,7 +61,7 @@ export function* encodeImageInto(
   const batches = tilesOf(total - start, options.visionBatch).map((batch) => shifted(batch, start));
   for (const { part: batch, times } of kindsOf(batches, batchKind)) {
     const encodeBatch = (): void => {
-      const merged = scope(() => mergeSquares(encodeTiles(vision, config, picture, batch, options), config));
+      const merged = scope(() => mergeSquares(encodeTiles(vision, config, picture, batch, options)));
       writeTiles(tokenGrids(tokens, config, picture), project(merged, vision), batch, config, picture);
     };
     repeated(times, () => scope(encodeBatch));
@@ -86,10 +87,7 @@ export function encodeTiles(
     forEachPart(
       vision.layers,
       () => "layer",
-      (layer) => {
-        addAttention_(hidden, layer, config);
-        addMlp_(hidden, layer, config);
-      },
+      (layer) => addTileLayer_(hidden, layer, { heads: config.heads, activate_: quickGelu_ }),
     );
     return hidden.narrow(1, 1, hidden.shape[1]! - 1);
   });
@@ -158,19 +156,6 @@ function writeTiles(
   }
 }
 
-/**
- * Features of patches to those of tokens: (n, P, W) -> (n S², 4W), the four patches in the order (0,0),
- * (0,1), (1,0), (1,1).
- */
-function mergeSquares(features: Tensor, config: VisionConfig): Tensor {
-  const [n, , W] = features.shape as [number, number, number];
-  const S = tokensAlongSide(config);
-  return features
-    .view([n, S, 2, S, 2, W])
-    .permute([0, 1, 3, 2, 4, 5])
-    .reshape([n * S * S, 4 * W]);
-}
-
 /** (rows, 4W) -> (rows, C) */
 function project(x: Tensor, { projector: [first, second] }: VisionWeights): Tensor {
   return scope(() => affine(affine(x, first).gelu(), second));
@@ -196,7 +181,7 @@ function embedPatches(
       const embedded = patches.view([n * P, inputs]).mm(vision.patch.t()); // (n P, W)
       hidden.narrow(1, 1, positions - 1).copy_(embedded.view([n, P, W]));
     });
-    return layerNorm(hidden.add_(vision.positions), vision.preNorm, config);
+    return normed(hidden.add_(vision.positions), vision.preNorm);
   });
 }
 
@@ -269,53 +254,7 @@ function upload(
   return category("inputData", () => (data ? fromArray(data, shape, options) : empty(shape, options)));
 }
 
-/** hidden += attention(norm1(hidden)), every position to every other of its tile. hidden: (n, P+1, W). */
-function addAttention_(hidden: Tensor, layer: VisionLayer, config: VisionConfig): void {
-  scope(() => {
-    const [n, positions, W] = hidden.shape as [number, number, number];
-    const { query, key, value } = scope(() => {
-      const x = layerNorm(hidden, layer.norm1, config); // (n, P+1, W)
-      const heads = (weights: AffineLinear): Tensor =>
-        affine(x, weights).view([n, positions, config.heads, -1]).transpose(1, 2); // (n, H, P+1, D)
-      return { query: heads(layer.q), key: heads(layer.k), value: heads(layer.v) };
-    });
-    const out = fullAttention(query, key, value); // (n, H, P+1, D)
-    addAffine_(hidden, out.transpose(1, 2).reshape([n, positions, W]), layer.out);
-  });
-}
-
-/** hidden += fc2(quickGelu(fc1(norm2(hidden)))). hidden: (n, P+1, W). */
-function addMlp_(hidden: Tensor, layer: VisionLayer, config: VisionConfig): void {
-  scope(() => {
-    const x = scope(() => affine(layerNorm(hidden, layer.norm2, config), layer.fc1)); // (n, P+1, F)
-    forEachPart(
-      [...Array(x.shape[0]!).keys()],
-      () => "tile",
-      (tile) => {
-        scope(() => quickGelu_(x.select(0, tile)));
-      },
-    );
-    addAffine_(hidden, x, layer.fc2);
-  });
-}
-
 /** x * sigmoid(1.702 x), CLIP's stand-in for GELU, in place. */
 function quickGelu_(x: Tensor): void {
   x.mul_(x.mul(1.702).sigmoid_());
-}
-
-/** x W^T + b. x: (..., in) -> (..., out). */
-function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
-  return frozenAffine(x, weight, bias);
-}
-
-/** into += x W^T + b. x: (..., in), into: (..., out), both contiguous. */
-function addAffine_(into: Tensor, x: Tensor, { weight, bias }: AffineLinear): void {
-  const rows = into.view([-1, into.shape.at(-1)!]).add_(bias);
-  addFrozenProduct_(rows, x.view([-1, x.shape.at(-1)!]), weight);
-}
-
-function layerNorm(x: Tensor, { weight, bias }: LayerNorm, { eps }: VisionConfig): Tensor {
-  const [normed] = x.nativeLayerNorm([x.shape.at(-1)!], weight, bias, eps);
-  return normed;
 }

@@ -1,33 +1,11 @@
 /** The weights of the vision tower and the projector as records of tensors. W is the tower's width. */
-import type { FrozenMatrix } from "../../nn/frozen/frozen.ts";
+import type { AffineLinear, LayerNorm } from "../../nn/affine.ts";
+import type { TileLayer } from "../../nn/tileLayer.ts";
 import type { Tensor } from "../../torch/tensor.ts";
 import type { PlacedReader } from "../family.ts";
 import type { Base } from "../precision/bases.ts";
 import type { XComposerConfig } from "./spec.ts";
 import { PROJECTOR_NAMES, SEPARATOR_NAMES, VISION_PREFIX, visionLayerPrefix } from "./tensors.ts";
-
-/** weight, bias: (width). */
-export interface LayerNorm {
-  weight: Tensor;
-  bias: Tensor;
-}
-
-/** weight: (out, in); bias: (out). */
-export interface AffineLinear {
-  weight: FrozenMatrix;
-  bias: Tensor;
-}
-
-export interface VisionLayer {
-  norm1: LayerNorm;
-  norm2: LayerNorm;
-  q: AffineLinear;
-  k: AffineLinear;
-  v: AffineLinear;
-  out: AffineLinear;
-  fc1: AffineLinear;
-  fc2: AffineLinear;
-}
 
 export interface VisionWeights {
   /** (W, 3 * patch * patch) */
@@ -37,7 +15,7 @@ export interface VisionWeights {
   /** (patches + 1, W) */
   positions: Tensor;
   preNorm: LayerNorm;
-  layers: VisionLayer[];
+  layers: TileLayer[];
   projector: [AffineLinear, AffineLinear];
   /** (1, 4W): parts the global view from the tiles. */
   glbGN: Tensor;
@@ -55,20 +33,19 @@ export function assembleVision(
   const norm = (name: string): LayerNorm => ({
     weight: read(`${name}.weight`),
     bias: read(`${name}.bias`),
+    eps: vision.eps,
   });
   const affine = (name: string): AffineLinear => ({
     weight: matrix(`${name}.weight`, base),
     bias: read(`${name}.bias`),
   });
-  const layer = (index: number): VisionLayer => {
+  const layer = (index: number): TileLayer => {
     const prefix = visionLayerPrefix(index);
     const linear = (name: string): AffineLinear => affine(`${prefix}${name}`);
     return {
       norm1: norm(`${prefix}layer_norm1`),
       norm2: norm(`${prefix}layer_norm2`),
-      q: linear("self_attn.q_proj"),
-      k: linear("self_attn.k_proj"),
-      v: linear("self_attn.v_proj"),
+      qkv: [linear("self_attn.q_proj"), linear("self_attn.k_proj"), linear("self_attn.v_proj")],
       out: linear("self_attn.out_proj"),
       fc1: linear("mlp.fc1"),
       fc2: linear("mlp.fc2"),
