@@ -1,5 +1,6 @@
 /** Values of config.json that model families share, from wherever transformers 4 and 5 write them. */
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import { quoted } from "../checkpoint/faults.ts";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
@@ -11,6 +12,19 @@ import type { ModelConfig } from "./family.ts";
 /** Reads a JSON file; undefined if it is not there. Throws UserError if it does not fit the schema. */
 export function readJson<S extends z.ZodType>(schema: S, file: string): z.output<S> | undefined {
   return existsSync(file) ? parseJson(schema, readJsonObject(file), file) : undefined;
+}
+
+/**
+ * Returns the values of a folder's image processor, undefined without any, and the file they come from.
+ * transformers 5 writes them into processor_config.json, where older versions have a file of their own.
+ */
+export function processorFile(folder: string): { file: string; json: unknown } {
+  const [own, whole] = ["preprocessor_config.json", "processor_config.json"].map((name) =>
+    join(folder, name),
+  );
+  if (existsSync(own!)) return { file: own!, json: readJsonObject(own!) };
+  const json = existsSync(whole!) ? readJsonObject(whole!).image_processor : undefined;
+  return { file: json ? whole! : own!, json: json ?? undefined };
 }
 
 /** Checks values from a file. Throws UserError that names the first that does not fit the schema. */

@@ -14,6 +14,7 @@ import { listOfChoices } from "../options.ts";
 import type { DType } from "../torch/dtypes.ts";
 import type { FamilyName } from "./facts.ts";
 import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
+import { INTERNVL } from "./internvl/internvl.ts";
 import type { PlacedRows } from "./positions.ts";
 import { QWEN2_5_VL } from "./qwen2_5_vl/qwen2_5_vl.ts";
 import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
@@ -21,6 +22,7 @@ import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 export const FAMILIES = {
   "xcomposer2-4khd": XCOMPOSER,
   qwen2_5_vl: QWEN2_5_VL,
+  internvl: INTERNVL,
 } as Record<FamilyName, unknown> as Record<string, Family>;
 
 /** Models that can be planned without a checkpoint. */

@@ -21,6 +21,9 @@ export type LlamaLinear = (typeof LLAMA_LINEARS)[number];
 export const LLAMA_TARGETS =
   "^layers\\.\\d+\\.(self_attn\\.(q_proj|k_proj|v_proj|o_proj)|mlp\\.(gate_proj|up_proj|down_proj))$";
 
+/** The linears with a bias in the decoders of Qwen2 and Qwen2.5. */
+export const QWEN2_BIASED = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"] as const;
+
 export const LLAMA_ROLES = {
   output: "self_attn.o_proj",
   gate: "mlp.gate_proj",
@@ -29,11 +32,11 @@ export const LLAMA_ROLES = {
 } as const satisfies Record<LinearRole, LlamaLinear>;
 
 /** Returns the linears of a decoder; biased: those that have a bias. */
-export function llamaLinears(
-  biased: readonly LlamaLinear[] = [],
-): Record<LlamaLinear, LinearSpec<ModelConfig>> {
-  const linear = (name: LlamaLinear, shape: LinearSpec["shape"]): LinearSpec<ModelConfig> => {
-    return { shape, bias: () => biased.includes(name) };
+export function llamaLinears<Config extends ModelConfig>(
+  biased: (config: Config) => readonly LlamaLinear[] = () => [],
+): Record<LlamaLinear, LinearSpec<Config>> {
+  const linear = (name: LlamaLinear, shape: LinearSpec["shape"]): LinearSpec<Config> => {
+    return { shape, bias: (config) => biased(config).includes(name) };
   };
   // biome-ignore format: columns line up
   return {

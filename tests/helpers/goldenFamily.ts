@@ -1,5 +1,5 @@
 /** Reads the golden cases of a family that transformers has, as micro-batches and numbers. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import type { PictureLayout } from "../../src/data/pictures/form.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import { layoutBatch, type MicroBatch } from "../../src/data/stream/batches.ts";
@@ -12,6 +12,8 @@ import { golden } from "./shared.ts";
 
 export interface FamilyCase {
   name: string;
+  /** The checkpoint, if the family has several. */
+  variant?: string;
   lengths: number[];
   images: { file: string; tokens: number }[];
   loss: number;
@@ -22,6 +24,7 @@ export interface FamilyCase {
 export interface GoldenFamily {
   cases: FamilyCase[];
   fixtures(file: string): Record<string, Fixture>;
+  has(file: string): boolean;
   /** Returns a case's micro-batch: its samples packed without padding. */
   batch(name: string, config: ModelConfig): Promise<MicroBatch>;
   /** Returns a picture of a file in a folder of the family. */
@@ -41,6 +44,7 @@ export function goldenFamily(folder: string, imageToken: number): GoldenFamily {
   return {
     cases: manifest.cases,
     fixtures,
+    has: (file) => existsSync(golden(`${folder}/${file}`)),
     picture,
     async batch(name, config) {
       const { lengths, images } = manifest.cases.find((known) => known.name === name)!;

@@ -7,6 +7,7 @@ import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
 import { tensorsOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
+import { INTERNVL_ADDED_TOKENS, tinyInternVlConfig, writeTinyInternVl } from "../../models/internvl/tiny.ts";
 import { tinyQwenConfig, writeTinyQwen } from "../../models/qwen2_5_vl/tiny.ts";
 import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/xcomposer2/tiny.ts";
 import { pageDice } from "../../pages/dice.ts";
@@ -33,6 +34,16 @@ const FAMILIES = {
     limit: "--max-pixels 200704",
     config: tinyQwenConfig,
     write: (folder, tiny, texts) => writeTinyQwen(folder, tiny, trainBpe(texts, { vocabSize: tiny.vocab })),
+  },
+  internvl: {
+    limit: "--max-tiles 1",
+    config: tinyInternVlConfig,
+    write: (folder, tiny, texts) =>
+      writeTinyInternVl(
+        folder,
+        tiny,
+        trainBpe(texts, { vocabSize: tiny.vocab, addedTokens: INTERNVL_ADDED_TOKENS }),
+      ),
   },
 } as const satisfies Record<string, TinyFamily>;
 

@@ -1,11 +1,11 @@
 /**
  * Trains a small byte-level BPE tokenizer from texts, for checkpoints that have none: a tokenizer.json with
- * all bytes, learned merges, and Qwen2.5's added tokens in their published order at the end.
+ * all bytes, learned merges, and the added tokens in their published order at the end.
  */
 import { UserError } from "../../errors.ts";
 import { CHARACTERS } from "./byteCharacters.ts";
 
-/** Qwen2.5's added tokens; the last six are ordinary text to a decoder of special tokens. */
+/** Qwen2.5's added tokens; the last eight are ordinary text to a decoder of special tokens. */
 export const QWEN_ADDED_TOKENS = [
   ...["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"],
   ...["<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>"],
@@ -21,9 +21,15 @@ const WORDS =
 
 const BYTE_LEVEL = { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false };
 
-/** Returns the text of a tokenizer.json with exactly vocabSize tokens or, if the texts are few, fewer. */
-export function trainBpe(texts: readonly string[], { vocabSize }: { vocabSize: number }): string {
-  const room = vocabSize - CHARACTERS.length - QWEN_ADDED_TOKENS.length;
+/**
+ * Returns the text of a tokenizer.json with exactly vocabSize tokens or, if the texts are few, fewer.
+ * addedTokens: Qwen2.5's, and perhaps further special ones.
+ */
+export function trainBpe(
+  texts: readonly string[],
+  { vocabSize, addedTokens = QWEN_ADDED_TOKENS }: { vocabSize: number; addedTokens?: readonly string[] },
+): string {
+  const room = vocabSize - CHARACTERS.length - addedTokens.length;
   if (room < 0) {
     const least = vocabSize - room;
     throw new UserError(`A vocabulary of ${vocabSize} is too small: bytes and added tokens are ${least}.`, {
@@ -32,12 +38,12 @@ export function trainBpe(texts: readonly string[], { vocabSize }: { vocabSize: n
   }
   const merges = learnMerges(texts, room);
   const tokens = [...CHARACTERS, ...merges.map(([first, second]) => first + second)];
-  const firstAdded = vocabSize - QWEN_ADDED_TOKENS.length;
-  const added = QWEN_ADDED_TOKENS.map((content, index) => ({
+  const firstAdded = vocabSize - addedTokens.length;
+  const added = addedTokens.map((content, index) => ({
     id: firstAdded + index,
     content,
     ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
-    special: index < SPECIAL,
+    special: index < SPECIAL || index >= QWEN_ADDED_TOKENS.length,
   }));
   return JSON.stringify({
     version: "1.0",

@@ -2,10 +2,8 @@
  * Reads the sizes of Qwen2.5-VL from a checkpoint folder. config.json is flat as transformers 4 writes it, or
  * has the decoder in text_config, as from 4.52 on.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { readJsonObject } from "../../checkpoint/files/disk.ts";
 import type { ModelFolder } from "../../checkpoint/folder.ts";
 import { type PatchRules, readPatchRules } from "../../data/pictures/patches/patchRules.ts";
 import { UserError } from "../../errors.ts";
@@ -17,6 +15,7 @@ import {
   mropeOf,
   orDefault,
   parseJson,
+  processorFile,
   readJson,
   textValues,
 } from "../configJson.ts";
@@ -124,9 +123,9 @@ function readVision(said: unknown, hidden: number, file: string): WindowTowerCon
 
 /** Reads how the checkpoint lays out pictures, which has to fit its tower. */
 function readPictures(folder: string, vision: WindowTowerConfig): PatchRules {
-  const file = join(folder, "preprocessor_config.json");
+  const { file, json } = processorFile(folder);
   const { patchPixels, mergeSide, windowPixels } = vision;
-  const rules = readPatchRules(existsSync(file) ? readJsonObject(file) : undefined, file, {
+  const rules = readPatchRules(json, file, {
     ...published.pictures,
     ...{ patchPixels, mergeSide, windowPixels },
   });

@@ -3,10 +3,10 @@
  * names in memory, which some checkpoints are saved with: officialName knows them.
  */
 import type { TensorSpec } from "../family.ts";
-import { llamaLinears, llamaNames, llamaTensors } from "../llamaDecoder.ts";
+import { llamaLinears, llamaNames, llamaTensors, QWEN2_BIASED } from "../llamaDecoder.ts";
 import type { Qwen2_5VlConfig } from "./spec.ts";
 
-export const LINEARS = llamaLinears(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+export const LINEARS = llamaLinears<Qwen2_5VlConfig>(() => QWEN2_BIASED);
 
 export const NAMES = llamaNames("model.", "lm_head.weight");
 

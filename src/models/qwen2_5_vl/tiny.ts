@@ -1,17 +1,6 @@
-/**
- * Small random checkpoints of Qwen2.5-VL in the published layout, to try things out on. Weights keep the size
- * of what they pass on, as those of the first family do.
- */
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { cannotWrite } from "../../checkpoint/faults.ts";
-import { makeFolder, requireNewFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
-import { writeShards } from "../../checkpoint/files/safetensors.ts";
+/** Small random checkpoints of Qwen2.5-VL in the published layout, to try things out on. */
 import { QWEN_ADDED_TOKENS } from "../../data/text/tinyBpe.ts";
-import { mixSeed } from "../../nn/dropout.ts";
-import { empty } from "../../torch/create.ts";
-import { createGenerator } from "../../torch/random.ts";
-import { scope, type Tensor } from "../../torch/tensor.ts";
+import { addedId, writeTinyFolder } from "../tinyFolder.ts";
 import { checkDivides, type TinyOptions } from "../xcomposer2/tiny.ts";
 import { axesOf, PRESETS, type Qwen2_5VlConfig } from "./spec.ts";
 import { tensors } from "./tensors.ts";
@@ -46,22 +35,14 @@ function sectionsOf(headDim: number): [number, number, number] {
   return [pairs - 2 * spatial, spatial, spatial];
 }
 
-/** Returns the id of an added token: they are the last of the vocabulary. */
 function idOf(token: (typeof QWEN_ADDED_TOKENS)[number], vocab: number): number {
-  return vocab - QWEN_ADDED_TOKENS.length + QWEN_ADDED_TOKENS.indexOf(token);
+  return addedId(token, QWEN_ADDED_TOKENS, vocab);
 }
 
 /** Writes a checkpoint folder that loadModel reads, with a tokenizer.json where its text is given. */
 export function writeTinyQwen(folder: string, options: TinyOptions, tokenizer?: string): void {
   const config = tinyQwenConfig(options);
-  requireNewFolder(folder);
-  try {
-    makeFolder(folder);
-    if (tokenizer) writeFileSync(join(folder, "tokenizer.json"), tokenizer);
-  } catch (cause) {
-    throw cannotWrite(folder, cause);
-  }
-  const { pictures } = config;
+  const { pictures, vision } = config;
   const files = {
     "config.json": configJson(config, options),
     "generation_config.json": { bos_token_id: config.bosId, eos_token_id: config.eosIds },
@@ -72,14 +53,8 @@ export function writeTinyQwen(folder: string, options: TinyOptions, tokenizer?: 
       ...{ image_mean: pictures.mean, image_std: pictures.std },
     },
   };
-  for (const [name, json] of Object.entries(files))
-    writeFileWhole(join(folder, name), `${JSON.stringify(json, undefined, 2)}\n`);
-  const sources = [...tensors(config)].map(([name, { shape }], index) => ({
-    ...{ name, dtype: options.dtype, shape },
-    read: () =>
-      randomWeight(name, shape, config, mixSeed(BigInt(options.seed), index)).to({ dtype: options.dtype }),
-  }));
-  for (const _ of writeShards(folder, sources, options));
+  const parts = { files, tokenizer, tensors: tensors(config), towerLayers: vision.layers };
+  writeTinyFolder(folder, { ...parts, layers: config.layers }, options);
 }
 
 function configJson(config: Qwen2_5VlConfig, { dtype }: TinyOptions): Record<string, unknown> {
@@ -107,24 +82,4 @@ function configJson(config: Qwen2_5VlConfig, { dtype }: TinyOptions): Record<str
       ...{ window_size: vision.windowPixels, fullatt_block_indexes: vision.fullAttention },
     },
   };
-}
-
-function randomWeight(name: string, shape: readonly number[], config: Qwen2_5VlConfig, seed: bigint): Tensor {
-  return scope(() => {
-    const weight = empty(shape, { dtype: "float32", device: "cpu" });
-    if (/(norm\d?|layernorm|ln_q)\.weight$/.test(name)) return weight.fill_(1);
-    if (name.endsWith(".bias") && name.startsWith("visual.")) return weight.zero_();
-    using generator = createGenerator(seed, "cpu");
-    return weight.normal_({ mean: 0, std: deviationOf(name, shape, config), generator });
-  });
-}
-
-/** Linears keep the size of what they pass on; those that add to the residual stream share it out. */
-function deviationOf(name: string, shape: readonly number[], { layers, vision }: Qwen2_5VlConfig): number {
-  const inputs = shape.slice(1).reduce((product, extent) => product * extent, 1);
-  const kept = 1 / Math.sqrt(inputs);
-  if (name.endsWith("embed_tokens.weight")) return 0.5;
-  if (name.endsWith(".bias")) return 0.1;
-  const adds = /\.(o_proj|down_proj|attn\.proj)\.weight$/.test(name);
-  return adds ? kept / Math.sqrt(2 * (name.startsWith("visual.") ? vision.layers : layers)) : kept;
 }
