@@ -3,10 +3,9 @@
 import { patchGrid } from "../../src/data/pictures/patches/patchGrid.ts";
 import type { PatchPicture } from "../../src/data/pictures/patches/patchPixels.ts";
 import type { PatchRules } from "../../src/data/pictures/patches/patchRules.ts";
-import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
-import { layoutBatch, type MicroBatch } from "../../src/data/stream/batches.ts";
+import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { axesOf, PRESETS, type Qwen2_5VlConfig } from "../../src/models/qwen2_5_vl/spec.ts";
-import { lcg } from "./randomModel.ts";
+import { type PictureSample, randomBytes, randomPictureBatch } from "./randomPictures.ts";
 
 const PUBLISHED = PRESETS["qwen2.5-vl-7b"];
 
@@ -35,44 +34,16 @@ export function randomPicture(
   { patchPixels, mergeSide }: PatchRules,
   seed = 1,
 ): PatchPicture {
-  const random = lcg(seed);
   const bytes = rows * columns * (mergeSide * patchPixels) ** 2 * 3;
-  return {
-    ...patchGrid(rows, columns),
-    patches: Uint8Array.from({ length: bytes }, () => Math.floor(random() * 256)),
-  };
+  return { ...patchGrid(rows, columns), patches: randomBytes(bytes, seed) };
 }
 
-export interface PatchSample {
-  /** Rows and columns of tokens of each picture. */
-  pictures?: readonly (readonly [rows: number, columns: number])[];
-  /** Tokens of text: a few before each picture, and the rest at the end. */
-  textTokens: number;
-  /** Last tokens that are labelled; default: a third of the text. */
-  labelTokens?: number;
-}
-
-/** Returns a packed micro-batch of random samples. */
+/** Returns a packed micro-batch of random samples; pictures: rows and columns of tokens. */
 export function randomPatchBatch(
   { pictures: rules, vocab }: Qwen2_5VlConfig,
-  samples: readonly PatchSample[],
+  samples: readonly PictureSample<readonly [rows: number, columns: number]>[],
 ): MicroBatch {
-  const random = lcg(5);
-  const ids = (length: number): number[] =>
-    Array.from({ length }, () => 3 + Math.floor(random() * (vocab - 3)));
-  const loaded = samples.map(({ pictures = [], textTokens, labelTokens }, index) => {
-    const before = 2;
-    const inputIds = Int32Array.from([
-      ...pictures.flatMap(() => [...ids(before), IMAGE_SLOT]),
-      ...ids(textTokens - before * pictures.length),
-    ]);
-    const labelled = labelTokens ?? Math.floor(textTokens / 3);
-    const labels = inputIds.map((id, at) => (at < inputIds.length - labelled ? -100 : id));
-    const images = pictures.map(([rows, columns], at) =>
-      randomPicture(rows, columns, rules, 10 * index + at),
-    );
-    const sample = { source: { file: "random", index }, inputIds, labels };
-    return { sample: { ...sample, images: images.map(() => ({ path: "", limit: 0 })) }, images };
-  });
-  return layoutBatch(loaded) as MicroBatch;
+  return randomPictureBatch(vocab, samples, ([rows, columns], seed) =>
+    randomPicture(rows, columns, rules, seed),
+  );
 }
