@@ -1,6 +1,8 @@
 /** Further families have the loss and gradients of plain autograd under every policy of the shared table. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { officialTargets, pictureFormOf } from "../../src/models/families.ts";
+import type { ModelConfig } from "../../src/models/family.ts";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
 import { ON_DEVICE } from "../../src/models/places.ts";
@@ -18,39 +20,61 @@ import { moveModel_ } from "../helpers/moveModel.ts";
 import { POLICIES } from "../helpers/policyCases.ts";
 import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
 import { randomPatchBatch, smallQwen } from "../helpers/randomPatches.ts";
+import { randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
 import { referenceStep } from "../helpers/reference.ts";
 
-const SAMPLES = [
-  {
-    textTokens: 41,
-    pictures: [
-      [3, 5],
-      [2, 2],
-    ],
-  },
-  { textTokens: 7, labelTokens: 1 },
-  { textTokens: 530, pictures: [[1, 9]] },
-] as const;
+/** A model of a family, with what a step and a plan read. */
+interface Row {
+  config: ModelConfig;
+  batch: MicroBatch;
+  /** Limit of the pictures that plans assume: more than one batch of units, of different sizes. */
+  pictureLimit: number;
+}
 
-/** Pixels of the pictures that plans assume: two units of the tower, of different sizes. */
-const PICTURE_PIXELS = 300 * 28 ** 2;
+function qwen(overrides: Parameters<typeof smallQwen>[0] = {}): Row {
+  const config = smallQwen(overrides);
+  const pictures = [
+    [3, 5],
+    [2, 2],
+  ] as const;
+  const batch = randomPatchBatch(config, [
+    { textTokens: 41, pictures },
+    { textTokens: 7, labelTokens: 1 },
+    { textTokens: 530, pictures: [[1, 9]] },
+  ]);
+  return { config, batch, pictureLimit: 300 * 28 ** 2 };
+}
+
+function internVl(overrides: Parameters<typeof smallInternVl>[0] = {}): Row {
+  const config = smallInternVl(overrides);
+  const pictures = [
+    [2, 3],
+    [1, 1],
+  ] as const;
+  const batch = randomTileBatch(config, [
+    { textTokens: 41, pictures },
+    { textTokens: 7, labelTokens: 1 },
+    { textTokens: 530, pictures: [[2, 1]] },
+  ]);
+  return { config, batch, pictureLimit: 5 };
+}
 
 /** The families, with sizes that differ from one another in all that a family may decide. */
-const MODELS = {
-  "Qwen2.5-VL": smallQwen(),
-  "Qwen2.5-VL with a tied head": smallQwen({
+const MODELS: Record<string, Row> = {
+  "Qwen2.5-VL": qwen(),
+  "Qwen2.5-VL with a tied head": qwen({
     tiedHead: true,
     heads: 6,
     kvHeads: 2,
     headDim: 12,
     axisOfPair: [0, 0, 1, 1, 2, 2],
   }),
+  InternVL3: internVl(),
 };
 
-describe.each(Object.entries(MODELS))("%s", (_, config) => {
+describe.each(Object.entries(MODELS))("%s", (_, { config, batch, pictureLimit }) => {
   const models = { apart: randomModel(config), folded: randomModel(config, { folded: true }) };
   const lora = randomLora(config, { dtype: "float64" });
-  const batch = randomPatchBatch(config, SAMPLES);
   const decoderInput = (model: Model): ReturnType<typeof embedText> => {
     const hidden = embedText(model, batch.inputIds);
     for (const { start, end, image } of batch.imageSlices)
@@ -91,7 +115,7 @@ describe.each(Object.entries(MODELS))("%s", (_, config) => {
     it.each(ofOneProcess)("has the memory of a step to the byte: %s", (name) => {
       const policy = Policy.parse(POLICIES[name]);
       const own = { rank: 4, dropout: 0, targets: officialTargets(config) };
-      const sizes = { maxLength: 700, pictureLimit: PICTURE_PIXELS, imageShare: undefined, batchSize: 1 };
+      const sizes = { maxLength: 700, pictureLimit, imageShare: undefined, batchSize: 1 };
       const configuration: Configuration = {
         ...{ model: config, dtype: "float32", lora: own, policy, target: "cpu", mapsWeights: false },
         batch: batchOf({ ...own, ...sizes }, pictureFormOf(config)),
