@@ -32,6 +32,13 @@ export const QWEN3_VL_CHAT: ChatMl = { picture: { before: "<|vision_start|>", af
 /** InternVL in the layout of transformers ("-hf"). */
 export const INTERNVL_CHAT: ChatMl = { picture: { before: "<img>", after: "</img>", text: "\n" } };
 
+/** InternVL in OpenGVLab's own layout, whose code puts a system turn first. Source: conversation.py, internvl2_5. */
+export const INTERNVL_ORIGINAL_CHAT: ChatMl = {
+  ...INTERNVL_CHAT,
+  system:
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+};
+
 /** Returns the form over a tokenizer. Throws UserError if the tokenizer lacks one of its tokens. */
 export function chatMl(tokens: BpeTokens, { system, picture }: ChatMl): DialogueForm {
   const turnStartId = tokens.idOf("<|im_start|>");

@@ -1,11 +1,14 @@
 /** InternVL3 and 3.5 as a model family. */
-import { chatMl, INTERNVL_CHAT } from "../../data/samples/chatMl.ts";
+import { join } from "node:path";
+import { z } from "zod";
+import { type ChatMl, chatMl, INTERNVL_CHAT, INTERNVL_ORIGINAL_CHAT } from "../../data/samples/chatMl.ts";
 import { loadBpeTokenizer } from "../../data/text/bpeTokenizer.ts";
+import { readJson } from "../configJson.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_ROLES, llamaQkv } from "../llamaDecoder.ts";
 import { countedPositions } from "../positions.ts";
 import { INTERNVL_FACTS } from "./facts.ts";
-import { readInternVlConfig } from "./readConfig.ts";
+import { layoutOf, readInternVlConfig } from "./readConfig.ts";
 import type { InternVlConfig } from "./spec.ts";
 import { LINEARS, MODULES_IN_FULL, NAMES, officialName, tensors } from "./tensors.ts";
 import { encodeInto, type Picture } from "./vision.ts";
@@ -14,7 +17,7 @@ import { assembleTower, type TowerWeights } from "./visionWeights.ts";
 export const INTERNVL: Family<InternVlConfig> = {
   ...INTERNVL_FACTS,
   readConfig: readInternVlConfig,
-  tokenizer: (folder) => loadBpeTokenizer(folder, (tokens) => chatMl(tokens, INTERNVL_CHAT)),
+  tokenizer: (folder) => loadBpeTokenizer(folder, (tokens) => chatMl(tokens, chatOf(folder))),
   tensors,
   names: NAMES,
   officialName,
@@ -35,3 +38,9 @@ export const INTERNVL: Family<InternVlConfig> = {
   },
   modulesInFull: MODULES_IN_FULL,
 };
+
+/** Each layout has the system turn of its own code. */
+function chatOf(folder: string): ChatMl {
+  const config = readJson(z.record(z.string(), z.unknown()), join(folder, "config.json")) ?? {};
+  return layoutOf(config) === "hf" ? INTERNVL_CHAT : INTERNVL_ORIGINAL_CHAT;
+}

@@ -62,8 +62,13 @@ const TopJson = z.object({
   max_dynamic_patch: positive.nullish(),
 });
 
+/** Decoders by the model_type of their configuration. */
+const DECODERS = {
+  qwen2: { qkvBias: true },
+  llama: { qkvBias: false },
+} as const;
+
 const TextJson = LlamaJson.extend({
-  model_type: z.enum(["qwen2", "qwen3", "llama"]),
   head_dim: positive.nullish(),
   attention_bias: off,
   mlp_bias: off,
@@ -92,9 +97,10 @@ type Json = Readonly<Record<string, unknown>>;
 export function readInternVlConfig(opened: ModelFolder): InternVlConfig {
   const { folder, config, weights } = opened;
   const file = join(folder, "config.json");
-  const layout = config.model_type === "internvl_chat" ? "original" : "hf";
+  const layout = layoutOf(config);
   const top = parseJson(TopJson, config, file);
   const values = partOf(config, layout === "hf" ? "text_config" : "llm_config");
+  const decoder = decoderOf(values, file);
   const json = parseJson(TextJson, values, `${file}: ${layout === "hf" ? "text_config" : "llm_config"}`);
   const vision = readVision(partOf(config, "vision_config"), layout, `${file}: vision_config`);
   const generation =
@@ -111,8 +117,7 @@ export function readInternVlConfig(opened: ModelFolder): InternVlConfig {
     ffn: json.intermediate_size,
     vocab: json.vocab_size,
     rmsEps: json.rms_norm_eps,
-    qkvBias: json.model_type === "qwen2",
-    ...(json.model_type === "qwen3" && { qkNorm: true }),
+    ...decoder,
     ...ropeOf(values, file, published),
     tiedHead: isTied && !weights.has(NAMES.head), // transformers 5 reads a head that is there
     bosId: json.bos_token_id ?? published.bosId,
@@ -128,9 +133,23 @@ export function readInternVlConfig(opened: ModelFolder): InternVlConfig {
   return model;
 }
 
+/** Returns whose names and values a config.json has. */
+export function layoutOf({ model_type: type }: Json): InternVlConfig["layout"] {
+  return type === "internvl_chat" ? "original" : "hf";
+}
+
 function partOf(config: Json, key: string): Json {
   const part = config[key];
   return typeof part === "object" && part !== null ? (part as Json) : {};
+}
+
+/** Returns what a decoder has that others have not. */
+function decoderOf({ model_type: type }: Json, file: string): Pick<InternVlConfig, "qkvBias"> {
+  const known = Object.entries(DECODERS).find(([name]) => name === type);
+  if (known) return known[1];
+  throw new UserError(`${file}: the decoder is of type "${type}", which lorafit does not support.`, {
+    fix: "lorafit reads InternVL with a decoder of Qwen2.5 or Llama: InternVL3.",
+  });
 }
 
 /** OpenGVLab's code has other names for two of the values. */
