@@ -12,7 +12,7 @@ import { forEachPart } from "./rows.ts";
 export interface TileLayer {
   norm1: LayerNorm | RmsNorm;
   norm2: LayerNorm | RmsNorm;
-  /** Queries, keys and values: a linear each, or one that makes all queries, then all keys, then all values. */
+  /** Linears of queries, keys and values; or one that makes all queries, then all keys, then all values. */
   qkv: readonly AffineLinear[];
   /** Norms of queries and of keys over all heads together. */
   qkNorms?: readonly RmsNorm[] | undefined;

@@ -1,4 +1,4 @@
-/** Tests that a family has the official numbers, case by case: transformers' own model on a tiny checkpoint. */
+/** Tests that a family has the official numbers: those of transformers' model on a tiny checkpoint. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readAdapter } from "../../src/checkpoint/adapter/peft.ts";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";

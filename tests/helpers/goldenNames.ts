@@ -24,7 +24,7 @@ export interface GoldenNames {
   /** A case with a picture. */
   knownCase: string;
   officialName(stored: string): string;
-  /** What adapters of older versions have before "layers.N". */
+  /** Beginning of the names in adapters of older versions, before "layers.N". */
   olderPrefix: string;
   /** Whether a head that the file has is used even if the configuration ties it. */
   usesStoredHead?: boolean;
@@ -49,7 +49,7 @@ export function describeGoldenNames({
     in_memory_names: string[];
   };
 
-  /** Writes the tiny checkpoint as transformers 5 would save it if it kept the names that it has in memory. */
+  /** Writes the tiny checkpoint as transformers 5 would, if it kept the names that it has in memory. */
   function newerCheckpoint(config: object = {}, hasHead = true): string {
     const folder = join(root, "newer");
     rmSync(folder, { recursive: true, force: true });

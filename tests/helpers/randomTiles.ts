@@ -35,7 +35,7 @@ export function smallInternVl(
   };
 }
 
-/** What sets the tower of the 38B apart. */
+/** The sizes in which the tower of the 38B differs in kind. */
 export const RMS_TOWER = { norm: "rms_norm", qkNorm: true, qkvBias: false } as const;
 
 /** Returns a picture of random pixels, of so many rows and columns of tiles. */

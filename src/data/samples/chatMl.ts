@@ -32,7 +32,7 @@ export const QWEN3_VL_CHAT: ChatMl = { picture: { before: "<|vision_start|>", af
 /** InternVL in the layout of transformers ("-hf"). */
 export const INTERNVL_CHAT: ChatMl = { picture: { before: "<img>", after: "</img>", text: "\n" } };
 
-/** InternVL in OpenGVLab's own layout, whose code puts a system turn first. Source: conversation.py, internvl2_5. */
+/** InternVL in OpenGVLab's own layout, with the system turn of its code (conversation.py, internvl2_5). */
 export const INTERNVL_ORIGINAL_CHAT: ChatMl = {
   ...INTERNVL_CHAT,
   system:

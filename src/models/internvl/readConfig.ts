@@ -192,7 +192,7 @@ function readPictures(folder: string, vision: TileTowerConfig): TileRules {
   );
 }
 
-/** OpenGVLab's code has the limits in config.json; its preprocessor_config.json has nothing else of its own. */
+/** OpenGVLab's code has the limits in config.json; its preprocessor_config.json says nothing more. */
 function picturesOf(vision: TileTowerConfig, top: z.output<typeof TopJson>): TileRules {
   const { minTiles, maxTiles } = published.pictures;
   return {
