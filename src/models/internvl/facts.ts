@@ -14,9 +14,10 @@ export const INTERNVL_FACTS = {
   recognises: ({ model_type: type }) => type === "internvl" || type === "internvl_chat",
   presets: PRESETS,
   published: (preset) => {
-    const [version, size] = preset.split("-") as [string, string];
-    const name = `${version.replace("internvl", "InternVL")}-${size.toUpperCase()}`;
-    return { name, repository: `OpenGVLab/${name.replace("InternVL3.5", "InternVL3_5")}-HF` };
+    const [version, size] = preset.replace("internvl", "").split("-") as [string, string];
+    const name = `InternVL${version}-${size.toUpperCase()}`;
+    const layout = version === "3" ? "hf" : "HF";
+    return { name, repository: `OpenGVLab/${name.replace(".", "_")}-${layout}` };
   },
   trained: ({ maxPositions }) => ({
     maxLength: Math.min(maxPositions, TRAINED_TOKENS),
