@@ -4,6 +4,7 @@
  * out".
  */
 import { type AttentionState, attend, attendBackward_ } from "../nn/attention/attention.ts";
+import type { HeadNorms } from "../nn/attention/headNorms.ts";
 import {
   addBiasAndLowRank_,
   addLinear_,
@@ -54,6 +55,8 @@ import { forEachTile, linearOfTiles, type MlpRows, tileInfo } from "./tiles.ts";
 export interface Layer {
   attentionNorm: RmsNorm;
   ffnNorm: RmsNorm;
+  /** Norms of queries and keys, if the model has them. */
+  headNorms?: HeadNorms | undefined;
   /** The linears that make queries, keys and values. */
   qkv: Linears;
   /** Attention's output linear. */
@@ -104,7 +107,7 @@ export function attentionForward_(
     const y = askedRows(h, sequence); // (R, C)
     const outer = zeroLowRank(y.shape[0]!, wo, info, h);
     const forwardGroup = (group: HeadGroup): GroupOutput => {
-      const output = groupForward(x, inner, qkv, group, sequence, keptAs);
+      const output = groupForward(x, inner, { ...layer, qkv }, group, sequence, keptAs);
       const addShare = ({ outColumns }: HeadShare, out: Tensor): void => {
         const part = inputSlice(wo, outColumns);
         beforeWrite?.();
@@ -154,10 +157,10 @@ export function attentionBackward_(
       return dOut;
     };
     forEachGroup(headGroups(sequence), (group, index) => {
-      const { out, state } = kept?.[index] ?? groupForward(x, inner, qkv, group, sequence);
+      const { out, state } = kept?.[index] ?? groupForward(x, inner, { ...layer, qkv }, group, sequence);
       const gradients = (): Tensor => stackedShares(group, exchanged(out, sequence), shareGradient);
       const dOut = scope(() => exchanged(scope(gradients), sequence));
-      const du = attendBackward_(dOut, state, sequence.rope, sequence.shape);
+      const du = attendBackward_(dOut, state, sequence.rope, sequence.shape, layer.headNorms);
       freeExchanged(sequence, dOut, out, state.kernel.out);
       addProjectionGradients_({ dx, dInner }, du, inner, qkv, group, sequence);
     });
@@ -266,14 +269,14 @@ function attentionParts(
 function groupForward(
   x: NormalizedInput,
   inner: Inner,
-  qkv: Linears,
+  { qkv, headNorms }: Pick<Layer, "qkv" | "headNorms">,
   group: HeadGroup,
   sequence: Sequence,
   keptAs: Category = "workingSet",
 ): GroupOutput {
   return scope(() => {
     const u = project(x, inner, qkv, group, sequence, keptAs);
-    return category(keptAs, () => attend(u, sequence.rope, sequence.shape));
+    return category(keptAs, () => attend(u, sequence.rope, sequence.shape, headNorms));
   });
 }
 

@@ -26,11 +26,14 @@ export interface ModelConfig extends RopeForm {
   family: string;
   hidden: number;
   layers: number;
+  /** Query heads; their dims, headDim each, need not add up to hidden. */
   heads: number;
   kvHeads: number;
   ffn: number;
   vocab: number;
   rmsEps: number;
+  /** Whether queries and keys have an RMS norm over a head's dims, before they are rotated; default false. */
+  hasHeadNorms?: boolean;
   /** Whether the embeddings are the output head too; default false. */
   tiedHead?: boolean;
   bosId: number;
@@ -84,6 +87,8 @@ export interface DecoderNames {
   /** After the layer's prefix. */
   attentionNorm: string;
   ffnNorm: string;
+  /** Norms of queries and keys, if models of the family have them. */
+  headNorms?: { query: string; key: string };
   /** Returns the beginning of the names of a layer's tensors. */
   layerPrefix(layer: number): string;
 }

@@ -19,7 +19,7 @@ export function joinLayer(
   { dropoutSeed, weights }: { dropoutSeed?: bigint | undefined; weights?: LayerWeights } = {},
 ): Layer {
   const { dtype, config } = model;
-  const { attentionNorm, ffnNorm, linears } = weights ?? partOnDevice(model, index);
+  const { attentionNorm, ffnNorm, headNorms, linears } = weights ?? partOnDevice(model, index);
   const norm = (weight: Tensor): Layer["ffnNorm"] => ({ weight, eps: config.rmsEps });
   const joined = Object.entries(linears).map(([name, frozen]) => {
     return [name, { ...frozen, lora: loraBranch(lora, index, name, { dtype, dropoutSeed }) }] as const;
@@ -27,6 +27,7 @@ export function joinLayer(
   return {
     attentionNorm: norm(attentionNorm),
     ffnNorm: norm(ffnNorm),
+    headNorms: headNorms && { query: norm(headNorms.query), key: norm(headNorms.key) },
     ...byRole(config, new Map(joined)),
   };
 }
@@ -35,7 +36,7 @@ export function joinLayer(
 export function byRole(
   config: ModelConfig,
   linears: ReadonlyMap<LinearName, Linear>,
-): Omit<Layer, "attentionNorm" | "ffnNorm"> {
+): Omit<Layer, "attentionNorm" | "ffnNorm" | "headNorms"> {
   const { roles, qkv } = familyOf(config);
   const named = (name: LinearName): Linear => linears.get(name)!;
   return {

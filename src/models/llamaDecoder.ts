@@ -1,6 +1,7 @@
 /**
  * The tensors of a decoder in the layout of Llama: queries, keys and values from linears of their own, and a
- * gated MLP. Qwen2.5, Qwen3 and most others share these names. Loads no engine.
+ * gated MLP. Qwen2.5 (with biases), Qwen3 (with norms of queries and keys: hasHeadNorms) and most others
+ * share these names. Loads no engine.
  */
 import type { DecoderNames, LinearRole, LinearSpec, ModelConfig, QkvPart, TensorSpec } from "./family.ts";
 
@@ -70,6 +71,7 @@ export function llamaNames(prefix: string, head: string): DecoderNames & { layer
     head,
     attentionNorm: "input_layernorm.weight",
     ffnNorm: "post_attention_layernorm.weight",
+    headNorms: { query: "self_attn.q_norm.weight", key: "self_attn.k_norm.weight" },
     layerPrefix: (layer) => `${layers}${layer}.`,
     layers,
   };
@@ -81,7 +83,8 @@ export function llamaTensors<Config extends ModelConfig>(
   names: DecoderNames,
   linears: Record<string, LinearSpec<Config>>,
 ): Map<string, TensorSpec> {
-  const { hidden, vocab, layers, tiedHead = false } = config;
+  const { hidden, headDim, vocab, layers, tiedHead = false, hasHeadNorms = false } = config;
+  const headNorms = hasHeadNorms ? Object.values(names.headNorms ?? {}) : [];
   const all = new Map<string, TensorSpec>([
     [names.embeddings, { shape: [vocab, hidden], part: "embeddings", precision: "headBase" }],
     [names.norm, { shape: [hidden], part: "norm" }],
@@ -92,6 +95,7 @@ export function llamaTensors<Config extends ModelConfig>(
     const prefix = names.layerPrefix(layer);
     for (const norm of [names.attentionNorm, names.ffnNorm])
       all.set(`${prefix}${norm}`, { shape: [hidden], ...own });
+    for (const norm of headNorms) all.set(`${prefix}${norm}`, { shape: [headDim], ...own });
     for (const [name, { shape, bias }] of Object.entries(linears)) {
       const [rows, columns] = shape(config);
       all.set(`${prefix}${name}.weight`, { shape: [rows, columns], ...own, linear: name, precision: "base" });

@@ -24,6 +24,8 @@ import { type SharedBase, type ShareReader, Sharing } from "./shares/sharing.ts"
 export interface LayerWeights {
   attentionNorm: Tensor;
   ffnNorm: Tensor;
+  /** Norms of queries and keys, (D) each, if the model has them. */
+  headNorms?: { query: Tensor; key: Tensor } | undefined;
   linears: Record<LinearName, FrozenLinear>;
 }
 
@@ -185,6 +187,8 @@ function assembleLayer(
 ): LayerWeights {
   const { names, linears } = familyOf(config);
   const prefix = names.layerPrefix(layer);
+  const { hasHeadNorms = false } = config;
+  const headNorm = (of: "query" | "key"): Tensor => tensor(`${prefix}${names.headNorms![of]}`);
   const linear = (name: LinearName): FrozenLinear => {
     const full = `${prefix}${name}.weight`;
     const { branch, bias: hasBias } = linears[name]!;
@@ -200,6 +204,7 @@ function assembleLayer(
   return {
     attentionNorm: tensor(`${prefix}${names.attentionNorm}`),
     ffnNorm: tensor(`${prefix}${names.ffnNorm}`),
+    ...(hasHeadNorms && { headNorms: { query: headNorm("query"), key: headNorm("key") } }),
     linears: Object.fromEntries(Object.keys(linears).map((name) => [name, linear(name)])),
   };
 }

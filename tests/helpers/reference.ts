@@ -57,7 +57,8 @@ function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): T
   for (const [index, weights] of model.layers.entries()) {
     const linear = (name: LinearName, x: Tensor): Tensor =>
       referenceLinear(x, weights, name, lora, index, imageMask, model);
-    h = h.add(attention(norm(h, weights.attentionNorm, config.rmsEps), linear, rope, batch, model));
+    const given = norm(h, weights.attentionNorm, config.rmsEps);
+    h = h.add(attention(given, linear, rope, batch, { ...model, weights }));
     const x = norm(h, weights.ffnNorm, config.rmsEps);
     h = h.add(linear(roles.down, linear(roles.gate, x).silu().mul(linear(roles.up, x))));
   }
@@ -102,9 +103,10 @@ function attention(
   linear: (name: LinearName, x: Tensor) => Tensor,
   rope: { cos: Tensor; sin: Tensor },
   batch: MicroBatch,
-  { config }: Model,
+  { config, weights }: Model & { weights: LayerWeights },
 ): Tensor {
-  const { heads, kvHeads: G, headDim: D } = config;
+  const { heads, kvHeads: G, headDim: D, rmsEps } = config;
+  const { headNorms } = weights;
   const Q = heads / G;
   const { qkv, roles } = familyOf(config);
   const made = new Map(qkv(config, 0).map(({ linear: name }) => [name, linear(name, x)]));
@@ -113,8 +115,9 @@ function attention(
     const columns = parts.map((part) => columnsOf(made.get(part.linear)!, part.rows));
     return cat(columns, 1).view([-1, G, as === "q" ? Q : 1, D]); // (T, G, Q or 1, D)
   };
-  const query = rotated(headsOf("q"), rope);
-  const key = rotated(headsOf("k"), rope).expand(query.shape);
+  const normed = (x: Tensor, weight: Tensor | undefined): Tensor => (weight ? norm(x, weight, rmsEps) : x);
+  const query = rotated(normed(headsOf("q"), headNorms?.query), rope);
+  const key = rotated(normed(headsOf("k"), headNorms?.key), rope).expand(query.shape);
   const value = headsOf("v").expand(query.shape);
   const outputs = sampleRows(batch).map(({ start, end }) => {
     const cut = (t: Tensor): Tensor => t.narrow(0, start, end - start).permute([1, 2, 0, 3]); // (G, Q, t, D)
@@ -125,8 +128,8 @@ function attention(
       at % (end - start) > Math.floor(at / (end - start)) ? 1 : 0,
     );
     const mask = fromArray(Uint8Array.from(later), [end - start, end - start], { dtype: "bool" });
-    const weights = scores.maskedFill(mask, Number.NEGATIVE_INFINITY).softmax(-1);
-    return weights
+    const shares = scores.maskedFill(mask, Number.NEGATIVE_INFINITY).softmax(-1);
+    return shares
       .matmul(cut(value))
       .permute([2, 0, 1, 3])
       .reshape([end - start, heads * D]);

@@ -69,6 +69,13 @@ const MODELS: Record<string, Row> = {
     headDim: 12,
     axisOfPair: [0, 0, 1, 1, 2, 2],
   }),
+  "heads wider than the hidden states, with norms of queries and keys": qwen({
+    hasHeadNorms: true,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 12,
+    axisOfPair: [0, 1, 2, 0, 1, 2],
+  }),
   InternVL3: internVl(),
 };
 

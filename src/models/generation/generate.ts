@@ -9,6 +9,7 @@ import type { MicroBatch } from "../../data/stream/batches.ts";
 import { randomAt } from "../../data/stream/random.ts";
 import { UserError } from "../../errors.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
+import { normalizePacked_ } from "../../nn/attention/headNorms.ts";
 import { type Positions, ropeTables } from "../../nn/attention/rope.ts";
 import { frozenProduct } from "../../nn/frozen/frozen.ts";
 import { addLinear_, type RowInfo } from "../../nn/linear.ts";
@@ -285,6 +286,7 @@ function addCachedAttention_(
   scope(() => {
     const x = rmsNorm(hidden, layer.attentionNorm);
     const packed = projectRows(x, layer.qkv, sequence, info).view([1, -1, Q + 2, D]); // (1, G, Q+2, D)
+    normalizePacked_(packed, layer.headNorms);
     rotate_(packed.narrow(2, 0, Q + 1), rope);
     cache.write(index, 0, keysAndValues(packed));
     const { keys, values } = cache.read(index, 1); // (G, S, D) each, S tokens so far

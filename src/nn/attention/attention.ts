@@ -1,12 +1,21 @@
 /**
  * Causal attention of packed samples for a group of kv heads, forward and backward. It goes from the group's
- * slice of wqkv's output to the attention output: rotary positions, then the device's kernel.
+ * slice of wqkv's output to the attention output: norms of queries and keys if the model has them, rotary
+ * positions, then the device's kernel.
  */
+import { empty } from "../../torch/create.ts";
 import { isFused } from "../../torch/kernels/fusedKernel.ts";
 import { fused, type RopeInputs } from "../../torch/kernels/kernels.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import { rowsOf } from "../rows.ts";
 import { headsOfPacked, type PackedHeads } from "./calls.ts";
+import {
+  type HeadNorms,
+  type NormedHeads,
+  normalizeHeads_,
+  normedOfPacked,
+  normGradients_,
+} from "./headNorms.ts";
 import { type AttentionShape, type KernelState, kernelBackward_, kernelForward } from "./kernels.ts";
 import type { Rope } from "./rope.ts";
 
@@ -23,6 +32,8 @@ type ByHead = Projected;
 /** State for the backward pass: the rotated projection, and the kernel's own state. */
 export interface AttentionState {
   rotated: ByHead;
+  /** Queries and keys before their norms, if they have norms: (R, G, Q, D) and (T, G, 1, D), contiguous. */
+  raw: readonly Tensor[];
   kernel: KernelState;
 }
 
@@ -85,18 +96,40 @@ function packedHeads([first, keyValue]: ByHead): PackedHeads {
   return { query: first, key: keyValue.narrow(2, 0, 1), value: keyValue.narrow(2, 1, 1) };
 }
 
+/** Returns the heads of a projection that have norms, as views. */
+function normedHeads([first, keyValue]: ByHead, norms: HeadNorms | undefined): NormedHeads[] {
+  if (!norms) return [];
+  if (!keyValue) return normedOfPacked(first, norms);
+  return [
+    { heads: first, norm: norms.query },
+    { heads: keyValue.narrow(2, 0, 1), norm: norms.key },
+  ];
+}
+
 /**
- * Computes the attention of a group. Rotates u in place -> (R, G * Q * D), and the state for attendBackward_.
+ * Computes the attention of a group. Normalises and rotates u in place -> (R, G * Q * D), and the state for
+ * attendBackward_.
  */
 export function attend(
   u: Projected,
   rope: Rope,
   shape: AttentionShape,
+  norms?: HeadNorms,
 ): { out: Tensor; state: AttentionState } {
   const rotated = byHead(u, shape);
+  const raw = normedHeads(rotated, norms).map((normed) => {
+    const before = contiguousCopy(normed.heads);
+    normalizeHeads_(normed);
+    return before;
+  });
   rotateProjected_(rotated, rope, shape);
   const kernel = kernelForward(packedHeads(rotated), shape);
-  return { out: kernel.out.reshape([kernel.out.shape[0]!, -1]), state: { rotated, kernel } };
+  return { out: kernel.out.reshape([kernel.out.shape[0]!, -1]), state: { rotated, raw, kernel } };
+}
+
+function contiguousCopy(x: Tensor): Tensor {
+  const { shape, dtype, device } = x;
+  return empty(shape, { dtype, device }).copy_(x);
 }
 
 /**
@@ -105,13 +138,15 @@ export function attend(
  */
 export function attendBackward_(
   dOut: Tensor,
-  { rotated, kernel }: AttentionState,
+  { rotated, raw, kernel }: AttentionState,
   rope: Rope,
   shape: AttentionShape,
+  norms?: HeadNorms,
 ): Projected {
   const { Q, D } = shape;
   kernelBackward_(packedHeads(rotated), dOut.view([dOut.shape[0]!, -1, Q, D]), kernel, shape);
   rotateProjected_(rotated, rope, shape, true);
+  for (const [index, normed] of normedHeads(rotated, norms).entries()) normGradients_(normed, raw[index]!);
   const [first, keyValue] = rotated;
   const view = (x: Tensor): Tensor => x.view([x.shape[0]!, -1]);
   return keyValue ? [view(first), view(keyValue)] : [view(first)];

@@ -171,7 +171,7 @@ function layerForward(h: Tensor, weights: LayerWeights, factors: LayerFactors, c
   const input = rms(h, weights.attentionNorm, rmsEps);
   const names = new Set(qkv(config, 0).map(({ linear: name }) => name));
   const made = new Map([...names].map((name) => [name, linear(input, name)] as const));
-  const middle = h.add(linear(attention(made, context), roles.output));
+  const middle = h.add(linear(attention(made, weights, context), roles.output));
   const x = rms(middle, weights.ffnNorm, rmsEps);
   const active = linear(x, roles.gate).silu().mul(linear(x, roles.up));
   return middle.add(linear(active, roles.down));
@@ -201,6 +201,7 @@ function loraLinear(
  */
 function attention(
   made: ReadonlyMap<LinearName, Tensor>,
+  { headNorms }: LayerWeights,
   { model: { config }, rope, hasFlash }: Context,
 ): Tensor {
   const { heads, kvHeads: G, headDim: D } = config;
@@ -214,9 +215,11 @@ function attention(
   };
   const T = rope.cos.shape[0]!;
   const byHead = (x: Tensor): Tensor => x.reshape([1, T, -1, D]).transpose(1, 2); // (1, heads, T, D)
-  const query = byHead(rotated(headsOf("q"), rope));
+  const normed = (x: Tensor, weight: Tensor | undefined): Tensor =>
+    weight ? rms(x, weight, config.rmsEps) : x;
+  const query = byHead(rotated(normed(headsOf("q"), headNorms?.query), rope));
   const repeated = (x: Tensor): Tensor => byHead(x.expand([T, G, Q, D]));
-  const key = repeated(rotated(headsOf("k"), rope));
+  const key = repeated(rotated(normed(headsOf("k"), headNorms?.key), rope));
   const value = repeated(headsOf("v"));
   const causal = { isCausal: true };
   const [out] = hasFlash

@@ -13,6 +13,7 @@ import { joinedPositions } from "../../models/positions.ts";
 import { packedStrips, projectRows } from "../../models/projection.ts";
 import type { Model } from "../../models/weights.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
+import { normalizePacked_ } from "../../nn/attention/headNorms.ts";
 import { type Positions, ropeTables } from "../../nn/attention/rope.ts";
 import { frozenProduct } from "../../nn/frozen/frozen.ts";
 import { linearForward, type RowInfo } from "../../nn/linear.ts";
@@ -182,6 +183,7 @@ function addAttention_(
     for (const { linear, rows, columns } of packedStrips(heads_).strips)
       addLora_(u, x, { name: linear, layer: index }, adapters, { of: rows, columns });
     const packed = u.view([u.shape[0]!, kvHeads, Q + 2, D]); // (T, G, Q+2, D)
+    normalizePacked_(packed, layer.headNorms);
     rotate_(packed.narrow(2, 0, Q + 1), rope);
     pool.write(index, slots, { keys: packed.select(2, Q), values: packed.select(2, Q + 1) });
     const out = attendChains(packed, pool, index, attention); // (T, H * D)
