@@ -20,7 +20,7 @@ import { moveModel_ } from "../helpers/moveModel.ts";
 import { POLICIES } from "../helpers/policyCases.ts";
 import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
 import { randomPatchBatch, smallQwen } from "../helpers/randomPatches.ts";
-import { randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
+import { RMS_TOWER, randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
 import { referenceStep } from "../helpers/reference.ts";
 
 /** A model of a family, with what a step and a plan read. */
@@ -77,6 +77,10 @@ const MODELS: Record<string, Row> = {
     axisOfPair: [0, 1, 2, 0, 1, 2],
   }),
   InternVL3: internVl(),
+  "InternVL3.5 with the tower of the 38B": internVl({
+    ...{ qkvBias: false, hasHeadNorms: true, heads: 6, kvHeads: 2, headDim: 12, tiedHead: true },
+    vision: RMS_TOWER,
+  }),
 };
 
 describe.each(Object.entries(MODELS))("%s", (_, { config, batch, pictureLimit }) => {

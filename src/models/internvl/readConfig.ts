@@ -65,6 +65,7 @@ const TopJson = z.object({
 /** Decoders by the model_type of their configuration. */
 const DECODERS = {
   qwen2: { qkvBias: true },
+  qwen3: { qkvBias: false, hasHeadNorms: true },
   llama: { qkvBias: false },
 } as const;
 
@@ -144,11 +145,11 @@ function partOf(config: Json, key: string): Json {
 }
 
 /** Returns what a decoder has that others have not. */
-function decoderOf({ model_type: type }: Json, file: string): Pick<InternVlConfig, "qkvBias"> {
+function decoderOf({ model_type: type }: Json, file: string): Pick<InternVlConfig, "qkvBias" | "hasHeadNorms"> {
   const known = Object.entries(DECODERS).find(([name]) => name === type);
   if (known) return known[1];
   throw new UserError(`${file}: the decoder is of type "${type}", which lorafit does not support.`, {
-    fix: "lorafit reads InternVL with a decoder of Qwen2.5 or Llama: InternVL3.",
+    fix: "lorafit reads InternVL with a decoder of Qwen2.5, Qwen3 or Llama: InternVL3 and 3.5.",
   });
 }
 

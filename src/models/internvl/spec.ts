@@ -92,6 +92,9 @@ const V3 = {
   ropeScaling: { kind: "dynamic", factor: 2 },
 } as const;
 
+/** With a decoder of Qwen3. */
+const V3_5 = { ...SHARED, qkvBias: false, hasHeadNorms: true, vocab: 151_936, maxPositions: 40_960 } as const;
+
 /** All sizes are from memory: no published config.json was at hand. */
 // biome-ignore format: columns line up
 export const PRESETS = {
@@ -100,6 +103,12 @@ export const PRESETS = {
   "internvl3-8b":    { ...V3, hidden: 3584, layers: 28, heads: 28, kvHeads: 4, ffn: 18_944 },
   "internvl3-14b":   { ...V3, hidden: 5120, layers: 48, heads: 40, kvHeads: 8, ffn: 13_824 },
   "internvl3-38b":   { ...V3, hidden: 5120, layers: 64, heads: 40, kvHeads: 8, ffn: 27_648, vision: LARGE_TOWER },
+  "internvl3.5-1b":  { ...V3_5, hidden: 1024, layers: 28, heads: 16, kvHeads: 8, ffn: 3072 },
+  "internvl3.5-2b":  { ...V3_5, hidden: 2048, layers: 28, heads: 16, kvHeads: 8, ffn: 6144 },
+  "internvl3.5-4b":  { ...V3_5, hidden: 2560, layers: 36, heads: 32, kvHeads: 8, ffn: 9728 },
+  "internvl3.5-8b":  { ...V3_5, hidden: 4096, layers: 36, heads: 32, kvHeads: 8, ffn: 12_288 },
+  "internvl3.5-14b": { ...V3_5, hidden: 5120, layers: 40, heads: 40, kvHeads: 8, ffn: 17_408 },
+  "internvl3.5-38b": { ...V3_5, hidden: 5120, layers: 64, heads: 64, kvHeads: 8, ffn: 25_600, vision: LARGE_TOWER },
 } satisfies Record<string, InternVlConfig>;
 
 /** Returns the tokens that a tile of a size becomes. */
