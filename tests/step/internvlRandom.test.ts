@@ -1,0 +1,179 @@
+/** InternVL checkpoints of random sizes, both towers and all decoders, beside plain operators and autograd. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterAll, expect, it } from "vitest";
+import { writeSafetensors } from "../../src/checkpoint/files/safetensors.ts";
+import type { TiledPicture } from "../../src/data/pictures/internvlTiles/tilePixels.ts";
+import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { embedText } from "../../src/models/inputRows.ts";
+import type { InternVlConfig } from "../../src/models/internvl/spec.ts";
+import { tensors } from "../../src/models/internvl/tensors.ts";
+import type { TowerWeights } from "../../src/models/internvl/visionWeights.ts";
+import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
+import { disposeModel, loadModel, type Model } from "../../src/models/weights.ts";
+import { rowsOf } from "../../src/nn/rows.ts";
+import { Policy } from "../../src/step/policy.ts";
+import { evalStep, trainStep } from "../../src/step/step.ts";
+import { scope, type Tensor } from "../../src/torch/tensor.ts";
+import { plainTileTower } from "../helpers/plainTileTower.ts";
+import { randomLora, randomTensor, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
+import { RMS_TOWER, randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
+import { referenceStep } from "../helpers/reference.ts";
+
+const root = mkdtempSync(join(tmpdir(), "lorafit-internvl-random-"));
+afterAll(() => rmSync(root, { recursive: true }));
+
+const DECODERS = {
+  qwen2: { qkvBias: true },
+  qwen3: { qkvBias: false, hasHeadNorms: true },
+  llama: { qkvBias: false },
+} as const;
+
+type Decoder = keyof typeof DECODERS;
+
+const sizes = fc.record({
+  decoder: fc.constantFrom<Decoder[]>("qwen2", "qwen3", "qwen3", "llama"),
+  isLarge: fc.boolean(),
+  /** Whether config.json and names are those of transformers 5. */
+  isNewer: fc.boolean(),
+  tied: fc.boolean(),
+  hidden: fc.integer({ min: 1, max: 20 }).map((half) => 2 * half),
+  layers: fc.integer({ min: 1, max: 3 }),
+  kvHeads: fc.constantFrom(2, 4),
+  queries: fc.integer({ min: 1, max: 3 }),
+  headPairs: fc.integer({ min: 1, max: 8 }),
+  ffn: fc.integer({ min: 1, max: 40 }),
+  tower: fc.record({
+    heads: fc.integer({ min: 1, max: 3 }),
+    headDim: fc.integer({ min: 1, max: 10 }),
+    layers: fc.integer({ min: 1, max: 3 }),
+    ffn: fc.integer({ min: 1, max: 30 }),
+    side: fc.integer({ min: 1, max: 3 }),
+  }),
+  policy: fc.constantFrom<object[]>(
+    {},
+    { headGroups: 2, attentionInput: "recomputed", mlpTileTokens: 512, visionBatchTiles: 1 },
+    { attention: "products", reuseAttention: false },
+  ),
+});
+
+type Sizes = typeof sizes extends fc.Arbitrary<infer S> ? S : never;
+
+it("a checkpoint of any sizes has the loss and gradients of plain autograd", () => {
+  let run = 0;
+  fc.assert(
+    fc.property(sizes, (drawn) => {
+      const config = configOf(drawn);
+      const folder = join(root, `${run++}`);
+      writeCheckpoint(folder, config, drawn);
+      const model = loadModel(folder, { dtype: "float64", device: "cpu" });
+      expect(model.config).toMatchObject({ ...config, tiedHead: drawn.tied });
+      const lora = randomLora(config, { dtype: "float64" });
+      const pictures = [
+        [1, 2],
+        [1, 1],
+      ] as const;
+      const batch = randomTileBatch(config, [{ textTokens: 30, pictures }, { textTokens: 9 }]);
+      const policy = Policy.parse(drawn.policy);
+      scope(() => {
+        const reference = referenceStep(model, lora, batch, plainInput(model, batch));
+        zeroGradients(lora);
+        const { loss } = runToEnd(trainStep(model, lora, batch, policy, { lossScale: 1 }));
+        expect(Math.abs(loss - reference.loss)).toBeLessThan(1e-6); // pixels are normalised in float32
+        for (const [module, { a, b }] of lora.modules)
+          for (const [factor, { gradient }] of Object.entries({ a, b })) {
+            const expected = reference.gradients.get(`${module}.${factor}`)!;
+            expect(relativeDifference(gradient!, expected), `${module}.${factor}`).toBeLessThan(1e-5);
+          }
+      });
+      const { loss } = runToEnd(evalStep(model, undefined, batch, policy));
+      expect(Number.isFinite(loss)).toBe(true);
+      disposeLora(lora);
+      disposeModel(model);
+      rmSync(folder, { recursive: true });
+    }),
+    { numRuns: 25 },
+  );
+});
+
+function configOf({ decoder, isLarge, hidden, layers, kvHeads, queries, headPairs, ffn, tower }: Sizes) {
+  const { side, headDim, ...vision } = tower;
+  return smallInternVl({
+    ...DECODERS[decoder],
+    ...{ hidden, layers, kvHeads, ffn, heads: kvHeads * queries },
+    headDim: 2 * headPairs,
+    vision: {
+      ...vision,
+      ...{ hidden: vision.heads * headDim, tilePixels: 28 * side },
+      ...(isLarge && RMS_TOWER),
+    },
+  });
+}
+
+/** Returns the decoder's input, (T, C), by plain operators. */
+function plainInput(model: Model, { inputIds, imageSlices, images }: MicroBatch): Tensor {
+  const hidden = embedText(model, inputIds);
+  for (const { start, end, image } of imageSlices)
+    rowsOf(hidden, { start, end }).copy_(
+      plainTileTower(
+        model.vision as TowerWeights,
+        model.config as InternVlConfig,
+        images[image] as unknown as TiledPicture,
+      ),
+    );
+  return hidden;
+}
+
+/** Writes random weights, with norms and scales near 1, under the names that transformers gives them. */
+function writeCheckpoint(folder: string, config: InternVlConfig, drawn: Sizes): void {
+  mkdirSync(folder);
+  writeFileSync(join(folder, "config.json"), JSON.stringify(configJson(config, drawn)));
+  const side = config.pictures.tilePixels;
+  writeFileSync(
+    join(folder, "preprocessor_config.json"),
+    JSON.stringify({ size: { height: side, width: side }, max_patches: 12 }),
+  );
+  scope(() => {
+    const all = [...tensors({ ...config, tiedHead: drawn.tied })].map(([name, { shape }], index) => {
+      const isNorm = /norm.*\.weight$|lambda_\d$/.test(name);
+      const noise = randomTensor(shape, index, { dtype: "float32", scale: isNorm ? 0.1 : 0.2 });
+      return [drawn.isNewer ? inMemory(name) : name, isNorm ? noise.add_(1) : noise] as const;
+    });
+    writeSafetensors(join(folder, "model.safetensors"), all, { format: "pt" });
+  });
+}
+
+function inMemory(name: string): string {
+  if (name === "language_model.lm_head.weight") return "lm_head.weight";
+  return `model.${name.replace(/^language_model\.model\./, "language_model.")}`;
+}
+
+function configJson(config: InternVlConfig, { decoder, isNewer, tied }: Sizes): object {
+  const { vision } = config;
+  const scaling = { factor: 2, rope_type: "dynamic" };
+  return {
+    ...{ model_type: "internvl", architectures: ["InternVLForConditionalGeneration"] },
+    ...{ downsample_ratio: 0.5, image_seq_length: config.pictures.tileTokens, image_token_id: 3 },
+    ...(isNewer && { tie_word_embeddings: tied, transformers_version: "5.24.0" }),
+    text_config: {
+      model_type: decoder,
+      ...{ hidden_size: config.hidden, num_hidden_layers: config.layers, intermediate_size: config.ffn },
+      ...{ num_attention_heads: config.heads, num_key_value_heads: config.kvHeads },
+      ...{ head_dim: config.headDim, vocab_size: config.vocab, rms_norm_eps: config.rmsEps },
+      ...{ max_position_embeddings: config.maxPositions, attention_bias: decoder === "qwen2" ? null : false },
+      ...{ bos_token_id: config.bosId, eos_token_id: config.eosIds[0], tie_word_embeddings: tied },
+      ...(isNewer
+        ? { rope_parameters: { rope_theta: config.ropeTheta, ...scaling } }
+        : { rope_theta: config.ropeTheta, rope_scaling: { ...scaling, type: "dynamic" } }),
+    },
+    vision_config: {
+      model_type: "internvl_vision",
+      ...{ hidden_size: vision.hidden, num_hidden_layers: vision.layers, intermediate_size: vision.ffn },
+      ...{ num_attention_heads: vision.heads, layer_norm_eps: vision.eps, norm_type: vision.norm },
+      ...{ image_size: [vision.tilePixels, vision.tilePixels], patch_size: [14, 14] },
+      ...{ use_qk_norm: vision.qkNorm, attention_bias: vision.qkvBias, hidden_act: "gelu" },
+    },
+  };
+}
