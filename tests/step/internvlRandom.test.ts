@@ -1,4 +1,4 @@
-/** InternVL checkpoints of random sizes, both towers and all decoders, beside plain operators and autograd. */
+/** InternVL checkpoints of random sizes, with both towers and all decoders, beside plain autograd. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -145,7 +145,10 @@ function partOf(config: Json, key: string): Json {
 }
 
 /** Returns what a decoder has that others have not. */
-function decoderOf({ model_type: type }: Json, file: string): Pick<InternVlConfig, "qkvBias" | "hasHeadNorms"> {
+function decoderOf(
+  { model_type: type }: Json,
+  file: string,
+): Pick<InternVlConfig, "qkvBias" | "hasHeadNorms"> {
   const known = Object.entries(DECODERS).find(([name]) => name === type);
   if (known) return known[1];
   throw new UserError(`${file}: the decoder is of type "${type}", which lorafit does not support.`, {
