@@ -2,7 +2,9 @@
  * Tokenizers and dialogues of the Qwen and InternVL models. The real tokenizer is not part of the project:
  * tests with it run where the reference data lies beside the checkout.
  */
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import {
@@ -128,6 +130,27 @@ test("a tokenizer with merges as pairs makes the same ids", async () => {
   const [strings, other] = [await made(JSON.stringify(json)), await made(JSON.stringify(pairs))];
   const text = "The quick brown fox: naïve café, 12345 and\n\n  more.";
   expect(other.encode(text)).toEqual(strings.encode(text));
+});
+
+test("the slow tokenizer's files make the ids of tokenizer.json", async () => {
+  const json = readJson<{
+    model: { vocab: object; merges: string[] };
+    added_tokens: ({ id: number } & object)[];
+  }>(golden("internvl_hf/tiny/tokenizer.json"));
+  const folder = mkdtempSync(join(tmpdir(), "lorafit-slow-"));
+  const added = Object.fromEntries(json.added_tokens.map(({ id, ...token }) => [id, token]));
+  const write = (name: string, text: string): void => writeFileSync(join(folder, name), text);
+  const load = (from: string) => loadBpeTokenizer(from, (tokens) => chatMl(tokens, INTERNVL_CHAT));
+  write("vocab.json", JSON.stringify(json.model.vocab));
+  write("merges.txt", `#version: 0.2\r\n${json.model.merges.join("\r\n")}\r\n`);
+  expect(await load(folder)).toBeUndefined();
+  write("tokenizer_config.json", JSON.stringify({ added_tokens_decoder: added }));
+  const [slow, fast] = [await load(folder), await load(golden("internvl_hf/tiny"))];
+  const text = "The quick brown fox: na\u00efve caf\u00e9, 12345 # and\n\n  more <img> <|im_end|>";
+  for (const specials of [true, false])
+    expect(slow?.encode(text, { specials })).toEqual(fast?.encode(text, { specials }));
+  expect(slow?.vocabSize).toBe(fast?.vocabSize);
+  rmSync(folder, { recursive: true });
 });
 
 const REAL = findShared("golden/qwen_tokenizer/qwen2_5.tokenizer.json.gz");

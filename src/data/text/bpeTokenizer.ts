@@ -9,6 +9,7 @@ import type { Tokenizer as Encoder } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { faultOf, UserError } from "../../errors.ts";
 import type { DialogueForm } from "../samples/dialogueForm.ts";
+import { jsonOfSlowFiles } from "./bpeJson.ts";
 import { byteOfCharacter } from "./byteCharacters.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -32,16 +33,18 @@ const TokenizerJson = z.object({
 const FILE = "tokenizer.json";
 
 /**
- * Loads the tokenizer of a model's folder; undefined if the folder has none. Throws UserError if the file is
- * not byte-level BPE.
+ * Loads the tokenizer of a model's folder: tokenizer.json, or the files of the slow tokenizer. Returns
+ * undefined if the folder has none. Throws UserError if the file is not byte-level BPE.
  */
 export async function loadBpeTokenizer(
   folder: string,
   dialogueOf: (tokens: BpeTokens) => DialogueForm,
 ): Promise<Tokenizer | undefined> {
   const file = join(folder, FILE);
-  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) return undefined;
-  return bpeTokenizer(readFileSync(file, "utf8"), file, dialogueOf);
+  if (statSync(file, { throwIfNoEntry: false })?.isFile())
+    return bpeTokenizer(readFileSync(file, "utf8"), file, dialogueOf);
+  const made = jsonOfSlowFiles(folder);
+  return made && bpeTokenizer(made.text, made.file, dialogueOf);
 }
 
 /** Makes a tokenizer of a file's text. */

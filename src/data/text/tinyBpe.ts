@@ -3,6 +3,7 @@
  * all bytes, learned merges, and the added tokens in their published order at the end.
  */
 import { UserError } from "../../errors.ts";
+import { bpeJson, WORDS } from "./bpeJson.ts";
 import { CHARACTERS } from "./byteCharacters.ts";
 
 /** Qwen2.5's added tokens; the last eight are ordinary text to a decoder of special tokens. */
@@ -14,12 +15,6 @@ export const QWEN_ADDED_TOKENS = [
 ] as const;
 
 const SPECIAL = 14;
-
-/** How Qwen2.5 cuts a text into words before merging. Source: its published tokenizer. */
-const WORDS =
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
-const BYTE_LEVEL = { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false };
 
 /**
  * Returns the text of a tokenizer.json with exactly vocabSize tokens or, if the texts are few, fewer.
@@ -45,24 +40,10 @@ export function trainBpe(
     ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
     special: index < SPECIAL || index >= QWEN_ADDED_TOKENS.length,
   }));
-  return JSON.stringify({
-    version: "1.0",
-    ...{ truncation: null, padding: null, added_tokens: added, normalizer: { type: "NFC" } },
-    pre_tokenizer: {
-      type: "Sequence",
-      pretokenizers: [
-        { type: "Split", pattern: { Regex: WORDS }, behavior: "Isolated", invert: false },
-        BYTE_LEVEL,
-      ],
-    },
-    ...{ post_processor: BYTE_LEVEL, decoder: BYTE_LEVEL },
-    model: {
-      type: "BPE",
-      ...{ dropout: null, unk_token: null, continuing_subword_prefix: "", end_of_word_suffix: "" },
-      ...{ fuse_unk: false, byte_fallback: false, ignore_merges: false },
-      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges: merges.map((pair) => pair.join(" ")),
-    },
+  return bpeJson({
+    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+    merges: merges.map((pair) => pair.join(" ")),
+    added,
   });
 }
 
