@@ -44,7 +44,7 @@ export function bpeJson({ vocab, merges, added }: BpeParts): string {
 
 const SLOW_FILES = ["vocab.json", "merges.txt", "tokenizer_config.json"] as const;
 
-/** Returns a tokenizer.json made of the slow tokenizer's files; undefined unless the folder has all of them. */
+/** Returns a tokenizer.json made of the slow tokenizer's files; undefined unless all of them are there. */
 export function jsonOfSlowFiles(folder: string): { file: string; text: string } | undefined {
   const [vocab, merges, config] = SLOW_FILES.map((name) => join(folder, name)) as [string, string, string];
   const isThere = (file: string): boolean => statSync(file, { throwIfNoEntry: false })?.isFile() === true;
