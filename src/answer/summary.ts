@@ -2,7 +2,7 @@
 import { pictureFormOf } from "../models/families.ts";
 import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
 import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
-import { stepTimeMs } from "../plan/time/stepTime.ts";
+import { stepTimeMs, stretchesTimeMs } from "../plan/time/stepTime.ts";
 import type { Policy } from "../step/policy.ts";
 import { CATEGORIES } from "../torch/device.ts";
 import type { Question } from "./question.ts";
@@ -85,7 +85,9 @@ export function phasesOf({ planner }: Question, { run }: SizedPlan): PhaseSummar
     const ops = phase.ops();
     return {
       ...{ name, devicePeakBytes, hostPeakBytes },
-      ...([...STEP_PHASES, UPDATE].includes(name) && { ms: stepTimeMs(ops, planner.speed) }),
+      ...([...STEP_PHASES, UPDATE].includes(name) && {
+        ms: stretchesTimeMs(phase.stretches(), planner.speed),
+      }),
       flops: ops.reduce((sum, { flops, count }) => sum + flops * count, 0),
     };
   });

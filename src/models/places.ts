@@ -26,6 +26,8 @@ export const ON_DEVICE: Places = { layers: "device", embeddings: "device", head:
 export interface Fetch<T> extends Disposable {
   /** The part on the device, ready to be used until this is disposed. */
   wait(): T;
+  /** Counts, in a plan, that nothing computes until the part has come. Call this right after its start. */
+  expose(): void;
 }
 
 /** Brings the shares of a part together, whose outline the model has. */
@@ -54,7 +56,7 @@ export const WEIGHT_PLACES: Record<Place, WeightPlace> = {
     pool: "device",
     deviceOf: (computing) => computing,
     mapsFiles: false,
-    startFetch: (part) => ({ wait: () => part, [Symbol.dispose]: () => {} }),
+    startFetch: (part) => ({ wait: () => part, expose: () => {}, [Symbol.dispose]: () => {} }),
     onDevice: (part) => part,
   },
   host: {
@@ -109,6 +111,7 @@ function startCopies<T>(part: T, device: Device, bookedTo: Category): Fetch<T> {
       finish((copy) => copy.wait());
       return fetched;
     },
+    expose: countExposed,
     [Symbol.dispose]: free,
   };
 }

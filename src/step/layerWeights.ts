@@ -6,7 +6,6 @@
 import { fetchPart } from "../models/parts.ts";
 import type { Fetch, Place } from "../models/places.ts";
 import type { LayerWeights, Model } from "../models/weights.ts";
-import { countExposed } from "../torch/trace.ts";
 import type { LayerPolicy } from "./policy.ts";
 
 export interface LayerSource extends Disposable {
@@ -98,8 +97,9 @@ class StreamedLayers implements LayerSource {
   enter(index: number): LayerWeights {
     if (index !== this.#order[0]) throw new Error(`layer ${index} was visited instead of ${this.#order[0]}`);
     if (!this.#fetched.has(index)) {
-      this.#fetched.set(index, this.#fetch(index));
-      countExposed(); // as the first layer of the forward and of the backward: nothing computes meanwhile
+      const fetch = this.#fetch(index);
+      this.#fetched.set(index, fetch);
+      fetch.expose(); // as the first layer of the forward and of the backward: nothing computes meanwhile
     }
     for (const wanted of this.#order.slice(0, 1 + this.#aheadLayers)) {
       if (!this.#fetched.has(wanted)) this.#fetched.set(wanted, this.#fetch(wanted));

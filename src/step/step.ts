@@ -17,7 +17,7 @@ import { LateNumbers } from "../torch/lateNumbers.ts";
 import { Owner } from "../torch/owner.ts";
 import { ALONE, type Peers } from "../torch/peers/peers.ts";
 import { dispose, scope, type Tensor } from "../torch/tensor.ts";
-import { countExposed, repeated, repeatedSteps } from "../torch/trace.ts";
+import { repeated, repeatedSteps } from "../torch/trace.ts";
 import { type Boundary, copyBoundary, freeBoundary, saveBoundary, settleBoundary } from "./boundaries.ts";
 import {
   type Body,
@@ -202,7 +202,7 @@ function* placeImages(
   owner: Owner,
 ): Generator<StepPhase, void> {
   const fetch = owner.own(fetchPart(model, "vision"));
-  countExposed(); // encoding cannot begin without it
+  fetch.expose(); // encoding cannot begin without it
   const ready = { ...model, vision: fetch.wait() };
   const { unitsApart } = familyOf(model.config).pictures;
   const unitsHere = (image: number): Rows | undefined =>

@@ -173,20 +173,33 @@ const kernels = new Map<string, number>();
 /** The kinds of collectives among ranks. */
 export type Collective = "sum" | "gather" | "exchange" | "broadcast";
 
-/** Counts a collective in a plan. Its result has the bytes by which its time is known. */
+/**
+ * Counts a collective in a plan. Its result has the bytes by which its time is known. exposed: a second count
+ * of one that nothing computes beside.
+ */
 export function countCollective(
   kind: Collective,
   ranks: number,
   reads: readonly Tensor[],
   result: Tensor,
+  { exposed = false } = {},
 ): void {
-  countKernel(`${kind} among ${ranks} ranks`, reads, [result]);
+  countKernel(`${exposed ? "exposed " : ""}${kind} among ${ranks} ranks`, reads, [result]);
 }
 
-/** Returns the kind of a counted collective and its number of ranks; undefined for any other call. */
-export function collectiveOf(op: string): { kind: Collective; ranks: number } | undefined {
-  const [, kind, ranks] = /^(\w+) among (\d+) ranks$/.exec(op) ?? [];
-  return kind === undefined ? undefined : { kind: kind as Collective, ranks: Number(ranks) };
+/** A counted collective. */
+export interface CollectiveCall {
+  kind: Collective;
+  ranks: number;
+  /** Whether this is the second count of one that nothing computes beside. */
+  isExposed?: boolean;
+}
+
+/** Returns a counted collective; undefined for any other call. */
+export function collectiveOf(op: string): CollectiveCall | undefined {
+  const [, exposed, kind, ranks] = /^(exposed )?(\w+) among (\d+) ranks$/.exec(op) ?? [];
+  if (kind === undefined) return undefined;
+  return { kind: kind as Collective, ranks: Number(ranks), ...(exposed && { isExposed: true }) };
 }
 
 /** Counts, in a plan, that the next work waits for the copies to the device started since the last launch. */

@@ -9,7 +9,7 @@ import { type Category, category, pool } from "../../torch/device.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import type { Json, Peers, Pending } from "../../torch/peers/peers.ts";
 import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
-import { countExposed } from "../../torch/trace.ts";
+import { countCollective } from "../../torch/trace.ts";
 import type { Fetch, SharedPart } from "../places.ts";
 import { type Share, viewsOf } from "./share.ts";
 
@@ -72,6 +72,7 @@ export class Gathering {
     if (!this.has(name) || (this.#toCome ? this.#toCome[0] !== name : !this.#isPlan)) return;
     using whole = this.#room(this.#shareOf(name), "weights");
     this.#gather(name, whole).wait();
+    this.#expose(name, whole);
     if (this.#toCome) this.#toCome.shift();
   }
 
@@ -83,7 +84,7 @@ export class Gathering {
         const share = this.#shareOf(name);
         const whole = this.#room(share, "weights", { isKept: false });
         this.#start(name, whole).wait();
-        countExposed();
+        this.#expose(name, whole);
         return viewsOf(outline, share, whole);
       },
     };
@@ -110,6 +111,7 @@ export class Gathering {
         views ??= keep(viewsOf(outline, share, whole));
         return views;
       },
+      expose: () => this.#expose(name, whole),
       [Symbol.dispose]: free,
     };
   }
@@ -136,6 +138,12 @@ export class Gathering {
 
   #gather(name: PartName, whole: Tensor): Pending {
     return this.peers.gather(this.#shareOf(name).own, whole);
+  }
+
+  /** Counts, in a plan, that nothing computes while a part comes. */
+  #expose(name: PartName, whole: Tensor): void {
+    if (this.#isPlan)
+      countCollective("gather", this.peers.count, [this.#shareOf(name).own], whole, { exposed: true });
   }
 
   #shareOf(name: PartName): Share {

@@ -9,6 +9,7 @@ import type { BasePart } from "../../models/precision/bases.ts";
 import type { Model } from "../../models/weights.ts";
 import { withPartsUpTo } from "../../nn/plora.ts";
 import type { StepPhase } from "../../step/phases.ts";
+import { placesOf } from "../../step/policy.ts";
 import { trainStep } from "../../step/step.ts";
 import {
   type AllocationLog,
@@ -22,7 +23,7 @@ import { blockBytes } from "../memory/cachingAllocator.ts";
 import { type Replay, replayAllocations } from "../memory/reservedPeak.ts";
 import type { Card } from "../time/cards.ts";
 import { type OpTrace, traceOp } from "../time/opCost.ts";
-import { type Speed, stepTimeMs } from "../time/stepTime.ts";
+import { type Speed, stretchesTimeMs } from "../time/stepTime.ts";
 import {
   type BatchShape,
   type ExactShape,
@@ -49,6 +50,8 @@ export interface PhasePlan {
   devicePeakBytes: number;
   hostPeakBytes: number;
   ops(): readonly CountedOp[];
+  /** The ops of each stretch of the phase: of each layer, if ranks gather the layers; else all in one. */
+  stretches(): readonly (readonly CountedOp[])[];
 }
 
 /** An op, and how many calls have the same cost. */
@@ -153,7 +156,7 @@ export function planTargetOf({ target }: Pick<Configuration, "target">): PlanTar
 export function stepMs({ phases }: DryRun, speed: Speed): number {
   return phases
     .filter(({ name }) => STEP_PHASES.includes(name))
-    .reduce((sum, phase) => sum + stepTimeMs(phase.ops(), speed), 0);
+    .reduce((sum, phase) => sum + stretchesTimeMs(phase.stretches(), speed), 0);
 }
 
 interface Phase {
@@ -188,14 +191,19 @@ function runStep(configuration: Configuration, model: Model, lora: Lora, { take,
   const sharers = sharersOf(configuration);
   const options = { lossScale: 1, sharers, ...(dropout > 0 && { dropoutSeed: 1n }) };
   const traces: Record<StepPhase["phase"], Trace[]> = { vision: [], forward: [], loss: [], backward: [] };
-  for (const { phase, done, total } of trainStep(
+  const byLayer = placesOf(policy).layers === "shared";
+  let last: StepPhase | undefined;
+  for (const part of trainStep(
     model,
     lora,
     plannedBatch(batch, layoutFor(model, policy, sharers)),
     policy,
     options,
   )) {
-    if (done === total) traces[phase].push(take()); // vision once per picture
+    const { phase, done, total } = part;
+    const before = last?.phase === phase ? last.done : 0;
+    if (done === total || (byLayer && done > before)) traces[phase].push(take()); // vision once per picture
+    last = part;
   }
   traces.backward.push(take());
   for (const [name, own] of Object.entries(traces)) if (own.length > 0) end(name, own);
@@ -229,9 +237,9 @@ function summarize(configuration: Configuration, { phases, mappedBytes }: Observ
       name,
       devicePeakBytes: devicePeakBytes!,
       hostPeakBytes: hostPeakBytes!,
-      ops: opsOf(
+      ...opsOf(
         traces.map(({ calls }) => calls),
-        batch,
+        configuration,
       ),
     };
   });
@@ -333,16 +341,16 @@ function timelineOf(moments: readonly { phase: string; categories: Float64Array 
 /** Computes the ops when they are first asked for. Most runs of a search are asked for their bytes alone. */
 function opsOf(
   calls: readonly (() => readonly CountedCall[])[],
-  batch: BatchShape | ExactShape,
-): PhasePlan["ops"] {
-  let ops: CountedOp[] | undefined;
-  return () => {
-    ops ??= countedOps(
-      calls.flatMap((each) => each()),
-      batch,
-    );
-    return ops;
+  { batch, policy }: Configuration,
+): Pick<PhasePlan, "ops" | "stretches"> {
+  const byLayer = placesOf(policy).layers === "shared";
+  let known: CountedOp[][] | undefined;
+  const stretches = (): CountedOp[][] => {
+    const each = byLayer ? calls : [(): CountedCall[] => calls.flatMap((part) => part())];
+    known ??= each.map((part) => countedOps(part(), batch));
+    return known;
   };
+  return { ops: () => stretches().flat(), stretches };
 }
 
 function countedOps(calls: readonly CountedCall[], batch: BatchShape | ExactShape): CountedOp[] {

@@ -3,7 +3,7 @@
  * CPU and of a card follow from them (stepTime.ts).
  */
 import { type DType, dtypeBytes } from "../../torch/dtypes.ts";
-import { type Collective, collectiveOf, EXPOSED_COPY } from "../../torch/trace.ts";
+import { type CollectiveCall, collectiveOf, EXPOSED_COPY } from "../../torch/trace.ts";
 
 export interface TracedTensor {
   shape: readonly number[];
@@ -41,8 +41,8 @@ export interface OpTrace {
    * host computes on its own memory, which costs a card no time. link: collectives among ranks.
    */
   stream: "compute" | "copy" | "exposed" | "host" | "link";
-  /** A collective among so many ranks; `bytes` are those of its result. */
-  collective?: { kind: Collective; ranks: number };
+  /** A collective; `bytes` are those of its result. */
+  collective?: CollectiveCall;
   /** Whether a copy goes from the device to the host. */
   toHost?: boolean;
   /** The form of the call, on which a processor's time depends too. */

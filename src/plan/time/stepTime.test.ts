@@ -7,7 +7,15 @@ import { traced } from "../../torch/trace.ts";
 import { findDevice } from "./cards.ts";
 import type { CpuSpeed } from "./cpuSpeed.ts";
 import { type OpCall, type OpTrace, traceOp } from "./opCost.ts";
-import { type CardSpeed, hiddenShare, linkBytesOf, opTimeMs, speedOf, stepTimeMs } from "./stepTime.ts";
+import {
+  type CardSpeed,
+  hiddenShare,
+  linkBytesOf,
+  opTimeMs,
+  speedOf,
+  stepTimeMs,
+  stretchesTimeMs,
+} from "./stepTime.ts";
 
 const half = (...shape: number[]) => ({ shape, dtype: "bfloat16" }) as const;
 const wide = (...shape: number[]) => ({ shape, dtype: "float32" }) as const;
@@ -204,6 +212,31 @@ describe("the time of a step", () => {
     expect(stepTimeMs([compute, exchange], speed)).toBeCloseTo(5, 9);
     expect(stepTimeMs([compute, exchange], round)).toBeCloseTo(3, 9);
     expect(linkBytesOf([compute, { ...gather, count: 3 }, exchange])).toBe(8e8);
+  });
+
+  it("takes the longer of computing and gathers in each layer, after the gather that nothing computes beside", () => {
+    const link = { name: "test", span: "cards", bytesPerSecond: 1e11, hopMs: 0, source: "test" } as const;
+    const speed = { ...round, wiring: { count: 2, perMachine: 2, link } };
+    const compute = (ms: number) => op({ kind: "matmul", flops: ms * 1e12 });
+    const collective = { kind: "gather", ranks: 2 } as const;
+    const gather = op({ bytes: 4e8, stream: "link", collective }); // 2 ms
+    const exposed = { ...gather, collective: { ...collective, isExposed: true } };
+    const layers = [[gather, exposed, gather, compute(1)], [gather, compute(3)], [compute(1)]];
+    expect(stretchesTimeMs(layers, speed)).toBeCloseTo(2 + 2 + 3 + 1, 9);
+    expect(stepTimeMs(layers.flat(), speed)).toBeCloseTo(2 + 5, 9); // as if any layer could hide any gather
+    expect(
+      stretchesTimeMs(
+        [
+          [
+            { ...gather, count: 5 },
+            { ...compute(3), count: 5 },
+          ],
+        ],
+        speed,
+      ),
+    ).toBeCloseTo(15, 9);
+    expect(stretchesTimeMs(layers, round)).toBeCloseTo(5, 9);
+    expect(linkBytesOf(layers.flat())).toBe(3 * 2e8);
   });
 
   it("knows a rank's collectives by their result", () => {

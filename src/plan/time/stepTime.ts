@@ -65,31 +65,52 @@ export interface CardSpeed {
 
 /**
  * Returns the milliseconds of a step, or of a phase of it. On a card this is the longest of three times: the
- * compute stream with the copies that it waits for, all copies in one direction, and issuing all calls. A
- * card's link carries both directions at once, and the host runs ahead of the card. Gathers among ranks are
- * one more queue beside the computing, because layers are gathered ahead; other collectives are waited for.
- * On a CPU one thread makes all copies, and uses its share of the cores that compute; ranks share the cores.
+ * compute stream with all that it waits for, all copies in one direction, and issuing all calls. A card's
+ * link carries both directions at once, and the host runs ahead of the card. On a CPU one thread makes all
+ * copies, and uses its share of the cores that compute; ranks share the cores.
  * count: number of calls of the same cost.
  */
 export function stepTimeMs(trace: readonly CountedTrace[], speed: Speed): number {
-  const { compute, fetch, store, exposed, host, gather, waited } = queuesMs(trace, speed);
-  const link = gather + waited;
-  if (!isCpuSpeed(speed))
-    return Math.max(compute + exposed + waited, fetch, store, link, issueMs(trace, speed));
-  const copy = fetch + store;
-  const sharers = speed.wiring?.perMachine ?? 1; // ranks that share the cores whose speed was measured
-  const computing = compute + host + exposed + (copy - exposed) * speed.copyShare;
-  return Math.max(computing * sharers + waited, copy * sharers, link);
+  return stretchesTimeMs([trace], speed);
+}
+
+/**
+ * Returns the time of stretches one after the other, such as layers. A gather among ranks that was started
+ * ahead is needed when its stretch ends, so a stretch takes the longer of its computing and its gathers.
+ * Exposed gathers and other collectives are waited for.
+ */
+export function stretchesTimeMs(stretches: readonly (readonly CountedTrace[])[], speed: Speed): number {
+  const sharers = isCpuSpeed(speed) ? (speed.wiring?.perMachine ?? 1) : 1; // ranks on the measured cores
+  const totals = { waiting: 0, fetch: 0, store: 0, issue: 0 };
+  for (const trace of stretches) {
+    const queues = queuesMs(trace, speed);
+    const { fetch, store, gather, exposedGather, waited } = queues;
+    const computing = computingMs(queues, speed) * sharers;
+    totals.waiting += Math.max(computing, gather - exposedGather) + exposedGather + waited;
+    totals.fetch += fetch;
+    totals.store += store;
+    if (!isCpuSpeed(speed)) totals.issue += issueMs(trace, speed);
+  }
+  const { waiting, fetch, store, issue } = totals;
+  const copies = isCpuSpeed(speed) ? (fetch + store) * sharers : Math.max(fetch, store);
+  return Math.max(waiting, copies, issue);
+}
+
+/** Returns the milliseconds of the computing with the copies that it waits for, or that take its cores. */
+function computingMs({ compute, host, exposed, fetch, store }: Queues, speed: Speed): number {
+  if (!isCpuSpeed(speed)) return compute + exposed;
+  return compute + host + exposed + (fetch + store - exposed) * speed.copyShare;
 }
 
 /** Returns the bytes that a rank sends to others in these calls. */
 export function linkBytesOf(trace: readonly CountedTrace[]): number {
   return trace.reduce((sum, { collective, bytes, count = 1 }) => {
-    return collective ? sum + count * sentBytes(collective.kind, bytes, collective.ranks) : sum;
+    if (!collective || collective.isExposed) return sum;
+    return sum + count * sentBytes(collective.kind, bytes, collective.ranks);
   }, 0);
 }
 
-type CountedTrace = OpTrace & { count?: number };
+export type CountedTrace = OpTrace & { count?: number };
 
 /**
  * Returns the share of a card's copies in these phases that nothing waits for, as bench/gpu measures it;
@@ -108,18 +129,22 @@ export function hiddenShare(
   return copyMs > 0 ? Math.max(0, 1 - waitedMs / copyMs) : undefined;
 }
 
-type Queue = "compute" | "fetch" | "store" | "exposed" | "host" | "gather" | "waited";
+type Queue = "compute" | "fetch" | "store" | "exposed" | "host" | "gather" | "exposedGather" | "waited";
+type Queues = Record<Queue, number>;
 
-function queuesMs(trace: readonly CountedTrace[], speed: Speed): Record<Queue, number> {
-  const queues: Record<Queue, number> = {
-    ...{ compute: 0, fetch: 0, store: 0, exposed: 0, host: 0, gather: 0, waited: 0 },
+function queuesMs(trace: readonly CountedTrace[], speed: Speed): Queues {
+  const queues: Queues = {
+    ...{ compute: 0, fetch: 0, store: 0, exposed: 0, host: 0, gather: 0, exposedGather: 0, waited: 0 },
   };
   for (const op of trace) queues[queueOf(op)] += (op.count ?? 1) * opTimeMs(op, speed);
   return queues;
 }
 
 function queueOf({ stream, toHost, collective }: OpTrace): Queue {
-  if (stream === "link") return collective?.kind === "gather" ? "gather" : "waited";
+  if (stream === "link") {
+    if (collective?.kind !== "gather") return "waited";
+    return collective.isExposed ? "exposedGather" : "gather";
+  }
   if (stream !== "copy") return stream;
   return toHost ? "store" : "fetch";
 }
