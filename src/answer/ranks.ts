@@ -64,7 +64,7 @@ export function ranksOf(question: Question, plan: SizedPlan): RanksSummary | und
   return {
     ...{ count, perMachine, link: joining(link) },
     ...(network && { network: joining(network) }),
-    perRank: Array.from({ length: count }, () => memoryOf(plan)),
+    perRank: memoryByRank(question, plan),
     linkBytes: linkBytesOfStep(plan, planner),
     ways: isUnlimited(question) ? [] : waysOf(question, alone),
   };
@@ -81,6 +81,19 @@ function waysOf(question: Question, alone: Planner): RanksWay[] {
     ...(planner.rowSharers > 1 ? [wayOf(question, "rows", planner, [fixed.weights])] : []),
     ...(isFixed ? [] : [wayOf(question, "shared", whole, ["shared"])]),
   ];
+}
+
+/**
+ * Plans each rank that can differ: one of those that share the rows of a sample, which have other rows, tiles
+ * and labels each. All others need the same, because each may get the longest micro-batch, shares of the base
+ * are padded to equal sizes, and buckets of gradients are alike.
+ */
+function memoryByRank({ planner, limits }: Question, plan: SizedPlan): RanksSummary["perRank"] {
+  const { ranks, rowSharers } = planner;
+  const sharers = Array.from({ length: rowSharers }, (_, rank) =>
+    memoryOf(rowSharers === 1 ? plan : planner.asRank(rank).plan(plan.workload, plan.policy, limits)),
+  );
+  return Array.from({ length: ranks }, (_, rank) => sharers[rank % rowSharers]!);
 }
 
 function memoryOf({ run }: SizedPlan): RanksSummary["perRank"][number] {

@@ -92,17 +92,13 @@ export type RoomFor = Pick<Plan, "run" | "fits">;
 /** A model on a device. */
 export type PlannedModel = Pick<
   Configuration,
-  | "model"
-  | "dtype"
-  | "target"
-  | "mapsWeights"
-  | "base"
-  | "headBase"
-  | "visionBase"
-  | "stored"
-  | "ranks"
-  | "sharers"
->;
+  "model" | "dtype" | "target" | "mapsWeights" | "base" | "headBase" | "visionBase" | "stored" | "ranks"
+> & {
+  /** Ranks that share the rows of each micro-batch; undefined: nobody shares them. */
+  rowSharers?: number | undefined;
+  /** Which of them is planned; undefined: the one that needs the most. */
+  sharer?: number | undefined;
+};
 
 /** Known runs on cards that allocate alike, with the context bytes that are counted in them. */
 interface KnownRuns {
@@ -167,7 +163,7 @@ export class Planner {
 
   /** Throws UserError if a policy does not fit the model. */
   check(policy: Policy): void {
-    layerPolicies(policy, this.config, this.#model.sharers?.count);
+    layerPolicies(policy, this.config, this.#model.rowSharers);
     const storedBase = storedBaseOf(this.#model);
     if (ploraOf(policy).folded && storedBase) throw storedUnfolded(storedBase);
   }
@@ -195,6 +191,16 @@ export class Planner {
     return new Planner({ ...this.#model, ranks }, { ...this.speed, wiring }, this.#parts, this.#family);
   }
 
+  /**
+   * Returns a planner of one rank and no other. A planner of ranks that share rows otherwise plans the one of
+   * them that needs the most. rank: of the run; undefined: the planned one.
+   */
+  asRank(rank = this.#model.ranks?.rank ?? 0): Planner {
+    const { ranks } = this.#model;
+    const one = { ...this.#model, ...(ranks && { ranks: { ...ranks, rank } }) };
+    return new Planner({ ...one, sharer: rank % this.rowSharers }, this.speed, this.#parts, this.#family);
+  }
+
   /** A key that all cards share that allocate alike, whatever memory CUDA's context needs. */
   get allocationKey(): string {
     return allocationKey(this.#model);
@@ -206,13 +212,13 @@ export class Planner {
    */
   sharingRows(count: number): Planner {
     refuseUnevenHeads(this.config, count);
-    const sharers = count > 1 ? { rank: 0, count } : undefined;
-    return new Planner({ ...this.#model, sharers }, this.speed, this.#parts, this.#family);
+    const rowSharers = count > 1 ? count : undefined;
+    return new Planner({ ...this.#model, rowSharers }, this.speed, this.#parts, this.#family);
   }
 
   /** Ranks that share the rows of a micro-batch; 1 if nobody does. */
   get rowSharers(): number {
-    return this.#model.sharers?.count ?? 1;
+    return this.#model.rowSharers ?? 1;
   }
 
   /** Micro-batches that ranks compute at the same time. */
@@ -299,7 +305,8 @@ export class Planner {
     const gradientCopy = this.gradientCopy(workload, policy, limits);
     const batch = shapeOf(workload, this.config);
     const { exactSum } = workload;
-    const asked = { lora: loraOf(workload), batch, policy, gradientCopy, exactSum };
+    const sharers = this.#sharers(this.#model.sharer ?? 0);
+    const asked = { lora: loraOf(workload), batch, policy, gradientCopy, exactSum, sharers };
     return plannedTrace({ ...this.#model, ...asked }, options);
   }
 
@@ -331,16 +338,21 @@ export class Planner {
     return { run, fits: shortage(run, limits) <= 0 };
   }
 
+  /** Returns one of the ranks that share rows, and their number; undefined if nobody shares them. */
+  #sharers(rank: number): Configuration["sharers"] {
+    return this.rowSharers > 1 ? { rank, count: this.rowSharers } : undefined;
+  }
+
   /**
-   * Returns the run of the rank that needs the most device memory, of those that share the rows, with the
-   * most host memory of any. In a shape that stands for many micro-batches the first rank has the most of
-   * everything.
+   * Returns the run of the planned rank; if none is named, of the rank that needs the most device memory
+   * among those that share the rows, with the most host memory of any. In a shape that stands for many
+   * micro-batches the first rank has the most of everything.
    */
-  #worstRank(batch: BatchShape | ExactShape, body: (sharers: PlannedModel["sharers"]) => DryRun): DryRun {
-    const { sharers } = this.#model;
-    if (!sharers) return body(undefined);
-    const ranks = "most" in batch && batch.most ? 1 : sharers.count;
-    const runs = Array.from({ length: ranks }, (_, rank) => body({ rank, count: sharers.count }));
+  #worstRank(batch: BatchShape | ExactShape, body: (sharers: Configuration["sharers"]) => DryRun): DryRun {
+    const { sharer } = this.#model;
+    if (sharer !== undefined || this.rowSharers === 1) return body(this.#sharers(sharer ?? 0));
+    const ranks = "most" in batch && batch.most ? 1 : this.rowSharers;
+    const runs = Array.from({ length: ranks }, (_, rank) => body(this.#sharers(rank)));
     const worst = runs.reduce((most, run) => (run.budgetedBytes > most.budgetedBytes ? run : most));
     const hostBytes = Math.max(...runs.map((run) => run.hostBytes));
     return { ...worst, hostBytes, machineBytes: worst.machineBytes + hostBytes - worst.hostBytes };
@@ -369,8 +381,8 @@ export class Planner {
  * Returns everything of a device that its allocations depend on. Whether it multiplies fp8 matters only if
  * something is held in fp8.
  */
-function allocationKey({ target, base, visionBase, ranks, sharers }: PlannedModel): string {
-  const place = ranks || sharers ? JSON.stringify([ranks, sharers]) : "";
+function allocationKey({ target, base, visionBase, ranks, rowSharers, sharer }: PlannedModel): string {
+  const place = ranks || rowSharers ? JSON.stringify([ranks, rowSharers, rowSharers && sharer]) : "";
   if (target === "cpu") return `${target}${place}`;
   const isHeldInFp8 = [base, visionBase].includes("fp8");
   const abilities = abilitiesOf(capabilityOf(target)).filter((ability) => ability !== "fp8" || isHeldInFp8);

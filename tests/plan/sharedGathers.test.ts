@@ -1,4 +1,4 @@
-/** The gathers of a shared base in a plan: one for each visit of a layer, ahead of it except for the first. */
+/** Gathers of a shared base in a plan: one for each visit of a layer, ahead of it except for the first. */
 import { expect, it } from "vitest";
 import { OFFICIAL_TARGETS } from "../../src/models/xcomposer2/spec.ts";
 import type { Configuration } from "../../src/plan/dryRun/configuration.ts";

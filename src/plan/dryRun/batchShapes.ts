@@ -47,6 +47,8 @@ export interface ExactShape {
   labelTokens: number;
   /** The first row with a label. The last layer does not compute the rows before it. */
   firstLabel: number;
+  /** Rows with a label, where ranks share the rows of a known micro-batch: it matters who has them. */
+  labels?: readonly Rows[] | undefined;
   /** Maximums over many micro-batches, if the shape stands for them; undefined for a single micro-batch. */
   most?: MostRows | undefined;
 }
@@ -68,21 +70,31 @@ export interface RowsInParts {
   parts: number;
 }
 
-/** Returns the part of a micro-batch that its memory depends on. */
-export function exactShape({
-  sampleTokens,
-  imageSlices,
-  images,
-  labelTokens,
-  targets,
-}: MicroBatch): ExactShape {
+/** Returns the part of a micro-batch that its memory depends on. sharers: ranks that share its rows. */
+export function exactShape(
+  { sampleTokens, imageSlices, images, labelTokens, targets }: MicroBatch,
+  sharers = 1,
+): ExactShape {
   return {
     rows: sampleTokens,
     imageSlices,
     grids: images.map(layoutOf),
     labelTokens,
     firstLabel: firstLabel(targets) ?? 0,
+    ...(sharers > 1 && { labels: labelledRows(targets) }),
   };
+}
+
+function labelledRows(targets: Int32Array): Rows[] {
+  const found: Rows[] = [];
+  for (let start = 0; start < targets.length; start++) {
+    if (targets[start] === IGNORE) continue;
+    let end = start + 1;
+    while (end < targets.length && targets[end] !== IGNORE) end++;
+    found.push({ start, end });
+    start = end;
+  }
+  return found;
 }
 
 /** Returns the rows of each sample of a micro-batch. */
@@ -145,10 +157,11 @@ export function plannedBatch(shape: BatchShape | ExactShape, layout: Layout = {}
   const most = "rows" in shape ? shape.most : undefined;
   const branch = most && branchRows(most, folded);
   const targets = "rows" in shape ? labelsOf(shape, tokens, folded) : lastLabels(shape);
+  const isKnown = sharers.count === 1 || ("rows" in shape && shape.labels !== undefined);
   const text = branch && !folded ? rowsBetween(branch, tokens) : (branch ?? rowsBetween(imageSlices, tokens));
   return {
     inputIds: new Int32Array(tokens),
-    targets: sharers.count === 1 ? targets : labelsOfRank(countLabels(targets), tokens, text, sharers),
+    targets: isKnown ? targets : labelsOfRank(countLabels(targets), tokens, text, sharers),
     sampleTokens: [...rows],
     imageSlices,
     ...(branch && { branchRows: branch }),
@@ -210,11 +223,18 @@ function splitRows(shape: BatchShape | ExactShape): readonly number[] {
  * they are text, so labels go first.
  */
 function labelsOf(shape: ExactShape, tokens: number, folded: boolean): Int32Array {
+  if (shape.labels) return labelsIn(shape.labels, tokens);
   if (!shape.most) return labelsOfText(shape, tokens);
   const { labelTokens, firstLabel } = shape;
   const targets = new Int32Array(tokens).fill(IGNORE);
   const from = folded ? firstLabel + 1 : Math.max(firstLabel + 1, tokens - labelTokens);
   targets.fill(1, firstLabel, firstLabel + 1).fill(1, from, from + labelTokens - 1);
+  return targets;
+}
+
+function labelsIn(labels: readonly Rows[], tokens: number): Int32Array {
+  const targets = new Int32Array(tokens).fill(IGNORE);
+  for (const { start, end } of labels) targets.fill(1, start, end);
   return targets;
 }
 

@@ -115,9 +115,11 @@ export class RunPlan {
     return leaner;
   }
 
-  /** Plans a micro-batch under its policy, to the byte. */
+  /** Plans a micro-batch under its policy on this rank, to the byte. */
   planned(batch: MicroBatch): DryRun {
-    return this.#dryRun(exactShape(batch), batch.inputIds.length);
+    const { planner } = this.#options;
+    const shape = exactShape(batch, planner.rowSharers);
+    return this.#dryRun(shape, batch.inputIds.length, planner.asRank());
   }
 
   /** Plans the largest micro-batch of the length class of so many tokens. */
@@ -131,8 +133,8 @@ export class RunPlan {
    */
   trace(batch: MicroBatch, options: TraceOptions): StepTrace {
     const { planner, workload } = this.#options;
-    const asked = workloadOf(workload, exactShape(batch));
-    return planner.trace(asked, this.policyFor(batch.inputIds.length), this.#room, options);
+    const asked = workloadOf(workload, exactShape(batch, planner.rowSharers));
+    return planner.asRank().trace(asked, this.policyFor(batch.inputIds.length), this.#room, options);
   }
 
   /** Plans an answer of an evaluation beside what the run holds, and says whether it fits. */
@@ -150,8 +152,8 @@ export class RunPlan {
     return planner.loss(workloadOf(workload, shape), policy, limits);
   }
 
-  #dryRun(batch: BatchShape | ExactShape, tokens: number): DryRun {
-    const { planner, workload } = this.#options;
+  #dryRun(batch: BatchShape | ExactShape, tokens: number, planner: Planner = this.#options.planner): DryRun {
+    const { workload } = this.#options;
     return planner.plan(workloadOf(workload, batch), this.policyFor(tokens), this.#room).run;
   }
 
