@@ -231,6 +231,7 @@ constexpr Export kExports[] = {
     {"loopLevel", guarded<loop_level>},
     {"multipliesBfloat16", guarded<multiplies_bfloat16>},
     {"panelColumns", guarded<panel_columns>},
+    {"panelPairs", guarded<panel_pairs>},
     {"openStore", guarded<open_store>},
     {"connectStore", guarded<connect_store>},
     {"storePort", guarded<store_port>},

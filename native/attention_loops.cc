@@ -2,16 +2,17 @@
 // are computed while they are in a core's cache.
 #include "product_loops.h"
 
-#ifdef PRODUCT_LOOPS
+#include "loop_chunks.h"
+#include "softmax_rows.h"
 
-#include "loops_of_attention.h"
-#include "product_blocks.h"
+#ifdef MATRIX_UNIT
+#include "tile_blocks.h"
+#else
+#include "pair_blocks.h"
+#endif
 
 namespace lorafit {
 namespace {
-
-/** Rows whose scores are computed at once; a multiple of a block's rows. */
-constexpr int64_t kRowsAtATime = 48;
 
 using Element = uint16_t;
 
@@ -23,8 +24,8 @@ struct Panels {
   char* start;
   int64_t inner;
   Panel of(int64_t column) const {
-    const int64_t pairs = (inner + 1) / 2;
-    return {start + column / kPanelColumns * pairs * kPanelColumns * kWordBytes, kPanelColumns / kLanes};
+    const int64_t pairs = pairs_of(inner, kPanelPairs);
+    return {start + column / kPanelColumns * pairs * kPanelColumns * kWordBytes, kPanelColumns / kLanes, pairs};
   }
 };
 
@@ -35,11 +36,11 @@ struct Panels {
 void multiply_rows_by(
     Element* into, int64_t into_width, const Element* left, int64_t left_width, int64_t rows, const Panels& right,
     int64_t columns, int64_t inner) {
-  const LeftRows of_left{reinterpret_cast<const char*>(left), 2 * left_width, kWordBytes, inner % 2 == 1};
+  alignas(64) char room[left_room_bytes(kRowsOfScores, 1)];
+  const LeftRows of_left = left_rows({const_cast<Element*>(left), left_width, 1}, rows, inner, false, room);
   for (int64_t column = 0; column < columns; column += kPanelColumns) {
-    const Panel panel = right.of(column);
     const Sums sums{into + column, into_width, smaller(kPanelColumns, columns - column), 1, 0, nullptr, true, true};
-    kMultiplyRows[panel.vectors - 1](of_left, rows, panel.start, inner / 2, sums);
+    multiply_along(of_left, rows, right.of(column), inner, sums);
   }
 }
 
@@ -73,13 +74,11 @@ struct Tile {
   /** Writes the softmax of some rows' scores into `weights`. query: (rows, width). */
   void make_weights(const Element* query, const Panels& key_columns, int64_t row, int64_t rows) const {
     multiply_rows_by(weights + row * keys, keys, query + row * width, width, rows, key_columns, seen(row, rows), width);
-    LoopValue values[5];
-    values[0].pointer = weights;
-    values[1].number = scale;
-    values[2].whole = keys;
-    values[3].whole = heads;
-    values[4].whole = start;
-    causal_softmax<BFloat16>(values, row, row + rows);
+    for (int64_t each = row; each < row + rows; ++each) {
+      const int64_t seen_by_row = seen(each, 1);
+      softmax_row(weights + each * keys, seen_by_row, scale);
+      __builtin_memset(weights + each * keys + seen_by_row, 0, 2 * (keys - seen_by_row));
+    }
   }
 };
 
@@ -92,11 +91,12 @@ Tile tile_of(const LoopValue& weights, const LoopValue* numbers) {
 // causal_tile(weights, out, query, key columns, value pairs, keys, heads, start, width, all keys, scale):
 // writes softmax(scale query key^T), (rows, keys), into weights, and weights value, (rows, width), into out.
 void causal_tile(const LoopValue* v, int64_t begin, int64_t end) {
+  const Unit unit;
   const Tile tile = tile_of(v[0], v + 5);
   const Panels key_columns{pointer<char>(v[3]), tile.width};
   const Panels value_pairs{pointer<char>(v[4]), tile.all_keys};
-  for (int64_t row = begin; row < end; row += kRowsAtATime) {
-    const int64_t rows = smaller(kRowsAtATime, end - row);
+  for (int64_t row = begin; row < end; row += kRowsOfScores) {
+    const int64_t rows = smaller(kRowsOfScores, end - row);
     tile.make_weights(pointer<Element>(v[2]), key_columns, row, rows);
     multiply_rows_by(pointer<Element>(v[1]) + row * tile.width, tile.width, tile.weights + row * tile.keys, tile.keys,
                      rows, value_pairs, tile.width, tile.seen(row, rows));
@@ -107,24 +107,24 @@ void causal_tile(const LoopValue* v, int64_t begin, int64_t end) {
 // columns, key pairs, keys, heads, start, width, all keys, scale): writes weights as causal_tile does, and
 // the gradients of scores, (rows, keys), and of the query, (rows, width).
 void causal_tile_backward(const LoopValue* v, int64_t begin, int64_t end) {
+  const Unit unit;
   const Tile tile = tile_of(v[0], v + 8);
   Element *d_scores = pointer<Element>(v[1]), *d_query = pointer<Element>(v[2]), *d_out = pointer<Element>(v[4]);
   const Panels key_columns{pointer<char>(v[5]), tile.width};
   const Panels value_columns{pointer<char>(v[6]), tile.width};
   const Panels key_pairs{pointer<char>(v[7]), tile.all_keys};
-  LoopValue values[4];
-  values[0].pointer = d_scores;
-  values[1].pointer = tile.weights;
-  values[2].number = tile.scale;
-  values[3].whole = tile.keys;
-  for (int64_t row = begin; row < end; row += kRowsAtATime) {
-    const int64_t rows = smaller(kRowsAtATime, end - row), seen = tile.seen(row, rows);
+  for (int64_t row = begin; row < end; row += kRowsOfScores) {
+    const int64_t rows = smaller(kRowsOfScores, end - row), seen = tile.seen(row, rows);
     tile.make_weights(pointer<Element>(v[3]), key_columns, row, rows);
     Element* d_rows = d_scores + row * tile.keys;
     multiply_rows_by(
         d_rows, tile.keys, d_out + row * tile.width, tile.width, rows, value_columns, seen, tile.width);
-    for (int64_t i = 0; i < rows; ++i) __builtin_memset(d_rows + i * tile.keys + seen, 0, 2 * (tile.keys - seen));
-    softmax_backward<BFloat16>(values, row, row + rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t seen_by_row = tile.seen(row + i, 1);
+      Element* d_row = d_rows + i * tile.keys;
+      softmax_row_backward(d_row, tile.weights + (row + i) * tile.keys, seen_by_row, tile.scale);
+      __builtin_memset(d_row + seen_by_row, 0, 2 * (tile.keys - seen_by_row));
+    }
     multiply_rows_by(d_query + row * tile.width, tile.width, d_rows, tile.keys, rows, key_pairs, tile.width, seen);
   }
 }
@@ -142,21 +142,6 @@ constexpr NamedLoop kLoops[] = {
 
 } // namespace
 
-const NamedLoop* loops_of_pairs() { return kLoops; }
+const NamedLoop* ATTENTION() { return kLoops; }
 
 } // namespace lorafit
-
-#else
-
-#include "cpu_loops.h"
-
-namespace lorafit {
-
-const NamedLoop* loops_of_pairs() {
-  static constexpr NamedLoop kNone{nullptr, nullptr, nullptr, nullptr};
-  return &kNone;
-}
-
-} // namespace lorafit
-
-#endif

@@ -1,8 +1,11 @@
 #include "cpu_kernels.h"
 
 #include <ATen/Parallel.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "cpu_loops.h"
@@ -30,11 +33,13 @@ int64_t row(const LoopValue* values) {
 int64_t one_element(const LoopValue*) { return 1; }
 
 /**
- * Makes a panel the unit: its columns times the steps in the argument with this number, rounded up to pairs.
+ * Makes a panel the unit: its columns times the steps in the argument with this number, rounded up to whole
+ * pairs of a panel.
  */
 template <size_t Inner>
 int64_t panel_of(const LoopValue* values) {
-  return (values[Inner].whole + 1) / 2 * 2 * kPanelColumns;
+  const int64_t together = 2 * product_loops()->panel_pairs;
+  return (values[Inner].whole + together - 1) / together * together * kPanelColumns;
 }
 
 /**
@@ -69,27 +74,57 @@ constexpr CpuKernel kKernels[] = {
 struct Level {
   const char* name;
   const NamedLoop* loops;
+  /** Null if libtorch multiplies. */
+  const ProductLoops* products;
+  const NamedLoop* attention;
 };
+
+/** Asks Linux for the matrix unit, which each process must before it uses the unit. */
+[[maybe_unused]] bool is_lent_matrix_unit() {
+#ifdef SYS_arch_prctl
+  constexpr int kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 /** Returns the levels that the processor has, the best last. */
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
-    std::vector<Level> found{{"baseline", loops_baseline()}};
+    std::vector<Level> found{{"baseline", loops_baseline(), nullptr, nullptr}};
 #ifdef LOOPS_BY_LEVEL
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx2) found.push_back({"avx2", loops_avx2()});
-    if (avx512) found.push_back({"avx512", loops_avx512()});
+    if (avx2) found.push_back({"avx2", loops_avx2(), nullptr, nullptr});
+    if (avx512) found.push_back({"avx512", loops_avx512(), nullptr, nullptr});
+#ifdef PRODUCT_LOOPS
+    const bool pairs = avx512 && __builtin_cpu_supports("avx512bf16");
+    if (pairs) found.push_back({"avx512bf16", loops_avx512(), &products_avx512bf16(), attention_avx512bf16()});
+    if (pairs && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && is_lent_matrix_unit())
+      found.push_back({"amx", loops_avx512(), &products_amx(), attention_amx()});
+#endif
 #endif
     return found;
   }();
   return all;
 }
 
-Level& level() {
-  static Level current = levels().back();
+const Level* find_level(const std::string& name) {
+  const auto found =
+      std::find_if(levels().begin(), levels().end(), [&](const Level& each) { return name == each.name; });
+  return found == levels().end() ? nullptr : &*found;
+}
+
+/** Returns the level in use. At first: LORAFIT_CPU_LEVEL if the processor has it, otherwise the best. */
+const Level*& level() {
+  static const Level* current = [] {
+    const char* wanted = std::getenv("LORAFIT_CPU_LEVEL");
+    const Level* found = wanted ? find_level(wanted) : nullptr;
+    return found ? found : &levels().back();
+  }();
   return current;
 }
 
@@ -111,8 +146,8 @@ Loop loop_of(const std::string& entry, at::ScalarType dtype, const NamedLoop* lo
 }
 
 Loop loop_of(const std::string& entry, at::ScalarType dtype) {
-  Loop loop = loop_of(entry, dtype, level().loops);
-  if (!loop && multiplies_pairs()) loop = loop_of(entry, dtype, loops_of_pairs());
+  Loop loop = loop_of(entry, dtype, level()->loops);
+  if (!loop && level()->attention) loop = loop_of(entry, dtype, level()->attention);
   TORCH_CHECK(loop, entry, " has no scalars of ", dtype, " on this processor");
   return loop;
 }
@@ -154,34 +189,26 @@ napi_value run_loop(const Arguments& arguments) {
 }
 
 napi_value loop_level(const Arguments& arguments) {
-  const char* before = level().name;
+  const char* before = level()->name;
   if (arguments.count > 0) {
     const std::string wanted = to_string(arguments.env, arguments[0], "level");
-    const auto found = std::find_if(levels().begin(), levels().end(), [&](const Level& each) {
-      return wanted == each.name;
-    });
-    TORCH_CHECK(found != levels().end(), "this processor has no vectors of ", wanted);
-    level() = *found;
+    const Level* found = find_level(wanted);
+    TORCH_CHECK(found, "this processor has no level ", wanted);
+    level() = found;
   }
   return from_string(arguments.env, before);
 }
 
-#ifdef PRODUCT_LOOPS
-bool multiplies_pairs() {
-  static const bool does = [] {
-    __builtin_cpu_init();
-    // A matrix unit multiplies at many times the rate, and oneDNN uses it.
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && !__builtin_cpu_supports("amx-bf16");
-  }();
-  return does && level().loops == levels().back().loops;
-}
-#else
-bool multiplies_pairs() { return false; }
-#endif
+const ProductLoops* product_loops() { return level()->products; }
 
-napi_value multiplies_bfloat16(const Arguments& arguments) { return from_bool(arguments.env, multiplies_pairs()); }
+napi_value multiplies_bfloat16(const Arguments& arguments) {
+  return from_bool(arguments.env, product_loops() != nullptr);
+}
 
 napi_value panel_columns(const Arguments& arguments) { return from_double(arguments.env, kPanelColumns); }
+
+napi_value panel_pairs(const Arguments& arguments) {
+  return from_double(arguments.env, product_loops() ? product_loops()->panel_pairs : 1);
+}
 
 } // namespace lorafit

@@ -13,19 +13,20 @@ namespace lorafit {
  */
 napi_value run_loop(const Arguments& arguments);
 /**
- * loopLevel([level]) -> "avx512", "avx2" or "baseline": the vector instructions in use before the call. With
- * `level`, which the processor must have, the kernels use that level from now on. Default: the processor's
- * best.
+ * loopLevel([level]) -> "amx", "avx512bf16", "avx512", "avx2" or "baseline": the instructions in use before the
+ * call. With `level`, which the processor must have, the kernels use that level from now on. Default: the
+ * processor's best.
  */
 napi_value loop_level(const Arguments& arguments);
-/**
- * Returns whether products and attention in bfloat16 use our own kernels (products.h). They do if the
- * processor multiplies pairs of bfloat16, has no faster matrix unit, and no lower level has been set.
- */
-bool multiplies_pairs();
-/** multipliesBfloat16() -> multiplies_pairs(). */
+
+struct ProductLoops;
+/** Returns our own loops of products and attention in bfloat16 (products.h); null if the level has none. */
+const ProductLoops* product_loops();
+/** multipliesBfloat16() -> whether the level has product_loops. */
 napi_value multiplies_bfloat16(const Arguments& arguments);
 /** panelColumns() -> columns per panel of a right factor. */
 napi_value panel_columns(const Arguments& arguments);
+/** panelPairs() -> a panel has a multiple of so many pairs along the summed dimension. */
+napi_value panel_pairs(const Arguments& arguments);
 
 } // namespace lorafit

@@ -25,7 +25,5 @@ struct NamedLoop {
 const NamedLoop* loops_baseline();
 const NamedLoop* loops_avx2();
 const NamedLoop* loops_avx512();
-/** Returns further loops for processors that multiply pairs of bfloat16, besides those of the best level. */
-const NamedLoop* loops_of_pairs();
 
 } // namespace lorafit

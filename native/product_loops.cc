@@ -1,32 +1,21 @@
 // Products of bfloat16, tile by tile.
 #include "product_loops.h"
 
-#ifdef PRODUCT_LOOPS
-
-#include "product_blocks.h"
+#ifdef MATRIX_UNIT
+#include "tile_blocks.h"
+#else
+#include "pair_blocks.h"
+#endif
 
 namespace lorafit {
 namespace {
 
-/**
- * Most pairs along `inner` that are packed at once: half a MiB for 64 columns, which fits a core's cache of
- * at least 1 MiB.
- */
-constexpr int64_t kMostPairs = 2048;
-/** Pairs along `inner` that are packed together, of several panels. */
-constexpr int64_t kPairsOfPanels = 512;
-/**
- * Rows of `left` that run along all panels of a tile before the next rows: few, so that results are read and
- * written row by row.
- */
-constexpr int64_t kRowsOfPanels = 12;
-/** Rows of `left` that are packed at once if they are contiguous. */
-constexpr int64_t kPackedRows = 48;
 /** Rows whose sums are held in memory if `inner` is split into parts. */
 constexpr int64_t kRowsOfSums = 480;
 
-constexpr int64_t kRightBytes = kMostPairs * kPanelColumns * kWordBytes;
-constexpr int64_t kLeftBytes = kMostPairs * kPackedRows * kWordBytes;
+constexpr int64_t kRightPairs = kMostPairs > kPairsOfPanels ? kMostPairs : kPairsOfPanels;
+constexpr int64_t kRightBytes = kRightPairs * kPanelColumns * kWordBytes;
+constexpr int64_t kLeftBytes = left_room_bytes(kPackedRows, 2 * kMostPairs);
 constexpr int64_t kSumsBytes = kRowsOfSums * kPanelColumns * 4;
 
 /** Some rows and columns of a product, and some steps along its `inner`. */
@@ -47,12 +36,10 @@ void pack_right(const MatrixView& right, const Part& part, const Panel& panel) {
   else pack_apart(from, right.column_stride, part.columns, part.steps, panel);
 }
 
-LeftRows left_rows(const MatrixView& left, const Part& part, char* room) {
-  const uint16_t* start = left.start + part.first_row * left.row_stride + part.first_step * left.column_stride;
-  if (left.column_stride == 1)
-    return {reinterpret_cast<const char*>(start), 2 * left.row_stride, kWordBytes, part.steps % 2 == 1};
-  pack_side_by_side(start, left.column_stride, part.rows, part.steps, {room, kPackedRows / kLanes});
-  return {room, kWordBytes, kPackedRows * kWordBytes, false};
+/** Returns where the matrix has the element in this row and column. */
+MatrixView part_of(const MatrixView& matrix, int64_t row, int64_t column) {
+  return {matrix.start + row * matrix.row_stride + column * matrix.column_stride, matrix.row_stride,
+          matrix.column_stride};
 }
 
 /**
@@ -61,10 +48,10 @@ LeftRows left_rows(const MatrixView& left, const Part& part, char* room) {
  */
 void multiply_part(const Product& product, const Part& part, const Room& room) {
   const bool first = part.first_step == 0, last = part.first_step + part.steps == product.inner;
-  const int64_t pairs = (part.steps + 1) / 2, panel_bytes = pairs * kPanelColumns * kWordBytes;
+  const int64_t pairs = pairs_of(part.steps, kPanelPairs), panel_bytes = pairs * kPanelColumns * kWordBytes;
   const auto panel_at = [&](int64_t column) {
     const int64_t columns = smaller(kPanelColumns, part.columns - column);
-    return Panel{room.right + column / kPanelColumns * panel_bytes, (columns + kLanes - 1) / kLanes};
+    return Panel{room.right + column / kPanelColumns * panel_bytes, (columns + kLanes - 1) / kLanes, pairs};
   };
   for (int64_t column = 0; column < part.columns; column += kPanelColumns) {
     Part of_panel = part;
@@ -73,17 +60,14 @@ void multiply_part(const Product& product, const Part& part, const Room& room) {
     pack_right(product.right, of_panel, panel_at(column));
   }
   const MatrixView& into = product.into;
-  const bool packs = product.left.column_stride != 1;
-  const int64_t rows_at_a_time = packs ? kPackedRows : part.columns > kPanelColumns ? kRowsOfPanels : part.rows;
+  const bool packs = product.left.column_stride != 1, wide = part.columns > kPanelColumns;
+  const int64_t rows_at_a_time = packs ? kPackedRows : wide ? kRowsOfPanels : part.rows;
   for (int64_t row = 0; row < part.rows; row += rows_at_a_time) {
-    Part of_rows = part;
-    of_rows.first_row += row;
-    of_rows.rows = smaller(rows_at_a_time, part.rows - row);
-    const LeftRows left = left_rows(product.left, of_rows, room.left);
+    const int64_t rows = smaller(rows_at_a_time, part.rows - row), first_row = part.first_row + row;
+    const LeftRows left =
+        left_rows(part_of(product.left, first_row, part.first_step), rows, part.steps, wide, room.left);
     for (int64_t column = 0; column < part.columns; column += kPanelColumns) {
-      const Panel right = panel_at(column);
-      uint16_t* to = into.start + of_rows.first_row * into.row_stride + part.first_column + column;
-      const Sums sums{to,
+      const Sums sums{part_of(into, first_row, part.first_column + column).start,
                       into.row_stride,
                       smaller(kPanelColumns, part.columns - column),
                       product.alpha,
@@ -91,17 +75,13 @@ void multiply_part(const Product& product, const Part& part, const Room& room) {
                       room.sums + row * kPanelColumns,
                       first,
                       last};
-      kMultiplyRows[right.vectors - 1](left, of_rows.rows, right.start, left.odd ? pairs - 1 : pairs, sums);
+      multiply_along(left, rows, panel_at(column), part.steps, sums);
     }
   }
 }
 
-} // namespace
-
-int64_t tile_room_bytes() { return kRightBytes + kLeftBytes + kSumsBytes; }
-
 int64_t panels_of_tile(int64_t inner) {
-  const int64_t panels = 2 * kPairsOfPanels / inner;
+  const int64_t panels = kPairsOfPanels / pairs_of(inner, kPanelPairs);
   return panels > 1 ? panels : 1;
 }
 
@@ -111,6 +91,7 @@ void multiply_tile(const Product& product, const ProductTile& tile, char* memory
   const int64_t rows_of_part = parts > 1 ? kRowsOfSums : tile.rows; // with several parts, a tile is one panel
   char* const left = memory + kRightBytes;
   const Room room{memory, left, reinterpret_cast<float*>(left + kLeftBytes)};
+  const Unit unit;
   for (int64_t row = 0; row < tile.rows; row += rows_of_part) {
     const int64_t rows = smaller(rows_of_part, tile.rows - row);
     for (int64_t step = 0; step < product.inner; step += steps_of_part) {
@@ -120,17 +101,12 @@ void multiply_tile(const Product& product, const ProductTile& tile, char* memory
   }
 }
 
-} // namespace lorafit
+} // namespace
 
-#else
-
-namespace lorafit {
-
-// Never called: without PRODUCT_LOOPS, multiplies_pairs() is false.
-int64_t panels_of_tile(int64_t) { return 1; }
-int64_t tile_room_bytes() { return 0; }
-void multiply_tile(const Product&, const ProductTile&, char*) {}
+const ProductLoops& PRODUCTS() {
+  static constexpr ProductLoops kLoops{
+      panels_of_tile, kRightBytes + kLeftBytes + kSumsBytes, multiply_tile, kPanelPairs};
+  return kLoops;
+}
 
 } // namespace lorafit
-
-#endif

@@ -57,10 +57,13 @@ struct Free {
 using RoomOfThread = std::unique_ptr<char, Free>;
 
 /** Returns working memory for each of so many threads, kept by the calling thread. */
-const std::vector<RoomOfThread>& rooms_of(int threads) {
+const std::vector<RoomOfThread>& rooms_of(int threads, const ProductLoops& loops) {
   thread_local std::vector<RoomOfThread> rooms;
+  thread_local int64_t room_bytes = 0;
+  if (loops.room_bytes > room_bytes) rooms.clear();
+  room_bytes = std::max(room_bytes, loops.room_bytes);
   while (rooms.size() < static_cast<size_t>(threads)) {
-    RoomOfThread room(static_cast<char*>(std::aligned_alloc(64, (tile_room_bytes() + 63) / 64 * 64)));
+    RoomOfThread room(static_cast<char*>(std::aligned_alloc(64, (room_bytes + 63) / 64 * 64)));
     TORCH_CHECK(room, "no memory for a product's panels");
     rooms.push_back(std::move(room));
   }
@@ -73,9 +76,9 @@ struct Cut {
 };
 
 /** Cuts a product into enough tiles to keep all threads busy, if possible a multiple of the threads. */
-Cut cut_of(const Product& product, int threads) {
+Cut cut_of(const Product& product, int threads, const ProductLoops& loops) {
   const int64_t panels = (product.columns + kPanelColumns - 1) / kPanelColumns;
-  const int64_t together = std::min(panels, panels_of_tile(product.inner));
+  const int64_t together = std::min(panels, loops.panels_of_tile(product.inner));
   const int64_t column_tiles = (panels + together - 1) / together;
   const int64_t most = std::max<int64_t>(1, product.rows / kLeastRows);
   int64_t row_tiles = threads == 1 ? 1 : std::min(most, (kTilesOfThread * threads + column_tiles - 1) / column_tiles);
@@ -87,20 +90,21 @@ Cut cut_of(const Product& product, int threads) {
 void multiply(const Product& product) {
   const bool alone = product.rows * product.columns * product.inner < 2 * kProductsOfThread;
   const int threads = alone ? 1 : at::get_num_threads();
-  const std::vector<RoomOfThread>& rooms = rooms_of(threads);
-  const Cut cut = cut_of(product, threads);
+  const ProductLoops& loops = *product_loops();
+  const std::vector<RoomOfThread>& rooms = rooms_of(threads, loops);
+  const Cut cut = cut_of(product, threads, loops);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t index = 0; index < cut.column_tiles * cut.row_tiles; ++index) {
     const int64_t row = index % cut.row_tiles * cut.rows, column = index / cut.row_tiles * cut.columns;
     const ProductTile tile{
         row, std::min(cut.rows, product.rows - row), column, std::min(cut.columns, product.columns - column)};
-    if (tile.rows > 0 && tile.columns > 0) multiply_tile(product, tile, rooms[omp_get_thread_num()].get());
+    if (tile.rows > 0 && tile.columns > 0) loops.multiply_tile(product, tile, rooms[omp_get_thread_num()].get());
   }
 }
 
 /** Returns whether these can be multiplied, and by our own kernel. */
 bool are_factors(const Tensor& left, const Tensor& right) {
-  return multiplies_pairs() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
+  return product_loops() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
          left.numel() > 0 && right.numel() > 0;
 }
 

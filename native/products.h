@@ -1,4 +1,4 @@
-// Products of bfloat16 matrices on the CPU: our own, if the processor multiplies pairs of bfloat16 and has no
+// Products of bfloat16 matrices on the CPU: our own, if the processor multiplies pairs of bfloat16 or has a
 // matrix unit.
 #pragma once
 

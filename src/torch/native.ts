@@ -6,8 +6,9 @@ export type Handle = number;
 /** Number of an operator, from `resolve`. */
 export type Op = number;
 
-/** Vector instructions that lorafit's own kernels use on the CPU. */
-export type LoopLevel = "baseline" | "avx2" | "avx512";
+/** Instructions that lorafit's own kernels use on the CPU; each level has those of the levels before it. */
+export const LOOP_LEVELS = ["baseline", "avx2", "avx512", "avx512bf16", "amx"] as const;
+export type LoopLevel = (typeof LOOP_LEVELS)[number];
 
 /** The table of native/addon.cc. The headers native/*.h say what each function accepts and throws. */
 export interface Native {
@@ -88,6 +89,7 @@ export interface Native {
   loopLevel(level?: LoopLevel): LoopLevel;
   multipliesBfloat16(): boolean;
   panelColumns(): number;
+  panelPairs(): number;
   openStore(
     host: string,
     port: number,

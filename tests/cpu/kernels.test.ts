@@ -8,7 +8,7 @@ import { attentionLoops } from "../../src/torch/kernels/attentionLoops.ts";
 import { attentionTiles, panelsOf } from "../../src/torch/kernels/attentionTiles.ts";
 import { fused } from "../../src/torch/kernels/kernels.ts";
 import { NF4_VALUES } from "../../src/torch/kernels/quantizedSources.ts";
-import { native } from "../../src/torch/native.ts";
+import { LOOP_LEVELS, native } from "../../src/torch/native.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import {
@@ -74,7 +74,9 @@ const panelsCase =
   ({ rows, columns }, dtype) => {
     const x = randn([rows, columns + 3], { dtype }).narrow(1, 0, columns);
     const [along, across] = order === "columns" ? [columns, rows] : [rows, columns];
-    const out = empty([Math.ceil(across / 64), Math.ceil(along / 2), 64, 2], { dtype });
+    const together = native.panelPairs();
+    const pairs = Math.ceil(along / 2 / together) * together;
+    const out = empty([Math.ceil(across / 64), pairs, 64, 2], { dtype });
     return { inputs: [out, x], options: undefined, written: [0] };
   };
 
@@ -116,10 +118,7 @@ const LOOPS: [name: string, loop: AnyLoop, caseOf: CaseOf][] = [
 ];
 const DTYPES = Object.keys(ROUNDING) as Scalars[];
 const best = native.loopLevel();
-const LEVELS = (["baseline", "avx2", "avx512"] as const).slice(
-  0,
-  ["baseline", "avx2", "avx512"].indexOf(best) + 1,
-);
+const LEVELS = LOOP_LEVELS.slice(0, LOOP_LEVELS.indexOf(best) + 1);
 
 afterAll(() => void native.loopLevel(best));
 

@@ -1,12 +1,12 @@
 /**
- * Compares bfloat16 products on the CPU with float32 products, in every layout. lorafit's own loops compute
- * them if the processor has the instructions.
+ * Compares bfloat16 products on the CPU with float32 products, in every layout, at each level that the
+ * processor has. lorafit's own loops compute them from AVX512-BF16 on.
  */
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { empty, randn } from "../../src/torch/create.ts";
 import { getThreads, setThreads } from "../../src/torch/device.ts";
-import { native } from "../../src/torch/native.ts";
+import { LOOP_LEVELS, type LoopLevel, native } from "../../src/torch/native.ts";
 import { manualSeed } from "../../src/torch/random.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 
@@ -82,7 +82,17 @@ function expectClose(got: Tensor, expected: Tensor, inner: number): void {
   expect(off.sub(allowed).max().item()).toBeLessThanOrEqual(0);
 }
 
-describe("products of bfloat16", () => {
+const best = native.loopLevel();
+const own = (level: LoopLevel): boolean => level === "avx512bf16" || level === "amx";
+const LEVELS = LOOP_LEVELS.slice(LOOP_LEVELS.indexOf("avx512"), LOOP_LEVELS.indexOf(best) + 1);
+
+afterAll(() => void native.loopLevel(best));
+if (!own(best))
+  console.warn("SKIPPED: products of bfloat16 are libtorch's on this processor, which may depend on threads");
+
+describe.each(LEVELS.length > 0 ? LEVELS : [best])("products of bfloat16 at the level %s", (level) => {
+  beforeEach(() => void native.loopLevel(level));
+
   test("are those of float32 rounded once, in every layout", () => {
     fc.assert(
       fc.property(product, (some) => {
@@ -122,12 +132,7 @@ describe("products of bfloat16", () => {
     }
   });
 
-  const own = native.multipliesBfloat16();
-  if (!own)
-    console.warn(
-      "SKIPPED: products of bfloat16 are libtorch's on this processor, which may depend on threads",
-    );
-  test.skipIf(!own)("do not depend on the number of threads", () => {
+  test.runIf(own(level))("do not depend on the number of threads", () => {
     const before = getThreads();
     const some = {
       rows: 700,

@@ -1,10 +1,10 @@
 /**
- * Causal attention on the CPU in half precision, as matrix products by tiles of query rows. On processors
- * without AMX, libtorch's flash kernel multiplies at a sixth of a plain product's rate (docs/performance.md).
+ * Causal attention on the CPU in half precision, as matrix products by tiles of query rows. libtorch's flash
+ * kernel is slower: without AMX it multiplies at a sixth of a plain product's rate (docs/performance.md).
  *
  * A tile's scores are only as wide as the keys that it sees, so hardly any products are wasted on the future.
- * All query heads of a kv head are rows of one product. If the processor multiplies pairs of bfloat16, one
- * kernel computes a tile, except the gradients of keys and values.
+ * All query heads of a kv head are rows of one product. If the processor multiplies pairs of bfloat16
+ * or has a matrix unit, one kernel computes a tile, except the gradients of keys and values.
  */
 
 import { empty, zeros } from "../../torch/create.ts";

@@ -30,7 +30,7 @@ import {
 import { knownIn, remembered } from "./remembered.ts";
 
 /** Version of the measurements. A calibration of another version is made again. */
-const VERSION = 13;
+const VERSION = 14;
 const CALIBRATION_MS = 5000;
 /** Milliseconds for which a doubtful result is used without measuring again. */
 const DOUBT_LASTS_MS = 10 * 60_000;

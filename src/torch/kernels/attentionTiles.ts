@@ -1,7 +1,7 @@
 /**
- * Computes a tile of causal attention in one kernel, on processors that multiply pairs of bfloat16. Scores,
- * softmax and values of a few rows are computed while they are in a core's cache. On other processors, the
- * twins compute the same with matrix products.
+ * Computes a tile of causal attention in one kernel, on processors that multiply pairs of bfloat16 or have a
+ * matrix unit. Scores, softmax and values of a few rows are computed while they are in a core's cache. On
+ * other processors, the twins compute the same with matrix products.
  */
 
 import { empty, zeros } from "../create.ts";
@@ -13,7 +13,7 @@ import { cpuKernel, isOnCard } from "./fusedKernel.ts";
 
 /**
  * Number of columns in a panel. A product runs along the panel and keeps the sums of a few rows in registers
- * (native/product_blocks.h).
+ * (native/product_panels.h).
  */
 const PANEL_COLUMNS = native.panelColumns();
 
@@ -39,10 +39,9 @@ export function panelsOf(x: Tensor, order: PanelOrder): Tensor {
 /** Allocates panels: (panels, pairs along the summed dimension, columns of a panel, 2) */
 function roomForPanels({ shape, dtype, device }: Tensor, order: PanelOrder): Tensor {
   const [columns, inner] = order === "columns" ? shape : shape.toReversed();
-  return empty([Math.ceil(columns! / PANEL_COLUMNS), Math.ceil(inner! / 2), PANEL_COLUMNS, 2], {
-    dtype,
-    device,
-  });
+  const together = native.panelPairs();
+  const pairs = Math.ceil(inner! / 2 / together) * together;
+  return empty([Math.ceil(columns! / PANEL_COLUMNS), pairs, PANEL_COLUMNS, 2], { dtype, device });
 }
 
 /** allKeys: number of all keys of the head, including those that the tile does not see. */
