@@ -1,14 +1,12 @@
 /**
- * Compares a step's rate with that of libtorch's products: `products.js TASK`, with the task that bench/cpu.ts
- * wrote. All products of matrices of a step, by shape, are computed in turns by libtorch (oneDNN) and by
- * lorafit, on one thread. Then steps run at both levels in turns. Times are processor time, the least of some
- * rounds.
+ * Compares a step's rate with that of libtorch's products: `products.js TASK [ROUNDS]`, with the task that
+ * bench/cpu.ts wrote. All products of matrices of a step, by shape, are computed in turns by libtorch
+ * (oneDNN) and by lorafit, on one thread. Then steps run at both levels in turns. Times are processor time,
+ * the least of some rounds.
  */
 import { readFileSync } from "node:fs";
-import { empty } from "../src/torch/create.ts";
-import { setThreads } from "../src/torch/device.ts";
 import { type LoopLevel, native } from "../src/torch/native.ts";
-import { scope, type Tensor } from "../src/torch/tensor.ts";
+import type { Tensor } from "../src/torch/tensor.ts";
 import type { CpuTask } from "./cpuTask.ts";
 
 interface Matrix {
@@ -22,17 +20,21 @@ interface Product {
   flops: number;
 }
 
-const ROUNDS = 7;
 /** The best level at which libtorch multiplies. */
 const LIBRARY: LoopLevel = "avx512";
 const best = native.loopLevel();
 
-const task = { ...(JSON.parse(readFileSync(process.argv[2]!, "utf8")) as CpuTask), threads: 1 };
+const [taskFile, rounds = "5"] = process.argv.slice(2);
+const task = { ...(JSON.parse(readFileSync(taskFile!, "utf8")) as CpuTask), threads: 1 };
 const products = new Map<string, Product>();
 let attentionFlops = 0;
 let recording = false;
 recordCalls();
-const { openBench } = await import("./openBench.ts"); // takes the calling functions when it loads
+// These take the calling functions when they load.
+const { openBench } = await import("./openBench.ts");
+const { empty } = await import("../src/torch/create.ts");
+const { setThreads } = await import("../src/torch/device.ts");
+const { scope } = await import("../src/torch/tensor.ts");
 const { step } = openBench(task);
 step();
 recording = true;
@@ -107,7 +109,7 @@ function compareProducts(): void {
 /** Returns the least processor milliseconds of a call at the library's level and at the best. */
 function inTurns(call: () => void): [library: number, own: number] {
   const least = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
-  for (let round = 0; round < ROUNDS; round++)
+  for (let round = 0; round < Number(rounds); round++)
     for (const [index, level] of [LIBRARY, best].entries()) {
       native.loopLevel(level);
       const before = process.cpuUsage();

@@ -13,9 +13,9 @@ namespace lorafit {
  */
 napi_value run_loop(const Arguments& arguments);
 /**
- * loopLevel([level]) -> "amx", "avx512bf16", "avx512", "avx2" or "baseline": the instructions in use before the
- * call. With `level`, which the processor must have, the kernels use that level from now on. Default: the
- * processor's best.
+ * loopLevel([level]) -> "amx", "avx512bf16", "avx512", "avx2" or "baseline": the instructions in use before
+ * the call. With `level`, which the processor must have, the kernels use that level from now on. Default:
+ * LORAFIT_CPU_LEVEL if the processor has it, otherwise the processor's best.
  */
 napi_value loop_level(const Arguments& arguments);
 

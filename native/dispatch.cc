@@ -330,6 +330,7 @@ napi_value call_operator(const Arguments& arguments) {
     }
     std::optional<TracedCall> traced;
     if (TracedCall::tracing()) traced.emplace(arguments, operation.handle.schema(), stack.values);
+    const Called called(operation.stand_in);
     if (!operation.stand_in || !operation.stand_in(stack.values)) operation.handle.callBoxed(stack.values);
     keep_onednn();
     if (traced) traced->finish(stack.values);

@@ -1,6 +1,6 @@
 // The loops of a product of bfloat16 matrices over raw memory, for processors that multiply pairs of bfloat16
-// (AVX512-BF16) or have a matrix unit (AMX). product_loops.cc and attention_loops.cc are compiled once for each
-// (Makefile).
+// (AVX512-BF16) or have a matrix unit (AMX). product_loops.cc and attention_loops.cc are compiled once for
+// each (Makefile).
 #pragma once
 
 #include "cpu_loops.h"

@@ -102,9 +102,12 @@ void multiply(const Product& product) {
   }
 }
 
+/** Whether the called operator has a replacement. */
+thread_local bool has_stand_in = false;
+
 /** Returns whether these can be multiplied, and by our own kernel. */
 bool are_factors(const Tensor& left, const Tensor& right) {
-  return product_loops() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
+  return has_stand_in && product_loops() && is_matrix(left) && is_matrix(right) && left.size(1) == right.size(0) &&
          left.numel() > 0 && right.numel() > 0;
 }
 
@@ -127,6 +130,9 @@ bool addmm_(std::vector<IValue>& stack) {
 }
 
 } // namespace
+
+Called::Called(StandIn stand_in) { has_stand_in = stand_in != nullptr; }
+Called::~Called() { has_stand_in = false; }
 
 bool multiplies(const Tensor& into, const Tensor& left, const Tensor& right) {
   return are_factors(left, right) && is_matrix(into) && into.size(0) == left.size(0) &&

@@ -74,7 +74,7 @@ void copy_tile(const uint16_t* from, int64_t stride, int64_t rows, int64_t steps
     _mm512_store_si512(to + row * kRowBytes, _mm512_maskz_loadu_epi16(row < rows ? there : 0, from + row * stride));
 }
 
-/** Returns rows of `left`, packed in `room` if they are contiguous or if `again`: they meet several panels. */
+/** Returns rows of `left`, packed in `room` if they are contiguous or if `again`: for several panels. */
 LeftRows left_rows(const MatrixView& left, int64_t rows, int64_t steps, bool again, char* room) {
   const int64_t whole = steps / kStepsOfTile, all = (steps + kStepsOfTile - 1) / kStepsOfTile;
   const bool turned = left.column_stride != 1;
