@@ -3,10 +3,12 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, expect, it } from "vitest";
+import { afterAll, describe, expect, it } from "vitest";
 import { writeSafetensors } from "../../src/checkpoint/files/safetensors.ts";
 import type { TiledPicture } from "../../src/data/pictures/internvlTiles/tilePixels.ts";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { generate, type Prompt } from "../../src/models/generation/generate.ts";
+import { GREEDY } from "../../src/models/generation/sampling.ts";
 import { embedText } from "../../src/models/inputRows.ts";
 import type { InternVlConfig } from "../../src/models/internvl/spec.ts";
 import { tensors } from "../../src/models/internvl/tensors.ts";
@@ -18,9 +20,16 @@ import { Policy } from "../../src/step/policy.ts";
 import { evalStep, trainStep } from "../../src/step/step.ts";
 import { scope, type Tensor } from "../../src/torch/tensor.ts";
 import { plainTileTower } from "../helpers/plainTileTower.ts";
-import { randomLora, randomTensor, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
+import {
+  randomLora,
+  randomModel,
+  randomTensor,
+  relativeDifference,
+  runToEnd,
+} from "../helpers/randomModel.ts";
 import { RMS_TOWER, randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
 import { referenceStep } from "../helpers/reference.ts";
+import { answered, engineOver } from "../helpers/serving.ts";
 
 const root = mkdtempSync(join(tmpdir(), "lorafit-internvl-random-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -96,6 +105,53 @@ it("a checkpoint of any sizes has the loss and gradients of plain autograd", () 
     }),
     { numRuns: 25 },
   );
+});
+
+describe("InternVL3.5 with the tower of the 38B", () => {
+  const config = smallInternVl({
+    ...{ qkvBias: false, hasHeadNorms: true, heads: 6, kvHeads: 2, headDim: 12 },
+    vision: RMS_TOWER,
+  });
+  const model = randomModel(config, { dtype: "float32" });
+  const lora = randomLora(config);
+  afterAll(() => {
+    disposeLora(lora);
+    disposeModel(model);
+  });
+  const greedy = { sampling: GREEDY, maxNewTokens: 12, stopIds: [] };
+
+  it.each([undefined, lora])(
+    "answers as if each token were the first after its own prompt",
+    async (adapter) => {
+      const prompt: Prompt = randomTileBatch(config, [{ textTokens: 9, pictures: [[1, 2]] }]);
+      const { ids } = await generate(model, adapter, prompt, greedy);
+      expect(new Set(ids).size).toBeGreaterThan(1);
+      for (const known of ids.keys()) {
+        const inputIds = Int32Array.of(...prompt.inputIds, ...ids.slice(0, known));
+        const next = await generate(model, adapter, { ...prompt, inputIds }, { ...greedy, maxNewTokens: 1 });
+        expect(next.ids).toEqual([ids[known]]);
+      }
+    },
+  );
+
+  it("answers the same from a server, beside others and with an adapter", async () => {
+    const engine = engineOver({ model, loras: { lora } });
+    const prompts = [5, 9, 14].map((textTokens) => randomTileBatch(config, [{ textTokens }]));
+    await Promise.all(
+      prompts.flatMap((prompt) =>
+        [undefined, lora].map(async (adapter) => {
+          const { ids } = await generate(model, adapter, prompt, greedy);
+          const answer = await answered(engine, {
+            prompt: { inputIds: prompt.inputIds, images: [] },
+            ...{ maxNewTokens: 12, ignoreEos: true },
+            ...(adapter && { model: "lora" }),
+          });
+          expect(answer.ids).toEqual(ids);
+        }),
+      ),
+    );
+    await engine.close();
+  });
 });
 
 function configOf({ decoder, isLarge, hidden, layers, kvHeads, queries, headPairs, ffn, tower }: Sizes) {
