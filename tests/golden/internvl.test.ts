@@ -6,14 +6,20 @@ import type { TowerWeights } from "../../src/models/internvl/visionWeights.ts";
 import { ATOL, describeGoldenCases } from "../helpers/goldenCases.ts";
 import { goldenFamily, numbersOf } from "../helpers/goldenFamily.ts";
 
-const family = goldenFamily("internvl_hf", 924);
+/** The second has a decoder of Qwen3 and the tower of the 38B. */
+const FOLDERS = [
+  ["internvl_hf", "tiny"],
+  ["internvl_hf", "tiny_448"],
+  ["internvl35", "tiny"],
+] as const;
 
-describe.each(["tiny", "tiny_448"])("%s", (variant) => {
+describe.each(FOLDERS)("%s/%s", (folder, checkpoint) => {
+  const family = goldenFamily(folder, 924);
   describeGoldenCases({
     family,
-    checkpoint: `internvl_hf/${variant}`,
-    adapter: `internvl_hf/${variant}_lora`,
-    cases: family.cases.filter((known) => known.variant === variant),
+    checkpoint: `${folder}/${checkpoint}`,
+    adapter: `${folder}/${checkpoint}_lora`,
+    cases: family.cases.filter(({ variant = "tiny" }) => variant === checkpoint),
     expectTower({ config, vision }, { images }, expected) {
       const own = config as InternVlConfig;
       const weights = vision as TowerWeights;

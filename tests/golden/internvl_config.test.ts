@@ -1,4 +1,4 @@
-/** A checkpoint of InternVL is read from whatever files it has, and refused if they contradict one another. */
+/** A checkpoint of InternVL is read from whatever files it has, or refused if they contradict each other. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
