@@ -140,7 +140,12 @@ async function measure(prompts: readonly Prompt[]): Promise<Measured> {
 }
 
 async function answerOf(engine: Engine, prompt: Prompt): Promise<{ ids: number[]; firstMs: number }> {
-  const request: ServeRequest = { prompt, hdNum: TILES, maxNewTokens: newTokens, ignoreEos: true };
+  const request: ServeRequest = {
+    prompt,
+    limits: { hd_num: TILES },
+    maxNewTokens: newTokens,
+    ignoreEos: true,
+  };
   const { accepted, refusal } = await engine.submit(request);
   if (refusal) throw refusal.error;
   const ids: number[] = [];

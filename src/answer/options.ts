@@ -6,7 +6,7 @@ import { LIMITS_IN_WORDS, openLimits } from "../data/pictures/limits.ts";
 import { BASES, HEAD_BASES } from "../models/precision/bases.ts";
 import { byteAmount, count, group, listOfChoices, text } from "../options.ts";
 import { UNKNOWNS, type Unknown } from "../plan/solvable.ts";
-import { loraOptions, USUAL_MAX_LENGTH } from "../train/options/options.ts";
+import { loraOptions, minPixels, USUAL_MAX_LENGTH } from "../train/options/options.ts";
 import { recipe } from "../train/options/recipes.ts";
 
 const unknowns = ["memory", ...(Object.keys(UNKNOWNS) as Unknown[])] as const;
@@ -73,6 +73,7 @@ export const PlanOptions = z.strictObject({
       help: "Show the models that can be planned for without a checkpoint",
     }),
     ...openLimits("plan"),
+    min_pixels: minPixels,
     max_length: count.optional().meta({
       help: `Tokens of the longest sample. Default: ${USUAL_MAX_LENGTH}, or more if a picture of ${LIMITS_IN_WORDS} needs more`,
       alias: ["max_len"],

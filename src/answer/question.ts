@@ -1,9 +1,9 @@
 /** Reads the options of `lorafit plan` as a question to the planner: model, device, limits and workload. */
 import { existsSync } from "node:fs";
 import { readJsonObject } from "../checkpoint/files/disk.ts";
-import { foreignLimit, givenLimit, isLimitFlag, LIMIT_FLAGS, limitOf } from "../data/pictures/limits.ts";
+import { foreignLimit, isLimitFlag, LIMIT_FLAGS, limitOf, withOwnLimit } from "../data/pictures/limits.ts";
 import { formatCount, GIB, plural, UsageError, UserError } from "../errors.ts";
-import { familyOf, PRESETS, pictureFormOf } from "../models/families.ts";
+import { familyOf, PRESETS, pictureFormOf, withPictureOptions } from "../models/families.ts";
 import type { ModelConfig, TrainedSizes } from "../models/family.ts";
 import { DIALOGUE_TOKENS } from "../plan/dryRun/batchShapes.ts";
 import { type Limits, type PlannedModel, Planner, type SizedWorkload } from "../plan/planner.ts";
@@ -57,6 +57,8 @@ export interface QuestionTools {
   plannerOf: (model: PlannedModel, speed: Speed | undefined) => Planner;
   /** Returns the speed of this machine's CPU. */
   cpuSpeed: (dtype: PlannedModel["dtype"]) => Speed & { doubt?: string | undefined };
+  /** Whether the options are those of a run, which may have limits of other pictures; default false. */
+  isRecorded?: boolean;
 }
 
 const FRESH: QuestionTools = {
@@ -70,10 +72,14 @@ export interface NarrowQuestion extends Pick<Question, "planner" | "limits" | "t
 }
 
 /** Reads the options. Throws UserError for a model, card or policy that is not known. */
-export function questionOf(options: PlanOptions, { plannerOf, cpuSpeed }: QuestionTools = FRESH): Question {
-  refuseHalfQuestions(options);
-  const card = options.device === "cpu" ? undefined : cardFor(options);
-  const model = modelOf(options, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
+export function questionOf(
+  asked: PlanOptions,
+  { plannerOf, cpuSpeed, isRecorded = false }: QuestionTools = FRESH,
+): Question {
+  refuseHalfQuestions(asked);
+  const card = asked.device === "cpu" ? undefined : cardFor(asked);
+  const model = modelOf(asked, card && !card.peakFlopsPerSecond.bfloat16 ? "float16" : "bfloat16");
+  const options = isRecorded ? withOwnLimit(asked, pictureFormOf(model.model).limit, asked) : asked;
   const workload = workloadOf(options, model.model);
   refuseBeyondPlans(workload);
   const speed = card ? undefined : cpuSpeed(model.dtype);
@@ -249,10 +255,10 @@ function modelOf(options: PlanOptions, half: "bfloat16" | "float16"): Omit<Plann
   const { model } = options;
   const bases = basesOf(options);
   if (Object.hasOwn(PRESETS, model) && !existsSync(model)) {
-    return { model: PRESETS[model]!, dtype: half, ...bases, mapsWeights: true };
+    return { model: withPictureOptions(PRESETS[model]!, options), dtype: half, ...bases, mapsWeights: true };
   }
   const dtypeFor = (stored: DType): PlannedModel["dtype"] => (stored === "float32" ? "float32" : half);
-  return withOpened(model, (opened) => loadedModel(opened, { dtypeFor, ...bases }));
+  return withOpened(model, (opened) => loadedModel(opened, { dtypeFor, ...bases }), options);
 }
 
 /** Returns the card of the given name, else a usual card with so much memory, else a common one. */
@@ -271,7 +277,7 @@ function workloadOf(options: PlanOptions, config: ModelConfig): SizedWorkload {
   const form = pictureFormOf(config);
   if (solve !== undefined && isLimitFlag(solve) && solve !== form.limit.flag)
     throw foreignLimit({ flag: `solve ${solve}` }, { ...form.limit, flag: `solve ${form.limit.flag}` });
-  const pictureLimit = givenLimit(options, form.limit) ?? limitOf(defaults, form.limit);
+  const pictureLimit = limitOf(options, form.limit);
   const needed = image_share === undefined ? form.largest(pictureLimit).tokens + DIALOGUE_TOKENS : 0;
   return {
     rank: defaults.lora_r,

@@ -47,6 +47,7 @@ export function trainOptionsOf({
     ...(options.recipe !== DEFAULT_RECIPE && { recipe: options.recipe }),
     lora_r: workload.rank,
     ...limitOption(pictureFormOf(asked.model.config).limit, workload.pictureLimit),
+    ...(options.min_pixels !== undefined && { min_pixels: options.min_pixels }),
     max_length: workload.maxLength,
     ...(workload.batchSize > 1 && { batch_size: workload.batchSize }),
     ...(options.gradient_accumulation !== undefined && {

@@ -11,10 +11,12 @@ import type { Tokenizer } from "../data/text/tokenizer.ts";
 import { UserError } from "../errors.ts";
 import {
   openFamilyFolder,
+  type PictureOptions,
   pictureFormOf,
   pictureRulesOf,
   readModelConfig,
   tokenizerOf,
+  withPictureOptions,
 } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { disposeLora, loraFromAdapter } from "../models/lora.ts";
@@ -40,17 +42,21 @@ export interface KnownModel {
   tokenizer: Tokenizer | undefined;
 }
 
-export interface SessionOptions extends ComputeOptions {
+export interface SessionOptions extends ComputeOptions, PictureOptions {
   adapter?: string | undefined;
   image_compat: ImageCompat;
 }
 
-/** Reads configuration and tokenizer of a model's folder. Throws UserError if it is not a 4KHD checkpoint. */
-export async function inspectModel(nameOrFolder: string): Promise<KnownModel> {
+/**
+ * Reads configuration and tokenizer of a model's folder. pictures: options that change how the model lays
+ * them out. Throws UserError if no family reads the folder.
+ */
+export async function inspectModel(nameOrFolder: string, pictures: PictureOptions = {}): Promise<KnownModel> {
   const folder = resolveModel(nameOrFolder);
   const opened = openFamilyFolder(folder);
   try {
-    return { folder, config: readModelConfig(opened), tokenizer: await tokenizerOf(folder) };
+    const config = withPictureOptions(readModelConfig(opened), pictures);
+    return { folder, config, tokenizer: await tokenizerOf(folder) };
   } finally {
     opened.weights.close();
   }
@@ -67,7 +73,7 @@ export async function withModel<T>(
 ): Promise<T> {
   const closers: (() => unknown)[] = [];
   try {
-    const opened = openModel(folder);
+    const opened = openModel(folder, options);
     closers.push(() => closeModel(opened));
     const compute = startCompute(opened, options);
     noticeIdleCard(options.device, (text, about) => output.caveat(text, about));

@@ -6,8 +6,9 @@ import { readJsonObject } from "../checkpoint/files/disk.ts";
 import { type ModelFolder, openModelFolder } from "../checkpoint/folder.ts";
 import type { PictureForm } from "../data/pictures/form.ts";
 import { type PictureRules, pictureForm } from "../data/pictures/forms.ts";
+import { type LimitValues, limitOf } from "../data/pictures/limits.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
-import { UserError } from "../errors.ts";
+import { UsageError, UserError } from "../errors.ts";
 import type { Positions } from "../nn/attention/rope.ts";
 import { type Rows, rowsBetween } from "../nn/rows.ts";
 import { listOfChoices } from "../options.ts";
@@ -99,7 +100,32 @@ export function officialTargets(config: ModelConfig): string {
 
 /** Returns how a model lays out pictures, as plain data. */
 export function pictureRulesOf(config: ModelConfig): PictureRules {
-  return familyOf(config).pictureRules(config);
+  const rules = familyOf(config).pictureRules(config);
+  const { minPixels } = config;
+  return "minPixels" in rules && minPixels !== undefined ? { ...rules, minPixels } : rules;
+}
+
+/** Options that change how a model lays out pictures. */
+export type PictureOptions = LimitValues & { min_pixels?: number | undefined };
+
+/**
+ * Returns a configuration with the fewest pixels that a user asks for. Throws UsageError if the model's
+ * pictures have no such limit, or if it is above that of the most pixels.
+ */
+export function withPictureOptions<C extends ModelConfig>(config: C, options: PictureOptions): C {
+  const { min_pixels } = options;
+  if (min_pixels === undefined) return config;
+  const { limit } = pictureFormOf(config);
+  if (!("minPixels" in pictureRulesOf(config)))
+    throw new UsageError(`--min-pixels ${min_pixels} does not apply to the pictures of this model.`, {
+      fix: `Leave it out; --${limit.flag} limits them.`,
+    });
+  const most = limitOf(options, limit);
+  if (min_pixels > most)
+    throw new UsageError(`--min-pixels ${min_pixels} is more than --${limit.flag} ${most}.`, {
+      fix: `Pass --min-pixels ${most} or less.`,
+    });
+  return { ...config, minPixels: min_pixels };
 }
 
 /** Returns how a model lays out pictures, decodes and transforms them. */

@@ -39,6 +39,8 @@ export interface ModelConfig extends RopeForm {
   bosId: number;
   /** Ids that end an answer, if there is no tokenizer to ask. */
   eosIds: readonly number[];
+  /** Fewest pixels that a picture is scaled to, if the user says; default: as the family's rules say. */
+  minPixels?: number;
 }
 
 /** A linear of a decoder layer, by its name within the layer: "attention.wqkv". */

@@ -220,7 +220,8 @@ describe("a request", () => {
       { temperature: -1 },
       { topP: 0 },
       { repetitionPenalty: 0 },
-      { hdNum: 0 },
+      { limits: { hd_num: 0 } },
+      { limits: { max_pixels: 200_704 } },
     ];
     for (const part of wrong) {
       const { refusal } = await engine.submit({

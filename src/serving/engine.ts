@@ -1,6 +1,8 @@
 /** Answers requests for a loaded model and its adapters. */
 
 import type { ImageCompat } from "../data/pictures/imageCompat.ts";
+import { foreignAmong, type LimitOption } from "../data/pictures/limits.ts";
+import type { PictureLimit } from "../data/pictures/pictureLimit.ts";
 import type { PictureLoader } from "../data/stream/batches.ts";
 import { TextStream } from "../data/text/textStream.ts";
 import type { Tokenizer } from "../data/text/tokenizer.ts";
@@ -27,6 +29,8 @@ export interface EngineParts {
   tokenizer: Tokenizer | undefined;
   loader: PictureLoader;
   imageCompat: ImageCompat;
+  /** Limit of a picture's tokens, if the request gives none. */
+  pictureLimit: number;
   way: ServingWay;
   shape: ServingShape;
   plannedPeakBytes: number;
@@ -123,14 +127,15 @@ class ServingEngine implements Engine {
   async submit(request: ServeRequest, signal?: AbortSignal): Promise<Submitted> {
     const early = this.#refusal(request);
     if (early) return { refusal: early };
-    const { tokenizer, model, imageCompat } = this.#parts;
+    const { tokenizer, model, imageCompat, pictureLimit } = this.#parts;
     let prompt: Prompt;
     let sequence: Sequence;
     try {
       checkRequest(request);
       const form = pictureFormOf(model.config);
       const options = { tokenizer, vocab: model.config.vocab, form, imageCompat };
-      prompt = await preparePrompt(request.prompt, request.hdNum ?? form.limit.default, options);
+      const limit = limitIn(request, form.limit) ?? pictureLimit;
+      prompt = await preparePrompt(request.prompt, limit, options);
       const late = this.#refusal(request) ?? this.#neverFits(request, prompt);
       if (late) return { refusal: late };
       sequence = this.#sequenceOf(request, prompt);
@@ -266,6 +271,15 @@ class ServingEngine implements Engine {
 /** Returns the sampling settings that a request gives. */
 function definedOf(request: ServeRequest): Partial<ServeRequest> {
   return Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
+}
+
+/** Returns the request's own limit. Throws UserError for a limit of other pictures than the model's. */
+function limitIn({ limits = {} }: ServeRequest, limit: PictureLimit): number | undefined {
+  const foreign = foreignAmong(limits, limit);
+  if (!foreign) return limits[limit.option as LimitOption];
+  throw new UserError(`${foreign.option} does not limit the pictures of this model.`, {
+    fix: `Send ${limit.option} instead.`,
+  });
 }
 
 function closed(): Refusal {

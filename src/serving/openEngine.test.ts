@@ -115,7 +115,7 @@ describe("a dialogue", () => {
       turns: [{ role: "user" as const, text: `${IMAGE_PLACEHOLDER}What is the total?` }],
       images: [await randomPicture(5)],
     };
-    const request = { prompt, hdNum: 1, maxNewTokens: 40, ignoreEos: true };
+    const request = { prompt, limits: { hd_num: 1 }, maxNewTokens: 40, ignoreEos: true };
     const whole = await answered(engine, request);
     expect(whole.text).toBe(tokenizer.decode(whole.ids, { skipSpecial: true }));
     expect(whole.text.length).toBeGreaterThan(20);

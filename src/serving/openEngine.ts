@@ -1,7 +1,8 @@
 /** Opens a checkpoint for serving: plans it, loads it as planned, and makes the engine of it. */
 import { openImagePool } from "../data/pictures/imagePool.ts";
+import { limitOf } from "../data/pictures/limits.ts";
 import { formatBytes, formatCount, UserError } from "../errors.ts";
-import { pictureRulesOf, tokenizerOf } from "../models/families.ts";
+import { pictureFormOf, pictureRulesOf, tokenizerOf } from "../models/families.ts";
 import { disposeModel, loadOpened } from "../models/weights.ts";
 import type { Limits, PlannedModel } from "../plan/planner.ts";
 import { usableMachineBytes } from "../plan/roomToPlanFor.ts";
@@ -52,9 +53,10 @@ async function open(
   closers: (() => unknown)[],
   close: () => Promise<void>,
 ): Promise<Engine> {
-  const { onNotice = () => {}, imageCompat = "lorafit" } = options;
-  const opened = openModel(options.model);
+  const { onNotice = () => {}, imageCompat = "lorafit", pictures = {} } = options;
+  const opened = openModel(options.model, pictures);
   closers.push(() => closeModel(opened));
+  const pictureLimit = limitOf(pictures, pictureFormOf(opened.config).limit);
   const tokenizer = await tokenizerOf(opened.files.folder);
   const compute = startCompute(opened, options);
   noticeIdleCard(options.device, (text) => onNotice(text));
@@ -72,7 +74,7 @@ async function open(
   const loader = openImagePool({ rules: pictureRulesOf(opened.config), compat: imageCompat });
   closers.push(() => loader.close());
   return createEngine({
-    ...{ model, tokenizer, loader, imageCompat, way: plan.way, shape: plan.shape },
+    ...{ model, tokenizer, loader, imageCompat, pictureLimit, way: plan.way, shape: plan.shape },
     ...{ plannedPeakBytes: plan.run.budgetedBytes, adapterBytes: plan.adapterBytes },
     ...{ adapters, baseName: options.baseName ?? DEFAULT_BASE_NAME },
     ...{ maxWaiting: options.maxWaiting ?? DEFAULT_MAX_WAITING, onClosed: close },

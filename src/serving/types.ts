@@ -3,8 +3,10 @@
  * Refusals and ends are values, so that a server can turn each into a status of its own.
  */
 import type { ImageCompat } from "../data/pictures/imageCompat.ts";
+import type { LimitValues } from "../data/pictures/limits.ts";
 import type { Turn } from "../data/samples/sample.ts";
 import type { UserError } from "../errors.ts";
+import type { PictureOptions } from "../models/families.ts";
 import type { Sampling } from "../models/generation/sampling.ts";
 import type { ComputeOptions } from "../train/machine/compute.ts";
 
@@ -31,6 +33,11 @@ export interface EngineOptions extends ComputeOptions {
   /** Requests that may wait before further ones are refused as overloaded; default 1,024. */
   maxWaiting?: number | undefined;
   imageCompat?: ImageCompat | undefined;
+  /**
+   * Limit of a picture's tokens if a request gives none, and fewest pixels of a picture, by their options.
+   * Default: the model's own.
+   */
+  pictures?: PictureOptions | undefined;
   /** Called with each remark about the machine or the checkpoint, for the user to read. */
   onNotice?: ((text: string) => void) | undefined;
 }
@@ -54,8 +61,8 @@ export interface ServeRequest extends Partial<Sampling> {
   prompt: ServePrompt;
   /** A name of models(); default: the base model. */
   model?: string | undefined;
-  /** Most tiles of a picture; default 16. */
-  hdNum?: number | undefined;
+  /** Limit of a picture's tokens, by the model's own option: { hd_num: 16 }. Default: the engine's. */
+  limits?: LimitValues | undefined;
   /** Most tokens of the answer; default: 512, or what is left of the longest request. */
   maxNewTokens?: number | undefined;
   /** Texts that end the answer and are not part of it. */

@@ -38,6 +38,7 @@ export function engineOver({ model, loras = {}, shape, way, parts }: EngineCase)
     tokenizer: undefined,
     loader: pictures,
     imageCompat: "lorafit",
+    pictureLimit: 16,
     way: { ...SERVING_WAYS[0]!, places: model.places, chunkTokens: 64, ...way },
     shape: { maxSequences: 8, maxTokens: 1024, kvTokens: 4096, maxAdapters: 4, ...shape },
     plannedPeakBytes: 0,
@@ -76,7 +77,7 @@ export function requestOf(
   const random = lcg(seed);
   const text = Array.from({ length: tokens }, () => Math.floor(random() * vocab));
   const inputIds = Int32Array.of(1, ...images.map(() => IMAGE_SLOT), ...text);
-  const usual = { hdNum: 1, maxNewTokens: 12, ignoreEos: true, seed: drawSeed };
+  const usual = { limits: { hd_num: 1 }, maxNewTokens: 12, ignoreEos: true, seed: drawSeed };
   return { prompt: { inputIds, images }, ...usual, ...rest };
 }
 
@@ -86,7 +87,7 @@ export async function generated(
   lora: Lora | undefined,
   request: ServeRequest,
 ): Promise<number[]> {
-  const { prompt, hdNum = 16, maxNewTokens = 512, ...sampling } = request;
+  const { prompt, limits: { hd_num: hdNum = 16 } = {}, maxNewTokens = 512, ...sampling } = request;
   if (!("inputIds" in prompt)) throw new Error("a prompt of ids is needed");
   const source = { file: "test", index: 0 };
   const sample = encodePrompt(

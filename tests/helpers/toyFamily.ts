@@ -42,7 +42,12 @@ const LIMIT = {
   key: "maxPixels",
   default: 64 * PATCH_PIXELS ** 2,
   schema: count.optional(),
-  help: { plan: "Largest number of pixels", init: "Largest number of pixels" },
+  help: {
+    plan: "Largest number of pixels",
+    init: "Largest number of pixels",
+    serve: "Largest number of pixels",
+  },
+  unit: "pixels",
   inWords: "--max-pixels",
   lower: "a lower --max-pixels",
   *below(pixels: number) {
@@ -50,6 +55,8 @@ const LIMIT = {
   },
   range: { least: PATCH_PIXELS ** 2, most: 2 ** 20 },
   usual: [256, 1024],
+  steps: [256, 1024],
+  mostDrawn: 2 ** 20,
   smaller: [256],
 } satisfies PictureLimit;
 

@@ -69,7 +69,7 @@ const fact = (page: Page, name: string) =>
 
 describe("the Data screen", () => {
   it("shows samples with their pictures and colours, and counts them all", async () => {
-    const { page, faults } = await openData("file=pages/data.txt&hdNum=4&maxLength=4096");
+    const { page, faults } = await openData("file=pages/data.txt&hd_num=4&maxLength=4096");
     await page.getByText("All samples fit max_length 4,096.").waitFor();
     expect(await fact(page, "Samples").textContent()).toBe("8");
     expect(await fact(page, "Pictures").textContent()).toBe("8");
@@ -86,7 +86,7 @@ describe("the Data screen", () => {
   });
 
   it("says how many samples would not fit as the keyboard moves max_length", async () => {
-    const { page, faults } = await openData("file=pages/data.txt&hdNum=4&maxLength=4096");
+    const { page, faults } = await openData("file=pages/data.txt&hd_num=4&maxLength=4096");
     await page.getByText("All samples fit max_length 4,096.").waitFor();
     await line(page).focus();
     await page.keyboard.press("Home");
@@ -99,7 +99,7 @@ describe("the Data screen", () => {
   });
 
   it("moves max_length with the mouse", async () => {
-    const { page, faults } = await openData("file=pages/data.txt&hdNum=4&maxLength=4096");
+    const { page, faults } = await openData("file=pages/data.txt&hd_num=4&maxLength=4096");
     await page.getByText("All samples fit max_length 4,096.").waitFor();
     const plot = (await page.locator(".histogram-plot").boundingBox())!;
     const handle = (await line(page).boundingBox())!;
@@ -112,7 +112,7 @@ describe("the Data screen", () => {
   });
 
   it("shows hostile texts, names and fields as text, and no file from outside", async () => {
-    const { page, faults } = await openData("file=pages/hostile.jsonl&hdNum=1");
+    const { page, faults } = await openData("file=pages/hostile.jsonl&hd_num=1");
     await page.getByText("2 samples can't be used.").waitFor();
     const text = await page.locator(".data-text").first().textContent();
     expect(text).toContain("<script>window.hurt=1</script>\\u202egnp.exe");
@@ -122,7 +122,7 @@ describe("the Data screen", () => {
     expect(await page.evaluate("window.hurt")).toBeUndefined();
     expect(await page.locator("main script, main img[src=x]").count()).toBe(0);
     const answer = await page.request.get(
-      `${ui.origin}/api/data/picture?file=pages/hostile.jsonl&hdNum=1&index=1&picture=0`,
+      `${ui.origin}/api/data/picture?file=pages/hostile.jsonl&hd_num=1&index=1&picture=0`,
     );
     expect(answer.status()).toBe(404);
     expect(await axeFaults(page)).toEqual([]);
@@ -130,7 +130,7 @@ describe("the Data screen", () => {
   });
 
   it("opens a bad sample from what validate finds", async () => {
-    const { page, faults } = await openData("file=pages/hostile.jsonl&hdNum=1");
+    const { page, faults } = await openData("file=pages/hostile.jsonl&hd_num=1");
     const found = page
       .locator("section")
       .filter({ has: page.getByRole("heading", { name: "What validate finds" }) });
@@ -148,7 +148,7 @@ describe("the Data screen", () => {
 
   it("is readable in the dark and on a phone", async () => {
     for (const options of [{ theme: "dark" }, { phone: true }] as const) {
-      const { page, faults } = await openData("file=pages/data.txt&hdNum=1", options);
+      const { page, faults } = await openData("file=pages/data.txt&hd_num=1", options);
       await page.getByText(/^All samples fit/).waitFor();
       expect(await axeFaults(page)).toEqual([]);
       expect(await page.evaluate("document.documentElement.scrollWidth - innerWidth")).toBeLessThanOrEqual(0);

@@ -24,7 +24,7 @@ async function openPlan(query: string, options: Parameters<typeof openPage>[1] =
 const bar = (page: Page) => page.getByRole("img", { name: /^lorafit: / });
 const fitting = (page: Page) => page.getByText("Shown is the fastest policy that fits.");
 
-const SMALL_CARD = "device=rtx-3060-12gb&base=nf4&hdNum=4&maxLength=2048";
+const SMALL_CARD = "device=rtx-3060-12gb&base=nf4&hd_num=4&maxLength=2048";
 
 describe("the Plan screen", () => {
   it("plans a card: the bar beside the limit and the official recipe, and a command", async () => {
@@ -79,7 +79,7 @@ describe("the Plan screen", () => {
       .toBe(0);
     await page.getByRole("button", { name: /^hd_num 9, max_length 4,096: .* fits$/ }).press("Enter");
     await fitting(page).waitFor();
-    expect(page.url()).toMatch(/hdNum=9&maxLength=4096/);
+    expect(page.url()).toMatch(/maxLength=4096.*hd_num=9/);
     expect(await page.getByRole("slider", { name: "hd_num" }).getAttribute("aria-valuetext")).toBe("9 tiles");
     expect(faults).toEqual([]);
   });

@@ -289,7 +289,7 @@ const fit = {
 
 const init = {
   about:
-    "Writes a commented train.yaml for a data set. Checks every sample first, plans for the card in this machine or the one named, and fills in hd_num and max_length.",
+    "Writes a commented train.yaml for a data set. Checks every sample first, plans for the card in this machine or the one named, and fills in max_length and the limit of pictures (hd_num, max_pixels or max_tiles, by model).",
   options: z.strictObject({
     ...group("Model", { model }),
     ...group("Data", {
@@ -300,6 +300,7 @@ const init = {
         takes: "a file, or a list of files",
       }),
       ...openLimits("init"),
+      min_pixels: pictureOptions.min_pixels,
       max_length: count.optional().meta({
         help: "Maximum number of tokens of a sample. Default: that of the longest sample, rounded up to 64.",
       }),

@@ -1,5 +1,6 @@
 /** Options of `lorafit serve`. */
 import { z } from "zod";
+import { openLimits } from "../../data/pictures/limits.ts";
 import { count, group, text } from "../../options.ts";
 import { computeOptions, pictureOptions } from "../../train/options/options.ts";
 
@@ -44,10 +45,8 @@ export const serve = {
       }),
     }),
     ...group("Pictures", {
-      hd_num: count.default(16).meta({
-        ...pictureOptions.hd_num.meta(),
-        help: "Maximum number of tiles of a picture, if the request does not say.",
-      }),
+      ...openLimits("serve"),
+      min_pixels: pictureOptions.min_pixels,
       image_compat: pictureOptions.image_compat,
       picture_folder: text.optional().meta({
         help: "Folder whose picture files requests may name. Default: none; pictures come as data URLs.",

@@ -29,7 +29,7 @@ interface Conversation {
 
 export async function run(options: ChatOptions, output: Output): Promise<void> {
   for (const file of options.image) await imageSize(file, options.image_compat); // throws if it is not a picture
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   requireTokenizer(known.tokenizer);
   await withModel(known, options, output, (session) => converse(session, options, output));
 }

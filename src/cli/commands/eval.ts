@@ -49,7 +49,7 @@ interface Done {
 }
 
 export async function run(options: OptionsOf<"eval">, output: Output): Promise<void> {
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const ready = await readySamples(options.data, known, options, checkHooks(output));
   const samples =
     options.val_size === undefined

@@ -14,7 +14,7 @@ import { inspectModel, withModel } from "../session.ts";
 export async function run(options: OptionsOf<"generate">, output: Output): Promise<void> {
   const dataset = datasetOf(options);
   for (const file of options.image) await imageSize(file, options.image_compat); // throws if it is not a picture
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const { samples } = await checkSamples(dataset, known, options, {
     purpose: options.data ? "generate" : "ask",
     ...checkHooks(output),

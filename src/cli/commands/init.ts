@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { PlanOptions } from "../../answer/options.ts";
 import { type Question, questionOf } from "../../answer/question.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
-import { givenLimit, limitOf, limitOption } from "../../data/pictures/limits.ts";
+import { givenLimit, limitOption } from "../../data/pictures/limits.ts";
 import type { PictureLimit } from "../../data/pictures/pictureLimit.ts";
 import type { PreparedSample } from "../../data/samples/validate.ts";
 import { formatBytes, formatCount, plural, UserError } from "../../errors.ts";
@@ -17,7 +17,6 @@ import { isCard } from "../../torch/dtypes.ts";
 import { type DataOptions, readySamples } from "../../train/data/dataset.ts";
 import { chooseDevice } from "../../train/machine/compute.ts";
 import { cardOf } from "../../train/machine/modelPlanner.ts";
-import { trainOptions } from "../../train/options/options.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { checkHooks, formatDuration, type Output } from "../output/output.ts";
 import { configText } from "../run/configText.ts";
@@ -47,12 +46,11 @@ export async function run(options: InitOptions, output: Output): Promise<void> {
   if (existsSync(out))
     throw new UserError(`${out} is there already.`, { fix: "Pass another --out, or remove it." });
   requireWritable(out);
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const { limit } = pictureFormOf(known.config);
-  const usual = limitOf(trainOptions({ model: "-", data: "-" }), limit);
   const given = givenLimit(options, limit);
   let candidate: Candidate | undefined;
-  for (const pictureLimit of given === undefined ? [usual, ...limit.smaller] : [given]) {
+  for (const pictureLimit of given === undefined ? [limit.default, ...limit.smaller] : [given]) {
     candidate = await candidateAt(pictureLimit, known, options, output);
     if (candidate.plan.fits) break;
   }
@@ -102,13 +100,14 @@ function readOptions(
 function planOptions(
   model: string,
   { pictureLimit, maxLength }: Sizes,
-  { gpu, memory }: InitOptions,
+  { gpu, memory, min_pixels }: InitOptions,
   limit: PictureLimit,
 ): PlanOptions {
   const sizes = {
     model,
     ...limitOption(limit, pictureLimit),
     max_length: maxLength,
+    ...(min_pixels !== undefined && { min_pixels }),
     ...(memory !== undefined && { memory }),
   };
   if (gpu !== undefined) return PlanOptions.parse({ ...sizes, gpu });
@@ -119,11 +118,12 @@ function planOptions(
 }
 
 function textOf(candidate: Candidate, options: InitOptions, limit: PictureLimit): string {
-  const { model, data, eval_data, skip_bad, memory, out } = options;
+  const { model, data, eval_data, skip_bad, memory, out, min_pixels } = options;
   const { pictureLimit, maxLength } = candidate;
   return configText(
     {
       ...{ model, data, ...limitOption(limit, pictureLimit), max_length: maxLength, output: "output" },
+      ...(min_pixels !== undefined && { min_pixels }),
       ...(eval_data && { eval_data }),
       ...(skip_bad && { skip_bad }),
       ...(memory !== undefined && { memory }),

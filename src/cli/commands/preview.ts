@@ -52,8 +52,10 @@ async function previewImage(file: string, options: PreviewOptions, output: Outpu
 }
 
 /** Returns the form of the model's pictures; without a model, the usual one. */
-async function formFor({ model }: PreviewOptions): Promise<PictureForm> {
-  return model === undefined ? pictureForm(DEFAULT_RULES) : pictureFormOf((await inspectModel(model)).config);
+async function formFor(options: PreviewOptions): Promise<PictureForm> {
+  const { model } = options;
+  if (model === undefined) return pictureForm(DEFAULT_RULES);
+  return pictureFormOf((await inspectModel(model, options)).config);
 }
 
 async function previewSamples(files: string[], options: PreviewOptions, output: Output): Promise<void> {

@@ -14,7 +14,7 @@ import { inspectModel, type KnownModel, withModel } from "../session.ts";
 type Options = OptionsOf<"quantize">;
 
 export async function run(options: Options, output: Output): Promise<void> {
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const ready = options.data && (await readySamples(options.data, known, options, checkHooks(output)));
   noteLeftovers(options.output, output);
   const written = await stoppable(output, (signal) =>
@@ -39,7 +39,13 @@ export async function run(options: Options, output: Output): Promise<void> {
   const train = `train --model ${quoted(options.output)} --data data.txt`;
   if (!ready) return output.next({ "Train on it": train });
   const before = await lossOf(known, options, "before", ready.samples, output);
-  const after = await lossOf(await inspectModel(options.output), options, "quantised", ready.samples, output);
+  const after = await lossOf(
+    await inspectModel(options.output, options),
+    options,
+    "quantised",
+    ready.samples,
+    output,
+  );
   const difference = after - before;
   output.record({ lossBefore: before, loss: after, difference });
   const signed = `${difference < 0 ? "" : "+"}${difference.toFixed(4)}`;

@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { realpathSync, statSync } from "node:fs";
 import { basename, resolve } from "node:path";
+import { limitsAmong } from "../../data/pictures/limits.ts";
 import { formatBytes, formatCount, plural, UsageError, UserError } from "../../errors.ts";
 import { isLoopbackHost } from "../../server/http/access.ts";
 import { openAiServer } from "../../server/openai/server.ts";
@@ -35,9 +36,9 @@ export async function run(options: ServeOptions, output: Output): Promise<void> 
       listen();
       if (process.env.LORAFIT_STOP_WITH_STDIN) stopWithStdin();
       try {
-        const settings = { hdNum: options.hd_num, maxTokens: options.max_new_tokens };
         const server = await openAiServer({
-          ...{ engine, pictures, adapterFolder, isLoopback, apiKey, ...settings },
+          ...{ engine, pictures, adapterFolder, isLoopback, apiKey },
+          ...{ maxTokens: options.max_new_tokens },
           ...{ host: options.host, port: options.port },
         });
         announce(server.url, engine, output);
@@ -58,7 +59,7 @@ function stopWithStdin(): void {
 }
 
 function engineOptions(options: ServeOptions, adapters: Record<string, string>, output: Output) {
-  const { base_name, max_sequences, max_tokens, image_compat, ...compute } = options;
+  const { base_name, max_sequences, max_tokens, image_compat, min_pixels, ...compute } = options;
   return {
     ...compute,
     adapters,
@@ -66,6 +67,7 @@ function engineOptions(options: ServeOptions, adapters: Record<string, string>, 
     maxSequences: max_sequences,
     maxTokens: max_tokens,
     imageCompat: image_compat,
+    pictures: { ...limitsAmong(options), min_pixels },
     onNotice: (text: string) => output.note(text),
   };
 }

@@ -14,7 +14,7 @@ import { checkHooks, type Output, table } from "../output/output.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"validate">, output: Output): Promise<void> {
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const { samples, skipped } = await readySamples(options.data, known, options, {
     ...checkHooks(output),
     thorough: !options.quick,
@@ -44,9 +44,10 @@ export async function run(options: OptionsOf<"validate">, output: Output): Promi
     describeSource(source),
   ]);
   output.answer(table(rows));
-  const { model, data, max_length, skip_bad } = options;
+  const { model, data, max_length, skip_bad, min_pixels } = options;
   const { limit } = pictureFormOf(known.config);
-  const read = `--${limit.flag} ${limitOf(options, limit)} --max-length ${max_length}${skip_bad ? " --skip-bad" : ""}`;
+  const least = min_pixels === undefined ? "" : ` --min-pixels ${min_pixels}`;
+  const read = `--${limit.flag} ${limitOf(options, limit)}${least} --max-length ${max_length}${skip_bad ? " --skip-bad" : ""}`;
   const train = `train --model ${quoted(model)} --data ${data.map(quoted).join(" ")} ${read}`;
   output.next({ "Train on them": train });
 }

@@ -92,7 +92,7 @@ function compared(
 const QUESTIONS = ["What is 17 plus 25?", "Name three things that an invoice states.", "Write one sentence."];
 
 async function samplesOf(options: VerifyOptions, output: Output): Promise<PreparedSample[]> {
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const dataset = options.data ? readDataset(options.data) : ownQuestions();
   const checked = await checkSamples(dataset, known, options, {
     purpose: "generate",
@@ -117,7 +117,7 @@ async function answersOf(
   output: Output,
   signal: AbortSignal,
 ): Promise<VerifiedAnswer[]> {
-  const known = await inspectModel(options.model);
+  const known = await inspectModel(options.model, options);
   const greedy = { temperature: 0, top_p: 1, repetition_penalty: 1, seed: 0, ignore_eos: false };
   return withModel(known, options, output, async (session) => {
     const progress = countProgress(output, "answer", samples.length);

@@ -16,10 +16,14 @@ type Key = keyof TrainInput;
 const SHOWN: readonly Key[] = [
   ...(["model", "data", "eval_data", "output"] as const),
   ...(Object.keys(PICTURE_LIMITS) as LimitOption[]),
+  "min_pixels",
   ...(["max_length", "skip_bad"] as const),
   ...(["batch_size", "gradient_accumulation", "epochs", "learning_rate", "lora_r", "lora_alpha"] as const),
   ...(["save_every", "eval_every", "memory", "seed"] as const),
 ];
+
+/** Options that only some models have: they are shown only if they are given. */
+const OF_SOME_MODELS = new Set<Key>([...(Object.keys(PICTURE_LIMITS) as LimitOption[]), "min_pixels"]);
 
 const COLUMNS = 100;
 
@@ -27,7 +31,8 @@ const COLUMNS = 100;
 export function configText(given: TrainInput, about: readonly string[]): string {
   const defaults: Partial<Record<Key, unknown>> = trainOptions({ model: "-", data: "-" });
   const specs = new Map(optionSpecs(TrainOptions).map((spec) => [spec.key, spec]));
-  const entries = SHOWN.map((key) => {
+  const shown = SHOWN.filter((key) => given[key] !== undefined || !OF_SOME_MODELS.has(key));
+  const entries = shown.map((key) => {
     const help = wrap(specs.get(key)?.help ?? "", COLUMNS);
     const isGiven = given[key] !== undefined;
     const line = lineOf(key, given[key] ?? defaults[key]);

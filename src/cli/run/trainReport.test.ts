@@ -7,7 +7,8 @@ import { type TrainOptions, trainOptions } from "../../train/options/options.ts"
 import { Output } from "../output/output.ts";
 import { TrainReport } from "./trainReport.ts";
 
-const options = { ...trainOptions({ model: "4khd", data: "data.txt", output: "runs/7" }), memory: 2 ** 31 };
+const given = { model: "4khd", data: "data.txt", output: "runs/7", hd_num: 16 };
+const options = { ...trainOptions(given), memory: 2 ** 31 };
 
 let [stdout, stderr] = ["", ""];
 beforeEach(() => {

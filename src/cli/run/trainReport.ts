@@ -127,9 +127,10 @@ export class TrainReport implements RunSink {
  */
 function waysOn(options: TrainOptions, adapter: string): Record<string, string> {
   const { model, data, eval_data, output, base, head_base, vision_base } = options;
-  const { image_compat, max_length, skip_bad, val_size, seed } = options;
+  const { image_compat, min_pixels, max_length, skip_bad, val_size, seed } = options;
   const both = wordsOf({ model, adapter });
-  const seen = wordsOf({ ...limitsAmong(options), ...(image_compat !== "lorafit" && { image_compat }) });
+  const compat = image_compat === "lorafit" ? undefined : image_compat;
+  const seen = wordsOf({ ...limitsAmong(options), min_pixels, image_compat: compat });
   const held = wordsOf({ base, head_base, vision_base });
   const files = (eval_data ?? data).map(quoted).join(" ");
   return {

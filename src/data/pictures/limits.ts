@@ -18,6 +18,7 @@ export const PICTURE_LIMITS = {
 } as const satisfies Record<string, PictureLimit>;
 
 export type LimitOption = keyof typeof PICTURE_LIMITS;
+export const LIMIT_OPTIONS = Object.keys(PICTURE_LIMITS) as LimitOption[];
 export type LimitFlag = (typeof PICTURE_LIMITS)[LimitOption]["flag"];
 
 /** The shape of all limits, for the options of a command. */
@@ -25,7 +26,7 @@ export const limitShape = Object.fromEntries(
   Object.entries(PICTURE_LIMITS).map(([option, { schema }]) => [option, schema]),
 ) as { [Option in LimitOption]: (typeof PICTURE_LIMITS)[Option]["schema"] };
 
-/** Returns the shape of all limits without defaults, for a command that finds values by itself. */
+/** Returns the shape of all limits with the help of a command. */
 export function openLimits(
   command: keyof PictureLimit["help"],
 ): Record<LimitOption, z.ZodOptional<z.ZodInt>> {
@@ -64,12 +65,32 @@ export function limitOf(options: LimitValues, limit: PictureLimit): number {
  * limit pictures of another kind, which would have no effect.
  */
 export function givenLimit(options: LimitValues, limit: PictureLimit): number | undefined {
-  for (const other of Object.values(PICTURE_LIMITS)) {
-    const value = options[other.option];
-    const isDefault = value === undefined || value === other.schema.safeParse(undefined).data;
-    if (other.option !== limit.option && !isDefault) throw foreignLimit(other, limit);
-  }
+  const foreign = foreignAmong(options, limit);
+  if (foreign) throw foreignLimit(foreign, limit);
   return options[limit.option as LimitOption];
+}
+
+/** Returns a limit among the options that limits pictures of another kind; undefined if there is none. */
+export function foreignAmong(options: LimitValues, limit: PictureLimit): PictureLimit | undefined {
+  return Object.values(PICTURE_LIMITS).find(
+    ({ option }) => option !== limit.option && options[option] !== undefined,
+  );
+}
+
+/**
+ * Returns options with the value of a limit in place, and without limits of other kinds of pictures. Throws
+ * UsageError for one of those, unless `recorded` has the same: earlier versions recorded hd_num for every
+ * model.
+ */
+export function withOwnLimit<O extends LimitValues>(
+  options: O,
+  limit: PictureLimit,
+  recorded: LimitValues = {},
+): O {
+  const isLeftOut = ([option, value]: [string, unknown]): boolean =>
+    option in PICTURE_LIMITS && option !== limit.option && value === recorded[option as LimitOption];
+  const kept = Object.fromEntries(Object.entries(options).filter((entry) => !isLeftOut(entry))) as O;
+  return { ...kept, ...limitOption(limit, limitOf(kept, limit)) };
 }
 
 /** Returns the error for a limit of another kind of pictures than the model's. */
@@ -81,8 +102,7 @@ export function foreignLimit(given: Pick<PictureLimit, "flag">, { flag }: Pictur
 
 /** Returns the limits alone among options. */
 export function limitsAmong(options: LimitValues): LimitValues {
-  const shape = Object.values(PICTURE_LIMITS).map(({ option }) => [option, options[option]]);
-  return Object.fromEntries(shape);
+  return Object.fromEntries(LIMIT_OPTIONS.map((option) => [option, options[option]]));
 }
 
 /** Returns the options for a value of a limit. */

@@ -10,10 +10,12 @@ export interface PictureLimit {
   key: string;
   /** The value if the user gives none. */
   default: number;
-  /** Reads the option, with its help. It has no default if that depends on the model. */
-  schema: z.ZodDefault<z.ZodInt> | z.ZodOptional<z.ZodInt>;
-  /** Help where the default depends on something: without unit and default. */
-  help: { plan: string; init: string };
+  /** Reads the option, with its help. It has no default: models of other families refuse it. */
+  schema: z.ZodOptional<z.ZodInt>;
+  /** Help of commands for which the option's own is too long, or whose default is another. */
+  help: { plan: string; init: string; serve: string };
+  /** Unit of a value, for a slider. */
+  unit: string;
   /** A value in words, for a sentence about a picture: "--hd-num tiles". */
   inWords: string;
   /** Advice for too little memory: a way to smaller pictures, and what it does. */
@@ -24,6 +26,10 @@ export interface PictureLimit {
   range: { least: number; most: number };
   /** Values to compare on a page. */
   usual: readonly number[];
+  /** Values of a slider. Any other can be typed. */
+  steps: readonly number[];
+  /** Largest value that a page draws a picture at: a larger drawing would take gigabytes. */
+  mostDrawn: number;
   /** Smaller values to try if the default does not fit. */
   smaller: readonly number[];
 }

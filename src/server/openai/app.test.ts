@@ -65,7 +65,7 @@ const engine: Engine = {
   close: async () => {},
 };
 const pictures = { folder: undefined, allowRemote: false };
-const app = openAiApp({ engine, pictures, adapterFolder, maxTokens: 64, hdNum: 16, now: () => 5000 });
+const app = openAiApp({ engine, pictures, adapterFolder, maxTokens: 64, now: () => 5000 });
 
 const HELLO = { model: "invoices", messages: [{ role: "user", content: "Hello" }] };
 const post = (path: string, body: unknown, init: RequestInit = {}) =>
@@ -108,7 +108,6 @@ describe("a chat completion", () => {
     });
     expect(submitted[0]).toMatchObject({
       model: "invoices",
-      hdNum: 16,
       maxNewTokens: 64,
       prompt: { turns: [{ role: "user", text: "Hello" }], images: [] },
     });
@@ -196,8 +195,14 @@ describe("a chat completion", () => {
     expect(await errorOf(await chat({ ...HELLO, stream: true }))).toMatchObject(expected);
   });
 
+  it("passes on the limit of pictures, whichever the model has", async () => {
+    await post("/v1/chat/completions", { ...HELLO, max_pixels: 200_704 });
+    expect(submitted.at(-1)!.limits).toEqual({ max_pixels: 200_704 });
+    expect((await post("/v1/chat/completions", { ...HELLO, max_tiles: 0 })).status).toBe(400);
+  });
+
   it("leaves the length of an answer to the engine, if neither server nor request sets it", async () => {
-    const open = openAiApp({ engine, pictures, adapterFolder, maxTokens: undefined, hdNum: 16 });
+    const open = openAiApp({ engine, pictures, adapterFolder, maxTokens: undefined });
     const headers = { "Content-Type": "application/json" };
     await open.request("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(HELLO) });
     expect(submitted[0]!.maxNewTokens).toBeUndefined();
@@ -253,7 +258,7 @@ describe("models", () => {
   });
 
   it("stay as they are without such a folder", async () => {
-    const fixed = openAiApp({ engine, pictures, adapterFolder: undefined, maxTokens: 1, hdNum: 1 });
+    const fixed = openAiApp({ engine, pictures, adapterFolder: undefined, maxTokens: 1 });
     const init = {
       method: "POST",
       headers: { "Content-Type": "application/json" },

@@ -28,8 +28,6 @@ export interface OpenAiOptions {
   adapterFolder: string | undefined;
   /** Most tokens of an answer, if the request does not say; undefined: the engine's default. */
   maxTokens: number | undefined;
-  /** Most tiles of a picture, if the request does not say. */
-  hdNum: number;
   /** Milliseconds since 1970. */
   now?: () => number;
 }
@@ -110,7 +108,7 @@ function serveRequest(request: ChatRequest, images: string[], options: OpenAiOpt
   return {
     prompt: { turns: request.turns, images },
     model: request.model,
-    hdNum: request.hdNum ?? options.hdNum,
+    limits: request.limits,
     maxNewTokens: request.maxTokens ?? options.maxTokens,
     temperature: request.temperature,
     topP: request.topP,

@@ -4,6 +4,7 @@
  * the answer and is not supported is an error.
  */
 import { z } from "zod";
+import { LIMIT_OPTIONS, type LimitOption, type LimitValues } from "../../data/pictures/limits.ts";
 import { IMAGE_PLACEHOLDER, type Turn } from "../../data/samples/sample.ts";
 import { ApiError } from "./apiError.ts";
 
@@ -22,8 +23,8 @@ export interface ChatRequest {
   seed?: number;
   /** Texts that end the answer and are not part of it. */
   stop: string[];
-  /** Absent: the server's default. */
-  hdNum?: number;
+  /** Limit of the pictures' tokens, by its option. Absent: the server's default. */
+  limits?: LimitValues;
   isStreamed: boolean;
   /** Whether a stream ends with a chunk of token counts. */
   withUsage: boolean;
@@ -58,7 +59,7 @@ const Body = z.object({
   stop: z.union([stopText, z.array(stopText).max(MOST_STOPS)]).nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.object({ include_usage: z.boolean().nullish() }).nullish(),
-  hd_num: count.nullish(),
+  ...limitFields(),
 });
 
 /** Fields that are accepted only with a value that changes nothing. */
@@ -85,6 +86,7 @@ export function readChatRequest(body: unknown): ChatRequest {
   if (!parsed.success) throw badField(parsed.error);
   const { data } = parsed;
   const maxTokens = data.max_completion_tokens ?? data.max_tokens;
+  const limits = limitsIn(data);
   return {
     model: data.model,
     ...dialogueOf(data.messages),
@@ -94,10 +96,21 @@ export function readChatRequest(body: unknown): ChatRequest {
     repetitionPenalty: data.repetition_penalty ?? 1,
     ...(data.seed != null && { seed: Math.abs(data.seed) }),
     stop: typeof data.stop === "string" ? [data.stop] : (data.stop ?? []),
-    ...(data.hd_num != null && { hdNum: data.hd_num }),
+    ...(limits && { limits }),
     isStreamed: data.stream ?? false,
     withUsage: data.stream_options?.include_usage ?? false,
   };
+}
+
+/** Returns the fields that limit pictures, one for each kind of them. */
+function limitFields() {
+  const fields = LIMIT_OPTIONS.map((option) => [option, count.nullish()] as const);
+  return Object.fromEntries(fields) as Record<LimitOption, z.ZodOptional<z.ZodNullable<z.ZodInt>>>;
+}
+
+function limitsIn(data: { [Option in LimitOption]?: number | null | undefined }): LimitValues | undefined {
+  const given = LIMIT_OPTIONS.filter((option) => data[option] != null);
+  return given.length > 0 ? Object.fromEntries(given.map((option) => [option, data[option]])) : undefined;
 }
 
 function refuseUnsupported(body: Record<string, unknown>): void {

@@ -6,6 +6,8 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { makeFolder } from "../../checkpoint/files/disk.ts";
+import type { PictureForm } from "../../data/pictures/form.ts";
+import { type LimitValues, withOwnLimit } from "../../data/pictures/limits.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine, quoted } from "../../program.ts";
 import { POLICY_OPTION_NAMES } from "../../step/policy.ts";
@@ -71,6 +73,22 @@ export async function openOutput(
 function isOver({ step, totalSteps, evals, options }: TrainerState): boolean {
   const { early_stop, metric = "loss" } = options as Partial<TrainOptions>;
   return step >= totalSteps || earlyStopReason(evals, early_stop, metric) !== undefined;
+}
+
+/**
+ * Returns the options of a run and of its checkpoint with the limit of pictures that the model has, and no
+ * other. Throws UsageError for a limit of other pictures that the run does not record.
+ */
+export function withLimitsOf(
+  { limit }: PictureForm,
+  given: TrainOptions,
+  checkpoint: Checkpoint | undefined,
+): { given: TrainOptions; checkpoint: Checkpoint | undefined } {
+  const before: LimitValues | undefined = checkpoint?.state.options;
+  const own = withOwnLimit(given, limit, before ?? (given.resume ? given : undefined));
+  if (!checkpoint || !before) return { given: own, checkpoint };
+  const options = withOwnLimit(before, limit, before) as typeof checkpoint.state.options;
+  return { given: own, checkpoint: { ...checkpoint, state: { ...checkpoint.state, options } } };
 }
 
 /**

@@ -48,6 +48,7 @@ import {
   moveEarlierRun,
   noticeFolding,
   openOutput,
+  withLimitsOf,
 } from "../folder/resume.ts";
 import { POLICY_FILE, restartLog } from "../folder/runLog.ts";
 import {
@@ -110,13 +111,15 @@ export async function openRun(
 
 /** Stage 1: opens the model's files, and checks the data. checkpoint: the one to continue from. */
 export async function openInputs(
-  given: TrainOptions,
-  { checkpoint, facts, closers, peers }: Pick<Opening, "checkpoint" | "facts" | "closers" | "peers">,
+  written: TrainOptions,
+  { checkpoint: found, facts, closers, peers }: Pick<Opening, "checkpoint" | "facts" | "closers" | "peers">,
 ): Promise<Opening> {
   const { notice } = facts;
-  if (given.memory_snapshot !== undefined && isWriter({ peers })) requireWritable(given.memory_snapshot);
-  const opened = openModel(given.model);
+  const { memory_snapshot } = written;
+  if (memory_snapshot !== undefined && isWriter({ peers })) requireWritable(memory_snapshot);
+  const opened = openModel(written.model, written);
   closers.push(() => closeModel(opened));
+  const { given, checkpoint } = withLimitsOf(pictureFormOf(opened.config), written, found);
   const compute = startCompute(opened, given);
   closers.push(() => liftCaps(compute.device));
   noticeIdleCard(given.device, notice);

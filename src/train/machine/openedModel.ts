@@ -1,6 +1,13 @@
 /** A checkpoint that is opened once: its files, and what they say of the model. */
 import { type ModelFolder, resolveModel } from "../../checkpoint/folder.ts";
-import { normType, openFamilyFolder, readModelConfig, tensorsOf } from "../../models/families.ts";
+import {
+  normType,
+  openFamilyFolder,
+  type PictureOptions,
+  readModelConfig,
+  tensorsOf,
+  withPictureOptions,
+} from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import type { Bases } from "../../models/precision/bases.ts";
 import { storedBases } from "../../models/precision/storedBases.ts";
@@ -16,13 +23,13 @@ export interface OpenedModel {
 }
 
 /**
- * Opens a folder, or a downloaded repository, for the caller to close. Throws UserError if no family reads
- * it.
+ * Opens a folder, or a downloaded repository, for the caller to close. pictures: options that change how the
+ * model lays them out. Throws UserError if no family reads the folder.
  */
-export function openModel(nameOrFolder: string): OpenedModel {
+export function openModel(nameOrFolder: string, pictures: PictureOptions = {}): OpenedModel {
   const files = openFamilyFolder(resolveModel(nameOrFolder));
   try {
-    const config = readModelConfig(files);
+    const config = withPictureOptions(readModelConfig(files), pictures);
     const bases = storedBases(tensorsOf(config), files.weights);
     return { files, config, dtype: normType(files), bases };
   } catch (thrown) {
@@ -36,8 +43,12 @@ export function closeModel({ files }: OpenedModel): void {
 }
 
 /** Opens a model for as long as a body runs, which must not be asynchronous. */
-export function withOpened<T>(nameOrFolder: string, body: (opened: OpenedModel) => T): T {
-  const opened = openModel(nameOrFolder);
+export function withOpened<T>(
+  nameOrFolder: string,
+  body: (opened: OpenedModel) => T,
+  pictures: PictureOptions = {},
+): T {
+  const opened = openModel(nameOrFolder, pictures);
   try {
     return body(opened);
   } finally {

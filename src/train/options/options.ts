@@ -75,9 +75,15 @@ export const computeOptions = group("Device and memory", {
 /** Tokens of the longest sample, unless the user says more. */
 export const USUAL_MAX_LENGTH = 4096;
 
+/** Fewest pixels of a picture, for forms of pictures that have such a limit. */
+export const minPixels = count.optional().meta({
+  help: "Minimum number of pixels that a smaller picture is scaled up to, for Qwen2.5-VL and Qwen3-VL. Default: as the model's preprocessor_config.json says",
+});
+
 /** How pictures become tokens. */
 export const pictureOptions = group("Data", {
   ...limitShape,
+  min_pixels: minPixels,
   image_compat: z.enum(IMAGE_COMPATS).default("lorafit").meta({
     help: "How picture files are decoded and scaled. official: ignores EXIF orientation and drops alpha, as the official code does. pil: scales Qwen and InternVL pictures with Pillow, as transformers without torchvision and ms-swift do.",
   }),

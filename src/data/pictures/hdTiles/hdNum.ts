@@ -13,14 +13,16 @@ export const HD_NUM = {
   flag: "hd-num",
   key: "hdNum",
   default: USUAL_TILES,
-  schema: count.default(USUAL_TILES).meta({
-    help: "Maximum number of tiles of 336 x 336 pixels that a picture is scaled to: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737.",
+  schema: count.optional().meta({
+    help: "Maximum number of tiles of 336 x 336 pixels that a picture is scaled to, for XComposer2-4KHD: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737. Default: 16",
     advice: `${OFFICIAL_DEFAULT} ${ADVICE}`,
   }),
   help: {
     plan: "Largest number of tiles of a picture. Default: 16",
     init: "Maximum number of tiles of a picture. Default: 16, or the next smaller of 9, 4 and 1 that fits.",
+    serve: "Maximum number of tiles of a picture, if the request does not say. Default: 16",
   },
+  unit: "tiles",
   inWords: "--hd-num tiles",
   lower: "a lower --hd-num for fewer image tiles",
   *below(hdNum: number) {
@@ -28,5 +30,7 @@ export const HD_NUM = {
   },
   range: { least: 1, most: 4096 },
   usual: [4, 9, 16, 25, 36, 55],
+  steps: [1, 2, 4, 6, 9, 12, 16, 20, 25, 30, 36, 42, 49, 55, 64, 72, 81, 91, 100, 121],
+  mostDrawn: 256,
   smaller: [9, 4, 1],
 } as const;

@@ -15,7 +15,10 @@ export function maxTilesLimit(usualTiles: number) {
     help: {
       plan: "Largest number of tiles of a picture, for InternVL. Default: as the model's preprocessor_config.json says",
       init: "Maximum number of tiles of a picture, for InternVL. Default: as the model's preprocessor_config.json says, or the next smaller that fits.",
+      serve:
+        "Maximum number of tiles of a picture, if the request does not say, for InternVL. Default: as the model's preprocessor_config.json says",
     },
+    unit: "tiles",
     inWords: "--max-tiles tiles",
     lower: "a lower --max-tiles for fewer image tiles",
     *below(limit: number) {
@@ -23,6 +26,8 @@ export function maxTilesLimit(usualTiles: number) {
     },
     range: { least: 1, most: 1024 },
     usual: [1, 4, 6, 12, 24, 40],
+    steps: [1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 20, 24, 30, 36, 40],
+    mostDrawn: 128,
     smaller: [6, 4, 2, 1].filter((tiles) => tiles < usualTiles),
   } as const satisfies PictureLimit;
 }

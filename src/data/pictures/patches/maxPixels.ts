@@ -8,6 +8,9 @@ const USUAL_TOKEN_PIXELS = 28 * 28;
 /** Most pixels that a search looks at: about 170,000 tokens. */
 const MOST_PIXELS = 2 ** 27;
 
+/** Tokens of a picture at the steps of a slider. */
+const SLIDER_TOKENS = [64, 256, 512, 1024, 1280, 2048, 4096, 6144, 8192, 12_288, 16_384, 32_768, 65_536];
+
 /** Returns the limit of a model: the pixels that a token shows, and its own limit. */
 export function maxPixelsLimit(tokenPixels: number, usualPixels: number) {
   return {
@@ -21,7 +24,10 @@ export function maxPixelsLimit(tokenPixels: number, usualPixels: number) {
     help: {
       plan: "Largest number of pixels of a picture. Default: as the model's preprocessor_config.json says",
       init: "Maximum number of pixels of a picture. Default: as the model's preprocessor_config.json says, or the next smaller that fits.",
+      serve:
+        "Maximum number of pixels of a picture, if the request does not say. Default: as the model's preprocessor_config.json says",
     },
+    unit: "pixels",
     inWords: "--max-pixels",
     lower: "a lower --max-pixels for smaller pictures",
     *below(limit: number) {
@@ -32,6 +38,8 @@ export function maxPixelsLimit(tokenPixels: number, usualPixels: number) {
     },
     range: { least: tokenPixels, most: MOST_PIXELS },
     usual: [256, 1024, 4096, 8192, 16384].map((tokens) => tokens * tokenPixels),
+    steps: SLIDER_TOKENS.map((tokens) => tokens * tokenPixels),
+    mostDrawn: 2 ** 25,
     smaller: [4096, 1280, 256].map((tokens) => tokens * tokenPixels).filter((pixels) => pixels < usualPixels),
   } as const satisfies PictureLimit;
 }

@@ -90,11 +90,10 @@ test("a limit below one token, and a picture that is too thin, are refused by na
 });
 
 test("the checkpoint's limit is the default; a limit of another kind of pictures is refused", () => {
-  expect(limitOf({ hd_num: 16 }, FORM.limit)).toBe(12_845_056);
-  expect(limitOf({ hd_num: 16, max_pixels: 5000 }, FORM.limit)).toBe(5000);
-  expect(() => limitOf({ hd_num: 25 }, FORM.limit)).toThrow(
-    "--hd-num does not limit the pictures of this model",
-  );
+  expect(limitOf({}, FORM.limit)).toBe(12_845_056);
+  expect(limitOf({ max_pixels: 5000 }, FORM.limit)).toBe(5000);
+  for (const options of [{ hd_num: 16 }, { hd_num: 25, max_pixels: 5000 }])
+    expect(() => limitOf(options, FORM.limit)).toThrow("--hd-num does not limit the pictures of this model");
 });
 
 test("the preview draws windows, and names rows, columns and tokens", async () => {

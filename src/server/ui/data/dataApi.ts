@@ -23,6 +23,8 @@ export interface DataFiles {
   adapters: string[];
   /** Whether there are more files than are listed. */
   isCut: boolean;
+  /** Every option that limits pictures. */
+  limits: string[];
 }
 
 export interface DataFile {
@@ -38,7 +40,8 @@ export interface DataQuestion {
   file: string;
   /** Model folder or downloaded repository, whose tokenizer counts the tokens of text. */
   model?: string | undefined;
-  hdNum: number;
+  /** Limit of the pictures' tokens, by the option of the model's pictures. Absent: the model's default. */
+  limits: Record<string, number | undefined>;
 }
 
 export interface SamplesQuestion extends DataQuestion {
@@ -48,6 +51,8 @@ export interface SamplesQuestion extends DataQuestion {
 }
 
 export type SurveyReply =
+  /** The option that limits the model's pictures, with the value in use; the first reply to a survey. */
+  | { kind: "pictures"; pictures: { option: string; value: number; most: number } }
   | { kind: "samples"; samples: SampleView[] }
   | { kind: "progress"; survey: Survey }
   | { kind: "end"; survey: Survey }
@@ -98,14 +103,12 @@ export interface PictureView {
   isShown: boolean;
   /** Absent if the picture can't be read. */
   size?: { width: number; height: number };
-  /** Tokens of the picture at the asked hd_num. */
+  /** Tokens of the picture at the asked limit. */
   tokens?: number;
 }
 
-/** Query of GET /api/data/picture. */
-export interface DataPicture {
-  file: string;
+/** Query of GET /api/data/picture; the limit is a value under its option's name, as hd_num=16. */
+export interface DataPicture extends DataQuestion {
   index: number;
   picture: number;
-  hdNum: number;
 }

@@ -1,6 +1,8 @@
 /** The process that reads data sets for the page: it parses, counts tokens and draws pictures. */
 import { resolveModel } from "../../../checkpoint/folder.ts";
 import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
+import { type LimitValues, limitOf } from "../../../data/pictures/limits.ts";
+import type { PictureLimit } from "../../../data/pictures/pictureLimit.ts";
 import { messageOf, UserError } from "../../../errors.ts";
 import { openFamilyFolder, pictureFormOf, readModelConfig, tokenizerOf } from "../../../models/families.ts";
 import type { HelperMessage, HelperReply } from "../helper/helperProcess.ts";
@@ -54,18 +56,29 @@ function fail(id: number, thrown: unknown): void {
 
 async function answer(ask: DataAsk, send: (reply: DataReply) => void, signal: AbortSignal): Promise<void> {
   const { folder, question } = ask;
-  const model = "model" in question ? question.model : undefined;
-  const reader: DataReader = {
-    ...{ folder, file: question.file, pictureLimit: question.hdNum },
-    ...(model === undefined ? NO_MODEL : await read(model)),
-  };
-  if (ask.asking === "survey") await surveyData(reader, send, signal);
-  else if (ask.asking === "samples")
+  const { file, model, limits } = question;
+  const known = model === undefined ? NO_MODEL : await read(model);
+  const { limit } = known.form;
+  const reader: DataReader = { folder, file, pictureLimit: drawnLimit(limits, limit), ...known };
+  if (ask.asking === "survey") {
+    const pictures = { option: limit.option, value: reader.pictureLimit, most: limit.mostDrawn };
+    send({ kind: "pictures", pictures });
+    await surveyData(reader, send, signal);
+  } else if (ask.asking === "samples")
     send({ kind: "samples", samples: await sampleViews(reader, ask.question) });
   else {
     const { index, picture } = ask.question;
     send({ kind: "picture", png: await drawnPicture(reader, index, picture) });
   }
+}
+
+/** Returns the limit of pictures. Throws UserError for one at which a drawing would take gigabytes. */
+function drawnLimit(limits: LimitValues, limit: PictureLimit): number {
+  const value = limitOf(limits, limit);
+  if (value <= limit.mostDrawn) return value;
+  throw new UserError(`${limit.option} ${value} is more than the page draws: at most ${limit.mostDrawn}.`, {
+    fix: `Choose ${limit.option} ${limit.mostDrawn} or less.`,
+  });
 }
 
 type ReadModel = Pick<DataReader, "form" | "tokenizer" | "vocabSize">;

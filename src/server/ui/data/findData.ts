@@ -35,7 +35,7 @@ interface Found {
 }
 
 /** Lists data sets and models below the folder. folder: absolute, without symbolic links. */
-export async function findData(folder: string): Promise<DataFiles> {
+export async function findData(folder: string): Promise<Omit<DataFiles, "limits">> {
   const found: Found = { files: [], models: new Set(), adapters: [], folders: 0, isCut: false };
   await search(folder, folder, 0, found);
   const named = await Promise.all(

@@ -49,7 +49,8 @@ describe("the form", () => {
     expect(field("weight_decay")?.numeric).toBe(true);
     expect(field("lr_schedule")?.choices).toContain("cosine");
     expect(field("shuffle")).toMatchObject({ kind: "switch", preset: "true" });
-    expect(field("hd_num")?.preset).toBe("16");
+    expect(field("max_length")?.preset).toBe("4096");
+    for (const limit of ["hd_num", "max_pixels"]) expect(field(limit)).not.toHaveProperty("preset");
   });
 
   it("gives its fields as flags that the command line reads as the same options", () => {

@@ -29,7 +29,20 @@ export interface PlanQuestion {
  */
 export type PlanStage = "kept" | "leanest" | "fastest";
 
+/** The option that limits a model's pictures, and its values; the first reply to every question. */
+export interface PictureChoice {
+  /** The option's name: hd_num. */
+  option: string;
+  unit: string;
+  default: number;
+  /** Values of a slider. */
+  steps: number[];
+  /** Values of the table of sizes. */
+  usual: number[];
+}
+
 export type PlanReply =
+  | { kind: "pictures"; pictures: PictureChoice }
   | { kind: "plan"; stage: PlanStage; plan: PlanView }
   /** The official recipe at the same sizes; absent for a CPU. */
   | { kind: "official"; official: OfficialView }
@@ -43,7 +56,8 @@ export type PlanReply =
 /** Least device memory at one pair of sizes. */
 export interface SizeCell {
   kind: "cell";
-  hdNum: number;
+  /** Limit of a picture's tokens, by the model's own option. */
+  pictureLimit: number;
   maxLength: number;
   /** Null if a picture would leave no token to learn. */
   bytes: number | null;
@@ -95,7 +109,11 @@ export interface PlanChoices {
   bases: string[];
   /** Device of this machine, as a run would choose it. */
   here: { device: "cuda" | "cpu"; gpu?: string };
-  defaults: { hdNum: number; maxLength: number; rank: number; accumulation: number };
-  /** Sizes of the table: hd_num down, max_length across. */
-  sizes: { hdNums: number[]; maxLengths: number[] };
+  defaults: { maxLength: number; rank: number; accumulation: number };
+  /** Every option that limits pictures. */
+  limits: string[];
+  /** Those of the first model. */
+  pictures: PictureChoice;
+  /** Sizes across the table. */
+  maxLengths: number[];
 }

@@ -1,6 +1,7 @@
 /** Reads the options of a page's question to the planner. Loads no engine. */
 import { z } from "zod";
 import { PlanOptions } from "../../../answer/options.ts";
+import { openLimits } from "../../../data/pictures/limits.ts";
 import { unitlessError } from "../../../memoryOption.ts";
 import { flagOf, parseOptions } from "../../../options.ts";
 
@@ -10,7 +11,9 @@ const { shape } = PlanOptions;
 const Asked = z.object({
   ...{ memory: shape.memory, gpu: shape.gpu, host_memory: shape.host_memory, margin: shape.margin },
   device: z.preprocess((name) => (/^cuda(:\d+)?$/.test(String(name)) ? "cuda" : name), shape.device),
-  ...{ model: shape.model, hd_num: shape.hd_num, max_length: shape.max_length, batch_size: shape.batch_size },
+  ...openLimits("plan"),
+  ...{ model: shape.model, min_pixels: shape.min_pixels, max_length: shape.max_length },
+  batch_size: shape.batch_size,
   ...{ gradient_accumulation: shape.gradient_accumulation, recipe: shape.recipe, lora_r: shape.lora_r },
   ...{ base: shape.base, head_base: shape.head_base, vision_base: shape.vision_base, weights: shape.weights },
 });

@@ -2,7 +2,8 @@
 import { z } from "zod";
 import { PlanOptions } from "../../../answer/options.ts";
 import { MAX_LENGTHS } from "../../../answer/planSizes.ts";
-import { PICTURE_LIMITS } from "../../../data/pictures/limits.ts";
+import { DEFAULT_RULES, pictureForm } from "../../../data/pictures/forms.ts";
+import { LIMIT_OPTIONS } from "../../../data/pictures/limits.ts";
 import { BASES } from "../../../models/precision/bases.ts";
 import { isAnyHere, isHere } from "../../../plan/roomToPlanFor.ts";
 import { listDevices } from "../../../plan/time/cards.ts";
@@ -12,6 +13,7 @@ import type { RouteModule } from "../context.ts";
 import { findData } from "../data/findData.ts";
 import { openHelper } from "../helper/helperProcess.ts";
 import { streamReplies } from "../helper/streamReplies.ts";
+import { pictureChoice } from "./pictureChoice.ts";
 import type { PlanChoices, PlanReply } from "./planApi.ts";
 import type { PlanAsk } from "./planThread.ts";
 
@@ -39,13 +41,15 @@ async function choices(folder: string): Promise<PlanChoices> {
   const { models } = await findData(folder);
   const cards = listDevices();
   const card = cards.find((one) => isHere(one));
-  const { hd_num, max_length, lora_r, gradient_accumulation } = trainOptions({ model: "-", data: "-" });
+  const { max_length, lora_r, gradient_accumulation } = trainOptions({ model: "-", data: "-" });
   return {
     cards: cards.map(({ name, title, memoryBytes }) => ({ name, title, memoryBytes })),
     models: [PlanOptions.shape.model.parse(undefined), ...models],
     bases: [...BASES],
     here: card ? { device: "cuda", gpu: card.name } : { device: isAnyHere() ? "cuda" : "cpu" },
-    defaults: { hdNum: hd_num, maxLength: max_length, rank: lora_r, accumulation: gradient_accumulation },
-    sizes: { hdNums: [...PICTURE_LIMITS.hd_num.usual], maxLengths: MAX_LENGTHS },
+    defaults: { maxLength: max_length, rank: lora_r, accumulation: gradient_accumulation },
+    limits: [...LIMIT_OPTIONS],
+    pictures: pictureChoice(pictureForm(DEFAULT_RULES).limit),
+    maxLengths: MAX_LENGTHS,
   };
 }

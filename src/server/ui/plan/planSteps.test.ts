@@ -90,6 +90,17 @@ describe("a question of the page", () => {
     expect(changes.map(({ change }) => change)).not.toContain("weights streamed");
   });
 
+  it("names the option that limits the model's pictures; a run's record may have another beside it", () => {
+    const qwen = { ...CARD, model: "qwen2.5-vl-3b", hd_num: undefined, max_pixels: 200_704 };
+    const [first] = replies({ options: qwen });
+    expect(first).toMatchObject({ kind: "pictures", pictures: { option: "max_pixels", unit: "pixels" } });
+    expect(() => replies({ options: { ...qwen, hd_num: 16 } })).toThrow(/--hd-num does not limit/);
+    const [frees] = replies({ options: { ...qwen, hd_num: 16 } }, "frees");
+    expect(frees!.kind).toBe("frees");
+    const cells = replies({ options: { ...qwen, max_pixels: 256 * 784 } }, "sizes");
+    expect(cells[0]).toMatchObject({ pictureLimit: 256 * 784, maxLength: 2048 });
+  });
+
   it("about nonsense is refused in the words of the command line", () => {
     expect(() => replies({ options: { gpu: "rtx-9999" } })).toThrow(UserError);
     expect(() => replies({ options: { memory: "24" } })).toThrow(/--memory 24 is 24 B, too little/);
@@ -111,9 +122,11 @@ describe("a question of the page", () => {
 it("the table of sizes has a cell for each pair, the nearest first, and none where a picture is too long", () => {
   const cells = replies({ options: CARD }, "sizes").filter((reply) => reply.kind === "cell");
   expect(cells).toHaveLength(30);
-  expect(cells[0]).toMatchObject({ hdNum: 4, maxLength: 2048 });
-  expect(cells.find(({ hdNum, maxLength }) => hdNum === 55 && maxLength === 2048)?.bytes).toBeNull();
-  const at = (hdNum: number, maxLength: number) =>
-    cells.find((cell) => cell.hdNum === hdNum && cell.maxLength === maxLength)!.bytes!;
+  expect(cells[0]).toMatchObject({ pictureLimit: 4, maxLength: 2048 });
+  expect(
+    cells.find(({ pictureLimit, maxLength }) => pictureLimit === 55 && maxLength === 2048)?.bytes,
+  ).toBeNull();
+  const at = (tiles: number, maxLength: number) =>
+    cells.find((cell) => cell.pictureLimit === tiles && cell.maxLength === maxLength)!.bytes!;
   expect(at(16, 32768)).toBeGreaterThan(at(16, 8192));
 });

@@ -17,6 +17,7 @@ import { fastestPlan, leanestPlan } from "../../../plan/search.ts";
 import { Policy } from "../../../step/policy.ts";
 import { UNMEASURED } from "../../../train/machine/modelPlanner.ts";
 import type { Step } from "./desk.ts";
+import { pictureChoice } from "./pictureChoice.ts";
 import type { MemoryPart, OfficialView, PlanQuestion, PlanReply, PlanView } from "./planApi.ts";
 import { planOptionsOf } from "./planOptions.ts";
 
@@ -45,12 +46,13 @@ export function planSteps({ options: raw, policy }: PlanQuestion, memory: Memory
       return [];
     }
     const question = questionOf(options, memory.tools);
-    quickPlan(question, policy, send);
     const replies: PlanReply[] = [];
     const keep = (reply: PlanReply): void => {
       replies.push(reply);
       send(reply);
     };
+    keep({ kind: "pictures", pictures: pictureChoice(pictureFormOf(question.planner.config).limit) });
+    quickPlan(question, policy, send);
     return [
       ...officialStep(question, memory, keep),
       searchStep(question, keep, () => remember(memory, key, replies)),
@@ -65,16 +67,17 @@ export function sizeSteps({ options: raw }: PlanQuestion, { tools }: Memory, sen
     const question = questionOf(planOptionsOf(raw), tools);
     const { pictureLimit, maxLength } = question.workload;
     const { usual } = pictureFormOf(question.planner.config).limit;
-    const away = (cell: { hdNum: number; maxLength: number }): number =>
-      Math.abs(Math.log2(cell.hdNum / pictureLimit)) + Math.abs(Math.log2(cell.maxLength / maxLength));
-    const cells = usual.flatMap((hdNum) => MAX_LENGTHS.map((maxLength) => ({ hdNum, maxLength })));
+    const away = (cell: { pictureLimit: number; maxLength: number }): number =>
+      Math.abs(Math.log2(cell.pictureLimit / pictureLimit)) + Math.abs(Math.log2(cell.maxLength / maxLength));
+    const cells = usual.flatMap((limit) =>
+      MAX_LENGTHS.map((length) => ({ pictureLimit: limit, maxLength: length })),
+    );
     return cells
       .toSorted((one, other) => away(one) - away(other))
       .map((cell) => ({
         rank: RANKS.cell,
         run: () => {
-          const sizes = { pictureLimit: cell.hdNum, maxLength: cell.maxLength };
-          send({ kind: "cell", ...cell, bytes: leastBytes(question, question.workload, sizes) });
+          send({ kind: "cell", ...cell, bytes: leastBytes(question, question.workload, cell) });
           return undefined;
         },
       }));
@@ -85,7 +88,7 @@ export function sizeSteps({ options: raw }: PlanQuestion, { tools }: Memory, sen
 /** Returns the step that finds what frees memory under the policy of a run. */
 export function freeingSteps({ options: raw, policy }: PlanQuestion, { tools }: Memory, send: Send): Step[] {
   const run = (): undefined => {
-    const question = questionOf(planOptionsOf(raw), tools);
+    const question = questionOf(planOptionsOf(raw), { ...tools, isRecorded: true });
     const { planner, workload, limits, fixed } = question;
     const shown = policyFor(question, policy);
     const plan = shown

@@ -20,7 +20,7 @@ const MOST_PIXELS = 720;
 
 /** Returns a function that draws a picture as a run sees it; undefined for one that can't be read. */
 export function pictureDrawer(options: TrainOptions): (path: string) => Promise<DrawnPicture | undefined> {
-  const form = withOpened(options.model, ({ config }) => pictureFormOf(config));
+  const form = withOpened(options.model, ({ config }) => pictureFormOf(config), options);
   const limit = limitOf(options, form.limit);
   const size = { width: MOST_PIXELS, height: MOST_PIXELS, fit: "inside", withoutEnlargement: true } as const;
   return async (path) => {

@@ -1,8 +1,9 @@
 /** Screen "Data": the samples of a data set as the model reads them, their lengths, and what is wrong. */
-import { useRef } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import type { DataFiles, DataQuestion } from "../../../../src/server/ui/data/dataApi.ts";
 import { getJson } from "../../api.ts";
 import { formatBytes } from "../../lib/format.ts";
+import { limitsIn } from "../../lib/pictureLimits.ts";
 import { Empty, Loading, Problem } from "../../parts/states.tsx";
 import { useLoaded } from "../../parts/useLoaded.ts";
 import { route, setQuery } from "../../router.ts";
@@ -10,12 +11,15 @@ import "./data.css";
 import { Counts, Findings } from "./findings.tsx";
 import { Histogram } from "./histogram.tsx";
 import { Samples } from "./samples.tsx";
-import { useSurvey } from "./useSurvey.ts";
+import { type PictureLimit, useSurvey } from "./useSurvey.ts";
 
 /** Stands in the address for no model: an absent one is the first that was found. */
 const NO_MODEL = "-";
 
-const DEFAULTS = { hdNum: 16, maxLength: 4096 };
+const USUAL_MAX_LENGTH = 4096;
+
+/** Pictures without a model, until the server says otherwise. */
+const NO_PICTURES: PictureLimit = { option: "hd_num", value: 16, most: 256 };
 
 export function Data() {
   const loaded = useLoaded((signal) => getJson<DataFiles>("data/files", {}, signal), []);
@@ -41,7 +45,8 @@ function DataSets({ found }: { found: DataFiles }) {
   const { query } = route.value;
   const file = query.get("file") ?? files[0]?.path;
   const model = query.get("model") ?? found.models[0] ?? NO_MODEL;
-  const hdNum = wholeNumber(query.get("hdNum"), DEFAULTS.hdNum);
+  const limits = limitsIn(query, found.limits);
+  const [pictures, setPictures] = useState(NO_PICTURES);
   if (file === undefined)
     return (
       <Empty>
@@ -49,17 +54,24 @@ function DataSets({ found }: { found: DataFiles }) {
         them in .txt.
       </Empty>
     );
-  const question: DataQuestion = { file, hdNum, ...(model !== NO_MODEL && { model }) };
+  const question: DataQuestion = { file, limits, ...(model !== NO_MODEL && { model }) };
   return (
     <div class="stack">
-      <Choices found={found} question={question} />
-      <Surveyed question={question} key={JSON.stringify(question)} />
+      <Choices found={found} question={question} pictures={pictures} />
+      <Surveyed question={question} know={setPictures} key={JSON.stringify(question)} />
     </div>
   );
 }
 
-function Choices({ found, question }: { found: DataFiles; question: DataQuestion }) {
+interface ChoicesProps {
+  found: DataFiles;
+  question: DataQuestion;
+  pictures: PictureLimit;
+}
+
+function Choices({ found, question, pictures: { option, value, most } }: ChoicesProps) {
   const { files, models, isCut } = found;
+  const noLimits = Object.fromEntries(found.limits.map((name) => [name, undefined]));
   const isListed = files.some(({ path }) => path === question.file);
   return (
     <form
@@ -88,7 +100,9 @@ function Choices({ found, question }: { found: DataFiles; question: DataQuestion
           list="data-models"
           value={question.model ?? ""}
           placeholder="folder; its tokenizer counts"
-          onChange={({ currentTarget }) => setQuery({ model: currentTarget.value.trim() || NO_MODEL })}
+          onChange={({ currentTarget }) =>
+            setQuery({ ...noLimits, model: currentTarget.value.trim() || NO_MODEL })
+          }
         />
       </label>
       <datalist id="data-models">
@@ -97,14 +111,14 @@ function Choices({ found, question }: { found: DataFiles; question: DataQuestion
         ))}
       </datalist>
       <label>
-        hd_num{" "}
+        {option}{" "}
         <input
           class="data-number"
           type="number"
           min={1}
-          max={256}
-          value={question.hdNum}
-          onChange={({ currentTarget }) => setQuery({ hdNum: currentTarget.value })}
+          max={most}
+          value={question.limits[option] ?? value}
+          onChange={({ currentTarget }) => setQuery({ [option]: currentTarget.value })}
         />
       </label>
       {isCut && <span class="muted">Not all files are listed.</span>}
@@ -112,11 +126,19 @@ function Choices({ found, question }: { found: DataFiles; question: DataQuestion
   );
 }
 
-function Surveyed({ question }: { question: DataQuestion }) {
-  const { survey, samples, isDone, problem } = useSurvey(question);
+interface SurveyedProps {
+  question: DataQuestion;
+  know: (pictures: PictureLimit) => void;
+}
+
+function Surveyed({ question, know }: SurveyedProps) {
+  const { survey, samples, pictures, isDone, problem } = useSurvey(question);
+  useEffect(() => {
+    if (pictures) know(pictures);
+  }, [pictures]);
   const list = useRef<HTMLDivElement>(null);
   const { query } = route.value;
-  const maxLength = wholeNumber(query.get("maxLength"), DEFAULTS.maxLength);
+  const maxLength = wholeNumber(query.get("maxLength"), USUAL_MAX_LENGTH);
   const from = wholeNumber(query.get("from"), 0);
   const show = (index: number): void => {
     setQuery({ from: String(index) });

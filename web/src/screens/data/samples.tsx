@@ -116,8 +116,8 @@ function Sample({ sample, question }: { sample: SampleView; question: DataQuesti
   );
 }
 
-function pictureUrl({ file, hdNum }: DataQuestion, index: number, picture: number): string {
-  return apiUrl("data/picture", { file, hdNum, index, picture });
+function pictureUrl({ file, model, limits }: DataQuestion, index: number, picture: number): string {
+  return apiUrl("data/picture", { file, model, ...limits, index, picture });
 }
 
 function Picture({ picture, src }: { picture: PictureView; src: string }) {

@@ -9,10 +9,14 @@ import type {
 } from "../../../../src/server/ui/data/dataApi.ts";
 import { ApiProblem, postLines } from "../../api.ts";
 
+export type PictureLimit = Extract<SurveyReply, { kind: "pictures" }>["pictures"];
+
 export interface Surveyed {
   survey?: Survey;
   /** The first samples, which come before the counts. */
   samples?: SampleView[];
+  /** The option that limits the model's pictures, with its value. */
+  pictures?: PictureLimit;
   isDone: boolean;
   problem?: unknown;
 }
@@ -34,6 +38,8 @@ export function useSurvey(question: DataQuestion | undefined): Surveyed {
 
 function withReply(before: Surveyed, reply: SurveyReply): Surveyed {
   switch (reply.kind) {
+    case "pictures":
+      return { ...before, pictures: reply.pictures };
     case "samples":
       return { ...before, samples: reply.samples };
     case "progress":

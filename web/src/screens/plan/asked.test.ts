@@ -4,19 +4,29 @@ import { askedFrom, nearestStep, optionsOf, queryOf, STEPS } from "./asked.ts";
 
 const CHOICES: PlanChoices = {
   ...{ cards: [], bases: [], models: ["4khd-7b"], here: { device: "cpu" } },
-  defaults: { hdNum: 16, maxLength: 4096, rank: 16, accumulation: 8 },
-  sizes: { hdNums: [], maxLengths: [] },
+  defaults: { maxLength: 4096, rank: 16, accumulation: 8 },
+  limits: ["hd_num", "max_pixels"],
+  pictures: { option: "hd_num", unit: "tiles", default: 16, steps: [4, 16], usual: [4] },
+  maxLengths: [],
 };
 
 it("an address keeps all that is asked for", () => {
-  const asked = askedFrom(new URLSearchParams("device=cpu&maxLength=777&base=nf4&memory=8GiB"), CHOICES);
-  expect(asked).toMatchObject({ device: "cpu", maxLength: 777, hdNum: 16, base: "nf4", memory: "8GiB" });
-  expect(askedFrom(new URLSearchParams(queryOf(asked)), CHOICES)).toEqual(asked);
+  const asked = askedFrom(
+    new URLSearchParams("device=cpu&maxLength=777&base=nf4&memory=8GiB&hd_num=9"),
+    CHOICES,
+  );
+  expect(asked).toMatchObject({ device: "cpu", maxLength: 777, base: "nf4", memory: "8GiB" });
+  expect(asked.limits).toEqual({ hd_num: 9 });
+  const { max_pixels, ...query } = queryOf(asked, CHOICES);
+  expect(max_pixels).toBeUndefined();
+  expect(askedFrom(new URLSearchParams(query as Record<string, string>), CHOICES)).toEqual(asked);
 });
 
 it("nonsense in an address becomes the default", () => {
-  expect(askedFrom(new URLSearchParams("rank=-3&hdNum=many&batchSize=1.5"), CHOICES)).toMatchObject({
-    ...{ rank: 16, hdNum: 16, batchSize: 1 },
+  expect(
+    askedFrom(new URLSearchParams("rank=-3&hd_num=many&max_pixels=-1&batchSize=1.5"), CHOICES),
+  ).toMatchObject({
+    ...{ rank: 16, limits: {}, batchSize: 1 },
   });
 });
 
@@ -27,9 +37,10 @@ it("options name the card, its memory, or the CPU", () => {
   expect(optionsOf({ ...asked, device: "memory" })).toMatchObject({ memory: "24GiB" });
   expect(optionsOf({ ...asked, device: "cpu" })).toMatchObject({ device: "cpu" });
   expect(Object.keys(optionsOf(asked))).not.toContain("base");
+  expect(optionsOf({ ...asked, limits: { max_pixels: 200_704 } })).toMatchObject({ max_pixels: 200_704 });
 });
 
 it("a slider stands at the step nearest to a typed value", () => {
-  for (const [place, step] of STEPS.hdNum.entries()) expect(nearestStep(STEPS.hdNum, step)).toBe(place);
+  for (const [place, step] of STEPS.rank.entries()) expect(nearestStep(STEPS.rank, step)).toBe(place);
   expect(STEPS.maxLength[nearestStep(STEPS.maxLength, 5_000)]).toBe(4_096);
 });

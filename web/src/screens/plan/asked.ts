@@ -1,5 +1,6 @@
 /** The sizes and choices of the Plan screen, and the options of `lorafit plan` that they stand for. */
 import type { PlanChoices } from "../../../../src/server/ui/plan/planApi.ts";
+import { limitsIn } from "../../lib/pictureLimits.ts";
 
 export interface Asked {
   /** Name of a card, or `memory` for any card with so much memory, or `cpu`. */
@@ -8,7 +9,8 @@ export interface Asked {
   memory: string;
   model: string;
   maxLength: number;
-  hdNum: number;
+  /** Limits of pictures by their options, those of the model's pictures alone; none: the model's default. */
+  limits: Readonly<Record<string, number>>;
   rank: number;
   batchSize: number;
   /** Empty: as the model stores it. */
@@ -23,7 +25,6 @@ export const STEPS = {
     ...[256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384, 24_576, 32_768, 49_152],
     ...[65_536, 98_304, 131_072],
   ],
-  hdNum: [1, 2, 4, 6, 9, 12, 16, 20, 25, 30, 36, 42, 49, 55, 64, 72, 81, 91, 100, 121],
   rank: [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256],
   batchSize: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
 } as const;
@@ -31,7 +32,8 @@ export const STEPS = {
 export type Size = keyof typeof STEPS;
 
 /** Returns what the address of the screen asks for, with defaults in place. */
-export function askedFrom(query: URLSearchParams, { here, models, defaults }: PlanChoices): Asked {
+export function askedFrom(query: URLSearchParams, choices: PlanChoices): Asked {
+  const { here, models, defaults } = choices;
   const text = (key: keyof Asked, otherwise: string): string => query.get(key) ?? otherwise;
   const size = (key: Size, otherwise: number): number => {
     const value = Number(query.get(key));
@@ -41,15 +43,21 @@ export function askedFrom(query: URLSearchParams, { here, models, defaults }: Pl
     device: text("device", here.gpu ?? "rtx-4090"),
     memory: text("memory", ""),
     model: text("model", models[0] ?? ""),
-    ...{ maxLength: size("maxLength", defaults.maxLength), hdNum: size("hdNum", defaults.hdNum) },
+    maxLength: size("maxLength", defaults.maxLength),
+    limits: limitsIn(query, choices.limits),
     ...{ rank: size("rank", defaults.rank), batchSize: size("batchSize", 1) },
     ...{ base: text("base", ""), weights: text("weights", "") },
   };
 }
 
-/** Returns the query of an address that asks for the same. */
-export function queryOf(asked: Asked): Record<string, string> {
-  return Object.fromEntries(Object.entries(asked).map(([key, value]) => [key, String(value)]));
+/** Returns the query of an address that asks for the same; undefined stands for what it must not have. */
+export function queryOf(
+  { limits, ...asked }: Asked,
+  choices: Pick<PlanChoices, "limits">,
+): Record<string, string | undefined> {
+  const none = choices.limits.map((option) => [option, undefined]);
+  const given = Object.entries({ ...asked, ...limits }).map(([key, value]) => [key, String(value)]);
+  return Object.fromEntries([...none, ...given]);
 }
 
 /** Returns the options as `lorafit plan` calls them; those left open are absent. */
@@ -60,7 +68,7 @@ export function optionsOf({ device, memory, ...asked }: Asked): Record<string, u
     ...(device === "cpu" && { device: "cpu" }),
     ...(memory.trim() !== "" && { memory: memory.trim() }),
     ...(device === "memory" && memory.trim() === "" && { memory: "24GiB" }),
-    ...{ model: asked.model, max_length: asked.maxLength, hd_num: asked.hdNum },
+    ...{ model: asked.model, max_length: asked.maxLength, ...asked.limits },
     ...{ lora_r: asked.rank, batch_size: asked.batchSize },
     ...(asked.base !== "" && { base: asked.base }),
     ...(asked.weights !== "" && { weights: asked.weights }),

@@ -1,27 +1,28 @@
 /** The sliders and choices of the Plan screen. */
 import type { ComponentChildren } from "preact";
 import { useId } from "preact/hooks";
-import type { PlanChoices } from "../../../../src/server/ui/plan/planApi.ts";
+import type { PictureChoice, PlanChoices } from "../../../../src/server/ui/plan/planApi.ts";
 import { formatBytes, formatCount } from "../../lib/format.ts";
 import { type Asked, nearestStep, type Size, STEPS } from "./asked.ts";
 
 interface Controls {
   asked: Asked;
   choices: PlanChoices;
+  /** The option that limits the model's pictures. */
+  pictures: PictureChoice;
   change: (change: Partial<Asked>) => void;
 }
 
 const SIZES: readonly { key: Size; label: string; unit: string }[] = [
   { key: "maxLength", label: "max_length", unit: "tokens" },
-  { key: "hdNum", label: "hd_num", unit: "tiles" },
   { key: "rank", label: "lora_r", unit: "" },
   { key: "batchSize", label: "batch_size", unit: "samples" },
 ];
 
-export function PlanControls({ asked, choices, change }: Controls) {
+export function PlanControls({ asked, choices, pictures, change }: Controls) {
   return (
     <form class="panel plan-controls" aria-label="What to plan" onSubmit={(event) => event.preventDefault()}>
-      <DeviceChoice asked={asked} choices={choices} change={change} />
+      <DeviceChoice {...{ asked, choices, change }} />
       <Labelled label="Model">
         {(id) => (
           <>
@@ -29,7 +30,7 @@ export function PlanControls({ asked, choices, change }: Controls) {
               id={id}
               list={`${id}-models`}
               value={asked.model}
-              onChange={({ currentTarget }) => change({ model: currentTarget.value })}
+              onChange={({ currentTarget }) => change({ model: currentTarget.value, limits: {} })}
             />
             <datalist id={`${id}-models`}>
               {choices.models.map((model) => (
@@ -49,6 +50,13 @@ export function PlanControls({ asked, choices, change }: Controls) {
           change={(value) => change({ [key]: value })}
         />
       ))}
+      <Slider
+        label={pictures.option}
+        unit={pictures.unit}
+        steps={pictures.steps}
+        value={asked.limits[pictures.option] ?? pictures.default}
+        change={(value) => change({ limits: { [pictures.option]: value } })}
+      />
       <Labelled label="Base">
         {(id) => (
           <select
@@ -82,7 +90,7 @@ export function PlanControls({ asked, choices, change }: Controls) {
   );
 }
 
-function DeviceChoice({ asked, choices, change }: Controls) {
+function DeviceChoice({ asked, choices, change }: Omit<Controls, "pictures">) {
   const isAny = asked.device === "memory";
   return (
     <>

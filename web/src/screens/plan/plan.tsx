@@ -36,21 +36,28 @@ function Planning({ choices }: { choices: PlanChoices }) {
   const change = (changed: Partial<Asked>): void => {
     const next = { ...asked, ...changed };
     setAsked(next);
-    setQuery(queryOf(next));
+    setQuery(queryOf(next, choices));
   };
   const options = optionsOf(asked);
   const planned = usePlan(options);
+  const { pictures = choices.pictures } = planned;
   return (
     <div class="plan-screen">
-      <PlanControls asked={asked} choices={choices} change={change} />
+      <PlanControls {...{ asked, choices, pictures, change }} />
       <div class="stack">
         <PlanAnswer planned={planned} />
         <SizesTable
           options={options}
-          sizes={choices.sizes}
+          pictures={pictures}
+          maxLengths={choices.maxLengths}
           limitBytes={planned.plan?.limitBytes}
-          chosen={asked}
-          choose={change}
+          chosen={{
+            pictureLimit: asked.limits[pictures.option] ?? pictures.default,
+            maxLength: asked.maxLength,
+          }}
+          choose={({ pictureLimit, maxLength }) =>
+            change({ limits: { [pictures.option]: pictureLimit }, maxLength })
+          }
         />
       </div>
     </div>

@@ -1,20 +1,28 @@
-/** Least memory by hd_num and max_length, as a table whose cells choose their sizes. */
+/** Least memory by limit of pictures and max_length, as a table whose cells choose their sizes. */
+import type { PictureChoice } from "../../../../src/server/ui/plan/planApi.ts";
 import { formatBytes, formatCount } from "../../lib/format.ts";
 import { cellKey, useSizes } from "./usePlan.ts";
 
 interface SizesProps {
   options: Record<string, unknown>;
-  sizes: { hdNums: readonly number[]; maxLengths: readonly number[] };
+  /** The option that limits the model's pictures. */
+  pictures: PictureChoice;
+  maxLengths: readonly number[];
   limitBytes: number | undefined;
-  chosen: { hdNum: number; maxLength: number };
-  choose: (sizes: { hdNum: number; maxLength: number }) => void;
+  chosen: Sizes;
+  choose: (sizes: Sizes) => void;
 }
 
-export function SizesTable({ options, sizes, limitBytes, chosen, choose }: SizesProps) {
-  const { cells, isBusy } = useSizes(options);
+interface Sizes {
+  pictureLimit: number;
+  maxLength: number;
+}
+
+export function SizesTable({ options, pictures, maxLengths, limitBytes, chosen, choose }: SizesProps) {
+  const { cells, isBusy } = useSizes(options, pictures.option);
   return (
     <section class="panel" aria-busy={isBusy}>
-      <h2>What fits: hd_num and max_length</h2>
+      <h2>What fits: {pictures.option} and max_length</h2>
       <p class="muted">
         Least memory at each pair of sizes, with the leanest policy. Choose a cell to plan for it.
       </p>
@@ -23,8 +31,8 @@ export function SizesTable({ options, sizes, limitBytes, chosen, choose }: Sizes
         <table class="plan-sizes">
           <thead>
             <tr>
-              <th scope="col">hd_num</th>
-              {sizes.maxLengths.map((maxLength) => (
+              <th scope="col">{pictures.option}</th>
+              {maxLengths.map((maxLength) => (
                 <th scope="col" class="number" key={maxLength}>
                   {formatCount(maxLength)}
                 </th>
@@ -32,17 +40,18 @@ export function SizesTable({ options, sizes, limitBytes, chosen, choose }: Sizes
             </tr>
           </thead>
           <tbody>
-            {sizes.hdNums.map((hdNum) => (
-              <tr key={hdNum}>
-                <th scope="row">{hdNum}</th>
-                {sizes.maxLengths.map((maxLength) => {
-                  const isChosen = chosen.hdNum === hdNum && chosen.maxLength === maxLength;
-                  const bytes = cells.get(cellKey({ hdNum, maxLength }));
+            {pictures.usual.map((pictureLimit) => (
+              <tr key={pictureLimit}>
+                <th scope="row">{formatCount(pictureLimit)}</th>
+                {maxLengths.map((maxLength) => {
+                  const sizes = { pictureLimit, maxLength };
+                  const isChosen = cellKey(chosen) === cellKey(sizes);
+                  const bytes = cells.get(cellKey(sizes));
                   return (
                     <td key={maxLength}>
                       <Cell
-                        {...{ hdNum, maxLength, bytes, limitBytes, isChosen }}
-                        choose={() => choose({ hdNum, maxLength })}
+                        {...{ ...sizes, option: pictures.option, bytes, limitBytes, isChosen }}
+                        choose={() => choose(sizes)}
                       />
                     </td>
                   );
@@ -54,15 +63,14 @@ export function SizesTable({ options, sizes, limitBytes, chosen, choose }: Sizes
       </section>
       <p class="plan-key">
         <span class="plan-fits">fits</span> <span class="plan-too-large">does not fit</span>{" "}
-        <span class="muted">–: a picture of that many tiles alone is longer</span>
+        <span class="muted">–: a picture of that many {pictures.unit} alone is longer</span>
       </p>
     </section>
   );
 }
 
-interface CellProps {
-  hdNum: number;
-  maxLength: number;
+interface CellProps extends Sizes {
+  option: string;
   /** Undefined as long as it is not planned; null if a picture is too long. */
   bytes: number | null | undefined;
   limitBytes: number | undefined;
@@ -70,11 +78,12 @@ interface CellProps {
   choose: () => void;
 }
 
-function Cell({ hdNum, maxLength, bytes, limitBytes, isChosen, choose }: CellProps) {
+function Cell({ option, pictureLimit, maxLength, bytes, limitBytes, isChosen, choose }: CellProps) {
   if (bytes === undefined) return <span class="muted">…</span>;
   if (bytes === null) return <span class="muted">–</span>;
   const fits = limitBytes === undefined || bytes <= limitBytes;
-  const name = `hd_num ${hdNum}, max_length ${formatCount(maxLength)}: ${formatBytes(bytes)}, ${fits ? "fits" : "does not fit"}`;
+  const sizes = `${option} ${formatCount(pictureLimit)}, max_length ${formatCount(maxLength)}`;
+  const name = `${sizes}: ${formatBytes(bytes)}, ${fits ? "fits" : "does not fit"}`;
   return (
     <button
       type="button"

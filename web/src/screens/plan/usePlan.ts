@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import type {
   OfficialView,
+  PictureChoice,
   PlanQuestion,
   PlanReply,
   PlanStage,
@@ -11,6 +12,7 @@ import type {
 import { ApiProblem, postLines } from "../../api.ts";
 
 export interface Planned {
+  pictures?: PictureChoice;
   plan?: PlanView;
   stage?: PlanStage;
   official?: OfficialView;
@@ -38,7 +40,7 @@ export function usePlan(options: Record<string, unknown> | undefined): Planned {
     postLines("plan", question, take, cancel.signal).then(
       () => cancel.signal.aborted || setPlanned((before) => ({ ...before, isBusy: false })),
       (problem: unknown) => {
-        if (!cancel.signal.aborted) setPlanned({ problem, isStale: false, isBusy: false });
+        if (!cancel.signal.aborted) setPlanned((before) => withProblem(before, problem));
       },
     );
     return () => cancel.abort();
@@ -49,19 +51,29 @@ export function usePlan(options: Record<string, unknown> | undefined): Planned {
 function withReply(before: Planned, reply: PlanReply): Planned {
   switch (reply.kind) {
     case "plan": {
-      const { official } = before;
+      const { official, pictures } = before;
       const { plan, stage } = reply;
-      return { plan, stage, isStale: false, isBusy: true, ...(official && plan.isCard && { official }) };
+      return {
+        ...{ plan, stage, isStale: false, isBusy: true },
+        ...(pictures && { pictures }),
+        ...(official && plan.isCard && { official }),
+      };
     }
+    case "pictures":
+      return { ...before, pictures: reply.pictures };
     case "official":
       return { ...before, official: reply.official };
     case "ways":
       return { ...before, ways: reply.ways };
     case "problem":
-      return { problem: problemOf(reply), isStale: false, isBusy: false };
+      return withProblem(before, problemOf(reply));
     default:
       return before;
   }
+}
+
+function withProblem({ pictures }: Planned, problem: unknown): Planned {
+  return { problem, isStale: false, isBusy: false, ...(pictures && { pictures }) };
 }
 
 function problemOf({ error, fix }: { error: string; fix?: string }): ApiProblem {
@@ -71,14 +83,20 @@ function problemOf({ error, fix }: { error: string; fix?: string }): ApiProblem 
 /** Milliseconds without a change after which the table is planned: the bar above it comes first. */
 const PAUSE_MS = 250;
 
-/** Returns the cells of the table of sizes as far as they are known, by `cellKey`. */
-export function useSizes(options: Record<string, unknown>): {
+/**
+ * Returns the cells of the table of sizes as far as they are known, by `cellKey`. limit: the option that
+ * limits pictures.
+ */
+export function useSizes(
+  options: Record<string, unknown>,
+  limit: string,
+): {
   cells: ReadonlyMap<string, number | null>;
   isBusy: boolean;
 } {
   const [cells, setCells] = useState<ReadonlyMap<string, number | null>>(new Map());
   const [isBusy, setBusy] = useState(true);
-  const { hd_num: _, max_length: __, ...others } = options;
+  const { [limit]: _, max_length: __, ...others } = options;
   useEffect(() => {
     const cancel = new AbortController();
     setBusy(true);
@@ -98,6 +116,6 @@ export function useSizes(options: Record<string, unknown>): {
   return { cells, isBusy };
 }
 
-export function cellKey({ hdNum, maxLength }: Pick<SizeCell, "hdNum" | "maxLength">): string {
-  return `${hdNum} ${maxLength}`;
+export function cellKey({ pictureLimit, maxLength }: Pick<SizeCell, "pictureLimit" | "maxLength">): string {
+  return `${pictureLimit} ${maxLength}`;
 }
