@@ -118,10 +118,19 @@ export function prepareLayers(
   };
 }
 
-function attentionShape({ config }: Model, { samples }: OwnRows, { attention }: Policy): AttentionShape {
+/**
+ * Ranks that share the rows attend to one query head of each kv head at a time: all rows of a head are much
+ * beside a rank's own rows.
+ */
+function attentionShape(
+  { config }: Model,
+  { samples, sharers }: OwnRows,
+  { attention }: Policy,
+): AttentionShape {
   return {
     ...{ Q: config.heads / config.kvHeads, D: config.headDim, samples },
     kernel: attention === "measured" ? undefined : attention,
+    queryHeads: sharers.count > 1 ? 1 : undefined,
   };
 }
 

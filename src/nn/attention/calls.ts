@@ -2,7 +2,7 @@
 import { fromArray } from "../../torch/create.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import type { Tensor } from "../../torch/tensor.ts";
-import { type Rows, rowsOf } from "../rows.ts";
+import { type Rows, rowsOf, tilesOf } from "../rows.ts";
 
 /** The samples of a micro-batch. */
 export interface Packed {
@@ -111,11 +111,21 @@ export function headsOf(
   { heads, ofQueries, ofKeys }: Call,
   { sharesKeys }: { sharesKeys: boolean },
 ): PackedHeads {
+  const queries = ofQueries(query);
   const own = (x: Tensor): Tensor => {
     const part = ofKeys(x);
-    return sharesKeys ? part : part.expand(part.shape.with(heads, query.shape[2]!));
+    return sharesKeys ? part : part.expand(part.shape.with(heads, queries.shape[heads]!));
   };
-  return { query: ofQueries(query), key: own(key), value: own(value) };
+  return { query: queries, key: own(key), value: own(value) };
+}
+
+/** Splits a call into calls for a few of its Q query heads each. */
+export function byQueryHeads(call: Call, Q: number, queryHeads = Q): Call[] {
+  if (queryHeads === Q) return [call];
+  return tilesOf(Q, queryHeads).map(({ start }) => ({
+    ...call,
+    ofQueries: (x) => call.ofQueries(x.narrow(2, start, queryHeads)),
+  }));
 }
 
 export function lengthsOf(

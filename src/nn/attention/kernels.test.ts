@@ -93,6 +93,49 @@ test("every kernel but cuDNN's takes queries of the last rows alone, in a plan o
   });
 });
 
+test.each([
+  ["the CPU's", "float32", undefined],
+  ["products", "float32", "products"],
+  ["products", "bfloat16", "products"],
+] as const)("%s in %s computes the same for some query heads at a time", (_, dtype, kernel) => {
+  const tolerance = dtype === "float32" ? 1e-6 : 1e-2;
+  for (const samples of [one, several])
+    scope(() => {
+      const dOut = randomTensor([T, G, Q, D], 2, { dtype });
+      const [whole, ...parts] = [undefined, 2, 1].map((queryHeads) => {
+        const packed = randomTensor([T, G, Q + 2, D], 1, { dtype });
+        const shape = { ...shapeOf(kernel, samples), queryHeads };
+        const state = kernelForward(headsOfPacked(packed), shape);
+        expect(state.saved).toHaveLength(samples.length * (Q / (queryHeads ?? Q)));
+        kernelBackward_(headsOfPacked(packed), dOut, state, shape);
+        return [state.out, packed] as const;
+      });
+      for (const part of parts)
+        part.forEach((x, index) => {
+          expect(relativeDifference(x, whole![index]!)).toBeLessThan(tolerance);
+        });
+    });
+});
+
+test.each(CARD_KERNELS)("%s needs less memory for one query head at a time, in a plan", (kernel) => {
+  planningFor(card, () => {
+    for (const samples of [one, several]) {
+      const [all, each] = [undefined, 1].map((queryHeads) =>
+        scope(() => {
+          const packed = empty([T, 1, Q + 2, D], target);
+          const dOut = empty([T, 1, Q, D], target);
+          const before = memoryStats("meta").liveBytes;
+          resetPeak("meta");
+          const shape = { ...shapeOf(kernel, samples), queryHeads };
+          kernelBackward_(headsOfPacked(packed), dOut, kernelForward(headsOfPacked(packed), shape), shape);
+          return memoryStats("meta").peakBytes - before;
+        }),
+      );
+      expect(each!).toBeLessThan(0.75 * all!);
+    }
+  });
+});
+
 test("the lengths of packed samples are made once where they are at hand, for flash attention alone", () => {
   planningFor(card, () =>
     scope(() => {

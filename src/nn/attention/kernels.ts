@@ -18,6 +18,7 @@ import {
 } from "../../torch/ops.gen.ts";
 import { scope, type Tensor } from "../../torch/tensor.ts";
 import {
+  byQueryHeads,
   type Call,
   headsOf,
   lengthsOf,
@@ -40,6 +41,8 @@ export interface AttentionShape extends Packed {
   D: number;
   /** Kernel on a card; "products" also on the CPU, in any dtype. If undefined, kernelFor's rule chooses. */
   kernel?: CardKernel | undefined;
+  /** Query heads of a kv head that are computed at a time; divides Q. Few need less memory. Default: all. */
+  queryHeads?: number | undefined;
 }
 
 /**
@@ -213,16 +216,22 @@ export function kernelForward(heads: PackedHeads, shape: AttentionShape): Kernel
   return scope(() => {
     const { query } = heads;
     const kernel = kernelOf(query, shape);
-    const calls = kernel.calls(shape, query.shape[1]!);
-    const results = calls.map((call) => {
-      const [out, ...saved] = kernel.forward(headsOf(heads, call, kernel), call.packing);
-      return { out, saved, call };
-    });
-    const saved = results.map((result) => result.saved);
-    const [first] = results;
-    if (results.length === 1 && first) return { out: first.call.whole(first.out), saved };
+    const calls = callsOf(kernel, heads, shape).flat();
+    const forward = (call: Call): readonly [out: Tensor, ...saved: Saved] =>
+      kernel.forward(headsOf(heads, call, kernel), call.packing);
+    const [only, ...others] = calls;
+    if (only && others.length === 0) {
+      const [out, ...saved] = forward(only);
+      return { out: only.whole(out), saved: [saved] };
+    }
     const out = empty(query.shape, { dtype: query.dtype, device: query.device });
-    for (const result of results) result.call.ofQueries(out).copy_(result.out);
+    const saved = calls.map((call) =>
+      scope(() => {
+        const [part, ...saved] = forward(call);
+        call.ofQueries(out).copy_(part);
+        return saved;
+      }),
+    );
     return { out, saved };
   });
 }
@@ -238,21 +247,36 @@ export function kernelBackward_(
   shape: AttentionShape,
 ): void {
   const kernel = kernelOf(heads.query, shape);
-  kernel.calls(shape, heads.query.shape[1]!).forEach((call, index) => {
+  const left = [...saved];
+  for (const calls of callsOf(kernel, heads, shape))
     scope(() => {
-      const { ofQueries, ofKeys, packing } = call;
-      const given = headsOf(heads, call, kernel);
-      const gradients = kernel.backward(ofQueries(dOut), given, ofQueries(out), saved[index]!, packing);
-      const places = [ofQueries(heads.query), ofKeys(heads.key), ofKeys(heads.value)];
-      gradients.forEach((gradient, place) => {
+      const places = [heads.key, heads.value].map((x) => calls[0]!.ofKeys(x));
+      // every call reads the keys and values, so their gradients are added up beside them
+      const sums = calls.length > 1 ? places.map((place) => place.zerosLike()) : undefined;
+      for (const call of calls)
         scope(() => {
-          const into = places[place]!;
-          const shared = gradient.shape[call.heads] === into.shape[call.heads];
-          into.copy_(shared ? gradient : gradient.sumDim([call.heads], { keepdim: true }));
+          const given = headsOf(heads, call, kernel);
+          const [dOutPart, outPart] = [call.ofQueries(dOut), call.ofQueries(out)];
+          const [dQuery, ...others] = kernel.backward(dOutPart, given, outPart, left.shift()!, call.packing);
+          call.ofQueries(heads.query).copy_(dQuery!);
+          others.forEach((gradient, index) => {
+            scope(() => {
+              const place = places[index]!;
+              const shared = gradient.shape[call.heads] === place.shape[call.heads];
+              const own = shared ? gradient : gradient.sumDim([call.heads], { keepdim: true });
+              if (sums) sums[index]!.add_(own);
+              else place.copy_(own);
+            });
+          });
         });
-      });
+      sums?.forEach((sum, index) => void places[index]!.copy_(sum));
     });
-  });
+}
+
+/** Returns the calls of a kernel: those for the same keys in one list, each for some of their query heads. */
+function callsOf(kernel: Kernel, { query }: PackedHeads, shape: AttentionShape): Call[][] {
+  const [, kvHeads, Q] = query.shape as [number, number, number];
+  return kernel.calls(shape, kvHeads).map((call) => byQueryHeads(call, Q, shape.queryHeads));
 }
 
 /** Returns whether queries may belong to a sample's last rows only. */
