@@ -257,12 +257,9 @@ function keepWhatFits<Asked extends Workload>(
   const keeping = (before: Plan<Asked>, keep: LayerPolicy["keep"]): Plan<Asked> => {
     const at = (count: number): Plan<Asked> =>
       planner.plan(before.workload, keepingLayers(before.policy, config, count, keep), limits);
-    const count = largestThatFits((layers) => shortage(at(layers).run, limits), {
-      least: 1,
-      most: config.layers,
-      from: 2,
-    });
-    return count === undefined ? before : at(count);
+    const short = (layers: number): number => shortage((layers === 0 ? before : at(layers)).run, limits);
+    const count = largestThatFits(short, { least: 0, most: config.layers, from: 1 });
+    return count ? at(count) : before;
   };
   const attention = keeping(plan, "attention");
   return [plan, keeping(plan, "all"), attention, keeping(attention, "all")].reduce(faster);

@@ -9,7 +9,7 @@ import { findDevice } from "../../plan/time/cards.ts";
 import { planText } from "./planText.ts";
 
 // of the 7B size: what a small model could take of a card would be searched for long
-it("a row for each common card has what a plan for it alone has, less its margin", {
+it("a row for each common card has what plans for it have, alone and for four, less its margin", {
   timeout: 600_000,
 }, () => {
   const question = questionOf(PlanOptions.parse({ lora_r: 8, hd_num: 1, max_length: 600 }));
@@ -28,9 +28,22 @@ it("a row for each common card has what a plan for it alone has, less its margin
     expect(held!.time.microBatchMs).toBe(expected.stepMs);
     expect(held!.deviceBytes).toBeLessThanOrEqual(budgetBytes);
   }
+  for (const { name, several } of [rows[0]!, rows.at(-2)!]) {
+    expect(several).toHaveLength(3); // on 2, 4 and 8
+    const asked = questionOf(
+      PlanOptions.parse({ lora_r: 8, hd_num: 1, max_length: 600, gpu: name, gpus: 4 }),
+    );
+    const expected = fastestPlan(asked.planner, asked.workload, asked.limits);
+    expect(several[1]!.time.microBatchMs / expected.stepMs).toBeCloseTo(1, 2);
+    expect(several[1]!.fits).toBe(true);
+  }
   const lines = planText(answer).split("\n");
   const head = lines.find((line) => line.startsWith("  --gpu"));
-  expect(head).toMatch(/--gpu +VRAM +bf16 base +1,000 samples +RAM +nf4 base +1,000 samples +RAM$/);
+  expect(head).toMatch(
+    /--gpu +VRAM +bf16 base +1,000 samples +RAM +nf4 base +1,000 samples +RAM +2 cards +4 cards +8 cards$/,
+  );
   const first = lines.find((line) => line.startsWith("  rtx-4060 "));
-  expect(first).toMatch(/^ {2}rtx-4060 +7\.6 GiB +\S+ s +\d.* +\S+ GiB +\S+ s +\d.* +\S+ [GM]iB$/);
+  expect(first).toMatch(
+    /^ {2}rtx-4060 +7\.6 GiB +\S+ s +\d.* +\S+ GiB +\S+ s +\d.* +\S+ [GM]iB( +\d+ \w+( \d+ \w+)?){3}$/,
+  );
 });

@@ -219,25 +219,26 @@ function waysText({ asked, waysOut = [] }: Answer): string[] {
   return ["What would fit, each alone:", waysTable(asked, waysOut)];
 }
 
-/** One row for each common card: time and memory, with the base as asked and in NF4. */
+/** One row for each common card: time and memory, with the base as asked and in NF4, and for several cards. */
 function cardsText({ cards }: Answer): string {
-  const { bases, rows } = cards!;
-  const cellsOf = (plan: PlanSummary): string[] =>
-    plan.fits
-      ? [
-          formatDuration(plan.time.microBatchMs),
-          formatDuration(samplesMs(plan, 1000)),
-          formatBytes(plan.hostBytes),
-        ]
-      : ["does not fit", "", ""];
+  const { bases, counts, rows } = cards!;
+  const samplesTime = (plan: PlanSummary): string =>
+    plan.fits ? formatDuration(samplesMs(plan, 1000)) : "does not fit";
+  const cellsOf = (plan: PlanSummary): string[] => [
+    plan.fits ? formatDuration(plan.time.microBatchMs) : "does not fit",
+    ...(plan.fits ? [samplesTime(plan), formatBytes(plan.hostBytes)] : ["", ""]),
+  ];
+  const ofSeveral = counts.length > 0 ? `; ${counts.join(", ")} cards: 1,000 samples, ${bases[0]} base` : "";
   return [
-    "Common cards, the fastest plan that fits: time of a micro-batch and of 1,000 samples this long, and RAM:",
+    `Common cards, the fastest plan that fits: time of a micro-batch and of 1,000 samples this long, and RAM${ofSeveral}:`,
     table([
-      ["  --gpu", "VRAM", ...bases.flatMap((base) => [`${base} base`, "1,000 samples", "RAM"])],
-      ...rows.map(({ name, totalBytes, plans }) => [
-        `  ${name}`,
-        formatBytes(totalBytes),
-        ...plans.flatMap(cellsOf),
+      [
+        ...["  --gpu", "VRAM", ...bases.flatMap((base) => [`${base} base`, "1,000 samples", "RAM"])],
+        ...counts.map((count) => `${count} cards`),
+      ],
+      ...rows.map(({ name, totalBytes, plans, several }) => [
+        ...[`  ${name}`, formatBytes(totalBytes)],
+        ...[...plans.flatMap(cellsOf), ...several.map(samplesTime)],
       ]),
     ]),
   ].join("\n");

@@ -7,7 +7,7 @@ const STAGES = {
   policy: { says: "looking for the fastest policy that fits", runs: 27 },
   ranks: { says: "planning one card and several", runs: 50 },
   official: { says: "planning the official recipe", runs: 1 },
-  cards: { says: "planning for common cards", runs: 90 },
+  cards: { says: "planning for common cards", runs: 220 },
   details: { says: "room to spare, and the cost of each setting", runs: 14 },
   page: { says: "planning other sizes and ranks", runs: 26 },
 } as const satisfies Record<PlanStage, { says: string; runs: number }>;
