@@ -66,8 +66,8 @@ export function commonCards(question: Question, workload: SizedWorkload): Common
 }
 
 /**
- * Returns the fastest plan for each number of cards: the policy of fewer cards on each of them, or a base that
- * they share where that could be faster. Searches that start anew would need three times as many dry runs.
+ * Returns the fastest plan for each number of cards: the policy of fewer cards on each of them, or a base
+ * that they share if that could be faster. Searches that start anew would need three times as many dry runs.
  */
 function onSeveral(
   { planner, workload, limits, fixed, options }: Question,

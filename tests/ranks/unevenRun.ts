@@ -22,7 +22,7 @@ export type Case = [name: string, options: Partial<TrainInput>];
 
 export interface UnevenRuns {
   cases(ranks: number): Case[];
-  /** Trains once for each of the options, all in the same processes. Returns the peaks of each step, by rank. */
+  /** Trains with each of the options, in the same processes. Returns the peaks of each run, rank and step. */
   peaksOf(
     count: number,
     options: readonly Partial<TrainInput>[],

@@ -219,7 +219,7 @@ function waysText({ asked, waysOut = [] }: Answer): string[] {
   return ["What would fit, each alone:", waysTable(asked, waysOut)];
 }
 
-/** One row for each common card: time and memory, with the base as asked and in NF4, and for several cards. */
+/** One row for each common card: time and memory with the base as asked and in NF4; time on several cards. */
 function cardsText({ cards }: Answer): string {
   const { bases, counts, rows } = cards!;
   const samplesTime = (plan: PlanSummary): string =>
