@@ -34,9 +34,10 @@ bench-memory: build bench/.venv/.installed bench/.venv/.kernels
 	@$(BIN)/biome format --write bench/results
 
 # Times a training step beside the official recipe in plain PyTorch and PEFT; installs those (7 GB) into bench/.venv first.
+# FAMILY=qwen2_5_vl or internvl: beside transformers with PEFT.
 bench-cpu: build bench/.venv/.installed
 	@$(BIN)/tsc -p bench
-	@node bench-out/bench/cpu.js
+	@node bench-out/bench/cpu.js $(if $(FAMILY),--family $(FAMILY))
 
 # Times a step of 1 and of 2 CPU ranks beside plain PyTorch's DistributedDataParallel with PEFT.
 bench-ranks: build bench/.venv/.installed
@@ -48,10 +49,13 @@ bench-serve: build bench/.venv/.installed
 	@$(BIN)/tsc -p bench
 	@node bench-out/bench/serve.js
 
-# Prints what the planner finds beside published figures; needs no GPU and no weights.
+# Prints what the planner finds beside published figures, and writes the tables of all models into docs/models.md (about 10 minutes).
+# MODELS="qwen2.5-vl-7b internvl3-8b" prints the tables of these alone. Needs no GPU and no weights.
 bench-plan: build
 	@$(BIN)/tsc -p bench
-	@node bench-out/bench/plan.js
+	@$(if $(MODELS),,node bench-out/bench/plan.js)
+	@node bench-out/bench/models.js $(MODELS)
+	@$(BIN)/biome format --write docs/models.md
 
 # Measures the page's server on 1,000 runs of 10,000 steps; needs 6 GB of room for temporary files.
 bench-ui: build

@@ -1,20 +1,23 @@
 /**
- * Measures a training step on the CPU beside the official recipe in plain PyTorch with PEFT (`make
- * bench-cpu`). Both sides take turns in one run, with equal weights, factors and micro-batch. Prints `speed
- * ratio R` and `memory ratio R`, ours to theirs. Our policy is the fastest that fits --memory beside the
- * weights, or --policy.
+ * Measures a training step on the CPU beside the official recipe in plain PyTorch with PEFT, or beside
+ * transformers with PEFT for families that it has (`make bench-cpu FAMILY=qwen2_5_vl`). Both sides take turns
+ * in one run, with equal weights, factors and micro-batch. Prints `speed ratio R` and `memory ratio R`, ours
+ * to theirs. Our policy is the fastest that fits --memory beside the weights, or --policy.
  */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { TINY_FAMILIES, type TinyFamilyName } from "../src/cli/commands/tiny.ts";
 import { formatBytes } from "../src/errors.ts";
+import { listOfChoices } from "../src/options.ts";
 import { packageRoot } from "../src/torch/install/libtorch.ts";
-import { MODEL, prepareTask } from "./cpuTask.ts";
+import { MODEL, peerOf, prepareTask } from "./cpuTask.ts";
 import { median, type StepReport, Worker } from "./workers.ts";
 
 const { values: flags } = parseArgs({
   options: {
     steps: { type: "string", default: "5" },
+    family: { type: "string", default: "xcomposer2-4khd" },
     threads: { type: "string", default: "2" },
     memory: { type: "string", default: "300MiB" },
     policy: { type: "string" },
@@ -23,13 +26,19 @@ const { values: flags } = parseArgs({
   },
 });
 
-const folder = join(packageRoot, "bench-out", "cpu-bench");
+const family = familyOf(flags.family);
+const folder = join(
+  packageRoot,
+  "bench-out",
+  family === "xcomposer2-4khd" ? "cpu-bench" : `cpu-bench-${family}`,
+);
 const python = join(packageRoot, "bench", ".venv", "bin", "python");
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
 
 async function main(): Promise<void> {
   const { memory, policy, attention } = flags;
-  const taskFile = prepareTask(folder, MODEL, { threads: Number(flags.threads), memory, policy, attention });
+  const threads = Number(flags.threads);
+  const taskFile = prepareTask(folder, MODEL, { threads, memory, policy, attention, family });
   const ours = await Worker.start([process.execPath, join(import.meta.dirname, "ours.js"), taskFile]);
   const peer = flags.alone ? undefined : await startPeer(taskFile);
   const reports: Record<string, StepReport[]> = { ours: [], theirs: [] };
@@ -46,8 +55,14 @@ async function main(): Promise<void> {
   if (peer) compare(reports.ours!, reports.theirs!);
 }
 
+/** Throws for a family without tiny checkpoints. */
+function familyOf(name: string): TinyFamilyName {
+  if (name in TINY_FAMILIES) return name as TinyFamilyName;
+  throw new Error(`--family takes ${listOfChoices(Object.keys(TINY_FAMILIES))} (got ${name})`);
+}
+
 function startPeer(taskFile: string): Promise<Worker> {
-  const script = join(packageRoot, "bench", "peers", "official_cpu.py");
+  const script = join(packageRoot, "bench", "peers", peerOf(family));
   return Worker.start([python, script, taskFile]);
 }
 

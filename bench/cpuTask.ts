@@ -2,11 +2,14 @@
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeAdapter } from "../src/checkpoint/adapter/peft.ts";
+import { TINY_FAMILIES, type TinyFamilyName } from "../src/cli/commands/tiny.ts";
+import type { MicroBatch } from "../src/data/stream/batches.ts";
 import { formatBytes, parseBytes } from "../src/errors.ts";
+import { officialTargets } from "../src/models/families.ts";
+import type { ModelConfig } from "../src/models/family.ts";
 import { adapterFromLora, createLora, disposeLora } from "../src/models/lora.ts";
 import { loadModel } from "../src/models/weights.ts";
-import { OFFICIAL_TARGETS } from "../src/models/xcomposer2/spec.ts";
-import { TINY, tinyConfig, writeTinyCheckpoint } from "../src/models/xcomposer2/tiny.ts";
+import { TINY } from "../src/models/xcomposer2/tiny.ts";
 import { exactShape } from "../src/plan/dryRun/batchShapes.ts";
 import type { SizedWorkload } from "../src/plan/planner.ts";
 import { fastestPlan } from "../src/plan/search.ts";
@@ -15,11 +18,10 @@ import { createGenerator } from "../src/torch/random.ts";
 import { scope } from "../src/torch/tensor.ts";
 import { plannerOf } from "../src/train/machine/modelPlanner.ts";
 import { withOpened } from "../src/train/machine/openedModel.ts";
-import { noiseImage, sampleBatch, writeBatch } from "./workload.ts";
+import { noisePicture, sampleBatch, writeBatch } from "./workload.ts";
 
 /**
- * A third of the official model's width, its vocabulary and PLoRA ranks; a small tower, because the peer has
- * none.
+ * A third of a 7B model's width, 4KHD's vocabulary and PLoRA ranks; a small tower, because the peer has none.
  */
 export const MODEL = {
   ...TINY,
@@ -27,8 +29,8 @@ export const MODEL = {
   ...{ visionHidden: 64, visionLayers: 1, visionHeads: 2, visionFfn: 128 },
   dtype: "bfloat16",
 } as const;
-/** 3 x 3 tiles are 1,489 tokens. */
-const SAMPLE = { grid: 3, textTokens: 300, labelTokens: 150, vocab: MODEL.vocab };
+/** A picture of nearly so many tokens: 3 x 3 tiles of 4KHD are 1,489. */
+const SAMPLE = { pictureTokens: 1489, textTokens: 300, labelTokens: 150, vocab: MODEL.vocab };
 const LORA = { rank: 16, alpha: 16, learningRate: 1e-4 };
 
 /** The task of both workers; paths are absolute. */
@@ -36,7 +38,7 @@ export interface CpuTask {
   threads: number;
   checkpoint: string;
   adapterFolder: string;
-  grid: number;
+  pictureTokens: number;
   textTokens: number;
   labelTokens: number;
   vocab: number;
@@ -62,18 +64,29 @@ export interface TaskOptions {
   /** Attention of the peer. */
   attention: string;
   microBatches?: number;
+  /** Default: xcomposer2-4khd. */
+  family?: TinyFamilyName;
+}
+
+/** The peers' scripts of families that transformers does not have. */
+const PEERS: Partial<Record<TinyFamilyName, string>> = { "xcomposer2-4khd": "official_cpu.py" };
+
+/** Returns the script that is the peer of a family: transformers itself, if it has the family. */
+export function peerOf(family: TinyFamilyName): string {
+  return PEERS[family] ?? "transformers_cpu.py";
 }
 
 /** Writes weights, factors, micro-batch and task; the weights only once. */
 export function prepareTask(
   folder: string,
   size: Omit<typeof MODEL, "layers"> & { layers: number },
-  { threads, memory, policy, attention, microBatches = 1 }: TaskOptions,
+  { threads, memory, policy, attention, microBatches = 1, family = "xcomposer2-4khd" }: TaskOptions,
 ): string {
   const path = (name: string): string => join(folder, name);
-  const config = tinyConfig(size);
+  const { config: configOf, write } = TINY_FAMILIES[family];
+  const config: ModelConfig = configOf(size);
   mkdirSync(folder, { recursive: true });
-  if (!existsSync(path("base"))) writeTinyCheckpoint(path("base"), size);
+  if (!existsSync(path("base"))) write(path("base"), size, ["bench"]);
   if (!existsSync(path("batch.safetensors"))) writeInputs(path);
   const shards = readdirSync(path("base")).filter((name) => name.endsWith(".safetensors"));
   const task: CpuTask = {
@@ -89,7 +102,8 @@ export function prepareTask(
     model: {
       ...{ hidden: config.hidden, layers: config.layers, heads: config.heads, kv_heads: config.kvHeads },
       ...{ head_dim: config.headDim, ffn: config.ffn, vocab: config.vocab },
-      ...{ eps: config.rmsEps, theta: config.ropeTheta, plora: config.plora, attention },
+      ...{ eps: config.rmsEps, theta: config.ropeTheta, attention },
+      ...("plora" in config && { plora: config.plora }),
     },
   };
   writeFileSync(path("task.json"), JSON.stringify(task));
@@ -102,10 +116,10 @@ export function prepareTask(
  */
 function plannedPolicy(base: string, memory: string): Policy {
   const planner = withOpened(base, (opened) => plannerOf(opened, { dtype: "bfloat16", device: "cpu" }));
-  const batch = exactShape(sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));
+  const batch = exactShape(taskBatch(planner.config, SAMPLE));
   const workload: SizedWorkload = {
-    ...{ rank: LORA.rank, dropout: 0, targets: OFFICIAL_TARGETS, batch },
-    ...{ maxLength: batch.rows[0]!, pictureLimit: SAMPLE.grid ** 2, imageShare: undefined, batchSize: 1 },
+    ...{ rank: LORA.rank, dropout: 0, targets: officialTargets(planner.config), batch },
+    ...{ maxLength: batch.rows[0]!, pictureLimit: 1, imageShare: undefined, batchSize: 1 },
   };
   const unlimited = { budgetBytes: Number.POSITIVE_INFINITY, hostBytes: Number.POSITIVE_INFINITY };
   const { weights } = planner.plan(workload, DEFAULT_POLICY, unlimited).run.device.categories;
@@ -120,11 +134,20 @@ function plannedPolicy(base: string, memory: string): Policy {
   return policy;
 }
 
+/** Returns the micro-batch of a task. */
+export function taskBatch(
+  config: ModelConfig,
+  sample: Omit<typeof SAMPLE, "vocab"> & { vocab: number },
+): MicroBatch {
+  return sampleBatch(noisePicture(config, sample.pictureTokens), sample);
+}
+
 /** Factors with a B that is not zero, so that every gradient is lively, and the micro-batch. */
 function writeInputs(path: (name: string) => string): void {
   const model = loadModel(path("base"), { dtype: "bfloat16", device: "cpu" });
   const lora = createLora(model.config, {
-    ...{ rank: LORA.rank, alpha: LORA.alpha, dropout: 0, rslora: false, targets: OFFICIAL_TARGETS, seed: 3 },
+    ...{ rank: LORA.rank, alpha: LORA.alpha, dropout: 0, rslora: false, seed: 3 },
+    targets: officialTargets(model.config),
     device: "cpu",
     gradients: "none",
   });
@@ -134,5 +157,5 @@ function writeInputs(path: (name: string) => string): void {
   });
   writeAdapter(path("adapter"), adapterFromLora(lora, "bench"));
   disposeLora(lora);
-  writeBatch(path("batch.safetensors"), model, sampleBatch(noiseImage(SAMPLE.grid, SAMPLE.grid), SAMPLE));
+  writeBatch(path("batch.safetensors"), model, taskBatch(model.config, SAMPLE));
 }

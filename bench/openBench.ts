@@ -20,8 +20,8 @@ import { trainStep } from "../src/step/step.ts";
 import { setThreads } from "../src/torch/device.ts";
 import { ALONE, type Peers } from "../src/torch/peers/peers.ts";
 import { scope } from "../src/torch/tensor.ts";
-import type { CpuTask } from "./cpuTask.ts";
-import { noiseImage, runToEnd, sampleBatch } from "./workload.ts";
+import { type CpuTask, taskBatch } from "./cpuTask.ts";
+import { runToEnd } from "./workload.ts";
 
 /** `loaded` is called when the weights are there and nothing else is. */
 export function openBench(
@@ -32,7 +32,7 @@ export function openBench(
   setThreads(task.threads);
   const policy = Policy.parse(task.policy);
   const model = loadModel(task.checkpoint, { dtype: "bfloat16", device: "cpu", ...loadingOf(policy) });
-  const batch = sampleBatch(noiseImage(task.grid, task.grid), task);
+  const batch = taskBatch(model.config, task);
   loaded();
   const lora = scope(() =>
     loraFromAdapter(model.config, readAdapter(task.adapterFolder), {

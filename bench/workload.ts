@@ -1,11 +1,14 @@
 /** A bench's data: one sample with one picture, for lorafit and in the peers' form. */
 import { writeSafetensors } from "../src/checkpoint/files/safetensors.ts";
+import type { PictureLayout } from "../src/data/pictures/form.ts";
 import { tileGrid } from "../src/data/pictures/hdTiles/hdGrid.ts";
 import type { HdImage } from "../src/data/pictures/hdTiles/hdImage.ts";
 import type { EncodedSample } from "../src/data/samples/dialogue.ts";
 import { IGNORE, IMAGE_SLOT } from "../src/data/samples/sample.ts";
 import { layoutBatch, type MicroBatch } from "../src/data/stream/batches.ts";
 import { START } from "../src/data/stream/packing.ts";
+import { pictureFormOf, positionsOf } from "../src/models/families.ts";
+import type { ModelConfig } from "../src/models/family.ts";
 import { embedText, placeImage_ } from "../src/models/inputRows.ts";
 import type { Model } from "../src/models/weights.ts";
 import { fromArray } from "../src/torch/create.ts";
@@ -33,7 +36,7 @@ export function sampleText({
 }
 
 /** A micro-batch of one such sample. */
-export function sampleBatch(image: HdImage, size: SampleSize): MicroBatch {
+export function sampleBatch(image: PictureLayout, size: SampleSize): MicroBatch {
   const laidOut = layoutBatch([{ sample: { ...sampleText(size), images: [] }, images: [image] }]);
   return { ...laidOut, epoch: 0, position: START };
 }
@@ -46,6 +49,20 @@ export function noiseImage(rows: number, cols: number): HdImage {
     pixels: Uint8Array.from({ length: rows * cols * 336 * 336 * 3 }, () => Math.floor(random() * 256)),
     globalView: Float32Array.from({ length: 3 * 336 * 336 }, () => random() * 4 - 2),
   };
+}
+
+/** Returns a picture of noise of nearly so many tokens, as the data workers would hand it over. */
+export function noisePicture(config: ModelConfig, tokens: number): PictureLayout {
+  const form = pictureFormOf(config);
+  const layout = form.within(tokens);
+  if (!layout) throw new Error(`no picture has ${tokens} tokens`);
+  const picture = form.black(layout);
+  const random = lcg(2);
+  for (const values of Object.values(picture) as unknown[]) {
+    if (values instanceof Uint8Array) values.set(values.map(() => Math.floor(random() * 256)));
+    if (values instanceof Float32Array) values.set(values.map(() => random() * 4 - 2));
+  }
+  return picture;
 }
 
 /** The decoder's input of a micro-batch, (T, C). */
@@ -70,11 +87,13 @@ export function imageMask({ inputIds, imageSlices }: MicroBatch): Uint8Array {
 export function writeBatch(path: string, model: Model, batch: MicroBatch): void {
   const { targets } = batch;
   const mask = imageMask(batch);
+  const { axes, values } = positionsOf(model.config, batch);
   scope(() =>
     writeSafetensors(path, [
       ["embeddings", embedded(model, batch)],
       ["targets", fromArray(targets, [targets.length])],
       ["image_mask", fromArray(mask, [mask.length])],
+      ["positions", fromArray(values, [axes, mask.length])],
     ]),
   );
 }

@@ -179,7 +179,8 @@ export function solve(
     const at = (value: number): SizedPlan =>
       planner.plan(withValue(planner, workload, key, value), policy, limits);
     const from = best ? best.solved + 1 : least;
-    if (best && !at(Math.ceil(from * NEAR)).fits) continue;
+    if (from > most) break;
+    if (best && !at(Math.min(most, Math.ceil(from * NEAR))).fits) continue;
     const solved = largestBelowGaps((value) => shortage(at(value).run, limits), {
       ...{ least: from, most, from: best ? 2 * from : workload[key] },
     });

@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { TINY_FAMILIES } from "../../src/cli/commands/tiny.ts";
 import { SAME_SIGNAL_MS } from "../../src/launch/exitCodes.ts";
 import { packageRoot } from "../../src/torch/install/libtorch.ts";
 import { readRecords, type StepRecord } from "../../src/train/folder/runLog.ts";
@@ -63,6 +64,17 @@ const STREAMED = JSON.stringify({
 });
 const SMALL_OPTIMIZER = JSON.stringify({ optimizer: { place: "host", precision: "8bit" } });
 
+const SHAPE = ["--layers", "3", "--hidden", "512", "--heads", "4", "--kv-heads", "2", "--ffn", "1024"];
+
+/** Expects each of three steps to allocate what was planned, and to reserve nearly that. */
+function expectAsPlanned(steps: readonly StepRecord[]): void {
+  expect(steps).toHaveLength(3);
+  for (const step of steps) {
+    expect(step.peakBytes).toBe(step.plannedPeakBytes);
+    expect(Math.abs(step.reservedPeakBytes! / step.plannedReservedPeakBytes! - 1)).toBeLessThan(0.03);
+  }
+}
+
 async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await sleep(5);
 }
@@ -78,9 +90,8 @@ describe.skipIf(problem)("on a phantom card", () => {
 
   beforeAll(() => {
     phantom = new Phantom();
-    const shape = ["--layers", "3", "--hidden", "512", "--heads", "4", "--kv-heads", "2", "--ffn", "1024"];
     for (const args of [
-      ["tiny", "--output", model, "--dtype", "bf16", "--vocab", "4096", ...shape],
+      ["tiny", "--output", model, "--dtype", "bf16", "--vocab", "4096", ...SHAPE],
       ["pages", "--output", pages, "--count", "4"],
     ]) {
       const { code, stderr } = lorafit(args);
@@ -92,15 +103,15 @@ describe.skipIf(problem)("on a phantom card", () => {
     rmSync(folder, { recursive: true });
   });
 
-  const trainArguments = (name: string, flags: string[]): string[] => {
-    const fixed = ["--model", model, "--data", join(pages, "data.txt"), "--output", join(folder, name)];
+  const trainArguments = (name: string, flags: string[], base = [model, "--hd-num", "1"]): string[] => {
+    const fixed = ["--model", ...base, "--data", join(pages, "data.txt"), "--output", join(folder, name)];
     if (!flags.includes("--device")) fixed.push("--device", "cuda:0");
     if (!flags.includes("--max-steps")) fixed.push("--max-steps", "3");
     const most = ["--gradient-accumulation", "2", "--planned-step", "--no-shuffle"];
-    return ["train", ...fixed, "--hd-num", "1", ...most, ...flags];
+    return ["train", ...fixed, ...most, ...flags];
   };
-  const train = (name: string, flags: string[], card: PhantomCard) => {
-    const run = phantom.lorafit(trainArguments(name, flags), card);
+  const train = (name: string, flags: string[], card: PhantomCard, base?: string[]) => {
+    const run = phantom.lorafit(trainArguments(name, flags, base), card);
     return { ...run, steps: () => readRecords<StepRecord>(join(folder, name, "steps.jsonl")) };
   };
 
@@ -130,13 +141,28 @@ describe.skipIf(problem)("on a phantom card", () => {
     // copies.cc creates staging buffers for memory that is not pinned; the plan decides by what is streamed.
     const onHost = /host: planned ([\d.]+ \w+), measured ([\d.]+ \w+)/.exec(stderr);
     if (name.startsWith("weights streamed")) expect(onHost?.[2]).toBe(onHost?.[1] ?? "told");
-    const records = await steps();
-    expect(records).toHaveLength(3);
-    for (const step of records) {
-      expect(step.peakBytes).toBe(step.plannedPeakBytes);
-      expect(Math.abs(step.reservedPeakBytes! / step.plannedReservedPeakBytes! - 1)).toBeLessThan(0.03);
-    }
+    expectAsPlanned(await steps());
   });
+
+  test.each(Object.entries(TINY_FAMILIES).filter(([family]) => family !== "xcomposer2-4khd"))(
+    "and so does a step of %s, with all on the card and with little on it",
+    async (family, { limit }) => {
+      const tiny = join(folder, family);
+      const made = lorafit(["tiny", "--output", tiny, "--family", family, "--dtype", "bf16", ...SHAPE]);
+      expect(made.code, made.stderr).toBe(0);
+      const base = [tiny, ...limit.split(" ")];
+      for (const [name, flags] of [
+        [`${family} on the card`, []],
+        [`${family} streamed, in NF4`, ["--policy", STREAMED, "--base", "nf4"]],
+      ] as const) {
+        const { code, stderr, steps, report } = train(name, [...flags], H100, base);
+        expect(stderr).not.toMatch(/defect/);
+        expect(code, stderr).toBe(0);
+        expect(report!.violations).toEqual([]);
+        expectAsPlanned(await steps());
+      }
+    },
+  );
 
   test("work that the card leaves undone until it is waited for changes no byte of what is allocated", async () => {
     const peaks = [0, 1e9].map(async (lag) => {

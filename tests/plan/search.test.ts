@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { PRESETS as FAMILY_PRESETS, officialTargets } from "../../src/models/families.ts";
 import type { ModelConfig } from "../../src/models/family.ts";
 import { OFFICIAL_TARGETS, PRESETS } from "../../src/models/xcomposer2/spec.ts";
 import { leanerPolicy, leanestPolicies, policyLadder, runPlaces } from "../../src/plan/ladder.ts";
@@ -177,6 +178,15 @@ describe("solving", () => {
       expect(planner.plan(more, plan.policy, limits).fits).toBe(false);
     },
   );
+
+  it("finds the largest value of the range if all fit, and tries none beyond it", () => {
+    const target = findDevice("rtx-4090");
+    const model = FAMILY_PRESETS["internvl3-1b"]!;
+    const tiles = new Planner({ model, dtype: "bfloat16", mapsWeights: true, target });
+    const asked = { ...workload, targets: officialTargets(model) };
+    const limits = { budgetBytes: 48 * 1024 * MIB, hostBytes: 20 * 1024 * MIB };
+    expect(solve(tiles, "max-tiles", asked, limits)!.solved).toBe(1024);
+  });
 
   it("says so where nothing fits", () => {
     expect(

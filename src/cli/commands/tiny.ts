@@ -23,7 +23,7 @@ const TEXT_PAGES = 60;
 const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
 
 /** How each family writes a tiny checkpoint, with a tokenizer trained on texts. */
-const FAMILIES = {
+export const TINY_FAMILIES = {
   "xcomposer2-4khd": {
     limit: "--hd-num 1",
     config: tinyConfig,
@@ -47,7 +47,9 @@ const FAMILIES = {
   },
 } as const satisfies Record<string, TinyFamily>;
 
-interface TinyFamily {
+export type TinyFamilyName = keyof typeof TINY_FAMILIES;
+
+export interface TinyFamily {
   /** A limit of pictures that trains quickly. */
   limit: string;
   config(tiny: TinyOptions): ModelConfig;
@@ -57,7 +59,7 @@ interface TinyFamily {
 export async function run(options: OptionsOf<"tiny">, output: Output): Promise<void> {
   const tiny = tinyOptions(options);
   noteLeftovers(options.output, output);
-  const family: TinyFamily = FAMILIES[options.family];
+  const family: TinyFamily = TINY_FAMILIES[options.family];
   writeWhole(options.output, tiny, family);
   const parameters = parametersOf(family.config(tiny));
   const bytes = parameters * (tiny.dtype === "float32" ? 4 : 2);

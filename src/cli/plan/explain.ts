@@ -7,6 +7,7 @@ import { PART_TITLES } from "../../answer/partTitles.ts";
 import type { PlanSummary } from "../../answer/summary.ts";
 import { trainOptionsOf } from "../../answer/trainCommand.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
+import { linearNames } from "../../models/families.ts";
 import { concessionGroups, concessionsOf } from "../../plan/policyWords.ts";
 import { commandLine } from "../../program.ts";
 import { bar, formatDuration, table } from "../output/output.ts";
@@ -23,8 +24,8 @@ const TENSORS: Record<string, (answer: Answer) => string> = {
         ? `the layer being computed, the next ones on their way, and what else of the model is not ${placesOf(answer).where}`
         : `the frozen matrices of all decoder layers; embeddings, head and vision tower if they are not ${placesOf(answer).where}`
     }${visionNote(answer.asked, "tower and projector in")}`,
-  loraParameters: ({ plan }) =>
-    `factors A and B of rank ${plan.workload.rank} of the five matrices of each layer`,
+  loraParameters: ({ plan, asked }) =>
+    `factors A and B of rank ${plan.workload.rank} of the ${linearNames(asked.model.config).length} matrices of each layer`,
   loraGradients: ({ plan }) => `a gradient for each factor, ${plan.policy.gradients}`,
   optimizerState: ({ plan }) => `AdamW's two moments of each factor, ${plan.policy.optimizer.precision}`,
   inputData: () => "tables of rotary positions, tokens, pixels",
