@@ -10,6 +10,8 @@ const { shape } = PlanOptions;
 /** Options of `train` and `plan` that a plan depends on. Others of a form are left out, files above all. */
 const Asked = z.object({
   ...{ memory: shape.memory, gpu: shape.gpu, host_memory: shape.host_memory, margin: shape.margin },
+  // a run's form may say "all"
+  gpus: z.preprocess((cards) => (Number.isInteger(Number(cards)) ? cards : undefined), shape.gpus),
   device: z.preprocess((name) => (/^cuda(:\d+)?$/.test(String(name)) ? "cuda" : name), shape.device),
   ...openLimits("plan"),
   ...{ model: shape.model, min_pixels: shape.min_pixels, max_length: shape.max_length },

@@ -101,6 +101,18 @@ describe("a question of the page", () => {
     expect(cells[0]).toMatchObject({ pictureLimit: 256 * 784, maxLength: 2048 });
   });
 
+  it("about several cards is planned for each of them, and a step takes less time", () => {
+    const options = { ...CARD, lora_r: 8, weights: "streamed" };
+    const [one, four] = [{}, { gpus: 4 }].map((more) =>
+      plansIn(replies({ options: { ...options, ...more } })),
+    );
+    const [alone, ranks] = [one!.at(-1)!.plan, four!.at(-1)!.plan];
+    expect(ranks.device).toBe(`each of 4 ${alone.device}`);
+    expect(ranks.command).toContain("--gpus 4");
+    expect(ranks.stepMs!).toBeLessThan(0.3 * alone.stepMs!);
+    expect(ranks.stepMs!).toBeGreaterThan(0.2 * alone.stepMs!);
+  });
+
   it("about nonsense is refused in the words of the command line", () => {
     expect(() => replies({ options: { gpu: "rtx-9999" } })).toThrow(UserError);
     expect(() => replies({ options: { memory: "24" } })).toThrow(/--memory 24 is 24 B, too little/);
@@ -113,7 +125,10 @@ describe("a question of the page", () => {
   });
 
   it("never writes or reads a file that it names", () => {
-    const options = planOptionsOf({ ...CARD, html: "/tmp/x.html", policy: "/etc/passwd", list_gpus: true });
+    const options = planOptionsOf({
+      ...{ ...CARD, html: "/tmp/x.html", policy: "/etc/passwd", list_gpus: true, gpus: "all" },
+    });
+    expect(options.gpus).toBeUndefined();
     expect(options.list_gpus).toBe(false);
     for (const file of ["html", "policy"] as const) expect(options[file]).toBeUndefined();
   });

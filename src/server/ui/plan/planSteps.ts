@@ -7,7 +7,7 @@ import { leastBytes } from "../../../answer/pageFacts.ts";
 import { PART_TITLES } from "../../../answer/partTitles.ts";
 import { MAX_LENGTHS } from "../../../answer/planSizes.ts";
 import { type Question, type QuestionTools, questionOf } from "../../../answer/question.ts";
-import { fullSummaryOf, partsOf } from "../../../answer/summary.ts";
+import { fullSummaryOf, partsOf, wholeStepMs } from "../../../answer/summary.ts";
 import { trainCommand, trainYaml } from "../../../answer/trainCommand.ts";
 import { UserError } from "../../../errors.ts";
 import { pictureFormOf } from "../../../models/families.ts";
@@ -205,20 +205,22 @@ function viewOf(question: Question, plan: SizedPlan): PlanView {
   const summary = fullSummaryOf(question, plan);
   const asked = askedOf(question);
   const { limits, device } = asked;
-  const { microBatchMs, updateMs } = summary.time;
-  const { accumulation = 1 } = plan.workload;
+  const { ranks } = question.planner;
   const isTimed = question.planner.speed !== UNMEASURED;
   return {
     ...{ fits: plan.fits, deviceBytes: summary.deviceBytes, hostBytes: summary.hostBytes },
     parts: partList(summary.parts),
     ...(limits.deviceBytes !== undefined && { limitBytes: limits.deviceBytes }),
     ...(limits.hostBytes !== undefined && { hostLimitBytes: limits.hostBytes }),
-    ...{ device: question.device, isCard: device.kind === "card" },
+    ...{
+      device: ranks > 1 ? `each of ${ranks} ${question.device}` : question.device,
+      isCard: device.kind === "card",
+    },
     ...{ workload: plan.workload, policy: plan.policy, tokens: summary.tokens },
     measures: concessionsOf(plan.policy, question.planner.config, {
       where: device.kind === "card" ? "on the host" : "in the host's part of the memory",
     }),
-    ...(isTimed && { stepMs: accumulation * microBatchMs + updateMs }),
+    ...(isTimed && { stepMs: wholeStepMs(summary) }),
     ...{ command: trainCommand({ asked, plan: summary }), yaml: trainYaml({ asked, plan: summary }) },
   };
 }

@@ -12,10 +12,10 @@ const CHOICES: PlanChoices = {
 
 it("an address keeps all that is asked for", () => {
   const asked = askedFrom(
-    new URLSearchParams("device=cpu&maxLength=777&base=nf4&memory=8GiB&hd_num=9"),
+    new URLSearchParams("device=cpu&maxLength=777&base=nf4&memory=8GiB&hd_num=9&cards=4"),
     CHOICES,
   );
-  expect(asked).toMatchObject({ device: "cpu", maxLength: 777, base: "nf4", memory: "8GiB" });
+  expect(asked).toMatchObject({ device: "cpu", maxLength: 777, base: "nf4", memory: "8GiB", cards: 4 });
   expect(asked.limits).toEqual({ hd_num: 9 });
   const { max_pixels, ...query } = queryOf(asked, CHOICES);
   expect(max_pixels).toBeUndefined();
@@ -37,6 +37,9 @@ it("options name the card, its memory, or the CPU", () => {
   expect(optionsOf({ ...asked, device: "memory" })).toMatchObject({ memory: "24GiB" });
   expect(optionsOf({ ...asked, device: "cpu" })).toMatchObject({ device: "cpu" });
   expect(Object.keys(optionsOf(asked))).not.toContain("base");
+  expect(Object.keys(optionsOf(asked))).not.toContain("gpus");
+  expect(optionsOf({ ...asked, cards: 4 })).toMatchObject({ gpu: "rtx-4090", gpus: 4 });
+  expect(Object.keys(optionsOf({ ...asked, device: "cpu", cards: 4 }))).not.toContain("gpus");
   expect(optionsOf({ ...asked, limits: { max_pixels: 200_704 } })).toMatchObject({ max_pixels: 200_704 });
 });
 

@@ -5,6 +5,8 @@ import { limitsIn } from "../../lib/pictureLimits.ts";
 export interface Asked {
   /** Name of a card, or `memory` for any card with so much memory, or `cpu`. */
   device: string;
+  /** Cards of a machine that train together. */
+  cards: number;
   /** An amount such as 24GiB; for `memory`, and as a cap on the others if it is not empty. */
   memory: string;
   model: string;
@@ -15,7 +17,7 @@ export interface Asked {
   batchSize: number;
   /** Empty: as the model stores it. */
   base: string;
-  /** Empty: the faster of both. */
+  /** Empty: the fastest that fits. */
   weights: string;
 }
 
@@ -27,6 +29,7 @@ export const STEPS = {
   ],
   rank: [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256],
   batchSize: [1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
+  cards: [1, 2, 4, 8],
 } as const;
 
 export type Size = keyof typeof STEPS;
@@ -45,7 +48,7 @@ export function askedFrom(query: URLSearchParams, choices: PlanChoices): Asked {
     model: text("model", models[0] ?? ""),
     maxLength: size("maxLength", defaults.maxLength),
     limits: limitsIn(query, choices.limits),
-    ...{ rank: size("rank", defaults.rank), batchSize: size("batchSize", 1) },
+    ...{ rank: size("rank", defaults.rank), batchSize: size("batchSize", 1), cards: size("cards", 1) },
     ...{ base: text("base", ""), weights: text("weights", "") },
   };
 }
@@ -66,6 +69,7 @@ export function optionsOf({ device, memory, ...asked }: Asked): Record<string, u
   return {
     ...(isCard && { gpu: device }),
     ...(device === "cpu" && { device: "cpu" }),
+    ...(device !== "cpu" && asked.cards > 1 && { gpus: asked.cards }),
     ...(memory.trim() !== "" && { memory: memory.trim() }),
     ...(device === "memory" && memory.trim() === "" && { memory: "24GiB" }),
     ...{ model: asked.model, max_length: asked.maxLength, ...asked.limits },

@@ -80,9 +80,10 @@ export function PlanControls({ asked, choices, pictures, change }: Controls) {
             value={asked.weights}
             onChange={({ currentTarget }) => change({ weights: currentTarget.value })}
           >
-            <option value="">the faster that fits</option>
+            <option value="">the fastest that fits</option>
             <option value="resident">resident</option>
             <option value="streamed">streamed</option>
+            {asked.cards > 1 && <option value="shared">shared among the cards</option>}
           </select>
         )}
       </Labelled>
@@ -113,6 +114,23 @@ function DeviceChoice({ asked, choices, change }: Omit<Controls, "pictures">) {
           </select>
         )}
       </Labelled>
+      {asked.device !== "cpu" && (
+        <Labelled label="Number of cards">
+          {(id) => (
+            <select
+              id={id}
+              value={asked.cards}
+              onChange={({ currentTarget }) => change({ cards: Number(currentTarget.value), weights: "" })}
+            >
+              {[...new Set([...STEPS.cards, asked.cards])].map((cards) => (
+                <option key={cards} value={cards}>
+                  {cards}
+                </option>
+              ))}
+            </select>
+          )}
+        </Labelled>
+      )}
       <Labelled label={isAny ? "Memory" : "Memory limit"}>
         {(id) => (
           <input
