@@ -1,6 +1,6 @@
 # Each target sets up what is missing, also in a fresh clone:
 #   make build   npm packages, dist/, libtorch in .libtorch/, the engine; then `npx lorafit` runs
-#   make demo    every command once, on synthetic pages and a tiny model, into demo-out/
+#   make demo    the main commands once, on synthetic pages and a tiny model, into demo-out/; FAMILY=qwen2.5-vl: one of that family
 #   make test    build, lint, all tests but those of make test-real
 #   make test-real   tests in a real browser, and with real trackers and clients, which it installs
 # LORAFIT_CUDA=1 installs the libtorch with CUDA, LORAFIT_CUDA=12.6 the one for older cards and drivers.
@@ -18,7 +18,7 @@ build: dist/.built
 	@node dist/cli/main.js setup
 
 demo: build
-	@bash scripts/demo.sh
+	@node dist/cli/main.js demo $(if $(FAMILY),--model $(FAMILY))
 
 # Measures every configuration on this machine's card beside other programs, then products of few rows (docs/performance.md).
 bench-gpu: build bench/.venv/.installed bench/.venv/.kernels

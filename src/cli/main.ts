@@ -42,6 +42,7 @@ const COMMANDS: { [N in CommandName]: Command<N> } = {
   tokenize: { summary: "print the token ids of texts",                                 load: () => import("./commands/tokenize.ts") },
   pages:    { summary: "draw document pages with questions and answers",       load: () => import("./commands/pages.ts") },
   tiny:     { summary: "write a small random checkpoint",                    load: () => import("./commands/tiny.ts") },
+  demo:     { summary: "run the main commands once, on a tiny model",        load: () => import("./commands/demo.ts") },
   pull:     { summary: "download a model",                                   load: () => import("./commands/pull.ts") },
   setup:    { summary: "find or install libtorch, and build the engine",     load: () => import("./commands/setup.ts") },
   doctor:   { summary: "report what is on this machine, and what is missing", load: () => import("./commands/doctor.ts") },

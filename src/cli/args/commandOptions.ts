@@ -18,7 +18,7 @@ import { scoredAnswers, setAsideOptions } from "./evalOptions.ts";
 import { fitOptions } from "./fitOptions.ts";
 import { serve } from "./serveOptions.ts";
 import { sweep, sweepShow } from "./sweepOptions.ts";
-import { doctor, pages, pull, report, setup, tiny, tokenize, ui } from "./toolOptions.ts";
+import { demo, doctor, pages, pull, report, setup, tiny, tokenize, ui } from "./toolOptions.ts";
 
 const model = text.meta({
   help: "Model folder, or the name of a downloaded repository (org/name).",
@@ -360,6 +360,7 @@ export const COMMAND_OPTIONS = {
   pull,
   tiny,
   pages,
+  demo,
 } as const satisfies Record<string, CommandOptions>;
 
 export type CommandName = keyof typeof COMMAND_OPTIONS;

@@ -187,6 +187,23 @@ export const tiny = {
   ],
 };
 
+export const demo = {
+  about:
+    "Runs the main commands once, on synthetic pages and a tiny random model: pages, tiny, preview, eval, train within a memory limit, generate, merge and report. Takes 2 to 5 minutes on two cores.",
+  options: z.strictObject(
+    group("Model", {
+      model: text.default("4khd").meta({
+        help: "Kind of model, by its name in docs/models.md: 4khd, qwen2.5-vl, internvl3, or a preset.",
+        value: "NAME",
+      }),
+      output: text
+        .default("demo-out")
+        .meta({ help: "Folder for all results; those of an earlier demo are replaced.", value: "FOLDER" }),
+    }),
+  ),
+  examples: ["demo", "demo --model qwen2.5-vl"],
+};
+
 export const pages = {
   about:
     "Draws document pages (receipts, forms, tables with small print), and writes questions with known answers in the official format.",
