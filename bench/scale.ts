@@ -8,9 +8,12 @@ import { PlanOptions } from "../src/answer/options.ts";
 import { questionOf } from "../src/answer/question.ts";
 import { linkBytesOfStep } from "../src/answer/ranks.ts";
 import { samplesMs, summaryOf, wholeStepMs } from "../src/answer/summary.ts";
-import { formatBytes, formatCount } from "../src/errors.ts";
+import { formatBytes, formatCount, GIB } from "../src/errors.ts";
+import { STEP_PHASES } from "../src/plan/dryRun/dryRun.ts";
+import type { Planner, SizedPlan } from "../src/plan/planner.ts";
 import { fastestPlan, leanestPlan } from "../src/plan/search.ts";
 import { collectiveSeconds } from "../src/plan/time/links/collectives.ts";
+import { linkBytesOf, opTimeMs } from "../src/plan/time/stepTime.ts";
 import { packageRoot } from "../src/torch/install/libtorch.ts";
 
 /** Micro-batches of each rank in a step, the same for every number of cards. */
@@ -41,12 +44,28 @@ const SHARING = [
 
 const COUNTS = [8, 64, 1024] as const;
 
+/** Cards that share the rows of a sample. links: between cards of a machine, and between machines. */
+const ROWS = [
+  { gpu: "h100-80gb", perMachine: 8, links: "nvlink" },
+  { gpu: "rtx-4090", perMachine: 8, links: "pcie4x16" },
+  { gpu: "rtx-4090", perMachine: 4, links: "pcie4x16,100GbE" },
+  { gpu: "rtx-4090", perMachine: 4, links: "pcie4x16,10GbE" },
+  { gpu: "rtx-3090", perMachine: 8, links: "pcie4x8" },
+] as const;
+
+/** Tokens of a sample whose rows are shared. */
+const LONG_TOKENS = 65_536;
+const HOST_BYTES = 512 * GIB;
+
 const FILE = join(packageRoot, "docs", "scale.md");
 const [BEGIN, END] = ["<!-- written by bench/scale.ts -->", "<!-- end -->"];
 
 const text = readFileSync(FILE, "utf8");
 const [before, after] = [text.slice(0, text.indexOf(BEGIN) + BEGIN.length), text.slice(text.indexOf(END))];
-writeFileSync(FILE, `${before}\n\n${[...CASES.map(tableOf), sharedTable()].join("\n\n")}\n\n${after}`);
+writeFileSync(
+  FILE,
+  `${before}\n\n${[...CASES.map(tableOf), sharedTable(), rowsTable()].join("\n\n")}\n\n${after}`,
+);
 
 function tableOf({ title, gpu, perMachine, links }: Case): string {
   const alone = efficiencyBase(gpu);
@@ -82,6 +101,44 @@ function sharedTable(): string {
     "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ...rows,
   ].join("\n");
+}
+
+/** Compares a long sample on one card and on several that share its rows. */
+function rowsTable(): string {
+  const rows = ROWS.flatMap(({ gpu, perMachine, links }) => {
+    const counts = perMachine < 8 ? [8] : [1, 2, 4, 8];
+    const alone = sharingRows({ gpu, gpus: 1 });
+    return counts.map((count) => {
+      const gpus = Math.min(count, perMachine);
+      const asked = { gpu, gpus, nodes: count / gpus, sequence_parallel: count, link: links };
+      const { plan, planner } = count === 1 ? alone : sharingRows(asked);
+      const ops = plan.run.phases.flatMap((phase) => (STEP_PHASES.includes(phase.name) ? phase.ops() : []));
+      const exchangeMs = ops
+        .filter(({ stream }) => stream === "link")
+        .reduce((sum, op) => sum + op.count * opTimeMs(op, planner.speed), 0);
+      const cells = [
+        ...[gpu, count === 1 ? "none" : links.replace(",", ", "), `${count}`, seconds(plan.stepMs)],
+        ...[count === 1 ? "-" : seconds(exchangeMs), formatBytes(linkBytesOf(ops))],
+        `${Math.round((100 * alone.plan.stepMs) / (count * plan.stepMs))} %`,
+      ];
+      return `| ${cells.join(" | ")} |`;
+    });
+  });
+  return [
+    `### Cards share the rows of a sample: ${formatCount(LONG_TOKENS)} tokens`,
+    "",
+    "| card | link | cards | a micro-batch | of it exchanges | each card sends | efficiency |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+    ...rows,
+  ].join("\n");
+}
+
+/** Plans the first of the ranks; the others have as many rows. */
+function sharingRows(asked: Record<string, unknown>): { plan: SizedPlan; planner: Planner } {
+  const options = optionsOf({ max_length: LONG_TOKENS, host_memory: HOST_BYTES, ...asked });
+  const { planner: ofAny, workload, limits } = questionOf(options);
+  const planner = ofAny.asRank(0);
+  return { plan: fastestPlan(planner, workload, limits), planner };
 }
 
 /** Milliseconds of a sample on one card. */
