@@ -169,6 +169,11 @@ function unknownScaling(file: string, what: string): UserError {
   });
 }
 
+/** Whether the embeddings are the head too. The value at the top wins: there transformers looks. */
+export function tiedHeadOf({ tie_word_embeddings: atTop }: Json, inText: boolean): boolean {
+  return typeof atTop === "boolean" ? atTop : inText;
+}
+
 /** Ids that end an answer: one, or a list, in config.json or else in generation_config.json. */
 export function eosIdsOf(
   values: Json,

@@ -4,12 +4,14 @@
  */
 import { INTERNVL_FACTS } from "./internvl/facts.ts";
 import { QWEN2_5_VL_FACTS } from "./qwen2_5_vl/facts.ts";
+import { QWEN3_VL_FACTS } from "./qwen3_vl/facts.ts";
 import { XCOMPOSER_FACTS } from "./xcomposer2/facts.ts";
 
 export const FAMILY_FACTS = {
   "xcomposer2-4khd": XCOMPOSER_FACTS,
   qwen2_5_vl: QWEN2_5_VL_FACTS,
   internvl: INTERNVL_FACTS,
+  qwen3_vl: QWEN3_VL_FACTS,
 } as const;
 
 export type FamilyName = keyof typeof FAMILY_FACTS;

@@ -18,12 +18,14 @@ import type { Family, LinearName, ModelConfig, TensorSpec } from "./family.ts";
 import { INTERNVL } from "./internvl/internvl.ts";
 import type { PlacedRows } from "./positions.ts";
 import { QWEN2_5_VL } from "./qwen2_5_vl/qwen2_5_vl.ts";
+import { QWEN3_VL } from "./qwen3_vl/qwen3_vl.ts";
 import { XCOMPOSER } from "./xcomposer2/xcomposer.ts";
 
 export const FAMILIES = {
   "xcomposer2-4khd": XCOMPOSER,
   qwen2_5_vl: QWEN2_5_VL,
   internvl: INTERNVL,
+  qwen3_vl: QWEN3_VL,
 } as Record<FamilyName, unknown> as Record<string, Family>;
 
 /** Models that can be planned without a checkpoint. */

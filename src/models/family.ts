@@ -114,6 +114,11 @@ export interface EncodeOptions {
    * as separators, belong to the first unit. Default: all.
    */
   units?: Rows | undefined;
+  /**
+   * Room for the features that the decoder's first layers add, (tokens, C) for each; default: they are not
+   * computed. Only for models with deepstackLayers.
+   */
+  deepstack?: readonly Tensor[] | undefined;
 }
 
 /** The weights that make image tokens of pictures: a record of tensors that only its family reads. */
@@ -146,6 +151,8 @@ export interface PictureTower<Config extends ModelConfig = ModelConfig> {
    * picture is one rank's, and `units` is never given. Default: false.
    */
   unitsApart?: boolean;
+  /** How many decoder layers, from the first on, add features of pictures (deepstack.ts). Default: 0. */
+  deepstackLayers?(config: Config): number;
   /**
    * Writes the image tokens of a picture into their rows, (tokens, C), with weights on the device. Yields
    * with no scope open.

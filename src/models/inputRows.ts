@@ -7,6 +7,7 @@ import { category, pool } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
 import { scope, type Tensor } from "../torch/tensor.ts";
 import { familyOf } from "./families.ts";
+import type { EncodeOptions } from "./family.ts";
 import { partOnDevice } from "./parts.ts";
 import { WEIGHT_PLACES } from "./places.ts";
 import type { Model } from "./weights.ts";
@@ -47,15 +48,15 @@ export function embedText(model: Model, inputIds: Int32Array): Tensor {
 
 /**
  * Writes the image tokens of a picture, or of some of its units, into its rows, (tokens, C), with a tower on
- * the device. Yields after each batch of tiles.
+ * the device. Yields after each batch of tiles. deepstack: room for its features for the first layers.
  */
 export function placeImage_(
   rows: Tensor,
   { vision, config, dtype, device }: Model,
   picture: PictureLayout,
   visionBatch: number,
-  units?: Rows,
+  { units, deepstack }: Pick<EncodeOptions, "units" | "deepstack"> = {},
 ): Generator<{ done: number; total: number }, void> {
-  const options = { dtype, device, visionBatch, units };
+  const options = { dtype, device, visionBatch, units, deepstack };
   return familyOf(config).pictures.encodeInto(rows, vision, config, picture, options);
 }

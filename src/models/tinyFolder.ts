@@ -56,7 +56,7 @@ const NORMS = /(norm\d?|layernorm|layernorm_before|layernorm_after|ln_q)\.weight
 const SCALES = /\.lambda_\d$/;
 
 /** Linears whose output is added to the residual stream. */
-const ADDING = /\.(o_proj|down_proj|attn\.proj|projection_layer|fc2)\.weight$/;
+const ADDING = /\.(o_proj|down_proj|attn\.proj|projection_layer|fc2|mlp\.linear_fc2)\.weight$/;
 
 function randomWeight(name: string, spec: TensorSpec, parts: TinyFolder, seed: bigint): Tensor {
   return scope(() => {

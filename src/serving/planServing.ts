@@ -2,6 +2,8 @@
  * Plans the memory of serving: the base model, adapters, the pool of keys and values, the pool of features,
  * and the largest pass beside an encoding picture. The passes themselves run on meta.
  */
+
+import { partsOfFeatures } from "../models/deepstack.ts";
 import { pictureFormOf, positionsOf } from "../models/families.ts";
 import type { ModelConfig } from "../models/family.ts";
 import { placeImage_ } from "../models/inputRows.ts";
@@ -18,7 +20,7 @@ import { largestThatFits } from "../plan/largestThatFits.ts";
 import { type Limits, type PlannedModel, shortage } from "../plan/planner.ts";
 import { layerSource } from "../step/layerWeights.ts";
 import { DEFAULT_POLICY, type Policy } from "../step/policy.ts";
-import { keep, scope } from "../torch/tensor.ts";
+import { dispose, keep, scope } from "../torch/tensor.ts";
 import type { Trace } from "../torch/trace.ts";
 import { disposeAdapter, plannedAdapter, type ServedAdapter } from "./adapters.ts";
 import { FeaturePool } from "./memory/featurePool.ts";
@@ -149,10 +151,12 @@ function encodeBeside(
   using vision = fetchPart(model, "vision");
   const ready = { ...model, vision: vision.wait() };
   using rows = keep(scope(() => features.rowsAt({ start: 0, end: grid.tokens })));
-  const steps = placeImage_(rows, ready, grid, visionBatchTiles);
+  const [tokens, ...deepstack] = partsOfFeatures(rows, model);
+  const steps = placeImage_(tokens, ready, grid, visionBatchTiles, { deepstack });
   steps.next();
   pass();
   for (const _ of steps);
+  dispose([tokens, deepstack]);
 }
 
 /** Returns the slices of the largest pass: an answer of each sequence, and a prompt's rows of pictures. */

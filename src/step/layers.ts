@@ -13,6 +13,7 @@ import {
   mlpBackward_,
   mlpForward_,
 } from "../models/decoder.ts";
+import { addDeepstack_, type Deepstack, emptyDeepstack, featuresOf } from "../models/deepstack.ts";
 import { familyOf } from "../models/families.ts";
 import { joinLayer } from "../models/join.ts";
 import type { Lora } from "../models/lora.ts";
@@ -22,7 +23,7 @@ import type { LayerWeights, Model } from "../models/weights.ts";
 import type { PackedLengths } from "../nn/attention/calls.ts";
 import { type AttentionShape, packedLengths, takesLastRows } from "../nn/attention/kernels.ts";
 import { ropeTables } from "../nn/attention/rope.ts";
-import type { RowSource } from "../nn/rows.ts";
+import { clipRows, type RowSource } from "../nn/rows.ts";
 import { fromArray } from "../torch/create.ts";
 import { category } from "../torch/device.ts";
 import type { Device } from "../torch/dtypes.ts";
@@ -57,8 +58,10 @@ export interface LayerRun {
    * on, if the kernel can do that.
    */
   readonly lastSequence: Sequence;
+  /** Features of the pictures, which the first layers add; embedding fills them. */
+  readonly deepstack: Deepstack | undefined;
   /** Rows with a label, (M) int64, and what the last layer's MLP sees of them. */
-  readonly labelled: { rows: Tensor; seen: MlpRows };
+  readonly labelled: { rows: Tensor; numbers: Int32Array; seen: MlpRows };
   readonly reuseAttention: boolean;
   readonly boundaryAhead: boolean;
   readonly weights: LayerSource;
@@ -67,6 +70,30 @@ export interface LayerRun {
   readonly kept: Map<number, Kept>;
   /** How many layers each stands for: itself, but in an abridged plan. */
   readonly times: readonly number[];
+}
+
+/** Returns room for the features of the pictures in the own rows. */
+function ownDeepstack(
+  model: Model,
+  { imageSlices }: MicroBatch,
+  { rows }: OwnRows,
+  owner: Owner,
+): Deepstack | undefined {
+  const slices = imageSlices.map((slice) => clipRows([slice], rows)[0] ?? { start: 0, end: 0 });
+  const deepstack = emptyDeepstack(model, slices);
+  return deepstack && owner.own(deepstack);
+}
+
+/**
+ * Frees the features of pictures after the last layer that adds them, unless one of these layers is computed
+ * again.
+ */
+export function leaveDeepstack({ deepstack, policies, owner }: LayerRun, layer: number): void {
+  const layers = deepstack?.values.shape[0];
+  if (layers !== layer + 1) return;
+  const firstRecomputed = policies.findIndex(({ boundary }) => boundary === "none");
+  const restoredFrom = firstRecomputed - 1; // the boundary before the first that is missing
+  if (firstRecomputed < 0 || restoredFrom >= layers) owner.free(deepstack);
 }
 
 /** Joins model, adapter, micro-batch and policy. */
@@ -109,7 +136,8 @@ export function prepareLayers(
     owner,
     sequence,
     lastSequence: lastSequenceOf(sequence, labelRows, model, owner),
-    labelled: { rows, seen: pickRows(sequence, labelRows) },
+    deepstack: ownDeepstack(model, batch, own, owner),
+    labelled: { rows, numbers: labelRows, seen: pickRows(sequence, labelRows) },
     reuseAttention: policy.reuseAttention,
     boundaryAhead: policy.boundaryAhead,
     weights: owner.own(layerSource(model, policy.weights.aheadLayers)),
@@ -237,6 +265,7 @@ export function* layerForward(
   const mlp = ownedSegment(run, () =>
     mlpForward_(hidden, run.join(index, weights), run.sequence, keep === "all"),
   );
+  segment(() => addDeepstack_(hidden, run.deepstack, index));
   run.weights.leave();
   if (middle) run.kept.set(index, { middle, attention, mlp });
 }
@@ -269,9 +298,19 @@ export function* lastLayerForward(
   const mlp = ownedSegment(run, () =>
     mlpForward_(states, run.join(index, weights), seen, trains && keep === "all"),
   );
+  segment(() => addToLabelled_(states, run, index));
   run.weights.leave();
   if (middle) run.kept.set(index, { middle, attention, mlp });
   return states;
+}
+
+/** Adds the last layer's features, if it has any, to the pictures' rows with a label. states: (M, C). */
+function addToLabelled_(states: Tensor, { deepstack, labelled: { numbers } }: LayerRun, layer: number): void {
+  if (!deepstack || layer >= deepstack.values.shape[0]!) return;
+  for (const [picture, { start, end }] of deepstack.slices.entries())
+    for (const [label, row] of numbers.entries())
+      if (row >= start && row < end)
+        states.narrow(0, label, 1).add_(featuresOf(deepstack, picture)[layer]!.narrow(0, row - start, 1));
 }
 
 /**

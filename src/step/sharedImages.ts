@@ -4,39 +4,65 @@
  * copies the rows that it has.
  */
 import type { MicroBatch } from "../data/stream/batches.ts";
+import { type Deepstack, featuresOf } from "../models/deepstack.ts";
 import { clipRows, type Rows, rowCount, rowsOf } from "../nn/rows.ts";
 import { zeros } from "../torch/create.ts";
 import { keep, scope, type Tensor } from "../torch/tensor.ts";
 import type { OwnRows } from "./ownRows.ts";
 
-/** Room for a picture's image tokens, (tokens, C), while they are encoded. */
+/** Where pictures go: the decoder's input in the own rows, (T, C), and the features for its first layers. */
+export interface PictureRoom {
+  hidden: Tensor;
+  own: OwnRows;
+  deepstack: Deepstack | undefined;
+}
+
+/** Room for one picture while it is encoded. */
 interface ImageRoom {
-  rows: Tensor;
+  /** (tokens, C) each: image tokens, then the features for each of the first layers. */
+  parts: [tokens: Tensor, ...features: Tensor[]];
+  /** All tensors of the room, for the caller to free. */
+  held: Tensor[];
   isShared: boolean;
-  /** Brings the image tokens into their rows once they are encoded. */
+  /** Brings everything into the own rows once it is encoded. */
   settle(): void;
 }
 
-/** Returns room for a picture. hidden: the decoder's input in the own rows, (T, C). */
+/** Returns room for a picture, slices[at] of the micro-batch's. */
 export function roomForImage(
-  hidden: Tensor,
-  slice: MicroBatch["imageSlices"][number],
-  own: OwnRows,
+  slices: MicroBatch["imageSlices"],
+  at: number,
+  { hidden, own, deepstack }: PictureRoom,
 ): ImageRoom {
-  if (own.sharers.count === 1)
-    return { rows: keep(rowsOf(hidden, slice)), isShared: false, settle: () => {} };
+  const slice = slices[at]!;
+  const ownRows = (rows: Rows): [Tensor, ...Tensor[]] => [
+    rowsOf(hidden, rows),
+    ...(deepstack ? featuresOf(deepstack, at) : []),
+  ];
+  if (own.sharers.count === 1) {
+    const parts = keep(scope(() => ownRows(slice)));
+    return { parts, held: parts, isShared: false, settle: () => {} };
+  }
   const { dtype, device } = hidden;
-  const rows = keep(zeros([rowCount(slice), hidden.shape[1]!], { dtype, device }));
+  const layers = deepstack?.values.shape[0] ?? 0;
+  const all = keep(zeros([1 + layers, rowCount(slice), hidden.shape[1]!], { dtype, device }));
+  const part = (index: number): Tensor => all.select(0, index);
+  const parts = keep(scope((): [Tensor, ...Tensor[]] => [part(0), ...countedFrom(1, layers).map(part)]));
   const settle = (): void => {
-    own.sharers.sum(rows).wait();
+    own.sharers.sum(all).wait();
     const [mine] = clipRows([slice], own.rows);
     if (!mine) return;
-    const from = Math.max(0, own.rows.start - slice.start);
+    const start = Math.max(0, own.rows.start - slice.start);
     scope(() => {
-      rowsOf(hidden, mine).copy_(rowsOf(rows, { start: from, end: from + rowCount(mine) }));
+      for (const [index, into] of ownRows(mine).entries())
+        into.copy_(rowsOf(parts[index]!, { start, end: start + rowCount(mine) }));
     });
   };
-  return { rows, isShared: true, settle };
+  return { parts, held: [all, ...parts], isShared: true, settle };
+}
+
+function countedFrom(first: number, count: number): number[] {
+  return Array.from({ length: count }, (_, index) => first + index);
 }
 
 /**

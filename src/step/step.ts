@@ -26,6 +26,7 @@ import {
   lastLayerForward,
   layerBackward,
   layerForward,
+  leaveDeepstack,
   prepareLayers,
 } from "./layers.ts";
 import { backwardVisits, forwardVisits } from "./layerWeights.ts";
@@ -34,7 +35,7 @@ import type { Parameter } from "./optimizer/updateTile.ts";
 import { lossesOfAll, type OwnRows, ownRowsOf, sampleRows } from "./ownRows.ts";
 import type { StepPhase } from "./phases.ts";
 import type { Policy } from "./policy.ts";
-import { roomForImage, unitsOf } from "./sharedImages.ts";
+import { type PictureRoom, roomForImage, unitsOf } from "./sharedImages.ts";
 
 export interface StepResult {
   /** Sum of the negative log likelihood over the labels, and their mean. */
@@ -115,7 +116,7 @@ export function* queueStep(
   using owner = new Owner();
   const own = ownRowsOf(batch, sharers);
   const run = prepareLayers(model, lora, batch, policy, { owner, own, dropoutSeed });
-  const hidden = yield* embed(model, batch, own, policy, owner);
+  const hidden = yield* embed(model, batch, own, policy, run);
   const { boundaries, states } = yield* forward(run, hidden);
   const gradientScale = lossScale / Math.max(1, own.labels.rows.length);
   const losses = owner.own(lossOf(model, states, own, policy, gradientScale));
@@ -158,10 +159,11 @@ export function* evalStep(
   const own = ownRowsOf(batch, sharers);
   const { labels } = own;
   const run = prepareLayers(model, lora, batch, policy, { owner, own });
-  const hidden = yield* embed(model, batch, own, policy, owner);
+  const hidden = yield* embed(model, batch, own, policy, run);
   run.weights.begin(visitsForward(run));
   for (let layer = 0; layer < run.count - 1; layer++) {
     yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden));
+    leaveDeepstack(run, layer);
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
   const states = yield* lastLayerForward(run, hidden, { trains: false });
@@ -182,23 +184,23 @@ function* embed(
   batch: MicroBatch,
   own: OwnRows,
   policy: Policy,
-  owner: Owner,
+  { owner, deepstack }: LayerRun,
 ): Generator<StepPhase, Tensor> {
   const hidden = category("workingSet", () => owner.own(embedText(model, own.inputIds)));
   if (batch.imageSlices.length > 0)
-    yield* placeImages(model, batch, { hidden, own, visionBatch: policy.visionBatchTiles }, owner);
+    yield* placeImages(model, batch, { hidden, own, deepstack, visionBatch: policy.visionBatchTiles }, owner);
   else model.shared?.gathering.passBy("vision"); // other ranks may have pictures
   return hidden;
 }
 
 /**
- * Writes the image tokens into their rows of hidden, (T, C). A tower on the host is fetched, and freed at the
- * end.
+ * Writes the image tokens into their rows of hidden, (T, C), and the features for the first layers. A tower
+ * on the host is fetched, and freed at the end.
  */
 function* placeImages(
   model: Model,
   batch: MicroBatch,
-  { hidden, own, visionBatch }: { hidden: Tensor; own: OwnRows; visionBatch: number },
+  { hidden, own, deepstack, visionBatch }: PictureRoom & { visionBatch: number },
   owner: Owner,
 ): Generator<StepPhase, void> {
   const fetch = owner.own(fetchPart(model, "vision"));
@@ -212,21 +214,22 @@ function* placeImages(
     const { start = 0, end = units } = unitsHere(image) ?? {};
     return `${tokens} ${units} ${start} ${end}`;
   };
-  for (const { part, times } of kindsOf(batch.imageSlices, kindOf)) {
+  for (const { part, index, times } of kindsOf(batch.imageSlices, kindOf)) {
     const counted = <T>(body: Body<T>): T =>
       category<T>("visionFeatures", (() => repeated(times, body)) as Body<T>);
     const picture = batch.images[part.image]!;
-    const room = counted(() => roomForImage(hidden, part, own));
-    const rows = owner.own(room.rows);
+    const room = counted(() => roomForImage(batch.imageSlices, index, { hidden, own, deepstack }));
+    const held = owner.own(room.held);
+    const [rows, ...features] = room.parts;
     const units = unitsHere(part.image);
-    const parts = placeImage_(rows, ready, picture, visionBatch, units);
+    const parts = placeImage_(rows, ready, picture, visionBatch, { units, deepstack: features });
     while (units === undefined || units.start < units.end) {
       const { done, value } = counted(() => parts.next());
       if (done) break;
       yield { phase: "vision", ...value };
     }
     counted(() => room.settle());
-    owner.free(rows);
+    owner.free(held);
     if (room.isShared) yield { phase: "vision", done: 1, total: 1 };
   }
   owner.free(fetch);
@@ -249,6 +252,7 @@ function* forward(
     boundaries.push(boundary);
     if (layer === run.count - 1) states = yield* lastLayerForward(run, hidden, { trains: true, boundary });
     else yield* repeatedSteps(run.times[layer]!, () => layerForward(run, layer, hidden, { keep, boundary }));
+    leaveDeepstack(run, layer);
     yield { phase: "forward", done: layer + 1, total: run.count };
   }
   return { boundaries, states: states! };

@@ -23,6 +23,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const FAMILIES = [
   ["qwen2_5_vl", 912],
   ["internvl_hf", 924],
+  ["qwen3_vl", 912],
 ] as const;
 
 describe.each(FAMILIES)("%s", (data, pad) => {

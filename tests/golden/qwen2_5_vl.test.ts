@@ -1,7 +1,7 @@
 /** Qwen2.5-VL has the official numbers: transformers' own model on the same tiny checkpoint. */
 import { expect } from "vitest";
+import { type Picture, towerStates } from "../../src/models/patchTower/tower.ts";
 import type { Qwen2_5VlConfig } from "../../src/models/qwen2_5_vl/spec.ts";
-import { type Picture, towerStates } from "../../src/models/qwen2_5_vl/vision.ts";
 import type { TowerWeights } from "../../src/models/qwen2_5_vl/visionWeights.ts";
 import { integers } from "../helpers/fixtures.ts";
 import { ATOL, describeGoldenCases } from "../helpers/goldenCases.ts";

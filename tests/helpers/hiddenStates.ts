@@ -2,6 +2,7 @@
 
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { attentionForward_, mlpForward_ } from "../../src/models/decoder.ts";
+import { addDeepstack_, type Deepstack, emptyDeepstack, featuresOf } from "../../src/models/deepstack.ts";
 import { familyOf, positionsOf } from "../../src/models/families.ts";
 import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { joinLayer } from "../../src/models/join.ts";
@@ -16,14 +17,26 @@ import { fromArray } from "../../src/torch/create.ts";
 import type { Tensor } from "../../src/torch/tensor.ts";
 import { runToEnd } from "./randomModel.ts";
 
+/** Returns the input of the decoder, (T, C), and the features of pictures for its first layers. */
+export function decoderInput(
+  model: Model,
+  { inputIds, imageSlices, images }: MicroBatch,
+): { hidden: Tensor; deepstack: Deepstack | undefined } {
+  const hidden = embedText(model, inputIds);
+  const deepstack = emptyDeepstack(model, imageSlices);
+  for (const [at, { start, end, image }] of imageSlices.entries()) {
+    const features = deepstack && featuresOf(deepstack, at);
+    const rows = rowsOf(hidden, { start, end });
+    runToEnd(placeImage_(rows, model, images[image]!, 4, { deepstack: features }));
+  }
+  return { hidden, deepstack };
+}
+
 /** Returns the hidden states at every point that was recorded from the official code. */
 export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): Map<string, Tensor> {
   const { config, dtype, device } = model;
   const states = new Map<string, Tensor>();
-  const hidden = embedText(model, batch.inputIds);
-  for (const { start, end, image } of batch.imageSlices) {
-    runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
-  }
+  const { hidden, deepstack } = decoderInput(model, batch);
   states.set("inputs_embeds", hidden.clone());
   const { headDim: D, heads, kvHeads } = config;
   const sequence = {
@@ -42,6 +55,7 @@ export function trace(model: Model, lora: Lora | undefined, batch: MicroBatch): 
     attentionForward_(hidden, layer, sequence);
     mlpForward_(hidden, layer, sequence);
     states.set(`layer_out.${index}`, hidden.clone());
+    addDeepstack_(hidden, deepstack, index);
   }
   states.set("final_norm", rmsNorm(hidden, { weight: model.norm, eps: config.rmsEps }));
   return states;

@@ -1,11 +1,15 @@
 /**
- * Qwen2.5-VL's tower in plain operators, as its formulas read: patches row by row, windows by a mask over all
- * pairs of patches, both frames of a picture in the first product.
+ * The tower of patches in plain operators, as its formulas read: patches row by row, windows by a mask over
+ * all pairs of patches, both frames of a picture in the first product.
  */
 import type { PatchPicture } from "../../src/data/pictures/patches/patchPixels.ts";
-import type { Qwen2_5VlConfig } from "../../src/models/qwen2_5_vl/spec.ts";
-import type { TowerLayer, TowerWeights } from "../../src/models/qwen2_5_vl/visionWeights.ts";
-import type { AffineLinear } from "../../src/nn/affine.ts";
+import type {
+  Merger,
+  PatchLayer,
+  PatchTowerConfig,
+  PatchTowerWeights,
+} from "../../src/models/patchTower/towerWeights.ts";
+import type { AffineLinear, LayerNorm } from "../../src/nn/affine.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import type { RmsNorm } from "../../src/nn/norm.ts";
 import { cat, fromArray } from "../../src/torch/create.ts";
@@ -17,27 +21,63 @@ interface Place {
   window: string;
 }
 
-/** Returns a picture's tokens, (tokens, C), in float64. */
-export function plainTower(weights: TowerWeights, config: Qwen2_5VlConfig, picture: PatchPicture): Tensor {
+/** Returns a picture's tokens, then the features for each layer of the decoder, (tokens, C), in float64. */
+export function plainTower(
+  weights: PatchTowerWeights,
+  config: PatchTowerConfig,
+  picture: PatchPicture,
+): Tensor[] {
   return scope(() => {
     const { vision } = config;
     const places = placesOf(picture, config);
     let hidden = pixels(picture, config).mm(weights.patch.view([vision.hidden, -1]).t()); // (P, W)
+    if (weights.patchBias) hidden = hidden.add(weights.patchBias);
+    if (weights.positions)
+      hidden = hidden.add(learned(weights.positions, places, vision.positionSide!, picture));
+    const features: Tensor[] = [];
     for (const [index, layer] of weights.layers.entries()) {
-      const mask = vision.fullAttention.includes(index) ? undefined : maskOf(places);
+      const isFull = vision.fullAttention?.includes(index) ?? true;
+      const mask = isFull ? undefined : maskOf(places);
       hidden = hidden.add(attention(norm(hidden, layer.norm1), layer, places, mask, config));
-      const x = norm(hidden, layer.norm2);
-      hidden = hidden.add(affine(affine(x, layer.gate).silu().mul(affine(x, layer.up)), layer.down));
+      hidden = hidden.add(mlp(norm(hidden, layer.norm2), layer));
+      const at = vision.deepstackLayers?.indexOf(index) ?? -1;
+      if (at >= 0) features[at] = merged(hidden, weights.deepstack![at]!, picture);
     }
-    const { norm: last, mlp } = weights.merger;
-    const merged = norm(hidden, last).view([picture.tokens, -1]);
-    return affine(affine(merged, mlp[0]).gelu(), mlp[1]);
+    return [merged(hidden, weights.merger, picture), ...features];
   });
 }
 
+function mlp(x: Tensor, layer: PatchLayer): Tensor {
+  if ("gate" in layer) return affine(affine(x, layer.gate).silu().mul(affine(x, layer.up)), layer.down);
+  return affine(affine(x, layer.fc1).gelu({ approximate: "tanh" }), layer.fc2);
+}
+
+function merged(hidden: Tensor, { norm: own, normsToken, mlp }: Merger, { tokens }: PatchPicture): Tensor {
+  const x = normsToken ? norm(hidden.view([tokens, -1]), own) : norm(hidden, own).view([tokens, -1]);
+  return affine(affine(x, mlp[0]).gelu(), mlp[1]);
+}
+
+/** Sums, for each patch, all points of the grid by how near they are: a point one step away has no share. */
+function learned(
+  table: Tensor,
+  places: readonly Place[],
+  side: number,
+  { rows, columns }: PatchPicture,
+): Tensor {
+  const [height, width] = [2 * rows, 2 * columns];
+  const shares = places.flatMap(({ row, column }) =>
+    Array.from({ length: side ** 2 }, (_, point) => {
+      const down = (row * (side - 1)) / (height - 1) - Math.floor(point / side);
+      const across = (column * (side - 1)) / (width - 1) - (point % side);
+      return Math.max(0, 1 - Math.abs(down)) * Math.max(0, 1 - Math.abs(across));
+    }),
+  );
+  return fromArray(Float64Array.from(shares), [places.length, side ** 2], { dtype: "float64" }).mm(table);
+}
+
 /** Returns the patches in the order of the picture: token by token, four patches each. */
-function placesOf({ rows, columns }: PatchPicture, { vision }: Qwen2_5VlConfig): Place[] {
-  const { mergeSide: side, windowPixels, patchPixels } = vision;
+function placesOf({ rows, columns }: PatchPicture, { vision }: PatchTowerConfig): Place[] {
+  const { mergeSide: side, windowPixels = 0, patchPixels } = vision;
   const windowSide = Math.floor(windowPixels / patchPixels / side);
   return Array.from({ length: rows * columns * side ** 2 }, (_, patch) => {
     const token = Math.floor(patch / side ** 2);
@@ -52,7 +92,7 @@ function placesOf({ rows, columns }: PatchPicture, { vision }: Qwen2_5VlConfig):
 }
 
 /** Returns the normalised pixels of both frames: (P, 3 * 2 * p * p). */
-function pixels({ patches, tokens }: PatchPicture, { pictures, vision }: Qwen2_5VlConfig): Tensor {
+function pixels({ patches, tokens }: PatchPicture, { pictures, vision }: PatchTowerConfig): Tensor {
   const { patchPixels: p, mergeSide } = vision;
   const count = tokens * mergeSide ** 2;
   const values = Float64Array.from(patches, (value, at) => {
@@ -70,10 +110,10 @@ function maskOf(places: readonly Place[]): Tensor {
 
 function attention(
   x: Tensor,
-  { qkv, proj }: TowerLayer,
+  { qkv, proj }: PatchLayer,
   places: readonly Place[],
   mask: Tensor | undefined,
-  { vision: { heads, hidden } }: Qwen2_5VlConfig,
+  { vision: { heads, hidden } }: PatchTowerConfig,
 ): Tensor {
   const D = hidden / heads;
   const made = affine(x, qkv).view([-1, 3, heads, D]);
@@ -105,7 +145,12 @@ function rotated(x: Tensor, places: readonly Place[], D: number): Tensor {
   return cat([first.mul(cos).sub(second.mul(sin)), second.mul(cos).add(first.mul(sin))], 2);
 }
 
-function norm(x: Tensor, { weight, eps }: RmsNorm): Tensor {
+function norm(x: Tensor, given: RmsNorm | LayerNorm): Tensor {
+  const { weight, eps } = given;
+  if ("bias" in given) {
+    const centred = x.sub(x.meanDim([-1], { keepdim: true }));
+    return norm(centred, { weight, eps }).add(given.bias);
+  }
   return x.mul(x.square().meanDim([-1], { keepdim: true }).add(eps).rsqrt()).mul(weight);
 }
 

@@ -3,6 +3,7 @@
  * groups. It is slow and needs much memory. Tests compare the step's own backward with it.
  */
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
+import { type Deepstack, featuresOf } from "../../src/models/deepstack.ts";
 import { familyOf, positionsOf } from "../../src/models/families.ts";
 import type { LinearName } from "../../src/models/family.ts";
 import { type Lora, loraBranch } from "../../src/models/lora.ts";
@@ -12,7 +13,7 @@ import { ropeTables } from "../../src/nn/attention/rope.ts";
 import { frozenValues } from "../../src/nn/frozen/frozen.ts";
 import { columnsOf } from "../../src/nn/rows.ts";
 import { sampleRows } from "../../src/step/ownRows.ts";
-import { cat, fromArray, where } from "../../src/torch/create.ts";
+import { cat, fromArray, where, zeros } from "../../src/torch/create.ts";
 import { grad, keep, scope, type Tensor, withGrad } from "../../src/torch/tensor.ts";
 
 export interface ReferenceResult {
@@ -23,9 +24,15 @@ export interface ReferenceResult {
 
 /**
  * Returns the mean loss over labels and every LoRA factor's gradient, by autograd. hidden: decoder input, (T,
- * C).
+ * C); deepstack: the features of pictures for its first layers.
  */
-export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidden: Tensor): ReferenceResult {
+export function referenceStep(
+  model: Model,
+  lora: Lora,
+  batch: MicroBatch,
+  hidden: Tensor,
+  deepstack?: Deepstack,
+): ReferenceResult {
   return keep(
     scope(() => {
       const leaves = new Map<string, Tensor>();
@@ -37,7 +44,7 @@ export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidde
       });
       const leafLora = { ...lora, modules: new Map(modules) };
       return withGrad(() => {
-        const loss = meanLoss(model, leafLora, batch, hidden);
+        const loss = meanLoss(model, leafLora, batch, hidden, deepstack);
         const gradients = grad([loss], [...leaves.values()]);
         return {
           loss: loss.item(),
@@ -48,7 +55,13 @@ export function referenceStep(model: Model, lora: Lora, batch: MicroBatch, hidde
   );
 }
 
-function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): Tensor {
+function meanLoss(
+  model: Model,
+  lora: Lora,
+  batch: MicroBatch,
+  input: Tensor,
+  deepstack: Deepstack | undefined,
+): Tensor {
   const { config, dtype, device } = model;
   const rope = ropeTables(positionsOf(config, batch), config, { dtype, device });
   const imageMask = maskOf(batch, model);
@@ -61,6 +74,14 @@ function meanLoss(model: Model, lora: Lora, batch: MicroBatch, input: Tensor): T
     h = h.add(attention(given, linear, rope, batch, { ...model, weights }));
     const x = norm(h, weights.ffnNorm, config.rmsEps);
     h = h.add(linear(roles.down, linear(roles.gate, x).silu().mul(linear(roles.up, x))));
+    if (deepstack && index < deepstack.values.shape[0]!) {
+      const features = batch.imageSlices.map((_, picture) => featuresOf(deepstack, picture)[index]!);
+      const rows = batch.imageSlices.flatMap(({ start, end }) =>
+        [...batch.inputIds.keys()].slice(start, end),
+      );
+      const places = fromArray(Int32Array.from(rows), [rows.length], { dtype: "int64" });
+      h = h.add(zeros(h.shape, h).indexAdd_(0, places, cat(features, 0)));
+    }
   }
   const rows = Int32Array.from(batch.targets.keys()).filter((row) => batch.targets[row] !== -100);
   const targets = fromArray(

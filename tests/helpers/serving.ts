@@ -6,6 +6,7 @@ import { openImagePool } from "../../src/data/pictures/imagePool.ts";
 import { encodePrompt } from "../../src/data/samples/dialogue.ts";
 import { IMAGE_SLOT } from "../../src/data/samples/sample.ts";
 import { layoutBatch } from "../../src/data/stream/batches.ts";
+import { pictureFormOf } from "../../src/models/families.ts";
 import { generate } from "../../src/models/generation/generate.ts";
 import { GREEDY } from "../../src/models/generation/sampling.ts";
 import type { Lora } from "../../src/models/lora.ts";
@@ -38,7 +39,7 @@ export function engineOver({ model, loras = {}, shape, way, parts }: EngineCase)
     tokenizer: undefined,
     loader: pictures,
     imageCompat: "lorafit",
-    pictureLimit: 16,
+    pictureLimit: pictureFormOf(model.config).limit.default,
     way: { ...SERVING_WAYS[0]!, places: model.places, chunkTokens: 64, ...way },
     shape: { maxSequences: 8, maxTokens: 1024, kvTokens: 4096, maxAdapters: 4, ...shape },
     plannedPeakBytes: 0,

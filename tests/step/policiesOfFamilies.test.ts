@@ -3,11 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { MicroBatch } from "../../src/data/stream/batches.ts";
 import { officialTargets, pictureFormOf } from "../../src/models/families.ts";
 import type { ModelConfig } from "../../src/models/family.ts";
-import { embedText, placeImage_ } from "../../src/models/inputRows.ts";
 import { disposeLora, zeroGradients } from "../../src/models/lora.ts";
 import { ON_DEVICE } from "../../src/models/places.ts";
-import { disposeModel, type Model } from "../../src/models/weights.ts";
-import { rowsOf } from "../../src/nn/rows.ts";
+import { disposeModel } from "../../src/models/weights.ts";
 import { batchOf } from "../../src/plan/dryRun/batchShapes.ts";
 import type { Configuration } from "../../src/plan/dryRun/configuration.ts";
 import { dryRun } from "../../src/plan/dryRun/dryRun.ts";
@@ -15,11 +13,12 @@ import { Policy, placesOf, ploraOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { getThreads, memoryStats, setThreads } from "../../src/torch/device.ts";
 import { dispose, keep, scope } from "../../src/torch/tensor.ts";
+import { decoderInput } from "../helpers/hiddenStates.ts";
 import { measuredStep } from "../helpers/measuredStep.ts";
 import { moveModel_ } from "../helpers/moveModel.ts";
 import { POLICIES } from "../helpers/policyCases.ts";
 import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
-import { randomPatchBatch, smallQwen } from "../helpers/randomPatches.ts";
+import { randomPatchBatch, smallQwen, smallQwen3 } from "../helpers/randomPatches.ts";
 import { RMS_TOWER, randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
 import { referenceStep } from "../helpers/reference.ts";
 
@@ -43,6 +42,20 @@ function qwen(overrides: Parameters<typeof smallQwen>[0] = {}): Row {
     { textTokens: 530, pictures: [[1, 9]] },
   ]);
   return { config, batch, pictureLimit: 300 * 28 ** 2 };
+}
+
+function qwen3(overrides: Parameters<typeof smallQwen3>[0] = {}): Row {
+  const config = smallQwen3(overrides);
+  const pictures = [
+    [3, 5],
+    [2, 2],
+  ] as const;
+  const batch = randomPatchBatch(config, [
+    { textTokens: 41, pictures },
+    { textTokens: 7, labelTokens: 1 },
+    { textTokens: 530, pictures: [[1, 9]] },
+  ]);
+  return { config, batch, pictureLimit: 300 * 32 ** 2 };
 }
 
 function internVl(overrides: Parameters<typeof smallInternVl>[0] = {}): Row {
@@ -76,6 +89,11 @@ const MODELS: Record<string, Row> = {
     headDim: 12,
     axisOfPair: [0, 1, 2, 0, 1, 2],
   }),
+  "Qwen3-VL, with features for two layers": qwen3(),
+  "Qwen3-VL, with features for all layers": qwen3({
+    ...{ layers: 4, heads: 6, kvHeads: 2, tiedHead: true },
+    vision: { layers: 5, deepstackLayers: [0, 1, 3, 4] },
+  }),
   InternVL3: internVl(),
   "InternVL3.5 with the tower of the 38B": internVl({
     ...{ qkvBias: false, hasHeadNorms: true, heads: 6, kvHeads: 2, headDim: 12, tiedHead: true },
@@ -86,13 +104,14 @@ const MODELS: Record<string, Row> = {
 describe.each(Object.entries(MODELS))("%s", (_, { config, batch, pictureLimit }) => {
   const models = { apart: randomModel(config), folded: randomModel(config, { folded: true }) };
   const lora = randomLora(config, { dtype: "float64" });
-  const decoderInput = (model: Model): ReturnType<typeof embedText> => {
-    const hidden = embedText(model, batch.inputIds);
-    for (const { start, end, image } of batch.imageSlices)
-      runToEnd(placeImage_(rowsOf(hidden, { start, end }), model, batch.images[image]!, 4));
-    return hidden;
-  };
-  const reference = keep(scope(() => referenceStep(models.apart, lora, batch, decoderInput(models.apart))));
+  const reference = keep(
+    scope(() => {
+      const { hidden, deepstack } = decoderInput(models.apart, batch);
+      const result = referenceStep(models.apart, lora, batch, hidden, deepstack);
+      dispose(deepstack); // no scope owns it
+      return result;
+    }),
+  );
   afterAll(() => {
     dispose(reference);
     disposeLora(lora);

@@ -15,6 +15,7 @@ import { together } from "../helpers/meetingPeers.ts";
 import { moveModel_ } from "../helpers/moveModel.ts";
 import { POLICIES } from "../helpers/policyCases.ts";
 import { randomLora, randomModel, relativeDifference, runToEnd } from "../helpers/randomModel.ts";
+import { randomPatchBatch, smallQwen3 } from "../helpers/randomPatches.ts";
 import { batchOf, config } from "../helpers/smallPictures.ts";
 
 const batch = batchOf([{ textTokens: 21, images: 1 }, { textTokens: 7, labelTokens: 1 }, { textTokens: 64 }]);
@@ -125,6 +126,25 @@ function compare(count: number, of: MicroBatch, policy: Policy, run: Run = {}, w
   return many.collectives;
 }
 
+it("features of pictures for the first layers reach the rows of each rank", () => {
+  const own = smallQwen3({ kvHeads: 2 });
+  const model = randomModel(own);
+  const factors = randomLora(own, { dtype: "float64" });
+  const pictures = [
+    [3, 5],
+    [2, 2],
+    [1, 9],
+  ] as const;
+  const of = randomPatchBatch(own, [
+    { textTokens: 12, pictures },
+    { textTokens: 9, labelTokens: 2 },
+  ]);
+  for (const given of [{}, POLICIES["one boundary"]])
+    compare(2, of, policyOf(given), { model, lora: factors });
+  disposeLora(factors);
+  disposeModel(model);
+});
+
 /** The policies that change what ranks exchange or keep; the others are drawn below. */
 const EXCHANGING = [
   ...["default", "two head groups", "attention by products, of the last layer's last rows alone"],
@@ -226,8 +246,8 @@ describe("ranks that share the rows of a micro-batch", () => {
     expect(text.filter((each) => each.startsWith("sum"))).toEqual(["sum float64 [1]"]);
     const pictures = compare(4, batchOf([{ textTokens: 5, images: 2, labelTokens: 2 }]), policy);
     expect(pictures.filter((each) => each.startsWith("sum"))).toEqual([
-      "sum float64 [19,32]",
-      "sum float64 [19,32]",
+      "sum float64 [1,19,32]",
+      "sum float64 [1,19,32]",
       "sum float64 [2]",
     ]);
   });

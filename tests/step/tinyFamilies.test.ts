@@ -12,6 +12,7 @@ import {
   writeTinyInternVl,
 } from "../../src/models/internvl/tiny.ts";
 import { tinyQwenConfig, writeTinyQwen } from "../../src/models/qwen2_5_vl/tiny.ts";
+import { tinyQwen3Config, writeTinyQwen3 } from "../../src/models/qwen3_vl/tiny.ts";
 import { disposeModel, loadModel } from "../../src/models/weights.ts";
 import { TINY, type TinyOptions } from "../../src/models/xcomposer2/tiny.ts";
 import { DEFAULT_POLICY } from "../../src/step/policy.ts";
@@ -37,6 +38,11 @@ const FAMILIES: Record<string, TinyFamily> = {
     config: tinyQwenConfig,
     write: writeTinyQwen,
     batch: () => randomPatchBatch(tinyQwenConfig(TINY), [{ textTokens: 60, pictures: [[3, 5]] }]),
+  },
+  qwen3_vl: {
+    config: tinyQwen3Config,
+    write: writeTinyQwen3,
+    batch: () => randomPatchBatch(tinyQwen3Config(TINY), [{ textTokens: 60, pictures: [[3, 5]] }]),
   },
   internvl: {
     config: tinyInternVlConfig,

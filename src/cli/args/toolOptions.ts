@@ -159,7 +159,7 @@ export const tiny = {
     group("Model", {
       output: text.meta({ help: "Folder for the checkpoint, new or empty.", value: "FOLDER" }),
       family: z
-        .enum(["xcomposer2-4khd", "qwen2_5_vl", "internvl"])
+        .enum(["xcomposer2-4khd", "qwen2_5_vl", "internvl", "qwen3_vl"])
         .default("xcomposer2-4khd")
         .meta({ help: "Kind of model, by its name in docs/models.md." }),
       hidden: count.default(256).meta({ help: "Width of the decoder's rows." }),

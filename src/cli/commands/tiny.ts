@@ -9,6 +9,7 @@ import { tensorsOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { INTERNVL_ADDED_TOKENS, tinyInternVlConfig, writeTinyInternVl } from "../../models/internvl/tiny.ts";
 import { tinyQwenConfig, writeTinyQwen } from "../../models/qwen2_5_vl/tiny.ts";
+import { tinyQwen3Config, writeTinyQwen3 } from "../../models/qwen3_vl/tiny.ts";
 import { type TinyOptions, tinyConfig, writeTinyCheckpoint } from "../../models/xcomposer2/tiny.ts";
 import { pageDice } from "../../pages/dice.ts";
 import { drawForm } from "../../pages/form.ts";
@@ -44,6 +45,11 @@ export const TINY_FAMILIES = {
         tiny,
         trainBpe(texts, { vocabSize: tiny.vocab, addedTokens: INTERNVL_ADDED_TOKENS }),
       ),
+  },
+  qwen3_vl: {
+    limit: "--max-pixels 262144",
+    config: tinyQwen3Config,
+    write: (folder, tiny, texts) => writeTinyQwen3(folder, tiny, trainBpe(texts, { vocabSize: tiny.vocab })),
   },
 } as const satisfies Record<string, TinyFamily>;
 

@@ -15,9 +15,10 @@ import { frozenProduct } from "../../nn/frozen/frozen.ts";
 import { addLinear_, type RowInfo } from "../../nn/linear.ts";
 import { rmsNorm } from "../../nn/norm.ts";
 import { rowsOf } from "../../nn/rows.ts";
-import { keep, scope, type Tensor } from "../../torch/tensor.ts";
+import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { Sequence } from "../attentionGroups.ts";
 import { attentionForward_, type KeptAttention, type Layer, mlpForward_ } from "../decoder.ts";
+import { addDeepstack_, type Deepstack, emptyDeepstack, featuresOf } from "../deepstack.ts";
 import { familyOf, pictureFormOf, positionsOf, seenBefore } from "../families.ts";
 import type { ModelConfig } from "../family.ts";
 import { embedText, placeImage_ } from "../inputRows.ts";
@@ -166,33 +167,42 @@ function* readPrompt(
   const promptTokens = prompt.inputIds.length;
   const positions = positionsOfPrompt(model, prompt);
   using hidden = keep(embedText(model, prompt.inputIds)); // (T, C)
-  if (prompt.imageSlices.length > 0) yield* placePictures(model, prompt, hidden, visionBatch);
+  const deepstack = emptyDeepstack(model, prompt.imageSlices);
+  using features = deepstack?.values;
+  if (prompt.imageSlices.length > 0) yield* placePictures(model, prompt, { hidden, deepstack }, visionBatch);
   for (let index = 0; index < config.layers; index++) {
     scope(() => {
       const layer = joinLayer(model, lora, index);
       const sequence = sequenceOf(positions, promptTokens, model, prompt);
       scope(() => fillCache(cache, index, attentionForward_(hidden, layer, sequence, { keeps: true }) ?? []));
       mlpForward_(hidden, layer, sequence);
+      addDeepstack_(hidden, deepstack, index);
     });
+    if (index + 1 === deepstack?.values.shape[0]) features?.dispose();
     yield { phase: "prompt", done: index + 1, total: config.layers };
   }
   cache.advance(promptTokens);
   return headLogits(model, hidden, promptTokens - 1);
 }
 
-/** Writes the image tokens into their rows of hidden, (T, C). */
+/** Writes the image tokens into their rows of hidden, (T, C), and the features for the first layers. */
 function* placePictures(
   model: Model,
   { imageSlices, images }: Prompt,
-  hidden: Tensor,
+  { hidden, deepstack }: { hidden: Tensor; deepstack: Deepstack | undefined },
   visionBatch: number,
 ): Generator<GenerateStep, void> {
   using vision = fetchPart(model, "vision");
   const ready = { ...model, vision: vision.wait() };
-  for (const { start, end, image } of imageSlices) {
+  for (const [at, { start, end, image }] of imageSlices.entries()) {
     using rows = keep(rowsOf(hidden, { start, end })); // (imageTokens, C)
-    const batches = placeImage_(rows, ready, images[image]!, visionBatch);
-    for (const progress of batches) yield { phase: "picture", ...progress };
+    const features = deepstack ? keep(scope(() => featuresOf(deepstack, at))) : [];
+    const batches = placeImage_(rows, ready, images[image]!, visionBatch, { deepstack: features });
+    try {
+      for (const progress of batches) yield { phase: "picture", ...progress };
+    } finally {
+      dispose(features);
+    }
   }
 }
 

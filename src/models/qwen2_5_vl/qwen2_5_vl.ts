@@ -3,12 +3,12 @@ import { chatMl, QWEN2_5_VL_CHAT } from "../../data/samples/chatMl.ts";
 import { loadBpeTokenizer } from "../../data/text/bpeTokenizer.ts";
 import type { Family } from "../family.ts";
 import { LLAMA_ROLES, llamaQkv } from "../llamaDecoder.ts";
+import { encodeInto, type Picture } from "../patchTower/tower.ts";
 import { placedPositions } from "../positions.ts";
 import { QWEN2_5_VL_FACTS } from "./facts.ts";
 import { readQwen2_5VlConfig } from "./readConfig.ts";
 import type { Qwen2_5VlConfig } from "./spec.ts";
 import { LINEARS, MODULES_IN_FULL, NAMES, officialName, tensors } from "./tensors.ts";
-import { encodeInto } from "./vision.ts";
 import { assembleTower, type TowerWeights } from "./visionWeights.ts";
 
 export const QWEN2_5_VL: Family<Qwen2_5VlConfig> = {
@@ -26,7 +26,7 @@ export const QWEN2_5_VL: Family<Qwen2_5VlConfig> = {
   pictures: {
     assemble: assembleTower,
     encodeInto: (rows, weights, config, picture, options) =>
-      encodeInto(rows, weights as TowerWeights, config, picture as Parameters<typeof encodeInto>[3], options),
+      encodeInto(rows, weights as TowerWeights, config, picture as Picture, options),
   },
   peft: { prefix: { newest: "model.language_model.", older: "model." }, isSharedWithTower: true },
   modulesInFull: MODULES_IN_FULL,

@@ -5,7 +5,6 @@
 import { join } from "node:path";
 import { z } from "zod";
 import type { ModelFolder } from "../../checkpoint/folder.ts";
-import { type PatchRules, readPatchRules } from "../../data/pictures/patches/patchRules.ts";
 import { UserError } from "../../errors.ts";
 import {
   checkLayerCount,
@@ -15,10 +14,11 @@ import {
   mropeOf,
   orDefault,
   parseJson,
-  processorFile,
   readJson,
   textValues,
+  tiedHeadOf,
 } from "../configJson.ts";
+import { checkPatchTower, readPatchPictures } from "../patchConfig.ts";
 import { checkStoredTensors } from "../precision/storedBases.ts";
 import { axesOf, PRESETS, QWEN2_5_VL_NAME, type Qwen2_5VlConfig, type WindowTowerConfig } from "./spec.ts";
 import { NAMES, optionalTensors, tensors, VISION_LAYERS_PREFIX } from "./tensors.ts";
@@ -71,7 +71,10 @@ export function readQwen2_5VlConfig(opened: ModelFolder): Qwen2_5VlConfig {
     bosId: json.bos_token_id ?? published.bosId,
     eosIds: eosIdsOf(generation, values, file, published.eosIds),
     vision,
-    pictures: readPictures(folder, vision),
+    pictures: readPatchPictures(folder, {
+      ...published.pictures,
+      ...{ patchPixels: vision.patchPixels, mergeSide: vision.mergeSide, windowPixels: vision.windowPixels },
+    }),
   };
   checkLlamaHeads(model, file);
   checkLayerCount(model.layers, NAMES.layers, opened, file);
@@ -84,11 +87,6 @@ function interleaved(file: string): UserError {
   return new UserError(`${file}: mrope_interleaved is true, which no Qwen2.5-VL has.`, {
     fix: "Check that the configuration belongs to this checkpoint.",
   });
-}
-
-/** The value at the top wins: there transformers looks. */
-function tiedHeadOf({ tie_word_embeddings: atTop }: Record<string, unknown>, inText: boolean): boolean {
-  return typeof atTop === "boolean" ? atTop : inText;
 }
 
 function readVision(said: unknown, hidden: number, file: string): WindowTowerConfig {
@@ -105,33 +103,9 @@ function readVision(said: unknown, hidden: number, file: string): WindowTowerCon
     fullAttention: json.fullatt_block_indexes.toSorted((one, other) => one - other),
     eps: published.vision.eps,
   };
-  const fix = { fix: "Check that the configuration belongs to this checkpoint." };
-  if (vision.hidden % (4 * vision.heads) !== 0)
-    throw new UserError(
-      `${place}: 4 x ${vision.heads} heads do not divide hidden_size ${vision.hidden}.`,
-      fix,
-    );
-  if (vision.windowPixels < vision.patchPixels * vision.mergeSide)
-    throw new UserError(`${place}: a window of ${vision.windowPixels} pixels is smaller than a token.`, fix);
-  if (json.out_hidden_size !== hidden)
-    throw new UserError(
-      `${place}: out_hidden_size ${json.out_hidden_size} is not hidden_size ${hidden}.`,
-      fix,
-    );
-  return vision;
-}
-
-/** Reads how the checkpoint lays out pictures, which has to fit its tower. */
-function readPictures(folder: string, vision: WindowTowerConfig): PatchRules {
-  const { file, json } = processorFile(folder);
-  const { patchPixels, mergeSide, windowPixels } = vision;
-  const rules = readPatchRules(json, file, {
-    ...published.pictures,
-    ...{ patchPixels, mergeSide, windowPixels },
+  checkPatchTower(vision, { tower: json.out_hidden_size, decoder: hidden }, place);
+  if (vision.windowPixels >= vision.patchPixels * vision.mergeSide) return vision;
+  throw new UserError(`${place}: a window of ${vision.windowPixels} pixels is smaller than a token.`, {
+    fix: "Check that the configuration belongs to this checkpoint.",
   });
-  if (rules.patchPixels === patchPixels && rules.mergeSide === mergeSide) return rules;
-  throw new UserError(
-    `${file}: patches of ${rules.patchPixels} pixels, ${rules.mergeSide} along a token, are not those of config.json: ${patchPixels} and ${mergeSide}.`,
-    { fix: "Download both files again; they belong together." },
-  );
 }

@@ -1,26 +1,15 @@
 /** The weights of Qwen2.5-VL's tower and merger as records of tensors. */
 import type { AffineLinear } from "../../nn/affine.ts";
 import type { RmsNorm } from "../../nn/norm.ts";
-import type { Tensor } from "../../torch/tensor.ts";
 import type { PlacedReader } from "../family.ts";
+import type { GatedMlp, PatchLayer, PatchTowerWeights } from "../patchTower/towerWeights.ts";
 import type { Base } from "../precision/bases.ts";
 import type { Qwen2_5VlConfig } from "./spec.ts";
 import { VISION_LAYERS_PREFIX, VISION_PREFIX } from "./tensors.ts";
 
-export interface TowerLayer {
-  norm1: RmsNorm;
-  norm2: RmsNorm;
-  /** (3W, W): all queries, then all keys, then all values. */
-  qkv: AffineLinear;
-  proj: AffineLinear;
-  gate: AffineLinear;
-  up: AffineLinear;
-  down: AffineLinear;
-}
+export type TowerLayer = PatchLayer<GatedMlp> & { norm1: RmsNorm; norm2: RmsNorm };
 
-export interface TowerWeights {
-  /** (W, 3, 2, patch, patch): for two frames, which are the same for a picture. */
-  patch: Tensor;
+export interface TowerWeights extends PatchTowerWeights<GatedMlp> {
   layers: TowerLayer[];
   merger: { norm: RmsNorm; mlp: [AffineLinear, AffineLinear] };
 }

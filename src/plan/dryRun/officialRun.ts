@@ -5,6 +5,7 @@
  * plain version over the same operators is a lower bound, because it wastes less memory than the original.
  */
 
+import { addDeepstack_, emptyDeepstack, featuresOf } from "../../models/deepstack.ts";
 import { familyOf, linearNames, linearShape, positionsOf } from "../../models/families.ts";
 import type { LinearName, QkvPart } from "../../models/family.ts";
 import { embedText, placeImage_ } from "../../models/inputRows.ts";
@@ -94,11 +95,14 @@ function runStep(
     hasFlash: capabilityOf(target) >= CARD_ABILITIES["flash attention"],
   };
   let hidden = held("workingSet", () => embedText(model, batch.inputIds));
-  for (const { start, end: last, image } of batch.imageSlices) {
+  const deepstack = emptyDeepstack(model, batch.imageSlices);
+  for (const [at, { start, end: last, image }] of batch.imageSlices.entries()) {
     const picture = batch.images[image]!;
     category("visionFeatures", () => {
       scope(() => {
-        for (const _ of placeImage_(rowsOf(hidden, { start, end: last }), model, picture, picture.units));
+        const rows = rowsOf(hidden, { start, end: last });
+        const features = { deepstack: deepstack && featuresOf(deepstack, at) };
+        for (const _ of placeImage_(rows, model, picture, picture.units, features));
       });
     });
   }
@@ -108,7 +112,9 @@ function runStep(
     inputs.push(hidden);
     const own = factors[layer]!;
     hidden = held("boundaryActivations", () => scope(() => layerForward(hidden, weights, own, context)));
+    addDeepstack_(hidden, deepstack, layer);
   }
+  dispose(deepstack);
   end("forward");
   let gradient = held("loss", () => lossGradient(hidden, context));
   hidden.dispose();

@@ -2,6 +2,7 @@
  * Features of pictures, in a pool of fixed size: each picture is encoded once, whatever adapter asks for it.
  * The oldest that no sequence uses are dropped when a new picture needs their room.
  */
+import { deepstackLayers } from "../../models/deepstack.ts";
 import type { Model } from "../../models/weights.ts";
 import { type Rows, rowsOf } from "../../nn/rows.ts";
 import { empty } from "../../torch/create.ts";
@@ -18,14 +19,15 @@ export interface Features {
 }
 
 export class FeaturePool implements Disposable {
-  /** (F, C) */
+  /** (F, (1 + L) * C): image tokens, then the features for each of the first L layers. */
   readonly #values: Tensor;
   readonly #slots: Slots;
   /** By digest; the longest unused first. */
   readonly #known = new Map<string, Features>();
 
   constructor({ config, dtype, device }: Pick<Model, "config" | "dtype" | "device">, rows: number) {
-    this.#values = category("visionFeatures", () => keep(empty([rows, config.hidden], { dtype, device })));
+    const width = (1 + deepstackLayers(config)) * config.hidden;
+    this.#values = category("visionFeatures", () => keep(empty([rows, width], { dtype, device })));
     this.#slots = new Slots(rows);
   }
 

@@ -5,6 +5,7 @@
  */
 
 import type { Layer } from "../../models/decoder.ts";
+import { deepstackLayers } from "../../models/deepstack.ts";
 import { familyOf } from "../../models/families.ts";
 import { embedText } from "../../models/inputRows.ts";
 import { joinLayer } from "../../models/join.ts";
@@ -45,7 +46,7 @@ export interface Slice {
   ids: Int32Array;
   /** Positions of the n rows. */
   positions: Positions;
-  /** Features of pictures, (rows, C), by their rows within the slice. */
+  /** Features of pictures, (rows, (1 + L) * C) as FeaturePool has them, by their rows within the slice. */
   features: readonly { rows: Rows; values: Tensor }[];
   adapter: ServedAdapter | undefined;
   /** Whether the logits after the last row are wanted. */
@@ -89,6 +90,7 @@ export function* runPass(
       const layer = joinLayer(model, undefined, index, { weights: source.enter(index) });
       addAttention_(hidden, layer, index, shared, model, pool);
       addMlp_(hidden, layer, index, shared, model);
+      addFeatures_(hidden, placed, index, model);
     });
     source.leave();
     yield;
@@ -159,9 +161,19 @@ function embedRows(model: Model, placed: readonly Placed[]): Tensor {
   return scope(() => {
     const ids = placed.flatMap(({ slice }) => [...slice.ids]);
     const hidden = embedText(model, Int32Array.from(ids));
-    for (const { rows, values } of pictureRows(placed)) scope(() => void rowsOf(hidden, rows).copy_(values));
+    const { hidden: C } = model.config;
+    for (const { rows, values } of pictureRows(placed))
+      scope(() => void rowsOf(hidden, rows).copy_(values.narrow(1, 0, C)));
     return hidden;
   });
+}
+
+/** Adds the features of pictures that a layer has of its own, if it has any. hidden: (T, C). */
+function addFeatures_(hidden: Tensor, placed: readonly Placed[], layer: number, { config }: Model): void {
+  if (layer >= deepstackLayers(config)) return;
+  const { hidden: C } = config;
+  for (const { rows, values } of pictureRows(placed))
+    rowsOf(hidden, rows).add_(values.narrow(1, (1 + layer) * C, C));
 }
 
 /** Adds attention to hidden, (T, C). */

@@ -6,13 +6,14 @@ import { isSameLayout, type LoadedPicture } from "../../data/pictures/form.ts";
 import { pictureName } from "../../data/pictures/source.ts";
 import type { PictureLoader } from "../../data/stream/batches.ts";
 import { UserError } from "../../errors.ts";
+import { partsOfFeatures } from "../../models/deepstack.ts";
 import type { PictureWeights } from "../../models/family.ts";
 import { placeImage_ } from "../../models/inputRows.ts";
 import { fetchPart } from "../../models/parts.ts";
 import type { Fetch } from "../../models/places.ts";
 import type { Model } from "../../models/weights.ts";
 import { type Rows, rowCount } from "../../nn/rows.ts";
-import { keep, scope, type Tensor } from "../../torch/tensor.ts";
+import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
 import type { FeaturePool, Features } from "../memory/featurePool.ts";
 import type { PromptPicture } from "./prompt.ts";
 import { partOf, type Sequence } from "./sequence.ts";
@@ -29,7 +30,8 @@ interface Load {
 interface Encoding {
   features: Features;
   steps: Generator<unknown, void>;
-  rows: Tensor;
+  /** Views of the features. */
+  held: Tensor[];
 }
 
 export interface PictureOptions {
@@ -166,12 +168,14 @@ export class Pictures implements Disposable {
     this.#vision ??= fetchPart(model, "vision");
     const ready = { ...model, vision: this.#vision.wait() };
     const rows = keep(scope(() => all.view(features, { start: 0, end: rowCount(features.rows) })));
-    return { features, rows, steps: placeImage_(rows, ready, image, visionBatchTiles) };
+    const [tokens, ...deepstack] = partsOfFeatures(rows, model);
+    const steps = placeImage_(tokens, ready, image, visionBatchTiles, { deepstack });
+    return { features, held: [rows, tokens, ...deepstack], steps };
   }
 
   #stop(): void {
     this.#encoding?.steps.return();
-    this.#encoding?.rows.dispose();
+    dispose(this.#encoding?.held);
     this.#encoding = undefined;
   }
 

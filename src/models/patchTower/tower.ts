@@ -1,17 +1,17 @@
 /**
- * Pictures to image tokens: the tower with attention in windows, and the merger of 2x2 patches to a token.
- * Frozen, so without a graph. The tower holds the whole picture's hidden states, (P, W), in window order, and
- * computes some units at a time. A layer that attends to the whole picture holds all keys and values besides.
- * Source: transformers, models/qwen2_5_vl.
+ * Pictures to image tokens: a tower over the patches of a picture of any size, and the merger of 2x2 patches
+ * to a token. Frozen, so without a graph. The tower holds the whole picture's hidden states, (P, W), in
+ * window order if some layers attend within windows, and computes some units at a time. A layer that attends
+ * to the whole picture holds all keys and values besides. Sources: transformers, models/qwen2_5_vl and
+ * models/qwen3_vl.
  */
 import type { PatchGrid } from "../../data/pictures/patches/patchGrid.ts";
 import type { PatchPicture } from "../../data/pictures/patches/patchPixels.ts";
-import { addAffine_, affine, affineRows } from "../../nn/affine.ts";
+import { addAffine_, affine, affineRows, normed } from "../../nn/affine.ts";
 import { rotate_ } from "../../nn/attention/attention.ts";
 import { fullAttention } from "../../nn/attention/kernels.ts";
 import type { Rope } from "../../nn/attention/rope.ts";
 import { addFrozenProduct_ } from "../../nn/frozen/frozen.ts";
-import { rmsNorm } from "../../nn/norm.ts";
 import { kindsOf, type Rows, rowCount, rowsOf, tilesOf } from "../../nn/rows.ts";
 import { activated } from "../../nn/swiglu.ts";
 import { empty, fromArray } from "../../torch/create.ts";
@@ -19,8 +19,8 @@ import { keep, scope, type Tensor } from "../../torch/tensor.ts";
 import { repeated, repeatedSteps } from "../../torch/trace.ts";
 import type { EncodeOptions } from "../family.ts";
 import { normalisedPatches } from "../patchPixels.ts";
-import type { Qwen2_5VlConfig, WindowTowerConfig } from "./spec.ts";
-import type { TowerLayer, TowerWeights } from "./visionWeights.ts";
+import { learnedPositions, type PatchOrder, ropeOfPatches } from "./patchPlaces.ts";
+import type { Merger, PatchLayer, PatchTowerConfig, PatchTowerWeights } from "./towerWeights.ts";
 import { inverseOf, type WindowOrder, windowOrder } from "./windows.ts";
 
 /** A picture, or only its layout: a plan on meta needs no pixels. */
@@ -29,16 +29,13 @@ export type Picture = PatchGrid & Partial<Pick<PatchPicture, "patches">>;
 /** Tokens of a unit. */
 const UNIT_TOKENS = 256;
 
-/** Base of the rotary positions of patches. */
-const ROPE_THETA = 10_000;
-
 type Steps = Generator<{ done: number; total: number }, void>;
 
 /** Work on one picture. */
 interface Encoding {
-  config: Qwen2_5VlConfig;
+  config: PatchTowerConfig;
   picture: Picture;
-  order: WindowOrder;
+  order: WindowOrder & PatchOrder;
   /** Tokens that are computed at a time. */
   tileTokens: number;
   /** Patches of a token. */
@@ -51,12 +48,13 @@ interface Encoding {
 }
 
 /**
- * Writes image tokens into rows of a larger tensor, (tokens, C). Yields after each tile, with no scope open.
+ * Writes image tokens into rows of a larger tensor, (tokens, C), and the features for the decoder's layers
+ * into options.deepstack. Yields after each tile, with no scope open.
  */
 export function* encodeInto(
   tokens: Tensor,
-  weights: TowerWeights,
-  config: Qwen2_5VlConfig,
+  weights: PatchTowerWeights,
+  config: PatchTowerConfig,
   picture: Picture,
   options: EncodeOptions,
 ): Steps {
@@ -65,13 +63,13 @@ export function* encodeInto(
   using _sin = encoding.rope.sin;
   using hidden = emptyHidden(encoding);
   yield* runTower(hidden, weights, encoding);
-  yield* merge(tokens, hidden, weights, encoding);
+  yield* merge(tokens, hidden, weights.merger, encoding);
 }
 
 /** Returns the states after the tower's last layer, (P, W), in the order of the picture's patches. */
 export function towerStates(
-  weights: TowerWeights,
-  config: Qwen2_5VlConfig,
+  weights: PatchTowerWeights,
+  config: PatchTowerConfig,
   picture: Picture,
   options: EncodeOptions,
 ): Tensor {
@@ -87,15 +85,17 @@ export function towerStates(
 }
 
 /** The caller disposes the tables. */
-function encodingOf(config: Qwen2_5VlConfig, picture: Picture, options: EncodeOptions): Encoding {
+function encodingOf(config: PatchTowerConfig, picture: Picture, options: EncodeOptions): Encoding {
   const { windowPixels, patchPixels, mergeSide, layers } = config.vision;
-  const order = windowOrder(picture, Math.floor(windowPixels / mergeSide / patchPixels));
+  const windowTokens = windowPixels && Math.floor(windowPixels / mergeSide / patchPixels);
+  const windows = windowOrder(picture, windowTokens ?? Math.max(picture.rows, picture.columns));
+  const order = { ...windows, picture, mergeSide };
   const tileTokens = Math.ceil(options.visionBatch * UNIT_TOKENS); // a test may take less than a unit
   const tiles = Math.ceil(picture.tokens / tileTokens);
   return {
     ...{ config, picture, order, tileTokens, options, merged: mergeSide ** 2 },
-    rope: keep(scope(() => ropeOfPatches(config.vision, picture, order, options))),
-    progress: { done: 0, total: tiles * (layers + 2) },
+    rope: keep(scope(() => ropeOfPatches(config.vision, order, options))),
+    progress: { done: 0, total: tiles * (layers + 2 + (options.deepstack?.length ?? 0)) },
   };
 }
 
@@ -104,11 +104,25 @@ function emptyHidden({ config, picture, merged, options }: Encoding): Tensor {
   return keep(scope(() => empty([picture.tokens * merged, config.vision.hidden], options)));
 }
 
-/** Fills hidden, (P, W), with the states after the last layer. */
-function* runTower(hidden: Tensor, weights: TowerWeights, encoding: Encoding): Steps {
-  const { fullAttention: full } = encoding.config.vision;
+/** Fills hidden, (P, W), with the states after the last layer, and the rooms for features on the way. */
+function* runTower(hidden: Tensor, weights: PatchTowerWeights, encoding: Encoding): Steps {
+  const { vision } = encoding.config;
+  const { deepstack: rooms = [] } = encoding.options;
   yield* embedPatches_(hidden, weights, encoding);
-  const layers = weights.layers.map((layer, index) => ({ layer, isFull: full.includes(index) }));
+  let next = 0;
+  for (const [index, room] of rooms.entries()) {
+    const end = vision.deepstackLayers![index]! + 1;
+    yield* runLayers_(hidden, weights.layers.slice(next, end), next, encoding);
+    yield* merge(room, hidden, weights.deepstack![index]!, encoding);
+    next = end;
+  }
+  yield* runLayers_(hidden, weights.layers.slice(next), next, encoding);
+}
+
+/** Runs some layers that follow on one another. */
+function* runLayers_(hidden: Tensor, some: readonly PatchLayer[], first: number, encoding: Encoding): Steps {
+  const { fullAttention: full } = encoding.config.vision;
+  const layers = some.map((layer, at) => ({ layer, isFull: full?.includes(first + at) ?? true }));
   for (const { part, times } of kindsOf(layers, ({ isFull }) => String(isFull))) {
     const run = part.isFull ? wholePictureLayer_ : windowsLayer_;
     yield* repeatedSteps(times, () => run(hidden, part.layer, encoding));
@@ -129,14 +143,17 @@ function* forEachTile(
   }
 }
 
-/** Writes the projected patches into hidden, (P, W). */
-function* embedPatches_(hidden: Tensor, { patch }: TowerWeights, encoding: Encoding): Steps {
-  const { picture, tileTokens, merged, options } = encoding;
+/** Writes the projected patches into hidden, (P, W), with their learned positions if the tower has them. */
+function* embedPatches_(hidden: Tensor, weights: PatchTowerWeights, encoding: Encoding): Steps {
+  const { picture, tileTokens, merged, options, order, config } = encoding;
+  const { patch, patchBias, positions } = weights;
   using weight = keep(scope(() => sumOfFrames(patch, options))); // (W, 3 p²)
   yield* forEachTile(tilesOf(picture.tokens, tileTokens), encoding, (tile) => {
     const rows = { start: tile.start * merged, end: tile.end * merged };
     const pixels = pixelsOf(tile, encoding).to({ dtype: options.dtype });
-    rowsOf(hidden, rows).addmm_(pixels, weight.t(), { beta: 0 });
+    const into = rowsOf(hidden, rows).addmm_(pixels, weight.t(), { beta: 0 });
+    if (patchBias) into.add_(patchBias);
+    if (positions) into.add_(learnedPositions(positions, config.vision.positionSide!, order, rows));
   });
 }
 
@@ -160,7 +177,7 @@ function pixelsOf(tile: Rows, { picture, order, config, merged, options }: Encod
 }
 
 /** Adds a layer with attention in windows and its MLP to hidden, (P, W), some windows at a time. */
-function* windowsLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encoding): Steps {
+function* windowsLayer_(hidden: Tensor, layer: PatchLayer, encoding: Encoding): Steps {
   const { order, tileTokens, merged } = encoding;
   for (const { start, windows, tokensPerWindow } of order.runs) {
     const atATime = Math.max(1, Math.floor(tileTokens / tokensPerWindow));
@@ -180,14 +197,14 @@ function* windowsLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encoding): 
 /** Adds attention within windows of `size` patches to rows, (n * size, W). */
 function addWindowAttention_(
   rows: Tensor,
-  layer: TowerLayer,
+  layer: PatchLayer,
   size: number,
   rope: Rope,
   { config: { vision } }: Encoding,
 ): void {
   scope(() => {
     const { heads: H } = vision;
-    const u = affine(rmsNorm(rows, layer.norm1), layer.qkv).view([rows.shape[0]!, 1, 3 * H, -1]); // (t, 1, 3H, D)
+    const u = affine(normed(rows, layer.norm1), layer.qkv).view([rows.shape[0]!, 1, 3 * H, -1]); // (t, 1, 3H, D)
     rotateWide_(u.narrow(2, 0, 2 * H), rope);
     const [query, key, value] = [0, 1, 2].map((part) => {
       return u.view([-1, size, 3, H, u.shape[3]!]).select(2, part).transpose(1, 2); // (n, H, size, D)
@@ -201,7 +218,7 @@ function addWindowAttention_(
  * Adds a layer with attention over the whole picture and its MLP to hidden, (P, W). Keys and values of all
  * patches come first; then a tile after the other attends to them, and is overwritten.
  */
-function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encoding): Steps {
+function* wholePictureLayer_(hidden: Tensor, layer: PatchLayer, encoding: Encoding): Steps {
   const { picture, tileTokens, merged, options, config } = encoding;
   const { heads: H, hidden: W } = config.vision;
   const patches = picture.tokens * merged;
@@ -213,7 +230,7 @@ function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encodi
     (tile) => {
       const into = rowsOf(keysAndValues, tile);
       const ofOthers = affineRows(layer.qkv, { start: W, end: 3 * W });
-      const x = rmsNorm(rowsOf(hidden, tile), layer.norm1);
+      const x = normed(rowsOf(hidden, tile), layer.norm1);
       const flat = into.view([rowCount(tile), 2 * W]).copy_(ofOthers.bias!);
       addFrozenProduct_(flat, x, ofOthers.weight);
       rotateWide_(into.narrow(1, 0, 1), ropeOf(encoding, tile));
@@ -229,7 +246,7 @@ function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encodi
     const rows = rowsOf(hidden, tile);
     scope(() => {
       const ofQueries = affineRows(layer.qkv, { start: 0, end: W });
-      const query = affine(rmsNorm(rows, layer.norm1), ofQueries).view([rowCount(tile), 1, H, -1]);
+      const query = affine(normed(rows, layer.norm1), ofQueries).view([rowCount(tile), 1, H, -1]);
       rotateWide_(query, ropeOf(encoding, tile));
       const out = fullAttention(query.permute([1, 2, 0, 3]), key, value); // (1, H, t, D)
       addAffine_(rows, out.transpose(1, 2).reshape(rows.shape), layer.proj);
@@ -238,24 +255,31 @@ function* wholePictureLayer_(hidden: Tensor, layer: TowerLayer, encoding: Encodi
   });
 }
 
-/** Adds down(silu(gate(x)) * up(x)) with x = norm2(rows) to rows, (t, W). */
-function addMlp_(rows: Tensor, { norm2, gate, up, down }: TowerLayer): void {
+/** Adds the MLP of norm2(rows) to rows, (t, W). */
+function addMlp_(rows: Tensor, layer: PatchLayer): void {
   scope(() => {
-    const x = rmsNorm(rows, norm2);
-    const active = activated({ gate: affine(x, gate), up: affine(x, up) }, false); // (t, F)
-    addAffine_(rows, active, down);
+    const x = normed(rows, layer.norm2);
+    if ("gate" in layer) {
+      const active = activated({ gate: affine(x, layer.gate), up: affine(x, layer.up) }, false); // (t, F)
+      addAffine_(rows, active, layer.down);
+    } else
+      addAffine_(
+        rows,
+        scope(() => affine(x, layer.fc1).gelu({ approximate: "tanh" })),
+        layer.fc2,
+      );
   });
 }
 
-/** Writes the picture's tokens, (tokens, C), row by row: four patches side by side through the merger. */
-function* merge(tokens: Tensor, hidden: Tensor, { merger }: TowerWeights, encoding: Encoding): Steps {
+/** Writes the picture's tokens, (tokens, C), row by row: four patches side by side through a merger. */
+function* merge(tokens: Tensor, hidden: Tensor, merger: Merger, encoding: Encoding): Steps {
   const { picture, tileTokens, order, merged } = encoding;
-  const { norm, mlp } = merger;
+  const { norm, normsToken = false, mlp } = merger;
   const inverse = inverseOf(order.places);
   yield* forEachTile(tilesOf(picture.tokens, tileTokens), encoding, (tile) => {
     const gathered = rowsAt(hidden, inverse.subarray(tile.start, tile.end), encoding);
     const W = hidden.shape[1]!;
-    const x = rmsNorm(gathered.view([-1, W]), norm).view([-1, merged * W]); // (t, 4W)
+    const x = normed(gathered.view([-1, normsToken ? merged * W : W]), norm).view([-1, merged * W]); // (t, 4W)
     const inner = affine(x, mlp[0]).gelu(); // (t, 4W)
     rowsOf(tokens, tile).copy_(affine(inner, mlp[1]));
   });
@@ -267,36 +291,6 @@ function rowsAt(hidden: Tensor, tokens: Int32Array, { merged, options: { device 
     const index = fromArray(tokens, [tokens.length], { dtype: "int64", device });
     return hidden.view([-1, merged * hidden.shape[1]!]).indexSelect(0, index);
   });
-}
-
-/**
- * Returns the tables of rotary positions: the first half of a head's pairs turns with the patch's row, the
- * others with its column, at the same frequencies.
- */
-function ropeOfPatches(
-  { hidden, heads, mergeSide }: WindowTowerConfig,
-  { columns }: Picture,
-  { places }: WindowOrder,
-  { dtype, device }: EncodeOptions,
-): Rope {
-  const frequencies = hidden / heads / 4;
-  const patches = places.length * mergeSide ** 2;
-  const rowAndColumn = new Float32Array(2 * patches);
-  for (let patch = 0; patch < patches; patch++) {
-    const place = places[Math.floor(patch / mergeSide ** 2)]!;
-    const within = patch % mergeSide ** 2;
-    rowAndColumn[2 * patch] = Math.floor(place / columns) * mergeSide + Math.floor(within / mergeSide);
-    rowAndColumn[2 * patch + 1] = (place % columns) * mergeSide + (within % mergeSide);
-  }
-  const inverse = Float32Array.from(
-    { length: frequencies },
-    (_, pair) => 1 / ROPE_THETA ** (pair / frequencies),
-  );
-  const wide = dtype === "float64" ? dtype : "float32";
-  const angle = fromArray(rowAndColumn, [patches, 2, 1], { device })
-    .mul(fromArray(inverse, [1, 1, frequencies], { device }))
-    .view([patches, 1, 1, 2 * frequencies]);
-  return { cos: angle.cos().to({ dtype: wide }), sin: angle.sin().to({ dtype: wide }) };
 }
 
 function ropeOf({ rope: { cos, sin } }: Encoding, tile: Rows): Rope {
