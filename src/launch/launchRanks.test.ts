@@ -6,6 +6,7 @@ import type { PlaceOfNode } from "../torch/peers/node.ts";
 import { type PlaceOfRank, placeOf } from "../torch/peers/place.ts";
 import { launchRanks, type RanksEnd } from "./launchRanks.ts";
 import { withoutLive } from "./rankLogs.ts";
+import { openStoreSocket } from "./storeSocket.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "launch-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -34,6 +35,13 @@ async function launch(
 
 /** Runs until a signal comes. */
 const FOREVER = "setInterval(() => {}, 1e6);";
+
+/** Returns a port that nothing listened at a moment ago. */
+async function freePort(): Promise<number> {
+  const socket = await openStoreSocket(undefined);
+  socket.close();
+  return socket.port;
+}
 
 function placeIn(text: string): PlaceOfRank | undefined {
   return placeOf(JSON.parse(/^{.*}$/m.exec(text)?.[0] ?? "{}"));
@@ -69,7 +77,7 @@ it("gives each rank its place on this machine, a log, and rank 0 the terminal an
 });
 
 it("numbers the ranks of several machines, of which the first serves the store on the given port", async () => {
-  const at = { launcher: "PyTorchJob", count: 2, host: "localhost", port: 29_473 };
+  const at = { launcher: "PyTorchJob", count: 2, host: "localhost", port: await freePort() };
   const body = "console.error(JSON.stringify(process.env));";
   const [first, second] = await Promise.all([
     launch(body, { node: { ...at, index: 0 } }),
@@ -82,7 +90,7 @@ it("numbers the ranks of several machines, of which the first serves the store o
     expect(place).toMatchObject({
       count: 4,
       localCount: 2,
-      port: 29_473,
+      port: at.port,
       launcher: "lorafit and PyTorchJob",
     });
   expect(places.map((place) => place?.listenFd)).toEqual([4, undefined, undefined, undefined]);
