@@ -102,6 +102,7 @@ it(
     child.kill("SIGINT");
     const { code, stderr } = await run;
     expect(code, stderr).toBe(130);
+    expect(stderr).toContain("stopping after this step (again to stop at once)");
     expect(stderr).toContain(`Continue with:  npx lorafit train --resume ${output} --cpu-ranks 2`);
     expect(processesWith(output)).toEqual([]);
   },

@@ -5,10 +5,11 @@ import { cudaDevices, setThreads } from "../../torch/device.ts";
 import { OWN_VARIABLES } from "../../torch/peers/launchers/launcherName.ts";
 import { unstartedTasks } from "../../torch/peers/launchers/slurm.ts";
 import { openPeers } from "../../torch/peers/open.ts";
-import type { Peers } from "../../torch/peers/peers.ts";
+import { ALONE, type Peers } from "../../torch/peers/peers.ts";
 import { describePlace, type PlaceOfRank, placeOf } from "../../torch/peers/place.ts";
 import { train } from "../../train/loop/trainer.ts";
 import { rankTimeoutMs } from "../../train/options/rankOptions.ts";
+import { isTogether } from "../../train/ranks/together.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { EXIT_INTERRUPTED, interruptible } from "../output/interruption.ts";
 import { Output } from "../output/output.ts";
@@ -37,7 +38,8 @@ export async function trainHere(given: Options, output: Output): Promise<void> {
 /** Trains, and shows the run. */
 async function showing(options: Options, output: Output, peers: Peers | undefined): Promise<void> {
   const report = new TrainReport(output);
-  const result = await interruptible(output, "stopping after this micro-batch", ({ signal, listen }) =>
+  const stopsAfter = isTogether({ peers: peers ?? ALONE, inputs: { options } }) ? "step" : "micro-batch";
+  const result = await interruptible(output, `stopping after this ${stopsAfter}`, ({ signal, listen }) =>
     train(options, {
       signal,
       ...(peers && { peers }),

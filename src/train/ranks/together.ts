@@ -4,6 +4,7 @@ import { createGradientSum, type GradientSum } from "../../step/optimizer/gradie
 import { gradientsOf } from "../../step/optimizer/optimizer.ts";
 import type { Peers } from "../../torch/peers/peers.ts";
 import type { Run } from "../loop/run.ts";
+import type { TrainOptions } from "../options/options.ts";
 import { workersOf } from "./rowSharing.ts";
 import { Shares } from "./shares.ts";
 
@@ -16,7 +17,13 @@ export interface Together extends AsyncDisposable {
 }
 
 /** Whether steps are taken together: by several ranks, or by one in the way of several. */
-export function isTogether({ peers, inputs }: Pick<Run, "peers" | "inputs">): boolean {
+export function isTogether({
+  peers,
+  inputs,
+}: {
+  peers: Pick<Peers, "count">;
+  inputs: { options: Pick<TrainOptions, "exact_sum"> };
+}): boolean {
   return peers.count > 1 || inputs.options.exact_sum;
 }
 
