@@ -1,6 +1,13 @@
 /** InternLM-XComposer2 as far as it is known without the engine. */
 import type { FamilyFacts } from "../family.ts";
-import { OFFICIAL_TARGETS, PRESETS, XCOMPOSER_LINEARS, type XComposerConfig } from "./spec.ts";
+import {
+  CLIP_VIT_L_14_336,
+  OFFICIAL_TARGETS,
+  PRESETS,
+  tileRulesOf,
+  XCOMPOSER_LINEARS,
+  type XComposerConfig,
+} from "./spec.ts";
 
 /**
  * Most tiles of a picture in the training of InternLM-XComposer2-4KHD: HD-55. Source: arXiv:2404.06512,
@@ -8,16 +15,25 @@ import { OFFICIAL_TARGETS, PRESETS, XCOMPOSER_LINEARS, type XComposerConfig } fr
  */
 const TRAINED_TILES = 55;
 
+/**
+ * InternLM-XComposer2.5: text and pictures of 24K tokens in training (arXiv:2407.03320, abstract), and the
+ * most tiles that its official code takes of one picture.
+ */
+const TRAINED_2_5 = { maxLength: 24_576, pictureLimit: 24 };
+
 export const XCOMPOSER_FACTS = {
   title: "InternLM-XComposer2",
   recognises: ({ model_type: type }) => type === undefined || /^internlm(2|_?xcomposer2)$/.test(String(type)),
   presets: PRESETS,
-  published: () => ({
-    name: "InternLM-XComposer2-4KHD",
-    repository: "internlm/internlm-xcomposer2-4khd-7b",
-  }),
-  trained: ({ maxPositions }) => ({ maxLength: maxPositions, pictureLimit: TRAINED_TILES }),
+  published: (preset) =>
+    preset === "4khd-7b"
+      ? { name: "InternLM-XComposer2-4KHD", repository: "internlm/internlm-xcomposer2-4khd-7b" }
+      : { name: "InternLM-XComposer2.5", repository: "internlm/internlm-xcomposer2d5-7b" },
+  trained: ({ maxPositions, vision }) =>
+    vision.imagePixels === CLIP_VIT_L_14_336.imagePixels
+      ? { maxLength: maxPositions, pictureLimit: TRAINED_TILES }
+      : { ...TRAINED_2_5, maxLength: Math.min(maxPositions, TRAINED_2_5.maxLength) },
   linearNames: XCOMPOSER_LINEARS,
   targets: OFFICIAL_TARGETS,
-  pictureRules: () => ({ form: "hdTiles" }),
+  pictureRules: tileRulesOf,
 } as const satisfies FamilyFacts<XComposerConfig>;

@@ -17,6 +17,7 @@ import {
   CLIP_VIT_L_14_336,
   type PloraConfig,
   PRESETS,
+  TOWERS_BY_POSITIONS,
   XCOMPOSER_LINEARS,
   type XComposerConfig,
   type XComposerLinear,
@@ -26,6 +27,7 @@ import {
   linearPrefix,
   OPTIONAL_TENSORS,
   PLORA_NAMES,
+  POSITIONS_NAME,
   tensors,
   VISION_LAYER_PREFIX,
 } from "./tensors.ts";
@@ -50,7 +52,7 @@ const VisionJson = z.object({
   num_hidden_layers: positive,
   num_attention_heads: positive,
   intermediate_size: positive,
-  image_size: orDefault(z.literal(336), 336),
+  image_size: orDefault(z.union([z.literal(336), z.literal(560)]), 336),
   patch_size: orDefault(z.literal(14), 14),
   layer_norm_eps: orDefault(z.number().positive(), 1e-5),
   hidden_act: orDefault(z.literal("quick_gelu"), "quick_gelu"),
@@ -99,7 +101,7 @@ export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
           patchPixels: visionJson.patch_size,
           eps: visionJson.layer_norm_eps,
         }
-      : CLIP_VIT_L_14_336,
+      : (TOWERS_BY_POSITIONS.get(shape(POSITIONS_NAME)[0] ?? 0) ?? CLIP_VIT_L_14_336),
     plora: ploraOf((name) => shape(`${linearPrefix(0, name)}${PLORA_NAMES.a}`)[0], ploraJson),
   };
   checkHeads(model, json.head_dim ?? model.headDim, { file, visionFile });

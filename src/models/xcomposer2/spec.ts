@@ -6,6 +6,7 @@
  * facts: the official modelling code of InternLM-XComposer2 (PLoRA ranks and scalings of 4KHD: lmdeploy's
  * turbomind configuration `_lora_cfg_4khd_7b`).
  */
+import { type HdRules, KHD_RULES, XCOMPOSER2_5_RULES } from "../../data/pictures/hdTiles/hdRules.ts";
 import type { ModelConfig } from "../family.ts";
 
 export const XCOMPOSER_LINEARS = [
@@ -55,7 +56,25 @@ export const CLIP_VIT_L_14_336: VisionConfig = {
   eps: 1e-5,
 };
 
-/** Models that can be planned without a checkpoint. */
+const PLORA_256 = { rank: 256, scale: 1 };
+
+/** The tower of InternLM-XComposer2.5. */
+const CLIP_VIT_L_14_560: VisionConfig = { ...CLIP_VIT_L_14_336, imagePixels: 560 };
+
+/** Returns how a model of the line cuts pictures into tiles, by its tower. */
+export function tileRulesOf({ vision }: Pick<XComposerConfig, "vision">): HdRules {
+  return vision.imagePixels === CLIP_VIT_L_14_560.imagePixels ? XCOMPOSER2_5_RULES : KHD_RULES;
+}
+
+/** The towers by the number of their positions, the class token's included. */
+export const TOWERS_BY_POSITIONS: ReadonlyMap<number, VisionConfig> = new Map(
+  [CLIP_VIT_L_14_336, CLIP_VIT_L_14_560].map((tower) => [
+    (tower.imagePixels / tower.patchPixels) ** 2 + 1,
+    tower,
+  ]),
+);
+
+/** Models that can be planned without a checkpoint. The decoder's sizes in 2.5 are from memory. */
 export const PRESETS = {
   "4khd-7b": {
     family: "xcomposer2-4khd",
@@ -79,6 +98,30 @@ export const PRESETS = {
       "feed_forward.w1": { rank: 256, scale: 1 },
       "feed_forward.w2": { rank: 256, scale: 1 },
       "feed_forward.w3": { rank: 256, scale: 1 },
+    },
+  },
+  "xcomposer2.5-7b": {
+    family: "xcomposer2-4khd",
+    hidden: 4096,
+    layers: 32,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    ffn: 14336,
+    vocab: 92544,
+    rmsEps: 1e-5,
+    ropeTheta: 1e6,
+    maxPositions: 32768,
+    bosId: 1,
+    ropeScaling: { kind: "dynamic", factor: 1 },
+    eosIds: [2],
+    vision: CLIP_VIT_L_14_560,
+    plora: {
+      "attention.wqkv": PLORA_256,
+      "attention.wo": PLORA_256,
+      "feed_forward.w1": PLORA_256,
+      "feed_forward.w2": PLORA_256,
+      "feed_forward.w3": PLORA_256,
     },
   },
 } as const satisfies Record<string, XComposerConfig>;

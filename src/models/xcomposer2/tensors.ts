@@ -63,6 +63,7 @@ export function linearPrefix(layer: number, name: XComposerLinear): string {
 }
 
 export const VISION_PREFIX = "vit.vision_tower.vision_model.";
+export const POSITIONS_NAME = `${VISION_PREFIX}embeddings.position_embedding.weight`;
 export const VISION_LAYER_PREFIX = `${VISION_PREFIX}encoder.layers.`;
 
 /** The linears that take merged patches to the decoder's width. */
@@ -122,7 +123,7 @@ function visionTensors({ vision, hidden }: XComposerConfig): Map<string, TensorS
   const shapes: [string, number[]][] = [
     [`${VISION_PREFIX}embeddings.class_embedding`, [width]],
     [`${VISION_PREFIX}embeddings.patch_embedding.weight`, [width, 3, patchPixels, patchPixels]],
-    [`${VISION_PREFIX}embeddings.position_embedding.weight`, [patches + 1, width]],
+    [POSITIONS_NAME, [patches + 1, width]],
     [`${VISION_PREFIX}pre_layrnorm.weight`, [width]],
     [`${VISION_PREFIX}pre_layrnorm.bias`, [width]],
     [SEPARATOR_NAMES.glb, [1, 1, merged]],

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { randomModel, smallConfig, visionOf } from "../../../tests/helpers/randomModel.ts";
 import { globalView } from "../../data/pictures/hdTiles/globalView.ts";
-import { imageTokens, TILE_PIXELS, tileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
+import { imageTokens, tileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
 import type { HdImage } from "../../data/pictures/hdTiles/hdImage.ts";
 import { empty } from "../../torch/create.ts";
 import { memoryStats, planningFor, resetPeak } from "../../torch/device.ts";
@@ -11,6 +11,8 @@ import { BASES } from "../precision/bases.ts";
 import type { Model } from "../weights.ts";
 import { PRESETS } from "./spec.ts";
 import { encodeImage, encodeImageInto, type Picture } from "./vision.ts";
+
+const TILE_PIXELS = 336;
 
 const CONFIG = smallConfig({
   vision: { hidden: 32, layers: 2, heads: 4, ffn: 128, imagePixels: 336, patchPixels: 14, eps: 1e-5 },

@@ -5,12 +5,7 @@
  */
 import { UserError } from "../../../errors.ts";
 import type { PictureLayout, PlacedPicture } from "../form.ts";
-
-/** Width and height of a tile in pixels. */
-export const TILE_PIXELS = 336;
-
-/** A tile is 24 x 24 patches of 14 pixels, merged two by two: 12 x 12 tokens. */
-const TILE_SIDE_TOKENS = 12;
+import { type HdRules, KHD_RULES, tilePixelsOf, tileSideTokens } from "./hdRules.ts";
 
 /** About 100 times the usual hd_num. The pixels of so many tiles still fit in one array. */
 const HD_NUM_MAX = 5_000;
@@ -22,8 +17,8 @@ export interface TileGrid extends PictureLayout {
 }
 
 /** Returns the layout of a grid. */
-export function tileGrid(rows: number, cols: number): TileGrid {
-  return { rows, cols, tokens: imageTokens(rows, cols), units: 1 + rows * cols };
+export function tileGrid(rows: number, cols: number, rules: HdRules = KHD_RULES): TileGrid {
+  return { rows, cols, tokens: imageTokens(rows, cols, rules), units: 1 + rows * cols };
 }
 
 /** Place of a picture in its grid of tiles, in pixels of the final picture. */
@@ -36,7 +31,7 @@ export interface HdGrid extends TileGrid, PlacedPicture {
   padBottom: number;
   padLeft: number;
   padRight: number;
-  /** Size after padding: cols and rows times TILE_PIXELS. */
+  /** Size after padding: cols and rows times the side of a tile. */
   width: number;
   height: number;
 }
@@ -45,20 +40,29 @@ export interface HdGrid extends TileGrid, PlacedPicture {
  * Returns the grid of a picture's size under hd_num. Throws a UserError if hd_num is below 1, or if the ratio
  * leaves no height.
  */
-export function hdGrid(width: number, height: number, hdNum: number, name = "the picture"): HdGrid {
+export function hdGrid(
+  width: number,
+  height: number,
+  hdNum: number,
+  name = "the picture",
+  rules: HdRules = KHD_RULES,
+): HdGrid {
   checkHdNum(hdNum);
+  const tilePixels = tilePixelsOf(rules);
   const transposed = width < height;
   const ratio = transposed ? height / width : width / height;
-  const longTiles = longestSide(ratio, hdNum);
-  const longPixels = longTiles * TILE_PIXELS;
+  const { mostEnlarged = Number.POSITIVE_INFINITY } = rules;
+  const most = Math.ceil((mostEnlarged * Math.max(width, height)) / tilePixels);
+  const longTiles = Math.min(most, longestSide(ratio, hdNum));
+  const longPixels = longTiles * tilePixels;
   const shortPixels = Math.trunc(longPixels / ratio);
-  if (shortPixels === 0) throw tooExtreme(name, width, height, ratio, hdNum);
+  if (shortPixels === 0) throw tooExtreme(name, { width, height, ratio, tilePixels }, hdNum);
 
-  const shortTiles = Math.ceil(shortPixels / TILE_PIXELS);
-  const padding = shortTiles * TILE_PIXELS - shortPixels;
+  const shortTiles = Math.ceil(shortPixels / tilePixels);
+  const padding = shortTiles * tilePixels - shortPixels;
   const padFirst = Math.trunc(padding / 2);
   const [cols, rows] = transposed ? [shortTiles, longTiles] : [longTiles, shortTiles];
-  const { tokens, units } = tileGrid(rows, cols);
+  const { tokens, units } = tileGrid(rows, cols, rules);
   return {
     rows,
     cols,
@@ -71,8 +75,8 @@ export function hdGrid(width: number, height: number, hdNum: number, name = "the
     padBottom: transposed ? 0 : padding - padFirst,
     padLeft: transposed ? padFirst : 0,
     padRight: transposed ? padding - padFirst : 0,
-    width: cols * TILE_PIXELS,
-    height: rows * TILE_PIXELS,
+    width: cols * tilePixels,
+    height: rows * tilePixels,
     tokens,
   };
 }
@@ -81,26 +85,28 @@ export function hdGrid(width: number, height: number, hdNum: number, name = "the
  * Returns the tokens of a picture: those of its tiles and its global view, one between the two, and one at
  * the end of each row of tokens.
  */
-export function imageTokens(rows: number, cols: number): number {
-  return (rows * cols + 1) * TILE_SIDE_TOKENS ** 2 + 1 + (rows + 1) * TILE_SIDE_TOKENS;
+export function imageTokens(rows: number, cols: number, rules: HdRules = KHD_RULES): number {
+  const side = tileSideTokens(rules);
+  return (rows * cols + 1) * side ** 2 + 1 + (rows + 1) * side;
 }
 
 /**
  * Returns the grid with the most tokens that hd_num allows: a column, because every row of tiles ends with a
  * separator.
  */
-export function largestGrid(hdNum: number): TileGrid {
-  return tileGrid(hdNum, 1);
+export function largestGrid(hdNum: number, rules: HdRules = KHD_RULES): TileGrid {
+  return tileGrid(hdNum, 1, rules);
 }
 
 /**
- * Returns the grid of a picture with at most this many tokens, and at most 156 fewer; undefined if not even
- * one tile fits.
+ * Returns the grid of a picture with at most this many tokens, and at most those of a tile fewer; undefined
+ * if not even one tile fits.
  */
-export function gridOfTokens(tokens: number): TileGrid | undefined {
-  const perTile = imageTokens(2, 1) - imageTokens(1, 1);
-  const tiles = 1 + Math.floor((tokens - imageTokens(1, 1)) / perTile);
-  return tiles >= 1 ? tileGrid(tiles, 1) : undefined;
+export function gridOfTokens(tokens: number, rules: HdRules = KHD_RULES): TileGrid | undefined {
+  const least = imageTokens(1, 1, rules);
+  const perTile = imageTokens(2, 1, rules) - least;
+  const tiles = 1 + Math.floor((tokens - least) / perTile);
+  return tiles >= 1 ? tileGrid(tiles, 1, rules) : undefined;
 }
 
 /** Returns the tiles along the longer side: the most that keep the whole grid within hd_num. */
@@ -125,8 +131,12 @@ function checkHdNum(hdNum: number): void {
   }
 }
 
-function tooExtreme(name: string, width: number, height: number, ratio: number, hdNum: number): UserError {
-  const leastTiles = Math.ceil(ratio / TILE_PIXELS);
+function tooExtreme(
+  name: string,
+  { width, height, ratio, tilePixels }: { width: number; height: number; ratio: number; tilePixels: number },
+  hdNum: number,
+): UserError {
+  const leastTiles = Math.ceil(ratio / tilePixels);
   return new UserError(
     `${name}: ${width} x ${height} pixels, a ratio of ${Math.round(ratio)} to 1, would be less than ` +
       `a pixel ${width < height ? "wide" : "high"} at hd_num ${hdNum}.`,

@@ -5,13 +5,14 @@ import type { ImageCompat } from "../imageCompat.ts";
 import { type Raster, resizeBilinear } from "../resize.ts";
 import { pictureName } from "../source.ts";
 import { globalView } from "./globalView.ts";
-import { type HdGrid, hdGrid, TILE_PIXELS, type TileGrid, tileGrid } from "./hdGrid.ts";
+import { type HdGrid, hdGrid, type TileGrid, tileGrid } from "./hdGrid.ts";
+import { type HdRules, KHD_RULES, tilePixelsOf } from "./hdRules.ts";
 
 /** A picture in the form that the model reads. */
 export interface HdImage extends TileGrid {
-  /** (rows * 336, cols * 336, 3) RGB */
+  /** (rows * side, cols * side, 3) RGB; side: pixels along a tile */
   pixels: Uint8Array;
-  /** (3, 336, 336), normalised */
+  /** (3, side, side), normalised */
   globalView: Float32Array;
 }
 
@@ -23,30 +24,33 @@ export async function loadHdImage(
   path: string,
   hdNum: number,
   compat: ImageCompat,
-  options: { maxPixels?: number | undefined } = {},
+  options: { maxPixels?: number | undefined; rules?: HdRules } = {},
 ): Promise<LoadedHdImage> {
-  const picture = await decodeImage(path, { compat, ...options });
-  return hdTransform(picture, hdGrid(picture.width, picture.height, hdNum, pictureName(path)));
+  const { rules = KHD_RULES, ...limits } = options;
+  const picture = await decodeImage(path, { compat, ...limits });
+  const grid = hdGrid(picture.width, picture.height, hdNum, pictureName(path), rules);
+  return hdTransform(picture, grid, rules);
 }
 
 /** Resizes and pads the picture as its grid says, and makes its global view. */
-export function hdTransform(picture: Raster, grid: HdGrid): LoadedHdImage {
+export function hdTransform(picture: Raster, grid: HdGrid, rules: HdRules = KHD_RULES): LoadedHdImage {
   const { rows, cols } = grid;
   const size = { width: grid.resizedWidth, height: grid.resizedHeight };
   const pixels = pad(
     resizeBilinear(picture, size, grid.transposed ? "vertical first" : "horizontal first"),
     grid,
   );
-  const view = globalView(pixels, rows, cols, TILE_PIXELS);
-  return { ...tileGrid(rows, cols), source: grid.source, pixels, globalView: view };
+  const view = globalView(pixels, rows, cols, tilePixelsOf(rules));
+  return { ...tileGrid(rows, cols, rules), source: grid.source, pixels, globalView: view };
 }
 
 /** Returns a black picture of a layout. */
-export function blackImage({ rows, cols }: TileGrid): HdImage {
+export function blackImage({ rows, cols }: TileGrid, rules: HdRules = KHD_RULES): HdImage {
+  const tilePixels = tilePixelsOf(rules);
   return {
-    ...tileGrid(rows, cols),
-    pixels: new Uint8Array(rows * cols * TILE_PIXELS * TILE_PIXELS * 3),
-    globalView: new Float32Array(3 * TILE_PIXELS * TILE_PIXELS),
+    ...tileGrid(rows, cols, rules),
+    pixels: new Uint8Array(rows * cols * tilePixels * tilePixels * 3),
+    globalView: new Float32Array(3 * tilePixels * tilePixels),
   };
 }
 

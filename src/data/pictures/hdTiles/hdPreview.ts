@@ -4,8 +4,9 @@ import { type Box, rect, svgDocument } from "../../../drawing/svg.ts";
 import { formatCount } from "../../../errors.ts";
 import { ACCENT, badge, drawWords, gridLines, PAPER, QUIET } from "../previewParts.ts";
 import { PIXEL_MEAN, PIXEL_STD } from "./globalView.ts";
-import { type HdGrid, TILE_PIXELS } from "./hdGrid.ts";
+import type { HdGrid } from "./hdGrid.ts";
 import type { HdImage } from "./hdImage.ts";
+import { TOKEN_PIXELS } from "./hdRules.ts";
 
 /** Returns a PNG of exactly the pixels that the tiles are cut from. */
 export function transformedPng(image: HdImage): Promise<Buffer> {
@@ -51,8 +52,8 @@ export async function drawPreview(
     .toBuffer();
 }
 
-function layOut({ rows, cols }: HdGrid): Layout {
-  const tilePixels = Math.min(TILE_PIXELS, Math.floor(LONG_SIDE_PIXELS / Math.max(rows, cols)));
+function layOut({ rows, cols, width }: HdGrid): Layout {
+  const tilePixels = Math.min(width / cols, Math.floor(LONG_SIDE_PIXELS / Math.max(rows, cols)));
   const inner = Math.max(cols * tilePixels, CAPTION_PIXELS + MARGIN_PIXELS + GLOBAL_VIEW_PIXELS);
   const pictureTop = MARGIN_PIXELS + GLOBAL_VIEW_PIXELS + MARGIN_PIXELS;
   return {
@@ -76,13 +77,14 @@ function scaledPicture(
 
 /** Returns the global view as a person sees it, without the normalisation. */
 function globalViewPng({ globalView }: HdImage): Promise<Buffer> {
-  const area = TILE_PIXELS ** 2;
+  const area = globalView.length / 3;
+  const side = Math.sqrt(area);
   const pixels = Uint8ClampedArray.from({ length: 3 * area }, (_, i) => {
     const channel = i % 3;
     const value = globalView[channel * area + Math.floor(i / 3)] ?? 0;
     return 255 * (value * (PIXEL_STD[channel] ?? 1) + (PIXEL_MEAN[channel] ?? 0));
   });
-  return sharp(pixels, { raw: { width: TILE_PIXELS, height: TILE_PIXELS, channels: 3 } })
+  return sharp(pixels, { raw: { width: side, height: side, channels: 3 } })
     .resize(GLOBAL_VIEW_PIXELS)
     .png()
     .toBuffer();
@@ -106,13 +108,14 @@ function overlay(grid: HdGrid, layout: Layout, caption: string): string {
 function wordsBeside(grid: HdGrid, { globalView }: Layout, caption: string): string {
   const { rows, cols, width, height, tokens } = grid;
   const tiles = rows * cols;
+  const side = width / cols / TOKEN_PIXELS;
   const padding = grid.padTop + grid.padBottom + grid.padLeft + grid.padRight;
   const words = {
     caption,
-    size: `${rows} x ${cols} ${tiles === 1 ? "tile" : "tiles"} of ${TILE_PIXELS} pixels: ${width} x ${height}`,
+    size: `${rows} x ${cols} ${tiles === 1 ? "tile" : "tiles"} of ${width / cols} pixels: ${width} x ${height}`,
     tokens: `${formatCount(tokens)} image tokens`,
     remarks: [
-      `${formatCount(tiles * 144)} tiles + 144 global view + ${(rows + 1) * 12} row ends + 1 between them`,
+      `${formatCount(tiles * side ** 2)} tiles + ${side ** 2} global view + ${(rows + 1) * side} row ends + 1 between them`,
       padding === 0 ? "no padding" : `hatched: ${padding} pixels of white padding`,
     ],
   };
@@ -127,7 +130,7 @@ const HATCH =
   "</pattern></defs>";
 
 function paddingHatch(grid: HdGrid, { picture, tilePixels }: Layout): string[] {
-  const scale = tilePixels / TILE_PIXELS;
+  const scale = (tilePixels * grid.cols) / grid.width;
   const [above, below] = [grid.padTop * scale, grid.padBottom * scale];
   const [before, behind] = [grid.padLeft * scale, grid.padRight * scale];
   const { left: x, top: y, width, height } = picture;
@@ -154,6 +157,7 @@ function tileNumbers({ rows, cols }: HdGrid, { picture, tilePixels }: Layout): s
   });
 }
 
-function rawSize({ rows, cols }: HdImage): { width: number; height: number; channels: 3 } {
-  return { width: cols * TILE_PIXELS, height: rows * TILE_PIXELS, channels: 3 };
+function rawSize({ rows, cols, globalView }: HdImage): { width: number; height: number; channels: 3 } {
+  const side = Math.sqrt(globalView.length / 3);
+  return { width: cols * side, height: rows * side, channels: 3 };
 }

@@ -7,8 +7,10 @@ import { afterAll, describe, expect, test } from "vitest";
 import { golden } from "../../../../tests/helpers/shared.ts";
 import { UserError } from "../../../errors.ts";
 import { imageSize } from "../decode.ts";
-import { hdGrid, TILE_PIXELS } from "./hdGrid.ts";
+import { hdGrid } from "./hdGrid.ts";
 import { hdTransform, loadHdImage } from "./hdImage.ts";
+
+const TILE_PIXELS = 336;
 
 const folder = mkdtempSync(join(tmpdir(), "lorafit-image-"));
 afterAll(() => rmSync(folder, { recursive: true }));
