@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { PictureForm } from "../src/data/pictures/form.ts";
 import type { PictureRules } from "../src/data/pictures/forms.ts";
+import { tilePixelsOf } from "../src/data/pictures/hdTiles/hdRules.ts";
 import { formatCount } from "../src/errors.ts";
 import { officialTargets, PRESETS, pictureFormOf, pictureRulesOf } from "../src/models/families.ts";
 import type { ModelConfig } from "../src/models/family.ts";
@@ -25,8 +26,11 @@ const SIZES_GIB = [8, 12, 16, 24, 32, 48, 80];
 const BASES = ["bf16", "nf4"] as const;
 const ANY = Number.POSITIVE_INFINITY;
 
-/** Sides of the tiles of forms that scale pictures up to their limit; others leave a page as it is. */
-const TILE_SIDES: Partial<Record<PictureRules["form"], number>> = { hdTiles: 336, internvlTiles: 448 };
+/** Returns the side of tiles in pixels, if the form scales pictures up to its limit. */
+function tileSideOf(rules: PictureRules): number | undefined {
+  if (rules.form === "hdTiles") return tilePixelsOf(rules);
+  return rules.form === "internvlTiles" ? rules.tilePixels : undefined;
+}
 
 const DOCUMENT = join(packageRoot, "docs", "models.md");
 
@@ -85,7 +89,7 @@ function rowsOf(name: string, model: ModelConfig): ModelRows {
 
 /** Returns a sample with one page at full resolution and a dialogue. */
 function pageOf(model: ModelConfig, form: PictureForm): SizedWorkload {
-  const side = TILE_SIDES[pictureRulesOf(model).form];
+  const side = tileSideOf(pictureRulesOf(model));
   const along = (pixels: number): number => Math.ceil(pixels / side!);
   const limit = side === undefined ? form.limit.range.most : along(PAGE.width) * along(PAGE.height);
   const { tokens } = form.layout(PAGE, limit);

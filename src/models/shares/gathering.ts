@@ -4,8 +4,9 @@
  * round, which they agree on beforehand (step/rounds.ts). A rank takes part in gathers that it has no use
  * for, and drops what they bring.
  */
+import { UserError } from "../../errors.ts";
 import { empty } from "../../torch/create.ts";
-import { type Category, category, pool } from "../../torch/device.ts";
+import { type Category, category, OutOfMemoryError, pool } from "../../torch/device.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import type { Json, Peers, Pending } from "../../torch/peers/peers.ts";
 import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
@@ -49,11 +50,12 @@ export class Gathering {
 
   /**
    * Takes part in what is left of the round, and closes it. The event loop goes on meanwhile. For ranks that
-   * have nothing to compute, have computed everything, or have run out of memory.
+   * have nothing to compute, have computed everything, or have run out of memory. Throws UserError without
+   * room for a part: the other ranks are in the round, so this one can't begin another under a leaner policy.
    */
   async attend(): Promise<void> {
     for (let name = this.#toCome?.[0]; name !== undefined; name = this.#toCome?.[0]) {
-      const whole = this.#room(this.#shareOf(name), "weights");
+      const whole = this.#roomBesideRound(name);
       try {
         using pending = this.#next(whole);
         await pending.arrival();
@@ -150,6 +152,19 @@ export class Gathering {
     const share = this.#shares.get(name);
     if (!share) throw new Error(`part ${name} is not shared`);
     return share;
+  }
+
+  #roomBesideRound(name: PartName): Tensor {
+    try {
+      return this.#room(this.#shareOf(name), "weights");
+    } catch (thrown) {
+      if (!(thrown instanceof OutOfMemoryError)) throw thrown;
+      const part = typeof name === "number" ? `layer ${name + 1}` : name;
+      throw new UserError(
+        `There is no memory for ${part} of the shared base while other ranks compute: ${thrown.message}.`,
+        { fix: "Give the run more memory with --memory, or plan it with --gpus.", cause: thrown },
+      );
+    }
   }
 
   /** Returns room for all bytes of a part; the caller disposes it, or the open scope if it is not kept. */

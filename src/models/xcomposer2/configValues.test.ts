@@ -7,6 +7,7 @@ import { openModelFolder } from "../../checkpoint/folder.ts";
 import { UserError } from "../../errors.ts";
 import { readModelConfig } from "../families.ts";
 import type { ModelConfig } from "../family.ts";
+import { readXComposerConfig } from "./readConfig.ts";
 import { TINY, writeTinyCheckpoint } from "./tiny.ts";
 
 const SMALL = { ...TINY, hidden: 64, heads: 4, layers: 2, ffn: 96, vocab: 128 };
@@ -141,4 +142,13 @@ it.each<[string, Changes, Changes, string]>([
   ],
 ])("refuses %s that are not those of the model", (_, changes, vision, message) => {
   expect(faultOf(changes, { "vision_config.json": vision }).message).toContain(message);
+});
+
+it("a tower of another model is refused with the models that are read", () => {
+  const weights = { has: () => true, entry: () => ({ shape: [1226, 1024] }), names: [] };
+  const config = JSON.parse(originals["config.json"]!) as Record<string, unknown>;
+  const opened = { folder: tmpdir(), config, weights } as unknown as Parameters<
+    typeof readXComposerConfig
+  >[0];
+  expect(() => readXComposerConfig(opened)).toThrow("the vision tower has 1226 positions");
 });

@@ -18,6 +18,7 @@ import {
   type PloraConfig,
   PRESETS,
   TOWERS_BY_POSITIONS,
+  type VisionConfig,
   XCOMPOSER_LINEARS,
   type XComposerConfig,
   type XComposerLinear,
@@ -101,7 +102,7 @@ export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
           patchPixels: visionJson.patch_size,
           eps: visionJson.layer_norm_eps,
         }
-      : (TOWERS_BY_POSITIONS.get(shape(POSITIONS_NAME)[0] ?? 0) ?? CLIP_VIT_L_14_336),
+      : towerOf(shape(POSITIONS_NAME)[0], folder),
     plora: ploraOf((name) => shape(`${linearPrefix(0, name)}${PLORA_NAMES.a}`)[0], ploraJson),
   };
   checkHeads(model, json.head_dim ?? model.headDim, { file, visionFile });
@@ -114,6 +115,18 @@ export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
   );
   checkStoredTensors(opened, tensors(model), OPTIONAL_TENSORS);
   return model;
+}
+
+/** Returns the official tower with so many positions; 4KHD's for a checkpoint that has none. */
+function towerOf(positions: number | undefined, folder: string): VisionConfig {
+  const known = positions === undefined ? CLIP_VIT_L_14_336 : TOWERS_BY_POSITIONS.get(positions);
+  if (known) return known;
+  throw new UserError(
+    `${folder}: the vision tower has ${positions} positions, which no model that lorafit reads has: InternLM-XComposer2-4KHD has 577, 2.5 has 1,601.`,
+    {
+      fix: "Use one of these two; InternLM-XComposer2-VL, with 1,226 positions and one picture of 490 pixels, is not supported.",
+    },
+  );
 }
 
 /**
