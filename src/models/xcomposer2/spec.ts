@@ -56,8 +56,6 @@ export const CLIP_VIT_L_14_336: VisionConfig = {
   eps: 1e-5,
 };
 
-const PLORA_256 = { rank: 256, scale: 1 };
-
 /** The tower of InternLM-XComposer2.5. */
 const CLIP_VIT_L_14_560: VisionConfig = { ...CLIP_VIT_L_14_336, imagePixels: 560 };
 
@@ -74,54 +72,38 @@ export const TOWERS_BY_POSITIONS: ReadonlyMap<number, VisionConfig> = new Map(
   ]),
 );
 
-/** Models that can be planned without a checkpoint. The decoder's sizes in 2.5 are from memory. */
+/** The decoder of both models: InternLM2-7B. For 2.5 its sizes are from memory. */
+const DECODER_7B = {
+  family: "xcomposer2-4khd",
+  hidden: 4096,
+  layers: 32,
+  heads: 32,
+  kvHeads: 8,
+  headDim: 128,
+  ffn: 14336,
+  vocab: 92544,
+  rmsEps: 1e-5,
+  ropeTheta: 1e6,
+  maxPositions: 32768,
+  bosId: 1,
+  ropeScaling: { kind: "dynamic", factor: 1 },
+  eosIds: [2],
+} as const;
+
+const PLORA_256 = {
+  "attention.wqkv": { rank: 256, scale: 1 },
+  "attention.wo": { rank: 256, scale: 1 },
+  "feed_forward.w1": { rank: 256, scale: 1 },
+  "feed_forward.w2": { rank: 256, scale: 1 },
+  "feed_forward.w3": { rank: 256, scale: 1 },
+} as const;
+
+/** Models that can be planned without a checkpoint. */
 export const PRESETS = {
   "4khd-7b": {
-    family: "xcomposer2-4khd",
-    hidden: 4096,
-    layers: 32,
-    heads: 32,
-    kvHeads: 8,
-    headDim: 128,
-    ffn: 14336,
-    vocab: 92544,
-    rmsEps: 1e-5,
-    ropeTheta: 1e6,
-    maxPositions: 32768,
-    bosId: 1,
-    ropeScaling: { kind: "dynamic", factor: 1 },
-    eosIds: [2],
+    ...DECODER_7B,
     vision: CLIP_VIT_L_14_336,
-    plora: {
-      "attention.wqkv": { rank: 8, scale: 2 },
-      "attention.wo": { rank: 256, scale: 1 },
-      "feed_forward.w1": { rank: 256, scale: 1 },
-      "feed_forward.w2": { rank: 256, scale: 1 },
-      "feed_forward.w3": { rank: 256, scale: 1 },
-    },
+    plora: { ...PLORA_256, "attention.wqkv": { rank: 8, scale: 2 } },
   },
-  "xcomposer2.5-7b": {
-    family: "xcomposer2-4khd",
-    hidden: 4096,
-    layers: 32,
-    heads: 32,
-    kvHeads: 8,
-    headDim: 128,
-    ffn: 14336,
-    vocab: 92544,
-    rmsEps: 1e-5,
-    ropeTheta: 1e6,
-    maxPositions: 32768,
-    bosId: 1,
-    ropeScaling: { kind: "dynamic", factor: 1 },
-    eosIds: [2],
-    vision: CLIP_VIT_L_14_560,
-    plora: {
-      "attention.wqkv": PLORA_256,
-      "attention.wo": PLORA_256,
-      "feed_forward.w1": PLORA_256,
-      "feed_forward.w2": PLORA_256,
-      "feed_forward.w3": PLORA_256,
-    },
-  },
+  "xcomposer2.5-7b": { ...DECODER_7B, vision: CLIP_VIT_L_14_560, plora: PLORA_256 },
 } as const satisfies Record<string, XComposerConfig>;
