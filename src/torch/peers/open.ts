@@ -6,7 +6,7 @@ import { handleOf } from "../handle.ts";
 import { type Handle, native } from "../native.ts";
 import type { Tensor } from "../tensor.ts";
 import { isLocal, LOOPBACK, ownAddress } from "./address.ts";
-import { lossOf } from "./lost.ts";
+import { isOwnFault, lossOf } from "./lost.ts";
 import {
   checkBroadcast,
   checkExchange,
@@ -261,7 +261,7 @@ class Group implements OpenPeers {
 function orLost<T>(promise: Promise<T>, { store, loss }: Pick<Opened, "store" | "loss">): Promise<T> {
   const lost = loss.signal;
   const named = promise.catch(async (error) => {
-    if (error instanceof UserError) throw error;
+    if (isOwnFault(error)) throw error;
     throw lossOf((await native.lostWords(store, GRACE_MS)) || error); // the watch names the rank that is gone
   });
   return new Promise<T>((resolve, reject) => {
@@ -280,9 +280,7 @@ function translated<T>(call: () => T): T {
   }
 }
 
-/** Throws the loss that an error of the engine tells of. Mistakes of the caller stay as they are. */
+/** Throws the loss that an error of the engine tells of. This rank's own faults stay as they are. */
 function rethrow(error: unknown): never {
-  const isOurs =
-    error instanceof TypeError || !(error instanceof Error) || /: ranks start different/.test(error.message);
-  throw isOurs ? error : lossOf(error);
+  throw isOwnFault(error) ? error : lossOf(error);
 }
