@@ -10,11 +10,19 @@ export interface Run {
   stderr: string;
 }
 
-export function lorafit(
-  args: string[],
-  options: { cwd?: string; input?: string; env?: NodeJS.ProcessEnv } = {},
-): Run {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [PROGRAM, ...args], {
+interface RunOptions {
+  cwd?: string;
+  input?: string;
+  env?: NodeJS.ProcessEnv;
+}
+
+export function lorafit(args: string[], options: RunOptions = {}): Run {
+  return runProgram(PROGRAM, args, options);
+}
+
+/** Runs another copy of the program: the main file of its dist/. */
+export function runProgram(program: string, args: string[], options: RunOptions = {}): Run {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...args], {
     encoding: "utf8",
     ...options,
     env: { ...process.env, ...options.env },

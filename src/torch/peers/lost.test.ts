@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
 import { OutOfMemoryError } from "../device.ts";
-import { isOwnFault, LostPeersError, lossOf } from "./lost.ts";
+import { LostPeersError, lossOf } from "./lost.ts";
+import { isOwnFault } from "./ownFault.ts";
 
 it("a rank's own faults are not taken for lost peers, which would start all ranks anew", () => {
   const own = [

@@ -1,6 +1,5 @@
-/** The error of a group of ranks that is lost. It names the rank that is gone, and why. */
+/** The error of a group of ranks that is lost. It names the rank that is gone, and why. Needs no engine. */
 import { messageOf, UserError } from "../../errors.ts";
-import { OutOfMemoryError } from "../device.ts";
 
 /**
  * Says that ranks can't go on together. The group is lost for good: whoever catches this saves what it can
@@ -21,13 +20,6 @@ export class LostPeersError extends UserError {
     this.host = host;
     this.reason = reason;
   }
-}
-
-/** Returns whether an error is of this rank alone, though it came up among collectives. */
-export function isOwnFault(thrown: unknown): boolean {
-  if (!(thrown instanceof Error)) return true;
-  const kinds = [UserError, TypeError, OutOfMemoryError];
-  return kinds.some((kind) => thrown instanceof kind) || /: ranks start different/.test(thrown.message);
 }
 
 /** Turns the engine's words of a loss, or of a failed connection, into the error. */

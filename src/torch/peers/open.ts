@@ -6,7 +6,8 @@ import { handleOf } from "../handle.ts";
 import { type Handle, native } from "../native.ts";
 import type { Tensor } from "../tensor.ts";
 import { isLocal, LOOPBACK, ownAddress } from "./address.ts";
-import { isOwnFault, lossOf } from "./lost.ts";
+import { lossOf } from "./lost.ts";
+import { isOwnFault } from "./ownFault.ts";
 import {
   checkBroadcast,
   checkExchange,
