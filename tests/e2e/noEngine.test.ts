@@ -1,4 +1,4 @@
-/** A program without an engine, as `npm install` leaves it: whatever comes before the engine runs without it. */
+/** A program without an engine, as `npm install` leaves it: what comes before the engine runs without it. */
 import { cpSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
