@@ -7,12 +7,8 @@ import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { readAdapter } from "../../checkpoint/adapter/peft.ts";
 import { requireWritable, writeFileWhole } from "../../checkpoint/files/disk.ts";
-import { openImagePool } from "../../data/pictures/imagePool.ts";
-import { splitSamples } from "../../data/samples/split.ts";
-import type { PreparedSample } from "../../data/samples/validate.ts";
-import { countBatches, type Packing, planBatches, START } from "../../data/stream/packing.ts";
-import { formatCount, plural } from "../../errors.ts";
-import { pictureFormOf, pictureRulesOf, tokenizerOf } from "../../models/families.ts";
+import { START } from "../../data/stream/packing.ts";
+import { pictureFormOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import {
   createLora,
@@ -37,19 +33,13 @@ import {
 import { factorCopies, loadingOf, type Policy, ploraOf } from "../../step/policy.ts";
 import type { Peers } from "../../torch/peers/peers.ts";
 import { type Device, type DType, scope } from "../../torch/tensor.ts";
-import { readySamples, samplerOf, samplesFingerprint } from "../data/dataset.ts";
+import { samplesFingerprint } from "../data/dataset.ts";
 import { demandOf } from "../data/memoryDemand.ts";
+import { lengthsOf, openData, scheduleOf } from "../data/openData.ts";
 import { checkMetric } from "../evaluate/checkMetric.ts";
 import type { FactStream } from "../facts/factStream.ts";
 import { type Checkpoint, emptyStep, restoreOptimizer, type TrainerState } from "../folder/checkpoints.ts";
-import {
-  checkSameRun,
-  insteadOfSkipping,
-  moveEarlierRun,
-  noticeFolding,
-  openOutput,
-  withLimitsOf,
-} from "../folder/resume.ts";
+import { checkSameRun, moveEarlierRun, noticeFolding, openOutput, withLimitsOf } from "../folder/resume.ts";
 import { POLICY_FILE, restartLog } from "../folder/runLog.ts";
 import {
   type Compute,
@@ -64,7 +54,7 @@ import { closeModel, type OpenedModel, openModel } from "../machine/openedModel.
 import { scaleCaution, warmupCaution } from "../options/cautions.ts";
 import type { TrainOptions } from "../options/options.ts";
 import { type ClassPolicy, givenPolicies, policiesJson } from "../options/policyFiles.ts";
-import { type Schedule, stepsOfRatio } from "../options/schedule.ts";
+import type { Schedule } from "../options/schedule.ts";
 import { stopIdsOf } from "../planning/answerPlan.ts";
 import { planFact } from "../planning/planFact.ts";
 import { planRun, type RunPlanning } from "../planning/planRun.ts";
@@ -79,7 +69,7 @@ import {
 } from "../ranks/opening.ts";
 import { checkRowSharing, refuseSharedBase, workersOf } from "../ranks/rowSharing.ts";
 import { gradientSumOf, isWriter } from "../ranks/together.ts";
-import type { Run, RunInputs, RunLoaded, RunProgress, TrainingData } from "./run.ts";
+import type { Run, RunInputs, RunLoaded, RunProgress } from "./run.ts";
 
 /** Things to do at the end, the last one first. */
 export type Closers = (() => unknown)[];
@@ -274,90 +264,6 @@ function settled(options: TrainOptions, { dtype, device }: Compute): TrainOption
     dtype: ({ float32: "fp32", bfloat16: "bf16", float16: "fp16" } as const)[dtype],
     device,
   };
-}
-
-async function openData(
-  options: TrainOptions,
-  { files, config }: OpenedModel,
-  { checkpoint, facts }: Pick<Opening, "checkpoint" | "facts">,
-): Promise<TrainingData> {
-  const tokenizer = await tokenizerOf(files.folder);
-  const reader = { tokenizer, config };
-  const hooks = {
-    notice: facts.notice,
-    onProgress: (done: number, total: number) => facts.say({ fact: "check", done, total }),
-  };
-  const ready = await readySamples(options.data, reader, options, {
-    ...hooks,
-    insteadOfSkipping: checkpoint && insteadOfSkipping(checkpoint),
-  });
-  const evaluated = options.eval_data && (await readySamples(options.eval_data, reader, options, hooks));
-  const { samples, evalSamples } =
-    options.val_size === undefined
-      ? { samples: ready.samples, evalSamples: evaluated?.samples ?? [] }
-      : setAside(ready.samples, options.val_size, options.seed, facts);
-  const sampler = samplerOf({ ...ready, samples }, options);
-  return {
-    ...{ samples, evalSamples, sampler },
-    packing: options.pack
-      ? { by: "tokens", tokens: options.max_length }
-      : { by: "samples", samples: options.batch_size },
-    draws: "epochs" in options ? options.epochs * sampler.epochDraws : Number.POSITIVE_INFINITY,
-    tokenizer,
-    pictures: openImagePool({ rules: pictureRulesOf(config), compat: options.image_compat }),
-  };
-}
-
-/** Splits samples into those to train on and those to evaluate on, and reports how many. */
-function setAside(
-  all: PreparedSample[],
-  valSize: number,
-  seed: number,
-  { notice }: FactStream,
-): Pick<TrainingData, "samples" | "evalSamples"> {
-  const { train, validation } = splitSamples(all, valSize, seed);
-  notice(`${formatCount(validation.length)} of ${plural(all.length, "sample")} set aside for evaluation`);
-  return { samples: train, evalSamples: validation };
-}
-
-/**
- * Counts the steps of the run. Accumulation continues across the ends of epochs; the last step takes what is
- * left, so that no sample is lost.
- */
-function scheduleOf(options: TrainOptions, { samples, sampler, packing, draws }: TrainingData): Schedule {
-  const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
-  const totalSteps =
-    "max_steps" in options
-      ? options.max_steps
-      : Math.ceil(countBatches(tokensOf, packing, draws) / options.gradient_accumulation);
-  return {
-    name: options.lr_schedule,
-    peakRate: options.learning_rate,
-    warmupSteps:
-      "warmup_steps" in options ? options.warmup_steps : stepsOfRatio(options.warmup_ratio, totalSteps),
-    totalSteps,
-  };
-}
-
-/** Returns the tokens of the run's micro-batches; if each is a single sample, of all samples. */
-function lengthsOf(
-  { gradient_accumulation }: TrainOptions,
-  { samples, sampler, packing, draws }: TrainingData,
-  { totalSteps }: Schedule,
-): Set<number> {
-  if (isSingle(packing)) return new Set(samples.map(({ tokens }) => tokens));
-  const tokensOf = (draw: number): number => samples[sampler.at(draw).sample]!.tokens;
-  const lengths = new Set<number>();
-  let batches = totalSteps * gradient_accumulation;
-  for (const planned of planBatches(tokensOf, packing, draws)) {
-    lengths.add(planned.draws.reduce((sum, draw) => sum + tokensOf(draw), 0));
-    if (--batches === 0) break;
-  }
-  return lengths;
-}
-
-function isSingle(packing: Packing): boolean {
-  return packing.by === "samples" && packing.samples === 1;
 }
 
 /**

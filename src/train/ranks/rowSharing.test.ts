@@ -1,7 +1,9 @@
 import { expect, it } from "vitest";
+import { UserError } from "../../errors.ts";
+import { Policy } from "../../step/policy.ts";
 import { ALONE, plannedPeers } from "../../torch/peers/peers.ts";
 import { trainOptions } from "../options/options.ts";
-import { checkRowSharing, counts, sharersOf, workersOf } from "./rowSharing.ts";
+import { checkRowSharing, counts, refuseSharedBase, sharersOf, workersOf } from "./rowSharing.ts";
 
 const optionsWith = (given: { sequence_parallel?: number; exact_sum?: boolean }) =>
   trainOptions({ model: "model", data: "data.jsonl", ...given });
@@ -29,4 +31,34 @@ it("refuses a number that is not that of the ranks, heads that it does not divid
   expect(check(2, { sequence_parallel: 2, exact_sum: true })).toThrow("--exact-sum");
   expect(check(2, { sequence_parallel: 2 })).not.toThrow();
   expect(check(4, { exact_sum: true })).not.toThrow();
+});
+
+it("suggests only numbers that divide the heads", () => {
+  const fixFor = (count: number, given: number): string | undefined => {
+    try {
+      checkRowSharing(plannedPeers(0, count), optionsWith({ sequence_parallel: given }), { kvHeads: 8 });
+    } catch (thrown) {
+      if (thrown instanceof UserError) return thrown.fix;
+      throw thrown;
+    }
+    return undefined;
+  };
+  expect(fixFor(4, 2)).toContain("or pass --sequence-parallel 4.");
+  for (const count of [3, 6, 12]) expect(fixFor(count, 2)).toContain("or pass --sequence-parallel 1.");
+  expect(fixFor(4, 3)).toBe("Use one of 1, 2, 4, 8.");
+});
+
+it.each<[string, object]>([
+  ["layers", { weights: { source: "shared" } }],
+  ["embeddings", { embeddings: "shared" }],
+  ["head", { head: "shared" }],
+  ["vision tower", { vision: "shared" }],
+])("refuses a policy that shares the %s while ranks share rows", (_, given) => {
+  const policy = Policy.parse({ ...given, plora: "apart" });
+  const refuse = (sequence_parallel: number) => () =>
+    refuseSharedBase(policy, optionsWith({ sequence_parallel }));
+  expect(refuse(2)).toThrow("The policy shares the base among ranks, and --sequence-parallel the rows");
+  expect(refuse(1)).not.toThrow();
+  const whole = Policy.parse({});
+  expect(() => refuseSharedBase(whole, optionsWith({ sequence_parallel: 2 }))).not.toThrow();
 });

@@ -37,8 +37,10 @@ export function checkRowSharing(
   refuseUnevenHeads(config, sequence_parallel);
   if (sequence_parallel !== peers.count) {
     const ranks = peers.count === 1 ? "one process" : `${peers.count} ranks`;
+    const start = `start ${sequence_parallel}, for example with --gpus ${sequence_parallel}`;
+    const works = config.kvHeads % peers.count === 0 ? peers.count : 1;
     throw new UsageError(`--sequence-parallel ${sequence_parallel} was given to ${ranks}.`, {
-      fix: `All ranks share each sample: start ${sequence_parallel}, for example with --gpus ${sequence_parallel}, or pass --sequence-parallel ${peers.count}.`,
+      fix: `All ranks share each sample: ${start}, or pass --sequence-parallel ${works}.`,
     });
   }
   if (!exact_sum) return;
