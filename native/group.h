@@ -11,7 +11,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 
+#include "jobs.h"
 #include "values.h"
 
 namespace lorafit {
@@ -20,6 +22,33 @@ using StorePtr = c10::intrusive_ptr<c10d::Store>;
 
 /** Time for the watch to find out which rank is gone, after a connection to one has failed. */
 constexpr std::chrono::milliseconds kGrace{20'000};
+
+/** An error whose reason may be another rank, such as a broken connection. */
+class PeerFailure : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/**
+ * Returns a loss of the group as JSON, {"rank", "host", "reason"}; without a rank if nobody knows whose fault
+ * it is. TypeScript tells such errors from those of this rank alone.
+ */
+std::string loss_words(const std::string& reason);
+std::string loss_words(const std::string& reason, int rank, const std::string& host);
+
+/** Runs what needs other ranks or their store. Their failures are thrown as loss_words. */
+template <typename Body>
+auto with_peers(Body body) {
+  std::string reason;
+  try {
+    return body();
+  } catch (const PeerFailure&) {
+    reason = words_of(std::current_exception());
+  } catch (const c10::DistError&) { // the store's
+    reason = words_of(std::current_exception());
+  }
+  TORCH_CHECK(false, loss_words(reason));
+}
 
 /** Facts that all threads of one group share. Whoever waits for other ranks waits here. */
 class Meeting {
@@ -115,11 +144,19 @@ class Carrier {
   /**
    * Starts a collective, from any one thread at a time. `computed` marks the work on a card's current stream
    * that comes before it. Returns the event of its end on a card, and null on cpu, where `ended` is called.
+   * Throws PeerFailure if another rank may be the reason.
    */
   virtual std::shared_ptr<const c10::Event> start(
       const Request& request, const c10::Event* computed, Ended ended) = 0;
 };
 
+/**
+ * Makes a group's carrier for the CPU (gloo_carrier.cc); blocks until all ranks are connected. interface:
+ * address or name of the network interface. Throws PeerFailure if other ranks can't be reached.
+ */
+std::unique_ptr<Carrier> make_cpu_carrier(
+    const StorePtr& store, const Meeting& meeting, const std::string& interface, int threads,
+    std::chrono::milliseconds timeout);
 /** Makes a group's carrier of cards (nccl.cc); blocks until all ranks are there. */
 std::unique_ptr<Carrier> make_card_carrier(
     const StorePtr& store, const std::shared_ptr<Meeting>& meeting, c10::Device device,

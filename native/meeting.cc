@@ -53,6 +53,11 @@ std::vector<std::string> to_keys(napi_env env, napi_value value) {
   return keys;
 }
 
+/** Runs what asks the store on a thread; an error of the store is a loss of the group. */
+napi_value ask_store(napi_env env, std::function<Settle()> ask) {
+  return in_thread(env, [ask = std::move(ask)] { return with_peers(ask); }, /*may_hang=*/true);
+}
+
 Settle connection_settle(Connection connection) {
   return [connection = std::move(connection)](napi_env env) {
     return from_double(env, connections().insert(connection));
@@ -62,6 +67,15 @@ Settle connection_settle(Connection connection) {
 void connect(Connection& connection, const c10d::TCPStoreOptions& options) {
   connection.tcp = c10::make_intrusive<c10d::TCPStore>(connection.host, options);
   connection.store = c10::make_intrusive<c10d::PrefixStore>(connection.prefix, connection.tcp);
+}
+
+std::string json_text(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    quoted += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
+  }
+  return quoted + '"';
 }
 
 /** Counts a wait for other ranks while it lasts. */
@@ -77,6 +91,13 @@ class Awaiting {
 };
 
 } // namespace
+
+std::string loss_words(const std::string& reason) { return c10::str("{\"reason\":", json_text(reason), "}"); }
+
+std::string loss_words(const std::string& reason, int rank, const std::string& host) {
+  return c10::str(
+      "{\"rank\":", rank, ",\"host\":", json_text(host), ",\"reason\":", json_text(reason), "}");
+}
 
 Moves& moves() {
   static auto* all = new Moves;
@@ -214,13 +235,12 @@ napi_value store_port(const Arguments& arguments) {
 napi_value store_set(const Arguments& arguments) {
   napi_env env = arguments.env;
   const Bytes bytes = to_bytes(env, arguments[2], "value");
-  return in_thread(
+  return ask_store(
       env, [store = to_connection(env, arguments[0]).store, key = to_string(env, arguments[1], "key"),
             value = std::vector<uint8_t>(bytes.data, bytes.data + bytes.length)]() -> Settle {
         store->set(key, value);
         return nullptr;
-      },
-      /*may_hang=*/true);
+      });
 }
 
 napi_value store_get(const Arguments& arguments) {
@@ -229,7 +249,7 @@ napi_value store_get(const Arguments& arguments) {
   const milliseconds patience(to_int(env, arguments[3], "patienceMs"));
   connection.meeting->begin(to_string(env, arguments[2], "what"));
   ++connection.meeting->tells;
-  return in_thread(
+  return ask_store(
       env, [store = connection.store, meeting = connection.meeting, keys = to_keys(env, arguments[1]),
             patience]() -> Settle {
         const Awaiting awaiting(*meeting);
@@ -240,29 +260,26 @@ napi_value store_get(const Arguments& arguments) {
             set_element(env, all, i, from_bytes(env, values[i].data(), values[i].size()));
           return all;
         };
-      },
-      /*may_hang=*/true);
+      });
 }
 
 napi_value store_has(const Arguments& arguments) {
   napi_env env = arguments.env;
-  return in_thread(
+  return ask_store(
       env, [store = to_connection(env, arguments[0]).store,
             key = to_string(env, arguments[1], "key")]() -> Settle {
         return [has = store->check({key})](napi_env env) { return from_bool(env, has); };
-      },
-      /*may_hang=*/true);
+      });
 }
 
 napi_value store_delete(const Arguments& arguments) {
   napi_env env = arguments.env;
-  return in_thread(
+  return ask_store(
       env, [store = to_connection(env, arguments[0]).store,
             key = to_string(env, arguments[1], "key")]() -> Settle {
         store->deleteKey(key);
         return nullptr;
-      },
-      /*may_hang=*/true);
+      });
 }
 
 napi_value close_store(const Arguments& arguments) {

@@ -17,7 +17,8 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLook{50};       // between two looks for errors
 constexpr milliseconds kLaunch{5'000};  // a launch that takes longer is stuck, and abort ends it
-constexpr int kSuccess = 0, kInProgress = 7, kBytes = 1, kSum = 0; // ncclUint8: what only moves goes as bytes
+constexpr int kSuccess = 0, kSystemError = 2, kRemoteError = 6, kInProgress = 7; // ncclResult_t
+constexpr int kBytes = 1, kSum = 0; // ncclUint8: what only moves goes as bytes
 
 /** The functions of libnccl.so.2 in use. They and their numbers have not changed since version 2.7. */
 struct Nccl {
@@ -59,7 +60,10 @@ struct Nccl {
     return last && *last ? c10::str(error_string(result), "; ", last) : std::string(error_string(result));
   }
   void check(int result, const char* doing) const {
-    TORCH_CHECK(result == kSuccess || result == kInProgress, "NCCL, ", doing, ": ", words(result, nullptr));
+    if (result == kSuccess || result == kInProgress) return;
+    const std::string trouble = c10::str("NCCL, ", doing, ": ", words(result, nullptr));
+    if (result == kSystemError || result == kRemoteError) throw PeerFailure(trouble);
+    TORCH_CHECK(false, trouble);
   }
 
   int (*unique_id)(UniqueId*);
@@ -124,7 +128,7 @@ class NcclCarrier final : public Carrier {
 
   std::shared_ptr<const c10::Event> start(const Request& request, const c10::Event* computed, Ended) override {
     const std::lock_guard lock(launching_);
-    TORCH_CHECK(!aborted_, trouble_);
+    if (aborted_) throw PeerFailure(trouble_);
     const c10::StreamGuard on(stream_);
     computed->block(stream_);
     nccl_.check(launch(request, stream_.native_handle()), "starting a collective");

@@ -3,12 +3,12 @@
 #include <unistd.h>
 
 #include <array>
-#include <sstream>
 #include <thread>
 
 #include "group.h"
 #include "jobs.h"
 #include "moves.h"
+#include "rank_report.h"
 
 namespace lorafit {
 namespace {
@@ -29,60 +29,6 @@ double ms_since(Clock::time_point start) {
 std::string seconds(double ms) { return c10::str(static_cast<int64_t>(ms / 1000), " s"); }
 
 std::vector<uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
-
-std::string json_text(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') quoted += '\\';
-    quoted += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-  }
-  return quoted + '"';
-}
-
-std::string loss(int rank, const std::string& host, const std::string& reason) {
-  return c10::str("{\"rank\":", rank, ",\"host\":", json_text(host), ",\"reason\":", json_text(reason), "}");
-}
-
-/** A rank's report of itself, as text in the store. */
-struct Report {
-  uint64_t number = 0; // of the report
-  bool left = false;   // it has done its part
-  bool awaits = false; // it waits for other ranks, and does nothing else
-  double still_ms = 0; // time since its last call into the engine
-  uint64_t collectives = 0, tells = 0;
-  std::string host, what; // what it has started last
-
-  std::string text() const {
-    return c10::str(
-        number, ' ', left, ' ', awaits, ' ', static_cast<int64_t>(still_ms), ' ', collectives, ' ', tells, ' ', host,
-        ' ', what);
-  }
-  static Report read(const std::vector<uint8_t>& bytes) {
-    std::istringstream text(std::string(bytes.begin(), bytes.end()));
-    Report report;
-    text >> report.number >> report.left >> report.awaits >> report.still_ms >> report.collectives >>
-        report.tells >> report.host;
-    std::getline(text >> std::ws, report.what);
-    return report;
-  }
-};
-
-/** How long this process has been still, from counts that only change when it does something. */
-class Stillness {
- public:
-  /** Returns the milliseconds since the counts last changed. */
-  double update(uint64_t counts) {
-    if (counts != counts_) {
-      counts_ = counts;
-      since_ = Clock::now();
-    }
-    return ms_since(since_);
-  }
-
- private:
-  uint64_t counts_ = 0;
-  Clock::time_point since_ = Clock::now();
-};
 
 class Watch {
  public:
@@ -172,8 +118,8 @@ class Watch {
       const std::lock_guard lock(mutex_);
       host = first_host_;
     }
-    meeting_->lose(loss(
-        0, host, c10::str("its store, through which ranks find each other, ", how, ": it has ended or can't be reached")));
+    meeting_->lose(loss_words(
+        c10::str("its store, through which ranks find each other, ", how, ": it has ended or can't be reached"), 0, host));
   }
 
   void look() {
@@ -204,7 +150,7 @@ class Watch {
 
   /** Writes why the group is lost; the first to do so wins. */
   void declare(int rank, const std::string& host, const std::string& reason) {
-    store_->compareSet("failed", {}, bytes_of(loss(rank, host, reason)));
+    store_->compareSet("failed", {}, bytes_of(loss_words(reason, rank, host)));
   }
 
   void report() {
@@ -258,14 +204,14 @@ class Watch {
     const auto all = store_->multiGet(keys);
     for (int rank = 0; rank < meeting_->count; ++rank) hear(rank, all[rank]);
     bool left = true;
-    int quietest = 1 % meeting_->count;
+    int quietest = 0;
     for (const auto& [rank, heard] : heard_) {
-      if (rank == 0) continue;
-      left = left && heard.report.left;
-      if (heard.at < heard_[quietest].at && !heard.report.left) quietest = rank;
+      if (rank == 0 || heard.report.left) continue;
+      left = false;
+      if (quietest == 0 || heard.at < heard_[quietest].at) quietest = rank;
     }
     all_left_ = left;
-    judge_silence(quietest);
+    if (!left) judge_silence(quietest);
     judge_early_leavers();
     judge_standstill();
   }

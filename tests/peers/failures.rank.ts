@@ -59,6 +59,16 @@ export const SCENARIOS = {
     if (peers.rank === peers.count - 1) return;
     peers.sum(x).wait();
   },
+  /** Rank 1 leaves in order; the others have nothing to wait for, until the group is lost. */
+  async lateDeath(peers: OpenPeers): Promise<void> {
+    await peers.barrier();
+    if (peers.rank === 1) return;
+    console.log("summing");
+    const alive = setInterval(() => {}, 1000);
+    await new Promise((_, reject) => {
+      peers.lost.addEventListener("abort", () => reject(peers.lost.reason));
+    }).finally(() => clearInterval(alive));
+  },
   /** Ranks wait for different things. */
   async differ(peers: OpenPeers): Promise<void> {
     using x = zeros([1000]);

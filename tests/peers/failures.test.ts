@@ -57,6 +57,30 @@ describe.each([2, 3, 4])("of %i ranks", (count) => {
   });
 });
 
+const OPENING = new URL("./opening.rank.ts", import.meta.url);
+
+test("a rank that is killed while the ranks are joined is named by the others", async () => {
+  await using running = await startRanks(3, OPENING, { env: { TEST_LAST: "dies" } });
+  for (const reason of await expectLost(running, 2, [0, 1]))
+    expect(reason).toContain("it has not been heard from");
+});
+
+test("a network interface that is not there is this rank's own error, and the others name the rank", async () => {
+  await using running = await startRanks(2, OPENING, { env: { TEST_LAST: "eth99" } });
+  const [reason] = await expectLost(running, 1, [0]);
+  expect(reason).toContain("Ranks can't be joined by the network interface eth99");
+  const { code, error } = await running.end(1);
+  expect([code, error?.name]).toEqual([1, "UserError"]);
+});
+
+test("a rank that is killed is named though another has left in order", async () => {
+  await using running = await start(3, "lateDeath");
+  await Promise.all([0, 2].map((rank) => running.said(rank, "summing")));
+  expect((await running.end(1)).code).toBe(0);
+  running.children[2]!.kill("SIGKILL");
+  await expectLost(running, 2, [0]);
+});
+
 test("a rank that is stopped, as by a frozen machine, is named by the others", async () => {
   await using running = await start(3, "arrivals");
   await Promise.all([0, 1, 2].map((rank) => running.said(rank, "summing")));
@@ -68,7 +92,11 @@ test("the rank with the store is stopped: the others notice that it answers no m
   await using running = await start(3, "sums");
   await Promise.all([0, 1, 2].map((rank) => running.said(rank, "summing")));
   running.children[0]!.kill("SIGSTOP");
-  await expectLost(running, 0, [1, 2]);
+  const ends = await Promise.all([1, 2].map((rank) => running.end(rank)));
+  for (const { code, error } of ends) {
+    expect([code, error?.name, error?.rank]).toEqual([1, "LostPeersError", 0]); // its host, or the store's address
+    expect(error?.message).toContain("has not answered");
+  }
 });
 
 test("a rank that hangs, with its event loop blocked, says so itself", async () => {

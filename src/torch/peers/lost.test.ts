@@ -2,7 +2,6 @@ import { expect, it } from "vitest";
 import { UserError } from "../../errors.ts";
 import { OutOfMemoryError } from "../device.ts";
 import { LostPeersError, lossOf } from "./lost.ts";
-import { isOwnFault } from "./ownFault.ts";
 
 it("a rank's own faults are not taken for lost peers, which would start all ranks anew", () => {
   const own = [
@@ -10,15 +9,19 @@ it("a rank's own faults are not taken for lost peers, which would start all rank
     new UserError("no such file"),
     new TypeError("not a tensor"),
     new Error("sum 3: ranks start different collectives"),
+    new Error("a product of [2, 3] and [2, 3]"),
   ];
-  expect(own.map(isOwnFault)).toEqual([true, true, true, true]);
+  expect(own.map(lossOf)).toEqual(own.map(() => undefined));
 });
 
-it("the engine's words of a loss name the rank; other words are the reason", () => {
-  const words = '{"rank":2,"host":"node-b","reason":"it said nothing for 30 s"}';
-  expect(isOwnFault(new Error(words))).toBe(false);
-  expect(lossOf(new Error(words))).toMatchObject({ rank: 2, host: "node-b" });
-  const broken = lossOf(new Error("Connection reset by peer"));
-  expect(broken).toBeInstanceOf(LostPeersError);
-  expect(broken.message).toContain("Connection reset by peer");
+it("the engine's words of a loss name the rank, if anybody knows it, and the reason", () => {
+  const named = lossOf(new Error('{"rank":2,"host":"node-b","reason":"it said nothing for 30 s"}'));
+  expect(named).toBeInstanceOf(LostPeersError);
+  expect(named).toMatchObject({ rank: 2, host: "node-b" });
+  const unnamed = lossOf(new Error('{"reason":"sum 3 of float32[2]: Connection reset by \\"peer\\""}'));
+  expect(unnamed).toMatchObject({
+    rank: undefined,
+    reason: 'sum 3 of float32[2]: Connection reset by "peer"',
+  });
+  expect(lossOf(named)).toBe(named);
 });

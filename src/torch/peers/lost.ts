@@ -22,10 +22,14 @@ export class LostPeersError extends UserError {
   }
 }
 
-/** Turns the engine's words of a loss, or of a failed connection, into the error. */
-export function lossOf(thrown: unknown): UserError {
-  if (thrown instanceof UserError) return thrown;
+/**
+ * Returns the loss of the group that an error tells of: the engine writes losses as JSON (native/group.h).
+ * Undefined for all other errors, which are of this rank alone: all ranks would meet them again if they were
+ * started anew.
+ */
+export function lossOf(thrown: unknown): LostPeersError | undefined {
+  if (thrown instanceof LostPeersError) return thrown;
   const words = messageOf(thrown);
-  if (!words.startsWith('{"rank":')) return new LostPeersError({ reason: words });
-  return new LostPeersError(JSON.parse(words) as { rank: number; host: string; reason: string });
+  if (!/^\{"(rank|reason)":/.test(words)) return undefined;
+  return new LostPeersError(JSON.parse(words) as { rank?: number; host?: string; reason: string });
 }

@@ -7,7 +7,6 @@ import { type Handle, native } from "../native.ts";
 import type { Tensor } from "../tensor.ts";
 import { isLocal, LOOPBACK, ownAddress } from "./address.ts";
 import { lossOf } from "./lost.ts";
-import { isOwnFault } from "./ownFault.ts";
 import {
   checkBroadcast,
   checkExchange,
@@ -77,8 +76,7 @@ export async function openPeers(
   const turns = setInterval(() => native.countTurn(), TURN_MS).unref(); // waiting for late ranks is no hang
   try {
     await orLost(meet(store, place, openTimeoutMs), { store, loss });
-    const address = await ownAddress(place);
-    const group = await native.openGroup(store, address, GLOO_THREADS, openTimeoutMs, checks);
+    const group = await orLost(joinProcesses(store, place, openTimeoutMs, checks), { store, loss });
     if (device && isCard(device)) await orLost(joinCards(group, store, device), { store, loss });
     return new Group({ store, group, place, loss, rankTimeoutMs, turns });
   } catch (error) {
@@ -121,11 +119,31 @@ async function openStore(place: PlaceOfRank, timeoutMs: number): Promise<Handle>
   }
 }
 
+/** Connects all ranks by Gloo. */
+async function joinProcesses(
+  store: Handle,
+  place: PlaceOfRank,
+  timeoutMs: number,
+  checks: boolean,
+): Promise<Handle> {
+  const address = await ownAddress(place);
+  try {
+    return await native.openGroup(store, address, GLOO_THREADS, timeoutMs, checks);
+  } catch (error) {
+    if (lossOf(error)) throw error;
+    throw new UserError(`Ranks can't be joined by the network interface ${address}: ${messageOf(error)}`, {
+      fix: "Name a network interface of this machine: export GLOO_SOCKET_IFNAME=eth0 (ip addr lists them)",
+      cause: error,
+    });
+  }
+}
+
 /** Adds NCCL to the group. */
 async function joinCards(group: Handle, store: Handle, device: CardDevice): Promise<void> {
   try {
     await native.openCards(group, store, deviceCode(device), process.env.LORAFIT_NCCL ?? "");
   } catch (error) {
+    if (lossOf(error)) throw error;
     throw new UserError(`The cards of the ranks can't be joined: ${messageOf(error)}`, {
       fix: "Set NCCL_DEBUG=INFO to see what NCCL does; LORAFIT_NCCL=FILE names another libnccl.so.2.",
       cause: error,
@@ -262,8 +280,9 @@ class Group implements OpenPeers {
 function orLost<T>(promise: Promise<T>, { store, loss }: Pick<Opened, "store" | "loss">): Promise<T> {
   const lost = loss.signal;
   const named = promise.catch(async (error) => {
-    if (isOwnFault(error)) throw error;
-    throw lossOf((await native.lostWords(store, GRACE_MS)) || error); // the watch names the rank that is gone
+    const told = lossOf(error);
+    if (told?.rank !== undefined || !told) throw told ?? error;
+    throw lossOf(await native.lostWords(store, GRACE_MS)) ?? told; // the watch finds out which rank is gone
   });
   return new Promise<T>((resolve, reject) => {
     const give = (): void => reject(lost.reason);
@@ -283,5 +302,5 @@ function translated<T>(call: () => T): T {
 
 /** Throws the loss that an error of the engine tells of. This rank's own faults stay as they are. */
 function rethrow(error: unknown): never {
-  throw isOwnFault(error) ? error : lossOf(error);
+  throw lossOf(error) ?? error;
 }
