@@ -16,7 +16,7 @@ export interface CardPlaces {
 export function ranksOfGpus(gpus: number | "all", places: CardPlaces): number {
   const cards = countCards(places);
   if (cards > 0 && (gpus === "all" || gpus <= cards)) return gpus === "all" ? cards : gpus;
-  const all = `--gpus ${gpus} can't be had:`;
+  const all = `--gpus ${gpus} does not fit this machine:`;
   if (cards > 0) {
     const whose =
       places.visible === undefined ? "this machine has" : `CUDA_VISIBLE_DEVICES=${places.visible} names`;

@@ -16,6 +16,14 @@ describe("lorafit demo", () => {
     expect(existsSync(out)).toBe(false);
   });
 
+  it("refuses a folder that is a file", () => {
+    const out = join(folder, "file");
+    writeFileSync(out, "");
+    const { code, stderr } = lorafit(["demo", "--output", out]);
+    expect(code).toBe(1);
+    expect(stderr).toContain(`${out} is a file, and should be a folder.`);
+  });
+
   it("never removes what no demo has written", () => {
     const out = join(folder, "mine");
     mkdirSync(join(out, "run"), { recursive: true });

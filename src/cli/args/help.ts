@@ -14,7 +14,7 @@ export function programHelp(version: string, summaries: Record<string, string>):
     ([name, summary]) => `  ${name.padEnd(NAME_COLUMNS)}${summary}`,
   );
   return [
-    `lorafit ${version}: LoRA fine-tuning of InternLM-XComposer2-4KHD in the GPU memory you have`,
+    `lorafit ${version}: LoRA fine-tuning of vision-language models in the GPU memory you have`,
     "",
     "Usage: lorafit COMMAND [flags]",
     "",

@@ -246,6 +246,23 @@ describe("words without a flag", () => {
     expect(request).toMatchObject({ kind: "run", json: true, options: { repository: "org/name" } });
   });
 
+  it("may be left out if the option has a default", () => {
+    expect(readCommand("ui", [], undefined)).toMatchObject({ options: { folder: "." } });
+    expect(() => readCommand("pull", [], undefined)).toThrow("REPOSITORY is missing");
+  });
+
+  it("that name a YAML file bring up --config, in the commands that have it", () => {
+    const thrown = (name: "train" | "pages"): unknown => {
+      try {
+        return readCommand(name, ["my train.yaml"], undefined);
+      } catch (error) {
+        return error;
+      }
+    };
+    expect(thrown("train")).toMatchObject({ fix: "Pass --config 'my train.yaml'." });
+    expect(thrown("pages")).toMatchObject({ fix: "--help shows the flags of the command." });
+  });
+
   it("are refused where there is none, and past it", () => {
     expect(() => readCommand("pull", ["org/name", "more"], undefined)).toThrow('"more" is a word too many');
     expect(() => train("data.json --model a --data d")).toThrow('"data.json" is a word too many');

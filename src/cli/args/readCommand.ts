@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { UsageError } from "../../errors.ts";
 import { unitlessError } from "../../memoryOption.ts";
 import { asPhrase, flagOf, type OptionSpec, optionSpecs, parseOptions } from "../../options.ts";
-import { commandLine } from "../../program.ts";
+import { commandLine, quoted } from "../../program.ts";
 import { EXCLUSIVE_OPTIONS } from "../../train/options/options.ts";
 import { COMMAND_OPTIONS, type CommandName } from "./commandOptions.ts";
 import { type CommandOptions, CommonOptions, ConfigOptions } from "./commonOptions.ts";
@@ -29,7 +29,7 @@ export function readCommand(name: CommandName, argv: string[], columns: number |
   if (common.help) {
     return { kind: "help", text: commandHelp(name, command, [...specs, ...commonSpecs], columns) };
   }
-  takePositionals(given, command.positional);
+  takePositionals(given, command);
   const config = configOf(common.config, given, named);
   const spell = spelling(given, config);
   const official = [config?.raw ?? {}, given.raw].map((raw) => takeOfficialNames(raw, spell));
@@ -75,12 +75,15 @@ function overridden(file: Record<string, unknown>, flags: Record<string, unknown
   return Object.fromEntries(Object.entries(file).filter(([key]) => !replaced.includes(key as never)));
 }
 
-function takePositionals({ raw, spelled, positionals }: Given, positional: string | undefined): void {
+function takePositionals({ raw, spelled, positionals }: Given, { positional, config }: CommandOptions): void {
   const [first, ...others] = positionals;
   const surplus = positional && raw[positional] === undefined ? others[0] : first;
   if (surplus !== undefined) {
     throw new UsageError(`"${surplus}" is a word too many.`, {
-      fix: "--help shows the flags of the command.",
+      fix:
+        config && /\.ya?ml$/i.test(surplus)
+          ? `Pass --config ${quoted(surplus)}.`
+          : "--help shows the flags of the command.",
     });
   }
   if (positional && first !== undefined) {
@@ -92,7 +95,7 @@ function takePositionals({ raw, spelled, positionals }: Given, positional: strin
 /** Asks for the word that a command works on, which needs no flag, if it is missing. */
 function requireWord({ positional, examples }: CommandOptions, specs: OptionSpec[], raw: Given["raw"]): void {
   const spec = specs.find(({ key }) => key === positional);
-  if (!spec || raw[spec.key] !== undefined) return;
+  if (!spec?.required || raw[spec.key] !== undefined) return;
   throw new UsageError(`${spec.value} is missing: ${asPhrase(spec.help)}.`, {
     fix: `Name it, as in: ${commandLine(examples[0] ?? "")}`,
   });

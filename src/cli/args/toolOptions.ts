@@ -193,7 +193,7 @@ export const demo = {
   options: z.strictObject(
     group("Model", {
       model: text.default("4khd").meta({
-        help: "Kind of model, by its name in docs/models.md: 4khd, qwen2.5-vl, internvl3, or a preset.",
+        help: "Kind of model: 4khd, qwen2.5-vl, qwen3-vl, internvl3, or any other name of a family or preset in docs/models.md.",
         value: "NAME",
       }),
       output: text

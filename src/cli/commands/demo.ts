@@ -1,8 +1,8 @@
 /** `lorafit demo`: the main commands once, as a user runs them, on synthetic pages and a tiny model. */
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileWhole } from "../../checkpoint/files/disk.ts";
+import { makeFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { formatBytes, UsageError, UserError } from "../../errors.ts";
 import { FAMILY_FACTS } from "../../models/facts.ts";
 import { listOfChoices } from "../../options.ts";
@@ -128,9 +128,10 @@ function familyOf(model: string): TinyFamilyName {
   });
 }
 
-/** Removes what an earlier demo has written. Throws UserError if the folder holds anything else. */
+/** Makes the folder, and removes an earlier demo's results. Throws UserError if it holds anything else. */
 function clear(folder: string): void {
-  const names = existsSync(folder) ? readdirSync(folder) : [];
+  makeFolder(folder);
+  const names = readdirSync(folder);
   const written = new Set<string>(Object.values(WRITTEN));
   const foreign = names.find((name) => !written.has(name));
   if (foreign !== undefined)
@@ -138,7 +139,6 @@ function clear(folder: string): void {
       fix: "Pass another --output.",
     });
   for (const name of names) rmSync(join(folder, name), { recursive: true });
-  mkdirSync(folder, { recursive: true });
 }
 
 /** Writes the pages that training evaluates on, and returns the first question with its answer. */

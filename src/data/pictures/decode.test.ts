@@ -156,10 +156,10 @@ describe("a picture that can't be read is a UserError with its name", () => {
   // biome-ignore format: columns line up
   const broken = {
     "empty.png":     { bytes: Buffer.alloc(0),                           says: " is an empty file" },
-    "text.png":      { bytes: Buffer.from("not a picture"),              says: ": this picture can't be read" },
-    "truncated.png": { bytes: png.subarray(0, png.length / 2),           says: ": this picture can't be read" },
-    "flipped.png":   { bytes: flipped(png, png.length / 2),              says: ": this picture can't be read" },
-    "header.png":    { bytes: png.subarray(0, 20),                       says: ": this picture can't be read" },
+    "text.png":      { bytes: Buffer.from("not a picture"),              says: ": this picture can't be read (it has no format" },
+    "truncated.png": { bytes: png.subarray(0, png.length / 2),           says: ": this picture can't be read (it is damaged or cut off)." },
+    "flipped.png":   { bytes: flipped(png, png.length / 2),              says: ": this picture can't be read (it is damaged or cut off)." },
+    "header.png":    { bytes: png.subarray(0, 20),                       says: ": this picture can't be read (it is damaged or cut off)." },
   };
   test.each(Object.entries(broken))("%s", async (name, { bytes, says }) => {
     const path = written(name, bytes);
@@ -172,7 +172,7 @@ describe("a picture that can't be read is a UserError with its name", () => {
     const jpeg = await sharp(png).jpeg().toBuffer();
     const path = written("truncated.jpg", jpeg.subarray(0, jpeg.length / 2));
     await expect(decodeImage(path, { compat: "official" })).rejects.toThrow(
-      `${path}: this picture can't be read`,
+      `${path}: this picture can't be read (it is damaged or cut off).`,
     );
   });
 

@@ -204,6 +204,16 @@ async function refuseOtherThings(path: string): Promise<void> {
   }
 }
 
+/** Plain words for the messages of sharp and libvips. */
+const REASONS = [
+  { from: /unsupported image format/i, says: "it has no format of pictures that lorafit reads" },
+  {
+    from: /^Input (file|buffer) (has corrupt|contains corrupt)|^Vips|\bvips\w*: /i,
+    says: "it is damaged or cut off",
+  },
+];
+
 function reason(thrown: unknown): string {
-  return messageOf(thrown).split("\n")[0] ?? "";
+  const message = messageOf(thrown).split("\n")[0] ?? "";
+  return REASONS.find(({ from }) => from.test(message))?.says ?? message;
 }

@@ -111,5 +111,5 @@ function fileInstead(path: string): string {
   const found = existsSync(path) && statSync(path).isDirectory() ? readdirSync(path) : [];
   const data = found.filter((name) => /\.jsonl?$/i.test(name)).slice(0, 3);
   if (data.length > 0) return `Name a file in it: ${data.map((name) => join(path, name)).join(", ")}`;
-  return "Check the path; paths in a list are taken from the list's folder, then from the working folder.";
+  return "Check the path.";
 }

@@ -4,7 +4,7 @@
  * LLaMA-Factory, TRL and OpenAI.
  */
 import { z } from "zod";
-import { formatCount } from "../../errors.ts";
+import { formatCount, plural } from "../../errors.ts";
 import { PICTURE_LIMITS } from "../pictures/limits.ts";
 import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "../samples/sample.ts";
 import { trimStart } from "../text/whitespace.ts";
@@ -223,10 +223,12 @@ function tokenSample(record: Fields, source: SampleSource): Sample {
   const inputIds = idsOf(record.input_ids, "input_ids");
   const labels = isEmpty(record.labels) ? undefined : idsOf(record.labels, "labels");
   const images = picturesOfRecord(record);
+  if (inputIds.length === 0)
+    throw new RecordFault("has no token ids", "Write the ids into input_ids, or remove the record.");
   if (labels && inputIds.length !== labels.length) {
     const fix =
       "Write one label for each id: -100 for an id that is not learned, and for every picture (-200 in input_ids).";
-    throw new RecordFault(`has ${inputIds.length} input_ids but ${labels.length} labels`, fix);
+    throw new RecordFault(`has ${inputIds.length} input_ids but ${plural(labels.length, "label")}`, fix);
   }
   const limits = limitsOf(record, images);
   return { kind: "tokens", source, inputIds, labels, images, ...(limits && { limits }) };
@@ -237,13 +239,20 @@ function limitsOf(
   record: Fields,
   images: readonly string[],
 ): { option: string; values: number[] } | undefined {
-  const option = LIMIT_FIELDS.find((field) => record[field] !== undefined);
+  const [option, other] = LIMIT_FIELDS.filter((field) => record[field] !== undefined);
   if (option === undefined) return undefined;
+  if (other !== undefined) {
+    const fix = "Keep the field that the model knows, and remove the other.";
+    throw new RecordFault(`limits its pictures by both "${option}" and "${other}"`, fix);
+  }
   const stated = checked(z.object({ [option]: Limits }), record)[option];
   const values = typeof stated === "number" ? images.map(() => stated) : (stated ?? undefined);
   if (values && values.length !== images.length) {
     const fix = `Write one ${option} for all pictures, or one for each.`;
-    throw new RecordFault(`has ${values.length} values of ${option} for ${images.length} pictures`, fix);
+    throw new RecordFault(
+      `has ${values.length} values of ${option} for ${plural(images.length, "picture")}`,
+      fix,
+    );
   }
   return values && { option, values };
 }

@@ -139,10 +139,15 @@ describe("samples of ids", () => {
   });
 
   it.each([
-    [{ input_ids: [1, 2], labels: [2] }, "has 2 input_ids but 1 labels"],
+    [{ input_ids: [1, 2], labels: [2] }, "has 2 input_ids but 1 label"],
+    [{ input_ids: [], labels: [] }, "has no token ids"],
+    [
+      { input_ids: [1], labels: [1], hd_num: 4, max_pixels: 9 },
+      'limits its pictures by both "hd_num" and "max_pixels"',
+    ],
     [
       { input_ids: [1], labels: [1], images: ["a.png"], hd_num: [1, 2] },
-      "has 2 values of hd_num for 1 pictures",
+      "has 2 values of hd_num for 1 picture",
     ],
     [{ input_ids: [1.5], labels: [1] }, "has wrong fields: input_ids[0]: "],
     [{ input_ids: [1], labels: [1], hd_num: -1 }, "has wrong fields: hd_num: "],
@@ -241,7 +246,7 @@ describe("lists", () => {
 
   it("that name a missing file say which, and several paths make one dataset", () => {
     expect(() => readDataset(write("lost.txt", "parts/lost.json 1"))).toThrow(
-      /The dataset .*parts\/lost\.json can't be read/,
+      /lost\.txt:1: there is no file parts\/lost\.json\.$/,
     );
     const all = readDataset([join(folder, "parts/one.json"), join(folder, "parts/two words.json")]);
     expect(all.samples.length).toBe(2);

@@ -119,14 +119,25 @@ function readList(list: string): ListedFile[] {
     if (line === "" || line.startsWith("#")) return [];
     const space = line.search(/\s\S*$/);
     const count = line.slice(space + 1);
+    const place = `${list}:${index + 1}`;
     const thousands = space < 0 ? Number.NaN : Number(count);
-    if (Number.isNaN(thousands)) return [{ file: locate(line, [listFolder]), listFolder }];
+    if (Number.isNaN(thousands)) return [{ file: listedFile(line, place), listFolder }];
     const path = line.slice(0, space).trimEnd();
     if (thousands > 0 && Number.isFinite(thousands))
-      return [{ file: locate(path, [listFolder]), thousands, listFolder }];
-    throw new UserError(`${list}:${index + 1}: the count must be above 0 (got ${count}).`, {
+      return [{ file: listedFile(path, place), thousands, listFolder }];
+    throw new UserError(`${place}: the count must be above 0 (got ${count}).`, {
       fix: "A line is a json file and the thousands of samples to draw from it: receipts.json 10",
     });
+  });
+}
+
+/** Returns the file that a line of a list names. place: the line, as "data.txt:3". */
+function listedFile(path: string, place: string): string {
+  const list = place.slice(0, place.lastIndexOf(":"));
+  const file = locate(path, [dirname(resolve(list))]);
+  if (existsSync(file)) return file;
+  throw new UserError(`${place}: there is no file ${path}.`, {
+    fix: "Correct the path there; it begins in the list's folder, or else in the working folder.",
   });
 }
 

@@ -1,8 +1,9 @@
 /** Starts `lorafit train` as a process of its own, and follows its first words. */
 import { spawn } from "node:child_process";
-import { closeSync, constants, fstatSync, mkdirSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { makeFolder } from "../../../checkpoint/files/disk.ts";
 import { faultOf, UserError } from "../../../errors.ts";
 import { printable } from "../../../printable.ts";
 import { realPathBelow } from "../../http/paths.ts";
@@ -62,7 +63,7 @@ export function launchRun(
 /** Makes the folder and its log. A link at the log's place, or a folder that leads elsewhere, is refused. */
 function openLog(folder: string, output: string): { path: string; handle: number } {
   try {
-    mkdirSync(output, { recursive: true });
+    makeFolder(output);
     if (realPathBelow(folder, output) !== output) throw new UserError(`${output} leads out of ${folder}.`);
     const path = join(output, TRAIN_LOG);
     const { O_CREAT, O_WRONLY, O_TRUNC, O_NOFOLLOW } = constants;
