@@ -29,7 +29,7 @@ const ANY = Number.POSITIVE_INFINITY;
 /** Returns the side of tiles in pixels, if the form scales pictures up to its limit. */
 function tileSideOf(rules: PictureRules): number | undefined {
   if (rules.form === "hdTiles") return tilePixelsOf(rules);
-  return rules.form === "internvlTiles" ? rules.tilePixels : undefined;
+  return rules.form === "internvlTiles" && !rules.isWhole ? rules.tilePixels : undefined;
 }
 
 const DOCUMENT = join(packageRoot, "docs", "models.md");

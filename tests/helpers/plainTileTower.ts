@@ -1,5 +1,6 @@
 /** InternVL's tower in plain operators, as its formulas read: one tile after the other. */
 import type { TiledPicture } from "../../src/data/pictures/internvlTiles/tilePixels.ts";
+import type { TileRules } from "../../src/data/pictures/internvlTiles/tileRules.ts";
 import type { InternVlConfig } from "../../src/models/internvl/spec.ts";
 import type { TowerWeights } from "../../src/models/internvl/visionWeights.ts";
 import type { AffineLinear, LayerNorm } from "../../src/nn/affine.ts";
@@ -46,16 +47,24 @@ function tokensOf(
 
 /** Returns the normalised pixels of a tile's patches, (P, 3 p²). */
 function pixelsOf({ patches }: TiledPicture, { vision, pictures }: InternVlConfig, tile: number): Tensor {
-  const { patchPixels: p, tilePixels } = vision;
-  const bytes = 3 * tilePixels ** 2;
-  const values = Float64Array.from(patches.subarray(tile * bytes, (tile + 1) * bytes), (value, at) => {
-    const channel = Math.floor(at / p ** 2) % 3;
-    return (value / 255 - pictures.mean[channel]!) / pictures.std[channel]!;
-  });
-  return fromArray(values, [(tilePixels / p) ** 2, 3 * p * p], { dtype: "float64" });
+  const bytes = 3 * vision.tilePixels ** 2;
+  return normalised(patches.subarray(tile * bytes, (tile + 1) * bytes), pictures);
 }
 
-function attention(x: Tensor, { qkv, qkNorms, out }: TileLayer, heads: number): Tensor {
+/** Returns the normalised pixels of patches, (P, 3 p²). */
+export function normalised(
+  bytes: Uint8Array,
+  { patchPixels: p, mean, std }: Pick<TileRules, "patchPixels" | "mean" | "std">,
+): Tensor {
+  const values = Float64Array.from(bytes, (value, at) => {
+    const channel = Math.floor(at / p ** 2) % 3;
+    return (value / 255 - mean[channel]!) / std[channel]!;
+  });
+  return fromArray(values, [bytes.length / (3 * p * p), 3 * p * p], { dtype: "float64" });
+}
+
+/** Returns what a layer attends to, (P+1, W). */
+export function attention(x: Tensor, { qkv, qkNorms, out }: TileLayer, heads: number): Tensor {
   const [positions, W] = x.shape as [number, number];
   const made = cat(
     qkv.map((linear) => affine(x, linear)),
@@ -71,14 +80,14 @@ function attention(x: Tensor, { qkv, qkNorms, out }: TileLayer, heads: number): 
   return affine(attended.transpose(0, 1).reshape([positions, W]), out);
 }
 
-function normed(x: Tensor, norm: LayerNorm | RmsNorm): Tensor {
+export function normed(x: Tensor, norm: LayerNorm | RmsNorm): Tensor {
   const mean = (of: Tensor): Tensor => of.meanDim([-1], { keepdim: true });
   const centred = "bias" in norm ? x.sub(mean(x)) : x;
   const scaled = centred.mul(mean(centred.square()).add(norm.eps).rsqrt()).mul(norm.weight);
   return "bias" in norm ? scaled.add(norm.bias) : scaled;
 }
 
-function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
+export function affine(x: Tensor, { weight, bias }: AffineLinear): Tensor {
   const y = x.mm(frozenValues(weight, { dtype: "float64" }).t());
   return bias ? y.add(bias) : y;
 }

@@ -21,6 +21,7 @@ import { randomLora, randomModel, relativeDifference, runToEnd } from "../helper
 import { randomPatchBatch, smallQwen, smallQwen3 } from "../helpers/randomPatches.ts";
 import { RMS_TOWER, randomTileBatch, smallInternVl } from "../helpers/randomTiles.ts";
 import { referenceStep } from "../helpers/reference.ts";
+import { batch2_5, small2_5, smallWholePictures, wholePictureBatch } from "../helpers/xcomposers.ts";
 
 /** A model of a family, with what a step and a plan read. */
 interface Row {
@@ -72,8 +73,31 @@ function internVl(overrides: Parameters<typeof smallInternVl>[0] = {}): Row {
   return { config, batch, pictureLimit: 5 };
 }
 
+function wholePictures(): Row {
+  const config = smallWholePictures();
+  const pictures = [undefined, undefined];
+  const batch = wholePictureBatch(config, [
+    { textTokens: 41, pictures },
+    { textTokens: 7, labelTokens: 1 },
+    { textTokens: 530, pictures: [undefined] },
+  ]);
+  return { config, batch, pictureLimit: 1 };
+}
+
+function xcomposer2_5(): Row {
+  const config = small2_5();
+  const batch = batch2_5(config, [
+    { textTokens: 41, pictures: [[1, 1]] },
+    { textTokens: 7, labelTokens: 1 },
+    { textTokens: 200 },
+  ]);
+  return { config, batch, pictureLimit: 1 };
+}
+
 /** The families, with sizes that differ from one another in all that a family may decide. */
 const MODELS: Record<string, Row> = {
+  "XComposer2-VL": wholePictures(),
+  "XComposer2.5": xcomposer2_5(),
   "Qwen2.5-VL": qwen(),
   "Qwen2.5-VL with a tied head": qwen({
     tiedHead: true,

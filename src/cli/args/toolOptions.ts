@@ -159,7 +159,7 @@ export const tiny = {
     group("Model", {
       output: text.meta({ help: "Folder for the checkpoint, new or empty.", value: "FOLDER" }),
       family: z
-        .enum(["xcomposer2-4khd", "qwen2_5_vl", "internvl", "qwen3_vl"])
+        .enum(["xcomposer2-4khd", "xcomposer2_5", "xcomposer2_vl", "qwen2_5_vl", "internvl", "qwen3_vl"])
         .default("xcomposer2-4khd")
         .meta({ help: "Kind of model, by its name in docs/models.md." }),
       hidden: count.default(256).meta({ help: "Width of the decoder's rows." }),
@@ -170,7 +170,7 @@ export const tiny = {
       vocab: count.default(1024).meta({ help: "Number of tokens in the vocabulary and the tokenizer." }),
       plora_rank: count
         .default(16)
-        .meta({ help: "Rank of PLoRA in a 4KHD model, except at wqkv, whose rank is the official 8." }),
+        .meta({ help: "Rank of PLoRA in an XComposer model; wqkv of 4KHD has the official 8." }),
       vision_hidden: count.default(64).meta({ help: "Width of the vision tower's rows." }),
       vision_layers: count.default(2).meta({ help: "Number of vision tower layers." }),
       vision_heads: count.default(4).meta({ help: "Number of vision tower heads." }),

@@ -4,7 +4,6 @@ import { closeSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs"
 import { join } from "node:path";
 import { makeFolder, writeFileWhole } from "../../checkpoint/files/disk.ts";
 import { formatBytes, UsageError, UserError } from "../../errors.ts";
-import { FAMILY_FACTS } from "../../models/facts.ts";
 import { listOfChoices } from "../../options.ts";
 import { commandLine, quoted } from "../../program.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
@@ -116,13 +115,13 @@ export async function run({ output: folder, model }: OptionsOf<"demo">, output: 
   );
 }
 
-/** Returns the family that a name stands for: a family's, a preset's, or the beginning of a preset's. */
+/** Returns the kind of tiny model that a name stands for: its own, or that of a preset, or its beginning. */
 function familyOf(model: string): TinyFamilyName {
-  const named = Object.entries(FAMILY_FACTS).find(
+  const named = Object.entries(TINY_FAMILIES).find(
     ([family, { presets }]) =>
-      family === model || Object.keys(presets).some((preset) => `${preset}-`.startsWith(`${model}-`)),
+      family === model || presets.some((preset) => `${preset}-`.startsWith(`${model}-`)),
   );
-  if (named && named[0] in TINY_FAMILIES) return named[0] as TinyFamilyName;
+  if (named) return named[0] as TinyFamilyName;
   throw new UsageError(`--model ${model}: there is no tiny model of that name.`, {
     fix: `Pass ${listOfChoices(Object.keys(TINY_FAMILIES))}, or the name of a model of these families.`,
   });

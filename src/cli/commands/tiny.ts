@@ -5,6 +5,7 @@ import { openAsideFolder, requireNewFolder } from "../../checkpoint/files/disk.t
 import { trainBpe } from "../../data/text/tinyBpe.ts";
 import { trainTokenizer } from "../../data/text/tinyTokenizer.ts";
 import { formatBytes, formatCount } from "../../errors.ts";
+import { FAMILY_FACTS, type FamilyName } from "../../models/facts.ts";
 import { tensorsOf } from "../../models/families.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { INTERNVL_ADDED_TOKENS, tinyInternVlConfig, writeTinyInternVl } from "../../models/internvl/tiny.ts";
@@ -23,20 +24,19 @@ import { noteLeftovers, type Output } from "../output/output.ts";
 const TEXT_PAGES = 60;
 const TEXT_PAGE_SIZE = { width: 3840, height: 2160 };
 
-/** How each family writes a tiny checkpoint, with a tokenizer trained on texts. */
+/** How each kind of model writes a tiny checkpoint, with a tokenizer trained on texts. */
 export const TINY_FAMILIES = {
-  "xcomposer2-4khd": {
-    limit: "--hd-num 1",
-    config: tinyConfig,
-    write: (folder, tiny, texts) =>
-      writeTinyCheckpoint(folder, tiny, trainTokenizer(texts, { vocabSize: tiny.vocab })),
-  },
+  "xcomposer2-4khd": xcomposer("4khd-7b", "--hd-num 1"),
+  xcomposer2_5: xcomposer("xcomposer2.5-7b", "--hd-num 1"),
+  xcomposer2_vl: xcomposer("xcomposer2-vl-7b", "--max-tiles 1"),
   qwen2_5_vl: {
+    presets: presetsOf("qwen2_5_vl"),
     limit: "--max-pixels 200704",
     config: tinyQwenConfig,
     write: (folder, tiny, texts) => writeTinyQwen(folder, tiny, trainBpe(texts, { vocabSize: tiny.vocab })),
   },
   internvl: {
+    presets: presetsOf("internvl"),
     limit: "--max-tiles 1",
     config: tinyInternVlConfig,
     write: (folder, tiny, texts) =>
@@ -47,15 +47,32 @@ export const TINY_FAMILIES = {
       ),
   },
   qwen3_vl: {
+    presets: presetsOf("qwen3_vl"),
     limit: "--max-pixels 262144",
     config: tinyQwen3Config,
     write: (folder, tiny, texts) => writeTinyQwen3(folder, tiny, trainBpe(texts, { vocabSize: tiny.vocab })),
   },
 } as const satisfies Record<string, TinyFamily>;
 
+function presetsOf(family: FamilyName): string[] {
+  return Object.keys(FAMILY_FACTS[family].presets);
+}
+
+function xcomposer(preset: NonNullable<TinyOptions["preset"]>, limit: string): TinyFamily {
+  return {
+    presets: [preset],
+    limit,
+    config: (tiny) => tinyConfig({ ...tiny, preset }),
+    write: (folder, tiny, texts) =>
+      writeTinyCheckpoint(folder, { ...tiny, preset }, trainTokenizer(texts, { vocabSize: tiny.vocab })),
+  };
+}
+
 export type TinyFamilyName = keyof typeof TINY_FAMILIES;
 
 export interface TinyFamily {
+  /** The published models that it stands for. */
+  presets: readonly string[];
   /** A limit of pictures that trains quickly. */
   limit: string;
   config(tiny: TinyOptions): ModelConfig;

@@ -145,10 +145,10 @@ it.each<[string, Changes, Changes, string]>([
 });
 
 it("a tower of another model is refused with the models that are read", () => {
-  const weights = { has: () => true, entry: () => ({ shape: [1226, 1024] }), names: [] };
+  const weights = { has: () => true, entry: () => ({ shape: [1025, 1024] }), names: [] };
   const config = JSON.parse(originals["config.json"]!) as Record<string, unknown>;
   const opened = { folder: tmpdir(), config, weights } as unknown as Parameters<
     typeof readXComposerConfig
   >[0];
-  expect(() => readXComposerConfig(opened)).toThrow("the vision tower has 1226 positions");
+  expect(() => readXComposerConfig(opened)).toThrow("the vision tower has 1025 positions");
 });

@@ -53,7 +53,7 @@ const VisionJson = z.object({
   num_hidden_layers: positive,
   num_attention_heads: positive,
   intermediate_size: positive,
-  image_size: orDefault(z.union([z.literal(336), z.literal(560)]), 336),
+  image_size: orDefault(z.union([z.literal(336), z.literal(490), z.literal(560)]), 336),
   patch_size: orDefault(z.literal(14), 14),
   layer_norm_eps: orDefault(z.number().positive(), 1e-5),
   hidden_act: orDefault(z.literal("quick_gelu"), "quick_gelu"),
@@ -101,6 +101,7 @@ export function readXComposerConfig(opened: ModelFolder): XComposerConfig {
           imagePixels: visionJson.image_size,
           patchPixels: visionJson.patch_size,
           eps: visionJson.layer_norm_eps,
+          ...(visionJson.image_size === 490 && { isWhole: true }),
         }
       : towerOf(shape(POSITIONS_NAME)[0], folder),
     plora: ploraOf((name) => shape(`${linearPrefix(0, name)}${PLORA_NAMES.a}`)[0], ploraJson),
@@ -122,10 +123,8 @@ function towerOf(positions: number | undefined, folder: string): VisionConfig {
   const known = positions === undefined ? CLIP_VIT_L_14_336 : TOWERS_BY_POSITIONS.get(positions);
   if (known) return known;
   throw new UserError(
-    `${folder}: the vision tower has ${positions} positions, which no model that lorafit reads has: InternLM-XComposer2-4KHD has 577, 2.5 has 1,601.`,
-    {
-      fix: "Use one of these two; InternLM-XComposer2-VL, with 1,226 positions and one picture of 490 pixels, is not supported.",
-    },
+    `${folder}: the vision tower has ${positions} positions, which no model that lorafit reads has: InternLM-XComposer2-4KHD has 577, VL has 1,226, 2.5 has 1,601.`,
+    { fix: "Use a checkpoint of one of these." },
   );
 }
 

@@ -6,7 +6,9 @@
  * facts: the official modelling code of InternLM-XComposer2 (PLoRA ranks and scalings of 4KHD: lmdeploy's
  * turbomind configuration `_lora_cfg_4khd_7b`).
  */
-import { type HdRules, KHD_RULES, XCOMPOSER2_5_RULES } from "../../data/pictures/hdTiles/hdRules.ts";
+import type { PictureRules } from "../../data/pictures/forms.ts";
+import { PIXEL_MEAN, PIXEL_STD } from "../../data/pictures/hdTiles/globalView.ts";
+import { KHD_RULES, XCOMPOSER2_5_RULES } from "../../data/pictures/hdTiles/hdRules.ts";
 import type { ModelConfig } from "../family.ts";
 
 export const XCOMPOSER_LINEARS = [
@@ -36,6 +38,11 @@ export interface VisionConfig {
   imagePixels: number;
   patchPixels: number;
   eps: number;
+  /**
+   * Whether a picture is one square of `imagePixels`, and each of its patches a token: without tiles, merging
+   * and separators.
+   */
+  isWhole?: boolean;
 }
 
 export interface XComposerConfig extends ModelConfig {
@@ -59,20 +66,32 @@ export const CLIP_VIT_L_14_336: VisionConfig = {
 /** The tower of InternLM-XComposer2.5. */
 const CLIP_VIT_L_14_560: VisionConfig = { ...CLIP_VIT_L_14_336, imagePixels: 560 };
 
-/** Returns how a model of the line cuts pictures into tiles, by its tower. */
-export function tileRulesOf({ vision }: Pick<XComposerConfig, "vision">): HdRules {
-  return vision.imagePixels === CLIP_VIT_L_14_560.imagePixels ? XCOMPOSER2_5_RULES : KHD_RULES;
+/**
+ * The tower of InternLM-XComposer2-VL. Source: its official code, build_mlp.py (positions resized to 490
+ * pixels) and the transform of modeling_internlm_xcomposer2.py.
+ */
+const CLIP_VIT_L_14_490: VisionConfig = { ...CLIP_VIT_L_14_336, imagePixels: 490, isWhole: true };
+
+/** Returns how a model of the line lays out pictures, by its tower. */
+export function xcomposerRules({ vision }: Pick<XComposerConfig, "vision">): PictureRules {
+  const { imagePixels, patchPixels, isWhole } = vision;
+  if (!isWhole) return imagePixels === CLIP_VIT_L_14_560.imagePixels ? XCOMPOSER2_5_RULES : KHD_RULES;
+  return {
+    ...{ form: "internvlTiles", isWhole, minTiles: 1, maxTiles: 1 },
+    ...{ tilePixels: imagePixels, patchPixels, tileTokens: (imagePixels / patchPixels) ** 2 },
+    ...{ mean: PIXEL_MEAN, std: PIXEL_STD },
+  };
 }
 
 /** The towers by the number of their positions, the class token's included. */
 export const TOWERS_BY_POSITIONS: ReadonlyMap<number, VisionConfig> = new Map(
-  [CLIP_VIT_L_14_336, CLIP_VIT_L_14_560].map((tower) => [
+  [CLIP_VIT_L_14_336, CLIP_VIT_L_14_490, CLIP_VIT_L_14_560].map((tower) => [
     (tower.imagePixels / tower.patchPixels) ** 2 + 1,
     tower,
   ]),
 );
 
-/** The decoder of both models: InternLM2-7B. For 2.5 its sizes are from memory. */
+/** The decoder of all three: InternLM2-7B. For 2.5 and VL its sizes are from memory. */
 const DECODER_7B = {
   family: "xcomposer2-4khd",
   hidden: 4096,
@@ -106,4 +125,5 @@ export const PRESETS = {
     plora: { ...PLORA_256, "attention.wqkv": { rank: 8, scale: 2 } },
   },
   "xcomposer2.5-7b": { ...DECODER_7B, vision: CLIP_VIT_L_14_560, plora: PLORA_256 },
+  "xcomposer2-vl-7b": { ...DECODER_7B, vision: CLIP_VIT_L_14_490, plora: PLORA_256 },
 } as const satisfies Record<string, XComposerConfig>;

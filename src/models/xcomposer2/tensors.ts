@@ -117,18 +117,21 @@ export function tensors(config: XComposerConfig): Map<string, TensorSpec> {
 }
 
 function visionTensors({ vision, hidden }: XComposerConfig): Map<string, TensorSpec> {
-  const { hidden: width, ffn, patchPixels, imagePixels } = vision;
+  const { hidden: width, ffn, patchPixels, imagePixels, isWhole } = vision;
   const patches = (imagePixels / patchPixels) ** 2;
-  const merged = 4 * width; // a 2x2 square of patches becomes one token
+  const merged = isWhole ? width : 4 * width; // of tiles, a 2x2 square of patches becomes one token
   const shapes: [string, number[]][] = [
     [`${VISION_PREFIX}embeddings.class_embedding`, [width]],
     [`${VISION_PREFIX}embeddings.patch_embedding.weight`, [width, 3, patchPixels, patchPixels]],
     [POSITIONS_NAME, [patches + 1, width]],
     [`${VISION_PREFIX}pre_layrnorm.weight`, [width]],
     [`${VISION_PREFIX}pre_layrnorm.bias`, [width]],
+  ];
+  const separators: typeof shapes = [
     [SEPARATOR_NAMES.glb, [1, 1, merged]],
     [SEPARATOR_NAMES.sub, [1, 1, 1, merged]],
   ];
+  if (!isWhole) shapes.push(...separators);
   const all = new Map<string, TensorSpec>(shapes.map(([name, shape]) => [name, { shape, part: "vision" }]));
   const addLinear = (prefix: string, name: string, shape: number[], layer?: number): void => {
     const own = { part: "vision", ...(layer !== undefined && { layer }) } as const;

@@ -10,6 +10,7 @@ import { scope } from "../../torch/tensor.ts";
 import { generateSteps } from "../generation/generate.ts";
 import { GREEDY } from "../generation/sampling.ts";
 import { disposeModel, loadModel } from "../weights.ts";
+import { TOWERS_BY_POSITIONS } from "./spec.ts";
 import { TINY, tinyConfig, writeTinyCheckpoint } from "./tiny.ts";
 
 const root = mkdtempSync(join(tmpdir(), "tiny-"));
@@ -27,6 +28,23 @@ test("a checkpoint loads as the sizes say, in either dtype, with the scalings of
     expect(model.layers[1]!.linears["feed_forward.w2"]!.plora!.a.shape).toEqual([TINY.ploraRank, SMALL.ffn]);
     disposeModel(model);
   }
+});
+
+test.each([
+  ["xcomposer2.5-7b", { imagePixels: 560 }],
+  ["xcomposer2-vl-7b", { imagePixels: 490, isWhole: true }],
+] as const)("a checkpoint may be a tiny %s, which its tower tells", (preset, vision) => {
+  const folder = join(root, preset);
+  const sizes = { ...SMALL, preset, visionHidden: 1024, visionLayers: 24, visionHeads: 16, visionFfn: 4096 };
+  const small = { ...SMALL, preset };
+  writeTinyCheckpoint(folder, small);
+  const model = loadModel(folder, { dtype: "float32", device: "cpu" });
+  expect(model.config).toEqual(tinyConfig(small));
+  expect(model.config).toMatchObject({ vision });
+  expect(model.layers[0]!.linears["attention.wqkv"]!.plora).toMatchObject({ scale: 1 });
+  disposeModel(model);
+  // official folders have no vision_config.json: the tower is known by its positions
+  expect(TOWERS_BY_POSITIONS.get((vision.imagePixels / 14) ** 2 + 1)).toEqual(tinyConfig(sizes).vision);
 });
 
 test("config.json has the keys of the official schema, and all files of a folder are there", () => {

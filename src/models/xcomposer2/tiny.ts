@@ -17,13 +17,15 @@ import { PRESETS, type XComposerConfig } from "./spec.ts";
 import { LAYERS_PREFIX, tensors } from "./tensors.ts";
 
 export interface TinyOptions {
+  /** A published model of the XComposer line, whose pictures it reads; default: 4KHD. */
+  preset?: keyof typeof PRESETS;
   hidden: number;
   layers: number;
   heads: number;
   kvHeads: number;
   ffn: number;
   vocab: number;
-  /** Rank of PLoRA in wo, w1, w2 and w3. wqkv has the official 8. */
+  /** Rank of PLoRA. In 4KHD, wqkv has the official 8. */
   ploraRank: number;
   visionHidden: number;
   visionLayers: number;
@@ -82,7 +84,8 @@ export function tinyConfig(options: TinyOptions): XComposerConfig {
   checkDivides("--hidden", hidden, "2 x --heads", 2 * heads); // RoPE turns pairs
   checkDivides("--heads", heads, "--kv-heads", kvHeads);
   checkDivides("--vision-hidden", visionHidden, "--vision-heads", visionHeads);
-  const official = PRESETS["4khd-7b"];
+  const { preset = "4khd-7b" } = options;
+  const official = PRESETS[preset];
   const plora = { rank: ploraRank, scale: 1 };
   return {
     ...official,
@@ -93,7 +96,7 @@ export function tinyConfig(options: TinyOptions): XComposerConfig {
       ...{ hidden: visionHidden, layers: visionLayers, heads: visionHeads, ffn: visionFfn },
     },
     plora: {
-      "attention.wqkv": official.plora["attention.wqkv"],
+      "attention.wqkv": preset === "4khd-7b" ? official.plora["attention.wqkv"] : plora,
       "attention.wo": plora,
       "feed_forward.w1": plora,
       "feed_forward.w2": plora,

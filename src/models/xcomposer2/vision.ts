@@ -12,7 +12,7 @@ import type { TileGrid } from "../../data/pictures/hdTiles/hdGrid.ts";
 import type { HdImage } from "../../data/pictures/hdTiles/hdImage.ts";
 import { affine, normed } from "../../nn/affine.ts";
 import { frozenShape } from "../../nn/frozen/frozen.ts";
-import { forEachPart, kindsOf, type Rows, rowsOf, shifted, tilesOf } from "../../nn/rows.ts";
+import { forEachPart, kindsOf, type Rows, rowCount, rowsOf, shifted, tilesOf } from "../../nn/rows.ts";
 import { addTileLayer_, mergeSquares } from "../../nn/tileLayer.ts";
 import { cat, empty, fromArray } from "../../torch/create.ts";
 import { category } from "../../torch/device.ts";
@@ -82,8 +82,23 @@ export function encodeTiles(
   batch: Rows,
   options: EncodeOptions,
 ): Tensor {
+  const pixels = (): Tensor => pixelPatches(config, picture, batch, options);
+  return encodeSquares(vision, config, rowCount(batch), pixels, options);
+}
+
+/**
+ * Features of n squares of pixels, without the class token: (n, P, W). pixels: makes their patches,
+ * normalised, (n, P, 3 p²).
+ */
+export function encodeSquares(
+  vision: VisionWeights,
+  config: VisionConfig,
+  n: number,
+  pixels: () => Tensor,
+  options: EncodeOptions,
+): Tensor {
   return scope(() => {
-    const hidden = embedPatches(vision, config, picture, batch, options); // (n, P+1, W)
+    const hidden = embedPatches(vision, n, pixels, options); // (n, P+1, W)
     forEachPart(
       vision.layers,
       () => "layer",
@@ -130,7 +145,8 @@ function tokensAlongSide({ imagePixels, patchPixels }: VisionConfig): number {
 
 /** Separators are as wide as four patches and pass the projector like them. */
 function writeSeparators({ global, between, tiles }: TokenGrids, vision: VisionWeights): void {
-  const separators = project(cat([vision.subGN, vision.glbGN], 0), vision); // (2, C)
+  const { subGN, glbGN } = vision.separators!;
+  const separators = project(cat([subGN, glbGN], 0), vision); // (2, C)
   const rowEnd = separators.narrow(0, 0, 1);
   for (const grid of [global, tiles]) grid.narrow(1, grid.shape[1]! - 1, 1).copy_(rowEnd);
   between.copy_(separators.narrow(0, 1, 1));
@@ -156,27 +172,25 @@ function writeTiles(
   }
 }
 
-/** (rows, 4W) -> (rows, C) */
-function project(x: Tensor, { projector: [first, second] }: VisionWeights): Tensor {
+/** (rows, 4W) -> (rows, C); W without merging */
+export function project(x: Tensor, { projector: [first, second] }: VisionWeights): Tensor {
   return scope(() => affine(affine(x, first).gelu(), second));
 }
 
 /** The tower's input: class token and patches with their positions, normed: (n, P+1, W). */
 function embedPatches(
   vision: VisionWeights,
-  config: VisionConfig,
-  picture: Picture,
-  batch: Rows,
-  options: EncodeOptions,
+  n: number,
+  pixels: () => Tensor,
+  { dtype, device }: EncodeOptions,
 ): Tensor {
   return scope(() => {
     const [positions, W] = vision.positions.shape as [number, number];
-    const { dtype, device } = options;
-    const hidden = empty([batch.end - batch.start, positions, W], { dtype, device });
+    const hidden = empty([n, positions, W], { dtype, device });
     hidden.narrow(1, 0, 1).copy_(vision.classEmbedding);
     scope(() => {
-      const patches = pixelPatches(config, picture, batch, options); // (n, P, 3 p²)
-      const [n, P, inputs] = patches.shape as [number, number, number];
+      const patches = pixels();
+      const [, P, inputs] = patches.shape as [number, number, number];
       // By mm itself, for a linear without a bias calls one past our own products in a run, and not on meta.
       const embedded = patches.view([n * P, inputs]).mm(vision.patch.t()); // (n P, W)
       hidden.narrow(1, 1, positions - 1).copy_(embedded.view([n, P, W]));

@@ -17,10 +17,11 @@ export interface VisionWeights {
   preNorm: LayerNorm;
   layers: TileLayer[];
   projector: [AffineLinear, AffineLinear];
-  /** (1, 4W): parts the global view from the tiles. */
-  glbGN: Tensor;
-  /** (1, 4W): ends each row of tokens. */
-  subGN: Tensor;
+  /**
+   * For pictures in tiles, each (1, 4W): glbGN parts the global view from the tiles, subGN ends each row of
+   * tokens.
+   */
+  separators: { glbGN: Tensor; subGN: Tensor } | undefined;
 }
 
 /** Reads the record; base: the precision of its linears. */
@@ -58,7 +59,11 @@ export function assembleVision(
     preNorm: norm(`${VISION_PREFIX}pre_layrnorm`),
     layers: Array.from({ length: vision.layers }, (_, index) => layer(index)),
     projector: [affine(PROJECTOR_NAMES[0]), affine(PROJECTOR_NAMES[1])],
-    glbGN: read(SEPARATOR_NAMES.glb).view([1, 4 * width]),
-    subGN: read(SEPARATOR_NAMES.sub).view([1, 4 * width]),
+    separators: vision.isWhole
+      ? undefined
+      : {
+          glbGN: read(SEPARATOR_NAMES.glb).view([1, 4 * width]),
+          subGN: read(SEPARATOR_NAMES.sub).view([1, 4 * width]),
+        },
   };
 }

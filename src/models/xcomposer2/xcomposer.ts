@@ -8,8 +8,22 @@ import { XCOMPOSER_FACTS } from "./facts.ts";
 import { readXComposerConfig } from "./readConfig.ts";
 import type { XComposerConfig } from "./spec.ts";
 import { LINEARS, MODULES_IN_FULL, NAMES, qkv, ROLES, tensors } from "./tensors.ts";
-import { encodeImageInto } from "./vision.ts";
-import { assembleVision } from "./visionWeights.ts";
+import { encodeImageInto, type Picture } from "./vision.ts";
+import { assembleVision, type VisionWeights } from "./visionWeights.ts";
+import { encodeWholeInto, type WholePicture } from "./wholePicture.ts";
+
+const encodeInto: Family<XComposerConfig>["pictures"]["encodeInto"] = (
+  tokens,
+  weights,
+  config,
+  picture,
+  options,
+) => {
+  const vision = weights as VisionWeights;
+  return config.vision.isWhole
+    ? encodeWholeInto(tokens, vision, config, picture as WholePicture, options)
+    : encodeImageInto(tokens, vision, config, picture as Picture, options);
+};
 
 export const XCOMPOSER: Family<XComposerConfig> = {
   ...XCOMPOSER_FACTS,
@@ -22,7 +36,7 @@ export const XCOMPOSER: Family<XComposerConfig> = {
   roles: ROLES,
   qkv,
   positions: countedPositions,
-  pictures: { assemble: assembleVision, encodeInto: encodeImageInto, unitsApart: true },
+  pictures: { assemble: assembleVision, encodeInto, unitsApart: true },
   peft: { prefix: { newest: "model.", older: "model." }, isSharedWithTower: false },
   modulesInFull: MODULES_IN_FULL,
 };

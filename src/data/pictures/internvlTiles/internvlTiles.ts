@@ -9,7 +9,7 @@ import type { TileRules } from "./tileRules.ts";
 /** Returns the form of a model's pictures. */
 export function tileForm(rules: TileRules): PictureForm {
   return {
-    limit: maxTilesLimit(rules.maxTiles),
+    limit: maxTilesLimit(rules.maxTiles, rules.isWhole ? 1 : undefined),
     layout: (source, limit) => ({ ...gridOf(source, limit, rules), source }),
     placing(size, limit) {
       const { rows, columns } = gridOf(size, limit, rules);
@@ -27,7 +27,7 @@ export function tileForm(rules: TileRules): PictureForm {
       const [width, height] = [columns * rules.tilePixels, rows * rules.tilePixels];
       return {
         facts: { width, height, grid: { rows, columns }, tiles: units, tokens },
-        words: `${rows} x ${columns} tiles${units > 1 ? " and a thumbnail" : ""}, ${width} x ${height}, ${formatCount(tokens)} tokens`,
+        words: `${rules.isWhole ? "one square" : `${rows} x ${columns} tiles`}${units > 1 ? " and a thumbnail" : ""}, ${width} x ${height}, ${formatCount(tokens)} tokens`,
         transformed: () => canvasPng(picture, rules),
         drawing: (caption) => drawTiles(picture, rules, caption),
       };

@@ -5,10 +5,8 @@
 import { UserError } from "../../../errors.ts";
 import type { PictureSize } from "../decode.ts";
 import type { PictureLayout } from "../form.ts";
+import { MOST_TILES } from "./maxTiles.ts";
 import type { TileRules } from "./tileRules.ts";
-
-/** Most tiles that can be asked for: beyond any training, and few enough to try all grids. */
-const MOST_TILES = 1024;
 
 /** A picture as a grid of tiles. Its units are tiles, the thumbnail among them. */
 export interface ThumbnailGrid extends PictureLayout {
@@ -25,7 +23,8 @@ export function thumbnailGrid(rows: number, columns: number, { tileTokens }: Til
 
 /** Returns the grid of a picture of a size. Throws UserError for a limit that cannot be. */
 export function gridOf({ width, height }: PictureSize, limit: number, rules: TileRules): ThumbnailGrid {
-  checkLimit(limit);
+  checkLimit(limit, rules);
+  if (rules.isWhole) return thumbnailGrid(1, 1, rules);
   const ratio = width / height;
   const enoughFor = (columns: number, rows: number): boolean =>
     width * height > 0.5 * rules.tilePixels ** 2 * columns * rows;
@@ -38,7 +37,11 @@ export function gridOf({ width, height }: PictureSize, limit: number, rules: Til
   return thumbnailGrid(best.rows, best.columns, rules);
 }
 
-function checkLimit(limit: number): void {
+function checkLimit(limit: number, { isWhole, tilePixels }: TileRules): void {
+  if (isWhole && limit !== 1)
+    throw new UserError(`--max-tiles must be 1 for this model (got ${limit}).`, {
+      fix: `It scales every picture to ${tilePixels} x ${tilePixels} pixels; leave --max-tiles out.`,
+    });
   if (Number.isInteger(limit) && limit >= 1 && limit <= MOST_TILES) return;
   throw new UserError(`--max-tiles must be a whole number from 1 to ${MOST_TILES} (got ${limit}).`, {
     fix: "12 is usual, as in the models' training; fewer tiles need less memory.",
@@ -56,7 +59,7 @@ function gridsUpTo(most: number, least: number): { rows: number; columns: number
 
 /** Returns the grid with the most tokens that a limit allows. */
 export function largestGrid(limit: number, rules: TileRules): ThumbnailGrid {
-  checkLimit(limit);
+  checkLimit(limit, rules);
   return thumbnailGrid(limit, 1, rules);
 }
 
@@ -64,7 +67,7 @@ export function largestGrid(limit: number, rules: TileRules): ThumbnailGrid {
 export function gridOfTokens(tokens: number, rules: TileRules): ThumbnailGrid | undefined {
   const units = Math.floor(tokens / rules.tileTokens);
   if (units < 1) return undefined;
-  return thumbnailGrid(Math.max(1, units - 1), 1, rules);
+  return thumbnailGrid(rules.isWhole ? 1 : Math.max(1, units - 1), 1, rules);
 }
 
 /** Returns a layout of so many units. Two are two tiles without a thumbnail, which no picture has. */

@@ -30,7 +30,7 @@ export async function loadTiles(
   const grid = gridOf(picture, limit, rules);
   const { rows, columns, units } = grid;
   const side = rules.tilePixels;
-  const resize = settings.compat === "pil" ? resizeBicubicPillow : resizeBicubicTorch;
+  const resize = rules.isWhole || settings.compat === "pil" ? resizeBicubicPillow : resizeBicubicTorch;
   const canvas = resize(picture, { width: columns * side, height: rows * side });
   const patches = new Uint8Array(units * side ** 2 * 3);
   const put = (tile: Raster, at: number): void =>

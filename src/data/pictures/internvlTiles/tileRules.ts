@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { type Colours, parseProcessorJson, Three } from "../processorJson.ts";
 
-/** How a model of the InternVL line lays out pictures. Plain data. */
+/** How a model lays out pictures as tiles, or as one. Plain data. */
 export interface TileRules {
   form: "internvlTiles";
   /** Pixels along the side of a tile, and of a patch. */
@@ -16,6 +16,11 @@ export interface TileRules {
   /** Mean and standard deviation of each channel, in 0..1, that normalise pixels. */
   mean: Colours;
   std: Colours;
+  /**
+   * Whether a picture is always one tile, scaled by Pillow and whatever its shape, as
+   * InternLM-XComposer2-VL reads it.
+   */
+  isWhole?: boolean;
 }
 
 const count = z.int().positive();
