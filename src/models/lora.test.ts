@@ -3,6 +3,7 @@ import { randomLora, smallConfig } from "../../tests/helpers/randomModel.ts";
 import type { Adapter } from "../checkpoint/adapter/peft.ts";
 import { scope } from "../torch/tensor.ts";
 import { adapterFromLora, disposeLora, type Lora, loraFromAdapter } from "./lora.ts";
+import { patternOfNames } from "./loraTargets.ts";
 import { OFFICIAL_TARGETS } from "./xcomposer2/spec.ts";
 
 const config = smallConfig({ layers: 3 });
@@ -72,5 +73,8 @@ describe("an adapter for another model is refused", () => {
 });
 
 it("an expression that matches nothing says what there is", () => {
-  expect(() => loraOf("vision")).toThrow('lora_targets "vision" matches no linear of the model.');
+  const message = (targets: string): string => `No linear of the model matches lora_targets: ${targets}.`;
+  expect(() => loraOf("vision")).toThrow(message("vision"));
+  expect(() => loraOf(patternOfNames(["self_attn.q_proj", "w9"]))).toThrow(message("self_attn.q_proj, w9"));
+  expect(() => loraOf(`${patternOfNames(["w9"])}|^x|z`)).toThrow(message("w9, ^x|z"));
 });

@@ -24,6 +24,7 @@ import { createGenerator } from "../torch/random.ts";
 import { dispose, keep, scope, type Tensor } from "../torch/tensor.ts";
 import { familyOf, linearNames, linearShape, tensorsOf } from "./families.ts";
 import type { LinearName, ModelConfig } from "./family.ts";
+import { shownTargets } from "./loraTargets.ts";
 
 /** The two factors of a module: a, (R, in), and b, (out, R). */
 export const FACTORS = ["a", "b"] as const;
@@ -316,7 +317,7 @@ function modulesToTarget(config: ModelConfig, targets: string): { name: string; 
   const { names: matching } = chosenBefore;
   const chosen = all.filter(({ name }) => matching.has(name));
   if (chosen.length > 0) return chosen;
-  throw new UserError(`lora_targets ${quoted(targets)} matches no linear of the model.`, {
+  throw new UserError(`No linear of the model matches lora_targets: ${shownTargets(targets)}.`, {
     fix: `Modules are named like layers.0.${linears[0]}; the linears are ${linears.join(", ")}.`,
   });
 }

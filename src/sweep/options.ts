@@ -95,7 +95,10 @@ function wrongTogether(
       "Pass --eval-data FILE, or --val-size 0.1 to set a part of the data aside.",
     );
   if (chosen === "grid" && trials !== undefined)
-    wrong(`${spell("trials")} goes with random or halving: a grid runs every combination.`, "Leave it out.");
+    wrong(
+      `${spell("trials")} goes with random or halving: a grid runs every combination.`,
+      "Pass --strategy random, or leave it out.",
+    );
   for (const key of ["reduction_factor", "min_steps"])
     if (chosen !== "halving" && own[key] !== undefined)
       wrong(`${spell(key)} goes with halving.`, "Pass --strategy halving, or leave it out.");

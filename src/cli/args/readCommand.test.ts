@@ -260,7 +260,7 @@ describe("words without a flag", () => {
       }
     };
     expect(thrown("train")).toMatchObject({ fix: "Pass --config 'my train.yaml'." });
-    expect(thrown("pages")).toMatchObject({ fix: "--help shows the flags of the command." });
+    expect(thrown("pages")).toMatchObject({ fix: expect.stringContaining("--help shows the flags") });
   });
 
   it("are refused where there is none, and past it", () => {

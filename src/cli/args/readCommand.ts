@@ -83,7 +83,7 @@ function takePositionals({ raw, spelled, positionals }: Given, { positional, con
       fix:
         config && /\.ya?ml$/i.test(surplus)
           ? `Pass --config ${quoted(surplus)}.`
-          : "--help shows the flags of the command.",
+          : "Put a value with spaces in quotes; --help shows the flags of the command.",
     });
   }
   if (positional && first !== undefined) {

@@ -9,6 +9,7 @@ import { checkPattern } from "../../checkpoint/adapter/patterns.ts";
 import { IMAGE_COMPATS } from "../../data/pictures/imageCompat.ts";
 import { limitShape } from "../../data/pictures/limits.ts";
 import { ALL_LINEARS } from "../../models/facts.ts";
+import { patternOfNames } from "../../models/loraTargets.ts";
 import { BASES, HEAD_BASES } from "../../models/precision/bases.ts";
 import {
   byteAmount,
@@ -370,8 +371,8 @@ function targetPattern(targets: string | string[]): string {
   const patterns = typeof targets === "string" ? [targets] : targets.filter((target) => !isName(target));
   for (const pattern of patterns) checkPattern(pattern, "lora_targets");
   if (typeof targets === "string") return targets;
-  const names = targets.filter(isName).map((name) => name.replaceAll(".", "\\."));
-  const named = names.length > 0 ? [`(?:^|\\.)(?:${names.join("|")})$`] : [];
+  const names = targets.filter(isName);
+  const named = names.length > 0 ? [patternOfNames(names)] : [];
   return [...named, ...patterns].join("|");
 }
 
