@@ -22,6 +22,7 @@
 #include "meta_kernels.h"
 #include "moves.h"
 #include "nvrtc.h"
+#include "side_stream.h"
 #include "tensors.h"
 #include "trace.h"
 #include "watch.h"
@@ -189,6 +190,7 @@ constexpr Export kExports[] = {
     {"takeCopyTimes", guarded<take_copy_times>},
     {"pendingCopies", guarded<pending_copies>},
     {"stagingBytes", guarded<staging_bytes>},
+    {"sideStream", guarded<side_stream>},
     {"grad", guarded<gradients>},
     {"gradMode", guarded<set_grad_mode>},
     {"setRequiresGrad", guarded<set_requires_grad>},
@@ -246,6 +248,7 @@ constexpr Export kExports[] = {
     {"closeGroup", guarded<close_group>},
     {"startCollective", guarded<start_collective>},
     {"waitCollective", guarded<wait_collective>},
+    {"isCollectiveDone", guarded<is_collective_done>},
     {"collectiveArrival", guarded<collective_arrival>},
     {"pendingCollectives", guarded<pending_collectives>},
     {"startWatch", guarded<start_watch>},

@@ -307,6 +307,13 @@ napi_value wait_collective(const Arguments& arguments) {
   return undefined_value(arguments.env);
 }
 
+napi_value is_collective_done(const Arguments& arguments) {
+  const CollectivePtr collective = to_collective(arguments);
+  bool done = false;
+  collective->meeting->change([&] { done = collective->done || (collective->carried && collective->carried->query()); });
+  return from_bool(arguments.env, done || collective->meeting->is_over());
+}
+
 napi_value collective_arrival(const Arguments& arguments) {
   return in_thread(arguments.env, [collective = to_collective(arguments)]() -> Settle {
     Meeting& meeting = *collective->meeting;

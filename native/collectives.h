@@ -27,6 +27,8 @@ napi_value start_collective(const Arguments& arguments);
  * the id is invalid afterwards in any case.
  */
 napi_value wait_collective(const Arguments& arguments);
+/** isCollectiveDone(id) -> whether waitCollective would wait for no other rank, also where it would throw. */
+napi_value is_collective_done(const Arguments& arguments);
 /** collectiveArrival(id) -> promise that settles when the host sees the result, or rejects with the error. */
 napi_value collective_arrival(const Arguments& arguments);
 /** pendingCollectives() -> number of collectives started and not waited for. */

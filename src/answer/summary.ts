@@ -1,8 +1,8 @@
 /** One plan as plain JSON: sizes, policy, memory and time. */
 import { pictureFormOf } from "../models/families.ts";
-import { STEP_PHASES } from "../plan/dryRun/dryRun.ts";
-import type { SizedPlan, SizedWorkload } from "../plan/planner.ts";
-import { stepTimeMs, stretchesTimeMs } from "../plan/time/stepTime.ts";
+import { type DryRun, type PhasePlan, STEP_PHASES } from "../plan/dryRun/dryRun.ts";
+import type { Planner, SizedPlan, SizedWorkload } from "../plan/planner.ts";
+import { stepTimeMs, stretchesTimeMs, sumTimeMs } from "../plan/time/stepTime.ts";
 import type { Policy } from "../step/policy.ts";
 import { CATEGORIES } from "../torch/device.ts";
 import type { Question } from "./question.ts";
@@ -24,7 +24,10 @@ export interface StepTime {
   microBatchMs: number;
   /** Time of the optimizer, once a step. */
   updateMs: number;
-  /** Time to add up the gradients of all ranks, once a step; absent for one process. */
+  /**
+   * Time that a step waits for the sum of all ranks' gradients, beyond the backward pass beside which it goes
+   * on; absent for one process.
+   */
   sumMs?: number;
   /** Micro-batches that are computed at the same time, by different ranks; 1 if absent. */
   atOnce?: number;
@@ -51,22 +54,28 @@ export interface PhaseSummary {
 export function summaryOf({ planner }: Pick<Question, "planner">, plan: SizedPlan): PlanSummary {
   const { workload, policy, fits, run, stepMs } = plan;
   const { limit } = pictureFormOf(planner.config);
-  const update = run.phases.find(({ name }) => name === UPDATE)?.ops() ?? [];
-  const msOf = (isSent: boolean): number =>
-    stepTimeMs(
-      update.filter(({ collective }) => isSent === (collective !== undefined)),
-      planner.speed,
-    );
-  const { wiring } = planner;
+  const { updateMs, sumMs } = updateTimes(planner, run);
   return {
     workload: { ...workload, [limit.key]: workload.pictureLimit }, // by both names
     ...{ policy, fits, tokens: run.tokens },
     ...{ deviceBytes: run.budgetedBytes, hostBytes: run.hostBytes },
     time: {
-      ...{ microBatchMs: stepMs, updateMs: msOf(false) },
-      ...(wiring && { sumMs: msOf(true), atOnce: planner.atOnce }),
+      ...{ microBatchMs: stepMs, updateMs },
+      ...(sumMs !== undefined && { sumMs, atOnce: planner.atOnce }),
     },
   };
+}
+
+/** Returns the times of the update, and among ranks of the sum of gradients before it. */
+function updateTimes(planner: Planner, run: DryRun): { updateMs: number; sumMs: number | undefined } {
+  const { wiring, speed, config } = planner;
+  const phase = (wanted: string): PhasePlan | undefined => run.phases.find(({ name }) => name === wanted);
+  const ops = phase(UPDATE)?.ops() ?? [];
+  const own = ops.filter(({ collective }) => !collective);
+  const updateMs = stepTimeMs(own, speed);
+  if (!wiring) return { updateMs, sumMs: undefined };
+  const backwardMs = stretchesTimeMs(phase("backward")?.stretches() ?? [], speed);
+  return { updateMs, sumMs: sumTimeMs(ops, { backwardMs, layers: config.layers }, speed) };
 }
 
 export function fullSummaryOf(question: Question, plan: SizedPlan): FullSummary {
@@ -80,14 +89,14 @@ export function fullSummaryOf(question: Question, plan: SizedPlan): FullSummary 
 }
 
 export function phasesOf({ planner }: Question, { run }: SizedPlan): PhaseSummary[] {
+  const { updateMs, sumMs = 0 } = updateTimes(planner, run);
   return run.phases.map((phase) => {
     const { name, devicePeakBytes, hostPeakBytes } = phase;
     const ops = phase.ops();
     return {
       ...{ name, devicePeakBytes, hostPeakBytes },
-      ...([...STEP_PHASES, UPDATE].includes(name) && {
-        ms: stretchesTimeMs(phase.stretches(), planner.speed),
-      }),
+      ...(STEP_PHASES.includes(name) && { ms: stretchesTimeMs(phase.stretches(), planner.speed) }),
+      ...(name === UPDATE && { ms: updateMs + sumMs }),
       flops: ops.reduce((sum, { flops, count }) => sum + flops * count, 0),
     };
   });

@@ -133,7 +133,7 @@ export function loraFromAdapter(
   const known = linearNames(config);
   const modules = [...adapter.modules].map(([name, factors]) => {
     const linear = known.find((own) => name.endsWith(`.${own}`));
-    const layer = Number(/^layers\.(\d+)\./.exec(name)?.[1]);
+    const layer = layerOfModule(name);
     if (!linear || !(layer < config.layers)) throw noSuchLinear(config, name);
     checkFactors(config, name, linear, factors);
     const own = (x: Tensor) => (): Tensor => x.to({ dtype: "float32", device, copy: true });
@@ -188,6 +188,11 @@ export function adapterFromLora(lora: Lora, baseModel: string): Adapter {
 /** Returns the tensor that the optimizer changes and a checkpoint keeps. */
 function kept({ value, master }: LoraFactor): Tensor {
   return master ?? value;
+}
+
+/** Returns the layer of a module "layers.0.attention.wqkv", or of a factor of one; NaN for another name. */
+export function layerOfModule(name: string): number {
+  return Number(/^layers\.(\d+)\./.exec(name)?.[1]);
 }
 
 function peftOf(config: ModelConfig, keys: AdapterKeys = "newest"): Lora["peft"] {

@@ -41,6 +41,7 @@ export interface Native {
   takeCopyTimes(): number[];
   pendingCopies(): number;
   stagingBytes(): number;
+  sideStream(device: unknown, call: number): void;
   grad(outputs: unknown, inputs: unknown, gradOutputs: unknown, retainGraph: boolean): Handle[];
   gradMode(on: boolean): boolean;
   setRequiresGrad(tensor: Handle, on: boolean): void;
@@ -124,6 +125,7 @@ export interface Native {
   closeGroup(group: Handle): void;
   startCollective(group: Handle, kind: number, to: unknown, from: unknown, root: number): Handle;
   waitCollective(collective: Handle): void;
+  isCollectiveDone(collective: Handle): boolean;
   collectiveArrival(collective: Handle): Promise<void>;
   pendingCollectives(): number;
   startWatch(store: Handle, host: string, limitMs: number, onLost: (words: string) => void): Promise<void>;

@@ -173,6 +173,22 @@ const kernels = new Map<string, number>();
 /** The kinds of collectives among ranks. */
 export type Collective = "sum" | "gather" | "exchange" | "broadcast";
 
+/** Whether collectives are counted as going on beside the computation. */
+let isBeside = false;
+
+/** Runs the body, and counts its collectives as going on beside the computation. */
+export function countedBeside<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
+  const before = isBeside;
+  isBeside = true;
+  try {
+    const result: T = body();
+    refuseDeferred(result, "countedBeside");
+    return result;
+  } finally {
+    isBeside = before;
+  }
+}
+
 /**
  * Counts a collective in a plan. Its result has the bytes by which its time is known. exposed: a second count
  * of one that nothing computes beside.
@@ -184,7 +200,8 @@ export function countCollective(
   result: Tensor,
   { exposed = false } = {},
 ): void {
-  countKernel(`${exposed ? "exposed " : ""}${kind} among ${ranks} ranks`, reads, [result]);
+  const how = exposed ? "exposed " : isBeside ? "overlapped " : "";
+  countKernel(`${how}${kind} among ${ranks} ranks`, reads, [result]);
 }
 
 /** A counted collective. */
@@ -193,13 +210,19 @@ export interface CollectiveCall {
   ranks: number;
   /** Whether this is the second count of one that nothing computes beside. */
   isExposed?: boolean;
+  /** Whether it goes on beside the computation. */
+  isOverlapped?: boolean;
 }
 
 /** Returns a counted collective; undefined for any other call. */
 export function collectiveOf(op: string): CollectiveCall | undefined {
-  const [, exposed, kind, ranks] = /^(exposed )?(\w+) among (\d+) ranks$/.exec(op) ?? [];
+  const [, how, kind, ranks] = /^(exposed |overlapped )?(\w+) among (\d+) ranks$/.exec(op) ?? [];
   if (kind === undefined) return undefined;
-  return { kind: kind as Collective, ranks: Number(ranks), ...(exposed && { isExposed: true }) };
+  return {
+    ...{ kind: kind as Collective, ranks: Number(ranks) },
+    ...(how === "exposed " && { isExposed: true }),
+    ...(how === "overlapped " && { isOverlapped: true }),
+  };
 }
 
 /** Counts, in a plan, that the next work waits for the copies to the device started since the last launch. */

@@ -77,7 +77,7 @@ function meetingPeers(rank: number, count: number, meetings: Meeting[], came: nu
       scope(() => void into.view([-1]).copy_(answer.view([-1])));
       answer.dispose();
     };
-    return { wait, arrival: () => Promise.resolve(wait()), [Symbol.dispose]: wait };
+    return { wait, isDone: true, arrival: () => Promise.resolve(wait()), [Symbol.dispose]: wait };
   };
   const partOf = (x: Tensor, part: number): Tensor => x.view([count, -1]).select(0, part);
   return {

@@ -28,7 +28,7 @@ export function sharedRanks(count: number, load: (peers: Peers) => Model): Share
         gathered.push(name);
         const parts = ranks.map(({ model }) => model.shared!.shares.get(name)!.own);
         const wait = (): void => copyAll(into, parts);
-        return { wait, arrival: () => Promise.resolve(), [Symbol.dispose]: () => {} };
+        return { wait, isDone: true, arrival: () => Promise.resolve(), [Symbol.dispose]: () => {} };
       },
       tell: (key, value) => tell(rank, key, value),
     };

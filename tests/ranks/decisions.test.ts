@@ -174,12 +174,18 @@ it("a picture that is gone ends all ranks, or with --skip-bad is left out alike"
     },
   );
   renameSync(aside, gone);
-  await ranksWith(2, { options: { ...options, output }, ...bodyArgs });
-  renameSync(aside, gone);
-  const lossesOf = (of: string): number[] =>
-    (resultOf(of).steps as { loss: number }[]).map(({ loss }) => loss);
-  expect(lossesOf(output)).toHaveLength(4);
-  for (const [index, loss] of lossesOf(output).entries()) expect(loss).toBeCloseTo(lossesOf(one)[index]!, 5);
+  const stepsOf = (of: string): { loss: number; gradNorm: number }[] => resultOf(of).steps as never;
+  for (const exact_sum of [true, false]) {
+    const several = join(output, exact_sum ? "exact" : "once a step"); // the sum of a step's first share counts once
+    await ranksWith(2, { options: { ...options, exact_sum, output: several }, ...bodyArgs });
+    renameSync(aside, gone);
+    expect(stepsOf(several)).toHaveLength(4);
+    for (const [index, { loss, gradNorm }] of stepsOf(several).entries()) {
+      const same = stepsOf(one)[index]!;
+      expect(loss).toBeCloseTo(same.loss, 5);
+      expect(gradNorm / same.gradNorm).toBeCloseTo(1, 4);
+    }
+  }
 
   const ends = await endsWith(2, {
     options: { ...options, skip_bad: false, output: join(folder, "gone") },

@@ -14,6 +14,7 @@ import {
   disposeAdamW,
   gradientNorm,
   gradientsOf,
+  layerGradientsOf,
   loraParameters,
   stepAdamW,
 } from "../../src/step/optimizer/optimizer.ts";
@@ -84,7 +85,7 @@ export async function rank(
   );
   const sum =
     measures && peers.count > 1
-      ? createGradientSum(peers, gradientsOf(optimizer.parameters), { exact: false })
+      ? createGradientSum(peers, layerGradientsOf(optimizer.parameters), { exact: false })
       : undefined;
   const counted = { attempts: 0 };
   const results: string[] = [];

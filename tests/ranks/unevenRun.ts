@@ -81,6 +81,7 @@ function casesOf(ranks: number, policyFile: (policy: object) => string): Case[] 
   const rows = { sequence_parallel: ranks, gradient_accumulation: 2 };
   return [
     ["micro-batches of their own", {}],
+    ["gradients of which each layer fills a bucket, added up beside the backward pass", { lora_r: 96 }],
     ["several samples a micro-batch, gradients added up exactly", { batch_size: 2, exact_sum: true }],
     ["saved activations on the host", { policy: policyFile(ON_HOST) }],
     ["a shared base in bf16", { policy: policyFile(SHARED) }],

@@ -21,12 +21,13 @@ import type { Room } from "../../nn/frozen/nf4.ts";
 import { emptyQuantized } from "../../nn/frozen/quantized.ts";
 import { OFFICIAL_ADAMW } from "../../step/optimizer/adamW.ts";
 import { gradientCopies } from "../../step/optimizer/gradientBackup.ts";
-import { createGradientSum, type GradientSum } from "../../step/optimizer/gradientSum.ts";
+import { createGradientSum, type GradientSum, sumOverlaps } from "../../step/optimizer/gradientSum.ts";
 import {
   type AdamW,
   createAdamW,
   disposeAdamW,
   gradientsOf,
+  layerGradientsOf,
   loraParameters,
   normOfGradients,
   stepAdamW,
@@ -94,6 +95,7 @@ export class CommonParts implements Disposable {
       capability,
       exactSum,
       ranks,
+      overlapsOf(configuration),
     ]);
     return heldIn(this.#adapters, key, () => makeAdapter(configuration, take));
   }
@@ -202,8 +204,8 @@ function openAdapter(
   const { gradientCopy, exactSum = false, ranks } = configuration;
   const copies = gradientCopy && gradientCopies(gradientsOf(parameters), gradientCopy);
   const peers = plannedPeers(ranks?.rank ?? 0, ranks?.count ?? 1);
-  const sum =
-    ranks || exactSum ? createGradientSum(peers, gradientsOf(parameters), { exact: exactSum }) : undefined;
+  const options = { exact: exactSum, overlaps: overlapsOf(configuration) };
+  const sum = ranks || exactSum ? createGradientSum(peers, layerGradientsOf(parameters), options) : undefined;
   const close = (): void => {
     sum?.[Symbol.dispose]();
     copies?.[Symbol.dispose]();
@@ -213,12 +215,23 @@ function openAdapter(
   return { lora, optimizer, sum, [Symbol.dispose]: close };
 }
 
-/** Adds up the gradients of ranks before an update, as a step does. */
+/** Tells whether gradients are added up beside the last backward pass. */
+function overlapsOf({ ranks, policy, exactSum = false, sharers, gradientCopy }: Configuration): boolean {
+  const sharesRows = (sharers?.count ?? 1) > 1;
+  const keepsCopy = gradientCopy !== undefined;
+  return ranks !== undefined && sumOverlaps({ policy, exactSum, sharesRows, keepsCopy });
+}
+
+/**
+ * Adds up the gradients of ranks before an update, as a step does. What goes on beside the backward pass is
+ * traced here too, because it depends on no micro-batch and allocates nothing.
+ */
 export function sumOnMeta(
   sum: GradientSum | undefined,
   { exactSum = false }: Pick<Configuration, "exactSum">,
 ): void {
   if (exactSum) for (const pending of sum!.add()) pending.wait();
+  sum?.begin(1); // the first layer is the last whose gradients are final
   for (const pending of sum?.finish() ?? []) pending.wait();
 }
 

@@ -15,6 +15,7 @@ import {
   speedOf,
   stepTimeMs,
   stretchesTimeMs,
+  sumTimeMs,
 } from "./stepTime.ts";
 
 const half = (...shape: number[]) => ({ shape, dtype: "bfloat16" }) as const;
@@ -237,6 +238,21 @@ describe("the time of a step", () => {
     ).toBeCloseTo(15, 9);
     expect(stretchesTimeMs(layers, round)).toBeCloseTo(5, 9);
     expect(linkBytesOf(layers.flat())).toBe(3 * 2e8);
+  });
+
+  it("waits for what is left of the sum of gradients after all layers but the first, and for what follows", () => {
+    const link = { name: "test", span: "cards", bytesPerSecond: 1e11, hopMs: 0, source: "test" } as const;
+    const speed = { ...round, wiring: { count: 2, perMachine: 2, link } };
+    const sent = (isOverlapped: boolean, count: number) => ({
+      ...op({ bytes: 4e8, stream: "link", collective: { kind: "exchange", ranks: 2, isOverlapped } }), // 2 ms
+      count,
+    });
+    const update = op({ kind: "matmul", flops: 9e12 });
+    const trace = [sent(true, 4), sent(false, 1), update];
+    const sumMs = (backwardMs: number) => sumTimeMs(trace, { backwardMs, layers: 4 }, speed);
+    expect(sumMs(4)).toBeCloseTo(8 - 3 + 2, 9);
+    expect(sumMs(100)).toBeCloseTo(2, 9);
+    expect(linkBytesOf(trace)).toBe(5 * 2e8);
   });
 
   it("knows a rank's collectives by their result", () => {

@@ -96,6 +96,22 @@ export function stretchesTimeMs(stretches: readonly (readonly CountedTrace[])[],
   return Math.max(waiting, copies, issue);
 }
 
+/**
+ * Returns the milliseconds that a step waits for the sum of gradients among ranks. What goes on beside the
+ * last backward pass has the time of all layers but the first. trace: of the update, with the sum.
+ */
+export function sumTimeMs(
+  trace: readonly CountedTrace[],
+  { backwardMs, layers }: { backwardMs: number; layers: number },
+  speed: Speed,
+): number {
+  const sent = trace.filter(({ collective }) => collective);
+  const isBeside = ({ collective }: CountedTrace): boolean => collective?.isOverlapped ?? false;
+  const rest = sent.filter((op) => !isBeside(op));
+  const uncoveredMs = stepTimeMs(sent.filter(isBeside), speed) - backwardMs * (1 - 1 / layers);
+  return Math.max(0, uncoveredMs) + stepTimeMs(rest, speed);
+}
+
 /** Returns the milliseconds of the computing with the copies that it waits for, or that take its cores. */
 function computingMs({ compute, host, exposed, fetch, store }: Queues, speed: Speed): number {
   if (!isCpuSpeed(speed)) return compute + exposed;

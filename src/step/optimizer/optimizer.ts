@@ -3,7 +3,7 @@
  * Everything happens in place and in tiles, so that no step holds a second copy of anything. The state lies
  * on the device, or on the host and visits the device tile by tile.
  */
-import { FACTORS, type Lora } from "../../models/lora.ts";
+import { FACTORS, type Lora, layerOfModule } from "../../models/lora.ts";
 import { type Fetch, type Place, startFetch } from "../../models/places.ts";
 import { forEachPart } from "../../nn/rows.ts";
 import { type PendingCopy, startCopy } from "../../torch/copies.ts";
@@ -13,6 +13,7 @@ import { Owner } from "../../torch/owner.ts";
 import { type Device, dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
 import { isAbridging, repeated } from "../../torch/trace.ts";
 import type { AdamWOptions } from "./adamW.ts";
+import type { LayerGradient } from "./gradientSum.ts";
 import {
   type CodeTables,
   codeTables,
@@ -95,6 +96,11 @@ export function loraParameters(lora: Lora): Parameter[] {
 /** In the order of the parameters. */
 export function gradientsOf(parameters: readonly Parameter[]): Tensor[] {
   return parameters.map(({ gradient }) => gradient);
+}
+
+/** Returns the gradients with the layers that they are of. */
+export function layerGradientsOf(parameters: readonly Parameter[]): LayerGradient[] {
+  return parameters.map(({ name, gradient }) => ({ gradient, layer: layerOfModule(name) }));
 }
 
 /** L2 norm of all gradients together; NaN or Infinity where any of them is. */

@@ -266,6 +266,9 @@ class Group implements OpenPeers {
     };
     return {
       wait,
+      get isDone() {
+        return id === 0 || native.isCollectiveDone(id);
+      },
       arrival: () => native.collectiveArrival(started).catch(rethrow),
       [Symbol.dispose]() {
         try {

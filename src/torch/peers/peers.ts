@@ -29,6 +29,8 @@ export interface Pending extends Disposable {
    * waits instead. Throws the collective's error.
    */
   wait(): void;
+  /** Whether the host need not wait for the result, also if waiting would throw. */
+  readonly isDone: boolean;
   /**
    * Resolves when the host can read the result, without blocking the event loop, or rejects with the
    * collective's error. `wait` then returns at once.
@@ -136,7 +138,7 @@ function heldUntilWait(...tensors: Tensor[]): Pending {
   const wait = (): void => {
     for (const tensor of held) tensor.dispose();
   };
-  return { wait, arrival: () => Promise.resolve(), [Symbol.dispose]: wait };
+  return { wait, isDone: true, arrival: () => Promise.resolve(), [Symbol.dispose]: wait };
 }
 
 export function checkSum(x: Tensor): void {

@@ -187,7 +187,7 @@ async function loadRun(
   closers.push(() => disposeAdamW(optimizer));
   const backup = backupOf(optimizer, plan);
   closers.push(() => backup[Symbol.dispose]());
-  const sum = gradientSumOf({ peers: opening.peers, inputs: opening }, optimizer);
+  const sum = gradientSumOf({ peers: opening.peers, inputs: opening }, optimizer, plan);
   closers.push(() => sum?.[Symbol.dispose]());
   if (checkpoint) restoreOptimizer(checkpoint, optimizer, notice);
   if (!isWriter(opening)) zeroGradients(lora); // those of a checkpoint within a step count once

@@ -8,7 +8,6 @@ import { formatCount, plural } from "../../errors.ts";
 import { mixSeed } from "../../nn/dropout.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
 import { drive } from "../../step/driveSteps.ts";
-import type { GradientBackup } from "../../step/optimizer/gradientBackup.ts";
 import type { StepPhase } from "../../step/phases.ts";
 import type { Policy } from "../../step/policy.ts";
 import { inRound, needsOf } from "../../step/rounds.ts";
@@ -31,21 +30,35 @@ export async function runMicroBatch(
   lossScale: number,
   { onPhase, onRanOut }: Watching,
 ): Promise<QueuedStep> {
-  const { model, lora, optimizer, backup } = run.loaded;
+  const { model, lora, optimizer } = run.loaded;
   const { state } = run.progress;
   const dropoutSeed = mixSeed(BigInt(run.inputs.options.seed), state.microBatches);
   const subject = `Step ${state.step + 1}: ${namesOf(batch.samples)}`;
-  const normOf = isLastOfStep(run) && !isTogether(run) ? optimizer.parameters : undefined;
+  const isLast = isLastOfStep(run);
+  const normOf = isLast && !isTogether(run) ? optimizer.parameters : undefined;
+  const sum = isLast ? run.loaded.sum : undefined;
   const sharers = sharersOf(run);
   saveGradients(run, subject);
   const tokens = batch.inputIds.length;
   const otherwise = async (cause: OutOfMemoryError): Promise<never> => {
     throw await doesNotFit(`${subject} (${formatCount(tokens)} tokens)`, cause, run);
   };
-  const attempt = { subject, tokens, ladder: run.planned.plan, undo: backup, otherwise, onRanOut };
+  const passed = (phase: StepPhase): void => {
+    onPhase(phase);
+    const { done, total } = phase;
+    if (phase.phase === "backward" && done < total) sum?.begin(total - done);
+  };
+  const attempt = {
+    subject,
+    tokens,
+    ladder: run.planned.plan,
+    undo: () => undoMicroBatch(run),
+    otherwise,
+    onRanOut,
+  };
   return await fitting(run, attempt, (policy) =>
     inRound(model, needsOf(batch, policy, model.config, { trains: true }), () =>
-      drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf, sharers }), onPhase),
+      drive(queueStep(model, lora, batch, policy, { lossScale, dropoutSeed, normOf, sharers }), passed),
     ),
   );
 }
@@ -57,6 +70,12 @@ interface Watching {
    * its allocations.
    */
   onRanOut: (cause: OutOfMemoryError) => Promise<boolean>;
+}
+
+/** Gives the gradients back what they were before the micro-batch, which is then computed again. */
+export function undoMicroBatch({ loaded: { backup, sum } }: Pick<Run, "loaded">): void {
+  if (sum) sum.undo(backup);
+  else backup.restore();
 }
 
 /** Whether the micro-batch that comes is the last one of a whole step that this process computes. */
@@ -81,7 +100,7 @@ interface Attempt<N> {
   tokens: number;
   ladder: Pick<RunPlan, "policyFor" | "stepDown">;
   /** Before it is done again. */
-  undo?: Pick<GradientBackup, "restore">;
+  undo?: () => void;
   /** Called if no leaner policy is left. */
   otherwise: (cause: OutOfMemoryError) => Promise<N>;
   onRanOut?: Watching["onRanOut"];
@@ -104,7 +123,7 @@ export async function fitting<T, N>(
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
       requireAlone(run, () => ranOut(`${subject}, shared among ranks,`, thrown, run));
       freeCache(run.loaded.model.device);
-      undo?.restore();
+      undo?.();
       if (await onRanOut?.(thrown)) continue;
       const leaner = ladder.stepDown(tokens, thrown.category);
       if (!leaner) return await otherwise(thrown);

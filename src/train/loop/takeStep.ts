@@ -15,7 +15,7 @@ import type { TrainOptions } from "../options/options.ts";
 import { learningRate } from "../options/schedule.ts";
 import type { Waited } from "./dataWait.ts";
 import { type PeakWatch, recordOf } from "./peakWatch.ts";
-import { runMicroBatch } from "./retry.ts";
+import { runMicroBatch, undoMicroBatch } from "./retry.ts";
 import { beginStep, type Running, type StepUnderWay } from "./running.ts";
 import { namesOf, notFinite, withWayOn } from "./stopErrors.ts";
 import { normWithin, updateWithin } from "./update.ts";
@@ -76,7 +76,7 @@ export async function accumulate(
   batch: MicroBatch,
   { startMs, dataWaitMs, number: microBatch }: Beginning,
 ): Promise<void> {
-  const { inputs, loaded, progress, under } = run;
+  const { inputs, progress, under } = run;
   const { state } = progress;
   const sums = state.accumulated;
   const step = state.step + 1;
@@ -97,7 +97,7 @@ export async function accumulate(
   if (run.watch.add(batch)) {
     queued[Symbol.dispose]();
     dispose(queued.norm);
-    loaded.backup.restore();
+    undoMicroBatch(run);
     queued = await once();
     run.watch.add(batch);
   }

@@ -8,6 +8,7 @@
  */
 
 import type { UserError } from "../../errors.ts";
+import { zeroGradients } from "../../models/lora.ts";
 import { meetRanks } from "../../step/rounds.ts";
 import { computesBeside } from "../../torch/device.ts";
 import type { Pending } from "../../torch/peers/peers.ts";
@@ -60,7 +61,7 @@ export async function stepTogether(
     await step.take(share, saving);
   }
   if (step.done === 0) return "no data";
-  await saving(() => arrived(run, together.sum.finish()));
+  if (together.exact) await saving(() => arrived(run, together.sum.finish()));
   step.settle();
   await updateFactors(run);
   return step.stops ? "interrupted" : "done";
@@ -102,11 +103,15 @@ class StepOfRanks {
     if (together.peers.rank > 0) run.progress.state.accumulated = emptyStep();
   }
 
+  /** Whether an earlier share of the step has been added up. */
+  #isSummed = false;
+
   /** Computes this rank's micro-batches of a share, and adds up gradients with the others. */
   async take(share: Share, saving: <T>(part: () => Promise<T>) => Promise<T>): Promise<void> {
-    const { progress, inputs } = this.#run;
+    const { progress, inputs, loaded } = this.#run;
     const { peers, exact, sum, shares } = this.#together;
     const own = share.rounds.flat();
+    if (this.#isSummed && !exact && peers.rank > 0) zeroGradients(loaded.lora); // the sum so far counts once
     progress.ownMicroBatches = progress.state.accumulated.microBatches + own.length;
     for (const [round, indices] of share.rounds.entries()) {
       const facts = await this.#compute(share, indices, saving);
@@ -115,9 +120,11 @@ class StepOfRanks {
       const key = `step ${progress.state.step + 1}, micro-batch ${this.#first + 1}, round ${round + 1}`;
       await saving(() => meetRanks(this.#run.loaded.model));
       const told = await saving(() => peers.tell(key, facts as never));
+      // also if a rank has failed: the sum may be under way
+      await saving(() => arrived(this.#run, exact ? sum.add() : sum.finish()));
       this.#note(told as never);
-      if (exact) await saving(() => arrived(this.#run, sum.add()));
     }
+    this.#isSummed = true;
     this.#first += share.count;
     this.#epoch = share.epoch;
     progress.state.data = share.after;

@@ -1,11 +1,12 @@
 /** Parts of a run, beside its loop, with which it trains together with other ranks. */
 import type { BatchOptions } from "../../data/stream/batches.ts";
-import { createGradientSum, type GradientSum } from "../../step/optimizer/gradientSum.ts";
-import { gradientsOf } from "../../step/optimizer/optimizer.ts";
+import { createGradientSum, type GradientSum, sumOverlaps } from "../../step/optimizer/gradientSum.ts";
+import { layerGradientsOf } from "../../step/optimizer/optimizer.ts";
 import type { Peers } from "../../torch/peers/peers.ts";
 import type { Run } from "../loop/run.ts";
 import type { TrainOptions } from "../options/options.ts";
-import { workersOf } from "./rowSharing.ts";
+import type { RunPlan } from "../planning/policyByLength.ts";
+import { sharersOf, workersOf } from "./rowSharing.ts";
 import { Shares } from "./shares.ts";
 
 export interface Together extends AsyncDisposable {
@@ -53,7 +54,16 @@ export function openTogether(
 export function gradientSumOf(
   run: Pick<Run, "peers" | "inputs">,
   { parameters }: Run["loaded"]["optimizer"],
+  { policy, gradientCopy }: Pick<RunPlan, "policy" | "gradientCopy">,
 ): GradientSum | undefined {
   if (!isTogether(run)) return undefined;
-  return createGradientSum(run.peers, gradientsOf(parameters), { exact: run.inputs.options.exact_sum });
+  const exact = run.inputs.options.exact_sum;
+  const sharesRows = sharersOf(run) !== undefined;
+  const overlaps = sumOverlaps({
+    policy,
+    exactSum: exact,
+    sharesRows,
+    keepsCopy: gradientCopy !== undefined,
+  });
+  return createGradientSum(run.peers, layerGradientsOf(parameters), { exact, overlaps });
 }
