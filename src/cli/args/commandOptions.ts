@@ -275,7 +275,7 @@ const plan = {
 
 const fit = {
   about:
-    "Finds the longest sample that fits this device, by real training steps on made-up samples of growing length. Prints the measured and the planned peak memory of each.",
+    "Finds the longest sample that fits this device, by real training steps on made-up samples of growing length. Prints the measured and the planned peak memory of each. One process alone: `lorafit plan --gpus N --solve max-length` plans several cards.",
   options: z.strictObject({
     ...group("Model", { model }),
     ...fitOptions,

@@ -2,14 +2,17 @@
 import { formatBytes, formatCount, plural } from "../../errors.ts";
 import type { ModelConfig } from "../../models/family.ts";
 import { concessionsOf } from "../../plan/policyWords.ts";
+import { placeOf } from "../../torch/peers/place.ts";
 import { type FitAttempt, type FitTrial, fitTrials } from "../../train/fit.ts";
 import { noticeIdleCard } from "../../train/machine/compute.ts";
 import type { OptionsOf } from "../args/commandOptions.ts";
 import { EXIT_INTERRUPTED, type Interruption, interruptible } from "../output/interruption.ts";
 import { formatDuration, type Output } from "../output/output.ts";
+import { refuseFitOfRanks } from "../run/rank.ts";
 import { inspectModel } from "../session.ts";
 
 export async function run(options: OptionsOf<"fit">, output: Output): Promise<void> {
+  refuseFitOfRanks(placeOf(process.env));
   const { config } = await inspectModel(options.model);
   noticeIdleCard(options.device, (text, about) => output.caveat(text, about));
   const trials = await interruptible(

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { rankDevice, rankThreads } from "./rank.ts";
+import { rankDevice, rankThreads, refuseFitOfRanks } from "./rank.ts";
 
 // biome-ignore format: columns line up
 it.each([
@@ -26,4 +26,15 @@ it("shares the cores out among the ranks of a machine, whatever OMP_NUM_THREADS 
   expect(rankThreads({ localRank: 0, localCount: 4 }, { SLURM_CPUS_PER_TASK: "64" }, 32)).toBe(32);
   const task = { SLURM_CPUS_PER_TASK: "16", LORAFIT_LAUNCHER: "lorafit and Slurm" }; // one task, four ranks of ours
   expect(rankThreads({ localRank: 0, localCount: 4 }, task, 32)).toBe(4);
+});
+
+it("refuses to find the longest sample in one of several ranks, and names the plan that does", () => {
+  expect(() => refuseFitOfRanks({ count: 4, launcher: "torchrun" })).toThrow(
+    expect.objectContaining({
+      message: "lorafit fit measures one process; torchrun has started 4 ranks.",
+      fix: expect.stringContaining("plan --gpus 4 --solve max-length"),
+    }),
+  );
+  expect(() => refuseFitOfRanks({ count: 1, launcher: "Slurm" })).not.toThrow();
+  expect(() => refuseFitOfRanks(undefined)).not.toThrow();
 });

@@ -1,6 +1,7 @@
 /** Makes a process a rank: its device, its threads, and what it prints. */
 import { availableParallelism } from "node:os";
-import { UserError } from "../../errors.ts";
+import { plural, UsageError, UserError } from "../../errors.ts";
+import { commandLine } from "../../program.ts";
 import { isCard } from "../../torch/dtypes.ts";
 import { OWN_VARIABLES } from "../../torch/peers/launchers/launcherName.ts";
 import { type Environment, numberIn, textIn } from "../../torch/peers/launchers/variables.ts";
@@ -25,6 +26,17 @@ export function rankDevice(
   throw new UserError(`This machine has ${localCount} ranks, but ${cards} GPUs: each rank needs its own.`, {
     fix: `Start ${cards} ranks here, or pass --device cpu.`,
   });
+}
+
+/** Throws UsageError if a launcher has started `lorafit fit` as one of several ranks. */
+export function refuseFitOfRanks(place: Pick<PlaceOfRank, "count" | "launcher"> | undefined): void {
+  if (!place || place.count === 1) return;
+  throw new UsageError(
+    `lorafit fit measures one process; ${place.launcher} has started ${plural(place.count, "rank")}.`,
+    {
+      fix: `Run it on one card without a launcher. For several cards, plan:  ${commandLine(`plan --gpus ${place.count} --solve max-length`)}`,
+    },
+  );
 }
 
 /**
