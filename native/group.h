@@ -157,6 +157,7 @@ class Carrier {
 std::unique_ptr<Carrier> make_cpu_carrier(
     const StorePtr& store, const Meeting& meeting, const std::string& interface, int threads,
     std::chrono::milliseconds timeout);
+
 /** Makes a group's carrier of cards (nccl.cc); blocks until all ranks are there. */
 std::unique_ptr<Carrier> make_card_carrier(
     const StorePtr& store, const std::shared_ptr<Meeting>& meeting, c10::Device device,

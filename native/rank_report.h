@@ -1,7 +1,10 @@
 // Reports of the ranks, by which their watches judge them.
 #pragma once
 
+#include <c10/util/StringUtil.h>
+
 #include <chrono>
+#include <cstdint>
 #include <sstream>
 #include <string>
 #include <vector>

@@ -49,3 +49,20 @@ it("a limit of other pictures is refused in a new run, and in one that does not 
     "--max-tiles does not",
   );
 });
+
+it("data that are read with another limit are not said to have changed", () => {
+  const before = checkpoint({ ...asked(), hd_num: 16 });
+  const refusal = (changes: object): string => {
+    try {
+      checkSameRun(before, asked({ hd_num: 16, ...changes }), { data: "another" });
+    } catch (thrown) {
+      return (thrown as Error).message;
+    }
+    return "";
+  };
+  const content = "the content of data has changed";
+  expect(refusal({})).toContain(content);
+  expect(refusal({ seed: 7 })).toContain(content);
+  expect(refusal({ hd_num: 9 })).toContain("hd_num was 16, is 9");
+  expect(refusal({ hd_num: 9 })).not.toContain(content);
+});

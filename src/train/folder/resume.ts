@@ -7,7 +7,7 @@ import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { makeFolder } from "../../checkpoint/files/disk.ts";
 import type { PictureForm } from "../../data/pictures/form.ts";
-import { type LimitValues, withOwnLimit } from "../../data/pictures/limits.ts";
+import { LIMIT_OPTIONS, type LimitValues, withOwnLimit } from "../../data/pictures/limits.ts";
 import { UserError } from "../../errors.ts";
 import { commandLine, quoted } from "../../program.ts";
 import { POLICY_OPTION_NAMES } from "../../step/policy.ts";
@@ -91,6 +91,12 @@ export function withLimitsOf(
   return { given: own, checkpoint: { ...checkpoint, state: { ...checkpoint.state, options } } };
 }
 
+/** Options that fingerprints of data depend on, because samples are read by them. */
+const READING_OPTIONS: ReadonlySet<string> = new Set([
+  ...LIMIT_OPTIONS,
+  ...["model", "min_pixels", "image_compat", "label_newline"],
+]);
+
 /**
  * Throws UserError, with a list of the changes, if continuing from a checkpoint would be another run.
  * fingerprints: those known so far.
@@ -100,12 +106,12 @@ export function checkSameRun(
   options: Record<string, unknown>,
   fingerprints: Record<string, string>,
 ): void {
+  const keys = changedOptions({ ...LATER_OPTIONS, ...state.options }, options);
+  const isReadTheSame = !keys.some((key) => READING_OPTIONS.has(key));
   const changes = [
-    ...changedOptions({ ...LATER_OPTIONS, ...state.options }, options).map(
-      (key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`,
-    ),
+    ...keys.map((key) => `${key} was ${show(state.options[key])}, is ${show(options[key])}`),
     ...Object.keys(fingerprints)
-      .filter((what) => fingerprints[what] !== state.fingerprints[what])
+      .filter((what) => isReadTheSame && fingerprints[what] !== state.fingerprints[what])
       .map((what) => `the content of ${what} has changed`),
   ];
   if (changes.length === 0) return;

@@ -14,11 +14,11 @@ export const HD_NUM = {
   key: "hdNum",
   default: USUAL_TILES,
   schema: count.optional().meta({
-    help: "Maximum number of tiles of 336 x 336 pixels that a picture is scaled to, for XComposer2-4KHD: 16 gives up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737. Tiles of XComposer2.5 have 560 x 560 pixels: 18 gives up to 7,981 tokens. Default: 16, or 18 for 2.5",
+    help: "Maximum number of tiles that a picture is scaled to, for XComposer2-4KHD and XComposer2.5. Tiles of 4KHD have 336 x 336 pixels: 16 give up to 2,653 tokens, 25 up to 4,057, 55 up to 8,737. Tiles of 2.5 have 560 x 560 pixels: 18 give up to 7,981 tokens. Default: 16, or 18 for XComposer2.5",
     advice: `${OFFICIAL_DEFAULT} ${ADVICE}`,
   }),
   help: {
-    plan: "Largest number of tiles of a picture, for XComposer2. Default: 16, or 18 for 2.5",
+    plan: "Largest number of tiles of a picture, for XComposer2-4KHD and XComposer2.5. Default: 16, or 18 for XComposer2.5",
     init: "Maximum number of tiles of a picture. Default: 16 (18 for XComposer2.5), or the next smaller of 9, 4 and 1 that fits.",
     serve:
       "Maximum number of tiles of a picture, if the request does not say. Default: 16, or 18 for XComposer2.5",

@@ -14,7 +14,7 @@ export function maxTilesLimit(usualTiles: number, most: number = MOST_TILES) {
     key: "maxTiles",
     default: usualTiles,
     schema: count.optional().meta({
-      help: "Maximum number of tiles of 448 x 448 pixels that a picture is scaled to, for InternVL (256 tokens a tile and a thumbnail). Default: as the model's preprocessor_config.json says. XComposer2-VL has one square of 490 x 490 pixels, 1,225 tokens",
+      help: "Maximum number of tiles of 448 x 448 pixels that a picture is scaled to, for InternVL (256 tokens a tile and a thumbnail). XComposer2-VL has a single tile of 490 x 490 pixels, 1,225 tokens. Default: as the model's preprocessor_config.json says",
     }),
     help: {
       plan: "Largest number of tiles of a picture, for InternVL. Default: as the model's preprocessor_config.json says",
