@@ -42,6 +42,8 @@ export interface Work {
   /** The allocation at which its first attempt runs out of memory, and the policy of the second. */
   failsAt?: number;
   leaner?: unknown;
+  /** Whether the next allocation fails too, when the rank takes part in the rest of the round. */
+  failsAgain?: boolean;
 }
 
 export interface Args {
@@ -127,10 +129,15 @@ async function compute(
     const body = async (): Promise<number> => {
       counted.attempts += 1;
       if (failsAt && isFirst) failAtAllocation("cpu", failsAt);
-      const { loss } = trains
-        ? await drive(trainStep(model, lora, batch, policy, { lossScale: 1 }))
-        : await drive(evalStep(model, lora, batch, policy));
-      return loss;
+      try {
+        const { loss } = trains
+          ? await drive(trainStep(model, lora, batch, policy, { lossScale: 1 }))
+          : await drive(evalStep(model, lora, batch, policy));
+        return loss;
+      } catch (thrown) {
+        if (work.failsAgain) failAtAllocation("cpu", 1);
+        throw thrown;
+      }
     };
     try {
       const loss = await inRound(model, needsOf(batch, policy, model.config, { trains }), body);

@@ -46,7 +46,7 @@ async function compare(work: Work[][], more: Partial<Args> = {}): Promise<Result
     ...(policy as object),
     ...{ weights: { source: "resident" }, embeddings: "device", head: "device", vision: "device" },
   });
-  const alone = work.flat().map(({ failsAt, leaner, policy, ...each }) => ({
+  const alone = work.flat().map(({ failsAt, failsAgain, leaner, policy, ...each }) => ({
     ...each,
     policy: resident(failsAt ? leaner : policy),
   }));
@@ -82,6 +82,12 @@ describe("gradients equal those of a process with the whole base", () => {
     const failing = allocations.map((failsAt) => ({ ...PICTURES, failsAt, leaner: RESTORED }));
     const [first] = await compare([failing, [TEXT, { ...TEXT, seed: 7 }]]);
     expect(first!.attempts).toBeGreaterThan(failing.length);
+  });
+
+  it("where the rank has no room for a part of the others' round either, until it has freed what it holds unused", async () => {
+    const failing = { ...PICTURES, failsAt: 200, leaner: RESTORED, failsAgain: true };
+    const [first] = await compare([[failing], [TEXT]]);
+    expect(first!.attempts).toBe(2);
   });
 });
 

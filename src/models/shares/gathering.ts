@@ -6,7 +6,7 @@
  */
 import { UserError } from "../../errors.ts";
 import { empty } from "../../torch/create.ts";
-import { type Category, category, OutOfMemoryError, pool } from "../../torch/device.ts";
+import { type Category, category, emptyCache, OutOfMemoryError, pool } from "../../torch/device.ts";
 import type { Device } from "../../torch/dtypes.ts";
 import type { Json, Peers, Pending } from "../../torch/peers/peers.ts";
 import { dispose, keep, scope, type Tensor } from "../../torch/tensor.ts";
@@ -154,9 +154,17 @@ export class Gathering {
     return share;
   }
 
+  /** Returns room for a part. If there is none, frees what the allocator holds unused, and tries again. */
   #roomBesideRound(name: PartName): Tensor {
+    const room = (): Tensor => this.#room(this.#shareOf(name), "weights");
     try {
-      return this.#room(this.#shareOf(name), "weights");
+      return room();
+    } catch (thrown) {
+      if (!(thrown instanceof OutOfMemoryError) || this.#device === "meta") throw thrown;
+      emptyCache(this.#device);
+    }
+    try {
+      return room();
     } catch (thrown) {
       if (!(thrown instanceof OutOfMemoryError)) throw thrown;
       const part = typeof name === "number" ? `layer ${name + 1}` : name;
