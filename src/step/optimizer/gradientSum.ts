@@ -18,8 +18,12 @@ import { flatSpan } from "./moments.ts";
 
 /** Elements that go round at a time: 8 MiB. Two buffers have this size. */
 const BUCKET_ELEMENTS = 2 ** 21;
-/** A bucket of so many elements ends with its layer, so that it need not wait for the next: 1 MiB. */
+/**
+ * A bucket of so many elements for each 16 ranks ends with its layer, so that it need not wait for the next:
+ * 1 MiB. Each bucket costs as many hops as there are ranks, so many ranks need larger ones.
+ */
 const LEAST_ELEMENTS = 2 ** 18;
+const RANKS_OF_LEAST = 16;
 
 export interface GradientSum extends Disposable {
   /**
@@ -256,9 +260,10 @@ function unpack({ pieces }: Bucket, from: Tensor): void {
 /** Cuts the gradients, those of the last layer first, into buckets. */
 function bucketsOf(gradients: readonly LayerGradient[], ranks: number): Bucket[] {
   const buckets: Bucket[] = [];
+  const leastElements = LEAST_ELEMENTS * Math.ceil(ranks / RANKS_OF_LEAST);
   let [free, before] = [0, Number.NaN];
   for (const { gradient, layer } of gradients.toSorted((one, other) => other.layer - one.layer)) {
-    if (layer !== before && BUCKET_ELEMENTS - free >= LEAST_ELEMENTS) free = 0;
+    if (layer !== before && BUCKET_ELEMENTS - free >= leastElements) free = 0;
     before = layer;
     for (let start = 0; start < gradient.numel; ) {
       if (free === 0) {
