@@ -7,11 +7,11 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { TINY_FAMILIES, type TinyFamilyName } from "../src/cli/commands/tiny.ts";
+import type { TinyFamilyName } from "../src/cli/commands/tiny.ts";
 import { formatBytes } from "../src/errors.ts";
 import { listOfChoices } from "../src/options.ts";
 import { packageRoot } from "../src/torch/install/libtorch.ts";
-import { MODEL, peerOf, prepareTask } from "./cpuTask.ts";
+import { MODEL, PEERS, prepareTask } from "./cpuTask.ts";
 import { median, type StepReport, Worker } from "./workers.ts";
 
 const { values: flags } = parseArgs({
@@ -55,14 +55,14 @@ async function main(): Promise<void> {
   if (peer) compare(reports.ours!, reports.theirs!);
 }
 
-/** Throws for a family without tiny checkpoints. */
+/** Throws for a family without a peer. */
 function familyOf(name: string): TinyFamilyName {
-  if (name in TINY_FAMILIES) return name as TinyFamilyName;
-  throw new Error(`--family takes ${listOfChoices(Object.keys(TINY_FAMILIES))} (got ${name})`);
+  if (name in PEERS) return name as TinyFamilyName;
+  throw new Error(`--family takes ${listOfChoices(Object.keys(PEERS))} (got ${name})`);
 }
 
 function startPeer(taskFile: string): Promise<Worker> {
-  const script = join(packageRoot, "bench", "peers", peerOf(family));
+  const script = join(packageRoot, "bench", "peers", PEERS[family]!);
   return Worker.start([python, script, taskFile]);
 }
 

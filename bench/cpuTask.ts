@@ -68,13 +68,12 @@ export interface TaskOptions {
   family?: TinyFamilyName;
 }
 
-/** The peers' scripts of families that transformers does not have. */
-const PEERS: Partial<Record<TinyFamilyName, string>> = { "xcomposer2-4khd": "official_cpu.py" };
-
-/** Returns the script that is the peer of a family: transformers itself, if it has the family. */
-export function peerOf(family: TinyFamilyName): string {
-  return PEERS[family] ?? "transformers_cpu.py";
-}
+/** Scripts of the peers, for the families whose steps they can take with rows of pictures that come ready. */
+export const PEERS: Partial<Record<TinyFamilyName, string>> = {
+  "xcomposer2-4khd": "official_cpu.py",
+  qwen2_5_vl: "transformers_cpu.py",
+  internvl: "transformers_cpu.py",
+};
 
 /** Writes weights, factors, micro-batch and task; the weights only once. */
 export function prepareTask(
