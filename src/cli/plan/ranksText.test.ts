@@ -35,7 +35,9 @@ describe("a plan of several cards", () => {
       / {2}Cards +2, in one machine; pcie4x8 \(7\.9 GB\/s, assumed\) between cards; --link changes it\n/,
     );
     expect(text).toMatch(/ {2}Step +[\d.]+ s a step of 8 micro-batches, 4 a rank\n/);
-    expect(text).toMatch(/ {2}Link +each rank sends [\d.]+ \w+ a step; adding up the gradients takes /);
+    expect(text).toMatch(
+      / {2}Link +each rank sends [\d.]+ \w+ a step; waiting for the sum of gradients takes /,
+    );
     expect(text).toMatch(/What 2 cards buy, beside one:\n.*1,000 samples +VRAM of each +RAM a machine/);
     expect(text).toMatch(/\n {2}one card by itself +\S.*\n {2}2 cards, each with its own samples +\S/);
     expect(text).toMatch(/Train: {2}npx lorafit train .*--gpus 2/);

@@ -21,7 +21,7 @@ export function rankRows({ asked, plan, ranks }: Answer): [string, string][] {
   return [
     [isCard(asked) ? "Cards" : "Ranks", joinedWords(asked, ranks)],
     ["Step", `${step}, ${formatCount(perRank)} a rank${waits}`],
-    ["Link", `${sent}; adding up the gradients takes ${secondsWords(sumMs)}`],
+    ["Link", `${sent}; waiting for the sum of gradients takes ${secondsWords(sumMs)}`],
   ];
 }
 
