@@ -230,6 +230,12 @@ describe("a request", () => {
       });
       expect(refusal?.kind, JSON.stringify(part)).toBe("invalid");
     }
+    const limits = { hd_num: 1, max_pixels: 200_704 };
+    const { refusal } = await engine.submit({ ...requestOf(97, { tokens: 3, images: [picture] }), limits });
+    expect(refusal?.error).toMatchObject({
+      message: "max_pixels does not limit the pictures of this model.",
+      fix: "Leave it out; hd_num limits them.",
+    });
     await engine.close();
   });
 

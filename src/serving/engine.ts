@@ -276,9 +276,10 @@ function definedOf(request: ServeRequest): Partial<ServeRequest> {
 /** Returns the request's own limit. Throws UserError for a limit of other pictures than the model's. */
 function limitIn({ limits = {} }: ServeRequest, limit: PictureLimit): number | undefined {
   const foreign = foreignAmong(limits, limit);
-  if (!foreign) return limits[limit.option as LimitOption];
+  const own = limits[limit.option as LimitOption];
+  if (!foreign) return own;
   throw new UserError(`${foreign.option} does not limit the pictures of this model.`, {
-    fix: `Send ${limit.option} instead.`,
+    fix: own === undefined ? `Send ${limit.option} instead.` : `Leave it out; ${limit.option} limits them.`,
   });
 }
 

@@ -23,7 +23,6 @@ interface ImageRoom {
   parts: [tokens: Tensor, ...features: Tensor[]];
   /** All tensors of the room, for the caller to free. */
   held: Tensor[];
-  isShared: boolean;
   /** Brings everything into the own rows once it is encoded. */
   settle(): void;
 }
@@ -41,7 +40,7 @@ export function roomForImage(
   ];
   if (own.sharers.count === 1) {
     const parts = keep(scope(() => ownRows(slice)));
-    return { parts, held: parts, isShared: false, settle: () => {} };
+    return { parts, held: parts, settle: () => {} };
   }
   const { dtype, device } = hidden;
   const layers = deepstack?.values.shape[0] ?? 0;
@@ -58,7 +57,7 @@ export function roomForImage(
         into.copy_(rowsOf(parts[index]!, { start, end: start + rowCount(mine) }));
     });
   };
-  return { parts, held: [all, ...parts], isShared: true, settle };
+  return { parts, held: [all, ...parts], settle };
 }
 
 function countedFrom(first: number, count: number): number[] {

@@ -223,14 +223,16 @@ function* placeImages(
     const [rows, ...features] = room.parts;
     const units = unitsHere(part.image);
     const parts = placeImage_(rows, ready, picture, visionBatch, { units, deepstack: features });
+    let total = 1;
     while (units === undefined || units.start < units.end) {
-      const { done, value } = counted(() => parts.next());
-      if (done) break;
-      yield { phase: "vision", ...value };
+      const { done: isEncoded, value } = counted(() => parts.next());
+      if (isEncoded) break;
+      total = value.total;
+      yield { phase: "vision", done: Math.min(value.done, total - 1), total };
     }
     counted(() => room.settle());
     owner.free(held);
-    if (room.isShared) yield { phase: "vision", done: 1, total: 1 };
+    yield { phase: "vision", done: total, total }; // a tower's own count may end early, or never in a plan
   }
   owner.free(fetch);
 }

@@ -15,15 +15,16 @@ import {
 import { factorCopies, loadingOf } from "../../src/step/policy.ts";
 import { trainStep } from "../../src/step/step.ts";
 import { memoryStats, resetPeak } from "../../src/torch/device.ts";
-import { randomModel, runToEnd } from "./randomModel.ts";
+import { randomModel } from "./randomModel.ts";
 
 /**
- * Measures a step and an update on the CPU once the model is loaded: peaks of live bytes. No plan counts the
- * memory that quantising needs while loading.
+ * Measures a step and an update on the CPU once the model is loaded: peaks of live bytes, and the device's
+ * while pictures are encoded. No plan counts the memory that quantising needs while loading.
  */
 export function measuredStep(configuration: Configuration): {
   device: number;
   host: number;
+  vision: number;
 } {
   const { model: sizes, lora: shape, batch: planned, policy, dtype, visionBase } = configuration;
   const live = [memoryStats("cpu").liveBytes, memoryStats("cpu", "host").liveBytes] as const;
@@ -39,14 +40,20 @@ export function measuredStep(configuration: Configuration): {
   const form = pictureFormOf(sizes);
   const images = rows.images.map((picture) => form.black(picture));
   const dropoutSeed = shape.dropout > 0 ? { dropoutSeed: 3n } : {};
-  runToEnd(trainStep(weights, lora, { ...rows, images }, policy, { lossScale: 1, ...dropoutSeed }));
+  const options = { lossScale: 1, ...dropoutSeed };
+  const peakBefore = memoryStats("cpu").peakBytes;
+  resetPeak("cpu");
+  let visionPeak = live[0];
+  for (const { phase } of trainStep(weights, lora, { ...rows, images }, policy, options))
+    if (phase === "vision") visionPeak = memoryStats("cpu").peakBytes;
   gradientNorm(optimizer.parameters);
   stepAdamW(optimizer, 1e-4, 0.5);
   disposeAdamW(optimizer);
   disposeLora(lora);
   disposeModel(weights);
   return {
-    device: memoryStats("cpu").peakBytes - live[0],
+    device: Math.max(peakBefore, memoryStats("cpu").peakBytes) - live[0],
     host: memoryStats("cpu", "host").peakBytes - live[1],
+    vision: visionPeak - live[0],
   };
 }

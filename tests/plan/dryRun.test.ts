@@ -150,7 +150,7 @@ describe.each(Object.keys(CONFIGURATIONS))("a dry run of %s", (name) => {
   it("has the peak of either pool, to the byte, that the same run has on the CPU with one thread", () => {
     withThreads(1, () => {
       const { device, host } = dryRun(configuration);
-      expect({ device: device.peakBytes, host: host.peakBytes }).toEqual(measuredStep(configuration));
+      expect(measuredStep(configuration)).toMatchObject({ device: device.peakBytes, host: host.peakBytes });
       expect(sum(device.categories)).toBe(device.peakBytes);
     });
   });

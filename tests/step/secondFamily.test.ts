@@ -158,8 +158,8 @@ describe("a plan of a second family", () => {
       batch: batchOf(workload, form),
     };
     const run = dryRun(configuration);
-    const found = measuredStep(configuration);
-    expect({ device: run.device.peakBytes, host: run.host.peakBytes }).toEqual(found);
+    const planned = { device: run.device.peakBytes, host: run.host.peakBytes };
+    expect(measuredStep(configuration)).toMatchObject(planned);
   });
 
   it("assumes the largest picture that its own limit allows", () => {

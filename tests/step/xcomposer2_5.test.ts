@@ -30,5 +30,5 @@ it.each(["default", "the smallest working set"])("to the byte: %s", (name) => {
     batch: batchOf({ ...own, ...sizes }, pictureFormOf(config)),
   };
   const { device, host } = dryRun(configuration);
-  expect({ device: device.peakBytes, host: host.peakBytes }).toEqual(measuredStep(configuration));
+  expect(measuredStep(configuration)).toMatchObject({ device: device.peakBytes, host: host.peakBytes });
 });

@@ -66,7 +66,7 @@ export function limitOf(options: LimitValues, limit: PictureLimit): number {
  */
 export function givenLimit(options: LimitValues, limit: PictureLimit): number | undefined {
   const foreign = foreignAmong(options, limit);
-  if (foreign) throw foreignLimit(foreign, limit);
+  if (foreign) throw foreignLimit(foreign, limit, options);
   return options[limit.option as LimitOption];
 }
 
@@ -93,10 +93,18 @@ export function withOwnLimit<O extends LimitValues>(
   return { ...kept, ...limitOption(limit, limitOf(kept, limit)) };
 }
 
-/** Returns the error for a limit of another kind of pictures than the model's. */
-export function foreignLimit(given: Pick<PictureLimit, "flag">, { flag }: PictureLimit): UsageError {
+/**
+ * Returns the error for a limit of another kind of pictures than the model's. options: all that were given,
+ * which may have the model's own limit too.
+ */
+export function foreignLimit(
+  given: Pick<PictureLimit, "flag">,
+  { flag, option }: PictureLimit,
+  options: LimitValues = {},
+): UsageError {
+  const hasOwn = options[option as LimitOption] !== undefined;
   return new UsageError(`--${given.flag} does not limit the pictures of this model.`, {
-    fix: `Pass --${flag} instead.`,
+    fix: hasOwn ? `Leave it out; --${flag} limits them.` : `Pass --${flag} instead.`,
   });
 }
 

@@ -6,7 +6,13 @@
 import { z } from "zod";
 import { formatCount, plural } from "../../errors.ts";
 import { PICTURE_LIMITS } from "../pictures/limits.ts";
-import { IMAGE_PLACEHOLDER, type Sample, type SampleSource, type Turn } from "../samples/sample.ts";
+import {
+  IMAGE_PLACEHOLDER,
+  type RecordLimits,
+  type Sample,
+  type SampleSource,
+  type Turn,
+} from "../samples/sample.ts";
 import { trimStart } from "../text/whitespace.ts";
 import {
   isEmpty,
@@ -235,16 +241,9 @@ function tokenSample(record: Fields, source: SampleSource): Sample {
 }
 
 /** Returns the record's own limit of each picture; undefined if it has none. */
-function limitsOf(
-  record: Fields,
-  images: readonly string[],
-): { option: string; values: number[] } | undefined {
-  const [option, other] = LIMIT_FIELDS.filter((field) => record[field] !== undefined);
+function limitsOf(record: Fields, images: readonly string[]): RecordLimits | undefined {
+  const [option, ...others] = LIMIT_FIELDS.filter((field) => !isEmpty(record[field]));
   if (option === undefined) return undefined;
-  if (other !== undefined) {
-    const fix = "Keep the field that the model knows, and remove the other.";
-    throw new RecordFault(`limits its pictures by both "${option}" and "${other}"`, fix);
-  }
   const stated = checked(z.object({ [option]: Limits }), record)[option];
   const values = typeof stated === "number" ? images.map(() => stated) : (stated ?? undefined);
   if (values && values.length !== images.length) {
@@ -254,7 +253,7 @@ function limitsOf(
       fix,
     );
   }
-  return values && { option, values };
+  return values && { option, values, ...(others.length > 0 && { others }) };
 }
 
 /** Returns a list of ids. A zod schema would keep a message for each of a million wrong ids. */

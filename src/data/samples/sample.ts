@@ -28,6 +28,16 @@ export interface Turn {
   learned?: boolean;
 }
 
+/** A record's own limits of its pictures. */
+export interface RecordLimits {
+  /** The option that they replace. */
+  option: string;
+  /** A limit for each picture. */
+  values: number[];
+  /** Limits of other kinds of pictures that the record gives besides; no model has two kinds. */
+  others?: string[];
+}
+
 /** `images` are absolute paths or data URIs, in the order of their places in the text. */
 export type Sample =
   | { kind: "dialogue"; source: SampleSource; turns: Turn[]; images: string[] }
@@ -38,6 +48,6 @@ export type Sample =
       /** One label for each id; undefined if the record has none, which is enough to generate from it. */
       labels: Int32Array | undefined;
       images: string[];
-      /** A limit for each picture, and the option that it replaces; absent if the option decides. */
-      limits?: { option: string; values: number[] };
+      /** The record's own limit for each picture; absent if an option decides. */
+      limits?: RecordLimits;
     };

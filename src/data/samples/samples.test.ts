@@ -123,14 +123,21 @@ describe("samples of ids", () => {
       labels: [-100, -100, -100, 5],
       images: ["a.png", "b.png"],
     };
-    const lines = [{ ...record, hd_num: 4 }, { ...record, hd_num: [4, 9] }, record].map((one) =>
-      JSON.stringify(one),
-    );
+    const records = [
+      { ...record, hd_num: 4 },
+      { ...record, hd_num: [4, 9] },
+      record,
+      { ...record, hd_num: null, max_pixels: 900 },
+      { ...record, hd_num: 4, max_pixels: 900 },
+    ];
+    const lines = records.map((one) => JSON.stringify(one));
     const samples = readSamples(write("ids.jsonl", lines.join("\n")));
     expect(samples.map((sample) => (sample.kind === "tokens" ? sample.limits : "dialogue"))).toEqual([
       { option: "hd_num", values: [4, 4] },
       { option: "hd_num", values: [4, 9] },
       undefined,
+      { option: "max_pixels", values: [900, 900] },
+      { option: "hd_num", values: [4, 4], others: ["max_pixels"] },
     ]);
     expect(samples[1]).toMatchObject({
       inputIds: Int32Array.of(1, -200, -200, 5),
@@ -141,10 +148,6 @@ describe("samples of ids", () => {
   it.each([
     [{ input_ids: [1, 2], labels: [2] }, "has 2 input_ids but 1 label"],
     [{ input_ids: [], labels: [] }, "has no token ids"],
-    [
-      { input_ids: [1], labels: [1], hd_num: 4, max_pixels: 9 },
-      'limits its pictures by both "hd_num" and "max_pixels"',
-    ],
     [
       { input_ids: [1], labels: [1], images: ["a.png"], hd_num: [1, 2] },
       "has 2 values of hd_num for 1 picture",

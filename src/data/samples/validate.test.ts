@@ -333,6 +333,9 @@ describe("what no sample is to blame for", () => {
     const error = await errorOf(dataset("foreign.jsonl", [one]));
     expect(error.message).toContain('limits its pictures by "max_pixels", which this model does not know');
     expect(error.message).toContain('Write "hd_num" instead');
+    const both = await errorOf(dataset("both.jsonl", [{ ...one, hd_num: 4 }]));
+    expect(both.message).toContain('limits its pictures by "max_pixels", which this model does not know');
+    expect(both.message).toContain('Remove "max_pixels"; "hd_num" limits this model');
   });
 
   it("an impossible hd_num is one error", async () => {

@@ -128,10 +128,17 @@ function checkIds({ source, inputIds, labels }: EncodedSample, vocabSize: number
 }
 
 /** Refuses limits of a record that are meant for the pictures of other models. */
-function checkLimits(sample: Sample, { limit }: PictureForm): void {
-  if (sample.kind !== "tokens" || !sample.limits || sample.limits.option === limit.option) return;
-  const clause = `limits its pictures by "${sample.limits.option}", which this model does not know`;
-  throw sampleError(sample.source, clause, `Write "${limit.option}" instead, or leave it out.`);
+function checkLimits(sample: Sample, { limit: { option: own } }: PictureForm): void {
+  if (sample.kind !== "tokens" || !sample.limits) return;
+  const { option, others = [] } = sample.limits;
+  const given = [option, ...others];
+  const foreign = given.find((one) => one !== own);
+  if (foreign === undefined) return;
+  const clause = `limits its pictures by "${foreign}", which this model does not know`;
+  const fix = given.includes(own)
+    ? `Remove "${foreign}"; "${own}" limits this model's pictures.`
+    : `Write "${own}" instead, or leave it out.`;
+  throw sampleError(sample.source, clause, fix);
 }
 
 function checkAnswers(sample: Sample, { labels }: EncodedSample): void {

@@ -92,8 +92,13 @@ test("a limit below one token, and a picture that is too thin, are refused by na
 test("the checkpoint's limit is the default; a limit of another kind of pictures is refused", () => {
   expect(limitOf({}, FORM.limit)).toBe(12_845_056);
   expect(limitOf({ max_pixels: 5000 }, FORM.limit)).toBe(5000);
-  for (const options of [{ hd_num: 16 }, { hd_num: 25, max_pixels: 5000 }])
-    expect(() => limitOf(options, FORM.limit)).toThrow("--hd-num does not limit the pictures of this model");
+  for (const [options, fix] of [
+    [{ hd_num: 16 }, "Pass --max-pixels instead."],
+    [{ hd_num: 25, max_pixels: 5000 }, "Leave it out; --max-pixels limits them."],
+  ] as const) {
+    const message = "--hd-num does not limit the pictures of this model.";
+    expect(() => limitOf(options, FORM.limit)).toThrow(expect.objectContaining({ message, fix }));
+  }
 });
 
 test("the preview draws windows, and names rows, columns and tokens", async () => {

@@ -44,10 +44,9 @@ export async function viewOfRecord(
   }
   const prepared = await preparerOf(reader)(record);
   const counted = typeof prepared === "object" && "tokens" in prepared ? prepared : undefined;
-  const limits = record.kind === "tokens" ? record.limits?.values : undefined;
   const pictures = record.images
     .slice(0, MOST_PICTURES)
-    .map((path, place) => pictureView(path, limits?.[place] ?? reader.pictureLimit, reader));
+    .map((path, place) => pictureView(path, limitOf(record, place, reader), reader));
   return {
     ...{ index, title, ...shownSpans(spansOf(record, reader)), pictures: await Promise.all(pictures) },
     ...(counted && { tokens: counted.tokens, labelTokens: countLabels(counted.labels) }),
@@ -122,11 +121,17 @@ export async function drawnPicture(reader: DataReader, index: number, picture: n
   if (path === undefined || !(isEmbedded(path) || (await isPlainFile(path))))
     throw new UserError("There is no such picture below the folder of the page.");
   const { form } = reader;
-  const limit = (record as { limits?: number[] }).limits?.[picture] ?? reader.pictureLimit;
+  const limit = limitOf(record as Sample, picture, reader);
   const { width, height } = await imageSize(path, "lorafit");
   const preview = await form.preview(path, limit, "lorafit");
   const name = isEmbedded(path) ? pictureName(path) : basename(path);
   return preview.drawing(`${name}, ${width} x ${height}, ${form.limit.option} ${limit}`);
+}
+
+/** Returns a picture's limit: its record's own if that is for the model's kind of pictures, or the usual. */
+function limitOf(record: Sample, picture: number, { form, pictureLimit }: DataReader): number {
+  const limits = record.kind === "tokens" ? record.limits : undefined;
+  return (limits?.option === form.limit.option ? limits.values[picture] : undefined) ?? pictureLimit;
 }
 
 function recordAt(reader: DataReader, index: number): Sample | BadSample | undefined {

@@ -63,6 +63,22 @@ async function survey(file: string): Promise<{ replies: SurveyReply[]; end: Surv
   return { replies, end: last.survey };
 }
 
+it("a picture is drawn at its record's own limit, unless that is for other models' pictures", async () => {
+  const limits = [{}, { hd_num: 9 }, { max_pixels: 9 }];
+  writeLines(
+    "limits.jsonl",
+    limits.map((own) => ({ ...withPicture("page.png"), ...own })),
+  );
+  const views = await sampleViews(reader("limits.jsonl"), { from: 0, count: 3 });
+  const tokens = views.map(({ pictures }) => pictures[0]?.tokens);
+  expect(tokens[1]).toBeGreaterThan(tokens[0]!);
+  expect(tokens[2]).toBe(tokens[0]);
+  const drawn = await Promise.all(limits.map((_, index) => drawnPicture(reader("limits.jsonl"), index, 0)));
+  const [usual, larger, foreign] = await Promise.all(drawn.map((png) => sharp(png).raw().toBuffer()));
+  expect(larger!.equals(usual!)).toBe(false);
+  expect(foreign!.equals(usual!)).toBe(true);
+});
+
 describe("a survey", () => {
   it("sends the first samples before the counts, and counts every length", async () => {
     writeLines(
