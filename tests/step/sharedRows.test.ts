@@ -101,6 +101,7 @@ function liveBytes(): number {
 
 /** Holds a shared micro-batch to one process. Returns the collectives. */
 function compare(count: number, of: MicroBatch, policy: Policy, run: Run = {}, within = 1e-9): string[] {
+  if (!run.model) modelFor(policy); // moved first, since shares are padded
   const before = liveBytes();
   const one = alone(of, policy, run);
   const many = shared(count, of, policy, run);
